@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # /// script
-# requires-python = ">=3.10"
+# requires-python = ">=3.11"
 # dependencies = ["tornado>=6.6", "aiosqlite>=0.20", "python-dotenv>=1.0", "msgspec>=0.19"]
 # ///
 """A to-do server in one file.
@@ -23,6 +23,7 @@ The map. A line of code calls only upwards, so the file reads from top to bottom
     handlers        parse, one call of the service, write
     page            the HTML, CSS and JavaScript that people see
     assembly        routes(), make_app(), lifespan(), running()
+    copying         from one database to another, and backups
     command line    main()
 
 One idea carries the whole, the change log: every write is one transaction that raises the
@@ -39,7 +40,9 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import importlib
 import ipaddress
+import itertools
 import json
 import logging
 import math
@@ -99,21 +102,43 @@ def parse_days(text: str) -> int:
     return int(text)
 
 
+def parse_server_url(*schemes: str) -> Callable[[str], str]:
+    """A parser for URLs of these schemes. It never shows the URL, in which there may be a password."""
+
+    def parse(text: str) -> str:
+        try:
+            parts = urllib.parse.urlsplit(text)
+            valid = parts.scheme in schemes and "\0" not in text
+            # Several hosts are separated by commas, which only the driver can take apart.
+            valid = valid and ("," in parts.netloc or parts.port != 0)
+        except ValueError:
+            valid = False
+        if text and not valid:
+            raise Misconfigured(f"not a URL of the form {schemes[-1]}://user:password@host:port/name")
+        return text
+
+    return parse
+
+
 def parse_database_url(text: str) -> str:
-    """Check a database URL: `sqlite:///file.db`, `sqlite:////absolute/file.db` or `sqlite://`."""
+    """Check a database URL: `sqlite:///file.db`, `sqlite:////absolute/file.db`, `sqlite://` or `postgresql://…`."""
     scheme, separator, rest = text.partition("://")
     if not separator or not scheme:
-        raise Misconfigured("not a URL: give sqlite:///file.db, or sqlite:// to keep everything in memory")
+        raise Misconfigured("not a URL: give sqlite:///file.db, sqlite:// for memory, or postgresql://host/database")
     if scheme in ("postgres", "postgresql"):
-        raise Misconfigured("Postgres is not in this version yet: give sqlite:///file.db")
+        return parse_server_url("postgres", "postgresql")(text)
     if scheme != "sqlite":
-        raise Misconfigured(f"unknown kind of database {scheme!r}: give sqlite:///file.db")
-    if rest and (not rest.startswith("/") or rest == "/" or "?" in rest or "#" in rest or "\0" in rest):
+        raise Misconfigured(
+            f"unknown kind of database {scheme!r}: give sqlite:///file.db or postgresql://host/database"
+        )
+    path = urllib.parse.unquote(rest)
+    if rest and (not rest.startswith("/") or rest == "/" or "?" in rest or "#" in rest or "\0" in path):
         raise Misconfigured("a SQLite URL has three slashes and a file name: sqlite:///file.db")
-    return text
+    return "sqlite://" if path == "/:memory:" else text
 
 
 def parse_http_url(text: str) -> str:
+    """Check an http:// or https:// URL."""
     try:
         parts = urllib.parse.urlsplit(text)
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -121,10 +146,15 @@ def parse_http_url(text: str) -> str:
         valid = False
     if text and not valid:
         raise Misconfigured("not an http:// or https:// URL")
-    return text.rstrip("/") if text.count("/") == 3 else text
+    return text
+
+
+def parse_public_url(text: str) -> str:
+    return parse_http_url(text).rstrip("/")
 
 
 def parse_auth(text: str) -> str:
+    """Check how the server decides who is asking."""
     if text == "accounts":
         raise Misconfigured("accounts are not in this version yet: use auto (this machine only) or open")
     if text not in ("auto", "open"):
@@ -146,6 +176,20 @@ def parse_prefix(text: str) -> str:
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", prefix):
         raise Misconfigured(f"{text!r} is not a path: write it like /todo")
     return prefix
+
+
+def parse_networks(text: str) -> tuple:
+    """Read a comma-separated list of addresses and networks, such as `127.0.0.1, 10.0.0.0/8`."""
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise Misconfigured(f"{error}: write addresses or networks, such as 127.0.0.1, 10.0.0.0/8") from None
+
+
+def parse_workers(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,3}", text) or int(text) < 1:
+        raise Misconfigured(f"{text!r} is not a number of processes: give a whole number from 1")
+    return int(text)
 
 
 def parse_folder(text: str) -> str:
@@ -173,21 +217,29 @@ SETTINGS = (
     Setting("SERVER_HOST", "localhost", str, "host name or address to listen on; 0.0.0.0 for all"),
     Setting("SERVER_PORT", "8888", parse_port, "port to listen on; 0 picks a free one"),
     Setting(
-        "DATABASE_URL", "sqlite:///tornado_todo.db", parse_database_url, "to-dos and documents; sqlite:// is in memory"
+        "DATABASE_URL",
+        "sqlite:///tornado_todo.db",
+        parse_database_url,
+        "database of the to-dos, and the documents: sqlite:///file.db, sqlite:// (memory) or postgresql://…",
     ),
+    Setting("MONGODB_URI", "", parse_server_url("mongodb+srv", "mongodb"), "MongoDB for the documents, instead"),
+    Setting("REDIS_URL", "", parse_server_url("rediss", "unix", "redis"), "Redis for records and live updates"),
+    Setting("REDIS_HOST", "", str, "host of that Redis, instead of its URL"),
+    Setting("REDIS_PORT", "6379", parse_port, "port of that Redis"),
+    Setting("REDIS_PREFIX", "tornado_todo:", str, "what the names of all its keys begin with, if Redis is shared"),
+    Setting("MYSQL_URL", "", parse_server_url("mariadb", "mysql"), "a MySQL that the health check includes"),
     Setting("AUTH", "auto", parse_auth, "auto: only this machine may use it; open: whoever reaches it may"),
     Setting("CORS_ORIGINS", "", parse_origins, "web origins, comma-separated, whose pages may use the API; * for any"),
-    Setting("PUBLIC_URL", "", parse_http_url, "how the outside reaches the server, if not by its own address"),
+    Setting("TRUSTED_PROXIES", "", parse_networks, "addresses of proxies whose X-Forwarded headers are believed"),
+    Setting("PUBLIC_URL", "", parse_public_url, "how the outside reaches the server, if not by its own address"),
     Setting("PREFIX", "", parse_prefix, "path that everything is served under, such as /todo"),
     Setting("STATIC_PATH", "", parse_folder, "folder to serve at /static/"),
     Setting("WEATHER_URI", "", parse_http_url, "Open-Meteo's (or Yahoo's older) current weather, for /api/weather"),
     Setting("WEATHER_PLACE", "", str, "name of the place, if the weather server does not give it"),
     Setting("TRASH_DAYS", "30", parse_days, "days after which the trash is emptied for good"),
+    Setting("WORKERS", "1", parse_workers, "processes that share the port; more than one needs REDIS_URL"),
     Setting("LOG_LEVEL", "info", parse_level, "debug, info, warning or error"),
 )
-
-# Set but not yet served: to ignore one of them would keep a team's data where nobody looks for it.
-NOT_YET = ("MONGODB_URI", "REDIS_URL", "REDIS_HOST", "MYSQL_URL")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,14 +249,22 @@ class Config:
     server_host: str
     server_port: int
     database_url: str
+    mongodb_uri: str
+    redis_url: str
+    redis_host: str
+    redis_port: int
+    redis_prefix: str
+    mysql_url: str
     auth: str
     cors_origins: frozenset[str]
+    trusted_proxies: tuple
     public_url: str
     prefix: str
     static_path: str
     weather_uri: str
     weather_place: str
     trash_days: int
+    workers: int
     log_level: str
 
     @classmethod
@@ -213,16 +273,23 @@ class Config:
 
         Raises Misconfigured, naming the setting, for a value that cannot be used.
         """
-        for name in NOT_YET:
-            if environ.get(name):
-                raise Misconfigured(f"{name} is set, but this version has no driver for it yet: unset it")
         values = {}
         for setting in SETTINGS:
             try:
                 values[setting.name.lower()] = setting.parse(str(environ.get(setting.name) or setting.default))
             except Misconfigured as error:
                 raise Misconfigured(f"{setting.name}: {error}") from None
-        return cls(**values)
+        config = cls(**values)
+        if config.workers > 1 and config.database_url == "sqlite://":
+            raise Misconfigured("WORKERS: they cannot share a database in memory: set DATABASE_URL, or WORKERS=1")
+        if config.workers > 1 and not config.redis:
+            raise Misconfigured("WORKERS: they cannot share records in memory: set REDIS_URL, or WORKERS=1")
+        return config
+
+    @property
+    def redis(self) -> str:
+        """The URL of the Redis server, given whole or by host and port; empty if there is none."""
+        return self.redis_url or (f"redis://{self.redis_host}:{self.redis_port}/0" if self.redis_host else "")
 
 
 # ==== domain: may call itself ===================================================================
@@ -232,7 +299,7 @@ MAX_RECORD = 64 * 1024  # bytes of a record
 MAX_DEPTH = 32  # levels of nesting in a JSON body
 MAX_ORDER = 1e12  # beyond it a double has no room left between whole numbers' neighbours
 NO_DUE = 2**53  # the sort key of a to-do without a due date: after every date there is
-EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 class TodoError(tornado.web.HTTPError):
@@ -259,6 +326,12 @@ class Unauthorized(TodoError):
     """Nobody has signed in, and the request does not come from this machine."""
 
     status, title = 401, "Not signed in"
+
+
+class Forbidden(TodoError):
+    """The request comes from a page that may not make it."""
+
+    status, title = 403, "Forbidden"
 
 
 class NotFound(TodoError):
@@ -295,6 +368,12 @@ class Invalid(TodoError):
     """The request could be read, but one or more of its fields cannot be used."""
 
     status, title = 422, "Invalid fields"
+
+
+class UpgradeRequired(TodoError):
+    """The client speaks a version of WebSocket that nobody does any more."""
+
+    status, title = 426, "Upgrade required"
 
 
 class UpstreamFailed(TodoError):
@@ -461,13 +540,22 @@ UNDECOMPOSED = str.maketrans(
 )
 
 
-@functools.lru_cache(maxsize=1024)
+def is_accent(character: str) -> bool:
+    """Whether a character is a mark that people leave out: accents, Hebrew points and Arabic vowels.
+
+    Told by its combining class. The vowel signs of Indic scripts and the voicing marks of kana have
+    others: without them it would be another word.
+    """
+    combining_class = unicodedata.combining(character)
+    return combining_class >= 200 or 10 <= combining_class <= 35
+
+
 def fold(text: str) -> str:
     """Text for comparing: without case, accents and compatibility forms, in any language."""
     if text.isascii():
         return " ".join(text.lower().split())
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
-    bare = "".join(character for character in decomposed if unicodedata.category(character) != "Mn")
+    bare = "".join(character for character in decomposed if not is_accent(character))
     return " ".join(bare.translate(UNDECOMPOSED).split())
 
 
@@ -478,8 +566,11 @@ def clean_line(text: str, most: int) -> str:
         raise ValueError("must not be empty")
     if len(text) > most:
         raise ValueError(f"must have at most {most} characters, not {len(text)}")
-    if any(unicodedata.category(character) == "Cc" for character in text):
+    categories = {unicodedata.category(character) for character in text}
+    if categories & {"Cc", "Zl", "Zp"}:
         raise ValueError("must be one line, without control characters")
+    if categories <= {"Cf", "Zs"}:
+        raise ValueError("must have a character that can be seen")
     return text
 
 
@@ -499,20 +590,18 @@ def clean_tags(tags: Tags | None) -> Tags:
 
 
 def clean_id(text: str) -> str:
-    try:
-        if len(text) == 36:
-            return str(uuid.UUID(text))
-    except ValueError:
-        pass
-    raise ValueError("must be a UUID of 36 characters")
+    if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
+        raise ValueError("must be a UUID of 36 characters")
+    return text.lower()
 
 
 DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-DATE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
+DATE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:[0-5]\d)", re.ASCII | re.IGNORECASE)
 
 
 def parse_date_time(text: str) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(text.upper().replace("Z", "+00:00"))
+    whole_seconds = re.sub(r"\.\d+", "", text.upper())
+    return datetime.datetime.fromisoformat(whole_seconds.replace("Z", "+00:00"))
 
 
 def clean_due(due: str | None) -> str | None:
@@ -557,8 +646,8 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build a JSON object; raise Malformed for a key that comes twice, since one would be lost."""
     value = dict(pairs)
     if len(value) != len(pairs):
-        keys = [key for key, _ in pairs]
-        double = next(key for key in keys if keys.count(key) > 1)
+        counts = collections.Counter(key for key, _ in pairs)
+        double = counts.most_common(1)[0][0].encode(errors="replace").decode()[:200]
         raise Malformed(f"The key {double!r} comes twice.", [field_error(double, "comes twice")])
     return value
 
@@ -569,6 +658,7 @@ def bounded_integer(digits: str) -> int:
 
 
 def text_fault(text: str) -> str | None:
+    """What makes a text one that not every engine could keep; None if all is well."""
     if "\0" in text:
         return "contains a NUL character"
     if any("\ud800" <= character <= "\udfff" for character in text):
@@ -576,27 +666,29 @@ def text_fault(text: str) -> str | None:
     return None
 
 
-def json_fault(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | None:
+def json_fault(value: Any, depth: int = 0) -> tuple[str, str] | None:
     """Where and what in a parsed JSON value not every engine could keep; None if all is well."""
     if isinstance(value, str):
         fault = None if value.isascii() and "\0" not in value else text_fault(value)
-        return (path, fault) if fault else None
+        return ("", fault) if fault else None
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int):
-        return None if -(2**63) <= value < 2**63 else (path, "is an integer beyond 64 bits")
+        return None if -(2**63) <= value < 2**63 else ("", "is an integer beyond 64 bits")
     if isinstance(value, float):
-        return None if math.isfinite(value) else (path, "is not a finite number")
+        return None if math.isfinite(value) else ("", "is not a finite number")
     if depth == MAX_DEPTH:
-        return path, f"is nested deeper than {MAX_DEPTH} levels"
-    if isinstance(value, list):
-        children = ((f"{path}[{index}]", item) for index, item in enumerate(value))
-    else:
+        return "", f"is nested deeper than {MAX_DEPTH} levels"
+    if isinstance(value, dict):
         for key in value:
             if fault := text_fault(key):
-                return path, f"a key {fault}"
-        children = ((f"{path}.{key}" if path else key, item) for key, item in value.items())
-    return next(filter(None, (json_fault(item, place, depth + 1) for place, item in children)), None)
+                return "", f"has a key that {fault}"
+    for place, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if fault := json_fault(item, depth + 1):
+            path, message = fault
+            place = f"[{place}]" if isinstance(place, int) else place[:200]
+            return place + ("." if path and not path.startswith("[") else "") + path, message
+    return None
 
 
 def parse_json(body: bytes) -> Any:
@@ -766,9 +858,12 @@ def read_query(query: str, allowed: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     errors = []
     try:
+        if re.search("%(?![0-9A-Fa-f]{2})", query) or not query.strip("&"):
+            raise ValueError
         pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=50)
     except ValueError:
-        raise Malformed("The query string is not percent-encoded UTF-8, or has over 50 parameters.") from None
+        message = "The query string is empty, not percent-encoded UTF-8, or has over 50 parameters."
+        raise Malformed(message) from None
     for name, text in pairs:
         try:
             if name not in allowed:
@@ -787,6 +882,7 @@ def read_query(query: str, allowed: Sequence[str]) -> dict[str, Any]:
 
 
 def filter_from_query(query: Mapping[str, Any]) -> TodoFilter:
+    """The filter that a query asks for."""
     return TodoFilter(
         list=query.get("list"),
         completed=query.get("completed"),
@@ -829,9 +925,10 @@ def clean_record_key(key: str) -> str:
     return key
 
 
-def etag_matches(header: str, etag: str) -> bool:
-    """Whether an If-Match or If-None-Match header names this tag (RFC 9110, section 8.8.3)."""
-    return header.strip() == "*" or etag in re.findall(r'"[^"]*"', header)
+def etag_matches(header: str, etag: str, weak: bool = False) -> bool:
+    """Whether an If-Match header, or with `weak` an If-None-Match header, names a tag (RFC 9110, 8.8.3)."""
+    tags = re.findall(r'((?:W/)?)("[^"]*")', header)
+    return header.strip() == "*" or any(tag == etag and (weak or not prefix) for prefix, tag in tags)
 
 
 def check_precondition(if_match: str | None, etag: str) -> None:
@@ -841,8 +938,11 @@ def check_precondition(if_match: str | None, etag: str) -> None:
 
 # ---- changing to-dos and lists
 
-TODO_UNDOABLE = "title completed completed_at order notes due priority tags list deleted_at".split()
-LIST_UNDOABLE = "title order deleted_at".split()
+TODO_UNDOABLE = (
+    *("title", "completed", "completed_at", "order", "notes"),
+    *("due", "priority", "tags", "list", "deleted_at"),
+)
+LIST_UNDOABLE = ("title", "order", "deleted_at")
 
 
 def changed_todo(before: Todo, fields: Mapping[str, Any], at: str) -> Todo:
@@ -876,127 +976,80 @@ def least_gap(order: float) -> float:
 
 MOST_WAITING = 10_000  # writes; more are refused at once instead of growing the queue without end
 MOST_IN_GROUP = 64  # writes committed together
-LOCK_WAIT = 1.0  # seconds to wait for another process's lock
+QUEUE_SECONDS = 1.5  # that a write waits for its turn before it is refused
+LOCK_SECONDS = 1.0  # to wait for another process's lock on a SQLite file
+CONNECT_SECONDS = 1.0  # to wait for a connection to Postgres
+QUERY_SECONDS = 1.2  # to wait for an answer from Postgres: a frozen server must not freeze us
+
+NOTHING_CHANGED = "Nothing was changed; try again."
 
 
-def named(arguments: Sequence[Any]) -> dict[str, Any]:
-    """Positional arguments for `$1`, `$2`…: SQLite takes them for named parameters."""
-    return {str(position): value for position, value in enumerate(arguments, 1)}
-
-
-class SQLiteTransaction:
-    """What a write may do inside its transaction; the same two methods for every database."""
-
-    def __init__(self, connection: aiosqlite.Connection):
-        self._connection = connection
-
-    async def fetch(self, sql: str, *arguments: Any) -> list[tuple]:
-        """Run one statement and give its rows."""
-        return list(await self._connection.execute_fetchall(sql, named(arguments)))
-
-    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Run one statement for every row of arguments."""
-        await self._connection.executemany(sql, [named(row) for row in rows])
-
-
-class Write(NamedTuple):
+class Write:
     """A write that waits for its turn: what to do, what to call once it is committed, who waits."""
 
-    operation: Callable[[SQLiteTransaction], Awaitable[Any]]
-    committed: Callable[[Any], None]
-    future: asyncio.Future
+    def __init__(self, operation: Callable[[Any], Awaitable[Any]], committed: Callable[[Any], None]):
+        self.operation, self.committed = operation, committed
+        self.future: asyncio.Future = asyncio.get_running_loop().create_future()
+        self.started = False
+
+    def give_up(self) -> None:
+        """Refuse the write if it still waits for its turn."""
+        if not self.started and not self.future.done():
+            self.future.set_exception(Unavailable(f"The database is busy. {NOTHING_CHANGED}"))
 
 
-class SQLiteDatabase:
-    """One SQLite file (or memory), written by one task and read by connections of their own.
+class Database:
+    """What SQLite and Postgres share: one task that commits the writes that wait as a group.
 
-    Writes that wait are committed together, each in its own savepoint, so one that fails fails
-    alone; `synchronous=FULL` makes the commit durable before anybody is told of it. Handlers never
-    share a connection, where one's rollback would undo another's write.
+    Each write has a savepoint of its own, so one that fails fails alone, and nobody is told of a
+    write before the commit is durable. A subclass gives `_connect`, `_disconnect`, `fetch`,
+    `_session` (a transaction that has begun; rolled back unless committed) and `_reason`.
     """
 
-    def __init__(self, path: str | None, readers: int = 2):
-        self.path = path
-        self.name = f"SQLite {path}" if path else "SQLite in memory"
-        self._reader_count = readers if path else 0
-        self._idle_readers: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
-        self._readers: list[aiosqlite.Connection] = []
-        self._writer: aiosqlite.Connection | None = None
+    name = ""
+
+    def __init__(self) -> None:
         self._waiting: asyncio.Queue[Write] = asyncio.Queue(MOST_WAITING)
         self._writer_task: asyncio.Task | None = None
 
     async def open(self) -> None:
-        """Open the file, making it if need be. Raises Misconfigured if it cannot be used."""
-        if sqlite3.sqlite_version_info < (3, 35):
-            raise Misconfigured(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or later is needed")
-        self._idle_readers, self._waiting = asyncio.LifoQueue(), asyncio.Queue(MOST_WAITING)
+        """Connect. Raises Misconfigured if that can never work, Unavailable if it may in a moment."""
+        self._waiting = asyncio.Queue(MOST_WAITING)
         try:
-            self._writer = await self._connect(":memory:" if self.path is None else self.path)
-            await self._writer.execute_fetchall("PRAGMA journal_mode=WAL")
-            await self._writer.execute_fetchall("PRAGMA synchronous=FULL")
-            # journal_mode=WAL alone succeeds on a file that cannot be written.
-            await self._writer.execute_fetchall("BEGIN IMMEDIATE")
-            await self._writer.execute_fetchall("ROLLBACK")
-            await self._writer.execute_fetchall("PRAGMA busy_timeout=0")  # _begin() waits, without blocking
-            for _ in range(self._reader_count):
-                reader = await self._connect(self.path)
-                self._readers.append(reader)
-                self._idle_readers.put_nowait(reader)
-                await reader.execute_fetchall("PRAGMA query_only=ON")
-        except sqlite3.Error as error:
-            await self.close()
-            if "locked" in str(error):
-                raise Unavailable(f"{self.path} is locked by another process.") from error
-            raise Misconfigured(f"DATABASE_URL: cannot use {self.path}: {error}") from error
+            await self._connect()
+        except BaseException:
+            await self._disconnect()
+            raise
         self._writer_task = asyncio.ensure_future(self._write_forever())
 
-    async def _connect(self, path: str) -> aiosqlite.Connection:
-        connection = aiosqlite.connect(path, timeout=LOCK_WAIT, isolation_level=None)
-        # aiosqlite's thread is no daemon since 0.22: a program that embeds the app and ends without
-        # lifespan() would hang at its exit. Every acknowledged write is committed, so none is lost.
-        getattr(connection, "_thread", connection).daemon = True
-        await connection
-        await connection.execute_fetchall("PRAGMA foreign_keys=ON")
-        return connection
-
     async def close(self) -> None:
-        """Finish the writes that wait, then close every connection."""
-        if self._writer_task:
+        """Finish the writes that wait, then disconnect."""
+        writer_task, self._writer_task = self._writer_task, None  # from now on new writes are refused
+        if writer_task:
             await self._waiting.join()
-            self._writer_task.cancel()
-            await asyncio.wait([self._writer_task])
-        for connection in [*self._readers, self._writer]:
-            if connection:
-                await connection.close()
-        self._readers, self._writer, self._writer_task = [], None, None
-
-    async def fetch(self, sql: str, *arguments: Any) -> list[tuple]:
-        """Read committed rows. Raises Unavailable if the database cannot be read."""
-        if not self._reader_count:  # memory has one connection only, so reads take their turn with writes
-            return await self.transaction(lambda transaction: transaction.fetch(sql, *arguments))
-        reader = await self._idle_readers.get()
-        try:
-            return list(await reader.execute_fetchall(sql, named(arguments)))
-        except (sqlite3.Error, ValueError) as error:
-            raise self._unavailable(error) from error
-        finally:
-            self._idle_readers.put_nowait(reader)
+            writer_task.cancel()
+            await asyncio.wait([writer_task])
+        await self._disconnect()
 
     async def transaction(self, operation: Callable, committed: Callable[[Any], None] = lambda answer: None) -> Any:
         """Run `await operation(transaction)` as one transaction and give its answer.
 
         `committed(answer)` is called right after the commit, in the order of commits, whether or
         not the caller still waits. Raises what the operation raises, with nothing written, or
-        Unavailable if the database is locked by another process, full or broken.
+        Unavailable if the database is busy or away.
         """
-        write = Write(operation, committed, asyncio.get_running_loop().create_future())
+        if self._writer_task is None:
+            raise Unavailable("The database is closed.")
+        write = Write(operation, committed)
         try:
-            if self._writer_task is None:
-                raise Unavailable("The database is closed.")
             self._waiting.put_nowait(write)
         except asyncio.QueueFull:
-            raise Unavailable("Too many writes are waiting.") from None
-        return await write.future
+            raise Unavailable(f"Too many writes are waiting. {NOTHING_CHANGED}") from None
+        timer = asyncio.get_running_loop().call_later(QUEUE_SECONDS, write.give_up)
+        try:
+            return await write.future
+        finally:
+            timer.cancel()
 
     async def _write_forever(self) -> None:
         while True:
@@ -1004,7 +1057,7 @@ class SQLiteDatabase:
             while len(group) < MOST_IN_GROUP and not self._waiting.empty():
                 group.append(self._waiting.get_nowait())
             try:
-                await self._commit_group([write for write in group if not write.future.cancelled()])
+                await self._commit_group([write for write in group if not write.future.done()])
             finally:
                 for _ in group:
                     self._waiting.task_done()
@@ -1013,13 +1066,13 @@ class SQLiteDatabase:
         """Run a group of writes in one transaction and tell each how it went, after the commit."""
         outcomes: list[tuple[Write, Any, BaseException | None]] = []
         try:
-            await self._begin()
-            for write in group:
-                outcomes.append((write, *await self._run_in_savepoint(write.operation)))
-            await self._writer.execute_fetchall("COMMIT")
+            async with self._session() as session:
+                for write in group:
+                    write.started = True
+                    outcomes.append((write, *await self._run_in_savepoint(session, write.operation)))
+                await session.commit()
         except Exception as error:
-            failure = error if isinstance(error, TodoError) else self._unavailable(error)
-            await self._roll_back()
+            failure = self._unavailable(error)
             outcomes = [(write, None, failure) for write in group]
         for write, answer, error in outcomes:
             if error is None:
@@ -1027,38 +1080,18 @@ class SQLiteDatabase:
             if not write.future.done():
                 write.future.set_exception(error) if error else write.future.set_result(answer)
 
-    async def _begin(self) -> None:
-        """Take the write lock; if another process has it, try for a second, then raise Unavailable."""
-        give_up = time.monotonic() + LOCK_WAIT
-        while True:
-            try:
-                await self._writer.execute_fetchall("BEGIN IMMEDIATE")
-                return
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() > give_up:
-                    raise
-            # Jitter, or two processes that wait would meet again at every try.
-            await asyncio.sleep(random.uniform(0.005, 0.025))
-
-    async def _run_in_savepoint(self, operation: Callable) -> tuple[Any, BaseException | None]:
-        await self._writer.execute_fetchall("SAVEPOINT write")
+    async def _run_in_savepoint(self, session: Any, operation: Callable) -> tuple[Any, BaseException | None]:
+        await session.run("SAVEPOINT one_write")
         try:
-            answer = await operation(SQLiteTransaction(self._writer))
+            answer = await operation(session)
         except Exception as error:
-            if not self._writer.in_transaction:
-                raise  # SQLite itself has undone the whole group, as it does when the disk is full
-            await self._writer.execute_fetchall("ROLLBACK TO write")
-            await self._writer.execute_fetchall("RELEASE write")
-            return None, self._unavailable(error) if isinstance(error, sqlite3.Error) else error
-        await self._writer.execute_fetchall("RELEASE write")
+            if not session.in_transaction:
+                raise  # the database itself has undone the whole group, as SQLite does when the disk is full
+            await session.run("ROLLBACK TO SAVEPOINT one_write")
+            await session.run("RELEASE SAVEPOINT one_write")
+            return None, self._unavailable(error)
+        await session.run("RELEASE SAVEPOINT one_write")
         return answer, None
-
-    async def _roll_back(self) -> None:
-        try:
-            if self._writer.in_transaction:
-                await self._writer.execute_fetchall("ROLLBACK")
-        except Exception:
-            LOG.exception("rolling back failed")
 
     @staticmethod
     def _call(committed: Callable[[Any], None], answer: Any) -> None:
@@ -1067,16 +1100,390 @@ class SQLiteDatabase:
         except Exception:
             LOG.exception("a listener failed after a commit")
 
-    def _unavailable(self, error: BaseException) -> Unavailable:
-        LOG.warning("%s: %s", self.name, error, exc_info=not isinstance(error, sqlite3.OperationalError))
-        if "locked" in str(error):
-            return Unavailable("Another process is writing to the database. Nothing was changed; try again.")
-        return Unavailable("The database cannot be used right now. Nothing was changed; try again.")
+    def _unavailable(self, error: BaseException) -> BaseException:
+        """What a client is told of an error: the engine's in general terms, any other as it is."""
+        if not self._is_from_engine(error):
+            return error
+        if self._is_contradiction(error):
+            LOG.warning("%s: %s", self.name, error)
+            return Conflict("This contradicts what is kept, so nothing was changed.")
+        reason = self._reason(error)
+        LOG.warning("%s: %s", self.name, reason or repr(error), exc_info=None if reason else error)
+        return Unavailable(f"The database cannot be used right now. {NOTHING_CHANGED}")
+
+    # ---- what a subclass gives
+
+    async def _connect(self) -> None:
+        raise NotImplementedError
+
+    async def _disconnect(self) -> None:
+        raise NotImplementedError
+
+    async def fetch(self, sql: str, *arguments: Any) -> list[tuple]:
+        """Read committed rows. Raises Unavailable if the database cannot be read."""
+        raise NotImplementedError
+
+    async def ping(self) -> None:
+        """Raise unless the database can be read."""
+        await self.fetch("SELECT value FROM counters")
+
+    def _session(self) -> contextlib.AbstractAsyncContextManager:
+        raise NotImplementedError
+
+    def _is_from_engine(self, error: BaseException) -> bool:
+        raise NotImplementedError
+
+    def _is_contradiction(self, error: BaseException) -> bool:
+        """Whether a constraint of the schema refused a write."""
+        raise NotImplementedError
+
+    def _reason(self, error: BaseException) -> str | None:
+        """An error of the engine in one line for the log; None for one that nobody expected."""
+        raise NotImplementedError
 
 
-def open_database(url: str) -> SQLiteDatabase:
-    """The database that a checked DATABASE_URL names; not yet opened."""
-    return SQLiteDatabase(urllib.parse.unquote(url.removeprefix("sqlite://")[1:]) or None)
+# ---- SQLite
+
+
+def named(arguments: Sequence[Any]) -> dict[str, Any]:
+    """Positional arguments for `$1`, `$2`…: SQLite takes them for named parameters."""
+    return {str(position): value for position, value in enumerate(arguments, 1)}
+
+
+class SQLiteSession:
+    """A transaction on the write connection: the same methods as a PostgresSession."""
+
+    def __init__(self, connection: aiosqlite.Connection):
+        self._connection = connection
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the transaction is still open."""
+        return self._connection.in_transaction
+
+    async def fetch(self, sql: str, *arguments: Any) -> list[tuple]:
+        """Run one statement and give its rows."""
+        return list(await self._connection.execute_fetchall(sql, named(arguments)))
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run one statement for every row of arguments."""
+        if parameters := [named(row) for row in rows]:
+            await self._connection.executemany(sql, parameters)
+
+    async def define(self, sql: str) -> None:
+        """Run a statement that changes the schema."""
+        # SQLite compares bytes anyway; Postgres would compare by the locale of the database.
+        await self.run(sql.replace(' COLLATE "C"', ""))
+
+    async def run(self, sql: str) -> None:
+        """Run one statement that has neither arguments nor rows."""
+        await self._connection.execute_fetchall(sql)
+
+    async def commit(self) -> None:
+        """Make the transaction durable."""
+        await self.run("COMMIT")
+
+
+class SQLiteDatabase(Database):
+    """One SQLite file (or memory): WAL, `synchronous=FULL`, one write connection, readers of their own.
+
+    Handlers never share a connection, where one's rollback would undo another's write.
+    """
+
+    def __init__(self, path: str | None, readers: int = 2):
+        super().__init__()
+        self.path = path
+        self.name = f"SQLite {os.path.basename(path)}" if path else "SQLite in memory"
+        self._reader_count = readers if path else 0
+        self._idle_readers: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
+        self._readers: list[aiosqlite.Connection] = []
+        self._writer: aiosqlite.Connection | None = None
+        self._file_id: int | None = None
+
+    async def _connect(self) -> None:
+        if sqlite3.sqlite_version_info < (3, 35):
+            raise Misconfigured(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or later is needed")
+        self._idle_readers = asyncio.LifoQueue()
+        try:
+            self._writer = await self._connection(":memory:" if self.path is None else self.path)
+            await self._writer.execute_fetchall("PRAGMA journal_mode=WAL")
+            await self._writer.execute_fetchall("PRAGMA synchronous=FULL")
+            await self._writer.execute_fetchall(f"PRAGMA journal_size_limit={64 * MAX_BODY}")
+            # journal_mode=WAL alone succeeds on a file that cannot be written.
+            await self._writer.execute_fetchall("BEGIN IMMEDIATE")
+            await self._writer.execute_fetchall("ROLLBACK")
+            await self._writer.execute_fetchall("PRAGMA busy_timeout=0")  # _begin() waits, without blocking
+            self._file_id = os.stat(self.path).st_ino if self.path else None
+            for _ in range(self._reader_count):
+                reader = await self._connection(self.path)
+                self._readers.append(reader)
+                self._idle_readers.put_nowait(reader)
+                await reader.execute_fetchall("PRAGMA query_only=ON")
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                raise Unavailable(f"{self.path} is locked by another process.") from error
+            raise Misconfigured(f"DATABASE_URL: cannot use {self.path}: {error}") from error
+
+    async def _connection(self, path: str) -> aiosqlite.Connection:
+        connection = aiosqlite.connect(path, timeout=LOCK_SECONDS, isolation_level=None)
+        # aiosqlite's thread is no daemon since 0.22: a program that embeds the app and ends without
+        # lifespan() would hang at its exit. Every acknowledged write is committed, so none is lost.
+        thread = getattr(connection, "_thread", connection)
+        thread.daemon = True
+        try:
+            await connection
+        except BaseException:
+            # It ends its thread, but does not wait for it; the thread would outlive the loop it reports to.
+            await asyncio.to_thread(thread.join, LOCK_SECONDS)
+            raise
+        await connection.execute_fetchall("PRAGMA foreign_keys=ON")
+        return connection
+
+    async def _disconnect(self) -> None:
+        for connection in [*self._readers, self._writer]:
+            if connection:
+                await connection.close()
+        self._readers, self._writer = [], None
+
+    async def fetch(self, sql: str, *arguments: Any) -> list[tuple]:
+        """Read committed rows. Raises Unavailable if the database cannot be read."""
+        if not self._reader_count:  # memory has one connection only, so reads take their turn with writes
+            return await self.transaction(lambda transaction: transaction.fetch(sql, *arguments))
+        if self._writer_task is None:
+            raise Unavailable("The database is closed.")
+        idle_readers = self._idle_readers
+        reader = await idle_readers.get()
+        try:
+            return list(await reader.execute_fetchall(sql, named(arguments)))
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from error
+        finally:
+            idle_readers.put_nowait(reader)
+
+    async def ping(self) -> None:
+        """Raise unless the file is there and can be read."""
+        self._check_file()
+        await super().ping()
+
+    def _check_file(self) -> None:
+        """Raise Unavailable if the file is no longer the one that was opened: what is written to it is lost."""
+        try:
+            there = self.path is None or os.stat(self.path).st_ino == self._file_id
+        except OSError:
+            there = False
+        if not there:
+            raise Unavailable(f"{self.path} has been moved or deleted. Put it back, or start the server again.")
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[SQLiteSession]:
+        self._check_file()
+        await self._begin()
+        try:
+            yield SQLiteSession(self._writer)
+        finally:
+            if self._writer.in_transaction:
+                await self._writer.execute_fetchall("ROLLBACK")
+
+    async def _begin(self) -> None:
+        """Take the write lock, trying for a second if another process has it."""
+        give_up = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                await self._writer.execute_fetchall("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    raise
+                if time.monotonic() > give_up:
+                    raise Unavailable(f"Another process is writing to the database. {NOTHING_CHANGED}") from error
+            # Jitter, or two processes that wait would meet again at every try.
+            await asyncio.sleep(random.uniform(0.005, 0.025))
+
+    def _is_from_engine(self, error: BaseException) -> bool:
+        return isinstance(error, sqlite3.Error)
+
+    def _is_contradiction(self, error: BaseException) -> bool:
+        return isinstance(error, sqlite3.IntegrityError)
+
+    def _reason(self, error: BaseException) -> str | None:
+        return str(error) if isinstance(error, sqlite3.OperationalError) else None
+
+
+# ---- Postgres
+
+
+def driver(module: str, setting: str, extra: str) -> Any:
+    """Import an optional driver. Raises Misconfigured, naming the extra to install, if it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        message = f"{setting} needs the driver {module.partition('.')[0]}: pip install 'tornado-todo[{extra}]'"
+        raise Misconfigured(message) from None
+
+
+def asyncpg_driver() -> Any:
+    """The module asyncpg, imported only where it is needed."""
+    return driver("asyncpg", "DATABASE_URL", "postgres")
+
+
+def without_password(url: str) -> str:
+    """A server's URL with nothing secret in it: its hosts, port and database."""
+    parts = urllib.parse.urlsplit(url)
+    hosts = parts.netloc.rpartition("@")[2]
+    socket_folder = urllib.parse.parse_qs(parts.query).get("host", [""])[0]
+    return f"{hosts or socket_folder or 'localhost'}{parts.path}"
+
+
+class PostgresSession:
+    """A transaction on a connection of the pool: the same methods as a SQLiteSession."""
+
+    def __init__(self, connection: Any):
+        self._connection = connection
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the transaction is still open."""
+        return not self._connection.is_closed() and self._connection.is_in_transaction()
+
+    async def fetch(self, sql: str, *arguments: Any) -> list[tuple]:
+        """Run one statement and give its rows."""
+        return [tuple(row) for row in await self._connection.fetch(sql, *arguments)]
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run one statement for every row of arguments; many rows are given more time."""
+        if parameters := list(rows):
+            await self._connection.executemany(sql, parameters, timeout=QUERY_SECONDS + len(parameters) / 2000)
+
+    async def define(self, sql: str) -> None:
+        """Run a statement that changes the schema."""
+        await self._connection.execute(sql, timeout=60)
+
+    async def run(self, sql: str) -> None:
+        """Run one statement that has neither arguments nor rows."""
+        await self._connection.execute(sql)
+
+    async def commit(self) -> None:
+        """Make the transaction durable. Raises Unavailable if it cannot be known whether it is."""
+        try:
+            await self.run("COMMIT")
+        except Exception as error:
+            raise Unavailable(
+                "The database went away in the middle of the commit, so this may or may not have been done."
+                " Repeating it is harmless if it names an id or an Idempotency-Key."
+            ) from error
+
+
+class PostgresDatabase(Database):
+    """A Postgres database behind an asyncpg pool, or any that speaks its protocol."""
+
+    def __init__(self, url: str):
+        super().__init__()
+        self._url = url
+        self.name = f"Postgres {without_password(url)}"
+        self._pool: Any = None
+
+    async def _connect(self) -> None:
+        try:
+            # A pool that has been told min_size=0 connects when it is asked, so it can be made at any time.
+            self._pool = await asyncpg_driver().create_pool(
+                self._url, min_size=0, max_size=10, timeout=CONNECT_SECONDS, command_timeout=QUERY_SECONDS
+            )
+            async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
+                await connection.fetch("SELECT 1")
+        except Exception as error:
+            raise self._connect_failure(error) from error
+
+    def _connect_failure(self, error: Exception) -> Exception:
+        asyncpg = asyncpg_driver()
+        if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+            password = urllib.parse.urlsplit(self._url).password or ""
+            hint = ""
+            if re.fullmatch(r"md5[0-9a-f]{32}", urllib.parse.unquote(password)):
+                hint = ". The password looks like a stored md5 hash: the URL wants the password itself,"
+                hint += " the hash is what the server keeps"
+            return Misconfigured(f"DATABASE_URL: {self.name} refuses to sign in{hint}")
+        if isinstance(error, asyncpg.InvalidCatalogNameError):
+            return Misconfigured(f"DATABASE_URL: {self.name}: there is no such database; make it with createdb")
+        if isinstance(error, (asyncpg.ClientConfigurationError, ValueError)):
+            return Misconfigured(f"DATABASE_URL: {self.name}: cannot use this URL: {type(error).__name__}")
+        return Unavailable(f"{self.name} cannot be reached ({type(error).__name__}).")
+
+    async def _disconnect(self) -> None:
+        if self._pool:
+            try:
+                await asyncio.wait_for(self._pool.close(), 2.0)
+            except Exception:  # a server that does not answer need not be taken leave of
+                self._pool.terminate()
+            self._pool = None
+
+    async def fetch(self, sql: str, *arguments: Any) -> list[tuple]:
+        """Read committed rows. Raises Unavailable if the database cannot be read."""
+        for last_try in (False, True):
+            try:
+                async with self._connected() as connection:
+                    return [tuple(row) for row in await connection.fetch(sql, *arguments)]
+            except Exception as error:
+                # A read may be repeated: the connection was old and the server has been restarted.
+                if last_try or not self._is_lost_connection(error):
+                    raise self._unavailable(error) from error
+        raise AssertionError("the last try either returns or raises")
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Any]:
+        if self._pool is None:
+            raise Unavailable("The database is closed.")
+        connection = await self._pool.acquire(timeout=CONNECT_SECONDS)
+        try:
+            yield connection
+        except TimeoutError:
+            connection.terminate()  # or to give it back would wait for the server once more
+            raise
+        finally:
+            await self._pool.release(connection)
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[PostgresSession]:
+        async with contextlib.AsyncExitStack() as stack:
+            connection = await stack.enter_async_context(self._connected())
+            try:
+                await connection.execute("BEGIN")
+            except Exception as error:
+                if not self._is_lost_connection(error):
+                    raise
+                # Nothing has been sent but BEGIN, so another connection may try.
+                connection = await stack.enter_async_context(self._connected())
+                await connection.execute("BEGIN")
+            try:
+                yield PostgresSession(connection)
+            finally:
+                if not connection.is_closed() and connection.is_in_transaction():
+                    await connection.execute("ROLLBACK")
+
+    def _is_from_engine(self, error: BaseException) -> bool:
+        asyncpg = asyncpg_driver()
+        return isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, OSError))
+
+    def _is_contradiction(self, error: BaseException) -> bool:
+        return isinstance(error, asyncpg_driver().IntegrityConstraintViolationError)
+
+    @staticmethod
+    def _is_lost_connection(error: BaseException) -> bool:
+        asyncpg = asyncpg_driver()
+        lost = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
+        return isinstance(error, (*lost, ConnectionError))
+
+    def _reason(self, error: BaseException) -> str | None:
+        if self._is_lost_connection(error) or isinstance(error, (TimeoutError, OSError)):
+            return f"{type(error).__name__}: {error}".rstrip(": ")
+        return None
+
+
+def open_database(url: str) -> Database:
+    """The database that a checked DATABASE_URL names; not yet opened. Raises Misconfigured."""
+    if url.startswith("sqlite:"):
+        return SQLiteDatabase(urllib.parse.unquote(url.removeprefix("sqlite://")[1:]) or None)
+    asyncpg_driver()  # missing is said at the start, not at the first request
+    return PostgresDatabase(url)
 
 
 # ==== stores: may call databases and domain =====================================================
@@ -1087,22 +1494,28 @@ MIGRATIONS = (
     CREATE TABLE users (
         id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_at BIGINT NOT NULL, revision BIGINT NOT NULL);
     CREATE TABLE lists (
-        id TEXT PRIMARY KEY, owner_id TEXT NOT NULL REFERENCES users(id), title TEXT NOT NULL,
+        id TEXT COLLATE "C" PRIMARY KEY, owner_id TEXT NOT NULL REFERENCES users(id), title TEXT NOT NULL,
         position DOUBLE PRECISION NOT NULL, inbox BIGINT NOT NULL, created_at BIGINT NOT NULL,
         updated_at BIGINT NOT NULL, deleted_at BIGINT, revision BIGINT NOT NULL);
     CREATE UNIQUE INDEX one_inbox ON lists (owner_id) WHERE inbox = 1;
     CREATE INDEX lists_by_owner ON lists (owner_id, position, id);
     CREATE TABLE todos (
-        id TEXT PRIMARY KEY, owner_id TEXT NOT NULL REFERENCES users(id),
+        id TEXT COLLATE "C" PRIMARY KEY, owner_id TEXT NOT NULL REFERENCES users(id),
         list_id TEXT NOT NULL REFERENCES lists(id), title TEXT NOT NULL, completed_at BIGINT,
         position DOUBLE PRECISION NOT NULL, notes TEXT NOT NULL, due TEXT, priority BIGINT NOT NULL,
         tags TEXT NOT NULL, created_at BIGINT NOT NULL, updated_at BIGINT NOT NULL, deleted_at BIGINT,
-        revision BIGINT NOT NULL, due_at BIGINT NOT NULL, title_key TEXT NOT NULL, search TEXT NOT NULL,
+        revision BIGINT NOT NULL, due_at BIGINT NOT NULL, title_key TEXT COLLATE "C" NOT NULL, search TEXT NOT NULL,
         tag_keys TEXT NOT NULL);
     CREATE INDEX todos_by_list ON todos (list_id, position, id) WHERE deleted_at IS NULL;
     CREATE INDEX todos_by_owner ON todos (owner_id, position, id) WHERE deleted_at IS NULL;
     CREATE INDEX todos_by_due ON todos (owner_id, due_at, id) WHERE deleted_at IS NULL;
-    CREATE INDEX todos_in_trash ON todos (owner_id, deleted_at, id) WHERE deleted_at IS NOT NULL;
+    CREATE INDEX todos_by_title ON todos (owner_id, title_key, id) WHERE deleted_at IS NULL;
+    CREATE INDEX todos_by_priority ON todos (owner_id, priority, id) WHERE deleted_at IS NULL;
+    CREATE INDEX todos_by_creation ON todos (owner_id, created_at, id) WHERE deleted_at IS NULL;
+    CREATE INDEX todos_by_update ON todos (owner_id, updated_at, id) WHERE deleted_at IS NULL;
+    CREATE INDEX todos_to_count ON todos (owner_id, list_id, completed_at) WHERE deleted_at IS NULL;
+    CREATE INDEX todos_in_trash ON todos (owner_id, updated_at, id) WHERE deleted_at IS NOT NULL;
+    CREATE INDEX todos_to_purge ON todos (deleted_at) WHERE deleted_at IS NOT NULL;
     CREATE TABLE changes (
         revision BIGINT PRIMARY KEY, batch TEXT NOT NULL, undoes TEXT, at BIGINT NOT NULL, user_id TEXT,
         owner_id TEXT NOT NULL, list_id TEXT NOT NULL, from_list_id TEXT NOT NULL, todo_id TEXT,
@@ -1113,9 +1526,10 @@ MIGRATIONS = (
     CREATE INDEX changes_by_undone ON changes (undoes) WHERE undoes IS NOT NULL;
     CREATE TABLE idempotency_keys (
         user_id TEXT NOT NULL, key TEXT NOT NULL, fingerprint TEXT NOT NULL, answer TEXT NOT NULL,
-        at BIGINT NOT NULL, PRIMARY KEY (user_id, key));
+        todo_id TEXT NOT NULL, at BIGINT NOT NULL, PRIMARY KEY (user_id, key));
+    CREATE INDEX idempotency_keys_by_todo ON idempotency_keys (todo_id);
     CREATE TABLE documents (
-        owner_id TEXT NOT NULL REFERENCES users(id), name TEXT NOT NULL, body TEXT NOT NULL, size BIGINT NOT NULL,
+        owner_id TEXT NOT NULL REFERENCES users(id), name TEXT COLLATE "C" NOT NULL, body TEXT NOT NULL, size BIGINT NOT NULL,
         etag TEXT NOT NULL, updated_at BIGINT NOT NULL, PRIMARY KEY (owner_id, name));
     """,
 )
@@ -1147,6 +1561,7 @@ IN_A_LIVING_LIST = "list_id NOT IN (SELECT id FROM lists WHERE owner_id = $1 AND
 
 
 def todo_from_row(row: Sequence[Any]) -> Todo:
+    """The to-do in a row of TODO_COLUMNS."""
     deleted_at = row[11]
     return Todo(
         id=row[0],
@@ -1188,6 +1603,7 @@ def sort_value(todo: Todo, sort: str) -> Any:
 
 
 def list_from_row(row: Sequence[Any]) -> TodoList:
+    """The list in a row of LIST_COLUMNS."""
     return TodoList(
         id=row[0],
         title=row[1],
@@ -1208,6 +1624,7 @@ def row_from_list(todo_list: TodoList, owner_id: str) -> tuple:
 
 
 def change_from_row(row: Sequence[Any]) -> Change:
+    """The change in a row of CHANGE_COLUMNS."""
     return Change(
         revision=row[0],
         batch=row[1],
@@ -1223,6 +1640,14 @@ def change_from_row(row: Sequence[Any]) -> Change:
 
 def escape_like(text: str) -> str:
     return re.sub("([!%_])", r"!\1", text)
+
+
+async def yielding(items: Iterable[Any]) -> AsyncIterator[Any]:
+    """The items, with a turn for other requests after every few hundred: a bulk change must not stop the loop."""
+    for index, item in enumerate(items, 1):
+        yield item
+        if index % 250 == 0:
+            await asyncio.sleep(0)
 
 
 class TodoQueries:
@@ -1297,7 +1722,7 @@ class TodoQueries:
             f" ORDER BY {column} {direction}, id {direction}{tail}",
             *arguments,
         )
-        return [todo_from_row(row) for row in rows]
+        return [todo_from_row(row) async for row in yielding(rows)]
 
     async def todo_list(self, list_id: str, deleted: bool = False) -> TodoList:
         """One list, outside the trash or in it. Raises NotFound."""
@@ -1316,18 +1741,20 @@ class TodoQueries:
             f"SELECT {LIST_COLUMNS} FROM lists WHERE owner_id = $1"
             f" AND deleted_at IS {'NOT NULL' if deleted else 'NULL'} ORDER BY inbox DESC, position, id"
         )
-        counts = {
-            list_id: (total - completed, completed)
-            for list_id, total, completed in await self.fetch(
-                "SELECT list_id, count(*), count(completed_at) FROM todos"
-                " WHERE owner_id = $1 AND deleted_at IS NULL GROUP BY list_id"
-            )
-        }
-        found = []
-        for todo_list in map(list_from_row, rows):
-            active, completed = counts.get(todo_list.id, (0, 0))
-            found.append(msgspec.structs.replace(todo_list, active=active, completed=completed))
-        return found
+        return await self.counted([list_from_row(row) for row in rows])
+
+    async def counted(self, lists: Sequence[TodoList]) -> list[TodoList]:
+        """Lists with the number of their to-dos."""
+        one = len(lists) == 1
+        rows = await self.fetch(
+            "SELECT list_id, count(*), count(completed_at) FROM todos WHERE owner_id = $1 AND deleted_at IS NULL"
+            + (" AND list_id = $2" if one else "")
+            + " GROUP BY list_id",
+            *([lists[0].id] if one else []),
+        )
+        counts = {list_id: {"active": total - completed, "completed": completed} for list_id, total, completed in rows}
+        none = {"active": 0, "completed": 0}
+        return [msgspec.structs.replace(todo_list, **counts.get(todo_list.id, none)) for todo_list in lists]
 
     async def inbox(self) -> str:
         """The id of the list that to-dos go to when none is named."""
@@ -1380,6 +1807,17 @@ class TodoQueries:
         if not rows:
             raise Conflict("There is nothing to undo.")
         return rows[0][0]
+
+    async def expired(self, before: str, most: int) -> tuple[list[Todo], list[TodoList]]:
+        """What has been in the trash since before a time (RFC 3339 UTC): so many to-dos at the most, and all lists."""
+        todos = await self.fetch(
+            f"SELECT {TODO_COLUMNS} FROM todos WHERE owner_id = $1 AND deleted_at < $2 LIMIT {most}",
+            milliseconds(before),
+        )
+        lists = await self.fetch(
+            f"SELECT {LIST_COLUMNS} FROM lists WHERE owner_id = $1 AND deleted_at < $2", milliseconds(before)
+        )
+        return [todo_from_row(row) for row in todos], [list_from_row(row) for row in lists]
 
     async def batch_todos(self, batch: str) -> dict[str, Todo]:
         """The to-dos that a batch changed, as they are now, in the trash or not, by id."""
@@ -1491,27 +1929,40 @@ class TodoBatch(TodoQueries):
     async def purge_list(self, todo_list: TodoList) -> None:
         """Remove a list with all its to-dos and their history for good."""
         self._record("purge", todo_list, None)
-        for table in ("todos", "changes"):
-            await self.fetch(f"DELETE FROM {table} WHERE owner_id = $1 AND list_id = $2", todo_list.id)
+        its_todos = "SELECT id FROM todos WHERE owner_id = $1 AND list_id = $2"
+        await self.fetch(f"DELETE FROM idempotency_keys WHERE user_id = $1 AND todo_id IN ({its_todos})", todo_list.id)
+        # The history of a to-do goes where the to-do is now, whichever lists it has been in before.
+        await self.fetch(f"DELETE FROM changes WHERE owner_id = $1 AND todo_id IN ({its_todos})", todo_list.id)
+        await self.fetch("DELETE FROM changes WHERE owner_id = $1 AND list_id = $2 AND todo_id IS NULL", todo_list.id)
+        await self.fetch("DELETE FROM todos WHERE owner_id = $1 AND list_id = $2", todo_list.id)
         await self.fetch("DELETE FROM lists WHERE owner_id = $1 AND id = $2", todo_list.id)
 
     async def finish(self) -> None:
         """Write everything collected, in as many statements as there are tables."""
         if not self.changes:
             return
-        many, owner_id = self.source.execute_many, self.user.id
-        await many(SAVE_LIST, [row_from_list(todo_list, owner_id) for todo_list in self._lists])
-        await many(SAVE_TODO, [row_from_todo(todo, owner_id) for todo in self._todos])
-        for table, column in (("changes", "todo_id"), ("todos", "id")):
-            sql = f"DELETE FROM {table} WHERE {column} = $1 AND owner_id = $2"
-            await many(sql, [(todo_id, owner_id) for todo_id in self._purged_todos])
+        many, owner_id = self._write_rows, self.user.id
+        await many(SAVE_LIST, (row_from_list(todo_list, owner_id) for todo_list in self._lists))
+        await many(SAVE_TODO, (row_from_todo(todo, owner_id) for todo in self._todos))
+        for what in (
+            "idempotency_keys WHERE todo_id = $1 AND user_id",
+            "changes WHERE todo_id = $1 AND owner_id",
+            "todos WHERE id = $1 AND owner_id",
+        ):
+            await many(f"DELETE FROM {what} = $2", ((todo_id, owner_id) for todo_id in self._purged_todos))
         touched = {}
         for change, from_list in self._rows:
             touched[from_list] = touched[change.list] = change.revision
         await many("UPDATE lists SET revision = $2 WHERE id = $1", touched.items())
-        await many(SAVE_CHANGE, [self._row(change, from_list) for change, from_list in self._rows])
+        await many(SAVE_CHANGE, (self._row(change, from_list) for change, from_list in self._rows))
         await self.fetch("UPDATE users SET revision = $2 WHERE id = $1", self._revision)
         await self.source.fetch("UPDATE counters SET value = $1 WHERE name = 'revision'", self._revision)
+
+    async def _write_rows(self, sql: str, rows: Iterable[tuple]) -> None:
+        """Run a statement for all rows, a thousand at a time, so that other requests get their turn."""
+        rows = iter(rows)
+        while part := list(itertools.islice(rows, 1000)):
+            await self.source.execute_many(sql, part)
 
     def _row(self, change: Change, from_list: str) -> tuple:
         return (
@@ -1540,7 +1991,7 @@ class Repeat(NamedTuple):
 class TodoStore:
     """Users, lists, to-dos and the change log in a database."""
 
-    def __init__(self, database: SQLiteDatabase):
+    def __init__(self, database: Database):
         self.database = database
         self._users: dict[str, User] = {}
 
@@ -1548,14 +1999,20 @@ class TodoStore:
         """Open the database and bring its schema up to date. Raises Misconfigured or Unavailable."""
         await self.database.open()
         try:
-            await self.database.transaction(self._migrate)
+            try:
+                await self.database.transaction(self._migrate)
+            except (Conflict, Unavailable):
+                # On Postgres two processes that start together may both make the first table, and one fails.
+                await asyncio.sleep(random.uniform(0.05, 0.2))
+                await self.database.transaction(self._migrate)
         except BaseException:
             await self.database.close()
             raise
 
     async def _migrate(self, transaction: Any) -> None:
-        await transaction.fetch("CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)")
-        rows = await transaction.fetch("SELECT value FROM counters WHERE name = 'schema'")
+        await transaction.define("CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)")
+        # An update takes the row's lock, so that processes that start together take turns.
+        rows = await transaction.fetch("UPDATE counters SET value = value WHERE name = 'schema' RETURNING value")
         version = rows[0][0] if rows else 0
         if version > len(MIGRATIONS):
             raise Misconfigured(
@@ -1564,10 +2021,19 @@ class TodoStore:
             )
         for statement in ";".join(MIGRATIONS[version:]).split(";"):
             if statement.strip():
-                await transaction.fetch(statement)
+                await self._define(transaction, statement)
         if version == 0:
             await transaction.fetch("INSERT INTO counters (name, value) VALUES ('schema', 0), ('revision', 0)")
         await transaction.fetch("UPDATE counters SET value = $1 WHERE name = 'schema'", len(MIGRATIONS))
+
+    async def _define(self, transaction: Any, statement: str) -> None:
+        try:
+            await transaction.define(statement)
+        except Exception as error:
+            if "already exists" not in str(error):
+                raise
+            message = f"{self.database.name} has tables of another program: give a database of its own"
+            raise Misconfigured(f"DATABASE_URL: {message}") from error
 
     async def close(self) -> None:
         """Close the database."""
@@ -1647,24 +2113,30 @@ class TodoStore:
     async def _keep_answer(batch: TodoBatch, repeat: Repeat, written: Written) -> None:
         answer = msgspec.json.encode((written.result, written.batch)).decode()
         await batch.fetch(
-            "INSERT INTO idempotency_keys (user_id, key, fingerprint, answer, at) VALUES ($1, $2, $3, $4, $5)",
-            *(repeat.key, repeat.fingerprint, answer, milliseconds(batch.at)),
+            "INSERT INTO idempotency_keys (user_id, key, fingerprint, answer, todo_id, at)"
+            " VALUES ($1, $2, $3, $4, $5, $6)",
+            *(repeat.key, repeat.fingerprint, answer, getattr(written.result, "id", ""), milliseconds(batch.at)),
         )
 
-    async def expired(self, before: int) -> list[tuple[User, list[Todo], list[TodoList]]]:
-        """Whose trash has what in it since before a time (epoch milliseconds)."""
+    async def users_with_expired_trash(self, before: int) -> list[User]:
+        """Whose trash has something in it since before a time (epoch milliseconds)."""
         rows = await self.database.fetch(
             "SELECT id, name FROM users WHERE id IN (SELECT owner_id FROM todos WHERE deleted_at < $1"
             " UNION SELECT owner_id FROM lists WHERE deleted_at < $1)",
             before,
         )
-        found = []
-        for user in (User(*row) for row in rows):
-            queries, moment = self.queries(user), timestamp(before)
-            todos = [todo for todo in await queries.todos(TodoFilter(deleted=True)) if todo.deleted_at < moment]
-            lists = [entry for entry in await queries.lists(deleted=True) if entry.deleted_at < moment]
-            found.append((user, todos, lists))
-        return found
+        return [User(*row) for row in rows]
+
+    async def newest_revision(self) -> int:
+        """The revision of the newest write of all."""
+        return (await self.database.fetch("SELECT value FROM counters WHERE name = 'revision'"))[0][0]
+
+    async def changes_of_all(self, since: int, most: int) -> list[tuple[str, Change]]:
+        """Changes after a revision, oldest first, each with the id of who owns what changed."""
+        rows = await self.database.fetch(
+            f"SELECT {CHANGE_COLUMNS}, owner_id FROM changes WHERE revision > $1 ORDER BY revision LIMIT {most}", since
+        )
+        return [(row[-1], change_from_row(row)) for row in rows]
 
     async def forget_answers(self, before: int) -> None:
         """Forget the idempotency keys from before a time (epoch milliseconds)."""
@@ -1688,16 +2160,41 @@ class DocumentEntry(NamedTuple):
     updated_at: int
 
 
+def document_etag(body: bytes) -> str:
+    return f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+
+
 def missing_document(name: str) -> NotFound:
     return NotFound(f"Missing collection: {name}")
+
+
+class Terms(NamedTuple):
+    """On which a document is put: only one of this ETag, or only where there is none."""
+
+    if_match: str | None = None
+    only_new: bool = False
+
+
+ANY_TERMS = Terms()
+
+
+def document_exists() -> PreconditionFailed:
+    return PreconditionFailed("There is a document of this name already.")
 
 
 class SQLDocumentStore:
     """JSON documents by name, each user's apart, in a table beside the to-dos."""
 
-    def __init__(self, database: SQLiteDatabase):
+    _REPLACE = (
+        "UPDATE SET body = excluded.body, size = excluded.size, etag = excluded.etag, updated_at = excluded.updated_at"
+    )
+
+    def __init__(self, database: Database):
         self.database = database
         self.name = database.name
+
+    async def close(self) -> None:
+        """The database is closed by whoever opened it."""
 
     async def ping(self) -> None:
         """Raise unless the store can be read."""
@@ -1712,18 +2209,21 @@ class SQLDocumentStore:
             raise missing_document(name)
         return Document(rows[0][0].encode(), rows[0][1])
 
-    async def put(self, owner_id: str, name: str, body: bytes, if_match: str | None = None) -> str:
+    async def put(self, owner_id: str, name: str, body: bytes, terms: Terms = ANY_TERMS, at: int | None = None) -> str:
         """Keep a document, new or instead of the old one, and give its ETag. Raises PreconditionFailed."""
-        etag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+        etag = document_etag(body)
 
         async def upsert(transaction: Any) -> None:
-            await self._check(transaction, owner_id, name, if_match)
-            await transaction.fetch(
+            await self._check(transaction, owner_id, name, terms.if_match)
+            rows = await transaction.fetch(
                 "INSERT INTO documents (owner_id, name, body, size, etag, updated_at) VALUES ($1, $2, $3, $4, $5, $6)"
-                " ON CONFLICT (owner_id, name) DO UPDATE SET body = excluded.body, size = excluded.size,"
-                " etag = excluded.etag, updated_at = excluded.updated_at",
-                *(owner_id, name, body.decode(), len(body), etag, now_milliseconds()),
+                " ON CONFLICT (owner_id, name) DO"
+                + (" NOTHING" if terms.only_new else f" {self._REPLACE}")
+                + " RETURNING name",
+                *(owner_id, name, body.decode(), len(body), etag, at or now_milliseconds()),
             )
+            if not rows:
+                raise document_exists()
 
         await self.database.transaction(upsert)
         return etag
@@ -1753,11 +2253,114 @@ class SQLDocumentStore:
     async def entries(self, owner_id: str, prefix: str, after: str, most: int) -> list[DocumentEntry]:
         """Names that begin with `prefix` and come after `after`, in code point order."""
         rows = await self.database.fetch(
-            "SELECT name, size, updated_at FROM documents WHERE owner_id = $1 AND name >= $2 AND name < $3 AND name > $4"
-            f" ORDER BY name LIMIT {most}",
+            "SELECT name, size, updated_at FROM documents WHERE owner_id = $1"
+            f" AND name >= $2 AND name < $3 AND name > $4 ORDER BY name LIMIT {most}",
             *(owner_id, prefix, prefix + "\U0010ffff", after),
         )
         return [DocumentEntry(*row) for row in rows]
+
+
+class MongoDocumentStore:
+    """JSON documents in MongoDB, each user's apart. Motor is only maintained any more: nothing else imports it."""
+
+    def __init__(self, uri: str):
+        self._motor = driver("motor.motor_asyncio", "MONGODB_URI", "mongo")
+        self._errors = driver("pymongo.errors", "MONGODB_URI", "mongo")
+        self.name = f"MongoDB {without_password(uri)}"
+        self._uri = uri
+        self._client: Any = None
+        self._indexed = False
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._client:
+            self._client.close()
+            self._client, self._indexed = None, False
+
+    @contextlib.asynccontextmanager
+    async def _documents(self) -> AsyncIterator[Any]:
+        """The collection, connected and indexed; what the driver raises becomes Unavailable."""
+        try:
+            if self._client is None:
+                self._client = self._motor.AsyncIOMotorClient(
+                    self._uri, serverSelectionTimeoutMS=800, timeoutMS=1500, w="majority", journal=True
+                )
+            documents = self._client.get_default_database("tornado_todo")["documents"]
+            if not self._indexed:
+                await documents.create_index([("owner_id", 1), ("name", 1)], unique=True)
+                self._indexed = True
+            yield documents
+        except self._errors.ConfigurationError as error:
+            raise Misconfigured(f"MONGODB_URI: cannot be used: {type(error).__name__}") from error
+        except self._errors.PyMongoError as error:
+            LOG.warning("%s: %s", self.name, type(error).__name__)
+            raise Unavailable(f"The document store cannot be used right now. {NOTHING_CHANGED}") from error
+
+    async def ping(self) -> None:
+        """Raise unless the server answers."""
+        async with self._documents():
+            await self._client.admin.command("ping")
+
+    @staticmethod
+    def _one(owner_id: str, name: str) -> dict:
+        # $eq: whatever comes here is matched as a value, never read as an operator.
+        return {"owner_id": {"$eq": owner_id}, "name": {"$eq": name}}
+
+    async def get(self, owner_id: str, name: str) -> Document:
+        """One document. Raises NotFound."""
+        async with self._documents() as documents:
+            found = await documents.find_one(self._one(owner_id, name))
+        if found is None:
+            raise missing_document(name)
+        body = json.dumps(found["body"], ensure_ascii=False, separators=(",", ":")).encode()
+        return Document(body, found["etag"])
+
+    async def put(self, owner_id: str, name: str, body: bytes, terms: Terms = ANY_TERMS, at: int | None = None) -> str:
+        """Keep a document, new or instead of the old one, and give its ETag. Raises PreconditionFailed."""
+        etag = document_etag(body)
+        which = await self._which(owner_id, name, terms.if_match)
+        document = {"owner_id": owner_id, "name": name, "body": json.loads(body), "size": len(body), "etag": etag}
+        document["updated_at"] = at or now_milliseconds()
+        async with self._documents() as documents:
+            try:
+                if terms.only_new:
+                    await documents.insert_one(document)
+                    return etag
+                result = await documents.replace_one(which, document, upsert=terms.if_match is None)
+            except self._errors.DuplicateKeyError:
+                if terms.only_new:
+                    raise document_exists() from None
+                # Somebody else has just made it, so now it is replaced.
+                result = await documents.replace_one(which, document, upsert=True)
+        if terms.if_match is not None and not result.matched_count:
+            raise PreconditionFailed("It has changed in this very moment. Read it again, then decide.")
+        return etag
+
+    async def delete(self, owner_id: str, name: str, if_match: str | None = None) -> None:
+        """Remove a document. Raises NotFound or PreconditionFailed."""
+        which = await self._which(owner_id, name, if_match)
+        async with self._documents() as documents:
+            result = await documents.delete_one(which)
+        if not result.deleted_count:
+            raise missing_document(name)
+
+    async def _which(self, owner_id: str, name: str, if_match: str | None) -> dict:
+        """What selects a document, of the version that If-Match names if it names one."""
+        if if_match is None:
+            return self._one(owner_id, name)
+        etag = (await self.get(owner_id, name)).etag
+        check_precondition(if_match, etag)
+        return {**self._one(owner_id, name), "etag": {"$eq": etag}}
+
+    async def entries(self, owner_id: str, prefix: str, after: str, most: int) -> list[DocumentEntry]:
+        """Names that begin with `prefix` and come after `after`, in code point order."""
+        names = {"$gte": prefix, "$lt": prefix + "\U0010ffff", "$gt": after}
+        async with self._documents() as documents:
+            cursor = documents.find(
+                {"owner_id": {"$eq": owner_id}, "name": names}, {"name": 1, "size": 1, "updated_at": 1}
+            )
+            found = await cursor.sort("name", 1).limit(most).to_list(most)
+        return [DocumentEntry(entry["name"], int(entry["size"]), int(entry["updated_at"])) for entry in found]
 
 
 class Record(NamedTuple):
@@ -1772,7 +2375,12 @@ class DictRecordStore:
 
     name = "in memory"
 
-    def __init__(self, most: int = 10_000, most_bytes: int = 64 * 1024 * 1024, clock: Callable[[], float] = time.monotonic):
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+    def __init__(
+        self, most: int = 10_000, most_bytes: int = 64 * 1024 * 1024, clock: Callable[[], float] = time.monotonic
+    ):
         # A monotonic clock: setting the machine's time must neither revive nor end a record.
         self._most, self._most_bytes, self._clock = most, most_bytes, clock
         self._entries: collections.OrderedDict[str, tuple[Record, float]] = collections.OrderedDict()
@@ -1814,15 +2422,87 @@ class DictRecordStore:
         return len(key) + len(record.body) + len(record.content_type)
 
 
-# ==== live updates: may call domain =============================================================
+class RedisRecordStore:
+    """Records in Redis, the media type in front of the bytes; Redis ends them when their time is over."""
+
+    def __init__(self, url: str, prefix: str):
+        self._prefix = f"{prefix}record:"  # the server may be shared
+        redis = driver("redis.asyncio", "REDIS_URL", "redis")
+        self._errors = driver("redis.exceptions", "REDIS_URL", "redis")
+        self.name = f"Redis {without_password(url)}"
+        pool = redis.BlockingConnectionPool.from_url(
+            url,
+            max_connections=20,
+            timeout=0.5,
+            socket_timeout=0.5,
+            socket_connect_timeout=0.5,
+            retry=driver("redis.asyncio.retry", "REDIS_URL", "redis").Retry(
+                driver("redis.backoff", "REDIS_URL", "redis").NoBackoff(), 0
+            ),
+        )
+        self.client = redis.Redis.from_pool(pool)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self.client.aclose()
+
+    async def ping(self) -> None:
+        """Raise unless the server answers."""
+        await self._ask("PING")
+
+    async def _ask(self, *command: Any, repeatable: bool = True) -> Any:
+        """Send one command. One that may be repeated is, when its connection turns out to be broken."""
+        for last_try in (not repeatable, True):
+            try:
+                return await self.client.execute_command(*command)
+            except self._errors.RedisError as error:
+                timed_out = isinstance(error, self._errors.TimeoutError)
+                if last_try or timed_out or not isinstance(error, self._errors.ConnectionError):
+                    LOG.warning("%s: %s", self.name, type(error).__name__)
+                    raise Unavailable("The record store cannot be used right now; try again.") from error
+        raise AssertionError("the last try either returns or raises")
+
+    async def get(self, key: str) -> Record | None:
+        """The record, or None if there is none or it has expired."""
+        value = await self._ask("GET", self._prefix + key)
+        if value is None:
+            return None
+        content_type, _, body = value.partition(b"\0")
+        return Record(body, content_type.decode())
+
+    async def set(self, key: str, record: Record, ttl: float | None = None) -> None:
+        """Keep a record, for `ttl` seconds or until Redis is told to drop it."""
+        value = record.content_type.encode() + b"\0" + record.body
+        expiry = () if ttl is None else ("PX", int(ttl * 1000))
+        await self._ask("SET", self._prefix + key, value, *expiry)
+
+    async def delete(self, key: str) -> bool:
+        """Remove a record; whether there was one."""
+        # Repeated, it would say that there was none.
+        return bool(await self._ask("DEL", self._prefix + key, repeatable=False))
+
+
+# ==== live updates: may call stores and domain ==================================================
 
 MOST_PENDING_BYTES = 1024 * 1024  # of messages that a slow listener has not taken yet
 CHANGES_IN_MESSAGE = 100
+POLL_SECONDS = 1.0  # between looks for other processes' changes, should no message tell of them
 
 
 def changes_message(changes: Sequence[Change]) -> bytes:
     """Changes, oldest first, as one message of the event socket."""
     return msgspec.json.encode({"type": "changes", "changes": changes, "revision": changes[-1].revision})
+
+
+class Message(NamedTuple):
+    """A message of the event socket, and the first and last revision that it brings.
+
+    Without a text there are too many changes to keep for each listener: it reads them from the log.
+    """
+
+    first: int
+    last: int
+    text: str
 
 
 class Subscription:
@@ -1833,14 +2513,14 @@ class Subscription:
 
     def __init__(self, end: Callable[[int, str], None]):
         self.end = end
-        self._messages: collections.deque[tuple[int, bytes]] = collections.deque()
+        self._messages: collections.deque[Message] = collections.deque()
         self._pending_bytes = 0
         self._overflowed = False
         self._arrived = asyncio.Event()
 
-    def put(self, revision: int, message: bytes) -> None:
+    def put(self, message: Message) -> None:
         """Add a message; past the bound drop all and end, since the listener can replay the log."""
-        self._pending_bytes += len(message)
+        self._pending_bytes += len(message.text)
         if self._overflowed:
             return
         if self._pending_bytes > MOST_PENDING_BYTES:
@@ -1848,24 +2528,30 @@ class Subscription:
             self._messages.clear()
             self.end(1013, "too slow: connect again with since=")
             return
-        self._messages.append((revision, message))
+        self._messages.append(message)
         self._arrived.set()
 
-    async def take(self) -> tuple[int, bytes]:
-        """Wait for the next message, and give it with the revision that it brings."""
+    async def take(self) -> Message:
+        """Wait for the next message."""
         while not self._messages:
             self._arrived.clear()
             await self._arrived.wait()
-        revision, message = self._messages.popleft()
-        self._pending_bytes -= len(message)
-        return revision, message
+        message = self._messages.popleft()
+        self._pending_bytes -= len(message.text)
+        return message
 
 
 class EventHub:
-    """Hands committed changes to those who listen in this process."""
+    """Hands committed changes, in the order of their revisions, to those who listen in this process."""
 
     def __init__(self) -> None:
+        self.known = 0  # the revision up to which all has been handed out
         self._subscriptions: dict[str, set[Subscription]] = {}
+
+    @property
+    def has_listeners(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._subscriptions)
 
     @contextlib.contextmanager
     def subscribe(self, user: User, end: Callable[[int, str], None]) -> Iterator[Subscription]:
@@ -1880,20 +2566,137 @@ class EventHub:
             if not listeners:
                 self._subscriptions.pop(user.id, None)
 
-    def publish(self, user: User, changes: Sequence[Change]) -> None:
-        """Hand out changes, oldest first. Call it only with what is committed."""
-        listeners = self._subscriptions.get(user.id, ())
-        for start in range(0, len(changes) if listeners else 0, CHANGES_IN_MESSAGE):
-            part = changes[start : start + CHANGES_IN_MESSAGE]
-            message = changes_message(part)
-            for subscription in tuple(listeners):
-                subscription.put(part[-1].revision, message)
+    def publish(self, changes: Sequence[tuple[str, Change]]) -> None:
+        """Hand out changes with their owners' ids, oldest first. Call it only with what is committed."""
+        by_owner: dict[str, list[Change]] = {}
+        for owner_id, change in changes:
+            if owner_id in self._subscriptions:
+                by_owner.setdefault(owner_id, []).append(change)
+        for owner_id, theirs in by_owner.items():
+            text = changes_message(theirs).decode() if len(theirs) <= CHANGES_IN_MESSAGE else ""
+            message = Message(theirs[0].revision, theirs[-1].revision, text)
+            for subscription in tuple(self._subscriptions[owner_id]):
+                subscription.put(message)
+        if changes:
+            self.known = changes[-1][1].revision
 
     def close(self) -> None:
         """End every subscription."""
         for listeners in tuple(self._subscriptions.values()):
             for subscription in tuple(listeners):
                 subscription.end(1001, "the server stops")
+
+
+class RedisRelay:
+    """Tells other processes by Redis that something was committed, and hears it from them.
+
+    Only the newest revision is sent: what changed is read from the log, where it is certain.
+    """
+
+    def __init__(self, client: Any, prefix: str):
+        self._client, self._channel = client, f"{prefix}revision"
+        self._announcement: asyncio.Task | None = None
+        self._newest = 0
+
+    def announce(self, revision: int) -> None:
+        """Send the newest revision soon; several commits in a row make one message."""
+        self._newest = max(self._newest, revision)
+        if self._announcement is None or self._announcement.done():
+            self._announcement = asyncio.ensure_future(self._announce())
+
+    async def _announce(self) -> None:
+        sent = 0
+        while sent < self._newest:
+            sent = self._newest
+            try:
+                await self._client.publish(self._channel, sent)
+            except Exception as error:  # the others look for themselves once a second
+                LOG.debug("redis: not announced: %s", error)
+                return
+
+    async def listen_forever(self, heard: Callable[[], Awaitable[None]]) -> None:
+        """Call `heard()` for every announcement, and after every connection that was lost and found."""
+        while True:
+            try:
+                async with self._client.pubsub(ignore_subscribe_messages=True) as subscriber:
+                    await self._listen(subscriber, heard)
+            except Exception as error:
+                LOG.warning("redis: listening for changes, again in a moment: %s", type(error).__name__)
+            await asyncio.sleep(random.uniform(0.3, 0.7))
+
+    async def _listen(self, subscriber: Any, heard: Callable[[], Awaitable[None]]) -> None:
+        await subscriber.subscribe(self._channel)
+        await heard()
+        while True:
+            if await subscriber.get_message(timeout=5.0):
+                await heard()
+            else:  # a connection that is dead but does not know it must be found out
+                await subscriber.ping()
+
+
+class ChangeFeed:
+    """Brings every committed change to the hub once and in order, whichever process made it.
+
+    Revisions have no gaps. So a change of our own that follows on what the hub knows is handed on at
+    once; otherwise others came between, and all are read from the log. Other processes' writes are
+    heard of by Redis if there is one, and found by looking once a second in any case.
+    """
+
+    def __init__(self, store: TodoStore, hub: EventHub, relay: RedisRelay | None):
+        self._store, self._hub, self._relay = store, hub, relay
+        self._reading = asyncio.Lock()
+        self._tasks: list[asyncio.Task] = []
+
+    async def open(self) -> None:
+        """Begin where the log ends now."""
+        self._reading = asyncio.Lock()
+        self._hub.known = await self._store.newest_revision()
+        self._tasks = [asyncio.ensure_future(self._poll_forever())]
+        if self._relay:
+            self._tasks.append(asyncio.ensure_future(self._relay.listen_forever(self.catch_up)))
+
+    async def close(self) -> None:
+        """Stop listening to other processes."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks = []
+
+    async def refresh(self) -> None:
+        """Skip what nobody listened to, before the first listener comes."""
+        if not self._hub.has_listeners:
+            self._hub.known = max(self._hub.known, await self._store.newest_revision())
+
+    def committed(self, user: User, changes: Sequence[Change]) -> None:
+        """Take in what this process has just committed."""
+        if not changes:
+            return
+        if not self._hub.has_listeners:
+            self._hub.known = max(self._hub.known, changes[-1].revision)
+        elif changes[0].revision == self._hub.known + 1 and not self._reading.locked():
+            self._hub.publish([(user.id, change) for change in changes])
+        else:
+            self._tasks.append(asyncio.ensure_future(self.catch_up()))
+            self._tasks = [task for task in self._tasks if not task.done()]
+        if self._relay:
+            self._relay.announce(changes[-1].revision)
+
+    async def catch_up(self) -> None:
+        """Hand out all that was committed since what the hub knows."""
+        async with self._reading:
+            await self.refresh()
+            while changes := await self._store.changes_of_all(self._hub.known, CHANGES_IN_MESSAGE):
+                self._hub.publish(changes)
+
+    async def _poll_forever(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                if self._hub.has_listeners and await self._store.newest_revision() > self._hub.known:
+                    await self.catch_up()
+            except Unavailable:
+                pass  # already logged, and tried again in a second
 
 
 # ==== service: may call stores and live updates =================================================
@@ -1903,15 +2706,27 @@ def revision_etag(revision: int) -> str:
     return f'"{revision}"'
 
 
+MOST_SHOWN = 1000  # to-dos in the answer to an undo
+
+
+class Undone(msgspec.Struct, frozen=True):
+    """The batch that was undone, how many to-dos it had, the first of them as they are now, and its lists."""
+
+    batch: str
+    count: int
+    todos: list[Todo]
+    lists: list[TodoList]
+
+
 class TodoService:
     """The only writer: checks, stores in one transaction, and publishes after the commit."""
 
-    def __init__(self, store: TodoStore, hub: EventHub):
-        self.store, self.hub = store, hub
+    def __init__(self, store: TodoStore, feed: ChangeFeed):
+        self.store, self.feed = store, feed
 
     async def _write(self, user: User, operation: Callable, repeat: Repeat | None = None) -> Written:
         return await self.store.write(
-            user, operation, lambda written: self.hub.publish(user, written.changes), repeat
+            user, operation, lambda written: self.feed.committed(user, written.changes), repeat
         )
 
     # ---- to-dos
@@ -1923,7 +2738,7 @@ class TodoService:
     async def _create(self, batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
         list_id = fields.get("list") or await batch.inbox()
         await self._check_list(batch, list_id)
-        order = fields["order"] if "order" in fields else await batch.last_position(list_id) + 1
+        order = fields["order"] if "order" in fields else min(await batch.last_position(list_id) + 1, MAX_ORDER)
         blank = Todo(id=todo_id, list=list_id, title="", order=order, created_at=batch.at, updated_at=batch.at)
         todo = changed_todo(blank, fields, batch.at)
         todo = batch.save_todo(None, todo)
@@ -1981,9 +2796,11 @@ class TodoService:
             if "list" in fields:
                 await self._check_list(batch, fields["list"])
                 last = await batch.last_position(fields["list"])
-            for place, before in enumerate(selected, 1):
-                moves = fields.get("list", before.list) != before.list
-                values = {**fields, "order": last + place} if moves else fields
+            async for before in yielding(selected):
+                values = fields
+                if fields.get("list", before.list) != before.list:
+                    last += 1
+                    values = {**fields, "order": last}
                 batch.save_todo(before, changed_todo(before, values, batch.at))
             return len(batch.changes)
 
@@ -2003,7 +2820,7 @@ class TodoService:
         """Move all that a filter selects to the trash, or all it selects there out of existence."""
 
         async def operation(batch: TodoBatch) -> int:
-            for before in await self._select(batch, which, if_match):
+            async for before in yielding(await self._select(batch, which, if_match)):
                 self._delete(batch, before)
             return len(batch.changes)
 
@@ -2080,18 +2897,18 @@ class TodoService:
 
     # ---- lists
 
-    async def create_list(self, user: User, fields: Mapping[str, Any]) -> Written:
+    async def create_list(self, user: User, fields: Mapping[str, Any], repeat: Repeat | None = None) -> Written:
         """Make a list; the result is the TodoList."""
 
         async def operation(batch: TodoBatch) -> TodoList:
             lists = await batch.lists()
-            order = fields.get("order", max(entry.order for entry in lists) + 1)
+            order = fields.get("order", min(max(entry.order for entry in lists) + 1, MAX_ORDER))
             at = batch.at
             return batch.save_list(
                 None, TodoList(id=uuid7(), title=fields["title"], order=order, created_at=at, updated_at=at)
             )
 
-        return await self._write(user, operation)
+        return await self._write(user, operation, repeat)
 
     async def patch_list(self, user: User, list_id: str, fields: Mapping[str, Any], if_match: str | None) -> Written:
         """Set these fields of a list; the result is the TodoList. Raises NotFound or PreconditionFailed."""
@@ -2100,7 +2917,9 @@ class TodoService:
             before = await batch.todo_list(list_id)
             check_precondition(if_match, revision_etag(before.revision))
             after = msgspec.structs.replace(before, **fields)
-            return batch.save_list(before, before if after == before else msgspec.structs.replace(after, updated_at=batch.at))
+            if after == before:
+                return before
+            return batch.save_list(before, msgspec.structs.replace(after, updated_at=batch.at))
 
         return await self._write(user, operation)
 
@@ -2130,24 +2949,26 @@ class TodoService:
 
     # ---- undo
 
-    async def undo(self, user: User, target: str | None) -> Written:
+    async def undo(self, user: User, target: str | None, repeat: Repeat | None = None) -> Written:
         """Write back what a batch changed (without one: the caller's last), as a batch of its own.
 
-        The result is (the batch undone, its to-dos now, its lists now). Raises NotFound, or Conflict
-        if there is nothing to undo or somebody has since changed the same fields.
+        The result is Undone. Raises NotFound, or Conflict if there is nothing to undo or somebody has
+        since changed the same fields.
         """
 
-        async def operation(batch: TodoBatch) -> tuple[str, list[Todo], list[TodoList]]:
+        async def operation(batch: TodoBatch) -> Undone:
             undone = target or await batch.last_batch()
             changes, is_undo = await batch.batch_changes(undone)
             # To undo an undo is an act of its own, which can be undone again.
             batch.undoes = None if is_undo else undone
             present = await batch.batch_todos(undone)
             lists = [await self._undo_list_change(batch, change) for change in changes if change.todo is None]
-            todos = [self._undo_change(batch, change, present) for change in changes if change.todo]
-            return undone, todos, lists
+            todos = [self._undo_change(batch, change, present) async for change in yielding(changes) if change.todo]
+            for list_id in {todo.list for todo in todos}:
+                await self._check_undone_list(batch, list_id, lists)
+            return Undone(undone, len(todos), todos[:MOST_SHOWN], lists)
 
-        return await self._write(user, operation)
+        return await self._write(user, operation, repeat)
 
     @staticmethod
     def _undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -> Todo:
@@ -2162,6 +2983,16 @@ class TodoService:
         if change.action == "reorder" and current.order != after.order:
             return current
         return batch.save_todo(current, reverted(current, before, after, TODO_UNDOABLE, batch.at))
+
+    @staticmethod
+    async def _check_undone_list(batch: TodoBatch, list_id: str, undone: Sequence[TodoList]) -> None:
+        """Raise Conflict if to-dos would come back into a list that is not there."""
+        if any(todo_list.id == list_id for todo_list in undone):
+            return
+        try:
+            await batch.todo_list(list_id)
+        except NotFound:
+            raise Conflict("The list that this was in has been deleted. Restore the list first.") from None
 
     @staticmethod
     async def _undo_list_change(batch: TodoBatch, change: Change) -> TodoList:
@@ -2185,15 +3016,19 @@ class TodoService:
 
     async def empty_old_trash(self, before: int) -> None:
         """Remove for good what has been in the trash since before a time (epoch milliseconds)."""
-        for user, todos, lists in await self.store.expired(before):
+        most = 1000
 
-            async def operation(batch: TodoBatch, todos: Any = todos, lists: Any = lists) -> None:
-                for todo in todos:
-                    batch.purge_todo(todo)
-                for todo_list in lists:
-                    await batch.purge_list(todo_list)
+        async def operation(batch: TodoBatch) -> bool:
+            todos, lists = await batch.expired(timestamp(before), most)
+            for todo in todos:
+                batch.purge_todo(todo)
+            for todo_list in lists:
+                await batch.purge_list(todo_list)
+            return len(todos) == most
 
-            await self._write(user, operation)
+        for user in await self.store.users_with_expired_trash(before):
+            while (await self._write(user, operation)).result:
+                pass
 
 
 # ---- weather
@@ -2218,6 +3053,18 @@ class WeatherReport(msgspec.Struct, frozen=True):
     place: str
 
 
+def shown_degrees(degrees: Any) -> str:
+    if not math.isfinite(float(degrees)):
+        raise ValueError("not a temperature")
+    return f"{float(degrees):g}"
+
+
+def shown_words(text: str) -> str:
+    if text_fault(text):
+        raise ValueError("not a text")
+    return clean_line(text, 100)
+
+
 def open_meteo_report(answer: Any, place: str) -> WeatherReport:
     """Read Open-Meteo's current weather, of today's form or the older. Raises LookupError, TypeError, ValueError."""
     current = answer["current"] if "current" in answer else answer["current_weather"]
@@ -2227,7 +3074,7 @@ def open_meteo_report(answer: Any, place: str) -> WeatherReport:
         zone = answer.get("timezone", "")
         place = zone.rpartition("/")[2].replace("_", " ") if "/" in zone else ""
     place = place or f"{float(answer['latitude']):.2f}, {float(answer['longitude']):.2f}"
-    return WeatherReport(f"{float(degrees):g}", WEATHER_WORDS[int(code)], place)
+    return WeatherReport(shown_degrees(degrees), WEATHER_WORDS[int(code)], shown_words(place))
 
 
 def condition_report(answer: Any, place: str) -> WeatherReport:
@@ -2235,25 +3082,33 @@ def condition_report(answer: Any, place: str) -> WeatherReport:
     channel = answer["query"]["results"]["channel"]
     condition = channel["item"]["condition"]
     place = place or channel.get("location", {}).get("city") or "the place asked for"
-    return WeatherReport(f"{float(condition['temp']):g}", clean_line(condition["text"], 100), clean_line(place, 100))
+    return WeatherReport(shown_degrees(condition["temp"]), shown_words(condition["text"]), shown_words(place))
 
 
 class Weather:
     """Asks the weather server, at most once in ten minutes, however many ask us."""
 
-    def __init__(self, uri: str, place: str, records: DictRecordStore):
+    def __init__(self, uri: str, place: str, records: DictRecordStore | RedisRecordStore):
         self.uri, self._place, self._records = uri, place, records
+        # Programs that share a Redis may ask different servers.
+        self._key = "weather/" + hashlib.sha256(f"{uri}\n{place}".encode()).hexdigest()[:16]
         self._asking: asyncio.Task | None = None
 
     async def report(self) -> WeatherReport:
         """The weather now. Raises NotFound if none is configured, UpstreamFailed or UpstreamTimedOut."""
         if not self.uri:
             raise NotFound("No weather server is configured. Set WEATHER_URI.")
-        if record := await self._records.get("weather"):
+        if record := await self._kept():
             return msgspec.json.decode(record.body, type=WeatherReport)
         if self._asking is None or self._asking.done():
             self._asking = asyncio.ensure_future(self._ask())
         return await asyncio.shield(self._asking)
+
+    async def _kept(self) -> Record | None:
+        try:
+            return await self._records.get(self._key)
+        except Unavailable:  # without the cache the weather can still be asked for
+            return None
 
     async def _ask(self) -> WeatherReport:
         # force_instance: the limits are this client's own, and closing it closes nobody else's.
@@ -2263,14 +3118,16 @@ class Weather:
         )
         try:
             response = await asyncio.wait_for(client.fetch(request, raise_error=False), 3.5)
-        except (asyncio.TimeoutError, OSError, tornado.httpclient.HTTPError) as error:
+        except (TimeoutError, OSError, tornado.httpclient.HTTPError) as error:
             raise self._failure(error) from error
         finally:
             client.close()
         if response.error:
             raise self._failure(response.error)
         report = self._read(response.body)
-        await self._records.set("weather", Record(msgspec.json.encode(report), "application/json"), WEATHER_SECONDS)
+        with contextlib.suppress(Unavailable):
+            record = Record(msgspec.json.encode(report), "application/json")
+            await self._records.set(self._key, record, WEATHER_SECONDS)
         return report
 
     def _read(self, body: bytes) -> WeatherReport:
@@ -2278,14 +3135,14 @@ class Weather:
             answer = json.loads(body)
             reader = condition_report if "query" in answer else open_meteo_report
             return reader(answer, self._place)
-        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
             LOG.warning("weather: cannot read the answer: %r", error)
             raise UpstreamFailed("The weather server's answer is of no form that is known here.") from None
 
     @staticmethod
     def _failure(error: BaseException) -> TodoError:
         LOG.warning("weather: %s", type(error).__name__)
-        if isinstance(error, (asyncio.TimeoutError, TimeoutError)) or "imeout" in str(error):
+        if isinstance(error, TimeoutError) or "imeout" in str(error):
             return UpstreamTimedOut("The weather server did not answer within 3 seconds.")
         code = getattr(error, "code", 599)
         if code != 599:
@@ -2299,24 +3156,61 @@ Check = Callable[[], Awaitable[Any]]
 GetUser = Callable[[tornado.httputil.HTTPServerRequest], Awaitable[str | None]]
 
 
+class MySQLCheck:
+    """A MySQL or MariaDB server that belongs to the health check, as a program's neighbour may need it."""
+
+    def __init__(self, url: str):
+        self._aiomysql = driver("aiomysql", "MYSQL_URL", "mysql")
+        self._parts = urllib.parse.urlsplit(url)
+        self.name = f"MySQL {without_password(url)}"
+
+    async def ping(self) -> None:
+        """Sign in and ask for something; raise if there is no answer."""
+        parts = self._parts
+        connection = await self._aiomysql.connect(
+            host=parts.hostname or "localhost",
+            port=parts.port or 3306,
+            user=urllib.parse.unquote(parts.username or "root"),
+            password=urllib.parse.unquote(parts.password or ""),
+            db=urllib.parse.unquote(parts.path[1:]) or None,
+            connect_timeout=1,
+        )
+        try:
+            async with connection.cursor() as cursor:
+                await cursor.execute("SELECT 1")
+                await cursor.fetchall()
+        finally:
+            connection.close()
+
+
 class Services:
     """Everything that an app opens: once, when first needed, and tried again if it failed."""
 
     def __init__(self, config: Config, checks: Mapping[str, Check]):
         self.config = config
         self.database = open_database(config.database_url)
+        self.records = RedisRecordStore(config.redis, config.redis_prefix) if config.redis else DictRecordStore()
+        self.documents = (
+            MongoDocumentStore(config.mongodb_uri) if config.mongodb_uri else SQLDocumentStore(self.database)
+        )
+        store = TodoStore(self.database)
         self.hub = EventHub()
-        self.todos = TodoService(TodoStore(self.database), self.hub)
-        self.documents = SQLDocumentStore(self.database)
-        self.records = DictRecordStore()
+        relay = RedisRelay(self.records.client, config.redis_prefix) if config.redis else None
+        self.feed = ChangeFeed(store, self.hub, relay)
+        self.todos = TodoService(store, self.feed)
         self.weather = Weather(config.weather_uri, config.weather_place, self.records)
         self._checks = {
-            "todos": (self.database.name, self._ping_database),
+            "todos": (self.database.name, self.database.ping),
             "documents": (self.documents.name, self.documents.ping),
             "records": (self.records.name, self.records.ping),
-            **{name: (name, check) for name, check in checks.items()},
         }
-        self._opened = False
+        if config.mysql_url:
+            mysql = MySQLCheck(config.mysql_url)
+            self._checks["mysql"] = mysql.name, mysql.ping
+        if taken := checks.keys() & self._checks.keys():
+            raise Misconfigured(f"checks: {', '.join(sorted(taken))} is one of our own: use another name")
+        self._checks.update({name: (name, check) for name, check in checks.items()})
+        self._opened = self._closing = False
         self._opening: asyncio.Task | None = None
         self._tidying: asyncio.Task | None = None
         self.requests = 0  # being answered now
@@ -2330,17 +3224,27 @@ class Services:
         """Open everything; callers that come together share one try. Raises Misconfigured or Unavailable."""
         if self._opened:
             return
+        if self._closing:
+            raise Unavailable("The server is being stopped.")
         if self._opening is None or self._opening.done():
             self._opening = asyncio.ensure_future(self._open())
         await asyncio.shield(self._opening)
 
     async def _open(self) -> None:
         await self.todos.store.open()
+        await self.feed.open()
         self._tidying = asyncio.ensure_future(self._tidy_forever())
         self._opened = True
 
     async def close(self) -> None:
         """Close everything that was opened."""
+        self._closing = True
+        try:
+            await self._close()
+        finally:
+            self._closing = False
+
+    async def _close(self) -> None:
         if self._opening:
             await asyncio.wait([self._opening])
         if self._opened:
@@ -2348,7 +3252,10 @@ class Services:
             self._tidying.cancel()
             await asyncio.wait([self._tidying])
             self.hub.close()
+            await self.feed.close()
             await self.todos.store.close()
+        await self.documents.close()
+        await self.records.close()
 
     async def drain(self, seconds: float) -> None:
         """Wait until no request is being answered, at most so long."""
@@ -2367,26 +3274,27 @@ class Services:
                 LOG.warning("tidying failed and is tried again in an hour: %s", error)
             await asyncio.sleep(3600)
 
-    async def _ping_database(self) -> None:
-        await self.open()
-        await self.database.fetch("SELECT value FROM counters")
-
-    async def health(self) -> tuple[bool, dict[str, dict]]:
-        """Ping every engine in parallel, each within a second: whether all are well, and how each is."""
-        pings = {name: self._check(engine, ping) for name, (engine, ping) in self._checks.items()}
+    async def health(self, seconds: float = 1.0) -> tuple[bool, dict[str, dict]]:
+        """Ping every engine in parallel, each for at most so long: whether all are well, and how each is."""
+        with contextlib.suppress(Exception):  # what keeps it from opening shows in the pings
+            await asyncio.wait_for(self.open(), seconds)
+        pings = {name: self._check(engine, ping, seconds) for name, (engine, ping) in self._checks.items()}
         engines = await tornado.gen.multi(pings)
         return all(entry["state"] == "ok" for entry in engines.values()), engines
 
-    async def _check(self, engine: str, ping: Check) -> dict:
+    async def _check(self, engine: str, ping: Check, seconds: float) -> dict:
         started = time.perf_counter()
-        try:
-            await asyncio.wait_for(ping(), 1.0)
-            state = "ok"
-        except asyncio.TimeoutError:
-            state = "no answer within a second"
-        except Exception as error:
+        asking = asyncio.ensure_future(ping())
+        # Not wait_for(), which goes on waiting for a check that does not end when it is cancelled.
+        await asyncio.wait([asking], timeout=seconds)
+        if not asking.done():
+            asking.cancel()
+            state = "no answer"
+        elif error := asking.exception():
             LOG.warning("health: %s: %s", engine, error)
             state = "failing"
+        else:
+            state = "ok"
         return {"engine": engine, "state": state, "milliseconds": round((time.perf_counter() - started) * 1000, 1)}
 
 
@@ -2423,6 +3331,36 @@ def is_local(request: tornado.httputil.HTTPServerRequest) -> bool:
     return peer.is_loopback and not forwarded and is_loopback_name(request.headers.get("Host", ""))
 
 
+def believe_proxies(request: tornado.httputil.HTTPServerRequest, trusted: Sequence) -> None:
+    """Set a request's client address, protocol and host to what trusted proxies say they were.
+
+    The rightmost address in X-Forwarded-For that is not a trusted proxy is the client's: all to the
+    left of it may be made up by the client. From anybody else the headers change nothing.
+    """
+
+    def is_trusted(address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+        return any(parsed in network for network in trusted)
+
+    def rightmost(name: str) -> str:
+        return request.headers.get(name, "").rpartition(",")[2].strip()
+
+    if not trusted or not is_trusted(request.remote_ip or ""):
+        return
+    addresses = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",")]
+    client = next((address for address in reversed(addresses) if not is_trusted(address)), "")
+    with contextlib.suppress(ValueError):
+        request.remote_ip = str(ipaddress.ip_address(client))
+    if (protocol := rightmost("X-Forwarded-Proto")) in ("http", "https"):
+        request.protocol = protocol
+    if re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?|\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?", rightmost("X-Forwarded-Host")):
+        request.host = rightmost("X-Forwarded-Host")
+
+
 class Authenticator:
     """Tells who is asking: the embedder's answer, or the one local user."""
 
@@ -2447,6 +3385,7 @@ class Authenticator:
 
 # ==== handlers: may call service and auth =======================================================
 
+BODY_SECONDS = 15  # that a client has to send the body of a request
 API_POLICY = "default-src 'none'; frame-ancestors 'none'"
 EXPOSED_HEADERS = "Change-Batch, ETag, Link, Location, Retry-After, X-Request-Id"
 STATUS_DETAILS = {
@@ -2466,6 +3405,7 @@ class BaseHandler(tornado.web.RequestHandler):
 
     def initialize(self) -> None:
         self.services: Services = self.settings["services"]
+        believe_proxies(self.request, self.settings["config"].trusted_proxies)
         self._counted = True
         self.services.requests += 1
 
@@ -2495,15 +3435,21 @@ class BaseHandler(tornado.web.RequestHandler):
         if config.cors_origins:
             self.set_header("Vary", "Origin")
             origin = self.request.headers.get("Origin", "")
-            if self.check_trusted_origin(origin):
+            if origin and self.allows_origin(origin):
                 self.set_header("Access-Control-Allow-Origin", origin)
                 self.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
                 self.set_header("Cross-Origin-Resource-Policy", "cross-origin")
 
     def check_trusted_origin(self, origin: str) -> bool:
-        """Whether CORS_ORIGINS allows this origin; Tornado asks it before every write from a page."""
+        """Whether pages of this origin may write here; Tornado asks it before every write from a page."""
+        # Behind a proxy our own pages have an origin that the Host header need not show.
+        ours = (f"{self.request.protocol}://{self.request.host}", self.settings["config"].public_url)
+        return bool(origin) and (origin in ours or self.allows_origin(origin))
+
+    def allows_origin(self, origin: str) -> bool:
+        """Whether CORS_ORIGINS names this origin."""
         origins = self.settings["config"].cors_origins
-        return bool(origin) and (origin in origins or "*" in origins)
+        return origin in origins or "*" in origins
 
     def allowed_methods(self) -> list[str]:
         """The methods that this handler answers."""
@@ -2513,6 +3459,10 @@ class BaseHandler(tornado.web.RequestHandler):
         return [*own, *(["HEAD"] if "GET" in own else []), "OPTIONS"]
 
     async def prepare(self) -> None:
+        await self.admit()
+
+    async def admit(self) -> None:
+        """Set `user` and `query`. Raises what keeps the request from being carried out at all."""
         if self.request.method not in self.allowed_methods():
             raise tornado.web.HTTPError(405)
         if self.request.method == "OPTIONS":
@@ -2545,7 +3495,7 @@ class BaseHandler(tornado.web.RequestHandler):
         self.set_header("ETag", etag)
         self.set_header("Cache-Control", "private, no-cache")
         known = self.request.headers.get("If-None-Match")
-        if known is None or not etag_matches(known, etag):
+        if known is None or not etag_matches(known, etag, weak=True):
             return False
         self.set_status(304)
         return True
@@ -2570,6 +3520,8 @@ class BaseHandler(tornado.web.RequestHandler):
                 self.set_header(name, value)
         else:
             problem.update(detail=STATUS_DETAILS.get(status_code, self._reason), request_id=self.request_id)
+        if getattr(self, "body_is_too_long_to_read", False):
+            self.set_header("Connection", "close")
         if status_code == 405:
             self.set_header("Allow", ", ".join(self.allowed_methods()))
         self.set_header("Content-Type", "application/problem+json")
@@ -2584,15 +3536,6 @@ class BaseHandler(tornado.web.RequestHandler):
             LOG.warning("%s %s: %s", self.request_id, error.title, error)
 
 
-class NotFoundHandler(BaseHandler):
-    """Every address that no route serves."""
-
-    public = True
-
-    async def prepare(self) -> None:
-        raise NotFound(STATUS_DETAILS[404])
-
-
 @tornado.web.stream_request_body
 class APIHandler(BaseHandler):
     """JSON in and out. The body is read as it comes, so that too large a one gets a proper answer."""
@@ -2602,13 +3545,23 @@ class APIHandler(BaseHandler):
     async def prepare(self) -> None:
         self._body = bytearray()
         self._body_size = 0
-        # Tornado would close the connection without an answer; what is over our bound is thrown away.
-        self.request.connection.set_max_body_size(2**40)
         length = self.request.headers.get("Content-Length", "0")
-        if length.isdigit() and int(length) > self.most_body:
-            self.set_header("Connection", "close")
+        self.body_is_too_long_to_read = len(length) > 8  # 100 MB
+        # What is over our bound is read and thrown away: if Tornado closed the connection in the midst
+        # of it, the client could not read why. That lasts at most as long as a body may take.
+        self.request.connection.set_max_body_size(2**60)
+        self.request.connection.set_body_timeout(BODY_SECONDS)
+        if self.body_is_too_long_to_read:
             self._raise_too_large()
-        await super().prepare()
+        try:
+            await self.admit()
+        except Exception as error:
+            # An error before the body has been read would close the connection, too. So it is raised after.
+            self._refusal = error
+            setattr(self, self.request.method.lower(), self._refuse)
+
+    def _refuse(self, *arguments: str) -> None:
+        raise self._refusal
 
     def data_received(self, chunk: bytes) -> None:
         self._body_size += len(chunk)
@@ -2628,7 +3581,7 @@ class APIHandler(BaseHandler):
     def json_body(self) -> Any:
         """The request's body as JSON. Raises UnsupportedMediaType, TooLarge or Malformed."""
         media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json" and not (media_type.startswith("application/") and media_type.endswith("+json")):
+        if not re.fullmatch(r"application/([a-z0-9.-]+\+)?json", media_type):
             message = f"is {media_type or 'not given'}; it must be application/json"
             raise UnsupportedMediaType(f"The Content-Type {message}.", [field_error("Content-Type", message)])
         return parse_json(self.body())
@@ -2650,6 +3603,22 @@ class APIHandler(BaseHandler):
     def if_match(self) -> str | None:
         """The If-Match header, if there is one."""
         return self.request.headers.get("If-Match")
+
+    @property
+    def only_new(self) -> bool:
+        """Whether If-None-Match says to write only where there is nothing yet."""
+        return self.request.headers.get("If-None-Match", "").strip() == "*"
+
+    def repeat(self, answer_type: Any) -> Repeat | None:
+        """What an Idempotency-Key header makes of this request. Raises Malformed."""
+        key = self.request.headers.get("Idempotency-Key")
+        if key is None:
+            return None
+        if not 1 <= len(key) <= 255 or not key.isprintable():
+            message = "must be 1 to 255 printable characters"
+            raise Malformed(f"Idempotency-Key {message}.", [field_error("Idempotency-Key", message)])
+        request = f"{self.request.method} {self.request.path}\n".encode() + self.body()
+        return Repeat(key, hashlib.sha256(request).hexdigest(), answer_type)
 
     @property
     def queries(self) -> TodoQueries:
@@ -2674,6 +3643,10 @@ class APIHandler(BaseHandler):
             self.set_header("Location", self.show(thing).url)
         self.write_json(self.show(thing), status)
 
+    async def answer_written_list(self, written: Written, status: int = 200) -> None:
+        """Answer a write with what became of a list, and how many to-dos it has."""
+        self.answer_written(written, (await self.queries.counted([written.result]))[0], status)
+
     def answer_nothing(self, written: Written) -> None:
         """Answer a write that leaves nothing to show."""
         self.name_batch(written)
@@ -2688,12 +3661,21 @@ class APIHandler(BaseHandler):
         self.set_header("Link", f'<{url}?{query}>; rel="next"')
 
 
+class NotFoundHandler(APIHandler):
+    """Every address that no route serves."""
+
+    public = True
+
+    async def admit(self) -> None:
+        raise NotFound(STATUS_DETAILS[404])
+
+
 class TodosHandler(APIHandler):
     """All to-dos, or those that a filter selects."""
 
     query_parameters = {
         "GET": (*FILTERS, "sort", "limit", "after"),
-        "PATCH": FILTERS,
+        "PATCH": FILTERS[:-1],  # what is in the trash is restored first
         "DELETE": FILTERS,
     }
 
@@ -2710,18 +3692,8 @@ class TodosHandler(APIHandler):
 
     async def post(self) -> None:
         fields = read_fields(self.json_body(), TodoFields, required=["title"])
-        written = await self.services.todos.create(self.user, fields, self._repeat())
+        written = await self.services.todos.create(self.user, fields, self.repeat(Todo))
         self.answer_written(written, written.result, 201)
-
-    def _repeat(self) -> Repeat | None:
-        key = self.request.headers.get("Idempotency-Key")
-        if key is None:
-            return None
-        if not 1 <= len(key) <= 255 or not key.isprintable():
-            message = "must be 1 to 255 printable characters"
-            raise Malformed(f"Idempotency-Key {message}.", [field_error("Idempotency-Key", message)])
-        request = f"{self.request.method} {self.request.path}\n".encode() + self.body()
-        return Repeat(key, hashlib.sha256(request).hexdigest(), Todo)
 
     async def patch(self) -> None:
         fields = read_fields(self.json_body(), TodoFields)
@@ -2754,8 +3726,7 @@ class TodoHandler(APIHandler):
         except ValueError as error:
             raise Invalid(f"The id {error}.", [field_error("id", str(error))]) from None
         fields = read_fields(self.json_body(), TodoFields, required=["title"])
-        only_new = self.request.headers.get("If-None-Match", "").strip() == "*"
-        written = await self.services.todos.replace(self.user, todo_id, fields, self.if_match, only_new)
+        written = await self.services.todos.replace(self.user, todo_id, fields, self.if_match, self.only_new)
         todo, made = written.result
         self.answer_written(written, todo, 201 if made else 200)
 
@@ -2766,9 +3737,7 @@ class TodoHandler(APIHandler):
 
     async def delete(self, todo_id: str) -> None:
         deleted = self.query.get("deleted", False)
-        self.answer_nothing(
-            await self.services.todos.delete(self.user, self.path_id(todo_id), self.if_match, deleted)
-        )
+        self.answer_nothing(await self.services.todos.delete(self.user, self.path_id(todo_id), self.if_match, deleted))
 
 
 class TodoHistoryHandler(APIHandler):
@@ -2799,25 +3768,25 @@ class ListsHandler(APIHandler):
 
     async def post(self) -> None:
         fields = read_fields(self.json_body(), ListFields, required=["title"])
-        written = await self.services.todos.create_list(self.user, fields)
-        self.answer_written(written, written.result, 201)
+        written = await self.services.todos.create_list(self.user, fields, self.repeat(TodoList))
+        await self.answer_written_list(written, 201)
 
 
 class ListHandler(APIHandler):
     """One list; `deleted=true` addresses one in the trash."""
 
-    query_parameters = {"DELETE": ("deleted",)}
+    query_parameters = {"GET": ("deleted",), "DELETE": ("deleted",)}
 
     async def get(self, list_id: str) -> None:
-        todo_list = await self.queries.todo_list(self.path_id(list_id, "list"))
+        list_id, deleted = self.path_id(list_id, "list"), self.query.get("deleted", False)
+        todo_list = await self.queries.todo_list(list_id, deleted)
         if not self.not_modified(revision_etag(todo_list.revision)):
-            self.write_json(self.show(todo_list))
+            self.write_json(self.show((await self.queries.counted([todo_list]))[0]))
 
     async def patch(self, list_id: str) -> None:
         fields = read_fields(self.json_body(), ListFields)
         list_id = self.path_id(list_id, "list")
-        written = await self.services.todos.patch_list(self.user, list_id, fields, self.if_match)
-        self.answer_written(written, written.result)
+        await self.answer_written_list(await self.services.todos.patch_list(self.user, list_id, fields, self.if_match))
 
     async def delete(self, list_id: str) -> None:
         list_id, deleted = self.path_id(list_id, "list"), self.query.get("deleted", False)
@@ -2828,8 +3797,8 @@ class ListRestoreHandler(APIHandler):
     """Takes a list with its to-dos out of the trash."""
 
     async def post(self, list_id: str) -> None:
-        written = await self.services.todos.restore_list(self.user, self.path_id(list_id, "list"))
-        self.answer_written(written, written.result)
+        list_id = self.path_id(list_id, "list")
+        await self.answer_written_list(await self.services.todos.restore_list(self.user, list_id))
 
 
 class ChangesHandler(APIHandler):
@@ -2840,7 +3809,7 @@ class ChangesHandler(APIHandler):
     async def get(self) -> None:
         since, most = self.query.get("since", 0), self.query.get("limit", 200)
         list_id = self.query.get("list")
-        if list_id:
+        if list_id and list_id not in {entry.id for entry in await self.queries.lists(deleted=True)}:
             await self.queries.todo_list(list_id)
         revision = await self.queries.revision()
         changes = await self.queries.changes(since, list_id, most + 1)
@@ -2856,11 +3825,18 @@ class UndoHandler(APIHandler):
 
     async def post(self) -> None:
         fields = read_fields(self.json_body(), UndoFields) if self.body() else {}
-        written = await self.services.todos.undo(self.user, fields.get("batch"))
-        undone, todos, lists = written.result
+        written = await self.services.todos.undo(self.user, fields.get("batch"), self.repeat(Undone))
+        undone: Undone = written.result
         self.name_batch(written)
-        shown = {"todos": [self.show(todo) for todo in todos], "lists": [self.show(entry) for entry in lists]}
-        self.write_json({"batch": written.batch, "undone": undone, **shown})
+        self.write_json(
+            {
+                "batch": written.batch,
+                "undone": undone.batch,
+                "count": undone.count,
+                "todos": [self.show(todo) for todo in undone.todos],
+                "lists": [self.show(entry) for entry in await self.queries.counted(undone.lists)],
+            }
+        )
 
 
 class EventsHandler(BaseHandler, tornado.websocket.WebSocketHandler):
@@ -2868,10 +3844,26 @@ class EventsHandler(BaseHandler, tornado.websocket.WebSocketHandler):
 
     query_parameters = {"GET": ("since",)}
 
-    async def prepare(self) -> None:
-        await super().prepare()
-        if self.request.method == "GET" and self.request.headers.get("Upgrade", "").lower() != "websocket":
+    def allowed_methods(self) -> list[str]:
+        """GET, to be upgraded; a HEAD cannot be."""
+        return ["GET", "OPTIONS"]
+
+    def check_origin(self, origin: str) -> bool:
+        """Whether pages of this origin may listen. Raises Forbidden, for Tornado's own answer is no problem document."""
+        if not self.check_trusted_origin(origin):
+            raise Forbidden("A page of another site may not listen here. CORS_ORIGINS says which may.")
+        return True
+
+    async def admit(self) -> None:
+        await super().admit()
+        headers = self.request.headers
+        upgrades = (
+            headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in headers.get("Connection", "").lower()
+        )
+        if self.request.method == "GET" and not upgrades:
             raise Malformed("Open this address as a WebSocket.")
+        if upgrades and headers.get("Sec-WebSocket-Version") not in ("7", "8", "13"):
+            raise UpgradeRequired("Use version 13 of the WebSocket protocol.", headers={"Sec-WebSocket-Version": "13"})
 
     def open(self) -> None:
         self._discount()  # a socket that stays open must not hold up a stop
@@ -2885,6 +3877,7 @@ class EventsHandler(BaseHandler, tornado.websocket.WebSocketHandler):
 
     async def _send_forever(self) -> None:
         try:
+            await self.services.feed.refresh()
             with self.services.hub.subscribe(self.user, self.close) as subscription:
                 await self._send(subscription)
         except (tornado.websocket.WebSocketClosedError, tornado.iostream.StreamClosedError):
@@ -2896,11 +3889,15 @@ class EventsHandler(BaseHandler, tornado.websocket.WebSocketHandler):
         queries = self.services.todos.queries(self.user)
         revision = await queries.revision()
         await self.write_message(msgspec.json.encode({"type": "hello", "revision": revision}).decode())
-        revision = await self._replay(queries, self.query.get("since", revision), revision)
+        # A client that knows more than the log, which was restored from a backup, begins where it ends.
+        revision = await self._replay(queries, min(self.query.get("since", revision), revision), revision)
         while True:
-            arrived, message = await subscription.take()
-            if arrived > revision:
-                await self.write_message(message.decode())
+            message = await subscription.take()
+            if message.first > revision and message.text:
+                await self.write_message(message.text)
+                revision = message.last
+            elif message.last > revision:  # too much for a message, or the replay ended in the midst of it
+                revision = await self._replay(queries, revision, revision)
 
     async def _replay(self, queries: TodoQueries, since: int, revision: int) -> int:
         """Send what committed after `since`, and give the revision up to which all has been sent."""
@@ -2949,7 +3946,8 @@ class DocumentHandler(APIHandler):
     async def post(self, name: str) -> None:
         name = clean_document_name(name)
         self.json_body()
-        etag = await self.services.documents.put(self.user.id, name, self.body(), self.if_match)
+        terms = Terms(self.if_match, self.only_new)
+        etag = await self.services.documents.put(self.user.id, name, self.body(), terms)
         self.set_header("ETag", etag)
         self.set_status(204)
 
@@ -2958,6 +3956,10 @@ class DocumentHandler(APIHandler):
     async def delete(self, name: str) -> None:
         await self.services.documents.delete(self.user.id, clean_document_name(name), self.if_match)
         self.set_status(204)
+
+
+# What a page would load a record as to let it act on the page (Fetch Metadata, Sec-Fetch-Dest).
+ACTIVE_DESTINATIONS = ("script", "style", "worker", "sharedworker", "serviceworker", "object", "embed")
 
 
 class RecordHandler(APIHandler):
@@ -2972,6 +3974,8 @@ class RecordHandler(APIHandler):
         return f"{self.user.id}/{clean_record_key(key)}"
 
     async def get(self, key: str) -> None:
+        if self.request.headers.get("Sec-Fetch-Dest", "empty") in ACTIVE_DESTINATIONS:
+            raise Forbidden("A record is data: a page may read it, but not run it or style itself with it.")
         record = await self.services.records.get(self._key(key))
         if record is None:
             raise NotFound(f"Missing record for key:{key}")
@@ -3000,7 +4004,7 @@ class WeatherHandler(APIHandler):
     async def get(self) -> None:
         report = await self.services.weather.report()
         self.set_header("Cache-Control", "private, max-age=60")
-        self.set_header("Vary", "Accept")
+        self.add_header("Vary", "Accept")
         if "application/json" in self.request.headers.get("Accept", ""):
             self.write_json(report)
             return
@@ -3027,7 +4031,7 @@ class LiveHandler(APIHandler):
         self.write_json({"status": "ok"})
 
 
-class PageHandler(BaseHandler):
+class PageHandler(APIHandler):
     """The page."""
 
     query_parameters = None
@@ -3043,7 +4047,7 @@ class PageHandler(BaseHandler):
             self.finish(page.html)
 
 
-class PageAssetHandler(BaseHandler):
+class PageAssetHandler(APIHandler):
     """The page's style sheet and script, under names that change with their bytes."""
 
     public = True
@@ -3053,14 +4057,15 @@ class PageAssetHandler(BaseHandler):
         asset = self.settings["page"].assets.get(name)
         if asset is None:
             raise NotFound(STATUS_DETAILS[404])
-        if not self.not_modified(f'"{name}"'):
+        is_known = self.not_modified(f'"{name}"')
+        self.set_header("Cache-Control", "public, max-age=31536000, immutable")
+        if not is_known:
             body, content_type = asset
             self.set_header("Content-Type", content_type)
             self.finish(body)
-        self.set_header("Cache-Control", "public, max-age=31536000, immutable")
 
 
-class StaticHandler(tornado.web.StaticFileHandler, BaseHandler):
+class StaticHandler(tornado.web.StaticFileHandler, APIHandler):
     """The folder that STATIC_PATH names."""
 
     query_parameters = None
@@ -3070,11 +4075,26 @@ class StaticHandler(tornado.web.StaticFileHandler, BaseHandler):
         BaseHandler.initialize(self)
         tornado.web.StaticFileHandler.initialize(self, **options)
 
+    async def get(self, path: str, include_body: bool = True) -> None:
+        try:
+            await super().get(path, include_body)
+        except tornado.web.HTTPError as error:
+            if error.status_code == 403:  # outside the folder: whether anything is there is nobody's business
+                raise NotFound(STATUS_DETAILS[404]) from error
+            raise
+
+    def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
+        """The path of the file to send. Raises NotFound for what is not there, hidden or outside the folder."""
+        hidden = any(part.startswith(".") for part in os.path.relpath(absolute_path, root).split(os.sep))
+        if "\0" in absolute_path or (hidden and absolute_path.rstrip(os.sep) != root.rstrip(os.sep)):
+            raise NotFound(STATUS_DETAILS[404])
+        return super().validate_absolute_path(root, absolute_path)
+
     def set_extra_headers(self, path: str) -> None:
         self.set_header("Cache-Control", "private, no-cache")
 
 
-class PrefixHandler(BaseHandler):
+class PrefixHandler(APIHandler):
     """Leads from the prefix without its slash to the page."""
 
     public = True
@@ -3095,8 +4115,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
 <meta name="color-scheme" content="light dark">
 <meta name="theme-color" content="#edf1f0" media="(prefers-color-scheme: light)">
 <meta name="theme-color" content="#11191c" media="(prefers-color-scheme: dark)">
-<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E%3Crect
- width='32' height='32' rx='8' fill='%230b5f69'/%3E%3Cg fill='none' stroke='%23fff' stroke-width='3'
+<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E
+%3Crect width='32' height='32' rx='8' fill='%230b5f69'/%3E%3Cg fill='none' stroke='%23fff' stroke-width='3'
  stroke-linecap='round'%3E%3Cpath d='M7 8h18M10 14h13M12 20h8'/%3E%3Cpath d='M13 26h2'
  stroke='%23ffd166'/%3E%3C/g%3E%3C/svg%3E">
 <link rel="stylesheet" href="{{ css_url }}" integrity="{{ css_integrity }}">
@@ -3106,35 +4126,70 @@ PAGE_HTML = r"""<!DOCTYPE html>
 
 <!-- Every icon is drawn once here and used by name, so that none needs a request or an inline style. -->
 <svg class="icon-sheet" width="0" height="0" aria-hidden="true" focusable="false">
-  <symbol id="icon-funnel" viewBox="0 0 24 24"><path d="M4 5h16M7 10h11M9 15h6"/>
-    <path class="sun" d="M10 20h1.5"/></symbol>
-  <symbol id="icon-inbox" viewBox="0 0 24 24"><path d="M4 13.5 6.2 6h11.6L20 13.5V18a1 1 0 0 1-1 1H5a1 1 0 0
-    1-1-1zM4 13.5h4.5a3.5 3.5 0 0 0 7 0H20"/></symbol>
-  <symbol id="icon-today" viewBox="0 0 24 24"><circle cx="12" cy="12" r="3.7"/><path d="M12 3.5v2M12 18.5v2M3.5
-    12h2M18.5 12h2M6 6l1.4 1.4M16.6 16.6 18 18M18 6l-1.4 1.4M7.4 16.6 6 18"/></symbol>
-  <symbol id="icon-all" viewBox="0 0 24 24"><path d="m12 4 8.5 4.3L12 12.6 3.5 8.3zM3.5 12.2 12 16.5l8.5-4.3M3.5
-    15.9 12 20.2l8.5-4.3"/></symbol>
-  <symbol id="icon-list" viewBox="0 0 24 24"><path d="M9 7h10M9 12h10M9 17h10M4.8 7h.01M4.8 12h.01M4.8
-    17h.01"/></symbol>
-  <symbol id="icon-trash" viewBox="0 0 24 24"><path d="M4.5 6.5h15M9.5 6.5V4.8c0-.7.5-1.3 1.2-1.3h2.6c.7 0 1.2.6
-    1.2 1.3v1.7M6.5 6.5l.8 12.2c.1 1 .9 1.8 1.9 1.8h5.6c1 0 1.8-.8 1.9-1.8l.8-12.2M10 10.5v6M14 10.5v6"/></symbol>
-  <symbol id="icon-plus" viewBox="0 0 24 24"><path d="M12 5v14M5 12h14"/></symbol>
-  <symbol id="icon-search" viewBox="0 0 24 24"><circle cx="10.5" cy="10.5" r="6"/><path d="m15 15 5 5"/></symbol>
-  <symbol id="icon-menu" viewBox="0 0 24 24"><path d="M4 7h16M4 12h16M4 17h10"/></symbol>
-  <symbol id="icon-close" viewBox="0 0 24 24"><path d="m6.5 6.5 11 11M17.5 6.5l-11 11"/></symbol>
-  <symbol id="icon-details" viewBox="0 0 24 24"><path d="m9.5 6 6 6-6 6"/></symbol>
-  <symbol id="icon-grip" viewBox="0 0 24 24"><path d="M9.5 6.5h.01M14.5 6.5h.01M9.5 12h.01M14.5 12h.01M9.5
-    17.5h.01M14.5 17.5h.01"/></symbol>
-  <symbol id="icon-note" viewBox="0 0 24 24"><path d="M5 7h14M5 12h14M5 17h8"/></symbol>
-  <symbol id="icon-calendar" viewBox="0 0 24 24"><rect x="4" y="5.5" width="16" height="14.5" rx="2.5"/><path
-    d="M4 10h16M8.5 3.5v4M15.5 3.5v4"/></symbol>
-  <symbol id="icon-pencil" viewBox="0 0 24 24"><path d="m14.5 5.8 3.7 3.7M5 19l.9-4L16 4.9c.7-.7 1.9-.7
-    2.6 0l.5.5c.7.7.7 1.9 0 2.6L9 18.1z"/></symbol>
-  <symbol id="icon-restore" viewBox="0 0 24 24"><path d="M5 5v5h5M5.5 10a7.5 7.5 0 1 1-.8 5"/></symbol>
-  <symbol id="icon-help" viewBox="0 0 24 24"><path d="M9 9.2a3 3 0 1 1 4.3 2.7c-.8.4-1.3 1-1.3 1.9M12
-    17.2h.01"/><circle cx="12" cy="12" r="8.8"/></symbol>
-  <symbol id="icon-options" viewBox="0 0 24 24"><path d="M4 8h8M18 8h2M4 16h2M12 16h8"/><circle cx="15" cy="8"
-    r="2.5"/><circle cx="9" cy="16" r="2.5"/></symbol>
+  <symbol id="icon-funnel" viewBox="0 0 24 24">
+    <path d="M4 5h16M7 10h11M9 15h6"/>
+    <path class="sun" d="M10 20h1.5"/>
+  </symbol>
+  <symbol id="icon-inbox" viewBox="0 0 24 24">
+    <path d="M4 13.5 6.2 6h11.6L20 13.5V18a1 1 0 0 1-1 1H5a1 1 0 0 1-1-1zM4 13.5h4.5a3.5 3.5 0 0 0 7 0H20"/>
+  </symbol>
+  <symbol id="icon-today" viewBox="0 0 24 24">
+    <circle cx="12" cy="12" r="3.7"/>
+    <path d="M12 3.5v2 M12 18.5v2 M3.5 12h2 M18.5 12h2 M6 6l1.4 1.4 M16.6 16.6 18 18
+      M18 6l-1.4 1.4 M7.4 16.6 6 18"/>
+  </symbol>
+  <symbol id="icon-all" viewBox="0 0 24 24">
+    <path d="m12 4 8.5 4.3L12 12.6 3.5 8.3zM3.5 12.2 12 16.5l8.5-4.3M3.5 15.9 12 20.2l8.5-4.3"/>
+  </symbol>
+  <symbol id="icon-list" viewBox="0 0 24 24">
+    <path d="M9 7h10M9 12h10M9 17h10M4.8 7h.01M4.8 12h.01M4.8 17h.01"/>
+  </symbol>
+  <symbol id="icon-trash" viewBox="0 0 24 24">
+    <path d="M4.5 6.5h15 M9.5 6.5V4.8c0-.7.5-1.3 1.2-1.3h2.6c.7 0 1.2.6 1.2 1.3v1.7
+      M6.5 6.5l.8 12.2c.1 1 .9 1.8 1.9 1.8h5.6c1 0 1.8-.8 1.9-1.8l.8-12.2 M10 10.5v6
+      M14 10.5v6"/>
+  </symbol>
+  <symbol id="icon-plus" viewBox="0 0 24 24">
+    <path d="M12 5v14M5 12h14"/>
+  </symbol>
+  <symbol id="icon-search" viewBox="0 0 24 24">
+    <circle cx="10.5" cy="10.5" r="6"/>
+    <path d="m15 15 5 5"/>
+  </symbol>
+  <symbol id="icon-menu" viewBox="0 0 24 24">
+    <path d="M4 7h16M4 12h16M4 17h10"/>
+  </symbol>
+  <symbol id="icon-close" viewBox="0 0 24 24">
+    <path d="m6.5 6.5 11 11M17.5 6.5l-11 11"/>
+  </symbol>
+  <symbol id="icon-details" viewBox="0 0 24 24">
+    <path d="m9.5 6 6 6-6 6"/>
+  </symbol>
+  <symbol id="icon-grip" viewBox="0 0 24 24">
+    <path d="M9.5 6.5h.01M14.5 6.5h.01M9.5 12h.01M14.5 12h.01M9.5 17.5h.01M14.5 17.5h.01"/>
+  </symbol>
+  <symbol id="icon-note" viewBox="0 0 24 24">
+    <path d="M5 7h14M5 12h14M5 17h8"/>
+  </symbol>
+  <symbol id="icon-calendar" viewBox="0 0 24 24">
+    <rect x="4" y="5.5" width="16" height="14.5" rx="2.5"/>
+    <path d="M4 10h16M8.5 3.5v4M15.5 3.5v4"/>
+  </symbol>
+  <symbol id="icon-pencil" viewBox="0 0 24 24">
+    <path d="m14.5 5.8 3.7 3.7M5 19l.9-4L16 4.9c.7-.7 1.9-.7 2.6 0l.5.5c.7.7.7 1.9 0 2.6L9 18.1z"/>
+  </symbol>
+  <symbol id="icon-restore" viewBox="0 0 24 24">
+    <path d="M5 5v5h5M5.5 10a7.5 7.5 0 1 1-.8 5"/>
+  </symbol>
+  <symbol id="icon-help" viewBox="0 0 24 24">
+    <path d="M9 9.2a3 3 0 1 1 4.3 2.7c-.8.4-1.3 1-1.3 1.9M12 17.2h.01"/>
+    <circle cx="12" cy="12" r="8.8"/>
+  </symbol>
+  <symbol id="icon-options" viewBox="0 0 24 24">
+    <path d="M4 8h8M18 8h2M4 16h2M12 16h8"/>
+    <circle cx="15" cy="8" r="2.5"/>
+    <circle cx="9" cy="16" r="2.5"/>
+  </symbol>
 </svg>
 
 <button class="skip" type="button">Skip to the new to-do box</button>
@@ -3158,11 +4213,12 @@ PAGE_HTML = r"""<!DOCTYPE html>
            maxlength="500" autocomplete="off" dir="auto" hidden>
     <div class="sidebar-foot">
       <a class="place trash-link" href="#/trash">
-        <svg class="icon" aria-hidden="true"><use href="#icon-trash"/></svg><span class="place-name">Trash</span>
+        <svg class="icon" aria-hidden="true"><use href="#icon-trash"/></svg>
+        <span class="place-name">Trash</span>
       </a>
       <button class="place help-button" type="button">
-        <svg class="icon" aria-hidden="true"><use href="#icon-help"/></svg><span
-          class="place-name">Shortcuts</span><kbd>?</kbd>
+        <svg class="icon" aria-hidden="true"><use href="#icon-help"/></svg>
+        <span class="place-name">Shortcuts</span><kbd>?</kbd>
       </button>
     </div>
   </nav>
@@ -3174,8 +4230,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
     </div>
 
     <div class="top-bar">
-      <button class="icon-button open-drawer" type="button" aria-label="Open the lists" aria-controls="sidebar"
-              aria-expanded="false">
+      <button class="icon-button open-drawer" type="button" aria-label="Open the lists"
+              aria-controls="sidebar" aria-expanded="false">
         <svg class="icon" aria-hidden="true"><use href="#icon-menu"/></svg>
       </button>
       <p class="eyebrow"><time class="today"></time><span class="weather" hidden></span></p>
@@ -3207,20 +4263,30 @@ PAGE_HTML = r"""<!DOCTYPE html>
         <div class="composer">
           <svg class="icon composer-plus" aria-hidden="true"><use href="#icon-plus"/></svg>
           <input class="new-todo" type="text" placeholder="What needs to be done?"
-                 aria-label="What needs to be done?" autocomplete="off" enterkeyhint="done" dir="auto" autofocus>
+                 aria-label="What needs to be done?" autocomplete="off" enterkeyhint="done" dir="auto">
           <button class="icon-button new-options-button" type="button" aria-expanded="false"
                   aria-controls="new-options" aria-label="Due date, priority and tags for the new to-do">
             <svg class="icon" aria-hidden="true"><use href="#icon-options"/></svg>
           </button>
           <div class="new-options" id="new-options" role="group" aria-label="For the new to-do" hidden>
-            <p class="option"><label for="new-due">Due</label><input id="new-due" class="new-due" type="date"></p>
-            <p class="option"><label for="new-priority">Priority</label>
+            <p class="option">
+              <label for="new-due">Due</label>
+              <input id="new-due" class="new-due" type="date">
+            </p>
+            <p class="option">
+              <label for="new-priority">Priority</label>
               <select id="new-priority" class="new-priority">
-                <option value="0">None</option><option value="1">Low</option>
-                <option value="2">Medium</option><option value="3">High</option>
-              </select></p>
-            <p class="option option-wide"><label for="new-tags">Tags</label><input id="new-tags" class="new-tags"
-              type="text" placeholder="home, errands" autocomplete="off" dir="auto"></p>
+                <option value="0">None</option>
+                <option value="1">Low</option>
+                <option value="2">Medium</option>
+                <option value="3">High</option>
+              </select>
+            </p>
+            <p class="option option-wide">
+              <label for="new-tags">Tags</label>
+              <input id="new-tags" class="new-tags" type="text" placeholder="home, errands" autocomplete="off"
+                     dir="auto">
+            </p>
           </div>
         </div>
         <div class="active-filters" hidden></div>
@@ -3229,8 +4295,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <section class="main" aria-label="To-dos" hidden>
         <div class="list-bar">
           <span class="toggle-all-box">
-            <input id="toggle-all" class="toggle-all" type="checkbox"><label for="toggle-all">Mark all as
-            complete</label>
+            <input id="toggle-all" class="toggle-all" type="checkbox">
+            <label for="toggle-all">Mark all as complete</label>
           </span>
           <span class="sort-box"><label for="sort">Sort</label>
             <select id="sort" class="sort">
@@ -3242,21 +4308,28 @@ PAGE_HTML = r"""<!DOCTYPE html>
             </select></span>
         </div>
         <ul class="todo-list" aria-labelledby="view-title"></ul>
-        <div class="more" hidden><button class="quiet-button more-button" type="button">Show more</button></div>
+        <div class="more" hidden>
+          <button class="quiet-button more-button" type="button">Show more</button>
+        </div>
       </section>
 
       <section class="trash-view" aria-label="Trash" hidden>
         <p class="trash-hint">Nothing here is lost yet. Restore it, or delete it for good.</p>
         <ul class="trash-list"></ul>
-        <div class="more" hidden><button class="quiet-button more-button" type="button">Show more</button></div>
+        <div class="more" hidden>
+          <button class="quiet-button more-button" type="button">Show more</button>
+        </div>
       </section>
 
       <section class="empty" hidden>
         <svg class="empty-picture" viewBox="0 0 200 120" aria-hidden="true">
-          <g class="wind"><path d="M52 22h92"/><path d="M68 42h66"/><path d="M80 62h40"/><path d="M86 82h20"/></g>
+          <g class="wind">
+            <path d="M52 22h92"/><path d="M68 42h66"/><path d="M80 62h40"/><path d="M86 82h20"/>
+          </g>
           <path class="sun" d="M92 102h6"/>
-          <g class="breeze"><path d="M18 34h18"/><path d="M160 30h22"/><path d="M150 54h30"/><path d="M30
-            58h26"/></g>
+          <g class="breeze">
+            <path d="M18 34h18"/><path d="M160 30h22"/><path d="M150 54h30"/><path d="M30 58h26"/>
+          </g>
         </svg>
         <h2 class="empty-title"></h2>
         <p class="empty-text"></p>
@@ -3336,7 +4409,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   </aside>
 </div>
 
-<div class="toasts" role="region" aria-label="Messages"></div>
+<div class="toasts" role="region" aria-label="Messages" aria-live="polite"></div>
 <p class="announcer" role="status" aria-live="polite"></p>
 
 <dialog class="dialog confirm" aria-labelledby="confirm-title">
@@ -3362,11 +4435,1972 @@ PAGE_HTML = r"""<!DOCTYPE html>
 </html>
 """
 
-PAGE_CSS = r"""<!doctype html><title>x</title>
+PAGE_CSS = r"""/* The page of tornado_todo: the colours of the sky after a storm. One set of variables for light and one for
+   dark; nothing below them names a colour. */
+
+:root {
+  color-scheme: light dark;
+  --ground: #edf1f0;
+  --ground-deep: #e2e9e8;
+  --surface: #fbfdfc;
+  --surface-hover: #f5f8f7;
+  --ink: #14262b;
+  --ink-soft: #4c6067;
+  --line: #d2dcdb;
+  --line-strong: #71868b;
+  --accent: #0b6570;
+  --accent-deep: #084a52;
+  --accent-wash: #d6e8e8;
+  --chosen: #e1ecec;
+  --on-accent: #ffffff;
+  --sun: #e0a100;
+  --sun-edge: #a06f00;
+  --sun-wash: #fdf0c9;
+  --sun-ink: #6b4a00;
+  --storm: #a8331c;
+  --storm-wash: #fbe3dc;
+  --toast: #14262b;
+  --toast-ink: #eef4f3;
+  --toast-action: #ffd166;
+  --shadow: 0 1px 2px rgb(20 38 43 / 6%), 0 6px 24px rgb(20 38 43 / 7%);
+  --shadow-high: 0 4px 10px rgb(20 38 43 / 10%), 0 18px 50px rgb(20 38 43 / 20%);
+  --veil: rgb(20 38 43 / 38%);
+  --sans:
+    ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans',
+    sans-serif;
+  --serif:
+    'Iowan Old Style', Charter, 'Bitstream Charter', 'Sitka Text', 'Palatino Linotype', Palatino,
+    'Noto Serif', 'DejaVu Serif', serif;
+  --tick: url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24'%3E%3Cpath\
+ fill='none' stroke='%23000' stroke-width='3' stroke-linecap='round'\
+ stroke-linejoin='round' d='m6 12.5 4.2 4.2L18.5 8'/%3E%3C/svg%3E");
+  --quick: 140ms cubic-bezier(0.3, 0.7, 0.4, 1);
+  --calm: 260ms cubic-bezier(0.2, 0.8, 0.2, 1);
+  --gutter: 1.1rem;
+  --sidebar-width: 16.5rem;
+  --detail-width: 23.5rem;
+}
+
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ground: #11191c;
+    --ground-deep: #0c1315;
+    --surface: #192428;
+    --surface-hover: #1e2b2f;
+    --ink: #e4edee;
+    --ink-soft: #9db0b5;
+    --line: #29373c;
+    --line-strong: #6d8288;
+    --accent: #74ccd2;
+    --accent-deep: #9be0e4;
+    --accent-wash: #1d3b40;
+    --chosen: #182b2f;
+    --on-accent: #06272b;
+    --sun: #f1c04c;
+    --sun-edge: #f1c04c;
+    --sun-wash: #3a3115;
+    --sun-ink: #f5d588;
+    --storm: #ff9c86;
+    --storm-wash: #44221b;
+    --toast: #e4edee;
+    --toast-ink: #14262b;
+    --toast-action: #084a52;
+    --shadow: 0 1px 2px rgb(0 0 0 / 30%), 0 6px 24px rgb(0 0 0 / 22%);
+    --shadow-high: 0 4px 12px rgb(0 0 0 / 40%), 0 18px 50px rgb(0 0 0 / 55%);
+    --veil: rgb(0 0 0 / 58%);
+  }
+}
+
+/* ---- Ground rules ---- */
+
+*,
+*::before,
+*::after {
+  box-sizing: border-box;
+}
+
+/* Hidden must win over every display below, or a rule here could show what the script has put away. */
+[hidden] {
+  display: none !important;
+}
+
+html {
+  background: var(--ground);
+  color: var(--ink);
+  -webkit-text-size-adjust: 100%;
+}
+
+body {
+  margin: 0;
+  font: 400 1rem/1.5 var(--sans);
+  -webkit-tap-highlight-color: transparent;
+}
+
+h1,
+h2,
+p,
+ul,
+ol,
+dl,
+dd,
+fieldset {
+  margin: 0;
+  padding: 0;
+  border: 0;
+}
+
+ul,
+ol {
+  list-style: none;
+}
+
+button,
+input,
+select,
+textarea {
+  font: inherit;
+  color: inherit;
+  letter-spacing: inherit;
+}
+
+button {
+  border: 0;
+  background: none;
+  padding: 0;
+  cursor: pointer;
+}
+
+::placeholder {
+  color: var(--ink-soft);
+  opacity: 1;
+}
+
+:focus-visible {
+  outline: 2px solid var(--accent);
+  outline-offset: 2px;
+}
+
+::selection {
+  background: var(--accent);
+  color: var(--on-accent);
+}
+
+.icon {
+  width: 1.25rem;
+  height: 1.25rem;
+  flex: none;
+  fill: none;
+  stroke: currentColor;
+  stroke-width: 1.7;
+  stroke-linecap: round;
+  stroke-linejoin: round;
+}
+
+.icon-sheet {
+  position: absolute;
+}
+
+.icon-button {
+  display: inline-grid;
+  place-items: center;
+  width: 2.5rem;
+  height: 2.5rem;
+  flex: none;
+  border-radius: 50%;
+  color: var(--ink-soft);
+  transition:
+    background var(--quick),
+    color var(--quick);
+}
+
+.icon-button:hover {
+  background: var(--accent-wash);
+  color: var(--accent-deep);
+}
+
+.hidden-words,
+.announcer {
+  position: absolute;
+  width: 1px;
+  height: 1px;
+  overflow: hidden;
+  clip-path: inset(50%);
+  white-space: nowrap;
+}
+
+.skip {
+  position: fixed;
+  z-index: 60;
+  top: -4rem;
+  left: 1rem;
+  padding: 0.6rem 1rem;
+  border-radius: 0.5rem;
+  background: var(--accent);
+  color: var(--on-accent);
+}
+
+.skip:focus {
+  top: 1rem;
+}
+
+kbd {
+  display: inline-block;
+  min-width: 1.5em;
+  padding: 0 0.4em;
+  border: 1px solid var(--line);
+  border-bottom-width: 2px;
+  border-radius: 0.35em;
+  background: var(--surface);
+  color: var(--ink-soft);
+  font: 500 0.75rem/1.55 var(--sans);
+  text-align: center;
+}
+
+.quiet-button,
+.solid-button {
+  display: inline-flex;
+  align-items: center;
+  gap: 0.45rem;
+  min-height: 2.5rem;
+  padding: 0.35rem 1rem;
+  border-radius: 99px;
+  font-weight: 550;
+  white-space: nowrap;
+  transition:
+    background var(--quick),
+    color var(--quick),
+    border-color var(--quick);
+}
+
+.quiet-button {
+  border: 1px solid var(--line);
+  background: var(--surface);
+  color: var(--accent-deep);
+}
+
+.quiet-button:hover {
+  border-color: var(--accent);
+  background: var(--accent-wash);
+}
+
+.quiet-button.danger {
+  color: var(--storm);
+}
+
+.quiet-button.danger:hover {
+  border-color: var(--storm);
+  background: var(--storm-wash);
+}
+
+.solid-button {
+  background: var(--accent);
+  color: var(--on-accent);
+}
+
+.solid-button.danger {
+  background: var(--storm);
+}
+
+.solid-button:hover {
+  filter: brightness(1.08);
+}
+
+/* ---- Shell ---- */
+
+.shell {
+  display: grid;
+  grid-template-columns: var(--sidebar-width) minmax(0, 1fr);
+  min-height: 100vh;
+  min-height: 100dvh;
+  transition: padding-right var(--calm);
+}
+
+.page {
+  display: flex;
+  flex-direction: column;
+  width: 100%;
+  max-width: 48rem;
+  margin: 0 auto;
+  padding: 0 clamp(1rem, 4vw, 3rem);
+}
+
+.todoapp {
+  display: flex;
+  flex: 1;
+  flex-direction: column;
+}
+
+/* ---- Sidebar ---- */
+
+.sidebar {
+  position: sticky;
+  top: 0;
+  display: flex;
+  flex-direction: column;
+  gap: 0.15rem;
+  height: 100vh;
+  height: 100dvh;
+  padding: 1.4rem 0.9rem 1rem;
+  overflow-y: auto;
+  overscroll-behavior: contain;
+  background: var(--ground-deep);
+}
+
+.brand {
+  display: flex;
+  align-items: center;
+  gap: 0.7rem;
+  padding: 0 0.6rem;
+  margin-bottom: 1.5rem;
+}
+
+.brand-mark {
+  width: 1.9rem;
+  height: 1.9rem;
+  color: var(--accent);
+  stroke-width: 2.3;
+}
+
+.sun {
+  stroke: var(--sun);
+}
+
+.brand-name {
+  flex: 1;
+  font: 600 1.16rem/1 var(--serif);
+  letter-spacing: -0.01em;
+}
+
+.brand-tail {
+  margin-left: 0.28em;
+  color: var(--ink-soft);
+  font-style: italic;
+  font-weight: 400;
+}
+
+.close-drawer {
+  display: none;
+}
+
+.sidebar-heading {
+  padding: 1.3rem 0.75rem 0.35rem;
+  color: var(--ink-soft);
+  font-size: 0.8rem;
+  font-weight: 550;
+}
+
+.place {
+  display: flex;
+  align-items: center;
+  gap: 0.75rem;
+  width: 100%;
+  min-height: 2.5rem;
+  padding: 0.3rem 0.75rem;
+  border-radius: 0.6rem;
+  color: var(--ink);
+  text-align: start;
+  text-decoration: none;
+  transition: background var(--quick);
+}
+
+.place .icon,
+.new-list-button .icon {
+  color: var(--ink-soft);
+}
+
+.place:hover,
+.new-list-button:hover {
+  background: color-mix(in srgb, var(--surface) 60%, transparent);
+}
+
+.place[aria-current] {
+  background: var(--surface);
+  font-weight: 600;
+  box-shadow: var(--shadow);
+}
+
+.place[aria-current] .icon {
+  color: var(--accent);
+}
+
+.place.drop-here {
+  background: var(--accent-wash);
+  outline: 2px dashed var(--accent);
+  outline-offset: -2px;
+}
+
+.place-name {
+  flex: 1;
+  min-width: 0;
+  overflow: hidden;
+  text-overflow: ellipsis;
+  white-space: nowrap;
+}
+
+.place-count {
+  color: var(--ink-soft);
+  font-size: 0.86rem;
+  font-variant-numeric: tabular-nums;
+  font-weight: 400;
+}
+
+.new-list-button {
+  display: flex;
+  align-items: center;
+  gap: 0.75rem;
+  min-height: 2.5rem;
+  padding: 0.3rem 0.75rem;
+  border-radius: 0.6rem;
+  color: var(--ink-soft);
+}
+
+.new-list,
+.rename-list {
+  width: 100%;
+  min-height: 2.5rem;
+  padding: 0.3rem 0.75rem;
+  border: 1px solid var(--accent);
+  border-radius: 0.6rem;
+  background: var(--surface);
+}
+
+.sidebar-foot {
+  margin-top: auto;
+  padding-top: 1.5rem;
+}
+
+.scrim {
+  position: fixed;
+  z-index: 30;
+  inset: 0;
+  background: var(--veil);
+}
+
+/* ---- Top ---- */
+
+.banner {
+  display: flex;
+  align-items: center;
+  justify-content: space-between;
+  gap: 1rem;
+  margin-top: 1rem;
+  padding: 0.55rem 0.6rem 0.55rem 1rem;
+  border-radius: 0.75rem;
+  background: var(--sun-wash);
+  color: var(--sun-ink);
+  font-size: 0.93rem;
+}
+
+.banner-retry {
+  min-height: 2.5rem;
+  padding: 0 0.9rem;
+  border-radius: 99px;
+  color: inherit;
+  font-weight: 600;
+  text-decoration: underline;
+  text-underline-offset: 0.2em;
+  white-space: nowrap;
+}
+
+.top-bar {
+  display: flex;
+  align-items: center;
+  gap: 0.75rem;
+  min-height: 4.5rem;
+}
+
+.open-drawer {
+  display: none;
+}
+
+.eyebrow {
+  flex: 1;
+  min-width: 0;
+  color: var(--ink-soft);
+  font-size: 0.92rem;
+}
+
+.weather::before {
+  content: '·';
+  margin: 0 0.5em;
+}
+
+.search-box {
+  position: relative;
+  display: flex;
+  align-items: center;
+  width: 13.5rem;
+}
+
+.search-box .icon {
+  position: absolute;
+  left: 0.8rem;
+  color: var(--ink-soft);
+  pointer-events: none;
+}
+
+.search {
+  width: 100%;
+  min-height: 2.5rem;
+  padding: 0.3rem 2.3rem 0.3rem 2.5rem;
+  border: 1px solid var(--line);
+  border-radius: 99px;
+  background: transparent;
+  appearance: none;
+  transition:
+    background var(--quick),
+    border-color var(--quick);
+}
+
+.search:hover,
+.search:focus {
+  border-color: var(--line-strong);
+  background: var(--surface);
+}
+
+.search:focus-visible {
+  border-color: var(--accent);
+  outline-offset: -2px;
+}
+
+.search::-webkit-search-cancel-button {
+  appearance: none;
+}
+
+.search-key {
+  position: absolute;
+  right: 0.75rem;
+  pointer-events: none;
+}
+
+.search:focus + .search-key,
+.search:not(:placeholder-shown) + .search-key {
+  display: none;
+}
+
+.title-row {
+  display: flex;
+  align-items: center;
+  gap: 0.25rem;
+  min-height: 3.6rem;
+}
+
+.header h1 {
+  flex: 0 1 auto;
+  min-width: 0;
+  margin-right: 0.5rem;
+  overflow-wrap: anywhere;
+  font: 600 clamp(2rem, 5vw, 2.7rem)/1.15 var(--serif);
+  letter-spacing: -0.022em;
+}
+
+.rename-list {
+  font: 600 1.7rem/1.3 var(--serif);
+}
+
+.list-tools {
+  display: flex;
+}
+
+.empty-trash {
+  margin-left: auto;
+}
+
+.progress {
+  display: block;
+  width: 100%;
+  height: 3px;
+  margin: 0.35rem 0 0;
+  border: 0;
+  border-radius: 3px;
+  background: var(--line);
+  appearance: none;
+  overflow: hidden;
+}
+
+.progress::-webkit-progress-bar {
+  background: var(--line);
+}
+
+.progress::-webkit-progress-value {
+  background: var(--accent);
+  border-radius: 3px;
+  transition: width var(--calm);
+}
+
+.progress::-moz-progress-bar {
+  background: var(--accent);
+  border-radius: 3px;
+}
+
+/* ---- Composer ---- */
+
+.composer {
+  position: relative;
+  display: grid;
+  grid-template-columns: 3.4rem minmax(0, 1fr) auto;
+  align-items: center;
+  margin-top: 1.1rem;
+  padding-right: 0.5rem;
+  border: 1px solid transparent;
+  border-radius: 1rem;
+  background: var(--surface);
+  box-shadow: var(--shadow);
+  transition: border-color var(--quick);
+}
+
+.composer:focus-within {
+  border-color: var(--accent);
+}
+
+.composer-plus {
+  justify-self: center;
+  color: var(--accent);
+  stroke-width: 2.2;
+  pointer-events: none;
+}
+
+.new-todo {
+  width: 100%;
+  min-height: 3.6rem;
+  padding: 0;
+  border: 0;
+  background: none;
+  font-size: 1.12rem;
+}
+
+/* The whole card takes the focus colour, a second ring inside it would only be noise. */
+.new-todo:focus-visible {
+  outline: none;
+}
+
+.new-options-button[aria-expanded='true'] {
+  background: var(--accent-wash);
+  color: var(--accent-deep);
+}
+
+.new-options {
+  grid-column: 1 / -1;
+  display: flex;
+  flex-wrap: wrap;
+  gap: 0.6rem 1.1rem;
+  padding: 0.2rem 0.5rem 0.9rem 3.4rem;
+}
+
+.option {
+  display: flex;
+  align-items: center;
+  gap: 0.55rem;
+}
+
+.option label,
+.sort-box label {
+  color: var(--ink-soft);
+  font-size: 0.9rem;
+}
+
+.option-wide {
+  flex: 1 1 11rem;
+}
+
+.option-wide input {
+  flex: 1;
+  min-width: 0;
+  width: 100%;
+}
+
+.option input,
+.option select,
+.field input,
+.field select,
+.field textarea {
+  min-height: 2.5rem;
+  padding: 0.3rem 0.7rem;
+  border: 1px solid var(--line);
+  border-radius: 0.6rem;
+  background: var(--ground);
+}
+
+.option input:hover,
+.option select:hover,
+.field input:hover,
+.field select:hover,
+.field textarea:hover {
+  border-color: var(--line-strong);
+}
+
+.active-filters {
+  display: flex;
+  flex-wrap: wrap;
+  align-items: center;
+  gap: 0.5rem;
+  margin-top: 0.9rem;
+}
+
+.filter-chip {
+  display: inline-flex;
+  align-items: center;
+  gap: 0.35rem;
+  max-width: 100%;
+  min-height: 2rem;
+  padding: 0.1rem 0.5rem 0.1rem 0.8rem;
+  border-radius: 99px;
+  background: var(--accent-wash);
+  color: var(--accent-deep);
+  font-size: 0.9rem;
+  overflow-wrap: anywhere;
+  text-align: start;
+}
+
+.filter-chip .icon {
+  width: 0.95rem;
+  height: 0.95rem;
+}
+
+.filter-chip:hover {
+  box-shadow: inset 0 0 0 1px var(--accent);
+}
+
+.widen {
+  padding: 0.3rem;
+  color: var(--accent-deep);
+  font-size: 0.9rem;
+  text-underline-offset: 0.2em;
+}
+
+/* ---- The list ---- */
+
+.list-bar {
+  display: flex;
+  align-items: center;
+  justify-content: space-between;
+  gap: 1rem;
+  min-height: 3rem;
+  margin-top: 0.7rem;
+  color: var(--ink-soft);
+  font-size: 0.9rem;
+}
+
+.toggle-all-box {
+  display: flex;
+  align-items: center;
+}
+
+.toggle-all-box label {
+  padding: 0.5rem 0.5rem 0.5rem 0;
+  cursor: pointer;
+}
+
+.toggle-all-box:hover label {
+  color: var(--ink);
+}
+
+.sort-box {
+  display: flex;
+  align-items: center;
+  gap: 0.4rem;
+}
+
+.sort {
+  min-height: 2.5rem;
+  max-width: 9rem;
+  padding: 0 0.3rem;
+  border: 0;
+  border-radius: 0.5rem;
+  background: transparent;
+  color: var(--ink);
+}
+
+.sort:hover {
+  background: var(--ground-deep);
+}
+
+.sort option {
+  background: var(--surface);
+  color: var(--ink);
+}
+
+.todo-list {
+  position: relative;
+  margin: 0 calc(-1 * var(--gutter));
+}
+
+/* The rows reach into the margin, where the grip lives; their hairlines keep to the column. */
+.todo-list::before,
+.todo-list > li::after {
+  content: '';
+  position: absolute;
+  right: var(--gutter);
+  bottom: 0;
+  left: var(--gutter);
+  height: 1px;
+  background: var(--line);
+}
+
+.todo-list::before {
+  top: 0;
+  bottom: auto;
+}
+
+/* Rows far away aren't laid out, which keeps thousands of them cheap. */
+.todo-list > li {
+  position: relative;
+  padding: 0 var(--gutter);
+  border-radius: 0.7rem;
+  content-visibility: auto;
+  contain-intrinsic-size: auto 3.6rem;
+  animation: arrive var(--calm);
+  transition: background var(--quick);
+}
+
+@keyframes arrive {
+  from {
+    opacity: 0;
+    transform: translateY(-0.4rem);
+  }
+}
+
+.todo-list > li:hover,
+.todo-list > li:focus-within {
+  background: var(--surface-hover);
+}
+
+.todo-list > li.open {
+  background: var(--chosen);
+}
+
+.todo-list .view {
+  display: grid;
+  grid-template-columns: 3.4rem minmax(0, 1fr) auto auto;
+  align-items: start;
+  min-height: 3.4rem;
+  padding-right: 0.3rem;
+}
+
+.toggle,
+.toggle-all {
+  display: grid;
+  place-items: center;
+  width: 2.75rem;
+  height: 2.75rem;
+  margin: 0 0 0 0.32rem;
+  border-radius: 50%;
+  appearance: none;
+  cursor: pointer;
+}
+
+.toggle::before,
+.toggle-all::before,
+.toggle::after,
+.toggle-all::after {
+  content: '';
+  grid-area: 1 / 1;
+}
+
+.toggle::before {
+  width: 1.5rem;
+  height: 1.5rem;
+  border: 1.8px solid var(--line-strong);
+  border-radius: 50%;
+  background: var(--surface);
+  transition:
+    background var(--quick),
+    border-color var(--quick),
+    transform var(--quick);
+}
+
+.toggle-all::before {
+  width: 1.15rem;
+  height: 1.15rem;
+  border: 1.6px solid var(--line-strong);
+  border-radius: 0.35rem;
+  background: var(--surface);
+  transition:
+    background var(--quick),
+    border-color var(--quick);
+}
+
+/* The circle sits on the first line of the title, however long the title is. */
+.todo-list .toggle {
+  margin-top: 0.33rem;
+}
+
+.todo-list .icon-button {
+  margin-top: 0.45rem;
+}
+
+.toggle:hover::before,
+.toggle-all:hover::before {
+  border-color: var(--accent);
+  background: var(--accent-wash);
+}
+
+.toggle:active::before {
+  transform: scale(0.88);
+}
+
+/* The tick is drawn from left to right, as a hand would. */
+.toggle::after,
+.toggle-all::after {
+  width: 1.2rem;
+  height: 1.2rem;
+  background: var(--on-accent);
+  mask: var(--tick) center / contain no-repeat;
+  clip-path: inset(0 100% 0 0);
+  transition: clip-path var(--calm);
+}
+
+.toggle-all::after {
+  width: 1rem;
+  height: 1rem;
+}
+
+.toggle:checked::before,
+.toggle-all:checked::before {
+  border-color: var(--accent);
+  background: var(--accent);
+}
+
+.toggle:checked::after,
+.toggle-all:checked::after {
+  clip-path: inset(0);
+}
+
+.toggle:focus-visible,
+.toggle-all:focus-visible {
+  outline-offset: -4px;
+}
+
+.priority-2 .toggle:not(:checked)::before {
+  border-color: var(--sun-edge);
+  background: var(--sun-wash);
+}
+
+.priority-3 .toggle:not(:checked)::before {
+  border-color: var(--storm);
+  background: var(--storm-wash);
+}
+
+.grip {
+  position: absolute;
+  left: 0;
+  top: 0;
+  display: none;
+  place-items: start center;
+  padding-top: 1.05rem;
+  width: 1.6rem;
+  height: 100%;
+  color: var(--line-strong);
+  cursor: grab;
+  opacity: 0;
+  touch-action: none;
+  transition: opacity var(--quick);
+}
+
+.sortable .grip {
+  display: grid;
+}
+
+.grip .icon {
+  width: 1.3rem;
+  stroke-width: 2.6;
+}
+
+li:hover > .view > .grip {
+  opacity: 1;
+}
+
+.words {
+  min-width: 0;
+  padding: 1rem 0.4rem 1rem 0;
+}
+
+.todo-list label {
+  display: block;
+  overflow-wrap: anywhere;
+  line-height: 1.4;
+  text-align: start;
+  cursor: default;
+  transition: color var(--quick);
+}
+
+.todo-list label[dir='auto'] {
+  unicode-bidi: plaintext;
+}
+
+.completed .words label {
+  color: var(--ink-soft);
+  text-decoration: line-through;
+  text-decoration-color: var(--line-strong);
+}
+
+.pending .words {
+  opacity: 0.75;
+}
+
+.meta {
+  display: flex;
+  flex-wrap: wrap;
+  align-items: center;
+  gap: 0.35rem 0.75rem;
+  color: var(--ink-soft);
+  font-size: 0.86rem;
+}
+
+.meta:not(:empty) {
+  margin-top: 0.3rem;
+}
+
+.mark {
+  display: inline-flex;
+  align-items: center;
+  gap: 0.3rem;
+  min-width: 0;
+  overflow-wrap: anywhere;
+}
+
+.mark .icon {
+  width: 1rem;
+  height: 1rem;
+}
+
+.due.today {
+  color: var(--sun-ink);
+  font-weight: 600;
+}
+
+.due.overdue {
+  color: var(--storm);
+  font-weight: 600;
+}
+
+.completed .due {
+  color: inherit;
+  font-weight: 400;
+}
+
+.bars {
+  display: inline-flex;
+  align-items: end;
+  gap: 2px;
+  height: 0.8rem;
+}
+
+.bars i {
+  width: 3px;
+  height: 34%;
+  border-radius: 1px;
+  background: var(--line-strong);
+  opacity: 0.45;
+}
+
+.bars i:nth-child(2) {
+  height: 66%;
+}
+
+.bars i:nth-child(3) {
+  height: 100%;
+}
+
+.level-1 i:nth-child(1),
+.level-2 i:nth-child(-n + 2),
+.level-3 i {
+  background: currentColor;
+  opacity: 1;
+}
+
+.level-2 .bars {
+  color: var(--sun-edge);
+}
+
+.level-3 {
+  color: var(--storm);
+}
+
+.tag {
+  position: relative;
+  max-width: 100%;
+  padding: 0.05rem 0.6rem;
+  border-radius: 99px;
+  background: var(--accent-wash);
+  color: var(--accent-deep);
+  font-size: 0.84rem;
+  overflow-wrap: anywhere;
+  text-align: start;
+}
+
+.tag:hover,
+.tag.chosen {
+  background: var(--accent);
+  color: var(--on-accent);
+}
+
+.details-button,
+.destroy {
+  opacity: 0;
+  transition:
+    opacity var(--quick),
+    background var(--quick),
+    color var(--quick);
+}
+
+li:hover > .view > .icon-button,
+li:focus-within > .view > .icon-button,
+li.open > .view > .details-button {
+  opacity: 1;
+}
+
+.destroy:hover {
+  background: var(--storm-wash);
+  color: var(--storm);
+}
+
+.edit {
+  display: none;
+  width: calc(100% - 3rem);
+  min-height: 2.9rem;
+  margin: 0.3rem 0.3rem 0.3rem 2.7rem;
+  padding: 0.4rem 0.7rem;
+  border: 1px solid var(--accent);
+  border-radius: 0.6rem;
+  background: var(--surface);
+}
+
+.editing .view {
+  display: none !important;
+}
+
+.editing .edit {
+  display: block;
+}
+
+.is-dragging,
+.is-dragging * {
+  cursor: grabbing !important;
+  user-select: none;
+}
+
+.is-dragging .todo-list > li {
+  transition: transform var(--calm);
+  content-visibility: visible;
+}
+
+.is-dragging .todo-list > li.dragging {
+  z-index: 5;
+  background: var(--surface);
+  box-shadow: var(--shadow-high);
+  transition: none;
+  pointer-events: none;
+}
+
+.more {
+  display: grid;
+  place-items: center;
+  padding: 1rem;
+}
+
+/* ---- Footer ---- */
+
+.footer {
+  position: sticky;
+  z-index: 10;
+  bottom: 0;
+  display: grid;
+  grid-template-columns: 1fr auto 1fr;
+  align-items: center;
+  gap: 0.4rem 0.6rem;
+  margin: auto calc(-1 * var(--gutter)) 0;
+  padding: 0.7rem var(--gutter) max(0.9rem, env(safe-area-inset-bottom));
+  background: linear-gradient(to bottom, transparent, var(--ground) 0.7rem);
+  color: var(--ink-soft);
+  font-size: 0.92rem;
+}
+
+.todo-count {
+  padding-left: 0.4rem;
+  white-space: nowrap;
+}
+
+.todo-count strong {
+  color: var(--ink);
+  font-weight: 650;
+  font-variant-numeric: tabular-nums;
+}
+
+.filters {
+  display: flex;
+  padding: 0.2rem;
+  border-radius: 99px;
+  background: var(--ground-deep);
+}
+
+.filters a {
+  display: grid;
+  place-items: center;
+  min-height: 2.2rem;
+  padding: 0 0.95rem;
+  border-radius: 99px;
+  color: var(--ink-soft);
+  text-decoration: none;
+  transition:
+    background var(--quick),
+    color var(--quick);
+}
+
+.filters a:hover {
+  color: var(--ink);
+}
+
+.filters a.selected {
+  background: var(--surface);
+  color: var(--ink);
+  font-weight: 600;
+  box-shadow: var(--shadow);
+}
+
+.clear-completed {
+  justify-self: end;
+  min-height: 2.5rem;
+  padding: 0 0.4rem;
+  white-space: nowrap;
+  border-radius: 0.5rem;
+  color: var(--ink-soft);
+  text-decoration: underline;
+  text-decoration-color: var(--line-strong);
+  text-underline-offset: 0.25em;
+}
+
+.clear-completed:hover {
+  color: var(--storm);
+  text-decoration-color: currentColor;
+}
+
+/* ---- Empty ---- */
+
+.empty {
+  display: grid;
+  justify-items: center;
+  align-content: center;
+  flex: 1;
+  padding: 2rem 1rem 5rem;
+  text-align: center;
+}
+
+.empty-picture {
+  width: 12.5rem;
+  fill: none;
+  stroke: var(--accent);
+  stroke-width: 6;
+  stroke-linecap: round;
+}
+
+.empty-picture .sun {
+  stroke-width: 6;
+}
+
+.empty-picture .breeze {
+  stroke: var(--line-strong);
+  stroke-width: 2.5;
+  opacity: 0.6;
+}
+
+.wind path {
+  animation: sway 5s ease-in-out infinite alternate;
+}
+
+.wind path:nth-child(2) {
+  animation-delay: -1.2s;
+}
+
+.wind path:nth-child(3) {
+  animation-delay: -2.4s;
+}
+
+.wind path:nth-child(4) {
+  animation-delay: -3.6s;
+}
+
+@keyframes sway {
+  from {
+    transform: translateX(-5px);
+  }
+  to {
+    transform: translateX(5px);
+  }
+}
+
+.empty-title {
+  margin-top: 1.1rem;
+  font: 600 1.5rem/1.3 var(--serif);
+  letter-spacing: -0.01em;
+}
+
+.empty-text {
+  max-width: 26rem;
+  margin-top: 0.35rem;
+  color: var(--ink-soft);
+  overflow-wrap: anywhere;
+}
+
+.empty-action {
+  margin-top: 1rem;
+}
+
+/* ---- Trash ---- */
+
+.trash-hint {
+  margin: 0.6rem 0 1rem;
+  color: var(--ink-soft);
+}
+
+.trash-list {
+  border-top: 1px solid var(--line);
+}
+
+.trash-row {
+  display: flex;
+  align-items: center;
+  gap: 0.5rem;
+  min-height: 4rem;
+  border-bottom: 1px solid var(--line);
+}
+
+.trash-row .words {
+  flex: 1;
+}
+
+.trash-title {
+  display: block;
+  overflow-wrap: anywhere;
+  line-height: 1.4;
+}
+
+.trash-when {
+  color: var(--ink-soft);
+  font-size: 0.86rem;
+  overflow-wrap: anywhere;
+}
+
+.purge:hover {
+  background: var(--storm-wash);
+  color: var(--storm);
+}
+
+/* ---- Details ---- */
+
+.detail {
+  position: fixed;
+  z-index: 20;
+  top: 0;
+  right: 0;
+  bottom: 0;
+  display: flex;
+  flex-direction: column;
+  width: var(--detail-width);
+  max-width: 100%;
+  background: var(--surface);
+  box-shadow: var(--shadow-high);
+  animation: slide var(--calm);
+}
+
+@keyframes slide {
+  from {
+    opacity: 0;
+    transform: translateX(2rem);
+  }
+}
+
+.detail-head,
+.detail-foot {
+  display: flex;
+  align-items: center;
+  justify-content: space-between;
+  gap: 1rem;
+  padding: 0.9rem 0.9rem 0.5rem 1.5rem;
+  color: var(--ink-soft);
+  font-size: 0.9rem;
+}
+
+.detail-foot {
+  padding: 0.7rem 1.5rem max(0.9rem, env(safe-area-inset-bottom));
+  border-top: 1px solid var(--line);
+}
+
+.detail-body {
+  flex: 1;
+  padding: 0 1.5rem 1.5rem;
+  overflow-y: auto;
+  overscroll-behavior: contain;
+}
+
+.detail-title {
+  display: block;
+  width: calc(100% + 1rem);
+  margin: 0 -0.5rem 0.6rem;
+  padding: 0.3rem 0.5rem;
+  border: 1px solid transparent;
+  border-radius: 0.6rem;
+  background: none;
+  font: 600 1.45rem/1.3 var(--serif);
+  letter-spacing: -0.01em;
+  resize: none;
+  overflow: hidden;
+  overflow-wrap: anywhere;
+  max-height: 40vh;
+  overflow-y: auto;
+}
+
+.detail-title:hover {
+  border-color: var(--line);
+}
+
+.is-completed .detail-title {
+  color: var(--ink-soft);
+  text-decoration: line-through;
+}
+
+.field {
+  margin-top: 1.15rem;
+}
+
+.field > label,
+.field > legend,
+.history summary {
+  display: block;
+  margin-bottom: 0.4rem;
+  color: var(--ink-soft);
+  font-size: 0.88rem;
+  font-weight: 550;
+}
+
+.field textarea,
+.field select {
+  display: block;
+  width: 100%;
+}
+
+.field textarea {
+  min-height: 6.5rem;
+  padding: 0.6rem 0.75rem;
+  line-height: 1.5;
+  resize: vertical;
+}
+
+.quick-due,
+.due-inputs {
+  display: flex;
+  flex-wrap: wrap;
+  gap: 0.3rem;
+}
+
+.due-inputs {
+  margin-top: 0.5rem;
+}
+
+.due-inputs input {
+  flex: 1 1 7rem;
+  min-width: 0;
+}
+
+.due-inputs input:disabled {
+  opacity: 0.5;
+}
+
+.chip-button {
+  min-height: 2.2rem;
+  padding: 0 0.6rem;
+  border: 1px solid var(--line);
+  border-radius: 99px;
+  font-size: 0.86rem;
+}
+
+.chip-button:hover {
+  border-color: var(--accent);
+}
+
+.chip-button[aria-pressed='true'] {
+  border-color: transparent;
+  background: var(--accent-wash);
+  color: var(--accent-deep);
+  font-weight: 600;
+}
+
+.priorities {
+  display: grid;
+  grid-template-columns: repeat(4, 1fr);
+  padding: 0.2rem;
+  border-radius: 0.75rem;
+  background: var(--ground-deep);
+}
+
+.priorities label {
+  position: relative;
+}
+
+.priorities input {
+  position: absolute;
+  inset: 0;
+  min-height: 0;
+  margin: 0;
+  opacity: 0;
+  cursor: pointer;
+}
+
+.priorities span {
+  display: grid;
+  place-items: center;
+  min-height: 2.3rem;
+  border-radius: 0.6rem;
+  color: var(--ink-soft);
+  font-size: 0.9rem;
+}
+
+.priorities input:checked + span {
+  background: var(--surface);
+  color: var(--ink);
+  font-weight: 600;
+  box-shadow: var(--shadow);
+}
+
+.priorities input[value='2']:checked + span {
+  background: var(--sun-wash);
+  color: var(--sun-ink);
+}
+
+.priorities input[value='3']:checked + span {
+  background: var(--storm-wash);
+  color: var(--storm);
+}
+
+.priorities input:focus-visible + span {
+  outline: 2px solid var(--accent);
+  outline-offset: 1px;
+}
+
+.tag-editor,
+.detail-tags {
+  display: flex;
+  flex-wrap: wrap;
+  gap: 0.4rem;
+}
+
+.detail-tags:empty {
+  display: none;
+}
+
+.detail-tag {
+  flex: 1 1 8rem;
+  min-width: 0;
+}
+
+.history summary {
+  display: list-item;
+  padding: 0.4rem 0;
+  cursor: pointer;
+}
+
+.history-list li {
+  position: relative;
+  display: grid;
+  padding: 0 0 0.8rem 1.2rem;
+  font-size: 0.9rem;
+  overflow-wrap: anywhere;
+}
+
+.history-list li::before {
+  content: '';
+  position: absolute;
+  left: 0.1rem;
+  top: 0.5rem;
+  width: 0.5rem;
+  height: 0.5rem;
+  border-radius: 50%;
+  background: var(--accent);
+}
+
+.history-list li::after {
+  content: '';
+  position: absolute;
+  left: 0.3rem;
+  top: 1.2rem;
+  bottom: -0.3rem;
+  width: 1px;
+  background: var(--line);
+}
+
+.history-list li:last-child::after {
+  display: none;
+}
+
+.history-list time {
+  color: var(--ink-soft);
+  font-size: 0.85rem;
+}
+
+/* ---- Toasts and dialogs ---- */
+
+.toasts {
+  position: fixed;
+  z-index: 50;
+  left: 0;
+  right: 0;
+  bottom: max(5.2rem, calc(env(safe-area-inset-bottom) + 5rem));
+  display: grid;
+  justify-items: center;
+  padding: 0 1rem;
+  pointer-events: none;
+}
+
+.toast {
+  display: flex;
+  align-items: center;
+  gap: 0.5rem;
+  max-width: min(34rem, 100%);
+  padding: 0.45rem 0.45rem 0.45rem 1.2rem;
+  border-radius: 1rem;
+  background: var(--toast);
+  color: var(--toast-ink);
+  box-shadow: var(--shadow-high);
+  pointer-events: auto;
+  animation: rise var(--calm);
+}
+
+@keyframes rise {
+  from {
+    opacity: 0;
+    transform: translateY(1rem);
+  }
+}
+
+.toast.bad {
+  border-left: 5px solid var(--sun);
+}
+
+.toast-text {
+  flex: 1;
+  min-width: 0;
+  padding: 0.3rem 0.4rem 0.3rem 0;
+  overflow-wrap: anywhere;
+  line-height: 1.35;
+}
+
+.toast-action {
+  min-height: 2.5rem;
+  padding: 0 1rem;
+  border-radius: 99px;
+  color: var(--toast-action);
+  font-weight: 650;
+  white-space: nowrap;
+}
+
+.toast-action:hover {
+  background: rgb(128 150 155 / 25%);
+}
+
+.toast :focus-visible {
+  outline-color: var(--toast-action);
+  outline-offset: -2px;
+}
+
+.toast-close {
+  color: inherit;
+}
+
+.toast-close:hover {
+  background: rgb(128 150 155 / 25%);
+  color: inherit;
+}
+
+.dialog {
+  width: min(30rem, calc(100vw - 2rem));
+  max-height: calc(100dvh - 2rem);
+  padding: 1.7rem;
+  border: 0;
+  border-radius: 1.2rem;
+  background: var(--surface);
+  color: var(--ink);
+  box-shadow: var(--shadow-high);
+}
+
+.dialog[open] {
+  animation: rise var(--calm);
+}
+
+.dialog::backdrop {
+  background: var(--veil);
+}
+
+.dialog h2 {
+  font: 600 1.45rem/1.3 var(--serif);
+  letter-spacing: -0.01em;
+  overflow-wrap: anywhere;
+}
+
+.confirm-text {
+  margin-top: 0.5rem;
+  color: var(--ink-soft);
+}
+
+.dialog-buttons {
+  display: flex;
+  flex-wrap: wrap;
+  justify-content: end;
+  gap: 0.6rem;
+  margin-top: 1.5rem;
+}
+
+.keys {
+  display: grid;
+  grid-template-columns: auto 1fr;
+  gap: 0.5rem 1.2rem;
+  margin-top: 1.1rem;
+}
+
+.keys dt {
+  display: flex;
+  gap: 0.25rem;
+  align-items: start;
+}
+
+.help-choice {
+  display: flex;
+  align-items: center;
+  gap: 0.6rem;
+  margin-top: 1.3rem;
+  padding-top: 1rem;
+  border-top: 1px solid var(--line);
+}
+
+.help-choice input {
+  width: 1.15rem;
+  height: 1.15rem;
+  accent-color: var(--accent);
+}
+
+.no-script {
+  padding: 2rem;
+  text-align: center;
+}
+
+/* ---- Room for the details beside the list; below that they lie over it ---- */
+
+@media (min-width: 1180px) {
+  .detail-open .shell {
+    padding-right: var(--detail-width);
+  }
+  .detail {
+    box-shadow: -1px 0 var(--line);
+  }
+  .detail-open .toasts {
+    right: var(--detail-width);
+  }
+  .toasts {
+    left: var(--sidebar-width);
+  }
+}
+
+@media (max-width: 899px) {
+  .shell {
+    grid-template-columns: minmax(0, 1fr);
+  }
+  .sidebar {
+    position: fixed;
+    z-index: 40;
+    top: 0;
+    bottom: 0;
+    left: 0;
+    width: min(19rem, 86vw);
+    visibility: hidden;
+    transform: translateX(-100%);
+    transition:
+      transform var(--calm),
+      visibility var(--calm);
+  }
+  .drawer-open .sidebar {
+    visibility: visible;
+    transform: none;
+    box-shadow: var(--shadow-high);
+  }
+  .drawer-open body {
+    overflow: hidden;
+  }
+  .open-drawer,
+  .close-drawer {
+    display: inline-grid;
+  }
+  .open-drawer {
+    margin-left: -0.6rem;
+  }
+}
+
+@media (max-width: 719px) {
+  .detail {
+    width: 100%;
+    box-shadow: none;
+  }
+  .detail-open body {
+    overflow: hidden;
+  }
+}
+
+@media (max-width: 599px) {
+  :root {
+    --gutter: 1rem;
+  }
+  .top-bar {
+    flex-wrap: wrap;
+    gap: 0.5rem;
+    padding: 0.7rem 0 0.5rem;
+  }
+  .weather {
+    display: block;
+  }
+  .weather::before {
+    content: none;
+  }
+  .eyebrow {
+    order: 3;
+    flex: 1 0 100%;
+    margin-top: 0.6rem;
+  }
+  .search-box {
+    flex: 1;
+  }
+  .search {
+    padding-right: 0.8rem;
+  }
+  .search-key,
+  .sidebar kbd {
+    display: none;
+  }
+  .composer,
+  .todo-list .view {
+    grid-template-columns: 3rem minmax(0, 1fr) auto auto;
+  }
+  .todo-list .view {
+    padding-right: 0;
+  }
+  .toggle,
+  .toggle-all {
+    margin-left: 0.15rem;
+  }
+  .new-options {
+    padding-left: 1rem;
+  }
+  .option {
+    flex: 1 1 100%;
+  }
+  .option label {
+    flex: 0 0 4rem;
+  }
+  .option input,
+  .option select {
+    flex: 1;
+    min-width: 0;
+  }
+  .grip {
+    width: 1.5rem;
+  }
+  .todo-list .view {
+    margin-left: 0.3rem;
+  }
+  .footer {
+    grid-template-columns: 1fr auto;
+  }
+  .filters {
+    grid-column: 1 / -1;
+    grid-row: 2;
+  }
+  .filters li {
+    flex: 1;
+  }
+  .filters a {
+    min-height: 2.5rem;
+  }
+  .toasts {
+    bottom: max(7.2rem, calc(env(safe-area-inset-bottom) + 7rem));
+  }
+  .sort-box label {
+    display: none;
+  }
+}
+
+/* A finger can't hover, so what hovering shows is there from the start, and everything is finger-sized. */
+@media (hover: none) {
+  .details-button,
+  .destroy {
+    opacity: 0.75;
+  }
+  .grip {
+    opacity: 0.8;
+  }
+  .tag {
+    min-height: 1.75rem;
+    padding-inline: 0.75rem;
+  }
+  .tag::after {
+    content: '';
+    position: absolute;
+    inset: -0.4rem 0;
+  }
+  .filter-chip,
+  .chip-button,
+  .priorities span,
+  .filters a {
+    min-height: 2.5rem;
+  }
+}
+
+@media (prefers-reduced-motion: reduce) {
+  *,
+  *::before,
+  *::after {
+    animation: none !important;
+    transition: none !important;
+    scroll-behavior: auto !important;
+  }
+}
+
+/* On a small touch screen a row has room for one button; deleting is in the details. */
+@media (hover: none) and (max-width: 599px) {
+  .destroy {
+    display: none;
+  }
+}
+
+/* High contrast modes drop background colours, and with them an unframed tick. */
+@media (forced-colors: active) {
+  .toggle::after,
+  .toggle-all::after {
+    background: CanvasText;
+  }
+  .filters a.selected,
+  .place[aria-current] {
+    outline: 2px solid Highlight;
+    outline-offset: -2px;
+  }
+}
+
+@media print {
+  .sidebar,
+  .top-bar,
+  .composer,
+  .list-bar,
+  .footer,
+  .toasts,
+  .detail,
+  .grip,
+  .icon-button {
+    display: none !important;
+  }
+  .shell {
+    display: block;
+  }
+}
 """
 
 PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a change at once, and sends changes one
-// after another, so that what is on the screen and what is in the database can be told apart only by a moment.
+// after another, so that the screen is never more than a moment ahead of the database.
 (() => {
   'use strict';
 
@@ -3426,7 +6460,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     let timer = null;
     const later = () => {
       clearTimeout(timer);
-      timer = setTimeout(() => { timer = null; action(); }, pause);
+      timer = setTimeout(() => {
+        timer = null;
+        action();
+      }, pause);
     };
     later.now = () => {
       if (timer === null) return;
@@ -3453,19 +6490,28 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // Storage can be forbidden or full; a preference is never worth an error.
   function remember(key, value) {
-    try { localStorage.setItem(`tornado_todo.${key}`, JSON.stringify(value)); } catch { /* see above */ }
+    try {
+      localStorage.setItem(`tornado_todo.${key}`, JSON.stringify(value));
+    } catch {
+      /* see above */
+    }
   }
 
   function recall(key, otherwise) {
-    try { return JSON.parse(localStorage.getItem(`tornado_todo.${key}`)) ?? otherwise; } catch { return otherwise; }
+    try {
+      return JSON.parse(localStorage.getItem(`tornado_todo.${key}`)) ?? otherwise;
+    } catch {
+      return otherwise;
+    }
   }
 
   const plural = (count, one, many) => `${count} ${count === 1 ? one : many}`;
   const lengthOf = text => [...text].length;
   const oneLine = text => text.replace(/\s*[\r\n]+\s*/g, ' ').trim();
   const quoted = title => `“${lengthOf(title) > 42 ? `${[...title].slice(0, 40).join('')}…` : title}”`;
-  const isTextField = node => node instanceof HTMLElement
-    && node.matches('textarea, select, input:not([type=checkbox], [type=radio], [type=button])');
+  const isTextField = node =>
+    node instanceof HTMLElement &&
+    node.matches('textarea, select, input:not([type=checkbox], [type=radio], [type=button])');
   // The Enter that ends the composing of a Chinese or Japanese word isn't meant for the page.
   const isEnter = event => event.key === 'Enter' && !event.isComposing && event.keyCode !== 229;
 
@@ -3473,16 +6519,36 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const region = find('.announcer');
     // The same words twice are read twice only if the region was empty in between.
     region.textContent = '';
-    setTimeout(() => { region.textContent = text; }, 30);
+    setTimeout(() => {
+      region.textContent = text;
+    }, 30);
   }
 
   // ---- State -------------------------------------------------------------------------------------------
 
   const state = {
-    lists: [], trashedLists: [], items: [], next: null, view: null, loaded: false, problem: null,
-    matching: { active: 0, completed: 0, capped: false }, dueToday: { count: 0, capped: false },
-    editing: null, open: null, drag: null, refreshWanted: false, ticket: 0, writes: 0,
-    undoable: [], redoable: [], ownBatches: new Set(), away: false, revision: null, knownTags: new Set(),
+    lists: [],
+    trashedLists: [],
+    items: [],
+    next: null,
+    view: null,
+    loaded: false,
+    loading: false,
+    problem: null,
+    matching: { active: 0, completed: 0, capped: false },
+    dueToday: { count: 0, capped: false },
+    editing: null,
+    open: null,
+    drag: null,
+    refreshWanted: false,
+    ticket: 0,
+    writes: 0,
+    undoable: [],
+    redoable: [],
+    ownBatches: new Set(),
+    away: false,
+    revision: null,
+    knownTags: new Set(),
   };
   const rows = new Map();
 
@@ -3509,9 +6575,17 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const clockFormat = new Intl.DateTimeFormat(undefined, { hour: 'numeric', minute: '2-digit' });
   const weekdayFormat = new Intl.DateTimeFormat(undefined, { weekday: 'long' });
   const dayFormat = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'short' });
-  const yearFormat = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'short', year: 'numeric' });
+  const yearFormat = new Intl.DateTimeFormat(undefined, {
+    day: 'numeric',
+    month: 'short',
+    year: 'numeric',
+  });
   const fullFormat = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short' });
-  const todayFormat = new Intl.DateTimeFormat(undefined, { weekday: 'long', day: 'numeric', month: 'long' });
+  const todayFormat = new Intl.DateTimeFormat(undefined, {
+    weekday: 'long',
+    day: 'numeric',
+    month: 'long',
+  });
   const relativeFormat = new Intl.RelativeTimeFormat(undefined, { numeric: 'auto' });
 
   function dayFromNow(days) {
@@ -3569,14 +6643,21 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
 
     // A gateway's error says the same as no answer: the server behind it is away for now.
-    get isAbsence() { return [0, 502, 504].includes(this.status); }
+    get isAbsence() {
+      return [0, 502, 504].includes(this.status);
+    }
   }
 
   async function problemOf(response) {
     let told = {};
-    try { told = await response.json(); } catch { /* not every proxy answers in JSON */ }
+    try {
+      told = await response.json();
+    } catch {
+      /* not every proxy answers in JSON */
+    }
     const fields = (told.errors ?? []).map(error => error.message).filter(Boolean);
-    const detail = told.detail || fields.join(' ') || told.title || `The server answered ${response.status}.`;
+    const detail =
+      told.detail || fields.join(' ') || told.title || `The server answered ${response.status}.`;
     return new Problem(response.status, detail, Number(response.headers.get('Retry-After')) || null);
   }
 
@@ -3622,7 +6703,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function showAway(detail, milliseconds) {
     state.away = true;
     const waiting = queue.jobs.length;
-    const kept = waiting ? ` ${plural(waiting, 'change is', 'changes are')} kept here and will be sent.` : '';
+    const kept = waiting
+      ? ` ${plural(waiting, 'change is', 'changes are')} kept here and will be sent.`
+      : '';
     const seconds = Math.max(1, Math.round(milliseconds / 1000));
     find('.banner-text').textContent = `${detail}${kept} Trying again in ${seconds} s.`;
     find('.banner').hidden = false;
@@ -3642,7 +6725,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const backoff = attempt => Math.min(LONGEST_RETRY, 500 * 2 ** attempt) * (0.6 + Math.random() * 0.4);
 
   function waitForRetry(milliseconds) {
-    return Promise.race([sleep(milliseconds), new Promise(resolve => { wakeRetry = resolve; })]);
+    return Promise.race([
+      sleep(milliseconds),
+      new Promise(resolve => {
+        wakeRetry = resolve;
+      }),
+    ]);
   }
 
   // ---- Writing -----------------------------------------------------------------------------------------
@@ -3659,8 +6747,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     });
   }
 
+  function showBusy() {
+    find('.todoapp').setAttribute('aria-busy', String(queue.running || state.loading));
+  }
+
   async function runQueue() {
     queue.running = true;
+    showBusy();
     while (queue.jobs.length) {
       const job = queue.jobs[0];
       try {
@@ -3674,6 +6767,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       }
     }
     queue.running = false;
+    showBusy();
     render();
     scheduleListRefresh();
     if (state.refreshWanted) scheduleRefresh();
@@ -3767,8 +6861,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   const samePlace = (one, other) => one && other && one.kind === other.kind && one.list === other.list;
-  const isFiltered = () => state.view.q !== '' || state.view.tags.length > 0 || state.view.kind === 'today';
-  const viewKey = () => state.view.kind === 'list' ? state.view.list ?? 'inbox' : state.view.kind;
+  const isFiltered = () =>
+    state.view.q !== '' || state.view.tags.length > 0 || state.view.kind === 'today';
+  const viewKey = () => (state.view.kind === 'list' ? (state.view.list ?? 'inbox') : state.view.kind);
 
   function sortOf() {
     return recall('sort', {})[viewKey()] ?? (state.view.kind === 'today' ? 'due' : 'order');
@@ -3816,21 +6911,26 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     for (const item of items) for (const tag of item.tags) state.knownTags.add(tag);
   }
 
-  // A to-do that is still on its way to the server is in no answer yet, but it is on the screen.
+  // A to-do that is still on its way to the server is in no answer yet, but it is on the screen. One that is
+  // known stays the same object, so that acts under way keep hold of it.
   function adopt(items, next) {
-    const known = new Set(items.map(item => item.id));
-    const waiting = state.items.filter(item => item.pending && !known.has(item.id) && belongs(item));
-    for (const item of items) Object.assign(item, pendingFields(item.id));
-    state.items = [...items, ...waiting];
+    const known = new Map(state.items.map(item => [item.id, item]));
+    if (state.open) known.set(state.open.id, state.open);
+    const fresh = new Set(items.map(item => item.id));
+    const waiting = state.items.filter(item => item.pending && !fresh.has(item.id) && belongs(item));
+    const merged = items.map(item =>
+      Object.assign(known.get(item.id) ?? {}, item, pendingFields(item.id), { pending: false }),
+    );
+    state.items = [...merged, ...waiting];
     state.next = next;
     noteTags(items);
-    const open = items.find(item => item.id === state.open?.id);
-    if (open) state.open = open;
   }
 
   async function loadView() {
     const ticket = ++state.ticket;
     state.problem = null;
+    state.loading = true;
+    showBusy();
     try {
       if (!state.lists.length) await loadLists();
       // An answer that doesn't know the last change yet would undo it on the screen for a moment.
@@ -3838,7 +6938,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       if (ticket !== state.ticket) return;
       if (isTrash()) state.trashedLists = await getJson('/api/lists?deleted=true');
       else if (state.view.kind === 'list' && !currentList()) await loadLists();
-      if (state.view.kind === 'list' && !currentList()) throw new Problem(404, 'This list is not there any more.');
+      if (state.view.kind === 'list' && !currentList())
+        throw new Problem(404, 'This list is not there any more.');
       const page = await fetchPage(viewQuery(PAGE_SIZE));
       if (ticket !== state.ticket) return;
       adopt(page.items, page.next);
@@ -3848,6 +6949,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       if (ticket !== state.ticket) return;
       loadFailed(error);
     }
+    state.loading = false;
+    showBusy();
     render();
   }
 
@@ -3866,14 +6969,45 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const completed = selection('completed');
     completed.set('limit', '1');
     const [open, done] = await Promise.all([fetchPage(`?${active}`), fetchPage(`?${completed}`)]);
-    state.matching = { active: open.items.length, completed: done.items.length, capped: open.next !== null };
+    state.matching = {
+      active: open.items.length,
+      completed: done.items.length,
+      capped: open.next !== null,
+    };
   }
 
   async function loadDueToday() {
-    const query = new URLSearchParams({ due: `..${dayFromNow(0)}`, completed: 'false', limit: PAGE_SIZE });
+    const query = new URLSearchParams({
+      due: `..${dayFromNow(0)}`,
+      completed: 'false',
+      limit: PAGE_SIZE,
+    });
     const page = await fetchPage(`?${query}`);
     state.dueToday = { count: page.items.length, capped: page.next !== null };
     renderSidebar();
+  }
+
+  const moreWatcher = new IntersectionObserver(
+    entries => {
+      if (entries.some(entry => entry.isIntersecting)) loadMore();
+    },
+    { rootMargin: '600px' },
+  );
+
+  // Observing anew reports at once, so a page too short to push the mark out of sight doesn't end loading.
+  function watchForMore() {
+    for (const more of findAll('.more')) {
+      moreWatcher.unobserve(more);
+      moreWatcher.observe(more);
+    }
+  }
+
+  // The further somebody scrolls, the more comes at a time, so that the end of a long list is in reach.
+  function widened(query) {
+    const parameters = new URLSearchParams(query);
+    const limit = Math.min(MAXIMUM_LIMIT, Math.max(PAGE_SIZE, state.items.length));
+    parameters.set('limit', String(limit));
+    return `?${parameters}`;
   }
 
   let loadingMore = null;
@@ -3881,15 +7015,21 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function loadMore() {
     if (!state.next || loadingMore) return loadingMore ?? Promise.resolve();
     const ticket = state.ticket;
-    loadingMore = fetchPage(state.next).then(page => {
-      if (ticket !== state.ticket) return;
-      const fresh = new Set(page.items.map(item => item.id));
-      const before = state.items.filter(item => !fresh.has(item.id));
-      noteTags(page.items);
-      state.items = [...before, ...page.items];
-      state.next = page.next;
-      render();
-    }).catch(error => showToast(error.message, { tone: 'bad' })).finally(() => { loadingMore = null; });
+    loadingMore = fetchPage(widened(state.next))
+      .then(page => {
+        if (ticket !== state.ticket) return;
+        const fresh = new Set(page.items.map(item => item.id));
+        const before = state.items.filter(item => !fresh.has(item.id));
+        noteTags(page.items);
+        state.items = [...before, ...page.items];
+        state.next = page.next;
+        render();
+      })
+      .catch(error => showToast(error.message, { tone: 'bad' }))
+      .finally(() => {
+        loadingMore = null;
+        watchForMore();
+      });
     return loadingMore;
   }
 
@@ -3911,14 +7051,22 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   async function refresh() {
     if (!state.view || !state.loaded) return;
     // Somebody who is typing or dragging is not to be disturbed; the end of it asks again.
-    if (isOccupied()) { state.refreshWanted = true; return; }
+    if (isOccupied()) {
+      state.refreshWanted = true;
+      return;
+    }
     state.refreshWanted = false;
     const { ticket, writes } = state;
+    // Of a list that was loaded to its end the new end is wanted too.
+    const wanted = state.items.length + (state.next === null ? PAGE_SIZE : 0);
     try {
-      const [lists, page] = await Promise.all([getJson('/api/lists'), fetchWindow(state.items.length)]);
+      const [lists, page] = await Promise.all([getJson('/api/lists'), fetchWindow(wanted)]);
       if (isTrash()) state.trashedLists = await getJson('/api/lists?deleted=true');
       if (ticket !== state.ticket) return;
-      if (isOccupied() || writes !== state.writes) { state.refreshWanted = true; return; }
+      if (isOccupied() || writes !== state.writes) {
+        state.refreshWanted = true;
+        return;
+      }
       state.lists = lists;
       adopt(page.items, page.next);
       if (isFiltered() && !isTrash()) await loadMatching();
@@ -3945,7 +7093,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       if (isFiltered() && !isTrash()) await loadMatching();
       loadDueToday().catch(() => {});
       render();
-    } catch { /* the next write or the socket's return asks again */ }
+    } catch {
+      /* the next write or the socket's return asks again */
+    }
   }, REFRESH_PAUSE);
 
   // ---- Counting ----------------------------------------------------------------------------------------
@@ -3980,21 +7130,35 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     toast.remove();
   }
 
+  function toastOf(text, { label, action, tone }) {
+    const toast = element('div', { className: `toast ${tone}` });
+    // The region around it is polite; what went wrong may interrupt.
+    if (tone === 'bad') toast.setAttribute('role', 'alert');
+    const act = () => {
+      hideToast();
+      action();
+    };
+    toast.append(element('span', { className: 'toast-text', dir: 'auto', textContent: text }));
+    if (action) {
+      const properties = { type: 'button', className: 'toast-action', textContent: label, click: act };
+      toast.append(element('button', properties));
+    }
+    const closing = { type: 'button', className: 'icon-button toast-close', click: hideToast };
+    toast.append(element('button', { ...closing, 'aria-label': 'Close this message' }, icon('close')));
+    return toast;
+  }
+
   // One at a time: the newest act is the one to take back, and Ctrl+Z reaches the older ones.
   function showToast(text, { label = null, action = null, tone = '' } = {}) {
     hideToast();
-    const toast = element('div', { className: `toast ${tone}`, role: tone === 'bad' ? 'alert' : 'status' },
-      element('span', { className: 'toast-text', dir: 'auto', textContent: text }));
-    if (action) {
-      toast.append(element('button', { type: 'button', className: 'toast-action', textContent: label,
-        click: () => { hideToast(); action(); } }));
-    }
-    toast.append(element('button', { type: 'button', className: 'icon-button toast-close',
-      'aria-label': 'Close this message', click: hideToast }, icon('close')));
-    const start = () => { toastTimer = setTimeout(hideToast, TOAST_MILLISECONDS); };
+    const toast = toastOf(text, { label, action, tone });
     const pause = () => clearTimeout(toastTimer);
+    const start = () => {
+      pause();
+      toastTimer = setTimeout(hideToast, TOAST_MILLISECONDS);
+    };
     for (const kind of ['pointerenter', 'focusin']) toast.addEventListener(kind, pause);
-    for (const kind of ['pointerleave', 'focusout']) toast.addEventListener(kind, () => { pause(); start(); });
+    for (const kind of ['pointerleave', 'focusout']) toast.addEventListener(kind, start);
     find('.toasts').append(toast);
     start();
   }
@@ -4034,13 +7198,18 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function complainOfTitle(title) {
     if (lengthOf(title) <= TITLE_LENGTH) return false;
-    showToast(`A title has at most ${TITLE_LENGTH} characters; this one has ${lengthOf(title)}.`, { tone: 'bad' });
+    showToast(`A title has at most ${TITLE_LENGTH} characters; this one has ${lengthOf(title)}.`, {
+      tone: 'bad',
+    });
     return true;
   }
 
   function splitTags(text) {
     const tags = [];
-    for (const tag of text.split(',').map(part => part.trim().replace(/^#/, '')).filter(Boolean)) {
+    for (const tag of text
+      .split(',')
+      .map(part => part.trim().replace(/^#/, ''))
+      .filter(Boolean)) {
       if (!tags.some(other => other.toLowerCase() === tag.toLowerCase())) tags.push(tag);
     }
     return tags.slice(0, MAXIMUM_TAGS).map(tag => [...tag].slice(0, TAG_LENGTH).join(''));
@@ -4069,18 +7238,35 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const title = oneLine(find('.new-todo').value);
     if (!title || isTrash() || complainOfTitle(title)) return;
     const fields = newFields(title);
-    const item = { id: newId(), list: fields.list ?? inbox()?.id ?? null, completed: false, notes: '', due: null,
-      priority: 0, tags: [], order: (state.items.at(-1)?.order ?? 0) + 1, pending: true, ...fields };
+    const item = {
+      id: newId(),
+      list: fields.list ?? inbox()?.id ?? null,
+      completed: false,
+      notes: '',
+      due: null,
+      priority: 0,
+      tags: [],
+      order: (state.items.at(-1)?.order ?? 0) + 1,
+      pending: true,
+      ...fields,
+    };
     clearComposer();
     const visible = belongs(item) && state.view.q === '';
     if (visible) state.items.push(item);
     else showToast(`Added ${quoted(title)}; this view doesn’t show it.`);
     adjustCounts(item, +1);
     write({
-      id: item.id, entry: undoEntry(`Added ${quoted(title)}`),
+      id: item.id,
+      entry: undoEntry(`Added ${quoted(title)}`),
       request: () => ({ method: 'PUT', path: `/api/todos/${item.id}`, body: fields }),
-      accept: answer => { Object.assign(item, answer, pendingFields(item.id), { pending: false }); noteTags([item]); },
-      revert: () => { adjustCounts(item, -1); state.items = state.items.filter(other => other !== item); },
+      accept: answer => {
+        Object.assign(item, answer, pendingFields(item.id), { pending: false });
+        noteTags([item]);
+      },
+      revert: () => {
+        adjustCounts(item, -1);
+        state.items = state.items.filter(other => other !== item);
+      },
       failed: error => giveBack(title, error),
     });
     render();
@@ -4091,12 +7277,19 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   // What somebody typed comes back to where it was typed, unless the next thing stands there already.
   function giveBack(title, error) {
     const input = find('.new-todo');
-    const put = () => { input.value = title; input.focus(); };
+    const put = () => {
+      input.value = title;
+      input.focus();
+    };
     if (input.value === '') {
       put();
       return false;
     }
-    showToast(`Not saved: ${quoted(title)}. ${error.message}`, { tone: 'bad', label: 'Edit it', action: put });
+    showToast(`Not saved: ${quoted(title)}. ${error.message}`, {
+      tone: 'bad',
+      label: 'Edit it',
+      action: put,
+    });
     return true;
   }
 
@@ -4118,10 +7311,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const entry = undoEntry(text);
     applyFields(item, fields);
     write({
-      id: item.id, fields, entry, failed,
+      id: item.id,
+      fields,
+      entry,
+      failed,
       request: () => ({ method: 'PATCH', path: `/api/todos/${item.id}`, body: fields }),
       accept: answer => {
-        Object.assign(itemById(item.id) ?? item, answer, pendingFields(item.id));
+        Object.assign(item, answer, pendingFields(item.id));
         noteTags([answer]);
         if (sortOf() !== 'order' || state.view.q) state.refreshWanted = true;
         if (state.open?.id === item.id) loadHistory();
@@ -4148,9 +7344,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     adjustCounts(item, -1);
     if (state.open?.id === item.id) closeDetail();
     write({
-      id: item.id, entry,
+      id: item.id,
+      entry,
       request: () => ({ method: 'DELETE', path: `/api/todos/${item.id}` }),
-      revert: () => { adjustCounts(item, +1); if (place >= 0) state.items.splice(place, 0, item); },
+      revert: () => {
+        adjustCounts(item, +1);
+        if (place >= 0) state.items.splice(place, 0, item);
+      },
     });
     render();
     offerUndo(entry);
@@ -4164,7 +7364,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     write({
       entry,
       request: () => ({ method, path: `/api/todos?${query}`, body }),
-      accept: () => { state.refreshWanted = true; },
+      accept: () => {
+        state.refreshWanted = true;
+      },
     });
     render();
     offerUndo(entry);
@@ -4181,11 +7383,14 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const amount = completed ? counts().active : counts().completed;
     const word = completed ? 'completed' : 'active';
     bulk({
-      method: 'PATCH', show: completed ? 'active' : 'completed', body: { completed },
+      method: 'PATCH',
+      show: completed ? 'active' : 'completed',
+      body: { completed },
       text: `Marked ${isFiltered() ? 'all shown here' : plural(amount, 'to-do', 'to-dos')} as ${word}`,
       change: () => {
-        setCounts(({ active, completed: done }) => completed
-          ? { active: 0, completed: active + done } : { active: active + done, completed: 0 });
+        setCounts(({ active, completed: done }) =>
+          completed ? { active: 0, completed: active + done } : { active: active + done, completed: 0 },
+        );
         for (const item of state.items) item.completed = completed;
         state.items = state.items.filter(belongs);
       },
@@ -4195,8 +7400,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function clearCompleted() {
     const amount = counts().completed;
     bulk({
-      method: 'DELETE', show: 'completed',
-      text: isFiltered() ? 'Cleared what was completed' : `Cleared ${plural(amount, 'completed to-do', 'completed to-dos')}`,
+      method: 'DELETE',
+      show: 'completed',
+      text: isFiltered()
+        ? 'Cleared what was completed'
+        : `Cleared ${plural(amount, 'completed to-do', 'completed to-dos')}`,
       change: () => {
         setCounts(() => ({ completed: 0 }));
         if (state.open?.completed) closeDetail();
@@ -4211,33 +7419,38 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const canReorder = () => !isTrash() && sortOf() === 'order' && state.view.q === '';
 
   // The order is worked out when the write is sent: by then the neighbours' own moves are answered.
-  function orderBetween(item) {
-    const place = state.items.indexOf(item);
-    const previous = state.items[place - 1];
-    const following = state.items[place + 1];
+  function orderBetween(previous, following, otherwise) {
     if (previous && following) return (previous.order + following.order) / 2;
     if (previous) return previous.order + 1;
-    return following ? following.order - 1 : item.order;
+    return following ? following.order - 1 : otherwise;
+  }
+
+  function putAt(item, place) {
+    state.items = state.items.filter(other => other !== item);
+    state.items.splice(place, 0, item);
   }
 
   async function moveTodo(item, target) {
     if (target >= state.items.length - 1 && state.next) await loadMore();
     const from = state.items.indexOf(item);
     if (from < 0 || target === from || target < 0 || target >= state.items.length) return;
-    state.items.splice(from, 1);
-    state.items.splice(target, 0, item);
+    putAt(item, target);
+    const [previous, following] = [state.items[target - 1], state.items[target + 1]];
     const before = item.order;
     let order = null;
     write({
-      id: item.id, entry: undoEntry(`Moved ${quoted(item.title)}`),
+      id: item.id,
+      entry: undoEntry(`Moved ${quoted(item.title)}`),
       request: () => {
-        order ??= orderBetween(item);
+        order ??= orderBetween(previous, following, before);
         item.order = order;
         return { method: 'PATCH', path: `/api/todos/${item.id}`, body: { order } };
       },
-      accept: answer => Object.assign(itemById(item.id) ?? item, answer, pendingFields(item.id)),
-      revert: () => { item.order = before; state.items.splice(state.items.indexOf(item), 1);
-        state.items.splice(from, 0, item); },
+      accept: answer => Object.assign(item, answer, pendingFields(item.id)),
+      revert: () => {
+        item.order = before;
+        putAt(item, from);
+      },
     });
     render();
     announce(`${item.title}: moved to position ${target + 1} of ${state.items.length}.`);
@@ -4255,48 +7468,92 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function createRow(item) {
     const label = element('label', { dir: 'auto' });
-    const view = element('div', { className: 'view' },
+    const view = element(
+      'div',
+      { className: 'view' },
       element('span', { className: 'grip', title: 'Drag to move', 'aria-hidden': 'true' }, icon('grip')),
       element('input', { type: 'checkbox', className: 'toggle' }),
       element('div', { className: 'words' }, label, element('div', { className: 'meta' })),
       element('button', { type: 'button', className: 'icon-button details-button' }, icon('details')),
-      element('button', { type: 'button', className: 'icon-button destroy' }, icon('close')));
-    const edit = element('input', { type: 'text', className: 'edit', 'aria-label': 'Edit the title',
-      autocomplete: 'off', enterKeyHint: 'done', dir: 'auto' });
+      element('button', { type: 'button', className: 'icon-button destroy' }, icon('close')),
+    );
+    const edit = element('input', {
+      type: 'text',
+      className: 'edit',
+      'aria-label': 'Edit the title',
+      autocomplete: 'off',
+      enterKeyHint: 'done',
+      dir: 'auto',
+    });
     return element('li', { dataset: { id: item.id } }, view, edit);
   }
 
   function rowSignature(item) {
-    return JSON.stringify([item.title, item.completed, item.due, item.priority, item.tags, item.notes !== '',
-      item.pending, state.view.kind === 'list' || listById(item.list)?.title, dayFromNow(0),
-      state.open?.id === item.id, state.view.tags]);
+    return JSON.stringify([
+      item.title,
+      item.completed,
+      item.due,
+      item.priority,
+      item.tags,
+      item.notes !== '',
+      item.pending,
+      state.view.kind === 'list' || listById(item.list)?.title,
+      dayFromNow(0),
+      state.open?.id === item.id,
+      state.view.tags,
+    ]);
   }
 
-  function dueMark(due) {
-    const { text, tone } = friendlyDue(due);
+  function dueMark({ due, completed }) {
+    const { text, tone } = completed ? { ...friendlyDue(due), tone: '' } : friendlyDue(due);
     const words = tone === 'overdue' ? `Overdue · ${text}` : text;
-    return element('span', { className: `mark due ${tone}` }, icon('calendar'),
-      element('time', { dateTime: due, textContent: words }));
+    return element(
+      'span',
+      { className: `mark due ${tone}` },
+      icon('calendar'),
+      element('time', { dateTime: due, textContent: words }),
+    );
   }
 
   function tagButton(tag) {
     const chosen = state.view.tags.some(other => other.toLowerCase() === tag.toLowerCase());
-    return element('button', { type: 'button', className: `tag${chosen ? ' chosen' : ''}`, dir: 'auto',
-      textContent: tag, 'aria-label': `Show only what is tagged ${tag}`, dataset: { tag } });
+    return element('button', {
+      type: 'button',
+      className: `tag${chosen ? ' chosen' : ''}`,
+      dir: 'auto',
+      textContent: tag,
+      'aria-label': `Show only what is tagged ${tag}`,
+      dataset: { tag },
+    });
   }
 
   function priorityMark(priority) {
-    return element('span', { className: `mark priority level-${priority}` },
-      element('span', { className: 'bars', 'aria-hidden': 'true' }, element('i'), element('i'), element('i')),
-      element('span', { textContent: PRIORITIES[priority] }));
+    return element(
+      'span',
+      { className: `mark priority level-${priority}` },
+      element(
+        'span',
+        { className: 'bars', 'aria-hidden': 'true' },
+        element('i'),
+        element('i'),
+        element('i'),
+      ),
+      element('span', { textContent: PRIORITIES[priority] }),
+    );
   }
 
   function metaOf(item) {
     const marks = [];
     if (item.priority) marks.push(priorityMark(item.priority));
-    if (item.due) marks.push(dueMark(item.due));
+    if (item.due) marks.push(dueMark(item));
     if (state.view.kind !== 'list' && listById(item.list)) {
-      marks.push(element('span', { className: 'mark in-list', dir: 'auto', textContent: listById(item.list).title }));
+      marks.push(
+        element('span', {
+          className: 'mark in-list',
+          dir: 'auto',
+          textContent: listById(item.list).title,
+        }),
+      );
     }
     marks.push(...item.tags.map(tagButton));
     if (item.notes) {
@@ -4352,8 +7609,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return (row ? find('.toggle', row) : find('.new-todo')).focus({ preventScroll: true });
   }
 
-  const rowOf = node => node instanceof Element ? node.closest('.todo-list li') : null;
-  const itemOf = row => row ? itemById(row.dataset.id) : undefined;
+  const rowOf = node => (node instanceof Element ? node.closest('.todo-list li') : null);
+  const itemOf = row => (row ? itemById(row.dataset.id) : undefined);
 
   // ---- To-dos: editing in place ------------------------------------------------------------------------
 
@@ -4416,14 +7673,18 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     else if (event.target.closest('label')) {
       // A finger has no double-click worth the name; it gets the details, where the title can be edited too.
       const isFinger = event.pointerType === 'touch';
-      if (isFinger || (state.open && state.open.id !== item.id)) openDetail(item, { takeFocus: isFinger });
+      if (isFinger || (state.open && state.open.id !== item.id))
+        openDetail(item, { takeFocus: isFinger });
     }
   }
 
   function listKey(event) {
     const row = rowOf(event.target);
     if (!row) return;
-    if (event.target.matches('.edit')) { editKey(event, row); return; }
+    if (event.target.matches('.edit')) {
+      editKey(event, row);
+      return;
+    }
     const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
     if (step && event.altKey) moveByKey(itemOf(row), step);
     else if (step && !event.ctrlKey && !event.metaKey) focusRow(row, step);
@@ -4467,8 +7728,19 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const row = rowOf(grip);
     const all = findAll('.todo-list > li');
     const from = all.indexOf(row);
-    state.drag = { row, all, from, to: from, startY: event.clientY, y: event.clientY, scroll: scrollY, grip,
-      tops: all.map(each => each.offsetTop), heights: all.map(each => each.offsetHeight), place: null };
+    state.drag = {
+      row,
+      all,
+      from,
+      to: from,
+      startY: event.clientY,
+      y: event.clientY,
+      scroll: scrollY,
+      grip,
+      tops: all.map(each => each.offsetTop),
+      heights: all.map(each => each.offsetHeight),
+      place: null,
+    };
     event.preventDefault();
     grip.setPointerCapture(event.pointerId);
     row.classList.add('dragging');
@@ -4483,7 +7755,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const { drag } = state;
     if (!drag) return;
     drag.y = event.clientY;
-    markDropPlace(document.elementFromPoint(event.clientX, event.clientY)?.closest('.place[data-list]') ?? null);
+    markDropPlace(
+      document.elementFromPoint(event.clientX, event.clientY)?.closest('.place[data-list]') ?? null,
+    );
     shiftRows();
   }
 
@@ -4508,7 +7782,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       if (index === from) continue;
       const down = index < from && index >= to;
       const up = index > from && index <= to;
-      all[index].style.transform = down ? `translateY(${heights[from]}px)` : up ? `translateY(-${heights[from]}px)` : '';
+      all[index].style.transform = down
+        ? `translateY(${heights[from]}px)`
+        : up
+          ? `translateY(-${heights[from]}px)`
+          : '';
     }
     state.drag.to = to;
   }
@@ -4531,7 +7809,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     markDropPlace(null);
     state.drag = null;
     for (const kind of ['pointermove', 'pointerup', 'pointercancel']) {
-      for (const listener of [followDrag, dropDrag, cancelDrag]) drag.grip.removeEventListener(kind, listener);
+      for (const listener of [followDrag, dropDrag, cancelDrag])
+        drag.grip.removeEventListener(kind, listener);
     }
     // Without this the rows would glide back from where the transforms left them.
     document.documentElement.classList.remove('is-dragging');
@@ -4550,50 +7829,74 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     else if (!listId && drag.to !== drag.from) moveTodo(item, drag.to);
   }
 
-  function cancelDrag() { endDrag(); }
+  function cancelDrag() {
+    endDrag();
+  }
 
   function moveToList(item, listId) {
-    const entry = changeTodo(item, { list: listId }, `Moved ${quoted(item.title)} to ${listById(listId).title}`);
+    const entry = changeTodo(
+      item,
+      { list: listId },
+      `Moved ${quoted(item.title)} to ${listById(listId).title}`,
+    );
     offerUndo(entry);
   }
 
   // ---- Lists -------------------------------------------------------------------------------------------
 
   function placeLink({ hash, name, iconName, count, current, list }) {
-    const link = element('a', { className: 'place', href: hash }, icon(iconName),
-      element('span', { className: 'place-name', dir: 'auto', textContent: name }));
+    const link = element(
+      'a',
+      { className: 'place', href: hash },
+      icon(iconName),
+      element('span', { className: 'place-name', dir: 'auto', textContent: name }),
+    );
     if (current) link.setAttribute('aria-current', 'page');
     if (list) link.dataset.list = list;
     if (count) {
-      link.append(element('span', { className: 'place-count', 'aria-hidden': 'true', textContent: count }),
-        element('span', { className: 'hidden-words', textContent: ` ${count} left` }));
+      link.append(
+        element('span', { className: 'place-count', 'aria-hidden': 'true', textContent: count }),
+        element('span', { className: 'hidden-words', textContent: ` ${count} left` }),
+      );
     }
     return element('li', {}, link);
   }
 
-  function places() {
-    const plain = { list: null, show: 'all', q: '', tags: [] };
+  const plainView = { kind: 'list', list: null, show: 'all', q: '', tags: [] };
+
+  function viewPlaces() {
     const { kind } = state.view;
     const isInbox = kind === 'list' && (!state.view.list || currentList()?.inbox);
-    const today = state.dueToday;
+    const box = { name: inbox()?.title ?? 'Inbox', count: inbox()?.active, list: inbox()?.id };
+    const late = state.dueToday.count ? `${state.dueToday.count}${state.dueToday.capped ? '+' : ''}` : 0;
     const all = state.lists.reduce((sum, list) => sum + list.active, 0);
-    const views = [
-      { hash: '#/', name: inbox()?.title ?? 'Inbox', iconName: 'inbox', count: inbox()?.active, list: inbox()?.id,
-        current: isInbox },
-      { hash: hashOf({ ...plain, kind: 'today' }), name: 'Today', iconName: 'today',
-        count: today.count ? `${today.count}${today.capped ? '+' : ''}` : 0, current: kind === 'today' },
-      { hash: hashOf({ ...plain, kind: 'all' }), name: 'Everything', iconName: 'all', count: all,
-        current: kind === 'all' }];
-    const lists = state.lists.filter(list => !list.inbox).map(list => ({
-      hash: hashOf({ ...plain, kind: 'list', list: list.id }), name: list.title, iconName: 'list',
-      count: list.active, list: list.id, current: kind === 'list' && currentList() === list }));
-    return { views, lists };
+    const today = { name: 'Today', iconName: 'today', count: late, current: kind === 'today' };
+    const everything = { name: 'Everything', iconName: 'all', count: all, current: kind === 'all' };
+    return [
+      { ...box, hash: '#/', iconName: 'inbox', current: isInbox },
+      // What was due once and is done would only pile up, so Today opens on what is still to be done.
+      { ...today, hash: hashOf({ ...plainView, kind: 'today', show: 'active' }) },
+      { ...everything, hash: hashOf({ ...plainView, kind: 'all' }) },
+    ];
+  }
+
+  function listPlaces() {
+    const own = state.lists.filter(list => !list.inbox);
+    return own.map(list => ({
+      hash: hashOf({ ...plainView, list: list.id }),
+      name: list.title,
+      iconName: 'list',
+      count: list.active,
+      list: list.id,
+      current: currentList() === list,
+    }));
   }
 
   let sidebarSignature = '';
 
   function renderSidebar() {
-    const { views, lists } = places();
+    const views = viewPlaces();
+    const lists = listPlaces();
     const signature = JSON.stringify([views, lists]);
     const trash = find('.trash-link');
     if (isTrash()) trash.setAttribute('aria-current', 'page');
@@ -4604,7 +7907,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.views').replaceChildren(...views.map(placeLink));
     find('.lists').replaceChildren(...lists.map(placeLink));
     find('.sidebar-heading').hidden = lists.length === 0;
-    if (focused) findAll('.views a, .lists a').find(link => link.getAttribute('href') === focused)?.focus();
+    if (focused)
+      findAll('.views a, .lists a')
+        .find(link => link.getAttribute('href') === focused)
+        ?.focus();
   }
 
   function startNewList() {
@@ -4624,19 +7930,30 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function createList() {
     const input = find('.new-list');
     const title = oneLine(input.value);
-    if (!title) { endNewList(); return; }
+    if (!title) {
+      endNewList();
+      return;
+    }
     const key = newId();
     endNewList();
     write({
       entry: undoEntry(`Created the list ${quoted(title)}`),
-      request: () => ({ method: 'POST', path: '/api/lists', body: { title }, headers: { 'Idempotency-Key': key } }),
+      request: () => ({
+        method: 'POST',
+        path: '/api/lists',
+        body: { title },
+        headers: { 'Idempotency-Key': key },
+      }),
       accept: answer => {
-        if (!listById(answer.id)) state.lists.push(answer);
+        if (!listById(answer.id)) state.lists.push({ active: 0, completed: 0, ...answer });
         closeDrawer();
         location.hash = `#/list/${answer.id}`;
         find('.new-todo').focus({ preventScroll: true });
       },
-      revert: () => { startNewList(); find('.new-list').value = title; },
+      revert: () => {
+        startNewList();
+        find('.new-list').value = title;
+      },
     });
   }
 
@@ -4663,7 +7980,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     write({
       entry: undoEntry(`Renamed the list ${quoted(before)}`),
       request: () => ({ method: 'PATCH', path: `/api/lists/${list.id}`, body: { title } }),
-      revert: () => { list.title = before; startRename(); input.value = title; },
+      revert: () => {
+        list.title = before;
+        startRename();
+        input.value = title;
+      },
     });
     render();
   }
@@ -4675,7 +7996,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     write({
       entry,
       request: () => ({ method: 'DELETE', path: `/api/lists/${list.id}` }),
-      revert: () => { state.lists.push(list); },
+      revert: () => {
+        state.lists.push(list);
+      },
     });
     location.hash = '#/';
     find('.new-todo').focus({ preventScroll: true });
@@ -4738,18 +8061,33 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function filterChip(text, label, click) {
-    return element('button', { type: 'button', className: 'filter-chip', 'aria-label': label, click },
-      element('span', { dir: 'auto', textContent: text }), icon('close'));
+    return element(
+      'button',
+      { type: 'button', className: 'filter-chip', 'aria-label': label, click },
+      element('span', { dir: 'auto', textContent: text }),
+      icon('close'),
+    );
   }
 
   function renderActiveFilters() {
     const { q, tags, kind } = state.view;
-    const clearSearch = () => { find('.search').value = ''; goTo({ q: '' }); find('.search').focus(); };
-    const chips = tags.map(tag => filterChip(`Tagged ${tag}`, `Stop showing only ${tag}`, () => toggleTag(tag)));
+    const clearSearch = () => {
+      find('.search').value = '';
+      goTo({ q: '' });
+      find('.search').focus();
+    };
+    const chips = tags.map(tag =>
+      filterChip(`Tagged ${tag}`, `Stop showing only ${tag}`, () => toggleTag(tag)),
+    );
     if (q) chips.unshift(filterChip(`Search: ${q}`, 'Clear the search', clearSearch));
     if (chips.length && kind === 'list') {
-      chips.push(element('a', { className: 'widen', href: hashOf({ ...state.view, kind: 'all', list: null }),
-        textContent: 'Look in every list' }));
+      chips.push(
+        element('a', {
+          className: 'widen',
+          href: hashOf({ ...state.view, kind: 'all', list: null }),
+          textContent: 'Look in every list',
+        }),
+      );
     }
     const box = find('.active-filters');
     const signature = JSON.stringify([q, tags, kind, state.view.list]);
@@ -4788,8 +8126,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.main').hidden = isTrash() || !hasTodos;
     find('.footer').hidden = isTrash() || !hasTodos;
     find('.toggle-all').checked = active === 0 && total > 0;
-    find('.todo-count').replaceChildren(element('strong', { textContent: `${active}${capped ? '+' : ''}` }),
-      ` ${active === 1 && !capped ? 'item' : 'items'} left`);
+    find('.todo-count').replaceChildren(
+      element('strong', { textContent: `${active}${capped ? '+' : ''}` }),
+      ` ${active === 1 && !capped ? 'item' : 'items'} left`,
+    );
     find('.clear-completed').hidden = completed === 0;
     find('.list-bar').hidden = total === 0;
     for (const link of findAll('.filters a')) {
@@ -4805,15 +8145,24 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const { kind, show, q, tags } = state.view;
     if (state.problem) return ['Out of reach', state.problem.message, 'retry'];
     if (kind === 'trash') {
-      return q ? ['Nothing found', 'Nothing in the trash has these words.'] : ['The trash is empty',
-        'What you delete comes here first and can be restored.'];
+      return q
+        ? ['Nothing found', 'Nothing in the trash has these words.']
+        : ['The trash is empty', 'What you delete comes here first and can be restored.'];
     }
-    if (q) return ['Nothing found', `Nothing here has the words ${quoted(q)}. Case and accents don’t matter.`];
-    if (tags.length) return ['Nothing here', `No ${show === 'all' ? '' : `${show} `}to-do has ${quoted(tags.join(', '))}.`];
+    if (q)
+      return ['Nothing found', `Nothing here has the words ${quoted(q)}. Case and accents don’t matter.`];
+    if (tags.length)
+      return [
+        'Nothing here',
+        `No ${show === 'all' ? '' : `${show} `}to-do has ${quoted(tags.join(', '))}.`,
+      ];
     const { active, completed } = counts();
-    if (show === 'active' && completed > 0) return ['All done', 'Every single one. The rest of the day is yours.'];
-    if (show === 'completed' && active > 0) return ['Nothing completed yet', 'Tick a to-do and it will be kept here.'];
-    if (kind === 'today') return ['Clear skies', 'Nothing is due today, and nothing is late.'];
+    if (kind === 'today' && active === 0 && show !== 'completed')
+      return ['Clear skies', 'Nothing is due today, and nothing is late.'];
+    if (show === 'active' && completed > 0)
+      return ['All done', 'Every single one. The rest of the day is yours.'];
+    if (show === 'completed' && active > 0)
+      return ['Nothing completed yet', 'Tick a to-do and it will be kept here.'];
     return ['All clear', 'Type what is on your mind and press Enter.'];
   }
 
@@ -4826,10 +8175,19 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.empty-title').textContent = title;
     find('.empty-text').textContent = text;
     const place = find('.empty-action');
-    if (!action) { place.replaceChildren(); return; }
+    if (!action) {
+      place.replaceChildren();
+      return;
+    }
     if (place.firstChild) return;
-    place.append(element('button', { type: 'button', className: 'quiet-button', textContent: 'Try again',
-      click: () => loadView() }));
+    place.append(
+      element('button', {
+        type: 'button',
+        className: 'quiet-button',
+        textContent: 'Try again',
+        click: () => loadView(),
+      }),
+    );
   }
 
   function render() {
@@ -4839,7 +8197,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     renderActiveFilters();
     if (isTrash()) renderTrash();
     else renderRows();
-    find('.trash-view').hidden = !isTrash() || (state.items.length === 0 && state.trashedLists.length === 0);
+    find('.trash-view').hidden =
+      !isTrash() || (state.items.length === 0 && state.trashedLists.length === 0);
     find('.todo-list').classList.toggle('sortable', canReorder());
     find('.sort').value = sortOf();
     renderFooter();
@@ -4850,20 +8209,29 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // ---- Trash -------------------------------------------------------------------------------------------
 
+  function trashButtons(item, isList) {
+    const restore = { type: 'button', className: 'quiet-button restore' };
+    restore['aria-label'] = `Restore ${item.title}`;
+    restore.click = () => restoreFromTrash(item, isList);
+    const purge = { type: 'button', className: 'icon-button purge' };
+    purge['aria-label'] = `Delete ${item.title} for good`;
+    purge.click = () => purgeTodo(item);
+    // A deleted list can only be restored; the server empties it out by itself after a while.
+    const buttons = [element('button', restore, icon('restore'), 'Restore')];
+    return isList ? buttons : [...buttons, element('button', purge, icon('trash'))];
+  }
+
   function trashRow(item, { isList }) {
-    const kind = isList ? 'list' : 'to-do';
-    const where = isList ? 'List' : listById(item.list)?.title ?? 'a deleted list';
-    const restore = element('button', { type: 'button', className: 'quiet-button restore',
-      'aria-label': `Restore ${item.title}`, click: () => restoreFromTrash(item, isList) },
-    icon('restore'), 'Restore');
-    const purge = element('button', { type: 'button', className: 'icon-button purge',
-      'aria-label': `Delete ${item.title} for good`, click: () => purgeTodo(item) }, icon('trash'));
-    return element('li', { className: 'trash-row', dataset: { id: item.id, kind } },
-      element('div', { className: 'words' },
-        element('span', { className: 'trash-title', dir: 'auto', textContent: item.title }),
-        element('span', { className: 'trash-when' }, `${where} · deleted `,
-          element('time', { dateTime: item.deleted_at, textContent: timeAgo(item.deleted_at) }))),
-      restore, isList ? null : purge);
+    const where = isList ? 'List' : (listById(item.list)?.title ?? 'a deleted list');
+    const time = { dateTime: item.deleted_at, textContent: timeAgo(item.deleted_at) };
+    const words = element(
+      'div',
+      { className: 'words' },
+      element('span', { className: 'trash-title', dir: 'auto', textContent: item.title }),
+      element('span', { className: 'trash-when' }, `${where} · deleted `, element('time', time)),
+    );
+    const row = { className: 'trash-row', dataset: { id: item.id, kind: isList ? 'list' : 'to-do' } };
+    return element('li', row, words, ...trashButtons(item, isList));
   }
 
   function renderTrash() {
@@ -4871,7 +8239,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const place = focusedRow ? [...find('.trash-list').children].indexOf(focusedRow) : -1;
     find('.trash-list').replaceChildren(
       ...state.trashedLists.map(list => trashRow(list, { isList: true })),
-      ...state.items.map(item => trashRow(item, { isList: false })));
+      ...state.items.map(item => trashRow(item, { isList: false })),
+    );
     if (place < 0) return;
     const row = find('.trash-list').children[Math.min(place, find('.trash-list').children.length - 1)];
     (row ? find('.restore', row) : find('.open-drawer')).focus();
@@ -4884,8 +8253,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     write({
       entry: undoEntry(`Restored ${quoted(item.title)}`),
       request: () => ({ method: 'POST', path: `/api/${isList ? 'lists' : 'todos'}/${item.id}/restore` }),
-      accept: () => { state.refreshWanted = true; showToast(`Restored ${quoted(item.title)}.`); },
-      revert: () => { state[name].splice(place, 0, item); },
+      accept: () => {
+        state.refreshWanted = true;
+        showToast(`Restored ${quoted(item.title)}.`);
+      },
+      revert: () => {
+        state[name].splice(place, 0, item);
+      },
     });
     render();
   }
@@ -4894,17 +8268,22 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const sure = await confirmed(`Delete ${quoted(item.title)} for good?`, 'This can’t be undone.');
     if (!sure) return;
     const place = state.items.indexOf(item);
-    state.items = state.items.filter(other => other !== item);
+    state.items = state.items.filter(other => other.id !== item.id);
     write({
       request: () => ({ method: 'DELETE', path: `/api/todos/${item.id}?deleted=true` }),
-      revert: () => { state.items.splice(place, 0, item); },
+      revert: () => {
+        state.items.splice(place, 0, item);
+      },
       accept: () => announce(`${item.title}: deleted for good.`),
     });
     render();
   }
 
   async function emptyTrash() {
-    const sure = await confirmed('Empty the trash?', 'Every to-do in it is deleted for good. This can’t be undone.');
+    const sure = await confirmed(
+      'Empty the trash?',
+      'Every to-do in it is deleted for good. This can’t be undone.',
+    );
     if (!sure) return;
     const kept = state.items;
     state.items = [];
@@ -4912,7 +8291,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     write({
       request: () => ({ method: 'DELETE', path: '/api/todos?deleted=true' }),
       accept: () => showToast('The trash is empty.'),
-      revert: () => { state.items = kept; },
+      revert: () => {
+        state.items = kept;
+      },
     });
     render();
   }
@@ -4933,7 +8314,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   let detailOpener = null;
 
-  const isOpenBusy = () => find('.detail').contains(document.activeElement) && isTextField(document.activeElement);
+  const isOpenBusy = () =>
+    find('.detail').contains(document.activeElement) && isTextField(document.activeElement);
 
   function openDetail(item, { takeFocus = true } = {}) {
     saveDetailTexts();
@@ -4946,7 +8328,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     fillTexts();
     loadHistory();
     find('.detail-body').scrollTop = 0;
-    if (takeFocus) find(coveringDetail.matches ? '.detail-close' : '.detail-title').focus();
+    if (!takeFocus) return;
+    find(coveringDetail.matches ? '.detail-close' : '.detail-title').focus();
+    find('.detail-title').setSelectionRange(0, 0);
+    find('.detail-title').scrollTop = 0;
   }
 
   function closeDetail() {
@@ -4964,7 +8349,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   async function reloadOpen() {
     try {
       const { id } = state.open;
-      const fresh = state.items.find(item => item.id === id) ?? await getJson(`/api/todos/${id}`);
+      const fresh = state.items.find(item => item.id === id) ?? (await getJson(`/api/todos/${id}`));
       if (state.open?.id !== id) return;
       state.open = fresh;
       fillTexts();
@@ -4997,7 +8382,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const moment = item.due ? dueMoment(item.due) : null;
     const timed = item.due?.includes('T');
     setUnlessFocused('.detail-due', moment ? dayText(moment) : '');
-    setUnlessFocused('.detail-time', timed ? `${pad(moment.getHours())}:${pad(moment.getMinutes())}` : '');
+    setUnlessFocused(
+      '.detail-time',
+      timed ? `${pad(moment.getHours())}:${pad(moment.getMinutes())}` : '',
+    );
     find('.detail-time').disabled = !item.due;
     for (const button of findAll('.quick-due [data-days]')) {
       const chosen = moment !== null && dayText(moment) === dayFromNow(Number(button.dataset.days));
@@ -5005,12 +8393,22 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
     find('.clear-due').setAttribute('aria-pressed', String(!item.due));
     find(`.priorities input[value="${item.priority}"]`).checked = true;
-    find('.detail-tags').replaceChildren(...item.tags.map(tag => filterChip(tag, `Remove the tag ${tag}`,
-      () => { saveTags(item.tags.filter(other => other !== tag)); find('.detail-tag').focus(); })));
-    find('#known-tags').replaceChildren(...[...state.knownTags].slice(0, 200).map(tag => element('option',
-      { value: tag })));
-    find('.detail-list').replaceChildren(...state.lists.map(list => element('option',
-      { value: list.id, textContent: list.title, selected: list.id === item.list })));
+    find('.detail-tags').replaceChildren(
+      ...item.tags.map(tag =>
+        filterChip(tag, `Remove the tag ${tag}`, () => {
+          saveTags(item.tags.filter(other => other !== tag));
+          find('.detail-tag').focus();
+        }),
+      ),
+    );
+    find('#known-tags').replaceChildren(
+      ...[...state.knownTags].slice(0, 200).map(tag => element('option', { value: tag })),
+    );
+    find('.detail-list').replaceChildren(
+      ...state.lists.map(list =>
+        element('option', { value: list.id, textContent: list.title, selected: list.id === item.list }),
+      ),
+    );
     find('.detail-created').textContent = item.created_at ? `Added ${timeAgo(item.created_at)}` : '';
   }
 
@@ -5026,11 +8424,14 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const notes = find('.detail-notes').value;
     if (!title) find('.detail-title').value = item.title;
     else if (title !== item.title && !complainOfTitle(title)) {
-      changeTodo(item, { title }, `Renamed ${quoted(item.title)}`, { failed: keepTyped('.detail-title', item, title) });
+      changeTodo(item, { title }, `Renamed ${quoted(item.title)}`, {
+        failed: keepTyped('.detail-title', item, title),
+      });
     }
     if (notes !== item.notes) {
-      changeTodo(item, { notes }, `Changed the notes of ${quoted(item.title)}`,
-        { failed: keepTyped('.detail-notes', item, notes) });
+      changeTodo(item, { notes }, `Changed the notes of ${quoted(item.title)}`, {
+        failed: keepTyped('.detail-notes', item, notes),
+      });
     }
   }
 
@@ -5070,7 +8471,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const title = find('.detail-title');
     title.addEventListener('input', growTitle);
     title.addEventListener('keydown', event => {
-      if (isEnter(event)) { event.preventDefault(); saveDetailTexts(); }
+      if (isEnter(event)) {
+        event.preventDefault();
+        saveDetailTexts();
+      }
     });
     for (const field of [title, find('.detail-notes')]) {
       field.addEventListener('change', saveDetailTexts);
@@ -5082,7 +8486,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.detail-notes').addEventListener('input', saveTextsSoon);
     const tag = find('.detail-tag');
     tag.addEventListener('keydown', event => {
-      if (isEnter(event) || event.key === ',') { event.preventDefault(); addTag(); }
+      if (isEnter(event) || event.key === ',') {
+        event.preventDefault();
+        addTag();
+      }
       if (event.key === 'Backspace' && tag.value === '' && state.open.tags.length) {
         saveTags(state.open.tags.slice(0, -1));
       }
@@ -5105,7 +8512,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     });
     find('.priorities').addEventListener('change', event => {
       const priority = Number(event.target.value);
-      changeTodo(state.open, { priority }, `Priority ${PRIORITIES[priority].toLowerCase()}: ${quoted(state.open.title)}`);
+      changeTodo(
+        state.open,
+        { priority },
+        `Priority ${PRIORITIES[priority].toLowerCase()}: ${quoted(state.open.title)}`,
+      );
     });
     find('.detail-list').addEventListener('change', event => moveToList(state.open, event.target.value));
     find('.history').addEventListener('toggle', loadHistory);
@@ -5117,20 +8528,27 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   const FIELD_WORDS = {
     title: (before, after) => `Renamed from ${quoted(before)} to ${quoted(after)}`,
-    completed: (before, after) => after ? 'Completed' : 'Reopened',
-    due: (before, after) => after ? `Due ${friendlyDue(after).text}` : 'Due date removed',
-    priority: (before, after) => after ? `Priority ${PRIORITIES[after].toLowerCase()}` : 'Priority removed',
-    tags: (before, after) => after.length ? `Tagged ${after.join(', ')}` : 'Tags removed',
-    notes: (before, after) => after ? 'Notes changed' : 'Notes removed',
+    completed: (before, after) => (after ? 'Completed' : 'Reopened'),
+    due: (before, after) => (after ? `Due ${friendlyDue(after).text}` : 'Due date removed'),
+    priority: (before, after) =>
+      after ? `Priority ${PRIORITIES[after].toLowerCase()}` : 'Priority removed',
+    tags: (before, after) => (after.length ? `Tagged ${after.join(', ')}` : 'Tags removed'),
+    notes: (before, after) => (after ? 'Notes changed' : 'Notes removed'),
     list: (before, after) => `Moved to ${listName(after)}`,
     order: () => 'Reordered',
   };
 
   function describeChange({ action, before, after }) {
-    const plain = { create: 'Created', delete: 'Moved to the trash', restore: 'Restored', purge: 'Deleted for good' };
+    const plain = {
+      create: 'Created',
+      delete: 'Moved to the trash',
+      restore: 'Restored',
+      purge: 'Deleted for good',
+    };
     if (plain[action]) return plain[action];
-    const changed = Object.keys(FIELD_WORDS).filter(name => before && after
-      && JSON.stringify(before[name]) !== JSON.stringify(after[name]));
+    const changed = Object.keys(FIELD_WORDS).filter(
+      name => before && after && JSON.stringify(before[name]) !== JSON.stringify(after[name]),
+    );
     const telling = changed.length > 1 ? changed.filter(name => name !== 'order') : changed;
     return telling.map(name => FIELD_WORDS[name](before[name], after[name])).join('; ') || 'Changed';
   }
@@ -5141,10 +8559,24 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     try {
       const changes = await getJson(`/api/todos/${item.id}/history`);
       if (state.open?.id !== item.id) return;
-      find('.history-list').replaceChildren(...changes.map(change => element('li', {},
-        element('span', { className: 'history-what', dir: 'auto', textContent: describeChange(change) }),
-        element('time', { dateTime: change.at, title: fullFormat.format(new Date(change.at)),
-          textContent: timeAgo(change.at) }))));
+      find('.history-list').replaceChildren(
+        ...changes.map(change =>
+          element(
+            'li',
+            {},
+            element('span', {
+              className: 'history-what',
+              dir: 'auto',
+              textContent: describeChange(change),
+            }),
+            element('time', {
+              dateTime: change.at,
+              title: fullFormat.format(new Date(change.at)),
+              textContent: timeAgo(change.at),
+            }),
+          ),
+        ),
+      );
     } catch (error) {
       find('.history-list').replaceChildren(element('li', { textContent: error.message }));
     }
@@ -5208,14 +8640,17 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function hearHello(revision) {
     const isFirst = state.revision === null;
     const wasReplaced = !isFirst && revision < state.revision;
-    const newest = Math.max(0, ...state.lists.map(list => list.revision ?? 0),
-      ...state.items.map(item => item.revision ?? 0));
+    const newest = Math.max(
+      0,
+      ...state.lists.map(list => list.revision ?? 0),
+      ...state.items.map(item => item.revision ?? 0),
+    );
     if (isFirst || wasReplaced) state.revision = revision;
     if (wasReplaced || (isFirst && state.loaded && revision > newest)) scheduleRefresh();
   }
 
-  // The orders the server had to move are taken over at once, since the next move needs them; the rest of what
-  // others did is read again when there is a quiet moment. Own changes are on the screen already.
+  // The orders the server had to move are taken over at once, since the next move needs them; the rest of
+  // what others did is read again when there is a quiet moment. Own changes are on the screen already.
   function applyChanges(changes) {
     const known = new Map(state.items.map(item => [item.id, item]));
     for (const change of changes) {
@@ -5266,20 +8701,30 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   const modifier = isApple ? '⌘' : 'Ctrl';
   const SHORTCUTS = [
-    [['n'], 'New to-do'], [['/'], 'Search'], [['1', '2', '3'], 'All, active, completed'],
-    [['↑', '↓'], 'From to-do to to-do'], [['Space'], 'Complete the to-do'], [['Enter'], 'Its details'],
-    [['F2'], 'Edit its title, as a double-click does'], [['Delete'], 'Move it to the trash'],
-    [[isApple ? '⌥' : 'Alt', '↑ ↓'], 'Move it up or down'], [[modifier, 'Z'], 'Undo'],
-    [[modifier, isApple ? '⇧' : 'Shift', 'Z'], 'Redo'], [['Esc'], 'Close, or discard an edit'], [['?'], 'This help'],
+    [['n'], 'New to-do'],
+    [['/'], 'Search'],
+    [['1', '2', '3'], 'All, active, completed'],
+    [['↑', '↓'], 'From to-do to to-do'],
+    [['Space'], 'Complete the to-do'],
+    [['Enter'], 'Its details'],
+    [['F2'], 'Edit its title, as a double-click does'],
+    [['Delete'], 'Move it to the trash'],
+    [[isApple ? '⌥' : 'Alt', '↑ ↓'], 'Move it up or down'],
+    [[modifier, 'Z'], 'Undo'],
+    [[modifier, isApple ? '⇧' : 'Shift', 'Z'], 'Redo'],
+    [['Esc'], 'Close, or discard an edit'],
+    [['?'], 'This help'],
   ];
 
   function openHelp() {
     const terms = SHORTCUTS.flatMap(([keys, words]) => [
       element('dt', {}, ...keys.map(key => element('kbd', { textContent: key }))),
-      element('dd', { textContent: words })]);
+      element('dd', { textContent: words }),
+    ]);
     find('.keys').replaceChildren(...terms);
     find('.single-keys').checked = recall('single-keys', true);
     find('.help').showModal();
+    find('.help-close').focus();
   }
 
   function undoKey(event) {
@@ -5316,7 +8761,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function documentKey(event) {
     if (find('dialog[open]') || event.isComposing) return;
-    if (event.key === 'Escape') { escapeKey(event); return; }
+    if (event.key === 'Escape') {
+      escapeKey(event);
+      return;
+    }
     if (isTextField(event.target) || undoKey(event)) return;
     if (event.ctrlKey || event.metaKey || event.altKey || !recall('single-keys', true)) return;
     if (!SINGLE_KEYS[event.key]) return;
@@ -5349,11 +8797,19 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function listenToComposer() {
     find('.new-todo').addEventListener('keydown', event => {
-      if (isEnter(event)) { event.preventDefault(); createTodo(); }
+      if (isEnter(event)) {
+        event.preventDefault();
+        createTodo();
+      }
       if (event.key === 'ArrowDown' && !event.isComposing) find('.todo-list .toggle')?.focus();
     });
     for (const name of ['.new-due', '.new-tags']) {
-      find(name).addEventListener('keydown', event => { if (isEnter(event)) { event.preventDefault(); createTodo(); } });
+      find(name).addEventListener('keydown', event => {
+        if (isEnter(event)) {
+          event.preventDefault();
+          createTodo();
+        }
+      });
     }
     find('.new-options-button').addEventListener('click', event => {
       const options = find('.new-options');
@@ -5365,28 +8821,41 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.clear-completed').addEventListener('click', clearCompleted);
     find('.sort').addEventListener('change', chooseSort);
     find('.search').addEventListener('input', search);
-    find('.search').addEventListener('keydown', event => { if (isEnter(event)) search.now(); });
+    find('.search').addEventListener('keydown', event => {
+      if (isEnter(event)) search.now();
+    });
     find('.skip').addEventListener('click', () => find('.new-todo').focus());
   }
 
   function listenToLists() {
     find('.new-list-button').addEventListener('click', startNewList);
-    const inputs = [['.new-list', createList, endNewList],
-      ['.rename-list', () => endRename({ save: true }), () => endRename({ save: false })]];
+    const inputs = [
+      ['.new-list', createList, endNewList],
+      ['.rename-list', () => endRename({ save: true }), () => endRename({ save: false })],
+    ];
     for (const [selector, save, discard] of inputs) {
       find(selector).addEventListener('keydown', event => {
         if (isEnter(event)) save();
-        else if (event.key === 'Escape' && !event.isComposing) { event.stopPropagation(); discard(); }
+        else if (event.key === 'Escape' && !event.isComposing) {
+          event.stopPropagation();
+          discard();
+        }
       });
-      find(selector).addEventListener('blur', () => { if (!find(selector).hidden) save(); });
+      find(selector).addEventListener('blur', () => {
+        if (!find(selector).hidden) save();
+      });
     }
     find('.rename-list-button').addEventListener('click', startRename);
-    find('h1').addEventListener('dblclick', () => { if (!find('.list-tools').hidden) startRename(); });
+    find('h1').addEventListener('dblclick', () => {
+      if (!find('.list-tools').hidden) startRename();
+    });
     find('.delete-list-button').addEventListener('click', deleteList);
     find('.open-drawer').addEventListener('click', openDrawer);
     find('.close-drawer').addEventListener('click', closeDrawer);
     find('.scrim').addEventListener('click', closeDrawer);
-    find('.sidebar').addEventListener('click', event => { if (event.target.closest('a')) closeDrawer(); });
+    find('.sidebar').addEventListener('click', event => {
+      if (event.target.closest('a')) closeDrawer();
+    });
   }
 
   function listenToDialogs() {
@@ -5396,33 +8865,44 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.empty-trash').addEventListener('click', emptyTrash);
     find('.help-button').addEventListener('click', openHelp);
     find('.help-close').addEventListener('click', () => find('.help').close());
-    find('.single-keys').addEventListener('change', event => remember('single-keys', event.target.checked));
+    find('.single-keys').addEventListener('change', event =>
+      remember('single-keys', event.target.checked),
+    );
     for (const dialog of findAll('dialog')) {
-      dialog.addEventListener('click', event => { if (event.target === dialog) dialog.close(); });
+      dialog.addEventListener('click', event => {
+        if (event.target === dialog) dialog.close();
+      });
     }
   }
 
   function listenToWindow() {
     addEventListener('hashchange', followHash);
     addEventListener('online', () => wakeRetry());
-    addEventListener('pagehide', () => { saveDetailTexts(); flushQueue(); });
+    addEventListener('pagehide', () => {
+      saveDetailTexts();
+      flushQueue();
+    });
     addEventListener('beforeunload', event => {
       // Only when a change can't be sent now is leaving a loss.
       if (state.away && queue.jobs.length) event.preventDefault();
     });
     document.addEventListener('visibilitychange', () => {
       if (document.hidden) saveDetailTexts();
-      else if (live.socket === null) { live.attempt = 0; connect(); scheduleRefresh(); }
+      else if (live.socket === null) {
+        live.attempt = 0;
+        connect();
+        scheduleRefresh();
+      }
     });
     document.addEventListener('keydown', documentKey);
-    narrowScreen.addEventListener('change', () => { closeDrawer(); settleLayout(); });
+    narrowScreen.addEventListener('change', () => {
+      closeDrawer();
+      settleLayout();
+    });
     coveringDetail.addEventListener('change', settleLayout);
     find('.banner-retry').addEventListener('click', () => wakeRetry());
     for (const button of findAll('.more-button')) button.addEventListener('click', loadMore);
-    const watcher = new IntersectionObserver(entries => {
-      if (entries.some(entry => entry.isIntersecting)) loadMore();
-    }, { rootMargin: '600px' });
-    for (const more of findAll('.more')) watcher.observe(more);
+    watchForMore();
   }
 
   function start() {
@@ -5474,7 +8954,7 @@ def build_page(config: Config) -> BuiltPage:
     template = tornado.template.Template(PAGE_HTML, name="page.html")
     html = template.generate(base=config.prefix, weather=bool(config.weather_uri), **values)
     policy = (
-        f"default-src 'none'; script-src '{values['js_integrity']}'; style-src 'self' '{values['css_integrity']}';"
+        f"default-src 'none'; script-src 'self' '{values['js_integrity']}'; style-src 'self' '{values['css_integrity']}';"
         " connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return BuiltPage(html, f'"{hashlib.sha256(html).hexdigest()[:20]}"', policy, assets)
@@ -5532,6 +9012,8 @@ def make_app(
         raise Misconfigured(f"unknown setting {', '.join(sorted(unknown))}")
     if prefix:
         environ["PREFIX"] = prefix
+    if tornado.version_info < (6, 6):  # it would take the setting below and protect nothing
+        raise Misconfigured(f"Tornado {tornado.version} is too old: 6.6 or later is needed")
     config = Config.from_env(environ)
     services = Services(config, checks or {})
     return tornado.web.Application(
@@ -5560,18 +9042,20 @@ async def lifespan(app: tornado.web.Application) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def listening(app: tornado.web.Application, sockets: list[socket.socket]) -> AsyncIterator[None]:
-    """Serve an app on bound sockets, its stores open; at the end answer what was asked, then close."""
+    """Serve an app on bound sockets; at the end answer what was asked, then close its stores."""
     services: Services = app.settings["services"]
-    async with lifespan(app):
-        server = tornado.httpserver.HTTPServer(app, max_header_size=16 * 1024, max_body_size=16 * MAX_BODY)
-        server.add_sockets(sockets)
-        try:
-            yield
-        finally:
-            server.stop()
-            await services.drain(5.0)
-            services.hub.close()
-            await server.close_all_connections()
+    server = tornado.httpserver.HTTPServer(
+        app, max_header_size=16 * 1024, max_body_size=16 * MAX_BODY, body_timeout=BODY_SECONDS
+    )
+    server.add_sockets(sockets)
+    try:
+        yield
+    finally:
+        server.stop()
+        await services.drain(5.0)
+        services.hub.close()
+        await server.close_all_connections()
+        await services.close()
 
 
 @contextlib.contextmanager
@@ -5588,6 +9072,7 @@ def running(settings: Mapping[str, str] | None = None, **options: Any) -> Iterat
     async def serve_until_stopped() -> None:
         stop = asyncio.Event()
         async with listening(app, sockets):
+            await app.settings["services"].open()
             state.update(loop=asyncio.get_running_loop(), stop=stop)
             started.set()
             await stop.wait()
@@ -5615,6 +9100,134 @@ def running(settings: Mapping[str, str] | None = None, **options: Any) -> Iterat
             each.close()
 
 
+# ==== copying: may call stores and databases ====================================================
+
+COPY_ROWS = 1000  # in one transaction
+# Tables in the order in which they refer to each other: their columns, and the key they are read by.
+COPIED_TABLES = {
+    "users": ("id, name, created_at, revision", "id"),
+    "lists": (f"{LIST_COLUMNS}, owner_id", "id"),
+    "todos": (f"{TODO_COLUMNS}, owner_id, due_at, title_key, search, tag_keys", "id"),
+    "changes": (f"{CHANGE_COLUMNS}, undoes, owner_id, from_list_id", "revision"),
+}
+Progress = Callable[[str, int, int], None]
+
+
+def checksum(rows: Iterable[Any]) -> int:
+    """A sum over rows that does not depend on their order, since engines sort in their own ways."""
+    digests = (hashlib.blake2b(msgspec.json.encode(row), digest_size=8).digest() for row in rows)
+    return sum(int.from_bytes(digest, "big") for digest in digests) % 2**64
+
+
+async def read_table(database: Database, table: str, after: Any = None) -> AsyncIterator[list[tuple]]:
+    """The rows of a table in the order of its key, after one of them, in batches."""
+    columns, key = COPIED_TABLES[table]
+    key_index = columns.split(", ").index(key)
+    while True:
+        where, arguments = ("", ()) if after is None else (f"WHERE {key} > $1", (after,))
+        rows = await database.fetch(
+            f"SELECT {columns} FROM {table} {where} ORDER BY {key} LIMIT {COPY_ROWS}", *arguments
+        )
+        if not rows:
+            return
+        yield rows
+        after = rows[-1][key_index]
+
+
+async def table_sum(database: Database, table: str) -> tuple[int, int]:
+    """How many rows a table has, and their checksum."""
+    count = total = 0
+    async for rows in read_table(database, table):
+        count += len(rows)
+        total = (total + checksum(rows)) % 2**64
+    return count, total
+
+
+async def copy_table(source: Database, target: Database, table: str, progress: Progress) -> None:
+    """Copy what the target does not have yet of a table."""
+    columns, key = COPIED_TABLES[table]
+    places = ", ".join(f"${place}" for place in range(1, columns.count(",") + 2))
+    sql = f"INSERT INTO {table} ({columns}) VALUES ({places}) ON CONFLICT ({key}) DO NOTHING"
+    total = (await source.fetch(f"SELECT count(*) FROM {table}"))[0][0]
+    done, last = (await target.fetch(f"SELECT count(*), max({key}) FROM {table}"))[0]
+    progress(table, done, total)
+    async for rows in read_table(source, table, last):
+        await target.transaction(lambda transaction, rows=rows: transaction.execute_many(sql, rows))
+        done += len(rows)
+        progress(table, done, total)
+
+
+DocumentStore = SQLDocumentStore | MongoDocumentStore
+
+
+async def read_documents(
+    store: DocumentStore, owners: Iterable[str]
+) -> AsyncIterator[tuple[str, DocumentEntry, bytes]]:
+    """Every document of these owners: whose it is, its entry and its text."""
+    for owner_id in owners:
+        after = ""
+        while entries := await store.entries(owner_id, "", after, 100):
+            for entry in entries:
+                yield owner_id, entry, (await store.get(owner_id, entry.name)).body
+            after = entries[-1].name
+
+
+async def documents_sum(store: DocumentStore, owners: Iterable[str]) -> tuple[int, int]:
+    """How many documents there are, and a checksum of what they say, however it is spaced."""
+    count = total = 0
+    async for owner_id, entry, body in read_documents(store, owners):
+        count += 1
+        total = (total + checksum([(owner_id, entry.name, entry.updated_at, json.loads(body))])) % 2**64
+    return count, total
+
+
+async def copy_all(source: Services, target: Services, resume: bool, progress: Progress) -> list[str]:
+    """Copy users, lists, to-dos, history, trash, revisions and documents; gives what differs afterwards.
+
+    Raises Conflict if the target has users already, unless it is to resume an earlier copy.
+    """
+    await source.open()
+    await target.open()
+    if not resume and await target.database.fetch("SELECT id FROM users LIMIT 1"):
+        raise Conflict(f"{target.database.name} is not empty. Add --resume to go on with an earlier copy.")
+    for table in COPIED_TABLES:
+        await copy_table(source.database, target.database, table, progress)
+    owners = [row[0] for row in await source.database.fetch("SELECT id FROM users")]
+    done, total = 0, (await documents_sum(source.documents, owners))[0]
+    async for owner_id, entry, body in read_documents(source.documents, owners):
+        await target.documents.put(owner_id, entry.name, body, at=entry.updated_at)
+        done += 1
+        progress("documents", done, total)
+    newest = await source.todos.store.newest_revision()
+    sql = "UPDATE counters SET value = $1 WHERE name = 'revision'"
+    await target.database.transaction(lambda transaction: transaction.fetch(sql, newest))
+    different = []
+    for table in COPIED_TABLES:
+        if await table_sum(source.database, table) != await table_sum(target.database, table):
+            different.append(table)
+    if await documents_sum(source.documents, owners) != await documents_sum(target.documents, owners):
+        different.append("documents")
+    return different
+
+
+def backup(path: str, target: str) -> None:
+    """Copy a SQLite database that may be in use into a new file, consistently. Raises Misconfigured."""
+    if os.path.exists(target):
+        raise Misconfigured(f"{target} exists already: give the name of a new file")
+    if not os.path.isfile(path):
+        raise Misconfigured(f"DATABASE_URL: there is no file {path}")
+    unfinished = f"{target}.unfinished"
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(path)) as source,
+            contextlib.closing(sqlite3.connect(unfinished)) as copy,
+        ):
+            source.backup(copy)
+        os.replace(unfinished, target)
+    except (sqlite3.Error, OSError) as error:
+        raise Misconfigured(f"cannot back up {path} to {target}: {error}") from error
+
+
 # ==== command line: may call everything above ===================================================
 
 
@@ -5624,9 +9237,11 @@ def argument_parser() -> argparse.ArgumentParser:
         prog="tornado-todo",
         description="A to-do server: a page and a JSON API, kept in one SQLite file unless told otherwise.",
         epilog="Every option is also an environment variable, or a line of a file .env in the current folder:"
-        " --server-port 8000, SERVER_PORT=8000. Options win over the environment, the environment over .env.",
+        " --server-port 8000, SERVER_PORT=8000. Options win over the environment, the environment over .env."
+        " Other commands: tornado-todo copy --help, tornado-todo backup --help.",
     )
     parser.add_argument("--version", action="version", version=f"tornado_todo {__version__}")
+    parser.add_argument("--check", action="store_true", help="try every engine once, print how it is, and end")
     short = {"SERVER_HOST": ["--host"], "SERVER_PORT": ["--port"], "DATABASE_URL": ["--database"]}
     for setting in SETTINGS:
         names = [*short.get(setting.name, []), "--" + setting.name.lower().replace("_", "-")]
@@ -5637,10 +9252,13 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_environment(argv: Sequence[str] | None) -> dict[str, str]:
+def read_environment(options: Mapping[str, Any]) -> dict[str, str]:
     """Settings from options, the environment and .env, the first of them that gives a value."""
-    options = vars(argument_parser().parse_args(argv))
-    sources = (dotenv.dotenv_values(".env", interpolate=False), os.environ, options)
+    try:
+        file = dotenv.dotenv_values(".env", interpolate=False)
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(f".env cannot be read: {error}") from error
+    sources = (file, os.environ, options)
     return {name: value for source in sources for name, value in source.items() if value}
 
 
@@ -5653,46 +9271,224 @@ def bound_sockets(config: Config) -> list[socket.socket]:
         raise Misconfigured(f"SERVER_HOST: {config.server_host!r} is no address of this machine") from None
     except OSError as error:
         if "in use" in str(error):
-            raise Misconfigured(f"SERVER_PORT: {where} is in use: stop what runs there, or give another --port") from None
+            raise Misconfigured(
+                f"SERVER_PORT: {where} is in use: stop what runs there, or give another --port"
+            ) from None
         raise Misconfigured(f"SERVER_PORT: cannot listen on {where}: {os.strerror(error.errno or 0)}") from None
 
 
 def public_address(config: Config, sockets: Sequence[socket.socket]) -> str:
     """The address that a person can open."""
+    if config.public_url:
+        return config.public_url + config.prefix
     host = "localhost" if config.server_host in ("", "0.0.0.0", "::") else config.server_host
     host = f"[{host}]" if ":" in host else host
-    return config.public_url + config.prefix or f"http://{host}:{sockets[0].getsockname()[1]}{config.prefix}"
+    return f"http://{host}:{sockets[0].getsockname()[1]}{config.prefix}"
 
 
-async def serve(app: tornado.web.Application) -> None:
-    """Serve until SIGINT or SIGTERM. Raises Misconfigured or Unavailable if it cannot start."""
-    config: Config = app.settings["config"]
+async def check_engines(services: Services) -> bool:
+    """Try every engine once and print a line for each; whether all are well."""
+    try:
+        well, engines = await services.health(seconds=5.0)
+        for name, entry in engines.items():
+            print(f"{name:10} {entry['state']:10} {entry['milliseconds']:8.1f} ms  {entry['engine']}")
+        return well
+    finally:
+        await services.close()
+
+
+async def open_at_start(services: Services) -> None:
+    """Open the stores; say which engine is away, and go on. Raises Misconfigured."""
+    try:
+        await services.open()
+    except Unavailable as error:
+        print(f"tornado_todo: {error} Answering 503 until it can be used.", file=sys.stderr)
+    well, engines = await services.health()
+    for name, entry in engines.items():
+        if not well and name != "todos" and entry["state"] != "ok":
+            print(f"tornado_todo: {entry['engine']} ({name}): {entry['state']}. Trying again.", file=sys.stderr)
+
+
+async def open_and_close(services: Services) -> None:
+    """Open the stores as a server would, and close them. Raises Misconfigured."""
+    await open_at_start(services)
+    await services.close()
+
+
+async def serve(
+    app: tornado.web.Application, sockets: list[socket.socket], announce: Callable[[], None] = lambda: None
+) -> None:
+    """Serve until SIGINT or SIGTERM, then answer what was asked. Raises Misconfigured."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl+C ends asyncio.run() by itself
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    sockets = bound_sockets(config)
+    parent = os.getppid()
     async with listening(app, sockets):
-        print(f"tornado_todo {__version__} is at {public_address(config, sockets)}")
-        print(app.settings["services"].describe())
-        print("Press Ctrl+C to stop.", flush=True)
-        await stop.wait()
+        await open_at_start(app.settings["services"])
+        announce()
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), 1.0)
+            if app.settings["config"].workers > 1 and os.getppid() != parent:
+                stop.set()  # who would start us again, or pass on a signal, has been killed
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server from the command line; gives the exit code."""
-    environ = read_environment(argv)
+def fork(work: Callable[[], int]) -> int:
+    """Run `work()` in a process of its own that ends with its exit code; gives the process id."""
+    process = os.fork()
+    if process == 0:
+        for number in (signal.SIGINT, signal.SIGTERM):  # until it has its own, not the parent's handlers
+            signal.signal(number, signal.SIG_DFL)
+        os._exit(work())
+    return process
+
+
+def run_workers(count: int, work: Callable[[], int]) -> int:
+    """Run `work()` in so many processes until SIGINT or SIGTERM, which all of them are passed.
+
+    A worker that dies is started again. Gives 2 if one finds that it is misconfigured, else 0.
+    """
+    workers, stopping = {}, threading.Event()  # when each process was started, by its id
+
+    def stop(*_: Any) -> None:
+        stopping.set()
+        for worker in tuple(workers):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGTERM)
+
+    def start() -> None:
+        workers[fork(work)] = time.monotonic()
+        if stopping.is_set():  # the signal came while it was being made
+            stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    for _ in range(count):
+        start()
+    exit_code = 0
+    while workers:
+        worker, status = os.wait()
+        started, ended = workers.pop(worker), os.waitstatus_to_exitcode(status)
+        if ended == 2 and not stopping.is_set():
+            exit_code = 2
+            stop()
+        if stopping.is_set():
+            continue
+        LOG.error("worker %d ended (%d) and is started again", worker, ended)
+        if time.monotonic() - started < 1.0:  # one that dies at once must not be started without a pause
+            time.sleep(1.0)
+        start()
+    return exit_code
+
+
+def report_errors(run: Callable[[], int | None]) -> int:
+    """Run a command; print what keeps it from running as one line. Gives the exit code."""
     try:
-        app = make_app(environ)
-        level = app.settings["config"].log_level
-        logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        asyncio.run(serve(app))
-    except (Misconfigured, Unavailable) as error:
+        return run() or 0
+    except (Misconfigured, TodoError) as error:
         print(f"tornado_todo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        pass
+        return 0
+
+
+def serve_command(argv: Sequence[str]) -> int:
+    """Run the server, or check its engines."""
+    options = vars(argument_parser().parse_args(argv))
+    only_check = options.pop("check")
+    environ = read_environment(options)
+    app = make_app(environ)
+    config: Config = app.settings["config"]
+    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if only_check:
+        return 0 if asyncio.run(check_engines(app.settings["services"])) else 1
+
+    sockets = bound_sockets(config)
+
+    def announce() -> None:
+        print(f"tornado_todo {__version__} is at {public_address(config, sockets)}")
+        print(app.settings["services"].describe())
+        print("Press Ctrl+C to stop.", flush=True)
+
+    if config.workers == 1:
+        asyncio.run(serve(app, sockets, announce))
+        return 0
+    asyncio.run(open_and_close(app.settings["services"]))  # what is wrong is said once, not by every worker
+    announce()
+    # Each worker has an app of its own: connections and locks must not be shared across a fork.
+    return run_workers(config.workers, lambda: report_errors(lambda: asyncio.run(serve(make_app(environ), sockets))))
+
+
+def print_progress(what: str, done: int, total: int) -> None:
+    """Show how far a copy has come: a bar on a terminal, one line at the end of each part elsewhere."""
+    share = done / total if total else 1.0
+    line = f"{what:10} [{'#' * int(share * 30):30}] {done:,} of {total:,}"
+    if sys.stderr.isatty():
+        print(f"\r{line}", end="\n" if done >= total else "", file=sys.stderr, flush=True)
+    elif done >= total:
+        print(line, file=sys.stderr, flush=True)
+
+
+def copy_command(argv: Sequence[str]) -> int:
+    """Copy everything from one database into another."""
+    parser = argparse.ArgumentParser(
+        prog="tornado-todo copy",
+        description="Copy users, lists, to-dos, history, trash and documents into an empty database, then compare."
+        " Stop the servers that write to them first.",
+    )
+    parser.add_argument("--from", dest="source", required=True, metavar="URL", help="database to read")
+    parser.add_argument("--to", dest="target", required=True, metavar="URL", help="database to fill")
+    parser.add_argument("--from-documents", default="", metavar="URL", help="MongoDB that has the documents")
+    parser.add_argument("--to-documents", default="", metavar="URL", help="MongoDB to put the documents into")
+    parser.add_argument("--resume", action="store_true", help="go on with a copy that was interrupted")
+    options = parser.parse_args(argv)
+    sides = []
+    for url, documents in ((options.source, options.from_documents), (options.target, options.to_documents)):
+        sides.append(Services(Config.from_env({"DATABASE_URL": url, "MONGODB_URI": documents}), {}))
+
+    async def copy() -> list[str]:
+        try:
+            return await copy_all(*sides, options.resume, print_progress)
+        finally:
+            for side in sides:
+                await side.close()
+
+    different = asyncio.run(copy())
+    if different:
+        print(f"tornado_todo: the copy differs in {', '.join(different)}", file=sys.stderr)
+        return 1
+    print("Copied. Counts and checksums are the same on both sides.")
     return 0
+
+
+def backup_command(argv: Sequence[str]) -> int:
+    """Copy the SQLite database that DATABASE_URL names into a file."""
+    parser = argparse.ArgumentParser(
+        prog="tornado-todo backup",
+        description="Copy the SQLite database into a new file, consistently, while servers go on using it."
+        " To restore, stop the server and put the copy in the database's place.",
+    )
+    parser.add_argument("file", metavar="FILE", help="file to make")
+    parser.add_argument("--database", "--database-url", dest="DATABASE_URL", metavar="URL", help="database to copy")
+    options = vars(parser.parse_args(argv))
+    target = options.pop("file")
+    database = open_database(Config.from_env(read_environment(options)).database_url)
+    if not isinstance(database, SQLiteDatabase) or database.path is None:
+        raise Misconfigured("DATABASE_URL: only a SQLite file can be backed up so; use pg_dump for Postgres")
+    backup(database.path, target)
+    print(f"{database.path} is copied to {target}.")
+    return 0
+
+
+COMMANDS = {"copy": copy_command, "backup": backup_command}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command from the command line, the server unless another is named; gives the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    return report_errors(lambda: command(arguments[1:]) if command else serve_command(arguments))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,5761 @@
+"""The tests of tornado_todo: everything that the README, the settings and the HTTP interface promise.
+
+Run them:  pytest                 the whole suite, no set-up; what needs Chromium is skipped without it
+           pytest -k undo         what has to do with undo
+
+The real engines are found by TEST_POSTGRES_URL, TEST_MONGODB_URI, TEST_REDIS_URL and TEST_MYSQL_URL; tests
+that kill an engine start one of their own (TEST_MONGOD names the program of MongoDB's). What is not there is
+skipped, unless REQUIRE_BACKENDS=all makes that a failure.
+
+Every server here is a real one, on a free port of the loopback, with its data in a folder of the test.
+Search for "# ====" to jump from section to section.
+"""
+
+import ast
+import asyncio
+import concurrent.futures
+import contextlib
+import datetime
+import glob
+import http.client
+import itertools
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import unicodedata
+import urllib.parse
+import urllib.request
+import uuid
+from typing import Any, NamedTuple
+
+import pytest
+import tornado.httpclient
+import tornado.httpserver
+import tornado.netutil
+import tornado.web
+import tornado.websocket
+
+import tornado_todo
+
+try:
+    from playwright.async_api import async_playwright, expect
+except ImportError:  # the tests of the page are skipped
+    async_playwright = expect = None
+
+HERE = pathlib.Path(__file__).resolve().parent
+MODULE = HERE / "tornado_todo.py"
+README = HERE / "README.md"
+ENV_EXAMPLE = HERE / ".env.example"
+MEMORY = {"DATABASE_URL": "sqlite://"}
+UTC = tornado_todo.EPOCH.tzinfo
+NO_ID = "00000000-0000-7000-8000-000000000000"
+
+
+# ==== helpers ===================================================================================
+
+
+class Answer(NamedTuple):
+    """An HTTP answer."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """Asks a server over one connection that it keeps; not for several threads at once."""
+
+    def __init__(self, url: str):
+        parts = urllib.parse.urlsplit(url)
+        self.url, self.address, self.prefix = url, (parts.hostname, parts.port), parts.path
+        self._connection = http.client.HTTPConnection(*self.address, timeout=30)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def request(self, method: str, path: str, raw: bytes | None = None, **headers: str) -> Answer:
+        """Send bytes as they are; header names are written with _ for -."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        try:
+            self._connection.request(method, self.prefix + path, raw, named)
+            response = self._connection.getresponse()
+            answer = Answer(response.status, response.headers, response.read())
+            if answer.status >= 400:
+                self._connection.close()
+        except (http.client.HTTPException, OSError):
+            self._connection.close()
+            raise
+        return answer
+
+    def send(self, method: str, path: str, value: Any = None, **headers: str) -> Answer:
+        """Send a value as JSON."""
+        raw = None if value is None else json.dumps(value).encode()
+        return self.request(method, path, raw, **{"Content_Type": "application/json", **headers})
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.request("GET", path, **headers)
+
+    def post(self, path: str, value: Any = None, **headers: str) -> Answer:
+        return self.send("POST", path, value, **headers)
+
+    def put(self, path: str, value: Any = None, **headers: str) -> Answer:
+        return self.send("PUT", path, value, **headers)
+
+    def patch(self, path: str, value: Any = None, **headers: str) -> Answer:
+        return self.send("PATCH", path, value, **headers)
+
+    def delete(self, path: str, **headers: str) -> Answer:
+        return self.request("DELETE", path, **headers)
+
+
+@contextlib.contextmanager
+def serving(settings=MEMORY, **options):
+    """A running server, and a client of it."""
+    with tornado_todo.running(settings, **options) as url, contextlib.closing(Client(url)) as client:
+        yield client
+
+
+def in_file(folder) -> dict:
+    return {"DATABASE_URL": f"sqlite:///{folder}/todos.db"}
+
+
+def add(client, title="milk", **fields) -> dict:
+    answer = client.post("/api/todos", {"title": title, **fields})
+    assert answer.status == 201, answer.body
+    return answer.json()
+
+
+def add_list(client, title="shopping", **fields) -> dict:
+    answer = client.post("/api/lists", {"title": title, **fields})
+    assert answer.status == 201, answer.body
+    return answer.json()
+
+
+def show(client, todo_id) -> dict:
+    answer = client.get(f"/api/todos/{todo_id}")
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+def change(client, todo_id, **fields) -> dict:
+    answer = client.patch(f"/api/todos/{todo_id}", fields)
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+def titles(client, query="") -> list[str]:
+    answer = client.get(f"/api/todos{query}")
+    assert answer.status == 200, answer.body
+    return [todo["title"] for todo in answer.json()]
+
+
+def undo(client, batch=None) -> dict:
+    answer = client.post("/api/undo", {"batch": batch} if batch else {})
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+def revision(client) -> int:
+    """The revision of the newest change: it stands still as long as nothing is written."""
+    return client.get("/api/changes").json()["revision"]
+
+
+def everything(client) -> tuple:
+    """What a refused request must leave as it was."""
+    paths = ("/api/todos?limit=1000", "/api/lists", "/api/documents", "/api/changes")
+    return tuple(client.get(path).body for path in paths)
+
+
+def assert_problem(answer: Answer, status: int, field: str | None = None) -> dict:
+    """Check that an answer is a problem document (RFC 9457) of this status, naming this field."""
+    assert answer.status == status, answer.body[:500]
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == status and problem["type"] == "about:blank"
+    assert problem["title"] and problem["detail"]
+    assert problem["request_id"] == answer.headers["X-Request-Id"]
+    if field is not None:
+        assert field in [error["field"] for error in problem["errors"]], problem
+        assert all(error["message"] for error in problem["errors"])
+    return problem
+
+
+def next_path(client, answer: Answer) -> str | None:
+    """The path of the next page that a Link header names, below the client's prefix."""
+    link = answer.headers["Link"]
+    if link is None:
+        return None
+    url = re.fullmatch(r'<([^>]+)>; rel="next"', link)[1]
+    assert url.startswith(client.url + "/")
+    return url.removeprefix(client.url)
+
+
+def pages(client, path) -> list[list[dict]]:
+    """All pages from this one on."""
+    found = []
+    while path:
+        answer = client.get(path)
+        assert answer.status == 200, answer.body
+        found.append(answer.json())
+        path = next_path(client, answer)
+    return found
+
+
+def at_once(count: int, act) -> list:
+    """Call act(0), act(1)… in as many threads, all released at the same moment."""
+    barrier = threading.Barrier(count)
+
+    def run(number: int):
+        barrier.wait()
+        return act(number)
+
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
+
+
+def eventually(condition, seconds: float = 10.0):
+    """Poll until a condition holds, and give what it gave."""
+    give_up = time.monotonic() + seconds
+    while not (outcome := condition()):
+        assert time.monotonic() < give_up, "it never came to hold"
+        time.sleep(0.01)
+    return outcome
+
+
+@contextlib.contextmanager
+def hosting(app, *embedded):
+    """Serve any Tornado application from a thread, and at the end close the to-do apps embedded in it."""
+    ready, state = threading.Event(), {}
+
+    async def host() -> None:
+        stop = asyncio.Event()
+        sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
+        server = tornado.httpserver.HTTPServer(app)
+        server.add_sockets(sockets)
+        state.update(loop=asyncio.get_running_loop(), stop=stop, port=sockets[0].getsockname()[1])
+        ready.set()
+        await stop.wait()
+        server.stop()
+        await server.close_all_connections()
+        for each in embedded:
+            async with tornado_todo.lifespan(each):
+                pass
+
+    thread = threading.Thread(target=lambda: asyncio.run(host()))
+    thread.start()
+    ready.wait(10)
+    try:
+        yield f"http://127.0.0.1:{state['port']}"
+    finally:
+        state["loop"].call_soon_threadsafe(state["stop"].set)
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def clean_environment(**settings: str) -> dict:
+    names = {setting.name for setting in tornado_todo.SETTINGS}
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    return {**kept, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(HERE), **settings}
+
+
+def run_python(folder, *arguments: str, **settings: str) -> subprocess.CompletedProcess:
+    """Run Python in a folder of its own to its end."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=clean_environment(**settings),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=30,
+    )
+
+
+def command(folder, *options: str, **settings: str) -> subprocess.CompletedProcess:
+    """Run the command line to its end."""
+    return run_python(folder, str(MODULE), *options, **settings)
+
+
+class Process(NamedTuple):
+    """A server in a process of its own: its start-up lines, a client of it."""
+
+    child: subprocess.Popen
+    lines: list[str]
+    client: Client
+
+
+@contextlib.contextmanager
+def process(folder, *options: str, **settings: str):
+    """Run the command line as a server on a free port; at the end it is killed if it still runs."""
+    arguments = [sys.executable, str(MODULE), *options]
+    with open(pathlib.Path(folder) / "stderr.txt", "a+") as errors:
+        child = subprocess.Popen(
+            arguments,
+            cwd=folder,
+            env=clean_environment(**{"SERVER_PORT": "0", "SERVER_HOST": "127.0.0.1", **settings}),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            encoding="utf-8",
+        )
+        watchdog = threading.Timer(60, child.kill)
+        watchdog.start()
+        try:
+            lines = [child.stdout.readline().strip() for _ in range(3)]
+            url = re.search(r"http://\S+", lines[0])
+            errors.seek(0)
+            assert url, errors.read()
+            with contextlib.closing(Client(url[0])) as client:
+                yield Process(child, lines, client)
+        finally:
+            watchdog.cancel()
+            child.kill()
+            child.wait()
+            child.stdout.close()
+
+
+# ==== real engines ==============================================================================
+#
+# Their addresses come from variables: TEST_POSTGRES_URL, TEST_MONGODB_URI, TEST_REDIS_URL, TEST_MYSQL_URL.
+# Every test has a database, or a key prefix, of its own in them, and removes it.
+
+
+def skip_or_fail(reason: str) -> None:
+    """Skip a test for want of an engine; fail it if REQUIRE_BACKENDS=all says that none may be wanting."""
+    if os.environ.get("REQUIRE_BACKENDS") == "all":
+        pytest.fail(f"REQUIRE_BACKENDS=all, but {reason}")
+    pytest.skip(reason)
+
+
+def if_set(variable: str, engine: str) -> list[str]:
+    """The engine, if a variable names a server of it: one parameter more for the tests that run over all."""
+    return [engine] if os.environ.get(variable) else []
+
+
+@pytest.mark.parametrize("variable", ["TEST_POSTGRES_URL", "TEST_MONGODB_URI", "TEST_REDIS_URL", "TEST_MYSQL_URL"])
+def test_the_suite_runs_over_this_engine_too(variable):
+    assert address_of(variable)
+
+
+def address_of(variable: str) -> str:
+    if not os.environ.get(variable):
+        skip_or_fail(f"{variable} names no server")
+    return os.environ[variable]
+
+
+def own_name() -> str:
+    return f"todo_test_{uuid.uuid4().hex[:12]}"
+
+
+def run_sql(url: str, *statements: str) -> None:
+    """Run statements on Postgres, whatever loop runs here."""
+    import asyncpg
+
+    async def run() -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, run()).result()
+
+
+@pytest.fixture
+def fresh_postgres():
+    """Settings for a Postgres database of the test's own."""
+    url, name = address_of("TEST_POSTGRES_URL"), own_name()
+    run_sql(url, f"CREATE DATABASE {name}")
+    try:
+        yield {"DATABASE_URL": urllib.parse.urlsplit(url)._replace(path=f"/{name}").geturl()}
+    finally:
+        run_sql(url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def fresh_mongo():
+    """Settings for a MongoDB database of the test's own."""
+    uri, name = address_of("TEST_MONGODB_URI"), own_name()
+    try:
+        yield {"MONGODB_URI": urllib.parse.urlsplit(uri)._replace(path=f"/{name}").geturl()}
+    finally:
+        import pymongo
+
+        with pymongo.MongoClient(uri) as mongo:
+            mongo.drop_database(name)
+
+
+@pytest.fixture
+def fresh_redis():
+    """Settings for keys of the test's own in Redis."""
+    url, prefix = address_of("TEST_REDIS_URL"), f"{own_name()}:"
+    try:
+        yield {"REDIS_URL": url, "REDIS_PREFIX": prefix}
+    finally:
+        import redis
+
+        with redis.Redis.from_url(url) as connection:
+            for key in connection.scan_iter(f"{prefix}*"):
+                connection.delete(key)
+
+
+@pytest.fixture
+def mysql_url():
+    return address_of("TEST_MYSQL_URL")
+
+
+# ==== fixtures: one parameter an engine =========================================================
+
+
+@pytest.fixture(params=["SQLite file", "SQLite memory", *if_set("TEST_POSTGRES_URL", "Postgres")])
+def todo_engine(request, tmp_path) -> dict:
+    """Settings that choose an engine for to-dos."""
+    if request.param == "Postgres":
+        return request.getfixturevalue("fresh_postgres")
+    return in_file(tmp_path) if request.param == "SQLite file" else dict(MEMORY)
+
+
+def engine_name(settings: dict) -> str:
+    """What the health check calls the engine that these settings choose."""
+    url = settings["DATABASE_URL"]
+    return (
+        "Postgres " if url.startswith("postgres") else "SQLite in memory" if url == "sqlite://" else "SQLite todos.db"
+    )
+
+
+@pytest.fixture
+def client(todo_engine):
+    with serving(todo_engine) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """One server for the many tests whose requests it must refuse."""
+    with serving() as client:
+        add(client, "the one to-do")
+        client.put("/api/documents/kept", {"a": 1})
+        client.request("PUT", "/api/records/kept", b"bytes")
+        yield client
+
+
+class Shelf(NamedTuple):
+    """A document store and two users of it."""
+
+    store: Any
+    owner: str
+    other: str
+
+
+DOCUMENT_ENGINES = [*if_set("TEST_POSTGRES_URL", "Postgres"), *if_set("TEST_MONGODB_URI", "MongoDB")]
+
+
+@pytest.fixture(params=["SQLite file", "SQLite memory", *DOCUMENT_ENGINES])
+async def document_store(request, tmp_path):
+    """A document store."""
+    if request.param == "MongoDB":
+        mongo = tornado_todo.MongoDocumentStore(request.getfixturevalue("fresh_mongo")["MONGODB_URI"])
+        yield Shelf(mongo, "ada", "bob")
+        await mongo.close()
+        return
+    urls = {"SQLite file": f"sqlite:///{tmp_path}/documents.db", "SQLite memory": "sqlite://"}
+    url = urls.get(request.param) or request.getfixturevalue("fresh_postgres")["DATABASE_URL"]
+    todos = tornado_todo.TodoStore(tornado_todo.open_database(url))
+    await todos.open()
+    owner, other = [(await todos.user(name)).id for name in ("ada", "bob")]
+    yield Shelf(tornado_todo.SQLDocumentStore(todos.database), owner, other)
+    await todos.close()
+
+
+class Clock:
+    """A clock that tests set."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture(params=["in memory"])
+def record_store(request, clock):
+    """A record store; Redis joins here."""
+    return tornado_todo.DictRecordStore(clock=clock)
+
+
+@pytest.fixture
+async def service(tmp_path):
+    """A to-do service on a file of its own, and a user."""
+    store = tornado_todo.TodoStore(tornado_todo.SQLiteDatabase(str(tmp_path / "service.db")))
+    await store.open()
+    feed = tornado_todo.ChangeFeed(store, tornado_todo.EventHub(), None)
+    await feed.open()
+    yield tornado_todo.TodoService(store, feed), await store.user("ada")
+    await feed.close()
+    await store.close()
+
+
+# ==== configuration =============================================================================
+
+DEFAULTS = {
+    "SERVER_HOST": "localhost",
+    "SERVER_PORT": 8888,
+    "DATABASE_URL": "sqlite:///tornado_todo.db",
+    "MONGODB_URI": "",
+    "REDIS_URL": "",
+    "REDIS_HOST": "",
+    "REDIS_PORT": 6379,
+    "REDIS_PREFIX": "tornado_todo:",
+    "MYSQL_URL": "",
+    "AUTH": "auto",
+    "CORS_ORIGINS": frozenset(),
+    "TRUSTED_PROXIES": (),
+    "PUBLIC_URL": "",
+    "PREFIX": "",
+    "STATIC_PATH": "",
+    "WEATHER_URI": "",
+    "WEATHER_PLACE": "",
+    "TRASH_DAYS": 30,
+    "WORKERS": 1,
+    "LOG_LEVEL": "INFO",
+}
+
+
+def config(**environ: str) -> tornado_todo.Config:
+    return tornado_todo.Config.from_env(environ)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_setting_has_its_default_when_nothing_is_set(name):
+    assert getattr(config(), name.lower()) == DEFAULTS[name]
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_an_empty_setting_counts_as_not_set(name):
+    assert config(**{name: ""}) == config()
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        *[("SERVER_PORT", text) for text in ("x", "-1", "65536", "1e3", "80 ", "٨٨٨٨", "")[:-1]],
+        *[("DATABASE_URL", text) for text in ("todo.db", "postgresql:host/db", "postgres://h:0/db", "oracle://x")],
+        *[("DATABASE_URL", text) for text in ("sqlite:///", "sqlite://todo.db", "sqlite:", "://", "sqlite:///a?b=c")],
+        ("DATABASE_URL", "sqlite:///a\0b"),
+        *[("MONGODB_URI", text) for text in ("mongo://x", "x", "postgresql://x")],
+        *[("REDIS_URL", text) for text in ("127.0.0.1:6379", "http://x", "redis://x:99999")],
+        ("MYSQL_URL", "postgresql://x"),
+        *[("TRUSTED_PROXIES", text) for text in ("proxy.example", "10.0.0.1/8", "1.2.3")],
+        *[("WORKERS", text) for text in ("0", "-1", "x", "1.5")],
+        *[("AUTH", text) for text in ("accounts", "yes", "none", "AUTO ")],
+        *[("CORS_ORIGINS", text) for text in ("example.com", "https://a.example/path", "https://", "null x")],
+        *[
+            ("PUBLIC_URL", text)
+            for text in ("ftp://a.example", "http://", "a.example", "http://a:99999", "http://[::1")
+        ],
+        *[("PREFIX", text) for text in ("/a b", "/a?b", "/a//b", "/ä", "/(.*)")],
+        ("STATIC_PATH", "/no/such/folder"),
+        *[("WEATHER_URI", text) for text in ("file:///etc/passwd", "weather", "http://:0/")],
+        *[("TRASH_DAYS", text) for text in ("0", "-1", "x", "1.5", "999999")],
+        *[("LOG_LEVEL", text) for text in ("loud", "3")],
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused_in_one_line_that_names_it(name, text):
+    with pytest.raises(tornado_todo.Misconfigured) as caught:
+        config(**{name: text})
+    line = str(caught.value)
+    assert line.startswith(f"{name}: ") and len(line) > len(name) + 10
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "MONGODB_URI", "REDIS_URL", "MYSQL_URL"])
+def test_a_url_that_is_refused_is_not_shown_since_there_may_be_a_password_in_it(name):
+    with pytest.raises(tornado_todo.Misconfigured, match=name) as caught:
+        config(**{name: "nonsense:canary@127.0.0.1"})
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{"REDIS_URL": "redis://r:1/2"}, {"REDIS_HOST": "r", "REDIS_PORT": "1"}])
+def test_redis_is_named_by_its_url_or_by_host_and_port(settings):
+    assert config(**settings).redis == {"REDIS_URL": "redis://r:1/2"}.get(next(iter(settings)), "redis://r:1/0")
+
+
+@pytest.mark.parametrize(
+    "name, text, value",
+    [
+        ("SERVER_PORT", "0", 0),
+        ("DATABASE_URL", "sqlite://", "sqlite://"),
+        ("AUTH", "open", "open"),
+        ("CORS_ORIGINS", " https://a.example , http://b.example:81,", {"https://a.example", "http://b.example:81"}),
+        ("CORS_ORIGINS", "*", {"*"}),
+        ("PUBLIC_URL", "https://a.example/", "https://a.example"),
+        ("PREFIX", "todo/", "/todo"),
+        ("PREFIX", "/a/b", "/a/b"),
+        ("PREFIX", "/", ""),
+        ("TRASH_DAYS", "7", 7),
+        ("LOG_LEVEL", "warning", "WARNING"),
+    ],
+)
+def test_a_setting_is_read_in_the_forms_that_people_write(name, text, value):
+    assert getattr(config(**{name: text}), name.lower()) == value
+
+
+def test_a_public_url_with_a_path_gives_urls_without_a_double_slash():
+    with serving(MEMORY, public_url="https://a.example/tools/") as client:
+        assert "//" not in add(client)["url"].removeprefix("https://")
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        config().server_port = 1
+
+
+def test_make_app_refuses_an_override_that_is_no_setting():
+    with pytest.raises(tornado_todo.Misconfigured, match="databaseurl"):
+        tornado_todo.make_app({}, databaseurl="sqlite://")
+
+
+def test_make_app_lets_an_override_win_over_its_settings():
+    with serving({"DATABASE_URL": "sqlite:////no/such/folder/x.db"}, database_url="sqlite://") as client:
+        assert client.get("/api/health").json()["engines"]["todos"]["engine"] == "SQLite in memory"
+
+
+# ---- one table feeds all that tells of settings
+
+
+def settings_table() -> dict[str, tuple[str, str]]:
+    return {setting.name: (setting.default, setting.help) for setting in tornado_todo.SETTINGS}
+
+
+def test_config_has_a_field_for_every_setting_and_no_other():
+    fields = [name.upper() for name in tornado_todo.Config.__dataclass_fields__]
+    assert fields == list(settings_table()) == list(DEFAULTS)
+
+
+def test_every_setting_has_a_help_text_of_one_line():
+    for name, (default, text) in settings_table().items():
+        assert text and "\n" not in text + default and "|" not in text, name
+
+
+def test_help_lists_every_setting_with_its_default_and_meaning(tmp_path):
+    text = " ".join(command(tmp_path, "--help", COLUMNS="400").stdout.split())
+    for name, (default, meaning) in settings_table().items():
+        option = "--" + name.lower().replace("_", "-")
+        assert f"{option} VALUE {meaning}" + (f" (default: {default})" if default else "") in text
+
+
+def test_the_example_environment_file_holds_the_settings_table():
+    if not ENV_EXAMPLE.exists():
+        pytest.skip(".env.example is not written yet")
+    lines = [line for line in ENV_EXAMPLE.read_text(encoding="utf-8").splitlines() if line.strip()]
+    found = {}
+    for before, line in itertools.pairwise(lines):
+        if match := re.fullmatch(r"([A-Z_]+)=(.*)", line):
+            found[match[1]] = (match[2], before.removeprefix("# "))
+    assert found == settings_table()
+
+
+def test_the_readme_holds_the_settings_table():
+    if not README.exists():
+        pytest.skip("README.md is not written yet")
+    rows = re.findall(r"^\| `([A-Z_]+)` \| *(.*?) *\| (.*?) \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {name: (default.strip("`"), text) for name, default, text in rows} == settings_table()
+
+
+# ==== the module's shape ========================================================================
+
+BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+DEFINITIONS = (*FUNCTIONS, ast.ClassDef)
+
+
+@pytest.fixture(scope="module")
+def tree():
+    return ast.parse(MODULE.read_text(encoding="utf-8"))
+
+
+def nesting(node, depth=0) -> int:
+    deepest = depth
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (*DEFINITIONS, ast.Lambda)):
+            continue
+        elif_branch = isinstance(node, ast.If) and isinstance(child, ast.If) and child in node.orelse
+        deepest = max(deepest, nesting(child, depth + (isinstance(child, BLOCKS) and not elif_branch)))
+    return deepest
+
+
+def test_a_line_of_code_calls_only_upwards(tree):
+    top = {node.name: node.lineno for node in tree.body if isinstance(node, DEFINITIONS)}
+    downwards = [
+        (owner.name, used.id)
+        for owner in tree.body
+        if isinstance(owner, DEFINITIONS)
+        for used in ast.walk(owner)
+        if isinstance(used, ast.Name) and top.get(used.id, 0) > owner.end_lineno
+    ]
+    assert len(top) > 100 and downwards == []
+
+
+def test_a_function_fits_a_screen_and_is_not_deeply_nested(tree):
+    functions = [node for node in ast.walk(tree) if isinstance(node, FUNCTIONS)]
+    assert [node.name for node in functions if node.end_lineno - node.lineno >= 40] == []
+    assert [node.name for node in functions if nesting(node) > 3] == []
+
+
+def test_what_is_public_says_what_it_promises(tree):
+    public = [node for node in tree.body if isinstance(node, DEFINITIONS) and not node.name.startswith("_")]
+    longer = [node for node in public if node.end_lineno - node.lineno > 5]
+    assert [node.name for node in longer if not ast.get_docstring(node)] == []
+    assert [name for name in tornado_todo.__all__ if not hasattr(tornado_todo, name)] == []
+
+
+def test_the_environment_is_read_only_where_the_app_is_put_together(tree):
+    def reads_environment(node) -> bool:
+        names = {child.attr for child in ast.walk(node) if isinstance(child, ast.Attribute)}
+        return bool(names & {"environ", "getenv", "environb", "putenv"})
+
+    readers = [getattr(node, "name", "a statement") for node in tree.body if reads_environment(node)]
+    assert sorted(readers) == ["make_app", "read_environment"]
+
+
+def test_the_module_has_the_banners_of_its_map():
+    text = MODULE.read_text(encoding="utf-8")
+    banners = re.findall(r"^# ==== ([a-z ]+): ", text, re.MULTILINE)
+    mapped = re.findall(r"^    ([a-z]+(?: [a-z]+)?)   +\S", tornado_todo.__doc__, re.MULTILINE)
+    assert banners == mapped and len(banners) == 12
+
+
+def test_nothing_on_the_module_level_changes_when_an_app_runs():
+    def state() -> dict:
+        kinds = (dict, list, set, int, str, bytes, bool, type(None))
+        return {name: repr(value) for name, value in vars(tornado_todo).items() if isinstance(value, kinds)}
+
+    before = state()
+    with serving() as client:
+        add(client)
+    assert state() == before
+
+
+def test_the_inline_metadata_names_the_same_packages_as_the_package():
+    header = MODULE.read_text(encoding="utf-8").split("# ///\n")[0]
+    inline = re.findall(r'"([^"]+)"', header[header.index("dependencies") :])
+    packaged = re.search(r"install_requires =\n((?: +\S.*\n)+)", (HERE / "setup.cfg").read_text(encoding="utf-8"))[1]
+    assert sorted(inline) == sorted(packaged.split())
+    assert 'requires-python = ">=3.11"' in header
+
+
+def test_the_package_has_the_extras_and_the_command_that_were_promised():
+    text = (HERE / "setup.cfg").read_text(encoding="utf-8")
+    extras = text[text.index("[options.extras_require]") : text.index("[options.entry_points]")]
+    assert re.findall(r"^([a-z]+) =", extras, re.MULTILINE) == [
+        "postgres",
+        "mongo",
+        "redis",
+        "mysql",
+        "fast",
+        "all",
+        "test",
+    ]
+    assert "tornado-todo = tornado_todo:main" in text and "py_modules = tornado_todo" in text
+    assert "MIT License" in (HERE / "LICENSE").read_text(encoding="utf-8")
+
+
+QUIET = """
+import logging, os, signal, sys, threading
+before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+modules = set(sys.modules)
+import tornado_todo
+ACT
+drivers = {"asyncpg", "motor", "redis", "aiomysql", "uvloop"} & (set(sys.modules) - modules)
+assert not drivers, drivers
+assert threading.active_count() == 1, threading.enumerate()
+assert not logging.root.handlers and not logging.getLogger("tornado_todo").handlers
+assert logging.root.level == logging.WARNING
+assert before == {number: signal.getsignal(number) for number in signal.valid_signals()}
+assert os.listdir(".") == [], os.listdir(".")
+"""
+
+
+@pytest.mark.parametrize("act", ["", "tornado_todo.make_app()", "tornado_todo.make_app({}, prefix='/todo')"])
+def test_importing_the_module_and_making_an_app_has_no_side_effect(tmp_path, act):
+    done = run_python(tmp_path, "-W", "error", "-c", QUIET.replace("ACT", act))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# ==== routes: deny by default ===================================================================
+
+ROUTES = {
+    "/": ("GET", "user"),
+    r"/page/([0-9a-f]+\.(?:css|js))": ("GET", "anyone"),
+    "/api/todos": ("GET POST PATCH DELETE", "user"),
+    "/api/todos/([^/]+)": ("GET PUT PATCH DELETE", "user"),
+    "/api/todos/([^/]+)/history": ("GET", "user"),
+    "/api/todos/([^/]+)/restore": ("POST", "user"),
+    "/api/lists": ("GET POST", "user"),
+    "/api/lists/([^/]+)": ("GET PATCH DELETE", "user"),
+    "/api/lists/([^/]+)/restore": ("POST", "user"),
+    "/api/changes": ("GET", "user"),
+    "/api/undo": ("POST", "user"),
+    "/api/events": ("GET", "user"),
+    "/api/documents": ("GET", "user"),
+    "/api/documents/([^/]+)": ("GET POST PUT DELETE", "user"),
+    "/api/records/([^/]+)": ("GET POST PUT DELETE", "user"),
+    "/api/weather": ("GET", "user"),
+    "/api/health": ("GET", "anyone"),
+    "/api/health/live": ("GET", "anyone"),
+    "/static/(.*)": ("GET", "user"),
+}
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+STRANGERS = [
+    {"Host": "evil.example"},
+    {"Host": "127.0.0.1.evil.example"},
+    {"X_Forwarded_For": "203.0.113.9"},
+    {"X_Real_Ip": "127.0.0.1"},
+    {"Forwarded": "for=203.0.113.9"},
+    {"Via": "1.1 proxy"},
+]
+
+
+def methods_of(pattern) -> set[str]:
+    named = set(ROUTES[pattern][0].split())
+    return named | {"OPTIONS"} | ({"HEAD"} if "GET" in named and pattern != "/api/events" else set())
+
+
+def path_of(pattern) -> str:
+    return pattern.replace(r"([0-9a-f]+\.(?:css|js))", "ab.css").replace("([^/]+)", NO_ID).replace("(.*)", "x.txt")
+
+
+@pytest.fixture(scope="module")
+def routed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("static")
+    with serving({**MEMORY, "STATIC_PATH": str(folder)}) as client:
+        yield client
+
+
+def test_every_route_is_classified(tmp_path):
+    app = tornado_todo.make_app({**MEMORY, "STATIC_PATH": str(tmp_path)})
+    patterns = [rule.matcher.regex.pattern.removesuffix("$") for rule in app.wildcard_router.rules]
+    assert [pattern.replace("\\-", "-") for pattern in patterns] == list(ROUTES)
+    assert {who for _, who in ROUTES.values()} == {"anyone", "user"}
+
+
+def test_a_prefix_adds_one_route_and_no_other(tmp_path):
+    app = tornado_todo.make_app({**MEMORY, "STATIC_PATH": str(tmp_path)}, prefix="/a.b")
+    patterns = [rule.matcher.regex.pattern.removesuffix("$") for rule in app.wildcard_router.rules]
+    assert patterns == [r"/a\.b" + pattern for pattern in [*ROUTES, ""]]
+
+
+@pytest.mark.parametrize("pattern", ROUTES)
+def test_a_route_answers_its_methods_and_refuses_all_others_with_405(routed, pattern):
+    for method in (*METHODS, "BREW", "TRACE"):
+        answer = routed.request(method, path_of(pattern), b"" if method in ("POST", "PUT", "PATCH") else None)
+        if method in methods_of(pattern):
+            assert answer.status != 405, method
+            assert answer.status < 500, method
+            continue
+        assert answer.status == 405 if method == "HEAD" else assert_problem(answer, 405)
+        assert set(answer.headers["Allow"].split(", ")) == methods_of(pattern), method
+
+
+@pytest.mark.parametrize("pattern", ROUTES)
+def test_options_answers_204_on_every_route(routed, pattern):
+    answer = routed.request("OPTIONS", path_of(pattern))
+    assert (answer.status, answer.body) == (204, b"")
+    assert set(answer.headers["Allow"].split(", ")) == methods_of(pattern)
+
+
+@pytest.mark.parametrize("stranger", STRANGERS, ids=lambda headers: "-".join(headers) + str(len(str(headers))))
+@pytest.mark.parametrize("pattern", ROUTES)
+def test_a_stranger_gets_nothing_but_what_is_for_anyone(routed, pattern, stranger):
+    for method in sorted(methods_of(pattern) - {"OPTIONS"}):
+        answer = routed.request(
+            method, path_of(pattern), b"" if method in ("POST", "PUT", "PATCH") else None, **stranger
+        )
+        if ROUTES[pattern][1] == "anyone":
+            assert answer.status in (200, 404), method
+        elif method == "HEAD":
+            assert answer.status == 401
+        else:
+            assert "AUTH" in assert_problem(answer, 401)["detail"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.1.2.3:80", "[::1]:8888", "a.localhost"])
+def test_a_host_that_names_this_machine_is_answered(routed, host):
+    assert routed.get("/api/todos", Host=host).status == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/api", "/api/", "/api/nothing", "/api/todos/", "/api/todos/a/b/c", "/static", "/%ff/x", "//"]
+)
+def test_an_unknown_path_is_404_with_any_method(routed, path):
+    for method in METHODS:
+        answer = routed.request(method, path)
+        assert answer.status in (404, 400), method
+        if method != "HEAD":
+            assert_problem(answer, answer.status)
+
+
+def test_open_auth_answers_whoever_reaches_the_server():
+    with serving(MEMORY, auth="open") as client:
+        assert client.get("/api/todos", Host="todo.example", X_Forwarded_For="203.0.113.9").status == 200
+
+
+def test_every_answer_carries_the_headers_that_keep_browsers_safe(routed):
+    for path in ("/", "/api/todos", "/nothing", "/static/x", "/api/health"):
+        headers = routed.get(path).headers
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Content-Security-Policy"] and "unsafe" not in headers["Content-Security-Policy"]
+        assert headers["X-Request-Id"] and "Server" not in headers
+
+
+# ==== to-dos: the Todo-Backend contract ==========================================================
+
+
+def test_a_new_server_has_no_todos(client):
+    answer = client.get("/api/todos")
+    assert (answer.status, answer.json()) == (200, [])
+    assert answer.headers["Content-Type"] == "application/json"
+
+
+def test_posting_a_todo_answers_it_uncompleted_with_an_absolute_url(client):
+    answer = client.post("/api/todos", {"title": "walk the dog"})
+    todo = answer.json()
+    assert answer.status == 201
+    assert (todo["title"], todo["completed"]) == ("walk the dog", False)
+    assert todo["url"] == answer.headers["Location"] == f"{client.url}/api/todos/{todo['id']}"
+    assert uuid.UUID(todo["id"]).version == 7
+
+
+def test_a_posted_todo_is_in_the_list_and_at_its_url(client):
+    todo = add(client, "walk the dog", order=95)
+    assert client.get("/api/todos").json() == [todo]
+    assert client.get(todo["url"].removeprefix(client.url)).json() == todo
+    assert todo["order"] == 95
+
+
+@pytest.mark.parametrize("fields", [{"title": "bathe the cat"}, {"completed": True}, {"order": 10.5}])
+def test_a_patch_answers_the_changed_todo_and_item_and_list_show_it(client, fields):
+    todo = add(client)
+    answer = client.patch(f"/api/todos/{todo['id']}", fields)
+    assert answer.status == 200
+    changed = answer.json()
+    assert {name: changed[name] for name in fields} == fields
+    assert show(client, todo["id"]) == changed and client.get("/api/todos").json() == [changed]
+
+
+def test_deleting_one_todo_leaves_the_others(client):
+    first, second = add(client, "first"), add(client, "second")
+    answer = client.delete(f"/api/todos/{first['id']}")
+    assert (answer.status, answer.body) == (204, b"")
+    assert client.get("/api/todos").json() == [second]
+    assert_problem(client.get(f"/api/todos/{first['id']}"), 404)
+    assert_problem(client.delete(f"/api/todos/{first['id']}"), 404)
+
+
+def test_deleting_all_todos_leaves_none(client):
+    add(client), add(client)
+    answer = client.delete("/api/todos")
+    assert (answer.status, answer.json()["count"]) == (200, 2)
+    assert client.get("/api/todos").json() == []
+
+
+def test_two_posts_at_once_are_both_kept(client):
+    def post(number: int) -> dict:
+        with contextlib.closing(Client(client.url)) as own:
+            return add(own, f"number {number}")
+
+    made = at_once(2, post)
+    assert {todo["id"] for todo in made} == {todo["id"] for todo in client.get("/api/todos").json()}
+    assert len({todo["order"] for todo in made}) == 2
+
+
+# ==== to-dos: fields =============================================================================
+
+FIELDS = [
+    "id",
+    "url",
+    "list",
+    "title",
+    "completed",
+    "completed_at",
+    "order",
+    "notes",
+    "due",
+    "priority",
+    "tags",
+    "created_at",
+    "updated_at",
+    "deleted_at",
+    "revision",
+]
+
+
+def test_a_todo_has_exactly_the_fields_of_the_interface(client):
+    todo = add(client)
+    assert list(todo) == FIELDS
+    blank = {"completed": False, "completed_at": None, "notes": "", "due": None, "priority": 0, "tags": []}
+    assert {name: todo[name] for name in blank} == blank and todo["deleted_at"] is None
+    for name in ("created_at", "updated_at"):
+        moment = datetime.datetime.fromisoformat(todo[name].replace("Z", "+00:00"))
+        assert todo[name].endswith("Z")
+        assert abs((moment - datetime.datetime.now(UTC)).total_seconds()) < 60
+
+
+def test_every_field_can_be_set_when_a_todo_is_made(client):
+    other = add_list(client)
+    fields = {
+        **{"title": "x", "completed": True, "order": -2.25, "notes": "a\nb\tc", "due": "2026-11-22"},
+        **{"priority": 3, "tags": ["home", "été"], "list": other["id"]},
+    }
+    todo = add(client, **fields)
+    assert {name: todo[name] for name in fields} == fields
+    assert todo["completed_at"] == todo["created_at"]
+
+
+def test_a_todo_without_an_order_goes_to_the_end_of_its_list(client):
+    other = add_list(client)
+    add(client, "c", order=7)
+    assert [add(client, "d")["order"], add(client, "e")["order"]] == [8, 9]
+    assert add(client, list=other["id"])["order"] == 1
+    assert titles(client, f"?list={other['id']}") == ["milk"]
+
+
+def test_a_todo_without_a_list_goes_to_the_inbox(client):
+    inbox = client.get("/api/lists").json()[0]
+    assert inbox["inbox"] and inbox["title"] == "Inbox"
+    assert add(client)["list"] == inbox["id"]
+
+
+@pytest.mark.parametrize("title, kept", [("  milk \t", "milk"), ("\u3000ミルク\u3000", "ミルク"), ("a  b", "a  b")])
+def test_a_title_is_trimmed(client, title, kept):
+    assert add(client, title)["title"] == kept
+
+
+def test_a_title_has_1_to_500_characters_after_trimming(client):
+    assert len(add(client, " " + "ä" * 500 + " ")["title"]) == 500
+    assert len(add(client, "👍" * 500)["title"]) == 500
+    before = everything(client)
+    for title in ("", "   ", "\n", "x" * 501, "👍" * 501):
+        assert_problem(client.post("/api/todos", {"title": title}), 422, "title")
+    assert everything(client) == before
+
+
+@pytest.mark.parametrize(
+    "due, kept",
+    [
+        ("2026-11-22", "2026-11-22"),
+        (" 2024-02-29 ", "2024-02-29"),
+        ("2026-11-22T14:00:00+01:00", "2026-11-22T14:00:00+01:00"),
+        ("2026-11-22T14:00Z", "2026-11-22T14:00:00Z"),
+        ("2026-11-22t14:00:00z", "2026-11-22T14:00:00Z"),
+        ("2026-11-22T14:00:00+00:00", "2026-11-22T14:00:00Z"),
+        ("0001-01-01", "0001-01-01"),
+        ("9999-12-31T23:59:59-23:59", "9999-12-31T23:59:59-23:59"),
+        (None, None),
+    ],
+)
+def test_a_due_day_or_time_is_kept_as_it_was_meant(client, due, kept):
+    assert add(client, due=due)["due"] == kept
+
+
+@pytest.mark.parametrize(
+    "due",
+    [
+        "tomorrow",
+        "2026-02-29",
+        "2026-13-01",
+        "2026-1-1",
+        "26-01-01",
+        "2026-11-22T14:00:00",
+        "2026-11-22T25:00Z",
+        "2026-W01-1",
+        "20261122",
+    ]
+    + ["", "2026-11-22 14:00Z", "2026-11-22T14:00:00+99:00", "2026-11-22T14:00:60Z", "٢٠٢٦-١١-٢٢", 20261122, True, []],
+)
+def test_a_due_that_is_no_day_and_no_time_with_an_offset_is_refused(shared, due):
+    before = everything(shared)
+    assert_problem(shared.post("/api/todos", {"title": "x", "due": due}), 422, "due")
+    assert everything(shared) == before
+
+
+def test_tags_are_trimmed_and_freed_of_doubles_that_differ_in_case(client):
+    assert add(client, tags=[" Home ", "home", "HOME", "work", "ÉTÉ", "été"])["tags"] == ["Home", "work", "ÉTÉ"]
+    assert len(add(client, tags=[f"{n:050}" for n in range(20)])["tags"]) == 20
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *[{"tags": tags} for tags in (["a,b"], [""], ["x" * 51], ["a\nb"], [1], [None], "home", {"a": 1})],
+        {"tags": [f"{n}" for n in range(21)]},
+        *[{"priority": priority} for priority in (4, -1, 1.5, "1", True, [])],
+        *[{"order": order} for order in ("1", True, None, 1e13, -1e300, [])],
+        *[{"completed": completed} for completed in ("true", 1, 0, None, [])],
+        *[{"notes": notes} for notes in (1, [], "x" * 20_001, False)],
+        *[{"list": name} for name in (NO_ID, "inbox", "", None, 1)],
+        *[{"title": title} for title in (1, None, [], {}, "a\nb", "a\x7fb", "a\x1bb", True)],
+        *[{name: 1} for name in ("id", "url", "revision", "completed_at", "titel", "Title", "", "__class__")],
+    ],
+    ids=lambda fields: repr(fields)[:40],
+)
+def test_a_field_that_cannot_be_used_is_refused_by_name_and_nothing_is_written(shared, fields):
+    one = shared.get("/api/todos").json()[0]["id"]
+    before = everything(shared)
+    for method, path in (("POST", "/api/todos"), ("PUT", f"/api/todos/{uuid.uuid4()}"), ("PUT", f"/api/todos/{one}")):
+        assert_problem(shared.send(method, path, {"title": "x", **fields}), 422, next(iter(fields)))
+    assert_problem(shared.patch(f"/api/todos/{one}", fields), 422, next(iter(fields)))
+    assert_problem(shared.patch("/api/todos", fields), 422, next(iter(fields)))
+    assert everything(shared) == before
+
+
+def test_every_wrong_field_of_a_request_is_named_at_once(shared):
+    problem = assert_problem(shared.post("/api/todos", {"due": "soon", "priority": 9, "tilte": "x"}), 422)
+    assert {error["field"] for error in problem["errors"]} == {"title", "due", "priority", "tilte"}
+
+
+def test_patch_touches_only_the_fields_sent(client):
+    todo = add(client, notes="n", due="2026-11-22", priority=2, tags=["a"], order=5)
+    changed = change(client, todo["id"], priority=1)
+    differing = {name for name in FIELDS if changed[name] != todo[name]}
+    assert "priority" in differing and differing <= {"priority", "updated_at", "revision"}
+
+
+def test_null_clears_what_can_be_cleared(client):
+    todo = add(client, notes="n", due="2026-11-22", priority=2, tags=["a"])
+    cleared = change(client, todo["id"], notes=None, due=None, priority=None, tags=None)
+    assert (cleared["notes"], cleared["due"], cleared["priority"], cleared["tags"]) == ("", None, 0, [])
+
+
+@pytest.mark.parametrize("name", ["title", "completed", "order", "list"])
+def test_null_is_refused_for_what_cannot_be_cleared(shared, name):
+    one, before = shared.get("/api/todos").json()[0]["id"], everything(shared)
+    assert_problem(shared.patch(f"/api/todos/{one}", {name: None}), 422, name)
+    assert everything(shared) == before
+
+
+def test_completing_sets_the_time_and_reopening_clears_it(client):
+    todo = add(client)
+    done = change(client, todo["id"], completed=True)
+    assert done["completed_at"] == done["updated_at"]
+    assert change(client, todo["id"], completed=True)["completed_at"] == done["completed_at"]
+    assert change(client, todo["id"], completed=False)["completed_at"] is None
+
+
+def test_a_patch_that_changes_nothing_writes_nothing(client):
+    todo = add(client, tags=["a"])
+    before = everything(client)
+    answer = client.patch(f"/api/todos/{todo['id']}", {"title": " milk ", "tags": ["a"]})
+    assert answer.json() == todo and "Change-Batch" not in answer.headers
+    assert client.patch(f"/api/todos/{todo['id']}", {}).json() == todo
+    assert everything(client) == before
+
+
+def test_a_todo_moved_to_another_list_goes_to_its_end(client):
+    other = add_list(client)
+    add(client, "there", list=other["id"], order=40)
+    todo = add(client)
+    assert change(client, todo["id"], list=other["id"])["order"] == 41
+    assert titles(client, f"?list={other['id']}") == ["there", "milk"]
+    inbox = client.get("/api/lists").json()[0]
+    assert (inbox["active"], titles(client, f"?list={inbox['id']}")) == (0, [])
+
+
+@pytest.mark.parametrize("text", ["🦄 ünï", "مرحبا", "漢字", "a\\b\"c'd", "<script>", "e\u0301", "\u202eabc", "%_!$1"])
+def test_text_comes_back_as_it_was_sent(client, text):
+    todo = add(client, text, notes=f"{text}\n{text}", tags=[text])
+    shown = show(client, todo["id"])
+    assert (shown["title"], shown["notes"], shown["tags"]) == (text, f"{text}\n{text}", [text])
+
+
+# ==== to-dos: safe to repeat =====================================================================
+
+
+def test_a_put_of_a_new_id_makes_the_todo(client):
+    new = str(uuid.uuid4())
+    answer = client.put(f"/api/todos/{new}", {"title": "x"})
+    assert answer.status == 201 and answer.json()["id"] == new
+    assert answer.headers["Location"] == answer.json()["url"]
+    assert client.get("/api/todos").json() == [answer.json()]
+
+
+@pytest.mark.parametrize("fields", [{}, {"completed": True}, {"order": 3, "tags": ["b", "a"], "due": "2026-11-22"}])
+def test_a_put_twice_answers_the_same_and_makes_nothing_new(client, fields):
+    path = f"/api/todos/{uuid.uuid4()}"
+    first = client.put(path, {"title": " x ", **fields})
+    before = everything(client)
+    second = client.put(path, {"title": " x ", **fields})
+    assert (first.status, first.body) == (second.status, second.body) and first.status == 201
+    assert first.headers["ETag"] == second.headers["ETag"]
+    assert everything(client) == before
+
+
+def test_the_same_put_from_many_clients_at_once_makes_one_todo(client):
+    path = f"/api/todos/{uuid.uuid4()}"
+
+    def put(number: int) -> tuple:
+        with contextlib.closing(Client(client.url)) as own:
+            answer = own.put(path, {"title": "x"})
+            return answer.status, answer.body
+
+    assert len(set(at_once(8, put))) == 1
+    assert titles(client) == ["x"]
+
+
+def test_a_put_of_a_known_id_replaces_all_fields_but_list_and_order(client):
+    todo = add(client, notes="n", due="2026-11-22", priority=2, tags=["a"], completed=True, order=5)
+    answer = client.put(f"/api/todos/{todo['id']}", {"title": "new"})
+    replaced = answer.json()
+    assert answer.status == 200 and client.get("/api/todos").json() == [replaced]
+    blank = {"title": "new", "completed": False, "completed_at": None, "notes": "", "due": None, "priority": 0}
+    assert {name: replaced[name] for name in blank} == blank and replaced["tags"] == []
+    assert {name: replaced[name] for name in ("id", "list", "order", "created_at")} == {
+        name: todo[name] for name in ("id", "list", "order", "created_at")
+    }
+
+
+def test_a_put_without_a_title_is_refused(shared):
+    assert_problem(shared.put(f"/api/todos/{NO_ID}", {"notes": "x"}), 422, "title")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x",
+        "1",
+        "00000000-0000-7000-8000-00000000000g",
+        "{" + "0" * 32 + "}--",
+        "0" * 32,
+        "urn:" + "0" * 32,
+        "0x" + "0" * 30 + "----",
+    ],
+)
+def test_a_put_of_an_id_that_is_no_uuid_is_refused(shared, name):
+    before = everything(shared)
+    assert_problem(shared.put("/api/todos/" + urllib.parse.quote(name, safe=""), {"title": "x"}), 422, "id")
+    assert everything(shared) == before
+
+
+def test_an_id_is_the_same_in_capital_letters(client):
+    todo = add(client)
+    assert show(client, todo["id"].upper()) == todo
+
+
+def test_a_put_to_an_id_in_the_trash_is_a_conflict(client):
+    todo = add(client)
+    client.delete(f"/api/todos/{todo['id']}")
+    assert_problem(client.put(f"/api/todos/{todo['id']}", {"title": "x"}), 409)
+    assert titles(client, "?deleted=true") == ["milk"]
+
+
+def test_a_put_only_if_new_is_refused_for_a_known_id(client):
+    todo = add(client)
+    assert_problem(client.put(f"/api/todos/{todo['id']}", {"title": "x"}, If_None_Match="*"), 412)
+    assert client.put(f"/api/todos/{uuid.uuid4()}", {"title": "x"}, If_None_Match="*").status == 201
+
+
+def test_a_post_repeated_with_its_idempotency_key_answers_as_before(client):
+    first = client.post("/api/todos", {"title": "x"}, Idempotency_Key="k 1")
+    change(client, first.json()["id"], title="changed since")
+    before = everything(client)
+    second = client.post("/api/todos", {"title": "x"}, Idempotency_Key="k 1")
+    assert (second.status, second.body) == (first.status, first.body) and first.status == 201
+    for name in ("ETag", "Location", "Change-Batch"):
+        assert first.headers[name] == second.headers[name] is not None
+    assert everything(client) == before
+
+
+def test_an_idempotency_key_with_another_body_is_refused(client):
+    assert client.post("/api/todos", {"title": "x"}, Idempotency_Key="k").status == 201
+    before = everything(client)
+    assert_problem(client.post("/api/todos", {"title": "y"}, Idempotency_Key="k"), 422, "Idempotency-Key")
+    assert everything(client) == before
+    assert client.post("/api/todos", {"title": "y"}, Idempotency_Key="k2").status == 201
+
+
+def test_an_idempotency_key_of_a_refused_request_can_be_used_again(client):
+    assert client.post("/api/todos", {"title": ""}, Idempotency_Key="k").status == 422
+    assert client.post("/api/todos", {"title": "x"}, Idempotency_Key="k").status == 201
+
+
+def test_posts_at_once_with_one_idempotency_key_make_one_todo(client):
+    def post(number: int) -> tuple:
+        with contextlib.closing(Client(client.url)) as own:
+            answer = own.post("/api/todos", {"title": "x"}, Idempotency_Key="same")
+            return answer.status, answer.body
+
+    assert len(set(at_once(12, post))) == 1
+    assert titles(client) == ["x"]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "a\tb", "\x80"])
+def test_an_idempotency_key_that_cannot_be_used_is_refused(shared, key):
+    before = everything(shared)
+    assert_problem(shared.post("/api/todos", {"title": "x"}, Idempotency_Key=key), 400, "Idempotency-Key")
+    assert everything(shared) == before
+
+
+# ==== validators: ETag, If-Match, If-None-Match ==================================================
+
+
+def test_every_answer_that_can_be_kept_has_an_etag_and_is_304_when_known(client):
+    todo, other = add(client), add_list(client)
+    client.put("/api/documents/d", {"a": 1})
+    paths = ["/api/todos", "/api/todos?completed=false", f"/api/todos?list={other['id']}", "/api/lists", "/"]
+    for path in [*paths, f"/api/todos/{todo['id']}", f"/api/lists/{other['id']}", "/api/documents/d"]:
+        etag = client.get(path).headers["ETag"]
+        assert re.fullmatch(r'"[^"]+"', etag), path
+        for known in (etag, f'"x", {etag}', f"W/{etag}", "*"):
+            answer = client.get(path, If_None_Match=known)
+            assert (answer.status, answer.body) == (304, b""), (path, known)
+            assert answer.headers["ETag"] == etag
+        assert client.get(path, If_None_Match='"other"').status == 200
+
+
+def test_an_etag_changes_with_every_write(client):
+    todo, seen = add(client), set()
+    path = f"/api/todos/{todo['id']}"
+    acts = [
+        lambda: client.patch(path, {"title": "b"}),
+        lambda: client.patch("/api/todos", {"priority": 2}),
+        lambda: client.delete(path),
+        lambda: client.post(path + "/restore"),
+        lambda: client.post("/api/undo", {}),
+        lambda: client.delete("/api/todos?deleted=true"),
+        lambda: client.post("/api/lists", {"title": "l"}),
+        lambda: client.post("/api/todos", {"title": "c"}),
+    ]
+    for number, act in enumerate(acts):
+        seen.add((client.get("/api/todos").headers["ETag"], client.get("/api/lists").headers["ETag"]))
+        assert act().status < 300, number
+        assert len(seen) == number + 1, number
+
+
+def test_the_etag_of_a_list_changes_when_a_todo_enters_or_leaves_it(client):
+    one, two = add_list(client, "one"), add_list(client, "two")
+    todo = add(client, list=one["id"])
+
+    def etags() -> list:
+        return [client.get(f"/api/todos?list={each['id']}").headers["ETag"] for each in (one, two)]
+
+    before = etags()
+    change(client, todo["id"], list=two["id"])
+    after = etags()
+    assert before[0] != after[0] and before[1] != after[1]
+    change(client, todo["id"], priority=1)
+    assert etags()[0] == after[0] and etags()[1] != after[1]
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT", "DELETE"])
+def test_a_write_with_an_outdated_if_match_is_412_and_writes_nothing(client, method):
+    todo = add(client)
+    etag = client.get(f"/api/todos/{todo['id']}").headers["ETag"]
+    change(client, todo["id"], notes="meanwhile")
+    before = everything(client)
+    for known in (etag, '"x"', "x"):
+        body = None if method == "DELETE" else {"title": "mine"}
+        assert_problem(client.send(method, f"/api/todos/{todo['id']}", body, If_Match=known), 412)
+    assert everything(client) == before
+
+
+@pytest.mark.parametrize("method, status", [("PATCH", 200), ("PUT", 200), ("DELETE", 204)])
+def test_a_write_with_the_present_if_match_goes_through(client, method, status):
+    for known in (None, "*"):
+        todo = add(client)
+        etag = client.get(f"/api/todos/{todo['id']}").headers["ETag"]
+        body = None if method == "DELETE" else {"title": "mine"}
+        assert client.send(method, f"/api/todos/{todo['id']}", body, If_Match=known or etag).status == status
+
+
+def test_a_bulk_write_with_an_outdated_if_match_is_412_and_writes_nothing(client):
+    add(client)
+    etag = client.get("/api/todos").headers["ETag"]
+    add(client)
+    before = everything(client)
+    assert_problem(client.patch("/api/todos", {"completed": True}, If_Match=etag), 412)
+    assert_problem(client.delete("/api/todos", If_Match=etag), 412)
+    assert everything(client) == before
+    assert client.delete("/api/todos", If_Match=client.get("/api/todos").headers["ETag"]).status == 200
+
+
+def test_a_list_is_changed_and_deleted_only_under_its_present_etag(client):
+    path = f"/api/lists/{add_list(client)['id']}"
+    etag = client.get(path).headers["ETag"]
+    assert client.patch(path, {"title": "x"}, If_Match=etag).status == 200
+    before = everything(client)
+    assert_problem(client.patch(path, {"title": "y"}, If_Match=etag), 412)
+    assert_problem(client.delete(path, If_Match=etag), 412)
+    assert everything(client) == before
+    assert client.delete(path, If_Match=client.get(path).headers["ETag"]).status == 204
+
+
+def test_of_writers_at_once_under_one_if_match_one_wins(client):
+    todo = add(client)
+    etag = client.get(f"/api/todos/{todo['id']}").headers["ETag"]
+
+    def patch(number: int) -> int:
+        with contextlib.closing(Client(client.url)) as own:
+            return own.patch(f"/api/todos/{todo['id']}", {"title": f"t{number}"}, If_Match=etag).status
+
+    assert sorted(at_once(8, patch)) == [200] + [412] * 7
+
+
+# ==== lists ======================================================================================
+
+LIST_FIELDS = [
+    "id",
+    "url",
+    "title",
+    "order",
+    "inbox",
+    "active",
+    "completed",
+    "created_at",
+    "updated_at",
+    "deleted_at",
+    "revision",
+]
+
+
+def test_a_list_has_exactly_the_fields_of_the_interface_wherever_it_is_shown(client):
+    made = add_list(client, " shopping ")
+    path = f"/api/lists/{made['id']}"
+    shown = [made, client.get("/api/lists").json()[1], client.get(path).json(), client.patch(path, {"order": 9}).json()]
+    for each in shown:
+        assert list(each) == LIST_FIELDS
+    assert made["title"] == "shopping" and made["url"] == client.url + path
+
+
+def test_the_inbox_comes_first_and_then_lists_by_their_order(client):
+    for title, order in (("c", 3), ("a", -1), ("b", 2)):
+        add_list(client, title, order=order)
+    assert [each["title"] for each in client.get("/api/lists").json()] == ["Inbox", "a", "b", "c"]
+    assert add_list(client, "last")["order"] == 4
+
+
+def test_a_list_counts_its_todos(client):
+    other = add_list(client)
+    first = add(client, list=other["id"])
+    add(client, list=other["id"], completed=True), add(client, list=other["id"])
+    client.delete(f"/api/todos/{first['id']}")
+    inbox, shown = client.get("/api/lists").json()
+    assert (shown["active"], shown["completed"], inbox["active"], inbox["completed"]) == (1, 1, 0, 0)
+
+
+def test_a_list_is_renamed_and_moved(client):
+    path = f"/api/lists/{add_list(client)['id']}"
+    assert client.patch(path, {"title": " new "}).json()["title"] == "new"
+    assert client.patch(path, {"order": 0.5}).json()["order"] == 0.5
+    assert client.get(path).json()["title"] == "new"
+
+
+def test_the_inbox_cannot_be_deleted(client):
+    inbox = client.get("/api/lists").json()[0]
+    before = everything(client)
+    assert_problem(client.delete(f"/api/lists/{inbox['id']}"), 409)
+    assert everything(client) == before
+
+
+def test_the_inbox_can_be_renamed_and_stays_the_inbox(client):
+    inbox = client.get("/api/lists").json()[0]
+    assert client.patch(f"/api/lists/{inbox['id']}", {"title": "Eingang"}).json()["inbox"] is True
+    assert add(client)["list"] == inbox["id"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"title": ""}, {"title": None}, {"title": "x" * 501}, {"order": "1"}, {"inbox": True}]
+)
+def test_a_list_with_a_field_that_cannot_be_used_is_refused(shared, fields):
+    inbox, before = shared.get("/api/lists").json()[0]["id"], everything(shared)
+    assert_problem(shared.post("/api/lists", {"title": "x", **fields}), 422, next(iter(fields)))
+    assert_problem(shared.patch(f"/api/lists/{inbox}", fields), 422, next(iter(fields)))
+    assert_problem(shared.post("/api/lists", {}), 422, "title")
+    assert everything(shared) == before
+
+
+@pytest.mark.parametrize("method, path", [("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/restore")])
+def test_a_list_that_is_not_there_is_404(shared, method, path):
+    for name in (NO_ID, "x", "%00"):
+        assert_problem(shared.send(method, f"/api/lists/{name}{path}", {}), 404)
+    assert_problem(shared.get(f"/api/todos?list={NO_ID}"), 404)
+
+
+def test_deleting_a_list_hides_its_todos_and_restoring_brings_them_back(client):
+    other = add_list(client)
+    todo = add(client, list=other["id"])
+    trashed = add(client, "in the trash before", list=other["id"])
+    client.delete(f"/api/todos/{trashed['id']}")
+    path = f"/api/lists/{other['id']}"
+    assert client.delete(path).status == 204
+    assert titles(client) == titles(client, "?deleted=true") == titles(client, "?q=milk") == []
+    for missing in (f"/api/todos/{todo['id']}", path, f"/api/todos?list={other['id']}"):
+        assert_problem(client.get(missing), 404)
+    assert [each["id"] for each in client.get("/api/lists?deleted=true").json()] == [other["id"]]
+    assert client.post(path + "/restore").status == 200
+    assert titles(client) == ["milk"] and titles(client, "?deleted=true") == ["in the trash before"]
+
+
+def test_deleting_a_list_is_undone_with_its_todos(client):
+    other = add_list(client)
+    add(client, list=other["id"])
+    batch = client.delete(f"/api/lists/{other['id']}").headers["Change-Batch"]
+    assert [each["id"] for each in undo(client, batch)["lists"]] == [other["id"]]
+    assert titles(client, f"?list={other['id']}") == ["milk"]
+
+
+def test_a_list_purged_is_gone_with_its_todos_and_their_history(client):
+    other = add_list(client, "secret list")
+    todo = add(client, "secret", list=other["id"], notes="secret notes")
+    client.delete(f"/api/lists/{other['id']}")
+    assert client.delete(f"/api/lists/{other['id']}?deleted=true").status == 204
+    assert client.get("/api/lists?deleted=true").json() == [] == client.get("/api/todos?deleted=true").json()
+    assert b"secret" not in client.get("/api/changes").body
+    assert b"secret" not in client.get(f"/api/todos/{todo['id']}/history").body
+
+
+def test_a_list_purged_takes_along_the_whole_history_of_todos_that_came_from_elsewhere(client):
+    other = add_list(client)
+    todo = add(client, "secret")
+    change(client, todo["id"], list=other["id"])
+    client.delete(f"/api/lists/{other['id']}")
+    client.delete(f"/api/lists/{other['id']}?deleted=true")
+    assert b"secret" not in client.get("/api/changes").body
+    assert b"secret" not in client.get(f"/api/todos/{todo['id']}/history").body
+
+
+def test_a_list_purged_leaves_the_history_of_todos_that_have_left_it(client):
+    other, inbox = add_list(client), client.get("/api/lists").json()[0]
+    todo = add(client, "stays", list=other["id"])
+    change(client, todo["id"], list=inbox["id"])
+    client.delete(f"/api/lists/{other['id']}")
+    client.delete(f"/api/lists/{other['id']}?deleted=true")
+    actions = [entry["action"] for entry in client.get(f"/api/todos/{todo['id']}/history").json()]
+    assert actions == ["update", "create"] and titles(client) == ["stays"]
+
+
+# ==== the change log: history, trash, undo, changes ==============================================
+
+
+def test_history_tells_what_happened_newest_first(client):
+    todo = add(client)
+    change(client, todo["id"], title="bread")
+    client.delete(f"/api/todos/{todo['id']}")
+    client.post(f"/api/todos/{todo['id']}/restore")
+    history = client.get(f"/api/todos/{todo['id']}/history").json()
+    assert [entry["action"] for entry in history] == ["restore", "delete", "update", "create"]
+    update, create = history[2:]
+    assert create["before"] is None and create["after"]["title"] == "milk"
+    assert (update["before"]["title"], update["after"]["title"]) == ("milk", "bread")
+    assert list(create) == ["revision", "batch", "at", "user", "list", "todo", "action", "before", "after"]
+    assert set(create["after"]) == set(FIELDS) - {"url"}
+    assert [entry["revision"] for entry in history] == sorted((entry["revision"] for entry in history), reverse=True)
+
+
+def test_history_of_a_todo_in_the_trash_can_be_read_and_of_none_is_404(client):
+    todo = add(client)
+    client.delete(f"/api/todos/{todo['id']}")
+    assert len(client.get(f"/api/todos/{todo['id']}/history").json()) == 2
+    assert_problem(client.get(f"/api/todos/{NO_ID}/history"), 404)
+    assert_problem(client.get("/api/todos/x/history"), 404)
+
+
+def test_a_deleted_todo_is_in_the_trash_until_it_is_restored(client):
+    todo = add(client)
+    client.delete(f"/api/todos/{todo['id']}")
+    trashed = client.get(f"/api/todos/{todo['id']}?deleted=true").json()
+    assert trashed["deleted_at"] and client.get("/api/todos?deleted=true").json() == [trashed]
+    assert_problem(client.patch(f"/api/todos/{todo['id']}", {"title": "x"}), 404)
+    answer = client.post(f"/api/todos/{todo['id']}/restore")
+    assert answer.status == 200 and answer.json()["deleted_at"] is None
+    assert client.get("/api/todos").json() == [answer.json()] and titles(client, "?deleted=true") == []
+    assert_problem(client.post(f"/api/todos/{todo['id']}/restore"), 404)
+
+
+def test_a_purged_todo_is_gone_with_its_history(client):
+    todo = add(client, "secret", notes="secret notes")
+    change(client, todo["id"], title="secret too")
+    assert_problem(client.delete(f"/api/todos/{todo['id']}?deleted=true"), 404)
+    client.delete(f"/api/todos/{todo['id']}")
+    assert client.delete(f"/api/todos/{todo['id']}?deleted=true").status == 204
+    assert titles(client, "?deleted=true") == []
+    assert b"secret" not in client.get("/api/changes").body
+    assert b"secret" not in client.get(f"/api/todos/{todo['id']}/history").body
+    assert client.get("/api/changes").json()["changes"][-1]["action"] == "purge"
+
+
+def test_emptying_the_trash_purges_all_in_it_and_nothing_else(client):
+    add(client, "stays")
+    for title in "ab":
+        client.delete(f"/api/todos/{add(client, title)['id']}")
+    answer = client.delete("/api/todos?deleted=true")
+    assert answer.json()["count"] == 2
+    assert titles(client, "?deleted=true") == [] and titles(client) == ["stays"]
+    assert client.delete("/api/todos?deleted=true").json()["count"] == 0
+
+
+@pytest.mark.parametrize("headers", [{}, {"Idempotency_Key": "k"}], ids=["without a key", "with an idempotency key"])
+def test_what_was_purged_leaves_no_trace_in_the_tables(tmp_path, headers):
+    with serving(in_file(tmp_path)) as client:
+        todo = client.post("/api/todos", {"title": "Krokodilsecret"}, **headers).json()
+        client.delete(f"/api/todos/{todo['id']}")
+        client.delete("/api/todos?deleted=true")
+    with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as connection:
+        assert "Krokodilsecret" not in "\n".join(connection.iterdump())
+
+
+def test_a_purge_cannot_be_undone(client):
+    todo = add(client)
+    deleted = client.delete(f"/api/todos/{todo['id']}").headers["Change-Batch"]
+    purged = client.delete("/api/todos?deleted=true").headers["Change-Batch"]
+    before = everything(client)
+    for batch in (deleted, purged):
+        assert client.post("/api/undo", {"batch": batch}).status in (404, 409)
+    assert_problem(client.post("/api/undo", {}), 409)
+    assert everything(client) == before
+
+
+def test_every_write_names_its_batch_and_undo_takes_it(client):
+    todo = add(client)
+    batch = client.patch(f"/api/todos/{todo['id']}", {"title": "bread"}).headers["Change-Batch"]
+    change(client, todo["id"], priority=2)
+    undone = undo(client, batch)
+    assert undone["undone"] == batch and undone["batch"] not in (None, batch)
+    assert [entry["title"] for entry in undone["todos"]] == ["milk"] and undone["lists"] == []
+    shown = show(client, todo["id"])
+    assert (shown["title"], shown["priority"]) == ("milk", 2)
+    assert undone["todos"][0] == shown
+
+
+def test_undo_without_a_batch_goes_back_step_by_step_and_then_is_409(client):
+    todo = add(client, "a")
+    for title in "bcd":
+        change(client, todo["id"], title=title)
+    seen = []
+    for _ in range(3):
+        undo(client)
+        seen.append(show(client, todo["id"])["title"])
+    assert seen == ["c", "b", "a"]
+    undo(client)
+    assert titles(client) == [] and titles(client, "?deleted=true") == ["a"]
+    before = everything(client)
+    assert_problem(client.post("/api/undo", {}), 409)
+    assert_problem(client.post("/api/undo"), 409)
+    assert everything(client) == before
+
+
+def test_to_undo_an_undo_is_to_redo(client):
+    todo = add(client, "a")
+    change(client, todo["id"], title="b")
+    undone = undo(client)
+    redone = undo(client, undone["batch"])
+    assert show(client, todo["id"])["title"] == "b"
+    undo(client, redone["batch"])
+    assert show(client, todo["id"])["title"] == "a"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"title": "b"},
+        {"completed": True},
+        {"notes": "n", "due": "2026-11-22", "priority": 3, "tags": ["x"]},
+        {"order": 99},
+    ],
+)
+def test_an_undone_change_gives_back_what_was(client, fields):
+    todo = add(client)
+    change(client, todo["id"], **fields)
+    undo(client)
+    shown = show(client, todo["id"])
+    assert {name for name in FIELDS if shown[name] != todo[name]} <= {"updated_at", "revision"}
+
+
+def test_undoing_a_move_brings_a_todo_back_to_its_list_and_place(client):
+    other = add_list(client)
+    todo = add(client)
+    change(client, todo["id"], list=other["id"])
+    undo(client)
+    shown = show(client, todo["id"])
+    assert (shown["list"], shown["order"]) == (todo["list"], todo["order"])
+
+
+@pytest.mark.parametrize("purged", [False, True])
+def test_undoing_a_move_out_of_a_list_that_is_gone_is_a_conflict_and_loses_nothing(client, purged):
+    other, inbox = add_list(client), client.get("/api/lists").json()[0]
+    todo = add(client, list=other["id"])
+    batch = client.patch(f"/api/todos/{todo['id']}", {"list": inbox["id"]}).headers["Change-Batch"]
+    client.delete(f"/api/lists/{other['id']}")
+    if purged:
+        client.delete(f"/api/lists/{other['id']}?deleted=true")
+    before = everything(client)
+    assert_problem(client.post("/api/undo", {"batch": batch}), 409)
+    assert everything(client) == before and titles(client) == ["milk"]
+
+
+def test_undoing_a_create_puts_the_todo_into_the_trash(client):
+    add(client)
+    undo(client)
+    assert titles(client) == [] and titles(client, "?deleted=true") == ["milk"]
+
+
+def test_undoing_a_delete_is_the_same_as_restoring(client):
+    todo = add(client)
+    client.delete(f"/api/todos/{todo['id']}")
+    undo(client)
+    assert show(client, todo["id"])["deleted_at"] is None
+
+
+def test_undo_works_on_lists(client):
+    other = add_list(client, "old")
+    client.patch(f"/api/lists/{other['id']}", {"title": "new"})
+    assert undo(client)["lists"][0]["title"] == "old"
+    undo(client)
+    assert [each["title"] for each in client.get("/api/lists").json()] == ["Inbox"]
+
+
+def test_undo_of_fields_that_changed_since_is_a_conflict_and_writes_nothing(client):
+    todos = [add(client, title) for title in "ab"]
+    batch = client.patch("/api/todos", {"priority": 1}).headers["Change-Batch"]
+    change(client, todos[0]["id"], priority=2)
+    before = everything(client)
+    assert_problem(client.post("/api/undo", {"batch": batch}), 409)
+    assert everything(client) == before
+
+
+@pytest.mark.parametrize("batch", [NO_ID, "x", "", None, 1])
+def test_undo_of_a_batch_that_never_was_is_refused(shared, batch):
+    before = everything(shared)
+    answer = shared.post("/api/undo", {"batch": batch})
+    assert_problem(answer, 404 if batch == NO_ID else 422)
+    assert everything(shared) == before
+
+
+def test_changes_since_a_revision_come_oldest_first(client):
+    todo = add(client, "a")
+    start = revision(client)
+    change(client, todo["id"], title="b")
+    add(client, "c")
+    answer = client.get(f"/api/changes?since={start}").json()
+    assert [entry["action"] for entry in answer["changes"]] == ["update", "create"]
+    assert answer["revision"] == answer["changes"][-1]["revision"] == revision(client)
+    assert answer["more"] is False
+    assert client.get(f"/api/changes?since={answer['revision']}").json()["changes"] == []
+
+
+def test_changes_come_in_pieces_that_miss_and_double_nothing(client):
+    for number in range(7):
+        add(client, f"{number}")
+    since, seen, sizes = 0, [], []
+    while True:
+        answer = client.get(f"/api/changes?since={since}&limit=3").json()
+        seen += [entry["after"]["title"] for entry in answer["changes"]]
+        sizes.append(len(answer["changes"]))
+        since = answer["revision"]
+        if not answer["more"]:
+            break
+    assert seen == [f"{number}" for number in range(7)] and sizes == [3, 3, 1]
+
+
+def test_changes_of_one_list_are_those_of_its_todos_and_those_that_leave_it(client):
+    other = add_list(client)
+    add(client, "elsewhere")
+    todo = add(client, list=other["id"])
+    change(client, todo["id"], list=client.get("/api/lists").json()[0]["id"])
+    changes = client.get(f"/api/changes?list={other['id']}").json()["changes"]
+    assert [(entry["todo"], entry["action"]) for entry in changes] == [
+        (None, "create"),
+        (todo["id"], "create"),
+        (todo["id"], "update"),
+    ]
+    assert_problem(client.get(f"/api/changes?list={NO_ID}"), 404)
+
+
+def test_revisions_have_neither_gaps_nor_doubles_under_writers_at_once(client):
+    def write(number: int) -> None:
+        with contextlib.closing(Client(client.url)) as own:
+            for turn in range(5):
+                add(own, f"{number}.{turn}")
+
+    at_once(8, write)
+    changes = client.get("/api/changes?limit=1000").json()["changes"]
+    first = changes[0]["revision"]
+    assert [entry["revision"] for entry in changes] == list(range(first, first + 40))
+
+
+async def test_old_trash_is_emptied_and_young_trash_is_kept(service):
+    service, user = service
+    for title in ("old", "young"):
+        made = (await service.create(user, {"title": title})).result
+        await service.delete(user, made.id, None)
+        await asyncio.sleep(0.005)
+    kept = await service.queries(user).todos(tornado_todo.TodoFilter(deleted=True))
+    moment = max(tornado_todo.milliseconds(todo.deleted_at) for todo in kept)
+    await service.empty_old_trash(moment)
+    kept = await service.queries(user).todos(tornado_todo.TodoFilter(deleted=True))
+    assert [todo.title for todo in kept] == ["young"]
+    await service.empty_old_trash(moment + 1)
+    assert await service.queries(user).todos(tornado_todo.TodoFilter(deleted=True)) == []
+
+
+async def test_emptying_old_trash_takes_old_lists_along_and_leaves_what_lives(service):
+    service, user = service
+    other = (await service.create_list(user, {"title": "other"})).result
+    await service.create(user, {"title": "in it", "list": other.id})
+    await service.create(user, {"title": "alive"})
+    await service.delete_list(user, other.id, None)
+    await service.empty_old_trash(tornado_todo.now_milliseconds() + 1000)
+    queries = service.queries(user)
+    assert await queries.lists(deleted=True) == []
+    assert [todo.title for todo in await queries.todos(tornado_todo.TodoFilter())] == ["alive"]
+
+
+async def test_emptying_old_trash_never_removes_what_is_restored_meanwhile(service):
+    service, user = service
+    for _ in range(30):
+        made = (await service.create(user, {"title": "x"})).result
+        await service.delete(user, made.id, None)
+        emptying = service.empty_old_trash(tornado_todo.now_milliseconds() + 1000)
+        restored = (await asyncio.gather(service.restore(user, made.id), emptying, return_exceptions=True))[0]
+        if not isinstance(restored, tornado_todo.NotFound):
+            assert (await service.queries(user).todo(made.id)).deleted_at is None
+
+
+# ==== bulk writes ================================================================================
+
+
+def test_a_bulk_patch_changes_what_the_filter_selects_as_one_batch_and_one_undo(client):
+    for title, priority in (("a", 1), ("b", 2), ("c", 1)):
+        add(client, title, priority=priority)
+    answer = client.patch("/api/todos?priority=1", {"completed": True, "tags": ["done"]})
+    assert answer.status == 200 and answer.json() == {"batch": answer.headers["Change-Batch"], "count": 2}
+    assert titles(client, "?completed=true&tag=done") == ["a", "c"]
+    changes = client.get("/api/changes").json()["changes"][-2:]
+    assert {entry["batch"] for entry in changes} == {answer.json()["batch"]}
+    assert len(undo(client)["todos"]) == 2
+    assert titles(client, "?completed=true") == [] and titles(client) == ["a", "b", "c"]
+
+
+def test_a_bulk_delete_removes_what_the_filter_selects_as_one_batch_and_one_undo(client):
+    for title in "abc":
+        add(client, title, completed=title != "b")
+    answer = client.delete("/api/todos?completed=true")
+    assert answer.json()["count"] == 2 and titles(client) == ["b"]
+    undo(client, answer.json()["batch"])
+    assert titles(client) == ["a", "b", "c"]
+
+
+def test_a_bulk_write_that_selects_nothing_writes_nothing(client):
+    add(client)
+    before = everything(client)
+    for answer in (client.patch("/api/todos?priority=3", {"completed": True}), client.delete("/api/todos?q=nothing")):
+        assert answer.status == 200 and answer.json() == {"batch": None, "count": 0}
+        assert "Change-Batch" not in answer.headers
+    assert everything(client) == before
+
+
+def test_a_bulk_move_to_another_list_keeps_the_sequence(client):
+    other = add_list(client)
+    add(client, "there", list=other["id"])
+    for title in "abc":
+        add(client, title)
+    inbox = client.get("/api/lists").json()[0]["id"]
+    client.patch(f"/api/todos?list={inbox}", {"list": other["id"]})
+    assert titles(client, f"?list={other['id']}") == ["there", "a", "b", "c"]
+    undo(client)
+    assert titles(client, f"?list={inbox}") == ["a", "b", "c"]
+
+
+def test_a_bulk_write_to_a_list_that_is_not_there_writes_nothing(client):
+    add(client)
+    before = everything(client)
+    assert_problem(client.patch("/api/todos", {"list": NO_ID}), 422, "list")
+    assert_problem(client.patch(f"/api/todos?list={NO_ID}", {"completed": True}), 404)
+    assert_problem(client.delete(f"/api/todos?list={NO_ID}"), 404)
+    assert_problem(client.patch("/api/todos", {"order": 1}), 422, "order")
+    assert everything(client) == before
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "complete=true",
+        "Completed=true",
+        "completed=True",
+        "completed=1",
+        "completed=",
+        "completed=true&completed=true",
+        "list=",
+        "list=inbox",
+        "list=x",
+        "priority=4",
+        "priority=1,,2",
+        "priority=high",
+        "tag=",
+        "q=",
+        "q=%20",
+        "due=",
+        "due=..",
+        "due=tomorrow",
+        "due=2026-02-30",
+        "deleted=yes",
+        "sort=order",
+        "limit=1",
+        "after=x",
+        "completed=true%20",
+        "complet%65%64=yes",
+        "completed=true;x=1",
+        "=true",
+        "x",
+        "a=b&completed=true",
+        "completed=true&%00=1",
+        "q=a&q=b",
+        "due=2026-11-22&due=any",
+        "%ff=1",
+        "q=%ff",
+        "q=%00",
+    ],
+)
+def test_a_mistyped_filter_on_a_bulk_write_changes_nothing(shared, query):
+    before = everything(shared)
+    assert_problem(shared.delete(f"/api/todos?{query}"), 400)
+    assert_problem(shared.patch(f"/api/todos?{query}", {"completed": True}), 400)
+    assert everything(shared) == before
+
+
+# ==== order ======================================================================================
+
+
+class Moves:
+    """Moves to-dos as the page does it, and holds the outcome against a Python list."""
+
+    def __init__(self, service, user):
+        self.service, self.user, self.model, self.todos = service, user, [], []
+
+    async def begin(self, count: int) -> None:
+        for number in range(count):
+            self.model.append((await self.service.create(self.user, {"title": f"{number}"})).result.id)
+        await self.check()
+
+    async def check(self) -> None:
+        self.todos = await self.service.queries(self.user).todos(tornado_todo.TodoFilter())
+        assert [todo.id for todo in self.todos] == self.model
+        assert all(before.order < after.order for before, after in itertools.pairwise(self.todos))
+
+    async def move(self, source: int, target: int) -> None:
+        """To the midpoint of its new neighbours, or past the end; it must get exactly that order."""
+        rest = self.todos[:source] + self.todos[source + 1 :]
+        above = rest[target - 1].order if target else rest[0].order - 2
+        below = rest[target].order if target < len(rest) else rest[-1].order + 2
+        order = (above + below) / 2
+        written = await self.service.patch(self.user, self.model[source], {"order": order}, None)
+        self.model.insert(target, self.model.pop(source))
+        await self.check()
+        assert written.result.order == self.todos[target].order == order
+
+
+@pytest.fixture
+async def moves():
+    store = tornado_todo.TodoStore(tornado_todo.SQLiteDatabase(None))
+    await store.open()
+    yield Moves(tornado_todo.TodoService(store, tornado_todo.EventHub()), await store.user("ada"))
+    await store.close()
+
+
+async def test_thousands_of_moves_to_the_same_spot_keep_a_strict_order(moves):
+    await moves.begin(12)
+    for _ in range(3000):
+        await moves.move(11, 1)
+
+
+async def test_random_moves_follow_a_python_list(moves):
+    chance = random.Random(20261122)
+    await moves.begin(25)
+    for _ in range(2000):
+        spot = chance.choice([0, 1, 1, 2, 12, 24])
+        await moves.move(chance.randrange(25), min(spot + chance.randrange(2), 24))
+
+
+def test_neighbours_that_are_moved_away_are_told_of_as_reorder(client):
+    first, second = add(client, "a", order=1), add(client, "b", order=2)
+    middle, start = add(client, "c"), revision(client)
+    change(client, middle["id"], order=1 + 1e-9)
+    changes = client.get(f"/api/changes?since={start}").json()["changes"]
+    assert [entry["action"] for entry in changes].count("update") == 1
+    assert {entry["todo"] for entry in changes if entry["action"] == "reorder"} == {first["id"]}
+    assert len({entry["batch"] for entry in changes}) == 1
+    assert titles(client) == ["a", "c", "b"] and show(client, middle["id"])["order"] == 1 + 1e-9
+    undo(client)
+    assert [todo["order"] for todo in client.get("/api/todos").json()] == [1, 2, middle["order"]] and show(
+        client, second["id"]
+    )
+
+
+def test_moves_in_one_list_leave_other_lists_alone(client):
+    other = add_list(client)
+    there = add(client, list=other["id"], order=1)
+    add(client, "a", order=1)
+    add(client, "b", order=1 + 1e-9)
+    assert show(client, there["id"]) == there
+
+
+# ==== search, filters, sorting, pages ============================================================
+
+
+@pytest.mark.parametrize(
+    "title, query",
+    [
+        ("Crème brûlée", "creme BRULEE"),
+        ("creme brulee", "CRÈME"),
+        ("e\u0301te\u0301", "été"),
+        ("Straße fegen", "strasse"),
+        ("STRASSE", "straße"),
+        ("Übergrößenträger", "ubergrossen"),
+        ("İstanbul'a git", "istanbul"),
+        ("istanbul", "İSTANBUL"),
+        ("ILIK SU", "ılık"),
+        ("ılık su", "ilik"),
+        ("Αθήνα", "αθηνα"),
+        ("Οδός", "ΟΔΟΣ"),
+        ("ΟΔΟΣ", "οδος"),
+        ("Đà Nẵng", "da nang"),
+        ("phở bò", "PHO BO"),
+        ("买牛奶和面包", "牛奶"),
+        ("हिन्दी किताब", "किताब"),
+        ("مُحَمَّد", "محمد"),
+        ("قهوة وشاي", "شاي"),
+        ("Ёлка и ель", "елка"),
+        ("МОСКВА", "москва"),
+        ("ﬁle Ｔｏｋｙｏ", "file tokyo"),
+        ("Łódź", "lodz"),
+        ("smørrebrød", "SMORREBROD"),
+        ("서울 여행", "서울"),
+        ("ガラス", "ｶﾞﾗｽ"),
+        ("פָּרָה", "פרה"),
+    ],
+)
+def test_search_finds_words_whatever_their_case_and_accents(title, query):
+    with serving() as client:
+        add(client, title)
+        add(client, "other", notes=f"x\n{title}\ny")
+        add(client, "decoy")
+        assert titles(client, f"?q={urllib.parse.quote(query)}") == [title, "other"]
+
+
+def test_search_needs_all_words_in_any_sequence_in_title_or_notes(client):
+    add(client, "buy milk", notes="and bread")
+    add(client, "milk")
+    add(client, "bread")
+    for query in ("bread+milk", "MILK++and", "read+ilk"):
+        assert titles(client, f"?q={query}") == ["buy milk"]
+    assert titles(client, "?q=milch") == []
+
+
+@pytest.mark.parametrize("sign", ["%", "_", "!", "\\", "'", '"', "*", "[a-z]", "$1", "--"])
+def test_search_takes_signs_literally(sign):
+    with serving() as client:
+        for title in (f"a{sign}b", "axb", "ab", "axxb"):
+            add(client, title, tags=[title])
+        quoted = urllib.parse.quote(f"a{sign}b", safe="")
+        assert titles(client, f"?q={quoted}") == titles(client, f"?tag={quoted}") == [f"a{sign}b"]
+
+
+def test_filters_narrow_one_by_one_and_together(client):
+    other = add_list(client)
+    add(client, "a", priority=1, tags=["Home", "été"], due="2026-11-22", completed=True)
+    add(client, "b", priority=2, tags=["home"], due="2026-11-22T23:30:00-05:00")
+    add(client, "c", priority=3, list=other["id"], due="2026-12-01")
+    add(client, "d")
+    expected = {
+        "": "abcd", "completed=true": "a", "completed=false": "bcd", f"list={other['id']}": "c",
+        "priority=2": "b", "priority=1,3": "ac", "priority=0": "d", "tag=HOME": "ab", "tag=home&tag=ete": "a",
+        "due=2026-11-22": "ab", "due=2026-11-23..": "c", "due=..2026-11-22": "ab", "due=2026-11-01..2026-12-31": "abc",
+        "due=none": "d", "due=any": "abc", "q=b": "b", "completed=false&tag=home&due=any&priority=1,2": "b",
+        "deleted=false": "abcd", "deleted=true": "", "tag=hom": "",
+    }  # fmt: skip
+    for query, found in expected.items():
+        assert "".join(sorted(titles(client, f"?{query}"))) == found, query
+
+
+def sort_key(todo: dict, sort: str):
+    """What the interface sorts by, worked out anew."""
+    if sort == "title":
+        stripped = unicodedata.normalize("NFKD", todo["title"].casefold())
+        return "".join(character for character in stripped if not unicodedata.combining(character))
+    if sort != "due":
+        return todo[sort]
+    if todo["due"] is None:
+        return datetime.datetime.max.replace(tzinfo=UTC)
+    if len(todo["due"]) == 10:
+        end = datetime.datetime.fromisoformat(todo["due"] + "T23:59:59.999+00:00")
+        return end
+    return datetime.datetime.fromisoformat(todo["due"].replace("Z", "+00:00"))
+
+
+def fill(client, count: int) -> None:
+    chance = random.Random(7)
+    for number in range(count):
+        fields = {
+            "order": chance.choice([1, 2, 2.5, number]),
+            "priority": chance.randrange(4),
+            "due": chance.choice([None, "2026-11-22", "2026-11-23T10:00:00+14:00", f"2026-12-{number % 28 + 1:02}"]),
+        }
+        add(client, chance.choice(["Éa", "eb", "Z", "a", "ß"]) + f"{number % 5}", **fields)
+
+
+@pytest.mark.parametrize("sort", ["order", "created_at", "updated_at", "due", "priority", "title"])
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_pages_cover_everything_once_in_every_sort_while_todos_are_added(client, sort, sign):
+    fill(client, 40)
+    whole = client.get(f"/api/todos?sort={sign}{sort}&limit=1000").json()
+    keys = [sort_key(todo, sort) for todo in whole]
+    assert len(whole) == 40 and keys == sorted(keys, reverse=sign == "-")
+    expected, seen = [todo["id"] for todo in whole], []
+    path = f"/api/todos?sort={sign}{sort}&limit=7"
+    while path:
+        answer = client.get(path)
+        assert len(answer.json()) <= 7
+        seen += [todo["id"] for todo in answer.json()]
+        path = next_path(client, answer)
+        add(client, f"k{len(seen)}", order=0.5 + len(seen) / 8, priority=len(seen) % 4, due="2026-11-30")
+    assert len(seen) == len(set(seen))
+    assert [each for each in seen if each in set(expected)] == expected
+
+
+def test_pages_keep_their_filters_and_end(client):
+    for number in range(5):
+        add(client, f"{number}", tags=["a b", "ü"] if number != 2 else [])
+    found = pages(client, "/api/todos?tag=a+b&tag=%C3%BC&limit=2")
+    assert [[todo["title"] for todo in page] for page in found] == [["0", "1"], ["3", "4"]]
+    assert client.get("/api/todos?limit=5").headers["Link"] is None
+    assert client.get("/api/todos?limit=4").headers["Link"] is not None
+
+
+def test_a_page_has_200_todos_unless_told_otherwise_and_1000_at_most():
+    with serving() as client:
+        for number in range(201):
+            add(client, f"{number}")
+        assert [len(page) for page in pages(client, "/api/todos")] == [200, 1]
+        for limit in ("0", "1001", "-1", "x", "1.5", "", "9" * 5000):
+            assert_problem(client.get(f"/api/todos?limit={limit}"), 400, "limit")
+
+
+def test_the_trash_is_sorted_and_paged_too(client):
+    for title in "abc":
+        client.delete(f"/api/todos/{add(client, title)['id']}")
+    found = pages(client, "/api/todos?deleted=true&sort=-updated_at&limit=2")
+    assert "".join(todo["title"] for page in found for todo in page) in ("cba", "bca", "cab", "acb", "bac", "abc")
+    stamps = [todo["updated_at"] for page in found for todo in page]
+    assert stamps == sorted(stamps, reverse=True) and len(stamps) == 3
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        *["", "x", "%00", "====", "ü", "W10", "bnVsbA", "e30", "-" * 5000],
+        *[
+            tornado_todo.make_cursor(*values)
+            for values in (
+                ("order", "x", NO_ID),
+                ("order", None, NO_ID),
+                ("order", [1], NO_ID),
+                ("order", 10**400, NO_ID),
+                ("order", 2**64, NO_ID),
+                ("order", float("nan"), NO_ID),
+                ("order", float("inf"), NO_ID),
+                ("order", 1, 1),
+                ("order", 1, "\0"),
+                ("order", 1, "\ud800"),
+                ("title", "x", NO_ID),
+                ("name", "x", ""),
+                ("id; DROP TABLE todos", 1, NO_ID),
+            )
+        ],
+    ],
+)
+def test_a_cursor_that_this_server_did_not_give_is_refused(shared, cursor):
+    assert_problem(shared.get("/api/todos?after=" + urllib.parse.quote(cursor, safe="%")), 400, "after")
+    if not cursor.startswith("WyJuYW1l"):
+        assert_problem(shared.get("/api/documents?after=" + urllib.parse.quote(cursor, safe="%")), 400, "after")
+
+
+class Explainer:
+    """Passes statements on to a database and keeps them, with SQLite's plans for them."""
+
+    def __init__(self, database):
+        self.database, self.plans = database, []
+
+    async def fetch(self, sql: str, *arguments):
+        rows = await self.database.fetch(f"EXPLAIN QUERY PLAN {sql}", *arguments)
+        self.plans.append((sql, " / ".join(row[-1] for row in rows)))
+        return await self.database.fetch(sql, *arguments)
+
+
+async def test_a_page_of_20_000_todos_is_read_from_an_index(service):
+    service, user = service
+    inbox = await service.queries(user).inbox()
+    at = tornado_todo.timestamp(tornado_todo.now_milliseconds())
+    blank = tornado_todo.Todo(id="", list=inbox, title="x", order=0, created_at=at, updated_at=at)
+    todos = [tornado_todo.msgspec.structs.replace(blank, id=str(uuid.UUID(int=n)), order=n) for n in range(20_000)]
+    rows = [tornado_todo.row_from_todo(todo, user.id) for todo in todos]
+    await service.store.database.transaction(lambda write: write.execute_many(tornado_todo.SAVE_TODO, rows))
+    explainer = Explainer(service.store.database)
+    queries = tornado_todo.TodoQueries(explainer, user)
+    for list_id, descending in itertools.product((None, inbox), (False, True)):
+        after = None
+        for start in (0, 200, 400):
+            page = tornado_todo.Page("order", descending, 200, after)
+            found = await queries.todos(tornado_todo.TodoFilter(list=list_id), page)
+            expected = [19_999 - start - n if descending else start + n for n in range(201)]
+            assert [todo.order for todo in found] == expected
+            after = (found[199].order, found[199].id)
+    assert len(explainer.plans) == 12
+    for sql, plan in explainer.plans:
+        assert "TEMP B-TREE" not in plan and "SCAN todos" not in plan, plan
+        assert "OFFSET" not in sql.upper()
+
+
+def test_no_statement_pages_by_offset(tree):
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    statements = [text for text in texts if re.search(r"\b(SELECT|INSERT|UPDATE|DELETE)\b", text) and len(text) < 5000]
+    assert len(statements) > 20 and not [text for text in statements if re.search(r"\bOFFSET\b", text)]
+
+
+# ==== bad input ==================================================================================
+
+JSON_WRITES = [
+    ("POST", "/api/todos"),
+    ("PATCH", "/api/todos"),
+    ("PATCH", "/api/todos?completed=false"),
+    ("PUT", f"/api/todos/{NO_ID}"),
+    ("PATCH", "/api/todos/ONE"),
+    ("POST", "/api/lists"),
+    ("PATCH", "/api/lists/INBOX"),
+    ("POST", "/api/undo"),
+    ("POST", "/api/documents/kept"),
+    ("PUT", "/api/documents/new"),
+]
+MALFORMED = {
+    "an open brace": b"{",
+    "no value": b'{"title":}',
+    "a trailing comma": b'{"title":"x",}',
+    "two values": b'{"title":"x"} {}',
+    "single quotes": b"{'title':'x'}",
+    "a comment": b'{"title":"x"} // y',
+    "a raw newline": b'{"title":"a\nb"}',
+    "a byte order mark": b'\xef\xbb\xbf{"title":"x"}',
+    "not UTF-8": b'{"title":"\xff"}',
+    "UTF-16": '{"title":"x"}'.encode("utf-16"),
+    "a surrogate in UTF-8": b'{"title":"\xed\xa0\x80"}',
+    "NaN": b'{"order":NaN}',
+    "Infinity": b'{"order":Infinity}',
+    "-Infinity": b'{"title":"x","order":-Infinity}',
+    "1e999": b'{"title":"x","order":1e999}',
+    "2**63": b'{"title":"x","priority":9223372036854775808}',
+    "-2**63-1": b'{"title":"x","priority":-9223372036854775809}',
+    "5,000 digits": b'{"title":"x","order":' + b"1" * 5000 + b"}",
+    "a lone surrogate": b'{"title":"\\ud800"}',
+    "a lone low surrogate": b'{"title":"x","notes":"a\\udfffb"}',
+    "a lone surrogate in a key": b'{"title":"x","\\ud800":1}',
+    "a lone surrogate in a doubled key": b'{"title":"x","\\ud800":1,"\\ud800":2}',
+    "NUL": b'{"title":"a\\u0000b"}',
+    "NUL in a tag": b'{"title":"x","tags":["a\\u0000"]}',
+    "NUL in a key": b'{"title":"x","\\u0000":1}',
+    "a doubled key": b'{"title":"x","title":"y"}',
+    "a doubled key inside": b'{"title":"x","tags":[{"a":1,"a":1}]}',
+    "33 levels": b'{"title":' + b"[" * 32 + b"]" * 32 + b"}",
+    "100,000 levels": b"[" * 100_000 + b"]" * 100_000,
+    "100,000 levels of objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "levels that never close": b"[" * 500_000,
+}
+
+
+def addressed(client, writes) -> list[tuple[str, str]]:
+    """These writes to things that are there."""
+    one, inbox = client.get("/api/todos").json()[0]["id"], client.get("/api/lists").json()[0]["id"]
+    return [(method, path.replace("ONE", one).replace("INBOX", inbox)) for method, path in writes]
+
+
+@pytest.mark.parametrize("what", MALFORMED)
+def test_a_body_that_is_no_sound_json_is_refused_and_nothing_is_written(shared, what):
+    before = everything(shared)
+    for method, path in addressed(shared, JSON_WRITES):
+        assert_problem(shared.request(method, path, MALFORMED[what], Content_Type="application/json"), 400)
+    assert everything(shared) == before
+
+
+@pytest.mark.parametrize(
+    "what, field",
+    [
+        ("NaN", "order"),
+        ("1e999", "order"),
+        ("2**63", "priority"),
+        ("a lone surrogate", "title"),
+        ("a lone low surrogate", "notes"),
+        ("NUL", "title"),
+        ("NUL in a tag", "tags[0]"),
+        ("a doubled key", "title"),
+        ("5,000 digits", "order"),
+    ],
+)
+def test_a_refused_value_is_named_by_its_field(shared, what, field):
+    answer = shared.request("POST", "/api/todos", MALFORMED[what], Content_Type="application/json")
+    assert_problem(answer, 400, field)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b'"x"', b"1", b"true", b"[{}]", b'{"nonsense":1}'])
+def test_a_body_of_the_wrong_type_is_refused_and_nothing_is_written(shared, body):
+    before = everything(shared)
+    for method, path in addressed(shared, (write for write in JSON_WRITES if "documents" not in write[1])):
+        answer = shared.request(method, path, body, Content_Type="application/json")
+        assert_problem(answer, 422, "nonsense" if b"nonsense" in body else "")
+    assert everything(shared) == before
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonx",
+        "json",
+        "text/json;x=application/json",
+    ],
+)
+def test_a_wrong_content_type_is_415_and_nothing_is_written(shared, content_type):
+    before = everything(shared)
+    headers = {} if content_type is None else {"Content_Type": content_type}
+    for method, path in addressed(shared, JSON_WRITES):
+        assert_problem(shared.request(method, path, b'{"title":"x"}', **headers), 415, "Content-Type")
+    assert everything(shared) == before
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/merge-patch+json"]
+)
+def test_json_is_taken_under_all_its_names(client, content_type):
+    assert client.post("/api/todos", {"title": "x"}, Content_Type=content_type).status == 201
+
+
+def test_an_empty_body_is_refused(shared):
+    before = everything(shared)
+    for method, path in addressed(shared, (write for write in JSON_WRITES if "undo" not in write[1])):
+        assert_problem(shared.request(method, path, b"", Content_Type="application/json"), 400)
+    assert everything(shared) == before
+
+
+@pytest.mark.parametrize(
+    "query, field",
+    [
+        *[
+            ("x=1", "x"),
+            ("limit=1&x=1", "x"),
+            ("limit=1&limit=1", "limit"),
+            ("limit=", "limit"),
+            ("x", "x"),
+            ("=1", ""),
+        ],
+        *[("sort=Order", "sort"), ("sort=--order", "sort"), ("sort=id", "sort"), ("sort=", "sort")],
+        *[("completed=TRUE", "completed"), ("deleted=2", "deleted"), ("list=1", "list"), ("q=", "q"), ("q=+", "q")],
+        *[("due=2026", "due"), ("due=2026-11-22..x", "due"), ("due=..", "due"), ("priority=4", "priority")],
+        *[("tag=a,b&tag=", "tag"), ("q=" + "x" * 201, "q"), ("q=a%00b", "q"), ("tag=%00", "tag"), ("since=1", "since")],
+        *[("q=%ff", None), ("%ff=1", None), ("q=%ed%a0%80", None), ("&".join(f"a{n}=1" for n in range(60)), None)],
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_query_parameter_that_is_unknown_or_cannot_be_read_is_400(shared, query, field):
+    assert_problem(shared.get(f"/api/todos?{query}"), 400, field)
+
+
+@pytest.mark.parametrize("pattern", [pattern for pattern in ROUTES if pattern.startswith("/api")])
+def test_an_unknown_query_parameter_is_400_with_every_method_of_every_route(routed, pattern):
+    for method in sorted(methods_of(pattern) - {"OPTIONS", "HEAD"}):
+        answer = routed.send(method, path_of(pattern) + "?nonsense=1", {} if method != "GET" else None)
+        assert_problem(answer, 400, "nonsense")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *["changes?since=x", "changes?since=-1", "changes?since=9223372036854775808", "changes?limit=0"],
+        *["documents?prefix=", "documents?limit=x", "lists?deleted=maybe", "lists?limit=1"],
+    ],
+)
+def test_a_parameter_of_another_reading_route_is_checked_too(shared, path):
+    assert_problem(shared.get(f"/api/{path}"), 400)
+
+
+@pytest.mark.parametrize("name", ["%ff", "%ed%a0%80", "%", "%zz", "%00", "a%2Fb", "..%2f..%2fetc", "x" * 5000])
+@pytest.mark.parametrize("kind", ["todos", "lists", "documents", "records"])
+def test_a_name_in_a_path_that_cannot_be_is_a_4xx_problem(shared, kind, name):
+    before = everything(shared)
+    for method in ("GET", "DELETE"):
+        answer = shared.request(method, f"/api/{kind}/{name}")
+        assert 400 <= answer.status < 500
+        assert_problem(answer, answer.status)
+    assert everything(shared) == before
+
+
+# ---- size
+
+
+def raw_exchange(client, head: str, pieces=(), patience: float = 10.0, tolerated=()) -> bytes:
+    """Send a request, all of it or as much as the server takes, then read until the line ends."""
+    with socket.create_connection(client.address, timeout=patience) as line:
+        with contextlib.suppress(*tolerated):
+            line.sendall(head.replace("\n", "\r\n").encode("latin-1"))
+            for piece in pieces:
+                line.sendall(piece)
+        received = b""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            while chunk := line.recv(65536):
+                received += chunk
+        return received
+
+
+def as_chunks(size: int):
+    piece = b"10000\r\n" + b" " * 65536 + b"\r\n"
+    yield from itertools.repeat(piece, size // 65536)
+    yield b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("mebibytes", [2, 40])
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(
+    "method, path", [("POST", "/api/todos"), ("PUT", "/api/documents/big"), ("PUT", "/api/records/big")]
+)
+def test_a_body_over_its_limit_is_413_for_a_client_that_sends_before_it_reads(shared, method, path, chunked, mebibytes):
+    before, size = everything(shared), mebibytes * 2**20
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
+    head = f"{method} {path} HTTP/1.1\nHost: localhost\nContent-Type: application/json\nConnection: close\n{length}\n\n"
+    pieces = as_chunks(size) if chunked else itertools.repeat(b" " * 65536, size // 65536)
+    # Of a very large body the rest need not be taken, if only the answer arrives.
+    answer = raw_exchange(shared, head, pieces, tolerated=(ConnectionError,) if mebibytes > 16 else ())
+    assert answer.startswith(b"HTTP/1.1 413 "), answer[:200]
+    assert b"application/problem+json" in answer and b'"status":413' in answer
+    assert everything(shared) == before
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/", "/api/health"])
+def test_a_large_body_to_an_address_that_takes_none_is_a_4xx_problem(shared, path):
+    head = f"POST {path} HTTP/1.1\nHost: localhost\nConnection: close\nContent-Length: {40 * 2**20}\n\n"
+    answer = raw_exchange(shared, head, itertools.repeat(b" " * 65536, 640), tolerated=(ConnectionError,))
+    assert re.match(rb"HTTP/1.1 4\d\d ", answer), answer[:200]
+    assert b"application/problem+json" in answer
+
+
+def test_a_body_of_exactly_one_mebibyte_is_taken(client):
+    body = b'{"title":"x"' + b" " * (2**20 - 13) + b"}"
+    assert len(body) == 2**20
+    assert client.request("POST", "/api/todos", body, Content_Type="application/json").status == 201
+    answer = client.request("POST", "/api/todos", body + b" ", Content_Type="application/json")
+    assert_problem(answer, 413)
+    assert titles(client) == ["x"]
+
+
+@pytest.mark.parametrize(
+    "method, path, headers, status",
+    [
+        ("PUT", "/api/todos", {}, 405),
+        ("POST", "/api/todos?nonsense=1", {}, 400),
+        ("POST", "/api/todos", {"Host": "evil.example"}, 401),
+        ("POST", "/api/nowhere", {}, 404),
+    ],
+)
+def test_a_refused_request_with_a_body_gets_its_answer_and_leaves_the_connection_usable(
+    shared, method, path, headers, status
+):
+    body = b" " * 500_000
+    for _ in range(5):
+        connection = http.client.HTTPConnection(*shared.address, timeout=10)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, {"Content-Type": "application/json", **headers})
+            first = connection.getresponse()
+            first.read()
+            assert first.status == status
+            if first.headers["Connection"] != "close":
+                connection.request("GET", "/api/todos")
+                assert connection.getresponse().read().startswith(b"[")
+
+
+@pytest.mark.parametrize("path", ["/api/todos?nonsense=1", "/api/nowhere", f"/api/todos/{NO_ID}", "/api/weather"])
+def test_a_refused_read_leaves_the_connection_usable(shared, path):
+    for _ in range(5):
+        connection = http.client.HTTPConnection(*shared.address, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            first = connection.getresponse()
+            first.read()
+            assert first.status in (400, 404)
+            if first.headers["Connection"] != "close":
+                connection.request("GET", "/api/todos")
+                assert connection.getresponse().read().startswith(b"[")
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        *[
+            b"\0" * 100,
+            b"\xff\xfe\n\n",
+            b"GET\r\n\r\n",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"\r\n\r\n\r\n",
+            b"\x16\x03\x01\x02",
+        ],
+        *[b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"GET /" + b"x" * 70_000],
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"POST /api/todos HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /api/todos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        b"POST /api/todos HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /api/todos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        b"POST /api/todos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{",
+        b"GET http:// HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+    ids=lambda garbage: repr(garbage[:24]),
+)
+def test_garbage_on_the_line_leaves_the_server_alive_and_is_no_5xx(shared, garbage):
+    before = everything(shared)
+    with socket.create_connection(shared.address, timeout=10) as line:
+        with contextlib.suppress(ConnectionError):
+            line.sendall(garbage)
+            line.shutdown(socket.SHUT_WR)
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            while chunk := line.recv(65536):
+                received += chunk
+    assert not re.match(rb"HTTP/1.1 5", received), received[:200]
+    assert everything(shared) == before
+
+
+def test_a_content_length_that_only_looks_like_digits_is_no_5xx(shared):
+    head = "POST /api/todos HTTP/1.1\nHost: localhost\nConnection: close\nContent-Length: \xb2\n\n"
+    assert re.match(rb"HTTP/1.1 4|$", raw_exchange(shared, head))
+    assert shared.get("/api/todos").status == 200
+
+
+def random_json(chance: random.Random, depth: int = 0):
+    """Some JSON value, with a liking for what breaks programs."""
+    leaves = [
+        None,
+        True,
+        False,
+        0,
+        -1,
+        3,
+        2**53,
+        2**63,
+        -(2**63),
+        1e308,
+        -0.0,
+        0.1,
+        "",
+        "x",
+        " ",
+        "\0",
+        "é",
+        "2026-11-22",
+    ]
+    leaves += [
+        "\ud800",
+        "💥" * 300,
+        "a,b",
+        "true",
+        NO_ID,
+        "9999-12-31T23:59:59Z",
+        "0001-01-01T00:00:00+14:00",
+        "%",
+        "\u2028",
+    ]
+    kind = chance.random()
+    if depth > 3 or kind < 0.6:
+        return chance.choice(leaves)
+    if kind < 0.75:
+        return [random_json(chance, depth + 1) for _ in range(chance.randrange(4))]
+    keys = ["title", "notes", "order", "due", "tags", "priority", "completed", "list", "id", "\ud800", "", "x"]
+    return {chance.choice(keys): random_json(chance, depth + 1) for _ in range(chance.randrange(5))}
+
+
+def test_random_json_never_makes_the_server_fail():
+    chance, statuses = random.Random(20261122), set()
+    with serving() as client:
+        one = add(client)["id"]
+        for _ in range(600):
+            value = {"title": "x"} if chance.random() < 0.7 else random_json(chance)
+            if isinstance(value, dict):
+                value[chance.choice(["notes", "order", "due", "tags", "priority", "completed", "list", "title"])] = (
+                    random_json(chance)
+                )
+            method, path = chance.choice(
+                [
+                    ("POST", "/api/todos"),
+                    ("PATCH", f"/api/todos/{one}"),
+                    ("PUT", f"/api/todos/{one}"),
+                    ("PUT", "/api/documents/d"),
+                    ("POST", "/api/lists"),
+                ]
+            )
+            answer = client.send(method, path, value)
+            assert answer.status < 500, (method, path, value)
+            if answer.status >= 400:
+                assert_problem(answer, answer.status)
+            statuses.add(answer.status)
+        assert {200, 201, 204, 400, 422} <= statuses
+        assert client.get("/api/todos").status == 200
+
+
+# ==== SQLite =====================================================================================
+
+
+@contextlib.contextmanager
+def lock_of(path):
+    """Hold the write lock of a database as another program would."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+async def test_wal_and_full_synchronous_and_foreign_keys_are_in_force(service):
+    database = service[0].store.database
+    for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
+        rows = await database.transaction(lambda write, name=pragma: write.fetch(f"PRAGMA {name}"))
+        assert rows == [(value,)], pragma
+
+
+async def test_a_reader_cannot_write_and_sees_only_what_is_committed(service):
+    database = service[0].store.database
+    with pytest.raises(tornado_todo.Unavailable):
+        await database.fetch("DELETE FROM users")
+
+    async def look_from_outside(write):
+        await write.fetch("INSERT INTO counters (name, value) VALUES ('x', 1)")
+        return await database.fetch("SELECT count(*) FROM counters WHERE name = 'x'")
+
+    assert await database.transaction(look_from_outside) == [(0,)]
+    assert await database.fetch("SELECT count(*) FROM counters WHERE name = 'x'") == [(1,)]
+
+
+async def test_one_write_of_a_group_that_fails_fails_alone(service):
+    database = service[0].store.database
+
+    async def insert(write, number):
+        await write.fetch("INSERT INTO counters (name, value) VALUES ($1, $2)", f"n{number}", number)
+        if number % 3 == 0:
+            raise ValueError(number)
+        if number % 3 == 1:
+            await write.fetch("INSERT INTO counters (name, value) VALUES ('revision', 0)")
+        return number
+
+    outcomes = await asyncio.gather(
+        *(database.transaction(lambda write, number=number: insert(write, number)) for number in range(60)),
+        return_exceptions=True,
+    )
+    kinds = [ValueError, tornado_todo.Conflict, int]
+    assert [type(outcome) for outcome in outcomes] == kinds * 20
+    rows = await database.fetch("SELECT value FROM counters WHERE name LIKE 'n%' ORDER BY value")
+    assert [row[0] for row in rows] == [number for number in range(60) if number % 3 == 2]
+
+
+async def test_what_is_published_was_committed_and_comes_in_the_order_of_commits(service):
+    database, seen = service[0].store.database, []
+    at = [
+        database.transaction(lambda write, n=n: write.fetch("SELECT $1", n), lambda rows: seen.append(rows[0][0]))
+        for n in range(30)
+    ]
+    await asyncio.gather(*at)
+    assert seen == list(range(30))
+
+
+async def test_a_write_whose_caller_has_gone_is_whole_or_not_at_all(service):
+    service, user = service
+    writes = [asyncio.ensure_future(service.create(user, {"title": f"{n}"})) for n in range(20)]
+    await asyncio.sleep(0)
+    for write in writes[::2]:
+        write.cancel()
+    await asyncio.gather(*writes, return_exceptions=True)
+    todos = await service.queries(user).todos(tornado_todo.TodoFilter())
+    changes = await service.queries(user).changes(0, None, 1000)
+    assert {f"{n}" for n in range(1, 20, 2)} <= {todo.title for todo in todos}
+    assert sorted(entry.todo for entry in changes) == sorted(todo.id for todo in todos)
+
+
+def test_fifty_writers_at_once_are_all_kept(client):
+    def write(number: int) -> list[str]:
+        with contextlib.closing(Client(client.url)) as own:
+            return [add(own, f"{number}.{turn}")["id"] for turn in range(4)]
+
+    made = list(itertools.chain(*at_once(50, write)))
+    todos = client.get("/api/todos?limit=1000").json()
+    assert sorted(made) == sorted(todo["id"] for todo in todos) and len(set(made)) == 200
+    assert len({todo["order"] for todo in todos}) == 200
+
+
+def test_another_programs_lock_gives_503_with_retry_after_and_then_all_is_well(tmp_path):
+    with serving(in_file(tmp_path)) as client:
+        todo = add(client)
+        with lock_of(tmp_path / "todos.db"):
+            started = time.monotonic()
+            answer = client.post("/api/todos", {"title": "x"})
+            assert time.monotonic() - started < 3
+            assert_problem(answer, 503)
+            assert answer.headers["Retry-After"].isdigit()
+            assert client.get("/api/todos").json() == [todo]
+        assert add(client, "bread")["title"] == "bread" and titles(client) == ["milk", "bread"]
+
+
+def test_a_short_lock_is_waited_for(tmp_path):
+    with serving(in_file(tmp_path)) as client, concurrent.futures.ThreadPoolExecutor() as pool:
+        add(client)
+        with lock_of(tmp_path / "todos.db"):
+            waiting = pool.submit(client.post, "/api/todos", {"title": "x"})
+            time.sleep(0.2)
+            assert not waiting.done()
+        assert waiting.result(10).status == 201
+
+
+def test_two_processes_share_one_file(tmp_path):
+    settings = in_file(tmp_path)
+    with process(tmp_path, **settings) as one, process(tmp_path, **settings) as two:
+
+        def write(number: int) -> None:
+            with contextlib.closing(Client((one, two)[number % 2].client.url)) as own:
+                for turn in range(10):
+                    add(own, f"{number}.{turn}")
+
+        at_once(4, write)
+        shown = [server.client.get("/api/todos?limit=1000").json() for server in (one, two)]
+        assert len(shown[0]) == 40
+        assert [todo["id"] for todo in shown[0]] == [todo["id"] for todo in shown[1]]
+        changes = one.client.get("/api/changes?limit=1000").json()["changes"]
+        assert [entry["revision"] for entry in changes] == list(range(1, 41))
+        assert len(one.client.get("/api/lists").json()) == 1
+
+
+def test_acknowledged_writes_survive_kill_9(tmp_path):
+    settings, acknowledged = in_file(tmp_path), []
+    for turn in range(4):
+        with process(tmp_path, **settings) as server:
+            present = {todo["id"] for page in pages(server.client, "/api/todos?limit=1000") for todo in page}
+            assert set(acknowledged) <= present
+            goal = len(acknowledged) + 40 + 17 * turn
+
+            def write(number: int, url=server.client.url) -> None:
+                with contextlib.closing(Client(url)) as own, contextlib.suppress(OSError, http.client.HTTPException):
+                    while True:
+                        acknowledged.append(add(own, "x" * 100, notes="y" * 1000)["id"])
+
+            with concurrent.futures.ThreadPoolExecutor(6) as pool:
+                writers = [pool.submit(write, number) for number in range(6)]
+                eventually(lambda goal=goal: len(acknowledged) >= goal, 30)
+                server.child.send_signal(signal.SIGKILL)
+                for writer in writers:
+                    writer.result(20)
+    with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert set(acknowledged) <= {row[0] for row in connection.execute("SELECT id FROM todos")}
+    assert len(acknowledged) >= 200
+
+
+def test_a_database_is_the_same_after_a_restart(tmp_path):
+    with serving(in_file(tmp_path)) as client:
+        todo = add(client, tags=["a"], due="2026-11-22")
+        client.put("/api/documents/d", {"a": 1})
+        before = [client.get(path).json() for path in ("/api/changes", "/api/documents/d")]
+    with serving(in_file(tmp_path)) as client:
+        assert {**show(client, todo["id"]), "url": ""} == {**todo, "url": ""}
+        assert [client.get(path).json() for path in ("/api/changes", "/api/documents/d")] == before
+        undo(client)
+        assert titles(client, "?deleted=true") == ["milk"]
+
+
+def test_a_database_from_a_newer_version_is_refused_and_left_alone(tmp_path):
+    with serving(in_file(tmp_path)) as client:
+        add(client)
+    with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as connection, connection:
+        connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'schema'")
+    with pytest.raises(tornado_todo.Misconfigured, match="newer.*upgrade"), serving(in_file(tmp_path)):
+        pass
+    done = command(tmp_path, **in_file(tmp_path))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "newer" in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\0" + b"x" * 5000])
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path, content):
+    (tmp_path / "todos.db").write_bytes(content)
+    with pytest.raises(tornado_todo.Misconfigured, match="DATABASE_URL"), serving(in_file(tmp_path)):
+        pass
+    assert (tmp_path / "todos.db").read_bytes() == content
+
+
+def test_a_failed_open_is_tried_again_by_the_next_request(tmp_path):
+    folder = tmp_path / "later"
+    app = tornado_todo.make_app({"DATABASE_URL": f"sqlite:///{folder}/todos.db"})
+    with hosting(app, app) as url, contextlib.closing(Client(url)) as client:
+        for _ in range(2):
+            answer = client.get("/api/todos")
+            assert_problem(answer, 503)
+            assert str(folder) not in answer.body.decode()
+        folder.mkdir()
+        assert client.get("/api/todos").json() == []
+
+
+def test_requests_that_arrive_together_open_the_stores_once(tmp_path):
+    app = tornado_todo.make_app(in_file(tmp_path))
+
+    def write(number: int) -> dict:
+        with contextlib.closing(Client(url)) as own:
+            return add(own, f"{number}")
+
+    with hosting(app, app) as url, contextlib.closing(Client(url)) as client:
+        assert len({todo["list"] for todo in at_once(10, write)}) == 1
+        assert len(titles(client)) == 10
+
+
+@pytest.mark.parametrize("path", ["/api/health", "/api/lists", "/api/documents", "/"])
+@pytest.mark.parametrize("engine", ["file", "memory"])
+def test_the_very_first_request_is_answered_whichever_it_is(tmp_path, engine, path):
+    app = tornado_todo.make_app(in_file(tmp_path) if engine == "file" else MEMORY)
+    with hosting(app, app) as url, contextlib.closing(Client(url)) as client:
+        answer = client.get(path)
+        assert answer.status == 200, answer.body
+
+
+@pytest.mark.parametrize("name", ["%00", ":memory:", "a%00b.db"])
+def test_a_database_url_that_names_no_usual_file_is_refused_or_works(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    try:
+        with serving({"DATABASE_URL": f"sqlite:///{name}"}) as client:
+            add(client)
+            assert titles(client) == ["milk"]
+    except tornado_todo.Misconfigured as error:
+        assert "DATABASE_URL" in str(error)
+
+
+def test_a_database_path_may_have_spaces_and_letters_of_any_script(tmp_path):
+    with serving({"DATABASE_URL": f"sqlite:///{tmp_path}/meine%20Aufgaben%20ü%23?".rstrip("?") + "漢.db"}) as client:
+        add(client)
+    assert (tmp_path / "meine Aufgaben ü#漢.db").exists()
+
+
+# ==== documents ==================================================================================
+
+DOCUMENTS = [
+    b'{"big":9223372036854775807,"small":-9223372036854775808}',
+    '{"b":1,"a":2,"ü":"漢字 🦄 \u202e","":""}'.encode(),
+    b'{"$set":{"a.b":1},"a.b.c":{"$ref":"x"},".":0,"$":null}',
+    b'{"empty":[],"object":{},"text":"","nothing":null,"false":false,"zero":0}',
+    b'{"float":0.1,"exact":1.0,"tiny":5e-324,"minus":-0.0,"exponent":1E5}',
+    b'{"escaped":"\\u00e9\\n\\t\\"\\\\\\/","pair":"\\ud83e\\udd84"}',
+    b'{"__proto__":1,"_id":2,"id":3}',
+    *[b"null", b"true", b"0", b"-9223372036854775808", b'"text"', b'""', b"[]", b"{}", b"[1,[2,[3]]]", b"1.5"],
+    b"[" * 32 + b"]" * 32,
+]
+NAMES = ["a", "A", "Ünïcödé", "文档", "документ", "مستند", "दस्तावेज़", "a.b-c_d", "...", ".a", "-", "0", "x" * 200]
+
+
+@pytest.mark.parametrize("body", DOCUMENTS, ids=lambda body: repr(body[:20]))
+def test_a_document_comes_back_exactly(client, body):
+    answer = client.request("PUT", "/api/documents/d", body, Content_Type="application/json")
+    assert (answer.status, answer.body) == (204, b"")
+    answer = client.get("/api/documents/d")
+    assert answer.headers["Content-Type"] == "application/json"
+    pairs, sent = json.loads(answer.body, object_pairs_hook=list), json.loads(body, object_pairs_hook=list)
+    assert repr(pairs) == repr(sent)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_a_document_is_made_and_replaced(client, method):
+    for value in ({"a": 1}, {"a": 2}):
+        assert client.send(method, "/api/documents/d", value).status == 204
+        assert client.get("/api/documents/d").json() == value
+    assert client.delete("/api/documents/d").status == 204
+    assert assert_problem(client.get("/api/documents/d"), 404)["detail"] == "Missing collection: d"
+    assert assert_problem(client.delete("/api/documents/d"), 404)["detail"] == "Missing collection: d"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_document_may_be_named_in_any_script(client, name):
+    path = "/api/documents/" + urllib.parse.quote(name, safe="")
+    assert client.put(path, {"a": 1}).status == 204
+    entry = client.get("/api/documents").json()[0]
+    assert unicodedata.is_normalized("NFC", entry["name"])
+    assert entry["name"] == unicodedata.normalize("NFC", name)
+    assert client.get(entry["url"].removeprefix(client.url)).json() == {"a": 1}
+    assert list(entry) == ["name", "url", "size", "updated_at"]
+
+
+@pytest.mark.parametrize(
+    "name", [".", "..", "a b", "a/b", "a\\b", "a\0b", "a\nb", "x" * 201, "🦄", "a*", "$a", "a:b", "\u202e"]
+)
+def test_a_document_cannot_have_a_name_of_other_signs(shared, name):
+    path, before = "/api/documents/" + urllib.parse.quote(name, safe=""), everything(shared)
+    path = path.replace("/..", "/%2e%2e").replace("/.", "/%2e") if name in (".", "..") else path
+    for method in ("GET", "PUT", "POST", "DELETE"):
+        assert_problem(shared.send(method, path, {"a": 1}), 422, "name")
+    assert everything(shared) == before
+
+
+def test_a_document_is_the_same_under_all_forms_of_its_name(client):
+    client.put("/api/documents/" + urllib.parse.quote("e\u0301te\u0301"), {"a": 1})
+    assert client.get("/api/documents/" + urllib.parse.quote("été")).json() == {"a": 1}
+    assert [entry["name"] for entry in client.get("/api/documents").json()] == ["été"]
+    prefix = urllib.parse.quote("e\u0301")
+    assert len(client.get(f"/api/documents?prefix={prefix}").json()) == 1
+
+
+def test_documents_are_listed_by_prefix_and_page_by_page(client):
+    names = sorted(["a", "a.1", "a.2", "a%".replace("%", "-"), "a_", "aä", "a漢", "a𠀀", "b", "A"])
+    for name in names:
+        client.put("/api/documents/" + urllib.parse.quote(name), name)
+    for prefix in ("", "a", "a.", "a_", "aä", "b", "x", "A", "%"):
+        query = f"?prefix={urllib.parse.quote(prefix)}&limit=2" if prefix else "?limit=2"
+        found = pages(client, f"/api/documents{query}")
+        assert [entry["name"] for page in found for entry in page] == [
+            name for name in names if name.startswith(prefix)
+        ]
+        assert all(len(page) == 2 for page in found[:-1])
+
+
+def test_a_document_is_written_only_under_its_present_etag(client):
+    assert_problem(client.put("/api/documents/d", 1, If_Match="*"), 404)
+    etag = client.put("/api/documents/d", 1).headers["ETag"]
+    assert client.get("/api/documents/d").headers["ETag"] == etag
+    assert client.put("/api/documents/d", 2, If_Match=etag).status == 204
+    for answer in (client.put("/api/documents/d", 3, If_Match=etag), client.delete("/api/documents/d", If_Match=etag)):
+        assert_problem(answer, 412)
+    assert client.get("/api/documents/d").json() == 2
+    assert client.delete("/api/documents/d", If_Match="*").status == 204
+
+
+def test_a_document_has_one_mebibyte_at_most(client):
+    body = b'"' + b"x" * (2**20 - 2) + b'"'
+    assert client.request("PUT", "/api/documents/d", body, Content_Type="application/json").status == 204
+    assert client.get("/api/documents/d").body == body
+    assert client.get("/api/documents").json()[0]["size"] == 2**20
+
+
+async def test_a_document_store_keeps_what_it_is_given(document_store):
+    store, owner, other = document_store
+    for name, body in itertools.product(("a", "b"), DOCUMENTS):
+        etag = await store.put(owner, name, body)
+        document = await store.get(owner, name)
+        assert json.loads(document.body, object_pairs_hook=list) == json.loads(body, object_pairs_hook=list)
+        assert document.etag == etag
+    await store.ping()
+
+
+async def test_a_document_store_keeps_owners_apart(document_store):
+    store, owner, other = document_store
+    await store.put(owner, "a", b"1")
+    await store.put(other, "a", b"2")
+    await store.delete(other, "a")
+    assert (await store.get(owner, "a")).body == b"1"
+    assert await store.entries(other, "", "", 10) == []
+    with pytest.raises(tornado_todo.NotFound, match="Missing collection: a"):
+        await store.get(other, "a")
+    with pytest.raises(tornado_todo.NotFound):
+        await store.delete(other, "a")
+
+
+async def test_a_document_store_lists_names_in_order(document_store):
+    store, owner, _ = document_store
+    names = sorted(["b", "a", "a.b", "ä", "漢", "𠀀", "Z"])
+    for name in reversed(names):
+        await store.put(owner, name, b"[]")
+    assert [entry.name for entry in await store.entries(owner, "", "", 100)] == names
+    assert [entry.name for entry in await store.entries(owner, "", "a", 2)] == ["a.b", "b"]
+    assert [entry.name for entry in await store.entries(owner, "a", "", 100)] == ["a", "a.b"]
+    assert {entry.size for entry in await store.entries(owner, "", "", 100)} == {2}
+
+
+async def test_of_document_writers_at_once_under_one_etag_one_wins(document_store):
+    store, owner, _ = document_store
+    etag = await store.put(owner, "a", b"0")
+    writes = (store.put(owner, "a", str(number).encode(), tornado_todo.Terms(etag)) for number in range(1, 9))
+    outcomes = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(each) for each in outcomes].count(str) == 1
+    assert [type(each) for each in outcomes].count(tornado_todo.PreconditionFailed) == 7
+
+
+# ==== records ====================================================================================
+
+
+@pytest.mark.parametrize("body", [b"", b"\0\xff\r\n\x80", bytes(range(256)) * 256], ids=len)
+@pytest.mark.parametrize("content_type", ["image/png", "text/html; charset=utf-8", "x/y"])
+def test_a_record_comes_back_with_its_bytes_and_content_type(client, body, content_type):
+    for method in ("POST", "PUT"):
+        answer = client.request(method, "/api/records/k", body, Content_Type=content_type)
+        assert (answer.status, answer.body) == (204, b"")
+        answer = client.get("/api/records/k")
+        assert (answer.status, answer.body, answer.headers["Content-Type"]) == (200, body, content_type)
+
+
+def test_a_record_without_a_content_type_is_bytes(client):
+    client.request("PUT", "/api/records/k", b"x")
+    assert client.get("/api/records/k").headers["Content-Type"] == "application/octet-stream"
+
+
+def test_a_record_can_run_nothing_in_a_browser(client):
+    client.request("PUT", "/api/records/k", b"<script>alert(1)</script>", Content_Type="text/html")
+    headers = client.get("/api/records/k").headers
+    assert (
+        "sandbox" in headers["Content-Security-Policy"] and "default-src 'none'" in headers["Content-Security-Policy"]
+    )
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("key", ["k", "a b", "a/b", "ключ", "a:b?c#d", "🦄", "x" * 200])
+def test_a_record_is_missing_by_its_key(client, key):
+    path = "/api/records/" + urllib.parse.quote(key, safe="")
+    for method in ("GET", "DELETE"):
+        assert assert_problem(client.request(method, path), 404)["detail"] == f"Missing record for key:{key}"
+    client.request("POST", path, b"x")
+    assert client.get(path).body == b"x"
+    assert client.delete(path).status == 204 and client.get(path).status == 404
+
+
+def test_a_record_has_64_kibibytes_at_most(client):
+    assert client.request("PUT", "/api/records/k", b"x" * 65536).status == 204
+    assert_problem(client.request("PUT", "/api/records/k", b"x" * 65537), 413)
+    assert len(client.get("/api/records/k").body) == 65536
+
+
+@pytest.mark.parametrize(
+    "query", ["ttl=0", "ttl=-1", "ttl=x", "ttl=1.5", "ttl=", "ttl=1&ttl=2", "ttl=99999999999", "tll=1"]
+)
+def test_a_record_with_a_mistyped_ttl_is_refused(shared, query):
+    assert_problem(shared.request("PUT", f"/api/records/new?{query}", b"x"), 400, query.partition("=")[0])
+    assert shared.get("/api/records/new").status == 404
+
+
+@pytest.mark.parametrize("key", ["%00", "%0a", "%7f", "x" * 201])
+def test_a_record_key_that_cannot_be_is_refused(shared, key):
+    for method in ("GET", "PUT", "DELETE"):
+        assert_problem(shared.request(method, f"/api/records/{key}", b"x" if method == "PUT" else None), 422, "key")
+
+
+@pytest.mark.parametrize("content_type", ["text/pl\xe4in", "x" * 201, "a\tb"])
+def test_a_record_with_a_content_type_that_cannot_be_is_refused(shared, content_type):
+    answer = shared.request("PUT", "/api/records/new", b"x", Content_Type=content_type)
+    assert_problem(answer, 400, "Content-Type")
+    assert shared.get("/api/records/new").status == 404
+
+
+def test_a_record_expires(client):
+    client.request("PUT", "/api/records/k?ttl=1", b"x")
+    client.request("PUT", "/api/records/long?ttl=1000", b"x")
+    assert client.get("/api/records/k").status == 200
+    eventually(lambda: client.get("/api/records/k").status == 404, 5)
+    assert client.get("/api/records/long").status == 200
+
+
+def record(body=b"x") -> tornado_todo.Record:
+    return tornado_todo.Record(body, "text/plain")
+
+
+async def test_a_record_store_keeps_sets_and_deletes(record_store):
+    assert await record_store.get("k") is None and not await record_store.delete("k")
+    await record_store.set("k", record(b"\0\xff"))
+    assert await record_store.get("k") == record(b"\0\xff")
+    await record_store.set("k", record(b"new"))
+    assert (await record_store.get("k")).body == b"new"
+    assert await record_store.delete("k") and await record_store.get("k") is None
+    await record_store.ping()
+
+
+async def test_a_record_store_forgets_what_has_expired(record_store, clock):
+    await record_store.set("short", record(), 10)
+    await record_store.set("long", record(), 20)
+    await record_store.set("forever", record())
+    clock.now += 9.9
+    assert await record_store.get("short") == record()
+    clock.now += 0.2
+    assert await record_store.get("short") is None and not await record_store.delete("short")
+    assert await record_store.get("long") == record()
+    clock.now += 10**9
+    assert await record_store.get("long") is None and await record_store.get("forever") == record()
+
+
+async def test_a_record_set_anew_gets_a_new_life(record_store, clock):
+    await record_store.set("k", record(), 10)
+    clock.now += 8
+    await record_store.set("k", record(b"2"), 10)
+    clock.now += 8
+    assert await record_store.get("k") == record(b"2")
+    await record_store.set("k", record(b"3"))
+    clock.now += 8
+    assert await record_store.get("k") == record(b"3")
+
+
+async def test_records_in_memory_are_bounded_in_number_and_the_least_recently_used_goes_first():
+    store = tornado_todo.DictRecordStore(most=3)
+    for key in "abc":
+        await store.set(key, record())
+    await store.get("a")
+    await store.set("d", record())
+    await store.set("c", record())
+    await store.set("e", record())
+    assert [key for key in "abcde" if await store.get(key)] == ["c", "d", "e"]
+
+
+async def test_records_in_memory_are_bounded_in_bytes():
+    store = tornado_todo.DictRecordStore(most_bytes=10_000)
+    for number in range(200):
+        await store.set(f"{number}", record(b"x" * 1000))
+        kept = [each for each in range(number + 1) if await store.get(f"{each}")]
+        assert kept == list(range(number + 1))[-len(kept) :] and 1 <= len(kept) <= 10
+    await store.set("too big", record(b"x" * 20_000))
+    assert await store.get("too big") is None
+    for number in range(5):
+        await store.set(f"n{number}", record(b"x" * 1000))
+    assert all([await store.get(f"n{number}") for number in range(5)])
+
+
+async def test_records_in_memory_have_the_promised_bounds():
+    store = tornado_todo.DictRecordStore()
+    for number in range(10_050):
+        await store.set(f"{number}", record(b""))
+    assert sum([await store.get(f"{number}") is not None for number in range(10_050)]) == 10_000
+    for number in range(1100):
+        await store.set(f"big{number}", record(b"x" * 65536))
+    kept = sum([await store.get(f"big{number}") is not None for number in range(1100)])
+    assert 1000 <= kept <= 1024
+
+
+# ==== weather ====================================================================================
+
+OPEN_METEO = {
+    **{"latitude": 52.52, "longitude": 13.41, "timezone": "Europe/Berlin"},
+    "current": {"time": "2026-11-22T14:00", "temperature_2m": 7.5, "weather_code": 61},
+}
+OLDER_OPEN_METEO = {"latitude": 1, "longitude": 2, "current_weather": {"temperature": -3.0, "weathercode": 0}}
+CONDITION = {
+    "query": {
+        "results": {
+            "channel": {"location": {"city": "Sunnyvale"}, "item": {"condition": {"temp": "61", "text": "Fair"}}}
+        }
+    }
+}
+
+
+@contextlib.contextmanager
+def upstream(answer):
+    """A weather server on the loopback that calls `await answer(handler)`; gives its URL and its hits."""
+    hits = []
+
+    class Handler(tornado.web.RequestHandler):
+        async def get(self):
+            hits.append(self.request.uri)
+            with contextlib.suppress(tornado.iostream.StreamClosedError):
+                await answer(self)
+
+    with hosting(tornado.web.Application([(".*", Handler)], log_function=lambda handler: None)) as url:
+        yield f"{url}/v1/forecast?x=1", hits
+
+
+def fixed(value):
+    """An upstream's answer that is always the same."""
+
+    async def answer(handler) -> None:
+        handler.write(value if isinstance(value, (bytes, dict)) else json.dumps(value))
+
+    return answer
+
+
+@contextlib.contextmanager
+def weather_from(answer, **settings):
+    with upstream(answer) as (url, hits), serving({**MEMORY, "WEATHER_URI": url, **settings}) as client:
+        yield client, hits
+
+
+@pytest.mark.parametrize(
+    "answer, place, sentence",
+    [
+        (OPEN_METEO, "", "Currently 7.5 degrees and light rain in Berlin"),
+        (OPEN_METEO, "Home", "Currently 7.5 degrees and light rain in Home"),
+        (OLDER_OPEN_METEO, "Oslo", "Currently -3 degrees and clear sky in Oslo"),
+        (OLDER_OPEN_METEO, "", "Currently -3 degrees and clear sky in 1.00, 2.00"),
+        (CONDITION, "", "Currently 61 degrees and Fair in Sunnyvale"),
+    ],
+)
+def test_the_weather_is_told_in_a_sentence(answer, place, sentence):
+    with weather_from(fixed(answer), WEATHER_PLACE=place) as (client, hits):
+        told = client.get("/api/weather")
+        assert (told.status, told.body.decode()) == (200, sentence)
+        assert told.headers["Content-Type"].startswith("text/plain")
+        assert hits == ["/v1/forecast?x=1"]
+
+
+def test_the_weather_is_told_as_json_to_who_accepts_it():
+    with weather_from(fixed(OPEN_METEO)) as (client, _):
+        report = client.get("/api/weather", Accept="application/json").json()
+        assert list(report) == ["temperature", "text", "place"]
+        assert float(report["temperature"]) == 7.5 and (report["text"], report["place"]) == ("light rain", "Berlin")
+
+
+@pytest.mark.parametrize(
+    "code", [0, 1, 2, 3, 45, 48, 51, 53, 55, 56, 57, 61, 63, 65, 66, 67, 71, 73, 75, 77, 80, 81, 82, 85, 86, 95, 96, 99]
+)
+def test_every_weather_code_becomes_words_of_its_own(code):
+    words = tornado_todo.WEATHER_WORDS
+    assert re.fullmatch("[a-z ]{3,}", words[code]) and list(words.values()).count(words[code]) == 1
+
+
+def test_many_who_ask_for_the_weather_make_one_request():
+    async def slow(handler) -> None:
+        await asyncio.sleep(0.1)
+        handler.write(OPEN_METEO)
+
+    with weather_from(slow) as (client, hits):
+
+        def ask(number: int) -> bytes:
+            with contextlib.closing(Client(client.url)) as own:
+                return own.get("/api/weather").body
+
+        assert len(set(at_once(10, ask))) == 1
+        assert client.get("/api/weather").status == 200 and len(hits) == 1
+
+
+async def redirected(handler) -> None:
+    handler.redirect("/elsewhere")
+
+
+async def internal_error(handler) -> None:
+    handler.set_status(500)
+
+
+async def not_found(handler) -> None:
+    handler.set_status(404)
+    handler.write(OPEN_METEO)
+
+
+async def without_end(handler) -> None:
+    for _ in range(1000):
+        handler.write(b" " * 65536)
+        await handler.flush()
+
+
+def with_current(**values) -> dict:
+    return {**OPEN_METEO, "current": {"temperature_2m": 7.5, "weather_code": 61, **values}}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *[
+            redirected,
+            internal_error,
+            not_found,
+            without_end,
+            fixed(b" " * (256 * 1024 + 1) + json.dumps(OPEN_METEO).encode()),
+        ],
+        *[
+            fixed(value)
+            for value in (b"", b"<html>", b"\xff\xfe", [], {}, None, 1, "x", b"[" * 100_000, {"query": None})
+        ],
+        *[fixed({"query": {"results": None}}), fixed({"current": []}), fixed({**OPEN_METEO, "timezone": 1})],
+        *[fixed(with_current(weather_code=code)) for code in (None, 1234, "rain", [])],
+        *[fixed(with_current(temperature_2m=degrees)) for degrees in (None, "warm", [], {})],
+        fixed(json.dumps(with_current(temperature_2m=float("nan"))).encode()),
+        fixed(json.dumps(with_current(temperature_2m=float("inf"))).encode()),
+    ],
+)
+def test_an_upstream_that_is_of_no_use_is_502_and_asked_again(answer):
+    with weather_from(answer) as (client, hits):
+        for number in (1, 2):
+            assert_problem(client.get("/api/weather"), 502)
+            assert len(hits) == number
+
+
+def test_an_upstream_that_is_away_is_502():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        with serving({**MEMORY, "WEATHER_URI": f"http://127.0.0.1:{taken.getsockname()[1]}/"}) as client:
+            assert_problem(client.get("/api/weather"), 502)
+
+
+def test_an_upstream_that_does_not_answer_in_three_seconds_is_504():
+    async def dripping(handler) -> None:
+        for _ in range(60):
+            handler.write(b" ")
+            await handler.flush()
+            await asyncio.sleep(0.1)
+
+    with weather_from(dripping) as (client, _):
+        started = time.monotonic()
+        assert_problem(client.get("/api/weather"), 504)
+        assert 2.5 < time.monotonic() - started < 4.5
+
+
+def test_without_a_weather_server_the_weather_is_404_and_the_page_does_not_ask():
+    with serving() as client:
+        assert "WEATHER_URI" in assert_problem(client.get("/api/weather"), 404)["detail"]
+        assert b'data-weather="False"' in client.get("/").body
+
+
+# ==== health =====================================================================================
+
+
+def test_health_names_every_engine_and_how_it_is(todo_engine):
+    with serving(todo_engine) as client:
+        answer = client.get("/api/health")
+        health = answer.json()
+        assert (answer.status, health["status"]) == (200, "ok")
+        assert set(health["engines"]) == {"todos", "documents", "records"}
+        for entry in health["engines"].values():
+            assert set(entry) == {"engine", "state", "milliseconds"}
+            assert entry["state"] == "ok" and 0 <= entry["milliseconds"] < 1000
+        assert health["engines"]["todos"]["engine"] == health["engines"]["documents"]["engine"]
+        assert health["engines"]["todos"]["engine"].startswith(engine_name(todo_engine))
+        assert client.get("/api/health/live").json() == {"status": "ok"}
+
+
+async def well() -> None:
+    await asyncio.sleep(0)
+
+
+async def failing() -> None:
+    raise RuntimeError("secret detail")
+
+
+async def hanging() -> None:
+    await asyncio.sleep(60)
+
+
+def test_an_embedders_check_joins_the_health_check():
+    with serving(MEMORY, checks={"billing": well}) as client:
+        assert client.get("/api/health").json()["engines"]["billing"]["state"] == "ok"
+
+
+def test_a_failing_check_makes_health_503_and_is_named():
+    with serving(MEMORY, checks={"billing": failing, "mail": well}) as client:
+        answer = client.get("/api/health")
+        engines = answer.json()["engines"]
+        assert (answer.status, answer.json()["status"]) == (503, "failing")
+        assert {name for name, entry in engines.items() if entry["state"] != "ok"} == {"billing"}
+        assert b"secret" not in answer.body
+        assert client.get("/api/health/live").status == 200
+
+
+def test_hanging_checks_are_bounded_and_run_in_parallel():
+    with serving(MEMORY, checks={f"slow {number}": hanging for number in range(5)}) as client:
+        started = time.monotonic()
+        answer = client.get("/api/health")
+        assert 0.9 < time.monotonic() - started < 2.5
+        assert answer.status == 503 and answer.json()["engines"]["todos"]["state"] == "ok"
+        assert all(answer.json()["engines"][f"slow {number}"]["state"] != "ok" for number in range(5))
+
+
+async def stubborn() -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(60)
+    await asyncio.sleep(4)
+
+
+def test_a_check_that_will_not_be_cancelled_is_bounded_too():
+    with serving(MEMORY, checks={"stubborn": stubborn}) as client:
+        started = time.monotonic()
+        answer = client.get("/api/health")
+        assert time.monotonic() - started < 2.5
+        assert answer.status == 503 and answer.json()["engines"]["stubborn"]["state"] != "ok"
+
+
+def test_an_embedders_check_cannot_hide_an_engine():
+    try:
+        with serving(MEMORY, checks={"todos": well}) as client:
+            assert client.get("/api/health").json()["engines"]["todos"]["engine"] == "SQLite in memory"
+    except tornado_todo.Misconfigured as error:
+        assert "todos" in str(error)
+
+
+def test_a_database_that_cannot_be_opened_makes_health_503_and_not_live(tmp_path):
+    app = tornado_todo.make_app({"DATABASE_URL": f"sqlite:///{tmp_path}/no/such/folder.db"})
+    with hosting(app) as url, contextlib.closing(Client(url)) as client:
+        answer = client.get("/api/health")
+        assert answer.status == 503 and answer.json()["engines"]["todos"]["state"] != "ok"
+        assert client.get("/api/health/live").status == 200
+
+
+# ==== CORS and pages of other sites ==============================================================
+
+FRIEND, FOE = "https://friend.example", "https://foe.example"
+
+
+@pytest.fixture(scope="module")
+def befriended():
+    with serving({**MEMORY, "CORS_ORIGINS": f"{FRIEND},https://other.example"}) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "path, status", [("/api/todos", 200), ("/api/todos?x=1", 400), ("/api/nowhere", 404), (f"/api/todos/{NO_ID}", 404)]
+)
+def test_an_allowed_origin_may_read_every_answer_errors_too(befriended, path, status):
+    answer = befriended.get(path, Origin=FRIEND)
+    assert answer.status == status and answer.headers["Access-Control-Allow-Origin"] == FRIEND
+    assert "Origin" in answer.headers["Vary"]
+    exposed = answer.headers["Access-Control-Expose-Headers"]
+    assert {"ETag", "Link", "Location", "Change-Batch"} <= set(exposed.split(", "))
+
+
+@pytest.mark.parametrize("origin", [FOE, "null", "https://friend.example.foe.example", "http://friend.example", ""])
+def test_another_origin_may_read_nothing(befriended, origin):
+    answer = befriended.get("/api/todos", Origin=origin)
+    assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+    assert "Origin" in answer.headers["Vary"]
+
+
+def test_cors_is_off_unless_it_is_configured(shared):
+    for method in ("GET", "OPTIONS"):
+        answer = shared.request(method, "/api/todos", Origin=FRIEND)
+        assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+
+
+def test_a_preflight_is_answered(befriended):
+    answer = befriended.request(
+        "OPTIONS", "/api/todos", Origin=FRIEND,
+        Access_Control_Request_Method="PATCH", Access_Control_Request_Headers="content-type,if-match",
+    )  # fmt: skip
+    assert answer.status == 204 and answer.headers["Access-Control-Allow-Origin"] == FRIEND
+    assert {"GET", "POST", "PATCH", "DELETE"} <= set(answer.headers["Access-Control-Allow-Methods"].split(", "))
+    allowed = {name.lower() for name in answer.headers["Access-Control-Allow-Headers"].split(", ")}
+    assert {"content-type", "idempotency-key", "if-match", "if-none-match"} <= allowed
+
+
+def test_a_star_allows_every_origin():
+    with serving({**MEMORY, "CORS_ORIGINS": "*"}) as client:
+        answer = client.post("/api/todos", {"title": "x"}, Origin=FOE)
+        assert answer.status == 201 and answer.headers["Access-Control-Allow-Origin"] in ("*", FOE)
+
+
+def test_an_allowed_origin_may_write(befriended):
+    answer = befriended.post("/api/todos", {"title": "x"}, Origin=FRIEND, Sec_Fetch_Site="cross-site")
+    assert answer.status == 201 and answer.headers["Access-Control-Allow-Origin"] == FRIEND
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": FOE},
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site", "Origin": "http://127.0.0.1:1"},
+        {"Origin": "http://localhost:1"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "pattern", [pattern for pattern in ROUTES if methods_of(pattern) & {"POST", "PUT", "PATCH", "DELETE"}]
+)
+def test_a_page_of_another_site_can_write_nothing(shared, pattern, headers):
+    before = everything(shared)
+    for method in sorted(methods_of(pattern) & {"POST", "PUT", "PATCH", "DELETE"}):
+        answer = shared.send(method, path_of(pattern), {"title": "x"}, **headers)
+        assert "CORS_ORIGINS" in assert_problem(answer, 403)["detail"]
+    assert everything(shared) == before
+
+
+def test_the_servers_own_page_may_write(client):
+    host = f"{client.address[0]}:{client.address[1]}"
+    assert client.post("/api/todos", {"title": "x"}, Origin=f"http://{host}").status == 201
+    assert (
+        client.post("/api/todos", {"title": "x"}, Origin=f"http://{host}", Sec_Fetch_Site="same-origin").status == 201
+    )
+
+
+# ==== static files and the page's own ============================================================
+
+
+@pytest.fixture
+def static(tmp_path):
+    folder = tmp_path / "static"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.txt").write_text("hello")
+    (folder / "sub" / "index.html").write_text("<p>index")
+    (tmp_path / "secret.txt").write_text("secret")
+    with serving({**MEMORY, "STATIC_PATH": str(folder)}) as client:
+        yield client
+
+
+def test_a_static_folder_is_served(static):
+    answer = static.get("/static/a.txt")
+    assert (answer.status, answer.body, answer.headers["Content-Type"]) == (200, b"hello", "text/plain")
+    assert static.get("/static/sub/").body == b"<p>index"
+    head = static.request("HEAD", "/static/a.txt")
+    assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", "5")
+    assert static.get("/static/a.txt", If_None_Match=answer.headers["ETag"]).status == 304
+    assert static.get("/static/a.txt", Range="bytes=1-2").body == b"el"
+
+
+@pytest.mark.parametrize("path", ["missing.txt", "sub/missing", "a.txt/x", "%00", "x" * 3000, "%ff"])
+def test_a_static_file_that_is_not_there_is_a_4xx_problem(static, path):
+    answer = static.get(f"/static/{path}")
+    assert_problem(answer, 400 if path == "%ff" else 404)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../secret.txt",
+        "%2e%2e/secret.txt",
+        "..%2fsecret.txt",
+        "sub/../../secret.txt",
+        "/etc/passwd",
+        "%2fetc%2fpasswd",
+        "..\\secret.txt",
+    ],
+)
+def test_nothing_outside_the_static_folder_is_served(static, path):
+    answer = static.get(f"/static/{path}")
+    assert answer.status in (403, 404) and b"secret" not in answer.body and b"root:" not in answer.body
+    assert "CORS" not in assert_problem(answer, answer.status)["detail"]
+
+
+def test_without_a_static_folder_nothing_is_served_there(shared):
+    assert_problem(shared.get("/static/a.txt"), 404)
+
+
+def test_the_pages_files_have_hashes_and_are_kept_for_long(client):
+    page = client.get("/")
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+    files = re.findall(r'(?:href|src)="(/page/[^"]+)" integrity="([^"]+)"', page.body.decode())
+    assert sorted(path.rpartition(".")[2] for path, _ in files) == ["css", "js"]
+    for path, integrity in files:
+        answer = client.get(path)
+        assert answer.status == 200 and "immutable" in answer.headers["Cache-Control"]
+        assert integrity.startswith("sha256-") and integrity in policy
+        assert client.get(path, If_None_Match=answer.headers["ETag"]).status == 304
+        assert client.request("HEAD", path).headers["Content-Length"] == str(len(answer.body))
+    assert_problem(client.get("/page/0123.css"), 404)
+
+
+# ==== events =====================================================================================
+
+
+@contextlib.asynccontextmanager
+async def listening(url, query="", **headers):
+    """A WebSocket of a server's events; `line.ended` once all of it has been read."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    address = url.replace("http://", "ws://") + "/api/events" + query
+    line = await tornado.websocket.websocket_connect(tornado.httpclient.HTTPRequest(address, headers=named))
+    line.ended = False
+    try:
+        yield line
+    finally:
+        line.close()
+        if not line.ended:
+            await until_closed(line)
+
+
+async def next_message(line) -> dict | None:
+    """The next message, or None if the line is closed."""
+    text = await asyncio.wait_for(line.read_message(), 10)
+    line.ended = text is None
+    return None if text is None else json.loads(text)
+
+
+async def until_closed(line) -> int:
+    """Read to the end, and give the code that the line was closed with."""
+    while await asyncio.wait_for(line.read_message(), 10) is not None:
+        pass
+    line.ended = True
+    return line.close_code
+
+
+async def fetch_json(url, method="GET", value=None):
+    """Ask without holding up the test's loop."""
+
+    def ask() -> Any:
+        with contextlib.closing(Client(url)) as own:
+            path = method.partition(" ")[2]
+            answer = own.send(method.partition(" ")[0], path, value)
+            assert answer.status < 300, answer.body
+            return json.loads(answer.body or b"null")
+
+    return await asyncio.to_thread(ask)
+
+
+async def test_events_begin_with_the_present_revision(client):
+    add(client)
+    async with listening(client.url) as line:
+        assert await next_message(line) == {"type": "hello", "revision": revision(client)}
+
+
+async def test_a_change_is_told_as_it_happens(client):
+    async with listening(client.url) as one, listening(client.url) as two:
+        for line in (one, two):
+            assert (await next_message(line))["type"] == "hello"
+        todo = await fetch_json(client.url, "POST /api/todos", {"title": "x"})
+        for line in (one, two):
+            message = await next_message(line)
+            assert (message["type"], message["revision"]) == ("changes", todo["revision"])
+            assert message["changes"] == client.get("/api/changes").json()["changes"]
+
+
+async def test_events_since_a_revision_are_replayed_and_then_go_on(client):
+    for title in "ab":
+        add(client, title)
+    async with listening(client.url, "?since=1") as line:
+        assert (await next_message(line))["type"] == "hello"
+        assert [entry["after"]["title"] for entry in (await next_message(line))["changes"]] == ["b"]
+        await fetch_json(client.url, "POST /api/todos", {"title": "c"})
+        assert [entry["after"]["title"] for entry in (await next_message(line))["changes"]] == ["c"]
+
+
+async def test_a_refused_write_is_told_to_nobody(client):
+    add(client)
+    async with listening(client.url) as line:
+        await next_message(line)
+        client.post("/api/todos", {"title": ""})
+        client.post("/api/undo", {"batch": NO_ID})
+        todo = await fetch_json(client.url, "POST /api/todos", {"title": "told"})
+        assert (await next_message(line))["changes"][0]["todo"] == todo["id"]
+
+
+async def test_a_bulk_write_is_told_whole(client):
+    for number in range(250):
+        add(client, f"{number}")
+    async with listening(client.url) as line:
+        start = (await next_message(line))["revision"]
+        await fetch_json(client.url, "DELETE /api/todos")
+        seen = []
+        while len(seen) < 250:
+            seen += [entry["revision"] for entry in (await next_message(line))["changes"]]
+        assert seen == list(range(start + 1, start + 251))
+
+
+async def test_replay_under_writers_at_once_misses_and_doubles_nothing(client):
+    for number in range(150):
+        add(client, f"before {number}")
+
+    async def write(number: int) -> None:
+        for turn in range(20):
+            await fetch_json(client.url, "POST /api/todos", {"title": f"{number}.{turn}"})
+
+    async def listen(since: int) -> list[int]:
+        seen = []
+        async with listening(client.url, f"?since={since}") as line:
+            assert (await next_message(line))["type"] == "hello"
+            while not seen or seen[-1] < 230:
+                message = await next_message(line)
+                seen += [entry["revision"] for entry in message["changes"]]
+                assert message["revision"] == seen[-1]
+        return seen
+
+    writers = [asyncio.ensure_future(write(number)) for number in range(4)]
+    heard = await asyncio.gather(*(listen(since) for since in (0, 0, 60, 149)))
+    await asyncio.gather(*writers)
+    assert heard == [list(range(since + 1, 231)) for since in (0, 0, 60, 149)]
+
+
+async def test_a_listener_from_the_future_still_hears_what_happens(client):
+    """As after a restart of a server in memory, whose revisions begin again."""
+    add(client)
+    async with listening(client.url, "?since=1000") as line:
+        assert (await next_message(line))["revision"] == 1
+        todo = await fetch_json(client.url, "POST /api/todos", {"title": "x"})
+        message = await asyncio.wait_for(next_message(line), 3)
+        assert message is not None and message["changes"][0]["todo"] == todo["id"]
+
+
+def read_frames(data: bytes) -> list[tuple[int, bytes]]:
+    """The opcodes and payloads of the whole frames of a WebSocket server."""
+    frames, place = [], 0
+    while place + 2 <= len(data):
+        opcode, size, place = data[place] & 15, data[place + 1], place + 2
+        if size >= 126:
+            width = 2 if size == 126 else 8
+            size, place = int.from_bytes(data[place : place + width], "big"), place + width
+        frames.append((opcode, data[place : place + size]))
+        place += size
+    return frames
+
+
+def closings(received: bytes) -> list[bytes]:
+    """The payloads of the frames that close a WebSocket, in all that came over its line."""
+    frames = read_frames(received.partition(b"\r\n\r\n")[2])
+    return [payload for opcode, payload in frames if opcode == 8]
+
+
+UPGRADE = (
+    "GET /api/events HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+def test_a_reader_that_is_too_slow_is_cut_off_with_1013_and_hinders_nobody(client):
+    for number in range(50):
+        add(client, f"{number}")
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.settimeout(10)
+        line.connect(client.address)
+        line.sendall(UPGRADE.encode())
+        received = line.recv(1024)
+        assert received.startswith(b"HTTP/1.1 101 ")
+        for turn in range(16):
+            assert client.patch("/api/todos", {"notes": f"{turn}" * 10_000}).status == 200
+        with contextlib.suppress(ConnectionError):
+            while not closings(received) and (chunk := line.recv(2**20)):
+                received += chunk
+    closing = closings(received)
+    assert [int.from_bytes(payload[:2], "big") for payload in closing] == [1013]
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Origin": FOE}, {"Origin": FOE, "Sec_Fetch_Site": "cross-site"}, {"Host": "evil.example"}], ids=str
+)
+async def test_a_page_of_another_site_hears_nothing(client, headers):
+    with pytest.raises(tornado.httpclient.HTTPClientError) as caught:
+        async with listening(client.url, **headers):
+            pass
+    assert caught.value.code in (401, 403)
+
+
+async def test_an_allowed_origin_hears(befriended):
+    async with listening(befriended.url, Origin=FRIEND) as line:
+        assert (await next_message(line))["type"] == "hello"
+
+
+@pytest.mark.parametrize("query, status", [("?since=x", 400), ("?x=1", 400)])
+async def test_events_with_a_mistyped_parameter_are_refused(shared, query, status):
+    with pytest.raises(tornado.httpclient.HTTPClientError) as caught:
+        async with listening(shared.url, query):
+            pass
+    assert caught.value.code == status
+
+
+def test_a_plain_request_for_events_is_told_to_use_a_websocket(shared):
+    assert "WebSocket" in assert_problem(shared.get("/api/events"), 400)["detail"]
+    assert shared.request("HEAD", "/api/events").status == 405
+
+
+def test_a_head_request_opens_no_websocket(shared):
+    with socket.create_connection(shared.address, timeout=10) as line:
+        line.sendall(UPGRADE.replace("GET", "HEAD", 1).encode())
+        assert re.match(rb"HTTP/1.1 4\d\d ", line.recv(1024))
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({"Upgrade": "websocket"}, 400),
+        ({"Upgrade": "websocket", "Connection": "Upgrade", "Origin": FOE, "Sec_WebSocket_Version": "13"}, 403),
+        ({"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Version": "1"}, 426),
+    ],
+    ids=str,
+)
+def test_a_websocket_that_cannot_be_opened_is_refused_with_a_problem_document(shared, headers, status):
+    assert_problem(shared.get("/api/events", **headers), status)
+
+
+async def test_a_listener_that_talks_is_closed(client):
+    async with listening(client.url) as line:
+        await next_message(line)
+        await line.write_message("hello?")
+        assert await until_closed(line) == 1003
+
+
+async def test_listeners_are_told_when_the_server_stops(todo_engine):
+    stack = contextlib.ExitStack()
+    url = stack.enter_context(tornado_todo.running(todo_engine))
+    async with listening(url) as line:
+        await next_message(line)
+        stopping = asyncio.create_task(asyncio.to_thread(stack.close))
+        assert await until_closed(line) == 1001
+        started = time.monotonic()
+        await stopping
+        assert time.monotonic() - started < 4
+
+
+# ==== embedding ==================================================================================
+
+
+def test_running_gives_a_server_and_leaves_no_thread_and_no_file_behind(tmp_path):
+    threads, descriptors = (
+        set(threading.enumerate()),
+        len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0,
+    )
+    for _ in range(3):
+        with serving(in_file(tmp_path)) as client:
+            add(client)
+            address = client.address
+        eventually(lambda: set(threading.enumerate()) <= threads)
+        with pytest.raises(ConnectionError):
+            socket.create_connection(address, timeout=5)
+    if descriptors:
+        assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert [path.name for path in tmp_path.iterdir()] == ["todos.db"]
+
+
+def test_running_raises_its_errors_in_the_caller(tmp_path):
+    threads = set(threading.enumerate())
+    for settings in ({"AUTH": "x"}, {"DATABASE_URL": f"sqlite:///{tmp_path}/no/such.db"}):
+        with pytest.raises(tornado_todo.Misconfigured), tornado_todo.running(settings):
+            pytest.fail("it ran")
+    with pytest.raises(ZeroDivisionError), tornado_todo.running(MEMORY):
+        raise ZeroDivisionError
+    eventually(lambda: set(threading.enumerate()) <= threads)
+
+
+def test_two_servers_with_different_databases_run_in_one_process(tmp_path):
+    with serving(in_file(tmp_path)) as one, serving() as two:
+        add(one, "one"), add(two, "two")
+        assert (titles(one), titles(two)) == (["one"], ["two"])
+
+
+class HostPage(tornado.web.RequestHandler):
+    """A handler of the application that to-dos are embedded in."""
+
+    def get(self) -> None:
+        self.write("host")
+
+
+def test_an_app_is_mounted_under_a_prefix_beside_the_hosts_own_handlers():
+    todos = tornado_todo.make_app(MEMORY, prefix="/todo")
+    notes = tornado_todo.make_app(MEMORY, prefix="/team/notes")
+    host = tornado.web.Application(
+        [("/", HostPage), (r"/todo(?:/.*)?", todos), (r"/team/notes(?:/.*)?", notes), ("/todos", HostPage)],
+        log_function=lambda handler: None,
+    )
+    with hosting(host, todos, notes) as url, contextlib.closing(Client(url)) as client:
+        assert client.get("/").body == client.get("/todos").body == b"host"
+        for prefix in ("/todo", "/team/notes"):
+            with contextlib.closing(Client(url + prefix)) as own:
+                answer = own.post("/api/todos", {"title": prefix})
+                assert answer.headers["Location"] == answer.json()["url"]
+                assert answer.json()["url"].startswith(f"{url}{prefix}/api/todos/")
+                assert titles(own) == [prefix]
+                assert own.get(answer.json()["url"].removeprefix(own.url)).json() == answer.json()
+        assert_problem(client.get("/todo/nowhere"), 404)
+        assert client.get("/api/todos").status == 404
+
+
+def test_page_urls_redirect_and_link_honour_the_prefix():
+    with serving(MEMORY, prefix="/todo") as client:
+        assert client.url.endswith("/todo")
+        redirect = client.get("")
+        assert redirect.status in (301, 308) and redirect.headers["Location"] == "/todo/"
+        page = client.get("/").body.decode()
+        files = re.findall(r'(?:href|src)="(/[^"]+)"', page)
+        assert len(files) >= 2 and all(path.startswith("/todo/") for path in files) and 'data-base="/todo"' in page
+        assert all(client.get(path.removeprefix("/todo")).status == 200 for path in files)
+        for number in range(3):
+            add(client, f"{number}")
+        assert [len(page) for page in pages(client, "/api/todos?limit=2")] == [2, 1]
+        client.put("/api/documents/a", 1), client.put("/api/documents/b", 1)
+        assert len(pages(client, "/api/documents?limit=1")) == 2
+        listed = client.get("/api/lists").json()[0]["url"]
+        assert client.get(listed.removeprefix(client.url)).status == 200
+
+
+def test_urls_follow_the_host_that_was_asked_or_the_public_url():
+    with serving() as client:
+        assert (
+            client.post("/api/todos", {"title": "x"}, Host="localhost:99")
+            .json()["url"]
+            .startswith("http://localhost:99/")
+        )
+    with serving({**MEMORY, "PUBLIC_URL": "https://todo.example"}, prefix="/x") as client:
+        answer = client.post("/api/todos", {"title": "x"})
+        assert answer.json()["url"].startswith("https://todo.example/x/api/todos/")
+        assert answer.headers["Location"] == answer.json()["url"]
+
+
+async def user_of_header(request) -> str | None:
+    return request.headers.get("X-User")
+
+
+def ask_as(client, user, method, path, value=None) -> Answer:
+    return client.send(method, path, value, X_User=user)
+
+
+def things_of_ada(client) -> list[tuple]:
+    """Make ada's things, and give the requests by which another might try to get at them."""
+    todo = ask_as(client, "ada", "POST", "/api/todos", {"title": "secret"}).json()["id"]
+    other = ask_as(client, "ada", "POST", "/api/lists", {"title": "secret list"}).json()["id"]
+    batch = ask_as(client, "ada", "PATCH", f"/api/todos/{todo}", {"title": "secret!"}).headers["Change-Batch"]
+    ask_as(client, "ada", "PUT", "/api/documents/name", "secret")
+    client.request("PUT", "/api/records/name", b"secret", X_User="ada")
+    return [
+        *[(method, f"/api/todos/{todo}", {"title": "x"}) for method in ("PATCH", "GET", "DELETE")],
+        *[(method, f"/api/lists/{other}", {"title": "x"}) for method in ("PATCH", "GET", "DELETE")],
+        *[(method, f"/api/todos?list={other}", {"completed": True}) for method in ("PATCH", "GET", "DELETE")],
+        *[(method, f"/api/{kind}/name", None) for method in ("GET", "DELETE") for kind in ("documents", "records")],
+        *[("GET", f"/api/todos/{todo}/history", None), ("GET", f"/api/changes?list={other}", None)],
+        *[("POST", f"/api/todos/{todo}/restore", None), ("POST", "/api/undo", {"batch": batch})],
+        *[("DELETE", f"/api/todos/{todo}?deleted=true", None), ("POST", f"/api/lists/{other}/restore", None)],
+    ]
+
+
+def test_an_embedders_users_cannot_get_at_each_others_things():
+    with serving(MEMORY, get_user=user_of_header) as client:
+        for method, path, value in things_of_ada(client):
+            answer = ask_as(client, "bob", method, path, None if method == "GET" else value)
+            assert_problem(answer, 404)
+            assert b"secret" not in answer.body, (method, path)
+        todo, other = [ask_as(client, "ada", "GET", path).json()[-1]["id"] for path in ("/api/todos", "/api/lists")]
+        assert_problem(ask_as(client, "bob", "PUT", f"/api/todos/{todo}", {"title": "mine"}), 409)
+        assert_problem(ask_as(client, "bob", "POST", "/api/todos", {"title": "x", "list": other}), 422, "list")
+        assert ask_as(client, "bob", "DELETE", "/api/todos").json()["count"] == 0
+        assert_problem(ask_as(client, "bob", "POST", "/api/undo", {}), 409)
+        assert ask_as(client, "ada", "GET", f"/api/todos/{todo}").json()["title"] == "secret!"
+
+
+@pytest.mark.parametrize("path", ["/api/todos", "/api/lists", "/api/changes", "/api/todos?q=secret", "/api/documents"])
+def test_an_embedders_users_are_shown_their_own_things_only(path):
+    with serving(MEMORY, get_user=user_of_header) as client:
+        things_of_ada(client)
+        answers = [ask_as(client, user, "GET", path).body for user in ("ada", "bob")]
+        assert [b"secret" in body or b'"name"' in body for body in answers] == [True, False]
+
+
+def test_who_has_no_user_is_a_stranger_to_an_embedders_app():
+    with serving(MEMORY, get_user=user_of_header) as client:
+        for pattern, (_, who) in ROUTES.items():
+            for method in sorted(methods_of(pattern) - {"OPTIONS", "HEAD"}):
+                if who == "user" and "static" not in pattern:
+                    assert_problem(client.send(method, path_of(pattern), {}), 401)
+        assert client.get("/api/todos", X_User="ada", Host="todo.example", X_Forwarded_For="203.0.113.9").status == 200
+
+
+async def test_an_embedders_users_do_not_hear_each_other():
+    with serving(MEMORY, get_user=user_of_header) as client:
+        async with listening(client.url, X_User="ada") as ada, listening(client.url, X_User="bob") as bob:
+            await next_message(ada), await next_message(bob)
+            client.post("/api/todos", {"title": "of ada"}, X_User="ada")
+            client.post("/api/todos", {"title": "of bob"}, X_User="bob")
+            assert (await next_message(bob))["changes"][0]["after"]["title"] == "of bob"
+            assert (await next_message(ada))["changes"][0]["after"]["title"] == "of ada"
+
+
+def test_an_idempotency_key_is_each_users_own():
+    with serving(MEMORY, get_user=user_of_header) as client:
+        made = [
+            client.post("/api/todos", {"title": "x"}, Idempotency_Key="k", X_User=user).json()["id"]
+            for user in ("ada", "bob")
+        ]
+        assert made[0] != made[1]
+
+
+async def test_lifespan_opens_ahead_and_closes_what_it_opened(tmp_path):
+    app = tornado_todo.make_app(in_file(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    threads = set(threading.enumerate())
+    for _ in range(2):
+        async with tornado_todo.lifespan(app):
+            assert (tmp_path / "todos.db").exists()
+        eventually(lambda: set(threading.enumerate()) <= threads)
+    with pytest.raises(tornado_todo.Misconfigured):
+        async with tornado_todo.lifespan(tornado_todo.make_app({"DATABASE_URL": f"sqlite:///{tmp_path}/no/such.db"})):
+            pass
+
+
+LISTEN = """
+import asyncio, tornado.httpclient, tornado.netutil, tornado.httpserver, tornado_todo
+async def main():
+    app = tornado_todo.make_app({"DATABASE_URL": "sqlite:///script.db"})
+    server = app.listen(0, "127.0.0.1")
+    port = next(iter(server._sockets.values())).getsockname()[1]
+    client = tornado.httpclient.AsyncHTTPClient()
+    answer = await client.fetch(f"http://127.0.0.1:{port}/api/todos", method="POST", body='{"title": "x"}',
+                                headers={"Content-Type": "application/json"})
+    print(answer.code)
+asyncio.run(main())
+"""
+
+
+def test_a_plain_script_listens_and_ends_even_if_it_never_closes_the_app(tmp_path):
+    done = run_python(tmp_path, "-c", LISTEN)
+    assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (0, "201\n", False), done.stderr
+    with contextlib.closing(sqlite3.connect(tmp_path / "script.db")) as connection:
+        assert connection.execute("SELECT title FROM todos").fetchall() == [("x",)]
+
+
+# ==== command line ===============================================================================
+
+
+def assert_refused(done: subprocess.CompletedProcess, *words: str) -> None:
+    """Check for exit code 2 and one clear line on stderr."""
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("tornado_todo: "), done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def test_starting_up_tells_the_address_the_engines_and_how_to_stop(tmp_path):
+    with process(tmp_path) as server:
+        address, engines, stop = server.lines
+        assert re.search(r"http://127\.0\.0\.1:\d+$", address)
+        assert engines == "to-dos: SQLite tornado_todo.db · documents: SQLite tornado_todo.db · records: in memory"
+        assert "Ctrl+C" in stop
+        assert add(server.client)["title"] == "milk" and server.client.get("/").status == 200
+    assert (tmp_path / "tornado_todo.db").exists()
+
+
+def test_version_and_help_are_told(tmp_path):
+    assert command(tmp_path, "--version").stdout == f"tornado_todo {tornado_todo.__version__}\n"
+    assert command(tmp_path, "--help").returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--database", "todo.db"], ["DATABASE_URL"]),
+        (["--database", "postgresql:x/y"], ["DATABASE_URL"]),
+        (["--database", "sqlite:////no/such/folder/x.db"], ["DATABASE_URL", "/no/such/folder/x.db"]),
+        (["--database", "sqlite:////proc/x.db"], ["DATABASE_URL"]),
+        (["--database", "sqlite:////tmp"], ["DATABASE_URL"]),
+        (["--auth", "maybe"], ["AUTH", "maybe"]),
+        (["--port", "99999"], ["SERVER_PORT"]),
+        (["--host", "no.such.host.invalid"], ["SERVER_HOST"]),
+        (["--host", "192.0.2.1"], ["192.0.2.1"]),
+        (["--weather-uri", "x"], ["WEATHER_URI"]),
+        (["--static-path", "/no/such"], ["STATIC_PATH"]),
+    ],
+)
+def test_what_cannot_be_used_ends_the_start_with_one_line_and_exit_code_2(tmp_path, options, words):
+    assert_refused(command(tmp_path, "--port", "0", *options), *words)
+
+
+def test_an_unknown_option_ends_the_start_with_exit_code_2(tmp_path):
+    done = command(tmp_path, "--prot", "1")
+    assert done.returncode == 2 and "--prot" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_ends_the_start_with_one_line_and_makes_no_file(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert_refused(command(tmp_path, "--host", "127.0.0.1", "--port", port), "in use", port)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_database_ends_the_start_with_one_line(tmp_path):
+    (tmp_path / "tornado_todo.db").write_bytes(b"garbage" * 1000)
+    assert_refused(command(tmp_path, "--port", "0"), "DATABASE_URL", "tornado_todo.db")
+
+
+def test_a_database_name_with_a_nul_ends_the_start_with_one_line(tmp_path):
+    assert_refused(command(tmp_path, "--port", "0", "--database", "sqlite:///%00"), "DATABASE_URL")
+
+
+@pytest.mark.parametrize("prefix, public", [("/todo", ""), ("/todo", "https://a.example"), ("", "https://a.example")])
+def test_the_address_that_is_told_at_the_start_is_one_that_can_be_opened(tmp_path, prefix, public):
+    arguments = [sys.executable, str(MODULE), "--port", "0", "--prefix", prefix, "--public-url", public]
+    with subprocess.Popen(arguments, cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE, text=True) as child:
+        line = child.stdout.readline()
+        child.kill()
+    address = re.search(r" at (\S+)\n", line)[1]
+    assert address == public + prefix if public else re.fullmatch(rf"http://localhost:\d+{prefix}", address)
+
+
+def test_options_override_the_environment_and_that_overrides_the_file(tmp_path):
+    (tmp_path / ".env").write_text("DATABASE_URL=sqlite:///file.db\nTRASH_DAYS=\nLOG_LEVEL=error\n")
+    environ = {"DATABASE_URL": "sqlite:///env.db"}
+    expected = [([], {}, "file"), ([], environ, "env"), ([], {"DATABASE_URL": ""}, "file")]
+    expected += [(["--database", "sqlite:///option.db"], environ, "option"), (["--database", ""], environ, "env")]
+    for options, environ, name in expected:
+        with process(tmp_path, *options, **environ) as server:
+            assert f"SQLite {name}.db" in server.lines[1]
+
+
+@pytest.mark.parametrize("content", [b"PREFIX=/\xff\n", b"\0\0", b"nonsense without a sign\n"])
+def test_an_odd_env_file_gives_no_traceback(tmp_path, content):
+    (tmp_path / ".env").write_bytes(content)
+    done = command(tmp_path, "--port", "99999")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("tornado_todo: ")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_server_answers_what_is_in_flight_and_exits_0(tmp_path, number):
+    asked, go = threading.Event(), threading.Event()
+
+    async def slow(handler) -> None:
+        asked.set()
+        await asyncio.to_thread(go.wait, 10)
+        handler.write(OPEN_METEO)
+
+    with upstream(slow) as (url, _), process(tmp_path, WEATHER_URI=url) as server:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            waiting = pool.submit(server.client.get, "/api/weather")
+            assert asked.wait(10)
+            server.child.send_signal(number)
+            eventually(lambda: not can_connect(server.client.address))
+            assert not waiting.done()
+            go.set()
+            assert waiting.result(10).status == 200
+        assert server.child.wait(10) == 0
+    assert "Traceback" not in (tmp_path / "stderr.txt").read_text()
+    assert not (tmp_path / "tornado_todo.db-wal").exists()
+
+
+def can_connect(address) -> bool:
+    try:
+        socket.create_connection(address, timeout=5).close()
+        return True
+    except ConnectionError:
+        return False
+
+
+# ==== the README's examples ======================================================================
+
+
+def readme_examples() -> list[str]:
+    """The Python blocks of the README that a comment `<!-- run -->` marks."""
+    text = README.read_text(encoding="utf-8") if README.exists() else ""
+    return re.findall(r"<!-- run -->\s*\n```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_readme_has_examples_that_are_run():
+    if not README.exists():
+        pytest.skip("README.md is not written yet")
+    assert len(readme_examples()) >= 3
+
+
+@pytest.mark.parametrize("example", readme_examples() or [None], ids=lambda text: (text or "none").strip()[:30])
+def test_an_example_of_the_readme_runs(tmp_path, example):
+    if example is None:
+        pytest.skip("README.md has no examples yet")
+    done = run_python(tmp_path, "-c", example)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+
+
+# ==== engines of our own, to be killed, frozen and started again ================================
+
+
+def accepts_connections(port: int) -> bool:
+    with socket.socket() as connection:
+        connection.settimeout(0.5)
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class OwnServer:
+    """A database server of the test's own: on a free port, with its files in the test's folder."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder, self.port, self.process = folder, free_port(), None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self.arguments(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        eventually(self.accepts_connections, 20)
+
+    def accepts_connections(self) -> bool:
+        return accepts_connections(self.port)
+
+    def family(self) -> list[int]:
+        """The server's process, and those that it has started."""
+        children = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True)
+        return [self.process.pid, *map(int, children.stdout.split())]
+
+    def signal(self, number: int) -> None:
+        for each in self.family():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+    def freeze(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Stop it as its administrator would, and start it again."""
+        self.process.send_signal(signal.SIGINT if isinstance(self, OwnPostgres) else signal.SIGTERM)
+        self.process.wait(20)
+        self.start()
+
+    def stop(self) -> None:
+        if self.process and self.process.poll() is None:
+            self.thaw()
+            self.kill()
+
+
+class OwnPostgres(OwnServer):
+    """A Postgres cluster; run as the user postgres where the tests run as root, which Postgres refuses."""
+
+    def __init__(self, folder: pathlib.Path):
+        super().__init__(folder)
+        # Debian keeps the server's programs off the PATH.
+        programs = [*glob.glob("/usr/lib/postgresql/*/bin/postgres"), shutil.which("postgres")]
+        self.postgres = next((path for path in programs if path), None)
+        if not self.postgres:
+            skip_or_fail("no Postgres server is installed")
+        self.as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
+        if self.as_user:
+            shutil.chown(folder, "postgres", "postgres")
+            for parent in folder.parents:
+                if parent.stat().st_uid == 0 and "pytest" in parent.name:
+                    parent.chmod(0o755)
+        initdb = pathlib.Path(self.postgres).with_name("initdb")
+        making = [*self.as_user, str(initdb), "-D", str(folder / "data"), "-U", "todo", "--auth=trust", "-E", "UTF8"]
+        subprocess.run(making, check=True, capture_output=True)
+
+    def arguments(self) -> list[str]:
+        data = str(self.folder / "data")
+        return [
+            *self.as_user,
+            self.postgres,
+            "-D",
+            data,
+            "-p",
+            str(self.port),
+            "-k",
+            str(self.folder),
+            "-h",
+            "127.0.0.1",
+        ]
+
+    def accepts_connections(self) -> bool:
+        ready = pathlib.Path(self.postgres).with_name("pg_isready")
+        return subprocess.run([ready, "-q", "-h", "127.0.0.1", "-p", str(self.port)]).returncode == 0
+
+    @property
+    def settings(self) -> dict:
+        return {"DATABASE_URL": f"postgresql://todo@127.0.0.1:{self.port}/postgres"}
+
+
+class OwnMongo(OwnServer):
+    """A MongoDB server."""
+
+    def __init__(self, folder: pathlib.Path):
+        super().__init__(folder)
+        self.mongod = os.environ.get("TEST_MONGOD") or shutil.which("mongod")
+        if not self.mongod:
+            skip_or_fail("TEST_MONGOD names no mongod, and there is none on the PATH")
+
+    def arguments(self) -> list[str]:
+        quiet = ["--quiet", "--logpath", str(self.folder / "log"), "--nounixsocket"]
+        return [self.mongod, "--dbpath", str(self.folder), "--port", str(self.port), "--bind_ip", "127.0.0.1", *quiet]
+
+    @property
+    def settings(self) -> dict:
+        return {"MONGODB_URI": f"mongodb://127.0.0.1:{self.port}/todo"}
+
+
+class OwnRedis(OwnServer):
+    """A Redis server that keeps what it is told on disk."""
+
+    def __init__(self, folder: pathlib.Path):
+        super().__init__(folder)
+        if not shutil.which("redis-server"):
+            skip_or_fail("no redis-server is installed")
+
+    def arguments(self) -> list[str]:
+        keep = ["--appendonly", "yes", "--appendfsync", "always", "--dir", str(self.folder), "--save", ""]
+        return ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", *keep]
+
+    @property
+    def settings(self) -> dict:
+        return {"REDIS_URL": f"redis://127.0.0.1:{self.port}/0"}
+
+
+@pytest.fixture
+def own(tmp_path_factory):
+    """Makes servers of the test's own, and ends them after it."""
+    if not os.environ.get("TEST_OWN_SERVERS"):
+        skip_or_fail("TEST_OWN_SERVERS=1 is not set, which allows to start servers and to kill them")
+    with contextlib.ExitStack() as stack:
+
+        def make(kind: type[OwnServer]) -> OwnServer:
+            server = kind(tmp_path_factory.mktemp(kind.__name__))
+            stack.callback(server.stop)
+            server.start()
+            return server
+
+        yield make
+
+
+class Tried(NamedTuple):
+    """One request of a load: when it began, how long it took, its status, and what it wrote."""
+
+    began: float
+    seconds: float
+    status: int
+    name: str
+    retry_after: str | None
+
+
+class Load:
+    """Writes from several threads until it is told to stop, and what became of each write."""
+
+    def __init__(self, url: str, send, threads: int = 8):
+        self.url, self._send, self._stop = url, send, threading.Event()
+        self.tried: list[Tried] = []
+        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        with contextlib.closing(Client(self.url)) as client:
+            while not self._stop.is_set():
+                name, began = str(uuid.uuid4()), time.monotonic()
+                answer = self._send(client, name)
+                took = time.monotonic() - began
+                self.tried.append(Tried(began, took, answer.status, name, answer.headers["Retry-After"]))
+                time.sleep(0.01 if answer.status < 400 else 0.05)
+
+    def well_since(self, moment: float) -> float | None:
+        """Seconds from a moment until the last failure after it; None if nothing has succeeded after that."""
+        failed = [each.began + each.seconds for each in self.tried if each.began > moment and each.status >= 400]
+        until = max(failed, default=moment)
+        return until - moment if any(each.began > until and each.status < 400 for each in self.tried) else None
+
+
+def put_todo(client: Client, name: str) -> Answer:
+    return client.put(f"/api/todos/{name}", {"title": name})
+
+
+def put_document(client: Client, name: str) -> Answer:
+    return client.put(f"/api/documents/{name}", {"name": name})
+
+
+def put_record(client: Client, name: str) -> Answer:
+    return client.request("PUT", f"/api/records/{name}", name.encode(), Content_Type="text/plain")
+
+
+def todo_names(client: Client) -> list[str]:
+    return [todo["title"] for page in pages(client, "/api/todos?limit=1000") for todo in page]
+
+
+def document_names(client: Client) -> list[str]:
+    return [entry["name"] for page in pages(client, "/api/documents?limit=1000") for entry in page]
+
+
+FAULTS = {
+    "killed": (OwnServer.kill, OwnServer.start),
+    "frozen": (OwnServer.freeze, OwnServer.thaw),
+    "restarted": (OwnServer.restart, lambda server: None),
+}
+KEPT_BY = {OwnPostgres: (put_todo, todo_names), OwnMongo: (put_document, document_names), OwnRedis: (put_record, None)}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("kind", KEPT_BY, ids=lambda kind: kind.__name__)
+def test_an_engine_that_goes_away_under_load_costs_no_acknowledged_write(own, tmp_path, kind, fault, capsys):
+    server = own(kind)
+    send, names = KEPT_BY[kind]
+    breaks, mends = FAULTS[fault]
+    with process(tmp_path, **{**in_file(tmp_path), **server.settings}) as running:
+        client = running.client
+        eventually(lambda: send(client, NO_ID).status < 300)
+        with Load(running.client.url, send) as load:
+            time.sleep(1)
+            breaks(server)
+            time.sleep(2.5)
+            mended = time.monotonic()
+            mends(server)
+            time.sleep(6)
+        slowest = max(each.seconds for each in load.tried)
+        kept = [each.name for each in load.tried if each.status < 300]
+        refused = [each for each in load.tried if each.status >= 300]
+        recovered = load.well_since(mended)
+        with capsys.disabled():
+            print(
+                f"\n{kind.__name__} {fault}: {len(kept)} written, {len(refused)} refused, slowest {slowest:.2f} s,"
+                f" well {-1 if recovered is None else recovered:.2f} s after its return"
+            )
+        assert slowest < 3
+        assert {each.status for each in refused} <= {503} and all(each.retry_after for each in refused)
+        assert recovered is not None and recovered < 5
+        there = names(client) if names else [name for name in kept if client.get(f"/api/records/{name}").status == 200]
+        assert len(there) == len(set(there)) and set(kept) <= set(there)
+
+
+# ==== several processes =========================================================================
+
+
+@pytest.fixture
+def team(tmp_path, fresh_postgres, fresh_mongo, fresh_redis) -> dict:
+    """The settings of servers that share all the real engines."""
+    return {**fresh_postgres, **fresh_mongo, **fresh_redis}
+
+
+@contextlib.asynccontextmanager
+async def listening_to(url: str, since: int | None = None):
+    query = "" if since is None else f"?since={since}"
+    address = url.replace("http", "ws", 1) + f"/api/events{query}"
+    connection = await tornado.websocket.websocket_connect(address)
+    try:
+        assert json.loads(await connection.read_message())["type"] == "hello"
+        yield connection
+    finally:
+        connection.close()
+
+
+async def next_change(connection) -> dict:
+    return json.loads(await asyncio.wait_for(connection.read_message(), 10))["changes"][0]
+
+
+async def in_thread(act, *arguments):
+    return await asyncio.get_running_loop().run_in_executor(None, act, *arguments)
+
+
+async def seconds_until_heard(writer: Client, reader_url: str) -> float:
+    """How long after its answer a to-do made through one process is heard of from another."""
+    async with listening_to(reader_url) as connection:
+        title = str(uuid.uuid4())
+        await in_thread(add, writer, title)
+        answered = time.monotonic()
+        assert (await next_change(connection))["after"]["title"] == title
+        return time.monotonic() - answered
+
+
+async def test_with_redis_a_change_reaches_the_other_processes_within_100_milliseconds(tmp_path, team, capsys):
+    with process(tmp_path, **team) as one, process(tmp_path, **team) as other:
+        delays = [await seconds_until_heard(one.client, other.client.url) for _ in range(20)]
+    with capsys.disabled():
+        print(
+            f"\nheard in another process: median {sorted(delays)[10] * 1000:.1f} ms, most {max(delays) * 1000:.1f} ms"
+        )
+    assert max(delays) < 0.1
+
+
+@pytest.mark.parametrize("engine", ["SQLite", "Postgres"])
+async def test_without_redis_processes_converge_within_two_seconds(tmp_path, request, engine, capsys):
+    settings = in_file(tmp_path) if engine == "SQLite" else request.getfixturevalue("fresh_postgres")
+    with process(tmp_path, **settings) as one, process(tmp_path, **settings) as other:
+        delays = [await seconds_until_heard(one.client, other.client.url) for _ in range(3)]
+    with capsys.disabled():
+        print(f"\n{engine}, no Redis: heard in another process after at most {max(delays):.2f} s")
+    assert max(delays) < 2
+
+
+async def test_a_listener_misses_and_doubles_nothing_when_two_processes_write_at_once(tmp_path, team):
+    with process(tmp_path, **team) as one, process(tmp_path, **team) as other:
+        async with listening_to(one.client.url) as connection:
+            writing = [in_thread(add_many, client.url, 40) for client in (one.client, other.client) for _ in range(3)]
+            made = {todo_id for ids in await asyncio.gather(*writing) for todo_id in ids}
+            heard: list[dict] = []
+            while len(heard) < len(made):
+                heard += json.loads(await asyncio.wait_for(connection.read_message(), 10))["changes"]
+        revisions = [change["revision"] for change in heard]
+        assert {change["todo"] for change in heard} == made and len(heard) == len(made)
+        assert revisions == sorted(revisions)
+        replayed = one.client.get("/api/changes?limit=1000").json()["changes"]
+        assert [change["revision"] for change in replayed] == list(range(1, len(made) + 1))
+
+
+def add_many(url: str, count: int) -> list[str]:
+    with contextlib.closing(Client(url)) as client:
+        return [add(client, f"to-do {number}")["id"] for number in range(count)]
+
+
+def test_processes_that_start_together_make_the_schema_once(tmp_path, fresh_postgres):
+    with contextlib.ExitStack() as stack:
+        started = at_once(5, lambda number: stack.enter_context(process(tmp_path, **fresh_postgres)))
+        inboxes = {server.client.get("/api/lists").json()[0]["id"] for server in started}
+    assert len(inboxes) == 1
+
+
+# ==== workers ===================================================================================
+
+
+def worker_ids(server: Process) -> list[int]:
+    listed = subprocess.run(["pgrep", "-P", str(server.child.pid)], capture_output=True, text=True)
+    return [int(line) for line in listed.stdout.split()]
+
+
+def test_a_worker_that_dies_is_started_again_and_one_signal_ends_all(tmp_path, team):
+    with process(tmp_path, **team, WORKERS="2") as server:
+        before = eventually(lambda: len(worker_ids(server)) == 2 and worker_ids(server))
+        os.kill(before[0], signal.SIGKILL)
+        after = eventually(
+            lambda: len(worker_ids(server)) == 2 and before[0] not in worker_ids(server) and worker_ids(server)
+        )
+        add(server.client, "still here")
+        server.child.terminate()
+        assert server.child.wait(10) == 0
+        eventually(lambda: not any(is_running(worker) for worker in after))
+
+
+def test_workers_end_when_the_process_that_started_them_is_killed(tmp_path, team):
+    with process(tmp_path, **team, WORKERS="2") as server:
+        workers = eventually(lambda: len(worker_ids(server)) == 2 and worker_ids(server))
+        server.child.kill()
+        eventually(lambda: not accepts_connections(server.client.address[1]))
+        eventually(lambda: not any(is_running(worker) for worker in workers))
+
+
+def is_running(process_id: int) -> bool:
+    """Whether a process is there and not just waiting to be forgotten."""
+    with contextlib.suppress(OSError):
+        return ") Z " not in pathlib.Path(f"/proc/{process_id}/stat").read_text()
+    return False
+
+
+@pytest.mark.parametrize("settings, names", [(MEMORY, "DATABASE_URL"), ({}, "REDIS_URL")])
+def test_workers_that_could_not_share_their_data_are_refused(tmp_path, settings, names):
+    ended = command(tmp_path, WORKERS="2", **settings)
+    assert ended.returncode == 2 and names in ended.stderr and ended.stderr.count("\n") == 1
+
+
+# ==== engines: signing in, starting up, telling no secrets ======================================
+
+
+def test_start_up_with_an_engine_away_says_which_and_serves_503_until_it_is_there(own, tmp_path):
+    server = own(OwnPostgres)
+    server.kill()
+    secret = "canary-in-the-url"
+    url = server.settings["DATABASE_URL"].replace("todo@", f"todo:{secret}@")
+    with process(tmp_path, DATABASE_URL=url) as running:
+        answer = running.client.get("/api/todos")
+        assert answer.status == 503 and answer.headers["Retry-After"]
+        assert running.client.get("/api/health/live").status == 200
+        health = running.client.get("/api/health")
+        assert health.status == 503 and health.json()["engines"]["todos"]["state"] != "ok"
+        said = (tmp_path / "stderr.txt").read_text()
+        assert f"127.0.0.1:{server.port}" in said
+        server.start()
+        eventually(lambda: running.client.get("/api/todos").status == 200, 5)
+        everything_said = (tmp_path / "stderr.txt").read_text() + "\n".join(running.lines)
+        assert secret not in everything_said + answer.body.decode() + health.body.decode()
+
+
+def test_redis_away_takes_records_down_and_nothing_else(own, tmp_path):
+    server = own(OwnRedis)
+    with process(tmp_path, **in_file(tmp_path), **server.settings) as running:
+        assert put_record(running.client, "a").status == 204
+        server.kill()
+        assert put_record(running.client, "a").status == 503
+        add(running.client, "still here")
+        health = running.client.get("/api/health")
+        states = {name: entry["state"] for name, entry in health.json()["engines"].items()}
+        assert health.status == 503 and states["todos"] == "ok" and states["records"] != "ok"
+
+
+def test_check_tries_every_engine_and_exits_1_if_one_is_away(tmp_path, team):
+    well = command(tmp_path, "--check", **team)
+    assert well.returncode == 0 and well.stdout.count(" ms ") == 3 and "Postgres" in well.stdout
+    away = command(tmp_path, "--check", **{**team, "MYSQL_URL": f"mysql://root:canary@127.0.0.1:{free_port()}/x"})
+    assert away.returncode == 1 and "canary" not in away.stdout + away.stderr
+
+
+def test_mysql_joins_the_health_check(mysql_url):
+    with serving({**MEMORY, "MYSQL_URL": mysql_url}) as client:
+        mysql = client.get("/api/health").json()["engines"]["mysql"]
+        assert mysql["state"] == "ok" and mysql["engine"].startswith("MySQL ") and "root" not in mysql["engine"]
+
+
+def sign_in_with(server: "OwnPostgres", method: str, tmp_path) -> None:
+    """Let the cluster ask for passwords by this method."""
+    rules = f"local all all {method}\nhost all all 127.0.0.1/32 {method}\n"
+    (server.folder / "data" / "pg_hba.conf").write_text(rules)
+    server.process.send_signal(signal.SIGHUP)
+
+
+@pytest.mark.parametrize("method", ["md5", "scram-sha-256"])
+def test_postgres_is_signed_in_to_with_a_password_of_odd_characters(own, tmp_path, method):
+    server, password = own(OwnPostgres), "p@ss:/w#rd%?é"
+    url = server.settings["DATABASE_URL"]
+    run_sql(url, f"SET password_encryption = '{method}'", f"CREATE ROLE ann SUPERUSER LOGIN PASSWORD '{password}'")
+    sign_in_with(server, method, tmp_path)
+    quoted = urllib.parse.quote(password, safe="")
+    over_tcp = url.replace("todo@", f"ann:{quoted}@") + "?sslmode=prefer"
+    over_socket = f"postgresql://ann:{quoted}@/postgres?host={server.folder}&port={server.port}"
+    for each in (over_tcp, over_socket):
+        ended = command(tmp_path, "--check", DATABASE_URL=each)
+        assert ended.returncode == 0, ended.stderr
+    stored_hash = "md5" + "0123456789abcdef" * 2
+    for wrong, hint in ((stored_hash, True), ("wrong", False)):
+        each = url.replace("todo@", f"ann:{wrong}@")
+        ended = command(tmp_path, DATABASE_URL=each)
+        assert ended.returncode == 2 and ("md5 hash" in ended.stderr) == hint
+        assert ended.stderr.count("\n") == 1 and wrong not in ended.stderr
+
+
+def test_a_driver_that_is_missing_ends_the_start_with_the_extra_to_install(tmp_path):
+    code = "import sys; sys.modules['asyncpg'] = None; import tornado_todo; sys.exit(tornado_todo.main([]))"
+    ended = run_python(tmp_path, "-c", code, DATABASE_URL="postgresql://127.0.0.1/x")
+    assert ended.returncode == 2 and "tornado-todo[postgres]" in ended.stderr and ended.stderr.count("\n") == 1
+
+
+# ==== proxies ===================================================================================
+
+
+@pytest.mark.parametrize(
+    "trusted, forwarded, address",
+    [
+        ("", "203.0.113.9", "127.0.0.1"),
+        ("127.0.0.1", "203.0.113.9", "203.0.113.9"),
+        ("127.0.0.1", "198.51.100.7, 203.0.113.9", "203.0.113.9"),
+        ("127.0.0.1, 10.0.0.0/8", "203.0.113.9, 10.1.2.3", "203.0.113.9"),
+        ("127.0.0.1", "nonsense", "127.0.0.1"),
+        ("192.0.2.1", "203.0.113.9", "127.0.0.1"),
+    ],
+)
+def test_the_rightmost_address_that_is_no_trusted_proxy_is_the_clients(trusted, forwarded, address):
+    seen = []
+
+    async def who(request):
+        seen.append(request.remote_ip)
+        return "ann"
+
+    with serving({**MEMORY, "TRUSTED_PROXIES": trusted}, get_user=who) as client:
+        assert client.get("/api/todos", X_Forwarded_For=forwarded).status == 200
+    assert seen == [address]
+
+
+@pytest.mark.parametrize("trusted, url", [("127.0.0.1", "https://todo.example"), ("", None)])
+def test_urls_are_those_that_a_trusted_proxy_shows_and_no_other(trusted, url):
+    with serving({**MEMORY, "TRUSTED_PROXIES": trusted, "AUTH": "open"}) as client:
+        headers = {"X_Forwarded_Proto": "https", "X_Forwarded_Host": "todo.example", "X_Forwarded_For": "203.0.113.9"}
+        made = client.post("/api/todos", {"title": "x"}, **headers).json()
+        assert made["url"].startswith(url or client.url)
+
+
+@pytest.fixture
+def nginx(tmp_path):
+    """Starts nginx with a configuration; gives its port."""
+    if not shutil.which("nginx"):
+        skip_or_fail("nginx is not installed")
+    with contextlib.ExitStack() as stack:
+
+        def start(upstream: int) -> int:
+            port = free_port()
+            blocks = re.findall(r"```nginx\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+            site = (
+                blocks[0]
+                .replace("listen 80;", f"listen 127.0.0.1:{port};")
+                .replace("127.0.0.1:8888", f"127.0.0.1:{upstream}")
+            )
+            site = site.replace("/etc/nginx/todo.htpasswd", str(tmp_path / "htpasswd"))
+            (tmp_path / "htpasswd").write_text("ann:{PLAIN}secret\n")
+            temporary = "".join(
+                f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+            )
+            configuration = tmp_path / "nginx.conf"
+            configuration.write_text(
+                f"daemon off; pid {tmp_path}/nginx.pid; error_log {tmp_path}/nginx.log; user root;"
+                f"events {{}} http {{ access_log off; {temporary} {site} }}"
+            )
+            child = subprocess.Popen(
+                ["nginx", "-c", str(configuration), "-p", str(tmp_path)], stderr=subprocess.DEVNULL
+            )
+            stack.callback(child.wait)
+            stack.callback(child.terminate)
+            eventually(lambda: accepts_connections(port))
+            return port
+
+        yield start
+
+
+async def test_through_nginx_a_todo_made_by_one_worker_appears_live_through_the_other(tmp_path, team, nginx):
+    settings = {**team, "WORKERS": "2", "AUTH": "open", "PREFIX": "/todo", "TRUSTED_PROXIES": "127.0.0.1"}
+    with process(tmp_path, **settings) as server:
+        port = nginx(server.client.address[1])
+        url, basic = f"http://127.0.0.1:{port}/todo", {"Authorization": "Basic YW5uOnNlY3JldA=="}
+        with contextlib.closing(Client(url)) as client:
+            assert client.get("/api/todos").status == 401
+            assert client.get("/", **basic).status == 200
+            address = url.replace("http", "ws", 1) + "/api/events"
+            sockets = []
+            for _ in range(8):  # enough for both workers to have some
+                request = tornado.httpclient.HTTPRequest(address, headers=basic)
+                sockets.append(await tornado.websocket.websocket_connect(request))
+                assert json.loads(await sockets[-1].read_message())["type"] == "hello"
+            made = (await in_thread(lambda: client.post("/api/todos", {"title": "through nginx"}, **basic))).json()
+            assert made["url"] == f"{url}/api/todos/{made['id']}"
+            for each in sockets:
+                assert (await next_change(each))["todo"] == made["id"]
+                each.close()
+
+
+# ==== copy and backup ===========================================================================
+
+
+def some_data(client: Client) -> None:
+    """A bit of everything that a copy must bring along."""
+    garden = add_list(client, "Garden")
+    first, second = add(client, "Äpfel pflücken", tags=["Obst"], due="2026-12-01", list=garden["id"]), add(client, "b")
+    client.patch(f"/api/todos/{first['id']}", {"notes": "im Korb\n🍎", "priority": 2})
+    client.delete(f"/api/todos/{second['id']}")
+    client.put("/api/documents/gr%C3%B6%C3%9Fe", {"$set": {"a.b": 2**62}, "": [None, 1.5]})
+
+
+def all_that_is_kept(client: Client) -> list:
+    paths = ["/api/todos", "/api/todos?deleted=true", "/api/lists", "/api/changes", "/api/documents/gr%C3%B6%C3%9Fe"]
+    kept = [client.get(path).json() for path in paths]
+    return json.loads(json.dumps(kept).replace(client.url, ""))
+
+
+def test_a_copy_to_the_real_engines_and_back_brings_everything_along(tmp_path, fresh_postgres, fresh_mongo):
+    first, last = f"sqlite:///{tmp_path}/first.db", f"sqlite:///{tmp_path}/last.db"
+    postgres, mongo = fresh_postgres["DATABASE_URL"], fresh_mongo["MONGODB_URI"]
+    with serving({"DATABASE_URL": first}) as client:
+        some_data(client)
+        before = all_that_is_kept(client)
+    there = command(tmp_path, "copy", "--from", first, "--to", postgres, "--to-documents", mongo)
+    assert there.returncode == 0, there.stderr
+    with serving({**fresh_postgres, **fresh_mongo}) as client:
+        assert all_that_is_kept(client) == before
+        add(client, "after the copy")  # revisions go on where they were
+    back = command(tmp_path, "copy", "--from", postgres, "--to", last, "--from-documents", mongo)
+    assert back.returncode == 0, back.stderr
+    with serving({"DATABASE_URL": last}) as client:
+        assert "after the copy" in titles(client)
+        assert undo(client)["todos"][0]["title"] == "after the copy"
+
+
+def test_a_copy_refuses_a_target_that_is_not_empty_and_resumes_when_told(tmp_path):
+    source, target = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
+    with serving({"DATABASE_URL": source}) as client:
+        some_data(client)
+    assert command(tmp_path, "copy", "--from", source, "--to", target).returncode == 0
+    with serving({"DATABASE_URL": source}) as client:
+        add(client, "later")
+    refused = command(tmp_path, "copy", "--from", source, "--to", target)
+    assert refused.returncode == 2 and "--resume" in refused.stderr
+
+
+def test_a_copy_that_was_interrupted_is_resumed(tmp_path):
+    source, target = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
+    with serving({"DATABASE_URL": source}) as client:
+        some_data(client)
+        kept = all_that_is_kept(client)
+    assert command(tmp_path, "copy", "--from", source, "--to", target).returncode == 0
+    with contextlib.closing(sqlite3.connect(tmp_path / "b.db")) as connection:  # as if it had ended here
+        connection.execute("DELETE FROM changes WHERE revision > 2")
+        connection.execute("DELETE FROM todos WHERE id = (SELECT max(id) FROM todos)")
+        connection.execute("DELETE FROM documents")
+        connection.commit()
+    resumed = command(tmp_path, "copy", "--from", source, "--to", target, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    with serving({"DATABASE_URL": target}) as client:
+        assert all_that_is_kept(client) == kept
+
+
+def test_a_copy_that_differs_from_its_source_is_reported(tmp_path):
+    source, target = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
+    with serving({"DATABASE_URL": source}) as client:
+        some_data(client)
+    assert command(tmp_path, "copy", "--from", source, "--to", target).returncode == 0
+    with contextlib.closing(sqlite3.connect(tmp_path / "b.db")) as connection:
+        connection.execute("UPDATE todos SET title = 'tampered with'")
+        connection.commit()
+    ended = command(tmp_path, "copy", "--from", source, "--to", target, "--resume")
+    assert ended.returncode == 1 and "todos" in ended.stderr
+
+
+def test_a_backup_of_a_database_in_use_is_whole(tmp_path):
+    with process(tmp_path, **in_file(tmp_path)) as server, Load(server.client.url, put_todo, threads=4) as load:
+        eventually(lambda: len(load.tried) > 50)
+        before = {each.name for each in load.tried if each.status < 300}
+        ended = command(tmp_path, "backup", str(tmp_path / "copy.db"), **in_file(tmp_path))
+        assert ended.returncode == 0, ended.stderr
+    assert command(tmp_path, "backup", str(tmp_path / "copy.db"), **in_file(tmp_path)).returncode == 2
+    with serving({"DATABASE_URL": f"sqlite:///{tmp_path}/copy.db"}) as client:
+        assert before <= set(todo_names(client))
+
+
+# ==== the page in Chromium =======================================================================
+# The page's own tests are merged here. Playwright's async API runs on the session's event loop.
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="session")
+async def browser():
+    """One Chromium for all page tests."""
+    if CHROMIUM is None:
+        required = os.environ.get("REQUIRE_BACKENDS") in ("all", "chromium")
+        missing = pytest.fail if required else pytest.skip
+        missing("Chromium is not installed")
+    sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    async with async_playwright() as playwright:
+        options = [*sandbox, "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"]
+        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield chromium
+        await chromium.close()
+
+
+BUY, FEED, BOOK = "buy some cheese", "feed the cat", "book a doctors appointment"
+
+
+@pytest.fixture
+def server():
+    with tornado_todo.running(MEMORY) as url:
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def opened(browser, url, **options):
+    """A page in a context of its own; any script error or refused policy in it fails the test."""
+    context = await browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce", **options)
+    context.set_default_timeout(5000)
+    page = await context.new_page()
+    page.faults = []
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.on("console", lambda said: page.faults.append(said.text) if "Content Security" in said.text else None)
+    page.server = url
+    await page.goto(url + "/")
+    yield page
+    await context.close()
+    assert page.faults == []
+
+
+@pytest.fixture
+async def page(browser, server):
+    async with opened(browser, server) as page:
+        yield page
+
+
+def call_api(url, method="GET", body=None):
+    """One request of the API, as another user of it would send."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
+    with urllib.request.urlopen(request, timeout=10) as response:
+        text = response.read()
+    return json.loads(text) if text else None
+
+
+async def ask(page, path, method="GET", body=None):
+    return await asyncio.to_thread(call_api, page.server + path, method, body)
+
+
+async def type_in(page, *titles):
+    for title in titles:
+        await page.locator(".new-todo").fill(title)
+        await page.locator(".new-todo").press("Enter")
+    await settled(page)
+
+
+async def settled(page):
+    """Wait until what is on the screen is on the server."""
+    await expect(page.locator(".todoapp")).to_have_attribute("aria-busy", "false")
+
+
+def rows(page):
+    return page.locator(".todo-list li")
+
+
+def shown_titles(page):
+    return page.locator(".todo-list li label")
+
+
+def row(page, title):
+    return rows(page).filter(has=page.get_by_text(title, exact=True))
+
+
+async def open_details(page, title):
+    await row(page, title).hover()
+    await row(page, title).locator(".details-button").click()
+    await expect(page.locator(".detail")).to_be_visible()
+
+
+def in_days(days):
+    return (datetime.date.today() + datetime.timedelta(days=days)).isoformat()
+
+
+# ==== the TodoMVC specification ===================================================================
+
+
+async def test_the_new_to_do_box_has_the_focus_on_load(page):
+    await expect(page.locator(".new-todo")).to_be_focused()
+    assert await page.title() == "Inbox · tornado_todo"
+
+
+async def test_main_and_footer_are_hidden_without_to_dos(page):
+    await expect(page.locator(".empty-title")).to_have_text("All clear")
+    await expect(page.locator(".main")).to_be_hidden()
+    await expect(page.locator(".footer")).to_be_hidden()
+
+
+async def test_enter_appends_a_to_do_and_clears_the_box(page):
+    await type_in(page, BUY, FEED)
+    await expect(shown_titles(page)).to_have_text([BUY, FEED])
+    await expect(page.locator(".new-todo")).to_have_value("")
+    await expect(page.locator(".main")).to_be_visible()
+    await expect(page.locator(".footer")).to_be_visible()
+
+
+async def test_new_titles_are_trimmed_and_empty_ones_ignored(page):
+    await type_in(page, "   " + BUY + "   ", "   ")
+    await expect(shown_titles(page)).to_have_text([BUY])
+    assert [todo["title"] for todo in await ask(page, "/api/todos")] == [BUY]
+
+
+async def test_titles_stay_exactly_as_typed(page):
+    odd = ["a #1 thing", "pay !3 due:today", "<b>bold</b> & {{x}}", "שלום 123", "買い物 🛒"]
+    await type_in(page, *odd)
+    await expect(shown_titles(page)).to_have_text(odd)
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text(odd)
+
+
+async def test_many_quick_to_dos_keep_their_order(page):
+    wanted = [f"number {number}" for number in range(12)]
+    await type_in(page, *wanted)
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text(wanted)
+
+
+async def test_the_counter_is_pluralised(page):
+    await type_in(page, BUY)
+    await expect(page.locator(".todo-count")).to_have_text("1 item left")
+    await expect(page.locator(".todo-count strong")).to_have_text("1")
+    await type_in(page, FEED)
+    await expect(page.locator(".todo-count")).to_have_text("2 items left")
+    await page.locator(".toggle-all").check()
+    await expect(page.locator(".todo-count")).to_have_text("0 items left")
+
+
+async def test_toggling_completes_and_reopens(page):
+    await type_in(page, BUY, FEED)
+    await row(page, BUY).locator(".toggle").check()
+    await expect(row(page, BUY)).to_have_class(re.compile("completed"))
+    await expect(row(page, FEED)).not_to_have_class(re.compile("completed"))
+    await settled(page)
+    await page.reload()
+    await expect(row(page, BUY).locator(".toggle")).to_be_checked()
+    await row(page, BUY).locator(".toggle").uncheck()
+    await expect(row(page, BUY)).not_to_have_class(re.compile("completed"))
+
+
+async def test_a_change_survives_an_immediate_reload(page):
+    await type_in(page, BUY)
+    await page.locator(".new-todo").fill(FEED)
+    await page.locator(".new-todo").press("Enter")
+    await row(page, FEED).locator(".toggle").check()
+    await page.reload()
+    await expect(row(page, FEED).locator(".toggle")).to_be_checked()
+
+
+async def test_toggle_all_sets_all_clears_all_and_shows_the_state(page):
+    await type_in(page, BUY, FEED, BOOK)
+    toggle_all = page.locator(".toggle-all")
+    await toggle_all.check()
+    for index in range(3):
+        await expect(rows(page).nth(index)).to_have_class(re.compile("completed"))
+    await row(page, FEED).locator(".toggle").uncheck()
+    await expect(toggle_all).not_to_be_checked()
+    await row(page, FEED).locator(".toggle").check()
+    await expect(toggle_all).to_be_checked()
+    await toggle_all.uncheck()
+    await expect(page.locator(".todo-count")).to_have_text("3 items left")
+    await settled(page)
+    assert not any(todo["completed"] for todo in await ask(page, "/api/todos"))
+
+
+async def test_a_double_click_edits_with_the_focus_in_the_field(page):
+    await type_in(page, BUY, FEED)
+    await row(page, FEED).locator("label").dblclick()
+    editing = page.locator(".todo-list li.editing")
+    await expect(editing.locator(".edit")).to_be_focused()
+    await expect(editing.locator(".edit")).to_have_value(FEED)
+    await expect(editing.locator(".view")).to_be_hidden()
+
+
+async def test_enter_saves_an_edit_trimmed(page):
+    await type_in(page, BUY, FEED)
+    await row(page, FEED).locator("label").dblclick()
+    await page.locator(".editing .edit").fill("   feed the dog  ")
+    await page.locator(".editing .edit").press("Enter")
+    await expect(shown_titles(page)).to_have_text([BUY, "feed the dog"])
+    await settled(page)
+    assert [todo["title"] for todo in await ask(page, "/api/todos")] == [BUY, "feed the dog"]
+
+
+async def test_leaving_the_field_saves_an_edit(page):
+    await type_in(page, BUY, FEED)
+    await row(page, FEED).locator("label").dblclick()
+    await page.locator(".editing .edit").fill("feed the dog")
+    await page.locator(".new-todo").click()
+    await expect(shown_titles(page)).to_have_text([BUY, "feed the dog"])
+
+
+async def test_escape_discards_an_edit(page):
+    await type_in(page, BUY, FEED)
+    await row(page, FEED).locator("label").dblclick()
+    await page.locator(".editing .edit").fill("something else")
+    await page.keyboard.press("Escape")
+    await expect(page.locator(".editing")).to_have_count(0)
+    await expect(shown_titles(page)).to_have_text([BUY, FEED])
+    await settled(page)
+    assert [todo["title"] for todo in await ask(page, "/api/todos")] == [BUY, FEED]
+
+
+async def test_an_emptied_title_deletes(page):
+    await type_in(page, BUY, FEED)
+    await row(page, FEED).locator("label").dblclick()
+    await page.locator(".editing .edit").fill("   ")
+    await page.locator(".editing .edit").press("Enter")
+    await expect(shown_titles(page)).to_have_text([BUY])
+
+
+async def test_the_cross_deletes(page):
+    await type_in(page, BUY, FEED)
+    await row(page, BUY).hover()
+    await row(page, BUY).locator(".destroy").click()
+    await expect(shown_titles(page)).to_have_text([FEED])
+    await settled(page)
+    assert [todo["title"] for todo in await ask(page, "/api/todos")] == [FEED]
+
+
+async def test_clear_completed_shows_only_when_it_has_something_to_do(page):
+    await type_in(page, BUY, FEED, BOOK)
+    await expect(page.locator(".clear-completed")).to_be_hidden()
+    await row(page, FEED).locator(".toggle").check()
+    await page.locator(".clear-completed").click()
+    await expect(shown_titles(page)).to_have_text([BUY, BOOK])
+    await expect(page.locator(".clear-completed")).to_be_hidden()
+
+
+async def test_filters_follow_the_address_and_back_works(page):
+    await type_in(page, BUY, FEED, BOOK)
+    await row(page, FEED).locator(".toggle").check()
+    await page.locator(".filters >> text=Active").click()
+    await expect(shown_titles(page)).to_have_text([BUY, BOOK])
+    await expect(page.locator(".filters a.selected")).to_have_text("Active")
+    assert page.url.endswith("#/active")
+    await page.locator(".filters >> text=Completed").click()
+    await expect(shown_titles(page)).to_have_text([FEED])
+    await page.locator(".filters >> text=All").click()
+    await expect(rows(page)).to_have_count(3)
+    await page.go_back()
+    await expect(shown_titles(page)).to_have_text([FEED])
+    await page.go_back()
+    await expect(shown_titles(page)).to_have_text([BUY, BOOK])
+
+
+async def test_the_filter_is_kept_over_a_reload(page):
+    await type_in(page, BUY, FEED)
+    await row(page, FEED).locator(".toggle").check()
+    await settled(page)
+    await page.goto(page.server + "/#/completed")
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text([FEED])
+    await expect(page.locator(".filters a.selected")).to_have_text("Completed")
+
+
+async def test_a_toggle_leaves_a_filter_that_no_longer_fits(page):
+    await type_in(page, BUY, FEED)
+    await page.goto(page.server + "/#/active")
+    await row(page, BUY).locator(".toggle").click()
+    await expect(shown_titles(page)).to_have_text([FEED])
+    await expect(page.locator(".main")).to_be_visible()
+    await row(page, FEED).locator(".toggle").click()
+    await expect(page.locator(".empty-title")).to_have_text("All done")
+    await expect(page.locator(".footer")).to_be_visible()
+
+
+# ==== undo and trash ==============================================================================
+
+
+async def test_the_toast_undoes_a_deletion(page):
+    await type_in(page, BUY, FEED, BOOK)
+    await row(page, FEED).hover()
+    await row(page, FEED).locator(".destroy").click()
+    await expect(page.locator(".toast")).to_contain_text("Deleted “feed the cat”")
+    await page.locator(".toast-action").click()
+    await expect(shown_titles(page)).to_have_text([BUY, FEED, BOOK])
+    await expect(page.locator(".toast-action")).to_have_text("Redo")
+    await page.locator(".toast-action").click()
+    await expect(shown_titles(page)).to_have_text([BUY, BOOK])
+
+
+async def test_the_toast_undoes_clear_completed_and_toggle_all(page):
+    await type_in(page, BUY, FEED)
+    await page.locator(".toggle-all").check()
+    await expect(page.locator(".toast")).to_contain_text("Marked 2 to-dos as completed")
+    await page.locator(".clear-completed").click()
+    await expect(rows(page)).to_have_count(0)
+    await page.locator(".toast-action").click()
+    await expect(shown_titles(page)).to_have_text([BUY, FEED])
+    await expect(page.locator(".toggle-all")).to_be_checked()
+
+
+async def test_control_z_undoes_act_after_act(page):
+    await type_in(page, BUY, FEED)
+    await row(page, BUY).locator(".toggle").check()
+    await row(page, FEED).locator(".toggle").focus()
+    await page.keyboard.press("Delete")
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await expect(row(page, BUY).locator(".toggle")).to_be_focused()
+    await page.keyboard.press("Control+z")
+    await expect(shown_titles(page)).to_have_text([BUY, FEED])
+    await page.keyboard.press("Control+z")
+    await expect(row(page, BUY).locator(".toggle")).not_to_be_checked()
+    await page.keyboard.press("Control+Shift+z")
+    await expect(row(page, BUY).locator(".toggle")).to_be_checked()
+
+
+async def test_control_z_in_a_text_field_is_left_to_the_field(page):
+    await type_in(page, BUY)
+    await page.locator(".new-todo").focus()
+    await page.keyboard.press("Control+z")
+    await settled(page)
+    await expect(shown_titles(page)).to_have_text([BUY])
+
+
+async def test_the_trash_restores_and_deletes_for_good(page):
+    await type_in(page, BUY, FEED)
+    for title in (BUY, FEED):
+        await row(page, title).hover()
+        await row(page, title).locator(".destroy").click()
+    await page.locator(".trash-link").click()
+    await expect(page.locator(".trash-title")).to_have_text([FEED, BUY])
+    await page.get_by_role("button", name=f"Restore {BUY}").click()
+    await expect(page.locator(".trash-title")).to_have_text([FEED])
+    await page.get_by_role("button", name=f"Delete {FEED} for good").click()
+    await expect(page.locator("dialog.confirm")).to_be_visible()
+    await page.locator(".confirm-yes").click()
+    await expect(page.locator(".empty-title")).to_have_text("The trash is empty")
+    await page.goto(page.server + "/#/")
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await settled(page)
+    assert await ask(page, "/api/todos?deleted=true") == []
+
+
+async def test_emptying_the_trash_asks_first(page):
+    await type_in(page, BUY, FEED)
+    await page.locator(".toggle-all").check()
+    await page.locator(".clear-completed").click()
+    await settled(page)
+    await page.locator(".trash-link").click()
+    await page.locator(".empty-trash").click()
+    await page.keyboard.press("Escape")
+    await expect(page.locator(".trash-row")).to_have_count(2)
+    await page.locator(".empty-trash").click()
+    await page.locator(".confirm-yes").click()
+    await expect(page.locator(".trash-row")).to_have_count(0)
+    await settled(page)
+    assert await ask(page, "/api/todos?deleted=true") == []
+
+
+# ==== lists =======================================================================================
+
+
+async def new_list(page, title):
+    await page.locator(".new-list-button").click()
+    await page.locator(".new-list").fill(title)
+    await page.locator(".new-list").press("Enter")
+    await expect(page.locator("h1")).to_have_text(title)
+
+
+async def test_a_list_is_created_renamed_deleted_and_brought_back(page):
+    await new_list(page, "Garden")
+    await type_in(page, "plant beans")
+    await expect(page.locator(".lists .place")).to_contain_text("Garden")
+    await page.locator(".rename-list-button").click()
+    await page.locator(".rename-list").fill("Allotment")
+    await page.locator(".rename-list").press("Enter")
+    await expect(page.locator("h1")).to_have_text("Allotment")
+    await page.locator(".delete-list-button").click()
+    await expect(page.locator("h1")).to_have_text("Inbox")
+    await expect(page.locator(".lists .place")).to_have_count(0)
+    await page.locator(".toast-action").click()
+    await page.locator(".lists .place").click()
+    await expect(page.locator("h1")).to_have_text("Allotment")
+    await expect(shown_titles(page)).to_have_text(["plant beans"])
+
+
+async def test_escape_gives_up_a_new_list(page):
+    await page.locator(".new-list-button").click()
+    await page.locator(".new-list").fill("never")
+    await page.keyboard.press("Escape")
+    await expect(page.locator(".new-list")).to_be_hidden()
+    await settled(page)
+    assert len(await ask(page, "/api/lists")) == 1
+
+
+async def test_counts_and_filters_are_of_the_list_on_the_screen(page):
+    await type_in(page, BUY, FEED)
+    await new_list(page, "Garden")
+    await type_in(page, "plant beans")
+    await expect(page.locator(".todo-count")).to_have_text("1 item left")
+    await page.locator(".filters >> text=Active").click()
+    assert re.search(r"#/list/[0-9a-f-]{36}/active$", page.url)
+    await page.locator(".toggle-all").check()
+    await settled(page)
+    await page.goto(page.server + "/#/")
+    await expect(page.locator(".todo-count")).to_have_text("2 items left")
+    await page.goto(page.server + "/#/all")
+    await expect(rows(page)).to_have_count(3)
+    await expect(page.locator(".todo-count")).to_have_text("2 items left")
+
+
+async def test_a_deleted_list_is_restored_from_the_trash(page):
+    await new_list(page, "Garden")
+    await type_in(page, "plant beans")
+    await page.locator(".delete-list-button").click()
+    await settled(page)
+    await page.locator(".trash-link").click()
+    await page.get_by_role("button", name="Restore Garden").click()
+    await page.locator(".lists .place").click()
+    await expect(shown_titles(page)).to_have_text(["plant beans"])
+
+
+async def test_the_address_of_a_list_that_is_gone_says_so(page):
+    await page.goto(page.server + "/#/list/00000000-0000-7000-8000-000000000000")
+    await expect(page.locator(".empty-text")).to_contain_text("not there any more")
+
+
+# ==== details =====================================================================================
+
+
+async def test_details_edit_every_field(page):
+    await new_list(page, "Garden")
+    await page.goto(page.server + "/#/")
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".detail-notes").fill("the blue one\nfrom the market")
+    await page.locator(".quick-due >> text=Tomorrow").click()
+    await page.locator(".priorities label", has_text="High").click()
+    await page.locator(".detail-tag").fill("shop")
+    await page.locator(".detail-tag").press("Enter")
+    await page.locator(".detail-tag").fill("Küche")
+    await page.locator(".detail-tag").press("Enter")
+    await page.locator(".detail-title").fill("buy good cheese")
+    await page.locator(".detail-title").press("Enter")
+    await expect(shown_titles(page)).to_have_text(["buy good cheese"])
+    await expect(rows(page).locator(".due")).to_have_text("Tomorrow")
+    await expect(rows(page).locator(".priority")).to_contain_text("High")
+    await expect(rows(page).locator(".tag")).to_have_text(["shop", "Küche"])
+    await settled(page)
+    (todo,) = await ask(page, "/api/todos")
+    assert (todo["notes"], todo["due"], todo["priority"], todo["tags"]) == (
+        "the blue one\nfrom the market",
+        in_days(1),
+        3,
+        ["shop", "Küche"],
+    )
+    await page.locator(".clear-due").click()
+    await page.locator(".priorities label", has_text="None").click()
+    await page.get_by_role("button", name="Remove the tag shop").click()
+    await expect(rows(page).locator(".due")).to_have_count(0)
+    await page.locator(".detail-list").select_option(label="Garden")
+    await expect(rows(page)).to_have_count(0)
+    await settled(page)
+    (todo,) = await ask(page, "/api/todos")
+    assert (todo["due"], todo["priority"], todo["tags"]) == (None, 0, ["Küche"])
+    assert {each["title"]: each["active"] for each in await ask(page, "/api/lists")} == {"Inbox": 0, "Garden": 1}
+
+
+async def test_a_due_time_keeps_its_moment(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".detail-due").fill(in_days(1))
+    await page.locator(".detail-time").fill("14:30")
+    await expect(rows(page).locator(".due")).to_contain_text("Tomorrow, ")
+    await settled(page)
+    (todo,) = await ask(page, "/api/todos")
+    assert todo["due"].startswith(in_days(1) + "T14:30")
+
+
+async def test_due_dates_are_shown_in_friendly_words(page):
+    for title, days in (("late", -3), ("now", 0), ("next", 1), ("far", 400)):
+        await ask(page, "/api/todos", "POST", {"title": title, "due": in_days(days)})
+    await page.reload()
+    await expect(row(page, "late").locator(".due")).to_have_class(re.compile("overdue"))
+    await expect(row(page, "late").locator(".due")).to_contain_text("Overdue")
+    await expect(row(page, "now").locator(".due")).to_have_text("Today")
+    await expect(row(page, "next").locator(".due")).to_have_text("Tomorrow")
+    await expect(row(page, "far").locator(".due")).to_contain_text(
+        str((datetime.date.today() + datetime.timedelta(400)).year)
+    )
+    await page.goto(page.server + "/#/today")
+    await expect(shown_titles(page)).to_have_text(["late", "now"])
+
+
+async def test_history_tells_what_happened(page):
+    await type_in(page, BUY)
+    await row(page, BUY).locator(".toggle").check()
+    await open_details(page, BUY)
+    await page.locator(".history summary").click()
+    await expect(page.locator(".history-what")).to_have_text(["Completed", "Created"])
+    await page.locator(".priorities label", has_text="Low").click()
+    await expect(page.locator(".history-what").first).to_have_text("Priority low")
+
+
+async def test_escape_closes_the_details_and_returns_the_focus(page):
+    await type_in(page, BUY, FEED)
+    await row(page, FEED).locator(".toggle").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".detail-title")).to_be_focused()
+    await page.keyboard.press("Escape")
+    await expect(page.locator(".detail")).to_be_hidden()
+    await expect(row(page, FEED).locator(".toggle")).to_be_focused()
+
+
+async def test_notes_typed_just_before_leaving_are_kept(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".detail-notes").fill("remember me")
+    await page.reload()
+    await open_details(page, BUY)
+    await expect(page.locator(".detail-notes")).to_have_value("remember me")
+
+
+async def test_fields_of_the_new_to_do_go_with_it_once(page):
+    await page.locator(".new-options-button").click()
+    await page.locator(".new-due").fill(in_days(2))
+    await page.locator(".new-priority").select_option("2")
+    await page.locator(".new-tags").fill("home, , #errands,Home")
+    await type_in(page, BUY, FEED)
+    first, second = await ask(page, "/api/todos")
+    assert (first["due"], first["priority"], first["tags"]) == (in_days(2), 2, ["home", "errands"])
+    assert (second["due"], second["priority"], second["tags"]) == (None, 0, [])
+
+
+# ==== finding =====================================================================================
+
+
+async def test_search_folds_case_and_accents_and_keeps_the_focus(page):
+    await type_in(page, "Crème brûlée", BUY)
+    await page.locator(".search").fill("creme BRULEE")
+    await expect(shown_titles(page)).to_have_text(["Crème brûlée"])
+    await expect(page.locator(".search")).to_be_focused()
+    await page.reload()
+    await expect(page.locator(".search")).to_have_value("creme BRULEE")
+    await expect(shown_titles(page)).to_have_text(["Crème brûlée"])
+    await page.locator(".search").fill("nothing like it")
+    await expect(page.locator(".empty-title")).to_have_text("Nothing found")
+    await page.locator(".search").focus()
+    await page.keyboard.press("Escape")
+    await expect(rows(page)).to_have_count(2)
+
+
+async def test_a_search_is_widened_to_every_list(page):
+    await new_list(page, "Garden")
+    await type_in(page, "plant cheese")
+    await page.goto(page.server + "/#/")
+    await type_in(page, BUY)
+    await page.locator(".search").fill("cheese")
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await page.locator(".widen").click()
+    await expect(rows(page)).to_have_count(2)
+
+
+async def test_a_tag_filters_and_its_chip_takes_the_filter_away(page):
+    await ask(page, "/api/todos", "POST", {"title": BUY, "tags": ["shop"]})
+    await ask(page, "/api/todos", "POST", {"title": FEED, "tags": ["home"]})
+    await page.reload()
+    await row(page, BUY).locator(".tag").click()
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await expect(page.locator(".todo-count")).to_have_text("1 item left")
+    await type_in(page, "more milk")
+    await expect(shown_titles(page)).to_have_text([BUY, "more milk"])
+    await page.locator(".filter-chip").click()
+    await expect(rows(page)).to_have_count(3)
+
+
+async def test_bulk_acts_in_a_filtered_view_spare_the_rest(page):
+    await ask(page, "/api/todos", "POST", {"title": BUY, "tags": ["shop"]})
+    await ask(page, "/api/todos", "POST", {"title": FEED, "completed": True})
+    await page.goto(page.server + "/#/?tag=shop")
+    await page.locator(".toggle-all").check()
+    await page.locator(".clear-completed").click()
+    await settled(page)
+    assert [todo["title"] for todo in await ask(page, "/api/todos")] == [FEED]
+
+
+async def test_sorting_is_chosen_and_remembered(page):
+    for title, due, priority in (("b", in_days(3), 1), ("c", in_days(1), 3), ("a", None, 2)):
+        await ask(page, "/api/todos", "POST", {"title": title, "due": due, "priority": priority})
+    await page.reload()
+    wanted = {
+        "due": ["c", "b", "a"],
+        "-priority": ["c", "a", "b"],
+        "title": ["a", "b", "c"],
+        "-created_at": ["a", "c", "b"],
+        "order": ["b", "c", "a"],
+    }
+    for sort, order in wanted.items():
+        await page.locator(".sort").select_option(sort)
+        await expect(shown_titles(page)).to_have_text(order)
+    await page.locator(".sort").select_option("title")
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text(["a", "b", "c"])
+
+
+# ==== order =======================================================================================
+
+
+async def test_alt_and_an_arrow_move_a_to_do_and_say_so(page):
+    await type_in(page, "one", "two", "three")
+    await row(page, "three").locator(".toggle").focus()
+    await page.keyboard.press("Alt+ArrowUp")
+    await page.keyboard.press("Alt+ArrowUp")
+    await expect(shown_titles(page)).to_have_text(["three", "one", "two"])
+    await expect(row(page, "three").locator(".toggle")).to_be_focused()
+    await expect(page.locator(".announcer")).to_have_text("three: moved to position 1 of 3.")
+    await page.keyboard.press("Alt+ArrowDown")
+    await settled(page)
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text(["one", "three", "two"])
+
+
+async def drag(page, title, target, below=True):
+    await row(page, title).hover()
+    grip = await row(page, title).locator(".grip").bounding_box()
+    goal = await row(page, target).bounding_box()
+    await page.mouse.move(grip["x"] + 5, grip["y"] + grip["height"] / 2)
+    await page.mouse.down()
+    for step in range(1, 9):
+        start, end = grip["y"] + grip["height"] / 2, goal["y"] + goal["height"] * (0.8 if below else 0.2)
+        await page.mouse.move(grip["x"] + 5, start + (end - start) * step / 8)
+    await page.mouse.up()
+
+
+async def test_dragging_by_the_grip_moves_a_to_do(page):
+    await type_in(page, "one", "two", "three", "four")
+    await drag(page, "one", "three")
+    await expect(shown_titles(page)).to_have_text(["two", "three", "one", "four"])
+    await drag(page, "four", "two", below=False)
+    await expect(shown_titles(page)).to_have_text(["four", "two", "three", "one"])
+    await settled(page)
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text(["four", "two", "three", "one"])
+
+
+async def test_escape_gives_up_a_drag(page):
+    await type_in(page, "one", "two", "three")
+    await row(page, "one").hover()
+    grip = await row(page, "one").locator(".grip").bounding_box()
+    await page.mouse.move(grip["x"] + 5, grip["y"] + 10)
+    await page.mouse.down()
+    await page.mouse.move(grip["x"] + 5, grip["y"] + 150, steps=5)
+    await page.keyboard.press("Escape")
+    await page.mouse.up()
+    await expect(shown_titles(page)).to_have_text(["one", "two", "three"])
+
+
+async def test_dropping_on_a_list_moves_a_to_do_there(page):
+    await new_list(page, "Garden")
+    await page.goto(page.server + "/#/")
+    await type_in(page, BUY, FEED)
+    await row(page, BUY).hover()
+    grip = await row(page, BUY).locator(".grip").bounding_box()
+    goal = await page.locator(".lists .place").bounding_box()
+    await page.mouse.move(grip["x"] + 5, grip["y"] + 10)
+    await page.mouse.down()
+    await page.mouse.move(goal["x"] + 40, goal["y"] + 10, steps=6)
+    await page.mouse.up()
+    await expect(shown_titles(page)).to_have_text([FEED])
+    await expect(page.locator(".lists .place-count")).to_have_text("1")
+
+
+# ==== big lists ===================================================================================
+
+
+async def test_a_big_list_loads_as_it_is_scrolled(page):
+    await fill_list(page, 260)
+    await page.reload()
+    await expect(page.locator(".todo-count")).to_have_text("260 items left")
+    assert await rows(page).count() < 260
+    for _ in range(12):
+        await page.mouse.move(600, 500)
+        await page.mouse.wheel(0, 5000)
+        await page.wait_for_timeout(100)
+    await expect(rows(page)).to_have_count(260)
+    await expect(shown_titles(page).last).to_have_text("number 259")
+
+
+async def fill_list(page, amount):
+    def create():
+        for number in range(amount):
+            call_api(page.server + "/api/todos", "POST", {"title": f"number {number}"})
+
+    await asyncio.to_thread(create)
+
+
+async def test_bulk_acts_reach_what_is_not_loaded(page):
+    await fill_list(page, 130)
+    await page.reload()
+    await expect(rows(page).first).to_be_visible()
+    await page.locator(".toggle-all").check()
+    await expect(page.locator(".todo-count")).to_have_text("0 items left")
+    await settled(page)
+    assert all(todo["completed"] for todo in await ask(page, "/api/todos"))
+    await page.locator(".toast-action").click()
+    await expect(page.locator(".todo-count")).to_have_text("130 items left")
+
+
+# ==== trouble =====================================================================================
+
+
+def refuse(status, detail):
+    async def handle(route):
+        body = json.dumps({"type": "about:blank", "title": "Refused", "status": status, "detail": detail})
+        if route.request.method in ("PUT", "PATCH", "DELETE"):
+            await route.fulfill(status=status, content_type="application/problem+json", body=body)
+        else:
+            await route.continue_()
+
+    return handle
+
+
+async def test_a_refused_to_do_goes_back_into_the_box(page):
+    await page.route("**/api/todos/**", refuse(422, "No cheese today."))
+    await page.locator(".new-todo").fill(BUY)
+    await page.locator(".new-todo").press("Enter")
+    await expect(page.locator(".toast")).to_contain_text("No cheese today.")
+    await expect(page.locator(".new-todo")).to_have_value(BUY)
+    await expect(rows(page)).to_have_count(0)
+
+
+async def test_a_refused_toggle_is_rolled_back(page):
+    await type_in(page, BUY)
+    await page.route("**/api/todos/**", refuse(409, "Somebody was faster."))
+    await row(page, BUY).locator(".toggle").click()
+    await expect(page.locator(".toast")).to_contain_text("Somebody was faster.")
+    await expect(row(page, BUY).locator(".toggle")).not_to_be_checked()
+    await expect(page.locator(".todo-count")).to_have_text("1 item left")
+
+
+async def test_a_refused_edit_stays_open_with_what_was_typed(page):
+    await type_in(page, BUY)
+    await page.route("**/api/todos/**", refuse(422, "Not like this."))
+    await row(page, BUY).locator("label").dblclick()
+    await page.locator(".editing .edit").fill("a better title")
+    await page.locator(".editing .edit").press("Enter")
+    await expect(page.locator(".toast")).to_contain_text("Not like this.")
+    await expect(page.locator(".editing .edit")).to_have_value("a better title")
+
+
+async def test_a_title_that_is_too_long_is_not_cut(page):
+    await page.locator(".new-todo").fill("x" * 501)
+    await page.locator(".new-todo").press("Enter")
+    await expect(page.locator(".toast")).to_contain_text("500 characters")
+    await expect(page.locator(".new-todo")).to_have_value("x" * 501)
+
+
+async def test_changes_wait_for_an_absent_server_and_are_sent_once(page):
+    await type_in(page, BUY)
+    await page.route("**/api/**", lambda route: route.abort())
+    await page.locator(".new-todo").fill(FEED)
+    await page.locator(".new-todo").press("Enter")
+    await row(page, BUY).locator(".toggle").check()
+    await expect(page.locator(".banner")).to_be_visible(timeout=8000)
+    await expect(page.locator(".banner")).to_contain_text("2 changes are kept here")
+    await page.unroute("**/api/**")
+    await page.locator(".banner-retry").click()
+    await expect(page.locator(".banner")).to_be_hidden()
+    await settled(page)
+    todos = await ask(page, "/api/todos")
+    assert [(todo["title"], todo["completed"]) for todo in todos] == [(BUY, True), (FEED, False)]
+
+
+async def test_a_lost_answer_does_not_make_a_second_to_do(page):
+    lost = []
+
+    async def lose_the_first(route):
+        if route.request.method == "PUT" and not lost:
+            lost.append(await route.fetch())
+            await route.abort()
+        else:
+            await route.continue_()
+
+    await page.route("**/api/todos/**", lose_the_first)
+    await type_in(page, BUY)
+    await expect(page.locator(".pending")).to_have_count(0)
+    assert [todo["title"] for todo in await ask(page, "/api/todos")] == [BUY]
+
+
+# ==== live ========================================================================================
+
+
+async def test_changes_of_others_appear_by_themselves(page):
+    await type_in(page, BUY)
+    other = await ask(page, "/api/todos", "POST", {"title": "from elsewhere"})
+    await expect(shown_titles(page)).to_have_text([BUY, "from elsewhere"])
+    await ask(page, f"/api/todos/{other['id']}", "PATCH", {"completed": True})
+    await expect(row(page, "from elsewhere")).to_have_class(re.compile("completed"))
+    await ask(page, f"/api/todos/{other['id']}", "DELETE")
+    await expect(shown_titles(page)).to_have_text([BUY])
+
+
+async def test_changes_of_others_do_not_disturb_an_edit(page):
+    await type_in(page, BUY, FEED)
+    await row(page, FEED).locator("label").dblclick()
+    await page.locator(".editing .edit").fill("half a wor")
+    await ask(page, "/api/todos", "POST", {"title": "from elsewhere"})
+    await page.wait_for_timeout(600)
+    await expect(page.locator(".editing .edit")).to_be_focused()
+    await page.keyboard.type("d")
+    await page.keyboard.press("Enter")
+    await expect(shown_titles(page)).to_have_text([BUY, "half a word", "from elsewhere"])
+
+
+async def test_changes_of_others_do_not_take_the_focus(page):
+    await type_in(page, BUY, FEED)
+    await row(page, FEED).locator(".toggle").focus()
+    first = (await ask(page, "/api/todos"))[0]
+    await ask(page, f"/api/todos/{first['id']}", "DELETE")
+    await expect(shown_titles(page)).to_have_text([FEED])
+    await expect(row(page, FEED).locator(".toggle")).to_be_focused()
+
+
+# ==== reach =======================================================================================
+
+
+async def test_everything_works_by_the_keyboard_alone(page):
+    await page.keyboard.type(BUY)
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("ArrowDown")
+    await expect(row(page, BUY).locator(".toggle")).to_be_focused()
+    await page.keyboard.press("Space")
+    await expect(row(page, BUY)).to_have_class(re.compile("completed"))
+    await page.keyboard.press("F2")
+    await page.keyboard.press("End")
+    await page.keyboard.type("!")
+    await page.keyboard.press("Enter")
+    await expect(shown_titles(page)).to_have_text([BUY + "!"])
+    await page.keyboard.press("2")
+    await expect(page.locator(".filters a.selected")).to_have_text("Active")
+    await page.evaluate("document.activeElement.blur()")
+    await page.keyboard.press("?")
+    await expect(page.locator("dialog.help")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await page.keyboard.press("/")
+    await expect(page.locator(".search")).to_be_focused()
+
+
+async def test_single_key_shortcuts_can_be_switched_off(page):
+    await page.locator(".help-button").click()
+    await page.locator(".single-keys").uncheck()
+    await page.locator(".help-close").click()
+    await page.evaluate("document.activeElement.blur()")
+    await page.keyboard.press("/")
+    await expect(page.locator(".search")).not_to_be_focused()
+
+
+async def test_tab_reaches_every_control(page):
+    await type_in(page, BUY)
+    seen = set()
+    for _ in range(40):
+        await page.keyboard.press("Tab")
+        seen.add(await page.evaluate("document.activeElement.className"))
+    for name in (
+        "toggle",
+        "toggle-all",
+        "sort",
+        "search",
+        "new-todo",
+        "icon-button details-button",
+        "icon-button destroy",
+        "selected",
+        "place trash-link",
+        "new-list-button",
+    ):
+        assert name in seen, name
+
+
+async def test_every_control_has_a_name(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    nameless = await page.evaluate("""() => [...document.querySelectorAll('button, input, select, textarea, a')]
+        .filter(node => !(node.getAttribute('aria-label') || node.textContent.trim() || node.labels?.length))
+        .map(node => node.outerHTML)""")
+    assert nameless == []
+    assert await page.locator("html").get_attribute("lang") == "en"
+
+
+@pytest.mark.parametrize("width", [360, 768, 1024, 1280])
+async def test_nothing_is_wider_than_the_screen(page, width):
+    await page.set_viewport_size({"width": width, "height": 740})
+    await ask(page, "/api/todos", "POST", {"title": "W" * 500, "tags": ["T" * 50], "notes": "x", "priority": 2})
+    await page.reload()
+    await expect(rows(page)).to_have_count(1)
+    too_wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+    assert not await page.evaluate(too_wide)
+    await row(page, "W" * 500).locator(".details-button").click()
+    assert not await page.evaluate(too_wide)
+
+
+async def test_lists_are_a_drawer_on_a_narrow_screen(page):
+    await page.set_viewport_size({"width": 360, "height": 740})
+    await expect(page.locator(".sidebar")).to_be_hidden()
+    await page.locator(".open-drawer").click()
+    await expect(page.locator(".sidebar")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.locator(".sidebar")).to_be_hidden()
+    await page.locator(".open-drawer").click()
+    await page.locator(".views .place", has_text="Everything").click()
+    await expect(page.locator("h1")).to_have_text("Everything")
+    await expect(page.locator(".sidebar")).to_be_hidden()
+
+
+async def test_a_tap_on_the_title_opens_the_details(browser, server):
+    async with opened(browser, server, has_touch=True) as page:
+        await page.set_viewport_size({"width": 360, "height": 740})
+        await type_in(page, BUY)
+        await row(page, BUY).locator("label").tap()
+        await expect(page.locator(".detail")).to_be_visible()
+        await page.locator(".detail-close").tap()
+        await expect(page.locator(".detail")).to_be_hidden()
+
+
+async def test_the_weather_is_hidden_when_it_is_not_configured(page):
+    await expect(page.locator(".weather")).to_be_hidden()
+
+
+async def test_the_weather_is_shown_when_it_answers(browser):
+    with tornado_todo.running({"DATABASE_URL": "sqlite://", "WEATHER_URI": "http://127.0.0.1:1/"}) as url:
+        async with opened(browser, url.rstrip("/")) as page:
+            await expect(page.locator(".empty-title")).to_be_visible()
+            await expect(page.locator(".weather")).to_be_hidden()
+            report = {"temperature": 8.6, "text": "light rain", "place": "Bergen"}
+            await page.route("**/api/weather", lambda route: route.fulfill(json=report))
+            await page.reload()
+            await expect(page.locator(".weather")).to_have_text("9° and light rain in Bergen")
+
+
+async def test_the_page_works_under_a_prefix(browser):
+    with tornado_todo.running({"DATABASE_URL": "sqlite://"}, prefix="/todo") as url:
+        url = url.rstrip("/")
+        async with opened(browser, url if url.endswith("/todo") else url + "/todo") as page:
+            await type_in(page, BUY)
+            await page.reload()
+            await expect(shown_titles(page)).to_have_text([BUY])
+            await ask(page, "/api/todos", "POST", {"title": FEED})
+            await expect(shown_titles(page)).to_have_text([BUY, FEED])
