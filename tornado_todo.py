@@ -1529,8 +1529,8 @@ MIGRATIONS = (
         todo_id TEXT NOT NULL, at BIGINT NOT NULL, PRIMARY KEY (user_id, key));
     CREATE INDEX idempotency_keys_by_todo ON idempotency_keys (todo_id);
     CREATE TABLE documents (
-        owner_id TEXT NOT NULL REFERENCES users(id), name TEXT COLLATE "C" NOT NULL, body TEXT NOT NULL, size BIGINT NOT NULL,
-        etag TEXT NOT NULL, updated_at BIGINT NOT NULL, PRIMARY KEY (owner_id, name));
+        owner_id TEXT NOT NULL REFERENCES users(id), name TEXT COLLATE "C" NOT NULL, body TEXT NOT NULL,
+        size BIGINT NOT NULL, etag TEXT NOT NULL, updated_at BIGINT NOT NULL, PRIMARY KEY (owner_id, name));
     """,
 )
 
@@ -3849,7 +3849,7 @@ class EventsHandler(BaseHandler, tornado.websocket.WebSocketHandler):
         return ["GET", "OPTIONS"]
 
     def check_origin(self, origin: str) -> bool:
-        """Whether pages of this origin may listen. Raises Forbidden, for Tornado's own answer is no problem document."""
+        """Whether pages of this origin may listen. Raises Forbidden, since Tornado would answer in HTML."""
         if not self.check_trusted_origin(origin):
             raise Forbidden("A page of another site may not listen here. CORS_ORIGINS says which may.")
         return True
@@ -4435,8 +4435,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
 </html>
 """
 
-PAGE_CSS = r"""/* The page of tornado_todo: the colours of the sky after a storm. One set of variables for light and one for
-   dark; nothing below them names a colour. */
+PAGE_CSS = r"""/* The page of tornado_todo: the colours of the sky after a storm. One set of variables for
+   light and one for dark; nothing below them names a colour. */
 
 :root {
   color-scheme: light dark;
@@ -8954,7 +8954,8 @@ def build_page(config: Config) -> BuiltPage:
     template = tornado.template.Template(PAGE_HTML, name="page.html")
     html = template.generate(base=config.prefix, weather=bool(config.weather_uri), **values)
     policy = (
-        f"default-src 'none'; script-src 'self' '{values['js_integrity']}'; style-src 'self' '{values['css_integrity']}';"
+        f"default-src 'none'; script-src 'self' '{values['js_integrity']}';"
+        f" style-src 'self' '{values['css_integrity']}';"
         " connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return BuiltPage(html, f'"{hashlib.sha256(html).hexdigest()[:20]}"', policy, assets)
