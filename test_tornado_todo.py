@@ -16,6 +16,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import datetime
+import functools
 import glob
 import http.client
 import itertools
@@ -4707,6 +4708,37 @@ async def test_through_nginx_a_todo_made_by_one_worker_appears_live_through_the_
             for each in sockets:
                 assert (await next_change(each))["todo"] == made["id"]
                 each.close()
+
+
+def test_the_deployment_survives_a_restart_of_everything_under_load(tmp_path, own, nginx, capsys):
+    engines = [own(kind) for kind in (OwnPostgres, OwnMongo, OwnRedis)]
+    settings = {name: value for engine in engines for name, value in engine.settings.items()}
+    behind = {"WORKERS": "2", "AUTH": "open", "PREFIX": "/todo", "TRUSTED_PROXIES": "127.0.0.1"}
+    basic = {"Authorization": "Basic YW5uOnNlY3JldA=="}
+
+    def put(client: Client, name: str) -> Answer:
+        return client.put(f"/api/todos/{name}", {"title": name}, **basic)
+
+    with process(tmp_path, **settings, **behind) as server:
+        url = f"http://127.0.0.1:{nginx(server.client.address[1])}/todo"
+        with contextlib.closing(Client(url)) as client:
+            eventually(lambda: put(client, NO_ID).status < 300)
+            with Load(url, put) as load:
+                for engine in engines:
+                    engine.restart()
+                    time.sleep(1)
+                os.kill(worker_ids(server)[0], signal.SIGKILL)
+                time.sleep(3)
+                ended = time.monotonic()
+                eventually(lambda: any(each.began > ended and each.status < 300 for each in load.tried))
+            kept = [each.name for each in load.tried if each.status < 300]
+            statuses = {each.status for each in load.tried}
+            client.request = functools.partial(client.request, **basic)
+            there = todo_names(client)
+    with capsys.disabled():
+        print(f"\nall restarted, a worker killed: {len(kept)} written, {len(load.tried) - len(kept)} refused")
+    assert len(there) == len(set(there)) and set(kept) <= set(there)
+    assert statuses <= {201, 502, 503}  # 502 from nginx, for what the killed worker had in hand
 
 
 # ==== copy and backup ===========================================================================

@@ -1461,7 +1461,8 @@ class PostgresDatabase(Database):
 
     def _is_from_engine(self, error: BaseException) -> bool:
         asyncpg = asyncpg_driver()
-        return isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, OSError))
+        own = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+        return isinstance(error, (*own, TimeoutError, OSError))
 
     def _is_contradiction(self, error: BaseException) -> bool:
         return isinstance(error, asyncpg_driver().IntegrityConstraintViolationError)
@@ -1470,7 +1471,8 @@ class PostgresDatabase(Database):
     def _is_lost_connection(error: BaseException) -> bool:
         asyncpg = asyncpg_driver()
         lost = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
-        return isinstance(error, (*lost, ConnectionError))
+        # An InternalClientError is what asyncpg raises when the connection ends between two of its steps.
+        return isinstance(error, (*lost, asyncpg.InternalClientError, ConnectionError))
 
     def _reason(self, error: BaseException) -> str | None:
         if self._is_lost_connection(error) or isinstance(error, (TimeoutError, OSError)):
