@@ -2720,6 +2720,44 @@ class Undone(msgspec.Struct, frozen=True):
     lists: list[TodoList]
 
 
+def undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -> Todo:
+    """Set back what a change did to a to-do, and give the to-do. Raises Conflict."""
+    current = present.get(change.todo)
+    if current is None or change.action == "purge":
+        raise Conflict("What was removed for good cannot be brought back.")
+    before, after = (msgspec.json.decode(side, type=Todo | None) for side in (change.before, change.after))
+    if before is None:
+        before = msgspec.structs.replace(after, deleted_at=batch.at)
+        if current.deleted_at:
+            return current
+    if change.action == "reorder" and current.order != after.order:
+        return current
+    return batch.save_todo(current, reverted(current, before, after, TODO_UNDOABLE, batch.at))
+
+
+async def check_undone_list(batch: TodoBatch, list_id: str, undone: Sequence[TodoList]) -> None:
+    """Raise Conflict if to-dos would come back into a list that is not there."""
+    if any(todo_list.id == list_id for todo_list in undone):
+        return
+    try:
+        await batch.todo_list(list_id)
+    except NotFound:
+        raise Conflict("The list that this was in has been deleted. Restore the list first.") from None
+
+
+async def undo_list_change(batch: TodoBatch, change: Change) -> TodoList:
+    """Set back what a change did to a list, and give the list. Raises Conflict."""
+    before, after = (msgspec.json.decode(side, type=TodoList | None) for side in (change.before, change.after))
+    if after is None:
+        raise Conflict("What was removed for good cannot be brought back.")
+    try:
+        current = await batch.todo_list(change.list, deleted=after.deleted_at is not None)
+    except NotFound:
+        raise Conflict(f"{after.title!r} has been changed since, so nothing was undone.") from None
+    before = before or msgspec.structs.replace(after, deleted_at=batch.at)
+    return batch.save_list(current, reverted(current, before, after, LIST_UNDOABLE, batch.at))
+
+
 class TodoService:
     """The only writer: checks, stores in one transaction, and publishes after the commit."""
 
@@ -2964,49 +3002,13 @@ class TodoService:
             # To undo an undo is an act of its own, which can be undone again.
             batch.undoes = None if is_undo else undone
             present = await batch.batch_todos(undone)
-            lists = [await self._undo_list_change(batch, change) for change in changes if change.todo is None]
-            todos = [self._undo_change(batch, change, present) async for change in yielding(changes) if change.todo]
+            lists = [await undo_list_change(batch, change) for change in changes if change.todo is None]
+            todos = [undo_change(batch, change, present) async for change in yielding(changes) if change.todo]
             for list_id in {todo.list for todo in todos}:
-                await self._check_undone_list(batch, list_id, lists)
+                await check_undone_list(batch, list_id, lists)
             return Undone(undone, len(todos), todos[:MOST_SHOWN], lists)
 
         return await self._write(user, operation, repeat)
-
-    @staticmethod
-    def _undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -> Todo:
-        current = present.get(change.todo)
-        if current is None or change.action == "purge":
-            raise Conflict("What was removed for good cannot be brought back.")
-        before, after = (msgspec.json.decode(side, type=Todo | None) for side in (change.before, change.after))
-        if before is None:
-            before = msgspec.structs.replace(after, deleted_at=batch.at)
-            if current.deleted_at:
-                return current
-        if change.action == "reorder" and current.order != after.order:
-            return current
-        return batch.save_todo(current, reverted(current, before, after, TODO_UNDOABLE, batch.at))
-
-    @staticmethod
-    async def _check_undone_list(batch: TodoBatch, list_id: str, undone: Sequence[TodoList]) -> None:
-        """Raise Conflict if to-dos would come back into a list that is not there."""
-        if any(todo_list.id == list_id for todo_list in undone):
-            return
-        try:
-            await batch.todo_list(list_id)
-        except NotFound:
-            raise Conflict("The list that this was in has been deleted. Restore the list first.") from None
-
-    @staticmethod
-    async def _undo_list_change(batch: TodoBatch, change: Change) -> TodoList:
-        before, after = (msgspec.json.decode(side, type=TodoList | None) for side in (change.before, change.after))
-        if after is None:
-            raise Conflict("What was removed for good cannot be brought back.")
-        try:
-            current = await batch.todo_list(change.list, deleted=after.deleted_at is not None)
-        except NotFound:
-            raise Conflict(f"{after.title!r} has been changed since, so nothing was undone.") from None
-        before = before or msgspec.structs.replace(after, deleted_at=batch.at)
-        return batch.save_list(current, reverted(current, before, after, LIST_UNDOABLE, batch.at))
 
     # ---- reading
 
