@@ -2654,7 +2654,8 @@ async def test_a_reader_cannot_write_and_sees_only_what_is_committed(service):
 
     async def look_from_outside(write):
         await write.fetch("INSERT INTO counters (name, value) VALUES ('x', 1)")
-        return await database.fetch("SELECT count(*) FROM counters WHERE name = 'x'")
+        with contextlib.closing(sqlite3.connect(database.path)) as outside:
+            return outside.execute("SELECT count(*) FROM counters WHERE name = 'x'").fetchall()
 
     assert await database.transaction(look_from_outside) == [(0,)]
     assert await database.fetch("SELECT count(*) FROM counters WHERE name = 'x'") == [(1,)]

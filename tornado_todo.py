@@ -15,7 +15,7 @@ The map. A line of code calls only upwards, so the file reads from top to bottom
 
     configuration   the one table of settings, and the frozen Config that is read from it
     domain          to-dos, lists, changes, errors, and pure functions on them
-    databases       SQLite with one writer that commits in groups; knows nothing of to-dos
+    databases       SQLite and Postgres, one writer each that commits in groups; know nothing of to-dos
     stores          to-dos with their change log, JSON documents, records of bytes
     live updates    who listens, and what committed since
     service         the only writer: validate, store, publish; and what opens and closes it all
@@ -35,6 +35,7 @@ import argparse
 import asyncio
 import base64
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
@@ -59,7 +60,7 @@ import time
 import unicodedata
 import urllib.parse
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import aiosqlite
@@ -1064,13 +1065,8 @@ class Database:
 
     async def _commit_group(self, group: list[Write]) -> None:
         """Run a group of writes in one transaction and tell each how it went, after the commit."""
-        outcomes: list[tuple[Write, Any, BaseException | None]] = []
         try:
-            async with self._session() as session:
-                for write in group:
-                    write.started = True
-                    outcomes.append((write, *await self._run_in_savepoint(session, write.operation)))
-                await session.commit()
+            outcomes = await self._carry_out(group)
         except Exception as error:
             failure = self._unavailable(error)
             outcomes = [(write, None, failure) for write in group]
@@ -1079,6 +1075,18 @@ class Database:
                 self._call(write.committed, answer)
             if not write.future.done():
                 write.future.set_exception(error) if error else write.future.set_result(answer)
+
+    async def _carry_out(self, group: list[Write]) -> list[tuple[Write, Any, BaseException | None]]:
+        """Commit a group: for each write its answer, or what it alone raised. Raises what undid them all."""
+        outcomes = []
+        async with self._session() as session:
+            for write in group:
+                if write.future.done():  # refused while it waited for the one before it
+                    continue
+                write.started = True
+                outcomes.append((write, *await self._run_in_savepoint(session, write.operation)))
+            await session.commit()
+        return outcomes
 
     async def _run_in_savepoint(self, session: Any, operation: Callable) -> tuple[Any, BaseException | None]:
         await session.run("SAVEPOINT one_write")
@@ -1151,9 +1159,12 @@ def named(arguments: Sequence[Any]) -> dict[str, Any]:
 
 
 class SQLiteSession:
-    """A transaction on the write connection: the same methods as a PostgresSession."""
+    """A transaction on the write connection: the same methods as a PostgresSession.
 
-    def __init__(self, connection: aiosqlite.Connection):
+    They are coroutines that never wait, since they run in the writer's own thread.
+    """
+
+    def __init__(self, connection: sqlite3.Connection):
         self._connection = connection
 
     @property
@@ -1163,12 +1174,11 @@ class SQLiteSession:
 
     async def fetch(self, sql: str, *arguments: Any) -> list[tuple]:
         """Run one statement and give its rows."""
-        return list(await self._connection.execute_fetchall(sql, named(arguments)))
+        return self._connection.execute(sql, named(arguments)).fetchall()
 
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run one statement for every row of arguments."""
-        if parameters := [named(row) for row in rows]:
-            await self._connection.executemany(sql, parameters)
+        self._connection.executemany(sql, map(named, rows))
 
     async def define(self, sql: str) -> None:
         """Run a statement that changes the schema."""
@@ -1177,17 +1187,30 @@ class SQLiteSession:
 
     async def run(self, sql: str) -> None:
         """Run one statement that has neither arguments nor rows."""
-        await self._connection.execute_fetchall(sql)
+        self._connection.execute(sql)
 
     async def commit(self) -> None:
         """Make the transaction durable."""
         await self.run("COMMIT")
 
 
+def run_without_waiting(coroutine: Coroutine) -> Any:
+    """Run a coroutine to its end in this thread, without a loop: one that only ever gives way, but never waits."""
+    try:
+        while True:
+            waits_for = coroutine.send(None)
+            if waits_for is not None:
+                raise RuntimeError(f"a write waits for {waits_for!r}, but it runs outside the loop")
+    except StopIteration as end:
+        return end.value
+
+
 class SQLiteDatabase(Database):
     """One SQLite file (or memory): WAL, `synchronous=FULL`, one write connection, readers of their own.
 
-    Handlers never share a connection, where one's rollback would undo another's write.
+    Handlers never share a connection, where one's rollback would undo another's write. A group of
+    writes runs as a whole in the writer's thread: one change of threads for all their statements
+    (a to-do takes a dozen), and a bulk change leaves the loop to the others.
     """
 
     def __init__(self, path: str | None, readers: int = 2):
@@ -1197,22 +1220,17 @@ class SQLiteDatabase(Database):
         self._reader_count = readers if path else 0
         self._idle_readers: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
         self._readers: list[aiosqlite.Connection] = []
-        self._writer: aiosqlite.Connection | None = None
+        self._writer: sqlite3.Connection | None = None
+        self._writer_thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._file_id: int | None = None
 
     async def _connect(self) -> None:
         if sqlite3.sqlite_version_info < (3, 35):
             raise Misconfigured(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or later is needed")
         self._idle_readers = asyncio.LifoQueue()
+        self._writer_thread = concurrent.futures.ThreadPoolExecutor(1, "sqlite_writer")
         try:
-            self._writer = await self._connection(":memory:" if self.path is None else self.path)
-            await self._writer.execute_fetchall("PRAGMA journal_mode=WAL")
-            await self._writer.execute_fetchall("PRAGMA synchronous=FULL")
-            await self._writer.execute_fetchall(f"PRAGMA journal_size_limit={64 * MAX_BODY}")
-            # journal_mode=WAL alone succeeds on a file that cannot be written.
-            await self._writer.execute_fetchall("BEGIN IMMEDIATE")
-            await self._writer.execute_fetchall("ROLLBACK")
-            await self._writer.execute_fetchall("PRAGMA busy_timeout=0")  # _begin() waits, without blocking
+            await self._in_writer_thread(self._open_writer)
             self._file_id = os.stat(self.path).st_ino if self.path else None
             for _ in range(self._reader_count):
                 reader = await self._connection(self.path)
@@ -1223,6 +1241,22 @@ class SQLiteDatabase(Database):
             if "locked" in str(error):
                 raise Unavailable(f"{self.path} is locked by another process.") from error
             raise Misconfigured(f"DATABASE_URL: cannot use {self.path}: {error}") from error
+
+    def _open_writer(self) -> None:
+        self._writer = sqlite3.connect(self.path or ":memory:", timeout=LOCK_SECONDS, isolation_level=None)
+        for sql in (
+            "PRAGMA foreign_keys=ON",
+            "PRAGMA journal_mode=WAL",
+            "PRAGMA synchronous=FULL",
+            f"PRAGMA journal_size_limit={64 * MAX_BODY}",
+            "BEGIN IMMEDIATE",  # journal_mode=WAL alone succeeds on a file that cannot be written
+            "ROLLBACK",
+            "PRAGMA busy_timeout=0",  # _begin() waits, with jitter
+        ):
+            self._writer.execute(sql)
+
+    async def _in_writer_thread(self, call: Callable, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._writer_thread, call, *arguments)
 
     async def _connection(self, path: str) -> aiosqlite.Connection:
         connection = aiosqlite.connect(path, timeout=LOCK_SECONDS, isolation_level=None)
@@ -1240,10 +1274,13 @@ class SQLiteDatabase(Database):
         return connection
 
     async def _disconnect(self) -> None:
-        for connection in [*self._readers, self._writer]:
-            if connection:
-                await connection.close()
-        self._readers, self._writer = [], None
+        for reader in self._readers:
+            await reader.close()
+        if self._writer:
+            await self._in_writer_thread(self._writer.close)
+        if self._writer_thread:
+            self._writer_thread.shutdown()
+        self._readers, self._writer, self._writer_thread = [], None, None
 
     async def fetch(self, sql: str, *arguments: Any) -> list[tuple]:
         """Read committed rows. Raises Unavailable if the database cannot be read."""
@@ -1274,22 +1311,27 @@ class SQLiteDatabase(Database):
         if not there:
             raise Unavailable(f"{self.path} has been moved or deleted. Put it back, or start the server again.")
 
+    async def _carry_out(self, group: list[Write]) -> list[tuple[Write, Any, BaseException | None]]:
+        for write in group:  # here in the loop, where give_up() runs
+            write.started = True
+        return await self._in_writer_thread(run_without_waiting, super()._carry_out(group))
+
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[SQLiteSession]:
         self._check_file()
-        await self._begin()
+        self._begin()
         try:
             yield SQLiteSession(self._writer)
         finally:
             if self._writer.in_transaction:
-                await self._writer.execute_fetchall("ROLLBACK")
+                self._writer.execute("ROLLBACK")
 
-    async def _begin(self) -> None:
+    def _begin(self) -> None:
         """Take the write lock, trying for a second if another process has it."""
         give_up = time.monotonic() + LOCK_SECONDS
         while True:
             try:
-                await self._writer.execute_fetchall("BEGIN IMMEDIATE")
+                self._writer.execute("BEGIN IMMEDIATE")
                 return
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error):
@@ -1297,7 +1339,7 @@ class SQLiteDatabase(Database):
                 if time.monotonic() > give_up:
                     raise Unavailable(f"Another process is writing to the database. {NOTHING_CHANGED}") from error
             # Jitter, or two processes that wait would meet again at every try.
-            await asyncio.sleep(random.uniform(0.005, 0.025))
+            time.sleep(random.uniform(0.005, 0.025))
 
     def _is_from_engine(self, error: BaseException) -> bool:
         return isinstance(error, sqlite3.Error)
