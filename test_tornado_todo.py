@@ -2541,11 +2541,11 @@ def test_a_refused_read_leaves_the_connection_usable(shared, path):
 def test_garbage_on_the_line_leaves_the_server_alive_and_is_no_5xx(shared, garbage):
     before = everything(shared)
     with socket.create_connection(shared.address, timeout=10) as line:
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):
             line.sendall(garbage)
             line.shutdown(socket.SHUT_WR)
         received = b""
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):
             while chunk := line.recv(65536):
                 received += chunk
     assert not re.match(rb"HTTP/1.1 5", received), received[:200]
@@ -2801,7 +2801,7 @@ def test_a_database_from_a_newer_version_is_refused_and_left_alone(tmp_path):
         connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'schema'")
     with pytest.raises(tornado_todo.Misconfigured, match="newer.*upgrade"), serving(in_file(tmp_path)):
         pass
-    done = command(tmp_path, **in_file(tmp_path))
+    done = command(tmp_path, "--port", "0", **in_file(tmp_path))
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "newer" in done.stderr
 
 
