@@ -1943,6 +1943,13 @@ def test_a_mistyped_filter_on_a_bulk_write_changes_nothing(shared, query):
     assert everything(shared) == before
 
 
+@pytest.mark.parametrize("sort", ["due", "priority", "created_at", "updated_at"])
+@pytest.mark.parametrize("value", [1e308, 2**63, "2026", None])
+def test_a_forged_cursor_that_an_engine_could_not_compare_is_refused(client, sort, value):
+    cursor = tornado_todo.make_cursor(sort, value, "x")
+    assert_problem(client.get(f"/api/todos?sort={sort}&after={cursor}"), 400, "after")
+
+
 # ==== order ======================================================================================
 
 
@@ -2869,6 +2876,7 @@ DOCUMENTS = [
     b'{"big":9223372036854775807,"small":-9223372036854775808}',
     '{"b":1,"a":2,"ü":"漢字 🦄 \u202e","":""}'.encode(),
     b'{"$set":{"a.b":1},"a.b.c":{"$ref":"x"},".":0,"$":null}',
+    b'{"a":{"$ref":"x","$id":5,"$db":"y"},"b":{"$oid":"z"},"c":{"$numberLong":"1"},"d":-0.0,"e":1e308}',
     b'{"empty":[],"object":{},"text":"","nothing":null,"false":false,"zero":0}',
     b'{"float":0.1,"exact":1.0,"tiny":5e-324,"minus":-0.0,"exponent":1E5}',
     b'{"escaped":"\\u00e9\\n\\t\\"\\\\\\/","pair":"\\ud83e\\udd84"}',
@@ -4498,6 +4506,21 @@ def test_processes_that_start_together_make_the_schema_once(tmp_path, fresh_post
     assert len(inboxes) == 1
 
 
+def test_processes_that_write_todos_and_documents_at_once_do_not_wait_for_each_other_in_a_ring(
+    tmp_path, fresh_postgres
+):
+    def put_both(client: Client, name: str) -> Answer:
+        put_document(client, "one-for-all")
+        return put_todo(client, name)
+
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(process(tmp_path, **fresh_postgres)) for _ in range(3)]
+        loads = [stack.enter_context(Load(server.client.url, put_both, threads=4)) for server in servers]
+        time.sleep(3)
+    tried = [each for load in loads for each in load.tried]
+    assert {each.status for each in tried} == {201} and max(each.seconds for each in tried) < 2
+
+
 # ==== workers ===================================================================================
 
 
@@ -4620,6 +4643,27 @@ def test_a_driver_that_is_missing_ends_the_start_with_the_extra_to_install(tmp_p
     assert ended.returncode == 2 and "tornado-todo[postgres]" in ended.stderr and ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("scheme", ["postgresql", "mongodb", "redis", "mysql"])
+def test_a_password_with_an_unescaped_slash_is_refused_and_not_shown_as_a_host(scheme, tmp_path):
+    names = {"postgresql": "DATABASE_URL", "mongodb": "MONGODB_URI", "redis": "REDIS_URL", "mysql": "MYSQL_URL"}
+    ended = command(tmp_path, "--check", **{names[scheme]: f"{scheme}://u:1/canary@127.0.0.1/x"})
+    assert ended.returncode == 2 and "canary" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(
+    "name, url, driver",
+    [
+        ("MONGODB_URI", "mongodb://u:p%zz@h/x", "motor"),
+        ("REDIS_URL", "redis://127.0.0.1/0?nonsense=1", "redis"),
+        ("REDIS_URL", "redis://127.0.0.1/0?socket_timeout=abc", "redis"),
+    ],
+)
+def test_a_url_that_its_driver_cannot_use_ends_the_start_with_one_line(tmp_path, name, url, driver):
+    pytest.importorskip(driver)
+    ended = command(tmp_path, "--port", "0", **{**in_file(tmp_path), name: url})
+    assert ended.returncode == 2 and name in ended.stderr and ended.stderr.count("\n") == 1
+
+
 # ==== proxies ===================================================================================
 
 
@@ -4646,12 +4690,14 @@ def test_the_rightmost_address_that_is_no_trusted_proxy_is_the_clients(trusted, 
     assert seen == [address]
 
 
-@pytest.mark.parametrize("trusted, url", [("127.0.0.1", "https://todo.example"), ("", None)])
-def test_urls_are_those_that_a_trusted_proxy_shows_and_no_other(trusted, url):
+@pytest.mark.parametrize("trusted, protocol", [("127.0.0.1", "https"), ("", "http")])
+def test_urls_are_those_that_a_trusted_proxy_shows_and_no_other(trusted, protocol):
     with serving({**MEMORY, "TRUSTED_PROXIES": trusted, "AUTH": "open"}) as client:
-        headers = {"X_Forwarded_Proto": "https", "X_Forwarded_Host": "todo.example", "X_Forwarded_For": "203.0.113.9"}
-        made = client.post("/api/todos", {"title": "x"}, **headers).json()
-        assert made["url"].startswith(url or client.url)
+        spoofed = {"X_Forwarded_Proto": "https", "X_Forwarded_Host": "evil.example", "X_Forwarded_For": "203.0.113.9"}
+        made = client.post("/api/todos", {"title": "x"}, Host="todo.example", **spoofed).json()
+        assert made["url"].startswith(f"{protocol}://todo.example/")
+        foreign = client.post("/api/todos", {"title": "x"}, Origin="http://evil.example", **spoofed)
+        assert foreign.status == 403
 
 
 @pytest.fixture
@@ -4778,7 +4824,7 @@ def test_a_copy_to_the_real_engines_and_back_brings_everything_along(tmp_path, f
         assert undo(client)["todos"][0]["title"] == "after the copy"
 
 
-def test_a_copy_refuses_a_target_that_is_not_empty_and_resumes_when_told(tmp_path):
+def test_a_copy_refuses_a_target_that_is_not_empty(tmp_path):
     source, target = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
     with serving({"DATABASE_URL": source}) as client:
         some_data(client)
@@ -4786,7 +4832,38 @@ def test_a_copy_refuses_a_target_that_is_not_empty_and_resumes_when_told(tmp_pat
     with serving({"DATABASE_URL": source}) as client:
         add(client, "later")
     refused = command(tmp_path, "copy", "--from", source, "--to", target)
-    assert refused.returncode == 2 and "--resume" in refused.stderr
+    assert refused.returncode == 1 and "--resume" in refused.stderr
+    # What was changed in the source since is not looked for again, but it is found out.
+    resumed = command(tmp_path, "copy", "--from", source, "--to", target, "--resume")
+    assert resumed.returncode == 1 and "differs in" in resumed.stderr
+
+
+def test_a_copy_never_resumes_into_a_target_that_has_been_written_to_since(tmp_path):
+    source, target = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
+    with serving({"DATABASE_URL": source}) as client:
+        some_data(client)
+    assert command(tmp_path, "copy", "--from", source, "--to", target).returncode == 0
+    with serving({"DATABASE_URL": target}) as client:
+        add(client, "newer")
+        kept = all_that_is_kept(client)
+    refused = command(tmp_path, "copy", "--from", source, "--to", target, "--resume")
+    assert refused.returncode == 1 and "written to since" in refused.stderr
+    with serving({"DATABASE_URL": target}) as client:
+        assert all_that_is_kept(client) == kept
+        add(client, "and on it goes")
+
+
+def test_a_copy_of_a_file_that_is_not_there_makes_none(tmp_path):
+    ended = command(tmp_path, "copy", "--from", f"sqlite:///{tmp_path}/typo.db", "--to", f"sqlite:///{tmp_path}/b.db")
+    assert ended.returncode == 2 and "typo.db" in ended.stderr and not list(tmp_path.glob("*.db"))
+
+
+def test_a_copy_takes_the_end_that_no_option_names_from_the_settings(tmp_path):
+    source, target = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
+    with serving({"DATABASE_URL": source}) as client:
+        some_data(client)
+    ended = command(tmp_path, "copy", "--from", source, DATABASE_URL=target)
+    assert ended.returncode == 0 and (tmp_path / "b.db").exists(), ended.stderr
 
 
 def test_a_copy_that_was_interrupted_is_resumed(tmp_path):
@@ -4827,6 +4904,22 @@ def test_a_backup_of_a_database_in_use_is_whole(tmp_path):
     assert command(tmp_path, "backup", str(tmp_path / "copy.db"), **in_file(tmp_path)).returncode == 2
     with serving({"DATABASE_URL": f"sqlite:///{tmp_path}/copy.db"}) as client:
         assert before <= set(todo_names(client))
+
+
+def test_a_restored_backup_is_the_database_as_it_was_even_after_a_kill(tmp_path):
+    with process(tmp_path, **in_file(tmp_path)) as server:
+        add(server.client, "before")
+        assert command(tmp_path, "backup", "copy.db", **in_file(tmp_path)).returncode == 0
+        for number in range(200):
+            add(server.client, f"after {number}")
+        server.child.kill()  # so that the write-ahead log stays beside the file
+    done = command(tmp_path, "restore", "copy.db", **in_file(tmp_path))
+    assert done.returncode == 0, done.stderr
+    with process(tmp_path, **in_file(tmp_path)) as server:
+        assert titles(server.client) == ["before"]
+        add(server.client, "and on it goes")
+    refused = command(tmp_path, "restore", str(MODULE), **in_file(tmp_path))
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
 
 
 # ==== the page in Chromium =======================================================================

@@ -111,7 +111,9 @@ def parse_server_url(*schemes: str) -> Callable[[str], str]:
             parts = urllib.parse.urlsplit(text)
             valid = parts.scheme in schemes and "\0" not in text
             # Several hosts are separated by commas, which only the driver can take apart.
-            valid = valid and ("," in parts.netloc or parts.port != 0)
+            valid = valid and ("," in parts.netloc.rpartition("@")[2] or parts.port != 0)
+            # A slash or the like that stands for itself in a password would move the rest of it elsewhere.
+            valid = valid and "@" not in parts.path + parts.query + parts.fragment
         except ValueError:
             valid = False
         if text and not valid:
@@ -290,7 +292,8 @@ class Config:
     @property
     def redis(self) -> str:
         """The URL of the Redis server, given whole or by host and port; empty if there is none."""
-        return self.redis_url or (f"redis://{self.redis_host}:{self.redis_port}/0" if self.redis_host else "")
+        host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
+        return self.redis_url or (f"redis://{host}:{self.redis_port}/0" if host else "")
 
 
 # ==== domain: may call itself ===================================================================
@@ -631,6 +634,7 @@ def due_sort_key(due: str | None) -> int:
 
 CLEANERS: dict[str, Callable[[Any], Any]] = {
     "title": clean_title,
+    "order": lambda order: order + 0.0,  # there is a -0.0, which not every engine keeps
     "notes": lambda notes: notes or "",
     "due": clean_due,
     "priority": lambda priority: priority or 0,
@@ -810,8 +814,9 @@ def read_cursor(text: str) -> list:
     try:
         values = json.loads(base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4)))
         sort, value, last_id = values
+        kinds = {"title": str, "name": str, "order": (int, float)}
         known = sort in (*SORT_COLUMNS, "name") and isinstance(last_id, str) and not text_fault(last_id)
-        if known and isinstance(value, str if sort in ("title", "name") else (int, float)) and not json_fault(value):
+        if known and isinstance(value, kinds.get(sort, int)) and not json_fault(value):
             return values
     except (ValueError, TypeError, RecursionError):
         pass
@@ -981,6 +986,7 @@ QUEUE_SECONDS = 1.5  # that a write waits for its turn before it is refused
 LOCK_SECONDS = 1.0  # to wait for another process's lock on a SQLite file
 CONNECT_SECONDS = 1.0  # to wait for a connection to Postgres
 QUERY_SECONDS = 1.2  # to wait for an answer from Postgres: a frozen server must not freeze us
+BULK_SECONDS = 60.0  # to wait for a statement on a whole list; meanwhile others get a 503 at the usual time
 
 NOTHING_CHANGED = "Nothing was changed; try again."
 
@@ -1003,8 +1009,7 @@ class Database:
     """What SQLite and Postgres share: one task that commits the writes that wait as a group.
 
     Each write has a savepoint of its own, so one that fails fails alone, and nobody is told of a
-    write before the commit is durable. A subclass gives `_connect`, `_disconnect`, `fetch`,
-    `_session` (a transaction that has begun; rolled back unless committed) and `_reason`.
+    write before the commit is durable. What a subclass gives stands at the end of the class.
     """
 
     name = ""
@@ -1068,7 +1073,7 @@ class Database:
         try:
             outcomes = await self._carry_out(group)
         except Exception as error:
-            failure = self._unavailable(error)
+            failure = self._as_told(error)
             outcomes = [(write, None, failure) for write in group]
         for write, answer, error in outcomes:
             if error is None:
@@ -1097,7 +1102,7 @@ class Database:
                 raise  # the database itself has undone the whole group, as SQLite does when the disk is full
             await session.run("ROLLBACK TO SAVEPOINT one_write")
             await session.run("RELEASE SAVEPOINT one_write")
-            return None, self._unavailable(error)
+            return None, self._as_told(error)
         await session.run("RELEASE SAVEPOINT one_write")
         return answer, None
 
@@ -1108,7 +1113,7 @@ class Database:
         except Exception:
             LOG.exception("a listener failed after a commit")
 
-    def _unavailable(self, error: BaseException) -> BaseException:
+    def _as_told(self, error: BaseException) -> BaseException:
         """What a client is told of an error: the engine's in general terms, any other as it is."""
         if not self._is_from_engine(error):
             return error
@@ -1127,7 +1132,7 @@ class Database:
     async def _disconnect(self) -> None:
         raise NotImplementedError
 
-    async def fetch(self, sql: str, *arguments: Any) -> list[tuple]:
+    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
         """Read committed rows. Raises Unavailable if the database cannot be read."""
         raise NotImplementedError
 
@@ -1136,6 +1141,7 @@ class Database:
         await self.fetch("SELECT value FROM counters")
 
     def _session(self) -> contextlib.AbstractAsyncContextManager:
+        """A transaction that has begun, and is rolled back unless it is committed."""
         raise NotImplementedError
 
     def _is_from_engine(self, error: BaseException) -> bool:
@@ -1172,8 +1178,8 @@ class SQLiteSession:
         """Whether the transaction is still open."""
         return self._connection.in_transaction
 
-    async def fetch(self, sql: str, *arguments: Any) -> list[tuple]:
-        """Run one statement and give its rows."""
+    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
+        """Run one statement and give its rows. A file needs no time limit."""
         return self._connection.execute(sql, named(arguments)).fetchall()
 
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
@@ -1282,7 +1288,7 @@ class SQLiteDatabase(Database):
             self._writer_thread.shutdown()
         self._readers, self._writer, self._writer_thread = [], None, None
 
-    async def fetch(self, sql: str, *arguments: Any) -> list[tuple]:
+    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
         """Read committed rows. Raises Unavailable if the database cannot be read."""
         if not self._reader_count:  # memory has one connection only, so reads take their turn with writes
             return await self.transaction(lambda transaction: transaction.fetch(sql, *arguments))
@@ -1293,7 +1299,7 @@ class SQLiteDatabase(Database):
         try:
             return list(await reader.execute_fetchall(sql, named(arguments)))
         except sqlite3.Error as error:
-            raise self._unavailable(error) from error
+            raise self._as_told(error) from error
         finally:
             idle_readers.put_nowait(reader)
 
@@ -1387,9 +1393,9 @@ class PostgresSession:
         """Whether the transaction is still open."""
         return not self._connection.is_closed() and self._connection.is_in_transaction()
 
-    async def fetch(self, sql: str, *arguments: Any) -> list[tuple]:
-        """Run one statement and give its rows."""
-        return [tuple(row) for row in await self._connection.fetch(sql, *arguments)]
+    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
+        """Run one statement and give its rows; a great many rows need more seconds than usual."""
+        return [tuple(row) for row in await self._connection.fetch(sql, *arguments, timeout=seconds)]
 
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run one statement for every row of arguments; many rows are given more time."""
@@ -1458,16 +1464,16 @@ class PostgresDatabase(Database):
                 self._pool.terminate()
             self._pool = None
 
-    async def fetch(self, sql: str, *arguments: Any) -> list[tuple]:
+    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
         """Read committed rows. Raises Unavailable if the database cannot be read."""
         for last_try in (False, True):
             try:
                 async with self._connected() as connection:
-                    return [tuple(row) for row in await connection.fetch(sql, *arguments)]
+                    return [tuple(row) for row in await connection.fetch(sql, *arguments, timeout=seconds)]
             except Exception as error:
                 # A read may be repeated: the connection was old and the server has been restarted.
                 if last_try or not self._is_lost_connection(error):
-                    raise self._unavailable(error) from error
+                    raise self._as_told(error) from error
         raise AssertionError("the last try either returns or raises")
 
     @contextlib.asynccontextmanager
@@ -1694,15 +1700,25 @@ async def yielding(items: Iterable[Any]) -> AsyncIterator[Any]:
             await asyncio.sleep(0)
 
 
+async def take_turn(transaction: Any) -> int:
+    """Wait until no other write is under way, and give the newest revision.
+
+    Every write begins so. On Postgres it makes the writers of all processes take turns, as those on
+    SQLite do anyway, and since all take this lock first, none can wait for each other in a ring.
+    """
+    rows = await transaction.fetch("UPDATE counters SET value = value WHERE name = 'revision' RETURNING value")
+    return rows[0][0]
+
+
 class TodoQueries:
     """Reads what one user may see, through a database or inside a transaction: both have `fetch`."""
 
     def __init__(self, source: Any, user: User):
         self.source, self.user = source, user
 
-    async def fetch(self, sql: str, *arguments: Any) -> list[tuple]:
+    async def fetch(self, sql: str, *arguments: Any, **options: Any) -> list[tuple]:
         """Run a statement in which `$1` is the caller, and the arguments follow from `$2`."""
-        return await self.source.fetch(sql, self.user.id, *arguments)
+        return await self.source.fetch(sql, self.user.id, *arguments, **options)
 
     async def revision(self, list_id: str | None = None) -> int:
         """The revision of the newest change to a list, or to any list; NotFound if there is no such list."""
@@ -1765,6 +1781,7 @@ class TodoQueries:
             f"SELECT {TODO_COLUMNS} FROM todos WHERE {' AND '.join(conditions)}"
             f" ORDER BY {column} {direction}, id {direction}{tail}",
             *arguments,
+            **({} if page else {"seconds": BULK_SECONDS}),
         )
         return [todo_from_row(row) async for row in yielding(rows)]
 
@@ -1869,6 +1886,7 @@ class TodoQueries:
             f"SELECT {TODO_COLUMNS} FROM todos WHERE owner_id = $1"
             " AND id IN (SELECT todo_id FROM changes WHERE batch = $2 AND todo_id IS NOT NULL)",
             batch,
+            seconds=BULK_SECONDS,
         )
         return {row[0]: todo_from_row(row) for row in rows}
 
@@ -1887,6 +1905,7 @@ class TodoQueries:
             f"SELECT {CHANGE_COLUMNS}, undoes FROM changes WHERE owner_id = $1 AND user_id = $1 AND batch = $2"
             " ORDER BY revision DESC",
             batch,
+            seconds=BULK_SECONDS,
         )
         if not rows:
             raise NotFound("There is no such batch of yours.")
@@ -1900,8 +1919,7 @@ def image(thing: Todo | TodoList | None) -> msgspec.Raw:
 class TodoBatch(TodoQueries):
     """One write: collects what becomes of to-dos and lists, and writes it with its changes at the end.
 
-    It begins by taking the database's revision row, so that on every engine writers take turns and
-    revisions have neither gaps nor doubles.
+    Since writers take turns, revisions have neither gaps nor doubles.
     """
 
     def __init__(self, transaction: Any, user: User, at: int):
@@ -1915,9 +1933,8 @@ class TodoBatch(TodoQueries):
         self._revision = 0
 
     async def begin(self) -> None:
-        """Take the write lock and read the revision."""
-        rows = await self.source.fetch("UPDATE counters SET value = value WHERE name = 'revision' RETURNING value")
-        self._revision = rows[0][0]
+        """Wait for our turn and read the revision."""
+        self._revision = await take_turn(self.source)
 
     def _record(self, action: str, before: Todo | TodoList | None, after: Todo | TodoList | None) -> Any:
         """Append a change and give `after` with its revision."""
@@ -1974,15 +1991,18 @@ class TodoBatch(TodoQueries):
         """Remove a list with all its to-dos and their history for good."""
         self._record("purge", todo_list, None)
         its_todos = "SELECT id FROM todos WHERE owner_id = $1 AND list_id = $2"
-        await self.fetch(f"DELETE FROM idempotency_keys WHERE user_id = $1 AND todo_id IN ({its_todos})", todo_list.id)
-        # The history of a to-do goes where the to-do is now, whichever lists it has been in before.
-        await self.fetch(f"DELETE FROM changes WHERE owner_id = $1 AND todo_id IN ({its_todos})", todo_list.id)
-        await self.fetch("DELETE FROM changes WHERE owner_id = $1 AND list_id = $2 AND todo_id IS NULL", todo_list.id)
-        await self.fetch("DELETE FROM todos WHERE owner_id = $1 AND list_id = $2", todo_list.id)
-        await self.fetch("DELETE FROM lists WHERE owner_id = $1 AND id = $2", todo_list.id)
+        for what in (
+            f"idempotency_keys WHERE user_id = $1 AND todo_id IN ({its_todos})",
+            # The history of a to-do goes where the to-do is now, whichever lists it has been in before.
+            f"changes WHERE owner_id = $1 AND todo_id IN ({its_todos})",
+            "changes WHERE owner_id = $1 AND list_id = $2 AND todo_id IS NULL",
+            "todos WHERE owner_id = $1 AND list_id = $2",
+            "lists WHERE owner_id = $1 AND id = $2",
+        ):
+            await self.fetch(f"DELETE FROM {what}", todo_list.id, seconds=BULK_SECONDS)
 
     async def finish(self) -> None:
-        """Write everything collected, in as many statements as there are tables."""
+        """Write everything collected, table by table."""
         if not self.changes:
             return
         many, owner_id = self._write_rows, self.user.id
@@ -2074,7 +2094,7 @@ class TodoStore:
         try:
             await transaction.define(statement)
         except Exception as error:
-            if "already exists" not in str(error):
+            if "already exists" not in str(error) and not type(error).__name__.startswith("Duplicate"):
                 raise
             message = f"{self.database.name} has tables of another program: give a database of its own"
             raise Misconfigured(f"DATABASE_URL: {message}") from error
@@ -2097,6 +2117,7 @@ class TodoStore:
     @staticmethod
     async def _find_or_make_user(name: str, transaction: Any) -> User:
         now = now_milliseconds()
+        await take_turn(transaction)
         await transaction.fetch(
             "INSERT INTO users (id, name, created_at, revision) VALUES ($1, $2, $3, 0) ON CONFLICT (name) DO NOTHING",
             *(uuid7(), name, now),
@@ -2184,9 +2205,12 @@ class TodoStore:
 
     async def forget_answers(self, before: int) -> None:
         """Forget the idempotency keys from before a time (epoch milliseconds)."""
-        await self.database.transaction(
-            lambda transaction: transaction.fetch("DELETE FROM idempotency_keys WHERE at < $1", before)
-        )
+
+        async def forget(transaction: Any) -> None:
+            await take_turn(transaction)
+            await transaction.fetch("DELETE FROM idempotency_keys WHERE at < $1", before)
+
+        await self.database.transaction(forget)
 
 
 class Document(NamedTuple):
@@ -2258,6 +2282,7 @@ class SQLDocumentStore:
         etag = document_etag(body)
 
         async def upsert(transaction: Any) -> None:
+            await take_turn(transaction)
             await self._check(transaction, owner_id, name, terms.if_match)
             rows = await transaction.fetch(
                 "INSERT INTO documents (owner_id, name, body, size, etag, updated_at) VALUES ($1, $2, $3, $4, $5, $6)"
@@ -2276,6 +2301,7 @@ class SQLDocumentStore:
         """Remove a document. Raises NotFound or PreconditionFailed."""
 
         async def remove(transaction: Any) -> list[tuple]:
+            await take_turn(transaction)
             await self._check(transaction, owner_id, name, if_match)
             return await transaction.fetch(
                 "DELETE FROM documents WHERE owner_id = $1 AND name = $2 RETURNING name", owner_id, name
@@ -2310,6 +2336,11 @@ class MongoDocumentStore:
     def __init__(self, uri: str):
         self._motor = driver("motor.motor_asyncio", "MONGODB_URI", "mongo")
         self._errors = driver("pymongo.errors", "MONGODB_URI", "mongo")
+        try:
+            if uri.startswith("mongodb://"):  # the other form would be looked up in the net
+                driver("pymongo.uri_parser", "MONGODB_URI", "mongo").parse_uri(uri)
+        except (self._errors.PyMongoError, ValueError) as error:
+            raise Misconfigured(f"MONGODB_URI: cannot be used: {type(error).__name__}") from None
         self.name = f"MongoDB {without_password(uri)}"
         self._uri = uri
         self._client: Any = None
@@ -2353,18 +2384,20 @@ class MongoDocumentStore:
     async def get(self, owner_id: str, name: str) -> Document:
         """One document. Raises NotFound."""
         async with self._documents() as documents:
-            found = await documents.find_one(self._one(owner_id, name))
+            found = await documents.find_one(self._one(owner_id, name), {"text": 1, "etag": 1})
         if found is None:
             raise missing_document(name)
-        body = json.dumps(found["body"], ensure_ascii=False, separators=(",", ":")).encode()
-        return Document(body, found["etag"])
+        return Document(found["text"].encode(), found["etag"])
 
     async def put(self, owner_id: str, name: str, body: bytes, terms: Terms = ANY_TERMS, at: int | None = None) -> str:
         """Keep a document, new or instead of the old one, and give its ETag. Raises PreconditionFailed."""
         etag = document_etag(body)
         which = await self._which(owner_id, name, terms.if_match)
-        document = {"owner_id": owner_id, "name": name, "body": json.loads(body), "size": len(body), "etag": etag}
+        document = {"owner_id": owner_id, "name": name, "size": len(body), "etag": etag}
         document["updated_at"] = at or now_milliseconds()
+        # The text is what is answered: BSON has values, such as {"$ref", "$id"}, that come back as something
+        # else. The tree is for those who look at their documents with MongoDB's own tools.
+        document.update(text=body.decode(), body=json.loads(body))
         async with self._documents() as documents:
             try:
                 if terms.only_new:
@@ -2407,6 +2440,9 @@ class MongoDocumentStore:
         return [DocumentEntry(entry["name"], int(entry["size"]), int(entry["updated_at"])) for entry in found]
 
 
+DocumentStore = SQLDocumentStore | MongoDocumentStore
+
+
 class Record(NamedTuple):
     """Bytes and their media type."""
 
@@ -2419,9 +2455,6 @@ class DictRecordStore:
 
     name = "in memory"
 
-    async def close(self) -> None:
-        """There is nothing to close."""
-
     def __init__(
         self, most: int = 10_000, most_bytes: int = 64 * 1024 * 1024, clock: Callable[[], float] = time.monotonic
     ):
@@ -2429,6 +2462,9 @@ class DictRecordStore:
         self._most, self._most_bytes, self._clock = most, most_bytes, clock
         self._entries: collections.OrderedDict[str, tuple[Record, float]] = collections.OrderedDict()
         self._bytes = 0
+
+    async def close(self) -> None:
+        """There is nothing to close."""
 
     async def ping(self) -> None:
         """Memory is always there."""
@@ -2474,16 +2510,14 @@ class RedisRecordStore:
         redis = driver("redis.asyncio", "REDIS_URL", "redis")
         self._errors = driver("redis.exceptions", "REDIS_URL", "redis")
         self.name = f"Redis {without_password(url)}"
-        pool = redis.BlockingConnectionPool.from_url(
-            url,
-            max_connections=20,
-            timeout=0.5,
-            socket_timeout=0.5,
-            socket_connect_timeout=0.5,
-            retry=driver("redis.asyncio.retry", "REDIS_URL", "redis").Retry(
-                driver("redis.backoff", "REDIS_URL", "redis").NoBackoff(), 0
-            ),
-        )
+        backoff = driver("redis.backoff", "REDIS_URL", "redis").NoBackoff()
+        retry = driver("redis.asyncio.retry", "REDIS_URL", "redis").Retry(backoff, 0)
+        limits = {"timeout": 0.5, "socket_timeout": 0.5, "socket_connect_timeout": 0.5}
+        try:
+            pool = redis.BlockingConnectionPool.from_url(url, max_connections=20, retry=retry, **limits)
+            pool.make_connection()  # which only now looks at the options in the URL
+        except (TypeError, ValueError) as error:
+            raise Misconfigured(f"REDIS_URL: cannot be used: {type(error).__name__}") from None
         self.client = redis.Redis.from_pool(pool)
 
     async def close(self) -> None:
@@ -2660,21 +2694,30 @@ class RedisRelay:
 
     async def listen_forever(self, heard: Callable[[], Awaitable[None]]) -> None:
         """Call `heard()` for every announcement, and after every connection that was lost and found."""
+        level = logging.WARNING
         while True:
             try:
                 async with self._client.pubsub(ignore_subscribe_messages=True) as subscriber:
+                    await subscriber.subscribe(self._channel)
+                    level = logging.WARNING
                     await self._listen(subscriber, heard)
             except Exception as error:
-                LOG.warning("redis: listening for changes, again in a moment: %s", type(error).__name__)
+                LOG.log(level, "redis: cannot hear of changes, looking every second: %s", type(error).__name__)
+                level = logging.DEBUG  # said once, not at every try
             await asyncio.sleep(random.uniform(0.3, 0.7))
 
-    async def _listen(self, subscriber: Any, heard: Callable[[], Awaitable[None]]) -> None:
-        await subscriber.subscribe(self._channel)
+    @staticmethod
+    async def _listen(subscriber: Any, heard: Callable[[], Awaitable[None]]) -> None:
         await heard()
+        asked = False
         while True:
-            if await subscriber.get_message(timeout=5.0):
+            if await subscriber.get_message(timeout=5.0):  # an announcement, or the answer to our ping
+                asked = False
                 await heard()
+            elif asked:
+                raise ConnectionError("no answer")
             else:  # a connection that is dead but does not know it must be found out
+                asked = True
                 await subscriber.ping()
 
 
@@ -2727,11 +2770,14 @@ class ChangeFeed:
             self._relay.announce(changes[-1].revision)
 
     async def catch_up(self) -> None:
-        """Hand out all that was committed since what the hub knows."""
-        async with self._reading:
-            await self.refresh()
-            while changes := await self._store.changes_of_all(self._hub.known, CHANGES_IN_MESSAGE):
-                self._hub.publish(changes)
+        """Hand out all that was committed since what the hub knows; if it cannot be read, the next look does."""
+        try:
+            async with self._reading:
+                await self.refresh()
+                while changes := await self._store.changes_of_all(self._hub.known, CHANGES_IN_MESSAGE):
+                    self._hub.publish(changes)
+        except TodoError as error:
+            LOG.warning("changes of other processes cannot be read yet: %s", error)
 
     async def _poll_forever(self) -> None:
         while True:
@@ -2739,8 +2785,8 @@ class ChangeFeed:
             try:
                 if self._hub.has_listeners and await self._store.newest_revision() > self._hub.known:
                     await self.catch_up()
-            except Unavailable:
-                pass  # already logged, and tried again in a second
+            except Exception as error:  # tried again in a second
+                LOG.debug("looking for changes failed: %s", error)
 
 
 # ==== service: may call stores and live updates =================================================
@@ -3198,6 +3244,7 @@ class Weather:
 
 # ---- all that the app has open
 
+OPEN_SECONDS = 2.5  # that a request waits for the stores to open, which may go on for longer
 Check = Callable[[], Awaitable[Any]]
 GetUser = Callable[[tornado.httputil.HTTPServerRequest], Awaitable[str | None]]
 
@@ -3274,7 +3321,12 @@ class Services:
             raise Unavailable("The server is being stopped.")
         if self._opening is None or self._opening.done():
             self._opening = asyncio.ensure_future(self._open())
-        await asyncio.shield(self._opening)
+            # Should nobody wait any more when it fails, that is no news: the next request tries again.
+            self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+        opened, _ = await asyncio.wait([self._opening], timeout=OPEN_SECONDS)
+        if not opened:
+            raise Unavailable(f"{self.database.name} is taking long to open.")
+        self._opening.result()
 
     async def _open(self) -> None:
         await self.todos.store.open()
@@ -3378,10 +3430,11 @@ def is_local(request: tornado.httputil.HTTPServerRequest) -> bool:
 
 
 def believe_proxies(request: tornado.httputil.HTTPServerRequest, trusted: Sequence) -> None:
-    """Set a request's client address, protocol and host to what trusted proxies say they were.
+    """Set a request's client address and protocol to what trusted proxies say they were.
 
     The rightmost address in X-Forwarded-For that is not a trusted proxy is the client's: all to the
-    left of it may be made up by the client. From anybody else the headers change nothing.
+    left of it may be made up by the client. From anybody else the headers change nothing. The host is
+    the Host header's, which a proxy passes on: X-Forwarded-Host most pass on as the client made it up.
     """
 
     def is_trusted(address: str) -> bool:
@@ -3392,19 +3445,15 @@ def believe_proxies(request: tornado.httputil.HTTPServerRequest, trusted: Sequen
         parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         return any(parsed in network for network in trusted)
 
-    def rightmost(name: str) -> str:
-        return request.headers.get(name, "").rpartition(",")[2].strip()
-
     if not trusted or not is_trusted(request.remote_ip or ""):
         return
     addresses = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",")]
     client = next((address for address in reversed(addresses) if not is_trusted(address)), "")
     with contextlib.suppress(ValueError):
         request.remote_ip = str(ipaddress.ip_address(client))
-    if (protocol := rightmost("X-Forwarded-Proto")) in ("http", "https"):
+    protocol = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip()
+    if protocol in ("http", "https"):
         request.protocol = protocol
-    if re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?|\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?", rightmost("X-Forwarded-Host")):
-        request.host = rightmost("X-Forwarded-Host")
 
 
 class Authenticator:
@@ -4065,6 +4114,8 @@ class HealthHandler(APIHandler):
 
     async def get(self) -> None:
         well, engines = await self.services.health()
+        if not well:
+            self.set_header("Retry-After", "1")
         self.write_json({"status": "ok" if well else "failing", "engines": engines}, 200 if well else 503)
 
 
@@ -9147,7 +9198,7 @@ def running(settings: Mapping[str, str] | None = None, **options: Any) -> Iterat
             each.close()
 
 
-# ==== copying: may call stores and databases ====================================================
+# ==== copying: may call service, stores and databases ====================================================
 
 COPY_ROWS = 1000  # in one transaction
 # Tables in the order in which they refer to each other: their columns, and the key they are read by.
@@ -9204,9 +9255,6 @@ async def copy_table(source: Database, target: Database, table: str, progress: P
         progress(table, done, total)
 
 
-DocumentStore = SQLDocumentStore | MongoDocumentStore
-
-
 async def read_documents(
     store: DocumentStore, owners: Iterable[str]
 ) -> AsyncIterator[tuple[str, DocumentEntry, bytes]]:
@@ -9228,25 +9276,45 @@ async def documents_sum(store: DocumentStore, owners: Iterable[str]) -> tuple[in
     return count, total
 
 
+async def check_target(source: Services, target: Services, resume: bool) -> None:
+    """Raise Conflict unless a copy would only add to the target what the source has."""
+    if not await source.database.fetch("SELECT id FROM users LIMIT 1"):
+        raise Conflict(f"{source.database.name} is empty: there is nothing to copy.")
+    if not resume and await target.database.fetch("SELECT id FROM users LIMIT 1"):
+        raise Conflict(f"{target.database.name} is not empty. Add --resume to go on with an earlier copy.")
+    newest = "SELECT max(revision) FROM changes"
+    ours, theirs = [(await side.database.fetch(newest))[0][0] or 0 for side in (source, target)]
+    if theirs > ours:
+        raise Conflict(f"{target.database.name} has been written to since: it has changes that the source has not.")
+
+
+async def copy_documents(source: Services, target: Services, owners: Sequence[str], progress: Progress) -> None:
+    """Copy the documents of these owners, except those that the target has already."""
+    done = 0
+    async for owner_id, entry, body in read_documents(source.documents, owners):
+        with contextlib.suppress(PreconditionFailed):
+            await target.documents.put(owner_id, entry.name, body, Terms(only_new=True), entry.updated_at)
+        done += 1
+        if done % 100 == 0:
+            progress("documents", done, done + 1)
+    progress("documents", done, done)
+
+
 async def copy_all(source: Services, target: Services, resume: bool, progress: Progress) -> list[str]:
     """Copy users, lists, to-dos, history, trash, revisions and documents; gives what differs afterwards.
 
-    Raises Conflict if the target has users already, unless it is to resume an earlier copy.
+    Raises Conflict if the target has users already, unless it is to resume an earlier copy, or if
+    somebody has written to it since.
     """
     await source.open()
     await target.open()
-    if not resume and await target.database.fetch("SELECT id FROM users LIMIT 1"):
-        raise Conflict(f"{target.database.name} is not empty. Add --resume to go on with an earlier copy.")
+    await check_target(source, target, resume)
     for table in COPIED_TABLES:
         await copy_table(source.database, target.database, table, progress)
     owners = [row[0] for row in await source.database.fetch("SELECT id FROM users")]
-    done, total = 0, (await documents_sum(source.documents, owners))[0]
-    async for owner_id, entry, body in read_documents(source.documents, owners):
-        await target.documents.put(owner_id, entry.name, body, at=entry.updated_at)
-        done += 1
-        progress("documents", done, total)
+    await copy_documents(source, target, owners, progress)
     newest = await source.todos.store.newest_revision()
-    sql = "UPDATE counters SET value = $1 WHERE name = 'revision'"
+    sql = "UPDATE counters SET value = $1 WHERE name = 'revision' AND value < $1"
     await target.database.transaction(lambda transaction: transaction.fetch(sql, newest))
     different = []
     for table in COPIED_TABLES:
@@ -9257,22 +9325,28 @@ async def copy_all(source: Services, target: Services, resume: bool, progress: P
     return different
 
 
-def backup(path: str, target: str) -> None:
-    """Copy a SQLite database that may be in use into a new file, consistently. Raises Misconfigured."""
-    if os.path.exists(target):
-        raise Misconfigured(f"{target} exists already: give the name of a new file")
-    if not os.path.isfile(path):
-        raise Misconfigured(f"DATABASE_URL: there is no file {path}")
-    unfinished = f"{target}.unfinished"
+def copy_file(source: str, target: str) -> None:
+    """Copy a SQLite database into another, consistently, whoever uses them. Raises Misconfigured."""
+    if not os.path.isfile(source):
+        raise Misconfigured(f"there is no file {source}")
     try:
         with (
-            contextlib.closing(sqlite3.connect(path)) as source,
-            contextlib.closing(sqlite3.connect(unfinished)) as copy,
+            contextlib.closing(sqlite3.connect(source)) as reading,
+            contextlib.closing(sqlite3.connect(target)) as writing,
         ):
-            source.backup(copy)
-        os.replace(unfinished, target)
-    except (sqlite3.Error, OSError) as error:
-        raise Misconfigured(f"cannot back up {path} to {target}: {error}") from error
+            reading.execute("SELECT value FROM counters")  # or it is no database of ours
+            reading.backup(writing)
+    except sqlite3.Error as error:
+        raise Misconfigured(f"cannot copy {source} to {target}: {error}") from error
+
+
+def backup(path: str, target: str) -> None:
+    """Copy a SQLite database that may be in use into a new file. Raises Misconfigured."""
+    if os.path.exists(target):
+        raise Misconfigured(f"{target} exists already: give the name of a new file")
+    unfinished = f"{target}.unfinished"
+    copy_file(path, unfinished)
+    os.replace(unfinished, target)
 
 
 # ==== command line: may call everything above ===================================================
@@ -9285,7 +9359,7 @@ def argument_parser() -> argparse.ArgumentParser:
         description="A to-do server: a page and a JSON API, kept in one SQLite file unless told otherwise.",
         epilog="Every option is also an environment variable, or a line of a file .env in the current folder:"
         " --server-port 8000, SERVER_PORT=8000. Options win over the environment, the environment over .env."
-        " Other commands: tornado-todo copy --help, tornado-todo backup --help.",
+        " Other commands: tornado-todo copy, backup and restore, each with --help.",
     )
     parser.add_argument("--version", action="version", version=f"tornado_todo {__version__}")
     parser.add_argument("--check", action="store_true", help="try every engine once, print how it is, and end")
@@ -9336,6 +9410,10 @@ def public_address(config: Config, sockets: Sequence[socket.socket]) -> str:
 async def check_engines(services: Services) -> bool:
     """Try every engine once and print a line for each; whether all are well."""
     try:
+        try:
+            await services.open()
+        except (Misconfigured, Unavailable) as error:
+            print(f"tornado_todo: {error}", file=sys.stderr)
         well, engines = await services.health(seconds=5.0)
         for name, entry in engines.items():
             print(f"{name:10} {entry['state']:10} {entry['milliseconds']:8.1f} ms  {entry['engine']}")
@@ -9350,10 +9428,10 @@ async def open_at_start(services: Services) -> None:
         await services.open()
     except Unavailable as error:
         print(f"tornado_todo: {error} Answering 503 until it can be used.", file=sys.stderr)
-    well, engines = await services.health()
+    _, engines = await services.health()
     for name, entry in engines.items():
-        if not well and name != "todos" and entry["state"] != "ok":
-            print(f"tornado_todo: {entry['engine']} ({name}): {entry['state']}. Trying again.", file=sys.stderr)
+        if name != "todos" and entry["state"] != "ok":
+            print(f"tornado_todo: {entry['engine']} ({name}): {entry['state']}.", file=sys.stderr)
 
 
 async def open_and_close(services: Services) -> None:
@@ -9377,6 +9455,8 @@ async def serve(
         while not stop.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 1.0)
+            with contextlib.suppress(Unavailable):  # tried until it is there, whether or not somebody asks
+                await app.settings["services"].open()
             if app.settings["config"].workers > 1 and os.getppid() != parent:
                 stop.set()  # who would start us again, or pass on a signal, has been killed
 
@@ -9385,9 +9465,12 @@ def fork(work: Callable[[], int]) -> int:
     """Run `work()` in a process of its own that ends with its exit code; gives the process id."""
     process = os.fork()
     if process == 0:
-        for number in (signal.SIGINT, signal.SIGTERM):  # until it has its own, not the parent's handlers
-            signal.signal(number, signal.SIG_DFL)
-        os._exit(work())
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):  # until it has its own, not the parent's handlers
+                signal.signal(number, signal.SIG_DFL)
+            os._exit(work())
+        finally:
+            os._exit(1)  # whatever happens, the child must not go on as if it were the parent
     return process
 
 
@@ -9435,7 +9518,7 @@ def report_errors(run: Callable[[], int | None]) -> int:
         return run() or 0
     except (Misconfigured, TodoError) as error:
         print(f"tornado_todo: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, Misconfigured) else 1
     except KeyboardInterrupt:
         return 0
 
@@ -9469,7 +9552,7 @@ def serve_command(argv: Sequence[str]) -> int:
 
 def print_progress(what: str, done: int, total: int) -> None:
     """Show how far a copy has come: a bar on a terminal, one line at the end of each part elsewhere."""
-    share = done / total if total else 1.0
+    share = min(done / total, 1.0) if total else 1.0
     line = f"{what:10} [{'#' * int(share * 30):30}] {done:,} of {total:,}"
     if sys.stderr.isatty():
         print(f"\r{line}", end="\n" if done >= total else "", file=sys.stderr, flush=True)
@@ -9477,29 +9560,43 @@ def print_progress(what: str, done: int, total: int) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+def copy_side(database: str | None, documents: str | None, environ: Mapping[str, str]) -> Services:
+    """One end of a copy: what the options name, or else what the settings do. Raises Misconfigured."""
+    if database is None and documents is None:
+        settings = {name: environ.get(name, "") for name in ("DATABASE_URL", "MONGODB_URI")}
+    else:
+        settings = {"DATABASE_URL": database or "", "MONGODB_URI": documents or ""}
+    return Services(Config.from_env(settings), {})
+
+
 def copy_command(argv: Sequence[str]) -> int:
     """Copy everything from one database into another."""
     parser = argparse.ArgumentParser(
         prog="tornado-todo copy",
         description="Copy users, lists, to-dos, history, trash and documents into an empty database, then compare."
-        " Stop the servers that write to them first.",
+        " The end that no option names is the one in the settings (environment or .env), which is the place for"
+        " a URL with a password: everybody can see a command line. Stop the servers that write first.",
     )
-    parser.add_argument("--from", dest="source", required=True, metavar="URL", help="database to read")
-    parser.add_argument("--to", dest="target", required=True, metavar="URL", help="database to fill")
-    parser.add_argument("--from-documents", default="", metavar="URL", help="MongoDB that has the documents")
-    parser.add_argument("--to-documents", default="", metavar="URL", help="MongoDB to put the documents into")
+    parser.add_argument("--from", dest="source", metavar="URL", help="database to read")
+    parser.add_argument("--to", dest="target", metavar="URL", help="database to fill")
+    parser.add_argument("--from-documents", metavar="URL", help="MongoDB that has the documents")
+    parser.add_argument("--to-documents", metavar="URL", help="MongoDB to put the documents into")
     parser.add_argument("--resume", action="store_true", help="go on with a copy that was interrupted")
     options = parser.parse_args(argv)
-    sides = []
-    for url, documents in ((options.source, options.from_documents), (options.target, options.to_documents)):
-        sides.append(Services(Config.from_env({"DATABASE_URL": url, "MONGODB_URI": documents}), {}))
+    environ = read_environment({})
+    source = copy_side(options.source, options.from_documents, environ)
+    target = copy_side(options.target, options.to_documents, environ)
+    if options.source == options.target:
+        raise Misconfigured("name one end of the copy at least: --from URL or --to URL")
+    if isinstance(source.database, SQLiteDatabase) and not os.path.isfile(source.database.path or ""):
+        raise Misconfigured(f"--from: there is no file {source.database.path}")
 
     async def copy() -> list[str]:
         try:
-            return await copy_all(*sides, options.resume, print_progress)
+            return await copy_all(source, target, options.resume, print_progress)
         finally:
-            for side in sides:
-                await side.close()
+            await source.close()
+            await target.close()
 
     different = asyncio.run(copy())
     if different:
@@ -9509,26 +9606,39 @@ def copy_command(argv: Sequence[str]) -> int:
     return 0
 
 
-def backup_command(argv: Sequence[str]) -> int:
-    """Copy the SQLite database that DATABASE_URL names into a file."""
-    parser = argparse.ArgumentParser(
-        prog="tornado-todo backup",
-        description="Copy the SQLite database into a new file, consistently, while servers go on using it."
-        " To restore, stop the server and put the copy in the database's place.",
-    )
-    parser.add_argument("file", metavar="FILE", help="file to make")
-    parser.add_argument("--database", "--database-url", dest="DATABASE_URL", metavar="URL", help="database to copy")
+def file_command(argv: Sequence[str], name: str, description: str) -> tuple[str, str]:
+    """Read the options of a command on the SQLite file: the file that it names, and the database's path."""
+    parser = argparse.ArgumentParser(prog=f"tornado-todo {name}", description=description)
+    parser.add_argument("file", metavar="FILE", help="the copy")
+    parser.add_argument("--database", "--database-url", dest="DATABASE_URL", metavar="URL", help="the database")
     options = vars(parser.parse_args(argv))
-    target = options.pop("file")
+    file = options.pop("file")
     database = open_database(Config.from_env(read_environment(options)).database_url)
     if not isinstance(database, SQLiteDatabase) or database.path is None:
-        raise Misconfigured("DATABASE_URL: only a SQLite file can be backed up so; use pg_dump for Postgres")
-    backup(database.path, target)
-    print(f"{database.path} is copied to {target}.")
+        raise Misconfigured("DATABASE_URL: this is for a SQLite file only; Postgres has pg_dump and pg_restore")
+    return file, database.path
+
+
+def backup_command(argv: Sequence[str]) -> int:
+    """Copy the SQLite database that DATABASE_URL names into a file."""
+    description = "Copy the SQLite database into a new file, consistently, while servers go on using it."
+    file, path = file_command(argv, "backup", description)
+    backup(path, file)
+    print(f"{path} is copied to {file}.")
     return 0
 
 
-COMMANDS = {"copy": copy_command, "backup": backup_command}
+def restore_command(argv: Sequence[str]) -> int:
+    """Put a backup in the place of the SQLite database that DATABASE_URL names."""
+    description = "Put a backup in the place of the SQLite database, all of which is lost. Stop the server first."
+    file, path = file_command(argv, "restore", description)
+    # Not by moving the file: SQLite would apply what is left of the old one's log (-wal) to it.
+    copy_file(file, path)
+    print(f"{path} is again as it was in {file}.")
+    return 0
+
+
+COMMANDS = {"copy": copy_command, "backup": backup_command, "restore": restore_command}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
