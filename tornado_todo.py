@@ -60,7 +60,17 @@ import time
 import unicodedata
 import urllib.parse
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Annotated, Any, NamedTuple
 
 import aiosqlite
@@ -991,6 +1001,14 @@ BULK_SECONDS = 60.0  # to wait for a statement on a whole list; meanwhile others
 NOTHING_CHANGED = "Nothing was changed; try again."
 
 
+async def end_tasks(tasks: Collection[asyncio.Task]) -> None:
+    """Cancel tasks until they have ended: a driver may take a cancellation for a time-out and go on."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=0.2)
+
+
 class Write:
     """A write that waits for its turn: what to do, what to call once it is committed, who waits."""
 
@@ -1033,8 +1051,7 @@ class Database:
         writer_task, self._writer_task = self._writer_task, None  # from now on new writes are refused
         if writer_task:
             await self._waiting.join()
-            writer_task.cancel()
-            await asyncio.wait([writer_task])
+            await end_tasks([writer_task])
         await self._disconnect()
 
     async def transaction(self, operation: Callable, committed: Callable[[Any], None] = lambda answer: None) -> Any:
@@ -2744,10 +2761,7 @@ class ChangeFeed:
 
     async def close(self) -> None:
         """Stop listening to other processes."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await end_tasks(self._tasks)
         self._tasks = []
 
     async def refresh(self) -> None:
@@ -3347,8 +3361,7 @@ class Services:
             await asyncio.wait([self._opening])
         if self._opened:
             self._opened = False
-            self._tidying.cancel()
-            await asyncio.wait([self._tidying])
+            await end_tasks([self._tidying])
             self.hub.close()
             await self.feed.close()
             await self.todos.store.close()
@@ -9441,14 +9454,19 @@ async def open_and_close(services: Services) -> None:
 
 
 async def serve(
-    app: tornado.web.Application, sockets: list[socket.socket], announce: Callable[[], None] = lambda: None
+    app: tornado.web.Application,
+    sockets: list[socket.socket],
+    announce: Callable[[], None] = lambda: None,
+    parent: int = 0,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then answer what was asked. Raises Misconfigured."""
+    """Serve until SIGINT or SIGTERM, or until `parent` (a process id) is gone, then answer what was asked.
+
+    Raises Misconfigured.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl+C ends asyncio.run() by itself
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    parent = os.getppid()
     async with listening(app, sockets):
         await open_at_start(app.settings["services"])
         announce()
@@ -9457,20 +9475,25 @@ async def serve(
                 await asyncio.wait_for(stop.wait(), 1.0)
             with contextlib.suppress(Unavailable):  # tried until it is there, whether or not somebody asks
                 await app.settings["services"].open()
-            if app.settings["config"].workers > 1 and os.getppid() != parent:
+            if parent and os.getppid() != parent:
                 stop.set()  # who would start us again, or pass on a signal, has been killed
 
 
 def fork(work: Callable[[], int]) -> int:
     """Run `work()` in a process of its own that ends with its exit code; gives the process id."""
+    signals = {signal.SIGINT, signal.SIGTERM}
+    # Held back until the child has dropped the parent's handlers, or one that comes now would be lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     process = os.fork()
     if process == 0:
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):  # until it has its own, not the parent's handlers
+            for number in signals:
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
             os._exit(work())
         finally:
             os._exit(1)  # whatever happens, the child must not go on as if it were the parent
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     return process
 
 
@@ -9546,8 +9569,12 @@ def serve_command(argv: Sequence[str]) -> int:
         return 0
     asyncio.run(open_and_close(app.settings["services"]))  # what is wrong is said once, not by every worker
     announce()
-    # Each worker has an app of its own: connections and locks must not be shared across a fork.
-    return run_workers(config.workers, lambda: report_errors(lambda: asyncio.run(serve(make_app(environ), sockets))))
+    parent = os.getpid()
+
+    def work() -> int:  # with an app of its own: connections and locks must not be shared across a fork
+        return report_errors(lambda: asyncio.run(serve(make_app(environ), sockets, parent=parent)))
+
+    return run_workers(config.workers, work)
 
 
 def print_progress(what: str, done: int, total: int) -> None:
