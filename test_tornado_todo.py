@@ -4910,7 +4910,7 @@ def test_a_restored_backup_is_the_database_as_it_was_even_after_a_kill(tmp_path)
     with process(tmp_path, **in_file(tmp_path)) as server:
         add(server.client, "before")
         assert command(tmp_path, "backup", "copy.db", **in_file(tmp_path)).returncode == 0
-        for number in range(200):
+        for number in range(30):
             add(server.client, f"after {number}")
         server.child.kill()  # so that the write-ahead log stays beside the file
     done = command(tmp_path, "restore", "copy.db", **in_file(tmp_path))
