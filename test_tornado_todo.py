@@ -4235,7 +4235,7 @@ class OwnPostgres(OwnServer):
         if self.as_user:
             shutil.chown(folder, "postgres", "postgres")
             for parent in folder.parents:
-                if parent.stat().st_uid == 0 and "pytest" in parent.name:
+                if parent.stat().st_uid == 0 and "pytest-of" in str(parent):
                     parent.chmod(0o755)
         initdb = pathlib.Path(self.postgres).with_name("initdb")
         making = [*self.as_user, str(initdb), "-D", str(folder / "data"), "-U", "todo", "--auth=trust", "-E", "UTF8"]

@@ -1399,16 +1399,23 @@ def without_password(url: str) -> str:
     return f"{hosts or socket_folder or 'localhost'}{parts.path}"
 
 
+def end_connection(connection: Any) -> None:
+    """Cut a pooled connection, which may have been cut before, without waiting for its server."""
+    with contextlib.suppress(asyncpg_driver().InterfaceError):
+        connection.terminate()
+
+
 class PostgresSession:
     """A transaction on a connection of the pool: the same methods as a SQLiteSession."""
 
     def __init__(self, connection: Any):
         self._connection = connection
+        self._ended = False
 
     @property
     def in_transaction(self) -> bool:
         """Whether the transaction is still open."""
-        return not self._connection.is_closed() and self._connection.is_in_transaction()
+        return not self._ended and not self._connection.is_closed() and self._connection.is_in_transaction()
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
         """Run one statement and give its rows; a great many rows need more seconds than usual."""
@@ -1432,10 +1439,23 @@ class PostgresSession:
         try:
             await self.run("COMMIT")
         except Exception as error:
+            # To roll back now could only wait longer, and its own failure would say that nothing was changed.
+            self._end()
             raise Unavailable(
                 "The database went away in the middle of the commit, so this may or may not have been done."
                 " Repeating it is harmless if it names an id or an Idempotency-Key."
             ) from error
+
+    async def roll_back(self) -> None:
+        """Undo the transaction."""
+        try:
+            await self.run("ROLLBACK")
+        except Exception:  # the server rolls back what its client leaves
+            self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        end_connection(self._connection)
 
 
 class PostgresDatabase(Database):
@@ -1501,7 +1521,7 @@ class PostgresDatabase(Database):
         try:
             yield connection
         except TimeoutError:
-            connection.terminate()  # or to give it back would wait for the server once more
+            end_connection(connection)  # or to give it back would wait for the server once more
             raise
         finally:
             await self._pool.release(connection)
@@ -1518,11 +1538,12 @@ class PostgresDatabase(Database):
                 # Nothing has been sent but BEGIN, so another connection may try.
                 connection = await stack.enter_async_context(self._connected())
                 await connection.execute("BEGIN")
+            session = PostgresSession(connection)
             try:
-                yield PostgresSession(connection)
+                yield session
             finally:
-                if not connection.is_closed() and connection.is_in_transaction():
-                    await connection.execute("ROLLBACK")
+                if session.in_transaction:
+                    await session.roll_back()
 
     def _is_from_engine(self, error: BaseException) -> bool:
         asyncpg = asyncpg_driver()
