@@ -4664,6 +4664,23 @@ def test_a_url_that_its_driver_cannot_use_ends_the_start_with_one_line(tmp_path,
     assert ended.returncode == 2 and name in ended.stderr and ended.stderr.count("\n") == 1
 
 
+async def test_a_commit_that_is_not_answered_in_time_is_told_as_uncertain(fresh_postgres):
+    url = fresh_postgres["DATABASE_URL"]
+    store = tornado_todo.TodoStore(tornado_todo.open_database(url))
+    await store.open()
+    run_sql(
+        url,
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(3); RETURN NULL; END'",
+        "CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION slow()",
+    )
+    try:
+        with pytest.raises(tornado_todo.Unavailable, match="may or may not"):
+            await store.user("ann")
+    finally:
+        await store.close()
+
+
 # ==== proxies ===================================================================================
 
 
