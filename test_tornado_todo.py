@@ -529,7 +529,11 @@ DEFAULTS = {
     "REDIS_PREFIX": "tornado_todo:",
     "MYSQL_URL": "",
     "AUTH": "auto",
+    "SIGNUP": "invite",
+    "COOKIE_SECRET": (),
+    "ALLOWED_HOSTS": frozenset(),
     "CORS_ORIGINS": frozenset(),
+    "FRAME_ANCESTORS": "'none'",
     "TRUSTED_PROXIES": (),
     "PUBLIC_URL": "",
     "PREFIX": "",
@@ -538,7 +542,9 @@ DEFAULTS = {
     "WEATHER_PLACE": "",
     "TRASH_DAYS": 30,
     "WORKERS": 1,
-    "LOG_LEVEL": "INFO",
+    "MAX_CONNECTIONS": 4000,
+    "LOG_LEVEL": "info",
+    "LOG_FORMAT": "text",
 }
 
 
@@ -568,7 +574,13 @@ def test_an_empty_setting_counts_as_not_set(name):
         ("MYSQL_URL", "postgresql://x"),
         *[("TRUSTED_PROXIES", text) for text in ("proxy.example", "10.0.0.1/8", "1.2.3")],
         *[("WORKERS", text) for text in ("0", "-1", "x", "1.5")],
-        *[("AUTH", text) for text in ("accounts", "yes", "none", "AUTO ")],
+        *[("AUTH", text) for text in ("account", "yes", "none", "AUTO ")],
+        *[("SIGNUP", text) for text in ("yes", "closed ", "everybody")],
+        *[("COOKIE_SECRET", text) for text in ("short", "x" * 31, "x" * 40 + ",short")],
+        *[("ALLOWED_HOSTS", text) for text in ("https://a.example", "a.example/path", "a b", "*.example")],
+        *[("FRAME_ANCESTORS", text) for text in ("none; script-src *", "'none' 'self'", "javascript:", "'unsafe'")],
+        *[("MAX_CONNECTIONS", text) for text in ("0", "9", "x", "-1")],
+        *[("LOG_FORMAT", text) for text in ("xml", "JSON5")],
         *[("CORS_ORIGINS", text) for text in ("example.com", "https://a.example/path", "https://", "null x")],
         *[
             ("PUBLIC_URL", text)
@@ -607,6 +619,10 @@ def test_redis_is_named_by_its_url_or_by_host_and_port(settings):
         ("SERVER_PORT", "0", 0),
         ("DATABASE_URL", "sqlite://", "sqlite://"),
         ("AUTH", "open", "open"),
+        ("AUTH", "Accounts", "accounts"),
+        ("COOKIE_SECRET", f" {'a' * 32} , {'b' * 40}", ("a" * 32, "b" * 40)),
+        ("ALLOWED_HOSTS", "Todo.example, a.example:81,[::1]", {"todo.example", "a.example:81", "[::1]"}),
+        ("FRAME_ANCESTORS", "'self'  https://portal.example", "'self' https://portal.example"),
         ("CORS_ORIGINS", " https://a.example , http://b.example:81,", {"https://a.example", "http://b.example:81"}),
         ("CORS_ORIGINS", "*", {"*"}),
         ("PUBLIC_URL", "https://a.example/", "https://a.example"),
@@ -614,7 +630,7 @@ def test_redis_is_named_by_its_url_or_by_host_and_port(settings):
         ("PREFIX", "/a/b", "/a/b"),
         ("PREFIX", "/", ""),
         ("TRASH_DAYS", "7", 7),
-        ("LOG_LEVEL", "warning", "WARNING"),
+        ("LOG_LEVEL", "WARNING", "warning"),
     ],
 )
 def test_a_setting_is_read_in_the_forms_that_people_write(name, text, value):
@@ -806,7 +822,7 @@ def test_importing_the_module_and_making_an_app_has_no_side_effect(tmp_path, act
 # ==== routes: deny by default ===================================================================
 
 ROUTES = {
-    "/": ("GET", "user"),
+    "/": ("GET", "anyone"),
     r"/page/([0-9a-f]+\.(?:css|js))": ("GET", "anyone"),
     "/api/todos": ("GET POST PATCH DELETE", "user"),
     "/api/todos/([^/]+)": ("GET PUT PATCH DELETE", "user"),
@@ -815,6 +831,8 @@ ROUTES = {
     "/api/lists": ("GET POST", "user"),
     "/api/lists/([^/]+)": ("GET PATCH DELETE", "user"),
     "/api/lists/([^/]+)/restore": ("POST", "user"),
+    "/api/lists/([^/]+)/members": ("GET", "user"),
+    "/api/lists/([^/]+)/members/([^/]+)": ("GET PUT DELETE", "user"),
     "/api/changes": ("GET", "user"),
     "/api/undo": ("POST", "user"),
     "/api/events": ("GET", "user"),
@@ -824,12 +842,25 @@ ROUTES = {
     "/api/weather": ("GET", "user"),
     "/api/health": ("GET", "anyone"),
     "/api/health/live": ("GET", "anyone"),
+    "/api/export": ("GET", "user"),
+    "/api/session": ("GET POST DELETE", "anyone"),
+    "/api/sessions": ("GET DELETE", "session"),
+    "/api/sessions/([^/]+)": ("DELETE", "session"),
+    "/api/users": ("POST", "anyone"),
+    "/api/user": ("GET PATCH DELETE", "session"),
+    "/api/tokens": ("GET POST", "session"),
+    "/api/tokens/([^/]+)": ("DELETE", "session"),
+    "/api/invites": ("GET POST", "session"),
+    "/api/invites/([^/]+)": ("DELETE", "session"),
+    "/api/lists/([^/]+)/links": ("GET POST", "user"),
+    "/api/lists/([^/]+)/links/([^/]+)": ("DELETE", "user"),
     "/static/(.*)": ("GET", "user"),
 }
+ACCOUNT_ROUTES = {pattern for pattern, (_, who) in ROUTES.items() if who == "session" or "links" in pattern}
+ACCOUNT_ROUTES.add("/api/users")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 STRANGERS = [
-    {"Host": "evil.example"},
-    {"Host": "127.0.0.1.evil.example"},
+    {"Host": "192.0.2.7"},  # another name of this machine, by which others reach it too
     {"X_Forwarded_For": "203.0.113.9"},
     {"X_Real_Ip": "127.0.0.1"},
     {"Forwarded": "for=203.0.113.9"},
@@ -857,7 +888,14 @@ def test_every_route_is_classified(tmp_path):
     app = tornado_todo.make_app({**MEMORY, "STATIC_PATH": str(tmp_path)})
     patterns = [rule.matcher.regex.pattern.removesuffix("$") for rule in app.wildcard_router.rules]
     assert [pattern.replace("\\-", "-") for pattern in patterns] == list(ROUTES)
-    assert {who for _, who in ROUTES.values()} == {"anyone", "user"}
+    assert {who for _, who in ROUTES.values()} == {"anyone", "user", "session"}
+
+
+@pytest.mark.parametrize("options", [{"auth": "open"}, {"get_user": lambda request: None}], ids=["open", "host"])
+def test_where_nobody_signs_in_there_are_no_addresses_for_it(options):
+    app = tornado_todo.make_app(MEMORY, **options)
+    patterns = {rule.matcher.regex.pattern.removesuffix("$") for rule in app.wildcard_router.rules}
+    assert patterns == set(ROUTES) - ACCOUNT_ROUTES - {"/static/(.*)"}
 
 
 def test_a_prefix_adds_one_route_and_no_other(tmp_path):
@@ -893,11 +931,36 @@ def test_a_stranger_gets_nothing_but_what_is_for_anyone(routed, pattern, strange
             method, path_of(pattern), b"" if method in ("POST", "PUT", "PATCH") else None, **stranger
         )
         if ROUTES[pattern][1] == "anyone":
-            assert answer.status in (200, 404), method
+            assert answer.status in (200, 204, 404, 415), method
         elif method == "HEAD":
             assert answer.status == 401
         else:
-            assert "AUTH" in assert_problem(answer, 401)["detail"]
+            assert assert_problem(answer, 401)["detail"] == "Sign in first."
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
+
+
+FOREIGN_HOSTS = ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8888", "[::1", ""]
+
+
+@pytest.mark.parametrize("host", FOREIGN_HOSTS)
+def test_a_host_that_is_not_ours_gets_nothing_at_all(routed, host):
+    for pattern, method in itertools.product([*ROUTES, "/nowhere"], METHODS):
+        answer = routed.request(method, path_of(pattern), Host=host)
+        # 400: refused before any of our code, as no Host header at all is.
+        assert answer.status == 421 or (host in ("", "[::1") and answer.status == 400), (pattern, method)
+        if method != "HEAD" and answer.status == 421:
+            assert "ALLOWED_HOSTS" in assert_problem(answer, 421)["detail"]
+
+
+def test_the_names_that_the_settings_give_are_ours():
+    names = {"ALLOWED_HOSTS": "todo.example,other.example:81", "PUBLIC_URL": "https://public.example/x"}
+    with serving({**MEMORY, **names}, server_host="me.example", auth="open") as client:
+        for host in ("todo.example", "TODO.example:5", "other.example:81", "public.example", "me.example", "192.0.2.7"):
+            assert client.get("/api/todos", Host=host).status == 200, host
+        for host in ("x.todo.example", "other.example", "other.example:82", "todo.example.evil.example"):
+            assert client.get("/api/todos", Host=host).status == 421, host
+    with serving(MEMORY, allowed_hosts="*") as client:
+        assert client.get("/", Host="anything.example").status == 200
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.1.2.3:80", "[::1]:8888", "a.localhost"])
@@ -917,7 +980,7 @@ def test_an_unknown_path_is_404_with_any_method(routed, path):
 
 
 def test_open_auth_answers_whoever_reaches_the_server():
-    with serving(MEMORY, auth="open") as client:
+    with serving(MEMORY, auth="open", allowed_hosts="todo.example") as client:
         assert client.get("/api/todos", Host="todo.example", X_Forwarded_For="203.0.113.9").status == 200
 
 
@@ -1431,6 +1494,9 @@ LIST_FIELDS = [
     "inbox",
     "active",
     "completed",
+    "owner",
+    "role",
+    "shared",
     "created_at",
     "updated_at",
     "deleted_at",
@@ -1985,7 +2051,8 @@ class Moves:
 async def moves():
     store = tornado_todo.TodoStore(tornado_todo.SQLiteDatabase(None))
     await store.open()
-    yield Moves(tornado_todo.TodoService(store, tornado_todo.EventHub()), await store.user("ada"))
+    feed = tornado_todo.ChangeFeed(store, tornado_todo.EventHub(), None)
+    yield Moves(tornado_todo.TodoService(store, feed), await store.user("ada"))
     await store.close()
 
 
@@ -2401,7 +2468,10 @@ def test_a_query_parameter_that_is_unknown_or_cannot_be_read_is_400(shared, quer
 def test_an_unknown_query_parameter_is_400_with_every_method_of_every_route(routed, pattern):
     for method in sorted(methods_of(pattern) - {"OPTIONS", "HEAD"}):
         answer = routed.send(method, path_of(pattern) + "?nonsense=1", {} if method != "GET" else None)
-        assert_problem(answer, 400, "nonsense")
+        if ROUTES[pattern][1] == "session":  # who has none is refused before anything is read
+            assert_problem(answer, 403)
+        else:
+            assert_problem(answer, 400, "nonsense")
 
 
 @pytest.mark.parametrize(
@@ -2488,7 +2558,8 @@ def test_a_body_of_exactly_one_mebibyte_is_taken(client):
     [
         ("PUT", "/api/todos", {}, 405),
         ("POST", "/api/todos?nonsense=1", {}, 400),
-        ("POST", "/api/todos", {"Host": "evil.example"}, 401),
+        ("POST", "/api/todos", {"Host": "evil.example"}, 421),
+        ("POST", "/api/todos", {"Host": "192.0.2.7"}, 401),
         ("POST", "/api/nowhere", {}, 404),
     ],
 )
@@ -3950,8 +4021,9 @@ def test_who_has_no_user_is_a_stranger_to_an_embedders_app():
     with serving(MEMORY, get_user=user_of_header) as client:
         for pattern, (_, who) in ROUTES.items():
             for method in sorted(methods_of(pattern) - {"OPTIONS", "HEAD"}):
-                if who == "user" and "static" not in pattern:
+                if who == "user" and "static" not in pattern and pattern not in ACCOUNT_ROUTES:
                     assert_problem(client.send(method, path_of(pattern), {}), 401)
+        assert_problem(client.get("/"), 401)
         assert client.get("/api/todos", X_User="ada", Host="todo.example", X_Forwarded_For="203.0.113.9").status == 200
 
 
@@ -4709,7 +4781,7 @@ def test_the_rightmost_address_that_is_no_trusted_proxy_is_the_clients(trusted, 
 
 @pytest.mark.parametrize("trusted, protocol", [("127.0.0.1", "https"), ("", "http")])
 def test_urls_are_those_that_a_trusted_proxy_shows_and_no_other(trusted, protocol):
-    with serving({**MEMORY, "TRUSTED_PROXIES": trusted, "AUTH": "open"}) as client:
+    with serving({**MEMORY, "TRUSTED_PROXIES": trusted, "AUTH": "open", "ALLOWED_HOSTS": "todo.example"}) as client:
         spoofed = {"X_Forwarded_Proto": "https", "X_Forwarded_Host": "evil.example", "X_Forwarded_For": "203.0.113.9"}
         made = client.post("/api/todos", {"title": "x"}, Host="todo.example", **spoofed).json()
         assert made["url"].startswith(f"{protocol}://todo.example/")

@@ -40,6 +40,7 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import getpass
 import hashlib
 import importlib
 import ipaddress
@@ -71,7 +72,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import aiosqlite
 import dotenv
@@ -92,6 +93,7 @@ __version__ = "0.1.0"
 __all__ = ["Config", "Misconfigured", "SETTINGS", "TodoError", "lifespan", "main", "make_app", "running"]
 
 LOG = logging.getLogger("tornado_todo")
+ACCESS_LOG = logging.getLogger("tornado_todo.access")
 
 
 # ==== configuration: may call nothing below it ==================================================
@@ -166,13 +168,47 @@ def parse_public_url(text: str) -> str:
     return parse_http_url(text).rstrip("/")
 
 
-def parse_auth(text: str) -> str:
-    """Check how the server decides who is asking."""
-    if text == "accounts":
-        raise Misconfigured("accounts are not in this version yet: use auto (this machine only) or open")
-    if text not in ("auto", "open"):
-        raise Misconfigured(f"unknown value {text!r}: use auto (this machine only) or open (never ask)")
-    return text
+def parse_choice(*choices: str) -> Callable[[str], str]:
+    """A parser for one of several words."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise Misconfigured(f"unknown value {text!r}: use {', '.join(choices[:-1])} or {choices[-1]}")
+        return text.lower()
+
+    return parse
+
+
+def parse_secrets(text: str) -> tuple[str, ...]:
+    """Read comma-separated secrets, the newest first. It never shows them."""
+    secret_texts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if any(len(part) < 32 for part in secret_texts):
+        raise Misconfigured("too short to keep anything secret: give at least 32 random characters")
+    return secret_texts
+
+
+def parse_hosts(text: str) -> frozenset[str]:
+    """Read comma-separated host names, with a port where only that one is meant, or `*`."""
+    hosts = frozenset(host.strip().lower() for host in text.split(",") if host.strip())
+    for host in hosts:
+        if host != "*" and not re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", host):
+            raise Misconfigured(f"{host!r} is not a host name: write todo.example.com, with no https:// and no path")
+    return hosts
+
+
+def parse_frame_ancestors(text: str) -> str:
+    """Check the sources of a frame-ancestors directive (CSP level 3, section 6.4.2)."""
+    words = text.split()
+    valid = all(re.fullmatch(r"'none'|'self'|(https?://)?[A-Za-z0-9.*-]+(:[0-9*]+)?|https?:", word) for word in words)
+    if not valid or ("'none'" in words and len(words) > 1):
+        raise Misconfigured(f"{text!r} is no list of sources: write 'none', 'self' or https://portal.example.com")
+    return " ".join(words)
+
+
+def parse_connections(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < 10:
+        raise Misconfigured(f"{text!r} is not a number of connections: give a whole number from 10")
+    return int(text)
 
 
 def parse_origins(text: str) -> frozenset[str]:
@@ -211,12 +247,6 @@ def parse_folder(text: str) -> str:
     return os.path.abspath(text) if text else ""
 
 
-def parse_level(text: str) -> str:
-    if text.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise Misconfigured(f"unknown level {text!r}: use debug, info, warning or error")
-    return text.upper()
-
-
 class Setting(NamedTuple):
     """One row of the table of settings: an environment variable, its default and its meaning."""
 
@@ -241,8 +271,32 @@ SETTINGS = (
     Setting("REDIS_PORT", "6379", parse_port, "port of that Redis"),
     Setting("REDIS_PREFIX", "tornado_todo:", str, "what the names of all its keys begin with, if Redis is shared"),
     Setting("MYSQL_URL", "", parse_server_url("mariadb", "mysql"), "a MySQL that the health check includes"),
-    Setting("AUTH", "auto", parse_auth, "auto: only this machine may use it; open: whoever reaches it may"),
+    Setting(
+        "AUTH",
+        "auto",
+        parse_choice("auto", "accounts", "open"),
+        "auto: who is not on this machine signs in; accounts: everybody does; open: nobody does",
+    ),
+    Setting(
+        "SIGNUP",
+        "invite",
+        parse_choice("open", "invite", "closed"),
+        "who may make an account after the first: open: anybody; invite: whom another invites; closed: nobody",
+    ),
+    Setting(
+        "COOKIE_SECRET",
+        "",
+        parse_secrets,
+        "signs the sign-in cookies, 32 characters or more (several, the newest first); made and kept if not given",
+    ),
+    Setting(
+        "ALLOWED_HOSTS",
+        "",
+        parse_hosts,
+        "host names that the server answers to, comma-separated, besides its own; * for any",
+    ),
     Setting("CORS_ORIGINS", "", parse_origins, "web origins, comma-separated, whose pages may use the API; * for any"),
+    Setting("FRAME_ANCESTORS", "'none'", parse_frame_ancestors, "sites that may show the page in a frame of theirs"),
     Setting("TRUSTED_PROXIES", "", parse_networks, "addresses of proxies whose X-Forwarded headers are believed"),
     Setting("PUBLIC_URL", "", parse_public_url, "how the outside reaches the server, if not by its own address"),
     Setting("PREFIX", "", parse_prefix, "path that everything is served under, such as /todo"),
@@ -251,7 +305,9 @@ SETTINGS = (
     Setting("WEATHER_PLACE", "", str, "name of the place, if the weather server does not give it"),
     Setting("TRASH_DAYS", "30", parse_days, "days after which the trash is emptied for good"),
     Setting("WORKERS", "1", parse_workers, "processes that share the port; more than one needs REDIS_URL"),
-    Setting("LOG_LEVEL", "info", parse_level, "debug, info, warning or error"),
+    Setting("MAX_CONNECTIONS", "4000", parse_connections, "of each process; past it the one idle longest is closed"),
+    Setting("LOG_LEVEL", "info", parse_choice("debug", "info", "warning", "error"), "debug, info, warning or error"),
+    Setting("LOG_FORMAT", "text", parse_choice("text", "json"), "text, or json: one object a line"),
 )
 
 
@@ -269,7 +325,11 @@ class Config:
     redis_prefix: str
     mysql_url: str
     auth: str
+    signup: str
+    cookie_secret: tuple[str, ...]
+    allowed_hosts: frozenset[str]
     cors_origins: frozenset[str]
+    frame_ancestors: str
     trusted_proxies: tuple
     public_url: str
     prefix: str
@@ -278,7 +338,9 @@ class Config:
     weather_place: str
     trash_days: int
     workers: int
+    max_connections: int
     log_level: str
+    log_format: str
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Config":
@@ -297,6 +359,10 @@ class Config:
             raise Misconfigured("WORKERS: they cannot share a database in memory: set DATABASE_URL, or WORKERS=1")
         if config.workers > 1 and not config.redis:
             raise Misconfigured("WORKERS: they cannot share records in memory: set REDIS_URL, or WORKERS=1")
+        # Beside a SQLite file they find the same secret; with a server between them each would make its own.
+        shares_secret = config.cookie_secret or config.auth == "open" or config.database_url.startswith("sqlite:")
+        if config.workers > 1 and not shares_secret:
+            raise Misconfigured("WORKERS: they would not believe each other's cookies: set COOKIE_SECRET, or WORKERS=1")
         return config
 
     @property
@@ -337,13 +403,13 @@ class Malformed(TodoError):
 
 
 class Unauthorized(TodoError):
-    """Nobody has signed in, and the request does not come from this machine."""
+    """Nobody has signed in, or not as somebody that is known here."""
 
     status, title = 401, "Not signed in"
 
 
 class Forbidden(TodoError):
-    """The request comes from a page that may not make it."""
+    """Who asks is known, but may not do this; or a page asks that may not."""
 
     status, title = 403, "Forbidden"
 
@@ -378,6 +444,12 @@ class UnsupportedMediaType(TodoError):
     status, title = 415, "Unsupported media type"
 
 
+class Misdirected(TodoError):
+    """The request is for a host that this server is not (RFC 9110, section 15.5.20)."""
+
+    status, title = 421, "Misdirected request"
+
+
 class Invalid(TodoError):
     """The request could be read, but one or more of its fields cannot be used."""
 
@@ -388,6 +460,16 @@ class UpgradeRequired(TodoError):
     """The client speaks a version of WebSocket that nobody does any more."""
 
     status, title = 426, "Upgrade required"
+
+
+class TooManyRequests(TodoError):
+    """Somebody has tried too often, and has to wait so many seconds (RFC 6585, section 4)."""
+
+    status, title = 429, "Too many attempts"
+
+    def __init__(self, seconds: float):
+        wait = max(1, math.ceil(seconds))
+        super().__init__(f"Too many attempts. Try again in {wait} s.", headers={"Retry-After": str(wait)})
 
 
 class UpstreamFailed(TodoError):
@@ -439,7 +521,7 @@ class Todo(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class TodoList(msgspec.Struct, kw_only=True, frozen=True):
-    """A list of to-dos. `active` and `completed` count its to-dos, and are set only on its way out."""
+    """A list of to-dos. How many it has, whose it is and what the reader may do is set only on its way out."""
 
     id: str
     url: str | UnsetType = UNSET
@@ -448,21 +530,39 @@ class TodoList(msgspec.Struct, kw_only=True, frozen=True):
     inbox: bool = False
     active: int | UnsetType = UNSET
     completed: int | UnsetType = UNSET
+    owner: str | UnsetType = UNSET
+    role: str | UnsetType = UNSET
+    shared: bool | UnsetType = UNSET
     created_at: str
     updated_at: str
     deleted_at: str | None = None
     revision: int = 0
 
 
+LOCAL_USER = "local"  # the name of whoever uses this machine, where nobody signs in
+OWNER, EDITOR, VIEWER = "owner", "editor", "viewer"  # what one may be to a list; each may all that the next may
+
+
 class User(msgspec.Struct, frozen=True):
-    """Somebody who owns lists."""
+    """Somebody who owns lists, or the holder of a link, to whom one is shown."""
 
     id: str
     name: str
 
 
+class Member(msgspec.Struct, frozen=True):
+    """Somebody who may see a list, since when, and as what."""
+
+    name: str
+    role: str
+    since: str
+
+
 class Change(msgspec.Struct, kw_only=True, frozen=True):
-    """One row of the change log. `todo` is null where the list itself changed; images are JSON."""
+    """One row of the change log. `todo` is null where the list itself changed; images are JSON.
+
+    `user` names who did it. An image is null, too, where the to-do was in a list that the reader may not see.
+    """
 
     revision: int
     batch: str
@@ -499,6 +599,51 @@ class UndoFields(msgspec.Struct, kw_only=True):
     """Which batch to undo; without one, the caller's last."""
 
     batch: str | UnsetType = UNSET
+
+
+class SignInFields(msgspec.Struct, kw_only=True):
+    """A name and a password; what they have to be is no business of who tries them."""
+
+    name: Annotated[str, Meta(max_length=1000)]
+    password: Annotated[str, Meta(max_length=1000)]
+
+
+class SignUpFields(msgspec.Struct, kw_only=True):
+    """What a new account needs."""
+
+    name: str
+    password: str
+    invite: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
+
+
+class PasswordFields(msgspec.Struct, kw_only=True):
+    """The present password, to be told by it."""
+
+    password: Annotated[str, Meta(max_length=1000)]
+
+
+class NewPasswordFields(PasswordFields, kw_only=True):
+    """The present password and the next."""
+
+    new_password: str
+
+
+class TokenFields(msgspec.Struct, kw_only=True):
+    """What an API token is for, whether it may write, and for how many days it is good."""
+
+    name: str
+    read_only: bool | UnsetType = UNSET
+    days: Annotated[int, Meta(ge=1, le=366)] | UnsetType = UNSET
+
+
+class MemberFields(msgspec.Struct, kw_only=True):
+    """What a member may do."""
+
+    role: Literal["editor", "viewer"]
+
+
+class NoFields(msgspec.Struct, kw_only=True):
+    """Nothing, where all is said by the address."""
 
 
 class TodoFilter(msgspec.Struct, kw_only=True, frozen=True):
@@ -601,6 +746,22 @@ def clean_tags(tags: Tags | None) -> Tags:
             raise ValueError("a tag cannot contain a comma")
         kept.setdefault(fold(tag), tag)
     return [*kept.values()]
+
+
+def fold_user_name(name: str) -> str:
+    """An account's name as it is kept: without case, compatibility forms and space around it."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name.strip()).casefold())
+
+
+def clean_user_name(name: str) -> str:
+    """A name for an account; raises ValueError for one that another could not type, or mistake for another."""
+    name = fold_user_name(name)
+    valid = all(character in "._-@+" or unicodedata.category(character)[0] in "LMN" for character in name)
+    if not valid or not 1 <= len(name) <= 64 or name[0] in "._-@+":
+        raise ValueError("must be 1 to 64 letters, digits, or . _ - @ + after the first")
+    if name == LOCAL_USER:
+        raise ValueError("stands for whoever uses this machine: choose another")
+    return name
 
 
 def clean_id(text: str) -> str:
@@ -1620,7 +1781,63 @@ MIGRATIONS = (
         owner_id TEXT NOT NULL REFERENCES users(id), name TEXT COLLATE "C" NOT NULL, body TEXT NOT NULL,
         size BIGINT NOT NULL, etag TEXT NOT NULL, updated_at BIGINT NOT NULL, PRIMARY KEY (owner_id, name));
     """,
+    """
+    ALTER TABLE users ADD COLUMN password TEXT;
+    CREATE TABLE members (
+        id TEXT COLLATE "C" PRIMARY KEY, list_id TEXT NOT NULL REFERENCES lists(id),
+        user_id TEXT NOT NULL REFERENCES users(id), role TEXT NOT NULL, created_at BIGINT NOT NULL,
+        UNIQUE (list_id, user_id));
+    CREATE INDEX members_by_user ON members (user_id, list_id, role);
+    CREATE TABLE credentials (
+        id TEXT COLLATE "C" PRIMARY KEY, kind TEXT NOT NULL, secret_hash TEXT NOT NULL UNIQUE,
+        user_id TEXT NOT NULL REFERENCES users(id), list_id TEXT REFERENCES lists(id), name TEXT NOT NULL,
+        read_only BIGINT NOT NULL, created_at BIGINT NOT NULL, used_at BIGINT NOT NULL, expires_at BIGINT NOT NULL);
+    CREATE INDEX credentials_by_user ON credentials (user_id, kind);
+    CREATE INDEX credentials_by_list ON credentials (list_id) WHERE list_id IS NOT NULL;
+    ALTER TABLE changes ADD COLUMN from_owner_id TEXT;
+    CREATE INDEX changes_by_user ON changes (user_id, revision);
+    CREATE INDEX changes_by_list ON changes (list_id, revision);
+    CREATE INDEX changes_from_list ON changes (from_list_id, revision) WHERE from_list_id <> list_id;
+    CREATE INDEX changes_from_owner ON changes (from_owner_id, revision) WHERE from_owner_id IS NOT NULL;
+    INSERT INTO counters (name, value) VALUES ('access', 0);
+    """,
 )
+
+# ---- rights: in every statement, `$1` is the caller
+
+MEMBERSHIPS = "SELECT list_id FROM members WHERE user_id = $1"
+LIVING_MEMBERSHIPS = (
+    "SELECT list_id FROM members JOIN lists ON lists.id = list_id WHERE user_id = $1 AND deleted_at IS NULL"
+)
+
+
+def editing(role: str) -> str:
+    """What narrows memberships to those that have this role."""
+    return " AND role = 'editor'" if role == EDITOR else ""
+
+
+def may(role: str, list_column: str) -> str:
+    """SQL for whether the caller has at least this role in the list of a row, which also has its owner."""
+    if role == OWNER:
+        return "owner_id = $1"
+    return f"(owner_id = $1 OR {list_column} IN ({MEMBERSHIPS}{editing(role)}))"
+
+
+def role_in(list_column: str) -> str:
+    """SQL for the caller's role in the list of a row that `may` let through; the column with its table's name."""
+    mine = f"SELECT role FROM members WHERE user_id = $1 AND list_id = {list_column}"
+    return f"CASE WHEN owner_id = $1 THEN '{OWNER}' ELSE ({mine}) END"
+
+
+def check_role(wanted: str, role: str) -> None:
+    """Raise Forbidden unless a role is enough."""
+    if role == VIEWER and wanted == EDITOR:
+        raise Forbidden("You may read this list, but not change what is in it. Ask its owner.")
+    if role != OWNER and wanted == OWNER:
+        raise Forbidden("Only the owner of this list may do that.")
+
+
+# ---- rows
 
 TODO_COLUMNS = (
     "id, list_id, title, completed_at, position, notes, due, priority, tags,"
@@ -1633,8 +1850,10 @@ SAVE_TODO = f"""
         completed_at = excluded.completed_at, position = excluded.position, notes = excluded.notes,
         due = excluded.due, priority = excluded.priority, tags = excluded.tags, updated_at = excluded.updated_at,
         deleted_at = excluded.deleted_at, revision = excluded.revision, due_at = excluded.due_at,
-        title_key = excluded.title_key, search = excluded.search, tag_keys = excluded.tag_keys
-    WHERE todos.owner_id = excluded.owner_id"""
+        title_key = excluded.title_key, search = excluded.search, tag_keys = excluded.tag_keys,
+        owner_id = excluded.owner_id
+    WHERE todos.owner_id = $19
+        OR todos.list_id IN (SELECT list_id FROM members WHERE user_id = $19 AND role = 'editor')"""
 LIST_COLUMNS = "id, title, position, inbox, created_at, updated_at, deleted_at, revision"
 SAVE_LIST = f"""
     INSERT INTO lists ({LIST_COLUMNS}, owner_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
@@ -1643,9 +1862,21 @@ SAVE_LIST = f"""
     WHERE lists.owner_id = excluded.owner_id"""
 CHANGE_COLUMNS = "revision, batch, at, user_id, list_id, todo_id, action, before_image, after_image"
 SAVE_CHANGE = f"""
-    INSERT INTO changes ({CHANGE_COLUMNS}, undoes, owner_id, from_list_id)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"""
-IN_A_LIVING_LIST = "list_id NOT IN (SELECT id FROM lists WHERE owner_id = $1 AND deleted_at IS NOT NULL)"
+    INSERT INTO changes ({CHANGE_COLUMNS}, undoes, owner_id, from_list_id, from_owner_id)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
+IN_A_LIVING_LIST = "EXISTS (SELECT 1 FROM lists WHERE lists.id = list_id AND lists.deleted_at IS NULL)"
+OUTSIDE_OWN_TRASH = "list_id NOT IN (SELECT id FROM lists WHERE owner_id = $1 AND deleted_at IS NOT NULL)"
+
+# A change as a reader sees it: with the name of who made it, and of its images only the one that was in a list
+# which the reader may see. Who shares a list does not share what a to-do said before it was moved there.
+SEES_AFTER = may(VIEWER, "list_id")
+SEES_BEFORE = f"(COALESCE(from_owner_id, owner_id) = $1 OR from_list_id IN ({MEMBERSHIPS}))"
+USER_NAME = "(SELECT name FROM users WHERE users.id = changes.user_id)"
+SEEN_CHANGE = (
+    f"revision, batch, at, {USER_NAME}, list_id, todo_id, action,"
+    f" CASE WHEN {SEES_BEFORE} THEN before_image ELSE 'null' END,"
+    f" CASE WHEN {SEES_AFTER} THEN after_image ELSE 'null' END"
+)
 
 
 def todo_from_row(row: Sequence[Any]) -> Todo:
@@ -1669,7 +1900,7 @@ def todo_from_row(row: Sequence[Any]) -> Todo:
     )
 
 
-def row_from_todo(todo: Todo, owner_id: str) -> tuple:
+def row_from_todo(todo: Todo, owner_id: str, caller_id: str) -> tuple:
     """The arguments of SAVE_TODO, with the columns that only sorting and searching use."""
     tag_keys = "".join(f"\n{fold(tag)}" for tag in todo.tags) + "\n"
     return (
@@ -1677,6 +1908,7 @@ def row_from_todo(todo: Todo, owner_id: str) -> tuple:
         *(todo.priority, json.dumps(todo.tags, ensure_ascii=False), milliseconds(todo.created_at)),
         *(milliseconds(todo.updated_at), milliseconds(todo.deleted_at), todo.revision, owner_id),
         *(due_sort_key(todo.due), fold(todo.title)[:100], f"{fold(todo.title)}\n{fold(todo.notes)}", tag_keys),
+        caller_id,
     )
 
 
@@ -1712,7 +1944,7 @@ def row_from_list(todo_list: TodoList, owner_id: str) -> tuple:
 
 
 def change_from_row(row: Sequence[Any]) -> Change:
-    """The change in a row of CHANGE_COLUMNS."""
+    """The change in a row of SEEN_CHANGE."""
     return Change(
         revision=row[0],
         batch=row[1],
@@ -1738,6 +1970,25 @@ async def yielding(items: Iterable[Any]) -> AsyncIterator[Any]:
             await asyncio.sleep(0)
 
 
+LINK_NAME = "link/"  # what the names of links' holders begin with, which no account's can
+Memberships = dict[str, dict[str, str]]
+
+
+async def raise_access(transaction: Any) -> None:
+    """Note that somebody has got or lost a right: every process looks who may still listen to what."""
+    await transaction.fetch("UPDATE counters SET value = value + 1 WHERE name = 'access'")
+
+
+async def end_sharing(transaction: Any, lists: str, *arguments: Any) -> list[str]:
+    """Remove members and links of the lists that a SELECT names; the ids of the users who were members."""
+    holders = await transaction.fetch(
+        f"DELETE FROM credentials WHERE list_id IN ({lists}) RETURNING user_id", *arguments
+    )
+    members = await transaction.fetch(f"DELETE FROM members WHERE list_id IN ({lists}) RETURNING user_id", *arguments)
+    await transaction.execute_many("DELETE FROM users WHERE id = $1", holders)
+    return [row[0] for row in members]
+
+
 async def take_turn(transaction: Any) -> int:
     """Wait until no other write is under way, and give the newest revision.
 
@@ -1749,10 +2000,15 @@ async def take_turn(transaction: Any) -> int:
 
 
 class TodoQueries:
-    """Reads what one user may see, through a database or inside a transaction: both have `fetch`."""
+    """Reads what one user may see, through a database or inside a transaction: both have `fetch`.
+
+    Every statement carries the caller's right itself. What the caller may not see is not found;
+    what may be seen, but not changed, is Forbidden where a `role` asks for more.
+    """
 
     def __init__(self, source: Any, user: User):
         self.source, self.user = source, user
+        self.owners: dict[str, str] = {}  # whose the lists are that have been come across
 
     async def fetch(self, sql: str, *arguments: Any, **options: Any) -> list[tuple]:
         """Run a statement in which `$1` is the caller, and the arguments follow from `$2`."""
@@ -1764,32 +2020,28 @@ class TodoQueries:
             return (await self.fetch("SELECT revision FROM users WHERE id = $1"))[0][0]
         return (await self.todo_list(list_id)).revision
 
-    async def todo(self, todo_id: str, deleted: bool = False) -> Todo:
-        """One to-do, outside the trash or in it. Raises NotFound."""
+    def _todo(self, row: Sequence[Any]) -> Todo:
+        """The to-do in a row of TODO_COLUMNS, after which comes its owner."""
+        self.owners[row[1]] = row[13]
+        return todo_from_row(row)
+
+    async def todo(self, todo_id: str, deleted: bool = False, role: str = VIEWER) -> Todo:
+        """One to-do, outside the trash or in it. Raises NotFound or Forbidden."""
         rows = await self.fetch(
-            f"SELECT {TODO_COLUMNS} FROM todos WHERE owner_id = $1 AND id = $2 AND {IN_A_LIVING_LIST}"
+            f"SELECT {TODO_COLUMNS}, owner_id, {role_in('todos.list_id')} FROM todos"
+            f" WHERE id = $2 AND {may(VIEWER, 'list_id')} AND {IN_A_LIVING_LIST}"
             f" AND deleted_at IS {'NOT NULL' if deleted else 'NULL'}",
             todo_id,
         )
         if not rows:
             raise NotFound("There is no such to-do." if not deleted else "There is no such to-do in the trash.")
-        return todo_from_row(rows[0])
+        check_role(role, rows[0][-1])
+        return self._todo(rows[0])
 
-    def _conditions(self, which: TodoFilter) -> tuple[list[str], list[Any]]:
-        """SQL conditions for a filter and their arguments, `$1` being the caller."""
-        arguments: list[Any] = []
-
-        def bound(value: Any) -> str:
-            arguments.append(value)
-            return f"${len(arguments) + 1}"
-
-        if which.list:
-            # The right to the list is in the same statement, so that its index can serve it alone.
-            mine = f"SELECT id FROM lists WHERE id = {bound(which.list)} AND owner_id = $1 AND deleted_at IS NULL"
-            conditions = [f"list_id = ({mine})"]
-        else:
-            conditions = ["owner_id = $1", IN_A_LIVING_LIST]
-        conditions.append("deleted_at IS NOT NULL" if which.deleted else "deleted_at IS NULL")
+    @staticmethod
+    def _conditions(which: TodoFilter, bound: Callable[[Any], str]) -> list[str]:
+        """SQL conditions for a filter, which binds its arguments."""
+        conditions = ["deleted_at IS NOT NULL" if which.deleted else "deleted_at IS NULL"]
         if which.completed is not None:
             conditions.append("completed_at IS NOT NULL" if which.completed else "completed_at IS NULL")
         if which.due in ("any", "none"):
@@ -1802,67 +2054,107 @@ class TodoQueries:
             conditions.append(f"tag_keys LIKE {bound(chr(10).join(['%', escape_like(tag), '%']))} ESCAPE '!'")
         for word in which.words:
             conditions.append(f"search LIKE {bound('%' + escape_like(word) + '%')} ESCAPE '!'")
-        return conditions, arguments
+        return conditions
 
-    async def todos(self, which: TodoFilter, page: Page | None = None) -> list[Todo]:
-        """The to-dos that a filter selects: all of them, or one page and one more if there are more."""
-        conditions, arguments = self._conditions(which)
+    async def todos(self, which: TodoFilter, page: Page | None = None, role: str = VIEWER) -> list[Todo]:
+        """The to-dos that a filter selects: all of them, or one page and one more if there are more.
+
+        Only those in lists in which the caller has at least this role.
+        """
+        arguments: list[Any] = []
+
+        def bound(value: Any) -> str:
+            arguments.append(value)
+            return f"${len(arguments) + 1}"
+
+        conditions = self._conditions(which, bound)
         column, direction, tail = "position", "ASC", ""
         if page:
             column, direction = SORT_COLUMNS[page.sort], "DESC" if page.descending else "ASC"
             if page.after:
-                comparison = "<" if page.descending else ">"
-                conditions.append(f"({column}, id) {comparison} (${len(arguments) + 2}, ${len(arguments) + 3})")
-                arguments += page.after
+                values = ", ".join(bound(value) for value in page.after)
+                conditions.append(f"({column}, id) {'<' if page.descending else '>'} ({values})")
             tail = f" LIMIT {page.limit + 1}"
-        rows = await self.fetch(
-            f"SELECT {TODO_COLUMNS} FROM todos WHERE {' AND '.join(conditions)}"
-            f" ORDER BY {column} {direction}, id {direction}{tail}",
-            *arguments,
-            **({} if page else {"seconds": BULK_SECONDS}),
-        )
-        return [todo_from_row(row) async for row in yielding(rows)]
+        # One part for each way to a right, so that an index gives each of them in order.
+        parts = [
+            f"SELECT {TODO_COLUMNS}, owner_id, {column} AS sort_key FROM todos WHERE {right}"
+            f" AND {' AND '.join(conditions)} ORDER BY {column} {direction}, id {direction}{tail}"
+            for right in self._ways(which, role, bound)
+        ]
+        sql = parts[0]
+        if len(parts) > 1:
+            sql = " UNION ALL ".join(f"SELECT * FROM ({part}) AS part{number}" for number, part in enumerate(parts))
+            sql += f" ORDER BY sort_key {direction}, id {direction}{tail}"
+        rows = await self.fetch(sql, *arguments, **({} if page else {"seconds": BULK_SECONDS}))
+        return [self._todo(row) async for row in yielding(rows)]
 
-    async def todo_list(self, list_id: str, deleted: bool = False) -> TodoList:
-        """One list, outside the trash or in it. Raises NotFound."""
+    @staticmethod
+    def _ways(which: TodoFilter, role: str, bound: Callable[[Any], str]) -> list[str]:
+        """Conditions of which each selects to-dos that the caller has a right to, and none selects the same."""
+        if which.list:
+            here = f"id = {bound(which.list)} AND {may(role, 'id')} AND deleted_at IS NULL"
+            return [f"list_id = (SELECT id FROM lists WHERE {here})"]
+        own = [f"owner_id = $1 AND {OUTSIDE_OWN_TRASH}"]
+        return own if role == OWNER else [*own, f"list_id IN ({LIVING_MEMBERSHIPS}{editing(role)})"]
+
+    async def todo_list(self, list_id: str, deleted: bool = False, role: str = VIEWER) -> TodoList:
+        """One list, outside the trash or, for its owner, in it. Raises NotFound or Forbidden."""
         rows = await self.fetch(
-            f"SELECT {LIST_COLUMNS} FROM lists WHERE owner_id = $1 AND id = $2"
+            f"SELECT {LIST_COLUMNS}, owner_id, {role_in('lists.id')} FROM lists"
+            f" WHERE id = $2 AND {may(OWNER if deleted else VIEWER, 'id')}"
             f" AND deleted_at IS {'NOT NULL' if deleted else 'NULL'}",
             list_id,
         )
         if not rows:
             raise NotFound("There is no such list.")
+        check_role(role, rows[0][-1])
+        self.owners[list_id] = rows[0][-2]
         return list_from_row(rows[0])
 
     async def lists(self, deleted: bool = False) -> list[TodoList]:
-        """All lists, the Inbox first, each with the number of its to-dos."""
+        """The caller's lists, the Inbox first, then those that others share; or the caller's in the trash."""
         rows = await self.fetch(
-            f"SELECT {LIST_COLUMNS} FROM lists WHERE owner_id = $1"
-            f" AND deleted_at IS {'NOT NULL' if deleted else 'NULL'} ORDER BY inbox DESC, position, id"
+            f"SELECT {LIST_COLUMNS} FROM lists WHERE {may(OWNER if deleted else VIEWER, 'id')}"
+            f" AND deleted_at IS {'NOT NULL' if deleted else 'NULL'}"
+            " ORDER BY CASE WHEN owner_id = $1 THEN 0 ELSE 1 END, inbox DESC, position, id"
         )
-        return await self.counted([list_from_row(row) for row in rows])
+        return await self.described([list_from_row(row) for row in rows])
 
-    async def counted(self, lists: Sequence[TodoList]) -> list[TodoList]:
-        """Lists with the number of their to-dos."""
+    async def described(self, lists: Sequence[TodoList]) -> list[TodoList]:
+        """Lists with the number of their to-dos, whose they are, and what the caller is to them."""
         one = len(lists) == 1
+        only = " AND list_id = $2" if one else ""
+        count = (
+            "SELECT list_id, count(*) AS total, count(completed_at) AS completed FROM todos WHERE deleted_at IS NULL"
+        )
+        counts = " UNION ALL ".join(
+            f"{count} AND {mine}{only} GROUP BY list_id" for mine in ("owner_id = $1", f"list_id IN ({MEMBERSHIPS})")
+        )
         rows = await self.fetch(
-            "SELECT list_id, count(*), count(completed_at) FROM todos WHERE owner_id = $1 AND deleted_at IS NULL"
-            + (" AND list_id = $2" if one else "")
-            + " GROUP BY list_id",
+            f"SELECT lists.id, (SELECT name FROM users WHERE users.id = owner_id), {role_in('lists.id')},"
+            " EXISTS (SELECT 1 FROM members WHERE members.list_id = lists.id),"
+            " COALESCE(total, 0), COALESCE(completed, 0)"
+            f" FROM lists LEFT JOIN ({counts}) AS counts ON counts.list_id = lists.id"
+            f" WHERE {may(VIEWER, 'lists.id')}{' AND lists.id = $2' if one else ''}",
             *([lists[0].id] if one else []),
         )
-        counts = {list_id: {"active": total - completed, "completed": completed} for list_id, total, completed in rows}
-        none = {"active": 0, "completed": 0}
-        return [msgspec.structs.replace(todo_list, **counts.get(todo_list.id, none)) for todo_list in lists]
+        names = ("owner", "role", "shared", "active", "completed")
+        facts = {
+            list_id: dict(zip(names, (owner, role, bool(shared), total - completed, completed), strict=True))
+            for list_id, owner, role, shared, total, completed in rows
+        }
+        return [msgspec.structs.replace(todo_list, **facts.get(todo_list.id, {})) for todo_list in lists]
 
     async def inbox(self) -> str:
         """The id of the list that to-dos go to when none is named."""
         return (await self.fetch("SELECT id FROM lists WHERE owner_id = $1 AND inbox = 1"))[0][0]
 
+    _IN_LIST = f"list_id = (SELECT id FROM lists WHERE id = $2 AND {may(VIEWER, 'id')})"
+
     async def last_position(self, list_id: str) -> float:
         """The greatest `order` in a list; 0 if it is empty."""
         rows = await self.fetch(
-            "SELECT max(position) FROM todos WHERE owner_id = $1 AND list_id = $2 AND deleted_at IS NULL", list_id
+            f"SELECT max(position) FROM todos WHERE {self._IN_LIST} AND deleted_at IS NULL", list_id
         )
         return rows[0][0] or 0.0
 
@@ -1870,17 +2162,28 @@ class TodoQueries:
         """The to-dos next to one in its list, nearest first; those with the same order are left out."""
         comparison, direction = ("<", "DESC") if below else (">", "ASC")
         rows = await self.fetch(
-            f"SELECT {TODO_COLUMNS} FROM todos WHERE owner_id = $1 AND list_id = $2 AND deleted_at IS NULL"
+            f"SELECT {TODO_COLUMNS}, owner_id FROM todos WHERE {self._IN_LIST} AND deleted_at IS NULL"
             f" AND position {comparison} $3 AND id <> $4 ORDER BY position {direction}, id {direction} LIMIT {most}",
             *(todo.list, todo.order, todo.id),
         )
-        return [todo_from_row(row) for row in rows]
+        return [self._todo(row) for row in rows]
 
     async def changes(self, since: int, list_id: str | None, most: int) -> list[Change]:
         """Changes after a revision, oldest first, to one list or to all."""
-        of_list = " AND (list_id = $3 OR from_list_id = $3)" if list_id else ""
+        if list_id:
+            ways = ("list_id = $3", "from_list_id = $3 AND from_list_id <> list_id")
+        else:
+            ways = (
+                *("owner_id = $1", "from_owner_id = $1", f"list_id IN ({MEMBERSHIPS})"),
+                f"from_list_id IN ({MEMBERSHIPS}) AND from_list_id <> list_id",
+            )
+        parts = " UNION ".join(
+            f"SELECT revision FROM (SELECT revision FROM changes WHERE {way} AND revision > $2"
+            f" ORDER BY revision LIMIT {most}) AS part{number}"
+            for number, way in enumerate(ways)
+        )
         rows = await self.fetch(
-            f"SELECT {CHANGE_COLUMNS} FROM changes WHERE owner_id = $1 AND revision > $2{of_list}"
+            f"SELECT {SEEN_CHANGE} FROM changes WHERE revision IN ({parts}) AND ({SEES_AFTER} OR {SEES_BEFORE})"
             f" ORDER BY revision LIMIT {most}",
             *((since, list_id) if list_id else (since,)),
         )
@@ -1889,7 +2192,7 @@ class TodoQueries:
     async def history(self, todo_id: str) -> list[Change]:
         """All changes to one to-do, newest first. Raises NotFound if it never was."""
         rows = await self.fetch(
-            f"SELECT {CHANGE_COLUMNS} FROM changes WHERE owner_id = $1 AND todo_id = $2"
+            f"SELECT {SEEN_CHANGE} FROM changes WHERE todo_id = $2 AND ({SEES_AFTER} OR {SEES_BEFORE})"
             " ORDER BY revision DESC LIMIT 1000",
             todo_id,
         )
@@ -1897,10 +2200,25 @@ class TodoQueries:
             raise NotFound("There is no such to-do.")
         return [change_from_row(row) for row in rows]
 
+    async def members(self, list_id: str) -> list[Member]:
+        """Who may see a list, its owner first, without the holders of links. Raises NotFound."""
+        await self.todo_list(list_id)
+        rows = await self.fetch(
+            f"SELECT name, '{OWNER}', lists.created_at FROM lists JOIN users ON users.id = owner_id"
+            f" WHERE lists.id = $2 AND {may(VIEWER, 'lists.id')} UNION ALL"
+            " SELECT name, role, created_at FROM (SELECT users.name, members.role, members.created_at FROM members"
+            " JOIN users ON users.id = members.user_id JOIN lists ON lists.id = members.list_id"
+            f" WHERE lists.id = $2 AND {may(VIEWER, 'lists.id')} AND users.name NOT LIKE '{LINK_NAME}%'"
+            " ORDER BY users.name) AS others",
+            list_id,
+        )
+        return [Member(name, role, timestamp(since)) for name, role, since in rows]
+
     async def last_batch(self) -> str:
         """The caller's newest batch that is neither an undo nor undone. Raises Conflict if there is none."""
         rows = await self.fetch(
-            "SELECT batch FROM changes WHERE owner_id = $1 AND user_id = $1 AND undoes IS NULL AND action <> 'purge'"
+            f"SELECT batch FROM changes WHERE user_id = $1 AND undoes IS NULL AND {may(EDITOR, 'list_id')}"
+            " AND action NOT IN ('purge', 'share')"
             " AND batch NOT IN (SELECT undoes FROM changes WHERE undoes IS NOT NULL) ORDER BY revision DESC LIMIT 1"
         )
         if not rows:
@@ -1919,35 +2237,120 @@ class TodoQueries:
         return [todo_from_row(row) for row in todos], [list_from_row(row) for row in lists]
 
     async def batch_todos(self, batch: str) -> dict[str, Todo]:
-        """The to-dos that a batch changed, as they are now, in the trash or not, by id."""
+        """The to-dos that a batch changed and the caller may change, as they are now, in the trash or not, by id."""
+        from_lists = "SELECT from_list_id FROM changes WHERE batch = $2"
+        self.owners.update(
+            await self.fetch(
+                f"SELECT id, owner_id FROM lists WHERE {may(EDITOR, 'id')} AND id IN ({from_lists})", batch
+            )
+        )
         rows = await self.fetch(
-            f"SELECT {TODO_COLUMNS} FROM todos WHERE owner_id = $1"
+            f"SELECT {TODO_COLUMNS}, owner_id FROM todos WHERE {may(EDITOR, 'list_id')}"
             " AND id IN (SELECT todo_id FROM changes WHERE batch = $2 AND todo_id IS NOT NULL)",
             batch,
             seconds=BULK_SECONDS,
         )
-        return {row[0]: todo_from_row(row) for row in rows}
+        return {row[0]: self._todo(row) for row in rows}
 
     async def todo_of_this_id(self, todo_id: str) -> Todo | None:
-        """The caller's to-do of this id, in the trash or not. Raises Conflict if it is not the caller's."""
+        """The to-do of this id to be replaced, in the trash or not. Raises Conflict if it is not the caller's."""
         rows = await self.fetch(
-            f"SELECT {TODO_COLUMNS}, owner_id = $1 AND {IN_A_LIVING_LIST} FROM todos WHERE id = $2", todo_id
+            f"SELECT {TODO_COLUMNS}, owner_id, {may(VIEWER, 'list_id')} AND {IN_A_LIVING_LIST},"
+            f" {role_in('todos.list_id')} FROM todos WHERE id = $2",
+            todo_id,
         )
-        if rows and not rows[0][-1]:
+        if not rows:
+            return None
+        if not rows[0][-2]:
             raise Conflict("This id is in use already. Make a new UUID.")
-        return todo_from_row(rows[0]) if rows else None
+        check_role(EDITOR, rows[0][-1])
+        return self._todo(rows[0])
 
     async def batch_changes(self, batch: str) -> tuple[list[Change], bool]:
         """A batch's changes, newest first, and whether it is itself an undo. Raises NotFound."""
         rows = await self.fetch(
-            f"SELECT {CHANGE_COLUMNS}, undoes FROM changes WHERE owner_id = $1 AND user_id = $1 AND batch = $2"
-            " ORDER BY revision DESC",
+            f"SELECT {CHANGE_COLUMNS}, undoes FROM changes WHERE user_id = $1 AND batch = $2 ORDER BY revision DESC",
             batch,
             seconds=BULK_SECONDS,
         )
         if not rows:
             raise NotFound("There is no such batch of yours.")
         return [change_from_row(row) for row in rows], rows[0][-1] is not None
+
+
+DAY = 86_400_000  # milliseconds
+SESSION_IDLE = 7 * DAY
+SESSION_LIFETIME = 30 * DAY
+INVITE_LIFETIME = 7 * DAY
+LINK_LIFETIME = 100 * 365 * DAY  # until it is revoked
+NOTE_USE = 300_000  # milliseconds: a use so soon after another is not written down
+
+
+class Credential(NamedTuple):
+    """A secret that stands for a user: a session, an API token, a list's link or an invitation.
+
+    Times in epoch milliseconds. The secret itself, 256 bits, is shown once and stored hashed only.
+    """
+
+    id: str
+    kind: str
+    name: str
+    read_only: bool
+    created_at: int
+    used_at: int
+    expires_at: int
+    user: User
+
+    def is_over(self, now: int) -> bool:
+        """Whether it has expired, at a time in epoch milliseconds."""
+        idle = self.kind == "session" and now >= self.used_at + SESSION_IDLE
+        return idle or now >= self.expires_at
+
+    def is_from_the_future(self, now: int) -> bool:
+        """Whether the clock stands before its last use: then it has been set wrong, and no age can be told."""
+        return now < self.used_at - 2 * NOTE_USE
+
+
+def hash_secret(secret: str) -> str:
+    return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
+
+
+CREDENTIAL_COLUMNS = (
+    "credentials.id, kind, credentials.name, read_only, credentials.created_at, used_at, expires_at,"
+    " users.id, users.name"
+)
+
+
+def credential_from_row(row: Sequence[Any]) -> Credential:
+    """The credential in a row of CREDENTIAL_COLUMNS."""
+    return Credential(*row[:3], bool(row[3]), *row[4:7], User(*row[7:9]))
+
+
+def new_credential(kind: str, user: User, lifetime: int, name: str = "", read_only: bool = False) -> Credential:
+    """A credential that begins now and lasts for so many milliseconds."""
+    now = now_milliseconds()
+    return Credential(uuid7(), kind, name, read_only, now, now, now + lifetime, user)
+
+
+async def insert_credential(transaction: Any, credential: Credential, list_id: str | None = None) -> str:
+    """Keep a credential and give its secret, which cannot be had again."""
+    secret = f"todo_{credential.kind}_{secrets.token_urlsafe(32)}"
+    await transaction.fetch(
+        "INSERT INTO credentials (id, kind, name, read_only, created_at, used_at, expires_at, user_id, list_id,"
+        " secret_hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        *(*credential[:3], int(credential.read_only), *credential[4:7], credential.user.id, list_id),
+        hash_secret(secret),
+    )
+    return secret
+
+
+class LoggedChange(NamedTuple):
+    """A change, and whose list it is in and came from (None: no other's)."""
+
+    change: Change
+    owner_id: str
+    from_list: str
+    from_owner_id: str | None
 
 
 def image(thing: Todo | TodoList | None) -> msgspec.Raw:
@@ -1963,12 +2366,17 @@ class TodoBatch(TodoQueries):
     def __init__(self, transaction: Any, user: User, at: int):
         super().__init__(transaction, user)
         self.id, self.at, self.undoes = uuid7(), timestamp(at), None
-        self.changes: list[Change] = []
-        self._rows: list[tuple[Change, str]] = []
+        self.changes: list[LoggedChange] = []
         self._todos: list[Todo] = []
         self._lists: list[TodoList] = []
         self._purged_todos: list[str] = []
+        self._concerned: list[str] = []  # users who have got or lost a right
         self._revision = 0
+
+    @property
+    def changes_access(self) -> bool:
+        """Whether somebody has got or lost a right."""
+        return bool(self._concerned)
 
     async def begin(self) -> None:
         """Wait for our turn and read the revision."""
@@ -1985,16 +2393,23 @@ class TodoBatch(TodoQueries):
             revision=self._revision,
             batch=self.id,
             at=self.at,
-            user=self.user.id,
+            user=self.user.name,
             list=either.list if is_todo else either.id,
             todo=either.id if is_todo else None,
             action=action,
             before=image(before if action != "purge" else None),
             after=image(after),
         )
-        self.changes.append(change)
-        self._rows.append((change, before.list if before and is_todo else change.list))
+        from_list = before.list if before and is_todo else change.list
+        owner_id, from_owner_id = self._owner(change.list), self._owner(from_list)
+        self.changes.append(
+            LoggedChange(change, owner_id, from_list, from_owner_id if from_owner_id != owner_id else None)
+        )
         return after
+
+    def _owner(self, list_id: str) -> str:
+        """Whose a list is: one that was not read before is being made, or purged, by its owner."""
+        return self.owners.get(list_id, self.user.id)
 
     @staticmethod
     def _action(before: Todo | TodoList | None, after: Todo | TodoList) -> str:
@@ -2020,6 +2435,10 @@ class TodoBatch(TodoQueries):
         self._lists.append(after)
         return after
 
+    def note_sharing(self, todo_list: TodoList) -> None:
+        """Record that who may see a list has changed: it looks different to those who read it."""
+        self._record("share", todo_list, todo_list)
+
     def purge_todo(self, todo: Todo) -> None:
         """Remove a to-do and its history for good; the log keeps only that it was."""
         self._record("purge", todo, None)
@@ -2030,34 +2449,114 @@ class TodoBatch(TodoQueries):
         self._record("purge", todo_list, None)
         its_todos = "SELECT id FROM todos WHERE owner_id = $1 AND list_id = $2"
         for what in (
-            f"idempotency_keys WHERE user_id = $1 AND todo_id IN ({its_todos})",
+            f"idempotency_keys WHERE todo_id IN ({its_todos})",
             # The history of a to-do goes where the to-do is now, whichever lists it has been in before.
-            f"changes WHERE owner_id = $1 AND todo_id IN ({its_todos})",
+            f"changes WHERE todo_id IN ({its_todos})",
             "changes WHERE owner_id = $1 AND list_id = $2 AND todo_id IS NULL",
             "todos WHERE owner_id = $1 AND list_id = $2",
-            "lists WHERE owner_id = $1 AND id = $2",
         ):
             await self.fetch(f"DELETE FROM {what}", todo_list.id, seconds=BULK_SECONDS)
+        of_mine = "SELECT id FROM lists WHERE owner_id = $1 AND id = $2"
+        for user_id in await end_sharing(self.source, of_mine, self.user.id, todo_list.id):
+            await self.change_access(user_id)
+        await self.fetch("DELETE FROM lists WHERE owner_id = $1 AND id = $2", todo_list.id)
+
+    async def put_member(self, list_id: str, name: str, role: str) -> tuple[Member, bool]:
+        """Make somebody a member, or give them another role; also, whether they are new. Raises Invalid."""
+        rows = await self.source.fetch(
+            f"SELECT id, name FROM users WHERE name IN ($1, $2) AND name NOT LIKE '{LINK_NAME}%'",
+            *(name, fold_user_name(name)),
+        )
+        message = "names nobody who is known here" if not rows else "names the owner of the list"
+        if not rows or rows[0][0] == self.user.id:
+            raise Invalid(f"name {message}.", [field_error("name", message)])
+        user_id, now = rows[0][0], milliseconds(self.at)
+        was_one = await self.source.fetch(
+            "SELECT created_at FROM members WHERE list_id = $1 AND user_id = $2", list_id, user_id
+        )
+        await self.fetch(
+            "INSERT INTO members (id, list_id, user_id, role, created_at)"
+            " SELECT CAST($2 AS TEXT), id, CAST($4 AS TEXT), CAST($5 AS TEXT), CAST($6 AS BIGINT)"
+            " FROM lists WHERE id = $3 AND owner_id = $1"
+            " ON CONFLICT (list_id, user_id) DO UPDATE SET role = excluded.role",
+            *(uuid7(), list_id, user_id, role, now),
+        )
+        await self.change_access(user_id)
+        return Member(rows[0][1], role, timestamp(was_one[0][0] if was_one else now)), not was_one
+
+    async def remove_member(self, list_id: str, name: str) -> None:
+        """End somebody's membership of the caller's list, or the caller's own. Raises NotFound."""
+        rows = await self.fetch(
+            "DELETE FROM members WHERE list_id = $2"
+            f" AND user_id IN (SELECT id FROM users WHERE name IN ($3, $4) AND name NOT LIKE '{LINK_NAME}%')"
+            " AND (user_id = $1 OR list_id IN (SELECT id FROM lists WHERE owner_id = $1)) RETURNING user_id",
+            *(list_id, name, fold_user_name(name)),
+        )
+        if not rows:
+            raise NotFound("There is no such member.")
+        await self.change_access(rows[0][0])
+
+    async def add_link(self, list_id: str) -> tuple[Credential, str]:
+        """Make a link to the caller's list: a user who can only read it, and the secret that stands for them."""
+        holder_id = uuid7()
+        credential = new_credential("link", User(holder_id, LINK_NAME + holder_id), LINK_LIFETIME, read_only=True)
+        await self.source.fetch(
+            "INSERT INTO users (id, name, created_at, revision) VALUES ($1, $2, $3, 0)",
+            *(holder_id, credential.user.name, milliseconds(self.at)),
+        )
+        await self.fetch(
+            "INSERT INTO members (id, list_id, user_id, role, created_at)"
+            f" SELECT CAST($2 AS TEXT), id, CAST($4 AS TEXT), '{VIEWER}', CAST($5 AS BIGINT)"
+            " FROM lists WHERE id = $3 AND owner_id = $1",
+            *(uuid7(), list_id, holder_id, milliseconds(self.at)),
+        )
+        await self.change_access(holder_id)
+        return credential, await insert_credential(self.source, credential, list_id)
+
+    async def remove_link(self, list_id: str, link_id: str) -> None:
+        """Revoke a link to the caller's list. Raises NotFound."""
+        rows = await self.fetch(
+            "DELETE FROM credentials WHERE id = $2 AND kind = 'link'"
+            " AND list_id IN (SELECT id FROM lists WHERE id = $3 AND owner_id = $1) RETURNING user_id",
+            *(link_id, list_id),
+        )
+        if not rows:
+            raise NotFound("There is no such link.")
+        for what in ("members WHERE user_id", "users WHERE id"):
+            await self.source.fetch(f"DELETE FROM {what} = $1", rows[0][0])
+        await self.change_access(rows[0][0])
+
+    async def change_access(self, user_id: str) -> None:
+        """Note that a user has got or lost a right: to them everything may look different."""
+        if not self._concerned:
+            await raise_access(self.source)
+        self._concerned.append(user_id)
 
     async def finish(self) -> None:
         """Write everything collected, table by table."""
         if not self.changes:
             return
-        many, owner_id = self._write_rows, self.user.id
-        await many(SAVE_LIST, (row_from_list(todo_list, owner_id) for todo_list in self._lists))
-        await many(SAVE_TODO, (row_from_todo(todo, owner_id) for todo in self._todos))
+        many, caller_id = self._write_rows, self.user.id
+        await many(SAVE_LIST, (row_from_list(todo_list, caller_id) for todo_list in self._lists))
+        await many(SAVE_TODO, (row_from_todo(todo, self._owner(todo.list), caller_id) for todo in self._todos))
         for what in (
-            "idempotency_keys WHERE todo_id = $1 AND user_id",
-            "changes WHERE todo_id = $1 AND owner_id",
-            "todos WHERE id = $1 AND owner_id",
+            "idempotency_keys WHERE todo_id = $1 AND EXISTS (SELECT 1 FROM todos WHERE id = $1 AND owner_id = $2)",
+            "changes WHERE todo_id = $1 AND EXISTS (SELECT 1 FROM todos WHERE id = $1 AND owner_id = $2)",
+            "todos WHERE id = $1 AND owner_id = $2",
         ):
-            await many(f"DELETE FROM {what} = $2", ((todo_id, owner_id) for todo_id in self._purged_todos))
+            await many(f"DELETE FROM {what}", ((todo_id, caller_id) for todo_id in self._purged_todos))
         touched = {}
-        for change, from_list in self._rows:
-            touched[from_list] = touched[change.list] = change.revision
+        for logged in self.changes:
+            touched[logged.from_list] = touched[logged.change.list] = logged.change.revision
         await many("UPDATE lists SET revision = $2 WHERE id = $1", touched.items())
-        await many(SAVE_CHANGE, (self._row(change, from_list) for change, from_list in self._rows))
-        await self.fetch("UPDATE users SET revision = $2 WHERE id = $1", self._revision)
+        await many(
+            "UPDATE users SET revision = $2 WHERE id IN (SELECT owner_id FROM lists WHERE id = $1"
+            " UNION ALL SELECT user_id FROM members WHERE list_id = $1)",
+            ((list_id, self._revision) for list_id in touched),
+        )
+        await many(SAVE_CHANGE, map(self._row, self.changes))
+        concerned = (caller_id, *self._concerned)
+        await many("UPDATE users SET revision = $2 WHERE id = $1", ((user_id, self._revision) for user_id in concerned))
         await self.source.fetch("UPDATE counters SET value = $1 WHERE name = 'revision'", self._revision)
 
     async def _write_rows(self, sql: str, rows: Iterable[tuple]) -> None:
@@ -2066,11 +2565,12 @@ class TodoBatch(TodoQueries):
         while part := list(itertools.islice(rows, 1000)):
             await self.source.execute_many(sql, part)
 
-    def _row(self, change: Change, from_list: str) -> tuple:
+    def _row(self, logged: LoggedChange) -> tuple:
+        change = logged.change
         return (
-            *(change.revision, change.batch, milliseconds(change.at), change.user, change.list, change.todo),
+            *(change.revision, change.batch, milliseconds(change.at), self.user.id, change.list, change.todo),
             *(change.action, bytes(change.before).decode(), bytes(change.after).decode()),
-            *(self.undoes, self.user.id, from_list),
+            *(self.undoes, logged.owner_id, logged.from_list, logged.from_owner_id),
         )
 
 
@@ -2079,7 +2579,8 @@ class Written(NamedTuple):
 
     result: Any
     batch: str | None
-    changes: list[Change]
+    changes: list[LoggedChange]
+    changes_access: bool = False
 
 
 class Repeat(NamedTuple):
@@ -2088,6 +2589,13 @@ class Repeat(NamedTuple):
     key: str
     fingerprint: str
     answer_type: Any
+
+
+async def make_inbox(transaction: Any, user: User) -> None:
+    """Make the list that a user has from the beginning."""
+    at = timestamp(now_milliseconds())
+    inbox = TodoList(id=uuid7(), title="Inbox", order=0.0, inbox=True, created_at=at, updated_at=at)
+    await transaction.fetch(SAVE_LIST, *row_from_list(inbox, user.id))
 
 
 class TodoStore:
@@ -2162,9 +2670,7 @@ class TodoStore:
         )
         user = User((await transaction.fetch("SELECT id FROM users WHERE name = $1", name))[0][0], name)
         if not await transaction.fetch("SELECT id FROM lists WHERE owner_id = $1 AND inbox = 1", user.id):
-            at = timestamp(now)
-            inbox = TodoList(id=uuid7(), title="Inbox", order=0.0, inbox=True, created_at=at, updated_at=at)
-            await transaction.fetch(SAVE_LIST, *row_from_list(inbox, user.id))
+            await make_inbox(transaction, user)
         return user
 
     def queries(self, user: User) -> TodoQueries:
@@ -2191,7 +2697,7 @@ class TodoStore:
                 return earlier
             result = await operation(batch)
             await batch.finish()
-            written = Written(result, batch.id if batch.changes else None, batch.changes)
+            written = Written(result, batch.id if batch.changes else None, batch.changes, batch.changes_access)
             if repeat:
                 await self._keep_answer(batch, repeat, written)
             return written
@@ -2234,12 +2740,34 @@ class TodoStore:
         """The revision of the newest write of all."""
         return (await self.database.fetch("SELECT value FROM counters WHERE name = 'revision'"))[0][0]
 
-    async def changes_of_all(self, since: int, most: int) -> list[tuple[str, Change]]:
-        """Changes after a revision, oldest first, each with the id of who owns what changed."""
+    async def changes_of_all(self, since: int, most: int) -> list[LoggedChange]:
+        """Everybody's changes after a revision, oldest first."""
         rows = await self.database.fetch(
-            f"SELECT {CHANGE_COLUMNS}, owner_id FROM changes WHERE revision > $1 ORDER BY revision LIMIT {most}", since
+            f"SELECT revision, batch, at, {USER_NAME}, list_id, todo_id, action, before_image, after_image,"
+            f" owner_id, from_list_id, from_owner_id FROM changes WHERE revision > $1 ORDER BY revision LIMIT {most}",
+            since,
         )
-        return [(row[-1], change_from_row(row)) for row in rows]
+        return [LoggedChange(change_from_row(row), *row[9:]) for row in rows]
+
+    async def memberships(self) -> Memberships:
+        """Who is a member of which lists, and as what: by list, by user."""
+        found: Memberships = {}
+        for list_id, user_id, role in await self.database.fetch("SELECT list_id, user_id, role FROM members"):
+            found.setdefault(list_id, {})[user_id] = role
+        return found
+
+    async def access(self) -> int:
+        """A number that is raised whenever somebody gets or loses a right."""
+        return (await self.database.fetch("SELECT value FROM counters WHERE name = 'access'"))[0][0]
+
+    async def anything_new(self, revision: int, access: int) -> bool:
+        """Whether there is a newer revision, or rights have changed since."""
+        newer = "(name = 'revision' AND value > $1) OR (name = 'access' AND value <> $2)"
+        return bool(await self.database.fetch(f"SELECT 1 FROM counters WHERE {newer} LIMIT 1", revision, access))
+
+    def forget_users(self) -> None:
+        """Look users up again, since one may have been renamed."""
+        self._users.clear()
 
     async def forget_answers(self, before: int) -> None:
         """Forget the idempotency keys from before a time (epoch milliseconds)."""
@@ -2249,6 +2777,237 @@ class TodoStore:
             await transaction.fetch("DELETE FROM idempotency_keys WHERE at < $1", before)
 
         await self.database.transaction(forget)
+
+
+class AccountStore:
+    """Users who have a password, and the credentials of all users.
+
+    `rights_changed()` is called after a commit that took somebody's right away.
+    """
+
+    def __init__(self, database: Database, rights_changed: Callable[[], None]):
+        self.database, self._rights_changed = database, rights_changed
+
+    async def _write(self, operation: Callable[[Any], Awaitable[Any]]) -> Any:
+        async def run(transaction: Any) -> Any:
+            await take_turn(transaction)
+            return await operation(transaction)
+
+        return await self.database.transaction(run)
+
+    async def _take_away(self, operation: Callable[[Any], Awaitable[Any]]) -> Any:
+        async def run(transaction: Any) -> Any:
+            await take_turn(transaction)
+            answer = await operation(transaction)
+            await raise_access(transaction)
+            return answer
+
+        return await self.database.transaction(run, lambda answer: self._rights_changed())
+
+    # ---- accounts
+
+    async def any_account(self) -> bool:
+        """Whether anybody has an account."""
+        return bool(await self.database.fetch("SELECT 1 FROM users WHERE password IS NOT NULL LIMIT 1"))
+
+    async def account(self, name: str) -> tuple[User, str] | None:
+        """The user of this name and their password's hash; None if there is no such account."""
+        rows = await self.database.fetch(
+            "SELECT id, name, password FROM users WHERE name = $1 AND password IS NOT NULL", name
+        )
+        return (User(*rows[0][:2]), rows[0][2]) if rows else None
+
+    async def accounts(self) -> list[tuple[str, int]]:
+        """Every account's name, and when it was made (epoch milliseconds)."""
+        return await self.database.fetch("SELECT name, created_at FROM users WHERE password IS NOT NULL ORDER BY name")
+
+    async def user(self, name: str) -> User:
+        """The user of this name, with an account or without. Raises NotFound."""
+        rows = await self.database.fetch("SELECT id, name FROM users WHERE name = $1", name)
+        if not rows:
+            raise NotFound(f"There is no user {name}.")
+        return User(*rows[0])
+
+    async def created_at(self, user: User) -> int:
+        """When a user came to be, in epoch milliseconds."""
+        return (await self.database.fetch("SELECT created_at FROM users WHERE id = $1", user.id))[0][0]
+
+    async def add(self, name: str, password: str, sign_up: str = "open", invite: str = "") -> User:
+        """Make an account with a hashed password, by the rules of SIGNUP; an invitation is used up.
+
+        The first may always be made. Raises Forbidden, Invalid or Conflict.
+        """
+
+        async def operation(transaction: Any) -> User:
+            if await transaction.fetch("SELECT 1 FROM users WHERE password IS NOT NULL LIMIT 1"):
+                await self._check_sign_up(transaction, sign_up, invite)
+            if await transaction.fetch("SELECT 1 FROM users WHERE name = $1", name):
+                message = "is taken: choose another"
+                raise Conflict(f"The name {message}.", [field_error("name", message)])
+            user = User(uuid7(), name)
+            await transaction.fetch(
+                "INSERT INTO users (id, name, created_at, revision, password) VALUES ($1, $2, $3, 0, $4)",
+                *(user.id, name, now_milliseconds(), password),
+            )
+            await make_inbox(transaction, user)
+            return user
+
+        return await self._write(operation)
+
+    @staticmethod
+    async def _check_sign_up(transaction: Any, sign_up: str, invite: str) -> None:
+        if sign_up == "closed":
+            raise Forbidden("No new accounts are made here. Ask who runs this server.")
+        if sign_up == "invite":
+            rows = await transaction.fetch(
+                "DELETE FROM credentials WHERE secret_hash = $1 AND kind = 'invite' AND expires_at > $2 RETURNING id",
+                *(hash_secret(invite), now_milliseconds()),
+            )
+            if not rows:
+                message = "is not one that is still good: ask for another"
+                raise Invalid(f"The invitation {message}.", [field_error("invite", message)])
+
+    async def set_password(self, user: User, password: str) -> None:
+        """Give a user another password (hashed), which ends all their sessions."""
+
+        async def operation(transaction: Any) -> None:
+            await transaction.fetch("UPDATE users SET password = $2 WHERE id = $1", user.id, password)
+            await transaction.fetch("DELETE FROM credentials WHERE user_id = $1 AND kind = 'session'", user.id)
+
+        await self._take_away(operation)
+
+    async def rehash_password(self, user: User, old: str, new: str) -> None:
+        """Keep the same password with a stronger hash, unless it has been changed meanwhile."""
+        await self._write(
+            lambda transaction: transaction.fetch(
+                "UPDATE users SET password = $3 WHERE id = $1 AND password = $2", user.id, old, new
+            )
+        )
+
+    async def rename(self, old: str, new: str) -> None:
+        """Give a user another name. Raises NotFound, or Conflict if it is taken."""
+
+        async def operation(transaction: Any) -> None:
+            if await transaction.fetch("SELECT 1 FROM users WHERE name = $1", new):
+                raise Conflict(f"There is a user {new} already.")
+            if not await transaction.fetch("UPDATE users SET name = $2 WHERE name = $1 RETURNING id", old, new):
+                raise NotFound(f"There is no user {old}.")
+
+        await self._take_away(operation)
+
+    async def delete_account(self, user: User) -> None:
+        """Remove a user with everything that is in the database: lists, to-dos, history, documents, credentials.
+
+        What they did in others' lists stays there, without their name.
+        """
+        mine, my_todos = "SELECT id FROM lists WHERE owner_id = $1", "SELECT id FROM todos WHERE owner_id = $1"
+
+        async def operation(transaction: Any) -> None:
+            revision = await take_turn(transaction) + 1
+            members = await end_sharing(transaction, mine, user.id)
+            for what in (
+                *(f"idempotency_keys WHERE user_id = $1 OR todo_id IN ({my_todos})",),
+                *(f"changes WHERE owner_id = $1 OR todo_id IN ({my_todos})",),
+                *("todos WHERE owner_id = $1", "members WHERE user_id = $1", "credentials WHERE user_id = $1"),
+                *("lists WHERE owner_id = $1", "documents WHERE owner_id = $1"),
+            ):
+                await transaction.fetch(f"DELETE FROM {what}", user.id, seconds=BULK_SECONDS)
+            await transaction.fetch("UPDATE changes SET user_id = NULL WHERE user_id = $1", user.id)
+            await transaction.fetch("DELETE FROM users WHERE id = $1", user.id)
+            # To the members everything looks different now. The number that they get stands for no change.
+            await transaction.execute_many(
+                "UPDATE users SET revision = $2 WHERE id = $1", [(member, revision) for member in members]
+            )
+            await transaction.fetch("UPDATE counters SET value = $1 WHERE name = 'revision'", revision)
+
+        await self._take_away(operation)
+
+    # ---- credentials
+
+    async def issue(self, credential: Credential) -> str:
+        """Keep a credential and give its secret, which cannot be had again."""
+        return await self._write(lambda transaction: insert_credential(transaction, credential))
+
+    async def find(self, secret: str, *kinds: str) -> Credential | None:
+        """The credential of one of these kinds that a secret is; None if there is none, or it is over."""
+        rows = await self.database.fetch(
+            f"SELECT {CREDENTIAL_COLUMNS} FROM credentials JOIN users ON users.id = user_id WHERE secret_hash = $1",
+            hash_secret(secret),
+        )
+        if not rows or rows[0][1] not in kinds:
+            return None
+        credential, now = credential_from_row(rows[0]), now_milliseconds()
+        if credential.is_over(now):
+            # Gone for good: a clock that is set back does not bring it back.
+            await self.end(credential.user, credential.kind, credential.id)
+            return None
+        if credential.is_from_the_future(now):
+            return None
+        if now - credential.used_at > NOTE_USE:
+            await self._note_use(credential, now)
+        return credential
+
+    async def _note_use(self, credential: Credential, now: int) -> None:
+        with contextlib.suppress(Unavailable):  # a database that can only be read is enough to be let in
+            await self._write(
+                lambda transaction: transaction.fetch(
+                    "UPDATE credentials SET used_at = $2 WHERE id = $1", credential.id, now
+                )
+            )
+
+    async def credentials(self, user: User, kind: str) -> list[Credential]:
+        """A user's credentials of a kind, the last used first."""
+        return await self._credentials("credentials.user_id = $1 AND kind = $2", user.id, kind)
+
+    async def links(self, user: User, list_id: str) -> list[Credential]:
+        """The links of a list that is the user's own."""
+        own = "credentials.list_id IN (SELECT id FROM lists WHERE owner_id = $1 AND id = $2)"
+        return await self._credentials(f"{own} AND kind = 'link'", user.id, list_id)
+
+    async def _credentials(self, which: str, *arguments: str) -> list[Credential]:
+        rows = await self.database.fetch(
+            f"SELECT {CREDENTIAL_COLUMNS} FROM credentials JOIN users ON users.id = credentials.user_id"
+            f" WHERE {which} ORDER BY used_at DESC, credentials.id DESC",
+            *arguments,
+        )
+        now = now_milliseconds()
+        return [found for found in map(credential_from_row, rows) if not found.is_over(now)]
+
+    async def end(self, user: User, kind: str, credential_id: str | None = None) -> None:
+        """End one of a user's credentials of a kind, or all of them. Raises NotFound."""
+        one = " AND id = $3" if credential_id else ""
+        rows = await self._take_away(
+            lambda transaction: transaction.fetch(
+                f"DELETE FROM credentials WHERE user_id = $1 AND kind = $2{one} RETURNING id",
+                *((user.id, kind, credential_id) if credential_id else (user.id, kind)),
+            )
+        )
+        if credential_id and not rows:
+            raise NotFound(f"There is no such {kind}.")
+
+    async def living(self, credential_ids: Collection[str]) -> set[str]:
+        """Those of these credentials that are still good."""
+        living: set[str] = set()
+        ids, now = sorted(credential_ids), now_milliseconds()
+        for start in range(0, len(ids), 500):
+            part = ids[start : start + 500]
+            places = ", ".join(f"${place}" for place in range(3, len(part) + 3))
+            rows = await self.database.fetch(
+                "SELECT id FROM credentials WHERE expires_at > $1 AND (kind <> 'session' OR used_at > $2)"
+                f" AND id IN ({places})",
+                *(now, now - SESSION_IDLE, *part),
+            )
+            living.update(row[0] for row in rows)
+        return living
+
+    async def forget_expired(self) -> None:
+        """Remove credentials that are over."""
+        now = now_milliseconds()
+        over = "expires_at <= $1 OR (kind = 'session' AND used_at <= $2)"
+        if await self.database.fetch(f"SELECT 1 FROM credentials WHERE {over} LIMIT 1", now, now - SESSION_IDLE):
+            await self._take_away(
+                lambda transaction: transaction.fetch(f"DELETE FROM credentials WHERE {over}", now, now - SESSION_IDLE)
+            )
 
 
 class Document(NamedTuple):
@@ -2347,6 +3106,15 @@ class SQLDocumentStore:
 
         if not await self.database.transaction(remove):
             raise missing_document(name)
+
+    async def delete_all(self, owner_id: str) -> None:
+        """Remove all documents of a user."""
+
+        async def remove(transaction: Any) -> None:
+            await take_turn(transaction)
+            await transaction.fetch("DELETE FROM documents WHERE owner_id = $1", owner_id)
+
+        await self.database.transaction(remove)
 
     @staticmethod
     async def _check(transaction: Any, owner_id: str, name: str, if_match: str | None) -> None:
@@ -2459,6 +3227,11 @@ class MongoDocumentStore:
         if not result.deleted_count:
             raise missing_document(name)
 
+    async def delete_all(self, owner_id: str) -> None:
+        """Remove all documents of a user."""
+        async with self._documents() as documents:
+            await documents.delete_many({"owner_id": {"$eq": owner_id}})
+
     async def _which(self, owner_id: str, name: str, if_match: str | None) -> dict:
         """What selects a document, of the version that If-Match names if it names one."""
         if if_match is None:
@@ -2531,6 +3304,27 @@ class DictRecordStore:
         self._remove(key)
         return was_there
 
+    async def delete_all(self, prefix: str) -> None:
+        """Remove every record whose key begins so."""
+        for key in [key for key in self._entries if key.startswith(prefix)]:
+            self._remove(key)
+
+    async def increment(self, key: str, by: int, ttl: float) -> int:
+        """Add to a counter, which ends `ttl` seconds after it began, and give what it is then."""
+        record, expires = self._entries.get(key, (None, 0.0))
+        is_counting = record is not None and expires > self._clock()
+        count = by + (int(record.body) if is_counting else 0)
+        await self.set(key, Record(str(count).encode(), ""), expires - self._clock() if is_counting else ttl)
+        return count
+
+    async def claim(self, key: str, ttl: float) -> float:
+        """Take a key for `ttl` seconds: 0 if it was free, otherwise for how many seconds it is still taken."""
+        record, expires = self._entries.get(key, (None, 0.0))
+        if record is not None and expires > self._clock():
+            return expires - self._clock()
+        await self.set(key, Record(b"", ""), ttl)
+        return 0.0
+
     def _remove(self, key: str) -> None:
         if entry := self._entries.pop(key, None):
             self._bytes -= self._size(key, entry[0])
@@ -2597,12 +3391,35 @@ class RedisRecordStore:
         # Repeated, it would say that there was none.
         return bool(await self._ask("DEL", self._prefix + key, repeatable=False))
 
+    async def delete_all(self, prefix: str) -> None:
+        """Remove every record whose key begins so."""
+        pattern = re.sub(r"([][*?\\])", r"\\\1", self._prefix + prefix) + "*"
+        cursor: Any = 0
+        while True:
+            cursor, keys = await self._ask("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            if keys:
+                await self._ask("UNLINK", *keys)
+            if not int(cursor):
+                return
+
+    async def increment(self, key: str, by: int, ttl: float) -> int:
+        """Add to a counter, which ends `ttl` seconds after it began, and give what it is then."""
+        # Begun with its expiry before it is added to: one that lost its expiry would never end.
+        await self._ask("SET", self._prefix + key, 0, "NX", "PX", int(ttl * 1000))
+        return int(await self._ask("INCRBY", self._prefix + key, by, repeatable=False))
+
+    async def claim(self, key: str, ttl: float) -> float:
+        """Take a key for `ttl` seconds: 0 if it was free, otherwise for how many seconds it is still taken."""
+        if await self._ask("SET", self._prefix + key, b"", "NX", "PX", int(ttl * 1000), repeatable=False):
+            return 0.0
+        return max(await self._ask("PTTL", self._prefix + key), 1) / 1000
+
 
 # ==== live updates: may call stores and domain ==================================================
 
 MOST_PENDING_BYTES = 1024 * 1024  # of messages that a slow listener has not taken yet
 CHANGES_IN_MESSAGE = 100
-POLL_SECONDS = 1.0  # between looks for other processes' changes, should no message tell of them
+POLL_SECONDS = 0.5  # between looks for other processes' changes, should no message tell of them
 
 
 def changes_message(changes: Sequence[Change]) -> bytes:
@@ -2621,14 +3438,18 @@ class Message(NamedTuple):
     text: str
 
 
+ACCESS_MESSAGE = msgspec.json.encode({"type": "access"}).decode()
+
+
 class Subscription:
     """The messages that one listener has yet to take, bounded in bytes.
 
-    `end(code, reason)` is called when no more will come: the listener was too slow, or all is closed.
+    `end(code, reason)` is called when no more will come: the listener was too slow, its credential
+    (given by id, if it has one) is no longer good, or all is closed.
     """
 
-    def __init__(self, end: Callable[[int, str], None]):
-        self.end = end
+    def __init__(self, end: Callable[[int, str], None], credential_id: str | None):
+        self.end, self.credential_id = end, credential_id
         self._messages: collections.deque[Message] = collections.deque()
         self._pending_bytes = 0
         self._overflowed = False
@@ -2663,16 +3484,44 @@ class EventHub:
     def __init__(self) -> None:
         self.known = 0  # the revision up to which all has been handed out
         self._subscriptions: dict[str, set[Subscription]] = {}
+        self._memberships: Memberships = {}
 
     @property
     def has_listeners(self) -> bool:
         """Whether anybody listens."""
         return bool(self._subscriptions)
 
+    @property
+    def credential_ids(self) -> set[str]:
+        """Of those who listen."""
+        listeners = itertools.chain.from_iterable(self._subscriptions.values())
+        return {listener.credential_id for listener in listeners if listener.credential_id}
+
+    def end_all_but(self, living: Collection[str]) -> None:
+        """End the subscriptions whose credentials are not among these."""
+        for subscription in [*itertools.chain.from_iterable(self._subscriptions.values())]:
+            if subscription.credential_id and subscription.credential_id not in living:
+                subscription.end(4401, "signed out")
+
+    def set_memberships(self, memberships: Memberships) -> None:
+        """Take over who is a member of what, and tell those for whom that has changed.
+
+        It only says whom to wake: what they may see, their own reading of the log decides.
+        """
+        before, self._memberships = self._memberships, memberships
+        concerned = set()
+        for list_id in before.keys() | memberships.keys():
+            concerned.update(dict(before.get(list_id, {}).items() ^ memberships.get(list_id, {}).items()))
+        for user_id in concerned & self._subscriptions.keys():
+            for subscription in tuple(self._subscriptions[user_id]):
+                subscription.put(Message(0, 0, ACCESS_MESSAGE))
+
     @contextlib.contextmanager
-    def subscribe(self, user: User, end: Callable[[int, str], None]) -> Iterator[Subscription]:
+    def subscribe(
+        self, user: User, end: Callable[[int, str], None], credential_id: str | None = None
+    ) -> Iterator[Subscription]:
         """Listen to the changes that this user may see, for as long as the context lasts."""
-        subscription = Subscription(end)
+        subscription = Subscription(end, credential_id)
         listeners = self._subscriptions.setdefault(user.id, set())
         listeners.add(subscription)
         try:
@@ -2682,19 +3531,28 @@ class EventHub:
             if not listeners:
                 self._subscriptions.pop(user.id, None)
 
-    def publish(self, changes: Sequence[tuple[str, Change]]) -> None:
-        """Hand out changes with their owners' ids, oldest first. Call it only with what is committed."""
-        by_owner: dict[str, list[Change]] = {}
-        for owner_id, change in changes:
-            if owner_id in self._subscriptions:
-                by_owner.setdefault(owner_id, []).append(change)
-        for owner_id, theirs in by_owner.items():
-            text = changes_message(theirs).decode() if len(theirs) <= CHANGES_IN_MESSAGE else ""
+    def publish(self, changes: Sequence[LoggedChange]) -> None:
+        """Hand out changes, oldest first. Call it only with what is committed.
+
+        Who owns all that a change tells of gets it as it is; all others read from the log what they may see.
+        """
+        by_user: dict[str, list[Change]] = {}
+        reading: set[str] = set()
+        for logged in changes:
+            others = {logged.owner_id, logged.from_owner_id} if logged.from_owner_id else set()
+            for list_id in {logged.change.list, logged.from_list}:
+                others.update(self._memberships.get(list_id, ()))
+            for user_id in ({logged.owner_id} | others) & self._subscriptions.keys():
+                by_user.setdefault(user_id, []).append(logged.change)
+            reading |= others
+        for user_id, theirs in by_user.items():
+            is_whole = user_id not in reading and len(theirs) <= CHANGES_IN_MESSAGE
+            text = changes_message(theirs).decode() if is_whole else ""
             message = Message(theirs[0].revision, theirs[-1].revision, text)
-            for subscription in tuple(self._subscriptions[owner_id]):
+            for subscription in tuple(self._subscriptions[user_id]):
                 subscription.put(message)
         if changes:
-            self.known = changes[-1][1].revision
+            self.known = changes[-1].change.revision
 
     def close(self) -> None:
         """End every subscription."""
@@ -2706,27 +3564,27 @@ class EventHub:
 class RedisRelay:
     """Tells other processes by Redis that something was committed, and hears it from them.
 
-    Only the newest revision is sent: what changed is read from the log, where it is certain.
+    Nothing else is sent: what changed is read from the database, where it is certain.
     """
 
     def __init__(self, client: Any, prefix: str):
         self._client, self._channel = client, f"{prefix}revision"
         self._announcement: asyncio.Task | None = None
-        self._newest = 0
+        self._commits = 0
 
-    def announce(self, revision: int) -> None:
-        """Send the newest revision soon; several commits in a row make one message."""
-        self._newest = max(self._newest, revision)
+    def announce(self) -> None:
+        """Tell of a commit soon; several in a row make one message."""
+        self._commits += 1
         if self._announcement is None or self._announcement.done():
             self._announcement = asyncio.ensure_future(self._announce())
 
     async def _announce(self) -> None:
-        sent = 0
-        while sent < self._newest:
-            sent = self._newest
+        told = 0
+        while told < self._commits:
+            told = self._commits
             try:
-                await self._client.publish(self._channel, sent)
-            except Exception as error:  # the others look for themselves once a second
+                await self._client.publish(self._channel, told)
+            except Exception as error:  # the others look for themselves
                 LOG.debug("redis: not announced: %s", error)
                 return
 
@@ -2740,7 +3598,7 @@ class RedisRelay:
                     level = logging.WARNING
                     await self._listen(subscriber, heard)
             except Exception as error:
-                LOG.log(level, "redis: cannot hear of changes, looking every second: %s", type(error).__name__)
+                LOG.log(level, "redis: cannot hear of changes, looking for them instead: %s", type(error).__name__)
                 level = logging.DEBUG  # said once, not at every try
             await asyncio.sleep(random.uniform(0.3, 0.7))
 
@@ -2764,18 +3622,22 @@ class ChangeFeed:
 
     Revisions have no gaps. So a change of our own that follows on what the hub knows is handed on at
     once; otherwise others came between, and all are read from the log. Other processes' writes are
-    heard of by Redis if there is one, and found by looking once a second in any case.
+    heard of by Redis if there is one, and found by looking twice a second in any case. So is whose
+    rights have changed.
     """
 
     def __init__(self, store: TodoStore, hub: EventHub, relay: RedisRelay | None):
         self._store, self._hub, self._relay = store, hub, relay
+        self.accounts = AccountStore(store.database, self.rights_changed)
         self._reading = asyncio.Lock()
         self._tasks: list[asyncio.Task] = []
+        self._access = 0  # up to which rights are known
 
     async def open(self) -> None:
         """Begin where the log ends now."""
         self._reading = asyncio.Lock()
         self._hub.known = await self._store.newest_revision()
+        await self._look_at_rights()
         self._tasks = [asyncio.ensure_future(self._poll_forever())]
         if self._relay:
             self._tasks.append(asyncio.ensure_future(self._relay.listen_forever(self.catch_up)))
@@ -2788,39 +3650,65 @@ class ChangeFeed:
     async def refresh(self) -> None:
         """Skip what nobody listened to, before the first listener comes."""
         if not self._hub.has_listeners:
+            await self._look_at_rights()
             self._hub.known = max(self._hub.known, await self._store.newest_revision())
 
-    def committed(self, user: User, changes: Sequence[Change]) -> None:
+    def committed(self, written: Written) -> None:
         """Take in what this process has just committed."""
+        changes = written.changes
         if not changes:
             return
+        if written.changes_access:
+            self.rights_changed()
         if not self._hub.has_listeners:
-            self._hub.known = max(self._hub.known, changes[-1].revision)
-        elif changes[0].revision == self._hub.known + 1 and not self._reading.locked():
-            self._hub.publish([(user.id, change) for change in changes])
+            self._hub.known = max(self._hub.known, changes[-1].change.revision)
+        elif changes[0].change.revision == self._hub.known + 1 and not self._reading.locked():
+            self._hub.publish(changes)
         else:
-            self._tasks.append(asyncio.ensure_future(self.catch_up()))
-            self._tasks = [task for task in self._tasks if not task.done()]
+            self._catch_up_soon()
         if self._relay:
-            self._relay.announce(changes[-1].revision)
+            self._relay.announce()
+
+    def rights_changed(self) -> None:
+        """Look, here and in the other processes, who may still listen to what."""
+        self._catch_up_soon()
+        if self._relay:
+            self._relay.announce()
+
+    def _catch_up_soon(self) -> None:
+        self._tasks.append(asyncio.ensure_future(self.catch_up()))
+        self._tasks = [task for task in self._tasks if not task.done()]
 
     async def catch_up(self) -> None:
         """Hand out all that was committed since what the hub knows; if it cannot be read, the next look does."""
         try:
             async with self._reading:
+                await self._look_at_rights()
                 await self.refresh()
+                newest = await self._store.newest_revision()
                 while changes := await self._store.changes_of_all(self._hub.known, CHANGES_IN_MESSAGE):
                     self._hub.publish(changes)
+                self._hub.known = max(self._hub.known, newest)  # what went with an account left a gap
         except TodoError as error:
             LOG.warning("changes of other processes cannot be read yet: %s", error)
+
+    async def _look_at_rights(self) -> None:
+        access = await self._store.access()
+        if access == self._access:
+            return
+        self._store.forget_users()
+        self._hub.set_memberships(await self._store.memberships())
+        if credential_ids := self._hub.credential_ids:
+            self._hub.end_all_but(await self.accounts.living(credential_ids))
+        self._access = access
 
     async def _poll_forever(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             try:
-                if self._hub.has_listeners and await self._store.newest_revision() > self._hub.known:
+                if self._hub.has_listeners and await self._store.anything_new(self._hub.known, self._access):
                     await self.catch_up()
-            except Exception as error:  # tried again in a second
+            except Exception as error:  # tried again at the next look
                 LOG.debug("looking for changes failed: %s", error)
 
 
@@ -2847,7 +3735,7 @@ def undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -
     """Set back what a change did to a to-do, and give the to-do. Raises Conflict."""
     current = present.get(change.todo)
     if current is None or change.action == "purge":
-        raise Conflict("What was removed for good cannot be brought back.")
+        raise Conflict("What was removed for good, or is no longer yours to change, cannot be brought back.")
     before, after = (msgspec.json.decode(side, type=Todo | None) for side in (change.before, change.after))
     if before is None:
         before = msgspec.structs.replace(after, deleted_at=batch.at)
@@ -2863,7 +3751,7 @@ async def check_undone_list(batch: TodoBatch, list_id: str, undone: Sequence[Tod
     if any(todo_list.id == list_id for todo_list in undone):
         return
     try:
-        await batch.todo_list(list_id)
+        await batch.todo_list(list_id, role=EDITOR)
     except NotFound:
         raise Conflict("The list that this was in has been deleted. Restore the list first.") from None
 
@@ -2874,7 +3762,7 @@ async def undo_list_change(batch: TodoBatch, change: Change) -> TodoList:
     if after is None:
         raise Conflict("What was removed for good cannot be brought back.")
     try:
-        current = await batch.todo_list(change.list, deleted=after.deleted_at is not None)
+        current = await batch.todo_list(change.list, deleted=after.deleted_at is not None, role=OWNER)
     except NotFound:
         raise Conflict(f"{after.title!r} has been changed since, so nothing was undone.") from None
     before = before or msgspec.structs.replace(after, deleted_at=batch.at)
@@ -2888,9 +3776,7 @@ class TodoService:
         self.store, self.feed = store, feed
 
     async def _write(self, user: User, operation: Callable, repeat: Repeat | None = None) -> Written:
-        return await self.store.write(
-            user, operation, lambda written: self.feed.committed(user, written.changes), repeat
-        )
+        return await self.store.write(user, operation, self.feed.committed, repeat)
 
     # ---- to-dos
 
@@ -2940,7 +3826,7 @@ class TodoService:
         """Set these fields of a to-do; the result is the Todo. Raises NotFound or PreconditionFailed."""
 
         async def operation(batch: TodoBatch) -> Todo:
-            before = await batch.todo(todo_id)
+            before = await batch.todo(todo_id, role=EDITOR)
             check_precondition(if_match, revision_etag(before.revision))
             return await self._change(batch, before, fields)
 
@@ -2955,7 +3841,7 @@ class TodoService:
             raise Invalid(f"order {message}.", [field_error("order", message)])
 
         async def operation(batch: TodoBatch) -> int:
-            selected = await self._select(batch, which, if_match)
+            selected = await self._select(batch, which, if_match, EDITOR)
             if "list" in fields:
                 await self._check_list(batch, fields["list"])
                 last = await batch.last_position(fields["list"])
@@ -2973,7 +3859,7 @@ class TodoService:
         """Move a to-do to the trash, or one in the trash out of existence. Raises NotFound."""
 
         async def operation(batch: TodoBatch) -> None:
-            before = await batch.todo(todo_id, deleted)
+            before = await batch.todo(todo_id, deleted, role=OWNER if deleted else EDITOR)
             check_precondition(if_match, revision_etag(before.revision))
             self._delete(batch, before)
 
@@ -2983,7 +3869,8 @@ class TodoService:
         """Move all that a filter selects to the trash, or all it selects there out of existence."""
 
         async def operation(batch: TodoBatch) -> int:
-            async for before in yielding(await self._select(batch, which, if_match)):
+            role = OWNER if which.deleted else EDITOR
+            async for before in yielding(await self._select(batch, which, if_match, role)):
                 self._delete(batch, before)
             return len(batch.changes)
 
@@ -2993,7 +3880,7 @@ class TodoService:
         """Take a to-do out of the trash; the result is the Todo. Raises NotFound."""
 
         async def operation(batch: TodoBatch) -> Todo:
-            before = await batch.todo(todo_id, deleted=True)
+            before = await batch.todo(todo_id, deleted=True, role=EDITOR)
             return batch.save_todo(before, changed_todo(before, {"deleted_at": None}, batch.at))
 
         return await self._write(user, operation)
@@ -3006,14 +3893,16 @@ class TodoService:
             batch.save_todo(before, changed_todo(before, {"deleted_at": batch.at}, batch.at))
 
     @staticmethod
-    async def _select(batch: TodoBatch, which: TodoFilter, if_match: str | None) -> list[Todo]:
+    async def _select(batch: TodoBatch, which: TodoFilter, if_match: str | None, role: str) -> list[Todo]:
+        if which.list:
+            await batch.todo_list(which.list, role=role)
         check_precondition(if_match, revision_etag(await batch.revision(which.list)))
-        return await batch.todos(which)
+        return await batch.todos(which, role=role)
 
     @staticmethod
     async def _check_list(batch: TodoBatch, list_id: str) -> None:
         try:
-            await batch.todo_list(list_id)
+            await batch.todo_list(list_id, role=EDITOR)
         except NotFound:
             raise Invalid("list names no list of yours.", [field_error("list", "names no list of yours")]) from None
 
@@ -3077,7 +3966,7 @@ class TodoService:
         """Set these fields of a list; the result is the TodoList. Raises NotFound or PreconditionFailed."""
 
         async def operation(batch: TodoBatch) -> TodoList:
-            before = await batch.todo_list(list_id)
+            before = await batch.todo_list(list_id, role=OWNER)
             check_precondition(if_match, revision_etag(before.revision))
             after = msgspec.structs.replace(before, **fields)
             if after == before:
@@ -3090,7 +3979,7 @@ class TodoService:
         """Move a list with its to-dos to the trash, or one in the trash out of existence."""
 
         async def operation(batch: TodoBatch) -> None:
-            before = await batch.todo_list(list_id, deleted)
+            before = await batch.todo_list(list_id, deleted, role=OWNER)
             if before.inbox:
                 raise Conflict("The Inbox always exists: to-dos without a list go there.")
             check_precondition(if_match, revision_etag(before.revision))
@@ -3107,6 +3996,39 @@ class TodoService:
         async def operation(batch: TodoBatch) -> TodoList:
             before = await batch.todo_list(list_id, deleted=True)
             return batch.save_list(before, msgspec.structs.replace(before, deleted_at=None, updated_at=batch.at))
+
+        return await self._write(user, operation)
+
+    # ---- sharing
+
+    async def share(self, user: User, list_id: str, name: str, role: str) -> Written:
+        """Make somebody a member of a list, or give them another role; the result is (Member, whether they are new).
+
+        Raises NotFound, Forbidden, Conflict for the Inbox, or Invalid if there is nobody of this name.
+        """
+        return await self._share(user, list_id, lambda batch: batch.put_member(list_id, name, role))
+
+    async def make_link(self, user: User, list_id: str) -> Written:
+        """Make a link by which a list can be read; the result is (Credential, its secret)."""
+        return await self._share(user, list_id, lambda batch: batch.add_link(list_id))
+
+    async def end_link(self, user: User, list_id: str, link_id: str) -> Written:
+        """Revoke a link. Raises NotFound or Forbidden."""
+        return await self._share(user, list_id, lambda batch: batch.remove_link(list_id, link_id))
+
+    async def unshare(self, user: User, list_id: str, name: str) -> Written:
+        """End somebody's membership: the owner anybody's, a member their own. Raises NotFound or Forbidden."""
+        role = VIEWER if fold_user_name(name) == fold_user_name(user.name) else OWNER
+        return await self._share(user, list_id, lambda batch: batch.remove_member(list_id, name), role)
+
+    async def _share(self, user: User, list_id: str, act: Callable, role: str = OWNER) -> Written:
+        async def operation(batch: TodoBatch) -> Any:
+            todo_list = await batch.todo_list(list_id, role=role)
+            if todo_list.inbox:
+                raise Conflict("The Inbox is yours alone. Make a list, and share that.")
+            answer = await act(batch)
+            batch.note_sharing(todo_list)
+            return answer
 
         return await self._write(user, operation)
 
@@ -3325,6 +4247,7 @@ class Services:
         self.hub = EventHub()
         relay = RedisRelay(self.records.client, config.redis_prefix) if config.redis else None
         self.feed = ChangeFeed(store, self.hub, relay)
+        self.accounts = self.feed.accounts
         self.todos = TodoService(store, self.feed)
         self.weather = Weather(config.weather_uri, config.weather_place, self.records)
         self._checks = {
@@ -3341,7 +4264,13 @@ class Services:
         self._opened = self._closing = False
         self._opening: asyncio.Task | None = None
         self._tidying: asyncio.Task | None = None
+        self._closers: list[Callable[[], None]] = []
         self.requests = 0  # being answered now
+        self.sockets = 0  # that are open
+
+    def close_too(self, closer: Callable[[], None]) -> None:
+        """Call this, too, when all is closed."""
+        self._closers.append(closer)
 
     def describe(self) -> str:
         """Which engine keeps what, in one line."""
@@ -3388,6 +4317,14 @@ class Services:
             await self.todos.store.close()
         await self.documents.close()
         await self.records.close()
+        for closer in self._closers:
+            closer()
+
+    async def delete_user(self, user: User) -> None:
+        """Remove a user with everything in all stores. Raises Unavailable, when it can be done again."""
+        await self.documents.delete_all(user.id)
+        await self.records.delete_all(f"{user.id}/")
+        await self.accounts.delete_account(user)
 
     async def drain(self, seconds: float) -> None:
         """Wait until no request is being answered, at most so long."""
@@ -3396,12 +4333,13 @@ class Services:
             await asyncio.sleep(0.01)
 
     async def _tidy_forever(self) -> None:
-        """Every hour empty the old trash and forget old idempotency keys."""
+        """Every hour empty the old trash and forget old idempotency keys, sessions and tokens."""
         while True:
             try:
                 now = now_milliseconds()
                 await self.todos.empty_old_trash(now - self.config.trash_days * 86_400_000)
                 await self.todos.store.forget_answers(now - 86_400_000)
+                await self.accounts.forget_expired()
             except Exception as error:
                 LOG.warning("tidying failed and is tried again in an hour: %s", error)
             await asyncio.sleep(3600)
@@ -3433,19 +4371,28 @@ class Services:
 # ==== auth: may call service and stores =========================================================
 
 FORWARDING_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Via")
-LOCAL_USER = "local"
+
+
+def split_host(host: str) -> tuple[str, str]:
+    """A Host header's name, in lower case, without brackets and final dot, and its port; empty if it is none."""
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", host)
+    return (match[1].strip("[]").lower().rstrip("."), match[2] or "") if match else ("", "")
+
+
+def parse_address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An IP address, IPv4 also if it is written as IPv6 (::ffff:127.0.0.1); None for anything else."""
+    try:
+        address = ipaddress.ip_address(text or "")
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def is_loopback_name(host: str) -> bool:
     """Whether a Host header names this machine's loopback: localhost, 127.0.0.0/8 or [::1], any port."""
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?", host)
-    if not match:
-        return False
-    name = match[1].strip("[]").lower()
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name.rstrip(".") == "localhost" or name.rstrip(".").endswith(".localhost")
+    name, _ = split_host(host)
+    address = parse_address(name)
+    return address.is_loopback if address else name == "localhost" or name.endswith(".localhost")
 
 
 def is_local(request: tornado.httputil.HTTPServerRequest) -> bool:
@@ -3454,13 +4401,14 @@ def is_local(request: tornado.httputil.HTTPServerRequest) -> bool:
     The Host must name the loopback too, or a foreign web page could reach us by a name of its own
     that it points at 127.0.0.1 (DNS rebinding); and a forwarding header shows a proxy in between.
     """
-    try:
-        peer = ipaddress.ip_address(request.remote_ip or "")
-    except ValueError:
-        return False
-    peer = getattr(peer, "ipv4_mapped", None) or peer
+    peer = parse_address(request.remote_ip)
     forwarded = any(name in request.headers for name in FORWARDING_HEADERS)
-    return peer.is_loopback and not forwarded and is_loopback_name(request.headers.get("Host", ""))
+    return bool(peer and peer.is_loopback) and not forwarded and is_loopback_name(request.headers.get("Host", ""))
+
+
+def is_encrypted(request: tornado.httputil.HTTPServerRequest) -> bool:
+    """Whether nobody between the client and us can read along."""
+    return request.protocol == "https" or is_local(request)
 
 
 def believe_proxies(request: tornado.httputil.HTTPServerRequest, trusted: Sequence) -> None:
@@ -3471,13 +4419,9 @@ def believe_proxies(request: tornado.httputil.HTTPServerRequest, trusted: Sequen
     the Host header's, which a proxy passes on: X-Forwarded-Host most pass on as the client made it up.
     """
 
-    def is_trusted(address: str) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
-        return any(parsed in network for network in trusted)
+    def is_trusted(text: str) -> bool:
+        address = parse_address(text)
+        return bool(address) and any(address in network for network in trusted)
 
     if not trusted or not is_trusted(request.remote_ip or ""):
         return
@@ -3490,33 +4434,654 @@ def believe_proxies(request: tornado.httputil.HTTPServerRequest, trusted: Sequen
         request.protocol = protocol
 
 
+class Hosts:
+    """The names by which the server may be asked: its own, and those that ALLOWED_HOSTS lists.
+
+    A page of another site can point a name of its own at our address (DNS rebinding), and its
+    requests then look to the browser as if they were its own; but their Host header has that name.
+    An address in its place was nobody's to point anywhere.
+    """
+
+    def __init__(self, config: Config, any_name: bool):
+        public = urllib.parse.urlsplit(config.public_url)
+        self._names = {*config.allowed_hosts, (public.hostname or "").lower(), config.server_host.lower()} - {""}
+        self._any = any_name or "*" in config.allowed_hosts
+
+    def check(self, host: str) -> None:
+        """Raise Misdirected unless the server goes by this Host header's name."""
+        name, port = split_host(host)
+        if self._any or (name and (name in self._names or f"{name}:{port}" in self._names)):
+            return
+        if not name or not (parse_address(name) or is_loopback_name(host)):
+            raise Misdirected(
+                f"This server does not go by the name {name or host[:100]!r}. ALLOWED_HOSTS lists its names."
+            )
+
+
+# ---- passwords
+
+SCRYPT = {"n": 2**15, "r": 8, "p": 3}  # a quarter of a second, and 32 MiB
+SCRYPT_MOST_MEMORY = 64 * 1024 * 1024
+HASHING_THREADS = 2
+MOST_HASHING = 20  # passwords that wait; more would only wait until they time out
+# Of the lists that attackers try first: the most common passwords of eight characters or more, from the
+# frequency lists of zxcvbn (MIT).
+COMMON_PASSWORDS = frozenset(
+    """
+!qaz2wsx 0.0.0.000 0000000000o 01011900 01011910 01011950 01011960 01011961 01011970 01011971 01011972 01011973
+01011974 01011975 01011976 01011977 01011978 01011979 01011980 01011981 01011982 01011983 01011984 01011985 01011986
+01011987 01011988 01011989 01011990 01011991 01011992 01011993 01011994 01011995 01011999 01012000 01012001 01012010
+01012011 01020304 0102030405 01021990 01031985 01031988 01031989 01041985 01041988 01061986 01061990 01071986 01081989
+01091987 01091989 01121986 01121988 01478520 0192837465 02011971 02011975 02011980 02011981 02011982 02011983 02011984
+02011985 02011986 02011987 02011988 02011989 02021971 02021973 02021976 02021979 02021981 02021982 02021983 02021984
+02021985 02021986 02021987 02021988 02021989 02021990 02031970 02031973 02031974 02031975 02031977 02031978 02031979
+02031980 02031981 02031982 02031984 02031985 02031986 02031987 02031988 02031989 02041972 02041973 02041974 02041975
+02041976 02041977 02041978 02041979 02041980 02041981 02041982 02041983 02041984 02041985 02041986 02041987 02041988
+02041989 02051970 02051972 02051973 02051975 02051976 02051977 02051978 02051980 02051981 02051982 02051983 02051984
+02051985 02051986 02051987 02051988 02051989 02061971 02061972 02061974 02061976 02061977 02061980 02061982 02061983
+02061984 02061985 02061986 02061987 02061988 02061989 02071971 02071975 02071976 02071978 02071979 02071980 02071981
+02071982 02071983 02071984 02071986 02071987 02071988 02071989 02081970 02081973 02081974 02081976 02081977 02081980
+02081982 02081983 02081984 02081985 02081986 02081987 02081988 02081989 02091971 02091973 02091975 02091976 02091977
+02091980 02091981 02091983 02091984 02091985 02091986 02091987 02091989 02101973 02101976 02101977 02101979 02101981
+02101983 02101984 02101985 02101986 02101987 02101988 02101989 03031986 03041986 03041991 03082006 04041988 04041991
+05051985 05051987 05051989 06061986 07071977 07071987 07091990 08031985 08031986 08051990 08081988 08121986 085tzzqi
+09051945 0987654321q 0o9i8u7y 10011986 10011990 10031988 10051987 10071987 10101986 10101990 10203040 1020304050
+10293847 1029384756 11001001 11051987 11051990 11061985 11081989 11111111 11112222 1111qqqq 11121986 11122233
+111222333 11223344 1122334455 112233445566 11235813 1123581321 12011987 12021988 12031985 12031987 12051988 12121985
+12121990 12131415 1213141516 12312312 1232323q 123321123 12340987 12344321 1234509876 12345123 123454321 1234554321
+12345612 123456123 12345654321 123456654321 12345677 12345678 123456789 1234567890 12345678900 1234567890a 1234567890q
+1234567890z 1234567891 12345678910 123456789123 1234567899 123456789987654321 123456789a 123456789d 123456789k
+123456789l 123456789m 123456789o 123456789p 123456789q 123456789qwe 123456789r 123456789s 123456789v 123456789z
+12345678a 12345678q 12345679 1234567a 1234567aa 1234567q 12345687 123456987 123456aa 123456ab 123456abc 123456as
+123456asd 123456qq 123456qqq 123456qw 123456qwe 123456qwerty 123456ru 12345abc 12345asd 12345qaz 12345qwe 12345qwer
+12345qwert 12345qwerty 12348765 12349876 1234abcd 1234asdf 1234kekc 1234qwer 1234rewq 1234zxcv 123581321 12365478
+123654789 12369874 123698741 123698745 123789456 123hfjdk147 123masha 123mudar 123qq123 123qwe123 123qwe456 123qweas
+123qweasd 123qweasdzxc 123qwert 123qwerty 12locked 12qw12qw 12qw34er 12qwaszx 12qwerty 12s3t4p55 13021990 13031987
+13041987 13041988 13061986 13121985 13243546 13245768 134679852 1357908642 135792468 1357924680 135798642 14021985
+14021986 14061991 14111986 14725836 147258369 14785236 147852369 14789632 147896321 147896325 14881488 15011987
+15021985 15051981 15051990 15101986 15426378 159753456 16051987 16051989 16121987 17011987 17051988 17061988
+17171717aa 18011987 18061990 18091985 18121812 18273645 18436572 19061987 19101987 19283746 192837465 19411945
+1a2a3a4a 1a2b3c4d 1a2b3c4d5e 1a2s3d4f 1a2s3d4f5g 1basebal 1hxboqg2 1letmein 1michael 1million 1mustang 1passwor
+1password 1q2q3q4q 1q2w3e4r 1q2w3e4r5 1q2w3e4r5t 1q2w3e4r5t6y 1qa2ws3ed 1qaz2wsx 1qaz2wsx3edc 1qaz2wsx3edc4rfv
+1qazxsw2 1qazxsw23edc 1qazzaq1 1qw23er4 1x2zkg8w 1z2x3c4v 1z2x3c4v5b 20031987 20051988 20061988 20091988 20091991
+20111986 20spanks 21011989 21031987 21031988 21031990 21051988 21051991 21101986 22011988 22021986 22021989 22031984
+22041987 22041988 22061941 22071986 22334455 22446688 23021986 23041987 23skidoo 24011985 24061986 24111989 24681012
+25031987 25041988 25081988 25091987 25121987 25800852 25802580 26031988 26061987 27061988 27731828 28011987 28021990
+28021992 28041987 29011985 29051989 29071983 2wsx3edc 30031988 30041986 30051985 31011987 31415926 321654987 369258147
+369852147 3edc4rfv 3rjs1la7qe 43046721 44332211 44magnum 45m2do5bs 4815162342 4rfv3edc 50spanks 55bgates 5hsu75kpot
+5tgb6yhn 5wr2i7h8 66613666 67camaro 69213124 69camaro 73501505 74108520 74123698 741258963 741852963 74227422 7777777a
+78945612 789456123 7894561230 78963214 789632145 789654123 7ugd5hip2j 890098890 8j4ye3uz 8phrowz622 911turbo 918273645
+9293709b13 963258741 963852741 987456321 987654321a 987654321q 99762000 a1234567 a12345678 a123456789 a123456a
+a1a2a3a4 a1a2a3a4a5 a1b2c3d4 a1b2c3d4e5 a1s2d3f4 a1s2d3f4g5 aa123456 aaaa1111 aardvark abc12345 abc123456 abcd1234
+abcdefg1 aberdeen abnormal abracadabra abrakadabra acapulco access14 access99 account1 achilles acidburn adgjmptw
+admin123 adrenalin adventur aerosmit aerosmith agent007 airborne airforce airplane alabama1 albatros alcatraz alejandr
+aleksander aleksandr aleksandra alessand alessandro alex1234 alexande alexander1 alexandr alexandre alexandru alfarome
+algernon aligator alkaline allblack alleycat alligator allison1 allnight allstate alpha123 alphabet alphaman alterego
+amarillo amateurs ambrosia america1 amethyst amoremio amsterda amsterdam anaconda anakonda anastasi anastasiya
+andromed andromeda andyod22 angel123 angel666 angelito anhyeuem anna2614 antelope anthony1 anthony2 anthony7 antigone
+antonio1 aolsucks apollo11 apollo13 apple123 applepie aquafina aquarius arabella arcangel archange archangel architec
+argentin arizona1 armageddon armagedon armstron arsenal1 as123456 asd12345 asdasd123 asdf1234 asdfasdf asdffdsa
+asdfg123 asdfg12345 asdfgh01 asdfghjk asdfghjkl asdfjkl; asdfqwer asdfzxcv asdqwe123 asmodeus aspirine assassin
+assassins asshole1 assholes asslover assmunch astalavista astonvil atlanta1 atlantis atreides augustin austin31
+austin316 australi avalanch avalanche avangard awesome1 azertyui azertyuiop azsxdcfv babemagn babemagnet baberuth
+babushka babybear babyblue babycake babydoll babyface babygirl babylon5 babylove backbone backdoor badabing badkarma
+badnaamhere bajingan balloons ballsack baltimor baracuda barbados barbara1 barcelon barcelona barefeet barefoot
+baritone barracud barracuda barselona basebal1 baseball baseball1 basketba basketbal batman12 baywatch bcfields
+beachbum bearcats beatles1 beautifu beckham7 beefcake beethove bellagio bendover benessere bergkamp bernhard bettyboo
+bettyboop bigballs bigblack bigblock bigboobs bigbooty bigbucks bigbutts bigdaddy bigdick1 bigdicks bigmoney bignasty
+bigpenis bigpoppa bigpussy bigtruck billabon billabong billybob billyboy binladen biohazard bionicle birthday4
+bisexual bismarck bismilla bismillah bitchass black123 blackass blackbel blackbelt blackberry blackbir blackbird
+blackboy blackcat blackcoc blackcock blackdog blackhaw blackhawk blackice blackjac blackjack blacklab blackops
+blackout blahblah blaster1 blessed1 blessing blink182 blizzard blondie1 blondinka bloopers blowfish blue1234 blueball
+bluebell blueberr bluebird blueeyes bluefish bluejays bluemoon bluenose bluesman bluestar bobafett bobdylan bobmarle
+bobmarley bollocks bonehead bonethug boogaloo bookcase bookworm boomboom borabora bordeaux boris123 borussia bradley1
+brandon1 bravehea braveheart brighton broncos1 brooklyn brother1 browndog brucelee bruno123 bubba123 bubblegum
+bubbles1 buckeye1 buckeyes buckshot buckwhea budapest buddy123 buddyboy buddydog budlight budweise budweiser buffalo1
+bugsbunn bukowski bulldawg bulldog1 bulldogs bullfrog bullseye bullshit bullwink bunghole buratino businessbabe
+buster12 buttercu buttercup butterfl butterfly buttfuck butthead butthole bynthytn c3por2d2 cabernet cadillac calamity
+caliente californ caligula calimero callisto callofduty camaross cambiami cambridg camelot1 cameltoe cameron1 candyass
+candyman cannabis cannibal cannonda cantona7 capetown capital1 capitals capoeira capricor capricorn capslock captain1
+cardinal care1839 carebear carlitos carnival carolina carpedie carpediem carpente cartman1 cartoons casablanca
+casanova caseydog cashflow cashmone cashmoney cassandr catdaddy catfight catherin catwoman cavalier cbr600rr cbr900rr
+cdtnkfyf cerberus cezer121 cfitymrf chainsaw challeng champion changeme chargers charisma charles1 charlie1 charlie123
+charlie2 charlott charlton checkers checkmat cheerleaers chelsea1 cherokee cherries cheshire chester1 chevelle
+chevrole chevrolet chevys10 chewbacc cheyanne cheyenne chicago1 chicken1 chickens chickenwing101 chipmunk chipper1
+chocolat choochoo chopper1 choppers chris123 chrisbln chrissy1 christia christin christma christop christophe chrysler
+chuckles churchil cinnamon citibank civilwar cjkysirj clarinet classics claudia1 claymore cleopatr clevelan clippers
+clitoris close-up cnfybckfd cobra427 cocacola cocksuck cocksucker coldbeer coldplay colombia colorado colossus
+coltrane comanche comicbookdb commande commando computer computer1 concorde concrete consumer contortionist control1
+cooldude coolgirl coolhand coolness copenhag corleone cornhole corvet07 corvette costaric cosworth coventry cowboys1
+cowboyup crazybab crazyman creampie creative creepers crescent cricket1 crjhgbjy crocodil crusader crystal1 cucumber
+culinary cutiepie cvbhyjdf cxfcnkbdfz cybersex cyclones cygnusx1 cynthia1 daedalus dagobert daisydog dallas22 dangerou
+daniel12 dannyboy daredevi daredevil darkange darkangel darklord darkness darkside darkstar darthvad darthvader
+david123 davidoff daydream dbrnjhbz deadhead deadpool deadspin death666 deathnote deathrow deborah1 deepblue deepthro
+deepthroat deerhunt deeznuts deeznutz defender deftones delpiero demon666 derparol designer desperado destiny1
+detectiv detroit1 deutschland devil666 devildog devilman devilmaycry dfcbkbcf dfktynby dfktynbyf dhjnvytyjub diamante
+diamond1 diamonds dickhead dickweed dietcoke digital1 dilbert1 dilligaf dillweed dima1995 dingdong dinosaur dipstick
+dirtbike dirtydog discover dkflbckfd dkflbvbh dkflbvbhjdbx dkflbvbhjdyf doberman dodgeram dodgers1 doggydog doggystyle
+doghouse dogpound dolemite dolphin1 dolphins domainlock2005 domenico dominika dominion dominiqu dontknow doomsday
+doorknob dortmund doughboy douglas1 downhill dragon01 dragon11 dragon12 dragon123 dragon13 dragon69 dragonba
+dragonball dragonballz dragonfl dragonfly dragrace dragster dreamcas dreamcast dreamer1 drjynfrnt dropdead dropkick
+drowssap drpepper drummer1 dthjybrf dtkjcbgtl dtxyjcnm ducati99 duckhunt duracell dutchess dutchman dynamite earnhard
+earthlin earthlink eastside eastwood eatmenow eatpussy eclipse1 edinburg eggplant eightbal einstein ejaculation
+ekaterina elbereth elcamino eldiablo eldorado electric electron element1 elephant eleven11 elisabet elizabet elizaveta
+elvis123 embalmer emmitt22 enforcer engineer england1 enter123 enternow enterpri enterprise envision erection ericsson
+escalade escorpio espresso eternity ethernet euphoria evanescence evangeli evangelion evergree everlast everques
+everquest everton1 evildead evolutio excalibu excalibur excellen explorer express1 f00tball f15eagle fabienne facefuck
+failsafe fairlane fakepass falstaff fandango fantasia fantasti fantasy1 fantomas farscape fastball fastcars favorite2
+favorite6 fearless feathers feelgood fellatio ferrari1 fgtkmcby fhvfutljy fidelity finalfantasy fireball firebird
+fireblad fireblade firefigh firehawk fireman1 firestar firestorm firewall fishbone fishcake fisherma fisherman
+fishface fishhead fishing1 fishtank fivestar fkbyjxrf fktrcfylh fktrcfylhf fktyeirf flamengo flamingo flashman
+flathead flexible flipflop flipmode flipper1 florida1 flounder flowers1 flvbybcnhfnjh flyers88 football football1
+footlove fordf150 fordf250 fordf350 fordtruc foreplay foreskin forever1 forgetit formula1 forsaken foxylady francesc
+francis1 francisc frank123 frankie1 freckles fred1234 frederik freebird freedom1 freedom2 freefall freepass freeporn
+freeuser freewill freiheit frenchie friday13 friends1 friendster front242 frontier fruitbat fuck_inside fuckedup
+fuckface fuckhead fuckinside fuckme69 fuckmehard fuckoff1 fuckshit fuckthat fuckthis fuckyeah fuckyou1 fuckyou2
+fujifilm fullback fullmoon funstuff funtimes fussball futurama futyn007 fuzzball fyfcnfcbz fyfnjkbq fynjybyf fyutkbyf
+fyutkjxtr gabriel1 gabriell galeries gallaries gamecock gamecube gameover gandalf1 gangbang gangbanged gangster
+ganjaman gannibal garfield gargoyle gateway1 gateway2 gatorade gbgbcmrf gbhfvblf geibcnbr general1 genesis1 georgia1
+geraldin germany1 geronimo gesperrt getmoney gfgfvfvf gfhjkm12 gfhjkm123 gfhjkmgfhjkm ghbdtn123 ghbdtnbr ghbdtndctv
+ghbdtnrfrltkf ghblehjr ghbywtccf ghhh47hj7649 ghjcnbnenrf ghjcnjgfhjkm ghjcnjnfr ghjdthrf ghjnjnbg ghjuhfvvf
+ghostrider gianluca gigabyte ginscoot girfriend giveitup gizmodo1 gladiato gladiator glendale glennwei glenwood
+gn56gn56 gobigred godbless godfathe godfather godsmack godspeed godzilla gogators goldeney goldeneye goldfing goldfish
+goldrush goldstar goldwing golfball golfclub good123654 goodfell goodgirl goodison goodlife goodluck goodtime goodyear
+goofball gooseman gordon24 gorillaz gotigers gotohell gotyoass grandpri grapeape graywolf greatone greatsex
+greedisgood green123 greenbay greenday greenman greentea gregory1 greyhoun greywolf groupd2013 gsxr1000 gtnhjdbx
+guardian guesswho guillaum guillerm guinness gulliver gymnastic hairball halflife hallo123 hallowee handball handyman
+hannibal hannover happines happy123 happyday happydog happyman hardball hardcock hardcore harddick hardrock hardwood
+hardwork harrypotter hatteras hattrick hawaii50 hawaiian hawkeye1 hawkeyes hawkwind hawthorn hayabusa hd764nw5d7e1vb1
+headless headshot heather1 heather2 hedgehog heineken heinlein hellfire hello123 hellohel hellokitty hellsing hellyeah
+hercules herewego hermione hernande hershey1 hetfield highbury highheel highland highlander highlife hillbill hillside
+hitman47 hogwarts holiday1 hollywoo holyshit homebrew homemade homepage homer123 hondacbr honeybee honeybun honeydew
+hongkong honolulu hooligan hoosiers hooters1 hornyguy hornyman horseman horsemen hotbabes hotchick hotgirls hotpussy
+hotstuff hounddog housewife housewifes houston1 htubcnhfwbz hugetits hugoboss hulkster hunter12 hurrican huskers1
+hyperion ibilltes icecream icehouse idontkno idontknow ignatius ihateyou ijrjkflrf ilikepie ilikesex illmatic illusion
+ilovegod iloveporn ilovepussy ilovesex iloveyou iloveyou1 iloveyou2 ilya1234 immortal impalass implants imtheman
+india123 infiniti infinity insertion insertions insomnia inspiron interacial intercourse internet intrepid intruder
+inuyasha invictus ireland1 irishman ironhors ironmaiden ironman1 islander istanbul istheman italiano iverson3
+j3qq4h7h2v jackass1 jackson1 jackson5 jakester jamaica1 james007 james123 jamesbon jamesbond january1 japanees
+jasmine1 jason123 jayhawks jbond007 jediknig jeepster jefferso jeffrey1 jellybea jellybean jennifer1 jessica1 jessica2
+jesus123 jesus777 jiggaman johannes johncena johndeer johngalt johnson1 jordan23 josephin joystick junkmail jupiter1
+jupiter2 jurassic just4fun justdoit justice1 justinbieber juventus kakashka kamasutra kamikadze kamikaze kangaroo
+karolina katarina katerina kawasaki kazanova kazantip kcchiefs kcj9wx5n kenneth1 kennwort kenworth kevin123 keyboard
+keystone kfcnjxrf kickflip kicksass kikimora killbill killer12 killer123 killzone kingfish kingkong kingston kissmyas
+kissmyass kittycat kittykat kjrjvjnbd kleopatra klondike knickerless knickers knockers knuckles komputer konstantin
+kordell1 koroleva krasotka kristen1 kristin1 krokodil l58jkdjp! labrador lacrimosa lacrosse ladybird laetitia lagwagon
+lakers24 lakeside lakewood lalakers lambchop lamborghini lancaste lancelot landrove lapochka laracroft laserjet
+lasttime lasvegas lavalamp leavemealone lebowski lebron23 leedsutd left4dead lemmings lemonade lenochka leonidas
+lesbians letmein1 letmein2 letmeinn letmesee letsdoit letsfuck letsplay lfitymrf libertad liberty1 lifehack lifeisgood
+lighthou lightnin lightning lilwayne limewire lincoln1 lindsay1 lindsey1 lineage2 lionhear lionheart lionking littlema
+livelife liverpoo liverpool liverpool1 livewire ljxtymrf lockdown lockerroom logitech loglatin lokomotiv lol12345
+lollipop lollypop lonesome lonestar lonewolf longdong longhair longhorn longhorns longjohn longshot losangel
+losangeles lotus123 love1234 lovehate lovelife loveme89 loverboy loverman loveyou2 lowrider lucky123 luckydog luckyone
+ludacris lunchbox luscious luv2epus macaroni macdaddy macgyver machoman macintos macintosh mackenzi madagaskar
+madala11 maddison madison1 madonna1 magellan magic123 magician magicman mahalkita mailcreated5240 majestic makaveli
+makeitso maksimka mallorca mallrats mamacita mamapapa mamochka manager1 manchest manchester mandarin mandingo mandolin
+mandrake manhatta mannheim manunited maradona marajade marathon marauder marcello marcius2 margarit marijuan marijuana
+mariners marines1 marino13 mariposa marishka marketin marlboro marseill marseille maryjane masamune maserati mash4077
+master12 master123 masterbaiting masterbate masterbating masterkey mastermi mastermind masturbation matchbox matthew1
+matthias maurizio maurolarastefy maverick maximilian maximus1 maxpayne maxpower maxwell1 mazafaka mazda323 mazda626
+mazdarx7 meandyou meatball meathead meatloaf mechanic megadeth megapass megatron melanie1 melissa1 meowmeow mephisto
+mercedes mercury1 meridian mersedes metallic metallica metallica1 michael1 michael2 michele1 michelle1 michigan
+microlab microphone microsof microsoft midnight mike1234 milamber milhouse milkyway millenium millwall minecraft
+minimoni minnesot miranda1 mischief misfit99 misiaczek mississi mistress mobydick modelsne mojojojo molly123 mollydog
+momsanaladventure monalisa money123 moneyman mongoose monique1 monkey11 monkey12 monkey123 monkey69 monkeybo monkeyboy
+monkeyma monkeyman monolith monopoly monster1 montana1 montecar montecarlo monterey montgom240 montreal montrose
+moonbeam moonligh moonlight moonshin moonshine morozova morpheus morrowind mortgage morticia mortimer motdepasse
+motherfu motherlode motocros motocross motorcyc motorola mountain mudvayne muffdive multiplelo munchkin mushroom
+music123 musicman mustang1 mustang2 mustang5 mustang6 mustang8 mustang9 mustangs myfriend mynameis mypasswo mypassword
+mysecret myspace1 myxworld nadezhda nancy123 nascar24 nastenka natalie1 natascha natasha1 natedogg nathanie naughty1
+nautilus navigato navigator navyseal nbuhtyjr ncc1701a ncc1701d ncc1701e ncc74656 nebraska needforspeed nemesis1
+nemrac58 netscape nevermin nevermind nevermor nevermore newcastl neworder newpass1 newpass6 newport1 newproject2004
+newstart newyork1 nicetits nightmar nightowl nightwin nightwish nineball nineinch nintendo nirvana1 nocturne nokia123
+nokia5130 nokia5230 nokia5530 nokia5800 nokia6233 nokia6300 nokian73 noname123 nonmembe nopassword normandy nosferatu
+nostromo notebook nothing1 notredam nounours novifarm novikova nthvbyfnjh ntktdbpjh nuttertools nwo4life nygiants
+nyyankee oblivion obsidian october1 omegared onepiece open1234 opendoor operator optimist optiplex outsider overkill
+overlord p0015123 p0o9i8u7 p455w0rd p4ssw0rd p@ssw0rd pa55w0rd pa55word packard1 packers1 paintbal paintball pakistan
+paladin1 pallmall palmtree panasoni panasonic pandora1 panorama pantera1 panther1 panthers panties1 pantyhos pantyhose
+papabear papamama paperino papillon paradigm paradise paramedi paramore parlament parsifal partizan pasadena pass1234
+passcode passmast passport passthie passw0rd passwerd passwor1 password password01 password1 password11 password12
+password123 password2 password3 password9 password99 passwords passwort patches1 pathfind pathfinder patrick1 patriots
+patrizia patterso pavement pavilion payton34 peaceout peaches1 pearljam peekaboo pegasus1 penetrating penetration
+penguin1 penguins pennstat pennywis penthous pepsi123 peregrin perfect1 pertinant peterbil peternorth peterpan
+petrovich phaedrus phantom1 pharmacy phialpha philippe phillies phoenix1 phoenix2 pianoman pictuers piercing pimpdadd
+pimpdaddy pimpster pineappl pineapple pinetree pingpong pinkfloy pinkfloyd pinnacle pipeline pippen33 piramida
+pitchers pizzahut pizzaman plastics platinum platypus playball playboy1 playboy2 playmate playstat playstation
+playtime plymouth poiuytrewq pokemon1 pokemon123 polaroid polniypizdec0211 pontiac1 poohbear pool6123 poontang
+poophead popcorn1 porkchop pornking pornographic pornpass pornstar porsche1 porsche9 porsche911 portland portugal
+poseidon power123 powerman preacher precious predator prelude1 presario presiden princesa princess princess1 princessa
+princeto pringles priscill private1 priyanka pufunga7782 pumpkin1 pumpkins punisher punkrock puppydog pussy123
+pussy4me pussycat pussyeat pussylover pussyman pyramid1 pyramids q1234567 q123456789 q1q2q3q4 q1q2q3q4q5 q1w2e3r4
+q1w2e3r4t5 q1w2e3r4t5y6 q2w3e4r5 qawsedrf qawsedrftg qaz12345 qaz123wsx qazwsx12 qazwsx123 qazwsxed qazwsxedc
+qazwsxedc1 qazwsxedc123 qazwsxedcrfv qazwsxedcrfvtgb qazxsw12 qazxsw123 qazxswedc qq123456 quant4307s qw123456
+qwaszx12 qwe123qwe qweasd123 qweasdzx qweasdzxc qweasdzxc123 qwedsazxc qwer1234 qwerasdf qwerasdfzxcv qwert123
+qwert12345 qwerty11 qwerty12 qwerty123 qwerty1234 qwerty12345 qwerty123456 qwerty13 qwerty77 qwerty777 qwerty78
+qwerty99 qwertyui qwertyuio qwertyuiop r2d2c3p0 r2d2c3po r4e3w2q1 radiohea radiohead ragnarok raiders1 rainbow1
+rainbow6 rainbows raindrop rainyday raistlin rammstei rammstein ramstein rangers1 rapunzel rasputin rastaman raymond1
+rb26dett rdfhnbhf realmadrid rebbyt34 rebecca1 reckless redalert redbaron reddevil reddwarf redheads redlight redneck1
+redskins redstorm redwings reloaded remingto renegade rerfhtre revival47 revoluti revolver rfgbnjirf rfhfvtkmrf
+rfhfylfi rfhlbyfk rfhnjirf rfnthbyf rfntymrf rfvfcenhf rhbcnbyf rhfcfdbwf rhfcjnrf rhjrjlbk rhtdtlrj riccardo richard1
+rickster riffraff rightnow riverrat riversid rjhjktdf rjirfrgbde rjycnfynby rktjgfnhf roadkill roadking roadrunn
+roadrunner roadster robinhood robotech robotics rockford rockhard rocknrol rocknroll rockstar rocky123 rolltide
+romanova romashka ronaldinho roosters rootbeer rootedit rosebud1 rosewood rsalinas rt6ytere runescape rush2112
+rushmore russell1 russian7 rustydog saab9000 sabrina1 sailboat salamander salasana saltydog salvator samadams samantha
+samantha1 sammy123 sammydog samsung1 sandiego sandman1 sandrine sanity72 santacru sapphire sarajevo saratoga sasha123
+sasha_007 satan666 satellit sausages saxophon scarface scheisse schnuffi scirocco scoobydo scoobydoo scooter1 scorpio1
+scorpion scorpions scotland scrabble scrapper screamer screwyou seahawks seahorse sealteam seattle1 sebastia sebastie
+security seductive segblue2 seinfeld seminole semperfi senators sentinel sephirot sephiroth septembe seraphim serenity
+sergbest sersolution service1 sevenof9 sexsexse sexybabe sexybitch sexygirl sexylady sexymama sfgiants shadow01
+shadow12 shamrock shaney14 shannon1 sheepdog sherlock shevchenko shinigami shitface shitfuck shithead shotokan
+showtime shredder sidekick sidewind sigmachi silverad silverado simpsons singapor sinister sithlord sixtynin sk8ordie
+skateboard skeeter1 skinhead skipper1 skittles skorpion skydiver skywalke skywalker slamdunk slapnuts slapshot
+slimshad slimshady slipknot slippery slowhand smackdow smackdown smartass smashing smeghead smirnoff smirnova smoke420
+smokedog smoothie snakeman snapshot sneakers snickers snoopdog snoopdogg snowball snowbird snowboar snowboard snowflak
+snowflake snowman1 snuggles soccer10 soccer11 soccer12 soccer13 socrates softball softtail software sojdlg123aljg
+sokolova solitude solnishko songbird sonyericsson sonyfuck sonyvaio sooners1 sopranos soso123aljg soulmate southpar
+southpark southpaw southside spaceman spanking sparhawk sparkles spartan1 spartan117 spartans special1 specialk
+spectrum spencer1 spiderma spiderman spiderman1 spitfire splatter splinter spongebo spongebob sprinter sprocket
+squerting squirrel srinivas stallion stamford stanislav stanley1 starbuck starbucks starcraf starcraft stardust
+starfire starfish stargate starligh starlight starlite starship start123 startrek starwars starwars1 steelers stephani
+stephen1 stewart1 stickman stigmata stiletto stinger1 stingray stocking stonecol stonecold stonewal stoppedby stranger
+stratfor strawber strawberry streaming stripper sublime1 submarin success1 suckcock suckdick suckmydick summer12
+summer69 summer99 summertime sundance sunderla sundevil sunflowe sunflower sunlight sunnyday sunshine sunshine1
+super123 superbow superfly superman superman1 supernov supernova supersonic supersta superstar surveyor survivor
+svetlana swallows sweetass sweetnes sweetness sweetpea swimming swingers swinging swordfis swordfish sylveste
+syncmaster syracuse tacobell taekwondo tailgate takamine talisman tamerlan tampabay tangerin tarheels tazmania
+teacher1 teamwork technics tecumseh teddybea teddybear telephon temppass temptress tenerife tennesse tequiero terminat
+terminator terrapin terriers test1234 testibil testing1 testpass thailand thanatos thankyou thebeast theclash thedoors
+theforce thegreat therock1 thesaint thething thetruth thirteen thisisit threesom thuglife thumbnils thumper1 thunder1
+thunderb tiberian tiberius tickling ticklish ticktock tiffany1 tiger123 tigercat timelord timothy1 timoxa94 tinkerbe
+tinkerbell titanium titleist tkbpfdtnf tokiohotel tomahawk tommyboy tomservo tonyhawk tooltime toonarmy topolino
+topsecre topsecret toriamos tortoise tottenha tottenham toulouse trailers transexual translator traveler treasure
+treefrog trfnthbyf triangle trinitro trinitron trinity1 triplets trojans1 trombone trooper1 trouble1 trousers trucker1
+trucking trueblue truelove truffles trumpet1 trustno1 tryagain tunafish turkey50 twilight ufhvjybz uhbujhbq ultimate
+ultraman umbrella uncencored underdog undertak undertaker undertow unicorn1 universa universi ursitesux username
+usmarine usmc0311 usuckballz1 utahjazz vacation vagabond valentin valentina valeriya valhalla valkyrie valleywa
+vampire1 vancouve vanessa1 vanguard vanhalen vaseline vasilisa vauxhall vegas123 vendetta verbatim veronika verygood
+vfhbyjxrf vfhnsirf vfhufhbnf vfitymrf vflfufcrfh vfnbkmlf vfntvfnbrf vfpfafrf vfrcbvrf vfvfgfgf vfylfhby victory1
+viewsoni viewsonic vikings1 viktoria viktoriya vincent1 violator violetta vipergts virginie vivitron vjqgfhjkm
+vkontakte vladimir vladislav vodafone volkodav volkswag volkswagen volleyba voyager1 vqsablpzla vsjasnel12 wachtwoord
+waffenss wanderer wapapapa warcraft warcraft3 wareagle warhamme warhammer warrior1 warriors washingt waterboy waterfal
+waterloo watermelon waterpolo waterski wdtnjxtr weare138 webhompas webmaste webmaster websol76 websolutions wednesda
+welcome1 welcome2 wellhung wellingt werewolf westside westwood wetpussy wg8e3wjf whatever whiplash whiskers whistler
+whiteboy whiteout whitesox whocares whoknows wildbill wildcard wildcats wildfire wildwood william1 william2 winchest
+windmill windows1 windsurf wingchun wingzero winston1 winter99 wishbone wolfgang wolfpack wolverin wolverine wonderboy
+wonderfu woodland woodstoc woodstock woodwork woofwoof wordpass worldcup wp2003wp wrangler wrestlin wrinkle1 wrinkles
+x72jhhu3z yamahar1 yamahar6 yankees1 yankees2 yaroslav yeahbaby yesterda yfcntymrf yfnfitymrf yjdsqgfhjkm yogibear
+yorktown yosemite youandme yourmama ytngfhjkz z1x2c3v4 z1x2c3v4b5 zachary1 zanzibar zaq12345 zaq12wsx zaq1xsw2
+zaqwsxcde zaqxswcde zeppelin zerocool zildjian zolushka zxasqw12 zxcasdqwe zxcasdqwe123 zxcv1234 zxcvasdf zxcvb123
+zxcvb12345 zxcvbnm1 zxcvbnm123 zxcvvcxz zz8807zpl
+""".split()
+)
+
+
+def scrypt_hash(password: str, salt: bytes, log_n: int, r: int, p: int, length: int = 32) -> bytes:
+    """The scrypt hash (RFC 7914) of a password in NFKC, so that it is the same from every keyboard."""
+    text = unicodedata.normalize("NFKC", password).encode(errors="replace")
+    return hashlib.scrypt(text, salt=salt, n=2**log_n, r=r, p=p, maxmem=SCRYPT_MOST_MEMORY, dklen=length)
+
+
+def phc_string(salt: bytes, digest: bytes, log_n: int, r: int, p: int) -> str:
+    """A hash with all that it takes to check it, in the PHC string format: `$scrypt$ln=15,r=8,p=3$salt$hash`."""
+    parts = [base64.b64encode(part).decode().rstrip("=") for part in (salt, digest)]
+    return f"$scrypt$ln={log_n},r={r},p={p}${parts[0]}${parts[1]}"
+
+
+def parse_phc(text: str) -> tuple[bytes, bytes, dict[str, int]]:
+    """The inverse of `phc_string`: salt, hash and parameters."""
+    _, _, parameters, salt, digest = text.split("$")
+    log_n, r, p = (int(part.partition("=")[2]) for part in parameters.split(","))
+    parts = [base64.b64decode(part + "=" * (-len(part) % 4)) for part in (salt, digest)]
+    return parts[0], parts[1], {"log_n": log_n, "r": r, "p": p}
+
+
+PARAMETERS_NOW = {"log_n": SCRYPT["n"].bit_length() - 1, "r": SCRYPT["r"], "p": SCRYPT["p"]}
+# What the password of a name that nobody has is checked against, so that it takes as long as any other.
+NOBODYS_PASSWORD = phc_string(bytes(16), bytes(32), **PARAMETERS_NOW)
+
+
+def hash_password(password: str) -> str:
+    """A new hash of a password, as a PHC string. Takes a quarter of a second."""
+    salt = secrets.token_bytes(16)
+    return phc_string(salt, scrypt_hash(password, salt, **PARAMETERS_NOW), **PARAMETERS_NOW)
+
+
+def verify_password(password: str, kept: str) -> bool:
+    """Whether a password is the one of a PHC string. Takes as long."""
+    salt, digest, parameters = parse_phc(kept)
+    return secrets.compare_digest(scrypt_hash(password, salt, **parameters, length=len(digest)), digest)
+
+
+def check_new_password(password: str, name: str, field: str) -> None:
+    """Raise Invalid for a password that is too short or long, or among the first that one would try."""
+    message = ""
+    if not 8 <= len(password) <= 128:
+        message = f"must have 8 to 128 characters, not {len(password)}"
+    elif password.casefold() in COMMON_PASSWORDS:
+        message = "is one of the most common passwords, which are tried first"
+    elif fold_user_name(password) == name:
+        message = "must not be the name"
+    elif len(set(password)) < 4:
+        message = "must have at least 4 different characters"
+    if message:
+        raise Invalid(f"The password {message}.", [field_error(field, message)])
+
+
+class PasswordHasher:
+    """Hashes passwords in threads of its own, which leave the loop to others; so many wait and no more."""
+
+    def __init__(self) -> None:
+        self._threads: concurrent.futures.ThreadPoolExecutor | None = None
+        self._pending = 0
+
+    async def run(self, work: Callable, *arguments: Any) -> Any:
+        """Run `hash_password` or `verify_password` in a thread. Raises Unavailable if too many wait."""
+        if self._pending >= MOST_HASHING:
+            raise Unavailable("Too many people sign in at this moment. Try again.")
+        if self._threads is None:
+            self._threads = concurrent.futures.ThreadPoolExecutor(HASHING_THREADS, "password")
+        self._pending += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        finally:
+            self._pending -= 1
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._threads:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+            self._threads = None
+
+
+# ---- trying too often
+
+FREE_FAILURES = 5  # for an account and address
+LONGEST_DELAY = 900  # seconds
+FAILURES_KEPT = 86_400  # seconds
+ATTEMPTS_A_MINUTE = 20  # for an address
+
+
+def throttled_network(address: str | None) -> str:
+    """What counts as one client: an IPv4 address, or the /64 that one subscriber has of IPv6."""
+    parsed = parse_address(address)
+    if parsed is None:
+        return "unknown"
+    return str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
+
+
+class Throttle:
+    """Slows those down who try passwords; the counts are in the record store, so all processes share them."""
+
+    def __init__(self, records: "DictRecordStore | RedisRecordStore"):
+        self._records = records
+
+    async def count_address(self, address: str | None) -> None:
+        """Count an attempt from an address. Raises TooManyRequests past 20 within a minute."""
+        key = f"throttle/{throttled_network(address)}"
+        left = await self._records.claim(f"{key}/minute", 60)
+        if await self._records.increment(f"{key}/attempts", 1, 60) > ATTEMPTS_A_MINUTE:
+            raise TooManyRequests(left or 60)
+
+    async def count_attempt(self, name: str, address: str | None) -> None:
+        """Count an attempt to sign in as somebody, before it is known whether it fails. Raises TooManyRequests.
+
+        After five failures each has to wait for twice as long after the one before.
+        """
+        await self.count_address(address)
+        key = self._key(name, address)
+        attempts = await self._records.increment(f"{key}/failures", 1, FAILURES_KEPT)
+        if attempts < FREE_FAILURES:
+            return
+        delay = min(LONGEST_DELAY, 2.0 ** min(attempts - FREE_FAILURES, 20))
+        if (left := await self._records.claim(f"{key}/delay", delay)) and attempts > FREE_FAILURES:
+            await self._records.increment(f"{key}/failures", -1, FAILURES_KEPT)  # it was not tried
+            raise TooManyRequests(left)
+
+    async def forget(self, name: str, address: str | None) -> None:
+        """Forget the failures of somebody who has signed in."""
+        for what in ("failures", "delay"):
+            await self._records.delete(f"{self._key(name, address)}/{what}")
+
+    @staticmethod
+    def _key(name: str, address: str | None) -> str:
+        return f"throttle/{throttled_network(address)}/{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+# ---- accounts
+
+
+class Session(NamedTuple):
+    """A session that has just begun, and the secret that its cookie carries."""
+
+    credential: Credential
+    secret: str
+
+
+def device_name(user_agent: str) -> str:
+    """A browser as its owner would call it: `Firefox on Linux`."""
+    browsers = {"Edg": "Edge", "OPR": "Opera", "Firefox": "Firefox", "Chrome": "Chrome", "Safari": "Safari"}
+    systems = {"Android": "Android", "iPhone": "iPhone", "iPad": "iPad", "Windows": "Windows", "Mac": "Mac"}
+    browser = next((name for word, name in browsers.items() if f"{word}/" in user_agent), "")
+    system = next((name for word, name in {**systems, "Linux": "Linux"}.items() if word in user_agent), "")
+    plain = re.sub(r"[^ -~]", "", user_agent)[:40].partition("/")[0]
+    return " on ".join(part for part in (browser or plain, system) if part) or "An unknown program"
+
+
+class Accounts:
+    """What people do with their accounts: sign up, in and out, and change or remove them."""
+
+    def __init__(self, store: AccountStore, throttle: Throttle, hasher: PasswordHasher, sign_up: str):
+        self.store, self._throttle, self._hasher, self._sign_up = store, throttle, hasher, sign_up
+
+    async def sign_up_rule(self) -> str:
+        """Who may make an account now: open, invite, closed, or first while there is none."""
+        return self._sign_up if await self.store.any_account() else "first"
+
+    async def sign_in(self, name: str, password: str, request: tornado.httputil.HTTPServerRequest) -> Session:
+        """Begin a session. Raises Unauthorized, TooManyRequests or Unavailable."""
+        user = await self._verified(name, password, request.remote_ip)
+        if user is None:
+            raise Unauthorized("The name or the password is wrong.")
+        return await self.begin_session(user, request)
+
+    async def _verified(self, name: str, password: str, address: str | None) -> User | None:
+        """The user whose name and password these are; None if they are not. It takes the same time if nobody has it."""
+        name = fold_user_name(name)
+        await self._throttle.count_attempt(name, address)
+        user, kept = await self.store.account(name) or (None, NOBODYS_PASSWORD)
+        if not await self._hasher.run(verify_password, password, kept) or user is None:
+            return None
+        await self._throttle.forget(name, address)
+        if parse_phc(kept)[2] != PARAMETERS_NOW:
+            await self.store.rehash_password(user, kept, await self._hasher.run(hash_password, password))
+        return user
+
+    async def begin_session(self, user: User, request: tornado.httputil.HTTPServerRequest) -> Session:
+        """Begin a session on the device that asks."""
+        device = device_name(request.headers.get("User-Agent", ""))
+        credential = new_credential("session", user, SESSION_LIFETIME, device)
+        return Session(credential, await self.store.issue(credential))
+
+    async def sign_up(self, name: str, password: str, invite: str, address: str | None) -> User:
+        """Make an account. Raises Invalid, Conflict, Forbidden, TooManyRequests or Unavailable."""
+        try:
+            name = clean_user_name(name)
+        except ValueError as error:
+            raise Invalid(f"The name {error}.", [field_error("name", str(error))]) from None
+        check_new_password(password, name, "password")
+        await self._throttle.count_address(address)
+        if not invite and await self.sign_up_rule() == "invite":
+            message = "is needed: somebody who has an account can make one"
+            raise Forbidden(f"An invitation {message}.", [field_error("invite", message)])
+        if await self.sign_up_rule() == "closed":
+            raise Forbidden("No new accounts are made here. Ask who runs this server.")
+        hashed = await self._hasher.run(hash_password, password)
+        return await self.store.add(name, hashed, self._sign_up, invite)
+
+    async def check_password(self, user: User, password: str, address: str | None) -> None:
+        """Raise Unauthorized unless this is the user's password."""
+        if await self._verified(user.name, password, address) is None:
+            raise Unauthorized("The password is wrong.", [field_error("password", "is wrong")])
+
+    async def change_password(self, user: User, new_password: str) -> None:
+        """Give a user another password, which ends all their sessions. Raises Invalid or Unavailable."""
+        check_new_password(new_password, user.name, "new_password")
+        await self.store.set_password(user, await self._hasher.run(hash_password, new_password))
+
+
+# ---- who asks
+
+
+class Caller(NamedTuple):
+    """Who asks, and what tells so: local, open, host, session, token or link."""
+
+    user: User
+    kind: str
+    read_only: bool = False
+    credential_id: str | None = None
+
+
+def bearer_secret(request: tornado.httputil.HTTPServerRequest) -> str | None:
+    """The secret in an Authorization header (RFC 6750), or in the sub-protocol of a WebSocket from a page."""
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return secret.strip()
+    # A page cannot give a WebSocket other headers.
+    offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
+    return next((part.strip()[7:] for part in offered if part.strip().startswith("bearer.")), None)
+
+
+class SessionCookies:
+    """The cookie that carries a session's secret, signed, so that what was made up costs no look-up.
+
+    The keys come from COOKIE_SECRET, or are made when first needed and kept beside the database.
+    """
+
+    def __init__(self, config: Config):
+        self._config = config
+        self._keys: dict[int, str] = {}
+
+    @staticmethod
+    def name(request: tornado.httputil.HTTPServerRequest) -> str:
+        """The cookie's name: over https one that no other host can set (RFC 6265bis), else one for each port."""
+        if request.protocol == "https":
+            return "__Host-todo_session"
+        return f"todo_session_{split_host(request.host)[1] or 80}"
+
+    def read(self, request: tornado.httputil.HTTPServerRequest) -> str | None:
+        """The secret in a request's cookie, if the signature is ours."""
+        name = self.name(request)
+        morsel = request.cookies.get(name)
+        if morsel is None:
+            return None
+        value = tornado.web.decode_signed_value(self.keys(), name, morsel.value, SESSION_LIFETIME / DAY)
+        return value.decode() if value else None
+
+    def value(self, request: tornado.httputil.HTTPServerRequest, secret: str) -> str:
+        """What a cookie that carries this secret has for its value."""
+        keys = self.keys()
+        signed = tornado.web.create_signed_value(keys, self.name(request), secret, key_version=next(iter(keys)))
+        return signed.decode()
+
+    def keys(self) -> dict[int, str]:
+        """The signing keys, newest first, by a number that stays the same when others come and go."""
+        if not self._keys:
+            secret_texts = self._config.cookie_secret or (self._kept_secret(),)
+            self._keys = {
+                int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1: text for text in secret_texts
+            }
+        return self._keys
+
+    def _kept_secret(self) -> str:
+        """The secret in the file beside the database, which is made if it is not there. Raises Misconfigured."""
+        url = self._config.database_url
+        if url == "sqlite://":
+            return secrets.token_hex(32)
+        path = "tornado_todo" if not url.startswith("sqlite:") else urllib.parse.unquote(url.removeprefix("sqlite:///"))
+        path += ".secret"
+        try:
+            with contextlib.suppress(FileExistsError):
+                self._make_secret_file(path)
+            os.chmod(path, 0o600)
+            with open(path, encoding="ascii") as file:
+                return file.read().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Misconfigured(f"COOKIE_SECRET: set it, since {path} cannot be used: {error}") from error
+
+    @staticmethod
+    def _make_secret_file(path: str) -> None:
+        # Under another name first: whoever finds the file finds it whole.
+        unfinished = f"{path}.{os.getpid()}"
+        with open(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+        try:
+            os.link(unfinished, path)
+        finally:
+            os.unlink(unfinished)
+
+
 class Authenticator:
-    """Tells who is asking: the embedder's answer, or the one local user."""
+    """Tells who is asking: the embedder's answer, a token, a session, or whoever uses this machine."""
 
-    def __init__(self, auth: str, get_user: GetUser | None, store: TodoStore):
-        self._auth, self._get_user, self._store = auth, get_user, store
+    def __init__(self, config: Config, get_user: GetUser | None, services: "Services", cookies: SessionCookies):
+        self._auth, self._origins, self._get_user = config.auth, config.cors_origins, get_user
+        self._store, self._accounts, self._cookies = services.todos.store, services.feed.accounts, cookies
 
-    async def user(self, request: tornado.httputil.HTTPServerRequest) -> User:
-        """The user behind a request. Raises Unauthorized."""
+    @property
+    def has_accounts(self) -> bool:
+        """Whether people sign in here."""
+        return self._get_user is None and self._auth != "open"
+
+    @property
+    def asks_host(self) -> bool:
+        """Whether the program that this is embedded in knows who asks."""
+        return self._get_user is not None
+
+    async def caller(self, request: tornado.httputil.HTTPServerRequest) -> Caller | None:
+        """Who sends a request; None if nobody has said so. Raises Unauthorized for a token that is not good."""
         if self._get_user:
             name = await self._get_user(request)
-            if not name:
-                raise Unauthorized("Sign in first.")
-        elif self._auth == "open" or is_local(request):
-            name = LOCAL_USER
-        else:
-            raise Unauthorized(
-                "This server answers only requests from its own machine, made to localhost."
-                " AUTH=open opens it to whoever can reach it."
-            )
-        return await self._store.user(name)
+            return Caller(await self._store.user(name), "host") if name else None
+        if self._auth == "open":
+            return Caller(await self._store.user(LOCAL_USER), "open")
+        if secret := bearer_secret(request):
+            # Never anything else in its place: what a page of another site sends with a token is let through.
+            return await self._from_credential(secret, "token", "link") or self._refuse_token()
+        secret = None if self._is_from_any_site(request) else self._cookies.read(request)
+        if secret and (caller := await self._from_credential(secret, "session")):
+            return caller
+        if self._auth == "auto" and is_local(request):
+            return Caller(await self._store.user(LOCAL_USER), "local")
+        return None
+
+    async def _from_credential(self, secret: str, *kinds: str) -> Caller | None:
+        credential = await self._accounts.find(secret, *kinds)
+        if credential is None:
+            return None
+        return Caller(credential.user, credential.kind, credential.read_only, credential.id)
+
+    @staticmethod
+    def _refuse_token() -> Caller:
+        raise Unauthorized("This token or link is not good, or no longer.")
+
+    def _is_from_any_site(self, request: tornado.httputil.HTTPServerRequest) -> bool:
+        """Whether a page asks that only the `*` in CORS_ORIGINS lets in: cookies are not for it."""
+        origin = request.headers.get("Origin")
+        ours = f"{request.protocol}://{request.host}"
+        return "*" in self._origins and origin not in (None, ours) and origin not in self._origins
 
 
 # ==== handlers: may call service and auth =======================================================
 
 BODY_SECONDS = 15  # that a client has to send the body of a request
-API_POLICY = "default-src 'none'; frame-ancestors 'none'"
+IDLE_SECONDS = 10  # that a connection may take to send the headers of a request
+API_POLICY = "default-src 'none'"
 EXPOSED_HEADERS = "Change-Batch, ETag, Link, Location, Retry-After, X-Request-Id"
+ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match"
+# What the page needs of a browser's powers: nothing.
+PERMISSIONS = ("accelerometer", "camera", "display-capture", "geolocation", "gyroscope", "hid", "magnetometer")
+PERMISSIONS += ("microphone", "midi", "payment", "publickey-credentials-get", "screen-wake-lock", "serial", "usb")
+PERMISSIONS_POLICY = ", ".join(f"{name}=()" for name in PERMISSIONS)
 STATUS_DETAILS = {
     403: "A page of another site may not write here. CORS_ORIGINS says which may.",
     404: "Nothing is served at this address.",
@@ -3529,8 +5094,10 @@ class BaseHandler(tornado.web.RequestHandler):
     """What every answer has in common: who asks, headers, and errors as problem documents."""
 
     public = False  # deny by default: a handler that serves strangers says so
+    needs_session = False  # whether a token, a link or this machine's own user is not enough
     query_parameters: Mapping[str, Sequence[str]] | None = {}  # by method; None takes any
     content_security_policy = API_POLICY
+    caller: Caller | None = None
 
     def initialize(self) -> None:
         self.services: Services = self.settings["services"]
@@ -3557,20 +5124,38 @@ class BaseHandler(tornado.web.RequestHandler):
         self.set_header("X-Request-Id", self.request_id)
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "same-origin")
+        self.set_header("Permissions-Policy", PERMISSIONS_POLICY)
         self.set_header("Cross-Origin-Opener-Policy", "same-origin")
         self.set_header("Cross-Origin-Resource-Policy", "same-origin")
-        self.set_header("Content-Security-Policy", self.content_security_policy)
+        policy = f"{self.content_security_policy}; frame-ancestors {config.frame_ancestors}"
+        self.set_header("Content-Security-Policy", policy)
         self.set_header("Cache-Control", "no-store")
+        if self.request.protocol == "https":
+            self.set_header("Strict-Transport-Security", "max-age=31536000")
         if config.cors_origins:
-            self.set_header("Vary", "Origin")
-            origin = self.request.headers.get("Origin", "")
-            if origin and self.allows_origin(origin):
-                self.set_header("Access-Control-Allow-Origin", origin)
-                self.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
-                self.set_header("Cross-Origin-Resource-Policy", "cross-origin")
+            self._set_cors_headers(config.cors_origins)
+
+    def _set_cors_headers(self, origins: frozenset[str]) -> None:
+        self.set_header("Vary", "Origin")
+        origin = self.request.headers.get("Origin", "")
+        if not origin or not self.allows_origin(origin):
+            return
+        self.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
+        self.set_header("Cross-Origin-Resource-Policy", "cross-origin")
+        if origin in origins:
+            self.set_header("Access-Control-Allow-Origin", origin)
+            self.set_header("Access-Control-Allow-Credentials", "true")
+        else:  # cookies are for those that are named, not for any
+            self.set_header("Access-Control-Allow-Origin", "*")
 
     def check_trusted_origin(self, origin: str) -> bool:
         """Whether pages of this origin may write here; Tornado asks it before every write from a page."""
+        # Who sends a token has been given it, and no browser adds it by itself. One that is not good is refused.
+        has_token = self.settings["authenticator"].has_accounts and "Authorization" in self.request.headers
+        return (has_token and bearer_secret(self.request) is not None) or self.is_trusted(origin)
+
+    def is_trusted(self, origin: str) -> bool:
+        """Whether an origin is ours, or one that CORS_ORIGINS names."""
         # Behind a proxy our own pages have an origin that the Host header need not show.
         ours = (f"{self.request.protocol}://{self.request.host}", self.settings["config"].public_url)
         return bool(origin) and (origin in ours or self.allows_origin(origin))
@@ -3591,17 +5176,29 @@ class BaseHandler(tornado.web.RequestHandler):
         await self.admit()
 
     async def admit(self) -> None:
-        """Set `user` and `query`. Raises what keeps the request from being carried out at all."""
+        """Set `caller`, `user` and `query`. Raises what keeps the request from being carried out at all."""
+        self.settings["hosts"].check(self.request.headers.get("Host", ""))
         if self.request.method not in self.allowed_methods():
             raise tornado.web.HTTPError(405)
         if self.request.method == "OPTIONS":
             return
         if not self.public:
-            await self.services.open()
-            self.user: User = await self.settings["authenticator"].user(self.request)
+            await self.authenticate()
         if self.query_parameters is not None:
             method = "GET" if self.request.method == "HEAD" else self.request.method
             self.query = read_query(self.request.query, self.query_parameters.get(method, ()))
+
+    async def authenticate(self) -> None:
+        """Find out who asks, and whether they may ask such things at all. Raises Unauthorized or Forbidden."""
+        await self.services.open()
+        self.caller = await self.settings["authenticator"].caller(self.request)
+        if self.caller is None:
+            raise Unauthorized("Sign in first.")
+        self.user: User = self.caller.user
+        if self.caller.read_only and self.request.method not in ("GET", "HEAD"):
+            raise Forbidden(f"This {self.caller.kind} may only read.")
+        if self.needs_session and self.caller.kind != "session":
+            raise Forbidden("This takes a session: sign in on the page, or by POST /api/session.")
 
     async def head(self, *arguments: str) -> None:
         # Tornado sends the headers of the same answer, without the body.
@@ -3612,7 +5209,7 @@ class BaseHandler(tornado.web.RequestHandler):
         self.set_header("Allow", allowed)
         if self._headers.get("Access-Control-Allow-Origin"):
             self.set_header("Access-Control-Allow-Methods", allowed)
-            self.set_header("Access-Control-Allow-Headers", "Content-Type, Idempotency-Key, If-Match, If-None-Match")
+            self.set_header("Access-Control-Allow-Headers", ALLOWED_HEADERS)
             self.set_header("Access-Control-Max-Age", "600")
         self.set_status(204)
 
@@ -3622,7 +5219,6 @@ class BaseHandler(tornado.web.RequestHandler):
     def not_modified(self, etag: str) -> bool:
         """Set the answer's ETag; whether the client has it already, and a 304 has been prepared."""
         self.set_header("ETag", etag)
-        self.set_header("Cache-Control", "private, no-cache")
         known = self.request.headers.get("If-None-Match")
         if known is None or not etag_matches(known, etag, weak=True):
             return False
@@ -3651,6 +5247,8 @@ class BaseHandler(tornado.web.RequestHandler):
             problem.update(detail=STATUS_DETAILS.get(status_code, self._reason), request_id=self.request_id)
         if getattr(self, "body_is_too_long_to_read", False):
             self.set_header("Connection", "close")
+        if self.get_status() == 401:
+            self.set_header("WWW-Authenticate", 'Bearer realm="tornado_todo"')
         if status_code == 405:
             self.set_header("Allow", ", ".join(self.allowed_methods()))
         self.set_header("Content-Type", "application/problem+json")
@@ -3659,9 +5257,10 @@ class BaseHandler(tornado.web.RequestHandler):
     def log_exception(self, kind: Any, error: Any, traceback: Any) -> None:
         if isinstance(error, Misconfigured):
             LOG.error("%s", error)
-        elif not isinstance(error, TodoError):
-            super().log_exception(kind, error, traceback)
-        elif error.status >= 500:
+        elif not isinstance(error, tornado.web.HTTPError):
+            where = f"{self.request_id} {self.request.method} {self.request.path[:300]!r}"
+            LOG.error("%s failed", where, exc_info=(kind, error, traceback))
+        elif isinstance(error, TodoError) and error.status >= 500:
             LOG.warning("%s %s: %s", self.request_id, error.title, error)
 
 
@@ -3670,6 +5269,14 @@ class APIHandler(BaseHandler):
     """JSON in and out. The body is read as it comes, so that too large a one gets a proper answer."""
 
     most_body = MAX_BODY
+    takes_json = True  # whether what is written must be JSON
+
+    async def admit(self) -> None:
+        await super().admit()
+        # A form of another site can send no JSON, so that not even where there is nothing to be said it gets in.
+        if self.takes_json and self.request.method not in ("GET", "HEAD", "OPTIONS"):
+            if self.request.headers.get("Content-Type"):
+                self._check_media_type()
 
     async def prepare(self) -> None:
         self._body = bytearray()
@@ -3709,11 +5316,14 @@ class APIHandler(BaseHandler):
 
     def json_body(self) -> Any:
         """The request's body as JSON. Raises UnsupportedMediaType, TooLarge or Malformed."""
+        self._check_media_type()
+        return parse_json(self.body())
+
+    def _check_media_type(self) -> None:
         media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if not re.fullmatch(r"application/([a-z0-9.-]+\+)?json", media_type):
             message = f"is {media_type or 'not given'}; it must be application/json"
             raise UnsupportedMediaType(f"The Content-Type {message}.", [field_error("Content-Type", message)])
-        return parse_json(self.body())
 
     def write_json(self, value: Any, status: int = 200) -> None:
         """Answer with JSON."""
@@ -3774,7 +5384,7 @@ class APIHandler(BaseHandler):
 
     async def answer_written_list(self, written: Written, status: int = 200) -> None:
         """Answer a write with what became of a list, and how many to-dos it has."""
-        self.answer_written(written, (await self.queries.counted([written.result]))[0], status)
+        self.answer_written(written, (await self.queries.described([written.result]))[0], status)
 
     def answer_nothing(self, written: Written) -> None:
         """Answer a write that leaves nothing to show."""
@@ -3796,6 +5406,7 @@ class NotFoundHandler(APIHandler):
     public = True
 
     async def admit(self) -> None:
+        self.settings["hosts"].check(self.request.headers.get("Host", ""))
         raise NotFound(STATUS_DETAILS[404])
 
 
@@ -3910,7 +5521,7 @@ class ListHandler(APIHandler):
         list_id, deleted = self.path_id(list_id, "list"), self.query.get("deleted", False)
         todo_list = await self.queries.todo_list(list_id, deleted)
         if not self.not_modified(revision_etag(todo_list.revision)):
-            self.write_json(self.show((await self.queries.counted([todo_list]))[0]))
+            self.write_json(self.show((await self.queries.described([todo_list]))[0]))
 
     async def patch(self, list_id: str) -> None:
         fields = read_fields(self.json_body(), ListFields)
@@ -3963,7 +5574,7 @@ class UndoHandler(APIHandler):
                 "undone": undone.batch,
                 "count": undone.count,
                 "todos": [self.show(todo) for todo in undone.todos],
-                "lists": [self.show(entry) for entry in await self.queries.counted(undone.lists)],
+                "lists": [self.show(entry) for entry in await self.queries.described(undone.lists)],
             }
         )
 
@@ -3979,7 +5590,7 @@ class EventsHandler(BaseHandler, tornado.websocket.WebSocketHandler):
 
     def check_origin(self, origin: str) -> bool:
         """Whether pages of this origin may listen. Raises Forbidden, since Tornado would answer in HTML."""
-        if not self.check_trusted_origin(origin):
+        if not self.is_trusted(origin):
             raise Forbidden("A page of another site may not listen here. CORS_ORIGINS says which may.")
         return True
 
@@ -3993,21 +5604,34 @@ class EventsHandler(BaseHandler, tornado.websocket.WebSocketHandler):
             raise Malformed("Open this address as a WebSocket.")
         if upgrades and headers.get("Sec-WebSocket-Version") not in ("7", "8", "13"):
             raise UpgradeRequired("Use version 13 of the WebSocket protocol.", headers={"Sec-WebSocket-Version": "13"})
+        if self.services.sockets >= self.settings["config"].max_connections:
+            raise Unavailable("Too many sockets are open. Try again in a moment.")
+
+    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
+        """`todo`, if it is offered: a page that sends a link's secret as another has to be answered with one."""
+        return "todo" if "todo" in subprotocols else None
 
     def open(self) -> None:
         self._discount()  # a socket that stays open must not hold up a stop
+        self.services.sockets += 1
         self._sender = asyncio.ensure_future(self._send_forever())
 
     def on_message(self, message: str | bytes) -> None:
         self.close(1003, "this socket only sends")
 
     def on_close(self) -> None:
+        self.services.sockets -= 1
         self._sender.cancel()
 
     async def _send_forever(self) -> None:
         try:
             await self.services.feed.refresh()
-            with self.services.hub.subscribe(self.user, self.close) as subscription:
+            credential_id = self.caller.credential_id
+            with self.services.hub.subscribe(self.user, self.close, credential_id) as subscription:
+                # It may have ended between the request and here, where nobody was told.
+                if credential_id and not await self.services.accounts.living([credential_id]):
+                    self.close(4401, "signed out")
+                    return
                 await self._send(subscription)
         except (tornado.websocket.WebSocketClosedError, tornado.iostream.StreamClosedError):
             pass
@@ -4022,7 +5646,9 @@ class EventsHandler(BaseHandler, tornado.websocket.WebSocketHandler):
         revision = await self._replay(queries, min(self.query.get("since", revision), revision), revision)
         while True:
             message = await subscription.take()
-            if message.first > revision and message.text:
+            if not message.last:  # it tells of no change, but of rights
+                await self.write_message(message.text)
+            elif message.first > revision and message.text:
                 await self.write_message(message.text)
                 revision = message.last
             elif message.last > revision:  # too much for a message, or the replay ended in the midst of it
@@ -4034,6 +5660,348 @@ class EventsHandler(BaseHandler, tornado.websocket.WebSocketHandler):
             await self.write_message(changes_message(changes).decode())
             since = changes[-1].revision
         return max(since, revision)
+
+
+class MembersHandler(APIHandler):
+    """Who may see a list, its owner first."""
+
+    async def get(self, list_id: str) -> None:
+        list_id = self.path_id(list_id, "list")
+        members = await self.queries.members(list_id)
+        self.write_json([self.show_member(list_id, member) for member in members])
+
+    def show_member(self, list_id: str, member: Member) -> dict:
+        """A member with its URL."""
+        return {**msgspec.structs.asdict(member), "url": self.url("api", "lists", list_id, "members", member.name)}
+
+
+class MemberHandler(MembersHandler):
+    """One member of a list, by name."""
+
+    async def get(self, list_id: str, name: str) -> None:
+        list_id = self.path_id(list_id, "list")
+        for member in await self.queries.members(list_id):
+            if member.name in (name, fold_user_name(name)):
+                self.write_json(self.show_member(list_id, member))
+                return
+        raise NotFound("There is no such member.")
+
+    async def put(self, list_id: str, name: str) -> None:
+        list_id = self.path_id(list_id, "list")
+        fields = read_fields(self.json_body(), MemberFields, required=["role"])
+        written = await self.services.todos.share(self.user, list_id, name, fields["role"])
+        member, is_new = written.result
+        self.write_json(self.show_member(list_id, member), 201 if is_new else 200)
+
+    async def delete(self, list_id: str, name: str) -> None:
+        await self.services.todos.unshare(self.user, self.path_id(list_id, "list"), name)
+        self.set_status(204)
+
+
+class CredentialHandler(APIHandler):
+    """What the handlers of sessions, tokens, invitations and links have in common: how they show one."""
+
+    kind = ""
+
+    def show_credential(self, credential: Credential, *path: str, **more: Any) -> dict:
+        """A credential as the API shows it, without its secret."""
+        times = {name: timestamp(getattr(credential, name)) for name in ("created_at", "used_at", "expires_at")}
+        return {"id": credential.id, "url": self.url("api", *path, credential.id), **times, **more}
+
+    def page_url(self, *fragment: str) -> str:
+        """The address of a view of the page. What is behind the # no server, log or Referer header gets to see."""
+        return f"{self.url('')}#/{'/'.join(fragment)}"
+
+
+class LinksHandler(CredentialHandler):
+    """The links by which whoever has one can read a list."""
+
+    async def get(self, list_id: str) -> None:
+        list_id = self.path_id(list_id, "list")
+        check_role(OWNER, (await self.queries.described([await self.queries.todo_list(list_id)]))[0].role)
+        links = await self.services.accounts.links(self.user, list_id)
+        self.write_json([self._show(list_id, link) for link in links])
+
+    def _show(self, list_id: str, credential: Credential, **more: str) -> dict:
+        shown = self.show_credential(credential, "lists", list_id, "links", **more)
+        del shown["expires_at"]
+        return shown
+
+    async def post(self, list_id: str) -> None:
+        list_id = self.path_id(list_id, "list")
+        if self.body():
+            read_fields(self.json_body(), NoFields)
+        credential, secret = (await self.services.todos.make_link(self.user, list_id)).result
+        self.write_json(self._show(list_id, credential, link=self.page_url("link", secret)), 201)
+
+
+class LinkHandler(APIHandler):
+    """One link to a list."""
+
+    async def delete(self, list_id: str, link_id: str) -> None:
+        list_id, link_id = self.path_id(list_id, "list"), self.path_id(link_id, "link")
+        await self.services.todos.end_link(self.user, list_id, link_id)
+        self.set_status(204)
+
+
+class SessionHandler(CredentialHandler):
+    """Who is signed in; signing in and out."""
+
+    public = True
+
+    @property
+    def accounts(self) -> Accounts:
+        """What people do with their accounts. Raises NotFound where there are none."""
+        if not self.settings["authenticator"].has_accounts:
+            raise NotFound("Nobody signs in here: whoever reaches this server may use it, or it is part of a program.")
+        return self.settings["accounts"]
+
+    async def get(self) -> None:
+        await self.services.open()
+        self.caller = await self.settings["authenticator"].caller(self.request)
+        self.write_json(await self.session_document(self.caller))
+
+    async def session_document(self, caller: Caller | None) -> dict:
+        """Who asks, and whether and how others could sign in or up."""
+        authenticator: Authenticator = self.settings["authenticator"]
+        has_accounts = authenticator.has_accounts
+        return {
+            "user": caller.user.name if caller and caller.kind != "link" else None,
+            "kind": caller.kind if caller else None,
+            "read_only": bool(caller and caller.read_only),
+            "accounts": has_accounts,
+            "sign_up": await self.settings["accounts"].sign_up_rule() if has_accounts else "closed",
+            "encrypted": is_encrypted(self.request),
+        }
+
+    async def post(self) -> None:
+        fields = read_fields(self.json_body(), SignInFields, required=["name", "password"])
+        await self.services.open()
+        session = await self.accounts.sign_in(fields["name"], fields["password"], self.request)
+        await self.start_session(session)
+        self.write_json(await self.session_document(self.caller))
+
+    async def start_session(self, session: Session) -> None:
+        """Give the client a session's cookie; one that it had before ends."""
+        cookies: SessionCookies = self.settings["cookies"]
+        if secret := cookies.read(self.request):
+            if before := await self.services.accounts.find(secret, "session"):
+                with contextlib.suppress(NotFound):
+                    await self.services.accounts.end(before.user, "session", before.id)
+        credential = session.credential
+        self.caller = Caller(credential.user, "session", credential_id=credential.id)
+        self._set_cookie(cookies.value(self.request, session.secret), SESSION_LIFETIME // 1000)
+
+    def _set_cookie(self, value: str, seconds: int) -> None:
+        name = self.settings["cookies"].name(self.request)
+        https = self.request.protocol == "https"
+        self.set_cookie(name, value, path="/", max_age=seconds, httponly=True, secure=https, samesite="Lax")
+
+    def drop_cookie(self) -> None:
+        """Tell the client to forget its session."""
+        self._set_cookie("", 0)
+
+    async def delete(self) -> None:
+        secret = self.accounts and self.settings["cookies"].read(self.request)
+        await self.services.open()
+        if secret and (session := await self.services.accounts.find(secret, "session")):
+            await self.services.accounts.end(session.user, "session", session.id)
+        self.drop_cookie()
+        self.set_status(204)
+
+
+class SignUpHandler(SessionHandler):
+    """Making an account, which signs in as well."""
+
+    async def get(self) -> None:
+        raise tornado.web.HTTPError(405)
+
+    delete = get
+
+    def allowed_methods(self) -> list[str]:
+        """POST, of all that signing in has."""
+        return ["POST", "OPTIONS"]
+
+    async def post(self) -> None:
+        fields = read_fields(self.json_body(), SignUpFields, required=["name", "password"])
+        await self.services.open()
+        user = await self.accounts.sign_up(
+            fields["name"], fields["password"], fields.get("invite", ""), self.request.remote_ip
+        )
+        await self.start_session(await self.accounts.begin_session(user, self.request))
+        self.write_json(await self.session_document(self.caller), 201)
+
+
+class UserHandler(SessionHandler):
+    """The caller's own account."""
+
+    public = False
+    needs_session = True
+
+    def allowed_methods(self) -> list[str]:
+        """All but POST."""
+        return ["GET", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+
+    async def get(self) -> None:
+        created_at = timestamp(await self.services.accounts.created_at(self.user))
+        self.write_json({"name": self.user.name, "created_at": created_at})
+
+    async def patch(self) -> None:
+        fields = read_fields(self.json_body(), NewPasswordFields, required=["password", "new_password"])
+        check_new_password(fields["new_password"], self.user.name, "new_password")
+        await self.accounts.check_password(self.user, fields["password"], self.request.remote_ip)
+        await self.accounts.change_password(self.user, fields["new_password"])
+        await self.start_session(await self.accounts.begin_session(self.user, self.request))
+        self.set_status(204)
+
+    async def delete(self) -> None:
+        fields = read_fields(self.json_body(), PasswordFields, required=["password"])
+        await self.accounts.check_password(self.user, fields["password"], self.request.remote_ip)
+        await self.services.delete_user(self.user)
+        self.drop_cookie()
+        self.set_status(204)
+
+
+class SessionsHandler(SessionHandler):
+    """Where the caller is signed in; signing out everywhere."""
+
+    public = False
+    needs_session = True
+
+    def allowed_methods(self) -> list[str]:
+        """To read and to end them."""
+        return ["GET", "DELETE", "HEAD", "OPTIONS"]
+
+    async def get(self) -> None:
+        sessions = await self.services.accounts.credentials(self.user, "session")
+        self.write_json(
+            [
+                self.show_credential(
+                    session, "sessions", device=session.name, current=session.id == self.caller.credential_id
+                )
+                for session in sessions
+            ]
+        )
+
+    async def delete(self) -> None:
+        await self.services.accounts.end(self.user, "session")
+        self.drop_cookie()
+        self.set_status(204)
+
+
+class EndCredentialHandler(APIHandler):
+    """One session, token or invitation of the caller's, to be ended."""
+
+    needs_session = True
+    kind = ""
+
+    async def delete(self, credential_id: str) -> None:
+        await self.services.accounts.end(self.user, self.kind, self.path_id(credential_id, self.kind))
+        self.set_status(204)
+
+
+class EndSessionHandler(EndCredentialHandler):
+    """One session."""
+
+    kind = "session"
+
+
+class EndTokenHandler(EndCredentialHandler):
+    """One API token."""
+
+    kind = "token"
+
+
+class EndInviteHandler(EndCredentialHandler):
+    """One invitation."""
+
+    kind = "invite"
+
+
+class TokensHandler(CredentialHandler):
+    """The caller's API tokens."""
+
+    needs_session = True
+
+    def _show(self, credential: Credential, **more: str) -> dict:
+        facts = {"name": credential.name, "read_only": credential.read_only}
+        return self.show_credential(credential, "tokens", **facts, **more)
+
+    async def get(self) -> None:
+        tokens = await self.services.accounts.credentials(self.user, "token")
+        self.write_json([self._show(token) for token in tokens])
+
+    async def post(self) -> None:
+        fields = read_fields(self.json_body(), TokenFields, required=["name"])
+        try:
+            name = clean_line(fields["name"], 100)
+        except ValueError as error:
+            raise Invalid(f"name {error}.", [field_error("name", str(error))]) from None
+        lifetime = fields.get("days", 90) * DAY
+        token = new_credential("token", self.user, lifetime, name, fields.get("read_only", False))
+        secret = await self.services.accounts.issue(token)
+        self.write_json(self._show(token, token=secret), 201)
+
+
+class InvitesHandler(CredentialHandler):
+    """The caller's invitations that nobody has used yet."""
+
+    needs_session = True
+
+    async def get(self) -> None:
+        invites = await self.services.accounts.credentials(self.user, "invite")
+        self.write_json([self.show_credential(invite, "invites") for invite in invites])
+
+    async def post(self) -> None:
+        if self.body():
+            read_fields(self.json_body(), NoFields)
+        invite = new_credential("invite", self.user, INVITE_LIFETIME)
+        secret = await self.services.accounts.issue(invite)
+        self.write_json(self.show_credential(invite, "invites", link=self.page_url("sign-up", secret)), 201)
+
+
+class ExportHandler(APIHandler):
+    """Everything that is the caller's, as one JSON file: lists, to-dos, the trash, documents."""
+
+    async def get(self) -> None:
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Content-Disposition", 'attachment; filename="todos.json"')
+        head = {"format": "tornado_todo", "version": 1, "user": self.user.name}
+        self.write(msgspec.json.encode({**head, "exported_at": timestamp(now_milliseconds())})[:-1])
+        lists = [
+            self.show(todo_list)
+            for deleted in (False, True)
+            for todo_list in await self.queries.lists(deleted)
+            if todo_list.role == OWNER
+        ]
+        self.write(b',\n"lists": ' + msgspec.json.encode(lists))
+        await self._write_all("todos", self._todos())
+        await self._write_all("documents", self._documents())
+        self.finish(b"}\n")
+
+    async def _write_all(self, name: str, pages: AsyncIterator[list]) -> None:
+        """Write a list page by page, at the pace at which the client takes it."""
+        separator = b""
+        self.write(f',\n"{name}": ['.encode())
+        async for page in pages:
+            self.write(separator + b",\n".join(map(msgspec.json.encode, page)))
+            separator = b",\n"
+            await self.flush()
+        self.write(b"]")
+
+    async def _todos(self) -> AsyncIterator[list[Todo]]:
+        for deleted in (False, True):
+            page = Page("created_at", limit=1000)
+            while todos := await self.queries.todos(TodoFilter(deleted=deleted), page, OWNER):
+                yield [self.show(todo) for todo in todos]
+                page = page._replace(after=(milliseconds(todos[-1].created_at), todos[-1].id))
+
+    async def _documents(self) -> AsyncIterator[list[dict]]:
+        store, after = self.services.documents, ""
+        while entries := await store.entries(self.user.id, "", after, 20):
+            documents = [(entry.name, await store.get(self.user.id, entry.name)) for entry in entries]
+            yield [{"name": name, "document": msgspec.Raw(document.body)} for name, document in documents]
+            after = entries[-1].name
 
 
 class DocumentsHandler(APIHandler):
@@ -4095,9 +6063,10 @@ class RecordHandler(APIHandler):
     """One record: bytes by key, with their media type, for a while or for as long as there is room."""
 
     most_body = MAX_RECORD
+    takes_json = False
     query_parameters = {"POST": ("ttl",), "PUT": ("ttl",)}
     # Whatever somebody has stored here, a browser that opens it runs nothing of it.
-    content_security_policy = "sandbox; default-src 'none'; frame-ancestors 'none'"
+    content_security_policy = "sandbox; default-src 'none'"
 
     def _key(self, key: str) -> str:
         return f"{self.user.id}/{clean_record_key(key)}"
@@ -4163,9 +6132,14 @@ class LiveHandler(APIHandler):
 
 
 class PageHandler(APIHandler):
-    """The page."""
+    """The page, in which there is nothing private: it asks the API for what it shows, and whom to let in."""
 
     query_parameters = None
+
+    @property
+    def public(self) -> bool:
+        """Whether strangers get the page, where they can sign in: not where another program knows its users."""
+        return not self.settings["authenticator"].asks_host
 
     def set_default_headers(self) -> None:
         self.content_security_policy = self.settings["page"].policy
@@ -4173,6 +6147,7 @@ class PageHandler(APIHandler):
 
     async def get(self) -> None:
         page = self.settings["page"]
+        self.set_header("Cache-Control", "private, no-cache")
         if not self.not_modified(page.etag):
             self.set_header("Content-Type", "text/html; charset=utf-8")
             self.finish(page.html)
@@ -4200,7 +6175,7 @@ class StaticHandler(tornado.web.StaticFileHandler, APIHandler):
     """The folder that STATIC_PATH names."""
 
     query_parameters = None
-    content_security_policy = "frame-ancestors 'none'"
+    content_security_policy = "object-src 'none'"
 
     def initialize(self, **options: Any) -> None:
         BaseHandler.initialize(self)
@@ -9064,6 +11039,23 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 # ==== assembly: may call everything above =======================================================
 
 
+def log_request(handler: tornado.web.RequestHandler) -> None:
+    """Log one line for a request, with nothing in it that was not made printable: no query, no header, no body."""
+    request, status = handler.request, handler.get_status()
+    caller: Caller | None = getattr(handler, "caller", None)
+    facts = {
+        "request_id": getattr(handler, "request_id", ""),
+        "user": caller.user.name if caller else None,
+        "method": request.method,
+        "path": request.path[:300],
+        "status": status,
+        "milliseconds": round(request.request_time() * 1000, 1),
+        "address": request.remote_ip,
+    }
+    level = logging.INFO if status < 500 else logging.WARNING
+    ACCESS_LOG.log(level, "%s", " ".join(json.dumps(value) for value in facts.values()), extra={"facts": facts})
+
+
 class BuiltPage(NamedTuple):
     """The page ready to send: its HTML, validator and policy, and its assets by name."""
 
@@ -9087,12 +11079,28 @@ def build_page(config: Config) -> BuiltPage:
     policy = (
         f"default-src 'none'; script-src 'self' '{values['js_integrity']}';"
         f" style-src 'self' '{values['css_integrity']}';"
-        " connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        " connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
     )
     return BuiltPage(html, f'"{hashlib.sha256(html).hexdigest()[:20]}"', policy, assets)
 
 
-def routes(config: Config) -> list[tornado.routing.Rule]:
+def account_routes() -> list[tuple]:
+    """The addresses that are served only where people sign in."""
+    return [
+        ("/api/sessions", SessionsHandler),
+        ("/api/sessions/([^/]+)", EndSessionHandler),
+        ("/api/users", SignUpHandler),
+        ("/api/user", UserHandler),
+        ("/api/tokens", TokensHandler),
+        ("/api/tokens/([^/]+)", EndTokenHandler),
+        ("/api/invites", InvitesHandler),
+        ("/api/invites/([^/]+)", EndInviteHandler),
+        ("/api/lists/([^/]+)/links", LinksHandler),
+        ("/api/lists/([^/]+)/links/([^/]+)", LinkHandler),
+    ]
+
+
+def routes(config: Config, has_accounts: bool) -> list[tornado.routing.Rule]:
     """Every address that the app serves, under its prefix."""
     table: list[tuple] = [
         ("/", PageHandler),
@@ -9104,6 +11112,8 @@ def routes(config: Config) -> list[tornado.routing.Rule]:
         ("/api/lists", ListsHandler),
         ("/api/lists/([^/]+)", ListHandler),
         ("/api/lists/([^/]+)/restore", ListRestoreHandler),
+        ("/api/lists/([^/]+)/members", MembersHandler),
+        ("/api/lists/([^/]+)/members/([^/]+)", MemberHandler),
         ("/api/changes", ChangesHandler),
         ("/api/undo", UndoHandler),
         ("/api/events", EventsHandler),
@@ -9113,6 +11123,9 @@ def routes(config: Config) -> list[tornado.routing.Rule]:
         ("/api/weather", WeatherHandler),
         ("/api/health", HealthHandler),
         ("/api/health/live", LiveHandler),
+        ("/api/export", ExportHandler),
+        ("/api/session", SessionHandler),
+        *(account_routes() if has_accounts else []),
     ]
     if config.static_path:
         table.append(("/static/(.*)", StaticHandler, {"path": config.static_path, "default_filename": "index.html"}))
@@ -9120,6 +11133,18 @@ def routes(config: Config) -> list[tornado.routing.Rule]:
         table.append(("", PrefixHandler))
     prefix = re.escape(config.prefix)
     return [tornado.web.url(prefix + pattern, *rest) for pattern, *rest in table]
+
+
+def app_config(settings: Mapping[str, str], prefix: str, overrides: Mapping[str, str]) -> Config:
+    """The settings that `make_app` was given, checked. Raises Misconfigured."""
+    environ = {**settings, **{name.upper(): str(value) for name, value in overrides.items()}}
+    if unknown := set(overrides) - {setting.name.lower() for setting in SETTINGS}:
+        raise Misconfigured(f"unknown setting {', '.join(sorted(unknown))}")
+    if prefix:
+        environ["PREFIX"] = prefix
+    if tornado.version_info < (6, 6):  # it would take the setting cross_origin_protection and protect nothing
+        raise Misconfigured(f"Tornado {tornado.version} is too old: 6.6 or later is needed")
+    return Config.from_env(environ)
 
 
 def make_app(
@@ -9134,29 +11159,31 @@ def make_app(
 
     `settings` maps the names in SETTINGS to strings (without it: the environment), and keyword
     arguments of the same names in lower case override them. `get_user(request)` is a coroutine that
-    gives the user name behind an `HTTPServerRequest`, or None. `checks` are coroutine functions by
-    name that join the health check. Does no I/O: the first request opens the stores, or
-    `async with lifespan(app)` does. Raises Misconfigured.
+    gives the user name behind an `HTTPServerRequest`, or None; with it nobody signs in here. `checks`
+    are coroutine functions by name that join the health check. Does no I/O: the first request opens
+    the stores, or `async with lifespan(app)` does. Raises Misconfigured.
     """
-    environ = dict(os.environ if settings is None else settings)
-    environ.update({name.upper(): str(value) for name, value in overrides.items()})
-    if unknown := set(overrides) - {setting.name.lower() for setting in SETTINGS}:
-        raise Misconfigured(f"unknown setting {', '.join(sorted(unknown))}")
-    if prefix:
-        environ["PREFIX"] = prefix
-    if tornado.version_info < (6, 6):  # it would take the setting below and protect nothing
-        raise Misconfigured(f"Tornado {tornado.version} is too old: 6.6 or later is needed")
-    config = Config.from_env(environ)
+    config = app_config(os.environ if settings is None else settings, prefix, overrides)
     services = Services(config, checks or {})
+    cookies = SessionCookies(config)
+    authenticator = Authenticator(config, get_user, services, cookies)
+    hasher = PasswordHasher()
+    services.close_too(hasher.close)
+    # Not among the records: whoever stores many of those would push the counts out.
+    throttle = Throttle(services.records if config.redis else DictRecordStore(most=100_000))
     return tornado.web.Application(
-        routes(config),
+        routes(config, authenticator.has_accounts),
         default_handler_class=NotFoundHandler,
+        log_function=log_request,
         cross_origin_protection=True,
         websocket_ping_interval=30,
         websocket_max_message_size=1024,
         config=config,
         services=services,
-        authenticator=Authenticator(config.auth, get_user, services.todos.store),
+        authenticator=authenticator,
+        cookies=cookies,
+        accounts=Accounts(services.accounts, throttle, hasher, config.signup),
+        hosts=Hosts(config, any_name=get_user is not None),
         page=build_page(config),
     )
 
@@ -9172,12 +11199,65 @@ async def lifespan(app: tornado.web.Application) -> AsyncIterator[None]:
         await services.close()
 
 
+class Server(tornado.httpserver.HTTPServer):
+    """An HTTPServer with a bound on its connections: one more closes the one that began its last request longest ago.
+
+    So many slow connections push out each other, and leave the bound's worth of room to all others.
+    """
+
+    def initialize(self, app: tornado.web.Application, most: int, **options: Any) -> None:
+        super().initialize(app, **options)
+        self._most = most
+        self._last_used: dict[Any, None] = {}  # in the order of their last requests
+
+    def handle_stream(self, stream: Any, address: tuple) -> None:
+        """Take a new connection."""
+        if len(self._last_used) >= self._most:
+            next(iter(self._last_used)).stream.close()
+        super().handle_stream(stream, address)
+
+    def start_request(self, server_conn: Any, request_conn: Any) -> tornado.httputil.HTTPMessageDelegate:
+        """Wait for the next request of a connection."""
+        self._last_used.pop(server_conn, None)
+        self._last_used[server_conn] = None
+        return super().start_request(server_conn, request_conn)
+
+    def on_close(self, server_conn: Any) -> None:
+        """Forget a connection that has ended, or become a WebSocket."""
+        self._last_used.pop(server_conn, None)
+        super().on_close(server_conn)
+
+
+def room_for_connections(wanted: int) -> int:
+    """How many connections there can be, after asking the system for as many file descriptors as that takes."""
+    try:
+        resource = importlib.import_module("resource")
+    except ImportError:  # Windows
+        return wanted
+    own = 100  # files, databases and the like
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = 2 * wanted + own  # sockets of WebSockets come on top
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        soft = enough if hard == resource.RLIM_INFINITY else min(enough, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return wanted if soft == resource.RLIM_INFINITY else max(10, min(wanted, (soft - own) // 2))
+
+
 @contextlib.asynccontextmanager
-async def listening(app: tornado.web.Application, sockets: list[socket.socket]) -> AsyncIterator[None]:
+async def listening(
+    app: tornado.web.Application, sockets: list[socket.socket], most: int | None = None
+) -> AsyncIterator[None]:
     """Serve an app on bound sockets; at the end answer what was asked, then close its stores."""
     services: Services = app.settings["services"]
-    server = tornado.httpserver.HTTPServer(
-        app, max_header_size=16 * 1024, max_body_size=16 * MAX_BODY, body_timeout=BODY_SECONDS
+    server = Server(
+        app,
+        most=most or app.settings["config"].max_connections,
+        max_header_size=16 * 1024,
+        max_body_size=16 * MAX_BODY,
+        body_timeout=BODY_SECONDS,
+        idle_connection_timeout=IDLE_SECONDS,
     )
     server.add_sockets(sockets)
     try:
@@ -9237,10 +11317,15 @@ def running(settings: Mapping[str, str] | None = None, **options: Any) -> Iterat
 COPY_ROWS = 1000  # in one transaction
 # Tables in the order in which they refer to each other: their columns, and the key they are read by.
 COPIED_TABLES = {
-    "users": ("id, name, created_at, revision", "id"),
+    "users": ("id, name, created_at, revision, password", "id"),
     "lists": (f"{LIST_COLUMNS}, owner_id", "id"),
     "todos": (f"{TODO_COLUMNS}, owner_id, due_at, title_key, search, tag_keys", "id"),
-    "changes": (f"{CHANGE_COLUMNS}, undoes, owner_id, from_list_id", "revision"),
+    "changes": (f"{CHANGE_COLUMNS}, undoes, owner_id, from_list_id, from_owner_id", "revision"),
+    "members": ("id, list_id, user_id, role, created_at", "id"),
+    "credentials": (
+        "id, kind, name, read_only, created_at, used_at, expires_at, user_id, list_id, secret_hash",
+        "id",
+    ),
 }
 Progress = Callable[[str, int, int], None]
 
@@ -9393,7 +11478,7 @@ def argument_parser() -> argparse.ArgumentParser:
         description="A to-do server: a page and a JSON API, kept in one SQLite file unless told otherwise.",
         epilog="Every option is also an environment variable, or a line of a file .env in the current folder:"
         " --server-port 8000, SERVER_PORT=8000. Options win over the environment, the environment over .env."
-        " Other commands: tornado-todo copy, backup and restore, each with --help.",
+        " Other commands: tornado-todo user, copy, backup and restore, each with --help.",
     )
     parser.add_argument("--version", action="version", version=f"tornado_todo {__version__}")
     parser.add_argument("--check", action="store_true", help="try every engine once, print how it is, and end")
@@ -9488,7 +11573,7 @@ async def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl+C ends asyncio.run() by itself
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with listening(app, sockets):
+    async with listening(app, sockets, room_for_connections(app.settings["config"].max_connections)):
         await open_at_start(app.settings["services"])
         announce()
         while not stop.is_set():
@@ -9567,6 +11652,43 @@ def report_errors(run: Callable[[], int | None]) -> int:
         return 0
 
 
+class LineFormatter(logging.Formatter):
+    """One line a record, whatever is in it; the lines of a traceback are set apart, so none can pass for a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's text."""
+        first, *traceback = super().format(record).splitlines() or [""]
+        message_lines = record.getMessage().count("\n")
+        line = " ".join([first, *traceback[:message_lines]])
+        printable = "".join(character if character.isprintable() else " " for character in line)
+        return "\n    | ".join([printable, *traceback[message_lines:]])
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line, for programs that collect logs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's object."""
+        facts = getattr(record, "facts", None)
+        entry = {
+            "time": timestamp(int(record.created * 1000)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            **(facts or {"message": record.getMessage()}),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+def set_up_logging(config: Config) -> None:
+    """Log to the standard error stream as LOG_LEVEL and LOG_FORMAT say."""
+    handler = logging.StreamHandler()
+    line = LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JSONFormatter() if config.log_format == "json" else line)
+    logging.basicConfig(level=config.log_level.upper(), handlers=[handler])
+
+
 def serve_command(argv: Sequence[str]) -> int:
     """Run the server, or check its engines."""
     options = vars(argument_parser().parse_args(argv))
@@ -9574,7 +11696,7 @@ def serve_command(argv: Sequence[str]) -> int:
     environ = read_environment(options)
     app = make_app(environ)
     config: Config = app.settings["config"]
-    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_logging(config)
     if only_check:
         return 0 if asyncio.run(check_engines(app.settings["services"])) else 1
 
@@ -9686,7 +11808,78 @@ def restore_command(argv: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS = {"copy": copy_command, "backup": backup_command, "restore": restore_command}
+USER_ACTS = {
+    "add": "make an account",
+    "password": "give an account another password, which signs it out everywhere",
+    "rename": "give a user another name, such as `local`, the user of this machine (stop the server first)",
+    "delete": "delete an account with everything in it",
+    "list": "show all accounts",
+}
+
+
+def read_password(prompt: str) -> str:
+    """Ask for a password without showing it; from a pipe read a line."""
+    if sys.stdin.isatty():
+        password = getpass.getpass(f"{prompt}: ")
+        if password != getpass.getpass(f"{prompt} again: "):
+            raise Misconfigured("the two passwords differ")
+        return password
+    return sys.stdin.readline().rstrip("\r\n")
+
+
+async def act_on_user(app: tornado.web.Application, act: str, name: str, new_name: str, password: str) -> str:
+    """Do one of USER_ACTS, and give a line that says what was done. Raises TodoError or Misconfigured."""
+    services: Services = app.settings["services"]
+    accounts = services.accounts
+    async with lifespan(app):
+        if act == "list":
+            return "\n".join(f"{timestamp(created)}  {each}" for each, created in await accounts.accounts())
+        if act == "add":
+            check_new_password(password, name, "password")
+            await accounts.add(name, hash_password(password))
+            return f"{name} can sign in now."
+        if act == "rename":
+            await accounts.rename(name, new_name)
+            return f"{name} is {new_name} now. To let {new_name} sign in: tornado-todo user password {new_name}"
+        user = await accounts.user(name)
+        if act == "password":
+            check_new_password(password, name, "password")
+            await accounts.set_password(user, hash_password(password))
+            return f"{name} can sign in with the new password, and is signed out everywhere."
+        await services.delete_user(user)
+        return f"{name} is deleted with everything that was theirs."
+
+
+def user_command(argv: Sequence[str]) -> int:
+    """Make, change or delete an account."""
+    acts = "\n".join(f"  {act:10}{text}" for act, text in USER_ACTS.items())
+    parser = argparse.ArgumentParser(
+        prog="tornado-todo user",
+        description=f"Accounts in the database of the settings:\n{acts}\nA password is asked for, or read from a pipe.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("act", choices=USER_ACTS)
+    parser.add_argument("name", nargs="?", default="")
+    parser.add_argument("new_name", nargs="?", default="", help="for rename")
+    parser.add_argument("--database", "--database-url", dest="DATABASE_URL", metavar="URL", help="the database")
+    options = vars(parser.parse_args(argv))
+    act, name, new_name = (options.pop(each) for each in ("act", "name", "new_name"))
+    if (not name and act != "list") or (act == "rename") != bool(new_name):
+        raise Misconfigured(
+            "give a name" + (" and a new one" if act == "rename" else "") + f": tornado-todo user {act}"
+        )
+    try:
+        name = clean_user_name(name) if act == "add" else fold_user_name(name)
+        new_name = clean_user_name(new_name) if new_name else ""
+    except ValueError as error:
+        raise Misconfigured(f"the name {error}") from None
+    app = make_app(read_environment(options))
+    password = read_password(f"Password for {name}") if act in ("add", "password") else ""
+    print(asyncio.run(act_on_user(app, act, name, new_name, password)))
+    return 0
+
+
+COMMANDS = {"user": user_command, "copy": copy_command, "backup": backup_command, "restore": restore_command}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
