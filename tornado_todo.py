@@ -2467,9 +2467,10 @@ class TodoBatch(TodoQueries):
             f"SELECT id, name FROM users WHERE name IN ($1, $2) AND name NOT LIKE '{LINK_NAME}%'",
             *(name, fold_user_name(name)),
         )
-        message = "names nobody who is known here" if not rows else "names the owner of the list"
-        if not rows or rows[0][0] == self.user.id:
-            raise Invalid(f"name {message}.", [field_error("name", message)])
+        if not rows:
+            raise Invalid("Nobody here has this name.", [field_error("name", "is nobody's here")])
+        if rows[0][0] == self.user.id:
+            raise Invalid("The list is yours already.", [field_error("name", "is your own")])
         user_id, now = rows[0][0], milliseconds(self.at)
         was_one = await self.source.fetch(
             "SELECT created_at FROM members WHERE list_id = $1 AND user_id = $2", list_id, user_id
@@ -4969,13 +4970,15 @@ class SessionCookies:
         return f"todo_session_{split_host(request.host)[1] or 80}"
 
     def read(self, request: tornado.httputil.HTTPServerRequest) -> str | None:
-        """The secret in a request's cookie, if the signature is ours."""
+        """The secret in a request's cookie, empty if the signature is not ours; None if there is no cookie."""
         name = self.name(request)
         morsel = request.cookies.get(name)
         if morsel is None:
             return None
-        value = tornado.web.decode_signed_value(self.keys(), name, morsel.value, SESSION_LIFETIME / DAY)
-        return value.decode() if value else None
+        value = tornado.web.decode_signed_value(
+            self.keys(), name, morsel.value, SESSION_LIFETIME / DAY, min_version=2
+        )
+        return value.decode(errors="replace") if value else ""
 
     def value(self, request: tornado.httputil.HTTPServerRequest, secret: str) -> str:
         """What a cookie that carries this secret has for its value."""
@@ -5044,18 +5047,24 @@ class Authenticator:
             return Caller(await self._store.user(name), "host") if name else None
         if self._auth == "open":
             return Caller(await self._store.user(LOCAL_USER), "open")
-        if secret := bearer_secret(request):
+        secret = bearer_secret(request)
+        if secret is not None:
             # Never anything else in its place: what a page of another site sends with a token is let through.
             return await self._from_credential(secret, "token", "link") or self._refuse_token()
         secret = None if self._is_from_any_site(request) else self._cookies.read(request)
-        if secret and (caller := await self._from_credential(secret, "session")):
-            return caller
-        if self._auth == "auto" and is_local(request):
-            return Caller(await self._store.user(LOCAL_USER), "local")
-        return None
+        if secret is not None:
+            # Nor in the place of a session that has ended: what its user still had to write is not another's.
+            return await self._from_credential(secret, "session")
+        return await self.local_caller(request)
+
+    async def local_caller(self, request: tornado.httputil.HTTPServerRequest) -> Caller | None:
+        """Whoever uses this machine, if a request comes from there and need not be signed in."""
+        if self._auth != "auto" or not is_local(request):
+            return None
+        return Caller(await self._store.user(LOCAL_USER), "local")
 
     async def _from_credential(self, secret: str, *kinds: str) -> Caller | None:
-        credential = await self._accounts.find(secret, *kinds)
+        credential = await self._accounts.find(secret, *kinds) if secret else None
         if credential is None:
             return None
         return Caller(credential.user, credential.kind, credential.read_only, credential.id)
@@ -5758,7 +5767,9 @@ class SessionHandler(CredentialHandler):
 
     async def get(self) -> None:
         await self.services.open()
-        self.caller = await self.settings["authenticator"].caller(self.request)
+        authenticator: Authenticator = self.settings["authenticator"]
+        # Of a session that has ended nothing is left but whom the request would come from without it.
+        self.caller = await authenticator.caller(self.request) or await authenticator.local_caller(self.request)
         self.write_json(await self.session_document(self.caller))
 
     async def session_document(self, caller: Caller | None) -> dict:
