@@ -29,6 +29,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import threading
@@ -60,6 +61,7 @@ ENV_EXAMPLE = HERE / ".env.example"
 MEMORY = {"DATABASE_URL": "sqlite://"}
 UTC = tornado_todo.EPOCH.tzinfo
 NO_ID = "00000000-0000-7000-8000-000000000000"
+UNVERIFIED = ssl._create_unverified_context()  # the certificates of the tests are their own
 SECRET = "a-secret-of-the-tests-that-is-long-enough"
 
 
@@ -83,7 +85,10 @@ class Client:
     def __init__(self, url: str):
         parts = urllib.parse.urlsplit(url)
         self.url, self.address, self.prefix = url, (parts.hostname, parts.port), parts.path
-        self._connection = http.client.HTTPConnection(*self.address, timeout=30)
+        if parts.scheme == "https":
+            self._connection = http.client.HTTPSConnection(*self.address, timeout=30, context=UNVERIFIED)
+        else:
+            self._connection = http.client.HTTPConnection(*self.address, timeout=30)
         self._last_used = time.monotonic()
 
     def close(self) -> None:
@@ -230,6 +235,13 @@ def at_once(count: int, act) -> list:
 
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         return list(pool.map(run, range(count)))
+
+
+def sign_up(client: Client, name: str = "ann", **fields: str) -> dict:
+    """Make an account and give the header that says who asks."""
+    answer = client.post("/api/users", {"name": name, "password": f"the password of {name}", **fields})
+    assert answer.status == 201, answer.body
+    return {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
 
 
 def eventually(condition, seconds: float = 10.0):
@@ -4796,21 +4808,24 @@ def test_urls_are_those_that_a_trusted_proxy_shows_and_no_other(trusted, protoco
 
 @pytest.fixture
 def nginx(tmp_path):
-    """Starts nginx with a configuration; gives its port."""
-    if not shutil.which("nginx"):
-        skip_or_fail("nginx is not installed")
+    """Starts nginx as the README configures it, with a certificate of its own; gives its URL."""
+    for program in ("nginx", "openssl"):
+        if not shutil.which(program):
+            skip_or_fail(f"{program} is not installed")
+    certificate = ["-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-days", "2"]
+    files = ["-keyout", str(tmp_path / "todo.key"), "-out", str(tmp_path / "todo.crt")]
+    subprocess.run(["openssl", "req", *certificate, *files], check=True, capture_output=True)
     with contextlib.ExitStack() as stack:
 
-        def start(upstream: int) -> int:
+        def start(upstream: int) -> str:
             port = free_port()
             blocks = re.findall(r"```nginx\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
             site = (
                 blocks[0]
-                .replace("listen 80;", f"listen 127.0.0.1:{port};")
+                .replace("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;")
                 .replace("127.0.0.1:8888", f"127.0.0.1:{upstream}")
+                .replace("/etc/nginx", str(tmp_path))
             )
-            site = site.replace("/etc/nginx/todo.htpasswd", str(tmp_path / "htpasswd"))
-            (tmp_path / "htpasswd").write_text("ann:{PLAIN}secret\n")
             temporary = "".join(
                 f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
             )
@@ -4825,45 +4840,68 @@ def nginx(tmp_path):
             stack.callback(child.wait)
             stack.callback(child.terminate)
             eventually(lambda: accepts_connections(port))
-            return port
+            return f"https://127.0.0.1:{port}/todo"
 
         yield start
 
 
+# As the README deploys it.
+BEHIND_NGINX = {
+    **{"WORKERS": "2", "AUTH": "accounts", "COOKIE_SECRET": SECRET, "ALLOWED_HOSTS": "todo.example.com"},
+    **{"PREFIX": "/todo", "TRUSTED_PROXIES": "127.0.0.1"},
+}
+
+
 async def test_through_nginx_a_todo_made_by_one_worker_appears_live_through_the_other(tmp_path, team, nginx):
-    settings = {**team, "WORKERS": "2", "AUTH": "open", "PREFIX": "/todo", "TRUSTED_PROXIES": "127.0.0.1"}
-    with process(tmp_path, **settings) as server:
-        port = nginx(server.client.address[1])
-        url, basic = f"http://127.0.0.1:{port}/todo", {"Authorization": "Basic YW5uOnNlY3JldA=="}
+    with process(tmp_path, **team, **BEHIND_NGINX) as server:
+        url = nginx(server.client.address[1])
         with contextlib.closing(Client(url)) as client:
             assert client.get("/api/todos").status == 401
-            assert client.get("/", **basic).status == 200
+            assert client.get("/").status == 200
+            assert client.get("/", Host="evil.example").status == 421
+            ann = await in_thread(lambda: sign_up(client))
             address = url.replace("http", "ws", 1) + "/api/events"
             sockets = []
             for _ in range(8):  # enough for both workers to have some
-                request = tornado.httpclient.HTTPRequest(address, headers=basic)
+                request = tornado.httpclient.HTTPRequest(address, headers=ann, validate_cert=False)
                 sockets.append(await tornado.websocket.websocket_connect(request))
                 assert json.loads(await sockets[-1].read_message())["type"] == "hello"
-            made = (await in_thread(lambda: client.post("/api/todos", {"title": "through nginx"}, **basic))).json()
+            made = (await in_thread(lambda: client.post("/api/todos", {"title": "through nginx"}, **ann))).json()
             assert made["url"] == f"{url}/api/todos/{made['id']}"
             for each in sockets:
                 assert (await next_change(each))["todo"] == made["id"]
+            await in_thread(lambda: client.delete("/api/sessions", **ann))
+            for each in sockets:
+                assert await asyncio.wait_for(each.read_message(), 5) is None and each.close_code == 4401
                 each.close()
+
+
+def test_over_tls_the_cookie_is_one_that_no_other_host_can_set(tmp_path, nginx):
+    with process(tmp_path, **in_file(tmp_path), **{**BEHIND_NGINX, "WORKERS": "1"}) as server:
+        with contextlib.closing(Client(nginx(server.client.address[1]))) as client:
+            answer = client.post("/api/users", {"name": "ann", "password": "correct horse"})
+            name, *attributes = answer.headers["Set-Cookie"].split("; ")
+            assert name.startswith("__Host-todo_session=")
+            assert {"HttpOnly", "Secure", "SameSite=Lax", "Path=/"} <= set(attributes)
+            assert not any(attribute.startswith("Domain") for attribute in attributes)
+            assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+            assert client.get("/api/todos", Cookie=name).status == 200
+            # Who reaches the server beside the proxy is not who the proxy says.
+            assert server.client.get("/api/todos", Cookie=name).status == 401
 
 
 def test_the_deployment_survives_a_restart_of_everything_under_load(tmp_path, own, nginx, capsys):
     engines = [own(kind) for kind in (OwnPostgres, OwnMongo, OwnRedis)]
     settings = {name: value for engine in engines for name, value in engine.settings.items()}
-    behind = {"WORKERS": "2", "AUTH": "open", "PREFIX": "/todo", "TRUSTED_PROXIES": "127.0.0.1"}
-    basic = {"Authorization": "Basic YW5uOnNlY3JldA=="}
 
     def put(client: Client, name: str) -> Answer:
-        return client.put(f"/api/todos/{name}", {"title": name}, **basic)
+        return client.put(f"/api/todos/{name}", {"title": name}, **ann)
 
-    with process(tmp_path, **settings, **behind) as server:
-        url = f"http://127.0.0.1:{nginx(server.client.address[1])}/todo"
+    with process(tmp_path, **settings, **BEHIND_NGINX) as server:
+        url = nginx(server.client.address[1])
         with contextlib.closing(Client(url)) as client:
-            eventually(lambda: put(client, NO_ID).status < 300)
+            eventually(lambda: client.get("/api/health").status == 200)
+            ann = sign_up(client)
             with Load(url, put) as load:
                 for engine in engines:
                     engine.restart()
@@ -4874,7 +4912,7 @@ def test_the_deployment_survives_a_restart_of_everything_under_load(tmp_path, ow
                 eventually(lambda: any(each.began > ended and each.status < 300 for each in load.tried))
             kept = [each.name for each in load.tried if each.status < 300]
             statuses = {each.status for each in load.tried}
-            client.request = functools.partial(client.request, **basic)
+            client.request = functools.partial(client.request, **ann)
             there = todo_names(client)
     with capsys.disabled():
         print(f"\nall restarted, a worker killed: {len(kept)} written, {len(load.tried) - len(kept)} refused")

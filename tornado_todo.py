@@ -4975,9 +4975,7 @@ class SessionCookies:
         morsel = request.cookies.get(name)
         if morsel is None:
             return None
-        value = tornado.web.decode_signed_value(
-            self.keys(), name, morsel.value, SESSION_LIFETIME / DAY, min_version=2
-        )
+        value = tornado.web.decode_signed_value(self.keys(), name, morsel.value, SESSION_LIFETIME / DAY, min_version=2)
         return value.decode(errors="replace") if value else ""
 
     def value(self, request: tornado.httputil.HTTPServerRequest, secret: str) -> str:
@@ -5059,7 +5057,7 @@ class Authenticator:
 
     async def local_caller(self, request: tornado.httputil.HTTPServerRequest) -> Caller | None:
         """Whoever uses this machine, if a request comes from there and need not be signed in."""
-        if self._auth != "auto" or not is_local(request):
+        if self._get_user or self._auth != "auto" or not is_local(request):
             return None
         return Caller(await self._store.user(LOCAL_USER), "local")
 
@@ -5110,7 +5108,6 @@ class BaseHandler(tornado.web.RequestHandler):
 
     def initialize(self) -> None:
         self.services: Services = self.settings["services"]
-        believe_proxies(self.request, self.settings["config"].trusted_proxies)
         self._counted = True
         self.services.requests += 1
 
@@ -5127,8 +5124,9 @@ class BaseHandler(tornado.web.RequestHandler):
 
     def set_default_headers(self) -> None:
         config: Config = self.settings["config"]
-        if not hasattr(self, "request_id"):
+        if not hasattr(self, "request_id"):  # Tornado calls this before anything else of ours, and again for an error
             self.request_id = secrets.token_hex(8)
+            believe_proxies(self.request, config.trusted_proxies)
         self.clear_header("Server")
         self.set_header("X-Request-Id", self.request_id)
         self.set_header("X-Content-Type-Options", "nosniff")
