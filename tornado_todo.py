@@ -1805,10 +1805,11 @@ MIGRATIONS = (
 
 # ---- rights: in every statement, `$1` is the caller
 
-MEMBERSHIPS = "SELECT list_id FROM members WHERE user_id = $1"
-LIVING_MEMBERSHIPS = (
-    "SELECT list_id FROM members JOIN lists ON lists.id = list_id WHERE user_id = $1 AND deleted_at IS NULL"
-)
+# A list in the trash is its owner's alone, until it is restored.
+MEMBERSHIPS = "SELECT list_id FROM members JOIN lists ON lists.id = list_id WHERE user_id = $1 AND deleted_at IS NULL"
+
+
+MEMBERS_OF = "SELECT user_id FROM members WHERE list_id = $1"
 
 
 def editing(role: str) -> str:
@@ -2095,7 +2096,7 @@ class TodoQueries:
             here = f"id = {bound(which.list)} AND {may(role, 'id')} AND deleted_at IS NULL"
             return [f"list_id = (SELECT id FROM lists WHERE {here})"]
         own = [f"owner_id = $1 AND {OUTSIDE_OWN_TRASH}"]
-        return own if role == OWNER else [*own, f"list_id IN ({LIVING_MEMBERSHIPS}{editing(role)})"]
+        return own if role == OWNER else [*own, f"list_id IN ({MEMBERSHIPS}{editing(role)})"]
 
     async def todo_list(self, list_id: str, deleted: bool = False, role: str = VIEWER) -> TodoList:
         """One list, outside the trash or, for its owner, in it. Raises NotFound or Forbidden."""
@@ -2538,6 +2539,10 @@ class TodoBatch(TodoQueries):
         if not self.changes:
             return
         many, caller_id = self._write_rows, self.user.id
+        for logged in self.changes:
+            if logged.change.todo is None and logged.change.action in ("delete", "restore"):
+                for (user_id,) in await self.source.fetch(MEMBERS_OF, logged.change.list):
+                    await self.change_access(user_id)
         await many(SAVE_LIST, (row_from_list(todo_list, caller_id) for todo_list in self._lists))
         await many(SAVE_TODO, (row_from_todo(todo, self._owner(todo.list), caller_id) for todo in self._todos))
         for what in (
@@ -2753,7 +2758,8 @@ class TodoStore:
     async def memberships(self) -> Memberships:
         """Who is a member of which lists, and as what: by list, by user."""
         found: Memberships = {}
-        for list_id, user_id, role in await self.database.fetch("SELECT list_id, user_id, role FROM members"):
+        living = "SELECT list_id, user_id, role FROM members JOIN lists ON lists.id = list_id WHERE deleted_at IS NULL"
+        for list_id, user_id, role in await self.database.fetch(living):
             found.setdefault(list_id, {})[user_id] = role
         return found
 
@@ -11208,22 +11214,36 @@ async def lifespan(app: tornado.web.Application) -> AsyncIterator[None]:
         await services.close()
 
 
+CONNECTIONS_A_TURN = 10
+
+
 class Server(tornado.httpserver.HTTPServer):
     """An HTTPServer with a bound on its connections: one more closes the one that began its last request longest ago.
 
     So many slow connections push out each other, and leave the bound's worth of room to all others.
+    Of many that come at once only a few begin in each turn of the loop, which serves the others in
+    between: a thousand at once would keep them waiting for a third of a second.
     """
 
     def initialize(self, app: tornado.web.Application, most: int, **options: Any) -> None:
         super().initialize(app, **options)
         self._most = most
         self._last_used: dict[Any, None] = {}  # in the order of their last requests
+        self._arrived: collections.deque[tuple] = collections.deque()
 
     def handle_stream(self, stream: Any, address: tuple) -> None:
         """Take a new connection."""
-        if len(self._last_used) >= self._most:
-            next(iter(self._last_used)).stream.close()
-        super().handle_stream(stream, address)
+        self._arrived.append((stream, address))
+        if len(self._arrived) == 1:
+            asyncio.get_running_loop().call_soon(self._begin_some)
+
+    def _begin_some(self) -> None:
+        for _ in range(min(CONNECTIONS_A_TURN, len(self._arrived))):
+            if len(self._last_used) >= self._most:
+                next(iter(self._last_used)).stream.close()
+            super().handle_stream(*self._arrived.popleft())
+        if self._arrived:
+            asyncio.get_running_loop().call_soon(self._begin_some)
 
     def start_request(self, server_conn: Any, request_conn: Any) -> tornado.httputil.HTTPMessageDelegate:
         """Wait for the next request of a connection."""
