@@ -11057,6 +11057,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 def log_request(handler: tornado.web.RequestHandler) -> None:
     """Log one line for a request, with nothing in it that was not made printable: no query, no header, no body."""
     request, status = handler.request, handler.get_status()
+    level = logging.INFO if status < 500 else logging.WARNING
+    if not ACCESS_LOG.isEnabledFor(level):
+        return
     caller: Caller | None = getattr(handler, "caller", None)
     facts = {
         "request_id": getattr(handler, "request_id", ""),
@@ -11067,7 +11070,6 @@ def log_request(handler: tornado.web.RequestHandler) -> None:
         "milliseconds": round(request.request_time() * 1000, 1),
         "address": request.remote_ip,
     }
-    level = logging.INFO if status < 500 else logging.WARNING
     ACCESS_LOG.log(level, "%s", " ".join(json.dumps(value) for value in facts.values()), extra={"facts": facts})
 
 
