@@ -2660,14 +2660,18 @@ class TodoStore:
         """The user of this name, made with an Inbox when first seen."""
         user = self._users.get(name)
         if user is None:
-            user = await self.database.transaction(functools.partial(self._find_or_make_user, name))
+            rows = await self.database.fetch("SELECT id, name FROM users WHERE name = $1", name)
+            if rows:
+                user = User(*rows[0])
+            else:
+                user = await self.database.transaction(functools.partial(self._make_user, name))
             if len(self._users) >= 10_000:
                 self._users.clear()
             self._users[name] = user
         return user
 
     @staticmethod
-    async def _find_or_make_user(name: str, transaction: Any) -> User:
+    async def _make_user(name: str, transaction: Any) -> User:
         now = now_milliseconds()
         await take_turn(transaction)
         await transaction.fetch(
@@ -3703,7 +3707,6 @@ class ChangeFeed:
         access = await self._store.access()
         if access == self._access:
             return
-        self._store.forget_users()
         self._hub.set_memberships(await self._store.memberships())
         if credential_ids := self._hub.credential_ids:
             self._hub.end_all_but(await self.accounts.living(credential_ids))
@@ -3712,6 +3715,7 @@ class ChangeFeed:
     async def _poll_forever(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
+            self._store.forget_users()
             try:
                 if self._hub.has_listeners and await self._store.anything_new(self._hub.known, self._access):
                     await self.catch_up()
