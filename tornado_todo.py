@@ -4983,7 +4983,7 @@ class SessionCookies:
         """The secret in a request's cookie, empty if the signature is not ours; None if there is no cookie."""
         name = self.name(request)
         morsel = request.cookies.get(name)
-        if morsel is None:
+        if morsel is None or not morsel.value:
             return None
         value = tornado.web.decode_signed_value(self.keys(), name, morsel.value, SESSION_LIFETIME / DAY, min_version=2)
         return value.decode(errors="replace") if value else ""
@@ -5809,16 +5809,17 @@ class SessionHandler(CredentialHandler):
                     await self.services.accounts.end(before.user, "session", before.id)
         credential = session.credential
         self.caller = Caller(credential.user, "session", credential_id=credential.id)
-        self._set_cookie(cookies.value(self.request, session.secret), SESSION_LIFETIME // 1000)
+        value = cookies.value(self.request, session.secret)
+        self.set_cookie(max_age=SESSION_LIFETIME // 1000, value=value, **self._cookie_attributes())
 
-    def _set_cookie(self, value: str, seconds: int) -> None:
+    def _cookie_attributes(self) -> dict[str, Any]:
         name = self.settings["cookies"].name(self.request)
         https = self.request.protocol == "https"
-        self.set_cookie(name, value, path="/", max_age=seconds, httponly=True, secure=https, samesite="Lax")
+        return {"name": name, "path": "/", "httponly": True, "secure": https, "samesite": "Lax"}
 
     def drop_cookie(self) -> None:
         """Tell the client to forget its session."""
-        self._set_cookie("", 0)
+        self.clear_cookie(**self._cookie_attributes())
 
     async def delete(self) -> None:
         secret = self.accounts and self.settings["cookies"].read(self.request)
