@@ -2016,6 +2016,11 @@ async def yielding(items: Iterable[Any]) -> AsyncIterator[Any]:
 
 
 LINK_NAME = "link/"  # what the names of links' holders begin with, which no account's can
+# Who is meant by a name: an account however it is written, but where the host program knows its users just that one.
+NAMED = (
+    f"SELECT id, name FROM users WHERE name IN ({{0}}, {{1}}) AND name NOT LIKE '{LINK_NAME}%'"
+    " ORDER BY CASE WHEN name = {0} THEN 0 ELSE 1 END LIMIT 1"
+)
 Memberships = dict[str, dict[str, str]]
 
 
@@ -2509,7 +2514,7 @@ class TodoBatch(TodoQueries):
     async def put_member(self, list_id: str, name: str, role: str) -> tuple[Member, bool]:
         """Make somebody a member, or give them another role; also, whether they are new. Raises Invalid."""
         rows = await self.source.fetch(
-            f"SELECT id, name FROM users WHERE name IN ($1, $2) AND name NOT LIKE '{LINK_NAME}%'",
+            f"SELECT id, name FROM ({NAMED.format('$1', '$2')}) AS named",
             *(name, fold_user_name(name)),
         )
         if not rows:
@@ -2534,7 +2539,7 @@ class TodoBatch(TodoQueries):
         """End somebody's membership of the caller's list, or the caller's own. Raises NotFound."""
         rows = await self.fetch(
             "DELETE FROM members WHERE list_id = $2"
-            f" AND user_id IN (SELECT id FROM users WHERE name IN ($3, $4) AND name NOT LIKE '{LINK_NAME}%')"
+            f" AND user_id IN (SELECT id FROM ({NAMED.format('$3', '$4')}) AS named)"
             " AND (user_id = $1 OR list_id IN (SELECT id FROM lists WHERE owner_id = $1)) RETURNING user_id",
             *(list_id, name, fold_user_name(name)),
         )
@@ -2994,7 +2999,8 @@ class AccountStore:
         credential, now = credential_from_row(rows[0]), now_milliseconds()
         if credential.is_over(now):
             # Gone for good: a clock that is set back does not bring it back.
-            await self.end(credential.user, credential.kind, credential.id)
+            with contextlib.suppress(NotFound):  # another request has come first
+                await self.end(credential.user, credential.kind, credential.id)
             return None
         if credential.is_from_the_future(now):
             return None
@@ -5897,14 +5903,17 @@ class SessionHandler(CredentialHandler):
     async def start_session(self, session: Session) -> None:
         """Give the client a session's cookie; one that it had before ends."""
         cookies: SessionCookies = self.settings["cookies"]
-        if secret := cookies.read(self.request):
-            if before := await self.services.accounts.find(secret, "session"):
-                with contextlib.suppress(NotFound):
-                    await self.services.accounts.end(before.user, "session", before.id)
+        await self._end_session(cookies.read(self.request))
         credential = session.credential
         self.caller = Caller(credential.user, "session", credential_id=credential.id)
         value = cookies.value(self.request, session.secret)
         self.set_cookie(max_age=SESSION_LIFETIME // 1000, value=value, **self._cookie_attributes())
+
+    async def _end_session(self, secret: str | None) -> None:
+        session = await self.services.accounts.find(secret, "session") if secret else None
+        if session:
+            with contextlib.suppress(NotFound):  # it has just been ended elsewhere
+                await self.services.accounts.end(session.user, "session", session.id)
 
     def _cookie_attributes(self) -> dict[str, Any]:
         name = self.settings["cookies"].name(self.request)
@@ -5918,8 +5927,7 @@ class SessionHandler(CredentialHandler):
     async def delete(self) -> None:
         secret = self.accounts and self.settings["cookies"].read(self.request)
         await self.services.open()
-        if secret and (session := await self.services.accounts.find(secret, "session")):
-            await self.services.accounts.end(session.user, "session", session.id)
+        await self._end_session(secret)
         self.drop_cookie()
         self.set_status(204)
 
