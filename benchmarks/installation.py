@@ -1,6 +1,7 @@
 """What a run needs: programs of this machine, a virtual environment and Node packages of its own."""
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -62,7 +63,7 @@ def install_python_packages() -> None:
         subprocess.run(command, check=True)
 
     contents = sys.version + (ROOT / "setup.cfg").read_text() + requirements.read_text()
-    once(WORK_FOLDER / "venv.stamp", contents, install)
+    once(PYTHON.parent.parent / "installed", contents, install)
 
 
 def install_node_packages() -> str:
@@ -73,7 +74,7 @@ def install_node_packages() -> str:
     def install() -> None:
         NODE_FOLDER.mkdir(exist_ok=True)
         (NODE_FOLDER / "package.json").write_text('{"private": true}')
-        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--build-from-source", *NODE_PACKAGES]
+        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", *NODE_PACKAGES]
         headers = Path("/usr/include/node")
         # Debian's headers are beside its node; without them node-gyp would try to download some.
         environment = {**os.environ, **({"npm_config_nodedir": "/usr"} if headers.exists() else {})}
@@ -81,7 +82,7 @@ def install_node_packages() -> str:
         subprocess.run(["node", "-e", "new (require('better-sqlite3'))(':memory:')"], cwd=NODE_FOLDER, check=True)
 
     try:
-        once(WORK_FOLDER / "node.stamp", " ".join(NODE_PACKAGES), install)
+        once(NODE_FOLDER / "installed", " ".join(NODE_PACKAGES), install)
     except (subprocess.SubprocessError, OSError) as error:
         return f"its packages could not be installed ({error})"
     return ""
@@ -99,4 +100,8 @@ def versions() -> list[str]:
     if shutil.which("node"):
         version = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True).stdout
         found.append(f"Node {version.strip().removeprefix('v')}")
+    for name in NODE_PACKAGES:
+        package = NODE_FOLDER / "node_modules" / name / "package.json"
+        if package.exists():
+            found.append(f"{name} {json.loads(package.read_text())['version']}")
     return found

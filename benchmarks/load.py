@@ -1,17 +1,20 @@
 """Load from wrk on a server that has been checked, and what it costs the server."""
 
-import contextlib
 import dataclasses
+import functools
 import json
 import statistics
 import subprocess
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
+from typing import NamedTuple
 
 from installation import FOLDER
 from servers import NotRun, Running
 from works import Work, check, request_headers
 
 CONNECTIONS = 32
+WARM_UP_SECONDS = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Row:
     reason: str = ""
 
     @property
+    def errors(self) -> int:
+        """How many requests have failed."""
+        return sum(sample.errors for sample in self.samples)
+
+    @property
     def rates(self) -> list[float]:
         return [sample.rate for sample in self.samples]
 
@@ -51,6 +59,14 @@ class Row:
     def median(self, of: Callable[[Sample], float]) -> float:
         """The median of something over the rounds."""
         return statistics.median(of(sample) for sample in self.samples)
+
+
+class Contest(NamedTuple):
+    """A work for a server, and where its figures go."""
+
+    work: Work
+    server: Running
+    row: Row
 
 
 def run_wrk(work: Work, server: Running, headers: dict[str, str], seconds: float) -> Sample:
@@ -80,41 +96,32 @@ def run_wrk(work: Work, server: Running, headers: dict[str, str], seconds: float
     )
 
 
-def measure(work: Work, servers: Sequence[Running], rows: dict[str, Row], seconds: float, rounds: int) -> None:
-    """Check every server, warm it up, and load one after the other, round by round, into `rows`.
+def attempt(row: Row, call: Callable[[], None]) -> None:
+    """Call unless something has failed before; what fails now is the row's reason."""
+    if not row.reason:
+        try:
+            call()
+        except (NotRun, OSError, ValueError, HTTPException) as error:
+            row.reason = str(error)
+
+
+def measure(contests: Sequence[Contest], seconds: float, rounds: int) -> None:
+    """Check every server, warm it up, and load one after the other, round by round.
 
     A machine that is slower for a while is so for all of them, where one whole measurement after
     the other would charge it to a single one.
     """
-    headers: dict[str, dict[str, str]] = {}
+    headers: dict[int, dict[str, str]] = {}
 
-    def attempt(server: Running, call: Callable[[], None]) -> None:
-        row = rows[server.server.name]
-        if not row.reason:
-            try:
-                call()
-            except (NotRun, OSError, ValueError) as error:
-                row.reason = str(error)
+    def prepare(index: int, work: Work, server: Running, row: Row) -> None:
+        headers[index] = request_headers(work, server)
+        check(work, server, headers[index])
+        run_wrk(work, server, headers[index], WARM_UP_SECONDS)
 
-    def prepare(server: Running) -> None:
-        headers[server.server.name] = request_headers(work, server)
-        check(work, server, headers[server.server.name])
-        run_wrk(work, server, headers[server.server.name], 1)
-
-    def load(server: Running) -> None:
-        row = rows[server.server.name]
-        row.samples.append(run_wrk(work, server, headers[server.server.name], seconds))
+    def load(index: int, work: Work, server: Running, row: Row) -> None:
+        row.samples.append(run_wrk(work, server, headers[index], seconds))
         row.memory = server.memory()
 
-    for server in servers:
-        attempt(server, lambda server=server: prepare(server))
-    for _ in range(rounds):
-        for server in servers:
-            attempt(server, lambda server=server: load(server))
-
-
-def errors_in(row: Row) -> int:
-    """How many requests failed over all rounds."""
-    with contextlib.suppress(ValueError):
-        return sum(sample.errors for sample in row.samples)
-    return 0
+    for step in [prepare, *[load] * rounds]:
+        for index, contest in enumerate(contests):
+            attempt(contest.row, functools.partial(step, index, *contest))

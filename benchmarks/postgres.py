@@ -8,7 +8,6 @@ import sys
 import urllib.parse
 
 import asyncpg
-
 from installation import FOLDER
 from todos import rows
 

@@ -4,11 +4,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
-from load import Row, errors_in
-from servers import REFERENCES, SERVERS, Server
+from load import Row
+from servers import REFERENCES, SERVERS
 from sockets import FanOut
-from works import WORKS
+from works import WORKS, Work
 
+BY_NAME = {work.name: work for work in WORKS}
 TITLES = {server.name: server.title for server in SERVERS}
 MEBIBYTE = 2**20
 CHARTED = ("list", "one", "create", "patch")
@@ -31,6 +32,16 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines))
 
 
+def reference_in(rows: Mapping[str, Row], store: str) -> str:
+    """Which server the ratios are to: where the usual one cannot do the work, Tornado's hello world."""
+    return REFERENCES[store] if REFERENCES[store] in rows else "hello-tornado"
+
+
+def ratio(row: Row, reference: Row | None) -> str:
+    """The ratio of the medians of two rows."""
+    return f"{row.rate / reference.rate:.2f}" if reference and reference.samples and row.samples else "–"
+
+
 def work_line(name: str, row: Row, reference: Row | None, with_instructions: bool) -> list[str]:
     """The line of one server in the table of a work."""
     if not row.samples:
@@ -39,7 +50,7 @@ def work_line(name: str, row: Row, reference: Row | None, with_instructions: boo
     used = sum(sample.processor_seconds for sample in row.samples)
     cells = [
         f"{row.rate:,.0f} ({min(row.rates):,.0f} to {max(row.rates):,.0f})",
-        f"{row.rate / reference.rate:.2f}" if reference and reference.samples else "–",
+        ratio(row, reference),
         f"{row.median(lambda sample: sample.p50_milliseconds):.2f}",
         f"{row.median(lambda sample: sample.p99_milliseconds):.2f}",
         f"{used / requests * 1e6:.0f}",
@@ -50,30 +61,54 @@ def work_line(name: str, row: Row, reference: Row | None, with_instructions: boo
     return [TITLES[name], *cells]
 
 
-def work_table(title: str, rows: Mapping[str, Row], store: str) -> str:
-    """The table of one work on one kind of database, and what went wrong under it."""
+def work_table(work: Work, rows: Mapping[str, Row], store: str, base: Mapping[str, Row]) -> str:
+    """The table of one work on one kind of database, and what went wrong under it.
+
+    Ratios are to the server that they are to, or to what the same server does in the work's base.
+    """
     with_instructions = any(row.instructions is not None for row in rows.values())
-    reference = rows.get(REFERENCES[store])
-    ratio = f"× {TITLES[REFERENCES[store]]}"
-    header = [title, "requests/s (min to max)", ratio, "p50 ms", "p99 ms", "CPU µs/request", "MiB"]
+    reference = reference_in(rows, store)
+    references = {name: base.get(name) if work.base else rows.get(reference) for name in rows}
+    compared = BY_NAME[work.base].title if work.base else TITLES[reference]
+    title = work.title + (", on Postgres" if store == "postgres" else "")
+    header = [title, "requests/s (min to max)", f"× {compared}", "p50 ms", "p99 ms", "CPU µs/request", "MiB"]
     header += ["1,000 instr./request"] if with_instructions else []
-    text = table(header, [work_line(name, row, reference, with_instructions) for name, row in rows.items()])
+    lines = [work_line(name, row, references[name], with_instructions) for name, row in rows.items()]
+    text = table(header, lines)
     for name, row in rows.items():
         if row.reason:
             text += f"\n\n{TITLES[name]}: {row.reason}."
-        if errors := errors_in(row):
-            text += f"\n\n{TITLES[name]}: {errors:,} requests failed."
+        if row.errors:
+            text += f"\n\n{TITLES[name]}: {row.errors:,} requests failed."
     return text
 
 
+def overview(results: Results, store: str) -> str:
+    """All works on one kind of database in one table: requests a second, and the ratio to the reference."""
+    columns = {name: by_store(rows, store) for name, rows in results.items()}
+    columns = {name: rows for name, rows in columns.items() if rows}
+    lines = []
+    for server in SERVERS:
+        cells = []
+        for rows in columns.values():
+            row, reference = rows.get(server.name, Row()), rows.get(REFERENCES[store])
+            suffix = f" ({ratio(row, reference)})" if reference else ""
+            cells.append(f"{row.rate:,.0f}{suffix}" if row.samples else "")
+        if any(cells):
+            lines.append([server.title, *cells])
+    title = f"requests/s (× {TITLES[REFERENCES[store]]})"
+    return table([title, *(BY_NAME[name].title for name in columns)], lines) if lines else ""
+
+
 def load_tables(results: Results) -> list[str]:
-    """One table for each work and kind of database."""
+    """An overview, and one table for each work, of each kind of database."""
     tables = []
-    for work in WORKS:
-        for store, suffix in (("sqlite", ""), ("postgres", ", on Postgres")):
+    for store in REFERENCES:
+        tables.append(overview(results, store))
+        for work in WORKS:
             if rows := by_store(results.get(work.name, {}), store):
-                tables.append(work_table(work.title + suffix, rows, store))
-    return tables
+                tables.append(work_table(work, rows, store, results.get(work.base, {})))
+    return [text for text in tables if text]
 
 
 def start_table(starts: Mapping[str, Sequence[float]], idle: Mapping[str, int]) -> str:
@@ -82,9 +117,9 @@ def start_table(starts: Mapping[str, Sequence[float]], idle: Mapping[str, int]) 
     lines = []
     for name, seconds in starts.items():
         median = statistics.median(seconds)
-        ratio = f"{median / statistics.median(hello):.2f}" if hello else "–"
+        to_hello = f"{median / statistics.median(hello):.2f}" if hello else "–"
         spread = f"{median * 1e3:,.0f} ({min(seconds) * 1e3:,.0f} to {max(seconds) * 1e3:,.0f})"
-        lines.append([TITLES[name], spread, ratio, f"{idle[name] / MEBIBYTE:.0f}"])
+        lines.append([TITLES[name], spread, to_hello, f"{idle[name] / MEBIBYTE:.0f}"])
     header = ["start to first answer", "ms (min to max)", f"× {TITLES['hello-tornado']}", "MiB idle"]
     return table(header, lines)
 
@@ -117,7 +152,6 @@ def panel(title: str, rows: Mapping[str, Row], left: int, top: int) -> list[str]
 
 def chart(results: Results) -> str:
     """Bars for the four most common works on SQLite, two beside each other; empty if none of them was run."""
-    titles = {work.name: work.title for work in WORKS}
     charted = {}
     for name in CHARTED:
         rows = {server: row for server, row in by_store(results.get(name, {}), "sqlite").items() if row.samples}
@@ -130,15 +164,10 @@ def chart(results: Results) -> str:
     height = TITLE_HEIGHT + 14 + BAR_HEIGHT * max(len(rows) for rows in charted.values())
     parts = []
     for index, (name, rows) in enumerate(charted.items()):
-        parts += panel(titles[name], rows, index % 2 * PANEL_WIDTH, index // 2 * height)
+        parts += panel(BY_NAME[name].title, rows, index % 2 * PANEL_WIDTH, index // 2 * height)
     width, full_height = 2 * PANEL_WIDTH, height * ((len(charted) + 1) // 2)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {full_height}" width="{width}" role="img"'
         f' aria-label="Requests a second of each server" font-family="system-ui, sans-serif" font-size="12"'
         f' fill="{INK}">\n' + "\n".join(parts) + "\n</svg>\n"
     )
-
-
-def server_title(server: Server) -> str:
-    """A server's name as a line on a terminal shows it."""
-    return server.title.strip("*") + (" on Postgres" if server.name == "ours-postgres" else "")

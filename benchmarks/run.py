@@ -7,6 +7,7 @@ and prints Markdown tables. Needs Python's standard library, wrk, and for one of
 import argparse
 import contextlib
 import datetime
+import itertools
 import os
 import platform
 import resource
@@ -28,6 +29,7 @@ from servers import SERVERS, NotRun, Place, Running, Server, running
 from works import WORKS, Work
 
 SOCKETS = 1000
+ON_POSTGRES = [server.name for server in SERVERS if server.store == "postgres"]
 OTHER_WORKS = {"start": "start to first answer, memory idle", "sockets": "one change to 1,000 WebSockets"}
 START_SECONDS = 30.0
 
@@ -66,6 +68,8 @@ def parse_options() -> argparse.Namespace:
     add("--instructions", action="store_true", help="count instructions a request under valgrind, too")
     add("--chart", metavar="FILE", type=Path, help="where the chart goes (default benchmarks/.work/chart.svg)")
     options = parser.parse_args()
+    if not options.postgres and all(name in ON_POSTGRES for name in options.only):
+        parser.error("these servers need --postgres URL")
     options.seconds = options.seconds or (1 if options.quick else 3)
     options.rounds = options.rounds or (2 if options.quick else 5)
     options.work = options.work or [name for name in works if not (options.quick and name == "list-100000")]
@@ -97,7 +101,7 @@ class Benchmark:
     def servers(self) -> list[Server]:
         """The servers to compare."""
         chosen = [server for server in SERVERS if server.name in self.options.only]
-        return [server for server in chosen if server.store != "postgres" or self.options.postgres]
+        return [server for server in chosen if server.name not in ON_POSTGRES or self.options.postgres]
 
     def new_place(self, server: Server, count: int) -> Place:
         """A folder and a new database with that many to-dos (ours gets them once it runs). Raises NotRun."""
@@ -115,21 +119,21 @@ class Benchmark:
                 todos.fill_ours(process, count)
             yield process
 
-    def load(self, work: Work) -> None:
-        """Load all servers that the work is for."""
-        rows = {server.name: Row() for server in self.servers if work.servers(server)}
-        self.results[work.name] = rows
+    def load(self, works: Sequence[Work]) -> None:
+        """Load all servers that the works are for, in the same rounds."""
+        contests = []
         with contextlib.ExitStack() as stack:
-            processes = []
-            for server in self.servers:
-                if server.name not in rows:
+            for server, work in itertools.product(self.servers, works):
+                if not work.servers(server):
                     continue
+                row = self.results.setdefault(work.name, {}).setdefault(server.name, Row())
                 try:
                     place = self.new_place(server, work.todos)
-                    processes.append(stack.enter_context(self.started(server, place, work.todos)))
+                    process = stack.enter_context(self.started(server, place, work.todos))
+                    contests.append(load.Contest(work, process, row))
                 except NotRun as error:
-                    rows[server.name].reason = str(error)
-            load.measure(work, processes, rows, self.options.seconds, self.options.rounds)
+                    row.reason = str(error)
+            load.measure(contests, self.options.seconds, self.options.rounds)
 
     def count_instructions(self, server: Server) -> None:
         """Count what one request takes, for each work that this server has been loaded with."""
@@ -145,44 +149,58 @@ class Benchmark:
                     row = self.results[work.name][server.name]
                     row.instructions = instructions.count_instructions(work, process, place.folder, short, long)
         except NotRun as error:
-            say(f"  {report.server_title(server)}: {error}")
+            say(f"  {server.plain_title}: {error}")
 
     def measure_starts(self) -> None:
         """Start every server several times, round by round, on a database that is there already."""
         places = {}
         for server in self.servers:
-            with contextlib.suppress(NotRun):
+            try:
                 place = self.new_place(server, 20)
                 with self.started(server, place, 20):
                     places[server.name] = place
+            except NotRun as error:
+                say(f"  {server.plain_title}: {error}")
         for server in [server for _ in range(self.options.rounds) for server in self.servers if server.name in places]:
-            began = time.perf_counter()
-            with running(server, places[server.name], self.processors.server) as process:
+            self._start_once(server, places[server.name])
+
+    def _start_once(self, server: Server, place: Place) -> None:
+        began = time.perf_counter()
+        with running(server, place, self.processors.server) as process:
+            try:
                 process.wait(START_SECONDS)
-                self.starts.setdefault(server.name, []).append(time.perf_counter() - began)
-                self.idle[server.name] = process.memory()
+            except NotRun as error:
+                say(f"  {server.plain_title}: {error}")
+                return
+            self.starts.setdefault(server.name, []).append(time.perf_counter() - began)
+            self.idle[server.name] = process.memory()
 
     def measure_sockets(self) -> None:
         """Let one change go out to a thousand sockets of ours."""
-        ours = next((server for server in self.servers if server.name == "ours"), None)
-        if ours:
-            with self.started(ours, self.new_place(ours, 20), 20) as process:
-                self.fan_out = sockets.fan_out(process, SOCKETS, 5 if self.options.quick else 20)
+        for server in self.servers:
+            if server.name != "ours":
+                continue
+            try:
+                with self.started(server, self.new_place(server, 20), 20) as process:
+                    self.fan_out = sockets.fan_out(process, SOCKETS, 5 if self.options.quick else 20)
+            except (NotRun, OSError) as error:
+                say(f"  {server.plain_title}: {error}")
 
     def run(self) -> None:
         """Measure all that the options ask for."""
-        for work in WORKS:
-            if work.name in self.options.work:
-                say(f"{work.title} …")
-                self.load(work)
+        chosen = [work for work in WORKS if work.name in self.options.work]
+        for work in chosen:
+            if work.base not in self.options.work:
+                group = [work, *(other for other in chosen if other.base == work.name)]
+                say(f"{'; '.join(each.title for each in group)} …")
+                self.load(group)
         for name, measure in (("start", self.measure_starts), ("sockets", self.measure_sockets)):
             if name in self.options.work:
                 say(f"{OTHER_WORKS[name]} …")
                 measure()
-        if self.options.instructions:
-            for server in self.servers:
-                say(f"instructions: {report.server_title(server)} …")
-                self.count_instructions(server)
+        for server in self.servers if self.options.instructions else ():
+            say(f"instructions: {server.plain_title} …")
+            self.count_instructions(server)
 
     def prepare(self) -> None:
         """Install what is needed, and take this process and wrk to the processor that the servers do not run on."""

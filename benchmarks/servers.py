@@ -36,6 +36,11 @@ class Server:
     makes_etags: bool = False
 
     @property
+    def plain_title(self) -> str:
+        """Its title as a terminal shows it."""
+        return self.title.strip("*") + (" on Postgres" if self.store == "postgres" else "")
+
+    @property
     def first_path(self) -> str:
         """What it is asked first."""
         return LIST if self.store else HELLO
@@ -162,12 +167,14 @@ class Running:
         return sum(int(field[21]) for field in fields if field) * os.sysconf("SC_PAGE_SIZE")
 
     def stop(self) -> None:
-        """End the server with all its processes; by force if it has not ended after ten seconds."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        """End the server with all its processes; by force what has not ended after ten seconds."""
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(10)
+        for process in self.processes():
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)
+                os.kill(process, signal.SIGKILL)
+        self._process.wait()
 
 
 @contextlib.contextmanager

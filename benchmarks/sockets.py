@@ -46,6 +46,17 @@ def open_socket(port: int) -> socket.socket:
     return connection
 
 
+def read_some(selector: selectors.EpollSelector, read: dict[socket.socket, bytes], mark: bytes) -> None:
+    """Read the sockets that have something; those that have got `mark` are done. Raises NotRun."""
+    for key, _ in selector.select(1.0):
+        data = key.fileobj.recv(65536)
+        read[key.fileobj] += data
+        if mark in read[key.fileobj]:
+            selector.unregister(key.fileobj)
+        elif not data:
+            raise NotRun(f"it closed a socket after {read[key.fileobj][-300:]!r}")
+
+
 def wait_for_all(sockets: list[socket.socket], mark: bytes) -> None:
     """Read every socket until `mark` has come on it. Raises NotRun.
 
@@ -58,13 +69,7 @@ def wait_for_all(sockets: list[socket.socket], mark: bytes) -> None:
         for each in sockets:
             selector.register(each, selectors.EVENT_READ)
         while (waiting := len(selector.get_map())) and time.monotonic() < give_up:
-            for key, _ in selector.select(1.0):
-                data = key.fileobj.recv(65536)
-                read[key.fileobj] += data
-                if mark in read[key.fileobj]:
-                    selector.unregister(key.fileobj)
-                elif not data:
-                    raise NotRun(f"it closed a socket after {read[key.fileobj][-300:]!r}")
+            read_some(selector, read, mark)
     if waiting:
         raise NotRun(f"{waiting} sockets did not get {mark.decode()} in {SECONDS_FOR_ALL:.0f} s")
 

@@ -32,7 +32,10 @@ BROWSER_HEADERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """One kind of request. `rows` is how many to-dos the answer lists, or None where it is a single one."""
+    """One kind of request. `rows` is how many to-dos the answer lists, or None where it is a single one.
+
+    `base` names the work that this one is a harder form of; both are measured in the same rounds.
+    """
 
     name: str
     title: str
@@ -46,6 +49,7 @@ class Work:
     browser: bool = False
     session: bool = False
     conditional: bool = False
+    base: str = ""
 
     def path_of(self, server: Server) -> str:
         """Where this server is asked: a hello world has one address only."""
@@ -90,10 +94,10 @@ WORKS = (
     Work("patch", "patch", with_to_dos, "PATCH", ONE, rows=None, script="patch.lua"),
     Work("conditional", "list of 20 that the client has (304)", with_etags, status=304, conditional=True),
     Work("browser", "list of 20 with a browser's headers", all_but_postgres, browser=True),
-    Work("session", "the same, signed in", has_accounts, browser=True, session=True),
+    Work("session", "the same, signed in", has_accounts, browser=True, session=True, base="browser"),
     Work("list-100", "page of 50 among 100", on_sqlite, path=PAGE, rows=50, todos=100),
-    Work("list-10000", "page of 50 among 10,000", on_sqlite, path=PAGE, rows=50, todos=10_000),
-    Work("list-100000", "page of 50 among 100,000", on_sqlite, path=PAGE, rows=50, todos=100_000),
+    Work("list-10000", "page of 50 among 10,000", on_sqlite, path=PAGE, rows=50, todos=10_000, base="list-100"),
+    Work("list-100000", "page of 50 among 100,000", on_sqlite, path=PAGE, rows=50, todos=100_000, base="list-100"),
 )
 
 
