@@ -78,6 +78,8 @@ def work_table(work: Work, rows: Mapping[str, Row], store: str, base: Mapping[st
     for name, row in rows.items():
         if row.reason:
             text += f"\n\n{TITLES[name]}: {row.reason}."
+        if row.silent_rounds:
+            text += f"\n\n{TITLES[name]}: answered nothing in {row.silent_rounds} of the rounds."
         if row.errors:
             text += f"\n\n{TITLES[name]}: {row.errors:,} requests failed."
     return text

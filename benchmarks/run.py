@@ -91,6 +91,7 @@ class Benchmark:
     def __init__(self, options: argparse.Namespace, folder: Path):
         self.options, self.folder = options, folder
         self.processors = installation.choose_processors()
+        self.busy = os.getloadavg()[1]
         self.missing: dict[str, str] = {}
         self.results: dict[str, dict[str, Row]] = {}
         self.starts: dict[str, list[float]] = {}
@@ -220,8 +221,9 @@ class Benchmark:
             where = "the only processor, which wrk shares with them: the figures are lower than they should be"
         return (
             f"{datetime.date.today()}, {processor_name()}, {os.cpu_count()} processors, {platform.system()}"
-            f" {platform.release()}. Servers on {where}. {self.options.rounds} rounds of {self.options.seconds} s,"
-            f" {load.CONNECTIONS} connections. {', '.join(installation.versions())}."
+            f" {platform.release()}; load average before the run {self.busy:.1f}. Servers on {where}."
+            f" {self.options.rounds} rounds of {self.options.seconds} s, {load.CONNECTIONS} connections."
+            f" {', '.join(installation.versions())}."
         )
 
     def markdown(self) -> str:

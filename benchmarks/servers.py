@@ -18,6 +18,7 @@ UVICORN = (
     " --loop uvloop --http httptools --no-access-log --log-level warning "
 )
 GUNICORN = "{python} -m gunicorn --pythonpath {peers} --bind 127.0.0.1:{port} --log-level warning "
+OURS = "{python} {ours}"
 LIST = "/api/todos?limit=20"
 HELLO = "/"
 TICKS_IN_SECOND = os.sysconf("SC_CLK_TCK")
@@ -38,7 +39,7 @@ class Server:
     @property
     def plain_title(self) -> str:
         """Its title as a terminal shows it."""
-        return self.title.strip("*") + (" on Postgres" if self.store == "postgres" else "")
+        return self.title.replace("*", "")
 
     @property
     def first_path(self) -> str:
@@ -52,7 +53,7 @@ ON_SQLITE = {"DATABASE_URL": "sqlite:///{database}"}
 ON_POSTGRES = {"DATABASE_URL": "{database}"}
 
 SERVERS = (
-    Server("ours", "**tornado_todo**", "{python} {ours}", "sqlite", OUR_SETTINGS | ON_SQLITE, True, True),
+    Server("ours", "**tornado_todo**", OURS, "sqlite", OUR_SETTINGS | ON_SQLITE, True, True),
     Server("fastapi-aiosqlite", "FastAPI + aiosqlite", UVICORN + "fastapi_aiosqlite:app"),
     Server("fastapi-sqlalchemy", "FastAPI + SQLAlchemy", UVICORN + "fastapi_sqlalchemy:app"),
     Server("flask", "Flask + gunicorn", GUNICORN + "--worker-class gthread --threads 4 flask_sqlite3:app"),
@@ -61,7 +62,7 @@ SERVERS = (
     Server("express", "Express + better-sqlite3", "node {peers}/express_better_sqlite3.js {port}", makes_etags=True),
     Server("hello-tornado", "Tornado hello world", "{python} {peers}/hello_tornado.py {port}", "", makes_etags=True),
     Server("hello-asgi", "raw ASGI hello world", UVICORN + "hello_asgi:app", ""),
-    Server("ours-postgres", "**tornado_todo**", "{python} {ours}", "postgres", OUR_SETTINGS | ON_POSTGRES, True, True),
+    Server("ours-postgres", "**tornado_todo** (Postgres)", OURS, "postgres", OUR_SETTINGS | ON_POSTGRES, True, True),
     Server("fastapi-asyncpg", "FastAPI + asyncpg", UVICORN + "fastapi_asyncpg:app", "postgres"),
 )
 REFERENCES = {"sqlite": "fastapi-aiosqlite", "postgres": "fastapi-asyncpg"}  # what the ratios are to
