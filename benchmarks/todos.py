@@ -1,0 +1,91 @@
+"""The to-dos that every server begins with, the same for all."""
+
+import concurrent.futures
+import json
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+
+from installation import FOLDER, PYTHON
+from servers import NotRun, Running, Server
+
+INBOX = "0198c0de-0000-7000-9000-000000000000"
+AT = "2026-01-01T08:00:00.000Z"
+FILLING_CONNECTIONS = 16
+
+
+def todo_id(number: int) -> str:
+    """The id of a to-do; patch.lua makes the same."""
+    return f"0198c0de-0000-7000-8000-{number:012x}"
+
+
+def todo_fields(number: int) -> dict:
+    """What a client would send to make this to-do."""
+    due = f"2026-12-{number % 28 + 1:02d}" if number % 3 == 0 else None
+    return {"title": f"Buy milk and bread, number {number}", "due": due, "priority": number % 4, "tags": ["shop"]}
+
+
+def rows(count: int) -> Iterator[tuple]:
+    """The to-dos as rows of the peers' table."""
+    for number in range(1, count + 1):
+        fields = todo_fields(number)
+        values = (todo_id(number), INBOX, fields["title"], False, None, float(number), "", fields["due"])
+        yield (*values, fields["priority"], json.dumps(fields["tags"]), AT, AT, None, 1)
+
+
+def fill_file(path: Path, count: int) -> None:
+    """Make the peers' table in a SQLite file in WAL mode."""
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.executescript((FOLDER / "peers" / "schema.sql").read_text())
+    database.executemany(f"INSERT INTO todos VALUES ({', '.join('?' * 14)})", rows(count))
+    database.commit()
+    database.close()
+
+
+def prepare_database(server: Server, folder: Path, count: int, postgres: str) -> str:
+    """Make the database that a server begins with. Gives its file's name or its URL.
+
+    Ours is made by the server itself, and filled through its API once it runs.
+    """
+    if server.store == "postgres":
+        command = [PYTHON, FOLDER / "postgres.py", "create", server.name, str(0 if server.ours else count)]
+        answer = subprocess.run(command, input=postgres, capture_output=True, text=True)
+        if answer.returncode:
+            raise NotRun(f"its database could not be made: {answer.stderr.strip()[-300:]}")
+        return answer.stdout.strip()
+    if server.store and not server.ours:
+        fill_file(folder / f"{server.name}.db", count)
+    return f"{server.name}.db"
+
+
+def drop_databases(postgres: str, servers: list[Server]) -> None:
+    """Drop what `prepare_database` made on Postgres."""
+    for server in servers:
+        if server.store == "postgres":
+            # It says itself what fails; the figures that have been measured must not be lost by it.
+            subprocess.run([PYTHON, FOLDER / "postgres.py", "drop", server.name], input=postgres, text=True)
+
+
+def fill_ours(running: Running, count: int) -> None:
+    """Make the to-dos through our server's API, over several connections at once."""
+
+    def put(first: int) -> None:
+        connection = running.connect()
+        for number in range(first, count + 1, FILLING_CONNECTIONS):
+            # The order is the number, so that the first page is the same as the peers'.
+            body = json.dumps({**todo_fields(number), "order": number})
+            connection.request("PUT", f"/api/todos/{todo_id(number)}", body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            answer = response.read()
+            if response.status != 201:
+                raise NotRun(f"PUT answers {response.status}: {answer[:300]!r}")
+        connection.close()
+
+    with concurrent.futures.ThreadPoolExecutor(FILLING_CONNECTIONS) as pool:
+        try:
+            list(pool.map(put, range(1, FILLING_CONNECTIONS + 1)))
+        except (OSError, HTTPException) as error:
+            raise NotRun(f"it could not be filled: {error}") from error
