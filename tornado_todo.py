@@ -2147,6 +2147,14 @@ class TodoQueries:
         own = [f"owner_id = $1 AND {OUTSIDE_OWN_TRASH}"]
         return own if role == OWNER else [*own, f"list_id IN ({MEMBERSHIPS}{editing(role)})"]
 
+    async def own_todos(self, after: str, most: int) -> list[Todo]:
+        """The to-dos in the caller's own lists, wherever they are, in the order of their ids after one of them."""
+        rows = await self.fetch(
+            f"SELECT {TODO_COLUMNS}, owner_id FROM todos WHERE owner_id = $1 AND id > $2 ORDER BY id LIMIT {most}",
+            after,
+        )
+        return [self._todo(row) for row in rows]
+
     async def todo_list(self, list_id: str, deleted: bool = False, role: str = VIEWER) -> TodoList:
         """One list, outside the trash or, for its owner, in it. Raises NotFound or Forbidden."""
         rows = await self.fetch(
@@ -2961,10 +2969,18 @@ class AccountStore:
         What they did in others' lists stays there, without their name.
         """
         mine, my_todos = "SELECT id FROM lists WHERE owner_id = $1", "SELECT id FROM todos WHERE owner_id = $1"
+        others = "SELECT list_id FROM members WHERE user_id = $1"
 
         async def operation(transaction: Any) -> None:
+            # To members and to those whose member this was everything looks different now: they get
+            # the next revision, which stands for no change.
             revision = await take_turn(transaction) + 1
-            members = await end_sharing(transaction, mine, user.id)
+            owners = await transaction.fetch(f"SELECT owner_id FROM lists WHERE id IN ({others})", user.id)
+            concerned = [*await end_sharing(transaction, mine, user.id), *(row[0] for row in owners)]
+            await transaction.fetch(f"UPDATE lists SET revision = $2 WHERE id IN ({others})", user.id, revision)
+            await transaction.execute_many(
+                "UPDATE users SET revision = $2 WHERE id = $1", [(user_id, revision) for user_id in concerned]
+            )
             for what in (
                 *(f"idempotency_keys WHERE user_id = $1 OR todo_id IN ({my_todos})",),
                 *(f"changes WHERE owner_id = $1 OR todo_id IN ({my_todos})",),
@@ -2973,11 +2989,13 @@ class AccountStore:
             ):
                 await transaction.fetch(f"DELETE FROM {what}", user.id, seconds=BULK_SECONDS)
             await transaction.fetch("UPDATE changes SET user_id = NULL WHERE user_id = $1", user.id)
-            await transaction.fetch("DELETE FROM users WHERE id = $1", user.id)
-            # To the members everything looks different now. The number that they get stands for no change.
-            await transaction.execute_many(
-                "UPDATE users SET revision = $2 WHERE id = $1", [(member, revision) for member in members]
+            # What came from there into another's list keeps nothing of what it was before.
+            await transaction.fetch(
+                "UPDATE changes SET before_image = 'null', from_list_id = list_id, from_owner_id = NULL"
+                " WHERE from_owner_id = $1",
+                user.id,
             )
+            await transaction.fetch("DELETE FROM users WHERE id = $1", user.id)
             await transaction.fetch("UPDATE counters SET value = $1 WHERE name = 'revision'", revision)
 
         await self._take_away(operation)
@@ -4556,10 +4574,9 @@ SCRYPT = {"n": 2**15, "r": 8, "p": 3}  # a quarter of a second, and 32 MiB
 SCRYPT_MOST_MEMORY = 64 * 1024 * 1024
 HASHING_THREADS = 2
 MOST_HASHING = 20  # passwords that wait; more would only wait until they time out
-# Of the lists that attackers try first: the most common passwords of eight characters or more, from the
-# frequency lists of zxcvbn (MIT).
-COMMON_PASSWORDS = frozenset(
-    """
+# What attackers try first: the most common passwords of eight characters or more, from the frequency lists of
+# zxcvbn (MIT), without the vulgar ones, so that this file can be read to anybody.
+COMMON_PASSWORDS_TEXT = """
 !qaz2wsx 0.0.0.000 0000000000o 01011900 01011910 01011950 01011960 01011961 01011970 01011971 01011972 01011973
 01011974 01011975 01011976 01011977 01011978 01011979 01011980 01011981 01011982 01011983 01011984 01011985 01011986
 01011987 01011988 01011989 01011990 01011991 01011992 01011993 01011994 01011995 01011999 01012000 01012001 01012010
@@ -4590,221 +4607,210 @@ COMMON_PASSWORDS = frozenset(
 123654789 12369874 123698741 123698745 123789456 123hfjdk147 123masha 123mudar 123qq123 123qwe123 123qwe456 123qweas
 123qweasd 123qweasdzxc 123qwert 123qwerty 12locked 12qw12qw 12qw34er 12qwaszx 12qwerty 12s3t4p55 13021990 13031987
 13041987 13041988 13061986 13121985 13243546 13245768 134679852 1357908642 135792468 1357924680 135798642 14021985
-14021986 14061991 14111986 14725836 147258369 14785236 147852369 14789632 147896321 147896325 14881488 15011987
-15021985 15051981 15051990 15101986 15426378 159753456 16051987 16051989 16121987 17011987 17051988 17061988
-17171717aa 18011987 18061990 18091985 18121812 18273645 18436572 19061987 19101987 19283746 192837465 19411945
-1a2a3a4a 1a2b3c4d 1a2b3c4d5e 1a2s3d4f 1a2s3d4f5g 1basebal 1hxboqg2 1letmein 1michael 1million 1mustang 1passwor
-1password 1q2q3q4q 1q2w3e4r 1q2w3e4r5 1q2w3e4r5t 1q2w3e4r5t6y 1qa2ws3ed 1qaz2wsx 1qaz2wsx3edc 1qaz2wsx3edc4rfv
-1qazxsw2 1qazxsw23edc 1qazzaq1 1qw23er4 1x2zkg8w 1z2x3c4v 1z2x3c4v5b 20031987 20051988 20061988 20091988 20091991
-20111986 20spanks 21011989 21031987 21031988 21031990 21051988 21051991 21101986 22011988 22021986 22021989 22031984
-22041987 22041988 22061941 22071986 22334455 22446688 23021986 23041987 23skidoo 24011985 24061986 24111989 24681012
-25031987 25041988 25081988 25091987 25121987 25800852 25802580 26031988 26061987 27061988 27731828 28011987 28021990
-28021992 28041987 29011985 29051989 29071983 2wsx3edc 30031988 30041986 30051985 31011987 31415926 321654987 369258147
-369852147 3edc4rfv 3rjs1la7qe 43046721 44332211 44magnum 45m2do5bs 4815162342 4rfv3edc 50spanks 55bgates 5hsu75kpot
-5tgb6yhn 5wr2i7h8 66613666 67camaro 69213124 69camaro 73501505 74108520 74123698 741258963 741852963 74227422 7777777a
-78945612 789456123 7894561230 78963214 789632145 789654123 7ugd5hip2j 890098890 8j4ye3uz 8phrowz622 911turbo 918273645
-9293709b13 963258741 963852741 987456321 987654321a 987654321q 99762000 a1234567 a12345678 a123456789 a123456a
-a1a2a3a4 a1a2a3a4a5 a1b2c3d4 a1b2c3d4e5 a1s2d3f4 a1s2d3f4g5 aa123456 aaaa1111 aardvark abc12345 abc123456 abcd1234
-abcdefg1 aberdeen abnormal abracadabra abrakadabra acapulco access14 access99 account1 achilles acidburn adgjmptw
-admin123 adrenalin adventur aerosmit aerosmith agent007 airborne airforce airplane alabama1 albatros alcatraz alejandr
-aleksander aleksandr aleksandra alessand alessandro alex1234 alexande alexander1 alexandr alexandre alexandru alfarome
-algernon aligator alkaline allblack alleycat alligator allison1 allnight allstate alpha123 alphabet alphaman alterego
-amarillo amateurs ambrosia america1 amethyst amoremio amsterda amsterdam anaconda anakonda anastasi anastasiya
-andromed andromeda andyod22 angel123 angel666 angelito anhyeuem anna2614 antelope anthony1 anthony2 anthony7 antigone
-antonio1 aolsucks apollo11 apollo13 apple123 applepie aquafina aquarius arabella arcangel archange archangel architec
-argentin arizona1 armageddon armagedon armstron arsenal1 as123456 asd12345 asdasd123 asdf1234 asdfasdf asdffdsa
-asdfg123 asdfg12345 asdfgh01 asdfghjk asdfghjkl asdfjkl; asdfqwer asdfzxcv asdqwe123 asmodeus aspirine assassin
-assassins asshole1 assholes asslover assmunch astalavista astonvil atlanta1 atlantis atreides augustin austin31
-austin316 australi avalanch avalanche avangard awesome1 azertyui azertyuiop azsxdcfv babemagn babemagnet baberuth
-babushka babybear babyblue babycake babydoll babyface babygirl babylon5 babylove backbone backdoor badabing badkarma
-badnaamhere bajingan balloons ballsack baltimor baracuda barbados barbara1 barcelon barcelona barefeet barefoot
-baritone barracud barracuda barselona basebal1 baseball baseball1 basketba basketbal batman12 baywatch bcfields
-beachbum bearcats beatles1 beautifu beckham7 beefcake beethove bellagio bendover benessere bergkamp bernhard bettyboo
-bettyboop bigballs bigblack bigblock bigboobs bigbooty bigbucks bigbutts bigdaddy bigdick1 bigdicks bigmoney bignasty
-bigpenis bigpoppa bigpussy bigtruck billabon billabong billybob billyboy binladen biohazard bionicle birthday4
-bisexual bismarck bismilla bismillah bitchass black123 blackass blackbel blackbelt blackberry blackbir blackbird
-blackboy blackcat blackcoc blackcock blackdog blackhaw blackhawk blackice blackjac blackjack blacklab blackops
-blackout blahblah blaster1 blessed1 blessing blink182 blizzard blondie1 blondinka bloopers blowfish blue1234 blueball
-bluebell blueberr bluebird blueeyes bluefish bluejays bluemoon bluenose bluesman bluestar bobafett bobdylan bobmarle
-bobmarley bollocks bonehead bonethug boogaloo bookcase bookworm boomboom borabora bordeaux boris123 borussia bradley1
-brandon1 bravehea braveheart brighton broncos1 brooklyn brother1 browndog brucelee bruno123 bubba123 bubblegum
-bubbles1 buckeye1 buckeyes buckshot buckwhea budapest buddy123 buddyboy buddydog budlight budweise budweiser buffalo1
-bugsbunn bukowski bulldawg bulldog1 bulldogs bullfrog bullseye bullshit bullwink bunghole buratino businessbabe
-buster12 buttercu buttercup butterfl butterfly buttfuck butthead butthole bynthytn c3por2d2 cabernet cadillac calamity
-caliente californ caligula calimero callisto callofduty camaross cambiami cambridg camelot1 cameltoe cameron1 candyass
-candyman cannabis cannibal cannonda cantona7 capetown capital1 capitals capoeira capricor capricorn capslock captain1
-cardinal care1839 carebear carlitos carnival carolina carpedie carpediem carpente cartman1 cartoons casablanca
-casanova caseydog cashflow cashmone cashmoney cassandr catdaddy catfight catherin catwoman cavalier cbr600rr cbr900rr
-cdtnkfyf cerberus cezer121 cfitymrf chainsaw challeng champion changeme chargers charisma charles1 charlie1 charlie123
-charlie2 charlott charlton checkers checkmat cheerleaers chelsea1 cherokee cherries cheshire chester1 chevelle
-chevrole chevrolet chevys10 chewbacc cheyanne cheyenne chicago1 chicken1 chickens chickenwing101 chipmunk chipper1
-chocolat choochoo chopper1 choppers chris123 chrisbln chrissy1 christia christin christma christop christophe chrysler
-chuckles churchil cinnamon citibank civilwar cjkysirj clarinet classics claudia1 claymore cleopatr clevelan clippers
-clitoris close-up cnfybckfd cobra427 cocacola cocksuck cocksucker coldbeer coldplay colombia colorado colossus
+14021986 14061991 14111986 14725836 147258369 14785236 147852369 14789632 147896321 147896325 15011987 15021985
+15051981 15051990 15101986 15426378 159753456 16051987 16051989 16121987 17011987 17051988 17061988 17171717aa
+18011987 18061990 18091985 18121812 18273645 18436572 19061987 19101987 19283746 192837465 19411945 1a2a3a4a 1a2b3c4d
+1a2b3c4d5e 1a2s3d4f 1a2s3d4f5g 1basebal 1hxboqg2 1letmein 1michael 1million 1mustang 1passwor 1password 1q2q3q4q
+1q2w3e4r 1q2w3e4r5 1q2w3e4r5t 1q2w3e4r5t6y 1qa2ws3ed 1qaz2wsx 1qaz2wsx3edc 1qaz2wsx3edc4rfv 1qazxsw2 1qazxsw23edc
+1qazzaq1 1qw23er4 1x2zkg8w 1z2x3c4v 1z2x3c4v5b 20031987 20051988 20061988 20091988 20091991 20111986 21011989 21031987
+21031988 21031990 21051988 21051991 21101986 22011988 22021986 22021989 22031984 22041987 22041988 22061941 22071986
+22334455 22446688 23021986 23041987 23skidoo 24011985 24061986 24111989 24681012 25031987 25041988 25081988 25091987
+25121987 25800852 25802580 26031988 26061987 27061988 27731828 28011987 28021990 28021992 28041987 29011985 29051989
+29071983 2wsx3edc 30031988 30041986 30051985 31011987 31415926 321654987 369258147 369852147 3edc4rfv 3rjs1la7qe
+43046721 44332211 44magnum 45m2do5bs 4815162342 4rfv3edc 55bgates 5hsu75kpot 5tgb6yhn 5wr2i7h8 66613666 67camaro
+69213124 69camaro 73501505 74108520 74123698 741258963 741852963 74227422 7777777a 78945612 789456123 7894561230
+78963214 789632145 789654123 7ugd5hip2j 890098890 8j4ye3uz 8phrowz622 911turbo 918273645 9293709b13 963258741
+963852741 987456321 987654321a 987654321q 99762000 a1234567 a12345678 a123456789 a123456a a1a2a3a4 a1a2a3a4a5 a1b2c3d4
+a1b2c3d4e5 a1s2d3f4 a1s2d3f4g5 aa123456 aaaa1111 aardvark abc12345 abc123456 abcd1234 abcdefg1 aberdeen abnormal
+abracadabra abrakadabra acapulco access14 access99 account1 achilles acidburn adgjmptw admin123 adrenalin adventur
+aerosmit aerosmith agent007 airborne airforce airplane alabama1 albatros alcatraz alejandr aleksander aleksandr
+aleksandra alessand alessandro alex1234 alexande alexander1 alexandr alexandre alexandru alfarome algernon aligator
+alkaline allblack alleycat alligator allison1 allnight allstate alpha123 alphabet alphaman alterego amarillo amateurs
+ambrosia america1 amethyst amoremio amsterda amsterdam anaconda anakonda anastasi anastasiya andromed andromeda
+andyod22 angel123 angel666 angelito anhyeuem anna2614 antelope anthony1 anthony2 anthony7 antigone antonio1 apollo11
+apollo13 apple123 applepie aquafina aquarius arabella arcangel archange archangel architec argentin arizona1
+armageddon armagedon armstron arsenal1 as123456 asd12345 asdasd123 asdf1234 asdfasdf asdffdsa asdfg123 asdfg12345
+asdfgh01 asdfghjk asdfghjkl asdfjkl; asdfqwer asdfzxcv asdqwe123 asmodeus aspirine assassin assassins astalavista
+astonvil atlanta1 atlantis atreides augustin austin31 austin316 australi avalanch avalanche avangard awesome1 azertyui
+azertyuiop azsxdcfv babemagn babemagnet baberuth babushka babybear babyblue babycake babydoll babyface babygirl
+babylon5 babylove backbone backdoor badabing badkarma badnaamhere balloons baltimor baracuda barbados barbara1
+barcelon barcelona barefeet barefoot baritone barracud barracuda barselona basebal1 baseball baseball1 basketba
+basketbal batman12 baywatch bcfields beachbum bearcats beatles1 beautifu beckham7 beefcake beethove bellagio benessere
+bergkamp bernhard bettyboo bettyboop bigblack bigblock bigbooty bigbucks bigdaddy bigmoney bignasty bigpoppa bigtruck
+billabon billabong billybob billyboy biohazard bionicle birthday4 bismarck bismilla bismillah black123 blackbel
+blackbelt blackberry blackbir blackbird blackboy blackcat blackcoc blackdog blackhaw blackhawk blackice blackjac
+blackjack blacklab blackops blackout blahblah blaster1 blessed1 blessing blink182 blizzard blondie1 blondinka bloopers
+blowfish blue1234 blueball bluebell blueberr bluebird blueeyes bluefish bluejays bluemoon bluenose bluesman bluestar
+bobafett bobdylan bobmarle bobmarley bonehead bonethug boogaloo bookcase bookworm boomboom borabora bordeaux boris123
+borussia bradley1 brandon1 bravehea braveheart brighton broncos1 brooklyn brother1 browndog brucelee bruno123 bubba123
+bubblegum bubbles1 buckeye1 buckeyes buckshot buckwhea budapest buddy123 buddyboy buddydog budlight budweise budweiser
+buffalo1 bugsbunn bukowski bulldawg bulldog1 bulldogs bullfrog bullseye bullwink buratino businessbabe buster12
+bynthytn c3por2d2 cabernet cadillac calamity caliente californ caligula calimero callisto callofduty camaross cambiami
+cambridg camelot1 cameron1 candyman cannabis cannibal cannonda cantona7 capetown capital1 capitals capoeira capricor
+capricorn capslock captain1 cardinal care1839 carebear carlitos carnival carolina carpedie carpediem carpente cartman1
+cartoons casablanca casanova caseydog cashflow cashmone cashmoney cassandr catdaddy catfight catherin catwoman
+cavalier cbr600rr cbr900rr cdtnkfyf cerberus cezer121 cfitymrf chainsaw challeng champion changeme chargers charisma
+charles1 charlie1 charlie123 charlie2 charlott charlton checkers checkmat cheerleaers chelsea1 cherokee cherries
+cheshire chester1 chevelle chevrole chevrolet chevys10 chewbacc cheyanne cheyenne chicago1 chicken1 chickens
+chickenwing101 chipmunk chipper1 chocolat choochoo chopper1 choppers chris123 chrisbln chrissy1 christia christin
+christma christop christophe chrysler chuckles churchil cinnamon citibank civilwar cjkysirj clarinet classics claudia1
+claymore cleopatr clevelan clippers close-up cnfybckfd cobra427 cocacola coldbeer coldplay colombia colorado colossus
 coltrane comanche comicbookdb commande commando computer computer1 concorde concrete consumer contortionist control1
 cooldude coolgirl coolhand coolness copenhag corleone cornhole corvet07 corvette costaric cosworth coventry cowboys1
-cowboyup crazybab crazyman creampie creative creepers crescent cricket1 crjhgbjy crocodil crusader crystal1 cucumber
-culinary cutiepie cvbhyjdf cxfcnkbdfz cybersex cyclones cygnusx1 cynthia1 daedalus dagobert daisydog dallas22 dangerou
-daniel12 dannyboy daredevi daredevil darkange darkangel darklord darkness darkside darkstar darthvad darthvader
-david123 davidoff daydream dbrnjhbz deadhead deadpool deadspin death666 deathnote deathrow deborah1 deepblue deepthro
-deepthroat deerhunt deeznuts deeznutz defender deftones delpiero demon666 derparol designer desperado destiny1
-detectiv detroit1 deutschland devil666 devildog devilman devilmaycry dfcbkbcf dfktynby dfktynbyf dhjnvytyjub diamante
-diamond1 diamonds dickhead dickweed dietcoke digital1 dilbert1 dilligaf dillweed dima1995 dingdong dinosaur dipstick
-dirtbike dirtydog discover dkflbckfd dkflbvbh dkflbvbhjdbx dkflbvbhjdyf doberman dodgeram dodgers1 doggydog doggystyle
-doghouse dogpound dolemite dolphin1 dolphins domainlock2005 domenico dominika dominion dominiqu dontknow doomsday
-doorknob dortmund doughboy douglas1 downhill dragon01 dragon11 dragon12 dragon123 dragon13 dragon69 dragonba
-dragonball dragonballz dragonfl dragonfly dragrace dragster dreamcas dreamcast dreamer1 drjynfrnt dropdead dropkick
-drowssap drpepper drummer1 dthjybrf dtkjcbgtl dtxyjcnm ducati99 duckhunt duracell dutchess dutchman dynamite earnhard
-earthlin earthlink eastside eastwood eatmenow eatpussy eclipse1 edinburg eggplant eightbal einstein ejaculation
-ekaterina elbereth elcamino eldiablo eldorado electric electron element1 elephant eleven11 elisabet elizabet elizaveta
-elvis123 embalmer emmitt22 enforcer engineer england1 enter123 enternow enterpri enterprise envision erection ericsson
-escalade escorpio espresso eternity ethernet euphoria evanescence evangeli evangelion evergree everlast everques
-everquest everton1 evildead evolutio excalibu excalibur excellen explorer express1 f00tball f15eagle fabienne facefuck
-failsafe fairlane fakepass falstaff fandango fantasia fantasti fantasy1 fantomas farscape fastball fastcars favorite2
-favorite6 fearless feathers feelgood fellatio ferrari1 fgtkmcby fhvfutljy fidelity finalfantasy fireball firebird
-fireblad fireblade firefigh firehawk fireman1 firestar firestorm firewall fishbone fishcake fisherma fisherman
-fishface fishhead fishing1 fishtank fivestar fkbyjxrf fktrcfylh fktrcfylhf fktyeirf flamengo flamingo flashman
-flathead flexible flipflop flipmode flipper1 florida1 flounder flowers1 flvbybcnhfnjh flyers88 football football1
-footlove fordf150 fordf250 fordf350 fordtruc foreplay foreskin forever1 forgetit formula1 forsaken foxylady francesc
-francis1 francisc frank123 frankie1 freckles fred1234 frederik freebird freedom1 freedom2 freefall freepass freeporn
-freeuser freewill freiheit frenchie friday13 friends1 friendster front242 frontier fruitbat fuck_inside fuckedup
-fuckface fuckhead fuckinside fuckme69 fuckmehard fuckoff1 fuckshit fuckthat fuckthis fuckyeah fuckyou1 fuckyou2
-fujifilm fullback fullmoon funstuff funtimes fussball futurama futyn007 fuzzball fyfcnfcbz fyfnjkbq fynjybyf fyutkbyf
-fyutkjxtr gabriel1 gabriell galeries gallaries gamecock gamecube gameover gandalf1 gangbang gangbanged gangster
-ganjaman gannibal garfield gargoyle gateway1 gateway2 gatorade gbgbcmrf gbhfvblf geibcnbr general1 genesis1 georgia1
-geraldin germany1 geronimo gesperrt getmoney gfgfvfvf gfhjkm12 gfhjkm123 gfhjkmgfhjkm ghbdtn123 ghbdtnbr ghbdtndctv
-ghbdtnrfrltkf ghblehjr ghbywtccf ghhh47hj7649 ghjcnbnenrf ghjcnjgfhjkm ghjcnjnfr ghjdthrf ghjnjnbg ghjuhfvvf
-ghostrider gianluca gigabyte ginscoot girfriend giveitup gizmodo1 gladiato gladiator glendale glennwei glenwood
-gn56gn56 gobigred godbless godfathe godfather godsmack godspeed godzilla gogators goldeney goldeneye goldfing goldfish
-goldrush goldstar goldwing golfball golfclub good123654 goodfell goodgirl goodison goodlife goodluck goodtime goodyear
-goofball gooseman gordon24 gorillaz gotigers gotohell gotyoass grandpri grapeape graywolf greatone greatsex
-greedisgood green123 greenbay greenday greenman greentea gregory1 greyhoun greywolf groupd2013 gsxr1000 gtnhjdbx
-guardian guesswho guillaum guillerm guinness gulliver gymnastic hairball halflife hallo123 hallowee handball handyman
-hannibal hannover happines happy123 happyday happydog happyman hardball hardcock hardcore harddick hardrock hardwood
-hardwork harrypotter hatteras hattrick hawaii50 hawaiian hawkeye1 hawkeyes hawkwind hawthorn hayabusa hd764nw5d7e1vb1
-headless headshot heather1 heather2 hedgehog heineken heinlein hellfire hello123 hellohel hellokitty hellsing hellyeah
-hercules herewego hermione hernande hershey1 hetfield highbury highheel highland highlander highlife hillbill hillside
-hitman47 hogwarts holiday1 hollywoo holyshit homebrew homemade homepage homer123 hondacbr honeybee honeybun honeydew
-hongkong honolulu hooligan hoosiers hooters1 hornyguy hornyman horseman horsemen hotbabes hotchick hotgirls hotpussy
-hotstuff hounddog housewife housewifes houston1 htubcnhfwbz hugetits hugoboss hulkster hunter12 hurrican huskers1
-hyperion ibilltes icecream icehouse idontkno idontknow ignatius ihateyou ijrjkflrf ilikepie ilikesex illmatic illusion
-ilovegod iloveporn ilovepussy ilovesex iloveyou iloveyou1 iloveyou2 ilya1234 immortal impalass implants imtheman
-india123 infiniti infinity insertion insertions insomnia inspiron interacial intercourse internet intrepid intruder
-inuyasha invictus ireland1 irishman ironhors ironmaiden ironman1 islander istanbul istheman italiano iverson3
-j3qq4h7h2v jackass1 jackson1 jackson5 jakester jamaica1 james007 james123 jamesbon jamesbond january1 japanees
-jasmine1 jason123 jayhawks jbond007 jediknig jeepster jefferso jeffrey1 jellybea jellybean jennifer1 jessica1 jessica2
-jesus123 jesus777 jiggaman johannes johncena johndeer johngalt johnson1 jordan23 josephin joystick junkmail jupiter1
-jupiter2 jurassic just4fun justdoit justice1 justinbieber juventus kakashka kamasutra kamikadze kamikaze kangaroo
-karolina katarina katerina kawasaki kazanova kazantip kcchiefs kcj9wx5n kenneth1 kennwort kenworth kevin123 keyboard
-keystone kfcnjxrf kickflip kicksass kikimora killbill killer12 killer123 killzone kingfish kingkong kingston kissmyas
-kissmyass kittycat kittykat kjrjvjnbd kleopatra klondike knickerless knickers knockers knuckles komputer konstantin
-kordell1 koroleva krasotka kristen1 kristin1 krokodil l58jkdjp! labrador lacrimosa lacrosse ladybird laetitia lagwagon
-lakers24 lakeside lakewood lalakers lambchop lamborghini lancaste lancelot landrove lapochka laracroft laserjet
-lasttime lasvegas lavalamp leavemealone lebowski lebron23 leedsutd left4dead lemmings lemonade lenochka leonidas
-lesbians letmein1 letmein2 letmeinn letmesee letsdoit letsfuck letsplay lfitymrf libertad liberty1 lifehack lifeisgood
-lighthou lightnin lightning lilwayne limewire lincoln1 lindsay1 lindsey1 lineage2 lionhear lionheart lionking littlema
-livelife liverpoo liverpool liverpool1 livewire ljxtymrf lockdown lockerroom logitech loglatin lokomotiv lol12345
-lollipop lollypop lonesome lonestar lonewolf longdong longhair longhorn longhorns longjohn longshot losangel
-losangeles lotus123 love1234 lovehate lovelife loveme89 loverboy loverman loveyou2 lowrider lucky123 luckydog luckyone
-ludacris lunchbox luscious luv2epus macaroni macdaddy macgyver machoman macintos macintosh mackenzi madagaskar
-madala11 maddison madison1 madonna1 magellan magic123 magician magicman mahalkita mailcreated5240 majestic makaveli
-makeitso maksimka mallorca mallrats mamacita mamapapa mamochka manager1 manchest manchester mandarin mandingo mandolin
-mandrake manhatta mannheim manunited maradona marajade marathon marauder marcello marcius2 margarit marijuan marijuana
-mariners marines1 marino13 mariposa marishka marketin marlboro marseill marseille maryjane masamune maserati mash4077
-master12 master123 masterbaiting masterbate masterbating masterkey mastermi mastermind masturbation matchbox matthew1
-matthias maurizio maurolarastefy maverick maximilian maximus1 maxpayne maxpower maxwell1 mazafaka mazda323 mazda626
-mazdarx7 meandyou meatball meathead meatloaf mechanic megadeth megapass megatron melanie1 melissa1 meowmeow mephisto
-mercedes mercury1 meridian mersedes metallic metallica metallica1 michael1 michael2 michele1 michelle1 michigan
-microlab microphone microsof microsoft midnight mike1234 milamber milhouse milkyway millenium millwall minecraft
-minimoni minnesot miranda1 mischief misfit99 misiaczek mississi mistress mobydick modelsne mojojojo molly123 mollydog
-momsanaladventure monalisa money123 moneyman mongoose monique1 monkey11 monkey12 monkey123 monkey69 monkeybo monkeyboy
-monkeyma monkeyman monolith monopoly monster1 montana1 montecar montecarlo monterey montgom240 montreal montrose
-moonbeam moonligh moonlight moonshin moonshine morozova morpheus morrowind mortgage morticia mortimer motdepasse
-motherfu motherlode motocros motocross motorcyc motorola mountain mudvayne muffdive multiplelo munchkin mushroom
-music123 musicman mustang1 mustang2 mustang5 mustang6 mustang8 mustang9 mustangs myfriend mynameis mypasswo mypassword
-mysecret myspace1 myxworld nadezhda nancy123 nascar24 nastenka natalie1 natascha natasha1 natedogg nathanie naughty1
-nautilus navigato navigator navyseal nbuhtyjr ncc1701a ncc1701d ncc1701e ncc74656 nebraska needforspeed nemesis1
-nemrac58 netscape nevermin nevermind nevermor nevermore newcastl neworder newpass1 newpass6 newport1 newproject2004
-newstart newyork1 nicetits nightmar nightowl nightwin nightwish nineball nineinch nintendo nirvana1 nocturne nokia123
-nokia5130 nokia5230 nokia5530 nokia5800 nokia6233 nokia6300 nokian73 noname123 nonmembe nopassword normandy nosferatu
-nostromo notebook nothing1 notredam nounours novifarm novikova nthvbyfnjh ntktdbpjh nuttertools nwo4life nygiants
-nyyankee oblivion obsidian october1 omegared onepiece open1234 opendoor operator optimist optiplex outsider overkill
-overlord p0015123 p0o9i8u7 p455w0rd p4ssw0rd p@ssw0rd pa55w0rd pa55word packard1 packers1 paintbal paintball pakistan
-paladin1 pallmall palmtree panasoni panasonic pandora1 panorama pantera1 panther1 panthers panties1 pantyhos pantyhose
-papabear papamama paperino papillon paradigm paradise paramedi paramore parlament parsifal partizan pasadena pass1234
-passcode passmast passport passthie passw0rd passwerd passwor1 password password01 password1 password11 password12
-password123 password2 password3 password9 password99 passwords passwort patches1 pathfind pathfinder patrick1 patriots
-patrizia patterso pavement pavilion payton34 peaceout peaches1 pearljam peekaboo pegasus1 penetrating penetration
-penguin1 penguins pennstat pennywis penthous pepsi123 peregrin perfect1 pertinant peterbil peternorth peterpan
-petrovich phaedrus phantom1 pharmacy phialpha philippe phillies phoenix1 phoenix2 pianoman pictuers piercing pimpdadd
-pimpdaddy pimpster pineappl pineapple pinetree pingpong pinkfloy pinkfloyd pinnacle pipeline pippen33 piramida
-pitchers pizzahut pizzaman plastics platinum platypus playball playboy1 playboy2 playmate playstat playstation
-playtime plymouth poiuytrewq pokemon1 pokemon123 polaroid polniypizdec0211 pontiac1 poohbear pool6123 poontang
-poophead popcorn1 porkchop pornking pornographic pornpass pornstar porsche1 porsche9 porsche911 portland portugal
+cowboyup crazybab crazyman creative creepers crescent cricket1 crjhgbjy crocodil crusader crystal1 culinary cutiepie
+cvbhyjdf cxfcnkbdfz cyclones cygnusx1 cynthia1 daedalus dagobert daisydog dallas22 dangerou daniel12 dannyboy daredevi
+daredevil darkange darkangel darklord darkness darkside darkstar darthvad darthvader david123 davidoff daydream
+dbrnjhbz deadhead deadpool deadspin death666 deathnote deathrow deborah1 deepblue deerhunt defender deftones delpiero
+demon666 derparol designer desperado destiny1 detectiv detroit1 deutschland devil666 devildog devilman devilmaycry
+dfcbkbcf dfktynby dfktynbyf dhjnvytyjub diamante diamond1 diamonds dietcoke digital1 dilbert1 dilligaf dillweed
+dima1995 dingdong dinosaur dipstick dirtbike dirtydog discover dkflbckfd dkflbvbh dkflbvbhjdbx dkflbvbhjdyf doberman
+dodgeram dodgers1 doggydog doghouse dogpound dolemite dolphin1 dolphins domainlock2005 domenico dominika dominion
+dominiqu dontknow doomsday doorknob dortmund doughboy douglas1 downhill dragon01 dragon11 dragon12 dragon123 dragon13
+dragon69 dragonba dragonball dragonballz dragonfl dragonfly dragrace dragster dreamcas dreamcast dreamer1 drjynfrnt
+dropdead dropkick drowssap drpepper drummer1 dthjybrf dtkjcbgtl dtxyjcnm ducati99 duckhunt duracell dutchess dutchman
+dynamite earnhard earthlin earthlink eastside eastwood eclipse1 edinburg eggplant eightbal einstein ekaterina elbereth
+elcamino eldiablo eldorado electric electron element1 elephant eleven11 elisabet elizabet elizaveta elvis123 emmitt22
+enforcer engineer england1 enter123 enternow enterpri enterprise envision ericsson escalade escorpio espresso eternity
+ethernet euphoria evanescence evangeli evangelion evergree everlast everques everquest everton1 evildead evolutio
+excalibu excalibur excellen explorer express1 f00tball f15eagle fabienne failsafe fairlane fakepass falstaff fandango
+fantasia fantasti fantasy1 fantomas farscape fastball fastcars favorite2 favorite6 fearless feathers feelgood ferrari1
+fgtkmcby fhvfutljy fidelity finalfantasy fireball firebird fireblad fireblade firefigh firehawk fireman1 firestar
+firestorm firewall fishbone fishcake fisherma fisherman fishface fishhead fishing1 fishtank fivestar fkbyjxrf
+fktrcfylh fktrcfylhf fktyeirf flamengo flamingo flashman flathead flexible flipflop flipmode flipper1 florida1
+flounder flowers1 flvbybcnhfnjh flyers88 football football1 footlove fordf150 fordf250 fordf350 fordtruc foreplay
+forever1 forgetit formula1 forsaken foxylady francesc francis1 francisc frank123 frankie1 freckles fred1234 frederik
+freebird freedom1 freedom2 freefall freepass freeuser freewill freiheit frenchie friday13 friends1 friendster front242
+frontier fruitbat fujifilm fullback fullmoon funstuff funtimes fussball futurama futyn007 fuzzball fyfcnfcbz fyfnjkbq
+fynjybyf fyutkbyf fyutkjxtr gabriel1 gabriell galeries gallaries gamecube gameover gandalf1 gangbang gangbanged
+gangster ganjaman gannibal garfield gargoyle gateway1 gateway2 gatorade gbgbcmrf gbhfvblf geibcnbr general1 genesis1
+georgia1 geraldin germany1 geronimo gesperrt getmoney gfgfvfvf gfhjkm12 gfhjkm123 gfhjkmgfhjkm ghbdtn123 ghbdtnbr
+ghbdtndctv ghbdtnrfrltkf ghblehjr ghbywtccf ghhh47hj7649 ghjcnbnenrf ghjcnjgfhjkm ghjcnjnfr ghjdthrf ghjnjnbg
+ghjuhfvvf ghostrider gianluca gigabyte ginscoot girfriend giveitup gizmodo1 gladiato gladiator glendale glennwei
+glenwood gn56gn56 gobigred godbless godfathe godfather godsmack godspeed godzilla gogators goldeney goldeneye goldfing
+goldfish goldrush goldstar goldwing golfball golfclub good123654 goodfell goodgirl goodison goodlife goodluck goodtime
+goodyear goofball gooseman gordon24 gorillaz gotigers gotohell gotyoass grandpri graywolf greatone greedisgood
+green123 greenbay greenday greenman greentea gregory1 greyhoun greywolf groupd2013 gsxr1000 gtnhjdbx guardian guesswho
+guillaum guillerm guinness gulliver gymnastic hairball halflife hallo123 hallowee handball handyman hannibal hannover
+happines happy123 happyday happydog happyman hardball hardcore hardrock hardwood hardwork harrypotter hatteras
+hattrick hawaii50 hawaiian hawkeye1 hawkeyes hawkwind hawthorn hayabusa hd764nw5d7e1vb1 headless headshot heather1
+heather2 hedgehog heineken heinlein hellfire hello123 hellohel hellokitty hellsing hellyeah hercules herewego hermione
+hernande hershey1 hetfield highbury highheel highland highlander highlife hillbill hillside hitman47 hogwarts holiday1
+hollywoo homebrew homemade homepage homer123 hondacbr honeybee honeybun honeydew hongkong honolulu hooligan hoosiers
+hooters1 horseman hotbabes hotchick hotgirls hotstuff hounddog housewife housewifes houston1 htubcnhfwbz hugoboss
+hulkster hunter12 hurrican huskers1 hyperion ibilltes icecream icehouse idontkno idontknow ignatius ihateyou ijrjkflrf
+ilikepie illmatic illusion ilovegod iloveyou iloveyou1 iloveyou2 ilya1234 immortal impalass implants imtheman india123
+infiniti infinity insertion insertions insomnia inspiron interacial intercourse internet intrepid intruder inuyasha
+invictus ireland1 irishman ironhors ironmaiden ironman1 islander istanbul istheman italiano iverson3 j3qq4h7h2v
+jackass1 jackson1 jackson5 jakester jamaica1 james007 james123 jamesbon jamesbond january1 japanees jasmine1 jason123
+jayhawks jbond007 jediknig jeepster jefferso jeffrey1 jellybea jellybean jennifer1 jessica1 jessica2 jesus123 jesus777
+jiggaman johannes johncena johndeer johngalt johnson1 jordan23 josephin joystick junkmail jupiter1 jupiter2 jurassic
+just4fun justdoit justice1 justinbieber juventus kakashka kamasutra kamikadze kamikaze kangaroo karolina katarina
+katerina kawasaki kazanova kazantip kcchiefs kcj9wx5n kenneth1 kennwort kenworth kevin123 keyboard keystone kfcnjxrf
+kickflip kicksass kikimora killbill killer12 killer123 killzone kingfish kingkong kingston kissmyas kissmyass kittycat
+kittykat kjrjvjnbd kleopatra klondike knickerless knickers knockers knuckles komputer konstantin kordell1 koroleva
+krasotka kristen1 kristin1 krokodil l58jkdjp! labrador lacrimosa lacrosse ladybird laetitia lagwagon lakers24 lakeside
+lakewood lalakers lambchop lamborghini lancaste lancelot landrove lapochka laracroft laserjet lasttime lasvegas
+lavalamp leavemealone lebowski lebron23 leedsutd left4dead lemmings lemonade lenochka leonidas lesbians letmein1
+letmein2 letmeinn letmesee letsdoit letsplay lfitymrf libertad liberty1 lifehack lifeisgood lighthou lightnin
+lightning lilwayne limewire lincoln1 lindsay1 lindsey1 lineage2 lionhear lionheart lionking littlema livelife liverpoo
+liverpool liverpool1 livewire ljxtymrf lockdown lockerroom logitech loglatin lokomotiv lol12345 lollipop lollypop
+lonesome lonestar lonewolf longdong longhair longhorn longhorns longjohn longshot losangel losangeles lotus123
+love1234 lovehate lovelife loveme89 loverboy loverman loveyou2 lowrider lucky123 luckydog luckyone ludacris lunchbox
+luscious luv2epus macaroni macdaddy macgyver machoman macintos macintosh mackenzi madagaskar madala11 maddison
+madison1 madonna1 magellan magic123 magician magicman mahalkita mailcreated5240 majestic makaveli makeitso maksimka
+mallorca mallrats mamacita mamapapa mamochka manager1 manchest manchester mandarin mandingo mandolin mandrake manhatta
+mannheim manunited maradona marajade marathon marauder marcello marcius2 margarit marijuan marijuana mariners marines1
+marino13 mariposa marishka marketin marlboro marseill marseille maryjane masamune maserati mash4077 master12 master123
+masterkey mastermi mastermind matchbox matthew1 matthias maurizio maurolarastefy maverick maximilian maximus1 maxpayne
+maxpower maxwell1 mazafaka mazda323 mazda626 mazdarx7 meandyou meatball meathead meatloaf mechanic megadeth megapass
+megatron melanie1 melissa1 meowmeow mephisto mercedes mercury1 meridian mersedes metallic metallica metallica1
+michael1 michael2 michele1 michelle1 michigan microlab microphone microsof microsoft midnight mike1234 milamber
+milhouse milkyway millenium millwall minecraft minimoni minnesot miranda1 mischief misfit99 misiaczek mississi
+mistress modelsne mojojojo molly123 mollydog monalisa money123 moneyman mongoose monique1 monkey11 monkey12 monkey123
+monkey69 monkeybo monkeyboy monkeyma monkeyman monolith monopoly monster1 montana1 montecar montecarlo monterey
+montgom240 montreal montrose moonbeam moonligh moonlight moonshin moonshine morozova morpheus morrowind mortgage
+morticia mortimer motdepasse motherfu motherlode motocros motocross motorcyc motorola mountain mudvayne multiplelo
+munchkin mushroom music123 musicman mustang1 mustang2 mustang5 mustang6 mustang8 mustang9 mustangs myfriend mynameis
+mypasswo mypassword mysecret myspace1 myxworld nadezhda nancy123 nascar24 nastenka natalie1 natascha natasha1 natedogg
+nathanie naughty1 nautilus navigato navigator navyseal nbuhtyjr ncc1701a ncc1701d ncc1701e ncc74656 nebraska
+needforspeed nemesis1 nemrac58 netscape nevermin nevermind nevermor nevermore newcastl neworder newpass1 newpass6
+newport1 newproject2004 newstart newyork1 nightmar nightowl nightwin nightwish nineball nineinch nintendo nirvana1
+nocturne nokia123 nokia5130 nokia5230 nokia5530 nokia5800 nokia6233 nokia6300 nokian73 noname123 nonmembe nopassword
+normandy nosferatu nostromo notebook nothing1 notredam nounours novifarm novikova nthvbyfnjh ntktdbpjh nuttertools
+nwo4life nygiants nyyankee oblivion obsidian october1 omegared onepiece open1234 opendoor operator optimist optiplex
+outsider overkill overlord p0015123 p0o9i8u7 p455w0rd p4ssw0rd p@ssw0rd pa55w0rd pa55word packard1 packers1 paintbal
+paintball pakistan paladin1 pallmall palmtree panasoni panasonic pandora1 panorama pantera1 panther1 panthers panties1
+pantyhos pantyhose papabear papamama paperino papillon paradigm paradise paramedi paramore parlament parsifal partizan
+pasadena pass1234 passcode passmast passport passthie passw0rd passwerd passwor1 password password01 password1
+password11 password12 password123 password2 password3 password9 password99 passwords passwort patches1 pathfind
+pathfinder patrick1 patriots patrizia patterso pavement pavilion payton34 peaceout peaches1 pearljam peekaboo pegasus1
+penguin1 penguins pennstat pennywis pepsi123 peregrin perfect1 pertinant peterbil peternorth peterpan petrovich
+phaedrus phantom1 pharmacy phialpha philippe phillies phoenix1 phoenix2 pianoman pictuers piercing pineappl pineapple
+pinetree pingpong pinkfloy pinkfloyd pinnacle pipeline pippen33 piramida pitchers pizzahut pizzaman plastics platinum
+platypus playball playmate playstat playstation playtime plymouth poiuytrewq pokemon1 pokemon123 polaroid
+polniypizdec0211 pontiac1 poohbear pool6123 poontang popcorn1 porkchop porsche1 porsche9 porsche911 portland portugal
 poseidon power123 powerman preacher precious predator prelude1 presario presiden princesa princess princess1 princessa
-princeto pringles priscill private1 priyanka pufunga7782 pumpkin1 pumpkins punisher punkrock puppydog pussy123
-pussy4me pussycat pussyeat pussylover pussyman pyramid1 pyramids q1234567 q123456789 q1q2q3q4 q1q2q3q4q5 q1w2e3r4
-q1w2e3r4t5 q1w2e3r4t5y6 q2w3e4r5 qawsedrf qawsedrftg qaz12345 qaz123wsx qazwsx12 qazwsx123 qazwsxed qazwsxedc
-qazwsxedc1 qazwsxedc123 qazwsxedcrfv qazwsxedcrfvtgb qazxsw12 qazxsw123 qazxswedc qq123456 quant4307s qw123456
-qwaszx12 qwe123qwe qweasd123 qweasdzx qweasdzxc qweasdzxc123 qwedsazxc qwer1234 qwerasdf qwerasdfzxcv qwert123
-qwert12345 qwerty11 qwerty12 qwerty123 qwerty1234 qwerty12345 qwerty123456 qwerty13 qwerty77 qwerty777 qwerty78
-qwerty99 qwertyui qwertyuio qwertyuiop r2d2c3p0 r2d2c3po r4e3w2q1 radiohea radiohead ragnarok raiders1 rainbow1
-rainbow6 rainbows raindrop rainyday raistlin rammstei rammstein ramstein rangers1 rapunzel rasputin rastaman raymond1
-rb26dett rdfhnbhf realmadrid rebbyt34 rebecca1 reckless redalert redbaron reddevil reddwarf redheads redlight redneck1
-redskins redstorm redwings reloaded remingto renegade rerfhtre revival47 revoluti revolver rfgbnjirf rfhfvtkmrf
-rfhfylfi rfhlbyfk rfhnjirf rfnthbyf rfntymrf rfvfcenhf rhbcnbyf rhfcfdbwf rhfcjnrf rhjrjlbk rhtdtlrj riccardo richard1
-rickster riffraff rightnow riverrat riversid rjhjktdf rjirfrgbde rjycnfynby rktjgfnhf roadkill roadking roadrunn
-roadrunner roadster robinhood robotech robotics rockford rockhard rocknrol rocknroll rockstar rocky123 rolltide
-romanova romashka ronaldinho roosters rootbeer rootedit rosebud1 rosewood rsalinas rt6ytere runescape rush2112
-rushmore russell1 russian7 rustydog saab9000 sabrina1 sailboat salamander salasana saltydog salvator samadams samantha
-samantha1 sammy123 sammydog samsung1 sandiego sandman1 sandrine sanity72 santacru sapphire sarajevo saratoga sasha123
-sasha_007 satan666 satellit sausages saxophon scarface scheisse schnuffi scirocco scoobydo scoobydoo scooter1 scorpio1
-scorpion scorpions scotland scrabble scrapper screamer screwyou seahawks seahorse sealteam seattle1 sebastia sebastie
-security seductive segblue2 seinfeld seminole semperfi senators sentinel sephirot sephiroth septembe seraphim serenity
-sergbest sersolution service1 sevenof9 sexsexse sexybabe sexybitch sexygirl sexylady sexymama sfgiants shadow01
-shadow12 shamrock shaney14 shannon1 sheepdog sherlock shevchenko shinigami shitface shitfuck shithead shotokan
-showtime shredder sidekick sidewind sigmachi silverad silverado simpsons singapor sinister sithlord sixtynin sk8ordie
-skateboard skeeter1 skinhead skipper1 skittles skorpion skydiver skywalke skywalker slamdunk slapnuts slapshot
-slimshad slimshady slipknot slippery slowhand smackdow smackdown smartass smashing smeghead smirnoff smirnova smoke420
-smokedog smoothie snakeman snapshot sneakers snickers snoopdog snoopdogg snowball snowbird snowboar snowboard snowflak
-snowflake snowman1 snuggles soccer10 soccer11 soccer12 soccer13 socrates softball softtail software sojdlg123aljg
-sokolova solitude solnishko songbird sonyericsson sonyfuck sonyvaio sooners1 sopranos soso123aljg soulmate southpar
-southpark southpaw southside spaceman spanking sparhawk sparkles spartan1 spartan117 spartans special1 specialk
-spectrum spencer1 spiderma spiderman spiderman1 spitfire splatter splinter spongebo spongebob sprinter sprocket
-squerting squirrel srinivas stallion stamford stanislav stanley1 starbuck starbucks starcraf starcraft stardust
-starfire starfish stargate starligh starlight starlite starship start123 startrek starwars starwars1 steelers stephani
-stephen1 stewart1 stickman stigmata stiletto stinger1 stingray stocking stonecol stonecold stonewal stoppedby stranger
-stratfor strawber strawberry streaming stripper sublime1 submarin success1 suckcock suckdick suckmydick summer12
-summer69 summer99 summertime sundance sunderla sundevil sunflowe sunflower sunlight sunnyday sunshine sunshine1
-super123 superbow superfly superman superman1 supernov supernova supersonic supersta superstar surveyor survivor
-svetlana swallows sweetass sweetnes sweetness sweetpea swimming swingers swinging swordfis swordfish sylveste
-syncmaster syracuse tacobell taekwondo tailgate takamine talisman tamerlan tampabay tangerin tarheels tazmania
-teacher1 teamwork technics tecumseh teddybea teddybear telephon temppass temptress tenerife tennesse tequiero terminat
+princeto pringles priscill private1 priyanka pufunga7782 pumpkin1 pumpkins punisher punkrock puppydog pyramid1
+pyramids q1234567 q123456789 q1q2q3q4 q1q2q3q4q5 q1w2e3r4 q1w2e3r4t5 q1w2e3r4t5y6 q2w3e4r5 qawsedrf qawsedrftg
+qaz12345 qaz123wsx qazwsx12 qazwsx123 qazwsxed qazwsxedc qazwsxedc1 qazwsxedc123 qazwsxedcrfv qazwsxedcrfvtgb qazxsw12
+qazxsw123 qazxswedc qq123456 quant4307s qw123456 qwaszx12 qwe123qwe qweasd123 qweasdzx qweasdzxc qweasdzxc123
+qwedsazxc qwer1234 qwerasdf qwerasdfzxcv qwert123 qwert12345 qwerty11 qwerty12 qwerty123 qwerty1234 qwerty12345
+qwerty123456 qwerty13 qwerty77 qwerty777 qwerty78 qwerty99 qwertyui qwertyuio qwertyuiop r2d2c3p0 r2d2c3po r4e3w2q1
+radiohea radiohead ragnarok raiders1 rainbow1 rainbow6 rainbows raindrop rainyday raistlin rammstei rammstein ramstein
+rangers1 rapunzel rasputin rastaman raymond1 rb26dett rdfhnbhf realmadrid rebbyt34 rebecca1 reckless redalert redbaron
+reddevil reddwarf redheads redlight redneck1 redskins redstorm redwings reloaded remingto renegade rerfhtre revival47
+revoluti revolver rfgbnjirf rfhfvtkmrf rfhfylfi rfhlbyfk rfhnjirf rfnthbyf rfntymrf rfvfcenhf rhbcnbyf rhfcfdbwf
+rhfcjnrf rhjrjlbk rhtdtlrj riccardo richard1 rickster riffraff rightnow riverrat riversid rjhjktdf rjirfrgbde
+rjycnfynby rktjgfnhf roadkill roadking roadrunn roadrunner roadster robinhood robotech robotics rockford rockhard
+rocknrol rocknroll rockstar rocky123 rolltide romanova romashka ronaldinho roosters rootbeer rootedit rosebud1
+rosewood rsalinas rt6ytere runescape rush2112 rushmore russell1 russian7 rustydog saab9000 sabrina1 sailboat
+salamander salasana saltydog salvator samadams samantha samantha1 sammy123 sammydog samsung1 sandiego sandman1
+sandrine sanity72 santacru sapphire sarajevo saratoga sasha123 sasha_007 satan666 satellit sausages saxophon scarface
+scheisse schnuffi scirocco scoobydo scoobydoo scooter1 scorpio1 scorpion scorpions scotland scrabble scrapper screamer
+screwyou seahawks seahorse sealteam seattle1 sebastia sebastie security seductive segblue2 seinfeld seminole semperfi
+senators sentinel sephirot sephiroth septembe seraphim serenity sergbest sersolution service1 sevenof9 sfgiants
+shadow01 shadow12 shamrock shaney14 shannon1 sheepdog sherlock shevchenko shinigami shotokan showtime shredder
+sidekick sidewind sigmachi silverad silverado simpsons singapor sinister sithlord sixtynin sk8ordie skateboard
+skeeter1 skipper1 skittles skorpion skydiver skywalke skywalker slamdunk slapshot slimshad slimshady slipknot slippery
+slowhand smackdow smackdown smashing smeghead smirnoff smirnova smoke420 smokedog smoothie snakeman snapshot sneakers
+snickers snoopdog snoopdogg snowball snowbird snowboar snowboard snowflak snowflake snowman1 snuggles soccer10
+soccer11 soccer12 soccer13 socrates softball softtail software sojdlg123aljg sokolova solitude solnishko songbird
+sonyericsson sonyvaio sooners1 sopranos soso123aljg soulmate southpar southpark southpaw southside spaceman sparhawk
+sparkles spartan1 spartan117 spartans special1 specialk spectrum spencer1 spiderma spiderman spiderman1 spitfire
+splatter splinter spongebo spongebob sprinter sprocket squerting squirrel srinivas stallion stamford stanislav
+stanley1 starbuck starbucks starcraf starcraft stardust starfire starfish stargate starligh starlight starlite
+starship start123 startrek starwars starwars1 steelers stephani stephen1 stewart1 stickman stigmata stiletto stinger1
+stingray stocking stonecol stonecold stonewal stoppedby stranger stratfor strawber strawberry streaming sublime1
+submarin success1 summer12 summer69 summer99 summertime sundance sunderla sundevil sunflowe sunflower sunlight
+sunnyday sunshine sunshine1 super123 superbow superfly superman superman1 supernov supernova supersonic supersta
+superstar surveyor survivor svetlana swallows sweetnes sweetness sweetpea swimming swinging swordfis swordfish
+sylveste syncmaster syracuse tacobell taekwondo tailgate takamine talisman tamerlan tampabay tangerin tarheels
+tazmania teacher1 teamwork technics teddybea teddybear telephon temppass temptress tenerife tennesse tequiero terminat
 terminator terrapin terriers test1234 testibil testing1 testpass thailand thanatos thankyou thebeast theclash thedoors
-theforce thegreat therock1 thesaint thething thetruth thirteen thisisit threesom thuglife thumbnils thumper1 thunder1
-thunderb tiberian tiberius tickling ticklish ticktock tiffany1 tiger123 tigercat timelord timothy1 timoxa94 tinkerbe
-tinkerbell titanium titleist tkbpfdtnf tokiohotel tomahawk tommyboy tomservo tonyhawk tooltime toonarmy topolino
-topsecre topsecret toriamos tortoise tottenha tottenham toulouse trailers transexual translator traveler treasure
-treefrog trfnthbyf triangle trinitro trinitron trinity1 triplets trojans1 trombone trooper1 trouble1 trousers trucker1
-trucking trueblue truelove truffles trumpet1 trustno1 tryagain tunafish turkey50 twilight ufhvjybz uhbujhbq ultimate
-ultraman umbrella uncencored underdog undertak undertaker undertow unicorn1 universa universi ursitesux username
-usmarine usmc0311 usuckballz1 utahjazz vacation vagabond valentin valentina valeriya valhalla valkyrie valleywa
-vampire1 vancouve vanessa1 vanguard vanhalen vaseline vasilisa vauxhall vegas123 vendetta verbatim veronika verygood
-vfhbyjxrf vfhnsirf vfhufhbnf vfitymrf vflfufcrfh vfnbkmlf vfntvfnbrf vfpfafrf vfrcbvrf vfvfgfgf vfylfhby victory1
-viewsoni viewsonic vikings1 viktoria viktoriya vincent1 violator violetta vipergts virginie vivitron vjqgfhjkm
-vkontakte vladimir vladislav vodafone volkodav volkswag volkswagen volleyba voyager1 vqsablpzla vsjasnel12 wachtwoord
-waffenss wanderer wapapapa warcraft warcraft3 wareagle warhamme warhammer warrior1 warriors washingt waterboy waterfal
-waterloo watermelon waterpolo waterski wdtnjxtr weare138 webhompas webmaste webmaster websol76 websolutions wednesda
-welcome1 welcome2 wellhung wellingt werewolf westside westwood wetpussy wg8e3wjf whatever whiplash whiskers whistler
-whiteboy whiteout whitesox whocares whoknows wildbill wildcard wildcats wildfire wildwood william1 william2 winchest
-windmill windows1 windsurf wingchun wingzero winston1 winter99 wishbone wolfgang wolfpack wolverin wolverine wonderboy
-wonderfu woodland woodstoc woodstock woodwork woofwoof wordpass worldcup wp2003wp wrangler wrestlin wrinkle1 wrinkles
-x72jhhu3z yamahar1 yamahar6 yankees1 yankees2 yaroslav yeahbaby yesterda yfcntymrf yfnfitymrf yjdsqgfhjkm yogibear
-yorktown yosemite youandme yourmama ytngfhjkz z1x2c3v4 z1x2c3v4b5 zachary1 zanzibar zaq12345 zaq12wsx zaq1xsw2
-zaqwsxcde zaqxswcde zeppelin zerocool zildjian zolushka zxasqw12 zxcasdqwe zxcasdqwe123 zxcv1234 zxcvasdf zxcvb123
-zxcvb12345 zxcvbnm1 zxcvbnm123 zxcvvcxz zz8807zpl
-""".split()
-)
+theforce thegreat therock1 thesaint thething thetruth thirteen thisisit thuglife thumbnils thumper1 thunder1 thunderb
+tiberian tiberius tickling ticklish ticktock tiffany1 tiger123 tigercat timelord timothy1 timoxa94 tinkerbe tinkerbell
+titanium titleist tkbpfdtnf tokiohotel tomahawk tommyboy tomservo tonyhawk tooltime toonarmy topolino topsecre
+topsecret toriamos tortoise tottenha tottenham toulouse trailers translator traveler treasure treefrog trfnthbyf
+triangle trinitro trinitron trinity1 triplets trojans1 trombone trooper1 trouble1 trousers trucker1 trucking trueblue
+truelove truffles trumpet1 trustno1 tryagain tunafish turkey50 twilight ufhvjybz uhbujhbq ultimate ultraman umbrella
+uncencored underdog undertak undertaker undertow unicorn1 universa universi ursitesux username usmarine usmc0311
+utahjazz vacation vagabond valentin valentina valeriya valhalla valkyrie valleywa vampire1 vancouve vanessa1 vanguard
+vanhalen vaseline vasilisa vauxhall vegas123 vendetta verbatim veronika verygood vfhbyjxrf vfhnsirf vfhufhbnf vfitymrf
+vflfufcrfh vfnbkmlf vfntvfnbrf vfpfafrf vfrcbvrf vfvfgfgf vfylfhby victory1 viewsoni viewsonic vikings1 viktoria
+viktoriya vincent1 violator violetta vipergts virginie vivitron vjqgfhjkm vkontakte vladimir vladislav vodafone
+volkodav volkswag volkswagen volleyba voyager1 vqsablpzla vsjasnel12 wachtwoord wanderer wapapapa warcraft warcraft3
+wareagle warhamme warhammer warrior1 warriors washingt waterboy waterfal waterloo watermelon waterpolo waterski
+wdtnjxtr weare138 webhompas webmaste webmaster websol76 websolutions wednesda welcome1 welcome2 wellhung wellingt
+werewolf westside westwood wg8e3wjf whatever whiplash whiskers whistler whiteboy whiteout whitesox whocares whoknows
+wildbill wildcard wildcats wildfire wildwood william1 william2 winchest windmill windows1 windsurf wingchun wingzero
+winston1 winter99 wishbone wolfgang wolfpack wolverin wolverine wonderboy wonderfu woodland woodstoc woodstock
+woodwork woofwoof wordpass worldcup wp2003wp wrangler wrestlin wrinkle1 wrinkles x72jhhu3z yamahar1 yamahar6 yankees1
+yankees2 yaroslav yeahbaby yesterda yfcntymrf yfnfitymrf yjdsqgfhjkm yogibear yorktown yosemite youandme yourmama
+ytngfhjkz z1x2c3v4 z1x2c3v4b5 zachary1 zanzibar zaq12345 zaq12wsx zaq1xsw2 zaqwsxcde zaqxswcde zeppelin zerocool
+zildjian zolushka zxasqw12 zxcasdqwe zxcasdqwe123 zxcv1234 zxcvasdf zxcvb123 zxcvb12345 zxcvbnm1 zxcvbnm123 zxcvvcxz
+zz8807zpl
+"""
+COMMON_PASSWORDS = frozenset(COMMON_PASSWORDS_TEXT.split())
 
 
 def scrypt_hash(password: str, salt: bytes, log_n: int, r: int, p: int, length: int = 32) -> bytes:
@@ -4847,6 +4853,7 @@ def verify_password(password: str, kept: str) -> bool:
 def check_new_password(password: str, name: str, field: str) -> None:
     """Raise Invalid for a password that is too short or long, or among the first that one would try."""
     message = ""
+    password = unicodedata.normalize("NFKC", password)  # as it is hashed
     if not 8 <= len(password) <= 128:
         message = f"must have 8 to 128 characters, not {len(password)}"
     elif password.casefold() in COMMON_PASSWORDS:
@@ -5064,10 +5071,16 @@ class SessionCookies:
         """The secret in a request's cookie, empty if the signature is not ours; None if there is no cookie."""
         name = self.name(request)
         morsel = request.cookies.get(name)
-        if morsel is None or not morsel.value:
+        if morsel is None or not morsel.value or self._is_from_any_site(request):
             return None
         value = tornado.web.decode_signed_value(self.keys(), name, morsel.value, SESSION_LIFETIME / DAY, min_version=2)
         return value.decode(errors="replace") if value else ""
+
+    def _is_from_any_site(self, request: tornado.httputil.HTTPServerRequest) -> bool:
+        """Whether a page asks that only the `*` in CORS_ORIGINS lets in: cookies are not for it."""
+        config = self._config
+        known = (None, f"{request.protocol}://{request.host}", config.public_url, *config.cors_origins)
+        return "*" in config.cors_origins and request.headers.get("Origin") not in known
 
     def value(self, request: tornado.httputil.HTTPServerRequest, secret: str) -> str:
         """What a cookie that carries this secret has for its value."""
@@ -5116,7 +5129,7 @@ class Authenticator:
     """Tells who is asking: the embedder's answer, a token, a session, or whoever uses this machine."""
 
     def __init__(self, config: Config, get_user: GetUser | None, services: "Services", cookies: SessionCookies):
-        self._auth, self._origins, self._get_user = config.auth, config.cors_origins, get_user
+        self._auth, self._get_user = config.auth, get_user
         self._store, self._accounts, self._cookies = services.todos.store, services.feed.accounts, cookies
 
     @property
@@ -5140,7 +5153,7 @@ class Authenticator:
         if secret is not None:
             # Never anything else in its place: what a page of another site sends with a token is let through.
             return await self._from_credential(secret, "token", "link") or self._refuse_token()
-        secret = None if self._is_from_any_site(request) else self._cookies.read(request)
+        secret = self._cookies.read(request)
         if secret is not None:
             # Nor in the place of a session that has ended: what its user still had to write is not another's.
             return await self._from_credential(secret, "session")
@@ -5161,12 +5174,6 @@ class Authenticator:
     @staticmethod
     def _refuse_token() -> Caller:
         raise Unauthorized("This token or link is not good, or no longer.")
-
-    def _is_from_any_site(self, request: tornado.httputil.HTTPServerRequest) -> bool:
-        """Whether a page asks that only the `*` in CORS_ORIGINS lets in: cookies are not for it."""
-        origin = request.headers.get("Origin")
-        ours = f"{request.protocol}://{request.host}"
-        return "*" in self._origins and origin not in (None, ours) and origin not in self._origins
 
 
 # ==== handlers: may call service and auth =======================================================
@@ -5372,9 +5379,9 @@ class APIHandler(BaseHandler):
     async def admit(self) -> None:
         await super().admit()
         # A form of another site can send no JSON, so that not even where there is nothing to be said it gets in.
-        if self.takes_json and self.request.method not in ("GET", "HEAD", "OPTIONS"):
-            if self.request.headers.get("Content-Type"):
-                self._check_media_type()
+        writes = self.request.method not in ("GET", "HEAD", "OPTIONS")
+        if writes and self.takes_json and self.request.headers.get("Content-Type"):
+            self._check_media_type()
 
     async def prepare(self) -> None:
         self._body = bytearray()
@@ -6112,11 +6119,10 @@ class ExportHandler(APIHandler):
         self.write(b"]")
 
     async def _todos(self) -> AsyncIterator[list[Todo]]:
-        for deleted in (False, True):
-            page = Page("created_at", limit=1000)
-            while todos := await self.queries.todos(TodoFilter(deleted=deleted), page, OWNER):
-                yield self.show_all(todos)
-                page = page._replace(after=(milliseconds(todos[-1].created_at), todos[-1].id))
+        after = ""
+        while todos := await self.queries.own_todos(after, 1000):
+            yield self.show_all(todos)
+            after = todos[-1].id
 
     async def _documents(self) -> AsyncIterator[list[dict]]:
         store, after = self.services.documents, ""
