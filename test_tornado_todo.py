@@ -59,6 +59,7 @@ MODULE = HERE / "tornado_todo.py"
 README = HERE / "README.md"
 ENV_EXAMPLE = HERE / ".env.example"
 MEMORY = {"DATABASE_URL": "sqlite://"}
+FRONT = {"FRONT": os.environ.get("TEST_FRONT", "tornado")}  # uvicorn runs the suite with the other front
 UTC = tornado_todo.EPOCH.tzinfo
 NO_ID = "00000000-0000-7000-8000-000000000000"
 UNVERIFIED = ssl._create_unverified_context()  # the certificates of the tests are their own
@@ -135,7 +136,7 @@ class Client:
 @contextlib.contextmanager
 def serving(settings=MEMORY, **options):
     """A running server, and a client of it."""
-    with tornado_todo.running(settings, **options) as url, contextlib.closing(Client(url)) as client:
+    with tornado_todo.running({**FRONT, **settings}, **options) as url, contextlib.closing(Client(url)) as client:
         yield client
 
 
@@ -559,6 +560,7 @@ DEFAULTS = {
     "WEATHER_PLACE": "",
     "TRASH_DAYS": 30,
     "WORKERS": 1,
+    "FRONT": "tornado",
     "MAX_CONNECTIONS": 4000,
     "LOG_LEVEL": "info",
     "LOG_FORMAT": "text",
@@ -776,7 +778,7 @@ def test_the_module_has_the_banners_of_its_map():
     text = MODULE.read_text(encoding="utf-8")
     banners = re.findall(r"^# ==== ([a-z ]+): ", text, re.MULTILINE)
     mapped = re.findall(r"^    ([a-z]+(?: [a-z]+)?)   +\S", tornado_todo.__doc__, re.MULTILINE)
-    assert banners == mapped and len(banners) == 12
+    assert banners == mapped and len(banners) == 13
 
 
 def test_nothing_on_the_module_level_changes_when_an_app_runs():

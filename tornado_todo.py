@@ -20,6 +20,7 @@ The map. A line of code calls only upwards, so the file reads from top to bottom
     live updates    who listens, and what committed since
     service         the only writer: validate, store, publish; and what opens and closes it all
     auth            who is asking
+    asgi            a request of an ASGI server, as a connection that Tornado's handlers write to
     handlers        parse, one call of the service, write
     page            the HTML, CSS and JavaScript that people see
     assembly        routes(), make_app(), lifespan(), running()
@@ -90,7 +91,10 @@ import tornado.websocket
 from msgspec import UNSET, Meta, UnsetType
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Misconfigured", "SETTINGS", "TodoError", "lifespan", "main", "make_app", "running"]
+__all__ = [
+    *("Config", "Misconfigured", "SETTINGS", "TodoError"),
+    *("asgi_app", "lifespan", "main", "make_app", "running"),
+]
 
 LOG = logging.getLogger("tornado_todo")
 ACCESS_LOG = logging.getLogger("tornado_todo.access")
@@ -305,6 +309,7 @@ SETTINGS = (
     Setting("WEATHER_PLACE", "", str, "name of the place, if the weather server does not give it"),
     Setting("TRASH_DAYS", "30", parse_days, "days after which the trash is emptied for good"),
     Setting("WORKERS", "1", parse_workers, "processes that share the port; more than one needs REDIS_URL"),
+    Setting("FRONT", "tornado", parse_choice("tornado", "uvicorn"), "what speaks HTTP: tornado, or the faster uvicorn"),
     Setting("MAX_CONNECTIONS", "4000", parse_connections, "of each process; past it the one idle longest is closed"),
     Setting("LOG_LEVEL", "info", parse_choice("debug", "info", "warning", "error"), "debug, info, warning or error"),
     Setting("LOG_FORMAT", "text", parse_choice("text", "json"), "text, or json: one object a line"),
@@ -338,6 +343,7 @@ class Config:
     weather_place: str
     trash_days: int
     workers: int
+    front: str
     max_connections: int
     log_level: str
     log_format: str
@@ -5176,7 +5182,190 @@ class Authenticator:
         raise Unauthorized("This token or link is not good, or no longer.")
 
 
-# ==== handlers: may call service and auth =======================================================
+# ==== asgi: calls nothing; a request of an ASGI server, as a connection that Tornado's handlers write to =========
+
+
+class ASGIConnection(tornado.httputil.HTTPConnection):
+    """One request of an ASGI server (ASGI 3.0), on the seams that Tornado documents for connections of other kinds."""
+
+    def __init__(self, scope: dict, receive: Callable, send: Callable):
+        self.scope, self._receive, self.send = scope, receive, send
+        self.is_socket = scope["type"] == "websocket"
+        # HTTPServerRequest reads both from its connection's context.
+        self.context = self
+        self.remote_ip = (scope.get("client") or ("0.0.0.0",))[0]
+        self.protocol = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+        self._outgoing: collections.deque[tuple[dict, asyncio.Future]] = collections.deque()
+        self._more: asyncio.Future | None = None
+        self._is_finished = False
+        self._body_seconds: float | None = None
+
+    async def respond(self, app: tornado.httputil.HTTPServerConnectionDelegate) -> None:
+        """Have the app answer the request."""
+        delegate = app.start_request(self, self)
+        try:
+            ready = delegate.headers_received(*self._head())
+            if ready is not None:
+                await ready
+            if self.is_socket:
+                await self._receive()  # that it connects
+                delegate.finish()
+            else:
+                await self._read_body(delegate)
+        except tornado.httputil.HTTPInputError:
+            self._refuse(400)
+        except TimeoutError:
+            delegate.on_connection_close()
+            self._refuse(408)
+        await self._send_all()
+
+    def _head(self) -> tuple[tornado.httputil.RequestStartLine, tornado.httputil.HTTPHeaders]:
+        scope, headers = self.scope, tornado.httputil.HTTPHeaders()
+        for name, value in scope["headers"]:
+            headers.add(name.decode("latin-1"), value.decode("latin-1"))
+        if self.is_socket:  # over HTTP/2 there is neither
+            headers["Upgrade"], headers["Connection"] = "websocket", "Upgrade"
+        target = (scope.get("raw_path") or urllib.parse.quote(scope["path"]).encode()).decode("latin-1")
+        if scope["query_string"]:
+            target += "?" + scope["query_string"].decode("latin-1")
+        return tornado.httputil.RequestStartLine(scope.get("method", "GET"), target, "HTTP/1.1"), headers
+
+    async def _read_body(self, delegate: tornado.httputil.HTTPMessageDelegate) -> None:
+        async with asyncio.timeout(self._body_seconds):
+            while not self._is_finished:
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    delegate.on_connection_close()
+                    self._is_finished = True
+                    return
+                if message.get("body"):
+                    await (delegate.data_received(message["body"]) or asyncio.sleep(0))
+                if not message.get("more_body"):
+                    delegate.finish()
+                    return
+
+    def _refuse(self, status: int) -> None:
+        if not self._is_finished:
+            start_line = tornado.httputil.ResponseStartLine("", status, "")
+            self.write_headers(start_line, tornado.httputil.HTTPHeaders({"Content-Length": "0", "Connection": "close"}))
+            self.finish()
+
+    async def _send_all(self) -> None:
+        """Send what the handler writes, at the pace at which the client takes it."""
+        while True:
+            while self._outgoing:
+                message, sent = self._outgoing.popleft()
+                await self.send(message)
+                if not sent.done():
+                    sent.set_result(None)
+            if self._is_finished:
+                return
+            self._more = asyncio.get_running_loop().create_future()
+            await self._more
+
+    def _queue(self, kind: str, **message: Any) -> asyncio.Future:
+        sent = asyncio.get_running_loop().create_future()
+        if not self.is_socket:
+            self._outgoing.append(({"type": f"http.response.{kind}", **message}, sent))
+        elif "websocket.http.response" in (self.scope.get("extensions") or {}):
+            self._outgoing.append(({"type": f"websocket.http.response.{kind}", **message}, sent))
+        elif kind == "start":  # the server has no other words for a refusal
+            self._outgoing.append(({"type": "websocket.close", "code": 1008}, sent))
+        self._wake()
+        return sent
+
+    def _wake(self) -> None:
+        if self._more and not self._more.done():
+            self._more.set_result(None)
+
+    # ---- what handlers call
+
+    def write_headers(self, start_line: Any, headers: Any, chunk: bytes | None = None) -> asyncio.Future:
+        """Begin the answer. The future is done when all of it has been taken."""
+        pairs = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.get_all()]
+        sent = self._queue("start", status=start_line.code, headers=pairs)
+        return self.write(chunk) if chunk else sent
+
+    def write(self, chunk: bytes) -> asyncio.Future:
+        """Send a piece of the body."""
+        return self._queue("body", body=chunk, more_body=True)
+
+    def finish(self) -> None:
+        """Say that nothing more comes."""
+        if self._outgoing and self._outgoing[-1][0].get("more_body"):
+            self._outgoing[-1][0]["more_body"] = False
+        else:
+            self._queue("body", body=b"", more_body=False)
+        self._is_finished = True
+        self._wake()
+
+    def set_close_callback(self, callback: Callable | None) -> None:
+        """Who has gone is found out when something is sent."""
+
+    def set_max_body_size(self, most: int) -> None:
+        """Handlers bound what they keep themselves."""
+
+    def set_body_timeout(self, seconds: float) -> None:
+        """Set how long the body may take."""
+        self._body_seconds = seconds
+
+    async def serve_socket(self, handler: tornado.websocket.WebSocketHandler) -> None:
+        """Accept a WebSocket, and give the handler what comes until it is closed."""
+        subprotocol = handler.select_subprotocol(self.scope.get("subprotocols") or [])
+        await self.send({"type": "websocket.accept", "subprotocol": subprotocol})
+        handler.set_status(101)
+        handler.open()
+        message: dict = {}
+        try:
+            while (message := await self._receive())["type"] == "websocket.receive":
+                handler.on_message(message.get("text") or message.get("bytes") or "")
+        finally:
+            handler.on_ws_connection_close(message.get("code"), message.get("reason"))
+            self._outgoing.clear()
+            self._is_finished = True
+            self._wake()
+
+
+class ASGISocket(tornado.websocket.WebSocketProtocol):
+    """The WebSocket of an ASGI server, as the protocol that a Tornado handler speaks. The server pings and frames."""
+
+    selected_subprotocol = None
+
+    def __init__(self, handler: tornado.websocket.WebSocketHandler, connection: ASGIConnection):
+        super().__init__(handler)
+        self._connection = connection
+        self._is_closing = False
+
+    async def accept_connection(self, handler: tornado.websocket.WebSocketHandler) -> None:
+        """Serve the socket until it is closed."""
+        await self._connection.serve_socket(handler)
+
+    def write_message(self, message: str | bytes, binary: bool = False) -> asyncio.Future:
+        """Send a message; the future is done when it has been taken."""
+        content = {"bytes": message} if binary else {"text": message}
+        return asyncio.ensure_future(self._connection.send({"type": "websocket.send", **content}))
+
+    def close(self, code: int | None = None, reason: str | None = None) -> None:
+        """Close the socket."""
+        if not self._is_closing:
+            self._is_closing = True
+            closing = {"type": "websocket.close", "code": code or 1000, "reason": reason or ""}
+            asyncio.ensure_future(self._connection.send(closing))
+
+    def is_closing(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self._is_closing
+
+    def write_ping(self, data: bytes) -> None:
+        """The server pings."""
+
+    start_pinging = set_nodelay = _process_server_headers = write_ping
+
+    async def _receive_frame_loop(self) -> None:
+        """The server takes the frames."""
+
+
+# ==== handlers: may call service, auth and asgi =======================================================
 
 BODY_SECONDS = 15  # that a client has to send the body of a request
 IDLE_SECONDS = 10  # that a connection may take to send the headers of a request
@@ -5730,6 +5919,13 @@ class EventsHandler(BaseHandler, tornado.websocket.WebSocketHandler):
             raise UpgradeRequired("Use version 13 of the WebSocket protocol.", headers={"Sec-WebSocket-Version": "13"})
         if self.services.sockets >= self.settings["config"].max_connections:
             raise Unavailable("Too many sockets are open. Try again in a moment.")
+
+    def get_websocket_protocol(self) -> tornado.websocket.WebSocketProtocol | None:
+        """What speaks to the client: Tornado, or the ASGI server in front."""
+        connection = self.request.connection
+        return (
+            ASGISocket(self, connection) if isinstance(connection, ASGIConnection) else super().get_websocket_protocol()
+        )
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
         """`todo`, if it is offered: a page that sends a link's secret as another has to be answered with one."""
@@ -11389,12 +11585,68 @@ def room_for_connections(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else max(10, min(wanted, (soft - own) // 2))
 
 
+def asgi_app(app: tornado.web.Application) -> Callable:
+    """An app of `make_app` for ASGI servers, such as uvicorn, or to be mounted in FastAPI or Starlette.
+
+    Mount it at the prefix that the app was made with. Servers that speak the lifespan protocol open
+    and close its stores; otherwise the first request opens them.
+    """
+    services: Services = app.settings["services"]
+
+    async def answer(scope: dict, receive: Callable, send: Callable) -> None:
+        if scope["type"] != "lifespan":
+            await ASGIConnection(scope, receive, send).respond(app)
+            return
+        await receive()
+        try:
+            await services.open()
+        except (Misconfigured, Unavailable) as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await services.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    return answer
+
+
+@contextlib.asynccontextmanager
+async def uvicorn_listening(app: tornado.web.Application, sockets: list[socket.socket]) -> AsyncIterator[None]:
+    """Serve an app on bound sockets by uvicorn; at the end answer what was asked. Raises Misconfigured."""
+    uvicorn = driver("uvicorn", "FRONT", "fast")
+    front = uvicorn.Config(
+        asgi_app(app),
+        **{"lifespan": "off", "log_config": None, "access_log": False, "proxy_headers": False},
+        **{"server_header": False, "date_header": False, "timeout_keep_alive": IDLE_SECONDS},
+        **{"ws_max_size": 1024, "timeout_graceful_shutdown": 5, "backlog": 2048},
+    )
+    # Signals are for whoever runs the app.
+    server = type("Front", (uvicorn.Server,), {"capture_signals": lambda self: contextlib.nullcontext()})(front)
+    serving = asyncio.ensure_future(server.serve(sockets))
+    try:
+        while not (server.started or serving.done()):
+            await asyncio.sleep(0.005)
+        yield
+    finally:
+        app.settings["services"].hub.close()
+        server.should_exit = True
+        await serving
+
+
 @contextlib.asynccontextmanager
 async def listening(
     app: tornado.web.Application, sockets: list[socket.socket], most: int | None = None
 ) -> AsyncIterator[None]:
     """Serve an app on bound sockets; at the end answer what was asked, then close its stores."""
     services: Services = app.settings["services"]
+    if app.settings["config"].front == "uvicorn":
+        try:
+            async with uvicorn_listening(app, sockets):
+                yield
+        finally:
+            await services.close()
+        return
     server = Server(
         app,
         most=most or app.settings["config"].max_connections,
@@ -11785,6 +12037,20 @@ def run_workers(count: int, work: Callable[[], int]) -> int:
     return exit_code
 
 
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """A loop of uvloop's if that is installed, since it is faster, otherwise asyncio's own."""
+    try:
+        return importlib.import_module("uvloop").new_event_loop()
+    except ImportError:
+        return asyncio.new_event_loop()
+
+
+def run_loop(coroutine: Coroutine) -> Any:
+    """Run a coroutine to its end in a loop of its own."""
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(coroutine)
+
+
 def report_errors(run: Callable[[], int | None]) -> int:
     """Run a command; print what keeps it from running as one line. Gives the exit code."""
     try:
@@ -11852,14 +12118,14 @@ def serve_command(argv: Sequence[str]) -> int:
         print("Press Ctrl+C to stop.", flush=True)
 
     if config.workers == 1:
-        asyncio.run(serve(app, sockets, announce))
+        run_loop(serve(app, sockets, announce))
         return 0
     asyncio.run(open_and_close(app.settings["services"]))  # what is wrong is said once, not by every worker
     announce()
     parent = os.getpid()
 
     def work() -> int:  # with an app of its own: connections and locks must not be shared across a fork
-        return report_errors(lambda: asyncio.run(serve(make_app(environ), sockets, parent=parent)))
+        return report_errors(lambda: run_loop(serve(make_app(environ), sockets, parent=parent)))
 
     return run_workers(config.workers, work)
 
