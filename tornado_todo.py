@@ -6536,7 +6536,7 @@ class PrefixHandler(APIHandler):
 # ==== page: calls nothing; HTML is a Tornado template, CSS and JavaScript go out as they stand =====
 
 PAGE_HTML = r"""<!DOCTYPE html>
-<html lang="en" data-base="{{ base }}" data-weather="{{ weather }}">
+<html lang="en" class="is-starting" data-base="{{ base }}" data-weather="{{ weather }}">
 <head>
 <meta charset="utf-8">
 <title>Inbox · tornado_todo</title>
@@ -6620,6 +6620,22 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <circle cx="15" cy="8" r="2.5"/>
     <circle cx="9" cy="16" r="2.5"/>
   </symbol>
+  <symbol id="icon-person" viewBox="0 0 24 24">
+    <circle cx="12" cy="8.2" r="3.7"/>
+    <path d="M4.8 19.5c.7-3.6 3.5-5.6 7.2-5.6s6.5 2 7.2 5.6"/>
+  </symbol>
+  <symbol id="icon-people" viewBox="0 0 24 24">
+    <circle cx="9" cy="8.6" r="3.2"/>
+    <path d="M3 18.5c.5-3.1 2.8-4.9 6-4.9s5.5 1.8 6 4.9M15.2 5.7a3.2 3.2 0 0 1 0 5.8
+      M17.3 14c2 .7 3.3 2.2 3.7 4.5"/>
+  </symbol>
+  <symbol id="icon-share" viewBox="0 0 24 24">
+    <circle cx="9.5" cy="8.6" r="3.2"/>
+    <path d="M3.5 18.5c.5-3.1 2.8-4.9 6-4.9s5.5 1.8 6 4.9M18.5 6.5v6M15.5 9.5h6"/>
+  </symbol>
+  <symbol id="icon-leave" viewBox="0 0 24 24">
+    <path d="M13.5 5H7a1.5 1.5 0 0 0-1.5 1.5v11A1.5 1.5 0 0 0 7 19h6.5M10.5 12H20M16.5 8.5 20 12l-3.5 3.5"/>
+  </symbol>
 </svg>
 
 <button class="skip" type="button">Skip to the new to-do box</button>
@@ -6641,6 +6657,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
     </button>
     <input class="new-list" type="text" aria-label="Name of the new list" placeholder="Name, then Enter"
            maxlength="500" autocomplete="off" dir="auto" hidden>
+    <h2 class="sidebar-heading shared-heading" hidden>Shared with me</h2>
+    <ul class="shared-lists"></ul>
     <div class="sidebar-foot">
       <a class="place trash-link" href="#/trash">
         <svg class="icon" aria-hidden="true"><use href="#icon-trash"/></svg>
@@ -6649,6 +6667,14 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <button class="place help-button" type="button">
         <svg class="icon" aria-hidden="true"><use href="#icon-help"/></svg>
         <span class="place-name">Shortcuts</span><kbd>?</kbd>
+      </button>
+      <button class="place account-button" type="button" aria-haspopup="dialog" hidden>
+        <svg class="icon" aria-hidden="true"><use href="#icon-person"/></svg>
+        <span class="hidden-words">Account of </span><span class="place-name account-name" dir="auto"></span>
+      </button>
+      <button class="place sign-in-button" type="button" hidden>
+        <svg class="icon" aria-hidden="true"><use href="#icon-person"/></svg>
+        <span class="place-name">Sign in</span>
       </button>
     </div>
   </nav>
@@ -6676,19 +6702,29 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <section class="todoapp" aria-labelledby="view-title">
       <header class="header">
         <div class="title-row">
-          <h1 id="view-title" dir="auto">Inbox</h1>
+          <h1 id="view-title" dir="auto" tabindex="-1">Inbox</h1>
           <input class="rename-list" type="text" aria-label="Name of this list" autocomplete="off" dir="auto"
                  maxlength="500" hidden>
           <div class="list-tools" hidden>
+            <button class="icon-button share-button" type="button" aria-label="Share this list" title="Share"
+                    aria-haspopup="dialog" hidden>
+              <svg class="icon" aria-hidden="true"><use href="#icon-share"/></svg>
+            </button>
             <button class="icon-button rename-list-button" type="button" aria-label="Rename this list">
               <svg class="icon" aria-hidden="true"><use href="#icon-pencil"/></svg>
             </button>
             <button class="icon-button delete-list-button" type="button" aria-label="Delete this list">
               <svg class="icon" aria-hidden="true"><use href="#icon-trash"/></svg>
             </button>
+            <button class="icon-button leave-button" type="button" aria-label="Leave this list"
+                    title="Leave this list" hidden>
+              <svg class="icon" aria-hidden="true"><use href="#icon-leave"/></svg>
+            </button>
           </div>
           <button class="quiet-button empty-trash" type="button" hidden>Empty trash</button>
         </div>
+        <p class="share-note" hidden><span class="share-words" dir="auto"></span>
+          <a class="own-lists" href="#/" hidden>Back to my lists</a></p>
         <progress class="progress" max="1" value="0" aria-label="Completed" hidden></progress>
         <div class="composer">
           <svg class="icon composer-plus" aria-hidden="true"><use href="#icon-plus"/></svg>
@@ -6786,6 +6822,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
       </button>
     </header>
     <div class="detail-body">
+      <p class="share-note detail-note" dir="auto" hidden></p>
       <textarea class="detail-title" rows="1" aria-label="Title" dir="auto" enterkeyhint="done"></textarea>
       <div class="field">
         <label for="detail-notes">Notes</label>
@@ -6841,6 +6878,184 @@ PAGE_HTML = r"""<!DOCTYPE html>
 
 <div class="toasts" role="region" aria-label="Messages" aria-live="polite"></div>
 <p class="announcer" role="status" aria-live="polite"></p>
+
+<section class="gate" aria-labelledby="gate-title" hidden>
+  <div class="gate-card">
+    <div class="brand">
+      <svg class="icon brand-mark" aria-hidden="true"><use href="#icon-funnel"/></svg>
+      <span class="brand-name">tornado<span class="brand-tail">todo</span></span>
+    </div>
+    <h2 id="gate-title">Sign in</h2>
+    <p class="gate-words" hidden></p>
+    <p class="gate-warning" hidden>This connection isn’t encrypted: on its way, a password can be read by
+      others. Sign in over https if you can.</p>
+    <form class="form sign-in-form" method="post" novalidate>
+      <div class="field">
+        <label for="sign-in-name">Name</label>
+        <input id="sign-in-name" name="name" type="text" autocomplete="username" autocapitalize="none"
+               spellcheck="false" dir="auto" maxlength="64" required>
+      </div>
+      <div class="field">
+        <label for="sign-in-password">Password</label>
+        <input id="sign-in-password" name="password" type="password" autocomplete="current-password" required>
+      </div>
+      <p class="said" role="status"></p>
+      <button class="solid-button" type="submit">Sign in</button>
+    </form>
+    <form class="form sign-up-form" method="post" novalidate hidden>
+      <div class="field">
+        <label for="sign-up-name">Name</label>
+        <input id="sign-up-name" name="name" type="text" autocomplete="username" autocapitalize="none"
+               spellcheck="false" dir="auto" maxlength="64" aria-describedby="sign-up-name-hint" required>
+        <p class="hint" id="sign-up-name-hint">Letters, digits and . _ - @ +</p>
+      </div>
+      <div class="field">
+        <label for="sign-up-password">Password</label>
+        <input id="sign-up-password" name="password" type="password" autocomplete="new-password"
+               aria-describedby="sign-up-password-hint" required>
+        <p class="hint" id="sign-up-password-hint">At least 8 characters</p>
+      </div>
+      <div class="field invite-field">
+        <label for="sign-up-invite">Invitation</label>
+        <input id="sign-up-invite" name="invite" type="text" autocomplete="off" autocapitalize="none"
+               spellcheck="false">
+      </div>
+      <p class="said" role="status"></p>
+      <button class="solid-button" type="submit">Make the account</button>
+    </form>
+    <p class="gate-foot"><span class="gate-hint"></span>
+      <button class="link-button gate-switch" type="button">Make an account</button>
+      <button class="link-button gate-back" type="button" hidden>Go on without signing in</button></p>
+  </div>
+</section>
+
+<dialog class="dialog wide account" aria-labelledby="account-title">
+  <div class="dialog-head">
+    <h2 id="account-title"><span class="hidden-words">Account of </span><span class="account-name"
+      dir="auto"></span></h2>
+    <button class="icon-button dialog-close" type="button" aria-label="Close">
+      <svg class="icon" aria-hidden="true"><use href="#icon-close"/></svg>
+    </button>
+  </div>
+  <p class="said" role="status"></p>
+  <details class="part sessions-part" name="account-part">
+    <summary>Where you are signed in</summary>
+    <ul class="entries session-entries"></ul>
+    <p class="part-acts">
+      <button class="quiet-button danger end-all" type="button">Sign out everywhere</button>
+    </p>
+  </details>
+  <details class="part tokens-part" name="account-part">
+    <summary>API tokens</summary>
+    <p class="part-text">With a token, a program acts in your name without knowing your password.</p>
+    <ul class="entries token-entries"></ul>
+    <div class="secret-place"></div>
+    <form class="form token-form" novalidate>
+      <div class="field">
+        <label for="token-name">Name of the new token</label>
+        <input id="token-name" name="name" type="text" placeholder="Backup script" autocomplete="off"
+               dir="auto" maxlength="100" required>
+      </div>
+      <div class="field-row">
+        <div class="field">
+          <label for="token-may">It may</label>
+          <select id="token-may" name="may">
+            <option value="read">read</option>
+            <option value="write">read and change</option>
+          </select>
+        </div>
+        <div class="field">
+          <label for="token-days">Days it is good for</label>
+          <input id="token-days" name="days" type="number" inputmode="numeric" min="1" max="366" value="90"
+                 required>
+        </div>
+      </div>
+      <button class="quiet-button" type="submit">Make a token</button>
+    </form>
+  </details>
+  <details class="part invites-part" name="account-part" hidden>
+    <summary>Invitations</summary>
+    <p class="part-text">Whoever has an invitation link can make one account. It is good for seven days.</p>
+    <ul class="entries invite-entries"></ul>
+    <div class="secret-place"></div>
+    <p class="part-acts">
+      <button class="quiet-button make-invite" type="button">Make an invitation</button>
+    </p>
+  </details>
+  <details class="part password-part" name="account-part">
+    <summary>Password</summary>
+    <form class="form password-form" method="post" novalidate>
+      <input class="account-username" name="username" type="text" autocomplete="username" aria-label="Name"
+             readonly hidden>
+      <div class="field">
+        <label for="old-password">Present password</label>
+        <input id="old-password" name="password" type="password" autocomplete="current-password" required>
+      </div>
+      <div class="field">
+        <label for="new-password">New password</label>
+        <input id="new-password" name="new_password" type="password" autocomplete="new-password"
+               aria-describedby="new-password-hint" required>
+        <p class="hint" id="new-password-hint">At least 8 characters. All other devices are signed out.</p>
+      </div>
+      <button class="quiet-button" type="submit">Change the password</button>
+    </form>
+  </details>
+  <details class="part data-part" name="account-part">
+    <summary>Your data</summary>
+    <p class="part-text">Everything you have here, in one file.</p>
+    <p class="part-acts"><a class="quiet-button export-link" href="{{ base }}/api/export" download>Download
+      everything</a></p>
+    <form class="form delete-form" method="post" novalidate>
+      <h3 class="part-title">Delete the account</h3>
+      <p class="part-text">The account goes with all its lists, to-dos, history, tokens and links, for you
+        and for everybody you share a list with. This can’t be undone, so download everything first.</p>
+      <input class="account-username" name="username" type="text" autocomplete="username" aria-label="Name"
+             readonly hidden>
+      <div class="field">
+        <label for="delete-password">Password</label>
+        <input id="delete-password" name="password" type="password" autocomplete="current-password" required>
+      </div>
+      <button class="quiet-button danger" type="submit">Delete the account</button>
+    </form>
+  </details>
+  <div class="dialog-buttons"><button class="solid-button sign-out" type="button">Sign out</button></div>
+</dialog>
+
+<dialog class="dialog wide share" aria-labelledby="share-title">
+  <div class="dialog-head">
+    <h2 id="share-title" dir="auto"></h2>
+    <button class="icon-button dialog-close" type="button" aria-label="Close">
+      <svg class="icon" aria-hidden="true"><use href="#icon-close"/></svg>
+    </button>
+  </div>
+  <p class="said" role="status"></p>
+  <h3 class="part-title">People</h3>
+  <ul class="entries member-entries"></ul>
+  <form class="form member-form" novalidate>
+    <div class="field-row">
+      <div class="field">
+        <label for="member-name">Share with</label>
+        <input id="member-name" name="name" type="text" placeholder="Their name here" autocomplete="off"
+               autocapitalize="none" spellcheck="false" dir="auto" maxlength="64" required>
+      </div>
+      <div class="field">
+        <label for="member-role">They can</label>
+        <select id="member-role" name="role">
+          <option value="viewer">read</option>
+          <option value="editor">change to-dos</option>
+        </select>
+      </div>
+      <button class="solid-button" type="submit">Share</button>
+    </div>
+  </form>
+  <div class="links-part">
+    <h3 class="part-title">Link to read</h3>
+    <p class="part-text">Whoever has the link can read this list, without an account, until you revoke it.</p>
+    <ul class="entries link-entries"></ul>
+    <div class="secret-place"></div>
+    <p class="part-acts"><button class="quiet-button make-link" type="button">Make a link</button></p>
+  </div>
+</dialog>
 
 <dialog class="dialog confirm" aria-labelledby="confirm-title">
   <h2 id="confirm-title"></h2>
@@ -7413,6 +7628,11 @@ kbd {
   align-items: center;
   gap: 0.25rem;
   min-height: 3.6rem;
+}
+
+/* It takes the focus only where there is no box for a new to-do, to read on from there. */
+.header h1:focus {
+  outline: none;
 }
 
 .header h1 {
@@ -8560,12 +8780,6 @@ li.open > .view > .details-button {
   background: var(--veil);
 }
 
-.dialog h2 {
-  font: 600 1.45rem/1.3 var(--serif);
-  letter-spacing: -0.01em;
-  overflow-wrap: anywhere;
-}
-
 .confirm-text {
   margin-top: 0.5rem;
   color: var(--ink-soft);
@@ -8610,6 +8824,404 @@ li.open > .view > .details-button {
 .no-script {
   padding: 2rem;
   text-align: center;
+}
+
+/* ---- Signing in ---- */
+
+/* Until it is known who is here there is nothing to show; a short wait shows better as none. */
+.is-starting .shell {
+  opacity: 0;
+}
+
+.gate-open body {
+  overflow: hidden;
+}
+
+.gate-open .skip {
+  display: none;
+}
+
+.gate {
+  position: fixed;
+  z-index: 60;
+  inset: 0;
+  display: grid;
+  padding: 1rem;
+  overflow-y: auto;
+  overscroll-behavior: contain;
+  background: var(--ground);
+}
+
+.gate-card {
+  width: min(25rem, 100%);
+  margin: auto;
+  padding: 2rem 2rem 1.5rem;
+  border-radius: 1.2rem;
+  background: var(--surface);
+  box-shadow: var(--shadow);
+  animation: rise var(--calm);
+}
+
+.gate .brand {
+  padding: 0;
+}
+
+.gate h2,
+.dialog h2 {
+  font: 600 1.45rem/1.3 var(--serif);
+  letter-spacing: -0.01em;
+  overflow-wrap: anywhere;
+}
+
+.gate-words {
+  margin-top: 0.4rem;
+  color: var(--ink-soft);
+}
+
+.gate-warning {
+  margin-top: 1rem;
+  padding: 0.6rem 0.9rem;
+  border-radius: 0.75rem;
+  background: var(--sun-wash);
+  color: var(--sun-ink);
+  font-size: 0.93rem;
+}
+
+.gate .solid-button {
+  justify-content: center;
+  width: 100%;
+  min-height: 2.75rem;
+}
+
+.gate-foot {
+  display: flex;
+  flex-wrap: wrap;
+  align-items: center;
+  column-gap: 0.4rem;
+  margin-top: 1.1rem;
+  color: var(--ink-soft);
+  font-size: 0.93rem;
+}
+
+.gate-back {
+  margin-left: auto;
+}
+
+.link-button,
+.own-lists {
+  min-height: 2.5rem;
+  color: var(--accent-deep);
+  text-decoration: underline;
+  text-decoration-color: var(--line-strong);
+  text-underline-offset: 0.25em;
+}
+
+.link-button:hover,
+.own-lists:hover {
+  text-decoration-color: currentColor;
+}
+
+/* ---- Forms in the sign-in view and in dialogs ---- */
+
+.form .field input,
+.form .field select {
+  display: block;
+  width: 100%;
+}
+
+.form > button[type='submit'] {
+  margin-top: 1.15rem;
+}
+
+.form .field [aria-invalid] {
+  border-color: var(--storm);
+}
+
+.field-row {
+  display: flex;
+  flex-wrap: wrap;
+  align-items: start;
+  gap: 0 0.75rem;
+}
+
+.field-row .field {
+  flex: 1 1 9rem;
+  min-width: 0;
+}
+
+/* Beside a field with a label the button stands as low as the field. */
+.field-row button {
+  margin-top: 2.9rem;
+}
+
+.password-box {
+  position: relative;
+}
+
+.form .password-box input {
+  padding-right: 4rem;
+}
+
+.show-password {
+  position: absolute;
+  top: 0;
+  right: 0;
+  min-height: 100%;
+  padding: 0 0.85rem;
+  border-radius: 0.6rem;
+  color: var(--accent-deep);
+  font-size: 0.9rem;
+}
+
+.hint,
+.complaint {
+  margin-top: 0.3rem;
+  color: var(--ink-soft);
+  font-size: 0.86rem;
+}
+
+.complaint {
+  color: var(--storm);
+  overflow-wrap: anywhere;
+}
+
+.said {
+  color: var(--ink-soft);
+  overflow-wrap: anywhere;
+}
+
+.said:not(:empty) {
+  margin-top: 0.9rem;
+  padding: 0.55rem 0.9rem;
+  border-radius: 0.75rem;
+  background: var(--accent-wash);
+  color: var(--accent-deep);
+  font-size: 0.93rem;
+}
+
+.said.bad:not(:empty) {
+  background: var(--storm-wash);
+  color: var(--storm);
+}
+
+/* What an act brought must be seen at the end of a long dialog, too. */
+.dialog > .said:not(:empty) {
+  position: sticky;
+  z-index: 1;
+  top: 0;
+}
+
+button:disabled {
+  cursor: default;
+  opacity: 0.6;
+}
+
+/* ---- Account and sharing ---- */
+
+.wide {
+  width: min(34rem, calc(100vw - 1.5rem));
+}
+
+.dialog-head {
+  display: flex;
+  align-items: start;
+  justify-content: space-between;
+  gap: 1rem;
+}
+
+.dialog-head .icon-button {
+  margin: -0.3rem -0.6rem 0 0;
+}
+
+.part {
+  border-bottom: 1px solid var(--line);
+}
+
+.said + .part {
+  margin-top: 0.8rem;
+}
+
+.part > summary {
+  padding: 0.85rem 0;
+  font-weight: 550;
+  cursor: pointer;
+}
+
+.part > summary::marker {
+  color: var(--line-strong);
+}
+
+.part[open] {
+  padding-bottom: 1.3rem;
+}
+
+.part-title {
+  margin: 1.5rem 0 0;
+  font-size: 1rem;
+  font-weight: 600;
+}
+
+.part-text {
+  margin-top: 0.2rem;
+  color: var(--ink-soft);
+  font-size: 0.93rem;
+}
+
+.part-acts {
+  margin-top: 0.9rem;
+}
+
+.part-acts a {
+  text-decoration: none;
+}
+
+.entries:not(:empty) {
+  margin-top: 0.6rem;
+}
+
+.entry {
+  display: flex;
+  flex-wrap: wrap;
+  align-items: center;
+  gap: 0.2rem 0.6rem;
+  min-height: 3.4rem;
+  padding: 0.4rem 0;
+}
+
+.entry + .entry {
+  border-top: 1px solid var(--line);
+}
+
+.entry .words {
+  flex: 1 1 9rem;
+  padding: 0;
+  overflow-wrap: anywhere;
+}
+
+.entry-name {
+  display: block;
+  line-height: 1.35;
+}
+
+.entry-mark {
+  margin-left: 0.25rem;
+  padding: 0.05rem 0.55rem;
+  border-radius: 99px;
+  background: var(--accent-wash);
+  color: var(--accent-deep);
+  font-size: 0.8rem;
+  white-space: nowrap;
+}
+
+.entry-note {
+  color: var(--ink-soft);
+  font-size: 0.86rem;
+}
+
+.role {
+  min-height: 2.5rem;
+  max-width: 100%;
+  padding: 0 0.4rem;
+  border: 1px solid var(--line);
+  border-radius: 0.6rem;
+  background: var(--ground);
+}
+
+.secret-place:not(:empty) {
+  margin-top: 0.9rem;
+  padding: 0.9rem;
+  border-radius: 0.75rem;
+  background: var(--sun-wash);
+  color: var(--sun-ink);
+  font-size: 0.93rem;
+}
+
+.secret-line {
+  display: flex;
+  gap: 0.5rem;
+  margin-top: 0.6rem;
+}
+
+.secret {
+  flex: 1;
+  min-width: 0;
+  min-height: 2.5rem;
+  padding: 0.3rem 0.7rem;
+  border: 1px solid var(--line-strong);
+  border-radius: 0.6rem;
+  background: var(--surface);
+  color: var(--ink);
+  font-family: ui-monospace, monospace;
+}
+
+.share-note {
+  margin-top: 0.4rem;
+  overflow-wrap: anywhere;
+  color: var(--ink-soft);
+  font-size: 0.95rem;
+}
+
+.own-lists {
+  display: inline-block;
+  padding: 0.2rem 0;
+}
+
+.place-shared .icon {
+  width: 1.05rem;
+  height: 1.05rem;
+  vertical-align: middle;
+}
+
+/* What is only to be read keeps its look, but nothing of it offers to be changed. */
+.locked .toggle {
+  cursor: default;
+  opacity: 0.55;
+}
+
+.locked .toggle:hover:not(:checked)::before {
+  border-color: var(--line-strong);
+  background: var(--surface);
+}
+
+.sortable .locked .grip {
+  display: none;
+}
+
+.detail.locked .detail-title:hover,
+.detail.locked .field textarea:hover {
+  border-color: transparent;
+}
+
+.detail.locked .due-inputs input {
+  opacity: 1;
+}
+
+.detail.locked .priorities input {
+  cursor: default;
+}
+
+.detail.locked .quick-due,
+.detail.locked .field:has(> .tag-editor > .detail-tags:empty) {
+  display: none;
+}
+
+.history-when {
+  color: var(--ink-soft);
+  font-size: 0.85rem;
+}
+
+/* A link is to one list, and there is nowhere else to go from it. */
+.is-link .shell {
+  grid-template-columns: minmax(0, 1fr);
+}
+
+.is-link .sidebar,
+.is-link .open-drawer {
+  display: none;
+}
+
+.is-link .toasts {
+  left: 0;
 }
 
 /* ---- Room for the details beside the list; below that they lie over it ---- */
@@ -8676,6 +9288,15 @@ li.open > .view > .details-button {
 @media (max-width: 599px) {
   :root {
     --gutter: 1rem;
+  }
+  .gate-card {
+    padding: 1.6rem 1.3rem 1.2rem;
+  }
+  .dialog.wide {
+    padding: 1.3rem;
+  }
+  .field-row button {
+    margin-top: 1rem;
   }
   .top-bar {
     flex-wrap: wrap;
@@ -8850,6 +9471,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const REQUEST_PATIENCE = 20000;
   const LONGEST_RETRY = 30000;
   const REFUSALS_BEFORE_GIVING_UP = 3;
+  const SIGNED_OUT = 4401; // the code that the server closes a socket with
   const WEATHER_INTERVAL = 15 * 60 * 1000;
   const PRIORITIES = ['None', 'Low', 'Medium', 'High'];
   const isApple = /Mac|iPhone|iPad/.test(navigator.platform);
@@ -8939,6 +9561,16 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const lengthOf = text => [...text].length;
   const oneLine = text => text.replace(/\s*[\r\n]+\s*/g, ' ').trim();
   const quoted = title => `“${lengthOf(title) > 42 ? `${[...title].slice(0, 40).join('')}…` : title}”`;
+
+  // Where the composer isn't, the title is the place to begin from.
+  function focusStart() {
+    const isThere = !find('.composer').hidden;
+    find(isThere ? '.new-todo' : 'h1').focus({ preventScroll: true });
+  }
+
+  // The box of a to-do that is only to be read takes no focus; its details do.
+  const rowFocus = row => find('.toggle:enabled, .details-button', row);
+
   const isTextField = node =>
     node instanceof HTMLElement &&
     node.matches('textarea, select, input:not([type=checkbox], [type=radio], [type=button])');
@@ -8982,12 +9614,20 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   };
   const rows = new Map();
 
+  // A link's address holds its secret behind the #, which no request shows to anybody on the way.
+  const linkOf = hash => /^#\/link\/([\w.~-]+)/.exec(hash)?.[1] ?? null;
+  const inviteOf = hash => /^#\/sign-up\/([\w.~-]+)/.exec(hash)?.[1] ?? null;
+
+  // Who is here. A page never changes its user or its link: for another one it is loaded anew.
+  const access = { session: null, link: linkOf(location.hash), hasForgotten: false, leaving: false };
+
   const inbox = () => state.lists.find(list => list.inbox);
   const listById = id => state.lists.find(list => list.id === id);
   const isTrash = () => state.view.kind === 'trash';
 
   function currentList() {
     if (state.view.kind !== 'list') return null;
+    if (access.link) return state.lists[0] ?? null;
     return state.view.list === null ? inbox() : listById(state.view.list);
   }
 
@@ -8995,7 +9635,27 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const titles = { all: 'Everything', today: 'Today', trash: 'Trash' };
     if (titles[state.view.kind]) return titles[state.view.kind];
     if (currentList()) return currentList().title;
-    return state.view.list === null ? 'Inbox' : 'List';
+    return state.view.list === null && !access.link ? 'Inbox' : 'List';
+  }
+
+  // What somebody else shares has their rules; a to-do whose list isn't known is one's own.
+  const isOthers = list => ['editor', 'viewer'].includes(list?.role);
+  const isLockedList = list => list?.role === 'viewer' || access.link !== null;
+  const isLocked = item => isLockedList(item.list ? listById(item.list) : inbox());
+  const isShared = list => Boolean(list?.shared) || isOthers(list);
+  const isLockedView = () => isLockedList(currentList());
+
+  function shareWords(list) {
+    if (!isOthers(list)) return '';
+    return `${list.owner} shares this list with you${list.role === 'viewer' ? ' to read' : ''}.`;
+  }
+
+  // Says why nothing happens, wherever a key or a finger would change what is only to be read.
+  function refuses(item) {
+    if (!isLocked(item)) return false;
+    const words = shareWords(listById(item.list)) || 'This is only to be read.';
+    announce(words);
+    return true;
   }
 
   // ---- Days and times ----------------------------------------------------------------------------------
@@ -9066,10 +9726,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   // ---- The server --------------------------------------------------------------------------------------
 
   class Problem extends Error {
-    constructor(status, detail, retryAfter = null) {
+    constructor(status, detail, retryAfter = null, errors = []) {
       super(detail);
       this.status = status;
       this.retryAfter = retryAfter;
+      this.errors = errors;
     }
 
     // A gateway's error says the same as no answer: the server behind it is away for now.
@@ -9085,14 +9746,20 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     } catch {
       /* not every proxy answers in JSON */
     }
-    const fields = (told.errors ?? []).map(error => error.message).filter(Boolean);
+    const errors = (told.errors ?? []).filter(error => error.message);
+    const fields = errors.map(error => error.message);
     const detail =
       told.detail || fields.join(' ') || told.title || `The server answered ${response.status}.`;
-    return new Problem(response.status, detail, Number(response.headers.get('Retry-After')) || null);
+    const pause = Number(response.headers.get('Retry-After')) || null;
+    return new Problem(response.status, detail, pause, errors);
   }
 
-  async function send(method, path, { body, headers = {} } = {}) {
+  // A link speaks for itself alone, except where the person who opened it is asked for (asSelf).
+  async function send(method, path, { body, headers = {}, asSelf = false } = {}) {
     const options = { method, headers: { Accept: 'application/json', ...headers } };
+    if (access.link && !asSelf) options.headers.Authorization = `Bearer ${access.link}`;
+    // A page that is being left is nobody's any more and must not act for who comes next.
+    if (access.leaving) await new Promise(() => {});
     options.signal = AbortSignal.timeout(REQUEST_PATIENCE);
     if (body !== undefined) {
       options.body = JSON.stringify(body);
@@ -9106,8 +9773,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     } catch {
       throw new Problem(0, 'The server can’t be reached.');
     }
-    if (!response.ok) throw await problemOf(response);
-    return response;
+    if (response.ok) return response;
+    const problem = await problemOf(response);
+    // A wrong password is told at its field, or when signing in; any other 401 is the end of the session.
+    if (problem.status === 401 && !problem.errors.length && path !== '/api/session') noteSignedOut();
+    throw problem;
   }
 
   async function getJson(path) {
@@ -9146,6 +9816,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     state.away = false;
     find('.banner').hidden = true;
     announce('Connected again.');
+    if (!access.session) return; // the start is still asking, and goes on by itself
     if (!state.loaded) loadView();
     else scheduleRefresh();
     if (live.socket === null) connect();
@@ -9214,9 +9885,14 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
         return response;
       } catch (error) {
         if (!(error instanceof Problem)) throw error;
-        if (error.status === 503) refusals += 1;
+        const isSignedOut = error.status === 401 && Boolean(access.session?.accounts) && !access.link;
+        if (error.status === 503 || isSignedOut) refusals += 1;
         else if (!error.isAbsence) throw error;
         if (refusals > REFUSALS_BEFORE_GIVING_UP) throw error;
+        if (isSignedOut) {
+          await regainSession();
+          continue;
+        }
         const pause = error.retryAfter ? Math.min(error.retryAfter, 5) * 1000 : backoff(attempt);
         if (attempt > 0) showAway(error.message, pause);
         await waitForRetry(pause);
@@ -9272,14 +9948,15 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const parameters = new URLSearchParams(query);
     const view = { kind: 'list', list: null, show: 'all', q: parameters.get('q') ?? '' };
     view.tags = parameters.getAll('tag');
-    if (parts[0] === 'list') [, view.list = null] = parts.splice(0, 2);
+    if (parts[0] === 'link') parts.splice(0, 2);
+    else if (parts[0] === 'list') [, view.list = null] = parts.splice(0, 2);
     else if (['all', 'today', 'trash'].includes(parts[0])) view.kind = parts.shift();
     if (['active', 'completed'].includes(parts[0])) [view.show] = parts;
     return view;
   }
 
   function hashOf(view) {
-    const parts = [];
+    const parts = access.link ? ['link', access.link] : [];
     if (view.kind !== 'list') parts.push(view.kind);
     else if (view.list !== null) parts.push('list', view.list);
     if (view.show !== 'all' && view.kind !== 'trash') parts.push(view.show);
@@ -9293,7 +9970,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const samePlace = (one, other) => one && other && one.kind === other.kind && one.list === other.list;
   const isFiltered = () =>
     state.view.q !== '' || state.view.tags.length > 0 || state.view.kind === 'today';
-  const viewKey = () => (state.view.kind === 'list' ? (state.view.list ?? 'inbox') : state.view.kind);
+
+  function viewKey() {
+    if (state.view.kind !== 'list') return state.view.kind;
+    return access.link ? 'link' : (state.view.list ?? 'inbox');
+  }
 
   function sortOf() {
     return recall('sort', {})[viewKey()] ?? (state.view.kind === 'today' ? 'due' : 'order');
@@ -9387,6 +10068,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function loadFailed(error) {
     if (!(error instanceof Problem)) throw error;
     state.problem = error;
+    // Whoever signs in again finds everything as it was.
+    if (error.status === 401 && access.session?.accounts) return;
     state.items = state.items.filter(item => item.pending);
     state.next = null;
     if (error.isAbsence) probeLater(0);
@@ -9407,6 +10090,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   async function loadDueToday() {
+    if (access.link) return;
     const query = new URLSearchParams({
       due: `..${dayFromNow(0)}`,
       completed: 'false',
@@ -9541,6 +10225,20 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return { active: sum('active'), completed: sum('completed'), capped: false };
   }
 
+  // What an act on everything shown can change: in a view of many lists some may only be read.
+  function changeableCounts() {
+    const { active, completed } = counts();
+    const isWhole = state.view.kind === 'all' && !isFiltered();
+    const lists = isWhole ? state.lists.filter(isLockedList) : [];
+    const items = isWhole ? [] : state.items.filter(isLocked);
+    const sum = field => lists.reduce((total, list) => total + list[field], 0);
+    const done = items.filter(item => item.completed).length;
+    return {
+      active: Math.max(0, active - sum('active') - (items.length - done)),
+      completed: Math.max(0, completed - sum('completed') - done),
+    };
+  }
+
   function adjustCounts(item, change) {
     const field = item.completed ? 'completed' : 'active';
     const list = item.list ? listById(item.list) : inbox();
@@ -9556,7 +10254,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     clearTimeout(toastTimer);
     const toast = find('.toast');
     if (!toast) return;
-    if (toast.contains(document.activeElement)) find('.new-todo').focus({ preventScroll: true });
+    if (toast.contains(document.activeElement)) focusStart();
     toast.remove();
   }
 
@@ -9666,7 +10364,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function createTodo() {
     const title = oneLine(find('.new-todo').value);
-    if (!title || isTrash() || complainOfTitle(title)) return;
+    if (!title || isTrash() || isLockedView() || complainOfTitle(title)) return;
     const fields = newFields(title);
     const item = {
       id: newId(),
@@ -9762,12 +10460,14 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function toggleTodo(item) {
+    if (refuses(item)) return;
     const completed = !item.completed;
     changeTodo(item, { completed }, `${completed ? 'Completed' : 'Reopened'} ${quoted(item.title)}`);
     announce(`${item.title}: ${completed ? 'completed' : 'active'}.`);
   }
 
   function deleteTodo(item) {
+    if (refuses(item)) return;
     const place = state.items.indexOf(item);
     const entry = undoEntry(`Deleted ${quoted(item.title)}`);
     state.items = state.items.filter(other => other.id !== item.id);
@@ -9804,13 +10504,14 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function setCounts(change) {
     const list = currentList();
-    const counted = state.view.kind === 'all' ? state.lists : [list].filter(Boolean);
+    const own = state.lists.filter(each => !isLockedList(each));
+    const counted = state.view.kind === 'all' ? own : [list].filter(Boolean);
     for (const each of isFiltered() ? [state.matching] : counted) Object.assign(each, change(each));
   }
 
   function toggleAll() {
-    const completed = counts().active > 0;
-    const amount = completed ? counts().active : counts().completed;
+    const completed = changeableCounts().active > 0;
+    const amount = completed ? changeableCounts().active : changeableCounts().completed;
     const word = completed ? 'completed' : 'active';
     bulk({
       method: 'PATCH',
@@ -9821,14 +10522,14 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
         setCounts(({ active, completed: done }) =>
           completed ? { active: 0, completed: active + done } : { active: active + done, completed: 0 },
         );
-        for (const item of state.items) item.completed = completed;
+        for (const item of state.items) item.completed = isLocked(item) ? item.completed : completed;
         state.items = state.items.filter(belongs);
       },
     });
   }
 
   function clearCompleted() {
-    const amount = counts().completed;
+    const amount = changeableCounts().completed;
     bulk({
       method: 'DELETE',
       show: 'completed',
@@ -9837,16 +10538,17 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
         : `Cleared ${plural(amount, 'completed to-do', 'completed to-dos')}`,
       change: () => {
         setCounts(() => ({ completed: 0 }));
-        if (state.open?.completed) closeDetail();
-        state.items = state.items.filter(item => !item.completed);
+        if (state.open?.completed && !isLocked(state.open)) closeDetail();
+        state.items = state.items.filter(item => !item.completed || isLocked(item));
       },
     });
-    find('.new-todo').focus({ preventScroll: true });
+    focusStart();
   }
 
   // ---- To-dos: order -----------------------------------------------------------------------------------
 
-  const canReorder = () => !isTrash() && sortOf() === 'order' && state.view.q === '';
+  const canReorder = () =>
+    !isTrash() && !isLockedView() && sortOf() === 'order' && state.view.q === '';
 
   // The order is worked out when the write is sent: by then the neighbours' own moves are answered.
   function orderBetween(previous, following, otherwise) {
@@ -9887,6 +10589,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function moveByKey(item, step) {
+    if (refuses(item)) return undefined;
     if (!canReorder()) return announce('Choose “My order” and clear the search to move to-dos.');
     const target = state.items.indexOf(item) + step;
     if (target < 0) return announce('Already the first.');
@@ -9931,6 +10634,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       dayFromNow(0),
       state.open?.id === item.id,
       state.view.tags,
+      isLocked(item),
     ]);
   }
 
@@ -10000,6 +10704,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     row.signature = signature;
     row.classList.toggle('completed', item.completed);
     row.classList.toggle('pending', Boolean(item.pending));
+    row.classList.toggle('locked', isLocked(item));
+    find('.toggle', row).disabled = isLocked(item);
+    find('.destroy', row).hidden = isLocked(item);
     row.classList.toggle('open', state.open?.id === item.id);
     for (const level of [1, 2, 3]) row.classList.toggle(`priority-${level}`, item.priority === level);
     find('label', row).textContent = item.title;
@@ -10036,7 +10743,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (document.activeElement === focused) return;
     if (list.contains(focused)) return focused.focus({ preventScroll: true });
     const row = list.children[Math.min(place, list.children.length - 1)];
-    return (row ? find('.toggle', row) : find('.new-todo')).focus({ preventScroll: true });
+    return row ? rowFocus(row).focus({ preventScroll: true }) : focusStart();
   }
 
   const rowOf = node => (node instanceof Element ? node.closest('.todo-list li') : null);
@@ -10046,7 +10753,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function startEdit(row, text = null) {
     const item = itemOf(row);
-    if (!item || state.editing === item.id) return;
+    if (!item || state.editing === item.id || refuses(item)) return;
     state.editing = item.id;
     row.classList.add('editing');
     const edit = find('.edit', row);
@@ -10088,7 +10795,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     } else {
       return;
     }
-    if (state.editing === null && row.isConnected) find('.toggle', row).focus({ preventScroll: true });
+    if (state.editing === null && row.isConnected) rowFocus(row).focus({ preventScroll: true });
   }
 
   // ---- To-dos: events ----------------------------------------------------------------------------------
@@ -10127,8 +10834,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function focusRow(row, step) {
     const next = step < 0 ? row.previousElementSibling : row.nextElementSibling;
-    if (next) find('.toggle', next).focus();
-    else if (step < 0) find('.new-todo').focus();
+    if (next) rowFocus(next).focus();
+    else if (step < 0) focusStart();
   }
 
   function listenToList() {
@@ -10156,6 +10863,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const grip = event.target.closest('.grip');
     if (!grip || event.button !== 0 || !canReorder()) return;
     const row = rowOf(grip);
+    if (isLocked(itemOf(row))) return;
     const all = findAll('.todo-list > li');
     const from = all.indexOf(row);
     state.drag = {
@@ -10274,7 +10982,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // ---- Lists -------------------------------------------------------------------------------------------
 
-  function placeLink({ hash, name, iconName, count, current, list }) {
+  function placeLink({ hash, name, iconName, count, current, list, owner, shared }) {
     const link = element(
       'a',
       { className: 'place', href: hash },
@@ -10283,6 +10991,14 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     );
     if (current) link.setAttribute('aria-current', 'page');
     if (list) link.dataset.list = list;
+    if (owner) {
+      link.title = `Shared by ${owner}`;
+      link.append(element('span', { className: 'hidden-words', textContent: `, shared by ${owner},` }));
+    }
+    if (shared) {
+      const mark = element('span', { className: 'place-shared', title: 'Shared' }, icon('people'));
+      link.append(mark, element('span', { className: 'hidden-words', textContent: ', shared,' }));
+    }
     if (count) {
       link.append(
         element('span', { className: 'place-count', 'aria-hidden': 'true', textContent: count }),
@@ -10311,20 +11027,24 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function listPlaces() {
-    const own = state.lists.filter(list => !list.inbox);
-    return own.map(list => ({
+    const named = state.lists.filter(list => !list.inbox);
+    return named.map(list => ({
       hash: hashOf({ ...plainView, list: list.id }),
       name: list.title,
-      iconName: 'list',
+      iconName: isOthers(list) ? 'people' : 'list',
       count: list.active,
-      list: list.id,
+      // Without its id a place is none to drop a to-do on.
+      list: isLockedList(list) ? null : list.id,
       current: currentList() === list,
+      owner: isOthers(list) ? list.owner : null,
+      shared: isShared(list) && !isOthers(list),
     }));
   }
 
   let sidebarSignature = '';
 
   function renderSidebar() {
+    if (access.link) return;
     const views = viewPlaces();
     const lists = listPlaces();
     const signature = JSON.stringify([views, lists]);
@@ -10333,12 +11053,15 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     else trash.removeAttribute('aria-current');
     if (signature === sidebarSignature || state.drag) return;
     sidebarSignature = signature;
-    const focused = document.activeElement.closest('.views a, .lists a')?.getAttribute('href');
+    const focused = document.activeElement.closest('.sidebar li a')?.getAttribute('href');
+    const [own, others] = [lists.filter(list => !list.owner), lists.filter(list => list.owner)];
     find('.views').replaceChildren(...views.map(placeLink));
-    find('.lists').replaceChildren(...lists.map(placeLink));
-    find('.sidebar-heading').hidden = lists.length === 0;
+    find('.lists').replaceChildren(...own.map(placeLink));
+    find('.shared-lists').replaceChildren(...others.map(placeLink));
+    find('.sidebar-heading').hidden = own.length === 0;
+    find('.shared-heading').hidden = others.length === 0;
     if (focused)
-      findAll('.views a, .lists a')
+      findAll('.sidebar li a')
         .find(link => link.getAttribute('href') === focused)
         ?.focus();
   }
@@ -10378,7 +11101,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
         if (!listById(answer.id)) state.lists.push({ active: 0, completed: 0, ...answer });
         closeDrawer();
         location.hash = `#/list/${answer.id}`;
-        find('.new-todo').focus({ preventScroll: true });
+        focusStart();
       },
       revert: () => {
         startNewList();
@@ -10431,7 +11154,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       },
     });
     location.hash = '#/';
-    find('.new-todo').focus({ preventScroll: true });
+    focusStart();
     offerUndo(entry);
   }
 
@@ -10510,7 +11233,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       filterChip(`Tagged ${tag}`, `Stop showing only ${tag}`, () => toggleTag(tag)),
     );
     if (q) chips.unshift(filterChip(`Search: ${q}`, 'Clear the search', clearSearch));
-    if (chips.length && kind === 'list') {
+    if (chips.length && kind === 'list' && !access.link) {
       chips.push(
         element('a', {
           className: 'widen',
@@ -10534,8 +11257,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const list = currentList();
     find('h1').textContent = title;
     document.title = `${title} · tornado_todo`;
-    find('.list-tools').hidden = !list || list.inbox;
-    find('.composer').hidden = isTrash();
+    renderSharing(list);
+    find('.composer').hidden = isTrash() || isLockedView();
+    find('.skip').textContent = `Skip to the ${find('.composer').hidden ? 'title' : 'new to-do box'}`;
     find('.empty-trash').hidden = !isTrash() || state.items.length === 0;
     const { active, completed } = counts();
     const progress = find('.progress');
@@ -10555,12 +11279,15 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const hasTodos = total > 0 || state.items.length > 0 || (isNarrowed && state.view.show !== 'all');
     find('.main').hidden = isTrash() || !hasTodos;
     find('.footer').hidden = isTrash() || !hasTodos;
-    find('.toggle-all').checked = active === 0 && total > 0;
+    const changeable = changeableCounts();
+    const some = changeable.active + changeable.completed > 0;
+    find('.toggle-all').checked = changeable.active === 0 && some;
+    find('.toggle-all-box').hidden = total > 0 && !some;
     find('.todo-count').replaceChildren(
       element('strong', { textContent: `${active}${capped ? '+' : ''}` }),
       ` ${active === 1 && !capped ? 'item' : 'items'} left`,
     );
-    find('.clear-completed').hidden = completed === 0;
+    find('.clear-completed').hidden = changeable.completed === 0;
     find('.list-bar').hidden = total === 0;
     for (const link of findAll('.filters a')) {
       const selected = link.dataset.show === state.view.show;
@@ -10573,6 +11300,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function emptyWords() {
     const { kind, show, q, tags } = state.view;
+    if (state.problem?.status === 401 && access.link)
+      return ['This link is no longer valid', 'Whoever sent it to you can make a new one.'];
+    if (state.problem?.status === 401) return ['Not signed in', state.problem.message, 'retry'];
     if (state.problem) return ['Out of reach', state.problem.message, 'retry'];
     if (kind === 'trash') {
       return q
@@ -10593,6 +11323,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       return ['All done', 'Every single one. The rest of the day is yours.'];
     if (show === 'completed' && active > 0)
       return ['Nothing completed yet', 'Tick a to-do and it will be kept here.'];
+    if (isLockedView()) return ['All clear', 'There is nothing on this list yet.'];
     return ['All clear', 'Type what is on your mind and press Enter.'];
   }
 
@@ -10646,9 +11377,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const purge = { type: 'button', className: 'icon-button purge' };
     purge['aria-label'] = `Delete ${item.title} for good`;
     purge.click = () => purgeTodo(item);
-    // A deleted list can only be restored; the server empties it out by itself after a while.
+    if (!isList && isLocked(item)) return [];
+    // A deleted list can only be restored; the server empties it out by itself after a while. What is in
+    // somebody else's list is theirs to delete for good.
+    const isTheirs = isList || isOthers(listById(item.list));
     const buttons = [element('button', restore, icon('restore'), 'Restore')];
-    return isList ? buttons : [...buttons, element('button', purge, icon('trash'))];
+    return isTheirs ? buttons : [...buttons, element('button', purge, icon('trash'))];
   }
 
   function trashRow(item, { isList }) {
@@ -10673,7 +11407,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     );
     if (place < 0) return;
     const row = find('.trash-list').children[Math.min(place, find('.trash-list').children.length - 1)];
-    (row ? find('.restore', row) : find('.open-drawer')).focus();
+    ((row && find('.restore', row)) ?? find('.open-drawer')).focus();
   }
 
   function restoreFromTrash(item, isList) {
@@ -10716,11 +11450,14 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     );
     if (!sure) return;
     const kept = state.items;
-    state.items = [];
+    state.items = kept.filter(item => isOthers(listById(item.list)));
     state.next = null;
     write({
       request: () => ({ method: 'DELETE', path: '/api/todos?deleted=true' }),
-      accept: () => showToast('The trash is empty.'),
+      accept: () => {
+        state.refreshWanted = true;
+        showToast('The trash is empty.');
+      },
       revert: () => {
         state.items = kept;
       },
@@ -10728,10 +11465,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     render();
   }
 
-  function confirmed(title, text) {
+  function confirmed(title, text, [yes, no] = ['Delete for good', 'Keep']) {
     const dialog = find('.confirm');
     find('#confirm-title').textContent = title;
     find('.confirm-text').textContent = text;
+    find('.confirm-yes').textContent = yes;
+    find('.confirm-no').textContent = no;
     dialog.returnValue = '';
     dialog.showModal();
     find('.confirm-no').focus();
@@ -10773,7 +11512,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     settleLayout();
     render();
     const row = rows.get(detailOpener);
-    if (hadFocus) (row ? find('.toggle', row) : find('.new-todo')).focus({ preventScroll: true });
+    if (!hadFocus) return;
+    if (row) rowFocus(row).focus({ preventScroll: true });
+    else focusStart();
   }
 
   async function reloadOpen() {
@@ -10809,6 +11550,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (!item) return;
     find('.detail-state').textContent = item.completed ? 'Completed' : 'Active';
     find('.detail').classList.toggle('is-completed', item.completed);
+    renderDetailLock(item);
     const moment = item.due ? dueMoment(item.due) : null;
     const timed = item.due?.includes('T');
     setUnlessFocused('.detail-due', moment ? dayText(moment) : '');
@@ -10816,7 +11558,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       '.detail-time',
       timed ? `${pad(moment.getHours())}:${pad(moment.getMinutes())}` : '',
     );
-    find('.detail-time').disabled = !item.due;
+    find('.detail-time').disabled = !item.due || isLocked(item);
     for (const button of findAll('.quick-due [data-days]')) {
       const chosen = moment !== null && dayText(moment) === dayFromNow(Number(button.dataset.days));
       button.setAttribute('aria-pressed', String(chosen));
@@ -10824,22 +11566,39 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.clear-due').setAttribute('aria-pressed', String(!item.due));
     find(`.priorities input[value="${item.priority}"]`).checked = true;
     find('.detail-tags').replaceChildren(
-      ...item.tags.map(tag =>
-        filterChip(tag, `Remove the tag ${tag}`, () => {
-          saveTags(item.tags.filter(other => other !== tag));
-          find('.detail-tag').focus();
-        }),
-      ),
+      ...item.tags.map(tag => (isLocked(item) ? tagButton(tag) : removableTag(item, tag))),
     );
     find('#known-tags').replaceChildren(
       ...[...state.knownTags].slice(0, 200).map(tag => element('option', { value: tag })),
     );
     find('.detail-list').replaceChildren(
-      ...state.lists.map(list =>
-        element('option', { value: list.id, textContent: list.title, selected: list.id === item.list }),
-      ),
+      ...state.lists
+        .filter(list => list.id === item.list || !isLockedList(list))
+        .map(list =>
+          element('option', { value: list.id, textContent: list.title, selected: list.id === item.list }),
+        ),
     );
     find('.detail-created').textContent = item.created_at ? `Added ${timeAgo(item.created_at)}` : '';
+  }
+
+  function removableTag(item, tag) {
+    return filterChip(tag, `Remove the tag ${tag}`, () => {
+      saveTags(item.tags.filter(other => other !== tag));
+      find('.detail-tag').focus();
+    });
+  }
+
+  // Texts stay selectable where they can't be changed, everything else is switched off.
+  function renderDetailLock(item) {
+    const isFixed = isLocked(item);
+    find('.detail').classList.toggle('locked', isFixed);
+    for (const field of findAll('.detail-title, .detail-notes')) field.readOnly = isFixed;
+    for (const field of findAll('.detail fieldset, .detail-list')) field.disabled = isFixed;
+    find('.detail-notes').placeholder = isFixed ? 'No notes' : 'Anything worth remembering';
+    find('.detail-tag').hidden = isFixed;
+    find('.detail-delete').hidden = isFixed;
+    find('.detail-note').hidden = !isFixed;
+    find('.detail-note').textContent = shareWords(listById(item.list)) || 'This is only to be read.';
   }
 
   function setUnlessFocused(selector, value) {
@@ -10849,7 +11608,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function saveDetailTexts() {
     const item = state.open;
-    if (!item) return;
+    if (!item || isLocked(item)) return;
     const title = oneLine(find('.detail-title').value);
     const notes = find('.detail-notes').value;
     if (!title) find('.detail-title').value = item.title;
@@ -10929,6 +11688,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function listenToDetail() {
     listenToDetailTexts();
+    find('.detail-tags').addEventListener('click', event => {
+      if (event.target.closest('.tag')) toggleTag(event.target.closest('.tag').dataset.tag);
+    });
     find('.detail-close').addEventListener('click', closeDetail);
     find('.detail-delete').addEventListener('click', () => deleteTodo(itemById(state.open.id)));
     const readDue = () => saveDue(dueOf(find('.detail-due').value, find('.detail-time').value));
@@ -10976,11 +11738,36 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       purge: 'Deleted for good',
     };
     if (plain[action]) return plain[action];
+    if (!before || !after) return before ? 'Moved to another list' : 'Moved here from another list';
     const changed = Object.keys(FIELD_WORDS).filter(
-      name => before && after && JSON.stringify(before[name]) !== JSON.stringify(after[name]),
+      name => JSON.stringify(before[name]) !== JSON.stringify(after[name]),
     );
     const telling = changed.length > 1 ? changed.filter(name => name !== 'order') : changed;
     return telling.map(name => FIELD_WORDS[name](before[name], after[name])).join('; ') || 'Changed';
+  }
+
+  // In a list of one's own it was always oneself.
+  function whoDid({ user }) {
+    if (!isShared(listById(state.open.list))) return '';
+    if (user === undefined) return '';
+    if (user === access.session?.user && !access.link) return 'you, ';
+    return `${user ?? 'somebody who is gone'}, `;
+  }
+
+  function historyLine(change) {
+    const what = { className: 'history-what', dir: 'auto', textContent: describeChange(change) };
+    const time = { dateTime: change.at, title: fullFormat.format(new Date(change.at)) };
+    return element(
+      'li',
+      {},
+      element('span', what),
+      element(
+        'span',
+        { className: 'history-when', dir: 'auto' },
+        whoDid(change),
+        element('time', { ...time, textContent: timeAgo(change.at) }),
+      ),
+    );
   }
 
   async function loadHistory() {
@@ -10989,50 +11776,721 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     try {
       const changes = await getJson(`/api/todos/${item.id}/history`);
       if (state.open?.id !== item.id) return;
-      find('.history-list').replaceChildren(
-        ...changes.map(change =>
-          element(
-            'li',
-            {},
-            element('span', {
-              className: 'history-what',
-              dir: 'auto',
-              textContent: describeChange(change),
-            }),
-            element('time', {
-              dateTime: change.at,
-              title: fullFormat.format(new Date(change.at)),
-              textContent: timeAgo(change.at),
-            }),
-          ),
-        ),
-      );
+      find('.history-list').replaceChildren(...changes.map(historyLine));
     } catch (error) {
       find('.history-list').replaceChildren(element('li', { textContent: error.message }));
     }
   }
 
+  // ---- Who is here -------------------------------------------------------------------------------------
+
+  const NO_ACCOUNTS = { user: null, kind: null, accounts: false, sign_up: 'closed', encrypted: true };
+
+  async function askSession(options) {
+    const response = await send('GET', '/api/session', options);
+    return response.json();
+  }
+
+  async function askSessionPatiently() {
+    for (let attempt = 0; ; attempt += 1) {
+      try {
+        const session = await askSession();
+        showBack();
+        return session;
+      } catch (error) {
+        if (!(error instanceof Problem)) throw error;
+        if (!error.isAbsence && ![429, 503].includes(error.status)) return refusedSession(error);
+        const pause = error.retryAfter ? error.retryAfter * 1000 : backoff(attempt);
+        if (attempt > 0) showAway(error.message, pause);
+        await waitForRetry(pause);
+      }
+    }
+  }
+
+  // A link that has ended may tell so already here. The next request will say it in the view.
+  function refusedSession(error) {
+    if (!access.link) console.error(error);
+    return { ...NO_ACCOUNTS, read_only: access.link !== null };
+  }
+
+  const isLocalUser = session => session?.kind === 'local';
+
+  function isSameUser(session) {
+    const known = access.session;
+    return known !== null && session.user === known.user && isLocalUser(session) === isLocalUser(known);
+  }
+
+  // Nothing of one user may be left for the next, neither in memory nor in the page nor unsent: a page that
+  // is loaded anew has nothing. Some browsers fill its fields again, so they are emptied before.
+  function leave() {
+    access.leaving = true;
+    document.documentElement.classList.add('is-starting');
+    queue.jobs.length = 0;
+    state.open = null;
+    for (const field of findAll('input, textarea')) field.value = '';
+    history.replaceState(null, '', '#/');
+    location.reload();
+    return new Promise(() => {});
+  }
+
+  // Says whether something comes of it by itself: signing in again, or the words that a link has ended.
+  function noteSignedOut() {
+    if (access.link) {
+      endLink();
+      return true;
+    }
+    if (!access.session?.accounts) return false;
+    regainSession();
+    return true;
+  }
+
+  let regaining = null;
+
+  // Kept when the same user is here again. For another one the page is left, and it is kept never.
+  function regainSession() {
+    regaining ??= signInAgain().finally(() => {
+      regaining = null;
+    });
+    return regaining;
+  }
+
+  async function signInAgain() {
+    let session = await askSessionPatiently();
+    // Where nobody need sign in, who was signed in is still another user than the machine's own.
+    const hasEnded = session.user === null || (isLocalUser(session) && !isLocalUser(access.session));
+    const isAsked = session.accounts && hasEnded;
+    if (isAsked) session = (await openGate(session)) ?? (await forgetSession(session));
+    if (!isSameUser(session)) await leave();
+    access.session = session;
+    // Nothing but the cookie of an ended session keeps the machine's own user out.
+    const isStale = isLocalUser(session) && !access.hasForgotten;
+    if (isStale) await forgetSession(session);
+    if (live.socket === null) connectLater();
+    if (isAsked || isStale) loadView();
+  }
+
+  // Who goes on without signing in says so to the server, too: the cookie of the ended session has to go.
+  async function forgetSession(session) {
+    access.hasForgotten = true;
+    await send('DELETE', '/api/session').catch(() => {});
+    return session;
+  }
+
+  // Another tab may have signed out, or in as somebody else.
+  async function checkSession() {
+    if (access.link || !(access.session ?? gate.session)?.accounts) return;
+    const session = await askSession().catch(() => null);
+    if (session === null) return;
+    if (!gate.resolve && !isSameUser(session)) regainSession();
+    else if (gate.resolve && session.kind === 'session') closeGate(session);
+  }
+
+  async function signOut({ everywhere = false } = {}) {
+    saveDetailTexts();
+    if (queue.running) await Promise.race([queue.idle, sleep(3000)]);
+    if (queue.jobs.length) {
+      const lost = `${plural(queue.jobs.length, 'change is', 'changes are')} not sent yet and would be lost.`;
+      if (!(await confirmed('Sign out all the same?', lost, ['Sign out', 'Stay']))) return;
+    }
+    await send('DELETE', everywhere ? '/api/sessions' : '/api/session');
+    await leave();
+  }
+
+  // ---- Forms -------------------------------------------------------------------------------------------
+
+  function say(part, text, tone = '') {
+    const place = find('.said', part.closest('dialog') ?? part);
+    place.className = `said ${tone}`;
+    place.textContent = text;
+  }
+
+  function clearComplaints(form) {
+    say(form, '');
+    for (const complaint of findAll('.complaint', form)) complaint.remove();
+    for (const field of findAll('[aria-invalid]', form)) {
+      field.removeAttribute('aria-invalid');
+      setDescription(field);
+    }
+  }
+
+  function setDescription(field, ...more) {
+    const ids = [find(`#${field.id}-hint`)?.id, ...more].filter(Boolean);
+    if (ids.length) field.setAttribute('aria-describedby', ids.join(' '));
+    else field.removeAttribute('aria-describedby');
+  }
+
+  // What is wrong stands at its field, is read with it, and the first one takes the focus.
+  function complain(field, message) {
+    const id = `${field.id}-complaint`;
+    const text = { className: 'complaint', id, dir: 'auto', textContent: message };
+    field.closest('.field').append(element('p', text));
+    field.setAttribute('aria-invalid', 'true');
+    setDescription(field, id);
+    const first = find('[aria-invalid]', field.form);
+    first.focus();
+    first.select?.();
+  }
+
+  function findMissing(form) {
+    const missing = findAll('[required]', form).filter(field => !field.value.trim());
+    for (const field of missing) {
+      complain(field, field.validity.badInput ? 'This is not a number.' : 'This is missing.');
+    }
+    return missing.length > 0;
+  }
+
+  function showRefusal(form, error) {
+    const told = error.errors.filter(({ field }) => form.elements[field]);
+    for (const { field, message } of told) {
+      // About one field the server writes a sentence, of several only how each one goes on.
+      const { labels } = form.elements[field];
+      const words = error.errors.length === 1 ? error.message : `${labels[0].textContent} ${message}.`;
+      complain(form.elements[field], words.charAt(0).toUpperCase() + words.slice(1));
+    }
+    if (error.status === 429) holdBack(form, error.retryAfter ?? 30);
+    if (error.status === 503) say(form, `${error.message} Try again in a moment.`, 'bad');
+    else if (!told.length) say(form, error.message, 'bad');
+  }
+
+  // Nobody has to guess when it is worth trying again: the button counts and then works.
+  async function holdBack(form, seconds) {
+    const button = find('[type=submit]', form);
+    const words = button.textContent;
+    button.disabled = true;
+    const end = Date.now() + seconds * 1000;
+    for (let left = seconds; left > 0; left = Math.ceil((end - Date.now()) / 1000)) {
+      button.textContent = `${words} (in ${left < 120 ? `${left} s` : `${Math.ceil(left / 60)} min`})`;
+      await sleep(1000);
+    }
+    button.textContent = words;
+    button.disabled = false;
+    say(form, 'You can try again now.');
+  }
+
+  // The policy of the page lets no form be sent, and none needs to be: its fields go out as JSON.
+  function onSubmit(form, act) {
+    let isBusy = false;
+    form.addEventListener('submit', async event => {
+      event.preventDefault();
+      clearComplaints(form);
+      if (isBusy || findMissing(form)) return;
+      isBusy = true;
+      form.setAttribute('aria-busy', 'true');
+      try {
+        await act(Object.fromEntries(new FormData(form)));
+      } catch (error) {
+        if (!(error instanceof Problem)) throw error;
+        showRefusal(form, error);
+      } finally {
+        isBusy = false;
+        form.removeAttribute('aria-busy');
+      }
+    });
+  }
+
+  function addShowButton(input) {
+    const button = element('button', { type: 'button', className: 'show-password' });
+    const show = isShown => {
+      input.type = isShown ? 'text' : 'password';
+      button.replaceChildren(
+        isShown ? 'Hide' : 'Show',
+        element('span', { className: 'hidden-words', textContent: ' the password' }),
+      );
+    };
+    button.addEventListener('click', () => show(input.type === 'password'));
+    // Password managers look at what is sent, and it must not stay readable after that.
+    input.form.addEventListener('submit', () => show(false));
+    show(false);
+    const box = element('div', { className: 'password-box' });
+    input.before(box);
+    box.append(input, button);
+  }
+
+  // ---- Sign-in view ------------------------------------------------------------------------------------
+
+  const gate = { resolve: null, session: null, isSignUp: false };
+
+  // Gives the new session, or null to whoever goes on without one.
+  function openGate(session) {
+    gate.session = session;
+    for (const dialog of findAll('dialog[open]')) dialog.close();
+    hideToast();
+    document.documentElement.classList.add('gate-open');
+    find('.shell').inert = true;
+    find('.gate').hidden = false;
+    find('.gate-warning').hidden = session.encrypted !== false;
+    find('.gate-back').hidden = !isLocalUser(session);
+    const isAgain = access.session?.kind === 'session';
+    if (isAgain) find('#sign-in-name').value = access.session.user;
+    find('#sign-up-invite').value = inviteOf(location.hash) ?? '';
+    showGateForm({ isSignUp: !isAgain && (Boolean(inviteOf(location.hash)) || session.sign_up === 'first') });
+    return new Promise(resolve => {
+      gate.resolve = resolve;
+    });
+  }
+
+  function closeGate(session) {
+    if (!gate.resolve) return;
+    document.documentElement.classList.remove('gate-open');
+    find('.shell').inert = false;
+    find('.gate').hidden = true;
+    for (const field of findAll('.gate input')) field.value = '';
+    if (inviteOf(location.hash)) history.replaceState(null, '', '#/');
+    const { resolve } = gate;
+    gate.resolve = null;
+    document.title = `${viewTitle()} · tornado_todo`;
+    focusStart();
+    resolve(session);
+  }
+
+  function gateWords() {
+    if (gate.isSignUp) {
+      return gate.session.sign_up === 'first'
+        ? 'Welcome. Nobody has an account here yet: make the first one.'
+        : '';
+    }
+    if (access.session?.kind !== 'session') return '';
+    const waiting = queue.jobs.length;
+    const kept = `${plural(waiting, 'change is', 'changes are')} kept here and will be sent.`;
+    return `You have been signed out. Sign in again to go on${waiting ? `; ${kept}` : '.'}`;
+  }
+
+  function showGateForm({ isSignUp }) {
+    gate.isSignUp = isSignUp;
+    const { sign_up: way } = gate.session;
+    find('.sign-in-form').hidden = isSignUp;
+    find('.sign-up-form').hidden = !isSignUp;
+    find('.invite-field').hidden = !(way === 'invite' || inviteOf(location.hash));
+    find('#sign-up-invite').required = way === 'invite';
+    const making = way === 'first' ? 'Make the first account' : 'Make an account';
+    const title = isSignUp ? making : 'Sign in';
+    find('#gate-title').textContent = title;
+    document.title = `${title} · tornado_todo`;
+    find('.gate-words').textContent = gateWords();
+    find('.gate-words').hidden = !gateWords();
+    const hints = { closed: '', invite: 'New here? Whoever has an account can send you an invitation link.' };
+    find('.gate-hint').textContent = isSignUp ? 'Have an account?' : (hints[way] ?? 'New here?');
+    find('.gate-switch').textContent = isSignUp ? 'Sign in' : making;
+    find('.gate-switch').hidden = !isSignUp && !['open', 'first'].includes(way);
+    const form = find(isSignUp ? '.sign-up-form' : '.sign-in-form');
+    (findAll('input', form).find(input => !input.value) ?? find('input', form)).focus();
+  }
+
+  async function signIn(fields) {
+    try {
+      const response = await send('POST', '/api/session', { body: fields });
+      closeGate(await response.json());
+    } catch (error) {
+      if (error.status === 401) complain(find('#sign-in-password'), error.message);
+      else throw error;
+    }
+  }
+
+  async function signUp({ name, password, invite }) {
+    const body = invite.trim() ? { name, password, invite: invite.trim() } : { name, password };
+    const response = await send('POST', '/api/users', { body });
+    closeGate(await response.json());
+  }
+
+  // An invitation is for who has no account yet.
+  async function invited() {
+    if (!access.session && !gate.resolve) return; // the start sees to it
+    if (gate.resolve) {
+      find('#sign-up-invite').value = inviteOf(location.hash);
+      showGateForm({ isSignUp: true });
+    } else if (isLocalUser(access.session) && access.session.accounts) {
+      await changeUser();
+    } else {
+      history.replaceState(null, '', hashOf(state.view));
+      showToast('You have an account already. An invitation is for somebody who has none.');
+    }
+  }
+
+  // From the machine's own user to an account. What is under way is the former's and has to be sent first.
+  async function changeUser() {
+    closeDrawer();
+    saveDetailTexts();
+    await queue.idle;
+    // Since the page was loaded, somebody else may have made the first account.
+    if (await openGate(await askSessionPatiently())) await leave();
+    find('.sign-in-button').focus();
+  }
+
+  function listenToGate() {
+    for (const input of findAll('input[type=password]')) addShowButton(input);
+    onSubmit(find('.sign-in-form'), signIn);
+    onSubmit(find('.sign-up-form'), signUp);
+    find('.gate-switch').addEventListener('click', () => showGateForm({ isSignUp: !gate.isSignUp }));
+    find('.gate-back').addEventListener('click', () => closeGate(null));
+  }
+
+  // ---- Account -----------------------------------------------------------------------------------------
+
+  function renderAccount() {
+    const { user, kind, accounts } = access.session;
+    find('.account-button').hidden = kind !== 'session';
+    for (const place of findAll('.account-name')) place.textContent = user ?? '';
+    find('.sign-in-button').hidden = !accounts || kind !== 'local';
+  }
+
+  function openAccount() {
+    const { user, sign_up: way } = access.session;
+    find('.invites-part').hidden = way !== 'invite';
+    for (const field of findAll('.account-username')) field.value = user;
+    openDialog('.account');
+  }
+
+  // A dialog opens as if for the first time: nothing said, nothing typed, no secret of last time.
+  function openDialog(name) {
+    const dialog = find(name);
+    for (const form of findAll('form', dialog)) {
+      form.reset();
+      clearComplaints(form);
+    }
+    for (const part of findAll('.part', dialog)) part.open = false;
+    for (const place of findAll('.secret-place, .entries', dialog)) place.replaceChildren();
+    say(dialog, '');
+    dialog.showModal();
+    return dialog;
+  }
+
+  // What an act in a dialog brings is said in the dialog: everything else lies behind it.
+  async function inDialog(part, act) {
+    const dialog = part.closest('dialog');
+    try {
+      say(dialog, (await act()) ?? '');
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      say(dialog, error.message, 'bad');
+    }
+  }
+
+  function entry({ name, mark, notes, acts }) {
+    const title = element('span', { className: 'entry-name', dir: 'auto', textContent: name });
+    if (mark) title.append(' ', element('span', { className: 'entry-mark', textContent: mark }));
+    const note = { className: 'entry-note', textContent: notes.filter(Boolean).join(' · ') };
+    const words = element('div', { className: 'words' }, title, element('span', note));
+    return element('li', { className: 'entry' }, words, ...acts);
+  }
+
+  function actButton(textContent, label, click) {
+    const properties = { type: 'button', className: 'quiet-button', textContent, 'aria-label': label };
+    return element('button', { ...properties, click: event => click(event.currentTarget.closest('li')) });
+  }
+
+  // The focus goes to the neighbour, from where the next one can be removed just as well.
+  function removeEntry(row, path, said) {
+    return inDialog(row, async () => {
+      await send('DELETE', path).catch(error => {
+        if (error.status !== 404) throw error;
+      });
+      const next = row.nextElementSibling ?? row.previousElementSibling;
+      const dialog = row.closest('dialog');
+      row.remove();
+      (find('button', next ?? dialog) ?? find('.dialog-close', dialog)).focus();
+      return said;
+    });
+  }
+
+  async function fillEntries(place, path, show) {
+    try {
+      const entries = await getJson(path);
+      place.replaceChildren(...entries.map(show));
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      say(place, error.message, 'bad');
+    }
+  }
+
+  // The server counts the making as the first use, and notes later ones only now and then.
+  const isUsed = ({ used_at: used, created_at: made }) => Boolean(used) && used !== made;
+  const madeAgo = ({ created_at: made }) => `made ${timeAgo(made)}`;
+  const usedAgo = thing => (isUsed(thing) ? `last used ${timeAgo(thing.used_at)}` : '');
+  const expiry = ({ expires_at: end }) => (end ? `good until ${yearFormat.format(new Date(end))}` : '');
+
+  // The server's address of itself can be another than the one it is reached by, so only its tail is used.
+  const addressHere = link => new URL(new URL(link).hash, location.href).href;
+
+  async function copy(field, button) {
+    field.select();
+    try {
+      await navigator.clipboard.writeText(field.value);
+    } catch {
+      // Without https there is no clipboard to ask for, but the old command is.
+      if (!document.execCommand('copy')) return;
+    }
+    button.textContent = 'Copied';
+  }
+
+  function showSecret(part, label, text, words) {
+    const field = element('input', { type: 'text', className: 'secret', readOnly: true, value: text });
+    field.setAttribute('aria-label', label);
+    const button = { type: 'button', className: 'solid-button copy', textContent: 'Copy' };
+    button['aria-live'] = 'polite';
+    const copying = element('button', { ...button, click: event => copy(field, event.currentTarget) });
+    find('.secret-place', part).replaceChildren(
+      element('p', { className: 'secret-words', role: 'status', textContent: words }),
+      element('div', { className: 'secret-line' }, field, copying),
+    );
+    copying.focus();
+  }
+
+  function sessionEntry(session) {
+    const end = row =>
+      session.current
+        ? inDialog(row, signOut)
+        : removeEntry(row, `/api/sessions/${session.id}`, `${session.device}: signed out.`);
+    return entry({
+      name: session.device,
+      mark: session.current ? 'this one' : '',
+      notes: [
+        `last used ${timeAgo(session.used_at)}`,
+        `since ${yearFormat.format(new Date(session.created_at))}`,
+      ],
+      acts: [actButton('Sign out', `Sign out ${session.current ? 'here' : session.device}`, end)],
+    });
+  }
+
+  function tokenEntry(token) {
+    const path = `/api/tokens/${token.id}`;
+    const revoke = row => removeEntry(row, path, `${token.name} is revoked.`);
+    return entry({
+      name: token.name,
+      mark: token.read_only ? 'reads' : 'reads and changes',
+      notes: [usedAgo(token) || madeAgo(token), expiry(token)],
+      acts: [actButton('Revoke', `Revoke the token ${token.name}`, revoke)],
+    });
+  }
+
+  function inviteEntry(invite) {
+    const revoke = row => removeEntry(row, `/api/invites/${invite.id}`, 'The invitation is revoked.');
+    const made = madeAgo(invite);
+    return entry({
+      name: 'Invitation',
+      notes: [made, expiry(invite)],
+      acts: [actButton('Revoke', `Revoke the invitation ${made}`, revoke)],
+    });
+  }
+
+  const loadSessions = () => fillEntries(find('.session-entries'), '/api/sessions', sessionEntry);
+  const loadTokens = () => fillEntries(find('.token-entries'), '/api/tokens', tokenEntry);
+  const loadInvites = () => fillEntries(find('.invite-entries'), '/api/invites', inviteEntry);
+
+  async function makeToken({ name, may, days }) {
+    const body = { name: oneLine(name), read_only: may === 'read', days: Number(days) };
+    const response = await send('POST', '/api/tokens', { body });
+    const token = await response.json();
+    find('.token-form').reset();
+    find('.token-entries').prepend(tokenEntry(token));
+    const words = 'This is the token. Copy it now: it is not shown again.';
+    showSecret(find('.tokens-part'), `The token ${token.name}`, token.token, words);
+  }
+
+  async function makeInvite() {
+    const response = await send('POST', '/api/invites', { body: {} });
+    const invite = await response.json();
+    find('.invite-entries').prepend(inviteEntry(invite));
+    const words = 'Send this link to one person. Copy it now: it is not shown again.';
+    showSecret(find('.invites-part'), 'The invitation link', addressHere(invite.link), words);
+  }
+
+  async function changePassword({ password, new_password }) {
+    await send('PATCH', '/api/user', { body: { password, new_password } });
+    find('.password-form').reset();
+    say(find('.account'), 'The password is changed. All other devices are signed out.');
+  }
+
+  async function deleteAccount({ password }) {
+    await send('DELETE', '/api/user', { body: { password } });
+    await leave();
+  }
+
+  function listenToAccount() {
+    find('.account-button').addEventListener('click', openAccount);
+    find('.sign-in-button').addEventListener('click', changeUser);
+    const loading = { sessions: loadSessions, tokens: loadTokens, invites: loadInvites };
+    for (const [name, load] of Object.entries(loading)) {
+      find(`.${name}-part`).addEventListener('toggle', event => {
+        if (event.target.open) load();
+      });
+    }
+    onSubmit(find('.token-form'), makeToken);
+    onSubmit(find('.password-form'), changePassword);
+    onSubmit(find('.delete-form'), deleteAccount);
+    const dialog = find('.account');
+    find('.make-invite').addEventListener('click', () => inDialog(dialog, makeInvite));
+    find('.sign-out').addEventListener('click', () => inDialog(dialog, signOut));
+    find('.end-all').addEventListener('click', () => inDialog(dialog, () => signOut({ everywhere: true })));
+  }
+
+  // ---- Sharing -----------------------------------------------------------------------------------------
+
+  const ROLES = { viewer: 'read', editor: 'change to-dos' };
+  let sharedList = null;
+  let shownList = null; // kept when it has gone, to be able to say which it was
+
+  const sharePath = (...parts) => ['/api/lists', sharedList.id, ...parts.map(encodeURIComponent)].join('/');
+
+  // Where nobody has an account but one, there is nobody to share with.
+  const canShare = list => list.role === 'owner' && access.session?.kind !== 'open' && !access.link;
+
+  function renderSharing(list) {
+    find('.list-tools').hidden = !list || list.inbox || access.link !== null;
+    if (list) {
+      shownList = list;
+      for (const name of ['rename-list', 'delete-list']) find(`.${name}-button`).hidden = isOthers(list);
+      find('.share-button').hidden = !canShare(list);
+      find('.leave-button').hidden = !isOthers(list);
+    }
+    find('.share-words').textContent = list ? shareWords(list) : '';
+    find('.share-note').hidden = !(list && isOthers(list)) && find('.own-lists').hidden;
+  }
+
+  // Somebody who is signed in and looks at a link has lists to go back to.
+  async function offerOwnLists() {
+    const session = await askSession({ asSelf: true }).catch(() => null);
+    find('.own-lists').hidden = !session?.user;
+    render();
+  }
+
+  function endLink() {
+    if (state.open) closeDetail();
+    for (const name of ['lists', 'items']) state[name] = [];
+    state.next = null;
+    state.problem = new Problem(401, 'This link is no longer valid.');
+    live.isOver = true;
+    render();
+  }
+
+  function openSharing() {
+    sharedList = currentList();
+    // A link speaks by a header that only a server with accounts listens to.
+    find('.links-part').hidden = !access.session.accounts;
+    find('#share-title').textContent = `Share ${quoted(sharedList.title)}`;
+    openDialog('.share');
+    find('#member-name').focus();
+    loadSharing();
+  }
+
+  async function loadSharing() {
+    await fillEntries(find('.member-entries'), sharePath('members'), memberEntry);
+    if (!access.session.accounts) return;
+    await fillEntries(find('.link-entries'), sharePath('links'), linkEntry);
+  }
+
+  function memberEntry({ name, role, since }) {
+    const isOwner = role === 'owner';
+    const remove = row =>
+      removeEntry(row, sharePath('members', name), `${name} can’t see this list any more.`);
+    return entry({
+      name,
+      mark: isOwner ? 'owner' : '',
+      notes: [isOwner ? '' : `since ${yearFormat.format(new Date(since))}`],
+      acts: isOwner ? [] : [roleChoice(name, role), actButton('Remove', `Remove ${name}`, remove)],
+    });
+  }
+
+  function roleChoice(name, role) {
+    const options = Object.entries(ROLES).map(([value, words]) =>
+      element('option', { value, textContent: `can ${words}`, selected: value === role }),
+    );
+    const change = event => inDialog(event.target, () => changeRole(name, event.target));
+    return element('select', { className: 'role', 'aria-label': `What ${name} can do`, change }, ...options);
+  }
+
+  async function changeRole(name, choice) {
+    try {
+      await send('PUT', sharePath('members', name), { body: { role: choice.value } });
+    } catch (error) {
+      choice.value = Object.keys(ROLES).find(role => role !== choice.value);
+      throw error;
+    }
+    return `${name} can ${ROLES[choice.value]} now.`;
+  }
+
+  async function addMember({ name, role }) {
+    const who = name.trim();
+    await send('PUT', sharePath('members', who), { body: { role } });
+    find('.member-form').reset();
+    find('#member-name').focus();
+    await fillEntries(find('.member-entries'), sharePath('members'), memberEntry);
+    say(find('.share'), `${who} can ${ROLES[role]} now.`);
+    scheduleListRefresh();
+  }
+
+  function linkEntry(link) {
+    const made = madeAgo(link);
+    const revoke = row => removeEntry(row, sharePath('links', link.id), 'The link is revoked.');
+    return entry({
+      name: 'Link',
+      notes: [made, usedAgo(link)],
+      acts: [actButton('Revoke', `Revoke the link ${made}`, revoke)],
+    });
+  }
+
+  async function makeLink() {
+    const response = await send('POST', sharePath('links'), { body: {} });
+    const link = await response.json();
+    find('.link-entries').prepend(linkEntry(link));
+    const words = 'Copy the link now: it is not shown again.';
+    showSecret(find('.share'), 'The link to read this list', addressHere(link.link), words);
+    scheduleListRefresh();
+  }
+
+  async function leaveList() {
+    const list = currentList();
+    const text = `Only ${list.owner} can share it with you again.`;
+    if (!(await confirmed(`Leave ${quoted(list.title)}?`, text, ['Leave', 'Stay']))) return;
+    const path = `/api/lists/${list.id}/members/${encodeURIComponent(access.session.user)}`;
+    state.lists = state.lists.filter(other => other !== list);
+    write({
+      request: () => ({ method: 'DELETE', path }),
+      accept: () => showToast(`You have left ${quoted(list.title)}.`),
+      revert: () => {
+        state.lists.push(list);
+      },
+    });
+    location.hash = '#/';
+    focusStart();
+  }
+
+  function listenToSharing() {
+    find('.share-button').addEventListener('click', openSharing);
+    find('.leave-button').addEventListener('click', leaveList);
+    find('.make-link').addEventListener('click', () => inDialog(find('.share'), makeLink));
+    find('.share').addEventListener('close', scheduleListRefresh);
+    onSubmit(find('.member-form'), addMember);
+  }
+
   // ---- Live changes ------------------------------------------------------------------------------------
 
-  const live = { socket: null, attempt: 0, timer: null };
+  const live = { socket: null, attempt: 0, timer: null, isOver: false };
 
   function connect() {
     clearTimeout(live.timer);
+    if (live.isOver || gate.resolve) return; // signing in again connects
     const address = new URL(`${base}/api/events`, location.href);
     address.protocol = address.protocol === 'https:' ? 'wss:' : 'ws:';
     address.hash = '';
     if (state.revision !== null) address.searchParams.set('since', state.revision);
-    live.socket = new WebSocket(address);
+    // A socket can send no header, so a link's secret goes as one of its protocols.
+    live.socket = new WebSocket(address, access.link ? ['todo', `bearer.${access.link}`] : []);
     live.socket.addEventListener('message', event => hear(JSON.parse(event.data)));
     live.socket.addEventListener('close', disconnected);
   }
 
-  function disconnected() {
-    live.socket = null;
+  function connectLater() {
+    if (live.isOver) return;
     const pause = backoff(live.attempt);
     live.attempt += 1;
     clearTimeout(live.timer);
     live.timer = setTimeout(connect, pause);
+  }
+
+  function disconnected(event) {
+    live.socket = null;
+    if (event.code === SIGNED_OUT && noteSignedOut()) return;
+    connectLater();
     // A socket may fail alone, behind a proxy that knows none; only a failing request means an absent server.
     if (live.attempt > 1) probeLater(live.attempt);
   }
@@ -11055,12 +12513,15 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
     probing = false;
     showBack();
+    // A socket that is refused from the start doesn't say that it is the session that has ended.
+    if (live.socket === null) checkSession();
   }
 
   function hear(message) {
     live.attempt = 0;
     showBack();
     if (message.type === 'hello') hearHello(message.revision);
+    if (message.type === 'access') afterQueue(reloadAccess);
     if (message.type !== 'changes') return;
     state.revision = Math.max(state.revision ?? 0, message.revision);
     applyChanges(message.changes);
@@ -11099,6 +12560,29 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function afterQueue(action) {
     if (queue.running) queue.idle.then(action);
     else action();
+  }
+
+  // A list came, went, or may be changed no more.
+  async function reloadAccess() {
+    const { list: id } = state.view;
+    try {
+      await loadLists();
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      return;
+    }
+    if (id !== null && shownList?.id === id && !listById(id)) {
+      if (state.open) closeDetail();
+      location.hash = '#/';
+      const what = isOthers(shownList) ? 'shared with you' : 'there';
+      showToast(`${quoted(shownList.title)} is not ${what} any more.`);
+    } else if (state.loaded && !state.problem && !access.link) {
+      render();
+      scheduleRefresh();
+    } else {
+      loadView();
+    }
+    if (find('.share').open && !find('.share .entries :focus')) loadSharing();
   }
 
   // ---- Weather and the day -----------------------------------------------------------------------------
@@ -11177,11 +12661,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function leaveSearch() {
     find('.search').value = '';
     if (state.view.q) goTo({ q: '' }, { replace: true });
-    find('.new-todo').focus();
+    focusStart();
   }
 
   const SINGLE_KEYS = {
-    n: () => find('.new-todo').focus(),
+    n: focusStart,
     '/': () => find('.search').focus(),
     '?': openHelp,
     1: () => goTo({ show: 'all' }),
@@ -11191,6 +12675,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function documentKey(event) {
     if (find('dialog[open]') || event.isComposing) return;
+    if (gate.resolve) {
+      if (event.key === 'Escape' && !find('.gate-back').hidden) closeGate(null);
+      return;
+    }
     if (event.key === 'Escape') {
       escapeKey(event);
       return;
@@ -11203,6 +12691,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   // ---- Start -------------------------------------------------------------------------------------------
+
+  // The secret in the address says who asks, so another one is another page.
+  function hashChanged() {
+    if (linkOf(location.hash) !== access.link) location.reload();
+    else if (inviteOf(location.hash)) invited();
+    else followHash();
+  }
 
   function followHash() {
     const before = state.view;
@@ -11231,7 +12726,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
         event.preventDefault();
         createTodo();
       }
-      if (event.key === 'ArrowDown' && !event.isComposing) find('.todo-list .toggle')?.focus();
+      const first = find('.todo-list > li');
+      if (event.key === 'ArrowDown' && !event.isComposing && first) rowFocus(first).focus();
     });
     for (const name of ['.new-due', '.new-tags']) {
       find(name).addEventListener('keydown', event => {
@@ -11254,7 +12750,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.search').addEventListener('keydown', event => {
       if (isEnter(event)) search.now();
     });
-    find('.skip').addEventListener('click', () => find('.new-todo').focus());
+    find('.skip').addEventListener('click', focusStart);
   }
 
   function listenToLists() {
@@ -11277,7 +12773,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
     find('.rename-list-button').addEventListener('click', startRename);
     find('h1').addEventListener('dblclick', () => {
-      if (!find('.list-tools').hidden) startRename();
+      if (!find('.list-tools').hidden && !isOthers(currentList())) startRename();
     });
     find('.delete-list-button').addEventListener('click', deleteList);
     find('.open-drawer').addEventListener('click', openDrawer);
@@ -11298,15 +12794,29 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.single-keys').addEventListener('change', event =>
       remember('single-keys', event.target.checked),
     );
-    for (const dialog of findAll('dialog')) {
-      dialog.addEventListener('click', event => {
-        if (event.target === dialog) dialog.close();
-      });
-    }
+    for (const dialog of findAll('dialog')) listenToVeil(dialog);
+  }
+
+  // Only a press that begins on the veil closes: who drags over a text may well let go out there.
+  function listenToVeil(dialog) {
+    let isOnVeil = false;
+    dialog.addEventListener('pointerdown', event => {
+      const { left, right, top, bottom } = dialog.getBoundingClientRect();
+      const { clientX: x, clientY: y } = event;
+      isOnVeil = event.target === dialog && (x < left || x > right || y < top || y > bottom);
+    });
+    dialog.addEventListener('click', event => {
+      if (event.target === dialog && isOnVeil) dialog.close();
+    });
+    find('.dialog-close', dialog)?.addEventListener('click', () => dialog.close());
   }
 
   function listenToWindow() {
-    addEventListener('hashchange', followHash);
+    addEventListener('hashchange', hashChanged);
+    addEventListener('pageshow', event => {
+      // A page that "back" brings out of the browser's memory may be somebody else's by now.
+      if (event.persisted) checkSession();
+    });
     addEventListener('online', () => wakeRetry());
     addEventListener('pagehide', () => {
       saveDetailTexts();
@@ -11314,15 +12824,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     });
     addEventListener('beforeunload', event => {
       // Only when a change can't be sent now is leaving a loss.
-      if (state.away && queue.jobs.length) event.preventDefault();
+      if ((state.away || gate.resolve) && queue.jobs.length) event.preventDefault();
     });
     document.addEventListener('visibilitychange', () => {
       if (document.hidden) saveDetailTexts();
-      else if (live.socket === null) {
-        live.attempt = 0;
-        connect();
-        scheduleRefresh();
-      }
+      else wake();
     });
     document.addEventListener('keydown', documentKey);
     narrowScreen.addEventListener('change', () => {
@@ -11335,24 +12841,55 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     watchForMore();
   }
 
+  function wake() {
+    checkSession();
+    if (!access.session || live.socket !== null || gate.resolve) return;
+    live.attempt = 0;
+    connect();
+    scheduleRefresh();
+  }
+
+  // Everything that asks for something private waits until it is known who is here.
+  async function begin() {
+    const asked = askSessionPatiently();
+    // Whoever is signed in sees the page at once, and a slow answer is no reason to show nothing at all.
+    await Promise.race([asked, sleep(1500)]);
+    document.documentElement.classList.remove('is-starting');
+    let session = await asked;
+    const wantsAccount = inviteOf(location.hash) && session.accounts && session.kind !== 'session';
+    if ((session.accounts && session.user === null && !access.link) || wantsAccount) {
+      session = (await openGate(session)) ?? session;
+    }
+    access.session = session;
+    renderAccount();
+    loadView();
+    connect();
+    loadDueToday().catch(() => {});
+    if (access.link) offerOwnLists();
+    else if (weatherIsConfigured) {
+      showWeather();
+      setInterval(showWeather, WEATHER_INTERVAL);
+    }
+  }
+
   function start() {
     listenToComposer();
     listenToList();
     listenToLists();
     listenToDetail();
     listenToDialogs();
+    listenToAccount();
+    listenToSharing();
+    listenToGate();
     listenToWindow();
+    document.documentElement.classList.toggle('is-link', access.link !== null);
     showDay();
     setInterval(showDay, 30000);
     settleLayout();
-    followHash();
-    find('.new-todo').focus({ preventScroll: true });
-    connect();
-    loadDueToday().catch(() => {});
-    if (weatherIsConfigured) {
-      showWeather();
-      setInterval(showWeather, WEATHER_INTERVAL);
-    }
+    state.view = parseHash(location.hash);
+    render();
+    focusStart();
+    begin();
   }
 
   start();
