@@ -474,7 +474,7 @@ class TooManyRequests(TodoError):
     status, title = 429, "Too many attempts"
 
     def __init__(self, seconds: float):
-        wait = max(1, math.ceil(seconds))
+        wait = max(1, math.ceil(round(seconds, 3)))
         super().__init__(f"Too many attempts. Try again in {wait} s.", headers={"Retry-After": str(wait)})
 
 
