@@ -5123,7 +5123,7 @@ class SessionCookies:
     @staticmethod
     def _make_secret_file(path: str) -> None:
         # Under another name first: whoever finds the file finds it whole.
-        unfinished = f"{path}.{os.getpid()}"
+        unfinished = f"{path}.{secrets.token_hex(4)}"
         with open(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_hex(32) + "\n")
         try:
@@ -5446,7 +5446,9 @@ class BaseHandler(tornado.web.RequestHandler):
     def check_trusted_origin(self, origin: str) -> bool:
         """Whether pages of this origin may write here; Tornado asks it before every write from a page."""
         # Who sends a token has been given it, and no browser adds it by itself. One that is not good is refused.
-        has_token = self.settings["authenticator"].has_accounts and "Authorization" in self.request.headers
+        # What is for anybody asks for none, but may look at a cookie.
+        takes_token = not self.public and self.settings["authenticator"].has_accounts
+        has_token = takes_token and "Authorization" in self.request.headers
         return (has_token and bearer_secret(self.request) is not None) or self.is_trusted(origin)
 
     def is_trusted(self, origin: str) -> bool:
