@@ -6760,3 +6760,94 @@ async def test_every_control_of_the_account_views_has_a_name_and_a_finger_sized_
             assert await page.evaluate(small) == []
             await assert_fits(page)
         assert await page.evaluate(nameless) == []
+
+
+# ==== what others write is never run ===============================================================
+
+WAYS_OUT = ["", '">', "'>", "</textarea>", "</title><b>", "-->", "]]>", "`>"]
+WAYS_TO_RUN = [
+    *("<script>hacked=1</script>", "<ScRiPt>hacked=1</sCrIpT>", "<script src=data:text/javascript,hacked=1></script>"),
+    *("<img src=x onerror=hacked=1>", "<img/src=x/onerror=hacked=1>", "<IMG SRC=x OnErRoR='hacked=1'>"),
+    *("<svg onload=hacked=1>", "<svg/onload=hacked=1>", "<svg><script>hacked=1</script></svg>"),
+    *("<svg><animate onbegin=hacked=1 attributeName=x dur=1s>", "<body onload=hacked=1>", "<b onclick=hacked=1>x"),
+    *("<input autofocus onfocus=hacked=1>", "<details open ontoggle=hacked=1>", "<video><source onerror=hacked=1>"),
+    *("<audio src=x onerror=hacked=1>", "<object data=x onerror=hacked=1>", "<iframe onload=hacked=1>"),
+    *("<iframe src='javascript:parent.hacked=1'>", "<iframe srcdoc='<script>parent.hacked=1</script>'>"),
+    *(
+        "<a href=javascript:hacked=1>x</a>",
+        "<form action=javascript:hacked=1><button>x",
+        "<embed src=javascript:hacked=1>",
+    ),
+    *("{{hacked=1}}${hacked=1}<%=hacked=1%>", "<meta http-equiv=refresh content='0;javascript:hacked=1'>"),
+]
+PAYLOADS = [out + run for out in WAYS_OUT for run in WAYS_TO_RUN]
+
+
+async def was_hacked(page):
+    return await page.evaluate("window.hacked === 1")
+
+
+async def test_the_payloads_do_run_where_nothing_keeps_them_from_it(browser):
+    page = await browser.new_page()
+    ran = 0
+    for payload in PAYLOADS:
+        await page.goto("about:blank")
+        await page.set_content(f"<p>{payload}</p>")
+        await page.wait_for_timeout(5)
+        ran += await was_hacked(page)
+    await page.close()
+    assert len(PAYLOADS) == 200 and ran > 80
+
+
+async def test_200_payloads_in_titles_notes_tags_and_names_are_shown_and_not_run(browser):
+    with (
+        tornado_todo.running({**PAGE_ACCOUNTS, "TRUSTED_PROXIES": ""}) as url,
+        contextlib.closing(Client(url)) as client,
+    ):
+        ann = sign_up(client)
+        for payload in PAYLOADS:
+            tags = [payload[:50].replace(",", " ").strip()]
+            fields = {"title": payload, "notes": payload, "tags": tags}
+            assert client.post("/api/todos", fields, **ann).status == 201
+            assert client.post("/api/documents/" + urllib.parse.quote(payload, safe=""), 1, **ann).status == 422
+            assert (
+                client.get(
+                    "/api/todos", Cookie=f"todo_session_{client.address[1]}={urllib.parse.quote(payload)}"
+                ).status
+                == 401
+            )
+        for payload in PAYLOADS[:25]:
+            assert client.post("/api/lists", {"title": payload}, **ann).status == 201
+            assert client.post("/api/tokens", {"name": payload}, **ann).status == 201
+        client.post("/api/session", {"name": "ann", "password": "the password of ann"}, User_Agent=PAYLOADS[3])
+        async with opened_at(browser, url) as page:
+            name, _, value = ann["Cookie"].partition("=")
+            await page.context.add_cookies([{"name": name, "value": value, "url": url}])
+            await page.reload()
+            await expect(shown_titles(page)).to_have_text(PAYLOADS[:100])
+            await page.locator(".more-button").first.scroll_into_view_if_needed()
+            await expect(shown_titles(page)).to_have_count(200)
+            for number in range(200):
+                await rows(page).nth(number).locator(".details-button").evaluate("button => button.click()")
+                await expect(page.locator(".detail-notes")).to_have_value(PAYLOADS[number])
+            await page.locator(".history summary").click()
+            await expect(page.locator(".history-list li").first).to_be_visible()
+            await page.goto(f"{url}/#/all?q={urllib.parse.quote('<img src=x onerror=hacked=1>')}")
+            await page.goto(f"{url}/#/{urllib.parse.quote(PAYLOADS[3])}")
+            await page.locator(".account-button").click()
+            await page.locator("dialog.account summary", has_text="API tokens").click()
+            await expect(page.get_by_role("button", name=f"Revoke the token {PAYLOADS[0]}")).to_be_visible()
+            assert not await was_hacked(page)
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "image/svg+xml", "application/xhtml+xml", "text/xml"])
+async def test_what_somebody_stored_runs_nothing_when_a_browser_opens_it(browser, content_type):
+    script = "<svg xmlns='http://www.w3.org/2000/svg'><script>document.title = 'hacked'</script></svg>"
+    with serving() as client:
+        client.request("PUT", "/api/records/x", script.encode(), Content_Type=content_type)
+        client.put("/api/documents/x", script)
+        page = await browser.new_page()
+        for path in ("/api/records/x", "/api/documents/x", f"/api/todos?q={urllib.parse.quote(script)}"):
+            await page.goto(client.url + path)
+            assert await page.title() != "hacked"
+        await page.close()
