@@ -6836,7 +6836,7 @@ async def test_200_payloads_in_titles_notes_tags_and_names_are_shown_and_not_run
             await page.goto(f"{url}/#/{urllib.parse.quote(PAYLOADS[3])}")
             await page.locator(".account-button").click()
             await page.locator("dialog.account summary", has_text="API tokens").click()
-            await expect(page.get_by_role("button", name=f"Revoke the token {PAYLOADS[0]}")).to_be_visible()
+            await expect(page.get_by_role("button", name=f"Revoke the token {PAYLOADS[0]}", exact=True)).to_be_visible()
             assert not await was_hacked(page)
 
 
