@@ -49,11 +49,16 @@ class Server:
 
 # Peers write no access log, so ours writes none either.
 OUR_SETTINGS = {"SERVER_HOST": "127.0.0.1", "SERVER_PORT": "{port}", "LOG_LEVEL": "warning"}
+BY_UVICORN = {"FRONT": "uvicorn"}
 ON_SQLITE = {"DATABASE_URL": "sqlite:///{database}"}
 ON_POSTGRES = {"DATABASE_URL": "{database}"}
 
 SERVERS = (
     Server("ours", "**tornado_todo**", OURS, "sqlite", OUR_SETTINGS | ON_SQLITE, True, True),
+    Server(
+        *("ours-uvicorn", "**tornado_todo**, uvicorn in front", OURS, "sqlite"),
+        *(OUR_SETTINGS | ON_SQLITE | BY_UVICORN, True, True),
+    ),
     Server("fastapi-aiosqlite", "FastAPI + aiosqlite", UVICORN + "fastapi_aiosqlite:app"),
     Server("fastapi-sqlalchemy", "FastAPI + SQLAlchemy", UVICORN + "fastapi_sqlalchemy:app"),
     Server("flask", "Flask + gunicorn", GUNICORN + "--worker-class gthread --threads 4 flask_sqlite3:app"),
@@ -63,6 +68,10 @@ SERVERS = (
     Server("hello-tornado", "Tornado hello world", "{python} {peers}/hello_tornado.py {port}", "", makes_etags=True),
     Server("hello-asgi", "raw ASGI hello world", UVICORN + "hello_asgi:app", ""),
     Server("ours-postgres", "**tornado_todo** (Postgres)", OURS, "postgres", OUR_SETTINGS | ON_POSTGRES, True, True),
+    Server(
+        *("ours-postgres-uvicorn", "**tornado_todo** (Postgres), uvicorn in front", OURS, "postgres"),
+        *(OUR_SETTINGS | ON_POSTGRES | BY_UVICORN, True, True),
+    ),
     Server("fastapi-asyncpg", "FastAPI + asyncpg", UVICORN + "fastapi_asyncpg:app", "postgres"),
 )
 REFERENCES = {"sqlite": "fastapi-aiosqlite", "postgres": "fastapi-asyncpg"}  # what the ratios are to
