@@ -4490,12 +4490,14 @@ class Services:
 FORWARDING_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Via")
 
 
+@functools.lru_cache(1000)  # of three look-ups in each request nearly all are the same
 def split_host(host: str) -> tuple[str, str]:
     """A Host header's name, in lower case, without brackets and final dot, and its port; empty if it is none."""
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", host)
     return (match[1].strip("[]").lower().rstrip("."), match[2] or "") if match else ("", "")
 
 
+@functools.lru_cache(1000)
 def parse_address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """An IP address, IPv4 also if it is written as IPv6 (::ffff:127.0.0.1); None for anything else."""
     try:
@@ -13616,16 +13618,20 @@ def report_errors(run: Callable[[], int | None]) -> int:
         return 0
 
 
+def printable(text: str) -> str:
+    """Text without what would move a terminal's cursor or end a line."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 class LineFormatter(logging.Formatter):
     """One line a record, whatever is in it; the lines of a traceback are set apart, so none can pass for a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's text."""
-        first, *traceback = super().format(record).splitlines() or [""]
+        first, *rest = super().format(record).splitlines() or [""]
         message_lines = record.getMessage().count("\n")
-        line = " ".join([first, *traceback[:message_lines]])
-        printable = "".join(character if character.isprintable() else " " for character in line)
-        return "\n    | ".join([printable, *traceback[message_lines:]])
+        lines = [" ".join([first, *rest[:message_lines]]), *rest[message_lines:]]
+        return "\n    | ".join(map(printable, lines))
 
 
 class JSONFormatter(logging.Formatter):
