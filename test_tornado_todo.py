@@ -19,6 +19,7 @@ import datetime
 import functools
 import glob
 import http.client
+import importlib.util
 import itertools
 import json
 import os
@@ -4101,6 +4102,96 @@ def test_a_plain_script_listens_and_ends_even_if_it_never_closes_the_app(tmp_pat
     assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (0, "201\n", False), done.stderr
     with contextlib.closing(sqlite3.connect(tmp_path / "script.db")) as connection:
         assert connection.execute("SELECT title FROM todos").fetchall() == [("x",)]
+
+
+# ==== asgi =======================================================================================
+
+
+class ASGIClient:
+    """Calls an ASGI application as a server would, without one."""
+
+    def __init__(self, application):
+        self.application = application
+
+    async def ask(self, method: str, path: str, *chunks: bytes, **headers: str) -> tuple[int, dict, bytes]:
+        """Send a request whose body comes in these pieces."""
+        named = {"host": "127.0.0.1", **{name.replace("_", "-").lower(): value for name, value in headers.items()}}
+        scope = {"type": "http", "method": method, "path": path, "query_string": b"", "scheme": "http"}
+        scope.update(client=("127.0.0.1", 5), headers=[(name.encode(), text.encode()) for name, text in named.items()])
+        coming = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+        coming.append({"type": "http.request"})
+        sent = []
+
+        async def receive():
+            return coming.pop(0)
+
+        async def send(message):
+            sent.append(message)
+
+        await self.application(scope, receive, send)
+        assert [message["type"] for message in sent] == ["http.response.start"] + ["http.response.body"] * (
+            len(sent) - 1
+        )
+        assert [message.get("more_body") for message in sent[1:]] == [True] * (len(sent) - 2) + [False]
+        headers_sent = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return sent[0]["status"], headers_sent, b"".join(message["body"] for message in sent[1:])
+
+
+async def test_an_asgi_server_gets_the_same_answers_as_any_client():
+    app = tornado_todo.make_app(MEMORY, prefix="/todo")
+    async with tornado_todo.lifespan(app):
+        client = ASGIClient(tornado_todo.asgi_app(app))
+        json_type = {"Content_Type": "application/json"}
+        status, headers, body = await client.ask("POST", "/todo/api/todos", b'{"ti', b'tle": "in pieces"}', **json_type)
+        assert status == 201 and json.loads(body)["title"] == "in pieces"
+        assert headers["location"] == json.loads(body)["url"] and "server" not in headers
+        status, headers, body = await client.ask("GET", "/todo/api/export")  # which is written piece by piece
+        assert status == 200 and json.loads(body)["todos"][0]["title"] == "in pieces"
+        assert (await client.ask("HEAD", "/todo/api/todos"))[2] == b""
+        assert (await client.ask("GET", "/todo/nowhere"))[0] == 404
+        too_large = await client.ask("POST", "/todo/api/todos", *[b" " * 2**19] * 3, **json_type)
+        assert too_large[0] == 413
+        assert (await client.ask("GET", "/todo/", Host="evil.example"))[0] == 421
+
+
+async def test_an_asgi_server_that_speaks_lifespan_opens_and_closes_the_stores(tmp_path):
+    application = tornado_todo.asgi_app(tornado_todo.make_app(in_file(tmp_path)))
+    coming, sent = asyncio.Queue(), asyncio.Queue()
+    running = asyncio.ensure_future(application({"type": "lifespan"}, coming.get, sent.put))
+    await coming.put({"type": "lifespan.startup"})
+    assert (await sent.get())["type"] == "lifespan.startup.complete"
+    assert (tmp_path / "todos.db").exists()
+    await coming.put({"type": "lifespan.shutdown"})
+    assert (await sent.get())["type"] == "lifespan.shutdown.complete"
+    await running
+
+
+async def test_an_asgi_server_is_told_what_keeps_the_stores_from_opening(tmp_path):
+    application = tornado_todo.asgi_app(tornado_todo.make_app({"DATABASE_URL": f"sqlite:///{tmp_path}/no/such.db"}))
+    coming, sent = asyncio.Queue(), asyncio.Queue()
+    await coming.put({"type": "lifespan.startup"})
+    await application({"type": "lifespan"}, coming.get, sent.put)
+    message = await sent.get()
+    assert message["type"] == "lifespan.startup.failed" and "DATABASE_URL" in message["message"]
+
+
+async def test_uvicorn_in_front_serves_the_page_the_api_and_the_sockets(tmp_path):
+    if importlib.util.find_spec("uvicorn") is None:
+        skip_or_fail("uvicorn is not installed")
+    with process(tmp_path, FRONT="uvicorn", **in_file(tmp_path)) as server:
+        assert server.client.get("/").status == 200
+        async with listening(server.client.url) as line:
+            assert (await next_message(line))["type"] == "hello"
+            todo = await in_thread(lambda: add(server.client, "by uvicorn"))
+            assert (await next_change(line))["todo"] == todo["id"]
+        server.child.send_signal(signal.SIGTERM)
+        assert await in_thread(lambda: server.child.wait(10)) == 0
+
+
+def test_a_front_that_is_not_installed_is_named_with_its_extra(tmp_path):
+    blocked = "import sys; sys.modules['uvicorn'] = None; import tornado_todo; sys.exit(tornado_todo.main([]))"
+    done = run_python(tmp_path, "-c", blocked, FRONT="uvicorn", SERVER_PORT="0", DATABASE_URL="sqlite://")
+    assert done.returncode == 2 and "tornado-todo[fast]" in done.stderr and "Traceback" not in done.stderr
 
 
 # ==== command line ===============================================================================

@@ -5192,7 +5192,7 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
     """One request of an ASGI server (ASGI 3.0), on the seams that Tornado documents for connections of other kinds."""
 
     def __init__(self, scope: dict, receive: Callable, send: Callable):
-        self.scope, self._receive, self.send = scope, receive, send
+        self.scope, self.receive, self.send = scope, receive, send
         self.is_socket = scope["type"] == "websocket"
         # HTTPServerRequest reads both from its connection's context.
         self.context = self
@@ -5211,7 +5211,7 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
             if ready is not None:
                 await ready
             if self.is_socket:
-                await self._receive()  # that it connects
+                await self.receive()  # that it connects
                 delegate.finish()
             else:
                 await self._read_body(delegate)
@@ -5236,7 +5236,7 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
     async def _read_body(self, delegate: tornado.httputil.HTTPMessageDelegate) -> None:
         async with asyncio.timeout(self._body_seconds):
             while not self._is_finished:
-                message = await self._receive()
+                message = await self.receive()
                 if message["type"] == "http.disconnect":
                     delegate.on_connection_close()
                     self._is_finished = True
@@ -5312,21 +5312,11 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
         """Set how long the body may take."""
         self._body_seconds = seconds
 
-    async def serve_socket(self, handler: tornado.websocket.WebSocketHandler) -> None:
-        """Accept a WebSocket, and give the handler what comes until it is closed."""
-        subprotocol = handler.select_subprotocol(self.scope.get("subprotocols") or [])
-        await self.send({"type": "websocket.accept", "subprotocol": subprotocol})
-        handler.set_status(101)
-        handler.open()
-        message: dict = {}
-        try:
-            while (message := await self._receive())["type"] == "websocket.receive":
-                handler.on_message(message.get("text") or message.get("bytes") or "")
-        finally:
-            handler.on_ws_connection_close(message.get("code"), message.get("reason"))
-            self._outgoing.clear()
-            self._is_finished = True
-            self._wake()
+    def end(self) -> None:
+        """Send nothing more: a socket has been closed."""
+        self._outgoing.clear()
+        self._is_finished = True
+        self._wake()
 
 
 class ASGISocket(tornado.websocket.WebSocketProtocol):
@@ -5340,20 +5330,38 @@ class ASGISocket(tornado.websocket.WebSocketProtocol):
         self._is_closing = False
 
     async def accept_connection(self, handler: tornado.websocket.WebSocketHandler) -> None:
-        """Serve the socket until it is closed."""
-        await self._connection.serve_socket(handler)
+        """Accept the socket, and give the handler what comes until it is closed."""
+        connection = self._connection
+        self.selected_subprotocol = handler.select_subprotocol(connection.scope.get("subprotocols") or [])
+        await connection.send({"type": "websocket.accept", "subprotocol": self.selected_subprotocol})
+        handler.set_status(101)
+        handler.open()
+        message: dict = {}
+        try:
+            while (message := await connection.receive())["type"] == "websocket.receive":
+                handler.on_message(message.get("text") or message.get("bytes") or "")
+        finally:
+            self._is_closing = True
+            handler.on_ws_connection_close(message.get("code"), message.get("reason"))
+            connection.end()
+
+    async def _send(self, **message: Any) -> None:
+        try:
+            await self._connection.send(message)
+        except Exception as error:  # whatever the server calls it when nobody is there any more
+            self._is_closing = True
+            raise tornado.websocket.WebSocketClosedError from error
 
     def write_message(self, message: str | bytes, binary: bool = False) -> asyncio.Future:
         """Send a message; the future is done when it has been taken."""
-        content = {"bytes": message} if binary else {"text": message}
-        return asyncio.ensure_future(self._connection.send({"type": "websocket.send", **content}))
+        return asyncio.ensure_future(self._send(type="websocket.send", **{"bytes" if binary else "text": message}))
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
         """Close the socket."""
         if not self._is_closing:
             self._is_closing = True
-            closing = {"type": "websocket.close", "code": code or 1000, "reason": reason or ""}
-            asyncio.ensure_future(self._connection.send(closing))
+            closing = asyncio.ensure_future(self._send(type="websocket.close", code=code or 1000, reason=reason or ""))
+            closing.add_done_callback(lambda done: done.cancelled() or done.exception())  # gone is closed as well
 
     def is_closing(self) -> bool:
         """Whether nothing more can be sent."""
