@@ -13664,7 +13664,10 @@ def set_up_logging(config: Config) -> None:
     handler = logging.StreamHandler()
     line = LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JSONFormatter() if config.log_format == "json" else line)
-    logging.basicConfig(level=config.log_level.upper(), handlers=[handler])
+    level = logging.getLevelName(config.log_level.upper())
+    LOG.setLevel(level)
+    # What drivers have to say for debugging is what people have written, word for word.
+    logging.basicConfig(level=max(level, logging.INFO), handlers=[handler])
 
 
 def serve_command(argv: Sequence[str]) -> int:
