@@ -4574,6 +4574,7 @@ FAULTS = {
 KEPT_BY = {OwnPostgres: (put_todo, todo_names), OwnMongo: (put_document, document_names), OwnRedis: (put_record, None)}
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("kind", KEPT_BY, ids=lambda kind: kind.__name__)
 def test_an_engine_that_goes_away_under_load_costs_no_acknowledged_write(own, tmp_path, kind, fault, capsys):
@@ -4752,6 +4753,7 @@ def test_workers_that_could_not_share_their_data_are_refused(tmp_path, settings,
 # ==== engines: signing in, starting up, telling no secrets ======================================
 
 
+@pytest.mark.alone
 def test_start_up_with_an_engine_away_says_which_and_serves_503_until_it_is_there(own, tmp_path):
     server = own(OwnPostgres)
     server.kill()
@@ -4771,6 +4773,7 @@ def test_start_up_with_an_engine_away_says_which_and_serves_503_until_it_is_ther
         assert secret not in everything_said + answer.body.decode() + health.body.decode()
 
 
+@pytest.mark.alone
 def test_redis_away_takes_records_down_and_nothing_else(own, tmp_path):
     server = own(OwnRedis)
     with process(tmp_path, **in_file(tmp_path), **server.settings) as running:
@@ -4803,6 +4806,7 @@ def sign_in_with(server: "OwnPostgres", method: str, tmp_path) -> None:
     server.process.send_signal(signal.SIGHUP)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("method", ["md5", "scram-sha-256"])
 def test_postgres_is_signed_in_to_with_a_password_of_odd_characters(own, tmp_path, method):
     server, password = own(OwnPostgres), "p@ss:/w#rd%?é"
@@ -4988,6 +4992,7 @@ def test_over_tls_the_cookie_is_one_that_no_other_host_can_set(tmp_path, nginx):
         client.close()
 
 
+@pytest.mark.alone
 def test_the_deployment_survives_a_restart_of_everything_under_load(tmp_path, own, nginx, capsys):
     engines = [own(kind) for kind in (OwnPostgres, OwnMongo, OwnRedis)]
     settings = {name: value for engine in engines for name, value in engine.settings.items()}
