@@ -13,15 +13,20 @@ Search for "# ====" to jump from section to section.
 
 import ast
 import asyncio
+import base64
 import concurrent.futures
 import contextlib
 import datetime
+import email.utils
 import functools
 import glob
+import hashlib
 import http.client
+import http.cookies
 import importlib.util
 import itertools
 import json
+import logging
 import os
 import pathlib
 import random
@@ -31,6 +36,7 @@ import signal
 import socket
 import sqlite3
 import ssl
+import string
 import subprocess
 import sys
 import threading
@@ -4192,6 +4198,2864 @@ def test_a_front_that_is_not_installed_is_named_with_its_extra(tmp_path):
     blocked = "import sys; sys.modules['uvicorn'] = None; import tornado_todo; sys.exit(tornado_todo.main([]))"
     done = run_python(tmp_path, "-c", blocked, FRONT="uvicorn", SERVER_PORT="0", DATABASE_URL="sqlite://")
     assert done.returncode == 2 and "tornado-todo[fast]" in done.stderr and "Traceback" not in done.stderr
+
+
+# ==== accounts: helpers ==========================================================================
+
+PASSWORD = "a passphrase, long enough"
+WITH_ACCOUNTS = {"AUTH": "accounts", "SIGNUP": "open", "COOKIE_SECRET": SECRET}
+DAY = tornado_todo.DAY
+ADDRESS = "203.0.113.9"
+HTTPS = {"X_Forwarded_Proto": "https", "X_Forwarded_For": ADDRESS}  # what a proxy says of an https request
+
+
+@functools.cache
+def hash_of(password: str) -> str:
+    """A password's hash, made once: it takes a quarter of a second."""
+    return tornado_todo.hash_password(password)
+
+
+class Person(Client):
+    """A client that sends the same headers, such as a cookie or a token, with every request."""
+
+    def __init__(self, url: str, name: str = "", **own: str):
+        super().__init__(url)
+        self.name, self.own = name, own
+
+    def request(self, method: str, path: str, raw: bytes | None = None, **headers: str) -> Answer:
+        return super().request(method, path, raw, **{**self.own, **headers})
+
+
+class Served:
+    """A running server whose stores a test can reach: for what would take passwords or days over HTTP."""
+
+    def __init__(self, app, url: str, loop, closing: contextlib.ExitStack):
+        self.app, self.url, self._loop, self._closing = app, url, loop, closing
+        self.services = app.settings["services"]
+        self.client = self.somebody()
+
+    def run(self, coroutine) -> Any:
+        """Run a coroutine in the server's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+
+    def sql(self, statement: str, *arguments) -> list[tuple]:
+        return self.run(self.services.database.transaction(lambda session: session.fetch(statement, *arguments)))
+
+    def somebody(self, name: str = "", **own: str) -> Person:
+        """A client that is closed at the end."""
+        return self._closing.enter_context(contextlib.closing(Person(self.url, name, **own)))
+
+    def session(self, name: str) -> Person:
+        """Somebody with an account, in a new session that no password was asked for."""
+        user = self.run(self.services.accounts.user(name))
+        credential = tornado_todo.new_credential("session", user, tornado_todo.SESSION_LIFETIME, "Firefox")
+        return self.somebody(name, Cookie=self.cookie(self.run(self.services.accounts.issue(credential))))
+
+    def cookie(self, secret: str, port: int = 0) -> str:
+        """The cookie that carries a secret to this port, or another."""
+        keys, cookie = self.app.settings["cookies"].keys(), f"todo_session_{port or self.client.address[1]}"
+        signed = tornado.web.create_signed_value(keys, cookie, secret, key_version=next(iter(keys)))
+        return f"{cookie}={signed.decode()}"
+
+    def person(self, name: str) -> Person:
+        """Somebody with a new account, whose password is PASSWORD, signed in."""
+        self.run(self.services.accounts.add(name, hash_of(PASSWORD)))
+        return self.session(name)
+
+
+@contextlib.contextmanager
+def served(settings=MEMORY, **options):
+    """A running server whose stores a test can reach, where people sign in."""
+    app = tornado_todo.make_app({**FRONT, **WITH_ACCOUNTS, **settings}, **options)
+    sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
+    ready, state = threading.Event(), {}
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        async with tornado_todo.listening(app, sockets):
+            await app.settings["services"].open()
+            state.update(loop=asyncio.get_running_loop(), stop=stop)
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    assert ready.wait(20)
+    try:
+        with contextlib.ExitStack() as closing:
+            url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}{app.settings['config'].prefix}"
+            yield Served(app, url, state["loop"], closing)
+    finally:
+        state["loop"].call_soon_threadsafe(state["stop"].set)
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def own_database(engine: str, folder):
+    """Settings that choose an engine for to-dos, with a database of its own."""
+    if engine != "Postgres":
+        yield in_file(folder) if engine == "SQLite file" else dict(MEMORY)
+        return
+    url, name = address_of("TEST_POSTGRES_URL"), own_name()
+    run_sql(url, f"CREATE DATABASE {name}")
+    try:
+        yield {"DATABASE_URL": urllib.parse.urlsplit(url)._replace(path=f"/{name}").geturl()}
+    finally:
+        run_sql(url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+TODO_ENGINES = ["SQLite file", "SQLite memory", *if_set("TEST_POSTGRES_URL", "Postgres")]
+TOWNSPEOPLE = ("ann", "eve", "vic", "mia", "rem", "sam", "bob", "cid", "dee")
+
+
+class Town(NamedTuple):
+    """A server, and people with accounts there."""
+
+    server: Served
+    ann: Person
+    eve: Person
+    vic: Person
+    mia: Person
+    rem: Person
+    sam: Person
+    bob: Person
+    cid: Person
+    dee: Person
+
+
+@pytest.fixture(scope="module", params=TODO_ENGINES)
+def town(request, tmp_path_factory):
+    """One server an engine for the many tests that take people, but no password. ann to sam are for the matrix."""
+    folder = tmp_path_factory.mktemp("town")
+    (folder / "static").mkdir()
+    (folder / "static" / "x.txt").write_text("static")
+    with (
+        own_database(request.param, folder) as settings,
+        served({**settings, "STATIC_PATH": str(folder / "static")}) as server,
+    ):
+        yield Town(server, *(server.person(name) for name in TOWNSPEOPLE))
+
+
+@pytest.fixture
+def own_server(todo_engine):
+    """A server of the test's own on every engine, where people sign in."""
+    with served(todo_engine) as server:
+        yield server
+
+
+def share(owner: Person, list_id: str, name: str, role: str = "editor") -> dict:
+    answer = owner.put(f"/api/lists/{list_id}/members/{name}", {"role": role})
+    assert answer.status in (200, 201), answer.body
+    return answer.json()
+
+
+def unshare(person: Person, list_id: str, name: str) -> None:
+    assert person.delete(f"/api/lists/{list_id}/members/{name}").status == 204
+
+
+def make_link(owner: Person, list_id: str) -> tuple[dict, str]:
+    """A link to a list, and its secret."""
+    answer = owner.post(f"/api/lists/{list_id}/links", {})
+    assert answer.status == 201, answer.body
+    link = answer.json()
+    return link, re.fullmatch(r".*/#/link/(\S+)", link["link"])[1]
+
+
+def make_token(owner: Person, **fields) -> dict:
+    answer = owner.post("/api/tokens", {"name": "script", **fields})
+    assert answer.status == 201, answer.body
+    return answer.json()
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def whole_answer(answer: Answer) -> str:
+    return f"{answer.headers}\n{answer.body.decode(errors='replace')}"
+
+
+def told(answer: Answer) -> tuple:
+    """An answer but for what differs at each request."""
+    body = answer.json() if answer.body else {}
+    return answer.status, {**body, "request_id": ""}, sorted(answer.headers.keys())
+
+
+# ==== accounts: who may do what ==================================================================
+
+SHARED, PRIVATE = "canarysharedq8", "canaryprivatez7"
+
+
+class Cell(NamedTuple):
+    """A request to what is ann's, and what it is answered to her, an editor, a viewer and a stranger.
+
+    `$name` is replaced by what there is in her estate. All others' answers follow from these.
+    """
+
+    method: str
+    path: str
+    owner: Any
+    editor: Any
+    viewer: Any
+    stranger: Any
+    body: Any = None
+    headers: dict = {}
+    spares: bool = False  # whether it leaves what is the owner's alone, though the editor is let through
+
+
+def for_all(method: str, path: str, status: Any, body: Any = None, **headers: str) -> Cell:
+    """What everybody is answered the same, since it is their own, or nobody's."""
+    return Cell(method, path, status, status, status, status, body, headers, True)
+
+
+CELLS = [
+    for_all("GET", "/", 200),
+    for_all("GET", "/page/$asset", 200),
+    for_all("GET", "/static/x.txt", 200),
+    for_all("GET", "/api/todos", 200),
+    for_all("GET", f"/api/todos?q={SHARED}", 200),
+    for_all("GET", f"/api/todos?q={PRIVATE}", 200),
+    for_all("GET", f"/api/todos?tag={SHARED}&tag={SHARED}", 200),
+    for_all("GET", f"/api/todos?tag={PRIVATE}", 200),
+    for_all("GET", "/api/todos?deleted=true", 200),
+    for_all("GET", "/api/todos?due=any&priority=2&completed=false", 200),
+    *(for_all("GET", f"/api/todos?sort={sort}&limit=2", 200) for sort in ("order", "-title", "due", "-updated_at")),
+    for_all("GET", "/api/todos?sort=title&limit=2&after=$cursor", 200),
+    Cell("GET", "/api/todos", 304, {200, 304}, {200, 304}, 200, headers={"If_None_Match": '"$revision"'}),
+    Cell("GET", "/api/todos?list=$list", 200, 200, 200, 404),
+    Cell("GET", "/api/todos?list=$list&q=a&sort=-title", 200, 200, 200, 404),
+    Cell("GET", "/api/todos?list=$list&deleted=true", 200, 200, 200, 404),
+    Cell("GET", "/api/todos?list=$private", 200, 404, 404, 404),
+    Cell("GET", "/api/todos?list=$private", 304, 404, 404, 404, headers={"If_None_Match": "*"}),
+    Cell("GET", "/api/todos?list=$dead", 404, 404, 404, 404),
+    for_all("POST", "/api/todos", 201, {"title": "x"}),
+    for_all("POST", "/api/todos", 201, {"title": "keyed"}, Idempotency_Key="$key"),
+    Cell("POST", "/api/todos", 201, 201, 403, 422, {"title": "x", "list": "$list"}),
+    Cell("POST", "/api/todos", 201, 422, 422, 422, {"title": "x", "list": "$private"}),
+    Cell("POST", "/api/todos", 422, 422, 422, 422, {"title": "x", "list": "$dead"}),
+    Cell("PATCH", "/api/todos", 200, 200, 200, 200, {"priority": 1}),
+    Cell("PATCH", "/api/todos?list=$list", 200, 200, 403, 404, {"priority": 1}),
+    Cell("PATCH", "/api/todos?list=$list", 412, 412, 403, 404, {"priority": 1}, {"If_Match": '"1"'}),
+    Cell("PATCH", "/api/todos?list=$private", 200, 404, 404, 404, {"priority": 1}),
+    Cell("PATCH", "/api/todos", 200, 422, 422, 422, {"list": "$private"}),
+    Cell("PATCH", f"/api/todos?q={PRIVATE}", 200, 200, 200, 200, {"title": "x"}, spares=True),
+    Cell("DELETE", "/api/todos", 200, 200, 200, 200),
+    Cell("DELETE", "/api/todos?list=$list", 200, 200, 403, 404),
+    Cell("DELETE", "/api/todos?list=$private", 200, 404, 404, 404),
+    Cell("DELETE", "/api/todos?deleted=true&list=$list", 200, 403, 403, 404),
+    Cell("DELETE", "/api/todos?deleted=true", 200, 200, 200, 200, spares=True),
+    Cell("GET", "/api/todos/$todo", 200, 200, 200, 404),
+    Cell("GET", "/api/todos/$todo", 304, 304, 304, 404, headers={"If_None_Match": "*"}),
+    Cell("GET", "/api/todos/$moved", 200, 200, 200, 404),
+    Cell("GET", "/api/todos/$trashed", 404, 404, 404, 404),
+    Cell("GET", "/api/todos/$trashed?deleted=true", 200, 200, 200, 404),
+    Cell("GET", "/api/todos/$secret", 200, 404, 404, 404),
+    Cell("GET", "/api/todos/$secret", 304, 404, 404, 404, headers={"If_None_Match": "*"}),
+    Cell("GET", "/api/todos/$gone?deleted=true", 200, 404, 404, 404),
+    Cell("GET", "/api/todos/$buried", 404, 404, 404, 404),
+    Cell("PUT", "/api/todos/$todo", 200, 200, 403, 409, {"title": "x"}),
+    Cell("PUT", "/api/todos/$todo", 412, 412, 403, 409, {"title": "x"}, {"If_None_Match": "*"}),
+    Cell("PUT", "/api/todos/$secret", 200, 409, 409, 409, {"title": "x"}),
+    Cell("PUT", "/api/todos/$trashed", 409, 409, 403, 409, {"title": "x"}),
+    Cell("PUT", "/api/todos/$buried", 409, 409, 409, 409, {"title": "x"}),
+    Cell("PUT", "/api/todos/$free", 201, 201, 403, 422, {"title": "x", "list": "$list"}),
+    Cell("PUT", "/api/todos/$free", 201, 422, 422, 422, {"title": "x", "list": "$private"}),
+    Cell("PATCH", "/api/todos/$todo", 200, 200, 403, 404, {"title": "x"}),
+    Cell("PATCH", "/api/todos/$todo", 412, 412, 403, 404, {"title": "x"}, {"If_Match": '"1"'}),
+    Cell("PATCH", "/api/todos/$todo", 200, 200, 403, 404, {"order": 0.5}),
+    Cell("PATCH", "/api/todos/$todo", 200, 422, 403, 404, {"list": "$private"}),
+    Cell("PATCH", "/api/todos/$secret", 200, 404, 404, 404, {"list": "$list"}),
+    Cell("PATCH", "/api/todos/$trashed", 404, 404, 404, 404, {"title": "x"}),
+    Cell("DELETE", "/api/todos/$todo", 204, 204, 403, 404),
+    Cell("DELETE", "/api/todos/$secret", 204, 404, 404, 404),
+    Cell("DELETE", "/api/todos/$trashed?deleted=true", 204, 403, 403, 404),
+    Cell("DELETE", "/api/todos/$gone?deleted=true", 204, 404, 404, 404),
+    Cell("GET", "/api/todos/$todo/history", 200, 200, 200, 404),
+    Cell("GET", "/api/todos/$moved/history", 200, 200, 200, 404),
+    Cell("GET", "/api/todos/$secret/history", 200, 404, 404, 404),
+    Cell("GET", "/api/todos/$buried/history", 200, 404, 404, 404),
+    Cell("POST", "/api/todos/$trashed/restore", 200, 200, 403, 404),
+    Cell("POST", "/api/todos/$gone/restore", 200, 404, 404, 404),
+    for_all("GET", "/api/lists", 200),
+    for_all("GET", "/api/lists?deleted=true", 200),
+    for_all("POST", "/api/lists", 201, {"title": "x"}),
+    Cell("GET", "/api/lists/$list", 200, 200, 200, 404),
+    Cell("GET", "/api/lists/$list?deleted=true", 404, 404, 404, 404),
+    Cell("GET", "/api/lists/$private", 200, 404, 404, 404),
+    Cell("GET", "/api/lists/$dead?deleted=true", 200, 404, 404, 404),
+    Cell("PATCH", "/api/lists/$list", 200, 403, 403, 404, {"title": "x"}),
+    Cell("PATCH", "/api/lists/$private", 200, 404, 404, 404, {"title": "x"}),
+    Cell("DELETE", "/api/lists/$list", 204, 403, 403, 404),
+    Cell("DELETE", "/api/lists/$private", 204, 404, 404, 404),
+    Cell("DELETE", "/api/lists/$inbox", 409, 404, 404, 404),
+    Cell("DELETE", "/api/lists/$dead?deleted=true", 204, 404, 404, 404),
+    Cell("POST", "/api/lists/$dead/restore", 200, 404, 404, 404),
+    Cell("POST", "/api/lists/$list/restore", 404, 404, 404, 404),
+    Cell("GET", "/api/lists/$list/members", 200, 200, 200, 404),
+    Cell("GET", "/api/lists/$private/members", 200, 404, 404, 404),
+    Cell("GET", "/api/lists/$list/members/mia", 200, 200, 200, 404),
+    Cell("GET", "/api/lists/$list/members/sam", 404, 404, 404, 404),
+    Cell("PUT", "/api/lists/$list/members/sam", 201, 403, 403, 404, {"role": "editor"}),
+    Cell("PUT", "/api/lists/$list/members/mia", 200, 403, 403, 404, {"role": "editor"}),
+    Cell("PUT", "/api/lists/$private/members/sam", 201, 404, 404, 404, {"role": "editor"}),
+    Cell("PUT", "/api/lists/$inbox/members/sam", 409, 404, 404, 404, {"role": "editor"}),
+    Cell("DELETE", "/api/lists/$list/members/mia", 204, 403, 403, 404),
+    Cell("DELETE", "/api/lists/$list/members/ann", 404, 403, 403, 404),
+    Cell("GET", "/api/lists/$list/links", 200, 403, 403, 404),
+    Cell("GET", "/api/lists/$private/links", 200, 404, 404, 404),
+    Cell("POST", "/api/lists/$list/links", 201, 403, 403, 404, {}),
+    Cell("POST", "/api/lists/$private/links", 201, 404, 404, 404, {}),
+    Cell("DELETE", "/api/lists/$list/links/$link", 204, 403, 403, 404),
+    Cell("DELETE", "/api/lists/$private/links/$link", 404, 404, 404, 404),
+    for_all("GET", "/api/changes", 200),
+    for_all("GET", "/api/changes?since=$since&limit=1000", 200),
+    Cell("GET", "/api/changes?list=$list", 200, 200, 200, 404),
+    Cell("GET", "/api/changes?list=$private", 200, 404, 404, 404),
+    Cell("GET", "/api/changes?list=$dead", 200, 404, 404, 404),
+    Cell("POST", "/api/undo", 200, 404, 404, 404, {"batch": "$batch"}),
+    Cell("POST", "/api/undo", 200, {200, 409}, {200, 409}, {200, 409}, {}, spares=True),
+    for_all("GET", "/api/events", 400),
+    for_all("GET", "/api/documents", 200),
+    for_all("GET", f"/api/documents?prefix={PRIVATE}", 200),
+    Cell("GET", "/api/documents/$document", 200, 404, 404, 404),
+    for_all("POST", "/api/documents/$posted", 204, {"mine": 1}),
+    for_all("PUT", "/api/documents/$put", 204, {"mine": 1}),
+    Cell("PUT", "/api/documents/$document", 412, 404, 404, 404, {"mine": 1}, {"If_Match": '"x"'}),
+    Cell("DELETE", "/api/documents/$document", 204, 404, 404, 404),
+    Cell("GET", "/api/records/$document", 200, 404, 404, 404),
+    for_all("POST", "/api/records/$posted", 204, {"mine": 1}),
+    for_all("PUT", "/api/records/$put", 204, {"mine": 1}),
+    Cell("DELETE", "/api/records/$document", 204, 404, 404, 404),
+    for_all("GET", "/api/weather", 404),
+    for_all("GET", "/api/health", 200),
+    for_all("GET", "/api/health/live", 200),
+    for_all("GET", "/api/export", 200),
+    for_all("GET", "/api/session", 200),
+    for_all("POST", "/api/session", 422, {}),
+    for_all("DELETE", "/api/session", 415, Content_Type="text/plain"),  # let through, it would end the session
+    for_all("GET", "/api/sessions", 200),
+    for_all("DELETE", "/api/sessions", 415, Content_Type="text/plain"),
+    Cell("DELETE", "/api/sessions/$session", 204, 404, 404, 404),
+    for_all("POST", "/api/users", 422, {}),
+    for_all("GET", "/api/user", 200),
+    for_all("PATCH", "/api/user", 422, {}),
+    for_all("DELETE", "/api/user", 422, {}),
+    for_all("GET", "/api/tokens", 200),
+    for_all("POST", "/api/tokens", 201, {"name": "x"}),
+    Cell("DELETE", "/api/tokens/$token", 204, 404, 404, 404),
+    for_all("GET", "/api/invites", 200),
+    for_all("POST", "/api/invites", 201, {}),
+    Cell("DELETE", "/api/invites/$invite", 204, 404, 404, 404),
+]
+PATTERNS = [
+    rule.matcher.regex.pattern.removesuffix("$").replace("\\-", "-")
+    for rule in tornado_todo.make_app({**MEMORY, "STATIC_PATH": str(HERE)}).wildcard_router.rules
+]
+
+
+def route_of(path: str) -> str:
+    bare = path.partition("?")[0].replace("$asset", "ab.css")
+    return next(pattern for pattern in PATTERNS if re.fullmatch(pattern, bare))
+
+
+def may_not(cell: Cell, who: str) -> bool:
+    """Whether what somebody comes with is not enough: a token or a link where it takes a session or a writer."""
+    is_for_sessions = cell.path.split("?")[0].split("/")[2:3] in (["sessions"], ["user"], ["tokens"], ["invites"])
+    reads = cell.method in ("GET", "HEAD")
+    if who == "link" and "/members" in cell.path:  # who else sees the list is not for whoever has the link
+        return True
+    return (who in ("token", "reader", "link") and is_for_sessions) or (who in ("reader", "link") and not reads)
+
+
+def expected(cell: Cell, who: str) -> set[int]:
+    """The statuses that an answer to somebody may have."""
+    public = route_of(cell.path) in PUBLIC_PATTERNS
+    column = {"token": "owner", "reader": "owner", "link": "viewer"}.get(who, who)
+    status = getattr(cell, column if column in Cell._fields else "stranger")
+    if who in ("anonymous", "ended") and not public:
+        status = 401
+    elif may_not(cell, who) and not public:
+        status = 403
+    return status if isinstance(status, set) else {status}
+
+
+PUBLIC_PATTERNS = {pattern for pattern in PATTERNS if pattern in ROUTES and ROUTES[pattern][1] == "anyone"}
+ROLES = ("owner", "token", "reader", "editor", "viewer", "link", "removed", "stranger", "anonymous", "ended")
+WITHOUT_RIGHT = ("removed", "stranger", "anonymous", "ended")
+
+
+class Estate(NamedTuple):
+    """What ann has: the ids of it by name, and who comes to it, by role."""
+
+    ids: dict[str, str]
+    people: dict[str, Person]
+
+    def fill(self, text: str) -> str:
+        return string.Template(text).substitute(self.ids)
+
+    def ask(self, cell: Cell, who: str) -> Answer:
+        headers = {name: self.fill(value) for name, value in cell.headers.items()}
+        raw = None
+        if cell.body is not None:
+            raw = self.fill(json.dumps(cell.body)).encode()
+            headers.setdefault("Content_Type", "application/json")
+        return self.people[who].request(cell.method, self.fill(cell.path), raw, **headers)
+
+    def of_nothing(self) -> "Estate":
+        """The same requests for what does not exist."""
+        kept = {name: value if len(value) != 36 else str(uuid.uuid4()) for name, value in self.ids.items()}
+        return self._replace(ids=kept)
+
+    def snapshot(self) -> list[str]:
+        """All that is ann's."""
+        paths = (
+            *("/api/todos?limit=1000", "/api/todos?limit=1000&deleted=true", "/api/lists", "/api/lists?deleted=true"),
+            *("/api/lists/$list/members", "/api/lists/$list/links", "/api/lists/$private/members"),
+            *("/api/changes?since=$since&limit=1000", "/api/documents", "/api/sessions", "/api/tokens", "/api/invites"),
+            *(f"/api/{kind}/{name}" for kind in ("documents", "records") for name in ("$document", "$posted", "$put")),
+        )
+        answers = [self.people["owner"].get(self.fill(path)) for path in paths]
+        assert {answer.status for answer in answers} == {200}
+        return [answer.body.decode() for answer in answers]
+
+
+def furnish(town: Town) -> Estate:
+    """Give ann what others might like to see: a shared list, a private one, one in the trash, and all else."""
+    ann, mark = town.ann, uuid.uuid4().hex[:8]
+    for path in ("/api/todos", "/api/todos?deleted=true"):  # what earlier tests left
+        assert ann.delete(path).status == 200
+    ids = {"since": str(revision(ann)), "inbox": ann.get("/api/lists").json()[0]["id"], "free": str(uuid.uuid4())}
+    for name, canary in (("list", SHARED), ("dead", SHARED), ("private", PRIVATE)):
+        ids[name] = add_list(ann, f"{canary} {name}")["id"]
+    looks = {"notes": f"note {SHARED}", "tags": [SHARED], "due": "2026-11-22", "priority": 2}
+    secret = {"notes": f"note {PRIVATE}", "tags": [PRIVATE], "due": "2026-11-22", "priority": 2}
+    for name, place in (("todo", "list"), ("trashed", "list"), ("buried", "dead")):
+        ids[name] = add(ann, f"{SHARED} {name}", list=ids[place], **looks)["id"]
+    for name in ("secret", "gone", "moved"):
+        ids[name] = add(ann, f"{PRIVATE} {name}", list=ids["private"], **secret)["id"]
+    change(ann, ids["moved"], title=f"{SHARED} moved", list=ids["list"], **looks)
+    batch = ann.patch(f"/api/todos/{ids['todo']}", {"completed": False, "title": f"{SHARED} again"})
+    ids["batch"] = batch.headers["Change-Batch"]
+    for name in ("trashed", "gone"):
+        assert ann.delete(f"/api/todos/{ids[name]}").status == 204
+    for list_id in (ids["list"], ids["dead"]):
+        for name, role in (("eve", "editor"), ("vic", "viewer"), ("mia", "viewer"), ("rem", "editor")):
+            share(ann, list_id, name, role)
+        unshare(ann, list_id, "rem")
+    assert ann.delete(f"/api/lists/{ids['dead']}").status == 204
+    for name in ("document", "posted", "put"):
+        ids[name] = f"{name}-{mark}"
+        ann.put(f"/api/documents/{ids[name]}", {"text": PRIVATE})
+        ann.request("PUT", f"/api/records/{ids[name]}", PRIVATE.encode())
+    ann.put(f"/api/documents/{PRIVATE}-{mark}", {})
+    ids["key"] = f"key {mark}"
+    ann.post("/api/todos", {"title": "keyed"}, Idempotency_Key=ids["key"])
+    change(ann, ids["moved"], order=3.5)
+    return Estate(*open_doors(town, ids))
+
+
+def open_doors(town: Town, ids: dict) -> tuple[dict, dict]:
+    """Add the credentials to an estate, and those who come with them."""
+    ann, server = town.ann, town.server
+    first = ann.get("/api/todos?sort=title&limit=2").headers["Link"]
+    ids["cursor"] = re.search(r"after=([^&>]+)", first)[1]
+    ids["asset"] = re.search(r"page/([0-9a-f]+\.css)", ann.get("/").body.decode())[1]
+    ids["session"] = server.session("ann").get("/api/sessions").json()[0]["id"]
+    ids["token"] = make_token(ann, name=PRIVATE)["id"]
+    ids["invite"] = ann.post("/api/invites", {}).json()["id"]
+    link, secret = make_link(ann, ids["list"])
+    ids["link"] = link["id"]
+    ids["revision"] = ann.get("/api/todos").headers["ETag"].strip('"')
+    ended = server.session("ann")
+    assert ended.delete("/api/session").status == 204
+    token, reader = make_token(ann)["token"], make_token(ann, read_only=True)["token"]
+    people = {"owner": ann, "editor": town.eve, "viewer": town.vic, "stranger": town.sam, "removed": town.rem}
+    people |= {"anonymous": server.client, "ended": ended, "link": server.somebody(**bearer(secret))}
+    return ids, {**people, "token": server.somebody(**bearer(token)), "reader": server.somebody(**bearer(reader))}
+
+
+def cells_of(pattern: str) -> list[Cell]:
+    """The cells of a route, and for every GET a HEAD."""
+    found = [cell for cell in CELLS if route_of(cell.path) == pattern]
+    is_page = pattern != "/api/events"
+    return [*found, *(cell._replace(method="HEAD") for cell in found if cell.method == "GET" and is_page)]
+
+
+def may_change(cell: Cell, who: str) -> bool:
+    """Whether a request is meant to change what is the owner's."""
+    if cell.method in ("GET", "HEAD") or who not in ("owner", "token", "editor"):
+        return False
+    return max(expected(cell, who)) < 400 and (who != "editor" or not cell.spares)
+
+
+def check_cell(estate: Estate, cell: Cell, who: str) -> None:
+    """Ask, and check that the answer is the expected one and tells nothing that it must not."""
+    answer, where = estate.ask(cell, who), f"{who}: {cell.method} {cell.path} {cell.body}"
+    assert answer.status in expected(cell, who), f"{where}: {answer.status} {answer.body[:300]}"
+    hidden = {"editor": [PRIVATE], "viewer": [PRIVATE], "link": [PRIVATE]}.get(who, [])
+    for canary in [PRIVATE, SHARED] if who in WITHOUT_RIGHT else hidden:
+        assert canary not in whole_answer(answer), f"{where}: {whole_answer(answer)}"
+    # Nothing tells what another has from what does not exist, but that an id which is taken (409) cannot be made.
+    strange = who in ("stranger", "removed") and answer.status in (404, 422)
+    if strange or (who in ("editor", "viewer", "link") and answer.status == 404 and cell.owner != 404):
+        assert told(estate.of_nothing().ask(cell, who)) == told(answer), where
+
+
+def test_every_route_and_method_is_in_the_matrix(town):
+    for pattern in PATTERNS:
+        cells = cells_of(pattern)
+        assert cells, f"nobody has said who may use {pattern}"
+        allowed = town.server.client.request("OPTIONS", path_of(pattern)).headers["Allow"]
+        assert {cell.method for cell in cells} == set(allowed.split(", ")) - {"OPTIONS"}, pattern
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_nobody_sees_or_changes_what_is_not_theirs(town, pattern):
+    estate, cells = furnish(town), cells_of(pattern)
+    before = estate.snapshot()
+    assert all(canary in "".join(before) for canary in (SHARED, PRIVATE))
+    for cell in cells:
+        for who in ROLES:
+            if not may_change(cell, who) and who not in ("owner", "token"):
+                check_cell(estate, cell, who)
+        if cell.method not in ("GET", "HEAD"):
+            assert estate.snapshot() == before, cell
+    for cell, who in itertools.product(cells, ("owner", "token")):
+        if not may_change(cell, who):
+            check_cell(estate, cell, who)
+    assert estate.snapshot() == before or pattern in ("/api/tokens", "/api/invites")
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_who_has_the_right_can_use_it(town, pattern):
+    for cell, who in itertools.product(cells_of(pattern), ("owner", "token", "editor")):
+        if may_change(cell, who):
+            check_cell(furnish(town), cell, who)
+
+
+# ==== accounts: sharing ==========================================================================
+
+
+def shared_list(town: Town, role: str = "editor", title: str = "shared") -> str:
+    """A list of bob's that cid may see."""
+    list_id = add_list(town.bob, title)["id"]
+    share(town.bob, list_id, "cid", role)
+    return list_id
+
+
+def todo_ids(person: Person, query: str = "?limit=1000") -> list[str]:
+    answer = person.get(f"/api/todos{query}")
+    assert answer.status == 200, answer.body
+    return [todo["id"] for todo in answer.json()]
+
+
+def lists_by_id(person: Person, query: str = "") -> dict[str, dict]:
+    return {entry["id"]: entry for entry in person.get(f"/api/lists{query}").json()}
+
+
+@contextlib.asynccontextmanager
+async def hearing(person: Person, query: str = ""):
+    """A WebSocket of somebody's events, after its greeting."""
+    named = {name.replace("_", "-"): value for name, value in person.own.items()}
+    async with listening(person.url, query, **named) as line:
+        assert (await next_message(line))["type"] == "hello"
+        yield line
+
+
+async def until_access(line) -> None:
+    """Read up to the message that says that rights have changed."""
+    while (await next_message(line))["type"] != "access":
+        pass
+
+
+async def heard_until(line, todo_id: str) -> list[dict]:
+    """The changes heard up to one of this to-do."""
+    heard: list[dict] = []
+    while not heard or heard[-1]["todo"] != todo_id:
+        message = await next_message(line)
+        heard += message["changes"] if message["type"] == "changes" else []
+    return heard
+
+
+def test_a_shared_list_shows_to_each_whose_it_is_and_what_they_may(town):
+    list_id = shared_list(town, "viewer")
+    for person, role in ((town.bob, "owner"), (town.cid, "viewer")):
+        entry = lists_by_id(person)[list_id]
+        assert (entry["owner"], entry["role"], entry["shared"]) == ("bob", role, True)
+        assert person.get(f"/api/lists/{list_id}").json() == entry
+    assert list_id not in lists_by_id(town.dee)
+    own = add_list(town.bob, "own")
+    assert (own["owner"], own["role"], own["shared"]) == ("bob", "owner", False)
+
+
+def test_the_members_of_a_list_are_shown_with_its_owner_first(town):
+    list_id = shared_list(town)
+    share(town.bob, list_id, "dee", "viewer")
+    for person in (town.bob, town.cid, town.dee):
+        members = person.get(f"/api/lists/{list_id}/members").json()
+        roles = [("bob", "owner"), ("cid", "editor"), ("dee", "viewer")]
+        assert [(member["name"], member["role"]) for member in members] == roles
+        assert all(person.get(member["url"].removeprefix(person.url)).json() == member for member in members)
+
+
+def test_a_member_is_found_whatever_the_case_of_the_name(town):
+    list_id = add_list(town.bob)["id"]
+    assert share(town.bob, list_id, "CiD")["name"] == "cid"
+    assert town.bob.get(f"/api/lists/{list_id}/members/CID").json()["name"] == "cid"
+    assert share(town.bob, list_id, urllib.parse.quote("ｃｉｄ"), "viewer")["name"] == "cid"
+    unshare(town.cid, list_id, "Cid")
+    assert town.cid.get(f"/api/lists/{list_id}").status == 404
+
+
+def test_sharing_twice_changes_the_role_and_not_since_when(town):
+    list_id = add_list(town.bob)["id"]
+    path = f"/api/lists/{list_id}/members/cid"
+    first, second, third = (town.bob.put(path, {"role": role}) for role in ("editor", "viewer", "viewer"))
+    assert [answer.status for answer in (first, second, third)] == [201, 200, 200]
+    assert second.json() == third.json() == {**first.json(), "role": "viewer"}
+    assert town.cid.patch(f"/api/todos/{add(town.bob, list=list_id)['id']}", {"title": "x"}).status == 403
+    assert len(town.bob.get(f"/api/lists/{list_id}/members").json()) == 2
+
+
+@pytest.mark.parametrize("name", ["nobody-here", "bob", "BOB", "link/x", "%25", "' OR 1=1 --"])
+def test_a_list_can_be_shared_only_with_another_who_is_there(town, name):
+    list_id = add_list(town.bob)["id"]
+    path = f"/api/lists/{list_id}/members/{urllib.parse.quote(name, safe='')}"
+    assert_problem(town.bob.put(path, {"role": "viewer"}), 422, "name")
+    assert_problem(town.bob.delete(path), 404)
+
+
+def test_the_holder_of_a_link_is_no_member_by_name(town):
+    list_id = shared_list(town)
+    make_link(town.bob, list_id)
+    holders = town.server.sql(
+        "SELECT users.name FROM users JOIN members ON users.id = user_id WHERE list_id = $1", list_id
+    )
+    holder = next(name for (name,) in holders if name != "cid")
+    path = f"/api/lists/{list_id}/members/{urllib.parse.quote(holder, safe='')}"
+    assert_problem(town.bob.put(path, {"role": "editor"}), 422, "name")
+    assert_problem(town.bob.delete(path), 404)
+    assert [member["name"] for member in town.bob.get(f"/api/lists/{list_id}/members").json()] == ["bob", "cid"]
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"role": "owner"}, {"role": "Editor"}, {"role": None}, {"role": "viewer", "x": 1}]
+)
+def test_a_role_that_there_is_not_is_refused(town, body):
+    list_id = add_list(town.bob)["id"]
+    assert_problem(town.bob.put(f"/api/lists/{list_id}/members/cid", body), 422)
+    assert town.cid.get(f"/api/lists/{list_id}").status == 404
+
+
+def test_the_inbox_cannot_be_shared(town):
+    inbox = next(iter(lists_by_id(town.bob)))
+    assert_problem(town.bob.put(f"/api/lists/{inbox}/members/cid", {"role": "viewer"}), 409)
+    assert_problem(town.bob.post(f"/api/lists/{inbox}/links", {}), 409)
+    assert town.cid.get(f"/api/lists/{inbox}").status == 404
+
+
+def test_an_editor_works_in_a_list_as_its_owner_does(town):
+    list_id = shared_list(town)
+    todo = add(town.cid, "from cid", list=list_id)
+    assert town.bob.get(f"/api/todos/{todo['id']}").json()["title"] == "from cid"
+    change(town.cid, todo["id"], completed=True, tags=["t"])
+    theirs = add(town.bob, "from bob", list=list_id)
+    assert town.cid.delete(f"/api/todos/{theirs['id']}").status == 204
+    assert town.bob.get(f"/api/todos/{theirs['id']}?deleted=true").status == 200
+    assert town.cid.post(f"/api/todos/{theirs['id']}/restore").status == 200
+    for query in ("", "?deleted=true"):  # what an editor made is the owner's
+        assert town.bob.delete(f"/api/todos/{todo['id']}{query}").status == 204
+    history = town.bob.get(f"/api/todos/{theirs['id']}/history").json()
+    assert [(entry["action"], entry["user"]) for entry in history] == [
+        ("restore", "cid"),
+        ("delete", "cid"),
+        ("create", "bob"),
+    ]
+
+
+def test_an_editor_can_remove_nothing_for_good_nor_rename_delete_or_share(town):
+    list_id = shared_list(town)
+    todo = add(town.cid, list=list_id)
+    assert town.cid.delete(f"/api/todos/{todo['id']}").status == 204
+    refused = [
+        town.cid.delete(f"/api/todos/{todo['id']}?deleted=true"),
+        town.cid.delete(f"/api/todos?deleted=true&list={list_id}"),
+        town.cid.patch(f"/api/lists/{list_id}", {"title": "x"}),
+        town.cid.delete(f"/api/lists/{list_id}"),
+        town.cid.put(f"/api/lists/{list_id}/members/dee", {"role": "viewer"}),
+        town.cid.put(f"/api/lists/{list_id}/members/cid", {"role": "editor"}),
+        town.cid.delete(f"/api/lists/{list_id}/members/bob"),
+        town.cid.post(f"/api/lists/{list_id}/links", {}),
+    ]
+    assert [answer.status for answer in refused] == [403] * len(refused)
+    assert town.cid.delete("/api/todos?deleted=true").status == 200  # their own trash
+    assert town.bob.get(f"/api/todos/{todo['id']}?deleted=true").status == 200
+
+
+def test_a_bulk_write_leaves_lists_that_one_may_only_read_alone(town):
+    readable, writable = shared_list(town, "viewer"), shared_list(town, "editor")
+    kept, changed = add(town.bob, "kept", list=readable), add(town.bob, "changed", list=writable)
+    assert town.cid.patch("/api/todos", {"priority": 3}).status == 200
+    assert [show(town.bob, todo["id"])["priority"] for todo in (kept, changed)] == [0, 3]
+    assert town.cid.delete("/api/todos").status == 200
+    assert town.bob.get(f"/api/todos/{kept['id']}").status == 200
+    assert town.bob.get(f"/api/todos/{changed['id']}").status == 404
+
+
+def test_a_member_leaves_a_list_and_it_is_shared_no_more(town):
+    list_id = shared_list(town, "viewer")
+    unshare(town.cid, list_id, "cid")
+    assert town.cid.get(f"/api/lists/{list_id}").status == 404
+    assert lists_by_id(town.bob)[list_id]["shared"] is False
+    assert_problem(town.cid.delete(f"/api/lists/{list_id}/members/cid"), 404)
+
+
+def test_a_removed_member_has_lost_all_at_once(town):
+    list_id = shared_list(town)
+    todo = add(town.bob, "kept from you", list=list_id)
+    mine = add(town.cid, "made there", list=list_id)
+    unshare(town.bob, list_id, "cid")
+    for todo_id in (todo["id"], mine["id"]):
+        for path in (f"/api/todos/{todo_id}", f"/api/todos/{todo_id}/history"):
+            assert town.cid.get(path).status == 404
+    assert list_id not in lists_by_id(town.cid) and not {todo["id"], mine["id"]} & set(todo_ids(town.cid))
+    assert list_id not in town.cid.get("/api/changes?limit=1000").body.decode()
+    assert town.cid.post("/api/todos", {"title": "x", "list": list_id}).status == 422
+
+
+async def test_a_removed_member_is_told_so_and_hears_nothing_more(town):
+    list_id = await asyncio.to_thread(shared_list, town)
+    async with hearing(town.cid) as line, hearing(town.bob) as owners:
+        first = await asyncio.to_thread(add, town.bob, "heard", list=list_id)
+        assert (await heard_until(line, first["id"]))[-1]["after"]["title"] == "heard"
+        await asyncio.to_thread(unshare, town.bob, list_id, "cid")
+        await until_access(line)
+        hidden = await asyncio.to_thread(add, town.bob, "not heard", list=list_id)
+        await heard_until(owners, hidden["id"])
+        own = await asyncio.to_thread(add, town.cid, "own")
+        assert [entry["todo"] for entry in await heard_until(line, own["id"])] == [own["id"]]
+
+
+async def test_a_new_member_is_told_so_and_hears_what_happens_then(town):
+    list_id = (await asyncio.to_thread(add_list, town.bob))["id"]
+    await asyncio.to_thread(add, town.bob, "before", list=list_id)
+    async with hearing(town.cid) as line:
+        await asyncio.to_thread(share, town.bob, list_id, "cid", "viewer")
+        await until_access(line)
+        todo = await asyncio.to_thread(add, town.bob, "after", list=list_id)
+        assert (await heard_until(line, todo["id"]))[-1]["after"]["title"] == "after"
+
+
+async def test_each_hears_of_their_own_and_shared_lists_and_of_no_other(town):
+    list_id = await asyncio.to_thread(shared_list, town)
+    async with hearing(town.bob) as owner, hearing(town.cid) as member, hearing(town.dee) as stranger:
+        private = await asyncio.to_thread(add, town.bob, PRIVATE)
+        common = await asyncio.to_thread(add, town.bob, "common", list=list_id)
+        strangers = await asyncio.to_thread(add, town.dee, "dee's")
+        assert [entry["todo"] for entry in await heard_until(owner, common["id"])] == [private["id"], common["id"]]
+        assert [entry["todo"] for entry in await heard_until(member, common["id"])] == [common["id"]]
+        assert [entry["todo"] for entry in await heard_until(stranger, strangers["id"])] == [strangers["id"]]
+
+
+async def test_a_replay_gives_only_what_one_may_see(town):
+    since = await asyncio.to_thread(revision, town.bob)
+    list_id = await asyncio.to_thread(shared_list, town)
+    for title, where in ((PRIVATE, {}), ("common", {"list": list_id}), (PRIVATE, {})):
+        todo = await asyncio.to_thread(add, town.bob, title, **where)
+    last = await asyncio.to_thread(add, town.bob, "last", list=list_id)
+    async with hearing(town.cid, f"?since={since}") as line:
+        heard = await heard_until(line, last["id"])
+        assert PRIVATE not in json.dumps(heard) and todo["id"] not in [entry["todo"] for entry in heard]
+        assert {entry["list"] for entry in heard} == {list_id}
+
+
+async def test_what_a_todo_was_before_it_came_into_a_shared_list_is_not_shown(town):
+    list_id = await asyncio.to_thread(shared_list, town)
+    since = await asyncio.to_thread(revision, town.cid)
+    todo = await asyncio.to_thread(add, town.bob, PRIVATE, notes=PRIVATE)
+    async with hearing(town.cid) as line, hearing(town.bob) as owners:
+        await asyncio.to_thread(change, town.bob, todo["id"], list=list_id, title="common", notes="")
+        heard = (await heard_until(line, todo["id"]))[-1]
+        assert (await heard_until(owners, todo["id"]))[-1]["before"]["title"] == PRIVATE
+    logged = town.cid.get(f"/api/changes?since={since}").json()["changes"][-1]
+    listed = town.cid.get(f"/api/changes?list={list_id}").json()["changes"][-1]
+    history = town.cid.get(f"/api/todos/{todo['id']}/history").json()
+    assert heard == logged == listed == history[0] and len(history) == 1
+    assert (heard["before"], heard["after"]["title"]) == (None, "common")
+    assert PRIVATE not in json.dumps([heard, history])
+
+
+async def test_where_a_todo_went_from_a_shared_list_is_not_shown(town):
+    list_id = await asyncio.to_thread(shared_list, town)
+    todo = await asyncio.to_thread(add, town.bob, "common", list=list_id)
+    own = (await asyncio.to_thread(add_list, town.bob, PRIVATE))["id"]
+    async with hearing(town.cid) as line:
+        await asyncio.to_thread(change, town.bob, todo["id"], list=own, title=PRIVATE)
+        heard = (await heard_until(line, todo["id"]))[-1]
+    await asyncio.to_thread(change, town.bob, todo["id"], notes=PRIVATE)
+    assert (heard["before"]["title"], heard["after"]) == ("common", None)
+    assert town.cid.get(f"/api/todos/{todo['id']}").status == 404
+    told_to_member = [
+        town.cid.get(path).body.decode()
+        for path in (f"/api/todos/{todo['id']}/history", "/api/changes?limit=1000", f"/api/changes?list={list_id}")
+    ]
+    assert all(todo["id"] in text and PRIVATE not in text for text in told_to_member)
+
+
+def test_an_editor_may_move_a_todo_into_a_list_of_their_own_and_take_that_back(town):
+    list_id, mine = shared_list(town), add_list(town.cid, "mine")["id"]
+    todo = add(town.bob, "bob's", list=list_id)
+    change(town.cid, todo["id"], list=mine)
+    assert town.bob.get(f"/api/todos/{todo['id']}").status == 404
+    undo(town.cid)
+    assert show(town.bob, todo["id"])["list"] == list_id
+    assert (
+        town.server.sql(
+            "SELECT users.name FROM todos JOIN users ON users.id = owner_id WHERE todos.id = $1", todo["id"]
+        )[0][0]
+        == "bob"
+    )
+
+
+def test_a_move_into_anothers_list_cannot_be_undone_after_one_has_been_removed(town):
+    list_id = shared_list(town)
+    todo = add(town.cid, "cid's")
+    moved = town.cid.patch(f"/api/todos/{todo['id']}", {"list": list_id})
+    unshare(town.bob, list_id, "cid")
+    for body in ({"batch": moved.headers["Change-Batch"]}, {}):
+        answer = town.cid.post("/api/undo", body)
+        assert answer.status in (200, 409) and todo["id"] not in answer.body.decode()
+    assert show(town.bob, todo["id"])["list"] == list_id
+
+
+def test_a_move_out_of_anothers_list_cannot_be_undone_after_one_has_been_removed(town):
+    list_id, mine = shared_list(town), add_list(town.cid, "mine")["id"]
+    todo = add(town.bob, "bob's", list=list_id)
+    moved = town.cid.patch(f"/api/todos/{todo['id']}", {"list": mine})
+    unshare(town.bob, list_id, "cid")
+    assert_problem(town.cid.post("/api/undo", {"batch": moved.headers["Change-Batch"]}), 409)
+    assert show(town.cid, todo["id"])["list"] == mine
+
+
+@pytest.mark.parametrize("role", ["viewer", None])
+def test_who_may_no_longer_edit_cannot_undo(town, role):
+    list_id = shared_list(town)
+    todo = add(town.bob, "bob's", list=list_id)
+    batch = town.cid.patch(f"/api/todos/{todo['id']}", {"title": "cid's"}).headers["Change-Batch"]
+    share(town.bob, list_id, "cid", role) if role else unshare(town.bob, list_id, "cid")
+    assert town.cid.post("/api/undo", {"batch": batch}).status in (403, 409)
+    assert show(town.bob, todo["id"])["title"] == "cid's"
+    assert town.bob.post("/api/undo", {"batch": batch}).status == 404  # each undoes their own acts
+
+
+def test_an_undo_finds_out_that_the_owner_has_changed_the_same_since(town):
+    list_id = shared_list(town)
+    todo = add(town.bob, "one", list=list_id)
+    change(town.cid, todo["id"], title="two")
+    change(town.bob, todo["id"], title="three")
+    assert_problem(town.cid.post("/api/undo", {}), 409)
+    assert show(town.bob, todo["id"])["title"] == "three"
+
+
+def test_an_idempotent_repeat_is_answered_to_the_same_user_only(town):
+    first = town.bob.post("/api/todos", {"title": "keyed"}, Idempotency_Key="the same key")
+    second = town.cid.post("/api/todos", {"title": "keyed"}, Idempotency_Key="the same key")
+    assert town.bob.post("/api/todos", {"title": "keyed"}, Idempotency_Key="the same key").json() == first.json()
+    assert (first.status, second.status) == (201, 201) and first.json()["id"] != second.json()["id"]
+
+
+def test_counts_and_validators_change_for_members_when_anybody_writes(town):
+    list_id = shared_list(town)
+    for writer, reader in ((town.bob, town.cid), (town.cid, town.bob)):
+        paths = ("/api/todos", "/api/lists", f"/api/lists/{list_id}", f"/api/todos?list={list_id}")
+        before = {path: reader.get(path).headers["ETag"] for path in paths}
+        counted = lists_by_id(reader)[list_id]["active"]
+        assert all(reader.get(path, If_None_Match=etag).status == 304 for path, etag in before.items())
+        add(writer, list=list_id)
+        assert all(reader.get(path, If_None_Match=etag).status == 200 for path, etag in before.items())
+        assert lists_by_id(reader)[list_id]["active"] == counted + 1
+        assert lists_by_id(reader)[list_id]["active"] == lists_by_id(writer)[list_id]["active"]
+
+
+@pytest.mark.parametrize("act", ["share", "role", "unshare", "delete", "restore", "rename", "purge", "link"])
+def test_lists_look_different_to_those_whose_rights_change(town, act):
+    list_id = add_list(town.bob)["id"]
+    path, member = f"/api/lists/{list_id}", f"/api/lists/{list_id}/members/cid"
+    if act != "share":
+        share(town.bob, list_id, "cid")
+    if act in ("restore", "purge"):
+        town.bob.delete(path)
+    readers = [town.bob] if act in ("link",) else [town.bob, town.cid] if act != "purge" else [town.cid]
+    before = [(reader, each, reader.get(each)) for reader in readers for each in ("/api/lists", "/api/todos")]
+    acts = {
+        "share": lambda: town.bob.put(member, {"role": "editor"}),
+        "role": lambda: town.bob.put(member, {"role": "viewer"}),
+        "unshare": lambda: town.bob.delete(member),
+        "delete": lambda: town.bob.delete(path),
+        "restore": lambda: town.bob.post(f"{path}/restore"),
+        "rename": lambda: town.bob.patch(path, {"title": "other"}),
+        "purge": lambda: town.bob.delete(f"{path}?deleted=true"),
+        "link": lambda: town.bob.post(f"{path}/links", {}),
+    }
+    assert acts[act]().status < 300
+    for reader, each, answer in before:
+        now = reader.get(each, If_None_Match=answer.headers["ETag"])
+        assert now.status == 200 or reader.get(each).body == answer.body, (reader.name, each)
+
+
+def test_own_and_shared_todos_come_together_in_every_order_without_gap_or_double(town):
+    person, titles_there = town.dee, ["b", "a", "B", "ä", "c", "a"]
+    lists = [add_list(town.bob, "one")["id"], add_list(town.cid, "two")["id"], add_list(person, "three")["id"]]
+    share(town.bob, lists[0], "dee", "viewer")
+    share(town.cid, lists[1], "dee", "editor")
+    for number, title in enumerate(titles_there * 2):
+        writer = (town.bob, town.cid, person)[number % 3]
+        due = [None, "2026-11-22", "2026-11-22T10:00:00Z"][number // 2 % 3]
+        add(writer, title, list=lists[number % 3], order=1 + number // 4, priority=number % 2, due=due)
+    unseen = add(town.bob, "unseen")["id"]
+    everything_there = person.get("/api/todos?limit=1000").json()
+    assert {todo["list"] for todo in everything_there} >= set(lists)
+    for sort in ("order", "title", "due", "priority", "created_at", "updated_at"):
+        whole = {sign: todo_ids(person, f"?sort={sign}{sort}&limit=1000") for sign in ("", "-")}
+        assert whole[""] == whole["-"][::-1] and sorted(whole[""]) == sorted(todo["id"] for todo in everything_there)
+        assert unseen not in whole[""]
+        for sign, limit in itertools.product(("", "-"), (1, 2, 5)):
+            found = pages(person, f"/api/todos?sort={sign}{sort}&limit={limit}")
+            assert [todo["id"] for page in found for todo in page] == whole[sign]
+            assert all(len(page) == limit for page in found[:-1])
+    assert set(todo_ids(person, "?q=a&limit=1000")) == {
+        todo["id"] for todo in everything_there if tornado_todo.fold(todo["title"]) == "a"
+    }
+
+
+def test_a_shared_list_in_the_trash_is_gone_for_its_members_and_comes_back_to_them(town):
+    list_id = shared_list(town)
+    todo = add(town.bob, list=list_id)
+    assert town.bob.delete(f"/api/lists/{list_id}").status == 204
+    assert list_id not in lists_by_id(town.cid) and list_id not in lists_by_id(town.cid, "?deleted=true")
+    assert town.cid.get(f"/api/todos/{todo['id']}").status == 404
+    assert town.cid.patch(f"/api/todos/{todo['id']}", {"title": "x"}).status == 404
+    assert town.bob.post(f"/api/lists/{list_id}/restore").status == 200
+    assert lists_by_id(town.cid)[list_id]["role"] == "editor" and show(town.cid, todo["id"])
+
+
+def test_a_purged_list_takes_its_members_links_and_history_along(town):
+    list_id = shared_list(town)
+    link, secret = make_link(town.bob, list_id)
+    todo = add(town.cid, list=list_id)
+    for query in ("", "?deleted=true"):
+        assert town.bob.delete(f"/api/lists/{list_id}{query}").status == 204
+    for table, column in (("members", "list_id"), ("credentials", "list_id"), ("todos", "list_id")):
+        assert town.server.sql(f"SELECT 1 FROM {table} WHERE {column} = $1", list_id) == []
+    assert town.server.sql("SELECT 1 FROM changes WHERE todo_id = $1", todo["id"]) == []
+    assert town.cid.get(f"/api/todos/{todo['id']}/history").status == 404
+    assert town.server.somebody(**bearer(secret)).get("/api/lists").status == 401
+    assert (
+        town.server.sql("SELECT 1 FROM users WHERE name LIKE 'link/%' AND id NOT IN (SELECT user_id FROM credentials)")
+        == []
+    )
+
+
+def test_a_link_shows_one_list_and_changes_nothing(town):
+    list_id, other = shared_list(town), add(town.bob, PRIVATE)
+    todo = add(town.bob, "shown", list=list_id)
+    made, secret = make_link(town.bob, list_id)
+    assert made["link"].startswith(f"{town.bob.url}/#/link/")
+    holder = town.server.somebody(**bearer(secret))
+    assert list(lists_by_id(holder)) == [list_id] and lists_by_id(holder)[list_id]["role"] == "viewer"
+    assert todo_ids(holder) == [todo["id"]] and holder.get(f"/api/todos/{other['id']}").status == 404
+    session = holder.get("/api/session").json()
+    assert (session["user"], session["kind"], session["read_only"]) == (None, "link", True)
+    assert holder.patch(f"/api/todos/{todo['id']}", {"title": "x"}).status == 403
+    assert holder.post("/api/todos", {"title": "x"}).status == 403
+    assert holder.delete(f"/api/lists/{list_id}/members/cid").status == 403
+    assert holder.get(f"/api/lists/{list_id}/members").status == 403  # a list is shown, not who is in it
+    assert {change["user"] for change in holder.get("/api/changes").json()["changes"]} == {None}
+    assert {change["user"] for change in town.cid.get(f"/api/todos/{todo['id']}/history").json()} == {"bob"}
+    listed = town.bob.get(f"/api/lists/{list_id}/links")
+    assert secret not in whole_answer(listed) and [link["id"] for link in listed.json()] == [made["id"]]
+
+
+def test_a_revoked_link_shows_nothing(town):
+    list_id = add_list(town.bob)["id"]
+    (one, first), (_, second) = make_link(town.bob, list_id), make_link(town.bob, list_id)
+    holders = [town.server.somebody(**bearer(secret)) for secret in (first, second)]
+    assert town.bob.delete(f"/api/lists/{list_id}/links/{one['id']}").status == 204
+    assert [holder.get("/api/lists").status for holder in holders] == [401, 200]
+    assert_problem(holders[0].get("/api/session"), 401)
+    assert_problem(town.bob.delete(f"/api/lists/{list_id}/links/{one['id']}"), 404)
+
+
+async def test_a_revoked_links_socket_is_closed_within_a_second(town):
+    list_id = (await asyncio.to_thread(add_list, town.bob))["id"]
+    link, secret = await asyncio.to_thread(make_link, town.bob, list_id)
+    async with listening(town.bob.url, Sec_WebSocket_Protocol=f"todo, bearer.{secret}") as line:
+        assert line.selected_subprotocol == "todo"
+        assert (await next_message(line))["type"] == "hello"
+        await asyncio.to_thread(add, town.bob, PRIVATE)
+        todo = await asyncio.to_thread(add, town.bob, "shown", list=list_id)
+        heard = await heard_until(line, todo["id"])
+        assert PRIVATE not in json.dumps(heard)
+        await asyncio.to_thread(town.bob.delete, f"/api/lists/{list_id}/links/{link['id']}")
+        ended = time.monotonic()
+        assert await until_closed(line) == 4401 and time.monotonic() - ended < 1
+
+
+async def test_names_that_differ_only_in_case_are_two_users_where_the_host_says_who_asks():
+    async def who(request):
+        return request.headers.get("X-User")
+
+    with serving(MEMORY, get_user=who) as client:
+        list_id = client.post("/api/lists", {"title": "x"}, X_User="owner").json()["id"]
+        for name in ("ann", "Ann"):
+            assert client.get("/api/lists", X_User=name).status == 200
+        path = f"/api/lists/{list_id}/members"
+        assert client.put(f"{path}/Ann", {"role": "viewer"}, X_User="owner").json()["name"] == "Ann"
+        assert client.get(f"/api/lists/{list_id}", X_User="ann").status == 404
+        assert client.put(f"{path}/ann", {"role": "viewer"}, X_User="owner").json()["name"] == "ann"
+        assert client.delete(f"{path}/Ann", X_User="owner").status == 204
+        assert client.get(f"/api/lists/{list_id}", X_User="ann").status == 200
+
+
+# ==== accounts: sessions =========================================================================
+
+
+def sign_in(client: Client, name: str = "ann", password: str = PASSWORD, **headers: str) -> Answer:
+    return client.post("/api/session", {"name": name, "password": password}, **headers)
+
+
+def session_cookie(answer: Answer) -> http.cookies.Morsel:
+    """The one cookie that an answer sets."""
+    (text,) = answer.headers.get_all("Set-Cookie")
+    (morsel,) = http.cookies.SimpleCookie(text).values()
+    return morsel
+
+
+def is_dropped(morsel: http.cookies.Morsel) -> bool:
+    """Whether a browser forgets the cookie."""
+    expires = morsel["expires"] and email.utils.parsedate_to_datetime(morsel["expires"])
+    return morsel["max-age"] == "0" or bool(expires) and expires < datetime.datetime.now(UTC)
+
+
+def cookie_header(answer: Answer) -> str:
+    morsel = session_cookie(answer)
+    return f"{morsel.key}={morsel.coded_value}"
+
+
+def secret_in(server: Served, cookie: str) -> str:
+    """The secret that a session's cookie carries."""
+    name, _, value = cookie.partition("=")
+    keys = server.app.settings["cookies"].keys()
+    return tornado.web.decode_signed_value(keys, name, value.strip('"')).decode()
+
+
+def stored_bytes(folder) -> bytes:
+    return b"".join(path.read_bytes() for path in pathlib.Path(folder).glob("todos.db*"))
+
+
+@contextlib.contextmanager
+def with_ann(settings=MEMORY, **options):
+    """A server of the test's own where ann has an account."""
+    with served(settings, **options) as server:
+        server.run(server.services.accounts.add("ann", hash_of(PASSWORD)))
+        yield server
+
+
+def test_signing_in_over_http_sets_a_cookie_for_this_port_that_no_script_reads():
+    with with_ann() as server:
+        answer = sign_in(server.client)
+        assert answer.status == 200 and answer.json()["user"] == "ann" and answer.json()["kind"] == "session"
+        morsel = session_cookie(answer)
+        assert morsel.key == f"todo_session_{server.client.address[1]}"
+        assert (morsel["httponly"], morsel["samesite"], morsel["path"], morsel["secure"]) == (True, "Lax", "/", "")
+        assert not morsel["domain"] and int(morsel["max-age"]) == 30 * 86_400
+        assert server.client.get("/api/session", Cookie=cookie_header(answer)).json()["user"] == "ann"
+
+
+def test_signing_in_over_https_sets_a_cookie_that_only_this_host_gets():
+    https = {"X_Forwarded_Proto": "https", "X_Forwarded_For": "203.0.113.9", "Host": "todo.example"}
+    with with_ann({**MEMORY, "TRUSTED_PROXIES": "127.0.0.1", "ALLOWED_HOSTS": "todo.example"}) as server:
+        answer = sign_in(server.client, **https)
+        morsel = session_cookie(answer)
+        assert (morsel.key, morsel["secure"], morsel["httponly"]) == ("__Host-todo_session", True, True)
+        assert (morsel["path"], morsel["domain"], morsel["samesite"]) == ("/", "", "Lax")
+        assert server.client.get("/api/todos", Cookie=cookie_header(answer), **https).status == 200
+        # Over plain http the cookie of that name is nobody's, nor the plain one's value under this name.
+        assert server.client.get("/api/todos", Cookie=cookie_header(answer)).status == 401
+        plain = cookie_header(sign_in(server.client))
+        renamed = "__Host-todo_session=" + plain.partition("=")[2]
+        assert server.client.get("/api/todos", Cookie=renamed, **https).status == 401
+
+
+def test_a_forwarded_protocol_is_not_believed_from_anybody():
+    with with_ann() as server:
+        morsel = session_cookie(sign_in(server.client, X_Forwarded_Proto="https"))
+        assert morsel.key.startswith("todo_session_") and not morsel["secure"]
+
+
+def damaged(cookie: str) -> dict[str, str]:
+    """A good cookie, spoilt in several ways."""
+    name, _, value = cookie.partition("=")
+    keys = {1: "f" * 64}
+    foreign = tornado.web.create_signed_value(keys, name, "todo_session_x", key_version=1).decode()
+    v1 = tornado.web.create_signed_value("f" * 64, name, "todo_session_x", version=1).decode()
+    spoilt = {"empty": "", "garbage": "garbage", "cut": value[:-5], "bit": value[:-1] + "0f"[value[-1] == "0"]}
+    spoilt |= {"middle": value.replace("|76:", "|76:A"), "foreign": foreign, "old form": v1, "old form, cut": "a|1|b"}
+    spoilt |= {
+        "version": "3" + value[1:],
+        "unsigned": "todo_session_" + "x" * 43,
+        "binary": "\\377\\000",
+        "long": "2" * 9000,
+    }
+    return {kind: f"{name}={spoiled}" for kind, spoiled in spoilt.items()}
+
+
+@pytest.mark.parametrize("kind", damaged("todo_session_1=2|1:0|"))
+def test_a_damaged_cookie_is_as_good_as_none(town, kind):
+    name, _, value = town.bob.own["Cookie"].partition("=")
+    cookie = damaged(f"{name}={value.strip(chr(34))}")[kind]
+    assert_problem(town.server.client.get("/api/todos", Cookie=cookie), 401)
+    answer = town.server.client.get("/api/session", Cookie=cookie)
+    assert (answer.status, answer.json()["user"]) == (200, None)
+    assert town.server.client.delete("/api/session", Cookie=cookie).status == 204
+    assert town.bob.get("/api/todos").status == 200
+
+
+def test_a_cookie_is_good_under_its_own_name_only(town):
+    value = town.bob.own["Cookie"].partition("=")[2]
+    for name in ("todo_session_1", "todo_session", "__Host-todo_session", "session"):
+        assert town.server.client.get("/api/todos", Cookie=f"{name}={value}").status == 401
+
+
+def test_a_secret_of_one_kind_is_not_good_as_another(town):
+    list_id = add_list(town.bob)["id"]
+    token, (_, link) = make_token(town.bob)["token"], make_link(town.bob, list_id)
+    invite = town.bob.post("/api/invites", {}).json()["link"].rpartition("/")[2]
+    for secret in (token, link, invite):
+        assert town.server.client.get("/api/todos", Cookie=town.server.cookie(secret)).status == 401
+    session = secret_in(town.server, town.bob.own["Cookie"])
+    for secret in (session, invite):
+        assert town.server.client.get("/api/todos", **bearer(secret)).status == 401
+
+
+def test_neither_a_secret_nor_a_password_is_in_the_database_file(tmp_path):
+    with with_ann(in_file(tmp_path)) as server:
+        answer = sign_in(server.client)
+        ann = server.somebody("ann", Cookie=cookie_header(answer))
+        _, link = make_link(ann, add_list(ann)["id"])
+        token = make_token(ann)["token"]
+        invite = ann.post("/api/invites", {}).json()["link"].rpartition("/")[2]
+        session = secret_in(server, cookie_header(answer))
+        new = "another passphrase, as long"
+        assert ann.patch("/api/user", {"password": PASSWORD, "new_password": new}).status == 204
+        stored = stored_bytes(tmp_path)
+        assert b"$scrypt$" in stored and tornado_todo.hash_secret(token).encode() in stored
+        for secret in (session, token, link, invite, PASSWORD, new, SECRET):
+            assert secret.encode() not in stored
+            assert secret[-40:].encode() not in stored
+
+
+@pytest.mark.parametrize(
+    "column, ago, living",
+    [
+        *(("used_at", 6.9, True), ("used_at", 7.1, False), ("used_at", -1, False)),
+        *(("expires_at", -0.1, True), ("expires_at", 0.001, False), ("expires_at", 100, False)),
+    ],
+)
+def test_a_session_ends_after_7_idle_days_30_days_in_all_or_when_the_clock_is_wrong(town, column, ago, living):
+    person = town.server.session("bob")
+    session_id = next(entry["id"] for entry in person.get("/api/sessions").json() if entry["current"])
+    moment = tornado_todo.now_milliseconds() - int(ago * DAY)
+    town.server.sql(f"UPDATE credentials SET {column} = $1 WHERE id = $2", moment, session_id)
+    assert person.get("/api/todos").status == (200 if living else 401)
+    assert person.get("/api/session").json()["user"] == ("bob" if living else None)
+
+
+def test_a_session_lasts_30_days_and_says_so(town):
+    person = town.server.session("bob")
+    entry = next(entry for entry in person.get("/api/sessions").json() if entry["current"])
+    created, expires = (tornado_todo.milliseconds(entry[name]) for name in ("created_at", "expires_at"))
+    assert expires - created == 30 * DAY
+
+
+def test_a_session_that_was_seen_to_be_over_is_gone_whatever_the_clock_says_later(town):
+    person = town.server.session("bob")
+    session_id = next(entry["id"] for entry in person.get("/api/sessions").json() if entry["current"])
+    town.server.sql("UPDATE credentials SET expires_at = 1 WHERE id = $1", session_id)
+    assert person.get("/api/todos").status == 401
+    assert town.server.sql("SELECT 1 FROM credentials WHERE id = $1", session_id) == []
+
+
+def test_a_session_that_is_over_is_401_to_all_who_ask_at_once(town):
+    person = town.server.session("bob")
+    session_id = next(entry["id"] for entry in person.get("/api/sessions").json() if entry["current"])
+    town.server.sql("UPDATE credentials SET expires_at = 1 WHERE id = $1", session_id)
+    askers = [town.server.somebody(**person.own) for _ in range(10)]
+    answers = at_once(10, lambda number: askers[number].get("/api/session" if number % 2 else "/api/todos"))
+    assert [answer.status for answer in answers] == [401, 200] * 5
+
+
+def test_use_is_noted_and_lengthens_the_idle_time(town):
+    person = town.server.session("bob")
+    session_id = next(entry["id"] for entry in person.get("/api/sessions").json() if entry["current"])
+    day_ago = tornado_todo.now_milliseconds() - DAY
+    town.server.sql("UPDATE credentials SET used_at = $1 WHERE id = $2", day_ago, session_id)
+    assert person.get("/api/todos").status == 200
+    ((used_at,),) = town.server.sql("SELECT used_at FROM credentials WHERE id = $1", session_id)
+    assert used_at > day_ago + DAY - 60_000
+
+
+def test_signing_in_again_ends_the_session_that_the_browser_had_before():
+    with with_ann() as server:
+        first = cookie_header(sign_in(server.client))
+        second = cookie_header(sign_in(server.client, Cookie=first))
+        assert first != second
+        assert [server.client.get("/api/todos", Cookie=cookie).status for cookie in (first, second)] == [401, 200]
+
+
+def test_a_new_password_ends_all_sessions_but_the_one_that_set_it():
+    new = "another passphrase, as long"
+    with with_ann() as server:
+        other = server.session("ann")
+        mine = server.session("ann")
+        assert mine.patch("/api/user", {"password": "wrong", "new_password": new}).status == 401
+        answer = mine.patch("/api/user", {"password": PASSWORD, "new_password": new})
+        assert answer.status == 204
+        assert [person.get("/api/todos").status for person in (other, mine)] == [401, 401]
+        assert server.client.get("/api/todos", Cookie=cookie_header(answer)).status == 200
+        assert [sign_in(server.client, password=each).status for each in (PASSWORD, new)] == [401, 200]
+
+
+def test_signing_out_ends_the_session_on_the_server(town):
+    person, other = town.server.session("bob"), town.server.session("bob")
+    answer = person.delete("/api/session")
+    assert answer.status == 204 and is_dropped(session_cookie(answer))
+    assert [each.get("/api/todos").status for each in (person, other)] == [401, 200]
+    assert person.delete("/api/session").status == 204
+
+
+def test_signing_out_everywhere_ends_every_session_of_the_user_and_no_other(town):
+    persons = [town.server.session("cid") for _ in range(3)]
+    token = town.server.somebody(**bearer(make_token(persons[0])["token"]))
+    assert persons[0].delete("/api/sessions").status == 204
+    assert [person.get("/api/todos").status for person in (*persons, town.cid)] == [401] * 4
+    assert [person.get("/api/todos").status for person in (token, town.bob)] == [200, 200]
+    town.cid.own = town.server.session("cid").own
+
+
+def test_sessions_are_listed_and_ended_one_by_one(town):
+    mine, other = town.server.session("bob"), town.server.session("bob")
+    entries = mine.get("/api/sessions").json()
+    assert [entry["current"] for entry in entries].count(True) == 1
+    assert all(entry["device"] == "Firefox" and entry["url"].endswith(entry["id"]) for entry in entries)
+    theirs = next(entry["id"] for entry in other.get("/api/sessions").json() if entry["current"])
+    nothing, forbidden = (town.cid.delete(f"/api/sessions/{each}") for each in (NO_ID, theirs))
+    assert (told(nothing), nothing.status) == (told(forbidden), 404)
+    assert mine.delete(f"/api/sessions/{theirs}").status == 204
+    assert [each.get("/api/todos").status for each in (mine, other)] == [200, 401]
+
+
+def test_a_device_is_named_by_its_browser_and_nothing_else():
+    with with_ann() as server:
+        agent = "Mozilla/5.0 (X11; Linux x86_64; rv:130.0) Gecko/20100101 Firefox/130.0"
+        cookie = cookie_header(sign_in(server.client, User_Agent=agent))
+        evil = cookie_header(sign_in(server.client, User_Agent="<script>\xe9" + "x" * 5000))
+        devices = {entry["device"] for entry in server.client.get("/api/sessions", Cookie=cookie).json()}
+        assert "Firefox on Linux" in devices and evil
+        assert all(len(device) < 80 and device.isprintable() for device in devices)
+
+
+SECRETS = ["a" * 32, "b" * 32, "c" * 32]
+
+
+def test_cookies_outlive_a_change_of_secrets_until_their_own_is_dropped(tmp_path):
+    def asked_with(secrets: list[str], cookies: list[str]) -> list[int]:
+        with served({**in_file(tmp_path), "COOKIE_SECRET": ",".join(secrets)}) as server:
+            port = server.client.address[1]
+            return [
+                server.client.get("/api/todos", Host=f"127.0.0.1:{old}", Cookie=f"todo_session_{old}={value}").status
+                for old, value in cookies
+            ] + [port]
+
+    def made_with(secrets: list[str]) -> tuple[int, str]:
+        with served({**in_file(tmp_path), "COOKIE_SECRET": ",".join(secrets)}) as server:
+            return server.client.address[1], server.session("ann").own["Cookie"].partition("=")[2]
+
+    one, two, three = SECRETS
+    with with_ann({**in_file(tmp_path), "COOKIE_SECRET": one}) as server:
+        first = server.client.address[1], server.session("ann").own["Cookie"].partition("=")[2]
+    second = made_with([two, one])
+    assert asked_with([two, one], [first, second])[:2] == [200, 200]
+    assert asked_with([three, two, one], [first, second])[:2] == [200, 200]
+    assert asked_with([two], [first, second])[:2] == [401, 200]
+    assert asked_with([one], [first, second])[:2] == [200, 401]
+    assert asked_with([three], [first, second])[:2] == [401, 401]
+
+
+def test_a_secret_that_is_too_short_is_refused_and_not_shown():
+    with pytest.raises(tornado_todo.Misconfigured) as caught:
+        tornado_todo.make_app({**MEMORY, "COOKIE_SECRET": "a" * 32 + ",hunter2"})
+    assert "COOKIE_SECRET" in str(caught.value) and "hunter2" not in str(caught.value)
+
+
+def test_the_secret_is_made_once_and_kept_for_its_owner_only(tmp_path):
+    settings = {**in_file(tmp_path), "COOKIE_SECRET": ""}
+    kept = tmp_path / "todos.db.secret"
+    with with_ann(settings) as server:
+        port, cookie = server.client.address[1], server.session("ann").own["Cookie"]
+        assert kept.stat().st_mode & 0o777 == 0o600 and len(kept.read_text().strip()) >= 64
+    kept.chmod(0o644)
+    secret = kept.read_text()
+    with served(settings) as server:
+        assert server.client.get("/api/todos", Host=f"127.0.0.1:{port}", Cookie=cookie).status == 200
+        assert kept.stat().st_mode & 0o777 == 0o600 and kept.read_text() == secret
+    assert not list(tmp_path.glob("*.secret.*"))
+    kept.unlink()
+    with served(settings) as server:
+        assert server.client.get("/api/todos", Host=f"127.0.0.1:{port}", Cookie=cookie).status == 401
+
+
+def test_apps_that_start_together_keep_one_secret(tmp_path):
+    def keys(number: int) -> dict:
+        return tornado_todo.make_app({**in_file(tmp_path), "AUTH": "accounts"}).settings["cookies"].keys()
+
+    assert len({str(each) for each in at_once(8, keys)}) == 1
+
+
+def test_workers_that_would_not_believe_each_others_cookies_are_refused(tmp_path):
+    settings = {"WORKERS": "2", "DATABASE_URL": "postgresql://localhost/none", "REDIS_URL": "redis://localhost"}
+    ended = command(tmp_path, **settings)
+    assert ended.returncode == 2 and "COOKIE_SECRET" in ended.stderr and ended.stderr.count("\n") == 1
+    tornado_todo.make_app({**settings, "COOKIE_SECRET": SECRET})
+
+
+async def closed_within(line, act, *arguments) -> tuple[int, float]:
+    """Act, and give the code that a socket is then closed with, and after how many seconds."""
+    await asyncio.to_thread(act, *arguments)
+    ended = time.monotonic()
+    return await until_closed(line), time.monotonic() - ended
+
+
+@pytest.mark.parametrize("act", ["sign out", "everywhere", "end", "password", "delete", "expire"])
+async def test_sockets_are_closed_within_a_second_of_the_end_of_their_session(act):
+    with with_ann() as server:
+        person, other = server.session("ann"), server.session("ann")
+        session_id = next(entry["id"] for entry in person.get("/api/sessions").json() if entry["current"])
+        acts = {
+            "sign out": lambda: person.delete("/api/session"),
+            "everywhere": lambda: other.delete("/api/sessions"),
+            "end": lambda: other.delete(f"/api/sessions/{session_id}"),
+            "password": lambda: other.patch("/api/user", {"password": PASSWORD, "new_password": "another passphrase"}),
+            "delete": lambda: other.send("DELETE", "/api/user", {"password": PASSWORD}),
+            "expire": lambda: (
+                server.sql("UPDATE credentials SET used_at = 1 WHERE id = $1", session_id),
+                person.get("/api/todos"),
+            ),
+        }
+        async with hearing(person) as line:
+            code, seconds = await closed_within(line, acts[act])
+            assert code == 4401 and seconds < 1
+
+
+@pytest.mark.parametrize("act", ["sign out", "token"])
+async def test_sockets_of_others_stay_open(town, act):
+    person, token = town.server.session("bob"), make_token(town.bob)
+    scripts = town.server.somebody(**bearer(token["token"]))
+    is_token = act == "token"
+    ended = scripts if is_token else person
+    async with hearing(town.bob) as own, hearing(town.cid) as other, hearing(ended) as line:
+        path = f"/api/tokens/{token['id']}" if is_token else "/api/session"
+        code, seconds = await closed_within(line, (town.bob if is_token else person).delete, path)
+        assert code == 4401 and seconds < 1
+        for writer, line_of in ((town.bob, own), (town.cid, other)):
+            todo = await asyncio.to_thread(add, writer)
+            assert (await heard_until(line_of, todo["id"]))[-1]["todo"] == todo["id"]
+
+
+@pytest.mark.parametrize("engine", ["SQLite file", *if_set("TEST_POSTGRES_URL", "Postgres and Redis")])
+async def test_a_socket_in_another_process_is_closed_within_a_second_too(tmp_path, request, engine):
+    settings = in_file(tmp_path)
+    if engine != "SQLite file":
+        settings = {**request.getfixturevalue("fresh_postgres"), **request.getfixturevalue("fresh_redis")}
+    with with_ann(settings) as one, process(tmp_path, **WITH_ACCOUNTS, **settings) as two:
+        person = one.session("ann")
+        cookie = one.cookie(secret_in(one, person.own["Cookie"]), port=two.client.address[1])
+        async with listening(two.client.url, Cookie=cookie) as line:
+            assert (await next_message(line))["type"] == "hello"
+            code, seconds = await closed_within(line, person.delete, "/api/session")
+            assert code == 4401 and seconds < 1
+
+
+async def test_a_member_who_is_removed_through_one_process_hears_nothing_more_through_another(tmp_path):
+    with with_ann(in_file(tmp_path)) as one, served(in_file(tmp_path)) as two:
+        ann, bob = one.session("ann"), two.person("bob")
+        list_id = add_list(ann)["id"]
+        share(ann, list_id, "bob")
+        async with hearing(bob) as line:
+            await asyncio.to_thread(unshare, ann, list_id, "bob")
+            await asyncio.to_thread(add, ann, "not heard", list=list_id)
+            await until_access(line)
+            own = await asyncio.to_thread(add, bob, "own")
+            assert [entry["todo"] for entry in await heard_until(line, own["id"])] == [own["id"]]
+
+
+def test_the_session_document_says_who_asks_and_how(tmp_path):
+    elsewhere = {"X_Forwarded_For": ADDRESS}
+    with served({**MEMORY, "AUTH": "auto", "TRUSTED_PROXIES": "127.0.0.1"}) as server:
+        ann = server.person("ann")
+        _, secret = make_link(ann, add_list(ann)["id"])
+        token, reader = make_token(ann)["token"], make_token(ann, read_only=True)["token"]
+        asked = {
+            "local": server.client.get("/api/session"),
+            None: server.client.get("/api/session", **elsewhere),
+            "session": ann.get("/api/session"),
+            "token": server.client.get("/api/session", **bearer(token)),
+            "token, read only": server.client.get("/api/session", **bearer(reader)),
+            "link": server.client.get("/api/session", **bearer(secret)),
+        }
+        documents = {kind: answer.json() for kind, answer in asked.items()}
+        encrypted = [
+            server.client.get("/api/session", **headers).json()["encrypted"] for headers in ({}, elsewhere, HTTPS)
+        ]
+    assert {kind: (each["user"], each["kind"], each["read_only"]) for kind, each in documents.items()} == {
+        "local": ("local", "local", False),
+        None: (None, None, False),
+        "session": ("ann", "session", False),
+        "token": ("ann", "token", False),
+        "token, read only": ("ann", "token", True),
+        "link": (None, "link", True),
+    }
+    assert all(each["accounts"] is True and each["sign_up"] == "open" for each in documents.values())
+    assert encrypted == [True, False, True]
+
+
+@pytest.mark.parametrize("auth", ["open", "host"])
+def test_where_nobody_signs_in_the_session_document_says_so(auth):
+    async def who(request):
+        return request.headers.get("X-User")
+
+    options = {"auth": "open"} if auth == "open" else {"get_user": who}
+    with serving(MEMORY, **options) as client:
+        document = client.get("/api/session", X_User="ann").json()
+        assert (document["accounts"], document["sign_up"], document["kind"]) == (False, "closed", auth)
+        assert document["user"] == ("local" if auth == "open" else "ann")
+        assert sign_in(client).status == 404 and client.delete("/api/session").status == 404
+        assert client.get("/api/todos", Cookie=f"todo_session_{client.address[1]}=x").status == (
+            200 if auth == "open" else 401
+        )
+
+
+def test_accounts_sessions_and_sharing_come_along_in_a_copy(tmp_path):
+    target = f"sqlite:///{tmp_path}/copy.db"
+    with with_ann(in_file(tmp_path)) as server:
+        ann, bob = server.session("ann"), server.person("bob")
+        list_id = add_list(ann)["id"]
+        share(ann, list_id, "bob", "viewer")
+        secret, token = make_link(ann, list_id)[1], make_token(ann)["token"]
+        session = secret_in(server, bob.own["Cookie"])
+    ended = command(tmp_path, "copy", "--to", target, **in_file(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    with served({"DATABASE_URL": target}) as server:
+        assert sign_in(server.client).status == 200
+        bob = server.somebody(Cookie=server.cookie(session))
+        assert lists_by_id(bob)[list_id]["role"] == "viewer"
+        assert list(lists_by_id(server.somebody(**bearer(secret)))) == [list_id]
+        assert server.client.get("/api/session", **bearer(token)).json()["user"] == "ann"
+
+
+# ==== accounts: making, changing and removing them ===============================================
+
+
+def sign_up_as(client: Client, name: str = "ann", password: str = PASSWORD, **more: str) -> Answer:
+    headers = {key: more.pop(key) for key in tuple(more) if key[0].isupper()}
+    return client.post("/api/users", {"name": name, "password": password, **more}, **headers)
+
+
+def make_invite(person: Person) -> tuple[dict, str]:
+    answer = person.post("/api/invites", {})
+    assert answer.status == 201, answer.body
+    return answer.json(), re.fullmatch(r".*/#/sign-up/(\S+)", answer.json()["link"])[1]
+
+
+def kept_password(server: Served, name: str = "ann") -> str:
+    ((kept,),) = server.sql("SELECT password FROM users WHERE name = $1", name)
+    return kept
+
+
+@pytest.mark.parametrize("rule", ["open", "invite", "closed"])
+def test_the_first_account_can_always_be_made_and_the_rule_decides_about_the_next(rule):
+    with served({**MEMORY, "SIGNUP": rule}) as server:
+        assert server.client.get("/api/session").json()["sign_up"] == "first"
+        first = sign_up_as(server.client)
+        assert first.status == 201 and first.json()["user"] == "ann" and first.json()["sign_up"] == rule
+        assert server.client.get("/api/todos", Cookie=cookie_header(first)).status == 200
+        assert server.client.get("/api/session").json()["sign_up"] == rule
+        second = sign_up_as(server.client, "bob")
+        assert second.status == (201 if rule == "open" else 403)
+        assert ("Set-Cookie" in second.headers) == (rule == "open")
+
+
+def test_of_two_first_accounts_made_at_once_where_sign_up_is_closed_there_is_one(todo_engine):
+    with served({**todo_engine, "SIGNUP": "closed"}) as server:
+        people = [server.somebody() for _ in range(2)]
+        answers = at_once(2, lambda number: sign_up_as(people[number], f"first{number}"))
+        assert sorted(answer.status for answer in answers) == [201, 403]
+        assert len(server.sql("SELECT 1 FROM users WHERE password IS NOT NULL")) == 1
+
+
+def test_of_two_accounts_of_one_name_made_at_once_there_is_one():
+    with served() as server:
+        people = [server.somebody() for _ in range(2)]
+        answers = at_once(2, lambda number: sign_up_as(people[number], ("ann", "ANN")[number]))
+        assert sorted(answer.status for answer in answers) == [201, 409]
+
+
+@pytest.fixture
+def inviting():
+    """A server where accounts are made by invitation."""
+    with served({**MEMORY, "SIGNUP": "invite"}) as server:
+        yield server
+
+
+def test_an_invitation_makes_one_account(inviting):
+    server, ann = inviting, inviting.person("ann")
+    made, secret = make_invite(ann)
+    listed = ann.get("/api/invites")
+    assert [each["id"] for each in listed.json()] == [made["id"]] and secret not in listed.body.decode()
+    created, expires = (tornado_todo.milliseconds(made[name]) for name in ("created_at", "expires_at"))
+    assert expires - created == 7 * DAY
+    assert_problem(sign_up_as(server.client, "bob"), 403, "invite")
+    assert_problem(sign_up_as(server.client, "ann", invite=secret), 409, "name")  # which does not use it up
+    assert sign_up_as(server.client, "bob", invite=secret).status == 201
+    assert ann.get("/api/invites").json() == []
+    assert_problem(sign_up_as(server.client, "cid", invite=secret), 422, "invite")
+
+
+def test_an_invitation_that_several_use_at_once_makes_one_account(inviting):
+    secret = make_invite(inviting.person("ann"))[1]
+    people = [inviting.somebody() for _ in range(5)]
+    answers = at_once(5, lambda number: sign_up_as(people[number], f"guest{number}", invite=secret))
+    assert sorted(answer.status for answer in answers) == [201] + [422] * 4
+    assert len(inviting.sql("SELECT 1 FROM users WHERE password IS NOT NULL")) == 2
+
+
+def test_an_invitation_is_used_up_by_one_of_twenty_writers_on_every_engine(own_server):
+    server = own_server
+    secret, accounts = make_invite(server.person("ann"))[1], server.services.accounts
+
+    async def all_at_once() -> list:
+        adding = (accounts.add(f"guest{number}", "x", "invite", secret) for number in range(20))
+        return await asyncio.gather(*adding, return_exceptions=True)
+
+    outcomes = server.run(all_at_once())
+    assert sum(isinstance(outcome, tornado_todo.User) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, tornado_todo.Invalid) for outcome in outcomes) == 19
+
+
+def test_an_invitation_that_is_over_or_revoked_or_made_up_makes_none(inviting):
+    server, ann = inviting, inviting.person("ann")
+    (expired, first), (revoked, second) = make_invite(ann), make_invite(ann)
+    server.sql("UPDATE credentials SET expires_at = $1 WHERE id = $2", tornado_todo.now_milliseconds(), expired["id"])
+    assert ann.delete(f"/api/invites/{revoked['id']}").status == 204
+    assert ann.get("/api/invites").json() == []
+    for secret in (first, second, make_token(ann)["token"]):
+        assert_problem(sign_up_as(server.client, "bob", invite=secret), 422, "invite")
+    assert len(server.sql("SELECT 1 FROM users WHERE password IS NOT NULL")) == 1
+
+
+BAD_NAMES = [
+    "",
+    " ",
+    "a b",
+    "a/b",
+    "link/x",
+    "local",
+    "LOCAL",
+    "ｌｏｃａｌ",
+    ".a",
+    "-a",
+    "@",
+    "a" * 65,
+    "a\nb",
+    "a\u202eb",
+]
+BAD_NAMES += ["a\u200bb", "😀", "a%2fb/", "<b>", "a'b", 'a"b', "a\\b", "ﷺ" * 10, "a\u0000b"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
+def test_a_name_that_another_could_not_type_or_mistake_is_refused(town, name):
+    answer = sign_up_as(town.server.client, name)
+    assert answer.status in (400, 422) and answer.json()["errors"]
+    assert "Set-Cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("name", ["ann", "ANN", " ann ", "ａｎｎ"])
+def test_a_name_that_is_taken_in_any_form_is_refused(name):
+    with with_ann() as server:
+        assert_problem(sign_up_as(server.client, name), 409, "name")
+
+
+def test_a_name_is_kept_in_one_form_and_found_in_every_other():
+    with served() as server:
+        assert sign_up_as(server.client, " Strａße.1@x ").json()["user"] == "strasse.1@x"
+        assert sign_in(server.client, "STRASSE.1@X").json()["user"] == "strasse.1@x"
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["", "a2345678"[:7], "x" * 129, "0123456789abcdef" * 9, "password1", "PASSWORD1", "ann.smith.1", "ＡＮＮ.smith.1",
+     "aaaaaaaa", "abababab", "ｐａｓｓｗｏｒｄ１"]
+)  # fmt: skip
+def test_a_password_that_is_short_long_common_or_the_name_is_refused(town, password):
+    assert_problem(sign_up_as(town.server.client, "Ann.Smith.1", password), 422, "password")
+    if "smith" not in password:
+        answer = town.bob.patch("/api/user", {"password": PASSWORD, "new_password": password})
+        assert_problem(answer, 422, "new_password")
+
+
+def test_thousands_of_common_passwords_are_known():
+    assert len(tornado_todo.COMMON_PASSWORDS) > 2000
+    for password in tornado_todo.COMMON_PASSWORDS:
+        assert len(password) >= 8 and password == password.casefold()
+
+
+def test_a_password_of_8_and_one_of_128_characters_are_taken():
+    with served() as server:
+        for name, password in (("ann", "a2345678"), ("bob", "ab cd😀" * 21 + "xy")):
+            assert sign_up_as(server.client, name, password).status == 201
+            assert sign_in(server.client, name, password).status == 200
+        assert sign_in(server.client, "bob", ("ab cd😀" * 21 + "xy")[:-1]).status == 401
+
+
+def test_a_password_is_the_same_from_every_keyboard():
+    composed, decomposed = "pässwörter sind gut", unicodedata.normalize("NFD", "pässwörter sind gut")
+    with served() as server:
+        assert sign_up_as(server.client, "ann", composed).status == 201
+        assert sign_in(server.client, "ann", decomposed).status == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"name": "ann"}, {"password": "x"}, {"name": 1, "password": "x"}, {"name": "ann", "password": None}, [], "x",
+     {"name": "ann", "password": "x" * 1001}, {"name": "x" * 1001, "password": "x"},
+     {"name": "a", "password": "x", "y": 1}]
+)  # fmt: skip
+def test_a_sign_in_that_is_no_name_and_password_is_refused_at_once(town, body):
+    assert town.server.client.post("/api/session", body).status in (400, 422)
+
+
+def test_a_wrong_password_and_an_unknown_name_are_told_alike():
+    with with_ann() as server:
+        answers = [
+            sign_in(server.client, password="wrong"),
+            sign_in(server.client, "nobody"),
+            sign_in(server.client, "local"),
+        ]
+        assert len({str(told(answer)) for answer in answers}) == 1
+        assert_problem(answers[0], 401)
+        assert not any("Set-Cookie" in answer.headers for answer in answers)
+
+
+def test_a_password_is_kept_as_a_salted_scrypt_hash_of_the_agreed_strength():
+    with served() as server:
+        assert sign_up_as(server.client).status == 201 and sign_up_as(server.client, "bob").status == 201
+        kept = [kept_password(server, name) for name in ("ann", "bob")]
+    assert all(re.fullmatch(r"\$scrypt\$ln=15,r=8,p=3\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}", each) for each in kept)
+    assert kept[0].split("$")[3] != kept[1].split("$")[3]
+    salt, digest, _ = tornado_todo.parse_phc(kept[0])
+    again = hashlib.scrypt(PASSWORD.encode(), salt=salt, n=2**15, r=8, p=3, maxmem=2**27, dklen=32)
+    assert again == digest
+
+
+def test_a_weaker_hash_is_made_stronger_when_its_owner_signs_in(own_server):
+    server = own_server
+    weak = {"log_n": 10, "r": 8, "p": 1}
+    digest = tornado_todo.scrypt_hash(PASSWORD, b"0" * 16, **weak)
+    server.run(server.services.accounts.add("ann", tornado_todo.phc_string(b"0" * 16, digest, **weak)))
+    assert sign_in(server.client, password="wrong").status == 401
+    assert kept_password(server).startswith("$scrypt$ln=10,r=8,p=1$")
+    assert [sign_in(server.client).status for _ in range(2)] == [200, 200]
+    assert kept_password(server).startswith("$scrypt$ln=15,r=8,p=3$")
+
+
+def test_a_change_of_password_asks_for_the_present_one_and_a_good_new_one():
+    with with_ann() as server:
+        ann = server.session("ann")
+        before = kept_password(server)
+        for body, status, field in (
+            ({"password": "wrong", "new_password": "another passphrase"}, 401, "password"),
+            ({"password": PASSWORD, "new_password": "short"}, 422, "new_password"),
+            ({"password": PASSWORD}, 422, "new_password"),
+            ({"new_password": "another passphrase"}, 422, "password"),
+        ):
+            assert_problem(ann.patch("/api/user", body), status, field)
+        assert kept_password(server) == before and ann.get("/api/user").json()["name"] == "ann"
+
+
+@pytest.fixture(params=["", *if_set("TEST_REDIS_URL", "with Redis and MongoDB")])
+def engines_of_all(request, todo_engine) -> dict:
+    """Settings for all kinds of stores."""
+    if not request.param:
+        return todo_engine
+    return {**todo_engine, **request.getfixturevalue("fresh_redis"), **request.getfixturevalue("fresh_mongo")}
+
+
+def test_an_account_is_deleted_with_everything_in_it_and_nothing_else(engines_of_all):
+    with served(engines_of_all) as server:
+        ann, bob = server.person("ann"), server.person("bob")
+        user = server.run(server.services.accounts.user("ann"))
+        own, others = add_list(ann, PRIVATE)["id"], add_list(bob, "bob's")["id"]
+        share(ann, own, "bob")
+        share(bob, others, "ann")
+        make_link(ann, own)
+        make_token(ann)
+        make_invite(ann)
+        ann.post("/api/todos", {"title": PRIVATE, "list": own}, Idempotency_Key=PRIVATE)
+        add(bob, PRIVATE, list=own)
+        trashed = add(ann, PRIVATE)
+        ann.delete(f"/api/todos/{trashed['id']}")
+        common, given = add(ann, "common", list=others), add(ann, PRIVATE)
+        change(ann, given["id"], title="given", list=others)
+        bobs = add(bob, "bob's", list=others)
+        change(ann, bobs["id"], notes="from ann")
+        for name in ("one", "two"):
+            ann.put(f"/api/documents/{name}", {"x": PRIVATE})
+            ann.request("PUT", f"/api/records/{name}", PRIVATE.encode())
+            bob.put(f"/api/documents/{name}", {"x": "bob"})
+            bob.request("PUT", f"/api/records/{name}", b"bob")
+        assert_problem(ann.send("DELETE", "/api/user", {"password": "wrong"}), 401, "password")
+        assert ann.get("/api/user").status == 200
+        answer = ann.send("DELETE", "/api/user", {"password": PASSWORD})
+        assert answer.status == 204 and is_dropped(session_cookie(answer))
+        assert ann.get("/api/todos").status == 401 and sign_in(server.client).status == 401
+        for table in (*tornado_todo.COPIED_TABLES, "documents", "idempotency_keys"):
+            rows = str(server.sql(f"SELECT * FROM {table}"))
+            assert user.id not in rows and PRIVATE not in rows and own not in rows, table
+        assert server.sql("SELECT 1 FROM users WHERE name LIKE 'link/%'") == []
+        stores = server.services
+        assert server.run(stores.documents.entries(user.id, "", "", 10)) == []
+        assert server.run(stores.records.get(f"{user.id}/one")) is None
+        assert {todo["id"] for todo in bob.get("/api/todos").json()} == {common["id"], given["id"], bobs["id"]}
+        assert show(bob, bobs["id"])["notes"] == "from ann"
+        assert {entry["user"] for entry in bob.get(f"/api/todos/{bobs['id']}/history").json()} == {None, "bob"}
+        assert [member["name"] for member in bob.get(f"/api/lists/{others}/members").json()] == ["bob"]
+        assert bob.get("/api/documents/two").json() == {"x": "bob"} and bob.get("/api/records/two").body == b"bob"
+        assert sign_up_as(server.client).status == 201  # the name is free again
+
+
+def test_the_lists_of_others_look_different_when_a_member_deletes_their_account():
+    with served() as server:
+        ann, bob = server.person("ann"), server.person("bob")
+        list_id = add_list(bob)["id"]
+        share(bob, list_id, "ann")
+        before = bob.get("/api/lists")
+        assert ann.send("DELETE", "/api/user", {"password": PASSWORD}).status == 204
+        now = bob.get("/api/lists", If_None_Match=before.headers["ETag"])
+        assert now.status == 200 and lists_by_id(bob)[list_id]["shared"] is False
+
+
+async def test_members_are_told_when_an_account_goes_with_a_list_they_see():
+    with served() as server:
+        ann, bob = server.person("ann"), server.person("bob")
+        list_id = add_list(ann)["id"]
+        share(ann, list_id, "bob")
+        before = bob.get("/api/lists").headers["ETag"]
+        async with hearing(bob) as line:
+            await asyncio.to_thread(ann.send, "DELETE", "/api/user", {"password": PASSWORD})
+            await until_access(line)
+            own = await asyncio.to_thread(add, bob, "own")
+            assert [entry["todo"] for entry in await heard_until(line, own["id"])] == [own["id"]]
+        assert bob.get("/api/lists", If_None_Match=before).status == 200
+        assert list(lists_by_id(bob)) == [own["list"]]
+
+
+def test_an_export_has_everything_of_ones_own_and_nothing_else(engines_of_all):
+    with served(engines_of_all) as server:
+        ann, bob = server.person("ann"), server.person("bob")
+        own, dead, others = add_list(ann, "own")["id"], add_list(ann, "dead")["id"], add_list(bob, PRIVATE)["id"]
+        share(bob, others, "ann")
+        add(bob, PRIVATE, list=others)
+        add(ann, PRIVATE, list=others)
+        bob.put("/api/documents/one", {"x": PRIVATE})
+        mine = [add(ann, f"{number}", list=own, notes="n", tags=["t"]) for number in range(3)]
+        mine += [add(ann, "inbox"), add(ann, "trashed"), add(ann, "buried", list=dead), add(ann, "gone", list=dead)]
+        for path in (f"todos/{mine[4]['id']}", f"todos/{mine[6]['id']}", f"lists/{dead}"):
+            assert ann.delete(f"/api/{path}").status == 204
+        ann.put("/api/documents/one", {"x": 1})
+        answer = ann.get("/api/export")
+        assert answer.status == 200 and answer.headers["Content-Disposition"].startswith("attachment")
+        whole = answer.json()
+        assert whole["user"] == "ann" and PRIVATE not in answer.body.decode()
+        assert {todo_list["title"] for todo_list in whole["lists"]} == {"Inbox", "own", "dead"}
+        assert sorted(todo["id"] for todo in whole["todos"]) == sorted(todo["id"] for todo in mine)
+        assert next(todo for todo in whole["todos"] if todo["title"] == "0")["notes"] == "n"
+        assert whole["documents"] == [{"name": "one", "document": {"x": 1}}]
+
+
+def test_a_big_export_comes_whole():
+    with served() as server:
+        ann = server.person("ann")
+        for number in range(25):
+            ann.put(f"/api/documents/{number:03}", {"n": number})
+        inbox, user = next(iter(lists_by_id(ann))), server.run(server.services.accounts.user("ann"))
+
+        async def fill(batch) -> None:
+            for number in range(2001):
+                at = batch.at
+                batch.save_todo(None, tornado_todo.Todo(id=str(uuid.uuid4()), list=inbox, title=f"{number}", order=1.0,
+                                                        created_at=at, updated_at=at))  # fmt: skip
+
+        server.run(server.services.todos.store.write(user, fill, lambda written: None))
+        whole = ann.get("/api/export").json()
+        assert sorted(int(todo["title"]) for todo in whole["todos"]) == list(range(2001))
+        assert [entry["document"]["n"] for entry in whole["documents"]] == list(range(25))
+
+
+def user_command(folder, *arguments: str, password: str = "", **settings: str) -> subprocess.CompletedProcess:
+    """Run `tornado-todo user`, with a password from a pipe."""
+    return subprocess.run(
+        [sys.executable, str(MODULE), "user", *arguments],
+        cwd=folder,
+        env=clean_environment(**settings),
+        input=password + "\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_accounts_are_made_changed_and_removed_on_the_command_line(tmp_path):
+    settings, new = in_file(tmp_path), "another passphrase"
+    run = functools.partial(user_command, tmp_path, **settings)
+    assert run("list").stdout.strip() == ""
+    assert "ann can sign in" in run("add", "Ann", password=PASSWORD).stdout
+    for arguments, password in ((("add", "ANN"), PASSWORD), (("password", "bob"), PASSWORD), (("delete", "bob"), "")):
+        ended = run(*arguments, password=password)
+        assert ended.returncode == 1 and ended.stderr.startswith("tornado_todo: ") and ended.stderr.count("\n") == 1
+    for arguments, password in (
+        (("add", "a b"), PASSWORD),
+        (("add",), ""),
+        (("rename", "ann"), ""),
+        (("add", "local"), ""),
+    ):
+        assert run(*arguments, password=password).returncode == 2
+    assert run("add", "bob", password="short").returncode in (1, 2)
+    with served(settings) as server:
+        ann = server.session("ann")
+        todo = add(ann, "kept")
+        assert "everywhere" in run("password", "ann", password=new).stdout
+        assert [sign_in(server.client, password=each).status for each in (PASSWORD, new)] == [401, 200]
+        eventually(lambda: ann.get("/api/todos").status == 401)
+    assert "eve" in run("rename", "ann", "eve").stdout
+    assert run("list").stdout.strip().endswith("  eve") and len(run("list").stdout.splitlines()) == 1
+    with served(settings) as server:
+        assert sign_in(server.client, password=new).status == 401
+        eve = server.somebody(Cookie=cookie_header(sign_in(server.client, "eve", new)))
+        assert show(eve, todo["id"])["title"] == "kept"
+    assert "deleted" in run("delete", "eve").stdout and run("list").stdout.strip() == ""
+    with served(settings) as server:
+        assert (
+            server.sql("SELECT 1 FROM todos") == [] and server.client.get("/api/session").json()["sign_up"] == "first"
+        )
+    assert PASSWORD not in str([run("list"), run("add", "x", password=PASSWORD)]).replace("input", "")
+
+
+def test_the_user_of_this_machine_can_be_given_an_account(tmp_path):
+    settings = {**in_file(tmp_path), "AUTH": "auto"}
+    with serving(settings) as client:
+        todo = add(client, "from before")
+    assert user_command(tmp_path, "rename", "local", "ann", **settings).returncode == 0
+    assert user_command(tmp_path, "password", "ann", password=PASSWORD, **settings).returncode == 0
+    with served(settings) as server:
+        assert titles(server.client) == []
+        assert server.client.get("/api/session").json()["kind"] == "local"
+        ann = server.somebody(Cookie=cookie_header(sign_in(server.client)))
+        assert show(ann, todo["id"])["title"] == "from before"
+        strange = {"X_Forwarded_For": "203.0.113.9"}
+        assert server.client.get("/api/todos", **strange).status == 401
+
+
+def test_a_name_that_nobody_has_costs_as_long_as_one_that_somebody_has():
+    with with_ann({**MEMORY, "TRUSTED_PROXIES": "127.0.0.1"}) as server:
+        taken: dict[str, list[float]] = {"ann": [], "nobody": []}
+        for number, name in itertools.product(range(7), taken):
+            started = time.perf_counter()
+            answer = sign_in(server.client, name, "wrong", X_Forwarded_For=f"203.0.113.{number}")
+            taken[name].append(time.perf_counter() - started)
+            assert answer.status == 401
+        known, unknown = (sorted(times)[3] for times in taken.values())
+        assert 0.5 < unknown / known < 2
+
+
+# ==== accounts: trying too often =================================================================
+
+
+@pytest.fixture(params=["in memory", *if_set("TEST_REDIS_URL", "Redis")])
+async def counters(request):
+    """A record store, as far as it counts."""
+    if request.param == "in memory":
+        yield tornado_todo.DictRecordStore()
+        return
+    settings = request.getfixturevalue("fresh_redis")
+    store = tornado_todo.RedisRecordStore(settings["REDIS_URL"], settings["REDIS_PREFIX"])
+    yield store
+    await store.close()
+
+
+async def test_a_counter_counts_up_and_down_and_apart_from_others(counters):
+    assert [await counters.increment("a", by, 60) for by in (1, 1, 5, -2)] == [1, 2, 7, 5]
+    assert await counters.increment("b", 1, 60) == 1
+
+
+async def test_a_counter_ends_when_its_time_since_the_beginning_is_over(counters):
+    assert await counters.increment("a", 1, 0.15) == 1
+    await asyncio.sleep(0.1)
+    await counters.increment("a", 1, 0.15)  # which does not lengthen it
+    await asyncio.sleep(0.08)
+    assert await counters.increment("a", 1, 60) == 1
+
+
+async def test_counters_that_many_add_to_at_once_lose_nothing(counters):
+    counts = await asyncio.gather(*(counters.increment("a", 1, 60) for _ in range(100)))
+    assert sorted(counts) == list(range(1, 101))
+
+
+async def test_a_claim_is_won_by_one_and_says_to_others_how_long_it_lasts(counters):
+    waits = await asyncio.gather(*(counters.claim("a", 30) for _ in range(20)))
+    assert sorted(waits)[0] == 0 and all(29 < wait <= 30 for wait in sorted(waits)[1:])
+    assert await counters.claim("b", 0.05) == 0
+    await asyncio.sleep(0.1)
+    assert await counters.claim("b", 30) == 0
+
+
+async def test_all_records_of_a_prefix_are_removed_and_no_other(counters):
+    record = tornado_todo.Record(b"x", "text/plain")
+    keys = ["u/a", "u/b*", "u/", "u", "v/u/a", "U/a", "u*/x", "[u]/x"]
+    for key in keys:
+        await counters.set(key, record)
+    await counters.delete_all("u/")
+    assert [key for key in keys if await counters.get(key)] == ["u", "v/u/a", "U/a", "u*/x", "[u]/x"]
+    await counters.delete_all("u*")
+    assert [key for key in keys if await counters.get(key)] == ["u", "v/u/a", "U/a", "[u]/x"]
+    await counters.delete_all("[u]")
+    assert await counters.get("u") and not await counters.get("[u]/x")
+
+
+async def test_a_thousand_records_of_a_prefix_are_removed(counters):
+    record = tornado_todo.Record(b"x", "text/plain")
+    for number in range(1200):
+        await counters.set(f"many/{number}", record)
+    await counters.delete_all("many/")
+    assert not [number for number in range(1200) if await counters.get(f"many/{number}")]
+
+
+@pytest.fixture
+def throttle(clock):
+    return tornado_todo.Throttle(tornado_todo.DictRecordStore(clock=clock))
+
+
+async def refused_for(throttle, name: str = "ann", address: str = ADDRESS) -> int:
+    """Try, and give for how many seconds that was refused; 0 if it was not."""
+    try:
+        await throttle.count_attempt(name, address)
+    except tornado_todo.TooManyRequests as error:
+        return int(error.headers["Retry-After"])
+    return 0
+
+
+async def test_five_failures_are_free_and_then_each_costs_twice_the_time(throttle, clock):
+    for _ in range(5):
+        assert await refused_for(throttle) == 0
+    for delay in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900):
+        assert await refused_for(throttle) == delay
+        clock.now += delay - 1
+        if delay > 32:  # every try counts for the address as well, of which there are 20 a minute
+            assert await refused_for(throttle) == 1
+        clock.now += 1
+        assert await refused_for(throttle) == 0
+
+
+async def test_what_was_refused_was_not_tried_and_makes_the_wait_no_longer(throttle, clock):
+    for _ in range(5):
+        await refused_for(throttle)
+    for _ in range(10):
+        assert await refused_for(throttle) == 1
+    clock.now += 1.01
+    assert await refused_for(throttle) == 0 and await refused_for(throttle) == 2
+
+
+async def test_of_many_who_try_at_once_after_the_wait_one_may(throttle, clock):
+    for _ in range(5):
+        await refused_for(throttle)
+    clock.now += 61
+    waits = await asyncio.gather(*(refused_for(throttle) for _ in range(10)))
+    assert sorted(waits) == [0] + [2] * 9
+
+
+async def test_a_success_is_forgiven_all(throttle, clock):
+    for _ in range(5):
+        await refused_for(throttle)
+    assert await refused_for(throttle) == 1
+    await throttle.forget("ann", ADDRESS)
+    for _ in range(5):
+        assert await refused_for(throttle) == 0
+    assert await refused_for(throttle) == 1
+
+
+async def test_other_accounts_and_other_addresses_are_counted_apart(throttle):
+    for _ in range(6):
+        await refused_for(throttle)
+    assert await refused_for(throttle) and not await refused_for(throttle, "bob")
+    assert not await refused_for(throttle, address="203.0.113.10")
+
+
+async def test_twenty_a_minute_come_from_an_address_whatever_the_names(throttle, clock):
+    for number in range(20):
+        assert await refused_for(throttle, f"name{number}") == 0
+        clock.now += 1
+    assert await refused_for(throttle, "another") == 40
+    assert await refused_for(throttle, "another", "203.0.113.10") == 0
+    clock.now += 40.01
+    assert await refused_for(throttle, "another") == 0
+
+
+@pytest.mark.parametrize(
+    "one, other, same",
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("203.0.113.9", "::ffff:203.0.113.9", True),
+        ("203.0.113.9", "203.0.113.10", False),
+        ("::ffff:203.0.113.9", "::ffff:203.0.113.10", False),
+        ("not an address", None, True),
+    ],
+)
+async def test_an_address_of_ipv6_counts_with_its_network_of_64_bits(throttle, one, other, same):
+    for number in range(20):
+        await refused_for(throttle, f"name{number}", one)
+    assert bool(await refused_for(throttle, "another", other)) is same
+
+
+@contextlib.contextmanager
+def with_quick_ann(settings=MEMORY, **options):
+    """A server where ann's password is quickly found wrong: no machine is so busy that a wait is over meanwhile."""
+    weak = {"log_n": 4, "r": 8, "p": 1}
+    digest = tornado_todo.scrypt_hash(PASSWORD, b"0" * 16, **weak)
+    with served(settings, **options) as server:
+        server.run(server.services.accounts.add("ann", tornado_todo.phc_string(b"0" * 16, digest, **weak)))
+        yield server
+
+
+@pytest.fixture(params=["in memory", *if_set("TEST_REDIS_URL", "Redis")])
+def throttled(request):
+    """A server where ann has an account, whose proxies are believed."""
+    settings = dict(MEMORY)
+    if request.param == "Redis":
+        settings.update(request.getfixturevalue("fresh_redis"))
+    with with_quick_ann({**settings, "TRUSTED_PROXIES": "127.0.0.1"}) as server:
+        yield server
+
+
+def test_the_sixth_wrong_password_has_to_wait_also_if_it_is_the_right_one(throttled):
+    there, elsewhere = {"X_Forwarded_For": ADDRESS}, {"X_Forwarded_For": "203.0.113.10"}
+    assert [sign_in(throttled.client, password="wrong", **there).status for _ in range(5)] == [401] * 5
+    answers = [sign_in(throttled.client, name, **there) for name in ("ann", "ANN", " ann ")]
+    assert [answer.status for answer in answers] == [429] * 3
+    assert_problem(answers[0], 429)
+    assert answers[0].headers["Retry-After"] == "1"
+    assert sign_in(throttled.client, **elsewhere).status == 200
+    time.sleep(1.05)
+    assert sign_in(throttled.client, **there).status == 200
+    assert sign_in(throttled.client, password="wrong", **there).status == 401
+
+
+def test_the_right_password_is_asked_for_no_more_often_by_other_ways(throttled):
+    ann = throttled.session("ann")
+    ann.own["X_Forwarded_For"] = ADDRESS
+    for _ in range(5):
+        assert ann.send("DELETE", "/api/user", {"password": "wrong"}).status == 401
+    for answer in (
+        ann.send("DELETE", "/api/user", {"password": PASSWORD}),
+        ann.patch("/api/user", {"password": PASSWORD, "new_password": "another passphrase"}),
+        sign_in(ann),
+    ):
+        assert answer.status == 429 and int(answer.headers["Retry-After"]) >= 1
+    assert ann.get("/api/todos").status == 200  # only passwords wait
+
+
+def test_addresses_that_a_client_makes_up_do_not_help(throttled):
+    with with_quick_ann() as plain:
+        spoofed = [{"X_Forwarded_For": f"198.51.100.{number}", "X_Real_Ip": f"198.51.100.{number}",
+                    "Forwarded": f"for=198.51.100.{number}"} for number in range(7)]  # fmt: skip
+        statuses = [sign_in(plain.client, password="wrong", **headers).status for headers in spoofed]
+        assert statuses == [401] * 5 + [429] * 2
+    statuses = [
+        sign_in(throttled.client, password="wrong", X_Forwarded_For=f"198.51.100.{number}, {ADDRESS}").status
+        for number in range(7)
+    ]
+    assert statuses == [401] * 5 + [429] * 2
+
+
+def test_servers_that_share_redis_count_together(fresh_redis, tmp_path):
+    settings = {**in_file(tmp_path), **fresh_redis}
+    with with_quick_ann(settings) as one, served(settings) as two:
+        statuses = [sign_in((one, two)[number % 2].client, password="wrong").status for number in range(7)]
+        assert statuses == [401] * 5 + [429] * 2
+
+
+def test_sign_ups_are_counted_for_an_address_too():
+    with with_quick_ann({**MEMORY, "SIGNUP": "invite"}) as server:
+        statuses = [sign_up_as(server.client, f"guest{number}").status for number in range(22)]
+        assert statuses == [403] * 20 + [429] * 2
+        assert sign_in(server.client).status == 429
+
+
+def test_records_that_somebody_stores_do_not_push_the_counts_out():
+    with with_quick_ann() as server:
+        ann = server.session("ann")
+        assert [sign_in(server.client, password="wrong").status for _ in range(5)] == [401] * 5
+        big = b"x" * tornado_todo.MAX_RECORD
+        for number in range(64 * 16 + 20):  # over all the bytes that there is room for
+            ann.request("PUT", f"/api/records/{number}", big)
+        assert sign_in(server.client, password="wrong").status in (401, 429)
+        statuses = [sign_in(server.client, password="wrong").status for _ in range(2)]
+        assert 429 in statuses
+
+
+# ==== accounts: forged requests, hosts and origins ===============================================
+
+FORMS = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x")
+WRITING = [
+    (method, pattern)
+    for pattern in PATTERNS
+    for method in ("POST", "PUT", "PATCH", "DELETE")
+    if method in methods_of(pattern)
+]
+FOREIGN_PAGES = [
+    {"Origin": FOE},
+    {"Origin": "null"},
+    {"Origin": FOE, "Sec_Fetch_Site": "cross-site"},
+    {"Sec_Fetch_Site": "cross-site"},
+    {"Sec_Fetch_Site": "same-site", "Origin": "http://other.localhost"},
+    {"Origin": FOE, "Content_Type": "text/plain"},
+    {"Origin": FOE, "X_Forwarded_Proto": "https", "X_Forwarded_Host": "foe.example"},
+    {"Origin": FOE, "Authorization": "Basic YTpi"},
+    {"Origin": FOE, "Authorization": "Bearer"},
+    {"Origin": FOE, "Authorization": "Bearer x"},
+]
+
+
+def wealth(person: Person) -> list:
+    """All that a forged request in somebody's name could change."""
+    paths = (
+        "/api/todos?limit=1000",
+        "/api/lists",
+        "/api/documents",
+        "/api/records/kept",
+        "/api/tokens",
+        "/api/invites",
+    )
+    paths += ("/api/user", "/api/lists?deleted=true", "/api/documents/kept", "/api/todos?deleted=true&limit=1000")
+    sessions = [entry["id"] for entry in person.get("/api/sessions").json()]
+    return [person.get(path).body for path in paths] + [sessions]
+
+
+def forged_path(person: Person, pattern: str) -> str:
+    """An address below a route at which there is something of somebody's."""
+    lists = list(lists_by_id(person))
+    real = {
+        "/api/todos/([^/]+)": f"/api/todos/{todo_ids(person)[0]}",
+        "/api/lists/([^/]+)": f"/api/lists/{lists[-1]}",
+        "/api/lists/([^/]+)/members/([^/]+)": f"/api/lists/{lists[-1]}/members/cid",
+        "/api/lists/([^/]+)/links": f"/api/lists/{lists[-1]}/links",
+        "/api/documents/([^/]+)": "/api/documents/kept",
+        "/api/records/([^/]+)": "/api/records/kept",
+    }
+    return real.get(pattern) or path_of(pattern)
+
+
+@pytest.fixture(scope="module")
+def victim():
+    """Somebody signed in, with something to lose."""
+    with served({**MEMORY, "CORS_ORIGINS": FRIEND}) as server:
+        ann, _ = server.person("ann"), server.person("cid")
+        add(ann, list=add_list(ann)["id"])
+        ann.put("/api/documents/kept", {"a": 1})
+        ann.request("PUT", "/api/records/kept", b"bytes")
+        yield ann
+
+
+@pytest.mark.parametrize("method, pattern", WRITING)
+def test_a_form_of_another_site_changes_nothing_even_where_no_origin_is_sent(victim, method, pattern):
+    before, path = wealth(victim), forged_path(victim, pattern)
+    bodies = (b'{"title":"x","role":"editor","name":"x"}', b"title=x", b"--x--", b"")
+    for media_type, body, origin in itertools.product(FORMS, bodies, ({"Origin": FOE}, {})):
+        if pattern.startswith("/api/records") and not origin:
+            continue  # a record is any bytes: there the origin, and SameSite of the cookie, decide alone
+        answer = victim.request(method, path, body, Content_Type=media_type, **origin)
+        assert answer.status == (403 if origin else 415), (media_type, body)
+    assert wealth(victim) == before
+
+
+@pytest.mark.parametrize("headers", FOREIGN_PAGES, ids=str)
+def test_a_page_of_another_site_writes_nothing_with_a_session(victim, headers):
+    before = wealth(victim)
+    for method, pattern in WRITING:
+        answer = victim.send(method, forged_path(victim, pattern), {"title": "x", "role": "editor"}, **headers)
+        assert answer.status in (401, 403), (method, pattern)
+    assert wealth(victim) == before
+
+
+@pytest.fixture(scope="module")
+def mounted():
+    """Somebody signed in to an app that is part of another, which protects nothing."""
+    app = tornado_todo.make_app({**MEMORY, **WITH_ACCOUNTS}, prefix="/todo")
+    host = tornado.web.Application([(r"/todo(?:/.*)?", app)])
+    with hosting(host, app) as url, contextlib.closing(Person(f"{url}/todo")) as person:
+        answer = person.post("/api/users", {"name": "ann", "password": PASSWORD})
+        assert answer.status == 201
+        person.own = {"Cookie": cookie_header(answer)}
+        add(person)
+        yield person
+
+
+@pytest.mark.parametrize("headers", FOREIGN_PAGES, ids=str)
+def test_nor_does_it_where_the_app_is_part_of_another_that_protects_nothing(mounted, headers):
+    before = mounted.get("/api/todos").body
+    for method, path in (("POST", "/api/todos"), ("PATCH", f"/api/todos/{NO_ID}"), ("DELETE", "/api/session")):
+        assert mounted.send(method, path, {"title": "x"}, **headers).status in (401, 403)
+        assert mounted.request(method, path, b'{"title":"x"}', Content_Type="text/plain").status == 415
+    assert mounted.get("/api/todos").body == before
+
+
+def test_the_page_of_the_app_that_is_part_of_another_writes(mounted):
+    own = {"Origin": mounted.url.removesuffix("/todo"), "Sec_Fetch_Site": "same-origin"}
+    assert mounted.post("/api/todos", {"title": "x"}, **own).status == 201
+
+
+def test_our_own_page_writes_with_a_session(victim):
+    own = {"Origin": victim.url, "Sec_Fetch_Site": "same-origin"}
+    assert victim.post("/api/todos", {"title": "x"}, **own).status == 201
+    assert victim.post("/api/todos", {"title": "x"}, Origin=FRIEND, Sec_Fetch_Site="cross-site").status == 201
+
+
+def test_a_token_writes_from_anywhere_and_brings_no_cookie(town):
+    script = town.server.somebody(**bearer(make_token(town.bob)["token"]))
+    for headers in ({"Origin": FOE}, {"Origin": "null"}, {"Origin": FOE, "Sec_Fetch_Site": "cross-site"}):
+        answer = script.post("/api/todos", {"title": "x"}, **headers)
+        assert answer.status == 201 and "Set-Cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    ["Bearer x", "Bearer", "bearer ", "Bearer todo_token_" + "x" * 43, "Bearer " + "x" * 9000, "Bearer a b"],
+)
+def test_a_token_that_is_not_good_is_401_whatever_cookie_comes_along(town, authorization):
+    for method, path in (("GET", "/api/todos"), ("POST", "/api/todos"), ("GET", "/api/session"), ("GET", "/api/user")):
+        headers = {"Authorization": authorization}
+        assert town.bob.send(method, path, {"title": "x"} if method == "POST" else None, **headers).status == 401
+
+
+def test_a_token_is_taken_from_no_address_or_body(town):
+    secret = make_token(town.bob)["token"]
+    for query in (f"access_token={secret}", f"token={secret}", f"Authorization=Bearer+{secret}"):
+        assert town.server.client.get(f"/api/todos?{query}").status == 401
+        assert town.server.client.get(f"/api/session?{query}").status == 400
+        assert town.server.client.post(f"/api/todos?{query}", {"title": "x", "token": secret}).status == 401
+    assert town.server.client.get("/api/todos", X_Api_Key=secret).status == 401
+    assert town.server.client.get("/api/todos", Cookie=f"token={secret}").status == 401
+
+
+def test_tokens_are_shown_once_named_expiring_and_revoked(town):
+    made = make_token(town.bob, name="  Backup ", read_only=True, days=1)
+    script = town.server.somebody(**bearer(made["token"]))
+    session = script.get("/api/session").json()
+    assert (session["user"], session["kind"], session["read_only"]) == ("bob", "token", True)
+    listed = town.bob.get("/api/tokens")
+    entry = next(each for each in listed.json() if each["id"] == made["id"])
+    assert made == {**entry, "token": made["token"]} and made["token"] not in listed.body.decode()
+    assert (entry["name"], entry["read_only"]) == ("Backup", True)
+    created, expires = (tornado_todo.milliseconds(entry[name]) for name in ("created_at", "expires_at"))
+    assert expires - created == DAY
+    assert script.get("/api/todos").status == 200 and script.post("/api/todos", {"title": "x"}).status == 403
+    town.server.sql("UPDATE credentials SET expires_at = $1 WHERE id = $2", tornado_todo.now_milliseconds(), made["id"])
+    assert script.get("/api/todos").status == 401
+    assert made["id"] not in town.bob.get("/api/tokens").body.decode()
+    other = make_token(town.bob)
+    script.own = bearer(other["token"])
+    assert script.post("/api/todos", {"title": "x"}).status == 201
+    assert town.cid.delete(f"/api/tokens/{other['id']}").status == 404
+    assert town.bob.delete(f"/api/tokens/{other['id']}").status == 204
+    assert script.get("/api/todos").status == 401
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"name": ""}, {"name": "a\nb"}, {"name": "x" * 101}, {"name": "x", "days": 0}, {"name": "x", "days": 367},
+     {"name": "x", "days": 1.5}, {"name": "x", "read_only": "yes"}, {"name": "x", "user": "ann"}]
+)  # fmt: skip
+def test_a_token_that_cannot_be_is_refused(town, fields):
+    assert_problem(town.bob.post("/api/tokens", fields), 422)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "todo.evil.example", "evil.example:80"])
+def test_a_host_that_is_not_ours_gets_nothing_with_a_session_either(town, host):
+    for method, path in (("GET", "/api/todos"), ("POST", "/api/todos"), ("GET", "/"), ("GET", "/api/session")):
+        answer = town.bob.request(method, path, Host=host)
+        assert_problem(answer, 421)
+        assert "Set-Cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "headers, code",
+    [
+        ({"Origin": FOE}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, 421),
+        ({"Cookie": "x=y"}, 401),
+        ({"Cookie": "x=y", "Sec_WebSocket_Protocol": "todo, bearer.x"}, 401),
+        ({"Sec_WebSocket_Protocol": "todo, bearer.x"}, 401),
+    ],
+    ids=str,
+)
+async def test_a_socket_is_refused_to_other_pages_other_hosts_and_strangers(town, headers, code):
+    with pytest.raises(tornado.httpclient.HTTPClientError) as caught:
+        async with listening(town.bob.url, **{"Cookie": town.bob.own["Cookie"], **headers}):
+            pass
+    assert caught.value.code == code
+
+
+async def test_a_socket_is_opened_from_our_page_with_a_session_and_from_a_script_with_a_token(town):
+    async with listening(town.bob.url, Cookie=town.bob.own["Cookie"], Origin=town.bob.url) as line:
+        assert (await next_message(line))["type"] == "hello"
+    async with listening(town.bob.url, **bearer(make_token(town.bob, read_only=True)["token"])) as line:
+        assert (await next_message(line))["type"] == "hello"
+
+
+def test_a_star_lets_other_sites_in_with_tokens_and_never_with_cookies():
+    with served({**MEMORY, "CORS_ORIGINS": "*"}) as server:
+        ann = server.person("ann")
+        token = make_token(ann)["token"]
+        for answer in (
+            ann.get("/api/todos", Origin=FOE),
+            ann.post("/api/todos", {"title": "x"}, Origin=FOE),
+            ann.get("/api/sessions", Origin=FOE),
+            ann.request("OPTIONS", "/api/todos", Origin=FOE, Access_Control_Request_Method="POST"),
+        ):
+            assert answer.status in (401, 204)
+            assert answer.headers["Access-Control-Allow-Origin"] == "*"
+            assert "Access-Control-Allow-Credentials" not in answer.headers
+        assert ann.get("/api/session", Origin=FOE).json()["user"] is None
+        ann.delete("/api/session", Origin=FOE)
+        assert ann.get("/api/todos").status == 200  # it is still signed in
+        script = server.somebody(**bearer(token))
+        answer = script.post("/api/todos", {"title": "x"}, Origin=FOE)
+        assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (201, "*")
+        assert titles(ann) == ["x"]
+
+
+def test_a_named_origin_is_let_in_with_credentials(victim):
+    answer = victim.get("/api/todos", Origin=FRIEND)
+    assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (200, FRIEND)
+    assert answer.headers["Access-Control-Allow-Credentials"] == "true"
+    other = victim.get("/api/todos", Origin=FOE)
+    assert not [name for name in other.headers if name.lower().startswith("access-control")]
+    asked = victim.request("OPTIONS", "/api/todos", Origin=FRIEND, Access_Control_Request_Headers="authorization")
+    assert "authorization" in asked.headers["Access-Control-Allow-Headers"].lower()
+
+
+def test_a_star_beside_a_name_gives_credentials_to_the_name_alone():
+    with served({**MEMORY, "CORS_ORIGINS": f"*,{FRIEND}"}) as server:
+        ann = server.person("ann")
+        assert [ann.get("/api/todos", Origin=origin).status for origin in (FRIEND, FOE)] == [200, 401]
+        assert ann.get("/api/todos", Origin=FRIEND).headers["Access-Control-Allow-Credentials"] == "true"
+        assert "Access-Control-Allow-Credentials" not in ann.get("/api/todos", Origin=FOE).headers
+
+
+# ==== accounts: headers on every answer ==========================================================
+
+
+@pytest.fixture(scope="module")
+def dressed(tmp_path_factory):
+    """A server behind a proxy, and what it answers with every status there is."""
+    folder = tmp_path_factory.mktemp("static")
+    (folder / "x.txt").write_text("x")
+    with with_ann({**MEMORY, "STATIC_PATH": str(folder), "TRUSTED_PROXIES": "127.0.0.1", "PREFIX": "/p"}) as server:
+        yield server
+
+
+def ask_for_every_status(server: Served, headers: dict) -> dict[str, Answer]:
+    """An answer of each kind, by what it is."""
+    ann, anybody = server.session("ann"), server.client
+    todo = add(ann)
+    page = anybody.get("/", **headers)
+    asset = re.search(r"page/[0-9a-f]+\.css", page.body.decode())[0]
+    for _ in range(6):
+        throttled = sign_in(anybody, "throttled", "wrong", X_Forwarded_For="198.51.100.77", **{
+            key: value for key, value in headers.items() if key != "X_Forwarded_For"})  # fmt: skip
+    return {
+        "200": ann.get("/api/todos"),
+        "201": ann.post("/api/todos", {"title": "x"}),
+        "204": ann.delete(f"/api/todos/{todo['id']}"),
+        "301": anybody.get("", **headers),
+        "304": ann.get("/api/todos", If_None_Match="*"),
+        "400": ann.get("/api/todos?x=1"),
+        "401": anybody.get("/api/todos", **headers),
+        "403": ann.post("/api/todos", {"title": "x"}, Origin=FOE),
+        "404": ann.get(f"/api/todos/{NO_ID}"),
+        "404 nowhere": anybody.get("/nowhere", **headers),
+        "405": ann.request("DELETE", "/api/changes"),
+        "409": ann.delete(f"/api/lists/{next(iter(lists_by_id(ann)))}"),
+        "412": ann.patch(f"/api/todos?list={todo['list']}", {"priority": 1}, If_Match='"0"'),
+        "413": ann.request("PUT", "/api/records/x", b"x" * (tornado_todo.MAX_RECORD + 1)),
+        "415": ann.request("POST", "/api/todos", b"x", Content_Type="text/plain"),
+        "421": anybody.get("/api/todos", **{**headers, "Host": "evil.example"}),
+        "422": ann.post("/api/todos", {}),
+        "429": throttled,
+        "options": anybody.request("OPTIONS", "/api/todos", **headers),
+        "page": page,
+        "page 304": anybody.get("/", If_None_Match="*", **headers),
+        "asset": anybody.get(f"/{asset}", **headers),
+        "asset 304": anybody.get(f"/{asset}", If_None_Match="*", **headers),
+        "static": ann.get("/static/x.txt"),
+        "static 404": ann.get("/static/y.txt"),
+        "session": ann.get("/api/session"),
+        "export": ann.get("/api/export"),
+    }
+
+
+@pytest.mark.parametrize("https", [False, True], ids=["http", "https"])
+def test_every_answer_of_every_status_carries_the_headers_that_keep_browsers_safe(dressed, https):
+    headers = HTTPS if https else {}
+    session = dressed.session
+
+    def over_https(name: str) -> Person:
+        person = session(name)
+        if https:
+            secret = secret_in(dressed, person.own["Cookie"])
+            keys = dressed.app.settings["cookies"].keys()
+            name, key = "__Host-todo_session", next(iter(keys))
+            signed = tornado.web.create_signed_value(keys, name, secret, key_version=key).decode()
+            person.own = {"Cookie": f"{name}={signed}", **HTTPS}
+        return person
+
+    dressed.session = over_https
+    try:
+        answers = ask_for_every_status(dressed, headers)
+    finally:
+        dressed.session = session
+    for kind, answer in answers.items():
+        if kind[:3].isdigit():
+            assert answer.status == int(kind[:3]), (kind, answer.status, answer.body)
+        found = answer.headers
+        policy = found["Content-Security-Policy"]
+        assert "frame-ancestors 'none'" in policy and "unsafe" not in policy, kind
+        assert found["X-Content-Type-Options"] == "nosniff", kind
+        assert found["Referrer-Policy"] == "same-origin", kind
+        assert found["Cross-Origin-Opener-Policy"] == "same-origin", kind
+        assert found["Cross-Origin-Resource-Policy"] == "same-origin", kind
+        assert re.fullmatch(r"([a-z-]+=\(\))(, [a-z-]+=\(\))*", found["Permissions-Policy"]), kind
+        assert bool(found["Strict-Transport-Security"]) is https, kind
+        assert "Server" not in found and found["X-Request-Id"], kind
+        assert len(found.get_all("Content-Security-Policy")) == 1, kind
+        caching = found["Cache-Control"]
+        if kind.startswith("asset"):
+            assert "immutable" in caching
+        elif kind in ("page", "page 304", "static"):
+            assert caching == "private, no-cache"
+        else:
+            assert caching == "no-store", kind
+
+
+def test_the_policy_of_the_page_names_the_hashes_of_what_it_runs_and_nothing_else(town):
+    answer = town.server.client.get("/")
+    policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == "'none'"
+    for kind, attribute in (("css", "style-src"), ("js", "script-src")):
+        path = re.search(rf"/page/[0-9a-f]+\.{kind}", answer.body.decode())[0]
+        digest = hashlib.sha256(town.server.client.get(path).body).digest()
+        assert f"'sha256-{base64.b64encode(digest).decode()}'" in policy[attribute]
+    html = answer.body.decode()
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son[a-z]+=|\sstyle=|javascript:", html)
+
+
+@pytest.mark.parametrize("given", ["'self'", "https://portal.example.com", "'self' https://*.example.com"])
+def test_who_may_frame_the_page_is_configurable(given):
+    with served({**MEMORY, "FRAME_ANCESTORS": given}) as server:
+        for path in ("/", "/api/session", "/api/todos", "/nowhere"):
+            assert f"frame-ancestors {given}" in server.client.get(path).headers["Content-Security-Policy"] + ";"
+            assert "X-Frame-Options" not in server.client.get(path).headers
+
+
+@pytest.mark.parametrize("given", ["'none' 'self'", "https://a.example; script-src *", "*;", "'unsafe-inline'"])
+def test_frame_ancestors_that_would_change_the_policy_are_refused(given):
+    with pytest.raises(tornado_todo.Misconfigured, match="FRAME_ANCESTORS"):
+        tornado_todo.make_app({**MEMORY, "FRAME_ANCESTORS": given})
+
+
+# ==== accounts: limits ===========================================================================
+
+OF_TORNADO = {**MEMORY, "FRONT": "tornado"}  # these limits are those of our own front
+
+
+def connected(port: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection.settimeout(20)
+    return connection
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """Everything until the other side closes, or breaks, the connection."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while part := connection.recv(65536):
+            received += part
+    return received
+
+
+def room_for_files(wanted: int) -> None:
+    """Let this process open so many files, or skip the test."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            pytest.skip(f"only {hard} files may be open at once here")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@pytest.mark.parametrize("head", ["X-Long: " + "x" * 17_000, "\r\n".join(f"X-{n}: {'x' * 90}" for n in range(180))])
+def test_headers_over_16_kib_are_not_read(head):
+    with served(OF_TORNADO) as server, connected(server.client.address[1]) as connection:
+        connection.sendall(f"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode())
+        received = read_to_end(connection)
+        assert b"200 OK" not in received
+        assert server.client.get("/api/health/live", X_Long="x" * 15_000).status == 200
+
+
+def test_a_connection_that_sends_nothing_or_stops_in_the_headers_is_closed_after_ten_seconds():
+    with served(OF_TORNADO) as server:
+        lines = [connected(server.client.address[1]) for _ in range(3)]
+        started = time.monotonic()
+        lines[1].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        lines[2].sendall(b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = [read_to_end(line) for line in lines]
+        assert 8 < time.monotonic() - started < 14
+        assert b"200 OK" in received[2]
+        for line in lines:
+            line.close()
+
+
+def test_past_the_bound_the_connection_idle_longest_goes_and_a_new_client_is_served():
+    with with_ann({**OF_TORNADO, "MAX_CONNECTIONS": "10"}) as server:
+        ask = b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        lines = []
+        for _ in range(9):
+            lines.append(connected(server.client.address[1]))
+            lines[-1].sendall(ask)
+            assert b"200 OK" in lines[-1].recv(65536)
+        lines[0].sendall(ask)  # now the second is the one idle longest
+        assert b"200 OK" in lines[0].recv(65536)
+        for number in range(4):
+            with contextlib.closing(Client(server.url)) as client:
+                assert client.get("/api/health/live").status == 200, number
+                held = connected(server.client.address[1])
+                held.sendall(ask)
+                assert b"200 OK" in held.recv(65536)
+                lines.append(held)
+        lines[1].settimeout(3)  # long before it would be closed for being idle
+        assert read_to_end(lines[1]) == b""
+        lines[-1].sendall(ask)
+        assert b"200 OK" in lines[-1].recv(65536)
+        for line in lines:
+            line.close()
+
+
+async def test_sockets_are_bounded_too(tmp_path):
+    with with_ann({**OF_TORNADO, "MAX_CONNECTIONS": "10"}) as server:
+        ann = server.session("ann")
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(10):
+                await stack.enter_async_context(hearing(ann))
+            with pytest.raises(tornado.httpclient.HTTPClientError) as caught:
+                async with hearing(ann):
+                    pass
+            assert caught.value.code == 503
+            assert (await asyncio.to_thread(ann.get, "/api/todos")).status == 200
+        async with hearing(ann):
+            pass
+
+
+def test_two_thousand_slow_connections_leave_others_unharmed(tmp_path):
+    room_for_files(2_500)
+    with process(tmp_path, **in_file(tmp_path)) as server, contextlib.ExitStack() as stack:
+        lines = []
+        for number in range(2_000):
+            lines.append(stack.enter_context(connected(server.client.address[1])))
+            lines[-1].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+            if number % 500 == 499:
+                for line in lines:
+                    with contextlib.suppress(OSError):
+                        line.sendall(b"x")
+                started = time.monotonic()
+                with contextlib.closing(Client(server.client.url)) as client:
+                    assert client.post("/api/todos", {"title": "x"}).status == 201
+                assert time.monotonic() - started < 1
+        assert server.child.poll() is None
+
+
+# ==== accounts: logs =============================================================================
+
+FORGED = ["\n2026-01-01 00:00:00 INFO forged", "\r\nforged", "\x1b[2K\x1b[31mforged", '" 200 "forged', "\u2028forged"]
+CANARY = "canarypassphrase9"
+
+
+def log_of(folder) -> list[str]:
+    return (pathlib.Path(folder) / "stderr.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_each_request_is_one_line_with_its_id_user_status_and_time(tmp_path, log_format):
+    with process(tmp_path, **WITH_ACCOUNTS, **in_file(tmp_path), LOG_FORMAT=log_format) as server:
+        answers = [sign_up_as(server.client), server.client.get("/api/todos"), server.client.get("/nowhere")]
+        cookie = cookie_header(answers[0])
+        answers.append(server.client.get("/api/lists?deleted=true", Cookie=cookie))
+        ids = [answer.headers["X-Request-Id"] for answer in answers]
+        eventually(lambda: any(ids[-1] in line for line in log_of(tmp_path)))
+        found = [[line for line in log_of(tmp_path) if request_id in line] for request_id in ids]
+    assert [len(lines) for lines in found] == [1] * 4
+    facts = [read_line(lines[0], log_format) for lines in found]
+    assert [(fact["user"], fact["method"], fact["path"], fact["status"]) for fact in facts] == [
+        ("ann", "POST", "/api/users", 201),
+        (None, "GET", "/api/todos", 401),
+        (None, "GET", "/nowhere", 404),
+        ("ann", "GET", "/api/lists", 200),
+    ]
+    assert all(0 <= fact["milliseconds"] < 30_000 for fact in facts) and facts[0]["milliseconds"] > 10
+
+
+def read_line(line: str, log_format: str) -> dict:
+    """The facts in a line of the log."""
+    if log_format == "json":
+        return json.loads(line)
+    values = re.search(r"tornado_todo\.access: (.*)", line)[1].split(" ")
+    names = ("request_id", "user", "method", "path", "status", "milliseconds", "address")
+    return dict(zip(names, map(json.loads, values), strict=True))
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_nobody_can_forge_a_line_of_the_log(tmp_path, log_format):
+    with process(tmp_path, **WITH_ACCOUNTS, **in_file(tmp_path), LOG_FORMAT=log_format, LOG_LEVEL="debug") as server:
+        cookie = cookie_header(sign_up_as(server.client))
+        for text in FORGED:
+            quoted = urllib.parse.quote(text)
+            for path in (f"/{quoted}", f"/api/todos/{quoted}", f"/api/todos?q={quoted}", f"/api/records/{quoted}"):
+                server.client.get(path, Cookie=cookie)
+            server.client.post("/api/todos", {"title": text, text: text, "notes": text}, Cookie=cookie)
+            server.client.put(f"/api/documents/{quoted}", {"a": text}, Cookie=cookie)
+            sign_in(server.client, text, text)
+            sign_up_as(server.client, text, text)
+        with connected(server.client.address[1]) as connection:  # raw bytes, which no client library would send
+            connection.sendall(
+                b"GET /\x1b[31mforged\xff HTTP/1.1\r\nHost: localhost\r\nX: a\x1b[31m\r\nConnection: close\r\n\r\n"
+            )
+            read_to_end(connection)
+        last = server.client.get("/api/health/live").headers["X-Request-Id"]
+        eventually(lambda: any(last in line for line in log_of(tmp_path)))
+    text = (tmp_path / "stderr.txt").read_text(encoding="utf-8")
+    assert "\x1b" not in text and "\u2028" not in text and "\r" not in text
+    for line in text.split("\n"):
+        assert not line.startswith(("forged", "2026-01-01")), line
+        assert (
+            not line or line.startswith("    | ") or (read_any(line) if log_format == "json" else line[:4].isdigit())
+        ), line
+
+
+def read_any(line: str) -> dict:
+    entry = json.loads(line)
+    assert {"time", "level", "logger"} <= set(entry)
+    return entry
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_user_whose_name_the_host_gives_cannot_forge_a_line(log_format, caplog):
+    caplog.set_level(logging.INFO, tornado_todo.ACCESS_LOG.name)
+    formatter = {"text": tornado_todo.LineFormatter("%(asctime)s %(message)s"), "json": tornado_todo.JSONFormatter()}
+    lines = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(formatter[log_format].format(record))
+
+    async def who(request):
+        return json.loads(request.headers["X-User"])
+
+    handler = Kept()
+    tornado_todo.ACCESS_LOG.addHandler(handler)
+    try:
+        with serving(MEMORY, get_user=who) as client:
+            for text in FORGED:
+                assert client.get("/api/todos", X_User=json.dumps(f"ann{text}")).status == 200
+    finally:
+        tornado_todo.ACCESS_LOG.removeHandler(handler)
+    assert len(lines) == len(FORGED)
+    assert all(line.isprintable() and "\n" not in line for line in lines)
+    if log_format == "json":
+        assert [json.loads(line)["user"] for line in lines] == [f"ann{text}" for text in FORGED]
+
+
+def raised(text: str) -> tuple:
+    """What logging takes for an exception with this text."""
+    try:
+        raise ValueError(text)
+    except ValueError:
+        return sys.exc_info()
+
+
+LOG_FORGED = """
+import json, logging, os, tornado_todo
+tornado_todo.set_up_logging(tornado_todo.Config.from_env(os.environ))
+for text in json.loads(os.environ["FORGED"]):
+    logging.getLogger("another").error("said %s", text)
+"""
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_messages_of_other_libraries_are_one_line_each_too(tmp_path, log_format):
+    ended = run_python(tmp_path, "-c", LOG_FORGED, LOG_FORMAT=log_format, FORGED=json.dumps(FORGED))
+    lines = re.split(r"[\n\r\u2028]", ended.stderr.rstrip("\n"))
+    lines = [line for line in lines if not line.startswith("    | ")]  # set apart as those of a traceback are
+    assert len(lines) == len(FORGED) and all("said" in line and line.isprintable() for line in lines), lines
+
+
+@pytest.mark.parametrize("text", FORGED)
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_no_message_or_traceback_passes_for_a_line_of_its_own(log_format, text):
+    formatter = tornado_todo.LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if log_format == "json":
+        formatter = tornado_todo.JSONFormatter()
+    for message, error in ((text, None), ("failed", raised(text)), (text, raised(text))):
+        record = logging.LogRecord("tornado_todo", logging.ERROR, "", 0, "said %s", (message,), error)
+        first, *more = re.split(r"[\n\r\u2028]", formatter.format(record))
+        assert first.isprintable() and all(line.startswith("    | ") for line in more)
+        assert "\x1b" not in first + "".join(more)
+        assert log_format == "text" or not more and json.loads(first)["level"] == "error"
+
+
+def test_no_password_or_secret_is_in_a_log_or_in_another_answer(tmp_path):
+    wrong, new = CANARY + "wrong", CANARY + "new"
+    answers: list[Answer] = []
+    with process(tmp_path, **WITH_ACCOUNTS, **in_file(tmp_path), LOG_LEVEL="debug") as server:
+        client = server.client
+
+        def ask(*arguments, **options) -> Answer:
+            answers.append(client.send(*arguments, **options))
+            return answers[-1]
+
+        cookie = {"Cookie": cookie_header(sign_up_as(client, password=CANARY))}
+        shown = [cookie["Cookie"].partition("=")[2]]
+        for body in (
+            {"name": "ann", "password": wrong},
+            {"name": CANARY, "password": wrong},
+            {"name": "ann", "password": CANARY},
+        ):
+            ask("POST", "/api/session", body)
+        for path, method in (
+            ("/api/session", "POST"),
+            ("/api/users", "POST"),
+            ("/api/user", "PATCH"),
+            ("/api/user", "DELETE"),
+        ):
+            for body in (
+                {"name": 1, "password": CANARY, "new_password": CANARY},
+                {"name": "bob", "password": [CANARY]},
+                {"password": {"x": CANARY}, "name": "bob", "new_password": 1},
+                {"name": "ann", "password": CANARY + "x" * 2000, "new_password": CANARY + "x" * 2000},
+                [CANARY],
+                CANARY,
+            ):
+                ask(method, path, body, **cookie)
+            for raw in (
+                f'{{"password": "{CANARY}',
+                f'{{"password": "{CANARY}\\ud800"}}',
+                f'{{"password": "{CANARY}", "password": 1}}',
+            ):
+                answers.append(client.request(method, path, raw.encode(), Content_Type="application/json", **cookie))
+                answers.append(client.request(method, path, raw.encode(), Content_Type="text/plain", **cookie))
+            answers.append(client.get(f"{path}?password={CANARY}", **cookie))
+        ask("PATCH", "/api/user", {"password": wrong, "new_password": new}, **cookie)
+        ask("DELETE", "/api/user", {"password": wrong}, **cookie)
+        token = ask("POST", "/api/tokens", {"name": "x"}, **cookie).json()["token"]
+        list_id = ask("POST", "/api/lists", {"title": "x"}, **cookie).json()["id"]
+        link = ask("POST", f"/api/lists/{list_id}/links", {}, **cookie).json()["link"].rpartition("/")[2]
+        invite = ask("POST", "/api/invites", {}, **cookie).json()["link"].rpartition("/")[2]
+        secrets_shown = answers[-4::3] + answers[-2:]
+        rest = [answer for answer in answers if answer not in secrets_shown]
+        for secret in (token, link, "todo_token_" + CANARY):
+            for headers in (bearer(secret), {"Cookie": f"todo_session_{client.address[1]}={secret}"}):
+                rest += [client.get(path, **headers) for path in ("/api/todos", "/api/session", f"/{CANARY[:3]}")]
+        for path in (
+            "/api/tokens",
+            "/api/invites",
+            "/api/sessions",
+            f"/api/lists/{list_id}/links",
+            "/api/export",
+            "/api/user",
+        ):
+            rest.append(client.get(path, **cookie))
+        last = client.get("/api/health/live").headers["X-Request-Id"]
+        eventually(lambda: any(last in line for line in log_of(tmp_path)))
+    log = "\n".join(log_of(tmp_path))
+    for secret in (CANARY, wrong, new, token, link, invite, *shown, SECRET, "$scrypt$"):
+        assert secret not in log, secret
+        assert not [answer for answer in rest if secret in whole_answer(answer)], secret
+
+
+# ==== accounts: many wrong sign-ins at once ======================================================
+
+
+def resident_bytes(process_id: int) -> int:
+    status = pathlib.Path(f"/proc/{process_id}/status")
+    if not status.exists():
+        pytest.skip("there is no /proc here")
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status.read_text())[1]) * 1024
+
+
+def test_a_thousand_wrong_sign_ins_at_once_stop_nobody_and_take_no_memory(tmp_path, capsys):
+    room_for_files(1_500)
+    body = json.dumps({"name": "ann", "password": "wrong"}).encode()
+    with process(tmp_path, **WITH_ACCOUNTS, **in_file(tmp_path), TRUSTED_PROXIES="127.0.0.1") as server:
+        port, before = server.client.address[1], resident_bytes(server.child.pid)
+        with contextlib.ExitStack() as stack:
+            lines = [stack.enter_context(connected(port)) for _ in range(1_000)]
+            for number, line in enumerate(lines):
+                address = f"10.0.{number // 250}.{number % 250}"
+                line.sendall(
+                    b"POST /api/session HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                    b"Content-Type: application/json\r\n"
+                    + f"X-Forwarded-For: {address}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                    + body
+                )
+            probed, most = [], 0
+            answered: list[bytes] = []
+            reading = threading.Thread(target=lambda: answered.extend(map(read_to_end, lines)))
+            reading.start()
+            while reading.is_alive():
+                started = time.monotonic()
+                assert server.client.get("/api/health/live").status == 200
+                probed.append(time.monotonic() - started)
+                most = max(most, resident_bytes(server.child.pid))
+                time.sleep(0.005)
+            reading.join()
+        statuses = [int(text[9:12]) for text in answered]
+        assert len(statuses) == 1_000 and set(statuses) <= {401, 429, 503}
+        assert all(b"Retry-After" in text for text in answered if b" 503 " in text[:20])
+        assert server.client.get("/api/health/live").status == 200 and most - before < 100 * 1024 * 1024
+    with capsys.disabled():
+        print(f"\n1,000 wrong sign-ins: {statuses.count(401)} hashed, {statuses.count(503)} told to wait; a probe took"
+              f" at most {max(probed) * 1000:.0f} ms, memory grew by {(most - before) / 2**20:.0f} MiB")  # fmt: skip
+    assert max(probed) < 2
 
 
 # ==== command line ===============================================================================

@@ -1995,13 +1995,13 @@ def row_from_list(todo_list: TodoList, owner_id: str) -> tuple:
     )
 
 
-def change_from_row(row: Sequence[Any]) -> Change:
-    """The change in a row of SEEN_CHANGE."""
+def change_from_row(row: Sequence[Any], shows_user: bool = True) -> Change:
+    """The change in a row of SEEN_CHANGE; without who made it, if that is not to be shown."""
     return Change(
         revision=row[0],
         batch=row[1],
         at=timestamp(row[2]),
-        user=row[3],
+        user=row[3] if shows_user else None,
         list=row[4],
         todo=row[5],
         action=row[6],
@@ -2252,7 +2252,11 @@ class TodoQueries:
             f" ORDER BY revision LIMIT {most}",
             *((since, list_id) if list_id else (since,)),
         )
-        return [change_from_row(row) for row in rows]
+        return self._changes(rows)
+
+    def _changes(self, rows: Iterable[Sequence[Any]]) -> list[Change]:
+        """The changes in rows of SEEN_CHANGE. Who has no more than a link is not told who made them."""
+        return [change_from_row(row, shows_user=not self.user.name.startswith(LINK_NAME)) for row in rows]
 
     async def history(self, todo_id: str) -> list[Change]:
         """All changes to one to-do, newest first. Raises NotFound if it never was."""
@@ -2263,7 +2267,7 @@ class TodoQueries:
         )
         if not rows:
             raise NotFound("There is no such to-do.")
-        return [change_from_row(row) for row in rows]
+        return self._changes(rows)
 
     async def members(self, list_id: str) -> list[Member]:
         """Who may see a list, its owner first, without the holders of links. Raises NotFound."""
@@ -5225,7 +5229,7 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
     def _head(self) -> tuple[tornado.httputil.RequestStartLine, tornado.httputil.HTTPHeaders]:
         scope, headers = self.scope, tornado.httputil.HTTPHeaders()
         for name, value in scope["headers"]:
-            headers.add(name.decode("latin-1"), value.decode("latin-1"))
+            headers.add(name.decode("latin-1"), value.decode("latin-1").strip(" \t"))
         if self.is_socket:  # over HTTP/2 there is neither
             headers["Upgrade"], headers["Connection"] = "websocket", "Upgrade"
         target = (scope.get("raw_path") or urllib.parse.quote(scope["path"]).encode()).decode("latin-1")
@@ -5997,6 +6001,11 @@ class EventsHandler(BaseHandler, tornado.websocket.WebSocketHandler):
 
 class MembersHandler(APIHandler):
     """Who may see a list, its owner first."""
+
+    async def admit(self) -> None:
+        await super().admit()
+        if self.caller and self.caller.kind == "link":
+            raise Forbidden("A link shows a list, and not who else may see it.")
 
     async def get(self, list_id: str) -> None:
         list_id = self.path_id(list_id, "list")
