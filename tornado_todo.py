@@ -6043,8 +6043,6 @@ class MemberHandler(MembersHandler):
 class CredentialHandler(APIHandler):
     """What the handlers of sessions, tokens, invitations and links have in common: how they show one."""
 
-    kind = ""
-
     def show_credential(self, credential: Credential, *path: str, **more: Any) -> dict:
         """A credential as the API shows it, without its secret."""
         times = {name: timestamp(getattr(credential, name)) for name in ("created_at", "used_at", "expires_at")}
@@ -6060,7 +6058,7 @@ class LinksHandler(CredentialHandler):
 
     async def get(self, list_id: str) -> None:
         list_id = self.path_id(list_id, "list")
-        check_role(OWNER, (await self.queries.described([await self.queries.todo_list(list_id)]))[0].role)
+        await self.queries.todo_list(list_id, role=OWNER)
         links = await self.services.accounts.links(self.user, list_id)
         self.write_json([self._show(list_id, link) for link in links])
 
@@ -6086,10 +6084,8 @@ class LinkHandler(APIHandler):
         self.set_status(204)
 
 
-class SessionHandler(CredentialHandler):
-    """Who is signed in; signing in and out."""
-
-    public = True
+class AccountHandler(CredentialHandler):
+    """What the handlers of accounts and sessions have in common: beginning and ending a session."""
 
     @property
     def accounts(self) -> Accounts:
@@ -6097,13 +6093,6 @@ class SessionHandler(CredentialHandler):
         if not self.settings["authenticator"].has_accounts:
             raise NotFound("Nobody signs in here: whoever reaches this server may use it, or it is part of a program.")
         return self.settings["accounts"]
-
-    async def get(self) -> None:
-        await self.services.open()
-        authenticator: Authenticator = self.settings["authenticator"]
-        # Of a session that has ended nothing is left but whom the request would come from without it.
-        self.caller = await authenticator.caller(self.request) or await authenticator.local_caller(self.request)
-        self.write_json(await self.session_document(self.caller))
 
     async def session_document(self, caller: Caller | None) -> dict:
         """Who asks, and whether and how others could sign in or up."""
@@ -6117,13 +6106,6 @@ class SessionHandler(CredentialHandler):
             "sign_up": await self.settings["accounts"].sign_up_rule() if has_accounts else "closed",
             "encrypted": is_encrypted(self.request),
         }
-
-    async def post(self) -> None:
-        fields = read_fields(self.json_body(), SignInFields, required=["name", "password"])
-        await self.services.open()
-        session = await self.accounts.sign_in(fields["name"], fields["password"], self.request)
-        await self.start_session(session)
-        self.write_json(await self.session_document(self.caller))
 
     async def start_session(self, session: Session) -> None:
         """Give the client a session's cookie; one that it had before ends."""
@@ -6149,6 +6131,26 @@ class SessionHandler(CredentialHandler):
         """Tell the client to forget its session."""
         self.clear_cookie(**self._cookie_attributes())
 
+
+class SessionHandler(AccountHandler):
+    """Who is signed in; signing in and out."""
+
+    public = True
+
+    async def get(self) -> None:
+        await self.services.open()
+        authenticator: Authenticator = self.settings["authenticator"]
+        # Of a session that has ended nothing is left but whom the request would come from without it.
+        self.caller = await authenticator.caller(self.request) or await authenticator.local_caller(self.request)
+        self.write_json(await self.session_document(self.caller))
+
+    async def post(self) -> None:
+        fields = read_fields(self.json_body(), SignInFields, required=["name", "password"])
+        await self.services.open()
+        session = await self.accounts.sign_in(fields["name"], fields["password"], self.request)
+        await self.start_session(session)
+        self.write_json(await self.session_document(self.caller))
+
     async def delete(self) -> None:
         secret = self.accounts and self.settings["cookies"].read(self.request)
         await self.services.open()
@@ -6157,17 +6159,10 @@ class SessionHandler(CredentialHandler):
         self.set_status(204)
 
 
-class SignUpHandler(SessionHandler):
+class SignUpHandler(AccountHandler):
     """Making an account, which signs in as well."""
 
-    async def get(self) -> None:
-        raise tornado.web.HTTPError(405)
-
-    delete = get
-
-    def allowed_methods(self) -> list[str]:
-        """POST, of all that signing in has."""
-        return ["POST", "OPTIONS"]
+    public = True
 
     async def post(self) -> None:
         fields = read_fields(self.json_body(), SignUpFields, required=["name", "password"])
@@ -6179,15 +6174,10 @@ class SignUpHandler(SessionHandler):
         self.write_json(await self.session_document(self.caller), 201)
 
 
-class UserHandler(SessionHandler):
+class UserHandler(AccountHandler):
     """The caller's own account."""
 
-    public = False
     needs_session = True
-
-    def allowed_methods(self) -> list[str]:
-        """All but POST."""
-        return ["GET", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
     async def get(self) -> None:
         created_at = timestamp(await self.services.accounts.created_at(self.user))
@@ -6209,15 +6199,10 @@ class UserHandler(SessionHandler):
         self.set_status(204)
 
 
-class SessionsHandler(SessionHandler):
+class SessionsHandler(AccountHandler):
     """Where the caller is signed in; signing out everywhere."""
 
-    public = False
     needs_session = True
-
-    def allowed_methods(self) -> list[str]:
-        """To read and to end them."""
-        return ["GET", "DELETE", "HEAD", "OPTIONS"]
 
     async def get(self) -> None:
         sessions = await self.services.accounts.credentials(self.user, "session")
@@ -6240,29 +6225,14 @@ class EndCredentialHandler(APIHandler):
     """One session, token or invitation of the caller's, to be ended."""
 
     needs_session = True
-    kind = ""
+
+    def initialize(self, kind: str) -> None:
+        super().initialize()
+        self.kind = kind
 
     async def delete(self, credential_id: str) -> None:
         await self.services.accounts.end(self.user, self.kind, self.path_id(credential_id, self.kind))
         self.set_status(204)
-
-
-class EndSessionHandler(EndCredentialHandler):
-    """One session."""
-
-    kind = "session"
-
-
-class EndTokenHandler(EndCredentialHandler):
-    """One API token."""
-
-    kind = "token"
-
-
-class EndInviteHandler(EndCredentialHandler):
-    """One invitation."""
-
-    kind = "invite"
 
 
 class TokensHandler(CredentialHandler):
@@ -12973,13 +12943,13 @@ def account_routes() -> list[tuple]:
     """The addresses that are served only where people sign in."""
     return [
         ("/api/sessions", SessionsHandler),
-        ("/api/sessions/([^/]+)", EndSessionHandler),
+        ("/api/sessions/([^/]+)", EndCredentialHandler, {"kind": "session"}),
         ("/api/users", SignUpHandler),
         ("/api/user", UserHandler),
         ("/api/tokens", TokensHandler),
-        ("/api/tokens/([^/]+)", EndTokenHandler),
+        ("/api/tokens/([^/]+)", EndCredentialHandler, {"kind": "token"}),
         ("/api/invites", InvitesHandler),
-        ("/api/invites/([^/]+)", EndInviteHandler),
+        ("/api/invites/([^/]+)", EndCredentialHandler, {"kind": "invite"}),
         ("/api/lists/([^/]+)/links", LinksHandler),
         ("/api/lists/([^/]+)/links/([^/]+)", LinkHandler),
     ]
