@@ -2970,6 +2970,44 @@ def test_a_database_path_may_have_spaces_and_letters_of_any_script(tmp_path):
     assert (tmp_path / "meine Aufgaben ü#漢.db").exists()
 
 
+async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_that_is_in_it(todo_engine, monkeypatch):
+    if todo_engine == MEMORY:
+        pytest.skip("memory has no earlier version")
+    monkeypatch.setattr(tornado_todo, "MIGRATIONS", tornado_todo.MIGRATIONS[:1])
+    store = tornado_todo.TodoStore(tornado_todo.open_database(todo_engine["DATABASE_URL"]))
+    await store.open()
+    user_id, list_id, todo_id = (tornado_todo.uuid7() for _ in range(3))
+    image = f'{{"id":"{todo_id}","list":"{list_id}","title":"old","order":1.0,"created_at":"x","updated_at":"x"}}'
+
+    async def fill(transaction) -> None:
+        for sql, *values in (
+            ("users (id, name, created_at, revision)", user_id, "local", 1, 1),
+            (f"lists ({tornado_todo.LIST_COLUMNS}, owner_id)", list_id, "Inbox", 0.0, 1, 1, 1, None, 1, user_id),
+            (
+                f"todos ({tornado_todo.TODO_COLUMNS}, owner_id, due_at, title_key, search, tag_keys)",
+                *(todo_id, list_id, "old", None, 1.0, "", None, 0, "[]", 1, 1, None, 1, user_id),
+                *(tornado_todo.NO_DUE, "old", "old\n", "\n"),
+            ),
+            (
+                f"changes ({tornado_todo.CHANGE_COLUMNS}, undoes, owner_id, from_list_id)",
+                *(1, tornado_todo.uuid7(), 1, user_id, list_id, todo_id, "create", "null", image),
+                *(None, user_id, list_id),
+            ),
+        ):
+            places = ", ".join(f"${number}" for number in range(1, len(values) + 1))
+            await transaction.fetch(f"INSERT INTO {sql} VALUES ({places})", *values)
+        await transaction.fetch("UPDATE counters SET value = 1 WHERE name = 'revision'")
+
+    await store.database.transaction(fill)
+    await store.close()
+    monkeypatch.undo()
+    with serving(todo_engine) as client:
+        assert titles(client) == ["old"] and client.get("/api/lists").json()[0]["role"] == "owner"
+        assert client.get(f"/api/todos/{todo_id}/history").json()[0]["user"] == "local"
+        change(client, todo_id, title="new")
+        assert undo(client)["todos"][0]["title"] == "old"
+
+
 # ==== documents ==================================================================================
 
 DOCUMENTS = [
