@@ -5565,7 +5565,7 @@ def test_workers_that_would_not_believe_each_others_cookies_are_refused(tmp_path
     settings = {"WORKERS": "2", "DATABASE_URL": "postgresql://localhost/none", "REDIS_URL": "redis://localhost"}
     ended = command(tmp_path, **settings)
     assert ended.returncode == 2 and "COOKIE_SECRET" in ended.stderr and ended.stderr.count("\n") == 1
-    tornado_todo.make_app({**settings, "COOKIE_SECRET": SECRET})
+    assert config(**settings, COOKIE_SECRET=SECRET).workers == config(**settings, AUTH="open").workers == 2
 
 
 async def closed_within(line, act, *arguments) -> tuple[int, float]:
@@ -8192,6 +8192,27 @@ async def test_titles_stay_exactly_as_typed(page):
     await expect(shown_titles(page)).to_have_text(odd)
     await page.reload()
     await expect(shown_titles(page)).to_have_text(odd)
+
+
+async def test_what_is_typed_while_the_list_is_still_loading_stays_on_the_screen(page):
+    held, released = asyncio.Event(), asyncio.Event()
+
+    async def hold(route):
+        answer = await route.fetch()
+        if not held.is_set():  # the first answer, which knows of nothing yet, comes after what is typed is saved
+            held.set()
+            await released.wait()
+        await route.fulfill(response=answer)
+
+    await page.route(re.compile(r"/api/todos\?.*limit=100"), hold)
+    await page.goto(page.server + "/#/all")
+    await held.wait()
+    await page.locator(".new-todo").fill(BUY)
+    async with page.expect_response(lambda answer: answer.request.method == "PUT"):
+        await page.locator(".new-todo").press("Enter")
+    released.set()
+    await settled(page)
+    await expect(shown_titles(page)).to_have_text([BUY])
 
 
 async def test_many_quick_to_dos_keep_their_order(page):
