@@ -760,12 +760,19 @@ def fold_user_name(name: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name.strip()).casefold())
 
 
+# Letters and marks that leave no mark (Unicode: Default_Ignorable_Code_Point).
+INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+
+
 def clean_user_name(name: str) -> str:
-    """A name for an account; raises ValueError for one that another could not type, or mistake for another."""
+    """A name for an account; raises ValueError for one with letters that hide, or pass for those of others."""
     name = fold_user_name(name)
     valid = all(character in "._-@+" or unicodedata.category(character)[0] in "LMN" for character in name)
-    if not valid or not 1 <= len(name) <= 64 or name[0] in "._-@+":
+    if not valid or not 1 <= len(name) <= 64 or name[0] in "._-@+" or INVISIBLE.search(name):
         raise ValueError("must be 1 to 64 letters, digits, or . _ - @ + after the first")
+    alphabets = {unicodedata.name(character, "").split(" ")[0] for character in name if character.isalpha()}
+    if len(alphabets & {"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE"}) > 1:
+        raise ValueError("must not mix letters of alphabets that look the same")
     if name == LOCAL_USER:
         raise ValueError("stands for whoever uses this machine: choose another")
     return name
@@ -1396,7 +1403,7 @@ def run_without_waiting(coroutine: Coroutine) -> Any:
         return end.value
 
 
-MOST_REMEMBERED_ROWS = 20_000
+MOST_REMEMBERED = 8 * 1024 * 1024  # bytes, more or less, of what was read
 
 
 class SQLiteDatabase(Database):
@@ -1422,7 +1429,7 @@ class SQLiteDatabase(Database):
         self._file_id: int | None = None
         self._monitor: sqlite3.Connection | None = None
         self._remembered: dict[tuple, list[tuple]] = {}
-        self._remembered_rows = 0
+        self._remembered_size = 0
         self._remembered_version: int | None = None
 
     async def _connect(self) -> None:
@@ -1510,15 +1517,17 @@ class SQLiteDatabase(Database):
             return None
 
     def _remember_nothing(self, version: int | None) -> None:
-        self._remembered, self._remembered_rows, self._remembered_version = {}, 0, version
+        self._remembered, self._remembered_size, self._remembered_version = {}, 0, version
 
     def _remember(self, statement: tuple, rows: list[tuple]) -> None:
         # It may have been read after a commit that came meanwhile: that is new, and the version will tell.
-        self._remembered_rows += 1 + len(rows)
-        if self._remembered_rows > MOST_REMEMBERED_ROWS:
+        size = 500 + sum(200 + sum(len(value) for value in row if isinstance(value, str)) for row in rows)
+        if size > MOST_REMEMBERED // 32:
+            return
+        self._remembered_size += size
+        if self._remembered_size > MOST_REMEMBERED:
             self._remember_nothing(self._remembered_version)
-        elif len(rows) <= MOST_REMEMBERED_ROWS // 10:
-            self._remembered[statement] = rows
+        self._remembered[statement] = rows
 
     async def _read(self, sql: str, *arguments: Any) -> list[tuple]:
         if self._writer_task is None:
@@ -1931,10 +1940,19 @@ SAVE_CHANGE = f"""
 IN_A_LIVING_LIST = "EXISTS (SELECT 1 FROM lists WHERE lists.id = list_id AND lists.deleted_at IS NULL)"
 OUTSIDE_OWN_TRASH = "list_id NOT IN (SELECT id FROM lists WHERE owner_id = $1 AND deleted_at IS NOT NULL)"
 
+
 # A change as a reader sees it: with the name of who made it, and of its images only the one that was in a list
 # which the reader may see. Who shares a list does not share what a to-do said before it was moved there.
-SEES_AFTER = may(VIEWER, "list_id")
-SEES_BEFORE = f"(COALESCE(from_owner_id, owner_id) = $1 OR from_list_id IN ({MEMBERSHIPS}))"
+# And only since they have been a member: what an owner has removed before sharing a list is not shared.
+def since_member(list_column: str) -> str:
+    """SQL for whether a change was made while the caller was a member of the list in one of its columns."""
+    mine = f"members.user_id = $1 AND members.list_id = changes.{list_column} AND members.created_at <= changes.at"
+    living = "SELECT id FROM lists WHERE deleted_at IS NULL"
+    return f"EXISTS (SELECT 1 FROM members WHERE {mine} AND members.list_id IN ({living} AND id = members.list_id))"
+
+
+SEES_AFTER = f"(owner_id = $1 OR {since_member('list_id')})"
+SEES_BEFORE = f"(COALESCE(from_owner_id, owner_id) = $1 OR {since_member('from_list_id')})"
 USER_NAME = "(SELECT name FROM users WHERE users.id = changes.user_id)"
 SEEN_CHANGE = (
     f"revision, batch, at, {USER_NAME}, list_id, todo_id, action,"
@@ -2248,11 +2266,15 @@ class TodoQueries:
     async def changes(self, since: int, list_id: str | None, most: int) -> list[Change]:
         """Changes after a revision, oldest first, to one list or to all."""
         if list_id:
-            ways = ("list_id = $3", "from_list_id = $3 AND from_list_id <> list_id")
+            ways = (
+                f"list_id = $3 AND {SEES_AFTER}",
+                f"from_list_id = $3 AND from_list_id <> list_id AND {SEES_BEFORE}",
+            )
         else:
             ways = (
-                *("owner_id = $1", "from_owner_id = $1", f"list_id IN ({MEMBERSHIPS})"),
-                f"from_list_id IN ({MEMBERSHIPS}) AND from_list_id <> list_id",
+                *("owner_id = $1", "from_owner_id = $1"),
+                f"list_id IN ({MEMBERSHIPS}) AND {SEES_AFTER}",
+                f"from_list_id IN ({MEMBERSHIPS}) AND from_list_id <> list_id AND {SEES_BEFORE}",
             )
         parts = " UNION ".join(
             f"SELECT revision FROM (SELECT revision FROM changes WHERE {way} AND revision > $2"
@@ -2271,14 +2293,17 @@ class TodoQueries:
         return [change_from_row(row, shows_user=not self.user.name.startswith(LINK_NAME)) for row in rows]
 
     async def history(self, todo_id: str) -> list[Change]:
-        """All changes to one to-do, newest first. Raises NotFound if it never was."""
+        """The changes to one to-do that the caller may see, newest first. Raises NotFound if there is no such to-do."""
         rows = await self.fetch(
             f"SELECT {SEEN_CHANGE} FROM changes WHERE todo_id = $2 AND ({SEES_AFTER} OR {SEES_BEFORE})"
             " ORDER BY revision DESC LIMIT 1000",
             todo_id,
         )
-        if not rows:
-            raise NotFound("There is no such to-do.")
+        if not rows:  # unless the reader may see the to-do, but nothing of what became of it before
+            try:
+                await self.todo(todo_id)
+            except NotFound:
+                await self.todo(todo_id, deleted=True)
         return self._changes(rows)
 
     async def members(self, list_id: str) -> list[Member]:
@@ -2364,6 +2389,8 @@ SESSION_IDLE = 7 * DAY
 SESSION_LIFETIME = 30 * DAY
 INVITE_LIFETIME = 7 * DAY
 LINK_LIFETIME = 100 * 365 * DAY  # until it is revoked
+MOST_CREDENTIALS = 100  # of a kind for a user, and of links to a list
+MOST_MEMBERS = 1000  # of a list
 NOTE_USE = 300_000  # milliseconds: a use so soon after another is not written down
 
 
@@ -2388,8 +2415,8 @@ class Credential(NamedTuple):
         return idle or now >= self.expires_at
 
     def is_from_the_future(self, now: int) -> bool:
-        """Whether the clock stands before its last use: then it has been set wrong, and no age can be told."""
-        return now < self.used_at - 2 * NOTE_USE
+        """Whether the clock stands before a session's last use: then it is wrong, and how long ago that was unknown."""
+        return self.kind == "session" and now < self.used_at - 2 * NOTE_USE
 
 
 def hash_secret(secret: str) -> str:
@@ -2553,6 +2580,9 @@ class TodoBatch(TodoQueries):
         if rows[0][0] == self.user.id:
             raise Invalid("The list is yours already.", [field_error("name", "is your own")])
         user_id, now = rows[0][0], milliseconds(self.at)
+        there = await self.source.fetch("SELECT count(*) FROM members WHERE list_id = $1", list_id)
+        if there[0][0] >= MOST_MEMBERS:
+            raise Conflict(f"This list has {MOST_MEMBERS} members, and cannot have more.")
         was_one = await self.source.fetch(
             "SELECT created_at FROM members WHERE list_id = $1 AND user_id = $2", list_id, user_id
         )
@@ -2580,6 +2610,9 @@ class TodoBatch(TodoQueries):
 
     async def add_link(self, list_id: str) -> tuple[Credential, str]:
         """Make a link to the caller's list: a user who can only read it, and the secret that stands for them."""
+        there = await self.source.fetch("SELECT count(*) FROM credentials WHERE list_id = $1", list_id)
+        if there[0][0] >= MOST_CREDENTIALS:
+            raise Conflict(f"This list has {MOST_CREDENTIALS} links already: revoke one first.")
         holder_id = uuid7()
         credential = new_credential("link", User(holder_id, LINK_NAME + holder_id), LINK_LIFETIME, read_only=True)
         await self.source.fetch(
@@ -2890,7 +2923,8 @@ class AccountStore:
         async def run(transaction: Any) -> Any:
             await take_turn(transaction)
             answer = await operation(transaction)
-            await raise_access(transaction)
+            if answer != []:  # rows that were removed: if there are none, nobody has lost anything
+                await raise_access(transaction)
             return answer
 
         return await self.database.transaction(run, lambda answer: self._rights_changed())
@@ -3025,9 +3059,30 @@ class AccountStore:
 
     # ---- credentials
 
-    async def issue(self, credential: Credential) -> str:
-        """Keep a credential and give its secret, which cannot be had again."""
-        return await self._write(lambda transaction: insert_credential(transaction, credential))
+    async def issue(self, credential: Credential, password: str | None = None) -> str:
+        """Keep a credential and give its secret, which cannot be had again.
+
+        With the hash of the password that was shown for it, only if that is still the user's: raises
+        Unauthorized if it has been changed meanwhile. Raises Conflict if the user has too many of the kind.
+        """
+        user_id, kind = credential.user.id, credential.kind
+
+        async def operation(transaction: Any) -> str:
+            if password is not None and not await transaction.fetch(
+                "SELECT 1 FROM users WHERE id = $1 AND password = $2", user_id, password
+            ):
+                raise Unauthorized("The password has just been changed.")
+            oldest = (
+                "SELECT id FROM credentials WHERE user_id = $1 AND kind = $2"
+                f" ORDER BY used_at DESC, id DESC LIMIT 1000 OFFSET {MOST_CREDENTIALS - 1}"
+            )
+            if kind == "session":
+                await transaction.fetch(f"DELETE FROM credentials WHERE id IN ({oldest})", user_id, kind)
+            elif await transaction.fetch(oldest, user_id, kind):
+                raise Conflict(f"There are {MOST_CREDENTIALS} of these already: revoke one first.")
+            return await insert_credential(transaction, credential)
+
+        return await self._write(operation)
 
     async def find(self, secret: str, *kinds: str) -> Credential | None:
         """The credential of one of these kinds that a secret is; None if there is none, or it is over."""
@@ -3470,9 +3525,12 @@ class RedisRecordStore:
             except self._errors.RedisError as error:
                 timed_out = isinstance(error, self._errors.TimeoutError)
                 if last_try or timed_out or not isinstance(error, self._errors.ConnectionError):
-                    LOG.warning("%s: %s", self.name, type(error).__name__)
-                    raise Unavailable("The record store cannot be used right now; try again.") from error
+                    raise self._unavailable(error) from error
         raise AssertionError("the last try either returns or raises")
+
+    def _unavailable(self, error: Exception) -> Unavailable:
+        LOG.warning("%s: %s", self.name, type(error).__name__)
+        return Unavailable("The record store cannot be used right now; try again.")
 
     async def get(self, key: str) -> Record | None:
         """The record, or None if there is none or it has expired."""
@@ -3506,9 +3564,13 @@ class RedisRecordStore:
 
     async def increment(self, key: str, by: int, ttl: float) -> int:
         """Add to a counter, which ends `ttl` seconds after it began, and give what it is then."""
-        # Begun with its expiry before it is added to: one that lost its expiry would never end.
-        await self._ask("SET", self._prefix + key, 0, "NX", "PX", int(ttl * 1000))
-        return int(await self._ask("INCRBY", self._prefix + key, by, repeatable=False))
+        # Together: one that ends between its beginning and the addition would come back without an end.
+        async with self.client.pipeline(transaction=True) as together:
+            together.set(self._prefix + key, 0, nx=True, px=int(ttl * 1000)).incrby(self._prefix + key, by)
+            try:
+                return int((await together.execute())[1])
+            except self._errors.RedisError as error:
+                raise self._unavailable(error) from error
 
     async def claim(self, key: str, ttl: float) -> float:
         """Take a key for `ttl` seconds: 0 if it was free, otherwise for how many seconds it is still taken."""
@@ -3592,6 +3654,10 @@ class EventHub:
     def has_listeners(self) -> bool:
         """Whether anybody listens."""
         return bool(self._subscriptions)
+
+    def count(self, user: User) -> int:
+        """How many listeners a user has."""
+        return len(self._subscriptions.get(user.id, ()))
 
     @property
     def credential_ids(self) -> set[str]:
@@ -3839,6 +3905,8 @@ def undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -
     if current is None or change.action == "purge":
         raise Conflict("What was removed for good, or is no longer yours to change, cannot be brought back.")
     before, after = (msgspec.json.decode(side, type=Todo | None) for side in (change.before, change.after))
+    if before is None and change.action != "create":
+        raise Conflict("What this was before has gone with the account that it came from.")
     if before is None:
         before = msgspec.structs.replace(after, deleted_at=batch.at)
         if current.deleted_at:
@@ -3950,7 +4018,8 @@ class TodoService:
             async for before in yielding(selected):
                 values = fields
                 if fields.get("list", before.list) != before.list:
-                    last += 1
+                    await self._check_move(batch, before, fields["list"])
+                    last = min(last + 1, MAX_ORDER)
                     values = {**fields, "order": last}
                 batch.save_todo(before, changed_todo(before, values, batch.at))
             return len(batch.changes)
@@ -4008,12 +4077,19 @@ class TodoService:
         except NotFound:
             raise Invalid("list names no list of yours.", [field_error("list", "names no list of yours")]) from None
 
+    @staticmethod
+    async def _check_move(batch: TodoBatch, todo: Todo, list_id: str) -> None:
+        """Raise Forbidden for an editor who would take a to-do away from the owner of its list."""
+        if batch.owners[list_id] != batch.owners[todo.list]:
+            await batch.todo_list(todo.list, role=OWNER)
+
     async def _change(self, batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> Todo:
         """Save what these fields make of a to-do; moved to another list, it goes to the end unless told."""
         values = dict(fields)
         if values.get("list", before.list) != before.list:
             await self._check_list(batch, values["list"])
-            values.setdefault("order", await batch.last_position(values["list"]) + 1)
+            await self._check_move(batch, before, values["list"])
+            values.setdefault("order", min(await batch.last_position(values["list"]) + 1, MAX_ORDER))
         after = batch.save_todo(before, changed_todo(before, values, batch.at))
         if "order" in fields and after is not before:
             await self._make_room(batch, after)
@@ -4534,10 +4610,11 @@ def is_local(request: tornado.httputil.HTTPServerRequest) -> bool:
     """Whether a request truly comes from this machine.
 
     The Host must name the loopback too, or a foreign web page could reach us by a name of its own
-    that it points at 127.0.0.1 (DNS rebinding); and a forwarding header shows a proxy in between.
+    that it points at 127.0.0.1 (DNS rebinding); and a forwarding header shows a proxy in between, as
+    does HTTP/1.0, which nginx speaks with a Host of its own making unless it is told otherwise.
     """
     peer = parse_address(request.remote_ip)
-    forwarded = any(name in request.headers for name in FORWARDING_HEADERS)
+    forwarded = request.version == "HTTP/1.0" or any(name in request.headers for name in FORWARDING_HEADERS)
     return bool(peer and peer.is_loopback) and not forwarded and is_loopback_name(request.headers.get("Host", ""))
 
 
@@ -5003,13 +5080,16 @@ class Accounts:
 
     async def sign_in(self, name: str, password: str, request: tornado.httputil.HTTPServerRequest) -> Session:
         """Begin a session. Raises Unauthorized, TooManyRequests or Unavailable."""
-        user = await self._verified(name, password, request.remote_ip)
-        if user is None:
+        verified = await self._verified(name, password, request.remote_ip)
+        if verified is None:
             raise Unauthorized("The name or the password is wrong.")
-        return await self.begin_session(user, request)
+        return await self.begin_session(*verified, request)
 
-    async def _verified(self, name: str, password: str, address: str | None) -> User | None:
-        """The user whose name and password these are; None if they are not. It takes the same time if nobody has it."""
+    async def _verified(self, name: str, password: str, address: str | None) -> tuple[User, str] | None:
+        """The user whose name and password these are, and the password's hash; None if they are not.
+
+        It takes the same time if nobody has the name.
+        """
         name = fold_user_name(name)
         await self._throttle.count_attempt(name, address)
         user, kept = await self.store.account(name) or (None, NOBODYS_PASSWORD)
@@ -5017,17 +5097,22 @@ class Accounts:
             return None
         await self._throttle.forget(name, address)
         if parse_phc(kept)[2] != PARAMETERS_NOW:
-            await self.store.rehash_password(user, kept, await self._hasher.run(hash_password, password))
-        return user
+            stronger = await self._hasher.run(hash_password, password)
+            await self.store.rehash_password(user, kept, stronger)
+            kept = stronger
+        return user, kept
 
-    async def begin_session(self, user: User, request: tornado.httputil.HTTPServerRequest) -> Session:
-        """Begin a session on the device that asks."""
+    async def begin_session(self, user: User, password: str, request: tornado.httputil.HTTPServerRequest) -> Session:
+        """Begin a session on the device that asks, for who has shown the password of this hash. Raises Unauthorized."""
         device = device_name(request.headers.get("User-Agent", ""))
         credential = new_credential("session", user, SESSION_LIFETIME, device)
-        return Session(credential, await self.store.issue(credential))
+        return Session(credential, await self.store.issue(credential, password))
 
-    async def sign_up(self, name: str, password: str, invite: str, address: str | None) -> User:
-        """Make an account. Raises Invalid, Conflict, Forbidden, TooManyRequests or Unavailable."""
+    async def sign_up(self, name: str, password: str, invite: str, address: str | None) -> tuple[User, str]:
+        """Make an account, and give it with its password's hash.
+
+        Raises Invalid, Conflict, Forbidden, TooManyRequests or Unavailable.
+        """
         try:
             name = clean_user_name(name)
         except ValueError as error:
@@ -5040,17 +5125,19 @@ class Accounts:
         if await self.sign_up_rule() == "closed":
             raise Forbidden("No new accounts are made here. Ask who runs this server.")
         hashed = await self._hasher.run(hash_password, password)
-        return await self.store.add(name, hashed, self._sign_up, invite)
+        return await self.store.add(name, hashed, self._sign_up, invite), hashed
 
     async def check_password(self, user: User, password: str, address: str | None) -> None:
         """Raise Unauthorized unless this is the user's password."""
         if await self._verified(user.name, password, address) is None:
             raise Unauthorized("The password is wrong.", [field_error("password", "is wrong")])
 
-    async def change_password(self, user: User, new_password: str) -> None:
-        """Give a user another password, which ends all their sessions. Raises Invalid or Unavailable."""
+    async def change_password(self, user: User, new_password: str) -> str:
+        """Give a user another password, which ends all their sessions; its hash. Raises Invalid or Unavailable."""
         check_new_password(new_password, user.name, "new_password")
-        await self.store.set_password(user, await self._hasher.run(hash_password, new_password))
+        hashed = await self._hasher.run(hash_password, new_password)
+        await self.store.set_password(user, hashed)
+        return hashed
 
 
 # ---- who asks
@@ -5096,12 +5183,12 @@ class SessionCookies:
         """The secret in a request's cookie, empty if the signature is not ours; None if there is no cookie."""
         name = self.name(request)
         morsel = request.cookies.get(name)
-        if morsel is None or not morsel.value or self._is_from_any_site(request):
+        if morsel is None or not morsel.value or self.is_from_any_site(request):
             return None
         value = tornado.web.decode_signed_value(self.keys(), name, morsel.value, SESSION_LIFETIME / DAY, min_version=2)
         return value.decode(errors="replace") if value else ""
 
-    def _is_from_any_site(self, request: tornado.httputil.HTTPServerRequest) -> bool:
+    def is_from_any_site(self, request: tornado.httputil.HTTPServerRequest) -> bool:
         """Whether a page asks that only the `*` in CORS_ORIGINS lets in: cookies are not for it."""
         config = self._config
         known = (None, f"{request.protocol}://{request.host}", config.public_url, *config.cors_origins)
@@ -5186,7 +5273,8 @@ class Authenticator:
 
     async def local_caller(self, request: tornado.httputil.HTTPServerRequest) -> Caller | None:
         """Whoever uses this machine, if a request comes from there and need not be signed in."""
-        if self._get_user or self._auth != "auto" or not is_local(request):
+        # A site that only the * lets in gets nothing that a browser adds by itself, and where it runs is such a thing.
+        if self._get_user or self._auth != "auto" or not is_local(request) or self._cookies.is_from_any_site(request):
             return None
         return Caller(await self._store.user(LOCAL_USER), "local")
 
@@ -5204,6 +5292,11 @@ class Authenticator:
 # ==== asgi: calls nothing; a request of an ASGI server, as a connection that Tornado's handlers write to =========
 
 
+BODY_SECONDS = 15  # that a client has to send the body of a request
+MOST_HEADERS = 16 * 1024  # bytes
+MOST_UNEXPECTED_BODY = 64 * 1024  # bytes that are read for a handler that does not read its body itself
+
+
 class ASGIConnection(tornado.httputil.HTTPConnection):
     """One request of an ASGI server (ASGI 3.0), on the seams that Tornado documents for connections of other kinds."""
 
@@ -5213,15 +5306,29 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
         # HTTPServerRequest reads both from its connection's context.
         self.context = self
         self.remote_ip = (scope.get("client") or ("0.0.0.0",))[0]
-        self.protocol = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+        scheme = scope.get("scheme") or "http"
+        self.protocol = {"ws": "http", "wss": "https"}.get(scheme, scheme)
         self._outgoing: collections.deque[tuple[dict, asyncio.Future]] = collections.deque()
         self._more: asyncio.Future | None = None
-        self._is_finished = False
-        self._body_seconds: float | None = None
+        self._is_finished = self._is_gone = False
+        self._most_body = MOST_UNEXPECTED_BODY
+        self._body_seconds: float = BODY_SECONDS
 
     async def respond(self, app: tornado.httputil.HTTPServerConnectionDelegate) -> None:
         """Have the app answer the request."""
         delegate = app.start_request(self, self)
+        try:
+            await self._ask(delegate)
+            await self._send_all()
+        except OSError:  # the client has gone (ASGI, HTTP spec 2.4)
+            LOG.debug("a client left before its answer")
+        finally:
+            if self._outgoing or not self._is_finished:  # or the handler would wait for ever for what it wrote
+                delegate.on_connection_close()
+                self.end()
+
+    async def _ask(self, delegate: tornado.httputil.HTTPMessageDelegate) -> None:
+        """Give the request to its handler; refuse what is no request."""
         try:
             ready = delegate.headers_received(*self._head())
             if ready is not None:
@@ -5231,28 +5338,36 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
                 delegate.finish()
             else:
                 await self._read_body(delegate)
-        except tornado.httputil.HTTPInputError:
-            self._refuse(400)
+        except tornado.httputil.HTTPInputError as error:
+            self._refuse(431 if "long" in str(error) else 400)
         except TimeoutError:
             delegate.on_connection_close()
             self._refuse(408)
-        await self._send_all()
 
     def _head(self) -> tuple[tornado.httputil.RequestStartLine, tornado.httputil.HTTPHeaders]:
         scope, headers = self.scope, tornado.httputil.HTTPHeaders()
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADERS:
+            raise tornado.httputil.HTTPInputError("headers too long")
         for name, value in scope["headers"]:
             headers.add(name.decode("latin-1"), value.decode("latin-1").strip(" \t"))
         if self.is_socket:  # over HTTP/2 there is neither
             headers["Upgrade"], headers["Connection"] = "websocket", "Upgrade"
         target = (scope.get("raw_path") or urllib.parse.quote(scope["path"]).encode()).decode("latin-1")
-        if scope["query_string"]:
+        if scope.get("query_string"):
             target += "?" + scope["query_string"].decode("latin-1")
-        return tornado.httputil.RequestStartLine(scope.get("method", "GET"), target, "HTTP/1.1"), headers
+        version = "HTTP/1.0" if scope.get("http_version") == "1.0" else "HTTP/1.1"
+        return tornado.httputil.RequestStartLine(scope.get("method", "GET"), target, version), headers
 
     async def _read_body(self, delegate: tornado.httputil.HTTPMessageDelegate) -> None:
+        size = 0
         async with asyncio.timeout(self._body_seconds):
             while not self._is_finished:
                 message = await self.receive()
+                size += len(message.get("body") or b"")
+                if size > self._most_body:
+                    self._refuse(413)
+                    delegate.on_connection_close()
+                    return
                 if message["type"] == "http.disconnect":
                     delegate.on_connection_close()
                     self._is_finished = True
@@ -5284,7 +5399,10 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
 
     def _queue(self, kind: str, **message: Any) -> asyncio.Future:
         sent = asyncio.get_running_loop().create_future()
-        if not self.is_socket:
+        if self._is_gone:
+            sent.set_exception(tornado.iostream.StreamClosedError())
+            sent.exception()  # who does not wait for it need not hear of it
+        elif not self.is_socket:
             self._outgoing.append(({"type": f"http.response.{kind}", **message}, sent))
         elif "websocket.http.response" in (self.scope.get("extensions") or {}):
             self._outgoing.append(({"type": f"websocket.http.response.{kind}", **message}, sent))
@@ -5322,16 +5440,21 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
         """Who has gone is found out when something is sent."""
 
     def set_max_body_size(self, most: int) -> None:
-        """Handlers bound what they keep themselves."""
+        """Set how many bytes the body may have."""
+        self._most_body = most
 
     def set_body_timeout(self, seconds: float) -> None:
         """Set how long the body may take."""
         self._body_seconds = seconds
 
     def end(self) -> None:
-        """Send nothing more: a socket has been closed."""
+        """Send nothing more: there is nobody to send it to."""
+        self._is_gone = self._is_finished = True
+        for _, sent in self._outgoing:
+            if not sent.done():
+                sent.set_exception(tornado.iostream.StreamClosedError())
+                sent.exception()
         self._outgoing.clear()
-        self._is_finished = True
         self._wake()
 
 
@@ -5349,7 +5472,7 @@ class ASGISocket(tornado.websocket.WebSocketProtocol):
         """Accept the socket, and give the handler what comes until it is closed."""
         connection = self._connection
         self.selected_subprotocol = handler.select_subprotocol(connection.scope.get("subprotocols") or [])
-        await connection.send({"type": "websocket.accept", "subprotocol": self.selected_subprotocol})
+        await self._send(type="websocket.accept", subprotocol=self.selected_subprotocol)
         handler.set_status(101)
         handler.open()
         message: dict = {}
@@ -5394,7 +5517,6 @@ class ASGISocket(tornado.websocket.WebSocketProtocol):
 
 # ==== handlers: may call service, auth and asgi =======================================================
 
-BODY_SECONDS = 15  # that a client has to send the body of a request
 IDLE_SECONDS = 10  # that a connection may take to send the headers of a request
 API_POLICY = "default-src 'none'"
 EXPOSED_HEADERS = "Change-Batch, ETag, Link, Location, Retry-After, X-Request-Id"
@@ -5604,6 +5726,7 @@ class APIHandler(BaseHandler):
     async def prepare(self) -> None:
         self._body = bytearray()
         self._body_size = 0
+        self._refusal: Exception | None = None
         length = self.request.headers.get("Content-Length", "0")
         self.body_is_too_long_to_read = len(length) > 8  # 100 MB
         # What is over our bound is read and thrown away: if Tornado closed the connection in the midst
@@ -5624,7 +5747,7 @@ class APIHandler(BaseHandler):
 
     def data_received(self, chunk: bytes) -> None:
         self._body_size += len(chunk)
-        if self._body_size <= self.most_body:
+        if self._body_size <= self.most_body and self._refusal is None:
             self._body += chunk
 
     def _raise_too_large(self) -> None:
@@ -5765,7 +5888,8 @@ class TodosHandler(APIHandler):
 
     async def _encoded(self, which: TodoFilter, page: Page) -> tuple[bytes, str | None]:
         """A page of to-dos as JSON, and the Link header that names the next."""
-        todos = await self.queries.todos(which, page)
+        # What is in the trash of a list is for those who could take it out.
+        todos = await self.queries.todos(which, page, EDITOR if which.deleted else VIEWER)
         link = None
         if len(todos) > page.limit:
             todos.pop()
@@ -5798,7 +5922,8 @@ class TodoHandler(APIHandler):
     query_parameters = {"GET": ("deleted",), "DELETE": ("deleted",)}
 
     async def get(self, todo_id: str) -> None:
-        todo = await self.queries.todo(self.path_id(todo_id), self.query.get("deleted", False))
+        deleted = self.query.get("deleted", False)
+        todo = await self.queries.todo(self.path_id(todo_id), deleted, EDITOR if deleted else VIEWER)
         if not self.not_modified(revision_etag(todo.revision)):
             self.write_json(self.show(todo))
 
@@ -5921,6 +6046,10 @@ class UndoHandler(APIHandler):
         )
 
 
+# Of all sockets that a process may have, what part is for one user at the most: the holder of a link is anybody.
+SHARE_OF_SOCKETS = {"session": 4, "token": 4, "host": 4, "link": 10}
+
+
 class EventsHandler(BaseHandler, tornado.websocket.WebSocketHandler):
     """Committed changes as they happen, after those since a revision that the client knows."""
 
@@ -5946,8 +6075,10 @@ class EventsHandler(BaseHandler, tornado.websocket.WebSocketHandler):
             raise Malformed("Open this address as a WebSocket.")
         if upgrades and headers.get("Sec-WebSocket-Version") not in ("7", "8", "13"):
             raise UpgradeRequired("Use version 13 of the WebSocket protocol.", headers={"Sec-WebSocket-Version": "13"})
-        if self.services.sockets >= self.settings["config"].max_connections:
-            raise Unavailable("Too many sockets are open. Try again in a moment.")
+        most, share = self.settings["config"].max_connections, SHARE_OF_SOCKETS.get(getattr(self.caller, "kind", ""), 1)
+        mine = self.services.hub.count(self.user) if self.caller else 0
+        if self.services.sockets >= most or mine >= most // share:
+            raise Unavailable("Too many sockets are open. Close some, or try again in a moment.")
 
     def get_websocket_protocol(self) -> tornado.websocket.WebSocketProtocol | None:
         """What speaks to the client: Tornado, or the ASGI server in front."""
@@ -6099,6 +6230,8 @@ class LinkHandler(APIHandler):
 class AccountHandler(CredentialHandler):
     """What the handlers of accounts and sessions have in common: beginning and ending a session."""
 
+    most_body = 4096  # of strangers
+
     @property
     def accounts(self) -> Accounts:
         """What people do with their accounts. Raises NotFound where there are none."""
@@ -6179,10 +6312,10 @@ class SignUpHandler(AccountHandler):
     async def post(self) -> None:
         fields = read_fields(self.json_body(), SignUpFields, required=["name", "password"])
         await self.services.open()
-        user = await self.accounts.sign_up(
+        user, hashed = await self.accounts.sign_up(
             fields["name"], fields["password"], fields.get("invite", ""), self.request.remote_ip
         )
-        await self.start_session(await self.accounts.begin_session(user, self.request))
+        await self.start_session(await self.accounts.begin_session(user, hashed, self.request))
         self.write_json(await self.session_document(self.caller), 201)
 
 
@@ -6199,8 +6332,8 @@ class UserHandler(AccountHandler):
         fields = read_fields(self.json_body(), NewPasswordFields, required=["password", "new_password"])
         check_new_password(fields["new_password"], self.user.name, "new_password")
         await self.accounts.check_password(self.user, fields["password"], self.request.remote_ip)
-        await self.accounts.change_password(self.user, fields["new_password"])
-        await self.start_session(await self.accounts.begin_session(self.user, self.request))
+        hashed = await self.accounts.change_password(self.user, fields["new_password"])
+        await self.start_session(await self.accounts.begin_session(self.user, hashed, self.request))
         self.set_status(204)
 
     async def delete(self) -> None:
@@ -9936,6 +10069,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // A closing page can't wait for one answer before the next request, so what is left goes out at once.
   function flushQueue() {
+    // Who is signed in by now may be somebody else.
+    if (gate.resolve || access.leaving) return;
     for (const job of queue.jobs) {
       if (job.sent) continue;
       job.sent = true;
@@ -13100,9 +13235,13 @@ class Server(tornado.httpserver.HTTPServer):
             asyncio.get_running_loop().call_soon(self._begin_some)
 
     def _begin_some(self) -> None:
-        for _ in range(min(CONNECTIONS_A_TURN, len(self._arrived))):
-            if len(self._last_used) >= self._most:
-                next(iter(self._last_used)).stream.close()
+        beginning = min(CONNECTIONS_A_TURN, len(self._arrived))
+        # Both those that go and those that come are known of only at the next turn.
+        for _ in range(min(len(self._last_used) + beginning - self._most, len(self._last_used))):
+            longest_ago = next(iter(self._last_used))
+            del self._last_used[longest_ago]
+            longest_ago.stream.close()
+        for _ in range(beginning):
             super().handle_stream(*self._arrived.popleft())
         if self._arrived:
             asyncio.get_running_loop().call_soon(self._begin_some)
@@ -13171,6 +13310,7 @@ async def uvicorn_listening(app: tornado.web.Application, sockets: list[socket.s
         **{"lifespan": "off", "log_config": None, "access_log": False, "proxy_headers": False},
         **{"server_header": False, "date_header": False, "timeout_keep_alive": IDLE_SECONDS},
         **{"ws_max_size": 1024, "timeout_graceful_shutdown": 5, "backlog": 2048},
+        limit_concurrency=app.settings["config"].max_connections,
     )
     # Signals are for whoever runs the app.
     server = type("Front", (uvicorn.Server,), {"capture_signals": lambda self: contextlib.nullcontext()})(front)
@@ -13201,8 +13341,8 @@ async def listening(
     server = Server(
         app,
         most=most or app.settings["config"].max_connections,
-        max_header_size=16 * 1024,
-        max_body_size=16 * MAX_BODY,
+        max_header_size=MOST_HEADERS,
+        max_body_size=MOST_UNEXPECTED_BODY,
         body_timeout=BODY_SECONDS,
         idle_connection_timeout=IDLE_SECONDS,
     )
@@ -13786,7 +13926,10 @@ def restore_command(argv: Sequence[str]) -> int:
     file, path = file_command(argv, "restore", description)
     # Not by moving the file: SQLite would apply what is left of the old one's log (-wal) to it.
     copy_file(file, path)
-    print(f"{path} is again as it was in {file}.")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM credentials WHERE kind = 'session'")
+    print(f"{path} is again as it was in {file}. Everybody has to sign in again.")
+    print("Tokens, links, members and passwords are as they were then: what was revoked since has to be again.")
     return 0
 
 
