@@ -9805,6 +9805,18 @@ async def test_a_view_of_many_lists_changes_only_what_one_may_change(browser, ac
         assert await bob.locator(".detail-list option").all_inner_texts() == ["Inbox"]
 
 
+async def test_an_editor_is_offered_no_list_that_a_todo_may_not_go_to(browser, accounts_server):
+    async with opened_at(browser, accounts_server) as ann, opened_at(browser, accounts_server) as bob:
+        await sign_up_on_page(ann, "ann")
+        await sign_up_on_page(bob, "bob")
+        await make_list_on_page(bob, "Mine")
+        await make_list_on_page(ann, "Garden", "dig")
+        await share_on_page(ann, "bob", "editor")
+        await bob.locator(".place", has_text="Garden").click()
+        await open_details(bob, "dig")
+        await expect(bob.locator(".detail-list option")).to_have_text(["Garden"])
+
+
 async def test_who_is_not_known_cannot_be_shared_with(browser, accounts_server):
     async with signed_up_page(browser, accounts_server, "ann") as page:
         await expect(page.locator(".list-tools")).to_be_hidden()

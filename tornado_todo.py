@@ -9780,6 +9780,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const isLockedList = list => list?.role === 'viewer' || access.link !== null;
   const isLocked = item => isLockedList(item.list ? listById(item.list) : inbox());
   const isShared = list => Boolean(list?.shared) || isOthers(list);
+
+  // An editor changes what is in a list, but does not take it away from whose list it is.
+  function mayMove(item, list) {
+    const from = item.list ? listById(item.list) : inbox();
+    return from === list || (!isLockedList(list) && (!isOthers(from) || from.owner === list.owner));
+  }
+
   const isLockedView = () => isLockedList(currentList());
 
   function shareWords(list) {
@@ -11121,6 +11128,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function moveToList(item, listId) {
+    if (!mayMove(item, listById(listId))) {
+      showToast('Only its owner can take a to-do out of this list.', { tone: 'bad' });
+      render();
+      return;
+    }
     const entry = changeTodo(
       item,
       { list: listId },
@@ -11722,7 +11734,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     );
     find('.detail-list').replaceChildren(
       ...state.lists
-        .filter(list => list.id === item.list || !isLockedList(list))
+        .filter(list => mayMove(item, list))
         .map(list =>
           element('option', { value: list.id, textContent: list.title, selected: list.id === item.list }),
         ),
