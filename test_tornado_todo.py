@@ -6956,6 +6956,16 @@ def test_a_user_has_a_hundred_tokens_at_the_most(own_server):
     assert_problem(ann.post("/api/tokens", {"name": "one more"}), 409)
 
 
+def test_of_more_than_a_hundred_sessions_the_one_used_longest_ago_ends(own_server):
+    first = own_server.person("ann")
+    people = [own_server.session("ann") for _ in range(99)]
+    assert first.get("/api/todos").status == 200
+    people.append(own_server.session("ann"))
+    assert [first.get("/api/todos").status, *(person.get("/api/todos").status for person in people[::20])] == [401] + [
+        200
+    ] * 5
+
+
 def test_a_sign_in_that_a_change_of_password_overtakes_begins_no_session(own_server):
     store = own_server.services.accounts
     own_server.person("ann")
