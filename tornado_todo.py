@@ -7,6 +7,7 @@
 
 Run it:     python tornado_todo.py            a page and a JSON API on http://localhost:8888
 Embed it:   app = tornado_todo.make_app({"DATABASE_URL": "sqlite://"}, prefix="/todo")
+Under ASGI: tornado_todo.asgi_app(app)        for uvicorn, or mounted in FastAPI or Starlette
 Test with:  with tornado_todo.running({"DATABASE_URL": "sqlite://"}) as url: ...
 Configure:  python tornado_todo.py --help     every setting is an environment variable too
 
@@ -16,10 +17,10 @@ The map. A line of code calls only upwards, so the file reads from top to bottom
     configuration   the one table of settings, and the frozen Config that is read from it
     domain          to-dos, lists, changes, errors, and pure functions on them
     databases       SQLite and Postgres, one writer each that commits in groups; know nothing of to-dos
-    stores          to-dos with their change log, JSON documents, records of bytes
+    stores          to-dos with their change log and who may see them, accounts, documents, records
     live updates    who listens, and what committed since
     service         the only writer: validate, store, publish; and what opens and closes it all
-    auth            who is asking
+    auth            passwords, throttles, sessions, and who is asking
     asgi            a request of an ASGI server, as a connection that Tornado's handlers write to
     handlers        parse, one call of the service, write
     page            the HTML, CSS and JavaScript that people see
@@ -30,6 +31,7 @@ The map. A line of code calls only upwards, so the file reads from top to bottom
 One idea carries the whole, the change log: every write is one transaction that raises the
 database's revision, changes rows and appends to `changes` what they were and what they became.
 History, undo, trash, live updates, replay and ETags are all read from that one table.
+Another carries the rights: each statement selects only what the caller (`$1`) may see or change.
 """
 
 import argparse
