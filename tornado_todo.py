@@ -1860,7 +1860,7 @@ MIGRATIONS = (
     CREATE TABLE members (
         id TEXT COLLATE "C" PRIMARY KEY, list_id TEXT NOT NULL REFERENCES lists(id),
         user_id TEXT NOT NULL REFERENCES users(id), role TEXT NOT NULL, created_at BIGINT NOT NULL,
-        UNIQUE (list_id, user_id));
+        since_revision BIGINT NOT NULL, UNIQUE (list_id, user_id));
     CREATE INDEX members_by_user ON members (user_id, list_id, role);
     CREATE TABLE credentials (
         id TEXT COLLATE "C" PRIMARY KEY, kind TEXT NOT NULL, secret_hash TEXT NOT NULL UNIQUE,
@@ -1948,7 +1948,8 @@ OUTSIDE_OWN_TRASH = "list_id NOT IN (SELECT id FROM lists WHERE owner_id = $1 AN
 # And only since they have been a member: what an owner has removed before sharing a list is not shared.
 def since_member(list_column: str) -> str:
     """SQL for whether a change was made while the caller was a member of the list in one of its columns."""
-    mine = f"members.user_id = $1 AND members.list_id = changes.{list_column} AND members.created_at <= changes.at"
+    mine = f"members.user_id = $1 AND members.list_id = changes.{list_column}"
+    mine += " AND members.since_revision < changes.revision"
     living = "SELECT id FROM lists WHERE deleted_at IS NULL"
     return f"EXISTS (SELECT 1 FROM members WHERE {mine} AND members.list_id IN ({living} AND id = members.list_id))"
 
@@ -2589,11 +2590,11 @@ class TodoBatch(TodoQueries):
             "SELECT created_at FROM members WHERE list_id = $1 AND user_id = $2", list_id, user_id
         )
         await self.fetch(
-            "INSERT INTO members (id, list_id, user_id, role, created_at)"
-            " SELECT CAST($2 AS TEXT), id, CAST($4 AS TEXT), CAST($5 AS TEXT), CAST($6 AS BIGINT)"
+            "INSERT INTO members (id, list_id, user_id, role, created_at, since_revision)"
+            " SELECT CAST($2 AS TEXT), id, CAST($4 AS TEXT), CAST($5 AS TEXT), CAST($6 AS BIGINT), CAST($7 AS BIGINT)"
             " FROM lists WHERE id = $3 AND owner_id = $1"
             " ON CONFLICT (list_id, user_id) DO UPDATE SET role = excluded.role",
-            *(uuid7(), list_id, user_id, role, now),
+            *(uuid7(), list_id, user_id, role, now, self._revision),
         )
         await self.change_access(user_id)
         return Member(rows[0][1], role, timestamp(was_one[0][0] if was_one else now)), not was_one
@@ -2622,10 +2623,10 @@ class TodoBatch(TodoQueries):
             *(holder_id, credential.user.name, milliseconds(self.at)),
         )
         await self.fetch(
-            "INSERT INTO members (id, list_id, user_id, role, created_at)"
-            f" SELECT CAST($2 AS TEXT), id, CAST($4 AS TEXT), '{VIEWER}', CAST($5 AS BIGINT)"
+            "INSERT INTO members (id, list_id, user_id, role, created_at, since_revision)"
+            f" SELECT CAST($2 AS TEXT), id, CAST($4 AS TEXT), '{VIEWER}', CAST($5 AS BIGINT), CAST($6 AS BIGINT)"
             " FROM lists WHERE id = $3 AND owner_id = $1",
-            *(uuid7(), list_id, holder_id, milliseconds(self.at)),
+            *(uuid7(), list_id, holder_id, milliseconds(self.at), self._revision),
         )
         await self.change_access(holder_id)
         return credential, await insert_credential(self.source, credential, list_id)
@@ -13421,7 +13422,7 @@ COPIED_TABLES = {
     "lists": (f"{LIST_COLUMNS}, owner_id", "id"),
     "todos": (f"{TODO_COLUMNS}, owner_id, due_at, title_key, search, tag_keys", "id"),
     "changes": (f"{CHANGE_COLUMNS}, undoes, owner_id, from_list_id, from_owner_id", "revision"),
-    "members": ("id, list_id, user_id, role, created_at", "id"),
+    "members": ("id, list_id, user_id, role, created_at, since_revision", "id"),
     "credentials": (
         "id, kind, name, read_only, created_at, used_at, expires_at, user_id, list_id, secret_hash",
         "id",
