@@ -1540,6 +1540,10 @@ class SQLiteDatabase(Database):
             return list(await reader.execute_fetchall(sql, named(arguments)))
         except sqlite3.Error as error:
             raise self._as_told(error) from error
+        except asyncio.CancelledError:
+            # Its thread goes on, and must have reported before the loop may be closed: what is asked next comes after.
+            await reader.execute_fetchall("SELECT 1")
+            raise
         finally:
             idle_readers.put_nowait(reader)
 
