@@ -1042,7 +1042,8 @@ PARAMETERS: dict[str, Callable[[str], Any]] = {
 FILTERS = ("list", "completed", "due", "tag", "priority", "q", "deleted")
 
 
-def read_query(query: str, allowed: Sequence[str]) -> dict[str, Any]:
+@functools.lru_cache(500)  # a page asks for the same things again and again
+def read_query(query: str, allowed: tuple[str, ...]) -> Mapping[str, Any]:
     """Parse a query string; `tag` gives a list, every other parameter may come once.
 
     Raises Malformed with one entry for every parameter that is unknown, doubled or cannot be read.
@@ -2122,6 +2123,10 @@ class TodoQueries:
 
     async def todo(self, todo_id: str, deleted: bool = False, role: str = VIEWER) -> Todo:
         """One to-do, outside the trash or in it. Raises NotFound or Forbidden."""
+        return self._todo(await self.todo_row(todo_id, deleted, role))
+
+    async def todo_row(self, todo_id: str, deleted: bool, role: str) -> tuple:
+        """What `todo` gives, as a row of TODO_COLUMNS: enough to find an answer that has been encoded before."""
         rows = await self.fetch(
             f"SELECT {TODO_COLUMNS}, owner_id, {role_in('todos.list_id')} FROM todos"
             f" WHERE id = $2 AND {may(VIEWER, 'list_id')} AND {IN_A_LIVING_LIST}"
@@ -2131,7 +2136,7 @@ class TodoQueries:
         if not rows:
             raise NotFound("There is no such to-do." if not deleted else "There is no such to-do in the trash.")
         check_role(role, rows[0][-1])
-        return self._todo(rows[0])
+        return rows[0]
 
     @staticmethod
     def _conditions(which: TodoFilter, bound: Callable[[Any], str]) -> list[str]:
@@ -4586,7 +4591,7 @@ class Services:
 
 # ==== auth: may call service and stores =========================================================
 
-FORWARDING_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Via")
+FORWARDING_HEADERS = {"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Via"}
 
 
 @functools.lru_cache(1000)  # of three look-ups in each request nearly all are the same
@@ -4621,7 +4626,7 @@ def is_local(request: tornado.httputil.HTTPServerRequest) -> bool:
     does HTTP/1.0, which nginx speaks with a Host of its own making unless it is told otherwise.
     """
     peer = parse_address(request.remote_ip)
-    forwarded = request.version == "HTTP/1.0" or any(name in request.headers for name in FORWARDING_HEADERS)
+    forwarded = request.version == "HTTP/1.0" or not FORWARDING_HEADERS.isdisjoint(request.headers)
     return bool(peer and peer.is_loopback) and not forwarded and is_loopback_name(request.headers.get("Host", ""))
 
 
@@ -5161,11 +5166,15 @@ class Caller(NamedTuple):
 
 def bearer_secret(request: tornado.httputil.HTTPServerRequest) -> str | None:
     """The secret in an Authorization header (RFC 6750), or in the sub-protocol of a WebSocket from a page."""
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return secret.strip()
+    headers = request.headers
+    if "Authorization" in headers:
+        scheme, _, secret = headers["Authorization"].partition(" ")
+        if scheme.lower() == "bearer":
+            return secret.strip()
+    if "Sec-WebSocket-Protocol" not in headers:
+        return None
     # A page cannot give a WebSocket other headers.
-    offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
+    offered = headers["Sec-WebSocket-Protocol"].split(",")
     return next((part.strip()[7:] for part in offered if part.strip().startswith("bearer.")), None)
 
 
@@ -5188,6 +5197,8 @@ class SessionCookies:
 
     def read(self, request: tornado.httputil.HTTPServerRequest) -> str | None:
         """The secret in a request's cookie, empty if the signature is not ours; None if there is no cookie."""
+        if "Cookie" not in request.headers:
+            return None
         name = self.name(request)
         morsel = request.cookies.get(name)
         if morsel is None or not morsel.value or self.is_from_any_site(request):
@@ -5587,7 +5598,7 @@ class BaseHandler:
 
     public = False  # deny by default: a handler that serves strangers says so
     needs_session = False  # whether a token, a link or this machine's own user is not enough
-    query_parameters: Mapping[str, Sequence[str]] | None = {}  # by method; None takes any
+    query_parameters: Mapping[str, tuple[str, ...]] | None = {}  # by method; None takes any
     content_security_policy = API_POLICY
     caller: Caller | None = None
     request_id = ""
@@ -6132,9 +6143,14 @@ class TodoHandler(APIHandler):
 
     async def get(self, todo_id: str) -> None:
         deleted = self.query.get("deleted", False)
-        todo = await self.queries.todo(self.path_id(todo_id), deleted, EDITOR if deleted else VIEWER)
-        if not self.not_modified(revision_etag(todo.revision)):
-            self.write_json(self.show(todo))
+        row = await self.queries.todo_row(self.path_id(todo_id), deleted, EDITOR if deleted else VIEWER)
+        todo_id, revision = row[0], row[12]
+        if self.not_modified(revision_etag(revision)):
+            return
+        key = (todo_id, revision, self.url(""))  # no two states of a to-do have the same revision
+        body, _ = self.services.answers.get(key) or (msgspec.json.encode(self.show(todo_from_row(row))), None)
+        self.services.answers.keep(key, body, None)
+        self.write_encoded(body)
 
     async def put(self, todo_id: str) -> None:
         try:
