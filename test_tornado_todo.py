@@ -2326,8 +2326,8 @@ async def test_a_page_of_20_000_todos_is_read_from_an_index(service):
     at = tornado_todo.timestamp(tornado_todo.now_milliseconds())
     blank = tornado_todo.Todo(id="", list=inbox, title="x", order=0, created_at=at, updated_at=at)
     todos = [tornado_todo.msgspec.structs.replace(blank, id=str(uuid.UUID(int=n)), order=n) for n in range(20_000)]
-    rows = [tornado_todo.row_from_todo(todo, user.id, user.id) for todo in todos]
-    await service.store.database.transaction(lambda write: write.execute_many(tornado_todo.SAVE_TODO, rows))
+    rows = [tornado_todo.row_from_todo(todo, user.id) for todo in todos]
+    await service.store.database.transaction(lambda write: write.execute_many(tornado_todo.INSERT_TODO, rows))
     explainer = Explainer(service.store.database)
     queries = tornado_todo.TodoQueries(explainer, user)
     for list_id, descending in itertools.product((None, inbox), (False, True)):
