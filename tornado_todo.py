@@ -82,6 +82,7 @@ import aiosqlite
 import dotenv
 import msgspec
 import tornado.gen
+import tornado.http1connection
 import tornado.httpclient
 import tornado.httpserver
 import tornado.httputil
@@ -1215,6 +1216,7 @@ class Transaction:
 
     def __init__(self) -> None:
         self.awaited: dict[tuple[str, str], Any] = {}
+        self.written = 0  # statements that changed something
 
     def later(self, sql: str, key: str, value: Any) -> None:
         """Run a statement with `$1`, the key, and `$2` before the commit, unless another value comes for the key."""
@@ -1229,7 +1231,27 @@ class Transaction:
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
         """Run one statement and give its rows; a great many rows may need more seconds than usual."""
+        self.written += not sql.lstrip().startswith("SELECT")
+        return await self._fetch(sql, arguments, seconds)
+
+    async def lock(self, sql: str) -> list[tuple]:
+        """Run one statement that takes a lock and changes nothing, and give its rows."""
+        return await self._fetch(sql, (), None)
+
+    async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run one statement for every row of arguments."""
+        self.written += 1
+        await self._execute_many(sql, rows)
+
+    async def _fetch(self, sql: str, arguments: Sequence[Any], seconds: float | None) -> list[tuple]:
         raise NotImplementedError
+
+    async def _execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        raise NotImplementedError
+
+
+class SpoiltGroup(Exception):
+    """A write of a group has failed when it had already changed something."""
 
 
 class Write:
@@ -1249,8 +1271,9 @@ class Write:
 class Database:
     """What SQLite and Postgres share: one task that commits the short writes that wait as a group, long ones alone.
 
-    Each write of a group has a savepoint of its own, so one that fails fails alone, and nobody is told
-    of a write before the commit is durable. What a subclass gives stands at the end of the class.
+    A write that fails fails alone. Most do before they have changed anything; otherwise the group is
+    done again with a savepoint for each, which all would pay for if they had one from the beginning.
+    Nobody is told of a write before the commit is durable. What a subclass gives stands at the end of the class.
     """
 
     name = ""
@@ -1334,6 +1357,12 @@ class Database:
 
     async def _carry_out(self, group: list[Write]) -> list[tuple[Write, Any, BaseException | None]]:
         """Commit a group: for each write its answer, or what it alone raised. Raises what undid them all."""
+        try:
+            return await self._commit(group, self._run if len(group) > 1 else self._run_alone)
+        except SpoiltGroup:
+            return await self._commit(group, self._run_in_savepoint)
+
+    async def _commit(self, group: list[Write], run: Callable) -> list[tuple[Write, Any, BaseException | None]]:
         outcomes = []
         async with self._session() as session:
             for index, write in enumerate(group, 1):
@@ -1342,13 +1371,26 @@ class Database:
                 if index % WRITES_A_TURN == 0:
                     await asyncio.sleep(0)
                 write.started = True
-                if len(group) == 1:  # it can be undone with the whole transaction
-                    outcomes.append((write, await write.operation(session), None))
-                else:
-                    outcomes.append((write, *await self._run_in_savepoint(session, write.operation)))
+                outcomes.append((write, *await run(session, write.operation)))
             await session.settle()
             await session.commit()
         return outcomes
+
+    @staticmethod
+    async def _run_alone(session: Any, operation: Callable) -> tuple[Any, None]:
+        return await operation(session), None
+
+    async def _run(self, session: Any, operation: Callable) -> tuple[Any, BaseException | None]:
+        before = session.written
+        try:
+            return await operation(session), None
+        except Exception as error:
+            # The database itself has undone the whole group, as SQLite does when the disk is full, or is away.
+            if not session.in_transaction or isinstance(error, (TimeoutError, OSError)):
+                raise
+            if self._is_from_engine(error) or session.written != before:
+                raise SpoiltGroup from error
+            return None, error
 
     async def _run_in_savepoint(self, session: Any, operation: Callable) -> tuple[Any, BaseException | None]:
         awaited = dict(session.awaited)
@@ -1439,12 +1481,10 @@ class SQLiteSession(Transaction):
         """Whether the transaction is still open."""
         return self._connection.in_transaction
 
-    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
-        """Run one statement and give its rows. A file needs no time limit."""
-        return self._connection.execute(numbered(sql), arguments).fetchall()
+    async def _fetch(self, sql: str, arguments: Sequence[Any], seconds: float | None) -> list[tuple]:
+        return self._connection.execute(numbered(sql), arguments).fetchall()  # a file needs no time limit
 
-    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Run one statement for every row of arguments."""
+    async def _execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         self._connection.executemany(numbered(sql), rows)
 
     async def define(self, sql: str) -> None:
@@ -1644,19 +1684,20 @@ class SQLiteDatabase(Database):
         if not there:
             raise Unavailable(f"{self.path} has been moved or deleted. Put it back, or start the server again.")
 
-    async def _carry_out(self, group: list[Write]) -> list[tuple[Write, Any, BaseException | None]]:
+    async def _commit(self, group: list[Write], run: Callable) -> list[tuple[Write, Any, BaseException | None]]:
         for write in group:  # here in the loop, where give_up() runs
             write.started = True
-        self._writes_in_loop = all(write.is_short for write in group) and self._begin_at_once()
+        is_short = all(write.is_short for write in group) and run != self._run_in_savepoint
+        self._writes_in_loop = is_short and self._begin_at_once()
         if self._writes_in_loop:
-            return await super()._carry_out(group)
-        return await self._in_writer_thread(run_without_waiting, super()._carry_out(group))
+            return await super()._commit(group, run)
+        return await self._in_writer_thread(run_without_waiting, super()._commit(group, run))
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[SQLiteSession]:
         try:
             self._check_file()
-            if not self._writes_in_loop:
+            if not self._writer.in_transaction:
                 self._begin()
             yield SQLiteSession(self._writer, self._in_writer_thread if self._writes_in_loop else None)
         finally:
@@ -1749,14 +1790,14 @@ class PostgresSession(Transaction):
         """Whether the transaction is still open."""
         return not self._ended and not self._connection.is_closed() and self._connection.is_in_transaction()
 
-    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
-        """Run one statement and give its rows; a great many rows need more seconds than usual."""
+    async def _fetch(self, sql: str, arguments: Sequence[Any], seconds: float | None) -> list[tuple]:
         return [tuple(row) for row in await self._connection.fetch(sql, *arguments, timeout=seconds)]
 
-    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Run one statement for every row of arguments; many rows are given more time."""
-        if parameters := list(rows):
-            await self._connection.executemany(sql, parameters, timeout=QUERY_SECONDS + len(parameters) / 2000)
+    async def _execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        if len(rows) == 1:  # without the transaction that asyncpg begins around many
+            await self._connection.fetch(sql, *rows[0])
+        elif rows:  # many are given more time
+            await self._connection.executemany(sql, rows, timeout=QUERY_SECONDS + len(rows) / 2000)
 
     async def define(self, sql: str) -> None:
         """Run a statement that changes the schema."""
@@ -2229,7 +2270,7 @@ async def take_turn(transaction: Any) -> int:
     revision = transaction.awaited.get((SET_COUNTER, "revision"))
     if revision is None:
         taken = "UPDATE counters SET value = value WHERE name = 'revision' RETURNING value"
-        revision = (await transaction.fetch(taken))[0][0]
+        revision = (await transaction.lock(taken))[0][0]
         transaction.later(SET_COUNTER, "revision", revision)
     return revision
 
@@ -5984,6 +6025,7 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
         self._is_admitted = self._has_begun = self._is_answered = False
         self._refusal: Exception | None = None
         self._task: asyncio.Task | None = None
+        self._body_timer: asyncio.TimerHandle | None = None
         self.initialize(**options)
 
     # ---- what the connection calls
@@ -5997,8 +6039,12 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
     async def _prepare(self, length: str) -> None:
         # What is over our bound is read and thrown away: if Tornado closed the connection in the midst
         # of it, the client could not read why. That lasts at most as long as a body may take.
-        self.request.connection.set_max_body_size(2**60)
-        self.request.connection.set_body_timeout(BODY_SECONDS)
+        connection = self.request.connection
+        connection.set_max_body_size(2**60)
+        if isinstance(connection, tornado.http1connection.HTTP1Connection):
+            # Its own time limit costs 30 µs a request, and this 2.
+            connection.set_body_timeout(None)
+            self._body_timer = asyncio.get_running_loop().call_later(BODY_SECONDS, connection.close)
         self.body_is_too_long_to_read = len(length) > 8  # 100 MB
         try:
             if self.body_is_too_long_to_read:
@@ -6023,11 +6069,15 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
 
     def finish(self) -> None:
         """Answer, now that the request has been read."""
+        if self._body_timer:
+            self._body_timer.cancel()
         if not self._is_answered:
-            self._task = asyncio.ensure_future(self._carry_out())
+            self._task = asyncio.get_running_loop().create_task(self._carry_out())
 
     def on_connection_close(self) -> None:
         """Note that the client left before it had sent all."""
+        if self._body_timer:
+            self._body_timer.cancel()
         self.discount()
 
     async def _carry_out(self) -> None:
