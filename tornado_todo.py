@@ -79,8 +79,8 @@ from collections.abc import (
 from typing import Annotated, Any, Literal, NamedTuple
 
 import aiosqlite
-import dotenv
 import msgspec
+import tornado.escape
 import tornado.gen
 import tornado.http1connection
 import tornado.httpclient
@@ -1328,19 +1328,23 @@ class Database:
 
     async def _write_forever(self) -> None:
         while True:
-            group = [await self._waiting.get()]
-            # As long as others arrive: a commit costs the same for one as for all.
-            while len(group) < MOST_IN_GROUP and not self._waiting.empty():
-                group.append(self._waiting.get_nowait())
-                if self._waiting.empty():
-                    await asyncio.sleep(0)
+            waiting = await self._all_waiting()
             try:
-                for is_short, writes in itertools.groupby(group, key=lambda write: write.is_short):
-                    for part in [list(writes)] if is_short else [[write] for write in writes]:
-                        await self._commit_group([write for write in part if not write.future.done()])
+                for is_short, writes in itertools.groupby(waiting, key=lambda write: write.is_short):
+                    for group in [list(writes)] if is_short else ([write] for write in writes):
+                        await self._commit_group([write for write in group if not write.future.done()])
             finally:
-                for _ in group:
+                for _ in waiting:
                     self._waiting.task_done()
+
+    async def _all_waiting(self) -> list[Write]:
+        """What waits, and what comes while others come: a commit costs the same for one as for all."""
+        waiting = [await self._waiting.get()]
+        while len(waiting) < MOST_IN_GROUP and not self._waiting.empty():
+            waiting.append(self._waiting.get_nowait())
+            if self._waiting.empty():
+                await asyncio.sleep(0)
+        return waiting
 
     async def _commit_group(self, group: list[Write]) -> None:
         """Run a group of writes in one transaction and tell each how it went, after the commit."""
@@ -5535,11 +5539,18 @@ MOST_HEADERS = 16 * 1024  # bytes
 MOST_UNEXPECTED_BODY = 64 * 1024  # bytes that are read for a handler that does not read its body itself
 
 
+@functools.lru_cache(1000)
+def wire_name(name: str) -> bytes:
+    """A header's name as ASGI servers want it."""
+    return name.lower().encode()
+
+
 class ASGIConnection(tornado.httputil.HTTPConnection):
     """One request of an ASGI server (ASGI 3.0), on the seams that Tornado documents for connections of other kinds."""
 
     def __init__(self, scope: dict, receive: Callable, send: Callable):
         self.scope, self.receive, self.send = scope, receive, send
+        self._loop = asyncio.get_running_loop()  # which is a system call each time
         self.is_socket = scope["type"] == "websocket"
         # HTTPServerRequest reads both from its connection's context.
         self.context = self
@@ -5568,14 +5579,21 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
     async def _ask(self, delegate: tornado.httputil.HTTPMessageDelegate) -> None:
         """Give the request to its handler; refuse what is no request."""
         try:
-            ready = delegate.headers_received(*self._head())
+            start_line, headers = self._head()
+            ready = delegate.headers_received(start_line, headers)
             if ready is not None:
                 await ready
             if self.is_socket:
                 await self.receive()  # that it connects
                 delegate.finish()
-            else:
+            elif (
+                "Content-Length" in headers
+                or "Transfer-Encoding" in headers
+                or self.scope.get("http_version", "1.1") >= "2"
+            ):
                 await self._read_body(delegate)
+            else:
+                delegate.finish()
         except tornado.httputil.HTTPInputError as error:
             self._refuse(431 if "long" in str(error) else 400)
         except TimeoutError:
@@ -5632,11 +5650,11 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
                     sent.set_result(None)
             if self._is_finished:
                 return
-            self._more = asyncio.get_running_loop().create_future()
+            self._more = self._loop.create_future()
             await self._more
 
     def _queue(self, kind: str, **message: Any) -> asyncio.Future:
-        sent = asyncio.get_running_loop().create_future()
+        sent = self._loop.create_future()
         if self._is_gone:
             sent.set_exception(tornado.iostream.StreamClosedError())
             sent.exception()  # who does not wait for it need not hear of it
@@ -5657,7 +5675,7 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
 
     def write_headers(self, start_line: Any, headers: Any, chunk: bytes | None = None) -> asyncio.Future:
         """Begin the answer. The future is done when all of it has been taken."""
-        pairs = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.get_all()]
+        pairs = [(wire_name(name), value.encode("latin-1")) for name, value in headers.get_all()]
         sent = self._queue("start", status=start_line.code, headers=pairs)
         return self.write(chunk) if chunk else sent
 
@@ -7061,10 +7079,10 @@ class PageHandler(APIHandler):
     @property
     def content_security_policy(self) -> str:
         """What lets the page's own script and style run, and nothing else."""
-        return self.settings["page"].policy
+        return self.settings["page"]().policy
 
     async def get(self) -> None:
-        page = self.settings["page"]
+        page = self.settings["page"]()
         self.set_header("Cache-Control", "private, no-cache")
         if not self.not_modified(page.etag):
             self.set_header("Content-Type", "text/html; charset=utf-8")
@@ -7078,7 +7096,7 @@ class PageAssetHandler(APIHandler):
     query_parameters = None
 
     async def get(self, name: str) -> None:
-        asset = self.settings["page"].assets.get(name)
+        asset = self.settings["page"]().assets.get(name)
         if asset is None:
             raise NotFound(STATUS_DETAILS[404])
         is_known = self.not_modified(f'"{name}"')
@@ -13607,8 +13625,59 @@ def routes(config: Config, has_accounts: bool, settings: dict[str, Any]) -> list
     return [tornado.web.url(prefix + pattern, *route_target(settings, *rest)) for pattern, *rest in table]
 
 
+class Request(tornado.httputil.HTTPServerRequest):
+    """A request whose query is taken apart only when it is asked for: our handlers have stricter rules for theirs."""
+
+    def __init__(self, start_line: tornado.httputil.RequestStartLine, **options: Any):
+        path, _, query = start_line.path.partition("?")
+        super().__init__(start_line=start_line._replace(path=path), **options)
+        self.uri, self.query = start_line.path, query
+        del self.arguments, self.query_arguments
+
+    @functools.cached_property
+    def query_arguments(self) -> dict[str, list[bytes]]:
+        """What the query says, by name."""
+        return tornado.escape.parse_qs_bytes(self.query, keep_blank_values=True)
+
+    @functools.cached_property
+    def arguments(self) -> dict[str, list[bytes]]:
+        """The same: our handlers read no forms."""
+        return dict(self.query_arguments)
+
+
+class Exchange(tornado.httputil.HTTPMessageDelegate):
+    """One request, until it is known who answers it, as Tornado's routers have one for theirs."""
+
+    def __init__(self, app: tornado.web.Application, server_connection: Any, connection: Any):
+        self._app, self._server_connection, self._connection = app, server_connection, connection
+        self._handler: tornado.httputil.HTTPMessageDelegate | None = None
+
+    def headers_received(self, start_line: Any, headers: tornado.httputil.HTTPHeaders) -> Awaitable[None] | None:
+        """Find who answers, and pass it on."""
+        connections = {"connection": self._connection, "server_connection": self._server_connection}
+        self._handler = self._app.find_handler(Request(start_line, headers=headers, **connections))
+        return self._handler.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """Pass a piece of the body on."""
+        return self._handler.data_received(chunk)
+
+    def finish(self) -> None:
+        """Pass on that the request has been read."""
+        self._handler.finish()
+
+    def on_connection_close(self) -> None:
+        """Pass on that the client has left."""
+        if self._handler:
+            self._handler.on_connection_close()
+
+
 class TodoApplication(tornado.web.Application):
     """Tornado's Application, in which one of our own handlers says that there is nothing at an address."""
+
+    def start_request(self, server_conn: Any, request_conn: Any) -> tornado.httputil.HTTPMessageDelegate:
+        """What takes a request in."""
+        return Exchange(self, server_conn, request_conn)
 
     def find_handler(self, request: Any, **options: Any) -> tornado.httputil.HTTPMessageDelegate:
         """What answers a request."""
@@ -13643,7 +13712,7 @@ def app_settings(config: Config, get_user: GetUser | None, checks: Mapping[str, 
         "cookies": cookies,
         "accounts": Accounts(services.accounts, throttle, hasher, config.signup),
         "hosts": Hosts(config, any_name=get_user is not None),
-        "page": build_page(config),
+        "page": functools.cache(functools.partial(build_page, config)),  # when it is first asked for
     }
 
 
@@ -14057,7 +14126,10 @@ def argument_parser() -> argparse.ArgumentParser:
 def read_environment(options: Mapping[str, Any]) -> dict[str, str]:
     """Settings from options, the environment and .env, the first of them that gives a value."""
     try:
-        file = dotenv.dotenv_values(".env", interpolate=False)
+        # Imported where there is something to read: it takes as long as a tenth of the start.
+        file = (
+            importlib.import_module("dotenv").dotenv_values(".env", interpolate=False) if os.path.exists(".env") else {}
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise Misconfigured(f".env cannot be read: {error}") from error
     sources = (file, os.environ, options)

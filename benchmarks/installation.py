@@ -22,10 +22,14 @@ SHOWN_DRIVERS = ("aiosqlite", "sqlalchemy", "asyncpg", "msgspec", "pydantic")
 
 @dataclasses.dataclass(frozen=True)
 class Processors:
-    """Which processor the servers run on, and which the load comes from; the same one if there is no other."""
+    """Which processor the servers run on, and which the load comes from; the same one if there is no other.
+
+    Besides, those that nobody uses, for a server with several workers.
+    """
 
     server: int
     client: int
+    free: tuple[int, ...]
 
     @property
     def shared(self) -> bool:
@@ -35,7 +39,7 @@ class Processors:
 def choose_processors() -> Processors:
     """Two of the processors that this process may use, as far apart as they can be."""
     usable = sorted(os.sched_getaffinity(0))
-    return Processors(server=usable[0], client=usable[-1])
+    return Processors(server=usable[0], client=usable[-1], free=tuple(usable[1:-1]))
 
 
 def require_programs(*names: str) -> None:

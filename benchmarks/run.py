@@ -114,18 +114,26 @@ class Benchmark:
     @contextlib.contextmanager
     def started(self, server: Server, place: Place, count: int) -> Iterator[Running]:
         """A server that answers, with that many to-dos. Raises NotRun."""
-        with running(server, place, self.processors.server) as process:
+        with running(server, place, self.processors_for(server)) as process:
             process.wait(START_SECONDS)
             if server.ours:
                 todos.fill_ours(process, count)
             yield process
+
+    def processors_for(self, server: Server) -> set[int]:
+        """A processor for each of a server's workers. Raises NotRun."""
+        free = self.processors.free[: server.workers - 1]
+        if len(free) < server.workers - 1:
+            needed = server.workers + 1
+            raise NotRun(f"it takes {needed} processors, one of them for wrk; this machine has {os.cpu_count()}")
+        return {self.processors.server, *free}
 
     def load(self, works: Sequence[Work]) -> None:
         """Load all servers that the works are for, in the same rounds."""
         contests = []
         with contextlib.ExitStack() as stack:
             for server, work in itertools.product(self.servers, works):
-                if not work.servers(server):
+                if not work.servers(server) or server.only not in ("", work.name):
                     continue
                 row = self.results.setdefault(work.name, {}).setdefault(server.name, Row())
                 try:
@@ -142,7 +150,8 @@ class Benchmark:
         short, long = (20, 60) if self.options.quick else (50, 250)
         try:
             place = self.new_place(server, 20)
-            with running(server, place, self.processors.server, instructions.wrapper(place.folder)) as process:
+            wrapper = instructions.wrapper(place.folder)
+            with running(server, place, self.processors_for(server), wrapper) as process:
                 process.wait(instructions.START_SECONDS)
                 if server.ours:
                     todos.fill_ours(process, 20)
@@ -155,7 +164,7 @@ class Benchmark:
     def measure_starts(self) -> None:
         """Start every server several times, round by round, on a database that is there already."""
         places = {}
-        for server in self.servers:
+        for server in [server for server in self.servers if server.only in ("", "start")]:
             try:
                 place = self.new_place(server, 20)
                 with self.started(server, place, 20):
@@ -167,7 +176,7 @@ class Benchmark:
 
     def _start_once(self, server: Server, place: Place) -> None:
         began = time.perf_counter()
-        with running(server, place, self.processors.server) as process:
+        with running(server, place, self.processors_for(server)) as process:
             try:
                 process.wait(START_SECONDS)
             except NotRun as error:

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from installation import FOLDER, NODE_FOLDER, PYTHON, ROOT
@@ -18,7 +18,7 @@ UVICORN = (
     " --loop uvloop --http httptools --no-access-log --log-level warning "
 )
 GUNICORN = "{python} -m gunicorn --pythonpath {peers} --bind 127.0.0.1:{port} --log-level warning "
-OURS = "{python} {ours}"
+OURS = "{python} -m tornado_todo"  # like the installed command, which Python compiles only once
 LIST = "/api/todos?limit=20"
 HELLO = "/"
 TICKS_IN_SECOND = os.sysconf("SC_CLK_TCK")
@@ -26,7 +26,7 @@ TICKS_IN_SECOND = os.sysconf("SC_CLK_TCK")
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """How to start one server. `store` is what it keeps to-dos in; a hello world keeps none."""
+    """How to start one server. `store` is what it keeps to-dos in; a hello world keeps none. `only` names its one work."""
 
     name: str
     title: str
@@ -35,6 +35,8 @@ class Server:
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ours: bool = False
     makes_etags: bool = False
+    workers: int = 1
+    only: str = ""
 
     @property
     def plain_title(self) -> str:
@@ -58,6 +60,14 @@ SERVERS = (
     Server(
         *("ours-uvicorn", "**tornado_todo**, uvicorn in front", OURS, "sqlite"),
         *(OUR_SETTINGS | ON_SQLITE | BY_UVICORN, True, True),
+    ),
+    Server(
+        *("ours-workers", "**tornado_todo**, two workers", OURS, "sqlite"),
+        *(OUR_SETTINGS | ON_SQLITE | {"WORKERS": "2"}, True, True, 2, "list"),
+    ),
+    Server(
+        *("ours-file", "**tornado_todo**, as `python tornado_todo.py`", "{python} {ours}", "sqlite"),
+        *(OUR_SETTINGS | ON_SQLITE, True, True, 1, "start"),
     ),
     Server("fastapi-aiosqlite", "FastAPI + aiosqlite", UVICORN + "fastapi_aiosqlite:app"),
     Server("fastapi-sqlalchemy", "FastAPI + SQLAlchemy", UVICORN + "fastapi_sqlalchemy:app"),
@@ -106,7 +116,7 @@ def process_fields(process: int) -> list[str]:
 class Running:
     """A server in a session of its own, by which all its processes are told from everybody else's."""
 
-    def __init__(self, server: Server, place: Place, processor: int, wrapper: Sequence[str] = ()):
+    def __init__(self, server: Server, place: Place, processors: Collection[int], wrapper: Sequence[str] = ()):
         self.server = server
         self.port = free_port()
         values = {"python": PYTHON, "peers": FOLDER / "peers", "ours": ROOT / "tornado_todo.py"}
@@ -115,7 +125,7 @@ class Running:
         # Not this environment: a setting of the person who runs this must not reach a server.
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         environment.update(BENCHMARK_DATABASE=place.database, NODE_PATH=str(NODE_FOLDER / "node_modules"))
-        environment.update(NODE_ENV="production", PYTHONHASHSEED="0")
+        environment.update(NODE_ENV="production", PYTHONHASHSEED="0", PYTHONPATH=str(ROOT))
         environment.update({name: value.format(**values) for name, value in server.settings.items()})
         self._log = place.folder / f"{server.name}.log"
         with open(self._log, "wb") as log:
@@ -127,7 +137,7 @@ class Running:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=lambda: os.sched_setaffinity(0, {processor}),
+                preexec_fn=lambda: os.sched_setaffinity(0, processors),
             )
 
     @property
