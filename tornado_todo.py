@@ -1208,14 +1208,15 @@ async def end_tasks(tasks: Collection[asyncio.Task]) -> None:
 
 
 class Transaction:
-    """What the transactions of both databases have in common: statements of which a group needs only the last.
+    """What the transactions of both databases have in common: what can be written for a whole group at its end.
 
-    Each of 32 writes that are committed together raises the same revisions of the same list and user.
-    Only the last of them has to be written, before the commit.
+    Each of 32 writes that are committed together raises the same revisions of the same list and user, of
+    which only the last has to be written; and the rows of a log are written by one statement.
     """
 
     def __init__(self) -> None:
         self.awaited: dict[tuple[str, str], Any] = {}
+        self._rows: dict[str, list[Sequence[Any]]] = {}
         self.written = 0  # statements that changed something
 
     def later(self, sql: str, key: str, value: Any) -> None:
@@ -1223,11 +1224,23 @@ class Transaction:
         self.awaited.pop((sql, key), None)  # values only rise, and what was set last is written last
         self.awaited[sql, key] = value
 
+    def rows_later(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement for these rows before the commit."""
+        self._rows.setdefault(sql, []).extend(rows)
+
     async def settle(self) -> None:
         """Run the statements that are awaited, for those that read what they write."""
-        awaited, self.awaited = self.awaited, {}
+        awaited, rows = self.awaited, self._rows
+        self.forget_awaited()
+        for sql, its_rows in rows.items():
+            for first in range(0, len(its_rows), 1000):  # so that other requests get their turn
+                await self.execute_many(sql, its_rows[first : first + 1000])
         for (sql, key), value in awaited.items():
             await self.fetch(sql, key, value)
+
+    def forget_awaited(self) -> None:
+        """Run none of the statements that are awaited."""
+        self.awaited, self._rows = {}, {}
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
         """Run one statement and give its rows; a great many rows may need more seconds than usual."""
@@ -1266,6 +1279,17 @@ class Write:
         """Refuse the write if it still waits for its turn."""
         if not self.started and not self.future.done():
             self.future.set_exception(Unavailable(f"The database is busy. {NOTHING_CHANGED}"))
+
+
+def groups_of(writes: Iterable[Write]) -> Iterator[list[Write]]:
+    """Writes in groups to be committed together, in their order: short ones that follow each other, long ones alone."""
+    group: list[Write] = []
+    for write in writes:
+        if group and not (write.is_short and group[-1].is_short):
+            yield group
+            group = []
+        group.append(write)
+    yield group
 
 
 class Database:
@@ -1330,9 +1354,8 @@ class Database:
         while True:
             waiting = await self._all_waiting()
             try:
-                for is_short, writes in itertools.groupby(waiting, key=lambda write: write.is_short):
-                    for group in [list(writes)] if is_short else ([write] for write in writes):
-                        await self._commit_group([write for write in group if not write.future.done()])
+                for group in groups_of(waiting):
+                    await self._commit_group([write for write in group if not write.future.done()])
             finally:
                 for _ in waiting:
                     self._waiting.task_done()
@@ -1397,12 +1420,12 @@ class Database:
             return None, error
 
     async def _run_in_savepoint(self, session: Any, operation: Callable) -> tuple[Any, BaseException | None]:
-        awaited = dict(session.awaited)
         await session.run("SAVEPOINT one_write")
         try:
             answer = await operation(session)
+            await session.settle()
         except Exception as error:
-            session.awaited = awaited
+            session.forget_awaited()
             if not session.in_transaction:
                 raise  # the database itself has undone the whole group, as SQLite does when the disk is full
             await session.run("ROLLBACK TO SAVEPOINT one_write")
@@ -1550,6 +1573,8 @@ class SQLiteDatabase(Database):
         self._remembered: dict[tuple, list[tuple]] = {}
         self._remembered_size = 0
         self._remembered_version: int | None = None
+        self._version_now: int | None = None
+        self._ask_after = 0.0
 
     async def _connect(self) -> None:
         if sqlite3.sqlite_version_info < (3, 35):
@@ -1616,6 +1641,7 @@ class SQLiteDatabase(Database):
         if self._monitor:
             self._monitor.close()
         self._readers, self._writer, self._writer_thread, self._monitor = [], None, None, None
+        self._ask_again()
         self._remember_nothing(None)
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
@@ -1639,11 +1665,21 @@ class SQLiteDatabase(Database):
         return await session.fetch(sql, *arguments)
 
     def _version(self) -> int | None:
-        """A number that changes with every commit to the file, of any process; None if it cannot be told."""
-        try:
-            return self._monitor.execute("PRAGMA data_version").fetchone()[0] if self._monitor else None
-        except sqlite3.Error:
-            return None
+        """A number that changes with every commit to the file, of any process; None if it cannot be told.
+
+        Asked once in a turn of the loop: who has been told of a commit since asks in a later one.
+        """
+        if time.monotonic() > self._ask_after:
+            try:
+                self._version_now = self._monitor.execute("PRAGMA data_version").fetchone()[0]
+            except (AttributeError, sqlite3.Error):  # closed, or being deleted
+                self._version_now = None
+            self._ask_after = time.monotonic() + 0.01  # should the loop end before its next turn
+            asyncio.get_running_loop().call_soon(self._ask_again)
+        return self._version_now
+
+    def _ask_again(self) -> None:
+        self._ask_after = 0.0
 
     def _remember_nothing(self, version: int | None) -> None:
         self._remembered, self._remembered_size, self._remembered_version = {}, 0, version
@@ -2699,6 +2735,12 @@ class TodoBatch(TodoQueries):
         """Wait for our turn and read the revision."""
         self._revision = await take_turn(self.source)
 
+    async def fetch(self, sql: str, *arguments: Any, **options: Any) -> list[tuple]:
+        """Run a statement in which `$1` is the caller; one on changes finds those of its group."""
+        if "changes" in sql:
+            await self.source.settle()
+        return await super().fetch(sql, *arguments, **options)
+
     async def revision(self, list_id: str | None = None) -> int:
         """The revision of the newest change to a list, or to any list, those of this group included."""
         await self.source.settle()
@@ -2883,7 +2925,7 @@ class TodoBatch(TodoQueries):
         await self._write_todos()
         if self._purged_todos:
             await self._delete_purged()
-        await many(SAVE_CHANGE, list(map(self._row, self.changes)))
+        self.source.rows_later(SAVE_CHANGE, list(map(self._row, self.changes)))
         for list_id, revision in touched.items():
             self.source.later(SET_LIST_REVISION, list_id, revision)
             self.source.later(SET_READERS_REVISION, list_id, self._revision)
@@ -2907,6 +2949,7 @@ class TodoBatch(TodoQueries):
             await self._write_rows(sql, its_rows)
 
     async def _delete_purged(self) -> None:
+        await self.source.settle()
         for what in (
             "idempotency_keys WHERE todo_id = $1 AND EXISTS (SELECT 1 FROM todos WHERE id = $1 AND owner_id = $2)",
             "changes WHERE todo_id = $1 AND EXISTS (SELECT 1 FROM todos WHERE id = $1 AND owner_id = $2)",
@@ -5411,6 +5454,7 @@ class SessionCookies:
     def __init__(self, config: Config):
         self._config = config
         self._keys: dict[int, str] = {}
+        self._read = functools.lru_cache(200)(self._check_signature)
 
     @staticmethod
     def name(request: tornado.httputil.HTTPServerRequest) -> str:
@@ -5421,14 +5465,17 @@ class SessionCookies:
 
     def read(self, request: tornado.httputil.HTTPServerRequest) -> str | None:
         """The secret in a request's cookie, empty if the signature is not ours; None if there is no cookie."""
-        if "Cookie" not in request.headers:
+        if "Cookie" not in request.headers or self.is_from_any_site(request):
             return None
-        name = self.name(request)
-        morsel = request.cookies.get(name)
-        if morsel is None or not morsel.value or self.is_from_any_site(request):
+        return self._read(request.headers["Cookie"], self.name(request), int(time.time()) // 60)
+
+    def _check_signature(self, cookies: str, name: str, minute: int) -> str | None:
+        """What `read` gives, which within a minute is the same for the same cookies."""
+        value = tornado.httputil.parse_cookie(cookies).get(name)
+        if not value:
             return None
-        value = tornado.web.decode_signed_value(self.keys(), name, morsel.value, SESSION_LIFETIME / DAY, min_version=2)
-        return value.decode(errors="replace") if value else ""
+        secret = tornado.web.decode_signed_value(self.keys(), name, value, SESSION_LIFETIME / DAY, min_version=2)
+        return secret.decode(errors="replace") if secret else ""
 
     def is_from_any_site(self, request: tornado.httputil.HTTPServerRequest) -> bool:
         """Whether a page asks that only the `*` in CORS_ORIGINS lets in: cookies are not for it."""

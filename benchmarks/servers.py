@@ -26,7 +26,10 @@ TICKS_IN_SECOND = os.sysconf("SC_CLK_TCK")
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """How to start one server. `store` is what it keeps to-dos in; a hello world keeps none. `only` names its one work."""
+    """How to start one server. `store` is what it keeps to-dos in; a hello world keeps none.
+
+    `only` names the one work that it is measured at.
+    """
 
     name: str
     title: str
