@@ -529,16 +529,30 @@ def record_store(request, clock):
     return tornado_todo.DictRecordStore(clock=clock)
 
 
-@pytest.fixture
-async def service(tmp_path):
-    """A to-do service on a file of its own, and a user."""
-    store = tornado_todo.TodoStore(tornado_todo.SQLiteDatabase(str(tmp_path / "service.db")))
+@contextlib.asynccontextmanager
+async def service_on(database: tornado_todo.Database):
+    """A to-do service, and a user."""
+    store = tornado_todo.TodoStore(database)
     await store.open()
     feed = tornado_todo.ChangeFeed(store, tornado_todo.EventHub(), None)
     await feed.open()
     yield tornado_todo.TodoService(store, feed), await store.user("ada")
     await feed.close()
     await store.close()
+
+
+@pytest.fixture
+async def service(tmp_path):
+    """A to-do service on a file of its own, and a user."""
+    async with service_on(tornado_todo.SQLiteDatabase(str(tmp_path / "service.db"))) as both:
+        yield both
+
+
+@pytest.fixture
+async def service_anywhere(todo_engine):
+    """A to-do service on each engine, and a user."""
+    async with service_on(tornado_todo.open_database(todo_engine["DATABASE_URL"])) as both:
+        yield both
 
 
 # ==== configuration =============================================================================
@@ -2775,7 +2789,8 @@ async def test_a_reader_cannot_write_and_sees_only_what_is_committed(service):
     assert await database.fetch("SELECT count(*) FROM counters WHERE name = 'x'") == [(1,)]
 
 
-async def test_one_write_of_a_group_that_fails_fails_alone(service):
+@pytest.mark.parametrize("is_short", [True, False], ids=["short", "long"])
+async def test_one_write_of_a_group_that_fails_fails_alone(service, is_short):
     database = service[0].store.database
 
     async def insert(write, number):
@@ -2787,7 +2802,10 @@ async def test_one_write_of_a_group_that_fails_fails_alone(service):
         return number
 
     outcomes = await asyncio.gather(
-        *(database.transaction(lambda write, number=number: insert(write, number)) for number in range(60)),
+        *(
+            database.transaction(lambda write, number=number: insert(write, number), is_short=is_short)
+            for number in range(60)
+        ),
         return_exceptions=True,
     )
     kinds = [ValueError, tornado_todo.Conflict, int]
@@ -2796,13 +2814,45 @@ async def test_one_write_of_a_group_that_fails_fails_alone(service):
     assert [row[0] for row in rows] == [number for number in range(60) if number % 3 == 2]
 
 
-async def test_what_is_published_was_committed_and_comes_in_the_order_of_commits(service):
+async def test_what_a_group_puts_off_is_written_as_if_each_write_had_been_alone(service_anywhere):
+    service, user = service_anywhere
+    todos = [(await service.create(user, {"title": f"{n}"})).result for n in range(10)]
+
+    async def fail_late(batch):
+        batch.save_todo(None, tornado_todo.msgspec.structs.replace(todos[0], title="again"))  # its id is in use
+        await batch.finish()
+
+    async def fail_early(batch):
+        raise tornado_todo.Conflict("never")
+
+    for failing in (fail_early, fail_late):
+        before = await service.store.newest_revision()
+        outcomes = await asyncio.gather(
+            *(service.patch(user, todo.id, {"title": f"{failing.__name__} {todo.id}"}, None) for todo in todos[:5]),
+            service.store.write(user, failing, lambda written: None, is_short=True),
+            *(service.patch(user, todo.id, {"notes": failing.__name__}, None) for todo in todos[5:]),
+            return_exceptions=True,
+        )
+        assert [type(outcome).__name__ for outcome in outcomes] == ["Written"] * 5 + ["Conflict"] + ["Written"] * 5
+        queries = service.queries(user)
+        changes = await queries.changes(before, None, 1000)
+        assert [change.revision for change in changes] == list(range(before + 1, before + 11))
+        assert await service.store.newest_revision() == before + 10
+        assert await queries.revision() == await queries.revision(todos[0].list) == before + 10
+
+
+@pytest.mark.parametrize("is_short", [True, False], ids=["short", "long"])
+async def test_what_is_published_was_committed_and_comes_in_the_order_of_commits(service, is_short):
     database, seen = service[0].store.database, []
-    at = [
-        database.transaction(lambda write, n=n: write.fetch("SELECT $1", n), lambda rows: seen.append(rows[0][0]))
-        for n in range(30)
-    ]
-    await asyncio.gather(*at)
+
+    def see(rows):
+        seen.append(rows[0][0])
+
+    async def read(write, number):
+        return await write.fetch("SELECT $1", number)
+
+    reads = (functools.partial(read, number=number) for number in range(30))
+    await asyncio.gather(*(database.transaction(each, see, is_short) for each in reads))
     assert seen == list(range(30))
 
 
@@ -6071,6 +6121,16 @@ def test_the_lists_of_others_look_different_when_a_member_deletes_their_account(
         assert ann.send("DELETE", "/api/user", {"password": PASSWORD}).status == 204
         now = bob.get("/api/lists", If_None_Match=before.headers["ETag"])
         assert now.status == 200 and lists_by_id(bob)[list_id]["shared"] is False
+
+
+def test_an_account_that_goes_takes_a_revision_that_no_change_gets_again():
+    with served() as server:
+        ann, bob = server.person("ann"), server.person("bob")
+        list_id = add_list(bob)["id"]
+        share(bob, list_id, "ann")
+        assert ann.send("DELETE", "/api/user", {"password": PASSWORD}).status == 204
+        after_it = lists_by_id(bob)[list_id]["revision"]
+        assert add(bob, list=list_id)["revision"] > after_it
 
 
 async def test_members_are_told_when_an_account_goes_with_a_list_they_see():

@@ -3332,7 +3332,7 @@ class AccountStore:
                 user.id,
             )
             await transaction.fetch("DELETE FROM users WHERE id = $1", user.id)
-            await transaction.fetch("UPDATE counters SET value = $1 WHERE name = 'revision'", revision)
+            transaction.later(SET_COUNTER, "revision", revision)
 
         await self._take_away(operation)
 
@@ -5586,6 +5586,11 @@ MOST_HEADERS = 16 * 1024  # bytes
 MOST_UNEXPECTED_BODY = 64 * 1024  # bytes that are read for a handler that does not read its body itself
 
 
+def may_have_body(method: str, headers: tornado.httputil.HTTPHeaders) -> bool:
+    """Whether a body can come with a request; with a GET only if its headers say so."""
+    return method not in ("GET", "HEAD") or "Content-Length" in headers or "Transfer-Encoding" in headers
+
+
 @functools.lru_cache(1000)
 def wire_name(name: str) -> bytes:
     """A header's name as ASGI servers want it."""
@@ -5633,11 +5638,7 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
             if self.is_socket:
                 await self.receive()  # that it connects
                 delegate.finish()
-            elif (
-                "Content-Length" in headers
-                or "Transfer-Encoding" in headers
-                or self.scope.get("http_version", "1.1") >= "2"
-            ):
+            elif may_have_body(start_line.method, headers):
                 await self._read_body(delegate)
             else:
                 delegate.finish()
@@ -6097,7 +6098,7 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
 
     def headers_received(self, start_line: Any, headers: tornado.httputil.HTTPHeaders) -> Awaitable[None] | None:
         """Admit a request that has a body, before the body is read."""
-        if "Content-Length" in headers or "Transfer-Encoding" in headers:
+        if may_have_body(self.request.method, headers):
             return self._prepare(headers.get("Content-Length", "0"))
         return None
 
