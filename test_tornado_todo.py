@@ -624,7 +624,14 @@ def test_an_empty_setting_counts_as_not_set(name):
         *[("CORS_ORIGINS", text) for text in ("example.com", "https://a.example/path", "https://", "null x")],
         *[
             ("PUBLIC_URL", text)
-            for text in ("ftp://a.example", "http://", "a.example", "http://a:99999", "http://[::1")
+            for text in (
+                "ftp://a.example",
+                "http://",
+                "a.example",
+                "http://a:99999",
+                "http://[::1",
+                "http://tödo.example",
+            )
         ],
         *[("PREFIX", text) for text in ("/a b", "/a?b", "/a//b", "/ä", "/(.*)")],
         ("STATIC_PATH", "/no/such/folder"),
@@ -2839,6 +2846,28 @@ async def test_what_a_group_puts_off_is_written_as_if_each_write_had_been_alone(
         assert [change.revision for change in changes] == list(range(before + 1, before + 11))
         assert await service.store.newest_revision() == before + 10
         assert await queries.revision() == await queries.revision(todos[0].list) == before + 10
+
+
+async def test_a_write_that_turns_out_to_be_long_leaves_the_loop_to_others(service):
+    service, user = service
+    inbox, at = await service.queries(user).inbox(), tornado_todo.timestamp(tornado_todo.now_milliseconds())
+    blank = tornado_todo.Todo(id="", list=inbox, title="x", order=0, created_at=at, updated_at=at)
+    ids = [str(uuid.UUID(int=n)) for n in range(1, 3_001)]
+    todos = [tornado_todo.msgspec.structs.replace(blank, id=id_, order=1 + n * 1e-9) for n, id_ in enumerate(ids)]
+    rows = [tornado_todo.row_from_todo(todo, user.id) for todo in todos]
+    await service.store.database.transaction(lambda write: write.execute_many(tornado_todo.INSERT_TODO, rows))
+    threads = set()
+    move = service._make_room
+
+    async def watched(batch, todo):
+        threads.add(threading.current_thread().name)
+        await move(batch, todo)
+
+    service._make_room = watched
+    written = await service.patch(user, ids[0], {"order": 1 + 1500.5e-9}, None)
+    assert len(threads) == 2 and len(written.changes) > 200
+    order = [todo.id for todo in await service.queries(user).todos(tornado_todo.TodoFilter())]
+    assert order == [*ids[1:1501], ids[0], *ids[1501:]]
 
 
 @pytest.mark.parametrize("is_short", [True, False], ids=["short", "long"])
@@ -6146,6 +6175,17 @@ async def test_members_are_told_when_an_account_goes_with_a_list_they_see():
             assert [entry["todo"] for entry in await heard_until(line, own["id"])] == [own["id"]]
         assert bob.get("/api/lists", If_None_Match=before).status == 200
         assert list(lists_by_id(bob)) == [own["list"]]
+
+
+def test_the_head_of_an_export_says_nothing_of_its_length():
+    with served() as server:
+        head = server.person("ann").request("HEAD", "/api/export")
+        assert (head.status, head.body, "Content-Length" in head.headers) == (200, b"", False)
+
+
+def test_an_origin_that_is_no_address_is_a_strangers():
+    with served() as server:
+        assert_problem(server.person("ann").post("/api/todos", {"title": "x"}, Origin="http://["), 403)
 
 
 def test_an_export_has_everything_of_ones_own_and_nothing_else(engines_of_all):

@@ -173,6 +173,8 @@ def parse_http_url(text: str) -> str:
 
 
 def parse_public_url(text: str) -> str:
+    if not text.isascii():
+        raise ValueError("must be ASCII: write a host with other letters as xn--…, and percent-encode the path")
     return parse_http_url(text).rstrip("/")
 
 
@@ -1207,6 +1209,10 @@ async def end_tasks(tasks: Collection[asyncio.Task]) -> None:
         await asyncio.wait(pending, timeout=0.2)
 
 
+class SpoiltGroup(Exception):
+    """What a group has done must be done anew: one of its writes has failed after changing something, or is long."""
+
+
 class Transaction:
     """What the transactions of both databases have in common: what can be written for a whole group at its end.
 
@@ -1218,6 +1224,12 @@ class Transaction:
         self.awaited: dict[tuple[str, str], Any] = {}
         self._rows: dict[str, list[Sequence[Any]]] = {}
         self.written = 0  # statements that changed something
+        self.is_in_loop = False  # where what takes long keeps everybody waiting
+
+    def take_long(self) -> None:
+        """Say that a write touches many rows after all. Raises SpoiltGroup, so that it is begun anew where it may."""
+        if self.is_in_loop:
+            raise SpoiltGroup
 
     def later(self, sql: str, key: str, value: Any) -> None:
         """Run a statement with `$1`, the key, and `$2` before the commit, unless another value comes for the key."""
@@ -1261,10 +1273,6 @@ class Transaction:
 
     async def _execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         raise NotImplementedError
-
-
-class SpoiltGroup(Exception):
-    """A write of a group has failed when it had already changed something."""
 
 
 class Write:
@@ -1371,6 +1379,8 @@ class Database:
 
     async def _commit_group(self, group: list[Write]) -> None:
         """Run a group of writes in one transaction and tell each how it went, after the commit."""
+        if not group:
+            return
         try:
             outcomes = await self._carry_out(group)
         except Exception as error:
@@ -1411,6 +1421,8 @@ class Database:
         before = session.written
         try:
             return await operation(session), None
+        except SpoiltGroup:
+            raise
         except Exception as error:
             # The database itself has undone the whole group, as SQLite does when the disk is full, or is away.
             if not session.in_transaction or isinstance(error, (TimeoutError, OSError)):
@@ -1502,6 +1514,7 @@ class SQLiteSession(Transaction):
     def __init__(self, connection: sqlite3.Connection, in_thread: Callable[..., Awaitable[Any]] | None):
         super().__init__()
         self._connection, self._in_thread = connection, in_thread
+        self.is_in_loop = in_thread is not None
 
     @property
     def in_transaction(self) -> bool:
@@ -2311,7 +2324,6 @@ async def take_turn(transaction: Any) -> int:
     if revision is None:
         taken = "UPDATE counters SET value = value WHERE name = 'revision' RETURNING value"
         revision = (await transaction.lock(taken))[0][0]
-        transaction.later(SET_COUNTER, "revision", revision)
     return revision
 
 
@@ -3516,15 +3528,14 @@ class SQLDocumentStore:
         async def upsert(transaction: Any) -> None:
             await take_turn(transaction)
             await self._check(transaction, owner_id, name, terms.if_match)
-            rows = await transaction.fetch(
+            there = "SELECT 1 FROM documents WHERE owner_id = $1 AND name = $2"
+            if terms.only_new and await transaction.fetch(there, owner_id, name):
+                raise document_exists()
+            await transaction.fetch(
                 "INSERT INTO documents (owner_id, name, body, size, etag, updated_at) VALUES ($1, $2, $3, $4, $5, $6)"
-                " ON CONFLICT (owner_id, name) DO"
-                + (" NOTHING" if terms.only_new else f" {self._REPLACE}")
-                + " RETURNING name",
+                f" ON CONFLICT (owner_id, name) DO {self._REPLACE}",
                 *(owner_id, name, body.decode(), len(body), etag, at or now_milliseconds()),
             )
-            if not rows:
-                raise document_exists()
 
         await self.database.transaction(upsert, is_short=True)
         return etag
@@ -4389,6 +4400,8 @@ class TodoService:
             if not neighbours or abs(neighbours[0].order - todo.order) >= least_gap(todo.order):
                 continue
             while True:
+                if many > 200:
+                    batch.source.take_long()
                 movable = neighbours[:many]
                 open_end = todo.order + sign * (len(movable) + 1)
                 if len(neighbours) > many:
@@ -6156,12 +6169,14 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
             if not self._is_answered:
                 self.answer()
         except tornado.iostream.StreamClosedError:
-            self.answer()  # to nobody: the client has gone
+            log_request(self)  # the client has gone
         except Exception as error:
             self._fail(error)
         except asyncio.CancelledError:
             self._fail(Unavailable("The server is being stopped."))
             raise
+        finally:
+            self.discount()
 
     @staticmethod
     def _path_text(part: bytes) -> str:
@@ -6171,14 +6186,26 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
             raise Malformed("The address is not percent-encoded UTF-8.") from None
 
     def _fail(self, error: BaseException) -> None:
-        """Answer with an error; what was sent already is broken off."""
+        """Answer with an error; what cannot be answered any more is broken off."""
         self.log_exception(type(error), error, error.__traceback__)
         if not self._has_begun:
             self._headers = AnswerHeaders(self.standing_headers())
             self._status = error.status_code if isinstance(error, tornado.web.HTTPError) else 500
-            self.write_error(self._status, exc_info=(type(error), error, error.__traceback__))
-        elif not self._is_answered:
-            self.answer()
+            try:
+                self.write_error(self._status, exc_info=(type(error), error, error.__traceback__))
+            except Exception:
+                LOG.exception("%s: an error could not be told", self.request_id)
+        if not self._is_answered:
+            self._break_off()
+
+    def _break_off(self) -> None:
+        """End the connection, so that nobody takes what has been sent for the whole."""
+        connection = self.request.connection
+        log_request(self)
+        if isinstance(connection, ASGIConnection):
+            connection.end()
+        else:
+            connection.close()
 
     # ---- what the methods of a resource call
 
@@ -6204,17 +6231,15 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
 
     async def send(self, chunk: bytes) -> None:
         """Send a piece of an answer that is made as it goes, and wait until it has been taken."""
-        if self.request.method == "HEAD":
-            return
-        if self._has_begun:
+        is_first, self._has_begun = not self._has_begun, True
+        chunk = b"" if self.request.method == "HEAD" else chunk
+        if is_first:
+            await self.request.connection.write_headers(self._start_line(), self._headers, chunk or None)
+        elif chunk:
             await self.request.connection.write(chunk)
-            return
-        self._has_begun = True
-        await self.request.connection.write_headers(self._start_line(), self._headers, chunk)
 
     def answer(self, body: bytes = b"") -> None:
         """Send the answer, or the end of what has been sent piece by piece."""
-        self._is_answered = True
         log_request(self)
         connection = self.request.connection
         if not self._has_begun:
@@ -6227,6 +6252,7 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
                 body = b""
             connection.write_headers(self._start_line(), self._headers, body or None)
         connection.finish()
+        self._is_answered = True
         self.discount()
 
     def _start_line(self) -> tornado.httputil.ResponseStartLine:
@@ -6264,7 +6290,7 @@ class APIHandler(Handler):
         site, origin = (self.request.headers.get(name) for name in ("Sec-Fetch-Site", "Origin"))
         if site in ("same-origin", "none") or (site is None and origin is None):  # our own page, or none at all
             return
-        if site is None and urllib.parse.urlsplit(origin).netloc.lower() == self.request.host.lower():
+        if site is None and origin.lower().partition("://")[2] == self.request.host.lower():
             return
         if not (origin and self.check_trusted_origin(origin)):
             raise tornado.web.HTTPError(403)
