@@ -174,7 +174,7 @@ def parse_http_url(text: str) -> str:
 
 def parse_public_url(text: str) -> str:
     if not text.isascii():
-        raise ValueError("must be ASCII: write a host with other letters as xn--…, and percent-encode the path")
+        raise Misconfigured("not ASCII: write a host with other letters as xn--…, and percent-encode the path")
     return parse_http_url(text).rstrip("/")
 
 
