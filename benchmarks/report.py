@@ -143,10 +143,11 @@ def panel(title: str, rows: Mapping[str, Row], left: int, top: int) -> list[str]
     for index, (name, row) in enumerate(sorted(rows.items(), key=lambda item: -item[1].rate)):
         y = top + TITLE_HEIGHT + index * BAR_HEIGHT
         width = max(1, round(space * row.rate / most))
-        label = escape(TITLES[name].strip("*"))
-        weight = ' font-weight="bold"' if name == "ours" else ""
+        label = escape(TITLES[name].replace("**", ""))
+        is_ours = name.startswith("ours")
+        weight = ' font-weight="bold"' if is_ours else ""
         parts.append(f'<text x="{left + LABEL_WIDTH - 8}" y="{y + 10}" text-anchor="end"{weight}>{label}</text>')
-        fill = OUR_BAR if name == "ours" else BAR
+        fill = OUR_BAR if is_ours else BAR
         parts.append(f'<rect x="{left + LABEL_WIDTH}" y="{y}" width="{width}" height="13" rx="2" fill="{fill}"/>')
         parts.append(f'<text x="{left + LABEL_WIDTH + width + 6}" y="{y + 10}"{weight}>{row.rate:,.0f}</text>')
     return parts
