@@ -1245,8 +1245,7 @@ class Transaction:
         awaited, rows = self.awaited, self._rows
         self.forget_awaited()
         for sql, its_rows in rows.items():
-            for first in range(0, len(its_rows), 1000):  # so that other requests get their turn
-                await self.execute_many(sql, its_rows[first : first + 1000])
+            await self.execute_many(sql, its_rows)
         for (sql, key), value in awaited.items():
             await self.fetch(sql, key, value)
 
@@ -1264,9 +1263,10 @@ class Transaction:
         return await self._fetch(sql, (), None)
 
     async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run one statement for every row of arguments."""
+        """Run one statement for every row of arguments, a thousand at a time, so that other requests get their turn."""
         self.written += 1
-        await self._execute_many(sql, rows)
+        for first in range(0, len(rows), 1000):
+            await self._execute_many(sql, rows[first : first + 1000])
 
     async def _fetch(self, sql: str, arguments: Sequence[Any], seconds: float | None) -> list[tuple]:
         raise NotImplementedError
@@ -1849,7 +1849,7 @@ class PostgresSession(Transaction):
     async def _execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         if len(rows) == 1:  # without the transaction that asyncpg begins around many
             await self._connection.fetch(sql, *rows[0])
-        elif rows:  # many are given more time
+        else:  # many are given more time
             await self._connection.executemany(sql, rows, timeout=QUERY_SECONDS + len(rows) / 2000)
 
     async def define(self, sql: str) -> None:
@@ -2206,17 +2206,16 @@ def row_from_todo(todo: Todo, owner_id: str) -> tuple:
 
 @functools.lru_cache(1000)
 def update_todo(fields: tuple[str, ...]) -> tuple[str, tuple[Callable[[Todo], Any], ...]]:
-    """The statement that writes some fields of a to-do, and what makes its arguments from `$4` on.
+    """The statement that writes some fields of a to-do, and what makes its arguments from `$3` on.
 
-    Before them come the to-do's id, the caller, and the owner of its list. What is not written is not
-    sought in its indexes either, of which to-dos have nine.
+    Before them come the to-do's id and the caller, after them, if it moves to another list, whose that is.
+    What is not written is not sought in its indexes either, of which to-dos have nine.
     """
     columns = {name: make for field in fields for name, make in COLUMNS_OF[field].items()}
-    settings = ", ".join(f"{name} = ${number}" for number, name in enumerate(columns, 4))
-    owner = "owner_id = CAST($3 AS TEXT)," if "list" in fields else ""
-    unused = "" if owner else " AND CAST($3 AS TEXT) IS NOT NULL"
+    names = [*columns, *(["owner_id"] if "list" in fields else [])]
+    settings = ", ".join(f"{name} = ${number}" for number, name in enumerate(names, 3))
     sql = (
-        f"UPDATE todos SET {owner} {settings} WHERE id = $1{unused} AND"
+        f"UPDATE todos SET {settings} WHERE id = $1 AND"
         " (owner_id = $2 OR list_id IN (SELECT list_id FROM members WHERE user_id = $2 AND role = 'editor'))"
     )
     return sql, tuple(columns.values())
@@ -2925,7 +2924,7 @@ class TodoBatch(TodoQueries):
         """Write everything collected, table by table."""
         if not self.changes:
             return
-        many, caller_id = self._write_rows, self.user.id
+        caller_id = self.user.id
         touched = {}
         for logged in self.changes:
             touched[logged.from_list] = touched[logged.change.list] = logged.change.revision
@@ -2933,7 +2932,9 @@ class TodoBatch(TodoQueries):
                 for (user_id,) in await self.source.fetch(MEMBERS_OF, logged.change.list):
                     await self.change_access(user_id)
         if self._lists:
-            await many(SAVE_LIST, [row_from_list(todo_list, caller_id) for todo_list in self._lists])
+            await self.source.execute_many(
+                SAVE_LIST, [row_from_list(todo_list, caller_id) for todo_list in self._lists]
+            )
         await self._write_todos()
         if self._purged_todos:
             await self._delete_purged()
@@ -2955,10 +2956,10 @@ class TodoBatch(TodoQueries):
                 continue
             changed = tuple(field for field in COLUMNS_OF if getattr(before, field) != getattr(after, field))
             sql, makers = update_todo(changed)
-            row = (after.id, self.user.id, owner_id, *[make(after) for make in makers])
-            rows.setdefault(sql, []).append(row)
+            row = (after.id, self.user.id, *[make(after) for make in makers])
+            rows.setdefault(sql, []).append((*row, owner_id) if "list" in changed else row)
         for sql, its_rows in rows.items():
-            await self._write_rows(sql, its_rows)
+            await self.source.execute_many(sql, its_rows)
 
     async def _delete_purged(self) -> None:
         await self.source.settle()
@@ -2967,12 +2968,8 @@ class TodoBatch(TodoQueries):
             "changes WHERE todo_id = $1 AND EXISTS (SELECT 1 FROM todos WHERE id = $1 AND owner_id = $2)",
             "todos WHERE id = $1 AND owner_id = $2",
         ):
-            await self._write_rows(f"DELETE FROM {what}", [(todo_id, self.user.id) for todo_id in self._purged_todos])
-
-    async def _write_rows(self, sql: str, rows: Sequence[tuple]) -> None:
-        """Run a statement for all rows, a thousand at a time, so that other requests get their turn."""
-        for first in range(0, len(rows), 1000):
-            await self.source.execute_many(sql, rows[first : first + 1000])
+            purged = [(todo_id, self.user.id) for todo_id in self._purged_todos]
+            await self.source.execute_many(f"DELETE FROM {what}", purged)
 
     def _row(self, logged: LoggedChange) -> tuple:
         change = logged.change
@@ -4234,17 +4231,16 @@ class TodoService:
     def __init__(self, store: TodoStore, feed: ChangeFeed):
         self.store, self.feed = store, feed
 
-    async def _write(self, user: User, operation: Callable, repeat: Repeat | None = None) -> Written:
-        return await self.store.write(user, operation, self.feed.committed, repeat)
-
-    async def _write_one(self, user: User, operation: Callable, repeat: Repeat | None = None) -> Written:
-        return await self.store.write(user, operation, self.feed.committed, repeat, is_short=True)
+    async def _write(
+        self, user: User, operation: Callable, repeat: Repeat | None = None, is_short: bool = False
+    ) -> Written:
+        return await self.store.write(user, operation, self.feed.committed, repeat, is_short)
 
     # ---- to-dos
 
     async def create(self, user: User, fields: Mapping[str, Any], repeat: Repeat | None = None) -> Written:
         """Make a to-do; the result is the Todo. Raises Invalid for a list that is not there."""
-        return await self._write_one(user, lambda batch: self._create(batch, uuid7(), fields), repeat)
+        return await self._write(user, lambda batch: self._create(batch, uuid7(), fields), repeat, is_short=True)
 
     async def _create(self, batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
         list_id, last = await self._place_at_end(batch, fields.get("list"))
@@ -4281,7 +4277,7 @@ class TodoService:
             untouched_since_made = after is before and before.created_at == before.updated_at
             return after, untouched_since_made
 
-        return await self._write_one(user, operation)
+        return await self._write(user, operation, is_short=True)
 
     async def patch(self, user: User, todo_id: str, fields: Mapping[str, Any], if_match: str | None) -> Written:
         """Set these fields of a to-do; the result is the Todo. Raises NotFound or PreconditionFailed."""
@@ -4291,7 +4287,7 @@ class TodoService:
             check_precondition(if_match, revision_etag(before.revision))
             return await self._change(batch, before, fields)
 
-        return await self._write_one(user, operation)
+        return await self._write(user, operation, is_short=True)
 
     async def patch_all(
         self, user: User, which: TodoFilter, fields: Mapping[str, Any], if_match: str | None
@@ -4324,7 +4320,7 @@ class TodoService:
             check_precondition(if_match, revision_etag(before.revision))
             self._delete(batch, before)
 
-        return await self._write_one(user, operation)
+        return await self._write(user, operation, is_short=True)
 
     async def delete_all(self, user: User, which: TodoFilter, if_match: str | None) -> Written:
         """Move all that a filter selects to the trash, or all it selects there out of existence."""
@@ -4344,7 +4340,7 @@ class TodoService:
             before = await batch.todo(todo_id, deleted=True, role=EDITOR)
             return batch.save_todo(before, changed_todo(before, {"deleted_at": None}, batch.at))
 
-        return await self._write_one(user, operation)
+        return await self._write(user, operation, is_short=True)
 
     @staticmethod
     def _delete(batch: TodoBatch, before: Todo) -> None:
@@ -5901,6 +5897,7 @@ class BaseHandler:
     content_security_policy = API_POLICY
     caller: Caller | None = None
     request_id = ""
+    body_is_too_long_to_read = False
 
     def initialize(self) -> None:
         """Begin: a stop waits until it has been answered."""
@@ -6034,7 +6031,7 @@ class BaseHandler:
                 self.set_header(name, value)
         else:
             problem.update(detail=STATUS_DETAILS.get(status_code, reason), request_id=self.request_id)
-        if getattr(self, "body_is_too_long_to_read", False):
+        if self.body_is_too_long_to_read:
             self.set_header("Connection", "close")
         if self.get_status() == 401:
             self.set_header("WWW-Authenticate", 'Bearer realm="tornado_todo"')
