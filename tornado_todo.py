@@ -1217,7 +1217,8 @@ class Transaction:
     """What the transactions of both databases have in common: what can be written for a whole group at its end.
 
     Each of 32 writes that are committed together raises the same revisions of the same list and user, of
-    which only the last has to be written; and the rows of a log are written by one statement.
+    which only the last has to be written; and the rows of a log are written by one statement. Long writes,
+    which are alone in their group, find nothing put off; a short one that needs it calls `settle` first.
     """
 
     def __init__(self) -> None:
@@ -1341,7 +1342,8 @@ class Database:
         """Run `await operation(transaction)` as one transaction and give its answer.
 
         `committed(answer)` is called right after the commit, in the order of commits, whether or
-        not the caller still waits. `is_short` says that the operation touches a few rows only.
+        not the caller still waits. `is_short` says that the operation touches a few rows only, and reads
+        nothing that others of its group may have put off (`Transaction.later`, `rows_later`).
         Raises what the operation raises, with nothing written, or Unavailable if the database is busy
         or away.
         """
@@ -1660,7 +1662,7 @@ class SQLiteDatabase(Database):
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
         """Read committed rows. Raises Unavailable if the database cannot be read."""
         if not self._reader_count:  # memory has one connection only, so reads take their turn with writes
-            return await self.transaction(functools.partial(self._fetch_settled, sql, *arguments))
+            return await self.transaction(lambda transaction: transaction.fetch(sql, *arguments))
         version = self._version()
         if version is None or version != self._remembered_version:
             self._remember_nothing(version)
@@ -1670,12 +1672,6 @@ class SQLiteDatabase(Database):
             if version is not None and version == self._remembered_version:
                 self._remember((sql, arguments), rows)
         return rows
-
-    @staticmethod
-    async def _fetch_settled(sql: str, *rest: Any) -> list[tuple]:
-        *arguments, session = rest
-        await session.settle()
-        return await session.fetch(sql, *arguments)
 
     def _version(self) -> int | None:
         """A number that changes with every commit to the file, of any process; None if it cannot be told.
@@ -2746,23 +2742,6 @@ class TodoBatch(TodoQueries):
         """Wait for our turn and read the revision."""
         self._revision = await take_turn(self.source)
 
-    async def fetch(self, sql: str, *arguments: Any, **options: Any) -> list[tuple]:
-        """Run a statement in which `$1` is the caller; one on changes finds those of its group."""
-        if "changes" in sql:
-            await self.source.settle()
-        return await super().fetch(sql, *arguments, **options)
-
-    async def revision(self, list_id: str | None = None) -> int:
-        """The revision of the newest change to a list, or to any list, those of this group included."""
-        await self.source.settle()
-        return await super().revision(list_id)
-
-    async def todo_list(self, list_id: str, deleted: bool = False, role: str = VIEWER) -> TodoList:
-        """One list, with a revision that this group may have given it. Raises NotFound or Forbidden."""
-        todo_list = await super().todo_list(list_id, deleted, role)
-        revision = self.source.awaited.get((SET_LIST_REVISION, list_id), todo_list.revision)
-        return msgspec.structs.replace(todo_list, revision=revision)
-
     def _record(self, action: str, before: Todo | TodoList | None, after: Todo | TodoList | None) -> Any:
         """Append a change and give `after` with its revision."""
         self._revision += 1
@@ -2962,7 +2941,7 @@ class TodoBatch(TodoQueries):
             await self.source.execute_many(sql, its_rows)
 
     async def _delete_purged(self) -> None:
-        await self.source.settle()
+        await self.source.settle()  # or the log rows of others of the group would come after
         for what in (
             "idempotency_keys WHERE todo_id = $1 AND EXISTS (SELECT 1 FROM todos WHERE id = $1 AND owner_id = $2)",
             "changes WHERE todo_id = $1 AND EXISTS (SELECT 1 FROM todos WHERE id = $1 AND owner_id = $2)",
