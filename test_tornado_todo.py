@@ -2848,6 +2848,18 @@ async def test_what_a_group_puts_off_is_written_as_if_each_write_had_been_alone(
         assert await queries.revision() == await queries.revision(todos[0].list) == before + 10
 
 
+async def test_who_reads_two_lists_has_the_revision_of_what_a_group_changed_last(service_anywhere):
+    service, user = service_anywhere
+    other = (await service.create_list(user, {"title": "other"})).result.id
+    lists = [await service.queries(user).inbox(), other]
+    todos = [(await service.create(user, {"title": "x", "list": lists[n % 2]})).result for n in range(3)]
+    await asyncio.gather(*(service.patch(user, todo.id, {"title": "y"}, None) for todo in todos))
+    newest = await service.store.newest_revision()
+    queries = service.queries(user)
+    assert await queries.revision() == newest == await queries.revision(lists[0])
+    assert await queries.revision(other) == newest - 1
+
+
 async def test_a_write_that_turns_out_to_be_long_leaves_the_loop_to_others(service):
     service, user = service
     inbox, at = await service.queries(user).inbox(), tornado_todo.timestamp(tornado_todo.now_milliseconds())
@@ -6963,6 +6975,42 @@ def test_a_connection_that_sends_nothing_or_stops_in_the_headers_is_closed_after
         assert b"200 OK" in received[2]
         for line in lines:
             line.close()
+
+
+def test_a_body_that_stops_is_given_up(monkeypatch):
+    monkeypatch.setattr(tornado_todo, "BODY_SECONDS", 0.3)
+    with serving() as client, connected(client.address[1]) as line:
+        started = time.monotonic()
+        line.sendall(
+            b"POST /api/todos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b'Content-Length: 100\r\n\r\n{"title": '
+        )
+        assert b" 20" not in read_to_end(line)[:20] and time.monotonic() - started < 5
+        assert client.get("/api/todos").json() == []
+
+
+def test_the_bodies_of_strangers_are_not_kept(tmp_path):
+    body = b" " * (tornado_todo.MAX_BODY - 1)
+    with process(tmp_path, **WITH_ACCOUNTS, **in_file(tmp_path)) as server, contextlib.ExitStack() as stack:
+        before = resident_bytes(server.child.pid)
+        for _ in range(80):
+            line = stack.enter_context(connected(server.client.address[1]))
+            line.sendall(
+                b"POST /api/todos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                + f"Content-Length: {len(body) + 1}\r\n\r\n".encode()
+                + body
+            )
+        assert server.client.get("/api/health/live").status == 200
+        time.sleep(0.5)
+        assert resident_bytes(server.child.pid) - before < 40 * 1024 * 1024
+
+
+@pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b=c", "a\nb", "a\0", "ä"], ids=ascii)
+def test_no_header_can_begin_another(value):
+    handler = tornado_todo.Handler.__new__(tornado_todo.Handler)
+    handler._headers = tornado_todo.AnswerHeaders()
+    with pytest.raises(ValueError):
+        handler.set_header("Link", value)
 
 
 def test_past_the_bound_the_connection_idle_longest_goes_and_a_new_client_is_served():
