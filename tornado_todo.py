@@ -14366,6 +14366,8 @@ def report_errors(run: Callable[[], int | None]) -> int:
 
 def printable(text: str) -> str:
     """Text without what would move a terminal's cursor or end a line."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else " " for character in text)
 
 
