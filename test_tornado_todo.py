@@ -1646,6 +1646,15 @@ def test_deleting_a_list_is_undone_with_its_todos(client):
     assert titles(client, f"?list={other['id']}") == ["milk"]
 
 
+async def test_who_purges_a_list_has_a_new_revision_since_what_they_see_is_another(service_anywhere):
+    service, user = service_anywhere
+    list_id = (await service.create_list(user, {"title": "old"})).result.id
+    await service.delete_list(user, list_id, None)
+    before = await service.queries(user).revision()
+    await service.delete_list(user, list_id, None, True)
+    assert await service.queries(user).revision() == await service.store.newest_revision() > before
+
+
 def test_a_list_purged_is_gone_with_its_todos_and_their_history(client):
     other = add_list(client, "secret list")
     todo = add(client, "secret", list=other["id"], notes="secret notes")
@@ -2366,6 +2375,30 @@ async def test_a_page_of_20_000_todos_is_read_from_an_index(service):
         assert "OFFSET" not in sql.upper()
 
 
+async def test_a_page_of_a_list_is_read_from_an_index_of_postgres_before_it_has_analysed_anything(fresh_postgres):
+    async with service_on(tornado_todo.open_database(fresh_postgres["DATABASE_URL"])) as (service, user):
+        inbox, at = await service.queries(user).inbox(), tornado_todo.timestamp(tornado_todo.now_milliseconds())
+        blank = tornado_todo.Todo(id="", list=inbox, title="x", order=0, created_at=at, updated_at=at)
+        todos = [tornado_todo.msgspec.structs.replace(blank, id=str(uuid.UUID(int=n)), order=n) for n in range(2_000)]
+        rows = [tornado_todo.row_from_todo(todo, user.id) for todo in todos]
+        database, plans = service.store.database, []
+        await database.transaction(lambda write: write.execute_many(tornado_todo.INSERT_TODO, rows))
+
+        class PostgresExplainer:
+            async def fetch(self, sql, *arguments):
+                plans.append("\n".join(row[0] for row in await database.fetch(f"EXPLAIN {sql}", *arguments)))
+                return await database.fetch(sql, *arguments)
+
+        queries = tornado_todo.TodoQueries(PostgresExplainer(), user)
+        page = tornado_todo.Page("order", False, 20, None)
+        assert len(await queries.todos(tornado_todo.TodoFilter(list=inbox), page)) == 21
+        assert await queries.place_at_end(None) == (inbox, 1_999)
+        assert len(await queries.neighbours(todos[9], True, 3)) == 3
+    assert len(plans) == 3
+    for plan in plans:
+        assert "using todos_by_list" in plan and "Seq Scan on todos" not in plan and "todos_to_count" not in plan, plan
+
+
 def test_no_statement_pages_by_offset(tree):
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     statements = [text for text in texts if re.search(r"\b(SELECT|INSERT|UPDATE|DELETE)\b", text) and len(text) < 5000]
@@ -2846,6 +2879,105 @@ async def test_what_a_group_puts_off_is_written_as_if_each_write_had_been_alone(
         assert [change.revision for change in changes] == list(range(before + 1, before + 11))
         assert await service.store.newest_revision() == before + 10
         assert await queries.revision() == await queries.revision(todos[0].list) == before + 10
+
+
+class OneByOne:
+    """A service of which each call waits until the one before it has been answered."""
+
+    def __init__(self, service):
+        self._service, self._lock = service, asyncio.Lock()
+
+    def __getattr__(self, name):
+        call = getattr(self._service, name)
+
+        async def in_turn(*arguments):
+            async with self._lock:
+                return await call(*arguments)
+
+        return in_turn
+
+
+async def what_becomes_of_writes(writer, service, users, todo_ids, lists, seed):
+    """What a hundred short writes, called at once, have answered, and left behind."""
+    chance, calls = random.Random(seed), []
+    for number in range(100):
+        user, todo_id = chance.choice(users), chance.choice(todo_ids)
+        where = {"list": chance.choice(lists)} if chance.random() < 0.4 else {}
+        order = {"order": float(chance.randint(-3, 3))} if chance.random() < 0.2 else {}
+        fields = {"title": f"{number}", **where, **order}
+        match chance.randrange(10):
+            case 0 | 1:
+                calls.append(writer.replace(user, todo_id, fields, None))
+            case 2:
+                calls.append(writer.create(user, fields))
+            case 3:
+                calls.append(writer.delete(user, todo_id, None, chance.random() < 0.3))
+            case 4:
+                calls.append(writer.restore(user, todo_id))
+            case _:
+                calls.append(writer.patch(user, todo_id, chance.choice((fields, {"completed": number % 2 == 0})), None))
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    queries = service.queries(users[0])
+    changes = await queries.changes(0, None, 1000)
+    todos = [todo for which in (False, True) for todo in await queries.todos(tornado_todo.TodoFilter(deleted=which))]
+    todos.sort(key=lambda todo: todo.revision)  # of the same order that of the lower id comes first
+    return [outcomes, changes, todos, [await queries.revision(list_id) for list_id in (None, *lists)]]
+
+
+def without_what_differs(found, twin, first_revision):
+    """What is the same of twins: names for ids, in the order in which they come, no times, revisions from the first."""
+    names = {}
+    text = tornado_todo.msgspec.json.encode(found).decode()
+    text = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", lambda match: names.setdefault(match[0], f"id {len(names)}"), text)
+    text = re.sub(r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "then", text)
+    text = re.sub(r'(?<="revision":)\d+', lambda match: str(int(match[0]) - first_revision), text)
+    return text.replace(f' twin{twin}"', '"')
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_writes_that_are_committed_together_come_out_as_they_would_one_after_another(service_anywhere, seed):
+    service, ada = service_anywhere
+    twins = []
+    for number, writer in enumerate((OneByOne(service), service)):
+        owner, editor = [await service.store.user(f"{name} twin{number}") for name in ("owner", "editor")]
+        shared = (await service.create_list(owner, {"title": "shared"})).result.id
+        await service.share(owner, shared, editor.name, "editor")
+        lists = [shared, await service.queries(owner).inbox()]
+        start = await service.store.newest_revision()
+        ids = [tornado_todo.uuid7() for _ in range(8)]
+        found = await what_becomes_of_writes(writer, service, [owner, editor], ids, lists, seed)
+        assert {"Written", "NotFound", "Conflict"} <= {type(outcome).__name__ for outcome in found[0]}
+        found[0] = [str(outcome) if isinstance(outcome, Exception) else outcome for outcome in found[0]]
+        found[-1] = [revision - start for revision in found[-1]]
+        twins.append(without_what_differs([ids, lists, *found], number, start))
+    one_by_one, together = twins
+    assert together == one_by_one
+
+
+async def test_what_is_made_and_changed_in_one_group_is_there_as_it_became(service_anywhere):
+    service, user = service_anywhere
+    todo_id = tornado_todo.uuid7()
+    await asyncio.gather(
+        service.replace(user, todo_id, {"title": "made"}, None),
+        service.patch(user, todo_id, {"title": "changed"}, None),
+        service.patch(user, todo_id, {"completed": True}, None),
+    )
+    found = await service.queries(user).todo(todo_id)
+    assert (found.title, found.completed) == ("changed", True)
+    assert [change.action for change in await service.queries(user).history(todo_id)] == ["update", "update", "create"]
+
+
+async def test_what_is_purged_in_a_group_is_gone_for_the_rest_of_it(service_anywhere):
+    service, user = service_anywhere
+    todo_id = (await service.create(user, {"title": "x"})).result.id
+    outcomes = await asyncio.gather(
+        service.delete(user, todo_id, None),
+        service.delete(user, todo_id, None, True),
+        service.delete(user, todo_id, None, True),
+        service.restore(user, todo_id),
+        return_exceptions=True,
+    )
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Written", "Written", "NotFound", "NotFound"]
 
 
 async def test_who_reads_two_lists_has_the_revision_of_what_a_group_changed_last(service_anywhere):
