@@ -1223,6 +1223,7 @@ class Transaction:
 
     rows_at_once = 1000  # of a statement for many, before other requests get their turn
     is_in_loop = False  # where what takes long keeps everybody waiting
+    is_in_thread = False  # where the loop's things may not be touched
 
     def __init__(self) -> None:
         self.work: Any = None
@@ -1264,6 +1265,11 @@ class Transaction:
                 await asyncio.sleep(0)
             await self._execute_many(sql, rows[first : first + self.rows_at_once])
 
+    async def execute_together(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> None:
+        """Run a few statements that all change other rows, each with its arguments."""
+        for sql, arguments in statements:
+            await self.fetch(sql, *arguments)
+
     async def _fetch(self, sql: str, arguments: Sequence[Any], seconds: float | None) -> list[tuple]:
         raise NotImplementedError
 
@@ -1291,19 +1297,10 @@ class Write:
             self.future.set_exception(Unavailable(f"The database is busy. {NOTHING_CHANGED}"))
 
 
-def groups_of(writes: Iterable[Write]) -> Iterator[list[Write]]:
-    """Writes in groups to be committed together, in their order: short ones that follow each other, long ones alone."""
-    group: list[Write] = []
-    for write in writes:
-        if group and not (write.is_short and group[-1].is_short):
-            yield group
-            group = []
-        group.append(write)
-    yield group
-
-
 class Database:
-    """What SQLite and Postgres share: one task that commits the short writes that wait as a group, long ones alone.
+    """What SQLite and Postgres share: one task that commits short writes in groups, and long ones alone.
+
+    A group takes in what comes while it is being carried out.
 
     A write that fails fails alone. Most do before they have changed anything; otherwise the group is
     done again with a savepoint for each, which all would pay for if they had one from the beginning.
@@ -1314,6 +1311,7 @@ class Database:
 
     def __init__(self) -> None:
         self._waiting: asyncio.Queue[Write] = asyncio.Queue(MOST_WAITING)
+        self._next: Write | None = None  # which has been taken from there already
         self._writer_task: asyncio.Task | None = None
 
     async def open(self) -> None:
@@ -1364,27 +1362,29 @@ class Database:
 
     async def _write_forever(self) -> None:
         while True:
-            waiting = await self._all_waiting()
+            group = [self._next or await self._waiting.get()]
+            self._next = None
             try:
-                for group in groups_of(waiting):
-                    await self._commit_group([write for write in group if not write.future.done()])
+                if not group[0].future.done():
+                    await self._commit_group(group)
             finally:
-                for _ in waiting:
+                for _ in group:
                     self._waiting.task_done()
 
-    async def _all_waiting(self) -> list[Write]:
-        """What waits, and what comes while others come: a commit costs the same for one as for all."""
-        waiting = [await self._waiting.get()]
-        while len(waiting) < MOST_IN_GROUP and not self._waiting.empty():
-            waiting.append(self._waiting.get_nowait())
-            if self._waiting.empty():
-                await asyncio.sleep(0)
-        return waiting
+    async def _let_join(self, session: Any, group: list[Write]) -> None:
+        """Take the short writes that wait into a group of short ones: a commit costs the same for one as for all."""
+        if self._waiting.empty():
+            await asyncio.sleep(0)
+        while len(group) < MOST_IN_GROUP and not self._waiting.empty() and self._next is None:
+            write = self._waiting.get_nowait()
+            if not write.is_short:
+                self._next = write
+                return
+            group.append(write)
+            session.foreseen.append(write.foreseen)
 
     async def _commit_group(self, group: list[Write]) -> None:
         """Run a group of writes in one transaction and tell each how it went, after the commit."""
-        if not group:
-            return
         try:
             outcomes = await self._carry_out(group)
         except Exception as error:
@@ -1399,21 +1399,25 @@ class Database:
     async def _carry_out(self, group: list[Write]) -> list[tuple[Write, Any, BaseException | None]]:
         """Commit a group: for each write its answer, or what it alone raised. Raises what undid them all."""
         try:
-            return await self._commit(group, self._run if len(group) > 1 else self._run_alone)
+            return await self._commit(group, self._run if group[0].is_short else self._run_alone)
         except SpoiltGroup:
             return await self._commit(group, self._run_in_savepoint)
 
     async def _commit(self, group: list[Write], run: Callable) -> list[tuple[Write, Any, BaseException | None]]:
         outcomes = []
         async with self._session() as session:
-            session.foreseen = [write.foreseen for write in group if write.foreseen]
+            session.foreseen = [write.foreseen for write in group]
+            grows = run == self._run and not session.is_in_thread
+            if grows:
+                await self._let_join(session, group)
             for index, write in enumerate(group, 1):
-                if write.future.done():  # refused while it waited for the one before it
-                    continue
                 if index % WRITES_A_TURN == 0:
                     await asyncio.sleep(0)
-                write.started = True
-                outcomes.append((write, *await run(session, write.operation)))
+                if not write.future.done():  # refused while it waited for the one before it
+                    write.started = True
+                    outcomes.append((write, *await run(session, write.operation)))
+                if grows and index == len(group):
+                    await self._let_join(session, group)
             await self._settle(session, is_group=run == self._run)
             await session.commit()
         return outcomes
@@ -1527,8 +1531,9 @@ class SQLiteSession(Transaction):
     def __init__(self, connection: sqlite3.Connection, in_thread: Callable[..., Awaitable[Any]] | None):
         super().__init__()
         self._connection, self._in_thread = connection, in_thread
-        if in_thread:
-            self.is_in_loop, self.rows_at_once = True, WRITES_A_TURN
+        self.is_in_loop, self.is_in_thread = in_thread is not None, in_thread is None
+        if self.is_in_loop:
+            self.rows_at_once = WRITES_A_TURN
 
     @property
     def in_transaction(self) -> bool:
@@ -1840,6 +1845,19 @@ async def leave_as_it_is(connection: Any) -> None:
     """
 
 
+@functools.lru_cache(100)
+def as_one_statement(statements: tuple[str, ...]) -> str:
+    """A few statements that change other rows each as one (WITH, Postgres 7.8.4): arguments follow on each other."""
+    parts, arguments = [], 0
+    for number, sql in enumerate(statements):
+        taken = arguments
+        parts.append(
+            f"part{number} AS (" + re.sub(r"\$(\d+)", lambda match, n=taken: f"${n + int(match[1])}", sql) + ")"
+        )
+        arguments += max(map(int, re.findall(r"\$(\d+)", sql)))
+    return f"WITH {', '.join(parts)} SELECT 1"
+
+
 class PostgresSession(Transaction):
     """A transaction on a connection of the pool: the same methods as a SQLiteSession."""
 
@@ -1861,6 +1879,11 @@ class PostgresSession(Transaction):
             await self._connection.fetch(sql, *rows[0])
         else:  # many are given more time
             await self._connection.executemany(sql, rows, timeout=QUERY_SECONDS + len(rows) / 2000)
+
+    async def execute_together(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> None:
+        """Run a few statements that all change other rows, each with its arguments, in one round trip."""
+        sql = as_one_statement(tuple(sql for sql, _ in statements))
+        await self.fetch(sql, *itertools.chain.from_iterable(arguments for _, arguments in statements))
 
     async def define(self, sql: str) -> None:
         """Run a statement that changes the schema."""
@@ -2817,8 +2840,12 @@ class UnitOfWork:
             await transaction.execute_many(sql, its_rows)
         if log:
             await transaction.execute_many(SAVE_CHANGE, log)
-        for sql, values in revisions.items():
-            await transaction.execute_many(sql, list(values.items()))
+        statements = [(sql, row) for sql, values in revisions.items() for row in values.items()]
+        if len(statements) == 3:  # of one list, of those who read it, and the newest of all
+            await transaction.execute_together(statements)
+        else:
+            for sql, row in statements:
+                await transaction.fetch(sql, *row)
 
     @staticmethod
     def _statement(before: Todo | None, known: KnownTodo) -> tuple[str, tuple]:
@@ -2906,7 +2933,9 @@ class TodoBatch(TodoQueries):
 
     async def _read_ahead(self, todo_id: str) -> None:
         """Read a to-do, and with it those that others of the group will ask for."""
-        ids = self.work.unread([todo_id, *(todo for user, todo in self.source.foreseen if user == self.user.id)])
+        ids = self.work.unread(
+            [todo_id, *(seen[1] for seen in self.source.foreseen if seen and seen[0] == self.user.id)]
+        )
         if not ids:
             return
         padding = ids[:1] * ((1 if len(ids) == 1 else MOST_IN_GROUP) - len(ids))  # for a few statements to do
