@@ -2954,6 +2954,26 @@ async def test_writes_that_are_committed_together_come_out_as_they_would_one_aft
     assert together == one_by_one
 
 
+@pytest.mark.parametrize("faulty", [{"due": "nonsense"}, {"title": "\ud800"}], ids=["no row", "no text"])
+@pytest.mark.parametrize("is_read_after", [False, True])
+async def test_what_can_not_be_written_after_all_fails_alone_of_its_group(service_anywhere, faulty, is_read_after):
+    service, user = service_anywhere
+    todo = (await service.create(user, {"title": "first"})).result
+    before = await service.store.newest_revision()
+    # What clients send is checked before it comes here, so this takes an error of our own.
+    calls = [service.patch(user, todo.id, {"title": "changed"}, None), service.create(user, {"title": "x", **faulty})]
+    if is_read_after:
+        calls.append(service.replace(user, tornado_todo.uuid7(), {"title": "second"}, None))
+    outcomes = await asyncio.gather(*calls, service.create(user, {"title": "last"}), return_exceptions=True)
+    failed = [isinstance(outcome, Exception) for outcome in outcomes]
+    assert failed == [False, True, *([False] if is_read_after else []), False]
+    titles = [todo.title for todo in await service.queries(user).todos(tornado_todo.TodoFilter())]
+    assert titles == ["changed", *(["second"] if is_read_after else []), "last"]
+    revisions = [change.revision for change in await service.queries(user).changes(before, None, 100)]
+    assert revisions == list(range(before + 1, before + len(titles) + 1))
+    assert await service.store.newest_revision() == revisions[-1]
+
+
 async def test_what_is_made_and_changed_in_one_group_is_there_as_it_became(service_anywhere):
     service, user = service_anywhere
     todo_id = tornado_todo.uuid7()

@@ -1191,6 +1191,7 @@ def least_gap(order: float) -> float:
 
 MOST_WAITING = 10_000  # writes; more are refused at once instead of growing the queue without end
 MOST_IN_GROUP = 64  # writes committed together
+JOIN_SECONDS = 0.05  # that a group takes in others: its lock keeps other processes waiting
 WRITES_A_TURN = 8  # before others get theirs
 QUEUE_SECONDS = 1.5  # that a write waits for its turn before it is refused
 LOCK_SECONDS = 1.0  # to wait for another process's lock on a SQLite file
@@ -1238,7 +1239,7 @@ class Transaction:
     async def settle(self) -> None:
         """Write what has been put off."""
         if self.work and self.work.waits:
-            written = self.written
+            written, self.written = self.written, self.written + 1  # or a failure would seem to have changed nothing
             await self.work.flush(self)
             self.written = written  # it has been counted when it was put off
 
@@ -1407,8 +1408,9 @@ class Database:
         outcomes = []
         async with self._session() as session:
             session.foreseen = [write.foreseen for write in group]
-            grows = run == self._run and not session.is_in_thread
-            if grows:
+            may_grow = run == self._run and not session.is_in_thread
+            grows_until = time.monotonic() + JOIN_SECONDS if may_grow else 0.0
+            if may_grow:
                 await self._let_join(session, group)
             for index, write in enumerate(group, 1):
                 if index % WRITES_A_TURN == 0:
@@ -1416,7 +1418,7 @@ class Database:
                 if not write.future.done():  # refused while it waited for the one before it
                     write.started = True
                     outcomes.append((write, *await run(session, write.operation)))
-                if grows and index == len(group):
+                if index == len(group) and time.monotonic() < grows_until:
                     await self._let_join(session, group)
             await self._settle(session, is_group=run == self._run)
             await session.commit()
@@ -1426,7 +1428,7 @@ class Database:
         try:
             await session.settle()
         except Exception as error:
-            if is_group and session.in_transaction and self._is_contradiction(error):
+            if is_group and session.in_transaction and not isinstance(error, (TimeoutError, OSError)):
                 raise SpoiltGroup from error  # of one of them, and the others must not suffer for it
             raise
 
