@@ -1279,7 +1279,7 @@ class Transaction:
 
 
 class Write:
-    """A write that waits for its turn: what to do, what to call once it is committed, how long it takes, who waits."""
+    """A write that waits: what to do, what to call after the commit, how long it takes, what it reads, who waits."""
 
     def __init__(
         self,
@@ -1408,9 +1408,8 @@ class Database:
         outcomes = []
         async with self._session() as session:
             session.foreseen = [write.foreseen for write in group]
-            may_grow = run == self._run and not session.is_in_thread
-            grows_until = time.monotonic() + JOIN_SECONDS if may_grow else 0.0
-            if may_grow:
+            grows_until = time.monotonic() + JOIN_SECONDS if run == self._run and not session.is_in_thread else 0.0
+            if grows_until:
                 await self._let_join(session, group)
             for index, write in enumerate(group, 1):
                 if index % WRITES_A_TURN == 0:
@@ -2923,6 +2922,7 @@ class TodoBatch(TodoQueries):
         self._revision = await take_turn(self.source)
 
     async def todo(self, todo_id: str, deleted: bool = False, role: str = VIEWER) -> Todo:
+        """One to-do, as those before it in the group have left it. Raises NotFound or Forbidden."""
         known = self.work.todo(self.user.id, todo_id)
         if known is None:
             await self._read_ahead(todo_id)
@@ -2946,6 +2946,7 @@ class TodoBatch(TodoQueries):
             self.work.keep_todo(KnownTodo(todo_from_row(row), row[13], self.user.id, row[14]))
 
     async def place_at_end(self, list_id: str | None) -> tuple[str, float | None]:
+        """The end of a list, as those before it in the group have left it. Raises NotFound or Forbidden."""
         end = self.work.end_of_list(self.user.id, list_id)
         if end is None:
             found, greatest = await super().place_at_end(list_id)
