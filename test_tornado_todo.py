@@ -7502,6 +7502,30 @@ def resident_bytes(process_id: int) -> int:
     return int(re.search(r"VmRSS:\s+(\d+) kB", status.read_text())[1]) * 1024
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+async def test_who_hashes_a_password_gives_way_to_the_loop():
+    hasher = tornado_todo.PasswordHasher()
+    try:
+        behind = await hasher.run(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+    finally:
+        hasher.close()
+    assert behind > os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+def seconds_kept_waiting_by_others(process_id: int) -> float:
+    """How long a process's first thread has waited for a processor that another program had.
+
+    What its own other threads used counts as the process's own doing. Zero where the kernel does not tell.
+    """
+    schedule = pathlib.Path(f"/proc/{process_id}/schedstat")
+    if not schedule.exists():
+        return 0.0
+    ran, waited, _ = (int(number) / 1e9 for number in schedule.read_text().split())
+    user, system = pathlib.Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[11:13]
+    by_its_other_threads = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK") - ran
+    return max(0.0, waited - by_its_other_threads)
+
+
 def test_a_thousand_wrong_sign_ins_at_once_stop_nobody_and_take_no_memory(tmp_path, capsys):
     room_for_files(1_500)
     body = json.dumps({"name": "ann", "password": "wrong"}).encode()
@@ -7522,9 +7546,9 @@ def test_a_thousand_wrong_sign_ins_at_once_stop_nobody_and_take_no_memory(tmp_pa
             reading = threading.Thread(target=lambda: answered.extend(map(read_to_end, lines)))
             reading.start()
             while reading.is_alive():
-                started = time.monotonic()
+                started = time.monotonic() - seconds_kept_waiting_by_others(server.child.pid)
                 assert server.client.get("/api/health/live").status == 200
-                probed.append(time.monotonic() - started)
+                probed.append(time.monotonic() - seconds_kept_waiting_by_others(server.child.pid) - started)
                 most = max(most, resident_bytes(server.child.pid))
                 time.sleep(0.005)
             reading.join()
@@ -9297,17 +9321,31 @@ async def test_a_title_that_is_too_long_is_not_cut(page):
     await expect(page.locator(".new-todo")).to_have_value("x" * 501)
 
 
+async def lose_the_server(page):
+    """Let no request through from now on, with a clock that can be stopped."""
+    await page.clock.install()
+    await page.route("**/api/**", lambda route: route.abort())
+
+
+async def reach_the_server_again_by_the_button(page):
+    """Let requests through again and press the banner's button, before the page tries again by itself."""
+    await page.clock.pause_at(time.time() + 0.1)
+    await asyncio.sleep(0.2)  # an attempt that was on its way has failed
+    await page.unroute("**/api/**")
+    await page.locator(".banner-retry").click()
+    await expect(page.locator(".banner")).to_be_hidden()
+    await page.clock.resume()
+
+
 async def test_changes_wait_for_an_absent_server_and_are_sent_once(page):
     await type_in(page, BUY)
-    await page.route("**/api/**", lambda route: route.abort())
+    await lose_the_server(page)
     await page.locator(".new-todo").fill(FEED)
     await page.locator(".new-todo").press("Enter")
     await row(page, BUY).locator(".toggle").check()
     await expect(page.locator(".banner")).to_be_visible(timeout=8000)
     await expect(page.locator(".banner")).to_contain_text("2 changes are kept here")
-    await page.unroute("**/api/**")
-    await page.locator(".banner-retry").click()
-    await expect(page.locator(".banner")).to_be_hidden()
+    await reach_the_server_again_by_the_button(page)
     await settled(page)
     todos = await ask(page, "/api/todos")
     assert [(todo["title"], todo["completed"]) for todo in todos] == [(BUY, True), (FEED, False)]
@@ -9829,13 +9867,12 @@ async def test_another_tab_that_signs_in_as_somebody_else_is_noticed(browser, ac
 async def test_the_page_waits_for_a_server_that_is_away_and_then_goes_on(browser, accounts_server):
     async with signed_up_page(browser, accounts_server, "ann") as page:
         await type_in(page, BUY)
-        await page.route("**/api/**", lambda route: route.abort())
+        await lose_the_server(page)
         await page.reload()
         await expect(page.locator(".banner")).to_be_visible(timeout=8000)
         await page.locator(".new-todo").fill(FEED)
         await page.locator(".new-todo").press("Enter")
-        await page.unroute("**/api/**")
-        await page.locator(".banner-retry").click()
+        await reach_the_server_again_by_the_button(page)
         await expect(shown_titles(page)).to_have_text([BUY, FEED])
         await expect(page.locator(".banner")).to_be_hidden()
         await expect(page.locator(".account-button")).to_have_text(re.compile("ann"))

@@ -5440,6 +5440,13 @@ def check_new_password(password: str, name: str, field: str) -> None:
         raise Invalid(f"The password {message}.", [field_error(field, message)])
 
 
+def give_way() -> None:
+    """Let this thread leave the processor to the loop's, where a thread can be told so."""
+    if sys.platform == "linux":  # elsewhere a priority is a whole process's
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + 5)
+
+
 class PasswordHasher:
     """Hashes passwords in threads of its own, which leave the loop to others; so many wait and no more."""
 
@@ -5452,7 +5459,7 @@ class PasswordHasher:
         if self._pending >= MOST_HASHING:
             raise Unavailable("Too many people sign in at this moment. Try again.")
         if self._threads is None:
-            self._threads = concurrent.futures.ThreadPoolExecutor(HASHING_THREADS, "password")
+            self._threads = concurrent.futures.ThreadPoolExecutor(HASHING_THREADS, "password", give_way)
         self._pending += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
