@@ -41,6 +41,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import unicodedata
 import urllib.parse
 import urllib.request
@@ -935,7 +936,7 @@ def routed(tmp_path_factory):
 
 def test_every_route_is_classified(tmp_path):
     app = tornado_todo.make_app({**MEMORY, "STATIC_PATH": str(tmp_path)})
-    patterns = [rule.matcher.regex.pattern.removesuffix("$") for rule in app.wildcard_router.rules]
+    patterns = [pattern.pattern for pattern in app.table]
     assert [pattern.replace("\\-", "-") for pattern in patterns] == list(ROUTES)
     assert {who for _, who in ROUTES.values()} == {"anyone", "user", "session"}
 
@@ -943,14 +944,41 @@ def test_every_route_is_classified(tmp_path):
 @pytest.mark.parametrize("options", [{"auth": "open"}, {"get_user": lambda request: None}], ids=["open", "host"])
 def test_where_nobody_signs_in_there_are_no_addresses_for_it(options):
     app = tornado_todo.make_app(MEMORY, **options)
-    patterns = {rule.matcher.regex.pattern.removesuffix("$") for rule in app.wildcard_router.rules}
+    patterns = {pattern.pattern for pattern in app.table}
     assert patterns == set(ROUTES) - ACCOUNT_ROUTES - {"/static/(.*)"}
 
 
 def test_a_prefix_adds_one_route_and_no_other(tmp_path):
     app = tornado_todo.make_app({**MEMORY, "STATIC_PATH": str(tmp_path)}, prefix="/a.b")
-    patterns = [rule.matcher.regex.pattern.removesuffix("$") for rule in app.wildcard_router.rules]
+    patterns = [pattern.pattern for pattern in app.table]
     assert patterns == [r"/a\.b" + pattern for pattern in [*ROUTES, ""]]
+
+
+class EmbeddersHandler(tornado.web.RequestHandler):
+    def get(self):
+        self.write("mine")
+
+
+def test_what_an_embedder_adds_is_served_and_comes_first():
+    app = tornado_todo.make_app(MEMORY)
+    app.add_handlers(".*", [("/mine", EmbeddersHandler), ("/", EmbeddersHandler)])
+    with hosting(app, app) as url, contextlib.closing(Client(url)) as client:
+        assert [client.get(path).body for path in ("/mine", "/")] == [b"mine", b"mine"]
+        assert client.get("/api/todos").status == 200 and client.get("/api/nothing").status == 404
+
+
+def test_a_request_has_all_that_tornado_gives_one():
+    start_line = tornado.httputil.RequestStartLine("GET", "/a%20b?c=d&c=&e=f", "HTTP/1.1")
+    headers = tornado.httputil.HTTPHeaders({"Host": "Example.com:80", "Cookie": "g=h"})
+    connection = types.SimpleNamespace(context=types.SimpleNamespace(remote_ip="192.0.2.1", protocol="https"))
+    theirs = tornado.httputil.HTTPServerRequest(
+        start_line=start_line, headers=headers, connection=connection, server_connection=connection
+    )
+    ours = tornado_todo.Request(start_line, headers, connection, connection)
+    for name in vars(theirs).keys() - {"_start_time"}:
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert ours.full_url() == theirs.full_url() and 0 <= ours.request_time() < 60
+    assert str(ours.cookies["g"]) == str(theirs.cookies["g"])
 
 
 @pytest.mark.parametrize("pattern", ROUTES)
@@ -4876,8 +4904,7 @@ CELLS = [
     Cell("DELETE", "/api/invites/$invite", 204, 404, 404, 404),
 ]
 PATTERNS = [
-    rule.matcher.regex.pattern.removesuffix("$").replace("\\-", "-")
-    for rule in tornado_todo.make_app({**MEMORY, "STATIC_PATH": str(HERE)}).wildcard_router.rules
+    pattern.pattern.replace("\\-", "-") for pattern in tornado_todo.make_app({**MEMORY, "STATIC_PATH": str(HERE)}).table
 ]
 
 
