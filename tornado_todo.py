@@ -701,9 +701,28 @@ def milliseconds(moment: str | None) -> int | None:
     return (datetime.datetime.fromisoformat(moment[:-1] + "+00:00") - EPOCH) // datetime.timedelta(milliseconds=1)
 
 
+RANDOM_BYTES: collections.deque[bytes] = collections.deque()  # of the system, ten at a time
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=RANDOM_BYTES.clear)  # or the child would use the same
+
+
+def random_bytes() -> bytes:
+    """Ten random bytes for an id; what is secret asks the system itself.
+
+    To ask is a system call, at which another thread may take the interpreter: three of them were a
+    twelfth of what it takes to create a to-do.
+    """
+    while True:
+        try:
+            return RANDOM_BYTES.pop()
+        except IndexError:
+            fresh = os.urandom(10 * 256)
+            RANDOM_BYTES.extend(fresh[start : start + 10] for start in range(0, len(fresh), 10))
+
+
 def uuid7() -> str:
     """A UUID version 7 (RFC 9562): sorts by the time it was made, 74 random bits."""
-    chance = int.from_bytes(secrets.token_bytes(10), "big")
+    chance = int.from_bytes(random_bytes(), "big")
     high, low = chance >> 68, chance & (1 << 62) - 1
     digits = f"{now_milliseconds() << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
@@ -1210,6 +1229,41 @@ async def end_tasks(tasks: Collection[asyncio.Task]) -> None:
         await asyncio.wait(pending, timeout=0.2)
 
 
+class TimeLimit:
+    """Ends what takes longer than so many seconds: one timer for all of it, since one for each costs more than this."""
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ends: dict[Callable[[], Any], float] = {}  # when each is to be called, the soonest first
+        self._has_timer = False
+
+    def begin(self, end: Callable[[], Any]) -> None:
+        """Have `end` called when the time is over, unless `finish` comes first."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # what began in another one ended with it
+            self._loop, self._ends, self._has_timer = loop, {}, False
+        self._ends[end] = loop.time() + self._seconds
+        if not self._has_timer:
+            self._has_timer = True
+            loop.call_later(self._seconds, self._end_some)
+
+    def finish(self, end: Callable[[], Any]) -> None:
+        """What was to be ended has ended by itself, or did not begin."""
+        self._ends.pop(end, None)
+
+    def _end_some(self) -> None:
+        now, self._has_timer = self._loop.time(), False
+        while self._ends:
+            end, due = next(iter(self._ends.items()))
+            if due > now:
+                self._has_timer = True
+                self._loop.call_later(due - now, self._end_some)
+                return
+            del self._ends[end]
+            end()
+
+
 class SpoiltGroup(Exception):
     """What a group has done must be done anew: one of its writes has failed after changing something, or is long."""
 
@@ -1312,6 +1366,7 @@ class Database:
 
     def __init__(self) -> None:
         self._waiting: asyncio.Queue[Write] = asyncio.Queue(MOST_WAITING)
+        self._wait_limit = TimeLimit(QUEUE_SECONDS)
         self._next: Write | None = None  # which has been taken from there already
         self._writer_task: asyncio.Task | None = None
 
@@ -1355,11 +1410,11 @@ class Database:
             self._waiting.put_nowait(write)
         except asyncio.QueueFull:
             raise Unavailable(f"Too many writes are waiting. {NOTHING_CHANGED}") from None
-        timer = asyncio.get_running_loop().call_later(QUEUE_SECONDS, write.give_up)
+        self._wait_limit.begin(write.give_up)
         try:
             return await write.future
         finally:
-            timer.cancel()
+            self._wait_limit.finish(write.give_up)
 
     async def _write_forever(self) -> None:
         while True:
@@ -5800,8 +5855,8 @@ def wire_name(name: str) -> bytes:
 class ASGIConnection(tornado.httputil.HTTPConnection):
     """One request of an ASGI server (ASGI 3.0), on the seams that Tornado documents for connections of other kinds."""
 
-    def __init__(self, scope: dict, receive: Callable, send: Callable):
-        self.scope, self.receive, self.send = scope, receive, send
+    def __init__(self, scope: dict, receive: Callable, send: Callable, body_limit: Any):
+        self.scope, self.receive, self.send, self._body_limit = scope, receive, send, body_limit
         self._loop = asyncio.get_running_loop()  # which is a system call each time
         self.is_socket = scope["type"] == "websocket"
         # HTTPServerRequest reads both from its connection's context.
@@ -5811,9 +5866,9 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
         self.protocol = {"ws": "http", "wss": "https"}.get(scheme, scheme)
         self._outgoing: collections.deque[tuple[dict, asyncio.Future]] = collections.deque()
         self._more: asyncio.Future | None = None
-        self._is_finished = self._is_gone = False
+        self._is_finished = self._is_gone = self._is_late = False
+        self._task: asyncio.Task | None = None
         self._most_body = MOST_UNEXPECTED_BODY
-        self._body_seconds: float = BODY_SECONDS
 
     async def respond(self, app: tornado.httputil.HTTPServerConnectionDelegate) -> None:
         """Have the app answer the request."""
@@ -5839,7 +5894,7 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
                 await self.receive()  # that it connects
                 delegate.finish()
             elif may_have_body(start_line.method, headers):
-                await self._read_body(delegate)
+                await self._read_body_in_time(delegate)
             else:
                 delegate.finish()
         except tornado.httputil.HTTPInputError as error:
@@ -5862,25 +5917,41 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
         version = "HTTP/1.0" if scope.get("http_version") == "1.0" else "HTTP/1.1"
         return tornado.httputil.RequestStartLine(scope.get("method", "GET"), target, version), headers
 
+    async def _read_body_in_time(self, delegate: tornado.httputil.HTTPMessageDelegate) -> None:
+        """Read the body. Raises TimeoutError, as asyncio.timeout would, which has a timer for each."""
+        self._task = asyncio.current_task()
+        self._body_limit.begin(self._be_late)
+        try:
+            await self._read_body(delegate)
+        except asyncio.CancelledError:
+            if self._is_late and not self._task.uncancel():
+                raise TimeoutError from None
+            raise
+        finally:
+            self._body_limit.finish(self._be_late)
+
+    def _be_late(self) -> None:
+        self._is_late = True
+        self._task.cancel()
+
     async def _read_body(self, delegate: tornado.httputil.HTTPMessageDelegate) -> None:
         size = 0
-        async with asyncio.timeout(self._body_seconds):
-            while not self._is_finished:
-                message = await self.receive()
-                size += len(message.get("body") or b"")
-                if size > self._most_body:
-                    self._refuse(413)
-                    delegate.on_connection_close()
-                    return
-                if message["type"] == "http.disconnect":
-                    delegate.on_connection_close()
-                    self._is_finished = True
-                    return
-                if message.get("body"):
-                    await (delegate.data_received(message["body"]) or asyncio.sleep(0))
-                if not message.get("more_body"):
-                    delegate.finish()
-                    return
+        while not self._is_finished:
+            message = await self.receive()
+            size += len(message.get("body") or b"")
+            if size > self._most_body:
+                self._refuse(413)
+                delegate.on_connection_close()
+                return
+            if message["type"] == "http.disconnect":
+                delegate.on_connection_close()
+                self._is_finished = True
+                return
+            if message.get("body"):
+                await (delegate.data_received(message["body"]) or asyncio.sleep(0))
+            if not message.get("more_body"):
+                delegate.finish()
+                return
 
     def _refuse(self, status: int) -> None:
         if not self._is_finished:
@@ -5946,10 +6017,6 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
     def set_max_body_size(self, most: int) -> None:
         """Set how many bytes the body may have."""
         self._most_body = most
-
-    def set_body_timeout(self, seconds: float) -> None:
-        """Set how long the body may take."""
-        self._body_seconds = seconds
 
     def end(self) -> None:
         """Send nothing more: there is nobody to send it to."""
@@ -6105,7 +6172,7 @@ class BaseHandler:
         """The headers that an answer has, whatever it says, errors too."""
         config: Config = self.settings["config"]
         if not self.request_id:
-            self.request_id = secrets.token_hex(8)
+            self.request_id = random_bytes()[:8].hex()
             believe_proxies(self.request, config.trusted_proxies)
         policy = policy_headers(self.content_security_policy, config.frame_ancestors, self.request.protocol)
         headers = {"X-Request-Id": self.request_id, "Date": date_header(int(time.time())), **policy}
@@ -6292,7 +6359,7 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
         self._is_admitted = self._has_begun = self._is_answered = False
         self._refusal: Exception | None = None
         self._task: asyncio.Task | None = None
-        self._body_timer: asyncio.TimerHandle | None = None
+        self._closes_late_body = False
         self.initialize(**options)
 
     # ---- what the connection calls
@@ -6309,9 +6376,9 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
         connection = self.request.connection
         connection.set_max_body_size(2**60)
         if isinstance(connection, tornado.http1connection.HTTP1Connection):
-            # Its own time limit costs 30 µs a request, and this 2.
-            connection.set_body_timeout(None)
-            self._body_timer = asyncio.get_running_loop().call_later(BODY_SECONDS, connection.close)
+            connection.set_body_timeout(None)  # its own time limit costs 30 µs a request
+            self._closes_late_body = True
+            self.settings["body_limit"].begin(connection.close)
         self.body_is_too_long_to_read = len(length) > 8  # 100 MB
         try:
             if self.body_is_too_long_to_read:
@@ -6336,16 +6403,19 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
 
     def finish(self) -> None:
         """Answer, now that the request has been read."""
-        if self._body_timer:
-            self._body_timer.cancel()
+        self._have_body()
         if not self._is_answered:
             self._task = asyncio.get_running_loop().create_task(self._carry_out())
 
     def on_connection_close(self) -> None:
         """Note that the client left before it had sent all."""
-        if self._body_timer:
-            self._body_timer.cancel()
+        self._have_body()
         self.discount()
+
+    def _have_body(self) -> None:
+        """No more of the body comes."""
+        if self._closes_late_body:
+            self.settings["body_limit"].finish(self.request.connection.close)
 
     async def _carry_out(self) -> None:
         try:
@@ -13986,6 +14056,7 @@ def app_settings(config: Config, get_user: GetUser | None, checks: Mapping[str, 
         "cookies": cookies,
         "accounts": Accounts(services.accounts, throttle, hasher, config.signup),
         "hosts": Hosts(config, any_name=get_user is not None),
+        "body_limit": TimeLimit(BODY_SECONDS),
         "page": functools.cache(functools.partial(build_page, config)),  # when it is first asked for
     }
 
@@ -14104,7 +14175,7 @@ def asgi_app(app: tornado.web.Application) -> Callable:
 
     async def answer(scope: dict, receive: Callable, send: Callable) -> None:
         if scope["type"] != "lifespan":
-            await ASGIConnection(scope, receive, send).respond(app)
+            await ASGIConnection(scope, receive, send, app.settings["body_limit"]).respond(app)
             return
         await receive()
         try:
