@@ -5859,8 +5859,6 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
         self.scope, self.receive, self.send, self._body_limit = scope, receive, send, body_limit
         self._loop = asyncio.get_running_loop()  # which is a system call each time
         self.is_socket = scope["type"] == "websocket"
-        # HTTPServerRequest reads both from its connection's context.
-        self.context = self
         self.remote_ip = (scope.get("client") or ("0.0.0.0",))[0]
         scheme = scope.get("scheme") or "http"
         self.protocol = {"ws": "http", "wss": "https"}.get(scheme, scheme)
@@ -5869,6 +5867,11 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
         self._is_finished = self._is_gone = self._is_late = False
         self._task: asyncio.Task | None = None
         self._most_body = MOST_UNEXPECTED_BODY
+
+    @property
+    def context(self) -> "ASGIConnection":
+        """What has the client's address and protocol. Not an attribute, or only the garbage collector would end us."""
+        return self
 
     async def respond(self, app: tornado.httputil.HTTPServerConnectionDelegate) -> None:
         """Have the app answer the request."""
@@ -5929,6 +5932,7 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
             raise
         finally:
             self._body_limit.finish(self._be_late)
+            self._task = None
 
     def _be_late(self) -> None:
         self._is_late = True
