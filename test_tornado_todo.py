@@ -14,11 +14,13 @@ Search for "# ====" to jump from section to section.
 import ast
 import asyncio
 import base64
+import collections
 import concurrent.futures
 import contextlib
 import datetime
 import email.utils
 import functools
+import gc
 import glob
 import hashlib
 import http.client
@@ -4428,6 +4430,36 @@ def test_a_plain_script_listens_and_ends_even_if_it_never_closes_the_app(tmp_pat
         assert connection.execute("SELECT title FROM todos").fetchall() == [("x",)]
 
 
+@pytest.mark.parametrize("front", ["tornado", "uvicorn"])
+def test_what_a_request_has_used_is_freed_without_the_garbage_collector(front, tmp_path):
+    if front == "uvicorn":
+        pytest.importorskip("uvicorn")
+    with served({"FRONT": front, **in_file(tmp_path)}) as server:
+        ann = server.person("ann")
+        to_do = ann.post("/api/todos", {"title": "x"}).json()["id"]
+
+        def ask(number: int) -> None:
+            assert ann.get("/api/todos").status == 200
+            assert ann.get(f"/api/todos/{to_do}").status == 200
+            assert ann.patch(f"/api/todos/{to_do}", {"title": f"x{number}"}).status == 200
+            assert ann.post("/api/todos", {"title": "y"}).status == 201
+
+        ask(0)
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for number in range(1, 21):
+                ask(number)
+            gc.collect()
+            left = [type(thing).__qualname__ for thing in gc.garbage]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert len(left) < 20, collections.Counter(left)
+
+
 # ==== asgi =======================================================================================
 
 
@@ -8079,6 +8111,86 @@ async def test_a_listener_misses_and_doubles_nothing_when_two_processes_write_at
 def add_many(url: str, count: int) -> list[str]:
     with contextlib.closing(Client(url)) as client:
         return [add(client, f"to-do {number}")["id"] for number in range(count)]
+
+
+@pytest.fixture
+async def one_connection(fresh_postgres):
+    """A pool of one connection."""
+    pool = tornado_todo.ConnectionPool(fresh_postgres["DATABASE_URL"], most=1)
+    yield pool
+    await pool.close()
+
+
+async def backend(pool) -> int:
+    async with pool.connection() as connection:
+        return await connection.fetchval("SELECT pg_backend_pid()")
+
+
+async def test_who_waits_for_a_connection_is_not_overtaken_by_who_gives_it_back(one_connection):
+    served = []
+
+    async def use(name: str) -> None:
+        async with one_connection.connection():
+            served.append(name)
+
+    async with one_connection.connection():
+        waiting = [asyncio.ensure_future(use(name)) for name in "abc"]
+        await asyncio.sleep(0.05)
+    await use("again")
+    await asyncio.gather(*waiting)
+    assert served == ["a", "b", "c", "again"]
+
+
+async def test_who_waits_to_read_a_file_is_not_overtaken(tmp_path):
+    database = tornado_todo.SQLiteDatabase(str(tmp_path / "a.db"), readers=1)
+    await database.open()
+    served = []
+
+    async def use(number: int) -> None:
+        await database.fetch(f"SELECT {number}")
+        served.append(number)
+        if number == 0:
+            await use(3)
+
+    try:
+        await asyncio.gather(*(use(number) for number in range(3)))
+    finally:
+        await database.close()
+    assert served == [0, 1, 2, 3]
+
+
+async def test_who_waits_too_long_for_a_connection_is_told_so_and_takes_no_turn(one_connection, monkeypatch):
+    monkeypatch.setattr(tornado_todo, "CONNECT_SECONDS", 0.1)
+    async with one_connection.connection():
+        with pytest.raises(TimeoutError):
+            async with one_connection.connection():
+                pass
+    assert await backend(one_connection)
+
+
+async def test_a_connection_is_used_again_unless_it_is_old_or_cut_or_left_in_the_middle(one_connection, monkeypatch):
+    first = await backend(one_connection)
+    assert await backend(one_connection) == first
+    async with one_connection.connection() as connection:
+        await connection.execute("BEGIN")
+    second = await backend(one_connection)
+    with pytest.raises(TimeoutError):
+        async with one_connection.connection() as connection:
+            await connection.fetch("SELECT pg_sleep(5)", timeout=0.05)
+    third = await backend(one_connection)
+    async with one_connection.connection() as connection:
+        connection.terminate()
+    fourth = await backend(one_connection)
+    monkeypatch.setattr(tornado_todo, "IDLE_CONNECTION_SECONDS", -1)
+    fifth = await backend(one_connection)
+    assert len({first, second, third, fourth, fifth}) == 5
+
+
+async def test_a_connection_that_is_in_use_when_all_are_closed_is_ended_afterwards(one_connection):
+    async with one_connection.connection() as connection:
+        await one_connection.close()
+        assert await connection.fetchval("SELECT 1") == 1
+    assert connection.is_closed()
 
 
 def test_processes_that_start_together_make_the_schema_once(tmp_path, fresh_postgres):
