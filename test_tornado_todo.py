@@ -48,6 +48,7 @@ import unicodedata
 import urllib.parse
 import urllib.request
 import uuid
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -964,6 +965,10 @@ class EmbeddersHandler(tornado.web.RequestHandler):
 def test_what_an_embedder_adds_is_served_and_comes_first():
     app = tornado_todo.make_app(MEMORY)
     app.add_handlers(".*", [("/mine", EmbeddersHandler), ("/", EmbeddersHandler)])
+    other = tornado_todo.make_app(MEMORY)
+    other.wildcard_router.add_rules([("/mine", EmbeddersHandler)])
+    with hosting(other, other) as url, contextlib.closing(Client(url)) as client:
+        assert client.get("/mine").body == b"mine" and client.get("/api/todos").status == 200
     with hosting(app, app) as url, contextlib.closing(Client(url)) as client:
         assert [client.get(path).body for path in ("/mine", "/")] == [b"mine", b"mine"]
         assert client.get("/api/todos").status == 200 and client.get("/api/nothing").status == 404
@@ -8113,6 +8118,40 @@ def add_many(url: str, count: int) -> list[str]:
         return [add(client, f"to-do {number}")["id"] for number in range(count)]
 
 
+def test_a_time_limit_ends_what_is_late_and_nothing_else_in_one_loop_after_another():
+    limit = tornado_todo.TimeLimit(0.1)
+
+    async def use() -> list[str]:
+        ended: dict[str, float] = {}
+
+        async def ends(*names: str) -> None:
+            while not ended.keys() >= set(names):
+                await asyncio.sleep(0.01)
+
+        def begin(name: str) -> Callable[[], None]:
+            began = time.monotonic()
+
+            def end() -> None:
+                ended[name] = time.monotonic() - began
+
+            limit.begin(end)
+            return end
+
+        begin("first")
+        await asyncio.sleep(0.05)
+        begin("second")
+        limit.finish(begin("finished"))
+        await asyncio.wait_for(ends("first", "second"), 10)
+        await asyncio.sleep(0.15)  # there is no timer any more
+        begin("third")
+        await asyncio.wait_for(ends("third"), 10)
+        begin("overtaken by the end of the loop")
+        assert min(ended.values()) > 0.09
+        return list(ended)
+
+    assert asyncio.run(use()) == asyncio.run(use()) == ["first", "second", "third"]
+
+
 @pytest.fixture
 async def one_connection(fresh_postgres):
     """A pool of one connection."""
@@ -8186,11 +8225,40 @@ async def test_a_connection_is_used_again_unless_it_is_old_or_cut_or_left_in_the
     assert len({first, second, third, fourth, fifth}) == 5
 
 
-async def test_a_connection_that_is_in_use_when_all_are_closed_is_ended_afterwards(one_connection):
+async def test_to_close_all_connections_waits_for_those_in_use_and_refuses_who_waits(one_connection):
     async with one_connection.connection() as connection:
-        await one_connection.close()
-        assert await connection.fetchval("SELECT 1") == 1
+        waiting = asyncio.ensure_future(backend(one_connection))
+        await asyncio.sleep(0.05)
+        closing = asyncio.ensure_future(one_connection.close())
+        await asyncio.sleep(0.05)
+        assert await connection.fetchval("SELECT 1") == 1 and not closing.done()
+    await asyncio.wait_for(closing, 1)
     assert connection.is_closed()
+    with pytest.raises(tornado_todo.Unavailable, match="closed"):
+        await waiting
+
+
+async def test_reads_and_writes_go_on_when_the_server_has_ended_all_connections(fresh_postgres):
+    database = tornado_todo.PostgresDatabase(fresh_postgres["DATABASE_URL"])
+    await database.open()
+    try:
+        await database.transaction(lambda session: session.define("CREATE TABLE kept (number INTEGER)"))
+        for number in range(10):
+            await asyncio.gather(*(database.fetch("SELECT pg_sleep(0.02)") for _ in range(10)))
+            await asyncio.to_thread(
+                *(run_sql, fresh_postgres["DATABASE_URL"]),
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )
+            write = database.transaction(
+                lambda session, number=number: session.fetch(f"INSERT INTO kept VALUES ({number})")
+            )
+            await asyncio.gather(write, *(database.fetch("SELECT 1") for _ in range(5)))
+        assert await database.fetch("SELECT count(*), max(number) FROM kept") == [(10, 9)]
+        open_now = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        assert 1 <= (await database.fetch(open_now))[0][0] <= 10
+    finally:
+        await database.close()
 
 
 def test_processes_that_start_together_make_the_schema_once(tmp_path, fresh_postgres):

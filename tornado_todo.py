@@ -811,8 +811,11 @@ def clean_user_name(name: str) -> str:
     return name
 
 
+UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
 def clean_id(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
+    if not UUID.fullmatch(text):
         raise ValueError("must be a UUID of 36 characters")
     return text.lower()
 
@@ -1243,7 +1246,7 @@ class TimeLimit:
         self._has_timer = False
 
     def begin(self, end: Callable[[], Any]) -> None:
-        """Have `end` called when the time is over, unless `finish` comes first."""
+        """Have `end`, which raises nothing, called when the time is over, unless `finish` comes first."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # what began in another one ended with it
             self._loop, self._ends, self._has_timer = loop, {}, False
@@ -1257,14 +1260,14 @@ class TimeLimit:
         self._ends.pop(end, None)
 
     def _end_some(self) -> None:
-        now, self._has_timer = self._loop.time(), False
-        while self._ends:
-            end, due = next(iter(self._ends.items()))
-            if due > now:
-                self._has_timer = True
-                self._loop.call_later(due - now, self._end_some)
-                return
+        now = self._loop.time()
+        due = [end for end, _ in itertools.takewhile(lambda item: item[1] <= now, self._ends.items())]
+        for end in due:
             del self._ends[end]
+        self._has_timer = bool(self._ends)
+        if self._ends:
+            self._loop.call_later(next(iter(self._ends.values())) - now, self._end_some)
+        for end in due:
             end()
 
 
@@ -1784,10 +1787,10 @@ class SQLiteDatabase(Database):
         self._remembered[statement] = rows
 
     async def _read(self, sql: str, *arguments: Any) -> list[tuple]:
-        if self._writer_task is None:
-            raise Unavailable("The database is closed.")
         idle_readers = self._idle_readers
         async with self._reader_turns:
+            if self._writer_task is None:
+                raise Unavailable("The database is closed.")
             reader = idle_readers.pop()
             try:
                 return list(await reader.execute_fetchall(numbered(sql), arguments))
@@ -1967,6 +1970,16 @@ class PostgresSession(Transaction):
         self._connection.terminate()
 
 
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error says that a connection has ended, so that another may do better."""
+    asyncpg = asyncpg_driver()
+    lost = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
+    # An InternalClientError is what asyncpg raises when the connection ends between two of its steps.
+    lost += (asyncpg.InternalClientError, ConnectionError)
+    # asyncpg tells as an InterfaceError and a ValueError that an argument cannot be sent.
+    return isinstance(error, lost) and not isinstance(error, (ValueError, asyncpg.QueryCanceledError))
+
+
 class ConnectionPool:
     """Connections to Postgres, each for one at a time, in the order in which they come.
 
@@ -1976,24 +1989,34 @@ class ConnectionPool:
     """
 
     def __init__(self, url: str, most: int = 10):
-        self._url = url
+        self._url, self._most = url, most
         self._turns = asyncio.Semaphore(most)
-        self._idle: collections.deque[tuple[Any, float]] = collections.deque()  # since when; last used, last here
+        self._idle: collections.deque[tuple[Any, float]] = collections.deque()  # and since when, the longest first
         self._is_closed = False
 
     @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncIterator[Any]:
-        """A connection. Raises TimeoutError if there is none in time, and whatever asyncpg cannot connect by."""
+    async def connection(self, fresh: bool = False) -> AsyncIterator[Any]:
+        """A connection, if `fresh` one that is new.
+
+        Raises TimeoutError if there is none in time, Unavailable if the pool has been closed, and
+        whatever asyncpg cannot connect by.
+        """
+        give_up = time.monotonic() + CONNECT_SECONDS
         async with asyncio.timeout(CONNECT_SECONDS) if self._turns.locked() else contextlib.nullcontext():
             await self._turns.acquire()
         try:
-            connection = self._take_idle() or await asyncpg_driver().connect(
-                self._url, timeout=CONNECT_SECONDS, command_timeout=QUERY_SECONDS
-            )
+            if self._is_closed:
+                raise Unavailable("The database is closed.")
+            if fresh:
+                self._end_idle()  # never more than there are turns
+            connection = self._take_idle()
+            if connection is None:
+                seconds = max(give_up - time.monotonic(), 0.01)
+                connection = await asyncpg_driver().connect(self._url, timeout=seconds, command_timeout=QUERY_SECONDS)
             try:
                 yield connection
-            except (TimeoutError, asyncio.CancelledError):
-                connection.terminate()  # it still waits for the server
+            except BaseException as error:
+                self._end_if_unusable(connection, error)
                 raise
             finally:
                 self._give_back(connection)
@@ -2011,6 +2034,21 @@ class ConnectionPool:
                 return connection
         return None
 
+    def _end_if_unusable(self, connection: Any, error: BaseException) -> None:
+        if is_lost_connection(error):
+            self.lose(connection)
+        elif isinstance(error, TimeoutError) or not isinstance(error, Exception):
+            connection.terminate()  # it still waits for the server
+
+    def lose(self, connection: Any) -> None:
+        """End a connection that the server has ended, and all that are idle: they may not have been told of it yet."""
+        connection.terminate()
+        self._end_idle()
+
+    def _end_idle(self) -> None:
+        while self._idle:
+            self._idle.pop()[0].terminate()
+
     def _give_back(self, connection: Any) -> None:
         if connection.is_closed():
             return
@@ -2020,14 +2058,15 @@ class ConnectionPool:
             self._idle.append((connection, time.monotonic()))
 
     async def close(self) -> None:
-        """End all connections, those that are in use as soon as they are given back."""
+        """End all connections; those that are in use have two seconds to be given back."""
         self._is_closed = True
-        idle = [connection for connection, _ in self._idle]
         try:
-            await asyncio.wait_for(asyncio.gather(*(connection.close() for connection in idle)), 2.0)
+            async with asyncio.timeout(2.0):
+                for _ in range(self._most):
+                    await self._turns.acquire()
+                await asyncio.gather(*(connection.close() for connection, _ in self._idle))
         except Exception:  # a server that does not answer need not be taken leave of
-            for connection in idle:
-                connection.terminate()
+            self._end_idle()
 
 
 class PostgresDatabase(Database):
@@ -2071,19 +2110,19 @@ class PostgresDatabase(Database):
         """Read committed rows. Raises Unavailable if the database cannot be read."""
         for last_try in (False, True):
             try:
-                async with self._connected() as connection:
+                async with self._connected(fresh=last_try) as connection:
                     return [tuple(row) for row in await connection.fetch(sql, *arguments, timeout=seconds)]
             except Exception as error:
                 # A read may be repeated: the connection was old and the server has been restarted.
-                if last_try or not self._is_lost_connection(error):
+                if last_try or not is_lost_connection(error):
                     raise self._as_told(error) from error
         raise AssertionError("the last try either returns or raises")
 
-    def _connected(self) -> contextlib.AbstractAsyncContextManager:
-        """A connection. Raises Unavailable if the database is closed."""
+    def _connected(self, fresh: bool = False) -> contextlib.AbstractAsyncContextManager:
+        """A connection, as the pool gives it. Raises Unavailable if the database is closed."""
         if self._pool is None:
             raise Unavailable("The database is closed.")
-        return self._pool.connection()
+        return self._pool.connection(fresh)
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[PostgresSession]:
@@ -2092,10 +2131,11 @@ class PostgresDatabase(Database):
             try:
                 await connection.execute("BEGIN")
             except Exception as error:
-                if not self._is_lost_connection(error):
+                if not is_lost_connection(error):
                     raise
                 # Nothing has been sent but BEGIN, so another connection may try.
-                connection = await stack.enter_async_context(self._connected())
+                self._pool.lose(connection)
+                connection = await stack.enter_async_context(self._connected(fresh=True))
                 await connection.execute("BEGIN")
             session = PostgresSession(connection)
             try:
@@ -2112,15 +2152,8 @@ class PostgresDatabase(Database):
     def _is_contradiction(self, error: BaseException) -> bool:
         return isinstance(error, asyncpg_driver().IntegrityConstraintViolationError)
 
-    @staticmethod
-    def _is_lost_connection(error: BaseException) -> bool:
-        asyncpg = asyncpg_driver()
-        lost = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
-        # An InternalClientError is what asyncpg raises when the connection ends between two of its steps.
-        return isinstance(error, (*lost, asyncpg.InternalClientError, ConnectionError))
-
     def _reason(self, error: BaseException) -> str | None:
-        if self._is_lost_connection(error) or isinstance(error, (TimeoutError, OSError)):
+        if is_lost_connection(error) or isinstance(error, (TimeoutError, OSError)):
             return f"{type(error).__name__}: {error}".rstrip(": ")
         return None
 
@@ -5884,6 +5917,7 @@ class Authenticator:
 BODY_SECONDS = 15  # that a client has to send the body of a request
 MOST_HEADERS = 16 * 1024  # bytes
 MOST_UNEXPECTED_BODY = 64 * 1024  # bytes that are read for a handler that does not read its body itself
+NO_HEADERS = tornado.httputil.HTTPHeaders()  # a copy takes half as long to make as the first
 
 
 def may_have_body(method: str, headers: tornado.httputil.HTTPHeaders) -> bool:
@@ -5952,8 +5986,8 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
             self._refuse(408)
 
     def _head(self) -> tuple[tornado.httputil.RequestStartLine, tornado.httputil.HTTPHeaders]:
-        scope, headers = self.scope, tornado.httputil.HTTPHeaders()
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADERS:
+        scope, headers = self.scope, NO_HEADERS.copy()
+        if sum(map(len, itertools.chain.from_iterable(scope["headers"]))) > MOST_HEADERS:
             raise tornado.httputil.HTTPInputError("headers too long")
         for name, value in scope["headers"]:
             headers.add(name.decode("latin-1"), value.decode("latin-1").strip(" \t"))
@@ -6477,17 +6511,16 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
 
     def finish(self) -> None:
         """Answer, now that the request has been read."""
-        self._have_body()
+        self._body_has_ended()
         if not self._is_answered:
             self._task = asyncio.get_running_loop().create_task(self._carry_out())
 
     def on_connection_close(self) -> None:
         """Note that the client left before it had sent all."""
-        self._have_body()
+        self._body_has_ended()
         self.discount()
 
-    def _have_body(self) -> None:
-        """No more of the body comes."""
+    def _body_has_ended(self) -> None:
         if self._closes_late_body:
             self.settings["body_limit"].finish(self.request.connection.close)
 
@@ -14079,8 +14112,9 @@ class TodoApplication(tornado.web.Application):
         return Exchange(self, server_conn, request_conn)
 
     def find_handler(self, request: Any, **options: Any) -> tornado.httputil.HTTPMessageDelegate:
-        """What answers a request: what `add_handlers` has added, as in every Application, or one of ours."""
-        if len(self.default_router.rules) > 1 and (added := self.default_router.find_handler(request, **options)):
+        """What answers a request: what an embedder has added, as in every Application, or one of ours."""
+        has_added = len(self.default_router.rules) > 1 or self.wildcard_router.rules
+        if has_added and (added := self.default_router.find_handler(request, **options)):
             return added
         if target := self._fixed.get(request.path):
             return self._delegate(request, (), *target)
