@@ -10086,6 +10086,20 @@ async def test_the_page_waits_for_a_server_that_is_away_and_then_goes_on(browser
 
 
 @SCREENS
+async def test_a_new_to_do_and_one_with_the_focus_are_seen_whole_above_the_footer(page, width, height):
+    await page.set_viewport_size({"width": width, "height": height})
+    await fill_list(page, 40)
+    await page.reload()
+    await type_in(page, BUY)
+    covered = """() => document.querySelector(".footer").getBoundingClientRect().top
+        < [...document.querySelectorAll(".todo-list li")].at(-1).getBoundingClientRect().bottom"""
+    await page.wait_for_function(f"!({covered})()", timeout=3000)
+    await page.evaluate("scrollTo(0, 0)")
+    await page.evaluate("[...document.querySelectorAll('.todo-list li .toggle')].at(-1).focus()")
+    await page.wait_for_function(f"!({covered})()", timeout=3000)
+
+
+@SCREENS
 async def test_a_token_is_made_shown_once_and_revoked(browser, accounts_server, width, height):
     async with signed_up_page(browser, accounts_server, "ann", width, height) as page:
         await open_account(page, "tokens")

@@ -8203,7 +8203,9 @@ PAGE_CSS = r"""/* The page of tornado_todo: the colours of the sky after a storm
   display: none !important;
 }
 
+/* What is scrolled to, or gets the focus, must not lie under the footer that sticks to the bottom. */
 html {
+  scroll-padding-bottom: 4.5rem;
   background: var(--ground);
   color: var(--ink);
   -webkit-text-size-adjust: 100%;
@@ -10388,6 +10390,9 @@ button:disabled {
   }
   .todo-list .view {
     margin-left: 0.3rem;
+  }
+  html {
+    scroll-padding-bottom: calc(7rem + env(safe-area-inset-bottom));
   }
   .footer {
     grid-template-columns: 1fr auto;
