@@ -10085,18 +10085,27 @@ async def test_the_page_waits_for_a_server_that_is_away_and_then_goes_on(browser
         await expect(page.locator(".account-button")).to_have_text(re.compile("ann"))
 
 
+async def last_row_is_above_the_footer(page):
+    room = """document.querySelector(".footer").getBoundingClientRect().top
+        - [...document.querySelectorAll(".todo-list li")].at(-1).getBoundingClientRect().bottom"""
+    for _ in range(100):
+        if await page.evaluate(room) >= 0:
+            return
+        await asyncio.sleep(0.05)
+    assert await page.evaluate(room) >= 0
+
+
 @SCREENS
 async def test_a_new_to_do_and_one_with_the_focus_are_seen_whole_above_the_footer(page, width, height):
     await page.set_viewport_size({"width": width, "height": height})
     await fill_list(page, 40)
     await page.reload()
+    await expect(rows(page)).to_have_count(40)
     await type_in(page, BUY)
-    covered = """() => document.querySelector(".footer").getBoundingClientRect().top
-        < [...document.querySelectorAll(".todo-list li")].at(-1).getBoundingClientRect().bottom"""
-    await page.wait_for_function(f"!({covered})()", timeout=3000)
+    await last_row_is_above_the_footer(page)
     await page.evaluate("scrollTo(0, 0)")
     await page.evaluate("[...document.querySelectorAll('.todo-list li .toggle')].at(-1).focus()")
-    await page.wait_for_function(f"!({covered})()", timeout=3000)
+    await last_row_is_above_the_footer(page)
 
 
 @SCREENS
