@@ -713,7 +713,7 @@ def random_bytes() -> bytes:
     """Ten random bytes for an id; what is secret asks the system itself.
 
     To ask is a system call, at which another thread may take the interpreter: three of them were a
-    twelfth of what it takes to create a to-do.
+    twentieth of what it takes to create a to-do.
     """
     while True:
         try:
@@ -5917,7 +5917,6 @@ class Authenticator:
 BODY_SECONDS = 15  # that a client has to send the body of a request
 MOST_HEADERS = 16 * 1024  # bytes
 MOST_UNEXPECTED_BODY = 64 * 1024  # bytes that are read for a handler that does not read its body itself
-NO_HEADERS = tornado.httputil.HTTPHeaders()  # a copy takes half as long to make as the first
 
 
 def may_have_body(method: str, headers: tornado.httputil.HTTPHeaders) -> bool:
@@ -5986,7 +5985,7 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
             self._refuse(408)
 
     def _head(self) -> tuple[tornado.httputil.RequestStartLine, tornado.httputil.HTTPHeaders]:
-        scope, headers = self.scope, NO_HEADERS.copy()
+        scope, headers = self.scope, tornado.httputil.HTTPHeaders()
         if sum(map(len, itertools.chain.from_iterable(scope["headers"]))) > MOST_HEADERS:
             raise tornado.httputil.HTTPInputError("headers too long")
         for name, value in scope["headers"]:
@@ -14104,7 +14103,7 @@ class Exchange(tornado.httputil.HTTPMessageDelegate):
 
 
 class TodoApplication(tornado.web.Application):
-    """Tornado's Application, with one table for its handlers and ours, found in a tenth of the time of its routers."""
+    """Tornado's Application, with one table for its handlers and ours, read in a third of the time its routers take."""
 
     def __init__(self, table: Sequence[tuple], prefix: str, **settings: Any):
         super().__init__([], **settings)
