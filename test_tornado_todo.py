@@ -7722,6 +7722,72 @@ def test_an_odd_env_file_gives_no_traceback(tmp_path, content):
     assert done.stderr.splitlines()[-1].startswith("tornado_todo: ")
 
 
+@pytest.mark.parametrize(
+    "content, line, name",
+    [
+        ('DATABASE_URL="postgresql://ann:canary@127.0.0.1/todo\n', 1, "DATABASE_URL"),
+        ('# comment\n\nexport AUTH="accounts\nWORKERS=1\n', 3, "AUTH"),
+        ("REDIS_PREFIX='canary\n", 1, "REDIS_PREFIX"),
+        ('DATABASE_URL="postgresql://canary@127.0.0.1/todo\nAUTH="accounts"\n', 1, "DATABASE_URL"),
+        ('COOKIE_SECRET="canary\n# say "so"\nAUTH=accounts\n', 1, "COOKIE_SECRET"),
+        ('OTHER="canary\nAUTH=accounts\nLAST="\n', 1, "OTHER"),
+        ('DATABASE_URL=sqlite:///canary.db"\n', 1, "DATABASE_URL"),
+        ("FRAME_ANCESTORS='self' https://canary.example\n", 1, "FRAME_ANCESTORS"),
+        ("ALLOWED_HOSTS=a.example,\ncanary.example\n", 2, "NAME=value"),
+        ("AUTH accounts\n", 1, "NAME=value"),
+        ("\r\nAUTH\r\n", 2, "NAME=value"),
+    ],
+)
+def test_a_line_of_the_env_file_that_cannot_be_read_is_named_and_not_left_out(tmp_path, content, line, name):
+    (tmp_path / ".env").write_bytes(content.encode())
+    done = command(tmp_path, "--check")
+    assert_refused(done, f".env, line {line}: ", name)
+    assert "canary" not in done.stderr and os.listdir(tmp_path) == [".env"]
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        *[(name, "AUTH") for name in ("AUHT", "auth", "Auth", "AUT", "AUTHH", "TORNADO_TODO_AUTH", "\ufeffAUTH")],
+        *[("databse_url", "DATABASE_URL"), ("DATABASEURL", "DATABASE_URL"), ("DATABSE_ULR", "DATABASE_URL")],
+        *[("port", "SERVER_PORT"), ("server-host", "SERVER_HOST"), ("MONGODB_URL", "MONGODB_URI")],
+    ],
+)
+def test_a_misspelt_setting_in_the_env_file_is_refused_with_the_name_that_was_meant(tmp_path, name, meant):
+    (tmp_path / ".env").write_text(f"# mine\n{name}=canary\n", encoding="utf-8")
+    done = command(tmp_path, "--check")
+    assert_refused(done, ".env, line 2: ", f"{name!a} is not a setting; did you mean {meant}?")
+    assert "canary" not in done.stderr
+
+
+def test_what_other_programs_keep_in_the_env_file_is_left_to_them(tmp_path):
+    lines = ["MYSQL_USER=x", "DATABASE_USER=x", "COMPOSE_PROJECT_NAME=todo", "PASSED_ON", 'KEY="-----BEGIN', 'x="']
+    (tmp_path / ".env").write_text("\n".join([*lines, "WORKERS=0"]), encoding="utf-8")
+    assert_refused(command(tmp_path, "--check"), "WORKERS: ")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_an_env_file_of_a_windows_editor_is_read_or_refused(tmp_path, encoding):
+    (tmp_path / ".env").write_text("AUTH=everybody\r\n", encoding=encoding)
+    assert_refused(command(tmp_path, "--check"), "everybody" if encoding == "utf-8-sig" else "UTF-8")
+
+
+def test_an_env_file_that_is_there_and_cannot_be_opened_is_not_passed_over(tmp_path):
+    (tmp_path / ".env").symlink_to(tmp_path / "gone")
+    assert_refused(command(tmp_path, "--check"), ".env cannot be read")
+
+
+@pytest.mark.parametrize("name, meant", [("auth", "AUTH"), ("AUHT", "AUTH"), ("COOKIE_SECRETS", "COOKIE_SECRET")])
+def test_a_misspelt_setting_in_the_environment_is_reported_with_the_name_that_was_meant(tmp_path, name, meant):
+    done = command(tmp_path, "--check", **{name: "canary"})
+    assert done.returncode == 0 and f"did you mean {meant}?" in done.stderr and "canary" not in done.stderr
+
+
+def test_the_environment_of_other_programs_is_not_taken_for_misspelt(tmp_path):
+    other = {"PORT": "1", "HOST": "x", "MYSQL_USER": "x", "LOGLEVEL": "x", "LOG_LEVEL": "error", "LOGNAME": "x"}
+    assert command(tmp_path, "--check", **other).stderr == ""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_server_answers_what_is_in_flight_and_exits_0(tmp_path, number):

@@ -51,6 +51,7 @@ import getpass
 import hashlib
 import http.cookies
 import importlib
+import io
 import ipaddress
 import itertools
 import json
@@ -270,6 +271,7 @@ class Setting(NamedTuple):
     help: str
 
 
+SHORT_OPTIONS = {"SERVER_HOST": "--host", "SERVER_PORT": "--port", "DATABASE_URL": "--database"}
 SETTINGS = (
     Setting("SERVER_HOST", "localhost", str, "host name or address to listen on; 0.0.0.0 for all"),
     Setting("SERVER_PORT", "8888", parse_port, "port to listen on; 0 picks a free one"),
@@ -324,6 +326,34 @@ SETTINGS = (
     Setting("LOG_LEVEL", "info", parse_choice("debug", "info", "warning", "error"), "debug, info, warning or error"),
     Setting("LOG_FORMAT", "text", parse_choice("text", "json"), "text, or json: one object a line"),
 )
+
+
+def is_misspelt(text: str, word: str, mistakes: int) -> bool:
+    """Whether a text is a word with at most this many letters wrong, missing, added, or swapped with the next one."""
+    same = len(os.path.commonprefix([text, word]))
+    text, word = text[same:], word[same:]
+    if not mistakes or not text or not word:
+        return len(text) + len(word) <= mistakes
+    rests = [(text[1:], word), (text, word[1:]), (text[1:], word[1:])]
+    if text[:2] == word[1::-1]:
+        rests.append((text[2:], word[2:]))
+    return any(is_misspelt(*rest, mistakes - 1) for rest in rests)
+
+
+def nearest_setting(name: str) -> str | None:
+    """The setting that a name stands for: in other letter case, as an option, or misspelt; None if there is none."""
+    folded = re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_").removeprefix("TORNADO_TODO_")
+    names = [setting.name for setting in SETTINGS]
+    options = {option.removeprefix("--").upper(): name for name, option in SHORT_OPTIONS.items()}
+    if folded in (*names, *options):
+        return options.get(folded, folded)
+    most = 2 if len(folded) > 7 else 1  # two mistakes in a short word make another word of it
+    letters = set(folded)
+    similar = [
+        each for each in names if len(letters ^ set(each)) <= 2 * most
+    ]  # one mistake changes two letters at most
+    found = (each for mistakes in range(1, most + 1) for each in similar if is_misspelt(folded, each, mistakes))
+    return next(found, None)
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -14564,27 +14594,67 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tornado_todo {__version__}")
     parser.add_argument("--check", action="store_true", help="try every engine once, print how it is, and end")
-    short = {"SERVER_HOST": ["--host"], "SERVER_PORT": ["--port"], "DATABASE_URL": ["--database"]}
     for setting in SETTINGS:
-        names = [*short.get(setting.name, []), "--" + setting.name.lower().replace("_", "-")]
+        names = [SHORT_OPTIONS.get(setting.name), "--" + setting.name.lower().replace("_", "-")]
         default = f" (default: {setting.default})" if setting.default else ""
         parser.add_argument(
-            *names, dest=setting.name, metavar="VALUE", help=f"{setting.help}{default}".replace("%", "%%")
+            *filter(None, names), dest=setting.name, metavar="VALUE", help=f"{setting.help}{default}".replace("%", "%%")
         )
     return parser
 
 
-def read_environment(options: Mapping[str, Any]) -> dict[str, str]:
-    """Settings from options, the environment and .env, the first of them that gives a value."""
+def env_fault(text: str, name: str | None, value: str | None) -> str | None:
+    """What keeps a statement of .env, as python-dotenv has read it, from being what its author meant; never a value."""
+    settings = {setting.name for setting in SETTINGS}
+    begun = re.findall(r"^\s*(?:export\s+)?(\w+)\s*=", text, re.MULTILINE)
+    if name is None:
+        return f"{begun[0] if begun else 'this'} cannot be read; write NAME=value, and close every quote"
+    if name not in settings and (nearest := nearest_setting(name)):
+        return f"{name!a} is not a setting; did you mean {nearest}?"
+    if value is None:
+        is_foreign = name not in settings and re.fullmatch(r"[A-Z_][A-Z0-9_]*", name)
+        return None if is_foreign else "there is no value; write NAME=value, all of it on one line"
+    if name in settings and "\n" in value or settings & set(begun[1:]):
+        return f"{name} goes on to the next line; close its quote"
+    quotes, written = ("'", '"'), text.partition("=")[2].lstrip()
+    # python-dotenv leaves a quote in the value that is only at its end.
+    if name in settings and value.endswith(quotes) and value.count(value[-1]) % 2 and not written.startswith(quotes):
+        return f"{name} ends with a quote that has no partner"
+    return None
+
+
+def read_env_file(path: str) -> dict[str, str | None]:
+    """The settings in a file of NAME=value lines. Raises Misconfigured, naming the first line that is not one."""
     try:
-        # Imported where there is something to read: it takes as long as a tenth of the start.
-        file = (
-            importlib.import_module("dotenv").dotenv_values(".env", interpolate=False) if os.path.exists(".env") else {}
-        )
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misconfigured(f".env cannot be read: {error}") from error
-    sources = (file, os.environ, options)
-    return {name: value for source in sources for name, value in source.items() if value}
+        with open(path, encoding="utf-8-sig") as file:  # some editors put a byte order mark in front
+            text = file.read()
+    except OSError as error:
+        raise Misconfigured(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Misconfigured(f"{path} cannot be read: {error}; save it as UTF-8") from error
+    if "\0" in text:
+        raise Misconfigured(f"{path} cannot be read: it has zero bytes; save it as UTF-8")
+    values = {}
+    # Imported where there is something to read: it takes as long as a tenth of the start.
+    for name, value, original, is_error in importlib.import_module("dotenv.parser").parse_stream(io.StringIO(text)):
+        statement = original.string.lstrip()
+        if (name or is_error) and (fault := env_fault(statement, name, value)):
+            blank_lines = original.string[: len(original.string) - len(statement)].count("\n")
+            raise Misconfigured(f"{path}, line {original.line + blank_lines}: {fault}")
+        values[name] = value
+    return values
+
+
+def read_environment(options: Mapping[str, Any]) -> dict[str, str]:
+    """Settings from options, the environment and .env, the first of them that has a value. Raises Misconfigured."""
+    file = read_env_file(".env") if os.path.lexists(".env") else {}
+    environ = {name: value for source in (file, os.environ, options) for name, value in source.items() if value}
+    for name in sorted(os.environ.keys() - {setting.name for setting in SETTINGS}):
+        nearest = nearest_setting(name)
+        # Others may read HOST and PORT, or what is only similar; where ours is set, nothing is missing.
+        if nearest and nearest not in environ and f"--{name.lower()}" not in SHORT_OPTIONS.values():
+            LOG.warning("the environment has %a, which is not a setting; did you mean %s?", name, nearest)
+    return environ
 
 
 def bound_sockets(config: Config) -> list[socket.socket]:
