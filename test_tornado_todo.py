@@ -5412,15 +5412,45 @@ def test_an_editor_cannot_take_a_todo_away_from_the_owner_of_its_list(town):
     assert show(town.bob, todo["id"])["list"] == list_id and titles(town.cid, f"?list={mine}") == []
 
 
-def test_an_owner_gives_a_todo_to_anothers_list_and_takes_that_back(town):
+@pytest.mark.parametrize("is_bulk", [False, True], ids=["one", "bulk"])
+def test_editor_cannot_take_todo_away_from_the_owner_of_its_list_by_undo(town, is_bulk):
     list_id, mine = shared_list(town), add_list(town.cid, "mine")["id"]
     todo = add(town.cid, "cid's", list=mine)
-    change(town.cid, todo["id"], list=list_id)
+    path = f"/api/todos?list={mine}" if is_bulk else f"/api/todos/{todo['id']}"
+    moved = town.cid.patch(path, {"list": list_id}).headers["Change-Batch"]
+    change(town.bob, todo["id"], notes=PRIVATE)
+    assert_problem(town.cid.patch(f"/api/todos/{todo['id']}", {"list": mine}), 403)
+    for body in ({"batch": moved}, {}):
+        assert moved in assert_problem(town.cid.post("/api/undo", body), 403, "batch")["errors"][0]["message"]
+    assert show(town.bob, todo["id"])["list"] == list_id and titles(town.cid, f"?list={mine}") == []
+
+
+def test_owner_takes_todo_back_by_undo_and_gives_it_again_by_undoing_that(town):
+    list_id, mine = shared_list(town), add_list(town.bob, "mine")["id"]
+    todo = add(town.bob, "bob's", list=mine)
+    change(town.bob, todo["id"], list=list_id)
+    undone = undo(town.bob)
+    assert show(town.bob, todo["id"])["list"] == mine
+    undo(town.bob, undone["batch"])
     assert show(town.bob, todo["id"])["list"] == list_id
-    undo(town.cid)
-    assert town.bob.get(f"/api/todos/{todo['id']}").status == 404
-    owner = "SELECT users.name FROM todos JOIN users ON users.id = owner_id WHERE todos.id = $1"
-    assert town.server.sql(owner, todo["id"])[0][0] == "cid"
+
+
+def test_editor_cannot_redo_move_that_would_take_todo_away(town):
+    theirs, mine = shared_list(town), add_list(town.cid, "mine")["id"]
+    todo = add(town.cid, "cid's", list=theirs)  # bob's from now on
+    change(town.bob, todo["id"], notes=PRIVATE)
+    deleted = town.cid.delete(f"/api/todos/{todo['id']}").headers["Change-Batch"]
+    undo(town.cid, deleted)
+    assert_problem(town.cid.patch(f"/api/todos/{todo['id']}", {"list": mine}), 403)
+    assert show(town.bob, todo["id"])["list"] == theirs
+
+
+def test_sharing_cannot_be_undone_by_batch(town):
+    list_id = shared_list(town)
+    batch = town.bob.get(f"/api/changes?list={list_id}&limit=1000").json()["changes"][-1]
+    assert batch["action"] == "share"
+    assert_problem(town.bob.post("/api/undo", {"batch": batch["batch"]}), 409, "batch")
+    assert town.cid.get(f"/api/lists/{list_id}").status == 200
 
 
 def test_what_was_said_before_a_list_was_shared_is_not_shared(town):
@@ -5474,6 +5504,26 @@ def test_an_undo_finds_out_that_the_owner_has_changed_the_same_since(town):
     change(town.bob, todo["id"], title="three")
     assert_problem(town.cid.post("/api/undo", {}), 409)
     assert show(town.bob, todo["id"])["title"] == "three"
+
+
+def test_undo_names_act_that_conflicts_and_the_next_undo_takes_the_one_before(town):
+    list_id = shared_list(town)
+    todos = [add(town.cid, title, list=list_id) for title in ("first", "second", "third")]
+    batches = [
+        town.cid.patch(f"/api/todos/{todo['id']}", {"title": f"{todo['title']} by cid"}).headers["Change-Batch"]
+        for todo in todos
+    ]
+    for todo in todos[1:]:
+        change(town.bob, todo["id"], title="by bob")
+    for batch in (batches[2], batches[1]):
+        problem = assert_problem(town.cid.post("/api/undo", {}), 409, "batch")
+        assert batch in problem["errors"][0]["message"] and "by bob" in problem["detail"]
+    assert undo(town.cid)["undone"] == batches[0]
+    newer = town.cid.patch(f"/api/todos/{todos[0]['id']}", {"priority": 1}).headers["Change-Batch"]
+    assert undo(town.cid)["undone"] == newer
+    assert undo(town.cid)["todos"][0]["deleted_at"]  # the third is made no more
+    change(town.bob, todos[1]["id"], title="second by cid")
+    assert undo(town.cid, batches[1])["todos"][0]["title"] == "second"
 
 
 def test_an_idempotent_repeat_is_answered_to_the_same_user_only(town):

@@ -2273,6 +2273,11 @@ MIGRATIONS = (
     ALTER TABLE changes ALTER COLUMN todo_id TYPE TEXT COLLATE "C";
     ALTER TABLE idempotency_keys ALTER COLUMN todo_id TYPE TEXT COLLATE "C";
     """,
+    # The revisions of the acts that a user could not undo: an undo without a batch passes over them.
+    """
+    ALTER TABLE users ADD COLUMN passed_from BIGINT NOT NULL DEFAULT 0;
+    ALTER TABLE users ADD COLUMN passed_to BIGINT NOT NULL DEFAULT 0;
+    """,
 )
 
 # ---- rights: in every statement, `$1` is the caller
@@ -2772,10 +2777,12 @@ class TodoQueries:
         return [Member(name, role, timestamp(since)) for name, role, since in rows]
 
     async def last_batch(self) -> str:
-        """The caller's newest batch that is neither an undo nor undone. Raises Conflict if there is none."""
+        """The caller's newest batch that is neither an undo, nor undone, nor passed over. Raises Conflict."""
         rows = await self.fetch(
             f"SELECT batch FROM changes WHERE user_id = $1 AND undoes IS NULL AND {may(EDITOR, 'list_id')}"
             " AND action NOT IN ('purge', 'share')"
+            " AND NOT EXISTS (SELECT 1 FROM users"
+            " WHERE users.id = $1 AND changes.revision BETWEEN passed_from AND passed_to)"
             " AND batch NOT IN (SELECT undoes FROM changes WHERE undoes IS NOT NULL) ORDER BY revision DESC LIMIT 1"
         )
         if not rows:
@@ -3477,6 +3484,21 @@ class TodoStore:
             " VALUES ($1, $2, $3, $4, $5, $6)",
             *(repeat.key, repeat.fingerprint, answer, getattr(written.result, "id", ""), milliseconds(batch.at)),
         )
+
+    async def pass_over(self, user: User, batch: str) -> None:
+        """Leave a batch out when the user's last act is looked for: it could not be undone."""
+
+        async def operation(transaction: Any) -> None:
+            await take_turn(transaction)
+            # What lies between this batch and those passed over before has been undone.
+            await transaction.fetch(
+                "UPDATE users SET passed_from = its.first, passed_to = CASE WHEN its.last < passed_from"
+                " THEN passed_to ELSE its.last END FROM (SELECT min(revision) AS first, max(revision) AS last"
+                " FROM changes WHERE batch = $2) AS its WHERE id = $1",
+                *(user.id, batch),
+            )
+
+        await self.database.transaction(operation)
 
     async def users_with_expired_trash(self, before: int) -> list[User]:
         """Whose trash has something in it since before a time (epoch milliseconds)."""
@@ -4557,6 +4579,8 @@ async def undo_list_change(batch: TodoBatch, change: Change) -> TodoList:
     before, after = (msgspec.json.decode(side, type=TodoList | None) for side in (change.before, change.after))
     if after is None:
         raise Conflict("What was removed for good cannot be brought back.")
+    if change.action == "share":
+        raise Conflict("Who may see a list cannot be undone: change its members or links instead.")
     try:
         current = await batch.todo_list(change.list, deleted=after.deleted_at is not None, role=OWNER)
     except NotFound:
@@ -4644,7 +4668,7 @@ class TodoService:
             async for before in yielding(selected):
                 values = fields
                 if fields.get("list", before.list) != before.list:
-                    await self._check_move(batch, before, fields["list"])
+                    self._check_move(batch, before, fields["list"])
                     last = min(last + 1, MAX_ORDER)
                     values = {**fields, "order": last}
                 batch.save_todo(before, changed_todo(before, values, batch.at))
@@ -4705,17 +4729,18 @@ class TodoService:
             raise Invalid("list names no list of yours.", [field_error("list", "names no list of yours")]) from None
 
     @staticmethod
-    async def _check_move(batch: TodoBatch, todo: Todo, list_id: str) -> None:
+    def _check_move(batch: TodoBatch, todo: Todo, list_id: str) -> None:
         """Raise Forbidden for an editor who would take a to-do away from the owner of its list."""
-        if batch.owners[list_id] != batch.owners[todo.list]:
-            await batch.todo_list(todo.list, role=OWNER)
+        owner_id = batch.owners[todo.list]
+        if owner_id not in (batch.owners[list_id], batch.user.id):
+            check_role(OWNER, EDITOR)
 
     async def _change(self, batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> Todo:
         """Save what these fields make of a to-do; moved to another list, it goes to the end unless told."""
         values = dict(fields)
         if values.get("list", before.list) != before.list:
             _, last = await self._place_at_end(batch, values["list"])
-            await self._check_move(batch, before, values["list"])
+            self._check_move(batch, before, values["list"])
             values.setdefault("order", min(last + 1, MAX_ORDER))
         after = batch.save_todo(before, changed_todo(before, values, batch.at))
         if "order" in fields and after is not before:
@@ -4844,23 +4869,42 @@ class TodoService:
     async def undo(self, user: User, target: str | None, repeat: Repeat | None = None) -> Written:
         """Write back what a batch changed (without one: the caller's last), as a batch of its own.
 
-        The result is Undone. Raises NotFound, or Conflict if there is nothing to undo or somebody has
-        since changed the same fields.
+        The result is Undone. Raises NotFound, Conflict if there is nothing to undo or somebody has since
+        changed the same fields, or Forbidden if the caller may not set them. The error names the batch;
+        where it was the caller's last, the next undo without a batch takes the one before it.
         """
+        refused = ""
 
         async def operation(batch: TodoBatch) -> Undone:
+            nonlocal refused
             undone = target or await batch.last_batch()
-            changes, is_undo = await batch.batch_changes(undone)
-            # To undo an undo is an act of its own, which can be undone again.
-            batch.undoes = None if is_undo else undone
-            present = await batch.batch_todos(undone)
-            lists = [await undo_list_change(batch, change) for change in changes if change.todo is None]
-            todos = [undo_change(batch, change, present) async for change in yielding(changes) if change.todo]
-            for list_id in {todo.list for todo in todos}:
-                await check_undone_list(batch, list_id, lists)
-            return Undone(undone, len(todos), todos[:MOST_SHOWN], lists)
+            try:
+                return await self._undo(batch, undone)
+            except (Conflict, Forbidden) as error:
+                refused = undone
+                error.errors = [field_error("batch", f"{undone} cannot be undone")]
+                raise
 
-        return await self._write(user, operation, repeat)
+        try:
+            return await self._write(user, operation, repeat)
+        except (Conflict, Forbidden) as error:
+            if refused and not target:
+                await self.store.pass_over(user, refused)
+                error.detail += " Undo again to undo what you did before it."
+            raise
+
+    async def _undo(self, batch: TodoBatch, undone: str) -> Undone:
+        changes, is_undo = await batch.batch_changes(undone)
+        # To undo an undo is an act of its own, which can be undone again.
+        batch.undoes = None if is_undo else undone
+        present = await batch.batch_todos(undone)
+        lists = [await undo_list_change(batch, change) for change in changes if change.todo is None]
+        todos = [undo_change(batch, change, present) async for change in yielding(changes) if change.todo]
+        for list_id in {todo.list for todo in todos}:
+            await check_undone_list(batch, list_id, lists)
+        for todo in todos:
+            self._check_move(batch, present[todo.id], todo.list)
+        return Undone(undone, len(todos), todos[:MOST_SHOWN], lists)
 
     # ---- reading
 
