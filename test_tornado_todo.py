@@ -3293,6 +3293,46 @@ async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_t
         assert undo(client)["todos"][0]["title"] == "old"
 
 
+@pytest.mark.parametrize("act", ["removed", "replaced"])
+@pytest.mark.parametrize("which", ["", "-wal", "-shm"], ids=["the database", "the log", "the log's index"])
+def test_a_file_that_is_taken_away_from_a_running_server_is_noticed(tmp_path, which, act):
+    with process(tmp_path, **in_file(tmp_path)) as server:
+        kept = add(server.client)
+        file = tmp_path / f"todos.db{which}"
+        if act == "replaced":
+            shutil.copy(file, tmp_path / "other")
+            os.replace(tmp_path / "other", file)
+        else:
+            file.rename(tmp_path / "elsewhere")
+        problem = assert_problem(server.client.post("/api/todos", {"title": "lost"}), 503)
+        assert (
+            f"todos.db{which} has been moved or deleted" in problem["detail"]
+            and "start the server" in problem["detail"]
+        )
+        health = server.client.get("/api/health")
+        assert health.status == 503 and health.json()["engines"]["todos"]["state"] != "ok"
+        if act == "removed":
+            (tmp_path / "elsewhere").rename(file)
+            add(server.client, "bread")
+            assert server.client.get("/api/health").status == 200
+        elif which == "-wal":
+            server.child.kill()
+            server.child.wait()
+            with contextlib.closing(sqlite3.connect(f"file:{tmp_path}/todos.db?immutable=1", uri=True)) as found:
+                assert found.execute("SELECT id FROM todos").fetchall() == [(kept["id"],)]
+
+
+@pytest.mark.parametrize("which", ["-wal", "-shm"])
+def test_a_database_behind_a_symbolic_link_has_its_log_beside_the_file(tmp_path, which):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "todos.db").symlink_to(tmp_path / "data" / "real.db")
+    with process(tmp_path, **in_file(tmp_path)) as server:
+        add(server.client)
+        assert server.client.get("/api/health").status == 200
+        (tmp_path / "data" / f"real.db{which}").unlink()
+        assert_problem(server.client.post("/api/todos", {"title": "lost"}), 503)
+
+
 # ==== documents ==================================================================================
 
 DOCUMENTS = [

@@ -1670,6 +1670,22 @@ def run_without_waiting(coroutine: Coroutine) -> Any:
         return end.value
 
 
+def database_files(path: str) -> list[str]:
+    """The files that a SQLite database in use consists of: the database, its log and the index of the log."""
+    real_path = os.path.realpath(path)  # SQLite puts the others beside the file that a symbolic link names
+    return [path, f"{real_path}-wal", f"{real_path}-shm"]
+
+
+def file_id(file: str) -> tuple[int, int]:
+    """Device and number of a file, which no other file has at the same time. Raises OSError."""
+    status = os.stat(file)
+    return status.st_dev, status.st_ino
+
+
+class FilesLost(Unavailable):
+    """The files of a SQLite database were removed or replaced while it was open."""
+
+
 MOST_REMEMBERED = 8 * 1024 * 1024  # bytes, more or less, of what was read
 
 
@@ -1696,7 +1712,7 @@ class SQLiteDatabase(Database):
         self._writer: sqlite3.Connection | None = None
         self._writer_thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._writes_in_loop = False
-        self._file_id: int | None = None
+        self._files: dict[str, tuple[int, int]] = {}  # device and number of each file of the database that is open
         self._monitor: sqlite3.Connection | None = None
         self._remembered: dict[tuple, list[tuple]] = {}
         self._remembered_size = 0
@@ -1711,9 +1727,9 @@ class SQLiteDatabase(Database):
         self._writer_thread = concurrent.futures.ThreadPoolExecutor(1, "sqlite_writer")
         try:
             await self._in_writer_thread(self._open_writer)
-            self._file_id = os.stat(self.path).st_ino if self.path else None
             if self.path:
                 self._monitor = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+                self._files = {file: file_id(file) for file in database_files(self.path)}
             for _ in range(self._reader_count):
                 reader = await self._connection(self.path)
                 self._readers.append(reader)
@@ -1836,31 +1852,46 @@ class SQLiteDatabase(Database):
 
     async def ping(self) -> None:
         """Raise unless the file is there and can be read."""
-        self._check_file()
+        try:
+            self._check_files()
+        except FilesLost:
+            await self._in_writer_thread(self._save_log)
+            raise
         await (self._read if self._reader_count else self.fetch)("SELECT value FROM counters")
 
-    def _check_file(self) -> None:
-        """Raise Unavailable if the file is no longer the one that was opened: what is written to it is lost."""
-        try:
-            there = self.path is None or os.stat(self.path).st_ino == self._file_id
-        except OSError:
-            there = False
-        if not there:
-            raise Unavailable(f"{self.path} has been moved or deleted. Put it back, or start the server again.")
+    def _check_files(self) -> None:
+        """Raise FilesLost if one of the files is not the one that was opened: what is written to it is lost."""
+        for file, opened in self._files.items():
+            try:
+                is_there = file_id(file) == opened
+            except OSError:
+                is_there = False
+            if not is_there:
+                raise FilesLost(f"{file} has been moved or deleted. Put it back, or start the server again.")
+
+    def _save_log(self) -> None:
+        """Copy the log into the database: a log whose name is gone is lost with the last process that has it open."""
+        with contextlib.suppress(sqlite3.Error):
+            if not self._writer.in_transaction:
+                self._writer.execute("PRAGMA wal_checkpoint(FULL)")
 
     async def _commit(self, group: list[Write], run: Callable) -> list[tuple[Write, Any, BaseException | None]]:
         for write in group:  # here in the loop, where give_up() runs
             write.started = True
         is_short = all(write.is_short for write in group) and run != self._run_in_savepoint
         self._writes_in_loop = is_short and self._begin_at_once()
-        if self._writes_in_loop:
-            return await super()._commit(group, run)
-        return await self._in_writer_thread(run_without_waiting, super()._commit(group, run))
+        try:
+            if self._writes_in_loop:
+                return await super()._commit(group, run)
+            return await self._in_writer_thread(run_without_waiting, super()._commit(group, run))
+        except FilesLost:
+            await self._in_writer_thread(self._save_log)
+            raise
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[SQLiteSession]:
         try:
-            self._check_file()
+            self._check_files()
             if not self._writer.in_transaction:
                 self._begin()
             yield SQLiteSession(self._writer, self._in_writer_thread if self._writes_in_loop else None)
