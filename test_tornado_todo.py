@@ -8614,6 +8614,23 @@ async def test_a_commit_that_is_not_answered_in_time_is_told_as_uncertain(fresh_
         ("127.0.0.1, 10.0.0.0/8", "203.0.113.9, 10.1.2.3", "203.0.113.9"),
         ("127.0.0.1", "nonsense", "127.0.0.1"),
         ("192.0.2.1", "203.0.113.9", "127.0.0.1"),
+        ("127.0.0.1", "203.0.113.9:4711", "203.0.113.9"),
+        ("127.0.0.1", "[2001:db8::1]:4711", "2001:db8::1"),
+        ("127.0.0.1", "[2001:db8::1]", "2001:db8::1"),
+        ("127.0.0.1", "2001:DB8:0::1", "2001:db8::1"),
+        ("127.0.0.1", '"203.0.113.9:4711"', "203.0.113.9"),
+        ("127.0.0.1", '"[2001:db8::1]:4711"', "2001:db8::1"),
+        ("127.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
+        ("127.0.0.1", "[::ffff:203.0.113.9]:80", "203.0.113.9"),
+        ("127.0.0.1, 10.0.0.0/8", "203.0.113.9:1, 10.1.2.3:2", "203.0.113.9"),
+        ("127.0.0.1, 10.0.0.0/8", "198.51.100.7, 203.0.113.9:1 ,[::ffff:10.1.2.3]:2", "203.0.113.9"),
+        ("127.0.0.1, 2001:db8:1::/48", "203.0.113.9:1, [2001:db8:1::7]:2", "203.0.113.9"),
+        ("::ffff:127.0.0.1, ::ffff:10.0.0.0/104", "203.0.113.9, 10.1.2.3", "203.0.113.9"),
+        ("127.0.0.1", "203.0.113.9, ", "203.0.113.9"),
+        ("127.0.0.1, 10.0.0.0/8", "10.9.9.9, 10.1.2.3", "10.9.9.9"),
+        ("127.0.0.1, 10.0.0.0/8", "203.0.113.9, unknown, 10.1.2.3", "10.1.2.3"),
+        ("127.0.0.1", "203.0.113.9:x", "127.0.0.1"),
+        ("127.0.0.1", "[203.0.113.9", "127.0.0.1"),
     ],
 )
 def test_the_rightmost_address_that_is_no_trusted_proxy_is_the_clients(trusted, forwarded, address):
@@ -8626,6 +8643,64 @@ def test_the_rightmost_address_that_is_no_trusted_proxy_is_the_clients(trusted, 
     with serving({**MEMORY, "TRUSTED_PROXIES": trusted}, get_user=who) as client:
         assert client.get("/api/todos", X_Forwarded_For=forwarded).status == 200
     assert seen == [address]
+
+
+@pytest.mark.parametrize("form", ["{}:4711", "[::ffff:{}]:4711"])
+def test_wrong_passwords_of_strangers_behind_a_proxy_lock_nobody_else_out(form):
+    strangers = [form.format(f"203.0.113.{number}") for number in range(30)]
+    with served({**MEMORY, "TRUSTED_PROXIES": "127.0.0.1"}) as server:
+        server.run(server.services.accounts.add("ann", hash_of(PASSWORD)))
+        for address in strangers:
+            assert sign_in(server.client, password="wrong", X_Forwarded_For=address).status == 401
+        assert sign_in(server.client, X_Forwarded_For=form.format("198.51.100.7")).status == 200
+
+
+@pytest.mark.parametrize("protocol", ["https", "HTTPS", "wss", "http, https"])
+def test_a_trusted_proxy_reports_https_in_several_forms(protocol):
+    with serving({**MEMORY, "TRUSTED_PROXIES": "127.0.0.1", "AUTH": "open"}) as client:
+        assert add(client)["url"].startswith("http://")
+        answer = client.post("/api/todos", {"title": "x"}, X_Forwarded_Proto=protocol)
+        assert answer.json()["url"].startswith("https://")
+
+
+def test_a_forgotten_trusted_proxy_is_logged_once(caplog):
+    with serving({**MEMORY, "AUTH": "open"}) as client:
+        assert client.get("/api/todos").status == 200
+        assert "TRUSTED_PROXIES" not in caplog.text
+        for number in range(3):
+            assert client.get("/api/todos", X_Forwarded_For=f"203.0.113.{number}").status == 200
+    warnings = [record.getMessage() for record in caplog.records if "TRUSTED_PROXIES" in record.getMessage()]
+    assert len(warnings) == 1 and "TRUSTED_PROXIES=127.0.0.1" in warnings[0]
+
+
+def test_a_trusted_proxy_is_not_logged_as_forgotten(caplog):
+    with serving({**MEMORY, "AUTH": "open", "TRUSTED_PROXIES": "127.0.0.1"}) as client:
+        assert client.get("/api/todos", X_Forwarded_For="203.0.113.9").status == 200
+    assert "TRUSTED_PROXIES" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "CF-Connecting-IP",
+            "CF-Connecting-IPv6",
+            "CF-Ray",
+            "CF-Visitor",
+            "CDN-Loop",
+            "True-Client-IP",
+            "X-Client-IP",
+        ),
+        *("X-Forwarded-Port", "X-Forwarded-Server", "X-Forwarded-Scheme", "X-Forwarded-Ssl", "X-Forwarded-Prefix"),
+        *("X-Forwarded", "Forwarded-For", "X-Original-Forwarded-For", "X-Original-Host", "X-Original-For", "X-Scheme"),
+        *("X-Cluster-Client-IP", "Fastly-Client-IP", "Fly-Client-IP", "X-Azure-ClientIP", "X-Appengine-User-IP"),
+        *("X-Envoy-External-Address", "X-Amzn-Trace-Id", "X-Amz-Cf-Id", "WL-Proxy-Client-IP", "X-ProxyUser-Ip"),
+        *("Front-End-Https", "X-Url-Scheme", "X-Via", "X-Vercel-Forwarded-For", "X-Nf-Client-Connection-Ip"),
+    ],
+)
+def test_who_comes_through_a_proxy_that_says_so_is_not_this_machines_user(shared, name):
+    assert_problem(shared.get("/api/todos", **{name: "x"}), 401)
+    assert shared.get("/api/todos").status == 200
 
 
 @pytest.mark.parametrize("trusted, protocol", [("127.0.0.1", "https"), ("", "http")])

@@ -242,10 +242,17 @@ def parse_prefix(text: str) -> str:
     return prefix
 
 
+def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Read an address or network. One in IPv4-mapped form (::ffff:10.0.0.0/104, RFC 4291, 2.5.5.2) becomes IPv4."""
+    network = ipaddress.ip_network(text)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    return ipaddress.ip_network((mapped, network.prefixlen - 96)) if mapped and network.prefixlen >= 96 else network
+
+
 def parse_networks(text: str) -> tuple:
     """Read a comma-separated list of addresses and networks, such as `127.0.0.1, 10.0.0.0/8`."""
     try:
-        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+        return tuple(parse_network(part.strip()) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise Misconfigured(f"{error}: write addresses or networks, such as 127.0.0.1, 10.0.0.0/8") from None
 
@@ -5283,7 +5290,19 @@ class Services:
 
 # ==== auth: may call service and stores =========================================================
 
-FORWARDING_HEADERS = {"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Via"}
+# The headers by which proxies, load balancers and content delivery networks identify themselves and their
+# clients: X-Forwarded-For and its like, CF-Connecting-IP, True-Client-IP, X-Real-IP, Via and their like.
+FORWARDING_HEADER = re.compile(
+    r".*forwarded.*|.*(client|connecting|connection|real|remote|socket|user)-?ip(v[46])?"
+    r"|(x-)?via|cdn-loop|cf-.+|front-end-https|x-(url-)?scheme|x-(original|proxy|envoy|amzn?)-.+",
+    re.IGNORECASE,
+)
+
+
+@functools.lru_cache(1000)
+def is_forwarding_header(name: str) -> bool:
+    """Whether a header of this name shows that a proxy passed the request on."""
+    return bool(FORWARDING_HEADER.fullmatch(name))
 
 
 @functools.lru_cache(1000)  # of three look-ups in each request nearly all are the same
@@ -5324,7 +5343,7 @@ def is_local(request: tornado.httputil.HTTPServerRequest) -> bool:
     that it points at 127.0.0.1 (DNS rebinding); and a forwarding header shows a proxy in between, as
     does HTTP/1.0, which nginx speaks with a Host of its own making unless it is told otherwise.
     """
-    forwarded = request.version == "HTTP/1.0" or not FORWARDING_HEADERS.isdisjoint(request.headers)
+    forwarded = request.version == "HTTP/1.0" or any(map(is_forwarding_header, request.headers))
     return is_loopback(request.remote_ip) and not forwarded and is_loopback_name(request.headers.get("Host", ""))
 
 
@@ -5333,27 +5352,66 @@ def is_encrypted(request: tornado.httputil.HTTPServerRequest) -> bool:
     return request.protocol == "https" or is_local(request)
 
 
-def believe_proxies(request: tornado.httputil.HTTPServerRequest, trusted: Sequence) -> None:
-    """Set a request's client address and protocol to what trusted proxies say they were.
+@functools.lru_cache(1000)
+def hop_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address in one element of X-Forwarded-For; None if there is none.
 
-    The rightmost address in X-Forwarded-For that is not a trusted proxy is the client's: all to the
-    left of it may be made up by the client. From anybody else the headers change nothing. The host is
-    the Host header's, which a proxy passes on: X-Forwarded-Host most pass on as the client made it up.
+    Some proxies add a port, brackets or quotes, as in the Forwarded header (RFC 7239, 6):
+    `203.0.113.9:4711`, `"[2001:db8::1]:4711"`.
     """
+    match = re.fullmatch(r'"?(?:\[([^\]]+)\](?::[0-9]+)?|([0-9.]+):[0-9]+|([^"]*))"?', text.strip())
+    return parse_address(match[1] or match[2] or match[3].strip()) if match else None
 
-    def is_trusted(text: str) -> bool:
-        address = parse_address(text)
-        return bool(address) and any(address in network for network in trusted)
 
-    if not trusted or not is_trusted(request.remote_ip or ""):
-        return
-    addresses = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",")]
-    client = next((address for address in reversed(addresses) if not is_trusted(address)), "")
-    with contextlib.suppress(ValueError):
-        request.remote_ip = str(ipaddress.ip_address(client))
-    protocol = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip()
-    if protocol in ("http", "https"):
-        request.protocol = protocol
+class Proxies:
+    """Reads the client's address and protocol from what trusted proxies report (TRUSTED_PROXIES)."""
+
+    def __init__(self, trusted: Sequence):
+        self._trusted = trusted
+        self._has_warned = False
+
+    def _is_trusted(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> bool:
+        return address is not None and any(address in network for network in self._trusted)
+
+    def read(self, request: tornado.httputil.HTTPServerRequest) -> None:
+        """Set a request's client address and protocol to those that trusted proxies report.
+
+        The rightmost address in X-Forwarded-For that is not a trusted proxy is the client's: the client
+        may have made up everything to the left of it. From any other address the headers change nothing.
+        The host is the Host header's, which a proxy passes on: most proxies pass on X-Forwarded-Host as
+        the client made it up.
+        """
+        if not self._trusted and (self._has_warned or "X-Forwarded-For" not in request.headers):
+            return
+        if not self._is_trusted(parse_address(request.remote_ip)):
+            self._warn(request)
+            return
+        for hop in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
+            address = hop_address(hop)
+            if hop.strip() and address is None:
+                break  # what is to the left of it was reported by nobody whom we know
+            if address:
+                request.remote_ip = str(address)
+                if not self._is_trusted(address):
+                    break
+        protocol = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
+        # Some proxies report the protocol of a WebSocket as ws or wss.
+        protocol = {"ws": "http", "wss": "https"}.get(protocol, protocol)
+        if protocol in ("http", "https"):
+            request.protocol = protocol
+
+    def _warn(self, request: tornado.httputil.HTTPServerRequest) -> None:
+        """Log once that a proxy may have been forgotten: one with an address of a private network or this machine."""
+        address = parse_address(request.remote_ip)
+        if self._has_warned or address is None or address.is_global or "X-Forwarded-For" not in request.headers:
+            return
+        self._has_warned = True
+        LOG.warning(
+            "TRUSTED_PROXIES does not list %s, which sends X-Forwarded-For, so the header is ignored: all clients that"
+            " come through it count as one, and https is not recognized. If it is your proxy, set TRUSTED_PROXIES=%s.",
+            address,
+            address,
+        )
 
 
 class Hosts:
@@ -6380,7 +6438,7 @@ class BaseHandler:
         config: Config = self.settings["config"]
         if not self.request_id:
             self.request_id = random_bytes()[:8].hex()
-            believe_proxies(self.request, config.trusted_proxies)
+            self.settings["proxies"].read(self.request)
         policy = policy_headers(self.content_security_policy, config.frame_ancestors, self.request.protocol)
         headers = {"X-Request-Id": self.request_id, "Date": date_header(int(time.time())), **policy}
         if config.cors_origins:
@@ -14265,6 +14323,7 @@ def app_settings(config: Config, get_user: GetUser | None, checks: Mapping[str, 
         "authenticator": Authenticator(config, get_user, services, cookies),
         "cookies": cookies,
         "accounts": Accounts(services.accounts, throttle, hasher, config.signup),
+        "proxies": Proxies(config.trusted_proxies),
         "hosts": Hosts(config, any_name=get_user is not None),
         "body_limit": TimeLimit(BODY_SECONDS),
         "page": functools.cache(functools.partial(build_page, config)),  # when it is first asked for
