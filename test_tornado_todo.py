@@ -8985,6 +8985,7 @@ async def browser():
         await chromium.close()
 
 
+SCREENS = pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)], ids=["desktop", "phone"])
 BUY, FEED, BOOK = "buy some cheese", "feed the cat", "book a doctors appointment"
 
 
@@ -9698,6 +9699,48 @@ async def fill_list(page, amount):
     await asyncio.to_thread(create)
 
 
+@SCREENS
+@pytest.mark.parametrize("amount", [30, 130])
+async def test_adding_to_a_long_list_keeps_the_page_where_it_is(page, amount, width, height):
+    await page.set_viewport_size({"width": width, "height": height})
+    await fill_list(page, amount)
+    await page.reload()
+    await expect(rows(page)).to_have_count(min(amount, 100))
+    for title in (BUY, FEED):
+        await type_in(page, title)
+        await expect(page.locator(".toast")).to_contain_text(f"Added “{title}”")
+        await page.keyboard.press("x")
+        await page.keyboard.press("Backspace")
+        assert await page.evaluate("scrollY") == 0
+    assert await rows(page).count() == (amount + 2 if amount < 100 else 100)
+    await page.locator(".toast-action").click()
+    shown = row(page, FEED).locator(".toggle") if amount < 100 else page.locator(".detail-title")
+    await expect(shown).to_be_in_viewport(ratio=1)
+
+
+async def test_a_new_to_do_just_below_the_window_is_scrolled_to_while_the_composer_stays(page):
+    await page.set_viewport_size({"width": 1280, "height": 800})
+    seen = "document.querySelector('.new-todo').getBoundingClientRect().top >= 0"
+    for number in range(14):
+        await type_in(page, f"number {number}")
+        before = await page.evaluate("scrollY")
+        await page.keyboard.press("x")
+        await page.keyboard.press("Backspace")
+        assert await page.evaluate("scrollY") == before
+        assert await page.evaluate(seen)
+        if await page.locator(".toast").count() == 0:
+            await expect(rows(page).last).to_be_in_viewport(ratio=1)
+    assert await page.evaluate("scrollY") > 0
+
+
+@pytest.mark.parametrize("sort, titles", [("-created_at", ["a", "c", "b"]), ("title", ["a", "b", "c"])])
+async def test_a_new_to_do_comes_to_its_place_in_a_sorted_list(page, sort, titles):
+    await type_in(page, "b", "c")
+    await page.locator(".sort").select_option(sort)
+    await type_in(page, "a")
+    await expect(shown_titles(page)).to_have_text(titles)
+
+
 async def test_bulk_acts_reach_what_is_not_loaded(page):
     await fill_list(page, 130)
     await page.reload()
@@ -9969,7 +10012,6 @@ async def test_the_page_works_under_a_prefix(browser):
 
 PAGE_ACCOUNTS = {**MEMORY, "AUTH": "accounts", "SIGNUP": "open"}
 PAGE_PASSWORD, NEW_PASSWORD = "three green kettles", "four blue teapots"
-SCREENS = pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)], ids=["desktop", "phone"])
 
 
 @pytest.fixture
@@ -10333,8 +10375,10 @@ async def test_a_new_to_do_and_one_with_the_focus_are_seen_whole_above_the_foote
     await page.reload()
     await expect(rows(page)).to_have_count(40)
     await type_in(page, BUY)
+    await page.locator(".toast-action").click()
+    await expect(row(page, BUY).locator(".toggle")).to_be_focused()
     await last_row_is_above_the_footer(page)
-    await page.evaluate("scrollTo(0, 0)")
+    await page.locator(".new-todo").focus()
     await page.evaluate("[...document.querySelectorAll('.todo-list li .toggle')].at(-1).focus()")
     await last_row_is_above_the_footer(page)
 

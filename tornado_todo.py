@@ -11599,9 +11599,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       ...fields,
     };
     clearComposer();
-    const visible = belongs(item) && state.view.q === '';
-    if (visible) state.items.push(item);
-    else showToast(`Added ${quoted(title)}; this view doesn’t show it.`);
+    const isPlaced = placeNew(item);
+    let isSeen = false;
     adjustCounts(item, +1);
     write({
       id: item.id,
@@ -11610,6 +11609,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       accept: answer => {
         Object.assign(item, answer, pendingFields(item.id), { pending: false });
         noteTags([item]);
+        if (sortOf() !== 'order') state.refreshWanted = true;
+        reportAdded(item, isSeen);
       },
       revert: () => {
         adjustCounts(item, -1);
@@ -11618,8 +11619,42 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       failed: error => giveBack(title, error),
     });
     render();
-    announce(`Added ${title}.`);
-    if (visible) rows.get(item.id)?.scrollIntoView({ block: 'nearest' });
+    isSeen = isPlaced && reveal(rows.get(item.id));
+  }
+
+  // A new to-do comes last, or first where the newest come first. Before the end of a long list is loaded
+  // its place isn't on the page.
+  function placeNew(item) {
+    const isFirst = sortOf() === '-created_at';
+    if (!belongs(item) || state.view.q !== '' || (!isFirst && state.next !== null)) return false;
+    if (isFirst) state.items.unshift(item);
+    else state.items.push(item);
+    return true;
+  }
+
+  // Scrolls only as far as the composer stays in sight, because the next key would scroll back to it.
+  // Returns whether the row can be seen.
+  function reveal(row) {
+    const edge = selector => find(selector).getBoundingClientRect();
+    const { top, bottom } = row.getBoundingClientRect();
+    const ceiling = Math.max(0, edge('.banner').bottom);
+    const distance = Math.max(0, bottom - Math.min(innerHeight, edge('.footer').top));
+    if (top < ceiling || (distance > 0 && edge('.composer').top - distance < ceiling)) return false;
+    scrollBy({ top: distance, behavior: 'instant' });
+    return true;
+  }
+
+  function reportAdded(item, isSeen) {
+    if (isSeen) return announce(`Added ${item.title}.`);
+    const where = belongs(item) ? '.' : '; this view doesn’t show it.';
+    return showToast(`Added ${quoted(item.title)}${where}`, { label: 'Show', action: () => showTodo(item) });
+  }
+
+  function showTodo(item) {
+    const row = rows.get(item.id);
+    if (!row) return openDetail(itemById(item.id) ?? item);
+    row.scrollIntoView({ block: 'nearest' });
+    return rowFocus(row).focus({ preventScroll: true });
   }
 
   // What somebody typed comes back to where it was typed, unless the next thing stands there already.
