@@ -621,11 +621,11 @@ def test_an_empty_setting_counts_as_not_set(name):
         *[("AUTH", text) for text in ("account", "yes", "none", "AUTO ")],
         *[("SIGNUP", text) for text in ("yes", "closed ", "everybody")],
         *[("COOKIE_SECRET", text) for text in ("short", "x" * 31, "x" * 40 + ",short")],
-        *[("ALLOWED_HOSTS", text) for text in ("https://a.example", "a.example/path", "a b", "*.example")],
+        *[("ALLOWED_HOSTS", text) for text in ("https://", "/path", "a b", "*.example", "a.example:x")],
         *[("FRAME_ANCESTORS", text) for text in ("none; script-src *", "'none' 'self'", "javascript:", "'unsafe'")],
         *[("MAX_CONNECTIONS", text) for text in ("0", "9", "x", "-1")],
         *[("LOG_FORMAT", text) for text in ("xml", "JSON5")],
-        *[("CORS_ORIGINS", text) for text in ("example.com", "https://a.example/path", "https://", "null x")],
+        *[("CORS_ORIGINS", text) for text in ("example.com", "https://*.example", "https://", "null x", "null")],
         *[
             ("PUBLIC_URL", text)
             for text in (
@@ -634,7 +634,9 @@ def test_an_empty_setting_counts_as_not_set(name):
                 "a.example",
                 "http://a:99999",
                 "http://[::1",
-                "http://tödo.example",
+                "http://a.example/?b=c",
+                "http://ann@a.example",
+                "http://a.example#b",
             )
         ],
         *[("PREFIX", text) for text in ("/a b", "/a?b", "/a//b", "/ä", "/(.*)")],
@@ -676,7 +678,41 @@ def test_redis_is_named_by_its_url_or_by_host_and_port(settings):
         ("FRAME_ANCESTORS", "'self'  https://portal.example", "'self' https://portal.example"),
         ("CORS_ORIGINS", " https://a.example , http://b.example:81,", {"https://a.example", "http://b.example:81"}),
         ("CORS_ORIGINS", "*", {"*"}),
+        (
+            "CORS_ORIGINS",
+            "HTTPS://A.Example:443/, http://B.example:80/app?x#y",
+            {"https://a.example", "http://b.example"},
+        ),
+        (
+            "CORS_ORIGINS",
+            "https://Bücher.example, https://straße.example/",
+            {"https://xn--bcher-kva.example", "https://xn--strae-oqa.example"},
+        ),
+        ("CORS_ORIGINS", "http://[0:0::1]:5173/", {"http://[::1]:5173"}),
+        ("CORS_ORIGINS", "moz-extension://ab-12/page", {"moz-extension://ab-12"}),
         ("PUBLIC_URL", "https://a.example/", "https://a.example"),
+        ("PUBLIC_URL", "HTTPS://Todo.Example:443/", "https://todo.example"),
+        ("PUBLIC_URL", "http://Todo.Example:80/Tools/", "http://todo.example/Tools"),
+        ("PUBLIC_URL", "https://Tödo.example./é/", "https://xn--tdo-sna.example/%C3%A9"),
+        (
+            "ALLOWED_HOSTS",
+            "HTTPS://Todo.Example:443/x, http://a.example:81/,b.example.",
+            {"todo.example", "a.example:81", "b.example"},
+        ),
+        (
+            "ALLOWED_HOSTS",
+            "Bücher.example, BÜCHER.example:81, c.example/path",
+            {"xn--bcher-kva.example", "xn--bcher-kva.example:81", "c.example"},
+        ),
+        *[("FRAME_ANCESTORS", text, "'self'") for text in ("self", "'self'", "SELF", "'Self'")],
+        *[("FRAME_ANCESTORS", text, "'none'") for text in ("none", "'none'", "None")],
+        ("FRAME_ANCESTORS", "self HTTPS://Portal.Example:443/x/", "'self' https://portal.example"),
+        (
+            "FRAME_ANCESTORS",
+            "http://a.example:80, *.B.example, c.example:81",
+            "http://a.example *.b.example c.example:81",
+        ),
+        ("FRAME_ANCESTORS", "https://*.bücher.example:* HTTPS: *", "https://*.xn--bcher-kva.example:* https: *"),
         ("PREFIX", "todo/", "/todo"),
         ("PREFIX", "/a/b", "/a/b"),
         ("PREFIX", "/", ""),
@@ -691,6 +727,21 @@ def test_a_setting_is_read_in_the_forms_that_people_write(name, text, value):
 def test_a_public_url_with_a_path_gives_urls_without_a_double_slash():
     with serving(MEMORY, public_url="https://a.example/tools/") as client:
         assert "//" not in add(client)["url"].removeprefix("https://")
+
+
+@pytest.mark.parametrize(
+    "public, links",
+    [
+        ("https://a.example/todo", "https://a.example/todo/"),
+        ("https://a.example/todo/", "https://a.example/todo/"),
+        ("https://a.example/x/todo", "https://a.example/x/todo/"),
+        ("https://a.example/atodo", "https://a.example/atodo/todo/"),
+        ("https://a.example", "https://a.example/todo/"),
+    ],
+)
+def test_a_public_url_may_name_the_prefix_which_links_have_once(public, links):
+    with serving({**MEMORY, "PUBLIC_URL": public}, prefix="/todo") as client:
+        assert add(client)["url"].startswith(f"{links}api/todos/")
 
 
 def test_a_config_cannot_be_changed():
@@ -3908,6 +3959,25 @@ def test_cors_is_off_unless_it_is_configured(shared):
         assert not [name for name in answer.headers if name.lower().startswith("access-control")]
 
 
+@pytest.mark.parametrize(
+    "setting, origin",
+    [
+        ("HTTPS://Friend.Example:443/", "https://friend.example"),
+        ("https://friend.example/app", "https://friend.example"),
+        ("https://friend.example", "https://friend.example:443"),
+        ("http://FRIEND.example:80", "http://friend.example"),
+        ("https://fründ.example", "https://xn--frnd-1ra.example"),
+        ("https://friend.example:8443/", "https://friend.example:8443"),
+    ],
+)
+def test_an_origin_is_allowed_however_the_setting_writes_it(setting, origin):
+    with serving({**MEMORY, "CORS_ORIGINS": setting}) as client:
+        assert client.get("/api/todos", Origin=origin).headers["Access-Control-Allow-Origin"] == origin
+        assert client.post("/api/todos", {"title": "x"}, Origin=origin, Sec_Fetch_Site="cross-site").status == 201
+        for foe in (FOE, "https://friend.example:444", "https://friend.example@foe.example", "null", "ht!tp://x", ""):
+            assert client.post("/api/todos", {"title": "x"}, Origin=foe).status == 403
+
+
 def test_a_preflight_is_answered(befriended):
     answer = befriended.request(
         "OPTIONS", "/api/todos", Origin=FRIEND,
@@ -3923,6 +3993,29 @@ def test_a_star_allows_every_origin():
     with serving({**MEMORY, "CORS_ORIGINS": "*", "AUTH": "open"}) as client:
         answer = client.post("/api/todos", {"title": "x"}, Origin=FOE)
         assert answer.status == 201 and answer.headers["Access-Control-Allow-Origin"] in ("*", FOE)
+
+
+async def test_an_origin_that_is_listed_by_name_acts_for_whoever_uses_this_machine():
+    own = "http://localhost:5173"
+    for settings in (own, f"{own}/", f"*,{own}", own.upper()):
+        with serving({**MEMORY, "CORS_ORIGINS": settings, "AUTH": "auto"}) as client:
+            page = {"Origin": own, "Sec-Fetch-Site": "same-site"}
+            asked = client.request("OPTIONS", "/api/todos", Access_Control_Request_Method="POST", **page)
+            assert (asked.status, asked.headers["Access-Control-Allow-Origin"]) == (204, own)
+            assert client.post("/api/todos", {"title": "x"}, **page).status == 201
+            assert titles(client) == ["x"]  # it is the same user
+            assert client.get("/api/session", **page).json()["kind"] == "local"
+            async with listening(client.url, **page) as line:
+                assert (await next_message(line))["type"] == "hello"
+            assert client.get("/api/todos", X_Forwarded_For="203.0.113.9", **page).status == 401
+
+
+async def test_a_star_opens_no_socket_for_whoever_uses_this_machine():
+    with serving({**MEMORY, "CORS_ORIGINS": "*"}) as client:
+        with pytest.raises(tornado.httpclient.HTTPClientError) as caught:
+            async with listening(client.url, Origin=FOE):
+                pass
+        assert caught.value.code == 401
 
 
 def test_a_star_gives_no_site_what_is_for_whoever_uses_this_machine():
@@ -8653,6 +8746,44 @@ def test_wrong_passwords_of_strangers_behind_a_proxy_lock_nobody_else_out(form):
         for address in strangers:
             assert sign_in(server.client, password="wrong", X_Forwarded_For=address).status == 401
         assert sign_in(server.client, X_Forwarded_For=form.format("198.51.100.7")).status == 200
+
+
+@pytest.mark.parametrize("public", ["https://Todo.Example:443", "https://todo.example/todo/", "https://todo.example/x"])
+async def test_the_own_page_works_behind_a_proxy_that_rewrites_the_host(public):
+    with serving(
+        {**MEMORY, "PUBLIC_URL": public, "AUTH": "open", "TRUSTED_PROXIES": "127.0.0.1"}, prefix="/todo"
+    ) as client:
+        page = {"Origin": "https://todo.example"}
+        for headers in (page, {**page, "X_Forwarded_Proto": "https", "Sec_Fetch_Site": "same-site"}):
+            assert client.post("/api/todos", {"title": "x"}, **headers).status == 201
+        async with listening(client.url, **page) as line:
+            assert (await next_message(line))["type"] == "hello"
+        assert client.post("/api/todos", {"title": "x"}, Origin="https://todo.example:444").status == 403
+
+
+@pytest.mark.parametrize("host", ["todo.example:443", "Todo.Example", "todo.example."])
+async def test_the_own_page_works_whatever_form_of_the_host_a_proxy_sends(host):
+    settings = {**MEMORY, "ALLOWED_HOSTS": "https://todo.example:443/", "AUTH": "open", "TRUSTED_PROXIES": "127.0.0.1"}
+    with serving(settings) as client:
+        https = {"Host": host, "Origin": "https://todo.example", "X-Forwarded-Proto": "https"}
+        assert client.post("/api/todos", {"title": "x"}, **https).status == 201
+        assert client.post("/api/todos", {"title": "x"}, **https, Sec_Fetch_Site="same-site").status == 201
+        async with listening(client.url, **https) as line:
+            assert (await next_message(line))["type"] == "hello"
+
+
+@pytest.mark.parametrize(
+    "allowed, host, status",
+    [
+        *[("todo.example:443", host, 200) for host in ("todo.example", "TODO.example:443", "todo.example.")],
+        *[("todo.example:81", host, status) for host, status in (("todo.example", 421), ("todo.example:81", 200))],
+        ("https://todo.example:8443/todo", "todo.example:8443", 200),
+        ("tödo.example", "xn--tdo-sna.example:8888", 200),
+    ],
+)
+def test_the_server_goes_by_an_allowed_host_however_the_setting_writes_it(allowed, host, status):
+    with serving({**MEMORY, "ALLOWED_HOSTS": allowed, "AUTH": "open"}) as client:
+        assert client.get("/api/todos", Host=host).status == status
 
 
 @pytest.mark.parametrize("protocol", ["https", "HTTPS", "wss", "http, https"])

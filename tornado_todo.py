@@ -177,10 +177,34 @@ def parse_http_url(text: str) -> str:
     return text
 
 
+def ascii_host(host: str) -> str:
+    """A host name as browsers send it: in lower case, with labels that are not ASCII as xn--… (UTS 46)."""
+    lowered = "".join(map(str.lower, unicodedata.normalize("NFKC", host)))
+    labels = unicodedata.normalize("NFKC", lowered).replace("\u3002", ".").rstrip(".").split(".")
+    return ".".join(label if label.isascii() else "xn--" + label.encode("punycode").decode() for label in labels)
+
+
+@functools.lru_cache(1000)
+def origin_of(url: str) -> str:
+    """The origin of a URL as browsers send it (RFC 6454, 6.2), without a default port; empty if there is none."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = ascii_host(parts.hostname or ""), parts.port
+        host = f"[{ipaddress.ip_address(host)}]" if ":" in host else host
+    except ValueError:
+        return ""
+    if not parts.scheme or "@" in parts.netloc or not re.fullmatch(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", host):
+        return ""
+    is_default = port is None or port == {"http": 80, "https": 443}.get(parts.scheme)
+    return f"{parts.scheme}://{host}" + ("" if is_default else f":{port}")
+
+
 def parse_public_url(text: str) -> str:
-    if not text.isascii():
-        raise Misconfigured("not ASCII: write a host with other letters as xn--…, and percent-encode the path")
-    return parse_http_url(text).rstrip("/")
+    """Read a URL as its origin and path, without a slash at the end."""
+    parts = urllib.parse.urlsplit(parse_http_url(text))
+    if text and (not origin_of(text) or parts.query or parts.fragment):
+        raise Misconfigured("not the URL of a server: write https://todo.example.com, with a path if it has one")
+    return origin_of(text) + urllib.parse.quote(parts.path, safe="/%:@!$&'()*+,;=~").rstrip("/")
 
 
 def parse_choice(*choices: str) -> Callable[[str], str]:
@@ -194,30 +218,53 @@ def parse_choice(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def split_list(text: str) -> list[str]:
+    """The elements of a comma-separated list, without the empty ones."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def parse_secrets(text: str) -> tuple[str, ...]:
     """Read comma-separated secrets, the newest first. It never shows them."""
-    secret_texts = tuple(part.strip() for part in text.split(",") if part.strip())
+    secret_texts = tuple(split_list(text))
     if any(len(part) < 32 for part in secret_texts):
         raise Misconfigured("too short to keep anything secret: give at least 32 random characters")
     return secret_texts
 
 
 def parse_hosts(text: str) -> frozenset[str]:
-    """Read comma-separated host names, with a port where only that one is meant, or `*`."""
-    hosts = frozenset(host.strip().lower() for host in text.split(",") if host.strip())
-    for host in hosts:
-        if host != "*" and not re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", host):
-            raise Misconfigured(f"{host!r} is not a host name: write todo.example.com, with no https:// and no path")
-    return hosts
+    """Read comma-separated host names, with a port where only that one is meant, or `*`; of a URL take the host."""
+    hosts = set()
+    for part in split_list(text):
+        host = origin_of(part if "://" in part else f"any://{part}").partition("://")[2]
+        if not host and part != "*":
+            raise Misconfigured(f"{part!r} is not a host name: write todo.example.com")
+        hosts.add(host or "*")
+    return frozenset(hosts)
+
+
+def parse_frame_source(word: str) -> str:
+    """Read one source of a frame-ancestors directive; empty if it is not one."""
+    if (keyword := word.strip("'").lower()) in ("self", "none"):
+        return f"'{keyword}'"
+    if word.lower() in ("*", "http:", "https:"):
+        return word.lower()
+    match = re.fullmatch(
+        r"(?:(https?)://)?(\*\.)?([^][*:/?#@;,'\"]+)(:(?:[0-9]{1,5}|\*))?(?:/.*)?", word, re.IGNORECASE
+    )
+    scheme, subdomains, host, port = match.groups("") if match else ("", "", "", "")
+    origin = origin_of(f"{scheme or 'any'}://{host}{port.removesuffix(':*')}")
+    if not origin or ";" in word:
+        return ""
+    name = origin.partition("://")[2]
+    return (f"{scheme.lower()}://" if scheme else "") + subdomains + name + (port if port == ":*" else "")
 
 
 def parse_frame_ancestors(text: str) -> str:
-    """Check the sources of a frame-ancestors directive (CSP level 3, section 6.4.2)."""
-    words = text.split()
-    valid = all(re.fullmatch(r"'none'|'self'|(https?://)?[A-Za-z0-9.*-]+(:[0-9*]+)?|https?:", word) for word in words)
-    if not valid or ("'none'" in words and len(words) > 1):
-        raise Misconfigured(f"{text!r} is no list of sources: write 'none', 'self' or https://portal.example.com")
-    return " ".join(words)
+    """Read the sources of a frame-ancestors directive (CSP level 3, 6.4.2); `self` and `none` need no quotes."""
+    sources = [parse_frame_source(word) for word in text.replace(",", " ").split()]
+    if not all(sources) or ("'none'" in sources and len(sources) > 1):
+        raise Misconfigured(f"{text!r} is no list of sources: write none, self or https://portal.example.com")
+    return " ".join(sources)
 
 
 def parse_connections(text: str) -> int:
@@ -227,12 +274,12 @@ def parse_connections(text: str) -> int:
 
 
 def parse_origins(text: str) -> frozenset[str]:
-    """Read a comma-separated list of web origins, such as `https://example.com`, or `*`."""
-    origins = frozenset(origin.strip() for origin in text.split(",") if origin.strip())
-    for origin in origins:
-        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#]+", origin):
-            raise Misconfigured(f"{origin!r} is not an origin: write https://example.com, with no path")
-    return origins
+    """Read a comma-separated list of web origins, such as `https://example.com`, or `*`; of a URL take the origin."""
+    origins = {part: "*" if part == "*" else origin_of(part) for part in split_list(text)}
+    for part, origin in origins.items():
+        if not origin:
+            raise Misconfigured(f"{part!r} is not an origin: write https://example.com")
+    return frozenset(origins.values())
 
 
 def parse_prefix(text: str) -> str:
@@ -252,7 +299,7 @@ def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 def parse_networks(text: str) -> tuple:
     """Read a comma-separated list of addresses and networks, such as `127.0.0.1, 10.0.0.0/8`."""
     try:
-        return tuple(parse_network(part.strip()) for part in text.split(",") if part.strip())
+        return tuple(map(parse_network, split_list(text)))
     except ValueError as error:
         raise Misconfigured(f"{error}: write addresses or networks, such as 127.0.0.1, 10.0.0.0/8") from None
 
@@ -319,7 +366,7 @@ SETTINGS = (
         "host names that the server answers to, comma-separated, besides its own; * for any",
     ),
     Setting("CORS_ORIGINS", "", parse_origins, "web origins, comma-separated, whose pages may use the API; * for any"),
-    Setting("FRAME_ANCESTORS", "'none'", parse_frame_ancestors, "sites that may show the page in a frame of theirs"),
+    Setting("FRAME_ANCESTORS", "none", parse_frame_ancestors, "sites that may show the page in a frame; self, none"),
     Setting("TRUSTED_PROXIES", "", parse_networks, "addresses of proxies whose X-Forwarded headers are believed"),
     Setting("PUBLIC_URL", "", parse_public_url, "how the outside reaches the server, if not by its own address"),
     Setting("PREFIX", "", parse_prefix, "path that everything is served under, such as /todo"),
@@ -406,6 +453,8 @@ class Config(msgspec.Struct, frozen=True):
                 values[setting.name.lower()] = setting.parse(str(environ.get(setting.name) or setting.default))
             except Misconfigured as error:
                 raise Misconfigured(f"{setting.name}: {error}") from None
+        # A PUBLIC_URL may name the prefix, too, which every link has once.
+        values["public_url"] = values["public_url"].removesuffix(values["prefix"])
         config = cls(**values)
         if config.workers > 1 and config.database_url == "sqlite://":
             raise Misconfigured("WORKERS: they cannot share a database in memory: set DATABASE_URL, or WORKERS=1")
@@ -5424,18 +5473,55 @@ class Hosts:
 
     def __init__(self, config: Config, any_name: bool):
         public = urllib.parse.urlsplit(config.public_url)
-        self._names = {*config.allowed_hosts, (public.hostname or "").lower(), config.server_host.lower()} - {""}
+        self._names = {*config.allowed_hosts, public.hostname or "", ascii_host(config.server_host)} - {""}
         self._any = any_name or "*" in config.allowed_hosts
 
     def check(self, host: str) -> None:
         """Raise Misdirected unless the server goes by this Host header's name."""
         name, port = split_host(host)
-        if self._any or (name and (name in self._names or f"{name}:{port}" in self._names)):
+        ports = (port,) if port else ("80", "443")
+        if self._any or (name and not self._names.isdisjoint((name, *(f"{name}:{each}" for each in ports)))):
             return
         if not name or not (parse_address(name) or is_loopback_name(host)):
             raise Misdirected(
                 f"This server does not go by the name {name or host[:100]!r}. ALLOWED_HOSTS lists its names."
             )
+
+
+def is_of_host(origin: str, host: str) -> bool:
+    """Whether an origin has the host and port of a Host header, with whatever scheme: TLS may end at a proxy."""
+    reduced = origin_of(origin)
+    return bool(reduced) and reduced == origin_of(f"{reduced.partition('://')[0]}://{host}")
+
+
+class Origins:
+    """The web origins whose pages may use the API: the server's own, and those that CORS_ORIGINS lists.
+
+    All are compared as browsers send them, whatever a setting, a proxy's Host header or a client writes.
+    """
+
+    def __init__(self, config: Config):
+        self._public = origin_of(config.public_url)
+        self._named = config.cors_origins - {"*"}
+        self._any = "*" in config.cors_origins
+
+    def is_own(self, origin: str, request: tornado.httputil.HTTPServerRequest) -> bool:
+        """Whether an origin is that of our own pages. Behind a proxy the Host header need not show it."""
+        reduced = origin_of(origin)
+        return bool(reduced) and reduced in (origin_of(f"{request.protocol}://{request.host}"), self._public)
+
+    def is_named(self, origin: str) -> bool:
+        """Whether CORS_ORIGINS lists an origin by its name."""
+        return origin_of(origin) in self._named
+
+    def allows(self, origin: str) -> bool:
+        """Whether CORS_ORIGINS lists an origin, by its name or as `*`."""
+        return bool(origin) and (self._any or self.is_named(origin))
+
+    def is_let_in_by_star(self, request: tornado.httputil.HTTPServerRequest) -> bool:
+        """Whether a request comes from a page that only the `*` lets in, which gets nothing that a browser adds."""
+        origin = request.headers.get("Origin") if self._any else None
+        return origin is not None and not self.is_named(origin) and not self.is_own(origin, request)
 
 
 # ---- passwords
@@ -5947,8 +6033,8 @@ class SessionCookies:
     The keys come from COOKIE_SECRET, or are made when first needed and kept beside the database.
     """
 
-    def __init__(self, config: Config):
-        self._config = config
+    def __init__(self, config: Config, origins: Origins):
+        self._config, self._origins = config, origins
         self._keys: dict[int, str] = {}
         self._read = functools.lru_cache(200)(self._check_signature)
 
@@ -5961,7 +6047,7 @@ class SessionCookies:
 
     def read(self, request: tornado.httputil.HTTPServerRequest) -> str | None:
         """The secret in a request's cookie, empty if the signature is not ours; None if there is no cookie."""
-        if "Cookie" not in request.headers or self.is_from_any_site(request):
+        if "Cookie" not in request.headers or self._origins.is_let_in_by_star(request):
             return None
         return self._read(request.headers["Cookie"], self.name(request), int(time.time()) // 60)
 
@@ -5972,12 +6058,6 @@ class SessionCookies:
             return None
         secret = tornado.web.decode_signed_value(self.keys(), name, value, SESSION_LIFETIME / DAY, min_version=2)
         return secret.decode(errors="replace") if secret else ""
-
-    def is_from_any_site(self, request: tornado.httputil.HTTPServerRequest) -> bool:
-        """Whether a page asks that only the `*` in CORS_ORIGINS lets in: cookies are not for it."""
-        config = self._config
-        known = (None, f"{request.protocol}://{request.host}", config.public_url, *config.cors_origins)
-        return "*" in config.cors_origins and request.headers.get("Origin") not in known
 
     def value(self, request: tornado.httputil.HTTPServerRequest, secret: str) -> str:
         """What a cookie that carries this secret has for its value."""
@@ -6025,8 +6105,15 @@ class SessionCookies:
 class Authenticator:
     """Tells who is asking: the embedder's answer, a token, a session, or whoever uses this machine."""
 
-    def __init__(self, config: Config, get_user: GetUser | None, services: "Services", cookies: SessionCookies):
-        self._auth, self._get_user = config.auth, get_user
+    def __init__(
+        self,
+        config: Config,
+        get_user: GetUser | None,
+        services: "Services",
+        cookies: SessionCookies,
+        origins: Origins,
+    ):
+        self._auth, self._get_user, self._origins = config.auth, get_user, origins
         self._store, self._accounts, self._cookies = services.todos.store, services.feed.accounts, cookies
 
     @property
@@ -6058,8 +6145,8 @@ class Authenticator:
 
     async def local_caller(self, request: tornado.httputil.HTTPServerRequest) -> Caller | None:
         """Whoever uses this machine, if a request comes from there and need not be signed in."""
-        # A site that only the * lets in gets nothing that a browser adds by itself, and where it runs is such a thing.
-        if self._get_user or self._auth != "auto" or not is_local(request) or self._cookies.is_from_any_site(request):
+        # Where a page runs is such a thing that a browser adds: a page that only the * lets in gets nothing of it.
+        if self._get_user or self._auth != "auto" or not is_local(request) or self._origins.is_let_in_by_star(request):
             return None
         return Caller(await self._store.user(LOCAL_USER), "local")
 
@@ -6442,15 +6529,15 @@ class BaseHandler:
         policy = policy_headers(self.content_security_policy, config.frame_ancestors, self.request.protocol)
         headers = {"X-Request-Id": self.request_id, "Date": date_header(int(time.time())), **policy}
         if config.cors_origins:
-            headers.update(self._cors_headers(config.cors_origins))
+            headers.update(self._cors_headers(self.settings["origins"]))
         return headers
 
-    def _cors_headers(self, origins: frozenset[str]) -> dict[str, str]:
+    def _cors_headers(self, origins: Origins) -> dict[str, str]:
         origin = self.request.headers.get("Origin", "")
-        if not origin or not self.allows_origin(origin):
+        if not origins.allows(origin):
             return {"Vary": "Origin"}
         # Cookies are for those that are named, not for any.
-        allowed = {"Origin": origin, "Credentials": "true"} if origin in origins else {"Origin": "*"}
+        allowed = {"Origin": origin, "Credentials": "true"} if origins.is_named(origin) else {"Origin": "*"}
         return {
             "Vary": "Origin",
             "Access-Control-Expose-Headers": EXPOSED_HEADERS,
@@ -6467,15 +6554,9 @@ class BaseHandler:
         return (has_token and bearer_secret(self.request) is not None) or self.is_trusted(origin)
 
     def is_trusted(self, origin: str) -> bool:
-        """Whether an origin is ours, or one that CORS_ORIGINS names."""
-        # Behind a proxy our own pages have an origin that the Host header need not show.
-        ours = (f"{self.request.protocol}://{self.request.host}", self.settings["config"].public_url)
-        return bool(origin) and (origin in ours or self.allows_origin(origin))
-
-    def allows_origin(self, origin: str) -> bool:
-        """Whether CORS_ORIGINS names this origin."""
-        origins = self.settings["config"].cors_origins
-        return origin in origins or "*" in origins
+        """Whether an origin is ours, or one that CORS_ORIGINS lists."""
+        origins: Origins = self.settings["origins"]
+        return origins.allows(origin) or origins.is_own(origin, self.request)
 
     @classmethod
     @functools.cache
@@ -6799,7 +6880,7 @@ class APIHandler(Handler):
         site, origin = self.header("Sec-Fetch-Site"), self.header("Origin")
         if site in ("same-origin", "none") or (site is None and origin is None):  # our own page, or none at all
             return
-        if site is None and origin.lower().partition("://")[2] == self.request.host.lower():
+        if site is None and is_of_host(origin, self.request.host):
             return
         if not (origin and self.check_trusted_origin(origin)):
             raise tornado.web.HTTPError(403)
@@ -14347,7 +14428,8 @@ def app_config(settings: Mapping[str, str], prefix: str, overrides: Mapping[str,
 def app_settings(config: Config, get_user: GetUser | None, checks: Mapping[str, Check]) -> dict[str, Any]:
     """All that handlers find in their `settings`."""
     services = Services(config, checks)
-    cookies = SessionCookies(config)
+    origins = Origins(config)
+    cookies = SessionCookies(config, origins)
     hasher = PasswordHasher()
     services.close_too(hasher.close)
     # Not among the records: whoever stores many of those would push the counts out.
@@ -14355,10 +14437,11 @@ def app_settings(config: Config, get_user: GetUser | None, checks: Mapping[str, 
     return {
         "config": config,
         "services": services,
-        "authenticator": Authenticator(config, get_user, services, cookies),
+        "authenticator": Authenticator(config, get_user, services, cookies, origins),
         "cookies": cookies,
         "accounts": Accounts(services.accounts, throttle, hasher, config.signup),
         "proxies": Proxies(config.trusted_proxies),
+        "origins": origins,
         "hosts": Hosts(config, any_name=get_user is not None),
         "body_limit": TimeLimit(BODY_SECONDS),
         "page": functools.cache(functools.partial(build_page, config)),  # when it is first asked for
