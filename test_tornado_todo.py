@@ -8288,6 +8288,92 @@ def test_an_engine_that_goes_away_under_load_costs_no_acknowledged_write(own, tm
         assert len(there) == len(set(there)) and set(kept) <= set(there)
 
 
+@contextlib.contextmanager
+def somebody_known(auth: str, settings: dict):
+    """A client of a server that knows who sends its requests, by one of the ways to tell that there are."""
+    if auth == "get_user":
+
+        async def get_user(request) -> str | None:
+            return request.headers.get("X-User")
+
+        with (
+            serving(settings, get_user=get_user) as client,
+            contextlib.closing(Person(client.url, X_User="ann")) as ann,
+        ):
+            yield ann
+    elif auth in ("auto", "open"):
+        with serving({**settings, "AUTH": auth}) as client:
+            yield client
+    else:
+        with serving({**settings, **WITH_ACCOUNTS}) as client, contextlib.closing(Person(client.url)) as ann:
+            ann.own = sign_up(client)
+            if auth == "token":
+                ann.own = bearer(make_token(ann)["token"])
+            yield ann
+
+
+def keep_and_read(client: Client, name: str) -> list[int]:
+    """Write and read a record and a document; the statuses."""
+    answers = [put_record(client, name), client.get(f"/api/records/{name}")]
+    answers += [put_document(client, name), client.get(f"/api/documents/{name}")]
+    return [answer.status for answer in answers]
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+@pytest.mark.parametrize("auth", ["auto", "open", "session", "token", "get_user"])
+def test_records_and_documents_go_on_without_postgres_for_whoever_was_known(own, fresh_mongo, fresh_redis, auth, fault):
+    postgres = own(OwnPostgres)
+    breaks, mends = FAULTS[fault]
+    settings = {**fresh_mongo, **fresh_redis, **postgres.settings}
+    with somebody_known(auth, settings) as client:
+        assert keep_and_read(client, "before") == [204, 200, 204, 200]
+        breaks(postgres)
+        for number in range(4):
+            began = time.monotonic()
+            assert keep_and_read(client, f"during{number}") == [204, 200, 204, 200]
+            assert time.monotonic() - began < 10
+            time.sleep(0.5)
+        assert client.get("/api/todos").status == 503
+        with contextlib.closing(Person(client.url, X_User="eve", **bearer("todo_token_unknown"))) as stranger:
+            assert auth in ("auto", "open") and fault or put_record(stranger, "x").status == 503
+        mends(postgres)
+        eventually(lambda: client.get("/api/todos").status == 200, 30)
+
+
+@pytest.mark.parametrize("where", ["the same process", "another process"])
+def test_revoked_token_is_refused_when_postgres_goes_away_and_the_other_is_not(tmp_path, own, fresh_redis, where):
+    postgres = own(OwnPostgres)
+    settings = {**fresh_redis, **postgres.settings, **WITH_ACCOUNTS}
+    with process(tmp_path, **settings) as one, process(tmp_path, **settings) as two, contextlib.ExitStack() as stack:
+        url = (one if where == "the same process" else two).client.url
+
+        def person(url: str, **own: str) -> Person:
+            return stack.enter_context(contextlib.closing(Person(url, **own)))
+
+        ann = person(one.client.url, **sign_up(one.client))
+        kept, revoked = make_token(ann), make_token(ann)
+        people = [person(url, **bearer(token["token"])) for token in (kept, revoked)]
+        assert [put_record(person, "before").status for person in people] == [204, 204]
+        assert ann.delete(f"/api/tokens/{revoked['id']}").status == 204
+        if where == "another process":
+            time.sleep(2 * tornado_todo.POLL_SECONDS)  # it hears of it sooner, unless the machine is busy
+        postgres.kill()
+        for _ in range(3):
+            assert put_record(people[0], "during").status == 204
+            assert put_record(people[1], "during").status in (401, 503)
+            time.sleep(0.3)
+
+
+def test_whoever_was_known_is_so_for_a_limited_time(own, fresh_redis, monkeypatch):
+    postgres = own(OwnPostgres)
+    monkeypatch.setattr(tornado_todo, "KNOWN_SECONDS", 3)
+    with serving({**fresh_redis, **postgres.settings}) as client:
+        assert put_record(client, "before").status == 204
+        postgres.kill()
+        assert put_record(client, "during").status == 204
+        assert_problem(eventually(lambda: (a := put_record(client, "late")).status == 503 and a, 20), 503)
+
+
 # ==== several processes =========================================================================
 
 

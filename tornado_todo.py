@@ -3437,12 +3437,99 @@ async def make_inbox(transaction: Any, user: User) -> None:
     await transaction.fetch(SAVE_LIST, *row_from_list(inbox, user.id))
 
 
+POLL_SECONDS = 0.5  # between looks for other processes' changes, should no message tell of them
+MAX_KNOWN = 2000  # users, sessions and tokens that a process remembers
+RECENT_SECONDS = 2 * POLL_SECONDS  # that what is known need not be read again
+KNOWN_SECONDS = 3600  # that it is enough while the database is away
+AWAY_SECONDS = 0.3  # that a database which has not answered may take for its next answer
+USER_BY_NAME = "SELECT id, name, name FROM users WHERE name"
+CREDENTIAL_BY_HASH = (
+    f"SELECT {CREDENTIAL_COLUMNS}, secret_hash FROM credentials JOIN users ON users.id = user_id WHERE secret_hash"
+)
+
+
+class KnownUsers:
+    """Users and credentials that have been read, for requests that need no more of a database that is away.
+
+    Each is one row by a key, which is also its last column. `forget()` follows every commit that takes
+    rights away, in this process or another, and `confirm()` reads again what had been known until then.
+    So nobody gets in whose right was gone before the database was.
+    """
+
+    def __init__(self, database: Database):
+        self._database = database
+        self._rows: dict[tuple[str, str], tuple] = {}  # by statement and key, the last used at the end
+        self._doubtful: set[tuple[str, str]] = set()  # keys of what was known before rights have changed
+        self._version = 0  # of the rights
+        self.is_away = False  # whether the database has not answered when it was last asked
+        self._confirmed_at = -math.inf
+
+    def __bool__(self) -> bool:
+        return bool(self._rows or self._doubtful)
+
+    def recent(self, sql: str, key: str) -> tuple | None:
+        """A row that is known and was so a moment ago; None if it has to be read."""
+        is_recent = time.monotonic() - self._confirmed_at < RECENT_SECONDS
+        return self._rows.get((sql, key)) if is_recent else None
+
+    async def find(self, sql: str, key: str) -> tuple | None:
+        """The row of a key, None if there is none; while the database is away, the one that is known.
+
+        Raises Unavailable if the database is away and has been for too long, or the key is not known.
+        """
+        version = self._version
+        try:
+            async with asyncio.timeout(AWAY_SECONDS) if self.is_away else contextlib.nullcontext():
+                rows = await self._database.fetch(f"{sql} = $1", key)
+        except (Unavailable, TimeoutError) as error:
+            self.is_away = True
+            row = self._rows.get((sql, key))
+            if row is None or time.monotonic() - self._confirmed_at > KNOWN_SECONDS:
+                raise Unavailable("The database that keeps the users cannot be used right now.") from error
+            return row
+        self.is_away = False
+        self._rows.pop((sql, key), None)
+        if rows and version == self._version:
+            self._rows[sql, key] = rows[0]
+            if len(self._rows) > MAX_KNOWN:
+                del self._rows[next(iter(self._rows))]
+        return rows[0] if rows else None
+
+    def forget(self) -> None:
+        """Know nobody until `confirm()`: somebody has lost a right."""
+        self._version += 1
+        self._doubtful |= self._rows.keys()
+        self._rows = {}
+
+    async def confirm(self) -> None:
+        """Read what is in doubt again; call it whenever rights are seen to be as they were, too. Raises Unavailable."""
+        while self._doubtful:
+            version, doubtful, self._doubtful = self._version, self._doubtful, set()
+            rows = await self._read(doubtful)
+            if version == self._version:
+                self._rows = {**rows, **self._rows}
+            else:  # rights have changed again meanwhile
+                self._doubtful |= doubtful
+        self.is_away, self._confirmed_at = False, time.monotonic()
+
+    async def _read(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], tuple]:
+        rows = {}
+        for sql in {sql for sql, _ in keys}:
+            its_keys = sorted(key for its, key in keys if its == sql)
+            for start in range(0, len(its_keys), 500):
+                part = its_keys[start : start + 500]
+                places = ", ".join(f"${place}" for place in range(1, len(part) + 1))
+                found = await self._database.fetch(f"{sql} IN ({places})", *part)
+                rows.update({(sql, row[-1]): row for row in found})
+        return rows
+
+
 class TodoStore:
     """Users, lists, to-dos and the change log in a database."""
 
     def __init__(self, database: Database):
         self.database = database
-        self._users: dict[str, User] = {}
+        self.known = KnownUsers(database)
 
     async def open(self) -> None:
         """Open the database and bring its schema up to date. Raises Misconfigured or Unavailable."""
@@ -3487,21 +3574,15 @@ class TodoStore:
     async def close(self) -> None:
         """Close the database."""
         await self.database.close()
-        self._users.clear()
+        self.known.forget()
 
     async def user(self, name: str) -> User:
         """The user of this name, made with an Inbox when first seen."""
-        user = self._users.get(name)
-        if user is None:
-            rows = await self.database.fetch("SELECT id, name FROM users WHERE name = $1", name)
-            if rows:
-                user = User(*rows[0])
-            else:
-                user = await self.database.transaction(functools.partial(self._make_user, name))
-            if len(self._users) >= 10_000:
-                self._users.clear()
-            self._users[name] = user
-        return user
+        row = self.known.recent(USER_BY_NAME, name) or await self.known.find(USER_BY_NAME, name)
+        if row is None:
+            await self.database.transaction(functools.partial(self._make_user, name))
+            row = await self.known.find(USER_BY_NAME, name)
+        return User(*row[:2])
 
     @staticmethod
     async def _make_user(name: str, transaction: Any) -> User:
@@ -3626,10 +3707,6 @@ class TodoStore:
         newer = "(name = 'revision' AND value > $1) OR (name = 'access' AND value <> $2)"
         return bool(await self.database.fetch(f"SELECT 1 FROM counters WHERE {newer} LIMIT 1", revision, access))
 
-    def forget_users(self) -> None:
-        """Look users up again, since one may have been renamed."""
-        self._users.clear()
-
     async def forget_answers(self, before: int) -> None:
         """Forget the idempotency keys from before a time (epoch milliseconds)."""
 
@@ -3646,8 +3723,8 @@ class AccountStore:
     `rights_changed()` is called after a commit that took somebody's right away.
     """
 
-    def __init__(self, database: Database, rights_changed: Callable[[], None]):
-        self.database, self._rights_changed = database, rights_changed
+    def __init__(self, database: Database, known: KnownUsers, rights_changed: Callable[[], None]):
+        self.database, self._known, self._rights_changed = database, known, rights_changed
 
     async def _write(self, operation: Callable[[Any], Awaitable[Any]]) -> Any:
         async def run(transaction: Any) -> Any:
@@ -3664,7 +3741,10 @@ class AccountStore:
                 await raise_access(transaction)
             return answer
 
-        return await self.database.transaction(run, lambda answer: self._rights_changed())
+        answer = await self.database.transaction(run, lambda answer: self._rights_changed())
+        with contextlib.suppress(Unavailable):  # it is away again, and who was known is no more
+            await self._known.confirm()
+        return answer
 
     # ---- accounts
 
@@ -3818,25 +3898,25 @@ class AccountStore:
                 await transaction.fetch(f"DELETE FROM credentials WHERE id IN ({longest_ago})", user_id, kind)
             return await insert_credential(transaction, credential)
 
-        return await self._write(operation)
+        secret = await self._write(operation)
+        with contextlib.suppress(Unavailable):  # whoever signs in is known from now on
+            await self._known.find(CREDENTIAL_BY_HASH, hash_secret(secret))
+        return secret
 
     async def find(self, secret: str, *kinds: str) -> Credential | None:
         """The credential of one of these kinds that a secret is; None if there is none, or it is over."""
-        rows = await self.database.fetch(
-            f"SELECT {CREDENTIAL_COLUMNS} FROM credentials JOIN users ON users.id = user_id WHERE secret_hash = $1",
-            hash_secret(secret),
-        )
-        if not rows or rows[0][1] not in kinds:
+        row = await self._known.find(CREDENTIAL_BY_HASH, hash_secret(secret))
+        if row is None or row[1] not in kinds:
             return None
-        credential, now = credential_from_row(rows[0]), now_milliseconds()
+        credential, now = credential_from_row(row), now_milliseconds()
         if credential.is_over(now):
             # Gone for good: a clock that is set back does not bring it back.
-            with contextlib.suppress(NotFound):  # another request has come first
+            with contextlib.suppress(NotFound, Unavailable):  # another request has come first, or the next will do it
                 await self.end(credential.user, credential.kind, credential.id)
             return None
         if credential.is_from_the_future(now):
             return None
-        if now - credential.used_at > NOTE_USE:
+        if now - credential.used_at > NOTE_USE and not self._known.is_away:
             await self._note_use(credential, now)
         return credential
 
@@ -4318,7 +4398,6 @@ class RedisRecordStore:
 
 MOST_PENDING_BYTES = 1024 * 1024  # of messages that a slow listener has not taken yet
 CHANGES_IN_MESSAGE = 100
-POLL_SECONDS = 0.5  # between looks for other processes' changes, should no message tell of them
 
 
 def changes_message(changes: Sequence[Change]) -> bytes:
@@ -4474,25 +4553,27 @@ class RedisRelay:
         self._client, self._channel = client, f"{prefix}revision"
         self._announcement: asyncio.Task | None = None
         self._commits = 0
+        self._rights = False  # whether rights have changed since the last announcement
 
-    def announce(self) -> None:
-        """Tell of a commit soon; several in a row make one message."""
+    def announce(self, rights: bool = False) -> None:
+        """Announce a commit soon, and whether rights have changed; several in a row make one message."""
         self._commits += 1
+        self._rights |= rights
         if self._announcement is None or self._announcement.done():
             self._announcement = asyncio.ensure_future(self._announce())
 
     async def _announce(self) -> None:
         told = 0
         while told < self._commits:
-            told = self._commits
+            told, rights, self._rights = self._commits, self._rights, False
             try:
-                await self._client.publish(self._channel, told)
+                await self._client.publish(self._channel, "rights" if rights else told)
             except Exception as error:  # the others look for themselves
                 LOG.debug("redis: not announced: %s", error)
                 return
 
-    async def listen_forever(self, heard: Callable[[], Awaitable[None]]) -> None:
-        """Call `heard()` for every announcement, and after every connection that was lost and found."""
+    async def listen_forever(self, heard: Callable[[bool], Awaitable[None]]) -> None:
+        """Call `heard(rights)` for every announcement, and after every connection that was lost and found."""
         level = logging.WARNING
         while True:
             try:
@@ -4506,13 +4587,13 @@ class RedisRelay:
             await asyncio.sleep(random.uniform(0.3, 0.7))
 
     @staticmethod
-    async def _listen(subscriber: Any, heard: Callable[[], Awaitable[None]]) -> None:
-        await heard()
+    async def _listen(subscriber: Any, heard: Callable[[bool], Awaitable[None]]) -> None:
+        await heard(False)
         asked = False
         while True:
-            if await subscriber.get_message(timeout=5.0):  # an announcement, or the answer to our ping
+            if message := await subscriber.get_message(timeout=5.0):  # an announcement, or the answer to our ping
                 asked = False
-                await heard()
+                await heard(message["data"] == b"rights")
             elif asked:
                 raise ConnectionError("no answer")
             else:  # a connection that is dead but does not know it must be found out
@@ -4531,7 +4612,7 @@ class ChangeFeed:
 
     def __init__(self, store: TodoStore, hub: EventHub, relay: RedisRelay | None):
         self._store, self._hub, self._relay = store, hub, relay
-        self.accounts = AccountStore(store.database, self.rights_changed)
+        self.accounts = AccountStore(store.database, store.known, self.rights_changed)
         self._reading = asyncio.Lock()
         self._tasks: list[asyncio.Task] = []
         self._access = 0  # up to which rights are known
@@ -4562,7 +4643,8 @@ class ChangeFeed:
         if not changes:
             return
         if written.changes_access:
-            self.rights_changed()
+            self._store.known.forget()
+            self._catch_up_soon()
         if not self._hub.has_listeners:
             self._hub.known = max(self._hub.known, changes[-1].change.revision)
         elif changes[0].change.revision == self._hub.known + 1 and not self._reading.locked():
@@ -4570,20 +4652,26 @@ class ChangeFeed:
         else:
             self._catch_up_soon()
         if self._relay:
-            self._relay.announce()
+            self._relay.announce(written.changes_access)
 
     def rights_changed(self) -> None:
         """Look, here and in the other processes, who may still listen to what."""
+        self._store.known.forget()
         self._catch_up_soon()
         if self._relay:
-            self._relay.announce()
+            self._relay.announce(rights=True)
 
     def _catch_up_soon(self) -> None:
         self._tasks.append(asyncio.ensure_future(self.catch_up()))
         self._tasks = [task for task in self._tasks if not task.done()]
 
-    async def catch_up(self) -> None:
-        """Hand out all that was committed since what the hub knows; if it cannot be read, the next look does."""
+    async def catch_up(self, rights: bool = False) -> None:
+        """Hand out all that was committed since what the hub knows; if it cannot be read, the next look does.
+
+        With `rights`, nobody counts as known until it has been read whether they still are.
+        """
+        if rights:
+            self._store.known.forget()
         try:
             async with self._reading:
                 await self._look_at_rights()
@@ -4598,7 +4686,10 @@ class ChangeFeed:
     async def _look_at_rights(self) -> None:
         access = await self._store.access()
         if access == self._access:
+            await self._store.known.confirm()
             return
+        self._store.known.forget()
+        await self._store.known.confirm()
         self._hub.set_memberships(await self._store.memberships())
         if credential_ids := self._hub.credential_ids:
             self._hub.end_all_but(await self.accounts.living(credential_ids))
@@ -4607,11 +4698,16 @@ class ChangeFeed:
     async def _poll_forever(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            self._store.forget_users()
+            known = self._store.known
             try:
-                if self._hub.has_listeners and await self._store.anything_new(self._hub.known, self._access):
+                if not known and not self._hub.has_listeners:
+                    continue
+                if await self._store.anything_new(self._hub.known, self._access):
                     await self.catch_up()
+                else:
+                    await known.confirm()
             except Exception as error:  # tried again at the next look
+                known.is_away = isinstance(error, Unavailable)
                 LOG.debug("looking for changes failed: %s", error)
 
 
