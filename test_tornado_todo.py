@@ -9892,6 +9892,85 @@ async def test_dropping_on_a_list_moves_a_to_do_there(page):
     await expect(page.locator(".lists .place-count")).to_have_text("1")
 
 
+# ==== the clock ===================================================================================
+
+
+@contextlib.asynccontextmanager
+async def opened_in(browser, server, zone, now):
+    """A page in a time zone of its own, with a clock that the test moves on."""
+    async with opened(browser, server, timezone_id=zone, locale="en-GB") as page:
+        await page.clock.install(time=now)
+        await page.reload()
+        await expect(page.locator(".empty-title")).to_be_visible()
+        yield page
+
+
+async def test_a_timed_to_do_becomes_overdue_in_an_open_page(page):
+    await page.clock.install()
+    await page.reload()
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=30)
+    for title in (BUY, FEED):
+        todo = await ask(page, "/api/todos", "POST", {"title": title, "due": soon.isoformat()})
+    await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"completed": True})
+    await expect(row(page, FEED)).to_have_class(re.compile("completed"))
+    await row(page, BUY).locator(".toggle").focus()
+    await page.clock.fast_forward("29:00")
+    await expect(row(page, BUY).locator(".due")).not_to_contain_text("Overdue")
+    await page.clock.fast_forward("01:10")
+    await expect(row(page, BUY).locator(".due")).to_contain_text("Overdue")
+    await expect(row(page, FEED).locator(".due")).not_to_contain_text("Overdue")
+    await expect(row(page, BUY).locator(".toggle")).to_be_focused()
+
+
+async def test_relative_times_move_on_in_an_open_page(page):
+    await page.clock.install()
+    await page.reload()
+    await type_in(page, BUY, FEED)
+    await row(page, FEED).hover()
+    await row(page, FEED).locator(".destroy").click()
+    await open_details(page, BUY)
+    await page.locator(".history summary").click()
+    places = [page.locator(".detail-created"), page.locator(".history-when")]
+    for place in places:
+        await expect(place).to_contain_text("just now")
+    await page.clock.fast_forward("05:10")
+    for place in places:
+        await expect(place).to_contain_text("5 minutes ago")
+    await page.goto(page.server + "/#/trash")
+    await expect(page.locator(".trash-when")).to_contain_text("5 minutes ago")
+    await page.clock.fast_forward("01:00:00")
+    await expect(page.locator(".trash-when")).to_contain_text("1 hour ago")
+
+
+@pytest.mark.parametrize(
+    "zone, day, typed, kept, shown",
+    [
+        ("Europe/Berlin", "2026-03-29", "02:30", "2026-03-29T01:30:00Z", "03:30"),
+        ("Europe/Berlin", "2026-03-29", "03:30", "2026-03-29T01:30:00Z", "03:30"),
+        ("Europe/Berlin", "2026-10-25", "02:30", "2026-10-25T00:30:00Z", "02:30"),
+        ("America/New_York", "2026-03-08", "02:15", "2026-03-08T07:15:00Z", "03:15"),
+        ("Australia/Lord_Howe", "2026-10-04", "02:10", "2026-10-03T15:40:00Z", "02:40"),
+        ("America/Santiago", "2026-09-06", "00:30", "2026-09-06T04:30:00Z", "01:30"),
+        ("Asia/Kathmandu", "2026-03-29", "02:30", "2026-03-28T20:45:00Z", "02:30"),
+    ],
+)
+async def test_a_time_that_daylight_saving_skips_is_the_one_that_the_clock_shows_then(
+    browser, server, zone, day, typed, kept, shown
+):
+    async with opened_in(browser, server, zone, "2026-01-15T12:00:00Z") as page:
+        await type_in(page, BUY)
+        await open_details(page, BUY)
+        await page.locator(".detail-due").fill(day)
+        await page.locator(".detail-due").press("Tab")
+        await page.locator(".detail-time").fill(typed)
+        await page.locator(".detail-notes").focus()
+        await expect(page.locator(".detail-time")).to_have_value(shown)
+        await expect(row(page, BUY).locator(".due")).to_contain_text(shown.lstrip("0"))
+        await settled(page)
+        due = (await ask(page, "/api/todos"))[0]["due"]
+        assert datetime.datetime.fromisoformat(due) == datetime.datetime.fromisoformat(kept)
+
+
 # ==== big lists ===================================================================================
 
 
@@ -10012,6 +10091,24 @@ async def test_a_refused_edit_stays_open_with_what_was_typed(page):
     await expect(page.locator(".editing .edit")).to_have_value("a better title")
 
 
+@pytest.mark.parametrize("character", ["👩‍👩‍👧‍👦", "🇩🇪", "👍🏽", "e\u0301", "नि", "한"])
+async def test_the_cut_title_of_a_message_ends_with_a_whole_character(page, character):
+    title = "x" * 39 + character + "y" * 20
+    await type_in(page, title)
+    await row(page, title).hover()
+    await row(page, title).locator(".destroy").click()
+    await expect(page.locator(".toast-text")).to_have_text(f"Deleted “{'x' * 39}{character}…”")
+
+
+async def test_a_tag_that_is_too_long_ends_with_a_whole_character(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".detail-tag").evaluate("(box, text) => { box.value = text }", "x" * 48 + "👩‍👩‍👧‍👦")
+    await page.locator(".detail-tag").press("Enter")
+    await settled(page)
+    assert (await ask(page, "/api/todos"))[0]["tags"] == ["x" * 48]
+
+
 async def test_a_title_that_is_too_long_is_not_cut(page):
     await page.locator(".new-todo").fill("x" * 501)
     await page.locator(".new-todo").press("Enter")
@@ -10121,6 +10218,60 @@ async def test_everything_works_by_the_keyboard_alone(page):
     await expect(page.locator("dialog.help")).to_be_visible()
     await page.keyboard.press("Escape")
     await page.keyboard.press("/")
+    await expect(page.locator(".search")).to_be_focused()
+
+
+KEYBOARDS = {  # what the keys N, Z, Y, 2 and / of a US keyboard type elsewhere
+    "Russian": "тян2.",
+    "Greek": "νζυ2/",
+    "Hebrew": "מזט2.",
+    "Arabic": "ىئغ٢ظ",
+    "Thai": "ืผั/ฝ",
+    "German": "nyz2-",
+}
+
+
+@pytest.mark.parametrize("layout", KEYBOARDS)
+async def test_shortcuts_work_on_every_keyboard_layout(page, layout):
+    typed = dict(zip("nzy2", KEYBOARDS[layout], strict=False))
+
+    async def press(us, **modifiers):
+        if us == "z" and typed[us] == "y":  # where Z and Y are exchanged, Z is the one that says Z
+            us = "y"
+        code = f"Digit{us}" if us.isdigit() else f"Key{us.upper()}"
+        options = {"key": typed[us], "code": code, "bubbles": True, "cancelable": True, **modifiers}
+        await page.evaluate(
+            "options => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', options))", options
+        )
+
+    await type_in(page, BUY)
+    await row(page, BUY).locator(".toggle").check()
+    await press("z", ctrlKey=True)
+    await expect(row(page, BUY).locator(".toggle")).not_to_be_checked()
+    await press("z", ctrlKey=True, shiftKey=True)
+    await expect(row(page, BUY).locator(".toggle")).to_be_checked()
+    await press("z", metaKey=True)
+    await expect(row(page, BUY).locator(".toggle")).not_to_be_checked()
+    if layout == "German":
+        return
+    await press("y", ctrlKey=True)
+    await expect(row(page, BUY).locator(".toggle")).to_be_checked()
+    await settled(page)
+    await page.locator("h1").focus()
+    if layout != "Thai":  # its key types a slash, which is the search
+        await press("2")
+        await expect(page.locator(".filters a.selected")).to_have_text("Active")
+    await press("n")
+    await expect(page.locator(".new-todo")).to_be_focused()
+
+
+@pytest.mark.parametrize("key", ["ظ", "/", "÷"])
+async def test_search_is_reached_by_the_slash_key_also_where_it_types_a_letter(page, key):
+    await page.locator("h1").focus()
+    options = {"key": key, "code": "Digit7" if key == "/" else "Slash", "bubbles": True, "cancelable": True}
+    await page.evaluate(
+        "options => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', options))", options
+    )
     await expect(page.locator(".search")).to_be_focused()
 
 

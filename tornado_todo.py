@@ -10850,6 +10850,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const LONGEST_RETRY = 30000;
   const REFUSALS_BEFORE_GIVING_UP = 3;
   const SIGNED_OUT = 4401; // the code that the server closes a socket with
+  const CLOCK_INTERVAL = 5000;
   const WEATHER_INTERVAL = 15 * 60 * 1000;
   const PRIORITIES = ['None', 'Low', 'Medium', 'High'];
   const isApple = /Mac|iPhone|iPad/.test(navigator.platform);
@@ -10938,7 +10939,23 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const plural = (count, one, many) => `${count} ${count === 1 ? one : many}`;
   const lengthOf = text => [...text].length;
   const oneLine = text => text.replace(/\s*[\r\n]+\s*/g, ' ').trim();
-  const quoted = title => `“${lengthOf(title) > 42 ? `${[...title].slice(0, 40).join('')}…` : title}”`;
+
+  // What a reader takes for one character: an emoji or a letter with its marks is never cut in two.
+  const graphemes = text => Array.from(new Intl.Segmenter().segment(text), ({ segment }) => segment);
+
+  function quoted(title) {
+    const parts = graphemes(title);
+    return `“${parts.length > 42 ? `${parts.slice(0, 40).join('')}…` : title}”`;
+  }
+
+  function shortened(text, length) {
+    let kept = '';
+    for (const part of graphemes(text)) {
+      if (lengthOf(kept + part) > length) break;
+      kept += part;
+    }
+    return kept || [...text].slice(0, length).join('');
+  }
 
   // Where the composer isn't, the title is the place to begin from.
   function focusStart() {
@@ -10954,6 +10971,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     node.matches('textarea, select, input:not([type=checkbox], [type=radio], [type=button])');
   // The Enter that ends the composing of a Chinese or Japanese word isn't meant for the page.
   const isEnter = event => event.key === 'Enter' && !event.isComposing && event.keyCode !== 229;
+
+  // The key of a shortcut. A layout without Latin letters has the shortcut where a US keyboard has it.
+  function shortcutKey({ key, code, shiftKey }) {
+    if (/^[\p{ASCII}\p{Script=Latin}]/u.test(key)) return key.length === 1 ? key.toLowerCase() : key;
+    if (code === 'Slash') return shiftKey ? '?' : '/';
+    return /^(?:Key|Digit|Numpad)(.)$/.exec(code)?.[1].toLowerCase() ?? key;
+  }
 
   function announce(text) {
     const region = find('.announcer');
@@ -11099,13 +11123,24 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return fullFormat.format(new Date(text));
   }
 
-  // The server takes a time only with its offset, so the offset of that very day is worked out.
+  // The words move on with the clock, see `followClock`.
+  function agoTime(at) {
+    const time = { className: 'ago', dateTime: at, title: fullFormat.format(new Date(at)) };
+    return element('time', { ...time, textContent: timeAgo(at) });
+  }
+
+  const timeText = date => `${pad(date.getHours())}:${pad(date.getMinutes())}`;
+
+  // The server takes a time only with its offset, so the offset of that very moment is worked out. A time
+  // that daylight saving skips is the moment that the clock shows after it: 2:30 is 3:30.
   function dueOf(day, time) {
     if (!day) return null;
     if (!time) return day;
-    const offset = -new Date(`${day}T${time}`).getTimezoneOffset();
+    const moment = new Date(`${day}T${time}`);
+    const offset = -moment.getTimezoneOffset();
     const size = Math.abs(offset);
-    return `${day}T${time}:00${offset < 0 ? '-' : '+'}${pad(Math.floor(size / 60))}:${pad(size % 60)}`;
+    const zone = `${offset < 0 ? '-' : '+'}${pad(Math.floor(size / 60))}:${pad(size % 60)}`;
+    return `${dayText(moment)}T${timeText(moment)}:00${zone}`;
   }
 
   // ---- The server --------------------------------------------------------------------------------------
@@ -11737,7 +11772,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       .filter(Boolean)) {
       if (!tags.some(other => other.toLowerCase() === tag.toLowerCase())) tags.push(tag);
     }
-    return tags.slice(0, MAXIMUM_TAGS).map(tag => [...tag].slice(0, TAG_LENGTH).join(''));
+    return tags.slice(0, MAXIMUM_TAGS).map(tag => shortened(tag, TAG_LENGTH));
   }
 
   // A new to-do takes what the view is about: its list, its tags, today's date.
@@ -12063,21 +12098,26 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       item.notes !== '',
       item.pending,
       state.view.kind === 'list' || listById(item.list)?.title,
-      dayFromNow(0),
+      item.due && dueWords(item),
       state.open?.id === item.id,
       state.view.tags,
       isLocked(item),
     ]);
   }
 
-  function dueMark({ due, completed }) {
-    const { text, tone } = completed ? { ...friendlyDue(due), tone: '' } : friendlyDue(due);
-    const words = tone === 'overdue' ? `Overdue · ${text}` : text;
+  function dueWords({ due, completed }) {
+    const { text, tone } = friendlyDue(due);
+    if (completed) return { words: text, tone: '' };
+    return { words: tone === 'overdue' ? `Overdue · ${text}` : text, tone };
+  }
+
+  function dueMark(item) {
+    const { words, tone } = dueWords(item);
     return element(
       'span',
       { className: `mark due ${tone}` },
       icon('calendar'),
-      element('time', { dateTime: due, textContent: words }),
+      element('time', { dateTime: item.due, textContent: words }),
     );
   }
 
@@ -12824,12 +12864,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function trashRow(item, { isList }) {
     const where = isList ? 'List' : (listById(item.list)?.title ?? 'a deleted list');
-    const time = { dateTime: item.deleted_at, textContent: timeAgo(item.deleted_at) };
     const words = element(
       'div',
       { className: 'words' },
       element('span', { className: 'trash-title', dir: 'auto', textContent: item.title }),
-      element('span', { className: 'trash-when' }, `${where} · deleted `, element('time', time)),
+      element('span', { className: 'trash-when' }, `${where} · deleted `, agoTime(item.deleted_at)),
     );
     const row = { className: 'trash-row', dataset: { id: item.id, kind: isList ? 'list' : 'to-do' } };
     return element('li', row, words, ...trashButtons(item, isList));
@@ -12993,7 +13032,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     setUnlessFocused('.detail-due', moment ? dayText(moment) : '');
     setUnlessFocused(
       '.detail-time',
-      timed ? `${pad(moment.getHours())}:${pad(moment.getMinutes())}` : '',
+      timed ? timeText(moment) : '',
     );
     find('.detail-time').disabled = !item.due || isLocked(item);
     for (const button of findAll('.quick-due [data-days]')) {
@@ -13015,7 +13054,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
           element('option', { value: list.id, textContent: list.title, selected: list.id === item.list }),
         ),
     );
-    find('.detail-created').textContent = item.created_at ? `Added ${timeAgo(item.created_at)}` : '';
+    find('.detail-created').replaceChildren(
+      ...(item.created_at ? ['Added ', agoTime(item.created_at)] : []),
+    );
   }
 
   function removableTag(item, tag) {
@@ -13193,7 +13234,6 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function historyLine(change) {
     const what = { className: 'history-what', dir: 'auto', textContent: describeChange(change) };
-    const time = { dateTime: change.at, title: fullFormat.format(new Date(change.at)) };
     return element(
       'li',
       {},
@@ -13202,7 +13242,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
         'span',
         { className: 'history-when', dir: 'auto' },
         whoDid(change),
-        element('time', { ...time, textContent: timeAgo(change.at) }),
+        agoTime(change.at),
       ),
     );
   }
@@ -13605,8 +13645,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function entry({ name, mark, notes, acts }) {
     const title = element('span', { className: 'entry-name', dir: 'auto', textContent: name });
     if (mark) title.append(' ', element('span', { className: 'entry-mark', textContent: mark }));
-    const note = { className: 'entry-note', textContent: notes.filter(Boolean).join(' · ') };
-    const words = element('div', { className: 'words' }, title, element('span', note));
+    const parts = notes.filter(Boolean).flatMap((note, index) => (index ? [' · ', note] : [note]));
+    const note = element('span', { className: 'entry-note' }, ...parts);
+    const words = element('div', { className: 'words' }, title, note);
     return element('li', { className: 'entry' }, words, ...acts);
   }
 
@@ -13641,8 +13682,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // The server counts the making as the first use, and notes later ones only now and then.
   const isUsed = ({ used_at: used, created_at: made }) => Boolean(used) && used !== made;
-  const madeAgo = ({ created_at: made }) => `made ${timeAgo(made)}`;
-  const usedAgo = thing => (isUsed(thing) ? `last used ${timeAgo(thing.used_at)}` : '');
+  const withTime = (word, at) => element('span', {}, `${word} `, agoTime(at));
+  const madeAgo = ({ created_at: made }) => withTime('made', made);
+  const usedAgo = thing => (isUsed(thing) ? withTime('last used', thing.used_at) : '');
   const expiry = ({ expires_at: end }) => (end ? `good until ${yearFormat.format(new Date(end))}` : '');
 
   // The server's address of itself can be another than the one it is reached by, so only its tail is used.
@@ -13681,7 +13723,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       name: session.device,
       mark: session.current ? 'this one' : '',
       notes: [
-        `last used ${timeAgo(session.used_at)}`,
+        withTime('last used', session.used_at),
         `since ${yearFormat.format(new Date(session.created_at))}`,
       ],
       acts: [actButton('Sign out', `Sign out ${session.current ? 'here' : session.device}`, end)],
@@ -13705,7 +13747,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return entry({
       name: 'Invitation',
       notes: [made, expiry(invite)],
-      acts: [actButton('Revoke', `Revoke the invitation ${made}`, revoke)],
+      acts: [actButton('Revoke', `Revoke the invitation ${made.textContent}`, revoke)],
     });
   }
 
@@ -13861,7 +13903,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return entry({
       name: 'Link',
       notes: [made, usedAgo(link)],
-      acts: [actButton('Revoke', `Revoke the link ${made}`, revoke)],
+      acts: [actButton('Revoke', `Revoke the link ${made.textContent}`, revoke)],
     });
   }
 
@@ -14048,6 +14090,15 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (isNewDay) scheduleRefresh();
   }
 
+  // What says how long ago or whether it is late must go on being true. The details and the trash aren't
+  // built again: that would close an open choice in them.
+  function followClock() {
+    showDay();
+    if (document.hidden || !state.view) return;
+    for (const time of findAll('.ago')) time.textContent = timeAgo(time.dateTime);
+    if (!isTrash() && !state.drag) renderRows();
+  }
+
   // ---- Shortcuts ---------------------------------------------------------------------------------------
 
   const modifier = isApple ? '⌘' : 'Ctrl';
@@ -14079,8 +14130,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function undoKey(event) {
-    const isUndo = (event.ctrlKey || event.metaKey) && !event.altKey && event.key.toLowerCase() === 'z';
-    const isRedo = (isUndo && event.shiftKey) || (event.ctrlKey && event.key.toLowerCase() === 'y');
+    const key = shortcutKey(event);
+    const isUndo = (event.ctrlKey || event.metaKey) && !event.altKey && key === 'z';
+    const isRedo = (isUndo && event.shiftKey) || (event.ctrlKey && key === 'y');
     if (!isUndo && !isRedo) return false;
     event.preventDefault();
     if (isRedo) redo();
@@ -14122,9 +14174,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
     if (isTextField(event.target) || undoKey(event)) return;
     if (event.ctrlKey || event.metaKey || event.altKey || !recall('single-keys', true)) return;
-    if (!SINGLE_KEYS[event.key]) return;
+    const act = SINGLE_KEYS[shortcutKey(event)];
+    if (!act) return;
     event.preventDefault();
-    SINGLE_KEYS[event.key]();
+    act();
   }
 
   // ---- Start -------------------------------------------------------------------------------------------
@@ -14279,6 +14332,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function wake() {
+    followClock();
     checkSession();
     if (!access.session || live.socket !== null || gate.resolve) return;
     live.attempt = 0;
@@ -14321,7 +14375,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     listenToWindow();
     document.documentElement.classList.toggle('is-link', access.link !== null);
     showDay();
-    setInterval(showDay, 30000);
+    setInterval(followClock, CLOCK_INTERVAL);
     settleLayout();
     state.view = parseHash(location.hash);
     render();
