@@ -4776,9 +4776,11 @@ class Served:
         credential = tornado_todo.new_credential("session", user, tornado_todo.SESSION_LIFETIME, "Firefox")
         return self.somebody(name, Cookie=self.cookie(self.run(self.services.accounts.issue(credential))))
 
-    def cookie(self, secret: str, port: int = 0) -> str:
-        """The cookie that carries a secret to this port, or another."""
-        keys, cookie = self.app.settings["cookies"].keys(), f"todo_session_{port or self.client.address[1]}"
+    def cookie(self, secret: str, port: int = 0, name: str = "") -> str:
+        """The cookie that carries a secret to this port, or another, or under another name."""
+        prefix = self.app.settings["config"].prefix.replace("/", "!")
+        keys, cookie = self.app.settings["cookies"].keys(), f"todo_session_{port or self.client.address[1]}{prefix}"
+        cookie = name or cookie
         signed = tornado.web.create_signed_value(keys, cookie, secret, key_version=next(iter(keys)))
         return f"{cookie}={signed.decode()}"
 
@@ -5879,14 +5881,68 @@ def test_signing_in_over_https_sets_a_cookie_that_only_this_host_gets():
     with with_ann({**MEMORY, "TRUSTED_PROXIES": "127.0.0.1", "ALLOWED_HOSTS": "todo.example"}) as server:
         answer = sign_in(server.client, **https)
         morsel = session_cookie(answer)
-        assert (morsel.key, morsel["secure"], morsel["httponly"]) == ("__Host-todo_session", True, True)
+        assert (morsel.key, morsel["secure"], morsel["httponly"]) == ("__Host-todo_session_443", True, True)
         assert (morsel["path"], morsel["domain"], morsel["samesite"]) == ("/", "", "Lax")
         assert server.client.get("/api/todos", Cookie=cookie_header(answer), **https).status == 200
         # Over plain http the cookie of that name is nobody's, nor the plain one's value under this name.
         assert server.client.get("/api/todos", Cookie=cookie_header(answer)).status == 401
         plain = cookie_header(sign_in(server.client))
-        renamed = "__Host-todo_session=" + plain.partition("=")[2]
+        renamed = "__Host-todo_session_443=" + plain.partition("=")[2]
         assert server.client.get("/api/todos", Cookie=renamed, **https).status == 401
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (("/one", "todo.example"), ("/two", "todo.example")),
+        (("", "todo.example"), ("/two", "todo.example")),
+        (("/a_b", "todo.example"), ("/a/b", "todo.example")),
+        (("/one", "todo.example"), ("/one", "todo.example:8443")),
+        (("", "todo.example:443"), ("", "todo.example:8443")),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["http", "https"])
+def test_two_servers_on_one_host_do_not_sign_each_other_out(protocol, one, other):
+    settings = {**MEMORY, "TRUSTED_PROXIES": "127.0.0.1", "ALLOWED_HOSTS": "todo.example"}
+    browser: dict[str, str] = {}
+
+    def ask(server, host, method, path, value=None) -> Answer:
+        cookie = "; ".join(f"{name}={value}" for name, value in browser.items())
+        headers = {"Host": host, "X_Forwarded_Proto": protocol, "X_Forwarded_For": ADDRESS, "Cookie": cookie}
+        answer = server.client.send(method, path, value, **headers)
+        if answer.headers["Set-Cookie"]:
+            name, _, rest = answer.headers["Set-Cookie"].partition("=")
+            browser[name] = rest.partition(";")[0]
+        return answer
+
+    with with_ann(settings, prefix=one[0]) as first, with_ann(settings, prefix=other[0]) as second:
+        both = [(first, one[1]), (second, other[1])]
+        for server, host in both:
+            assert ask(server, host, "POST", "/api/session", {"name": "ann", "password": PASSWORD}).status == 200
+        assert [ask(server, host, "GET", "/api/todos").status for server, host in both] == [200, 200]
+        assert ask(second, other[1], "DELETE", "/api/session").status == 204
+        assert [ask(server, host, "GET", "/api/todos").status for server, host in both] == [200, 401]
+
+
+@pytest.mark.parametrize("prefix", ["", "/todo"])
+def test_a_session_of_the_version_before_goes_on_over_https(prefix):
+    https = {"Host": "todo.example", **HTTPS}
+    settings = {**MEMORY, "TRUSTED_PROXIES": "127.0.0.1", "ALLOWED_HOSTS": "todo.example"}
+    with with_ann(settings, prefix=prefix) as server:
+        secret = secret_in(server, server.session("ann").own["Cookie"])
+        old = server.cookie(secret, name="__Host-todo_session")
+        assert server.client.get("/api/todos", Cookie=old, **https).status == 200
+        assert server.client.get("/api/todos", Cookie=old, Host="todo.example").status == 401  # not over http
+        forged = {"Cookie": "__Host-todo_session=2|1:0|", **https}  # or of another server on the host
+        assert server.client.get("/api/todos", **forged).status == 401
+        assert (
+            server.client.get(
+                "/api/todos", Cookie=f"{old}; {cookie_header(sign_in(server.client, **https))}", **https
+            ).status
+            == 200
+        )
+        assert server.client.delete("/api/session", Cookie=old, **https).status == 204
+        assert server.client.get("/api/todos", Cookie=old, **https).status == 401
 
 
 def test_a_forwarded_protocol_is_not_believed_from_anybody():
@@ -7265,7 +7321,7 @@ def test_every_answer_of_every_status_carries_the_headers_that_keep_browsers_saf
         if https:
             secret = secret_in(dressed, person.own["Cookie"])
             keys = dressed.app.settings["cookies"].keys()
-            name, key = "__Host-todo_session", next(iter(keys))
+            name, key = f"__Host-todo_session_{dressed.client.address[1]}!p", next(iter(keys))
             signed = tornado.web.create_signed_value(keys, name, secret, key_version=key).decode()
             person.own = {"Cookie": f"{name}={signed}", **HTTPS}
         return person
@@ -9005,7 +9061,7 @@ def test_over_tls_the_cookie_is_one_that_no_other_host_can_set(tmp_path, nginx):
         client = Client(nginx(server.client.address[1]))
         answer = client.post("/api/users", {"name": "ann", "password": "correct horse"})
         name, *attributes = answer.headers["Set-Cookie"].split("; ")
-        assert name.startswith("__Host-todo_session=")
+        assert re.match(r"__Host-todo_session_\d+!todo=", name)
         assert {"HttpOnly", "Secure", "SameSite=Lax", "Path=/"} <= set(attributes)
         assert not any(attribute.startswith("Domain") for attribute in attributes)
         assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"

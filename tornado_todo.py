@@ -6123,6 +6123,9 @@ def bearer_secret(request: tornado.httputil.HTTPServerRequest) -> str | None:
     return next((part.strip()[7:] for part in offered if part.strip().startswith("bearer.")), None)
 
 
+SESSION_COOKIE_OF_0_1 = "__Host-todo_session"  # over https
+
+
 class SessionCookies:
     """The cookie that carries a session's secret, signed, so that what was made up costs no look-up.
 
@@ -6134,12 +6137,14 @@ class SessionCookies:
         self._keys: dict[int, str] = {}
         self._read = functools.lru_cache(200)(self._check_signature)
 
-    @staticmethod
-    def name(request: tornado.httputil.HTTPServerRequest) -> str:
-        """The cookie's name: over https one that no other host can set (RFC 6265bis), else one for each port."""
-        if request.protocol == "https":
-            return "__Host-todo_session"
-        return f"todo_session_{split_host(request.host)[1] or 80}"
+    def name(self, request: tornado.httputil.HTTPServerRequest) -> str:
+        """The cookie's name, which no other server on the same host has: it shows the port and the prefix.
+
+        Browsers send a host's cookies to all its ports. Over https no other host can set it (RFC 6265bis, 4.1.3).
+        """
+        is_https = request.protocol == "https"
+        port = split_host(request.host)[1] or (443 if is_https else 80)
+        return f"{'__Host-' if is_https else ''}todo_session_{port}{self._config.prefix.replace('/', '!')}"
 
     def read(self, request: tornado.httputil.HTTPServerRequest) -> str | None:
         """The secret in a request's cookie, empty if the signature is not ours; None if there is no cookie."""
@@ -6149,11 +6154,16 @@ class SessionCookies:
 
     def _check_signature(self, cookies: str, name: str, minute: int) -> str | None:
         """What `read` gives, which within a minute is the same for the same cookies."""
-        value = tornado.httputil.parse_cookie(cookies).get(name)
-        if not value:
-            return None
-        secret = tornado.web.decode_signed_value(self.keys(), name, value, SESSION_LIFETIME / DAY, min_version=2)
-        return secret.decode(errors="replace") if secret else ""
+        found, keys, days = tornado.httputil.parse_cookie(cookies), self.keys(), SESSION_LIFETIME / DAY
+        if found.get(name):
+            secret = tornado.web.decode_signed_value(keys, name, found[name], days, min_version=2)
+            return secret.decode(errors="replace") if secret else ""
+        # A session of version 0.1.0 goes on, whose cookie every server on the host used: here if the signature is ours.
+        old_name = SESSION_COOKIE_OF_0_1
+        if name.startswith(old_name) and found.get(old_name):
+            secret = tornado.web.decode_signed_value(keys, old_name, found[old_name], days, min_version=2)
+            return secret.decode(errors="replace") if secret else None
+        return None
 
     def value(self, request: tornado.httputil.HTTPServerRequest, secret: str) -> str:
         """What a cookie that carries this secret has for its value."""
