@@ -81,7 +81,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import IO, Annotated, Any, Literal, NamedTuple
 
 import aiosqlite
 import msgspec
@@ -273,6 +273,12 @@ def parse_connections(text: str) -> int:
     return int(text)
 
 
+def parse_seconds(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) < 1:
+        raise Misconfigured(f"{text!r} is not a number of seconds: give a whole number from 1")
+    return int(text)
+
+
 def parse_origins(text: str) -> frozenset[str]:
     """Read a comma-separated list of web origins, such as `https://example.com`, or `*`; of a URL take the origin."""
     origins = {part: "*" if part == "*" else origin_of(part) for part in split_list(text)}
@@ -377,6 +383,12 @@ SETTINGS = (
     Setting("WORKERS", "1", parse_workers, "processes that share the port; more than one needs REDIS_URL"),
     Setting("FRONT", "tornado", parse_choice("tornado", "uvicorn"), "what speaks HTTP: tornado, or the faster uvicorn"),
     Setting("MAX_CONNECTIONS", "4000", parse_connections, "of each process; past it the one idle longest is closed"),
+    Setting(
+        "KEEP_ALIVE",
+        "75",
+        parse_seconds,
+        "seconds that an idle connection is kept, longer than the proxy or load balancer in front keeps it",
+    ),
     Setting("LOG_LEVEL", "info", parse_choice("debug", "info", "warning", "error"), "debug, info, warning or error"),
     Setting("LOG_FORMAT", "text", parse_choice("text", "json"), "text, or json: one object a line"),
 )
@@ -438,6 +450,7 @@ class Config(msgspec.Struct, frozen=True):
     workers: int
     front: str
     max_connections: int
+    keep_alive: int
     log_level: str
     log_format: str
 
@@ -1258,8 +1271,16 @@ def etag_matches(header: str, etag: str, weak: bool = False) -> bool:
 
 
 def check_precondition(if_match: str | None, etag: str) -> None:
-    if if_match is not None and not etag_matches(if_match, etag):
-        raise PreconditionFailed(f"It has changed: its ETag is now {etag}. Read it again, then decide.")
+    """Raise PreconditionFailed unless an If-Match header, if there is one, names the tag (RFC 9110, 13.1.1)."""
+    if if_match is None or etag_matches(if_match, etag):
+        return
+    if etag_matches(if_match, etag, weak=True):
+        raise PreconditionFailed(
+            f"Send {etag} without the W/ in front: If-Match takes no weak tags. A proxy that compresses makes them."
+        )
+    if '"' not in if_match:
+        raise PreconditionFailed(f"If-Match takes tags in double quotes, as the ETag header has them: {etag}.")
+    raise PreconditionFailed(f"It has changed: its ETag is now {etag}. Read it again, then decide.")
 
 
 # ---- changing to-dos and lists
@@ -6270,9 +6291,78 @@ class Authenticator:
 # ==== asgi: calls nothing; a request of an ASGI server, as a connection that Tornado's handlers write to =========
 
 
+HEAD_SECONDS = 10  # that a client has to send the head of a request
 BODY_SECONDS = 15  # that a client has to send the body of a request
-MOST_HEADERS = 16 * 1024  # bytes
+MAX_HEAD = 16 * 1024  # bytes
 MOST_UNEXPECTED_BODY = 64 * 1024  # bytes that are read for a handler that does not read its body itself
+MAX_DISCARDED = 100_000_000  # bytes of a body over its limit that are read and dropped, so that the client reads why
+API_POLICY = "default-src 'none'"
+# What the page needs of a browser's powers: nothing.
+PERMISSIONS = ("accelerometer", "camera", "display-capture", "geolocation", "gyroscope", "hid", "magnetometer")
+PERMISSIONS += ("microphone", "midi", "payment", "publickey-credentials-get", "screen-wake-lock", "serial", "usb")
+PERMISSIONS_POLICY = ", ".join(f"{name}=()" for name in PERMISSIONS)
+
+
+@functools.lru_cache(2)
+def date_header(second: int) -> str:
+    """A Date header (RFC 9110, 6.6.1), which is the same for a second."""
+    return tornado.httputil.format_timestamp(second)
+
+
+@functools.lru_cache(100)
+def policy_headers(policy: str, frame_ancestors: str, protocol: str) -> Mapping[str, str]:
+    """The headers that every answer has, with this Content-Security-Policy."""
+    headers = {
+        "Content-Security-Policy": f"{policy}; frame-ancestors {frame_ancestors}",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "same-origin",
+        "Permissions-Policy": PERMISSIONS_POLICY,
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Cache-Control": "no-store",
+    }
+    return headers | ({"Strict-Transport-Security": "max-age=31536000"} if protocol == "https" else {})
+
+
+def input_error_status(error: tornado.httputil.HTTPInputError) -> int:
+    """The status for a request that is not valid HTTP, or is over one of Tornado's limits."""
+    text = str(error)
+    if text.startswith("Unsupported Transfer-Encoding"):
+        return 501
+    if "too long" in text or "too large" in text:
+        return 431 if "head" in text else 413
+    return 400
+
+
+def content_length(headers: tornado.httputil.HTTPHeaders) -> int:
+    """The number of bytes that Content-Length announces, 0 without it. Raises HTTPInputError."""
+    if "Content-Length" not in headers:
+        return 0
+    digits = headers["Content-Length"].partition(",")[0]  # one that is sent twice is checked by Tornado
+    if not re.fullmatch(r"[0-9]+", digits):
+        raise tornado.httputil.HTTPInputError("Content-Length is not a whole number")
+    return int(digits.lstrip("0")[:20] or "0")  # more digits than that mean too long as well
+
+
+def refusal(status: int, detail: str) -> tuple[dict[str, str], bytes]:
+    """Headers and body of the problem document (RFC 9457) for a request that reaches no handler; it is logged."""
+    request_id = random_bytes()[:8].hex()
+    LOG.info("%s refused a request that is not valid HTTP or is over a limit: %d", request_id, status)
+    title = tornado.httputil.responses[status]
+    problem = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
+    body = msgspec.json.encode(problem)
+    return {
+        **{"X-Request-Id": request_id, "Date": date_header(int(time.time()))},
+        **policy_headers(API_POLICY, "'none'", "http"),
+        **{"Content-Type": "application/problem+json", "Content-Length": str(len(body)), "Connection": "close"},
+    }, body
+
+
+def refusal_bytes(status: int, detail: str) -> bytes:
+    """The same as an HTTP/1.1 response."""
+    headers, body = refusal(status, detail)
+    lines = [f"HTTP/1.1 {status} {tornado.httputil.responses[status]}", *map(": ".join, headers.items()), "", ""]
+    return "\r\n".join(lines).encode() + body
 
 
 def may_have_body(method: str, headers: tornado.httputil.HTTPHeaders) -> bool:
@@ -6298,7 +6388,7 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
         self.protocol = {"ws": "http", "wss": "https"}.get(scheme, scheme)
         self._outgoing: collections.deque[tuple[dict, asyncio.Future]] = collections.deque()
         self._more: asyncio.Future | None = None
-        self._is_finished = self._is_gone = self._is_late = False
+        self._is_finished = self._is_gone = self._is_late = self._has_begun = False
         self._task: asyncio.Task | None = None
         self._most_body = MOST_UNEXPECTED_BODY
 
@@ -6315,6 +6405,12 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
             await self._send_all()
         except OSError:  # the client has gone (ASGI, HTTP spec 2.4)
             LOG.debug("a client left before its answer")
+        except asyncio.CancelledError:  # the server is being stopped, and would log a traceback for this
+            self._outgoing.clear()
+            if not self._has_begun:
+                self._is_finished = False
+                self._refuse(503, "The server is being stopped. Try again in a moment.")
+                await self._send_all()
         finally:
             if self._outgoing or not self._is_finished:  # or the handler would wait for ever for what it wrote
                 delegate.on_connection_close()
@@ -6329,37 +6425,53 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
                 await ready
             if self.is_socket:
                 await self.receive()  # that it connects
-                delegate.finish()
             elif may_have_body(start_line.method, headers):
-                await self._read_body_in_time(delegate)
-            else:
+                tornado.http1connection.is_transfer_encoding_chunked(headers)  # which refuses other encodings
+                size = await self._read_body_in_time(delegate)
+                self._check_is_whole(size, headers)
+            if not self._is_finished:
                 delegate.finish()
         except tornado.httputil.HTTPInputError as error:
-            self._refuse(431 if "long" in str(error) else 400)
+            delegate.on_connection_close()
+            self._refuse(input_error_status(error), f"{error}.")
         except TimeoutError:
             delegate.on_connection_close()
-            self._refuse(408)
+            self._refuse(408, f"The body did not arrive within {BODY_SECONDS} seconds. Send it again.")
 
     def _head(self) -> tuple[tornado.httputil.RequestStartLine, tornado.httputil.HTTPHeaders]:
         scope, headers = self.scope, tornado.httputil.HTTPHeaders()
-        if sum(map(len, itertools.chain.from_iterable(scope["headers"]))) > MOST_HEADERS:
-            raise tornado.httputil.HTTPInputError("headers too long")
+        target = (scope.get("raw_path") or urllib.parse.quote(scope["path"]).encode()).decode("latin-1")
+        if scope.get("query_string"):
+            target += "?" + scope["query_string"].decode("latin-1")
+        if len(target) + sum(map(len, itertools.chain.from_iterable(scope["headers"]))) > MAX_HEAD:
+            raise tornado.httputil.HTTPInputError(f"The headers are too long: at most {MAX_HEAD:,} bytes are read")
         for name, value in scope["headers"]:
             headers.add(name.decode("latin-1"), value.decode("latin-1").strip(" \t"))
         if self.is_socket:  # over HTTP/2 there is neither
             headers["Upgrade"], headers["Connection"] = "websocket", "Upgrade"
-        target = (scope.get("raw_path") or urllib.parse.quote(scope["path"]).encode()).decode("latin-1")
-        if scope.get("query_string"):
-            target += "?" + scope["query_string"].decode("latin-1")
         version = "HTTP/1.0" if scope.get("http_version") == "1.0" else "HTTP/1.1"
         return tornado.httputil.RequestStartLine(scope.get("method", "GET"), target, version), headers
 
-    async def _read_body_in_time(self, delegate: tornado.httputil.HTTPMessageDelegate) -> None:
-        """Read the body. Raises TimeoutError, as asyncio.timeout would, which has a timer for each."""
+    def _check_is_whole(self, size: int, headers: tornado.httputil.HTTPHeaders) -> None:
+        """Raise HTTPInputError if the server has lost the body, as uvicorn does when a request asks for an upgrade."""
+        if self._is_finished:
+            return
+        announced = content_length(headers)
+        if "Content-Length" in headers and size != announced:
+            raise tornado.httputil.HTTPInputError(
+                f"Content-Length announces {announced:,} bytes, but {size:,} have arrived, and nothing was changed"
+            )
+        if not size and "Transfer-Encoding" in headers and "Upgrade" in headers:
+            raise tornado.httputil.HTTPInputError(
+                "No body has arrived, and nothing was changed. Send the request without an Upgrade header"
+            )
+
+    async def _read_body_in_time(self, delegate: tornado.httputil.HTTPMessageDelegate) -> int:
+        """Read the body; return its size. Raises TimeoutError, as asyncio.timeout would, which has a timer for each."""
         self._task = asyncio.current_task()
         self._body_limit.begin(self._be_late)
         try:
-            await self._read_body(delegate)
+            return await self._read_body(delegate)
         except asyncio.CancelledError:
             if self._is_late and not self._task.uncancel():
                 raise TimeoutError from None
@@ -6372,29 +6484,29 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
         self._is_late = True
         self._task.cancel()
 
-    async def _read_body(self, delegate: tornado.httputil.HTTPMessageDelegate) -> None:
-        size = 0
-        while not self._is_finished:
+    async def _read_body(self, delegate: tornado.httputil.HTTPMessageDelegate) -> int:
+        size, has_more = 0, True
+        while has_more and not self._is_finished:
             message = await self.receive()
-            size += len(message.get("body") or b"")
-            if size > self._most_body:
-                self._refuse(413)
-                delegate.on_connection_close()
-                return
             if message["type"] == "http.disconnect":
                 delegate.on_connection_close()
                 self._is_finished = True
-                return
-            if message.get("body"):
-                await (delegate.data_received(message["body"]) or asyncio.sleep(0))
-            if not message.get("more_body"):
-                delegate.finish()
-                return
+                break
+            body, has_more = message.get("body") or b"", message.get("more_body")
+            size += len(body)
+            if size > self._most_body:
+                raise tornado.httputil.HTTPInputError(
+                    f"The body is too long: at most {self._most_body:,} bytes are read"
+                )
+            if body:
+                await (delegate.data_received(body) or asyncio.sleep(0))
+        return size
 
-    def _refuse(self, status: int) -> None:
+    def _refuse(self, status: int, detail: str) -> None:
         if not self._is_finished:
+            headers, body = refusal(status, detail)
             start_line = tornado.httputil.ResponseStartLine("", status, "")
-            self.write_headers(start_line, tornado.httputil.HTTPHeaders({"Content-Length": "0", "Connection": "close"}))
+            self.write_headers(start_line, tornado.httputil.HTTPHeaders(headers), body)
             self.finish()
 
     async def _send_all(self) -> None:
@@ -6402,6 +6514,7 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
         while True:
             while self._outgoing:
                 message, sent = self._outgoing.popleft()
+                self._has_begun = True
                 await self.send(message)
                 if not sent.done():
                     sent.set_result(None)
@@ -6526,41 +6639,15 @@ class ASGISocket(tornado.websocket.WebSocketProtocol):
 
 # ==== handlers: may call service, auth and asgi =======================================================
 
-IDLE_SECONDS = 10  # that a connection may take to send the headers of a request
-API_POLICY = "default-src 'none'"
 EXPOSED_HEADERS = "Change-Batch, ETag, Link, Location, Retry-After, X-Request-Id"
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match"
-# What the page needs of a browser's powers: nothing.
-PERMISSIONS = ("accelerometer", "camera", "display-capture", "geolocation", "gyroscope", "hid", "magnetometer")
-PERMISSIONS += ("microphone", "midi", "payment", "publickey-credentials-get", "screen-wake-lock", "serial", "usb")
-PERMISSIONS_POLICY = ", ".join(f"{name}=()" for name in PERMISSIONS)
+METHODS = ("GET", "POST", "DELETE", "PATCH", "PUT")
 STATUS_DETAILS = {
     403: "A page of another site may not write here. CORS_ORIGINS says which may.",
     404: "Nothing is served at this address.",
     405: "This address does not know this method. The Allow header lists those that it does.",
     500: "Something went wrong here, and the log has it under this request id. Your request was not carried out.",
 }
-
-
-@functools.lru_cache(2)
-def date_header(second: int) -> str:
-    """A Date header (RFC 9110, 6.6.1), which is the same for a second."""
-    return tornado.httputil.format_timestamp(second)
-
-
-@functools.lru_cache(100)
-def policy_headers(policy: str, frame_ancestors: str, protocol: str) -> Mapping[str, str]:
-    """The headers that every answer has, with this Content-Security-Policy."""
-    headers = {
-        "Content-Security-Policy": f"{policy}; frame-ancestors {frame_ancestors}",
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "same-origin",
-        "Permissions-Policy": PERMISSIONS_POLICY,
-        "Cross-Origin-Opener-Policy": "same-origin",
-        "Cross-Origin-Resource-Policy": "same-origin",
-        "Cache-Control": "no-store",
-    }
-    return headers | ({"Strict-Transport-Security": "max-age=31536000"} if protocol == "https" else {})
 
 
 def path_text(part: str) -> str:
@@ -6613,7 +6700,7 @@ class BaseHandler:
     content_security_policy = API_POLICY
     caller: Caller | None = None
     request_id = ""
-    body_is_too_long_to_read = False
+    closes_connection = False
 
     def initialize(self) -> None:
         """Begin: a stop waits until it has been answered."""
@@ -6668,9 +6755,8 @@ class BaseHandler:
     @functools.cache
     def allowed_methods(cls) -> tuple[str, ...]:
         """The methods that this handler answers."""
-        methods = ("GET", "POST", "DELETE", "PATCH", "PUT")
         unanswered = (None, tornado.web.RequestHandler.get)  # which all of Tornado's have for what they do not answer
-        own = [name for name in methods if getattr(cls, name.lower(), None) not in unanswered]
+        own = [name for name in METHODS if getattr(cls, name.lower(), None) not in unanswered]
         return (*own, *(["HEAD"] if "GET" in own else []), "OPTIONS")
 
     async def admit(self) -> None:
@@ -6746,7 +6832,7 @@ class BaseHandler:
                 self.set_header(name, value)
         else:
             problem.update(detail=STATUS_DETAILS.get(status_code, reason), request_id=self.request_id)
-        if self.body_is_too_long_to_read:
+        if self.closes_connection:
             self.set_header("Connection", "close")
         if self.get_status() == 401:
             self.set_header("WWW-Authenticate", 'Bearer realm="tornado_todo"')
@@ -6780,7 +6866,9 @@ class TornadoHandler(BaseHandler):
 
     def answer(self, body: bytes = b"") -> None:
         """Send the answer."""
-        self.finish(body)
+        sent = self.finish(body)
+        if self.closes_connection and not isinstance(self.request.connection, ASGIConnection):
+            sent.add_done_callback(lambda _: self.request.connection.close())
 
     def on_finish(self) -> None:
         """Note that it has been answered."""
@@ -6817,6 +6905,7 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
         self._refusal: Exception | None = None
         self._task: asyncio.Task | None = None
         self._closes_late_body = False
+        self._unsent: IO[bytes] | None = None
         self.initialize(**options)
 
     # ---- what the connection calls
@@ -6824,10 +6913,10 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
     def headers_received(self, start_line: Any, headers: tornado.httputil.HTTPHeaders) -> Awaitable[None] | None:
         """Admit a request that has a body, before the body is read."""
         if may_have_body(self.request.method, headers):
-            return self._prepare(headers.get("Content-Length", "0"))
+            return self._prepare(content_length(headers), headers)
         return None
 
-    async def _prepare(self, length: str) -> None:
+    async def _prepare(self, length: int, headers: tornado.httputil.HTTPHeaders) -> None:
         # What is over our bound is read and thrown away: if Tornado closed the connection in the midst
         # of it, the client could not read why. That lasts at most as long as a body may take.
         connection = self.request.connection
@@ -6836,16 +6925,21 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
             connection.set_body_timeout(None)  # its own time limit costs 30 µs a request
             self._closes_late_body = True
             self.settings["body_limit"].begin(connection.close)
-        self.body_is_too_long_to_read = len(length) > 8  # 100 MB
+        is_sent_later = "Expect" in headers and headers["Expect"].lower() == "100-continue"
         try:
-            if self.body_is_too_long_to_read:
+            if length > MAX_DISCARDED:
                 self._raise_too_large()
             await self.admit()
+            if is_sent_later and length > self.most_body:
+                self._raise_too_large()
             self._is_admitted = True
         except Exception as error:
-            # To answer now would close the connection, too, unless it must not be read at all.
+            # To answer now would close the connection, too, unless the body must not be read, or is not sent yet.
             self._refusal = error
-            if self.body_is_too_long_to_read:
+            if length > MAX_DISCARDED or is_sent_later:
+                self.closes_connection = True
+                if self._closes_late_body:
+                    connection.stream.lingers = True  # a client that sends it nevertheless can read the answer
                 self._fail(error)
 
     def data_received(self, chunk: bytes) -> None:
@@ -6880,6 +6974,8 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
             if not self._is_admitted:
                 await self.admit()
             await getattr(self, self.request.method.lower())(*map(path_text, self._path_args))
+            if self._unsent:
+                await self._send_unsent()
             if not self._is_answered:
                 self.answer()
         except tornado.iostream.StreamClosedError:
@@ -6891,6 +6987,8 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
             raise
         finally:
             self.discount()
+            if self._unsent:
+                self._unsent.close()
 
     def _fail(self, error: BaseException) -> None:
         """Answer with an error; what cannot be answered any more is broken off."""
@@ -6938,12 +7036,26 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
 
     async def send(self, chunk: bytes) -> None:
         """Send a piece of an answer that is made as it goes, and wait until it has been taken."""
+        if self.request.version == "HTTP/1.0" and self.request.method != "HEAD":
+            # It has no chunks, so that the length must be known before (RFC 9112, 6.1).
+            self._unsent = self._unsent or importlib.import_module("tempfile").SpooledTemporaryFile(MAX_BODY)
+            self._unsent.write(chunk)
+            return
         is_first, self._has_begun = not self._has_begun, True
         chunk = b"" if self.request.method == "HEAD" else chunk
         if is_first:
             await self.request.connection.write_headers(self._start_line(), self._headers, chunk or None)
         elif chunk:
             await self.request.connection.write(chunk)
+
+    async def _send_unsent(self) -> None:
+        """Send what was kept until its length was known."""
+        connection, self._has_begun = self.request.connection, True
+        self._headers["Content-Length"] = str(self._unsent.tell())
+        self._unsent.seek(0)
+        await connection.write_headers(self._start_line(), self._headers, self._unsent.read(65536))
+        while chunk := self._unsent.read(65536):
+            await connection.write(chunk)
 
     def answer(self, body: bytes = b"") -> None:
         """Send the answer, or the end of what has been sent piece by piece."""
@@ -7100,6 +7212,21 @@ class NotFoundHandler(APIHandler):
     async def admit(self) -> None:
         self.settings["hosts"].check(self.request.headers.get("Host", ""))
         raise NotFound(STATUS_DETAILS[404])
+
+
+class MethodsHandler(APIHandler):
+    """Reports the methods that are allowed: in answer to OPTIONS, or to a request with another one."""
+
+    public = True
+
+    def initialize(self, methods: Sequence[str]) -> None:
+        """Begin."""
+        super().initialize()
+        self._methods = methods
+
+    def allowed_methods(self) -> Sequence[str]:
+        """The methods."""
+        return self._methods
 
 
 class TodosHandler(APIHandler):
@@ -7315,10 +7442,16 @@ class EventsHandler(TornadoHandler, tornado.websocket.WebSocketHandler):
         upgrades = (
             headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in headers.get("Connection", "").lower()
         )
-        if self.request.method == "GET" and not upgrades:
-            raise Malformed("Open this address as a WebSocket.")
         if upgrades and headers.get("Sec-WebSocket-Version") not in ("7", "8", "13"):
             raise UpgradeRequired("Use version 13 of the WebSocket protocol.", headers={"Sec-WebSocket-Version": "13"})
+        connection = self.request.connection
+        if isinstance(connection, ASGIConnection):
+            upgrades = connection.is_socket
+        elif content_length(headers) or "Transfer-Encoding" in headers:
+            upgrades = False
+        if self.request.method == "GET" and not upgrades:
+            self.closes_connection = "Upgrade" in headers
+            raise Malformed("Open this address as a WebSocket, without a body.")
         most, share = self.settings["config"].max_connections, SHARE_OF_SOCKETS.get(getattr(self.caller, "kind", ""), 1)
         mine = self.services.hub.count(self.user) if self.caller else 0
         if self.services.sockets >= most or mine >= most // share:
@@ -14487,6 +14620,21 @@ def host_name(host: str) -> str:
     return tornado.httputil.HTTPServerRequest(start_line=start_line, headers=headers).host_name
 
 
+def path_of_target(method: str, target: str, headers: tornado.httputil.HTTPHeaders) -> str:
+    """A request target without scheme and host, which become the Host header (RFC 9112, 3.2); `*` for the server.
+
+    Raises HTTPInputError for what is neither a path, nor such an address, nor `*`.
+    """
+    if target == "*" and method == "OPTIONS":
+        return target
+    address = re.fullmatch(r"https?://([^/?#@]+)(/[^?]*)?(\?.*)?", target, re.IGNORECASE)
+    if not address:
+        raise tornado.httputil.HTTPInputError("The target is neither a path nor an address that begins with http")
+    host, path, query = address.groups("")
+    headers["Host"] = host
+    return "*" if method == "OPTIONS" and not (path or query) else (path or "/") + query
+
+
 class Request(tornado.httputil.HTTPServerRequest):
     """A request whose query is taken apart only when it is asked for: our handlers have stricter rules for theirs."""
 
@@ -14494,6 +14642,8 @@ class Request(tornado.httputil.HTTPServerRequest):
         # Without super().__init__(), which is a tenth of what it costs to answer: it takes the query apart
         # and copies it, and checks the same Host header for each request.
         self.method, self.uri, self.version = start_line
+        if not self.uri.startswith("/"):
+            self.uri = path_of_target(self.method, self.uri, headers)
         self.path, _, self.query = self.uri.partition("?")
         self.headers, self.connection, self.server_connection = headers, connection, server_connection
         self.remote_ip, self.protocol = connection.context.remote_ip, connection.context.protocol
@@ -14524,6 +14674,10 @@ class Exchange(tornado.httputil.HTTPMessageDelegate):
 
     def headers_received(self, start_line: Any, headers: tornado.httputil.HTTPHeaders) -> Awaitable[None] | None:
         """Find who answers, and pass it on."""
+        if "Expect" in headers:
+            # Tornado knows only this spelling, and HTTP/1.0 has no answer of that kind (RFC 9110, 10.1.1).
+            is_known = headers["Expect"].lower() == "100-continue" and start_line.version != "HTTP/1.0"
+            headers["Expect"] = "100-continue" if is_known else ""
         self._handler = self._app.find_handler(Request(start_line, headers, self._connection, self._server_connection))
         return self._handler.headers_received(start_line, headers)
 
@@ -14564,11 +14718,15 @@ class TodoApplication(tornado.web.Application):
         for pattern, target in self._patterns:
             if match := pattern.fullmatch(request.path):
                 return self._delegate(request, match.groups(), *target)
+        if request.path == "*":  # the server as a whole (RFC 9110, 9.3.7)
+            return MethodsHandler(self.settings, request, (), methods=(*METHODS, "HEAD", "OPTIONS"))
         return NotFoundHandler(self.settings, request, ())
 
     def _delegate(self, request: Any, parts: Sequence[str], handler: type, options: dict | None = None) -> Any:
         if issubclass(handler, Handler):
             return handler(self.settings, request, parts, **(options or {}))
+        if request.method not in handler.allowed_methods():  # Tornado's handlers would read the body first
+            return MethodsHandler(self.settings, request, (), methods=handler.allowed_methods())
         path_args = [urllib.parse.unquote_to_bytes(part) for part in parts]
         return self.get_handler_delegate(request, handler, target_kwargs=options, path_args=path_args)
 
@@ -14649,49 +14807,204 @@ async def lifespan(app: tornado.web.Application) -> AsyncIterator[None]:
 
 
 CONNECTIONS_A_TURN = 10
+LINGER_SECONDS = 2  # that a client has to read a refusal before its connection is closed
+
+
+class ConnectionLimits:
+    """Bounds on a server's connections: their number, how long they are idle, how long the head of a request takes.
+
+    One more than `maximum` closes the one that has been idle longest, or, if none is idle, the one whose
+    request began first. So slow connections push out each other. Connections are known by what closes them.
+    """
+
+    def __init__(self, maximum: int, keep_alive: int):
+        self.maximum = maximum
+        self._idle: dict[Callable[[], Any], None] = {}  # without a whole head, the longest first
+        self._busy: dict[Callable[[], Any], None] = {}
+        self._idle_limit, self._head_limit = TimeLimit(keep_alive), TimeLimit(HEAD_SECONDS)
+        self._lingering: set[asyncio.Task] = set()
+
+    def arrive(self, close: Callable[[], Any]) -> None:
+        """A connection has been made: the head of its first request must come."""
+        self._idle[close] = None
+        self._head_limit.begin(close)
+
+    def become_idle(self, close: Callable[[], Any]) -> None:
+        """A request has been answered."""
+        self._busy.pop(close, None)
+        self._idle[close] = None
+        self._idle_limit.begin(close)
+
+    def begin_head(self, close: Callable[[], Any]) -> None:
+        """The first bytes of a request have come."""
+        self._idle_limit.finish(close)
+        self._head_limit.begin(close)
+
+    def become_busy(self, close: Callable[[], Any]) -> None:
+        """The whole head of a request has come."""
+        self.leave(close)
+        self._busy[close] = None
+
+    def leave(self, close: Callable[[], Any]) -> None:
+        """A connection has ended, or become a WebSocket."""
+        for kept in (self._idle, self._busy):
+            kept.pop(close, None)
+        self._idle_limit.finish(close)
+        self._head_limit.finish(close)
+
+    def make_room(self, count: int = 1) -> None:
+        """Close connections, so that with `count` more there are not too many."""
+        # Those that go are known to have gone only at a later turn of the loop.
+        for _ in range(
+            min(len(self._idle) + len(self._busy) + count - self.maximum, len(self._idle) + len(self._busy))
+        ):
+            close = next(iter(self._idle or self._busy))
+            self.leave(close)
+            close()
+
+    def linger(self, connection: socket.socket) -> None:
+        """Close a connection after a refusal; to close at once could take it back from a client that still sends."""
+        task = asyncio.get_running_loop().create_task(self._discard(connection))
+        self._lingering.add(task)
+        task.add_done_callback(self._lingering.discard)
+
+    async def _discard(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError, TimeoutError), connection:
+            connection.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(LINGER_SECONDS):
+                while await asyncio.get_running_loop().sock_recv(connection, 65536):
+                    pass
+
+
+def size_of_chunk(line: bytes) -> bytes:
+    """The line with a chunk's size without its extensions (RFC 9112, 7.1.1). Raises HTTPInputError."""
+    size, semicolon, extensions = line.removesuffix(b"\r\n").partition(b";")
+    if re.search(rb"[\0-\x08\x0a-\x1f\x7f]", extensions):
+        raise tornado.httputil.HTTPInputError("A chunk extension has control characters")
+    return (size.rstrip(b" \t") if semicolon else size) + b"\r\n"
+
+
+class ClientStream(tornado.iostream.IOStream):
+    """A client's connection: kept to the limits; it adds what RFC 9112 demands and Tornado leaves out.
+
+    Those are chunk extensions and trailers, and an answer for every request that is malformed or too long.
+    """
+
+    def __init__(self, connection: socket.socket, limits: ConnectionLimits):
+        super().__init__(connection)
+        self._limits = limits
+        self._is_new, self._is_idle, self._reads_head, self._is_body_over = True, False, True, False
+        self.lingers = False  # whether to end the sending side first, because the client may still be sending
+        limits.arrive(self.close)
+
+    def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
+        """Read the head of a request, which Tornado reads so, and nothing else."""
+        self._reads_head = True
+        if not self._is_new:
+            self._is_idle = True
+            self._limits.become_idle(self.close)
+        head = super().read_until_regex(regex, max_bytes)
+        if head.done():
+            self._take_head(head)
+        else:
+            head.add_done_callback(self._take_head)
+            if self._is_idle and self._read_buffer_size:  # they came while the last request was being answered
+                self._limits.begin_head(self.close)
+        return head
+
+    def _take_head(self, head: asyncio.Future) -> None:
+        self._is_new = self._is_idle = self._reads_head = False
+        if not head.cancelled() and head.exception() is None:
+            self._limits.become_busy(self.close)
+
+    def read_from_fd(self, buffer: bytearray | memoryview) -> int | None:
+        """Read from the socket."""
+        size = super().read_from_fd(buffer)
+        if size and self._is_idle:
+            self._is_idle = False
+            self._limits.begin_head(self.close)
+        return size
+
+    def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
+        """Read the size of a chunk, which Tornado reads so, and nothing else."""
+        line = super().read_until(delimiter, MAX_HEAD)
+        if line.done() and not line.exception() and re.fullmatch(rb"0*[1-9A-Fa-f][0-9A-Fa-f]*\r\n", line.result()):
+            return line
+        return asyncio.ensure_future(self._read_size(line))
+
+    async def _read_size(self, line: Awaitable[bytes]) -> bytes:
+        size = size_of_chunk(await line)
+        if re.fullmatch(rb"0+\r\n", size):
+            await self._skip_trailers()
+            self._is_body_over = True
+        return size
+
+    async def _skip_trailers(self) -> None:
+        room = MAX_HEAD
+        while (field := await super().read_until(b"\r\n", max(room, 2))) != b"\r\n":
+            room -= len(field)
+            if not re.fullmatch(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\0-\x08\x0a-\x1f\x7f]*\r\n", field):
+                raise tornado.httputil.HTTPInputError("A trailer is malformed")
+
+    def read_bytes(self, num_bytes: int, partial: bool = False) -> Awaitable[bytes]:
+        """Read a number of bytes; after the last chunk the end of a line, which has been read with the trailers."""
+        if not self._is_body_over:
+            return super().read_bytes(num_bytes, partial)
+        self._is_body_over = False
+        end: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        end.set_result(b"\r\n")
+        return end
+
+    def write(self, data: bytes | memoryview) -> asyncio.Future:
+        """Write; where Tornado answers a malformed request by a status alone, a problem document."""
+        error = sys.exception()
+        if isinstance(error, tornado.httputil.HTTPInputError):
+            data, self.lingers = refusal_bytes(input_error_status(error), f"{error}."), True
+        return super().write(data)
+
+    def close(self, exc_info: Any = False) -> None:
+        """Close the connection; first answer what is too long to be read."""
+        if not self.closed():
+            if isinstance(exc_info, tornado.iostream.UnsatisfiableReadError):
+                status, what = (431, "The headers are") if self._reads_head else (400, "A line of a chunk is")
+                super().write(refusal_bytes(status, f"{what} too long: at most {MAX_HEAD:,} bytes are read."))
+                self.lingers = True
+            if self.lingers and self.socket is not None:
+                self._limits.linger(self.socket.dup())
+        super().close(exc_info)
 
 
 class Server(tornado.httpserver.HTTPServer):
-    """An HTTPServer with a bound on its connections: one more closes the one that began its last request longest ago.
+    """An HTTPServer that keeps connections to limits.
 
-    So many slow connections push out each other, and leave the bound's worth of room to all others.
     Of many that come at once only a few begin in each turn of the loop, which serves the others in
     between: a thousand at once would keep them waiting for a third of a second.
     """
 
-    def initialize(self, app: tornado.web.Application, most: int, **options: Any) -> None:
+    def initialize(self, app: tornado.web.Application, limits: ConnectionLimits, **options: Any) -> None:
         super().initialize(app, **options)
-        self._most = most
-        self._last_used: dict[Any, None] = {}  # in the order of their last requests
+        self.conn_params.header_timeout = None  # Tornado's own has a timer for each request, which costs 30 µs
+        self._limits = limits
         self._arrived: collections.deque[tuple] = collections.deque()
 
     def handle_stream(self, stream: Any, address: tuple) -> None:
         """Take a new connection."""
-        self._arrived.append((stream, address))
+        self._arrived.append((stream.socket, address))
         if len(self._arrived) == 1:
             asyncio.get_running_loop().call_soon(self._begin_some)
 
     def _begin_some(self) -> None:
         beginning = min(CONNECTIONS_A_TURN, len(self._arrived))
-        # Both those that go and those that come are known of only at the next turn.
-        for _ in range(min(len(self._last_used) + beginning - self._most, len(self._last_used))):
-            longest_ago = next(iter(self._last_used))
-            del self._last_used[longest_ago]
-            longest_ago.stream.close()
+        self._limits.make_room(beginning)
         for _ in range(beginning):
-            super().handle_stream(*self._arrived.popleft())
+            connection, address = self._arrived.popleft()
+            super().handle_stream(ClientStream(connection, self._limits), address)
         if self._arrived:
             asyncio.get_running_loop().call_soon(self._begin_some)
 
-    def start_request(self, server_conn: Any, request_conn: Any) -> tornado.httputil.HTTPMessageDelegate:
-        """Wait for the next request of a connection."""
-        self._last_used.pop(server_conn, None)
-        self._last_used[server_conn] = None
-        return super().start_request(server_conn, request_conn)
-
     def on_close(self, server_conn: Any) -> None:
         """Forget a connection that has ended, or become a WebSocket."""
-        self._last_used.pop(server_conn, None)
+        self._limits.leave(server_conn.stream.close)
         super().on_close(server_conn)
 
 
@@ -14738,16 +15051,186 @@ def asgi_app(app: tornado.web.Application) -> Callable:
     return answer
 
 
+class UvicornConnection:
+    """What is added to uvicorn's HttpToolsProtocol: limits, and a problem document for every request that it refuses.
+
+    A request that asks for an upgrade to something else than a WebSocket is read as if it did not
+    (RFC 9110, 7.8): the parser would stop at the end of the head, and lose the body.
+    """
+
+    limits: ConnectionLimits
+    upgrade_error: type[Exception]  # of the parser
+    parse_error: type[Exception]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Take a new connection."""
+        self.limits.make_room()
+        super().connection_made(transport)
+        self._head_size = 0  # bytes so far, of a head that is not whole
+        self._is_reading_head = self._is_reading_body = self._is_refused = False
+        self._has_head_limit = True
+        self.limits.arrive(self.close)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Forget the connection."""
+        self.limits.leave(self.close)
+        super().connection_lost(error)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client has sent."""
+        if self._is_refused:
+            return
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except self.upgrade_error as upgrade:
+            if not self._should_upgrade():
+                self._read_without_upgrade(data[upgrade.args[0] :])
+            elif len(self.headers) > 100 or any(len(name) + len(text) > 8000 for name, text in self.headers):
+                self._refuse(431, "The headers are too long, or too many, for a WebSocket.")  # the library's own limits
+            else:
+                self.limits.leave(self.close)
+                self.handle_websocket_upgrade()
+            return
+        except self.parse_error as error:
+            self._refuse(400, f"The request is not valid HTTP: {error.__context__ or error}.")
+            return
+        self._limit_head(len(data))
+
+    def _limit_head(self, size: int) -> None:
+        is_idle = (self.cycle is None or self.cycle.response_complete) and not self._is_reading_body
+        if not (self._is_reading_head or is_idle):
+            return
+        if not self._has_head_limit:
+            self._has_head_limit = True
+            self.limits.begin_head(self.close)
+        self._head_size += size
+        if self._head_size > MAX_HEAD:
+            self._refuse(431, f"The headers are too long: at most {MAX_HEAD:,} bytes are read.")
+
+    def _read_without_upgrade(self, rest: bytes) -> None:
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            self._refuse(400, "This server is not a proxy.")
+            return
+        upgrade = [field for field in self.headers if field[0] == b"upgrade"]
+        fields = [b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        self.parser = type(self.parser)(self)
+        self.data_received(b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(fields)))
+        if upgrade[-1][1].lower() == b"websocket":  # the handler says what is wrong with it
+            self.headers.extend(upgrade)
+        if rest:
+            self.data_received(rest)
+
+    def _should_upgrade(self) -> bool:
+        """Whether this is how a WebSocket is opened (RFC 6455, 4.2.1)."""
+        fields = dict(self.headers)
+        return (
+            (self.parser.get_method(), self.parser.get_http_version()) == (b"GET", "1.1")
+            and self._get_upgrade() == b"websocket"
+            and b"transfer-encoding" not in fields
+            and not fields.get(b"content-length", b"").strip(b"0")
+            and fields.get(b"sec-websocket-version") == b"13"
+            and bool(re.fullmatch(rb"[A-Za-z0-9+/]{22}==", fields.get(b"sec-websocket-key", b"")))
+        )
+
+    # ---- what the parser calls
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._is_reading_head = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; a trailer is dropped (RFC 9110, 6.5.1)."""
+        if self._is_reading_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Have the request answered."""
+        self._is_reading_head = self._has_head_limit = False
+        self._head_size = 0
+        self.limits.become_busy(self.close)
+        is_socket = self.parser.should_upgrade()
+        if is_socket and not self._should_upgrade():
+            return  # data_received goes on from here
+        if not self.url.startswith(b"/"):
+            found = tornado.httputil.HTTPHeaders()
+            target = path_of_target(self.parser.get_method().decode(), self.url.decode(), found)
+            self.url, host = target.encode(), found.get("Host", "").encode()
+            self.headers[:] = [(name, host if name == b"host" and host else text) for name, text in self.headers]
+        super().on_headers_complete()
+        self._is_reading_body = not is_socket
+        if not is_socket and self.parser.get_http_version() == "1.0":
+            self.cycle.waiting_for_100_continue = False
+
+    def on_message_complete(self) -> None:
+        """The body has come to its end."""
+        self._is_reading_body = False
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        if not self.transport.is_closing():
+            self.limits.become_idle(self.close)
+        super().on_response_complete()
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answer what is no request that can be passed on, and close the connection."""
+        self._is_refused = True
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:  # what is malformed comes after a request that is still being answered
+                cycle.keep_alive = False
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.close()
+                return
+        self.transport.write(refusal_bytes(status, detail))
+        self.limits.linger(self.transport.get_extra_info("socket").dup())
+        self.transport.close()
+
+
+class UvicornSocket:
+    """What is added to uvicorn's WebSocketsSansIOProtocol: text that is not UTF-8 closes it without a traceback."""
+
+    def send_receive_event_to_app(self) -> None:
+        """Pass a message on."""
+        try:
+            if self.curr_msg_data_type == "text":
+                b"".join(self.frames).decode()
+        except UnicodeDecodeError:
+            self.conn.fail(1007, "this is not UTF-8")
+            self.handle_parser_exception()
+        else:
+            super().send_receive_event_to_app()
+
+
 @contextlib.asynccontextmanager
-async def uvicorn_listening(app: tornado.web.Application, sockets: list[socket.socket]) -> AsyncIterator[None]:
+async def uvicorn_listening(
+    app: tornado.web.Application, sockets: list[socket.socket], limits: ConnectionLimits
+) -> AsyncIterator[None]:
     """Serve an app on bound sockets by uvicorn; at the end answer what was asked. Raises Misconfigured."""
     uvicorn = driver("uvicorn", "FRONT", "fast")
+    httptools = driver("httptools", "FRONT", "fast")
+    protocols = "uvicorn.protocols."
+    connection = importlib.import_module(f"{protocols}http.httptools_impl").HttpToolsProtocol
+    web_socket = importlib.import_module(f"{protocols}websockets.websockets_sansio_impl").WebSocketsSansIOProtocol
+    errors = {"upgrade_error": httptools.HttpParserUpgrade, "parse_error": httptools.HttpParserError}
     front = uvicorn.Config(
         asgi_app(app),
+        http=type("Connection", (UvicornConnection, connection), {"limits": limits, **errors}),
+        ws=type("Socket", (UvicornSocket, web_socket), {}),
         **{"lifespan": "off", "log_config": None, "access_log": False, "proxy_headers": False},
-        **{"server_header": False, "date_header": False, "timeout_keep_alive": IDLE_SECONDS},
+        **{"server_header": False, "date_header": False, "timeout_keep_alive": app.settings["config"].keep_alive},
         **{"ws_max_size": 1024, "timeout_graceful_shutdown": 5, "backlog": 2048},
-        limit_concurrency=app.settings["config"].max_connections,
     )
     # Signals are for whoever runs the app.
     server = type("Front", (uvicorn.Server,), {"capture_signals": lambda self: contextlib.nullcontext()})(front)
@@ -14764,24 +15247,21 @@ async def uvicorn_listening(app: tornado.web.Application, sockets: list[socket.s
 
 @contextlib.asynccontextmanager
 async def listening(
-    app: tornado.web.Application, sockets: list[socket.socket], most: int | None = None
+    app: tornado.web.Application, sockets: list[socket.socket], maximum: int | None = None
 ) -> AsyncIterator[None]:
     """Serve an app on bound sockets; at the end answer what was asked, then close its stores."""
     services: Services = app.settings["services"]
-    if app.settings["config"].front == "uvicorn":
+    config: Config = app.settings["config"]
+    limits = ConnectionLimits(maximum or config.max_connections, config.keep_alive)
+    if config.front == "uvicorn":
         try:
-            async with uvicorn_listening(app, sockets):
+            async with uvicorn_listening(app, sockets, limits):
                 yield
         finally:
             await services.close()
         return
     server = Server(
-        app,
-        most=most or app.settings["config"].max_connections,
-        max_header_size=MOST_HEADERS,
-        max_body_size=MOST_UNEXPECTED_BODY,
-        body_timeout=BODY_SECONDS,
-        idle_connection_timeout=IDLE_SECONDS,
+        app, limits=limits, max_header_size=MAX_HEAD, max_body_size=MOST_UNEXPECTED_BODY, body_timeout=BODY_SECONDS
     )
     server.add_sockets(sockets)
     try:
