@@ -2083,6 +2083,64 @@ def test_a_bulk_delete_removes_what_the_filter_selects_as_one_batch_and_one_undo
     assert titles(client) == ["a", "b", "c"]
 
 
+def test_an_array_makes_its_todos_in_sequence_as_one_batch_and_one_undo(client):
+    add(client, "there")
+    other = add_list(client)
+    inbox = client.get("/api/lists").json()[0]["id"]
+    items = [
+        {"title": " a ", "tags": ["x"]},
+        {"title": "b", "list": other["id"], "completed": True},
+        {"title": "c", "list": inbox, "due": "2026-11-26"},
+        {"title": "d"},
+    ]
+    answer = client.post("/api/todos", items)
+    made = answer.json()
+    assert answer.status == 201 and [todo["title"] for todo in made] == ["a", "b", "c", "d"]
+    assert [client.get(f"/api/todos/{todo['id']}").json() for todo in made] == made
+    assert titles(client, f"?list={inbox}") == ["there", "a", "c", "d"]
+    assert len({todo["order"] for todo in made if todo["list"] == inbox}) == 3
+    changes = client.get("/api/changes").json()["changes"][-4:]
+    assert {entry["batch"] for entry in changes} == {answer.headers["Change-Batch"]}
+    assert len(undo(client)["todos"]) == 4 and titles(client) == ["there"]
+
+
+@pytest.mark.parametrize(
+    "items, field",
+    [
+        ([], ""),
+        ([{"title": "x"}] * 1001, ""),
+        ([{"title": "x"}, {"title": ""}], "1.title"),
+        ([{"title": "x"}, {"completed": True}], "1.title"),
+        ([{"title": "x"}, {"title": "x" * 501}], "1.title"),
+        ([{"title": "x"}, {"title": "y", "due": "soon"}], "1.due"),
+        ([{"title": "x"}, {"title": "y", "colour": "red"}], "1.colour"),
+        ([{"title": "x"}, {"title": "y", "list": NO_ID}], "1.list"),
+        ([{"title": "x"}, {"title": "y", "order": 3}], "1.order"),
+        ([{"title": "x"}, ["y"]], "1"),
+        ([{"title": "x"}, None], "1"),
+    ],
+)
+def test_an_array_with_an_item_that_cannot_be_used_makes_nothing_and_names_it(client, items, field):
+    add(client)
+    before = everything(client)
+    assert_problem(client.post("/api/todos", items), 422, field)
+    assert everything(client) == before
+
+
+def test_an_array_of_as_many_todos_as_are_allowed_is_made_in_sequence(client):
+    answer = client.post("/api/todos", [{"title": str(number)} for number in range(1000)])
+    assert answer.status == 201
+    assert titles(client, "?limit=1000") == [str(number) for number in range(1000)]
+
+
+def test_the_same_array_twice_with_an_idempotency_key_is_made_once(client):
+    headers = {"Idempotency-Key": "paste"}
+    first, second = (client.post("/api/todos", [{"title": "a"}, {"title": "b"}], **headers) for _ in range(2))
+    assert (first.status, first.body) == (second.status, second.body) and first.status == 201
+    assert first.headers["Change-Batch"] == second.headers["Change-Batch"]
+    assert titles(client) == ["a", "b"]
+
+
 def test_a_bulk_write_that_selects_nothing_writes_nothing(client):
     add(client)
     before = everything(client)

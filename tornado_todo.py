@@ -490,6 +490,7 @@ class Config(msgspec.Struct, frozen=True):
 
 MAX_BODY = 1024 * 1024  # bytes of a request's body
 MAX_RECORD = 64 * 1024  # bytes of a record
+MAX_ITEMS = 1000  # to-dos that one request makes
 MAX_DEPTH = 32  # levels of nesting in a JSON body
 MAX_ORDER = 1e12  # beyond it a double has no room left between whole numbers' neighbours
 NO_DUE = 2**53  # the sort key of a to-do without a due date: after every date there is
@@ -1079,6 +1080,31 @@ def read_fields(body: Any, fields_type: type[msgspec.Struct], required: Iterable
     if errors:
         raise Invalid("; ".join(f"{error['field']} {error['message']}".strip() for error in errors) + ".", errors)
     return values
+
+
+@contextlib.contextmanager
+def naming_item(index: int) -> Iterator[None]:
+    """Put the index of an array's item, counted from 0, before the names of its fields in an Invalid."""
+    try:
+        yield
+    except Invalid as error:
+        errors = [field_error(f"{index}.{each['field']}".rstrip("."), each["message"]) for each in error.errors]
+        raise Invalid(f"Item {index}: {error}", errors) from None
+
+
+def read_items(body: list, fields_type: type[msgspec.Struct], required: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """The fields of each object of a JSON array, as `read_fields` reads them.
+
+    Raises Invalid for the first item that cannot be used, and unless there are 1 to MAX_ITEMS.
+    """
+    if not 1 <= len(body) <= MAX_ITEMS:
+        message = f"must have 1 to {MAX_ITEMS} items, not {len(body)}"
+        raise Invalid(f"The array {message}.", [field_error("", message)])
+    items = []
+    for index, item in enumerate(body):
+        with naming_item(index):
+            items.append(read_fields(item, fields_type, required))
+    return items
 
 
 # ---- reading query strings
@@ -4793,6 +4819,9 @@ async def undo_list_change(batch: TodoBatch, change: Change) -> TodoList:
     return batch.save_list(current, reverted(current, before, after, LIST_UNDOABLE, batch.at))
 
 
+ORDER_ALONE = "is set of one to-do at a time"
+
+
 class TodoService:
     """The only writer: checks, stores in one transaction, and publishes after the commit."""
 
@@ -4812,13 +4841,36 @@ class TodoService:
 
     async def _create(self, batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
         list_id, last = await self._place_at_end(batch, fields.get("list"))
-        order = fields["order"] if "order" in fields else min(last + 1, MAX_ORDER)
-        blank = Todo(id=todo_id, list=list_id, title="", order=order, created_at=batch.at, updated_at=batch.at)
-        todo = changed_todo(blank, fields, batch.at)
-        todo = batch.save_todo(None, todo)
+        todo = self._save_new(batch, todo_id, list_id, last, fields)
         if "order" in fields:
             await self._make_room(batch, todo)
         return todo
+
+    @staticmethod
+    def _save_new(batch: TodoBatch, todo_id: str, list_id: str, last: float, fields: Mapping[str, Any]) -> Todo:
+        order = fields["order"] if "order" in fields else min(last + 1, MAX_ORDER)
+        blank = Todo(id=todo_id, list=list_id, title="", order=order, created_at=batch.at, updated_at=batch.at)
+        return batch.save_todo(None, changed_todo(blank, fields, batch.at))
+
+    async def create_all(self, user: User, items: Sequence[Mapping[str, Any]], repeat: Repeat | None = None) -> Written:
+        """Make a to-do of each item, in their sequence, as one batch; the result is the Todos.
+
+        Raises Invalid, and makes none, for a list that is not there and for an `order`.
+        """
+
+        async def operation(batch: TodoBatch) -> list[Todo]:
+            todos, ends = [], {}
+            async for index, fields in yielding(enumerate(items)):
+                with naming_item(index):
+                    if "order" in fields:
+                        raise Invalid(f"order {ORDER_ALONE}.", [field_error("order", ORDER_ALONE)])
+                    list_id, last = await self._place_at_end(batch, fields.get("list"))
+                todo = self._save_new(batch, uuid7(), list_id, ends.get(list_id, last), fields)
+                ends[list_id] = todo.order
+                todos.append(todo)
+            return todos
+
+        return await self._write(user, operation, repeat)
 
     async def replace(
         self, user: User, todo_id: str, fields: Mapping[str, Any], if_match: str | None, only_new: bool = False
@@ -4862,8 +4914,7 @@ class TodoService:
     ) -> Written:
         """Set these fields of all to-dos that a filter selects, as one batch; the result is how many."""
         if "order" in fields:
-            message = "is set of one to-do at a time"
-            raise Invalid(f"order {message}.", [field_error("order", message)])
+            raise Invalid(f"order {ORDER_ALONE}.", [field_error("order", ORDER_ALONE)])
 
         async def operation(batch: TodoBatch) -> int:
             selected = await self._select(batch, which, if_match, EDITOR)
@@ -7262,7 +7313,14 @@ class TodosHandler(APIHandler):
         return msgspec.json.encode(self.show_all(todos)), link
 
     async def post(self) -> None:
-        fields = read_fields(self.json_body(), TodoFields, required=["title"])
+        body = self.json_body()
+        if isinstance(body, list):
+            items = read_items(body, TodoFields, required=["title"])
+            written = await self.services.todos.create_all(self.user, items, self.repeat(list[Todo]))
+            self.name_batch(written)
+            self.write_json(self.show_all(written.result), 201)
+            return
+        fields = read_fields(body, TodoFields, required=["title"])
         written = await self.services.todos.create(self.user, fields, self.repeat(Todo))
         self.answer_written(written, written.result, 201)
 
