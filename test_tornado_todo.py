@@ -328,9 +328,9 @@ class Process(NamedTuple):
 
 
 @contextlib.contextmanager
-def process(folder, *options: str, **settings: str):
-    """Run the command line as a server on a free port; at the end it is killed if it still runs."""
-    arguments = [sys.executable, str(MODULE), *options]
+def process(folder, *options: str, through: tuple[str, ...] = (), **settings: str):
+    """Run the command line, by another program if one is named, as a server on a free port; at the end kill it."""
+    arguments = [*through, sys.executable, str(MODULE), *options]
     with open(pathlib.Path(folder) / "stderr.txt", "a+") as errors:
         child = subprocess.Popen(
             arguments,
@@ -7840,25 +7840,20 @@ def test_no_header_can_begin_another(value):
 
 def test_past_the_bound_the_connection_idle_longest_goes_and_a_new_client_is_served():
     with with_ann({**MEMORY, "MAX_CONNECTIONS": "10"}) as server:
-        ask = b"GET /api/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
         lines = []
         for _ in range(9):
             lines.append(connected(server.client.address[1]))
-            lines[-1].sendall(ask)
-            assert b"200 OK" in lines[-1].recv(65536)
-        lines[0].sendall(ask)  # now the second is the one idle longest
-        assert b"200 OK" in lines[0].recv(65536)
+            ask_live(lines[-1])
+        ask_live(lines[0])  # now the second is the one idle longest
         for number in range(4):
             with contextlib.closing(Client(server.url)) as client:
                 assert client.get("/api/health/live").status == 200, number
                 held = connected(server.client.address[1])
-                held.sendall(ask)
-                assert b"200 OK" in held.recv(65536)
+                ask_live(held)
                 lines.append(held)
         lines[1].settimeout(3)  # long before it would be closed for being idle
         assert read_to_end(lines[1]) == b""
-        lines[-1].sendall(ask)
-        assert b"200 OK" in lines[-1].recv(65536)
+        ask_live(lines[-1])
         for line in lines:
             line.close()
 
@@ -9077,6 +9072,29 @@ def is_running(process_id: int) -> bool:
     with contextlib.suppress(OSError):
         return ") Z " not in pathlib.Path(f"/proc/{process_id}/stat").read_text()
     return False
+
+
+IN_A_SHELL = ("sh", "-c", '(sleep 1 &); sleep 1 & exec "$@"', "sh")
+AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--kill-child", *IN_A_SHELL)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("through", [IN_A_SHELL, AS_PROCESS_1], ids=["in a shell", "as process 1"])
+def test_server_survives_and_forgets_children_that_it_did_not_start(tmp_path, through, workers):
+    if subprocess.run([*through[: -len(IN_A_SHELL)], "true"], capture_output=True).returncode:
+        skip_or_fail("no process namespace can be made here")
+    settings = {**in_file(tmp_path), "REDIS_URL": "redis://127.0.0.1:1/0", "WORKERS": workers}
+    with process(tmp_path, through=through, **settings) as server:
+        main = worker_ids(server)[0] if through == AS_PROCESS_1 else server.child.pid
+
+        def children() -> str:
+            listed = ["ps", "-o", "comm=", "--ppid", str(main)]
+            return subprocess.run(listed, capture_output=True, text=True).stdout
+
+        eventually(lambda: "sleep" not in children(), 30)
+        assert add(server.client, "still here") and server.child.poll() is None
+        os.kill(main, signal.SIGTERM)
+        assert server.child.wait(20) == 0
 
 
 @pytest.mark.parametrize("settings, names", [(MEMORY, "DATABASE_URL"), ({}, "REDIS_URL")])

@@ -7508,6 +7508,8 @@ class EventsHandler(TornadoHandler, tornado.websocket.WebSocketHandler):
         elif content_length(headers) or "Transfer-Encoding" in headers:
             upgrades = False
         if self.request.method == "GET" and not upgrades:
+            if "Upgrade" in headers and "Origin" in headers:
+                self.check_origin(headers["Origin"])
             self.closes_connection = "Upgrade" in headers
             raise Malformed("Open this address as a WebSocket, without a body.")
         most, share = self.settings["config"].max_connections, SHARE_OF_SOCKETS.get(getattr(self.caller, "kind", ""), 1)
@@ -15664,6 +15666,17 @@ async def open_and_close(services: Services) -> None:
     await services.close()
 
 
+def reap_children() -> None:
+    """Have the system forget child processes that have ended.
+
+    A server starts none of its own, but gets those of a shell that has become it, and, as process 1 of a
+    container, all orphans.
+    """
+    with contextlib.suppress(ChildProcessError, AttributeError):  # there are no children; Windows
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 async def serve(
     app: tornado.web.Application,
     sockets: list[socket.socket],
@@ -15686,6 +15699,7 @@ async def serve(
                 await asyncio.wait_for(stop.wait(), 1.0)
             with contextlib.suppress(Unavailable):  # tried until it is there, whether or not somebody asks
                 await app.settings["services"].open()
+            reap_children()
             if parent and os.getppid() != parent:
                 stop.set()  # who would start us again, or pass on a signal, has been killed
 
@@ -15733,6 +15747,8 @@ def run_workers(count: int, work: Callable[[], int]) -> int:
     exit_code = 0
     while workers:
         worker, status = os.wait()
+        if worker not in workers:  # a shell had started it before us, or it is an orphan and we are the process 1
+            continue
         started, ended = workers.pop(worker), os.waitstatus_to_exitcode(status)
         if ended == 2 and not stopping.is_set():
             exit_code = 2
