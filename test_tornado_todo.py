@@ -3225,6 +3225,16 @@ async def test_wal_and_full_synchronous_and_foreign_keys_are_in_force(service):
         assert rows == [(value,)], pragma
 
 
+async def test_a_statement_may_use_its_arguments_in_any_order(service_anywhere):
+    database = service_anywhere[0].store.database
+    sql = "SELECT CAST($2 AS TEXT), CAST($1 AS TEXT), CAST($2 AS TEXT) || CAST($3 AS TEXT) WHERE $2 = CAST($2 AS TEXT)"
+    expected = [("b", "a", "bc")]
+    assert await database.fetch(sql, "a", "b", "c") == expected
+    for is_short in (True, False):
+        write = await database.transaction(lambda write: write.fetch(sql, "a", "b", "c"), is_short=is_short)
+        assert write == expected
+
+
 async def test_a_reader_cannot_write_and_sees_only_what_is_committed(service):
     database = service[0].store.database
     with pytest.raises(tornado_todo.Unavailable):
@@ -9633,10 +9643,10 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 @pytest.fixture(scope="session")
 async def browser():
     """One Chromium for all page tests."""
-    if CHROMIUM is None:
+    if CHROMIUM is None or async_playwright is None:
         required = os.environ.get("REQUIRE_BACKENDS") in ("all", "chromium")
         missing = pytest.fail if required else pytest.skip
-        missing("Chromium is not installed")
+        missing("Chromium or Playwright is not installed")
     sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     async with async_playwright() as playwright:
         options = [*sandbox, "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"]

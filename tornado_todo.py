@@ -57,6 +57,7 @@ import itertools
 import json
 import logging
 import math
+import operator
 import os
 import random
 import re
@@ -1713,9 +1714,16 @@ class Database:
 
 
 @functools.lru_cache(1000)
-def numbered(sql: str) -> str:
-    """A statement with `?1`, `?2`… for `$1`, `$2`…, which to SQLite are names: looking 18 of them up takes 10 µs."""
-    return re.sub(r"\$(\d+)", r"?\1", sql)
+def positional(sql: str) -> tuple[str, Callable[[Sequence[Any]], Sequence[Any]]]:
+    """A statement with `?` for `$1`, `$2`…, and a function that puts its arguments in the order of these marks.
+
+    To SQLite `$1` is a name: looking 18 of them up takes 10 µs, and `?1` with a sequence is deprecated in
+    Python 3.12.0 to 3.12.3 by mistake (gh-117995).
+    """
+    places = [int(place) - 1 for place in re.findall(r"\$(\d+)", sql)]
+    is_in_order = places == list(range(len(places)))
+    arrange = (lambda arguments: arguments) if is_in_order else operator.itemgetter(*places)
+    return re.sub(r"\$\d+", "?", sql), arrange
 
 
 class SQLiteSession(Transaction):
@@ -1737,10 +1745,12 @@ class SQLiteSession(Transaction):
         return self._connection.in_transaction
 
     async def _fetch(self, sql: str, arguments: Sequence[Any], seconds: float | None) -> list[tuple]:
-        return self._connection.execute(numbered(sql), arguments).fetchall()  # a file needs no time limit
+        sql, arrange = positional(sql)
+        return self._connection.execute(sql, arrange(arguments)).fetchall()  # a file needs no time limit
 
     async def _execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        self._connection.executemany(numbered(sql), rows)
+        sql, arrange = positional(sql)
+        self._connection.executemany(sql, map(arrange, rows))
 
     async def define(self, sql: str) -> None:
         """Run a statement that changes the schema."""
@@ -1942,7 +1952,8 @@ class SQLiteDatabase(Database):
                 raise Unavailable("The database is closed.")
             reader = idle_readers.pop()
             try:
-                return list(await reader.execute_fetchall(numbered(sql), arguments))
+                sql, arrange = positional(sql)
+                return list(await reader.execute_fetchall(sql, arrange(arguments)))
             except sqlite3.Error as error:
                 raise self._as_told(error) from error
             except asyncio.CancelledError:
