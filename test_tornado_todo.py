@@ -55,6 +55,7 @@ import pytest
 import tornado.httpclient
 import tornado.httpserver
 import tornado.netutil
+import tornado.routing
 import tornado.web
 import tornado.websocket
 
@@ -750,9 +751,43 @@ def test_a_config_cannot_be_changed():
         config().server_port = 1
 
 
-def test_make_app_refuses_an_override_that_is_no_setting():
-    with pytest.raises(tornado_todo.Misconfigured, match="databaseurl"):
-        tornado_todo.make_app({}, databaseurl="sqlite://")
+@pytest.mark.parametrize(
+    "settings, overrides, nearest",
+    [
+        ({"database_url": "sqlite://"}, {}, "DATABASE_URL"),
+        ({"DATABASE": "sqlite://"}, {}, "DATABASE_URL"),
+        ({"DATABSE_URL": "sqlite://"}, {}, "DATABASE_URL"),
+        ({"auth": "open"}, {}, "AUTH"),
+        ({"COLOUR": "red"}, {}, "SETTINGS"),
+        ({**MEMORY, 7: "x"}, {}, "SETTINGS"),
+        (MEMORY, {"DATABASE_URL": "sqlite://"}, "database_url"),
+        (MEMORY, {"cors_origin": "https://a.example"}, "cors_origins"),
+    ],
+    ids=str,
+)
+def test_make_app_refuses_what_is_no_setting_and_names_the_nearest(settings, overrides, nearest):
+    with pytest.raises(tornado_todo.Misconfigured, match=nearest) as caught:
+        tornado_todo.make_app(settings, **overrides)
+    assert repr(str([*settings, *overrides][-1])) in str(caught.value)
+
+
+def test_make_app_takes_a_copy_of_the_environment(monkeypatch):
+    monkeypatch.setenv("SOMETHING_ELSE", "x")
+    tornado_todo.make_app({**os.environ, "SOMETHING_ELSE": "y", "DATABASE_URL": "sqlite://"})
+
+
+def test_other_programs_variables_may_be_in_the_environment_and_in_a_file(tmp_path):
+    (tmp_path / ".env").write_text("COMPOSE_PROJECT_NAME=todo\nDATABASE_URL=sqlite://\n")
+    done = command(tmp_path, "--check", SOMETHING_ELSE="x")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "options", [{"get_user": "ada"}, {"get_user": ["ada"]}, {"get_user": ""}, {"checks": {"x": 1}}]
+)
+def test_make_app_refuses_what_must_be_a_function_and_is_not(options):
+    with pytest.raises(tornado_todo.Misconfigured, match="must be a function"):
+        tornado_todo.make_app(MEMORY, **options)
 
 
 def test_make_app_lets_an_override_win_over_its_settings():
@@ -4759,6 +4794,64 @@ def test_an_app_is_mounted_under_a_prefix_beside_the_hosts_own_handlers():
         assert client.get("/api/todos").status == 404
 
 
+def with_rules(*rules) -> tornado.web.Application:
+    return tornado.web.Application([("/", HostPage), *rules], log_function=lambda handler: None)
+
+
+def with_added(host: str, *rules) -> tornado.web.Application:
+    app = with_rules()
+    app.add_handlers(host, list(rules))
+    return app
+
+
+class AskingApplication(tornado.web.Application):
+    """Asks each target for its methods before it adds it, as Jupyter's server does."""
+
+    def add_handlers(self, host_pattern, host_handlers) -> None:
+        for _, target in host_handlers:
+            for method in target.SUPPORTED_METHODS:
+                getattr(target, method.lower())
+        super().add_handlers(host_pattern, host_handlers)
+
+
+def asking(pattern, app) -> tornado.web.Application:
+    host = AskingApplication([("/", HostPage)], log_function=lambda handler: None)
+    host.add_handlers(".*", [(pattern, app)])
+    return host
+
+
+PATHS = r"/todo(?:/.*)?"
+MOUNTS = {
+    "rule": lambda app: with_rules((PATHS, app)),
+    "rule with a group": lambda app: with_rules((r"/todo(/.*)?", app)),
+    "rule with a name": lambda app: with_rules(
+        tornado.routing.Rule(tornado.routing.PathMatches(PATHS), app, {}, "todo")
+    ),
+    "every path": lambda app: with_rules((tornado.routing.AnyMatches(), app)),
+    "every host": lambda app: with_added(".*", (PATHS, app)),
+    "one host": lambda app: with_added(r"127\.0\.0\.1", (PATHS, app)),
+    "host rule": lambda app: with_rules((tornado.routing.HostMatches(".*"), [(PATHS, app)])),
+    "router": lambda app: tornado.routing.RuleRouter([(PATHS, app), ("/", with_rules())]),
+    "nested routers": lambda app: tornado.routing.RuleRouter(
+        [(tornado.routing.HostMatches(".*"), tornado.routing.RuleRouter([(PATHS, app), ("/", with_rules())]))]
+    ),
+    "as Jupyter does": lambda app: asking(PATHS, app),
+}
+
+
+@pytest.mark.parametrize("mount", MOUNTS)
+async def test_an_app_is_mounted_like_any_tornado_application(mount):
+    todos = tornado_todo.make_app(MEMORY, prefix="/todo")
+    with hosting(MOUNTS[mount](todos), todos) as url, contextlib.closing(Client(f"{url}/todo")) as own:
+        with contextlib.closing(Client(url)) as client:
+            assert client.get("/").body == b"host"
+        add(own, "mounted")
+        assert titles(own) == ["mounted"] and own.get("/").status == 200
+        assert_problem(own.get("/nowhere"), 404)
+        async with listening(own.url) as line:
+            assert (await next_message(line))["type"] == "hello"
+
+
 def test_page_urls_redirect_and_link_honour_the_prefix():
     with serving(MEMORY, prefix="/todo") as client:
         assert client.url.endswith("/todo")
@@ -4846,6 +4939,63 @@ def test_who_has_no_user_is_a_stranger_to_an_embedders_app():
                     assert_problem(client.send(method, path_of(pattern), {}), 401)
         assert_problem(client.get("/"), 401)
         assert client.get("/api/todos", X_User="ada", Host="todo.example", X_Forwarded_For="203.0.113.9").status == 200
+
+
+REFUSALS = [
+    (lambda request: raise_error(tornado.web.HTTPError(403, reason="Ask Ada for access")), 403, "Ask Ada for access"),
+    (lambda request: raise_error(tornado.web.HTTPError(402, reason="Pay first")), 402, "Pay first"),
+    (lambda request: raise_error(tornado.web.HTTPError(403)), 403, "Forbidden"),
+    (lambda request: raise_error(tornado.web.HTTPError(403, "for the log: %s", "canary")), 403, "Forbidden"),
+    (lambda request: raise_error(tornado.web.HTTPError(503)), 503, "Service Unavailable"),
+    (lambda request: b"ada", 500, "request id"),
+    (lambda request: 7, 500, "request id"),
+    (lambda request: raise_error(ValueError("canary")), 500, "request id"),
+]
+
+
+def raise_error(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("get_user, status, detail", REFUSALS)
+@pytest.mark.parametrize("is_coroutine", [False, True], ids=["function", "coroutine function"])
+async def test_what_an_embedders_function_raises_is_answered_as_it_says(get_user, status, detail, is_coroutine):
+    async def coroutine_function(request):
+        return get_user(request)
+
+    with serving(MEMORY, get_user=coroutine_function if is_coroutine else get_user) as client:
+        for method, path in (("GET", "/api/todos"), ("POST", "/api/todos"), ("GET", "/api/session"), ("GET", "/")):
+            answer = client.send(method, path, {"title": "x"} if method == "POST" else None)
+            problem = assert_problem(answer, status)
+            assert detail in problem["detail"] and "canary" not in answer.body.decode()
+        with pytest.raises(tornado.httpclient.HTTPClientError) as caught:
+            async with listening(client.url):
+                pass
+        assert caught.value.code == status
+
+
+def test_what_an_embedders_function_says_for_the_log_is_logged(caplog):
+    with serving(MEMORY, get_user=REFUSALS[3][0]) as client:
+        client.get("/api/todos")
+    assert "for the log: canary" in caplog.text
+
+
+async def test_an_embedders_functions_need_not_be_coroutine_functions():
+    checks = {"well": lambda: None, "ill": lambda: raise_error(ValueError("ill"))}
+    with serving(MEMORY, get_user=lambda request: request.headers.get("X-User"), checks=checks) as client:
+        assert ask_as(client, "ada", "POST", "/api/todos", {"title": "of ada"}).status == 201
+        assert ask_as(client, "bob", "GET", "/api/todos").json() == []
+        assert_problem(client.get("/api/todos"), 401)
+        async with listening(client.url, X_User="ada") as line:
+            assert (await next_message(line))["type"] == "hello"
+        engines = client.get("/api/health").json()["engines"]
+        assert (engines["well"]["state"], engines["ill"]["state"]) == ("ok", "failing")
+
+
+def test_a_refusal_of_an_embedders_function_is_not_taken_for_a_foreign_sites_write():
+    with serving(MEMORY, get_user=lambda request: "ada") as client:
+        foreign = client.post("/api/todos", {"title": "x"}, Origin=FOE)
+        assert "CORS_ORIGINS" in assert_problem(foreign, 403)["detail"]
 
 
 async def test_an_embedders_users_do_not_hear_each_other():

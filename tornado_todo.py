@@ -51,6 +51,7 @@ import getpass
 import hashlib
 import http.cookies
 import importlib
+import inspect
 import io
 import ipaddress
 import itertools
@@ -5349,8 +5350,14 @@ class Answers:
 # ---- all that the app has open
 
 OPEN_SECONDS = 2.5  # that a request waits for the stores to open, which may go on for longer
-Check = Callable[[], Awaitable[Any]]
-GetUser = Callable[[tornado.httputil.HTTPServerRequest], Awaitable[str | None]]
+Check = Callable[[], Any]
+GetUser = Callable[[tornado.httputil.HTTPServerRequest], Awaitable[str | None] | str | None]
+
+
+async def call_host(function: Callable, *arguments: Any) -> Any:
+    """Call a function of the program that this is embedded in, which may be a coroutine function."""
+    result = function(*arguments)
+    return await result if inspect.isawaitable(result) else result
 
 
 class MySQLCheck:
@@ -5502,7 +5509,7 @@ class Services:
 
     async def _check(self, engine: str, ping: Check, seconds: float) -> dict:
         started = time.perf_counter()
-        asking = asyncio.ensure_future(ping())
+        asking = asyncio.ensure_future(call_host(ping))
         # Not wait_for(), which goes on waiting for a check that does not end when it is cancelled.
         await asyncio.wait([asking], timeout=seconds)
         if not asking.done():
@@ -6318,7 +6325,9 @@ class Authenticator:
     async def caller(self, request: tornado.httputil.HTTPServerRequest) -> Caller | None:
         """Who sends a request; None if nobody has said so. Raises Unauthorized for a token that is not good."""
         if self._get_user:
-            name = await self._get_user(request)
+            name = await call_host(self._get_user, request)
+            if name and not isinstance(name, str):
+                raise TypeError(f"get_user returned {type(name).__name__}: it must return the user's name, or None")
             return Caller(await self._store.user(name), "host") if name else None
         if self._auth == "open":
             return Caller(await self._store.user(LOCAL_USER), "open")
@@ -6705,7 +6714,6 @@ EXPOSED_HEADERS = "Change-Batch, ETag, Link, Location, Retry-After, X-Request-Id
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match"
 METHODS = ("GET", "POST", "DELETE", "PATCH", "PUT")
 STATUS_DETAILS = {
-    403: "A page of another site may not write here. CORS_ORIGINS says which may.",
     404: "Nothing is served at this address.",
     405: "This address does not know this method. The Allow header lists those that it does.",
     500: "Something went wrong here, and the log has it under this request id. Your request was not carried out.",
@@ -6893,7 +6901,8 @@ class BaseHandler:
             for name, value in error.headers.items():
                 self.set_header(name, value)
         else:
-            problem.update(detail=STATUS_DETAILS.get(status_code, reason), request_id=self.request_id)
+            given = getattr(error, "reason", None)  # of an HTTPError of the host program's
+            problem.update(detail=given or STATUS_DETAILS.get(status_code, reason), request_id=self.request_id)
         if self.closes_connection:
             self.set_header("Connection", "close")
         if self.get_status() == 401:
@@ -6911,6 +6920,8 @@ class BaseHandler:
             LOG.error("%s failed", where, exc_info=(kind, error, traceback))
         elif isinstance(error, TodoError) and error.status >= 500:
             LOG.warning("%s %s: %s", self.request_id, error.title, error)
+        elif error.log_message:
+            LOG.warning("%s %s", self.request_id, error)
 
 
 class TornadoHandler(BaseHandler):
@@ -7163,7 +7174,10 @@ class APIHandler(Handler):
         if site is None and is_of_host(origin, self.request.host):
             return
         if not (origin and self.check_trusted_origin(origin)):
-            raise tornado.web.HTTPError(403)
+            raise Forbidden(
+                "A page of another site may not write here. CORS_ORIGINS lists the sites that may. If this is the"
+                " server's own page behind a proxy, set PUBLIC_URL to its address."
+            )
 
     def body(self) -> bytes:
         """The request's body. Raises TooLarge."""
@@ -14769,6 +14783,9 @@ class Exchange(tornado.httputil.HTTPMessageDelegate):
 class TodoApplication(tornado.web.Application):
     """Tornado's Application, with one table for its handlers and ours, read in a third of the time its routers take."""
 
+    # Jupyter's server asks each target of a route for the methods that it answers without a sign-in of Jupyter's.
+    SUPPORTED_METHODS: tuple[str, ...] = ()
+
     def __init__(self, table: Sequence[tuple], prefix: str, **settings: Any):
         super().__init__([], **settings)
         self.table = {re.escape(prefix) + pattern: target for pattern, *target in table}
@@ -14802,11 +14819,21 @@ class TodoApplication(tornado.web.Application):
         return self.get_handler_delegate(request, handler, target_kwargs=options, path_args=path_args)
 
 
+def check_names(given: Mapping, known: list[str]) -> None:
+    """Raise Misconfigured for a key that is not a setting, with the nearest one."""
+    for name in map(str, given):
+        # A copy of the environment may be given, which has variables of other programs.
+        if name not in known and name not in os.environ:
+            nearest = nearest_setting(name)
+            meant = f"did you mean {nearest if nearest in known else nearest.lower()}?" if nearest else "see SETTINGS"
+            raise Misconfigured(f"{name!r} is not a setting; {meant}")
+
+
 def app_config(settings: Mapping[str, str], prefix: str, overrides: Mapping[str, str]) -> Config:
     """The settings that `make_app` was given, checked. Raises Misconfigured."""
     environ = {**settings, **{name.upper(): str(value) for name, value in overrides.items()}}
-    if unknown := set(overrides) - {setting.name.lower() for setting in SETTINGS}:
-        raise Misconfigured(f"unknown setting {', '.join(sorted(unknown))}")
+    check_names(settings, [setting.name for setting in SETTINGS])
+    check_names(overrides, [setting.name.lower() for setting in SETTINGS])
     if prefix:
         environ["PREFIX"] = prefix
     if tornado.version_info < (6, 6):  # it would take the setting cross_origin_protection and protect nothing
@@ -14848,12 +14875,17 @@ def make_app(
     """Build the application: to listen on, or to mount in another one as `(r"/todo(?:/.*)?", app)`.
 
     `settings` maps the names in SETTINGS to strings (without it: the environment), and keyword
-    arguments of the same names in lower case override them. `get_user(request)` is a coroutine that
-    gives the user name behind an `HTTPServerRequest`, or None; with it nobody signs in here. `checks`
-    are coroutine functions by name that join the health check. Does no I/O: the first request opens
-    the stores, or `async with lifespan(app)` does. Raises Misconfigured.
+    arguments of the same names in lower case override them. `get_user(request)` returns the name of the
+    user who sends an `HTTPServerRequest`, or None, or raises `tornado.web.HTTPError`, whose `reason` is
+    shown; with it nobody signs in here. `checks` are functions by name that join the health check, and
+    raise if something is not well. These functions may be coroutine functions. Does no I/O: the first
+    request opens the stores, or `async with lifespan(app)` does. Raises Misconfigured.
     """
     config = app_config(os.environ if settings is None else settings, prefix, overrides)
+    given = {"get_user": get_user} if get_user is not None else {}
+    for name, function in {**given, **(checks or {})}.items():
+        if not callable(function):
+            raise Misconfigured(f"{name} must be a function, not {function!r}")
     kept = app_settings(config, get_user, checks or {})
     return TodoApplication(
         routes(config, kept["authenticator"].has_accounts),
@@ -15611,8 +15643,9 @@ def read_env_file(path: str) -> dict[str, str | None]:
 def read_environment(options: Mapping[str, Any]) -> dict[str, str]:
     """Settings from options, the environment and .env, the first of them that has a value. Raises Misconfigured."""
     file = read_env_file(".env") if os.path.lexists(".env") else {}
-    environ = {name: value for source in (file, os.environ, options) for name, value in source.items() if value}
-    for name in sorted(os.environ.keys() - {setting.name for setting in SETTINGS}):
+    names, sources = {setting.name for setting in SETTINGS}, (file, os.environ, options)
+    environ = {name: value for source in sources for name, value in source.items() if value and name in names}
+    for name in sorted(os.environ.keys() - names):
         nearest = nearest_setting(name)
         # Others may read HOST and PORT, or what is only similar; where ours is set, nothing is missing.
         if nearest and nearest not in environ and f"--{name.lower()}" not in SHORT_OPTIONS.values():
