@@ -14819,11 +14819,10 @@ class TodoApplication(tornado.web.Application):
         return self.get_handler_delegate(request, handler, target_kwargs=options, path_args=path_args)
 
 
-def check_names(given: Mapping, known: list[str]) -> None:
+def check_names(given: Iterable, known: list[str]) -> None:
     """Raise Misconfigured for a key that is not a setting, with the nearest one."""
     for name in map(str, given):
-        # A copy of the environment may be given, which has variables of other programs.
-        if name not in known and name not in os.environ:
+        if name not in known:
             nearest = nearest_setting(name)
             meant = f"did you mean {nearest if nearest in known else nearest.lower()}?" if nearest else "see SETTINGS"
             raise Misconfigured(f"{name!r} is not a setting; {meant}")
@@ -14832,7 +14831,6 @@ def check_names(given: Mapping, known: list[str]) -> None:
 def app_config(settings: Mapping[str, str], prefix: str, overrides: Mapping[str, str]) -> Config:
     """The settings that `make_app` was given, checked. Raises Misconfigured."""
     environ = {**settings, **{name.upper(): str(value) for name, value in overrides.items()}}
-    check_names(settings, [setting.name for setting in SETTINGS])
     check_names(overrides, [setting.name.lower() for setting in SETTINGS])
     if prefix:
         environ["PREFIX"] = prefix
@@ -14881,6 +14879,8 @@ def make_app(
     raise if something is not well. These functions may be coroutine functions. Does no I/O: the first
     request opens the stores, or `async with lifespan(app)` does. Raises Misconfigured.
     """
+    # A copy of the environment may be given, which has variables of other programs.
+    check_names((settings or {}).keys() - os.environ.keys(), [setting.name for setting in SETTINGS])
     config = app_config(os.environ if settings is None else settings, prefix, overrides)
     given = {"get_user": get_user} if get_user is not None else {}
     for name, function in {**given, **(checks or {})}.items():
