@@ -2165,7 +2165,8 @@ def test_an_array_with_an_item_that_cannot_be_used_makes_nothing_and_names_it(cl
 def test_an_array_of_as_many_todos_as_are_allowed_is_made_in_sequence(client):
     answer = client.post("/api/todos", [{"title": str(number)} for number in range(1000)])
     assert answer.status == 201
-    assert titles(client, "?limit=1000") == [str(number) for number in range(1000)]
+    expected = [str(number) for number in range(1000)]
+    assert titles(client, "?limit=1000") == titles(client, "?limit=1000&sort=created_at") == expected
 
 
 def test_the_same_array_twice_with_an_idempotency_key_is_made_once(client):
@@ -10097,6 +10098,99 @@ async def test_a_toggle_leaves_a_filter_that_no_longer_fits(page):
     await expect(page.locator(".footer")).to_be_visible()
 
 
+# ==== pasting several lines =======================================================================
+
+
+async def paste(page, text, kind="paste"):
+    """Paste or drop a text into the composer, as the browser reports it."""
+    await page.locator(".new-todo").focus()
+    await page.evaluate(
+        """([text, kind]) => {
+            const data = new DataTransfer();
+            data.setData("text/plain", text);
+            const options = { bubbles: true, cancelable: true };
+            const event = kind === "paste" ? new ClipboardEvent(kind, { ...options, clipboardData: data })
+                : new DragEvent(kind, { ...options, dataTransfer: data });
+            if (document.activeElement.dispatchEvent(event)) document.execCommand("insertText", false, text);
+        }""",
+        [text, kind],
+    )
+
+
+@pytest.mark.parametrize("kind", ["paste", "drop"])
+async def test_several_pasted_lines_become_a_to_do_each_with_one_undo(page, kind):
+    await type_in(page, "there")
+    await paste(page, f"{BUY}\r\n\n  {FEED}  \n{BOOK}\n", kind)
+    await expect(page.locator("dialog.confirm")).to_contain_text("Add 3 to-dos, one for each line?")
+    await page.locator(".confirm-yes").click()
+    await expect(shown_titles(page)).to_have_text(["there", BUY, FEED, BOOK])
+    await expect(page.locator(".new-todo")).to_have_value("")
+    await page.locator(".toast-action").click()
+    await expect(shown_titles(page)).to_have_text(["there"])
+
+
+async def test_bullets_and_check_boxes_of_pasted_lines_are_taken_off(page):
+    lines = {
+        "- a dash": "a dash",
+        "* a star": "a star",
+        "\t• a dot": "a dot",
+        "•no space": "no space",
+        "12. a number": "a number",
+        "3) a bracket": "a bracket",
+        "- [ ] open": "open",
+        "[] empty": "empty",
+        "☐ a box": "a box",
+        "1. [ ] both": "both",
+        "-5 degrees": "-5 degrees",
+        "3.5 kg of flour": "3.5 kg of flour",
+        "[draft] a letter": "[draft] a letter",
+        "1984": "1984",
+        "- ": None,
+        "- [x] done": "done",
+        "☑️ done too": "done too",
+    }
+    await paste(page, "\n".join(lines))
+    await page.keyboard.press("Enter")
+    await expect(rows(page)).to_have_count(16)
+    todos = await ask(page, "/api/todos")
+    assert [todo["title"] for todo in todos] == [title for title in lines.values() if title]
+    assert [todo["title"] for todo in todos if todo["completed"]] == ["done", "done too"]
+
+
+async def test_pasted_lines_can_be_kept_as_one_to_do(page):
+    await page.locator(".new-todo").fill("Shopping: ")
+    await paste(page, "milk\nbread")
+    await page.locator(".confirm-no").click()
+    await expect(page.locator(".new-todo")).to_have_value("Shopping: milk bread")
+    await expect(page.locator(".new-todo")).to_be_focused()
+    await paste(page, " and eggs")
+    await expect(page.locator(".new-todo")).to_have_value("Shopping: milk bread and eggs")
+    await expect(page.locator("dialog.confirm")).to_be_hidden()
+    assert await ask(page, "/api/todos") == []
+
+
+async def test_pasted_lines_take_what_the_view_is_about(page):
+    await page.goto(page.server + "/#/today")
+    await page.locator(".new-todo").wait_for()
+    await paste(page, f"{BUY}\n{FEED}")
+    await page.locator(".confirm-yes").click()
+    await expect(shown_titles(page)).to_have_text([BUY, FEED])
+
+
+async def test_pasted_lines_that_the_server_refuses_come_back_into_the_box(page):
+    async def refuse_all(route):
+        if route.request.method == "POST":
+            await route.fulfill(status=422, json={"detail": "No cheese today."})
+        else:
+            await route.continue_()
+
+    await page.route("**/api/todos", refuse_all)
+    await paste(page, f"{BUY}\n{FEED}")
+    await page.locator(".confirm-yes").click()
+    await expect(page.locator(".toast")).to_contain_text("No cheese today.")
+    await expect(page.locator(".new-todo")).to_have_value(f"{BUY} {FEED}")
+
+
 # ==== undo and trash ==============================================================================
 
 
@@ -10941,6 +11035,99 @@ async def test_lists_are_a_drawer_on_a_narrow_screen(page):
     await page.locator(".views .place", has_text="Everything").click()
     await expect(page.locator("h1")).to_have_text("Everything")
     await expect(page.locator(".sidebar")).to_be_hidden()
+
+
+async def go_to_list_on_a_phone(page):
+    """A phone with the lists Work and Inbox, at Work, which was reached from the Inbox."""
+    await page.set_viewport_size({"width": 390, "height": 844})
+    work = await ask(page, "/api/lists", "POST", {"title": "Work"})
+    await ask(page, "/api/todos", "POST", {"title": BUY, "list": work["id"]})
+    await page.reload()
+    await page.locator(".open-drawer").click()
+    await page.locator(".lists .place").click()
+    await expect(page.locator("h1")).to_have_text("Work")
+    await expect(rows(page)).to_have_count(1)
+
+
+async def test_back_on_a_phone_closes_the_details(page):
+    await go_to_list_on_a_phone(page)
+    await row(page, BUY).locator(".details-button").click()
+    await page.locator(".detail-notes").fill("two pounds")
+    await page.evaluate("history.back()")
+    await expect(page.locator(".detail")).to_be_hidden()
+    await expect(page.locator("h1")).to_have_text("Work")
+    await settled(page)
+    assert (await ask(page, "/api/todos"))[0]["notes"] == "two pounds"
+    await page.evaluate("history.forward()")
+    await page.evaluate("history.back()")
+    await expect(page.locator("h1")).to_have_text("Inbox")
+
+
+async def test_back_on_a_phone_closes_the_drawer(page):
+    await go_to_list_on_a_phone(page)
+    await page.locator(".open-drawer").click()
+    await page.evaluate("history.back()")
+    await expect(page.locator(".sidebar")).to_be_hidden()
+    await expect(page.locator("h1")).to_have_text("Work")
+    await page.evaluate("history.back()")
+    await expect(page.locator("h1")).to_have_text("Inbox")
+
+
+@pytest.mark.parametrize("way", ["button", "Escape", "reload", "delete"])
+async def test_what_was_closed_on_a_phone_costs_no_step_back(page, way):
+    await go_to_list_on_a_phone(page)
+    for _ in range(2):
+        await row(page, BUY).locator(".details-button").click()
+        if way == "button":
+            await page.locator(".detail-close").click()
+        elif way == "Escape":
+            await page.keyboard.press("Escape")
+        elif way == "reload":
+            await page.reload()
+        else:
+            await page.locator(".detail-delete").click()
+            await page.locator(".toast-action").click()
+        await expect(page.locator(".detail")).to_be_hidden()
+        await expect(rows(page)).to_have_count(1)
+    await page.evaluate("history.back()")
+    await expect(page.locator("h1")).to_have_text("Inbox")
+    assert await page.evaluate("history.state") is None
+
+
+async def test_back_beside_open_details_on_a_wide_screen_goes_to_the_view_before(page):
+    await go_to_list_on_a_phone(page)
+    await page.set_viewport_size({"width": 1280, "height": 800})
+    await open_details(page, BUY)
+    await page.evaluate("history.back()")
+    await expect(page.locator("h1")).to_have_text("Inbox")
+
+
+async def test_a_new_list_made_in_the_drawer_is_one_step_from_where_it_was_made(page):
+    await go_to_list_on_a_phone(page)
+    await page.locator(".open-drawer").click()
+    await page.locator(".new-list-button").click()
+    await page.locator(".new-list").fill("Garden")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("h1")).to_have_text("Garden")
+    await expect(page.locator(".sidebar")).to_be_hidden()
+    await page.evaluate("history.back()")
+    await expect(page.locator("h1")).to_have_text("Work")
+
+
+async def test_a_printed_list_that_is_not_loaded_whole_says_so(page):
+    await fill_list(page, 120)
+    await page.reload()
+    await expect(rows(page)).to_have_count(100)
+    note = page.locator(".print-note")
+    await expect(note).to_be_hidden()
+    await page.emulate_media(media="print")
+    await expect(note).to_contain_text("Only the first 100 to-dos are printed")
+    await expect(page.locator(".more:visible")).to_have_count(0)
+    await page.emulate_media(media="screen")
+    await page.locator(".more-button:visible").scroll_into_view_if_needed()
+    await expect(rows(page)).to_have_count(120)
+    await page.emulate_media(media="print")
+    await expect(note).to_be_hidden()
 
 
 async def test_a_tap_on_the_title_opens_the_details(browser, server):

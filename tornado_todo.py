@@ -4872,12 +4872,13 @@ class TodoService:
 
         async def operation(batch: TodoBatch) -> list[Todo]:
             todos, ends = [], {}
+            ids = sorted(uuid7() for _ in items)  # where all else is equal, to-dos are sorted by their ids
             async for index, fields in yielding(enumerate(items)):
                 with naming_item(index):
                     if "order" in fields:
                         raise Invalid(f"order {ORDER_ALONE}.", [field_error("order", ORDER_ALONE)])
                     list_id, last = await self._place_at_end(batch, fields.get("list"))
-                todo = self._save_new(batch, uuid7(), list_id, ends.get(list_id, last), fields)
+                todo = self._save_new(batch, ids[index], list_id, ends.get(list_id, last), fields)
                 ends[list_id] = todo.order
                 todos.append(todo)
             return todos
@@ -8388,6 +8389,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
         </div>
       </section>
 
+      <p class="print-note" hidden></p>
+
       <section class="empty" hidden>
         <svg class="empty-picture" viewBox="0 0 200 120" aria-hidden="true">
           <g class="wind">
@@ -9852,6 +9855,11 @@ li.open > .view > .details-button {
   padding: 1rem;
 }
 
+.print-note {
+  display: none;
+  padding: 1rem 0;
+}
+
 /* ---- Footer ---- */
 
 .footer {
@@ -11047,11 +11055,18 @@ button:disabled {
   .toasts,
   .detail,
   .grip,
-  .icon-button {
+  .icon-button,
+  .more,
+  .restore,
+  .trash-hint {
     display: none !important;
   }
-  .shell {
+  .shell,
+  .print-note {
     display: block;
+  }
+  body {
+    overflow: visible !important;
   }
 }
 """
@@ -12062,6 +12077,53 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     isSeen = isPlaced && reveal(rows.get(item.id));
   }
 
+  // A line of a list as other programs write it: an indent, a bullet or a number, a check box, and the title.
+  const BULLET = /(?:[•‣◦▪●○·]\s*|[-*+–—]\s+|\d{1,3}[.)]\s+)/u;
+  const CHECK_BOX = /(?<box>\[[\sxX✓✔]?\](?=\s|$)|[☐☑☒✓✔✅⬜]\uFE0F?)\s*/u;
+  const LIST_LINE = new RegExp(`^\\s*${BULLET.source}?(?:${CHECK_BOX.source})?(?<title>.*?)\\s*$`, 'u');
+
+  function readLines(text) {
+    const lines = text.split(/[\r\n\v\f\u0085\u2028\u2029]+/).map(line => LIST_LINE.exec(line).groups);
+    const filled = lines.filter(({ title }) => title !== '');
+    return filled.map(({ box, title }) => ({ title, completed: /[xX✓✔☑☒✅]/u.test(box ?? '') }));
+  }
+
+  // Several lines, pasted or dropped, are most often several to-dos; whoever meant one still gets one.
+  async function takeLines(event) {
+    const text = (event.clipboardData ?? event.dataTransfer).getData('text/plain');
+    const lines = readLines(text);
+    if (lines.length < 2) return undefined;
+    event.preventDefault();
+    const input = find('.new-todo');
+    const { selectionStart: from, selectionEnd: to } = input;
+    const amount = `Add ${lines.length} to-dos`;
+    const first = lines.slice(0, 3).map(line => quoted(line.title));
+    const preview = `${first.join(', ')}${lines.length > 3 ? ' …' : ''}`;
+    const choice = [amount, 'Keep as one'];
+    const isEach = await confirmed(`${amount}, one for each line?`, preview, choice, { isSafe: true });
+    input.focus();
+    if (isEach) return createTodos(lines, oneLine(text));
+    input.setRangeText(oneLine(text), from, to, 'end');
+    return input.dispatchEvent(new Event('input', { bubbles: true }));
+  }
+
+  function createTodos(lines, text) {
+    if (lines.some(line => complainOfTitle(line.title))) return;
+    const key = newId();
+    const entry = undoEntry(`Added ${lines.length} to-dos`);
+    const body = lines.map(line => ({ ...newFields(line.title), completed: line.completed }));
+    write({
+      entry,
+      request: () => ({ method: 'POST', path: '/api/todos', body, headers: { 'Idempotency-Key': key } }),
+      accept: answer => {
+        noteTags(answer);
+        state.refreshWanted = true;
+        offerUndo(entry);
+      },
+      failed: error => giveBack(text, error),
+    });
+  }
+
   // A new to-do comes last, or first where the newest come first. Before the end of a long list is loaded
   // its place isn't on the page.
   function placeNew(item) {
@@ -12804,8 +12866,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       }),
       accept: answer => {
         if (!listById(answer.id)) state.lists.push({ active: 0, completed: 0, ...answer });
+        visit(`#/list/${answer.id}`);
         closeDrawer();
-        location.hash = `#/list/${answer.id}`;
         focusStart();
       },
       revert: () => {
@@ -12888,6 +12950,43 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.page').inert = covered || drawer;
     find('.detail').inert = drawer;
     document.documentElement.classList.toggle('detail-open', state.open !== null);
+    settleHistory(covered || drawer);
+  }
+
+  // On a phone, Back takes away what lies over the page: an entry of the browser's history stands for it.
+  // Closed in another way, it takes its entry along; until that has happened nothing is added.
+  let isStepping = false;
+
+  function settleHistory(covers) {
+    if (isStepping || covers === Boolean(history.state?.covers)) return;
+    isStepping = !covers;
+    if (covers) history.pushState({ covers }, '');
+    else history.back();
+  }
+
+  function historyMoved() {
+    const isBack = !isStepping && !history.state?.covers;
+    isStepping = false;
+    if (isBack) closeDrawer();
+    if (isBack && coveringDetail.matches) closeDetail();
+    settleLayout();
+  }
+
+  // What leads on takes the place of what lay over the page, or going back would need one step more.
+  function visit(hash) {
+    if (history.state?.covers) location.replace(hash);
+    else location.hash = hash;
+  }
+
+  function sidebarClick(event) {
+    const link = event.target.closest('a');
+    if (!link) return;
+    const isPlain = !event.ctrlKey && !event.metaKey && !event.shiftKey;
+    if (isPlain && link.hash !== (location.hash || '#/')) {
+      event.preventDefault();
+      visit(link.hash);
+    }
+    closeDrawer();
   }
 
   // ---- Search, sort, tags ------------------------------------------------------------------------------
@@ -12898,7 +12997,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       history.replaceState(null, '', hash);
       followHash();
     } else {
-      location.hash = hash;
+      visit(hash);
     }
   }
 
@@ -13069,7 +13168,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.sort').value = sortOf();
     renderFooter();
     renderEmpty();
-    for (const more of findAll('.more')) more.hidden = state.next === null;
+    for (const more of findAll('.more, .print-note')) more.hidden = state.next === null;
+    find('.print-note').textContent =
+      `Only the first ${state.items.length} to-dos are printed.` +
+      ' To print all of them, scroll to the end of the list before.';
     renderDetail();
   }
 
@@ -13169,15 +13271,16 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     render();
   }
 
-  function confirmed(title, text, [yes, no] = ['Delete for good', 'Keep']) {
+  function confirmed(title, text, [yes, no] = ['Delete for good', 'Keep'], { isSafe = false } = {}) {
     const dialog = find('.confirm');
     find('#confirm-title').textContent = title;
     find('.confirm-text').textContent = text;
     find('.confirm-yes').textContent = yes;
     find('.confirm-no').textContent = no;
+    find('.confirm-yes').classList.toggle('danger', !isSafe);
     dialog.returnValue = '';
     dialog.showModal();
-    find('.confirm-no').focus();
+    find(isSafe ? '.confirm-yes' : '.confirm-no').focus();
     return new Promise(resolve => {
       dialog.addEventListener('close', () => resolve(dialog.returnValue === 'yes'), { once: true });
     });
@@ -14279,8 +14382,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       return;
     }
     if (id !== null && shownList?.id === id && !listById(id)) {
+      visit('#/');
       if (state.open) closeDetail();
-      location.hash = '#/';
       const what = isOthers(shownList) ? 'shared with you' : 'there';
       showToast(`${quoted(shownList.title)} is not ${what} any more.`);
     } else if (state.loaded && !state.problem && !access.link) {
@@ -14439,6 +14542,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function listenToComposer() {
+    for (const kind of ['paste', 'drop']) find('.new-todo').addEventListener(kind, takeLines);
     find('.new-todo').addEventListener('keydown', event => {
       if (isEnter(event)) {
         event.preventDefault();
@@ -14497,9 +14601,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.open-drawer').addEventListener('click', openDrawer);
     find('.close-drawer').addEventListener('click', closeDrawer);
     find('.scrim').addEventListener('click', closeDrawer);
-    find('.sidebar').addEventListener('click', event => {
-      if (event.target.closest('a')) closeDrawer();
-    });
+    find('.sidebar').addEventListener('click', sidebarClick);
   }
 
   function listenToDialogs() {
@@ -14531,6 +14633,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function listenToWindow() {
     addEventListener('hashchange', hashChanged);
+    addEventListener('popstate', historyMoved);
     addEventListener('pageshow', event => {
       // A page that "back" brings out of the browser's memory may be somebody else's by now.
       if (event.persisted) checkSession();
