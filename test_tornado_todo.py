@@ -694,8 +694,8 @@ def test_redis_is_named_by_its_url_or_by_host_and_port(settings):
         ("CORS_ORIGINS", "moz-extension://ab-12/page", {"moz-extension://ab-12"}),
         ("PUBLIC_URL", "https://a.example/", "https://a.example"),
         ("PUBLIC_URL", "HTTPS://Todo.Example:443/", "https://todo.example"),
-        ("PUBLIC_URL", "http://Todo.Example:80/Tools/", "http://todo.example/Tools"),
-        ("PUBLIC_URL", "https://Tödo.example./é/", "https://xn--tdo-sna.example/%C3%A9"),
+        ("PUBLIC_URL", "http://Todo.Example:80/Tools/", "http://todo.example"),
+        ("PUBLIC_URL", "https://Tödo.example./é/", "https://xn--tdo-sna.example"),
         (
             "ALLOWED_HOSTS",
             "HTTPS://Todo.Example:443/x, http://a.example:81/,b.example.",
@@ -724,6 +724,34 @@ def test_redis_is_named_by_its_url_or_by_host_and_port(settings):
 )
 def test_a_setting_is_read_in_the_forms_that_people_write(name, text, value):
     assert getattr(config(**{name: text}), name.lower()) == value
+
+
+@pytest.mark.parametrize(
+    "public, prefix, whole",
+    [
+        ("https://a.example/Tools/", "", "/Tools"),
+        ("https://a.example/é", "", "/%C3%A9"),
+        ("https://a.example/todo", "/todo", "/todo"),
+        ("https://a.example/v1", "/todo", "/v1/todo"),
+        ("https://a.example/v1/todo/", "/todo", "/v1/todo"),
+        ("https://a.example", "/todo", "/todo"),
+    ],
+)
+async def test_path_of_the_public_url_is_part_of_the_prefix_of_the_page_also_if_a_proxy_takes_it_off(
+    public, prefix, whole
+):
+    settings = {**MEMORY, "PUBLIC_URL": public, "AUTH": "open", "ALLOWED_HOSTS": "*"}
+    with serving(settings, prefix=prefix) as client:
+        for path in ("", prefix, whole):
+            line = Client(client.url.removesuffix(whole) + path)
+            page = line.get("/")
+            assert page.status == 200 and page.body.count(f'"{whole}/page/'.encode()) == 2
+            assert add(line)["url"].startswith(f"https://a.example{whole}/api/todos/")
+            asset = re.search(rf'"{whole}(/page/[^"]+)"', page.body.decode())[1]
+            assert line.get(asset).status == 200
+            async with listening(line.url):
+                pass
+            line.close()
 
 
 def test_a_public_url_with_a_path_gives_urls_without_a_double_slash():
@@ -5091,10 +5119,13 @@ class ASGIClient:
     def __init__(self, application):
         self.application = application
 
-    async def ask(self, method: str, path: str, *chunks: bytes, **headers: str) -> tuple[int, dict, bytes]:
+    async def ask(
+        self, method: str, path: str, *chunks: bytes, root_path: str = "", raw_path: bytes | None = None, **headers: str
+    ) -> tuple[int, dict, bytes]:
         """Send a request whose body comes in these pieces."""
         named = {"host": "127.0.0.1", **{name.replace("_", "-").lower(): value for name, value in headers.items()}}
         scope = {"type": "http", "method": method, "path": path, "query_string": b"", "scheme": "http"}
+        scope.update(root_path=root_path, **({"raw_path": raw_path} if raw_path else {}))
         scope.update(client=("127.0.0.1", 5), headers=[(name.encode(), text.encode()) for name, text in named.items()])
         coming = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
         coming.append({"type": "http.request"})
@@ -5168,6 +5199,119 @@ async def test_a_client_that_leaves_an_asgi_server_leaves_nothing_behind(leaves)
             if not app.settings["services"].requests:
                 break
         assert app.settings["services"].requests == 0
+
+
+# What a server or framework passes on of a request to PATH: the path, the raw path, and the root path.
+PASSED_ON = {
+    "Starlette since 0.33": ("/todo{}", "/todo{}", "/todo"),
+    "older Starlette": ("{}", "/todo{}", "/todo"),
+    "older Starlette without raw_path": ("{}", None, "/todo"),
+    "uvicorn --root-path, prefix taken off": ("/todo{}", "/todo{}", "/todo"),
+    "uvicorn --root-path, prefix left": ("/todo/todo{}", "/todo/todo{}", "/todo"),
+    "older uvicorn --root-path": ("{}", "{}", "/todo"),
+    "FastAPI(root_path)": ("/todo{}", None, "/todo/"),
+    "a proxy takes the prefix off": ("{}", "{}", ""),
+    "plain": ("/todo{}", "/todo{}", ""),
+}
+
+
+@pytest.mark.parametrize("how", PASSED_ON)
+async def test_asgi_app_is_served_at_its_prefix_however_it_is_passed_on(how):
+    app = tornado_todo.make_app(MEMORY, prefix="/todo", auth="open")
+    path, raw_path, root_path = PASSED_ON[how]
+
+    def where(inner: str) -> dict:
+        raw = {"raw_path": raw_path.format(inner).encode()} if raw_path else {}
+        return {**raw, "root_path": root_path}
+
+    async with tornado_todo.lifespan(app):
+        client = ASGIClient(tornado_todo.asgi_app(app))
+        for inner in ("/", "/api/todos", "/api/health/live", f"/api/todos/{NO_ID}/history"):
+            status, headers, body = await client.ask("GET", path.format(inner), **where(inner))
+            assert status == (404 if NO_ID in inner else 200), inner
+            assert "mounted" not in body.decode()
+            if inner == "/":
+                assert b'src="/todo/page/' in body
+        made = await client.ask(
+            "POST", path.format("/api/lists"), b'{"title": "x"}', **where("/api/lists"), Content_Type="application/json"
+        )
+        assert made[0] == 201 and json.loads(made[2])["url"].startswith("http://127.0.0.1/todo/api/lists/")
+
+
+async def test_asgi_app_behind_two_prefixes_is_served_whichever_of_them_are_left():
+    app = tornado_todo.make_app(MEMORY, prefix="/v1/todo", auth="open")
+    async with tornado_todo.lifespan(app):
+        client = ASGIClient(tornado_todo.asgi_app(app))
+        for path, root_path in (
+            ("/todo/api/todos", "/todo"),
+            ("/todo/api/todos", "/v1/todo"),
+            ("/v1/todo/api/todos", "/v1/todo"),
+            ("/api/todos", "/v1/todo"),
+            ("/api/todos", ""),
+        ):
+            assert (await client.ask("GET", path, root_path=root_path))[0] == 200, (path, root_path)
+
+
+@pytest.mark.parametrize(
+    "prefix, path, root_path, right",
+    [
+        ("", "/todo/api/todos", "/todo", "/todo"),
+        ("", "/api/todos", "/todo", "/todo"),
+        ("", "/", "/todo", "/todo"),
+        ("/todo", "/tasks/api/todos", "/tasks", "/tasks"),
+        ("/todo", "/todo/api/todos", "/v1/todo", "/v1/todo"),
+        ("", "/todo/api/todos", "", "/todo"),
+        ("", "/todo/", "", "/todo"),
+        ("", "/a/b/api/todos", "", "/a/b"),
+    ],
+)
+async def test_prefix_that_does_not_fit_is_reported_with_the_right_one(prefix, path, root_path, right, caplog):
+    app = tornado_todo.make_app(MEMORY, prefix=prefix, auth="open")
+    async with tornado_todo.lifespan(app):
+        client = ASGIClient(tornado_todo.asgi_app(app))
+        for _ in range(2):
+            status, headers, body = await client.ask("GET", path, root_path=root_path)
+            assert status == 404 and headers["content-type"] == "application/problem+json"
+            assert f"PREFIX={right}." in json.loads(body)["detail"]
+        logged = [record for record in caplog.records if record.levelno >= logging.ERROR]
+        assert len(logged) == bool(root_path)
+        assert "PREFIX" not in json.loads((await client.ask("GET", prefix + "/no/where"))[2])["detail"]
+
+
+def test_app_mounted_in_tornado_at_another_prefix_is_reported():
+    todos = tornado_todo.make_app(MEMORY, prefix="/todo")
+    host = tornado.web.Application([("/tasks(?:/.*)?", todos)])
+    with hosting(host, todos) as url, contextlib.closing(Client(url)) as client:
+        assert "PREFIX=/tasks" in assert_problem(client.get("/tasks/api/todos"), 404)["detail"]
+
+
+@pytest.mark.parametrize("trusted, address", [("unix", "203.0.113.9"), ("127.0.0.1", "0.0.0.0"), ("", "0.0.0.0")])
+def test_uvicorn_on_a_unix_socket_trusts_the_proxy_that_is_named(tmp_path, trusted, address, caplog):
+    uvicorn = pytest.importorskip("uvicorn")
+    seen = []
+
+    async def who(request):
+        seen.append((request.remote_ip, request.protocol))
+        return "ann"
+
+    app = tornado_todo.make_app({**MEMORY, "TRUSTED_PROXIES": trusted}, get_user=who)
+    path = str(tmp_path / "todo.sock")
+    server = uvicorn.Server(uvicorn.Config(tornado_todo.asgi_app(app), uds=path, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        eventually(lambda: server.started)
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(20)
+            line.connect(path)
+            forwarded = ("X-Forwarded-For: 203.0.113.9", "X-Forwarded-Proto: https")
+            line.sendall(request_bytes("GET /api/todos", *forwarded, LAST))
+            assert b" 200 " in read_to_end(line)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+    assert seen == [(address, "https" if trusted == "unix" else "http")]
+    assert ("TRUSTED_PROXIES=unix" in caplog.text) == (trusted != "unix")
 
 
 async def test_an_asgi_server_that_speaks_lifespan_opens_and_closes_the_stores(tmp_path):
@@ -9233,6 +9377,18 @@ def is_running(process_id: int) -> bool:
     with contextlib.suppress(OSError):
         return ") Z " not in pathlib.Path(f"/proc/{process_id}/stat").read_text()
     return False
+
+
+@pytest.mark.parametrize("front", ["tornado", "uvicorn"])
+def test_star_as_server_host_listens_on_ipv4_and_ipv6(tmp_path, front):
+    with process(tmp_path, SERVER_HOST="*", FRONT=front, **in_file(tmp_path)) as server:
+        assert "//localhost:" in server.client.url
+        for address in (
+            ("127.0.0.1", "::1") if socket.has_ipv6 and os.path.exists("/proc/net/if_inet6") else ("127.0.0.1",)
+        ):
+            with socket.create_connection((address, server.client.address[1]), timeout=20) as line:
+                line.sendall(request_bytes("GET /api/health/live", LAST))
+                assert b" 200 " in read_to_end(line)
 
 
 IN_A_SHELL = ("sh", "-c", '(sleep 1 &); sleep 1 & exec "$@"', "sh")

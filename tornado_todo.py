@@ -201,12 +201,22 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{host}" + ("" if is_default else f":{port}")
 
 
+PREFIX_PATTERN = r"(/[A-Za-z0-9._~%-]+)*"
+
+
+def parse_prefix(text: str) -> str:
+    prefix = "/" + text.strip("/") if text.strip("/") else ""
+    if not re.fullmatch(PREFIX_PATTERN, prefix):
+        raise Misconfigured(f"{text!r} is not a path: write it like /todo")
+    return prefix
+
+
 def parse_public_url(text: str) -> str:
     """Read a URL as its origin and path, without a slash at the end."""
     parts = urllib.parse.urlsplit(parse_http_url(text))
     if text and (not origin_of(text) or parts.query or parts.fragment):
         raise Misconfigured("not the URL of a server: write https://todo.example.com, with a path if it has one")
-    return origin_of(text) + urllib.parse.quote(parts.path, safe="/%:@!$&'()*+,;=~").rstrip("/")
+    return origin_of(text) + parse_prefix(urllib.parse.quote(parts.path, safe="/%"))
 
 
 def parse_choice(*choices: str) -> Callable[[str], str]:
@@ -290,16 +300,15 @@ def parse_origins(text: str) -> frozenset[str]:
     return frozenset(origins.values())
 
 
-def parse_prefix(text: str) -> str:
-    prefix = "/" + text.strip("/") if text.strip("/") else ""
-    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", prefix):
-        raise Misconfigured(f"{text!r} is not a path: write it like /todo")
-    return prefix
+NO_ADDRESS = "0.0.0.0"  # stands for the client of a Unix socket, as in Tornado
 
 
 def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """Read an address or network. One in IPv4-mapped form (::ffff:10.0.0.0/104, RFC 4291, 2.5.5.2) becomes IPv4."""
-    network = ipaddress.ip_network(text)
+    """Read an address or network, or `unix` for whoever is at the other end of a Unix socket.
+
+    One in IPv4-mapped form (::ffff:10.0.0.0/104, RFC 4291, 2.5.5.2) becomes IPv4.
+    """
+    network = ipaddress.ip_network(NO_ADDRESS if text.lower() == "unix" else text)
     mapped = getattr(network.network_address, "ipv4_mapped", None)
     return ipaddress.ip_network((mapped, network.prefixlen - 96)) if mapped and network.prefixlen >= 96 else network
 
@@ -309,7 +318,7 @@ def parse_networks(text: str) -> tuple:
     try:
         return tuple(map(parse_network, split_list(text)))
     except ValueError as error:
-        raise Misconfigured(f"{error}: write addresses or networks, such as 127.0.0.1, 10.0.0.0/8") from None
+        raise Misconfigured(f"{error}: write addresses or networks, such as 127.0.0.1, 10.0.0.0/8, or unix") from None
 
 
 def parse_workers(text: str) -> int:
@@ -335,7 +344,9 @@ class Setting(NamedTuple):
 
 SHORT_OPTIONS = {"SERVER_HOST": "--host", "SERVER_PORT": "--port", "DATABASE_URL": "--database"}
 SETTINGS = (
-    Setting("SERVER_HOST", "localhost", str, "host name or address to listen on; 0.0.0.0 for all"),
+    Setting(
+        "SERVER_HOST", "localhost", str, "host name or address to listen on; 0.0.0.0 for all of IPv4, * for IPv6 too"
+    ),
     Setting("SERVER_PORT", "8888", parse_port, "port to listen on; 0 picks a free one"),
     Setting(
         "DATABASE_URL",
@@ -375,9 +386,16 @@ SETTINGS = (
     ),
     Setting("CORS_ORIGINS", "", parse_origins, "web origins, comma-separated, whose pages may use the API; * for any"),
     Setting("FRAME_ANCESTORS", "none", parse_frame_ancestors, "sites that may show the page in a frame; self, none"),
-    Setting("TRUSTED_PROXIES", "", parse_networks, "addresses of proxies whose X-Forwarded headers are believed"),
+    Setting(
+        "TRUSTED_PROXIES",
+        "",
+        parse_networks,
+        "addresses of proxies whose X-Forwarded headers are believed; unix for one that comes through a Unix socket",
+    ),
     Setting("PUBLIC_URL", "", parse_public_url, "how the outside reaches the server, if not by its own address"),
-    Setting("PREFIX", "", parse_prefix, "path that everything is served under, such as /todo"),
+    Setting(
+        "PREFIX", "", parse_prefix, "path that everything is served under, such as /todo, also if a proxy takes it off"
+    ),
     Setting("STATIC_PATH", "", parse_folder, "folder to serve at /static/"),
     Setting("WEATHER_URI", "", parse_http_url, "Open-Meteo's (or Yahoo's older) current weather, for /api/weather"),
     Setting("WEATHER_PLACE", "", str, "name of the place, if the weather server does not give it"),
@@ -468,8 +486,10 @@ class Config(msgspec.Struct, frozen=True):
                 values[setting.name.lower()] = setting.parse(str(environ.get(setting.name) or setting.default))
             except Misconfigured as error:
                 raise Misconfigured(f"{setting.name}: {error}") from None
-        # A PUBLIC_URL may name the prefix, too, which every link has once.
-        values["public_url"] = values["public_url"].removesuffix(values["prefix"])
+        # The path of a PUBLIC_URL is a prefix that a proxy takes off. It may name the PREFIX, too.
+        public, prefix = urllib.parse.urlsplit(values["public_url"]), values["prefix"]
+        values["public_url"] = values["public_url"].removesuffix(public.path)
+        values["prefix"] = public.path if public.path.endswith(prefix) else public.path + prefix
         config = cls(**values)
         if config.workers > 1 and config.database_url == "sqlite://":
             raise Misconfigured("WORKERS: they cannot share a database in memory: set DATABASE_URL, or WORKERS=1")
@@ -5645,8 +5665,7 @@ class Proxies:
         LOG.warning(
             "TRUSTED_PROXIES does not list %s, which sends X-Forwarded-For, so the header is ignored: all clients that"
             " come through it count as one, and https is not recognized. If it is your proxy, set TRUSTED_PROXIES=%s.",
-            address,
-            address,
+            *["unix" if str(address) == NO_ADDRESS else address] * 2,
         )
 
 
@@ -5660,7 +5679,7 @@ class Hosts:
 
     def __init__(self, config: Config, any_name: bool):
         public = urllib.parse.urlsplit(config.public_url)
-        self._names = {*config.allowed_hosts, public.hostname or "", ascii_host(config.server_host)} - {""}
+        self._names = {*config.allowed_hosts, public.hostname or "", ascii_host(config.server_host)} - {"", "*"}
         self._any = any_name or "*" in config.allowed_hosts
 
     def check(self, host: str) -> None:
@@ -6455,7 +6474,8 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
         self.scope, self.receive, self.send, self._body_limit = scope, receive, send, body_limit
         self._loop = asyncio.get_running_loop()  # which is a system call each time
         self.is_socket = scope["type"] == "websocket"
-        self.remote_ip = (scope.get("client") or ("0.0.0.0",))[0]
+        self.root_path = (scope.get("root_path") or "").rstrip("/")
+        self.remote_ip = (scope.get("client") or ("",))[0] or NO_ADDRESS
         scheme = scope.get("scheme") or "http"
         self.protocol = {"ws": "http", "wss": "https"}.get(scheme, scheme)
         self._outgoing: collections.deque[tuple[dict, asyncio.Future]] = collections.deque()
@@ -7286,9 +7306,14 @@ class NotFoundHandler(APIHandler):
 
     public = True
 
+    def initialize(self, hint: str = "") -> None:
+        """Begin; `hint` says what may be wrong with the settings."""
+        super().initialize()
+        self._hint = hint
+
     async def admit(self) -> None:
         self.settings["hosts"].check(self.request.headers.get("Host", ""))
-        raise NotFound(STATUS_DETAILS[404])
+        raise NotFound(f"{STATUS_DETAILS[404]} {self._hint}".rstrip())
 
 
 class MethodsHandler(APIHandler):
@@ -14891,6 +14916,12 @@ class TodoApplication(tornado.web.Application):
 
     def __init__(self, table: Sequence[tuple], prefix: str, **settings: Any):
         super().__init__([], **settings)
+        self._prefix = prefix
+        # What is left of the prefix when a proxy, or a mount of an older Starlette, has taken off its beginning.
+        # It comes twice if an ASGI server puts its root_path in front of what a proxy has left as it was.
+        rests = [prefix[slash.start() :] for slash in re.finditer("/", prefix)][1:]
+        self._rests = [2 * prefix, *rests, ""] if prefix else []
+        self._reported: set[str] = set()  # mounts that do not fit
         self.table = {re.escape(prefix) + pattern: target for pattern, *target in table}
         self._fixed = {prefix + pattern: target for pattern, *target in table if "(" not in pattern}
         self._patterns = [(re.compile(pattern), target) for pattern, target in self.table.items() if "(" in pattern]
@@ -14904,16 +14935,48 @@ class TodoApplication(tornado.web.Application):
         has_added = len(self.default_router.rules) > 1 or self.wildcard_router.rules
         if has_added and (added := self.default_router.find_handler(request, **options)):
             return added
-        if target := self._fixed.get(request.path):
-            return self._delegate(request, (), *target)
-        for pattern, target in self._patterns:
-            if match := pattern.fullmatch(request.path):
-                return self._delegate(request, match.groups(), *target)
+        mount = getattr(request.connection, "root_path", "")
+        if mount and not self._prefix.endswith(mount):
+            hint = self._prefix_hint(mount, "is")
+            if mount not in self._reported:
+                self._reported.add(mount)
+                LOG.error("%s", hint)
+            return NotFoundHandler(self.settings, request, (), hint=hint)
+        if found := self._route(request.path):
+            return self._delegate(request, *found)
         if request.path == "*":  # the server as a whole (RFC 9110, 9.3.7)
             return MethodsHandler(self.settings, request, (), methods=(*METHODS, "HEAD", "OPTIONS"))
-        return NotFoundHandler(self.settings, request, ())
+        for path in (self._prefix + request.path.removeprefix(rest) for rest in self._rests):
+            if found := self._route(path):
+                request.path = path
+                return self._delegate(request, *found)
+        return NotFoundHandler(self.settings, request, (), hint=self._mount_hint(request.path))
 
-    def _delegate(self, request: Any, parts: Sequence[str], handler: type, options: dict | None = None) -> Any:
+    def _route(self, path: str) -> tuple[Sequence[str], list] | None:
+        if target := self._fixed.get(path):
+            return (), target
+        for pattern, target in self._patterns:
+            if match := pattern.fullmatch(path):
+                return match.groups(), target
+        return None
+
+    def _mount_hint(self, path: str) -> str:
+        """What to set if an address would be served without the beginning of its path."""
+        for slash in list(re.finditer("/", path))[1:10]:
+            mount = path[: slash.start()]
+            if re.fullmatch(PREFIX_PATTERN, mount) and self._route(self._prefix + path[slash.start() :]):
+                return self._prefix_hint(mount, "may be")
+        return ""
+
+    def _prefix_hint(self, mount: str, verb: str) -> str:
+        made_for = f"was made for {self._prefix}" if self._prefix else "was made without a prefix"
+        return (
+            f"The to-do application {verb} mounted at {mount}, but {made_for}: call make_app(prefix={mount!r}),"
+            f" or set PREFIX={mount}."
+        )
+
+    def _delegate(self, request: Any, parts: Sequence[str], target: Sequence[Any]) -> Any:
+        handler, options = (*target, None)[:2]
         if issubclass(handler, Handler):
             return handler(self.settings, request, parts, **(options or {}))
         if request.method not in handler.allowed_methods():  # Tornado's handlers would read the body first
@@ -15234,7 +15297,8 @@ def room_for_connections(wanted: int) -> int:
 def asgi_app(app: tornado.web.Application) -> Callable:
     """An app of `make_app` for ASGI servers, such as uvicorn, or to be mounted in FastAPI or Starlette.
 
-    Mount it at the prefix that the app was made with. Servers that speak the lifespan protocol open
+    Mount it at the prefix that the app was made with; at another place all that it answers is 404, with what to change.
+    Servers that speak the lifespan protocol open
     and close its stores; otherwise the first request opens them.
     """
     services: Services = app.settings["services"]
@@ -15760,7 +15824,11 @@ def bound_sockets(config: Config) -> list[socket.socket]:
     """Bound sockets for SERVER_HOST and SERVER_PORT. Raises Misconfigured."""
     where = f"{config.server_host} port {config.server_port}"
     try:
-        return tornado.netutil.bind_sockets(config.server_port, config.server_host or None)
+        if config.server_host != "*":
+            return tornado.netutil.bind_sockets(config.server_port, config.server_host or None)
+        with contextlib.suppress(OSError):  # there may be no IPv6; if the port is in use, the next line says so
+            return tornado.netutil.bind_sockets(config.server_port)
+        return tornado.netutil.bind_sockets(config.server_port, "0.0.0.0")
     except socket.gaierror:
         raise Misconfigured(f"SERVER_HOST: {config.server_host!r} is no address of this machine") from None
     except OSError as error:
@@ -15775,7 +15843,7 @@ def public_address(config: Config, sockets: Sequence[socket.socket]) -> str:
     """The address that a person can open."""
     if config.public_url:
         return config.public_url + config.prefix
-    host = "localhost" if config.server_host in ("", "0.0.0.0", "::") else config.server_host
+    host = "localhost" if config.server_host in ("", "*", "0.0.0.0", "::") else config.server_host
     host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{sockets[0].getsockname()[1]}{config.prefix}"
 
