@@ -9941,6 +9941,235 @@ def test_a_restored_backup_is_the_database_as_it_was_even_after_a_kill(tmp_path)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
 
 
+def make_backup(folder) -> None:
+    """A database with one to-do, a backup of it, and then one to-do more."""
+    with serving(in_file(folder)) as client:
+        add(client, "before")
+        done = command(folder, "backup", "copy.db", **in_file(folder))
+        assert done.returncode == 0, done.stderr
+        add(client, "after")
+
+
+def spoil(path: pathlib.Path, how: str) -> None:
+    """Do to a database file what disks, programs and people do."""
+    content = path.read_bytes()
+    match how:
+        case "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        case "emptied":
+            path.write_bytes(b"")
+        case "zeroed":
+            path.write_bytes(bytes(len(content)))
+        case "overwritten in the middle":
+            path.write_bytes(content[:8192] + b"x" * 4096 * 40 + content[8192 + 4096 * 40 :])
+        case "no database":
+            path.write_bytes(b"Dear diary")
+        case "missing" | "a folder" | "another program's":
+            path.unlink()
+    if how == "a folder":
+        path.mkdir()
+        (path / "file").write_text("kept")
+    if how == "another program's":
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE counters (name TEXT)")
+
+
+SPOILT = ["truncated", "emptied", "zeroed", "overwritten in the middle", "no database", "missing"]
+SPOILT += ["a folder", "another program's"]
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_restore_does_not_mind_what_it_replaces_and_keeps_it(tmp_path, how):
+    make_backup(tmp_path)
+    spoil(tmp_path / "todos.db", how)
+    kept = None if how in ("missing", "a folder") else (tmp_path / "todos.db").read_bytes()
+    done = command(tmp_path, "restore", "copy.db", **in_file(tmp_path))
+    assert done.returncode == 0, done.stderr
+    with serving(in_file(tmp_path)) as client:
+        assert titles(client) == ["before"]
+        assert client.get("/api/health").status == 200
+    aside = list(tmp_path.glob("todos.db.before-restore-*"))
+    assert len(aside) == (how != "missing") and all(str(path) in done.stdout for path in aside)
+    if how == "a folder":
+        assert (aside[0] / "file").read_text() == "kept"
+    elif kept is not None:
+        assert aside[0].read_bytes() == kept
+    assert not list(tmp_path.glob("*.unfinished*"))
+
+
+def test_a_restore_keeps_what_was_in_the_log_of_the_database_that_it_replaces(tmp_path):
+    with process(tmp_path, **in_file(tmp_path)) as server:
+        add(server.client, "before")
+        assert command(tmp_path, "backup", "copy.db", **in_file(tmp_path)).returncode == 0
+        add(server.client, "after")
+        server.child.kill()
+        server.child.wait()
+    done = command(tmp_path, "restore", "copy.db", **in_file(tmp_path))
+    assert done.returncode == 0, done.stderr
+    aside = re.search(r"is now (\S+)\. Remove", done.stdout)[1]
+    with serving({"DATABASE_URL": f"sqlite:///{aside}"}) as client:
+        assert titles(client) == ["before", "after"]
+
+
+@pytest.mark.parametrize("how", [*SPOILT, "from a newer version"])
+def test_a_damaged_backup_is_refused_and_changes_nothing(tmp_path, how):
+    make_backup(tmp_path)
+    spoil(tmp_path / "copy.db", how)
+    if how == "from a newer version":
+        with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as connection, connection:
+            connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'schema'")
+    before = (tmp_path / "todos.db").read_bytes()
+    done = command(tmp_path, "restore", "copy.db", **in_file(tmp_path))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "copy.db" in done.stderr, done.stderr
+    assert (tmp_path / "todos.db").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} <= {"todos.db", "copy.db", "stderr.txt", "todos.db.secret"}
+    with serving(in_file(tmp_path)) as client:
+        assert titles(client) == ["before", "after"]
+
+
+@pytest.mark.parametrize("how", ["whole", "removed", "zeroed"])
+def test_a_restore_under_a_running_server_is_refused(tmp_path, how):
+    make_backup(tmp_path)
+    with process(tmp_path, **in_file(tmp_path)) as server:
+        assert titles(server.client) == ["before", "after"]
+        if how == "removed":
+            (tmp_path / "todos.db").rename(tmp_path / "elsewhere.db")
+        elif how == "zeroed":
+            spoil(tmp_path / "todos.db", how)
+        done = command(tmp_path, "restore", "copy.db", **in_file(tmp_path))
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "stop the server" in done.stderr
+        if how == "whole":
+            add(server.client, "later")
+            assert titles(server.client) == ["before", "after", "later"]
+            server.child.send_signal(signal.SIGTERM)
+            server.child.wait(10)
+            assert command(tmp_path, "restore", "copy.db", **in_file(tmp_path)).returncode == 0
+    if how == "whole":
+        with serving(in_file(tmp_path)) as client:
+            assert titles(client) == ["before"]
+
+
+def put_back(folder, how: str) -> None:
+    """Put a backup in the place of the database, by the command or by hand."""
+    if how == "restore":
+        done = command(folder, "restore", "copy.db", **in_file(folder))
+        assert done.returncode == 0, done.stderr
+    elif how == "mv":
+        os.replace(folder / "copy.db", folder / "todos.db")
+    else:  # with the same inode
+        (folder / "todos.db").write_bytes((folder / "copy.db").read_bytes())
+
+
+async def first_message(url: str, since: int) -> dict:
+    async with listening(url, f"?since={since}") as line:
+        return await next_message(line)
+
+
+@pytest.mark.parametrize("how", ["restore", "mv", "cp", "cp of a plain copy"])
+def test_no_validator_or_cursor_of_before_a_restore_is_good_for_what_came_after(tmp_path, how):
+    with serving(in_file(tmp_path)) as client:
+        todo, other = add(client), add(client, "other")
+        path = f"/api/todos/{todo['id']}"
+        if how != "cp of a plain copy":
+            assert command(tmp_path, "backup", "copy.db", **in_file(tmp_path)).returncode == 0
+        known = revision(client)
+    if how == "cp of a plain copy":
+        shutil.copy(tmp_path / "todos.db", tmp_path / "copy.db")
+    with serving(in_file(tmp_path)) as client:
+        changed = client.patch(path, {"title": "lost"}).headers["ETag"]
+        lost, etags = revision(client), [client.get(each).headers["ETag"] for each in ("/api/todos", "/api/lists")]
+        cursor = next_path(client, client.get("/api/todos?limit=1"))
+    put_back(tmp_path, how)
+    with serving(in_file(tmp_path)) as client:
+        for number in range(lost + 3 - known):
+            change(client, todo["id"], title=f"found {number}")
+        assert_problem(client.patch(path, {"title": "x"}, If_Match=changed), 412)
+        answers = [client.get(path, If_None_Match=changed)]
+        answers += [
+            client.get(each, If_None_Match=etag) for each, etag in zip(("/api/todos", "/api/lists"), etags, strict=True)
+        ]
+        assert [answer.status for answer in answers] == [200, 200, 200]
+        for gone in (f"/api/changes?since={lost}", cursor):
+            assert "again" in assert_problem(client.get(gone), 410)["detail"]
+        hello = asyncio.run(first_message(client.url, lost))
+        assert hello == {"type": "hello", "revision": revision(client), "reset": True}
+        # What the copy has is where it was, and goes on from there.
+        changes = client.get(f"/api/changes?since={known}").json()["changes"]
+        assert [entry["after"]["title"] for entry in changes][-1] == titles(client)[0] != "lost"
+        assert client.get(f"/api/changes?since={revision(client)}").json()["changes"] == []
+        assert "reset" not in asyncio.run(first_message(client.url, revision(client)))
+        assert show(client, other["id"])["title"] == "other"
+
+
+def test_validators_and_cursors_outlive_an_ordinary_restart(tmp_path):
+    with serving(in_file(tmp_path)) as client:
+        todo = add(client)
+        add(client, "other")
+        etags = {path: client.get(path).headers["ETag"] for path in ("/api/todos", f"/api/todos/{todo['id']}")}
+        known, cursor = revision(client), next_path(client, client.get("/api/todos?limit=1"))
+    for _ in range(3):
+        with serving(in_file(tmp_path)) as client:
+            assert {client.get(path, If_None_Match=etag).status for path, etag in etags.items()} == {304}
+            assert client.get(f"/api/changes?since={known}").json()["changes"] == []
+            assert len(client.get(cursor).json()) == 1
+    with serving(in_file(tmp_path)) as client:
+        add(client, "after the restarts")
+        assert len(client.get(f"/api/changes?since={known}").json()["changes"]) == 1
+
+
+def test_a_postgres_that_was_restored_refuses_the_revisions_that_it_never_had(fresh_postgres):
+    url = fresh_postgres["DATABASE_URL"]
+    server, name = url.rpartition("/")[0] + "/postgres", url.rpartition("/")[2]
+    with serving(fresh_postgres) as client:
+        todo = add(client)
+    run_sql(server, f"CREATE DATABASE {name}_copy TEMPLATE {name}")
+    try:
+        with serving(fresh_postgres) as client:
+            change(client, todo["id"], title="lost")
+            etag, lost = client.get("/api/todos").headers["ETag"], revision(client)
+        run_sql(server, f"DROP DATABASE {name} WITH (FORCE)", f"CREATE DATABASE {name} TEMPLATE {name}_copy")
+    finally:
+        run_sql(server, f"DROP DATABASE {name}_copy")
+    with serving(fresh_postgres) as client:
+        change(client, todo["id"], title="found")
+        assert client.get("/api/todos", If_None_Match=etag).status == 200
+        assert_problem(client.get(f"/api/changes?since={lost}"), 410)
+        assert asyncio.run(first_message(client.url, lost))["reset"]
+
+
+def test_a_database_that_was_made_again_takes_nothing_for_what_was_in_the_one_before(todo_engine, tmp_path):
+    with serving(MEMORY) as client:
+        add(client, "of before")
+        etags, known = [client.get(path).headers["ETag"] for path in ("/api/todos", "/api/lists")], revision(client)
+    with serving(todo_engine) as client:
+        for _ in range(known):
+            add(client)
+        assert [
+            client.get(path, If_None_Match=etag).status
+            for path, etag in zip(("/api/todos", "/api/lists"), etags, strict=True)
+        ] == [200, 200]
+        assert_problem(client.patch("/api/todos", {"title": "x"}, If_Match=etags[0]), 412)
+        assert_problem(client.get(f"/api/changes?since={revision(client) + 1}"), 410)
+
+
+def test_a_copy_to_another_engine_knows_which_revisions_were_lost(tmp_path, todo_engine):
+    if todo_engine == MEMORY:
+        pytest.skip("nothing is copied into memory")
+    source = f"sqlite:///{tmp_path}/source.db"
+    with serving({"DATABASE_URL": source}) as client:
+        add(client)
+    shutil.copy(tmp_path / "source.db", tmp_path / "copy.db")
+    with serving({"DATABASE_URL": source}) as client:
+        add(client, "lost")
+        lost = revision(client)
+    os.replace(tmp_path / "copy.db", tmp_path / "source.db")
+    done = command(tmp_path, "copy", "--from", source, "--to", todo_engine["DATABASE_URL"])
+    assert done.returncode == 0, done.stderr
+    with serving(todo_engine) as client:
+        add(client, "found")
+        assert_problem(client.get(f"/api/changes?since={lost}"), 410)
+
+
 # ==== the page in Chromium =======================================================================
 # The page's own tests are merged here. Playwright's async API runs on the session's event loop.
 

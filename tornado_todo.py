@@ -46,6 +46,7 @@ import collections
 import concurrent.futures
 import contextlib
 import datetime
+import errno
 import functools
 import getpass
 import hashlib
@@ -561,6 +562,12 @@ class Conflict(TodoError):
     """The request and the present state exclude each other."""
 
     status, title = 409, "Conflict"
+
+
+class Gone(TodoError):
+    """The place in the changes or pages that the caller had reached is no longer there (RFC 9110, section 15.5.11)."""
+
+    status, title = 410, "Gone"
 
 
 class PreconditionFailed(TodoError):
@@ -1193,9 +1200,10 @@ def read_cursor(text: str) -> list:
     """The inverse of `make_cursor`."""
     try:
         values = json.loads(base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4)))
-        sort, value, last_id = values
+        sort, value, last_id, revision = values
         kinds = {"title": str, "name": str, "order": (int, float)}
         known = sort in (*SORT_COLUMNS, "name") and isinstance(last_id, str) and not text_fault(last_id)
+        known = known and type(revision) is int and 0 <= revision < 2**63
         if known and isinstance(value, kinds.get(sort, int)) and not json_fault(value):
             return values
     except (ValueError, TypeError, RecursionError):
@@ -1203,8 +1211,8 @@ def read_cursor(text: str) -> list:
     raise ValueError("is not what a Link header of this server gave")
 
 
-def make_cursor(sort: str, value: Any, last_id: str) -> str:
-    text = json.dumps([sort, value, last_id], separators=(",", ":"))
+def make_cursor(sort: str, value: Any, last_id: str, revision: int = 0) -> str:
+    text = json.dumps([sort, value, last_id, revision], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
@@ -1804,6 +1812,14 @@ def run_without_waiting(coroutine: Coroutine) -> Any:
         return end.value
 
 
+DATABASE_ENDINGS = ("", "-wal", "-shm", "-journal")  # of the names of the files of one database
+
+
+def file_uri(path: str, query: str) -> str:
+    """The URI by which SQLite opens a file in a certain way (https://sqlite.org/uri.html)."""
+    return f"file:{urllib.parse.quote(os.path.abspath(path))}?{query}"
+
+
 def database_files(path: str) -> list[str]:
     """The files that a SQLite database in use consists of: the database, its log and the index of the log."""
     real_path = os.path.realpath(path)  # SQLite puts the others beside the file that a symbolic link names
@@ -1814,6 +1830,27 @@ def file_id(file: str) -> tuple[int, int]:
     """Device and number of a file, which no other file has at the same time. Raises OSError."""
     status = os.stat(file)
     return status.st_dev, status.st_ino
+
+
+def is_open_elsewhere(path: str) -> bool:
+    """Whether another process has a SQLite database open, in whatever state the file is or whether it has gone.
+
+    Every connection in WAL mode holds a shared lock on the file and one on the index of the log
+    (https://sqlite.org/src/file/src/os_unix.c). Where there are no such locks, on Windows, an open file cannot be
+    replaced anyway.
+    """
+    try:
+        fcntl = importlib.import_module("fcntl")
+    except ImportError:
+        return False
+    for file, place, length in ((path, 0x40000002, 510), (f"{path}-shm", 128, 1)):
+        try:
+            with open(file, "r+b") as opened:
+                fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB, length, place)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES) and os.access(file, os.W_OK):
+                return True
+    return False
 
 
 class FilesLost(Unavailable):
@@ -2439,6 +2476,10 @@ MIGRATIONS = (
     ALTER TABLE changes ALTER COLUMN todo_id TYPE TEXT COLLATE "C";
     ALTER TABLE idempotency_keys ALTER COLUMN todo_id TYPE TEXT COLLATE "C";
     """,
+    # Revisions between these two were issued, if at all, for changes that a restored database no longer has.
+    """
+    CREATE TABLE revision_gaps (after_revision BIGINT PRIMARY KEY, before_revision BIGINT NOT NULL);
+    """,
     # The revisions of the acts that a user could not undo: an undo without a batch passes over them.
     """
     ALTER TABLE users ADD COLUMN passed_from BIGINT NOT NULL DEFAULT 0;
@@ -2913,6 +2954,18 @@ class TodoQueries:
     def _changes(self, rows: Iterable[Sequence[Any]]) -> list[Change]:
         """The changes in rows of SEEN_CHANGE. Who has no more than a link is not told who made them."""
         return [change_from_row(row, shows_user=not self.user.name.startswith(LINK_NAME)) for row in rows]
+
+    async def check_revision(self, revision: int) -> None:
+        """Raise Gone for a revision that this database never had: it was restored from a backup, or made again."""
+        lost = (
+            "SELECT 1 FROM revision_gaps WHERE after_revision < $1 AND before_revision >= $1"
+            " UNION ALL SELECT 1 FROM counters WHERE name = 'revision' AND value < $1"
+        )
+        if await self.source.fetch(lost, revision):
+            raise Gone(
+                "The database was restored from a backup, or made again, and does not have what you know."
+                " Read everything again from the beginning."
+            )
 
     async def history(self, todo_id: str) -> list[Change]:
         """The changes to one to-do that the caller may see, newest first. Raises NotFound if there is no such to-do."""
@@ -3640,6 +3693,25 @@ class TodoStore:
         if version == 0:
             await transaction.fetch("INSERT INTO counters (name, value) VALUES ('schema', 0), ('revision', 0)")
         await transaction.fetch("UPDATE counters SET value = $1 WHERE name = 'schema'", len(MIGRATIONS))
+        await self._raise_revision(transaction, unless_unused=True)
+
+    @staticmethod
+    async def _raise_revision(transaction: Any, unless_unused: bool = False) -> None:
+        """Raise the revision above all that were ever issued, to the time in microseconds, and keep the gap.
+
+        What has been opened may be an older copy of the database, put in its place by whatever means, and the
+        revisions after the copy's would be issued again, for something else. `check_revision` refuses those in a gap.
+        """
+        revision = (await transaction.fetch("SELECT value FROM counters WHERE name = 'revision'"))[0][0]
+        if unless_unused and not revision:
+            return
+        raised = max(time.time_ns() // 1000, revision + 1_000_000)
+        # Nothing was written since it was raised the last time, so this is one gap.
+        extend = "UPDATE revision_gaps SET before_revision = $2 WHERE before_revision = $1 RETURNING after_revision"
+        if not await transaction.fetch(extend, revision, raised):
+            add = "INSERT INTO revision_gaps (after_revision, before_revision) VALUES ($1, $2)"
+            await transaction.fetch(add, revision, raised)
+        await transaction.fetch(SET_COUNTER, "revision", raised)
 
     async def _define(self, transaction: Any, statement: str) -> None:
         try:
@@ -3654,6 +3726,19 @@ class TodoStore:
         """Close the database."""
         await self.database.close()
         self.known.forget()
+
+    async def renew(self) -> None:
+        """End all sessions and give everything a new revision, which no validator of before names. Raises TodoError."""
+
+        async def run(transaction: Any) -> None:
+            await self._raise_revision(transaction)
+            revision = await take_turn(transaction) + 1
+            await transaction.fetch("DELETE FROM credentials WHERE kind = 'session'")
+            for table in ("users", "lists", "todos"):
+                await transaction.fetch(f"UPDATE {table} SET revision = $1", revision)
+            unit_of_work(transaction).raise_newest(revision)
+
+        await self.database.transaction(run)
 
     async def user(self, name: str) -> User:
         """The user of this name, made with an Inbox when first seen."""
@@ -4797,6 +4882,11 @@ def revision_etag(revision: int) -> str:
     return f'"{revision}"'
 
 
+def collection_etag(user: User, revision: int) -> str:
+    """The validator of what a user has: a database that was made again counts from 1 again, but for another user id."""
+    return f'"{revision}.{user.id[-8:]}"'
+
+
 MOST_SHOWN = 1000  # to-dos in the answer to an undo
 
 
@@ -5005,7 +5095,7 @@ class TodoService:
     async def _select(batch: TodoBatch, which: TodoFilter, if_match: str | None, role: str) -> list[Todo]:
         if which.list:
             await batch.todo_list(which.list, role=role)
-        check_precondition(if_match, revision_etag(await batch.revision(which.list)))
+        check_precondition(if_match, collection_etag(batch.user, await batch.revision(which.list)))
         return await batch.todos(which, role=role)
 
     @staticmethod
@@ -7343,24 +7433,28 @@ class TodosHandler(APIHandler):
     async def get(self) -> None:
         which, page = filter_from_query(self.query), page_from_query(self.query)
         # The validator is read before the rows: too old a tag costs a request, too new a one an update.
-        etag = revision_etag(await self.queries.revision(which.list))
+        revision = await self.queries.revision(which.list)
+        if after := self.query.get("after"):
+            await self.queries.check_revision(after[-1])
+        etag = collection_etag(self.user, revision)
         if self.not_modified(etag):
             return
         key = (self.user.id, etag, self.url(""), self.request.query)
-        body, link = self.services.answers.get(key) or await self._encoded(which, page)
+        body, link = self.services.answers.get(key) or await self._encoded(which, page, revision)
         self.services.answers.keep(key, body, link)
         if link:
             self.set_header("Link", link)
         self.write_encoded(body)
 
-    async def _encoded(self, which: TodoFilter, page: Page) -> tuple[bytes, str | None]:
-        """A page of to-dos as JSON, and the Link header that names the next."""
+    async def _encoded(self, which: TodoFilter, page: Page, revision: int) -> tuple[bytes, str | None]:
+        """A page of to-dos of a revision as JSON, and the Link header that names the next."""
         # What is in the trash of a list is for those who could take it out.
         todos = await self.queries.todos(which, page, EDITOR if which.deleted else VIEWER)
         link = None
         if len(todos) > page.limit:
             todos.pop()
-            link = self.link_to(make_cursor(page.sort, sort_value(todos[-1], page.sort), todos[-1].id))
+            last = todos[-1]
+            link = self.link_to(make_cursor(page.sort, sort_value(last, page.sort), last.id, revision))
         return msgspec.json.encode(self.show_all(todos)), link
 
     async def post(self) -> None:
@@ -7447,7 +7541,7 @@ class ListsHandler(APIHandler):
     query_parameters = {"GET": ("deleted",)}
 
     async def get(self) -> None:
-        if self.not_modified(revision_etag(await self.queries.revision())):
+        if self.not_modified(collection_etag(self.user, await self.queries.revision())):
             return
         lists = await self.queries.lists(self.query.get("deleted", False))
         self.write_json(self.show_all(lists))
@@ -7497,6 +7591,7 @@ class ChangesHandler(APIHandler):
         list_id = self.query.get("list")
         if list_id and list_id not in {entry.id for entry in await self.queries.lists(deleted=True)}:
             await self.queries.todo_list(list_id)
+        await self.queries.check_revision(since)
         revision = await self.queries.revision()
         changes = await self.queries.changes(since, list_id, most + 1)
         more = len(changes) > most
@@ -7609,9 +7704,14 @@ class EventsHandler(TornadoHandler, tornado.websocket.WebSocketHandler):
     async def _send(self, subscription: Subscription) -> None:
         queries = self.services.todos.queries(self.user)
         revision = await queries.revision()
-        await self.write_message(msgspec.json.encode({"type": "hello", "revision": revision}).decode())
-        # A client that knows more than the log, which was restored from a backup, begins where it ends.
-        revision = await self._replay(queries, min(self.query.get("since", revision), revision), revision)
+        hello, since = {"type": "hello", "revision": revision}, self.query.get("since", revision)
+        try:
+            await queries.check_revision(since)
+        except Gone:
+            # Not an error of the request, since a browser shows a page neither the status nor the text of one.
+            hello["reset"], since = True, revision
+        await self.write_message(msgspec.json.encode(hello).decode())
+        revision = await self._replay(queries, min(since, revision), revision)
         while True:
             message = await subscription.take()
             if not message.last:  # it tells of no change, but of rights
@@ -7959,7 +8059,7 @@ class DocumentsHandler(APIHandler):
 
     async def get(self) -> None:
         most, prefix = self.query.get("limit", 200), unicodedata.normalize("NFC", self.query.get("prefix", ""))
-        sort, after, _ = self.query.get("after", ("name", "", ""))
+        sort, after, *_ = self.query.get("after", ("name", ""))
         if sort != "name":
             raise Malformed("after belongs to another list.", [field_error("after", "belongs to another list")])
         entries = await self.services.documents.entries(self.user.id, prefix, after, most + 1)
@@ -14355,7 +14455,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function hear(message) {
     live.attempt = 0;
     showBack();
-    if (message.type === 'hello') hearHello(message.revision);
+    if (message.type === 'hello') hearHello(message);
     if (message.type === 'access') afterQueue(reloadAccess);
     if (message.type !== 'changes') return;
     state.revision = Math.max(state.revision ?? 0, message.revision);
@@ -14363,9 +14463,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   // The first hello only says where the log stands; anything newer than what was read has to be read again.
-  function hearHello(revision) {
+  function hearHello({ revision, reset }) {
     const isFirst = state.revision === null;
-    const wasReplaced = !isFirst && revision < state.revision;
+    const wasReplaced = reset || (!isFirst && revision < state.revision);
     const newest = Math.max(
       0,
       ...state.lists.map(list => list.revision ?? 0),
@@ -15707,8 +15807,13 @@ async def copy_all(source: Services, target: Services, resume: bool, progress: P
     owners = [row[0] for row in await source.database.fetch("SELECT id FROM users")]
     await copy_documents(source, target, owners, progress)
     newest = await source.todos.store.newest_revision()
-    sql = "UPDATE counters SET value = $1 WHERE name = 'revision' AND value < $1"
-    await target.database.transaction(lambda transaction: transaction.fetch(sql, newest))
+    gaps = await source.database.fetch("SELECT after_revision, before_revision FROM revision_gaps")
+
+    async def set_revision(transaction: Any) -> None:
+        await transaction.fetch("UPDATE counters SET value = $1 WHERE name = 'revision' AND value < $1", newest)
+        await transaction.execute_many("INSERT INTO revision_gaps VALUES ($1, $2) ON CONFLICT DO NOTHING", gaps)
+
+    await target.database.transaction(set_revision)
     different = []
     for table in COPIED_TABLES:
         if await table_sum(source.database, table) != await table_sum(target.database, table):
@@ -15718,18 +15823,28 @@ async def copy_all(source: Services, target: Services, resume: bool, progress: P
     return different
 
 
+def remove_database(path: str) -> None:
+    """Remove a SQLite database and the files that belong to it, as far as they are there."""
+    for ending in DATABASE_ENDINGS:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path + ending)
+
+
 def copy_file(source: str, target: str) -> None:
-    """Copy a SQLite database into another, consistently, whoever uses them. Raises Misconfigured."""
+    """Copy a SQLite database into a new file, consistently, whoever uses it. Raises Misconfigured."""
     if not os.path.isfile(source):
         raise Misconfigured(f"there is no file {source}")
+    # Nobody writes where nobody may, and there SQLite could not make the files that it needs for others who write.
+    how = "mode=rw" if os.access(os.path.dirname(os.path.abspath(source)), os.W_OK) else "mode=ro&immutable=1"
     try:
+        remove_database(target)  # what an interrupted copy has left behind
         with (
-            contextlib.closing(sqlite3.connect(source)) as reading,
+            contextlib.closing(sqlite3.connect(file_uri(source, how), uri=True)) as reading,
             contextlib.closing(sqlite3.connect(target)) as writing,
         ):
             reading.execute("SELECT value FROM counters")  # or it is no database of ours
             reading.backup(writing)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise Misconfigured(f"cannot copy {source} to {target}: {error}") from error
 
 
@@ -15740,6 +15855,62 @@ def backup(path: str, target: str) -> None:
     unfinished = f"{target}.unfinished"
     copy_file(path, unfinished)
     os.replace(unfinished, target)
+
+
+async def renew(path: str) -> None:
+    """Check that a copy of a database is whole and can be opened, and give it new revisions. Raises Misconfigured."""
+    store = TodoStore(SQLiteDatabase(path))
+    await store.open()
+    try:
+        faults = await store.database.transaction(lambda transaction: transaction.fetch("PRAGMA integrity_check(1)"))
+        if faults != [("ok",)]:
+            raise Misconfigured(f"it is damaged: {faults[0][0].splitlines()[-1]}")
+        await store.renew()
+    finally:
+        await store.close()
+
+
+def refuse_open(path: str) -> None:
+    """Raise Misconfigured if a server has a database open: it would go on with the old one, and lose it."""
+    if is_open_elsewhere(path):
+        raise Misconfigured(f"{path} is in use: stop the server first. Nothing was changed")
+
+
+def put_aside(path: str) -> str | None:
+    """Rename what is at a path and beside it, where SQLite would apply it to another database; its new path."""
+    aside = f"{path}.before-restore-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    found = [ending for ending in DATABASE_ENDINGS if os.path.lexists(path + ending)]
+    for ending in found:
+        os.rename(path + ending, aside + ending)
+    return aside if found else None
+
+
+def restore(file: str, path: str) -> str | None:
+    """Put a backup in the place of a SQLite database, and the old one aside; returns the old one's new path.
+
+    Nothing is replaced before the backup is known to be whole, and nothing that is in the place, be it damaged
+    or a folder, keeps the backup from being put there. Raises Misconfigured.
+    """
+    path = os.path.realpath(path)
+    refuse_open(path)
+    unfinished = f"{path}.unfinished"
+    try:
+        copy_file(file, unfinished)
+        try:
+            asyncio.run(renew(unfinished))
+        except (TodoError, Misconfigured) as error:
+            raise Misconfigured(f"{file} cannot be restored, and nothing was changed: {error}") from error
+        model = os.stat(path if os.path.isfile(path) else os.path.dirname(path))
+        if (model.st_uid, model.st_gid) != (os.stat(unfinished).st_uid, os.stat(unfinished).st_gid):
+            os.chown(unfinished, model.st_uid, model.st_gid)  # or a server of another user could not write to it
+        refuse_open(path)
+        aside = put_aside(path)
+        os.replace(unfinished, path)
+        return aside
+    except OSError as error:
+        raise Misconfigured(f"cannot restore {path}: {error}") from error
+    finally:
+        remove_database(unfinished)
 
 
 # ==== command line: may call everything above ===================================================
@@ -16174,14 +16345,13 @@ def backup_command(argv: Sequence[str]) -> int:
 
 def restore_command(argv: Sequence[str]) -> int:
     """Put a backup in the place of the SQLite database that DATABASE_URL names."""
-    description = "Put a backup in the place of the SQLite database, all of which is lost. Stop the server first."
+    description = "Put a backup in the place of the SQLite database, which is put aside. Stop the server first."
     file, path = file_command(argv, "restore", description)
-    # Not by moving the file: SQLite would apply what is left of the old one's log (-wal) to it.
-    copy_file(file, path)
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("DELETE FROM credentials WHERE kind = 'session'")
+    aside = restore(file, path)
     print(f"{path} is again as it was in {file}. Everybody has to sign in again.")
     print("Tokens, links, members and passwords are as they were then: what was revoked since has to be again.")
+    if aside:
+        print(f"What was in its place is now {aside}. Remove it when you no longer need it.")
     return 0
 
 
