@@ -1826,9 +1826,12 @@ def database_files(path: str) -> list[str]:
     return [path, f"{real_path}-wal", f"{real_path}-shm"]
 
 
-def file_id(file: str) -> tuple[int, int]:
-    """Device and number of a file, which no other file has at the same time. Raises OSError."""
-    status = os.stat(file)
+def file_id(file: str) -> tuple[int, int] | None:
+    """Device and number of a file, which no other file has at the same time; None if there is no such file."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
     return status.st_dev, status.st_ino
 
 
@@ -1854,7 +1857,10 @@ def is_open_elsewhere(path: str) -> bool:
 
 
 class FilesLost(Unavailable):
-    """The files of a SQLite database were removed or replaced while it was open."""
+    """A file of a SQLite database was removed or replaced while it was open."""
+
+    def __init__(self, file: str):
+        super().__init__(f"{file} has been moved, deleted or replaced. Put it back, or start the server again.")
 
 
 MOST_REMEMBERED = 8 * 1024 * 1024  # bytes, more or less, of what was read
@@ -1884,6 +1890,9 @@ class SQLiteDatabase(Database):
         self._writer_thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._writes_in_loop = False
         self._files: dict[str, tuple[int, int]] = {}  # device and number of each file of the database that is open
+        self._last_look: tuple[int, int] | None = None  # when the file was written and how long it was, then
+        self._contents: dict[str, int] | None = None  # the counters in the file itself, without the log, then
+        self._is_overwritten = False
         self._monitor: sqlite3.Connection | None = None
         self._remembered: dict[tuple, list[tuple]] = {}
         self._remembered_size = 0
@@ -1901,6 +1910,7 @@ class SQLiteDatabase(Database):
             if self.path:
                 self._monitor = sqlite3.connect(self.path, timeout=0, isolation_level=None)
                 self._files = {file: file_id(file) for file in database_files(self.path)}
+                self._check_database_file()
             for _ in range(self._reader_count):
                 reader = await self._connection(self.path)
                 self._readers.append(reader)
@@ -1949,6 +1959,11 @@ class SQLiteDatabase(Database):
     async def _disconnect(self) -> None:
         for reader in self._readers:
             await reader.close()
+        try:
+            if self._files:
+                self._check_files()
+        except FilesLost:  # closing would apply the log to whatever is there now
+            await self._in_writer_thread(self._save_log)
         if self._writer:
             await self._in_writer_thread(self._writer.close)
         if self._writer_thread:
@@ -1956,6 +1971,7 @@ class SQLiteDatabase(Database):
         if self._monitor:
             self._monitor.close()
         self._readers, self._writer, self._writer_thread, self._monitor = [], None, None, None
+        self._files, self._last_look, self._contents, self._is_overwritten = {}, None, None, False
         self._ask_again()
         self._remember_nothing(None)
 
@@ -1976,9 +1992,12 @@ class SQLiteDatabase(Database):
     def _version(self) -> int | None:
         """A number that changes with every commit to the file, of any process; None if it cannot be told.
 
+        Raises FilesLost.
+
         Asked once in a turn of the loop: who has been told of a commit since asks in a later one.
         """
         if time.monotonic() > self._ask_after:
+            self._check_database_file()
             try:
                 self._version_now = self._monitor.execute("PRAGMA data_version").fetchone()[0]
             except (AttributeError, sqlite3.Error):  # closed, or being deleted
@@ -2033,19 +2052,58 @@ class SQLiteDatabase(Database):
 
     def _check_files(self) -> None:
         """Raise FilesLost if one of the files is not the one that was opened: what is written to it is lost."""
+        self._check_database_file()
         for file, opened in self._files.items():
+            if file != self.path and file_id(file) != opened:
+                raise FilesLost(file)
+
+    def _check_database_file(self) -> None:
+        """Raise FilesLost if the database itself is another file, or if another was copied over it."""
+        if not self._files:
+            return
+        try:
+            status = os.stat(self.path)
+        except OSError as error:
+            raise FilesLost(self.path) from error
+        if (status.st_dev, status.st_ino) != self._files[self.path]:
+            raise FilesLost(self.path)
+        look = status.st_mtime_ns, status.st_size
+        if look != self._last_look:  # only a checkpoint writes to the file, seldom
+            self._is_overwritten = not self._has_grown()
+            self._last_look = None if self._is_overwritten else look
+        if self._is_overwritten:
+            raise FilesLost(self.path)
+
+    def _has_grown(self) -> bool:
+        """Whether the file has what it had before, or what came after it; its contents are read without the log."""
+        before = self._contents
+        for pause in (0.01, 0.05, None):  # it may be in the middle of a checkpoint of another process
             try:
-                is_there = file_id(file) == opened
-            except OSError:
-                is_there = False
-            if not is_there:
-                raise FilesLost(f"{file} has been moved or deleted. Put it back, or start the server again.")
+                with contextlib.closing(sqlite3.connect(file_uri(self.path, "immutable=1"), uri=True)) as connection:
+                    contents = dict(connection.execute("SELECT name, CAST(value AS INTEGER) FROM counters"))
+                break
+            except sqlite3.Error:
+                contents = {}
+                if not before:  # all is in the log yet
+                    break
+                time.sleep(pause or 0)
+        is_older = before is not None and contents.get("revision", -1) < before.get("revision", -1)
+        is_copy = before is not None and "copied" in contents.keys() - before.keys()
+        if is_older or is_copy:
+            return False
+        self._contents = contents
+        return True
 
     def _save_log(self) -> None:
-        """Copy the log into the database: a log whose name is gone is lost with the last process that has it open."""
-        with contextlib.suppress(sqlite3.Error):
-            if not self._writer.in_transaction:
-                self._writer.execute("PRAGMA wal_checkpoint(FULL)")
+        """Copy the log into the file that was opened, so that it is neither lost nor applied to another file.
+
+        To a file that another was copied over it must not be applied by anybody.
+        """
+        with contextlib.suppress(sqlite3.Error, OSError):
+            if self._is_overwritten:
+                os.truncate(f"{os.path.realpath(self.path)}-wal", 0)
+            elif not self._writer.in_transaction:
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def _commit(self, group: list[Write], run: Callable) -> list[tuple[Write, Any, BaseException | None]]:
         for write in group:  # here in the loop, where give_up() runs
@@ -3693,6 +3751,7 @@ class TodoStore:
         if version == 0:
             await transaction.fetch("INSERT INTO counters (name, value) VALUES ('schema', 0), ('revision', 0)")
         await transaction.fetch("UPDATE counters SET value = $1 WHERE name = 'schema'", len(MIGRATIONS))
+        await transaction.fetch("DELETE FROM counters WHERE name = 'copied'")
         await self._raise_revision(transaction, unless_unused=True)
 
     @staticmethod
@@ -15854,6 +15913,8 @@ def backup(path: str, target: str) -> None:
         raise Misconfigured(f"{target} exists already: give the name of a new file")
     unfinished = f"{target}.unfinished"
     copy_file(path, unfinished)
+    with contextlib.closing(sqlite3.connect(unfinished)) as connection, connection:
+        connection.execute("INSERT INTO counters VALUES ('copied', 1)")  # by which a server notices it in its place
     os.replace(unfinished, target)
 
 
