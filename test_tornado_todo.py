@@ -7400,6 +7400,87 @@ def test_a_name_that_nobody_has_costs_as_long_as_one_that_somebody_has():
         assert 0.5 < unknown / known < 2
 
 
+NEW_ACCOUNT = {"name": "ann", "password": PASSWORD}
+
+
+@pytest.fixture
+def own_machine(todo_engine):
+    """A server on this machine whose own user has to-dos, in two lists and in the trash."""
+    with served({**todo_engine, "AUTH": "auto", "SIGNUP": "invite"}) as server:
+        add(server.client, "milk"), add(server.client, "bread", list=add_list(server.client)["id"])
+        assert server.client.delete(f"/api/todos/{add(server.client, 'gone')['id']}").status == 204
+        server.client.put("/api/documents/name", "kept")
+        yield server
+
+
+def test_the_first_account_can_take_along_what_the_machines_own_user_has(own_machine):
+    client = own_machine.client
+    assert client.get("/api/session").json()["local_todos"] == 2
+    mine = everything(client)
+    answer = client.post("/api/users", {**NEW_ACCOUNT, "take_local_todos": True})
+    assert (answer.status, answer.json()["user"], answer.json()["local_todos"]) == (201, "ann", 0)
+    ann = own_machine.somebody(Cookie=cookie_header(answer))
+    assert everything(ann) == tuple(body.replace(b'"local"', b'"ann"') for body in mine)
+    assert len(ann.get("/api/todos?deleted=true").json()) == 1 and undo(ann)["count"] == 1
+    # The machine's own user begins again with nothing.
+    assert (titles(client), client.get("/api/session").json()["kind"]) == ([], "local")
+    assert client.get("/api/documents/name").status == 404
+    add(client, "new")
+    assert "new" not in titles(ann)
+    assert sign_in(client).status == 200
+
+
+@pytest.mark.parametrize("fields", [{}, {"take_local_todos": False}], ids=str)
+def test_an_account_that_takes_nothing_along_leaves_it_with_the_machines_own_user(own_machine, fields):
+    client = own_machine.client
+    answer = client.post("/api/users", {**NEW_ACCOUNT, **fields})
+    assert (answer.status, answer.json()["local_todos"]) == (201, 2)
+    ann = own_machine.somebody(Cookie=cookie_header(answer))
+    assert titles(ann) == [] and sorted(titles(client)) == ["bread", "milk"]
+    # Another account can still take it along, by the rules for every account.
+    taking = {"name": "bob", "password": PASSWORD, "take_local_todos": True}
+    assert client.post("/api/users", taking).status == 403
+    invite = ann.post("/api/invites", {}).json()["link"].rpartition("/")[2]
+    assert client.post("/api/users", {**taking, "name": "ann", "invite": invite}).status == 409
+    assert sorted(titles(client)) == ["bread", "milk"]
+    bob = own_machine.somebody(Cookie=cookie_header(client.post("/api/users", {**taking, "invite": invite})))
+    assert sorted(titles(bob)) == ["bread", "milk"] and titles(client) == []
+
+
+@pytest.mark.parametrize(
+    "settings, headers",
+    [
+        *[
+            ({"AUTH": "auto"}, headers)
+            for headers in ({"X_Forwarded_For": ADDRESS}, {"Host": "192.0.2.7"}, {"Via": "1.1 x"})
+        ],
+        ({"AUTH": "auto", "CORS_ORIGINS": "*"}, {"Origin": "https://foe.example"}),
+        ({"AUTH": "accounts"}, {}),
+    ],
+    ids=str,
+)
+def test_strangers_neither_take_nor_count_what_the_machines_own_user_has(own_machine, settings, headers):
+    database = own_machine.app.settings["config"].database_url
+    if database == "sqlite://":
+        pytest.skip("a database in memory has one server")
+    with served({"DATABASE_URL": database, **settings}) as other:
+        assert other.client.get("/api/session", **headers).json()["local_todos"] is None
+        answer = other.client.post("/api/users", {**NEW_ACCOUNT, "take_local_todos": True}, **headers)
+        assert_problem(answer, 403, "take_local_todos")
+        assert other.client.post("/api/users", NEW_ACCOUNT, **headers).json()["local_todos"] is None
+    assert sorted(titles(own_machine.client)) == ["bread", "milk"]
+
+
+async def test_what_was_taken_along_is_not_heard_any_more_by_the_machines_own_user(own_machine):
+    async with listening(own_machine.url) as line:
+        assert (await next_message(line))["type"] == "hello"
+        answer = await in_thread(
+            lambda: own_machine.client.post("/api/users", {**NEW_ACCOUNT, "take_local_todos": True})
+        )
+        assert answer.status == 201
+        assert await until_closed(line) == 4401
+
+
 # ==== accounts: trying too often =================================================================
 
 
@@ -11807,6 +11888,23 @@ async def test_too_many_attempts_are_counted_down(browser, accounts_server):
         await expect(button).to_have_text("Sign in")
         await sign_in_on_page(page, "ann")
         await expect(page.locator(".gate")).to_be_hidden()
+
+
+@pytest.mark.parametrize("takes", [True, False])
+async def test_the_first_account_is_offered_what_the_machines_own_user_has(browser, takes):
+    with serving({**MEMORY, "SIGNUP": "open"}) as client:
+        add(client, "milk"), add(client, "bread")
+        async with opened_at(browser, client.url) as page:
+            await expect(page.locator(".todo-list li")).to_have_count(2)
+            await page.locator(".sign-in-button").click()
+            offer = page.get_by_label("Take along the 2 to-dos of this computer’s own user")
+            await offer.set_checked(takes)
+            await sign_up_on_page(page, "ann")
+            if takes:
+                await expect(page.locator(".todo-list li")).to_have_count(2)
+            else:
+                await expect(page.locator(".empty-text")).to_contain_text("The 2 to-dos of this computer’s own user")
+        assert len(titles(client)) == (0 if takes else 2)
 
 
 async def test_an_unencrypted_way_is_warned_of_and_closed_doors_are_not_shown(browser, accounts_server):

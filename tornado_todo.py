@@ -758,6 +758,7 @@ class SignUpFields(msgspec.Struct, kw_only=True):
     name: str
     password: str
     invite: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
+    take_local_todos: bool | UnsetType = UNSET
 
 
 class PasswordFields(msgspec.Struct, kw_only=True):
@@ -3997,10 +3998,19 @@ class AccountStore:
         """When a user came to be, in epoch milliseconds."""
         return (await self.database.fetch("SELECT created_at FROM users WHERE id = $1", user.id))[0][0]
 
-    async def add(self, name: str, password: str, sign_up: str = "open", invite: str = "") -> User:
+    async def local_todos(self) -> int:
+        """How many to-dos the machine's own user has, without the trash."""
+        local = "SELECT id FROM users WHERE name = $1"
+        counted = f"SELECT count(*) FROM todos WHERE deleted_at IS NULL AND owner_id = ({local})"
+        return (await self.database.fetch(counted, LOCAL_USER))[0][0]
+
+    async def add(
+        self, name: str, password: str, sign_up: str = "open", invite: str = "", takes_local: bool = False
+    ) -> User:
         """Make an account with a hashed password, by the rules of SIGNUP; an invitation is used up.
 
-        The first may always be made. Raises Forbidden, Invalid or Conflict.
+        The first may always be made. With `takes_local` it is the machine's own user who becomes the account,
+        with everything that is theirs. Raises Forbidden, Invalid or Conflict.
         """
 
         async def operation(transaction: Any) -> User:
@@ -4009,6 +4019,9 @@ class AccountStore:
             if await transaction.fetch("SELECT 1 FROM users WHERE name = $1", name):
                 message = "is taken: choose another"
                 raise Conflict(f"The name {message}.", [field_error("name", message)])
+            renamed = "UPDATE users SET name = $2, password = $3 WHERE name = $1 RETURNING id"
+            if takes_local and (rows := await transaction.fetch(renamed, LOCAL_USER, name, password)):
+                return User(rows[0][0], name)
             user = User(uuid7(), name)
             await transaction.fetch(
                 "INSERT INTO users (id, name, created_at, revision, password) VALUES ($1, $2, $3, 0, $4)",
@@ -4017,7 +4030,7 @@ class AccountStore:
             await make_inbox(transaction, user)
             return user
 
-        return await self._write(operation)
+        return await (self._take_away if takes_local else self._write)(operation)
 
     @staticmethod
     async def _check_sign_up(transaction: Any, sign_up: str, invite: str) -> None:
@@ -4195,6 +4208,17 @@ class AccountStore:
             )
             living.update(row[0] for row in rows)
         return living
+
+    async def renamed(self, users: Collection[User]) -> set[User]:
+        """Those of these users who have another name now, or are gone."""
+        named: set[User] = set()
+        ids = sorted(user.id for user in users)
+        for start in range(0, len(ids), 500):
+            part = ids[start : start + 500]
+            places = ", ".join(f"${place}" for place in range(1, len(part) + 1))
+            rows = await self.database.fetch(f"SELECT id, name FROM users WHERE id IN ({places})", *part)
+            named.update(User(*row) for row in rows)
+        return set(users) - named
 
     async def forget_expired(self) -> None:
         """Remove credentials that are over."""
@@ -4649,8 +4673,8 @@ class Subscription:
     (given by id, if it has one) is no longer good, or all is closed.
     """
 
-    def __init__(self, end: Callable[[int, str], None], credential_id: str | None):
-        self.end, self.credential_id = end, credential_id
+    def __init__(self, user: User, end: Callable[[int, str], None], credential_id: str | None):
+        self.user, self.end, self.credential_id = user, end, credential_id
         self._messages: collections.deque[Message] = collections.deque()
         self._pending_bytes = 0
         self._overflowed = False
@@ -4702,10 +4726,17 @@ class EventHub:
         listeners = itertools.chain.from_iterable(self._subscriptions.values())
         return {listener.credential_id for listener in listeners if listener.credential_id}
 
-    def end_all_but(self, living: Collection[str]) -> None:
-        """End the subscriptions whose credentials are not among these."""
+    @property
+    def users_without_credential(self) -> set[User]:
+        """Of those who listen, such as the machine's own user."""
+        listeners = itertools.chain.from_iterable(self._subscriptions.values())
+        return {listener.user for listener in listeners if not listener.credential_id}
+
+    def end_all_but(self, living: Collection[str], renamed: Collection[User]) -> None:
+        """End the subscriptions whose credentials are not among these, and those without of renamed users."""
         for subscription in [*itertools.chain.from_iterable(self._subscriptions.values())]:
-            if subscription.credential_id and subscription.credential_id not in living:
+            credential_id = subscription.credential_id
+            if (credential_id not in living) if credential_id else (subscription.user in renamed):
                 subscription.end(4401, "signed out")
 
     def set_memberships(self, memberships: Memberships) -> None:
@@ -4726,7 +4757,7 @@ class EventHub:
         self, user: User, end: Callable[[int, str], None], credential_id: str | None = None
     ) -> Iterator[Subscription]:
         """Listen to the changes that this user may see, for as long as the context lasts."""
-        subscription = Subscription(end, credential_id)
+        subscription = Subscription(user, end, credential_id)
         listeners = self._subscriptions.setdefault(user.id, set())
         listeners.add(subscription)
         try:
@@ -4914,8 +4945,9 @@ class ChangeFeed:
         self._store.known.forget()
         await self._store.known.confirm()
         self._hub.set_memberships(await self._store.memberships())
-        if credential_ids := self._hub.credential_ids:
-            self._hub.end_all_but(await self.accounts.living(credential_ids))
+        if self._hub.has_listeners:
+            living = await self.accounts.living(self._hub.credential_ids)
+            self._hub.end_all_but(living, await self.accounts.renamed(self._hub.users_without_credential))
         self._access = access
 
     async def _poll_forever(self) -> None:
@@ -6324,8 +6356,10 @@ class Accounts:
         credential = new_credential("session", user, SESSION_LIFETIME, device)
         return Session(credential, await self.store.issue(credential, password))
 
-    async def sign_up(self, name: str, password: str, invite: str, address: str | None) -> tuple[User, str]:
-        """Make an account, and give it with its password's hash.
+    async def sign_up(
+        self, name: str, password: str, invite: str, address: str | None, takes_local: bool = False
+    ) -> tuple[User, str]:
+        """Make an account, out of the machine's own user if `takes_local`, and give it with its password's hash.
 
         Raises Invalid, Conflict, Forbidden, TooManyRequests or Unavailable.
         """
@@ -6341,7 +6375,7 @@ class Accounts:
         if await self.sign_up_rule() == "closed":
             raise Forbidden("No new accounts are made here. Ask who runs this server.")
         hashed = await self._hasher.run(hash_password, password)
-        return await self.store.add(name, hashed, self._sign_up, invite), hashed
+        return await self.store.add(name, hashed, self._sign_up, invite, takes_local), hashed
 
     async def check_password(self, user: User, password: str, address: str | None) -> None:
         """Raise Unauthorized unless this is the user's password."""
@@ -7890,6 +7924,7 @@ class AccountHandler(CredentialHandler):
         """Who asks, and whether and how others could sign in or up."""
         authenticator: Authenticator = self.settings["authenticator"]
         has_accounts = authenticator.has_accounts
+        is_here = has_accounts and await authenticator.local_caller(self.request) is not None
         return {
             "user": caller.user.name if caller and caller.kind != "link" else None,
             "kind": caller.kind if caller else None,
@@ -7897,6 +7932,7 @@ class AccountHandler(CredentialHandler):
             "accounts": has_accounts,
             "sign_up": await self.settings["accounts"].sign_up_rule() if has_accounts else "closed",
             "encrypted": is_encrypted(self.request),
+            "local_todos": await self.services.accounts.local_todos() if is_here else None,
         }
 
     async def start_session(self, session: Session) -> None:
@@ -7959,8 +7995,12 @@ class SignUpHandler(AccountHandler):
     async def post(self) -> None:
         fields = read_fields(self.json_body(), SignUpFields, required=["name", "password"])
         await self.services.open()
+        takes_local = fields.get("take_local_todos", False)
+        if takes_local and not await self.settings["authenticator"].local_caller(self.request):
+            message = "is for whoever uses the server's own machine, where AUTH=auto"
+            raise Forbidden(f"take_local_todos {message}.", [field_error("take_local_todos", message)])
         user, hashed = await self.accounts.sign_up(
-            fields["name"], fields["password"], fields.get("invite", ""), self.request.remote_ip
+            fields["name"], fields["password"], fields.get("invite", ""), self.request.remote_ip, takes_local
         )
         await self.start_session(await self.accounts.begin_session(user, hashed, self.request))
         self.write_json(await self.session_document(self.caller), 201)
@@ -8708,6 +8748,12 @@ PAGE_HTML = r"""<!DOCTYPE html>
         <input id="sign-up-invite" name="invite" type="text" autocomplete="off" autocapitalize="none"
                spellcheck="false">
       </div>
+      <div class="take-field" hidden>
+        <p class="choice"><input id="sign-up-take" type="checkbox" aria-describedby="sign-up-take-hint"><label
+          for="sign-up-take"></label></p>
+        <p class="hint" id="sign-up-take-hint">Otherwise they stay where they are: this computer shows them to
+          whoever is not signed in.</p>
+      </div>
       <p class="said" role="status"></p>
       <button class="solid-button" type="submit">Make the account</button>
     </form>
@@ -8857,7 +8903,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 <dialog class="dialog help" aria-labelledby="help-title">
   <h2 id="help-title">Shortcuts</h2>
   <dl class="keys"></dl>
-  <p class="help-choice"><input id="single-keys" class="single-keys" type="checkbox"><label
+  <p class="choice help-choice"><input id="single-keys" class="single-keys" type="checkbox"><label
     for="single-keys">Single-key shortcuts (<kbd>n</kbd> <kbd>/</kbd> <kbd>1</kbd> …)</label></p>
   <div class="dialog-buttons"><button class="solid-button help-close" type="button">Close</button></div>
 </dialog>
@@ -10601,16 +10647,19 @@ li.open > .view > .details-button {
   align-items: start;
 }
 
-.help-choice {
+.choice {
   display: flex;
   align-items: center;
   gap: 0.6rem;
+}
+
+.help-choice {
   margin-top: 1.3rem;
   padding-top: 1rem;
   border-top: 1px solid var(--line);
 }
 
-.help-choice input {
+.choice input {
   width: 1.15rem;
   height: 1.15rem;
   accent-color: var(--accent);
@@ -13312,6 +13361,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (show === 'completed' && active > 0)
       return ['Nothing completed yet', 'Tick a to-do and it will be kept here.'];
     if (isLockedView()) return ['All clear', 'There is nothing on this list yet.'];
+    if (access.session?.kind === 'session' && access.session.local_todos) {
+      const where = `The ${localTodos(access.session)} are shown when you sign out.`;
+      return ['All clear', `Type what is on your mind and press Enter. ${where}`];
+    }
     return ['All clear', 'Type what is on your mind and press Enter.'];
   }
 
@@ -14035,6 +14088,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     resolve(session);
   }
 
+  function localTodos({ local_todos: count }) {
+    const number = count?.toLocaleString('en');
+    return `${number} ${count === 1 ? 'to-do' : 'to-dos'} of this computer’s own user`;
+  }
+
   function gateWords() {
     if (gate.isSignUp) {
       return gate.session.sign_up === 'first'
@@ -14054,6 +14112,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.sign-up-form').hidden = !isSignUp;
     find('.invite-field').hidden = !(way === 'invite' || inviteOf(location.hash));
     find('#sign-up-invite').required = way === 'invite';
+    find('.take-field').hidden = !gate.session.local_todos;
+    find('.take-field label').textContent = `Take along the ${localTodos(gate.session)}`;
     const making = way === 'first' ? 'Make the first account' : 'Make an account';
     const title = isSignUp ? making : 'Sign in';
     find('#gate-title').textContent = title;
@@ -14079,7 +14139,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   async function signUp({ name, password, invite }) {
-    const body = invite.trim() ? { name, password, invite: invite.trim() } : { name, password };
+    const body = { name, password };
+    if (invite.trim()) body.invite = invite.trim();
+    if (gate.session.local_todos && find('#sign-up-take').checked) body.take_local_todos = true;
     const response = await send('POST', '/api/users', { body });
     closeGate(await response.json());
   }
