@@ -10815,6 +10815,115 @@ async def test_a_list_is_created_renamed_deleted_and_brought_back(page):
     await expect(shown_titles(page)).to_have_text(["plant beans"])
 
 
+async def go_back(page):
+    await page.evaluate("history.back()")
+
+
+async def reopen(page):
+    """Close the tab, and open the server's page in another one of the same browser."""
+    await page.close(run_before_unload=True)
+    other = await page.context.new_page()
+    other.server = page.server
+    await other.goto(page.server + "/")
+    return other
+
+
+async def reload(page):
+    await page.reload()
+
+
+async def leave_for_another_site(page):
+    await page.goto("about:blank")
+    await page.go_back()
+
+
+WAYS_OUT = {"back": go_back, "reload": reload, "close": reopen, "leave": leave_for_another_site}
+
+
+@pytest.mark.parametrize("leave", WAYS_OUT.values(), ids=WAYS_OUT)
+async def test_title_edited_in_place_survives_leaving(page, leave):
+    await page.goto(page.server + "/#/all")
+    await page.goto(page.server + "/#/")
+    await type_in(page, BUY)
+    await row(page, BUY).locator("label").dblclick()
+    await page.locator(".editing .edit").fill("buy bread")
+    page = await leave(page) or page
+    await expect(shown_titles(page)).to_have_text(["buy bread"])
+
+
+@pytest.mark.parametrize("leave", WAYS_OUT.values(), ids=WAYS_OUT)
+async def test_name_of_a_list_being_typed_survives_leaving(page, leave):
+    await new_list(page, "Garden")
+    await page.locator(".rename-list-button").click()
+    await page.locator(".rename-list").fill("Allotment")
+    page = await leave(page) or page
+    await expect(page.locator(".lists .place")).to_contain_text("Allotment")
+
+
+@pytest.mark.parametrize("leave", WAYS_OUT.values(), ids=WAYS_OUT)
+async def test_name_of_a_new_list_survives_leaving(page, leave):
+    await page.goto(page.server + "/#/all")
+    await page.goto(page.server + "/#/")
+    await expect(page.locator(".new-todo")).to_be_visible()
+    await page.locator(".new-list-button").click()
+    await page.locator(".new-list").fill("Garden")
+    page = await leave(page) or page
+    if leave is go_back:
+        await expect(page.locator(".new-list")).to_have_value("Garden")
+    else:
+        await expect(page.locator(".lists .place")).to_contain_text("Garden")
+
+
+@pytest.mark.parametrize("leave", WAYS_OUT.values(), ids=WAYS_OUT)
+async def test_new_to_do_being_typed_survives_leaving(page, leave):
+    await page.goto(page.server + "/#/all")
+    await page.goto(page.server + "/#/")
+    await page.locator(".new-options-button").click()
+    await page.locator(".new-due").fill(in_days(2))
+    await page.locator(".new-priority").select_option("2")
+    await page.locator(".new-tags").fill("shop")
+    await page.locator(".new-todo").fill(BUY)
+    page = await leave(page) or page
+    await expect(page.locator(".new-todo")).to_have_value(BUY)
+    await expect(page.locator(".new-tags")).to_be_visible()
+    await page.locator(".new-todo").press("Enter")
+    todo = await stored(page)
+    assert (todo["title"], todo["due"], todo["priority"], todo["tags"]) == (BUY, in_days(2), 2, ["shop"])
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await expect(page.locator(".new-todo")).to_have_value("")
+
+
+async def test_text_that_another_changed_while_the_tab_was_closed_is_chosen(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    (todo,) = await ask(page, "/api/todos")
+    await page.route("**/api/todos*", lambda route: route.abort())
+    await page.locator(".detail-notes").press_sequentially("mine")
+    await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"notes": "theirs"})
+    await page.unroute_all()
+    other = await reopen(page)
+    await expect(other.locator(".dispute .version-text")).to_have_text(["mine", "theirs"])
+    await other.get_by_role("button", name="Keep yours").click()
+    await settled(other)
+    assert (await ask(other, f"/api/todos/{todo['id']}"))["notes"] == "mine"
+
+
+async def test_text_that_was_saved_at_closing_asks_nobody_later(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".detail-notes").press_sequentially("mine")
+    await page.goto("about:blank")
+    (todo,) = await ask(page, "/api/todos")
+    assert todo["notes"] == "mine"
+    await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"notes": "later"})
+    await page.go_back()
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await settled(page)
+    await expect(page.locator(".dispute")).to_be_hidden()
+    assert (await ask(page, f"/api/todos/{todo['id']}"))["notes"] == "later"
+
+
 async def test_escape_gives_up_a_new_list(page):
     await page.locator(".new-list-button").click()
     await page.locator(".new-list").fill("never")
@@ -10950,6 +11059,227 @@ async def test_notes_typed_just_before_leaving_are_kept(page):
     await page.reload()
     await open_details(page, BUY)
     await expect(page.locator(".detail-notes")).to_have_value("remember me")
+
+
+async def patch_todo(page, title, fields):
+    """Change a to-do as somebody else would, and wait until this page has heard of it."""
+    (todo,) = [each for each in await ask(page, "/api/todos") if each["title"] == title]
+    async with page.expect_response(lambda response: "/api/todos?" in response.url):
+        changed = await ask(page, f"/api/todos/{todo['id']}", "PATCH", fields)
+    return changed
+
+
+async def stored(page):
+    await settled(page)
+    (todo,) = await ask(page, "/api/todos")
+    return todo
+
+
+async def changes_of_field(page, name):
+    todo = await stored(page)
+    history = await ask(page, f"/api/todos/{todo['id']}/history")
+    return [each["after"][name] for each in history if each["before"] and each["before"][name] != each["after"][name]]
+
+
+LEAVING_DETAILS = {
+    "close": lambda page: page.locator(".detail-close").click(),
+    "escape": lambda page: page.keyboard.press("Escape"),
+    "other": lambda page: open_details(page, FEED),
+    "view": lambda page: page.evaluate("location.hash = '#/all'"),
+    "hidden": lambda page: page.evaluate(
+        "Object.defineProperty(document, 'hidden', { get: () => true, configurable: true });"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    ),
+    "reload": lambda page: page.reload(),
+}
+
+
+@pytest.mark.parametrize("leave", LEAVING_DETAILS.values(), ids=LEAVING_DETAILS)
+async def test_open_details_take_back_nothing_that_others_wrote(page, leave):
+    await type_in(page, BUY, FEED)
+    await open_details(page, BUY)
+    await expect(page.locator(".detail-title")).to_be_focused()
+    await patch_todo(page, BUY, {"title": "buy ham", "notes": "smoked"})
+    await leave(page)
+    await settled(page)
+    todo = (await ask(page, "/api/todos"))[0]
+    assert (todo["title"], todo["notes"]) == ("buy ham", "smoked")
+
+
+@pytest.mark.parametrize("focused", [".detail-title", ".detail-notes", ".detail-tag", ".detail-due"])
+async def test_fields_of_open_details_show_what_others_write(page, focused):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(focused).focus()
+    await patch_todo(page, BUY, {"title": "buy ham", "notes": "smoked", "due": "2031-05-06"})
+    await expect(page.locator(".detail-title")).to_have_value("buy ham")
+    await expect(page.locator(".detail-notes")).to_have_value("smoked")
+    await expect(page.locator(".detail-due")).to_have_value("2031-05-06")
+    await expect(page.locator(focused)).to_be_focused()
+
+
+async def test_typed_notes_stay_while_others_write_the_title(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".detail-notes").press_sequentially("mine")
+    await patch_todo(page, BUY, {"title": "buy ham"})
+    await expect(page.locator(".detail-title")).to_have_value("buy ham")
+    await page.keyboard.type(" alone")
+    await page.locator(".detail-close").click()
+    todo = await stored(page)
+    assert (todo["title"], todo["notes"]) == ("buy ham", "mine alone")
+
+
+@pytest.mark.parametrize("choice, kept", [("Keep yours", "mine"), ("Keep theirs", "theirs")])
+@pytest.mark.parametrize("hears", [True, False], ids=["heard", "unheard"])
+async def test_notes_that_two_people_wrote_are_for_the_user_to_choose(page, choice, kept, hears):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".detail-notes").press_sequentially("mine")
+    if not hears:
+        await page.route("**/api/todos?*", lambda route: route.abort())
+    (todo,) = await ask(page, "/api/todos")
+    await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"notes": "theirs"})
+    await page.locator(".detail-close").click()
+    await expect(page.locator(".dispute .version-text")).to_have_text(["mine", "theirs"])
+    await expect(page.locator("#dispute-title")).to_be_focused()
+    await page.keyboard.press("Escape")
+    await expect(page.locator(".dispute")).to_be_visible()
+    assert (await ask(page, f"/api/todos/{todo['id']}"))["notes"] == "theirs"
+    await page.get_by_role("button", name=choice).click()
+    await expect(page.locator(".dispute")).to_be_hidden()
+    await page.unroute_all()
+    assert (await stored(page))["notes"] == kept
+    await open_details(page, BUY)
+    await expect(page.locator(".detail-notes")).to_have_value(kept)
+
+
+async def test_title_edited_in_place_by_two_people_is_chosen(page):
+    await type_in(page, BUY)
+    await row(page, BUY).locator("label").dblclick()
+    await page.locator(".editing .edit").fill("buy bread")
+    (todo,) = await ask(page, "/api/todos")
+    await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"title": "buy ham"})
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".dispute .version-text")).to_have_text(["buy bread", "buy ham"])
+    await expect(shown_titles(page)).to_have_text(["buy ham"])
+    await page.get_by_role("button", name="Keep yours").click()
+    await expect(shown_titles(page)).to_have_text(["buy bread"])
+    assert (await stored(page))["title"] == "buy bread"
+
+
+async def test_list_name_that_two_people_wrote_is_chosen(page):
+    await new_list(page, "Garden")
+    (garden,) = [each for each in await ask(page, "/api/lists") if not each["inbox"]]
+    for typed, kept in (("Allotment", "Park"), ("Wood", "Wood")):
+        await page.locator(".rename-list-button").click()
+        await page.locator(".rename-list").fill(typed)
+        await ask(page, f"/api/lists/{garden['id']}", "PATCH", {"title": "Park" if typed == "Allotment" else "Lawn"})
+        await page.locator(".rename-list").press("Enter")
+        await expect(page.locator(".dispute")).to_be_visible()
+        await page.get_by_role("button", name="Keep yours" if typed == kept else "Keep theirs").click()
+        await expect(page.locator("h1")).to_have_text(kept)
+        await settled(page)
+        assert (await ask(page, f"/api/lists/{garden['id']}"))["title"] == kept
+
+
+async def test_untouched_name_of_a_list_takes_nothing_back(page):
+    await new_list(page, "Garden")
+    (garden,) = [each for each in await ask(page, "/api/lists") if not each["inbox"]]
+    await page.locator(".rename-list-button").click()
+    await ask(page, f"/api/lists/{garden['id']}", "PATCH", {"title": "Park"})
+    await expect(page.locator(".lists .place")).to_contain_text("Park")
+    await page.locator(".rename-list").press("Enter")
+    await expect(page.locator("h1")).to_have_text("Park")
+    await settled(page)
+    assert (await ask(page, f"/api/lists/{garden['id']}"))["title"] == "Park"
+
+
+async def test_text_typed_into_a_deleted_to_do_can_restore_it(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".detail-notes").press_sequentially("precious")
+    (todo,) = await ask(page, "/api/todos")
+    await ask(page, f"/api/todos/{todo['id']}", "DELETE")
+    await expect(page.locator(".dispute")).to_contain_text("it was deleted")
+    await page.get_by_role("button", name="Keep yours").click()
+    await expect(shown_titles(page)).to_have_text([BUY])
+    assert (await stored(page))["notes"] == "precious"
+
+
+async def test_lost_answer_to_a_text_asks_nobody(page):
+    await type_in(page, BUY)
+    lost = []
+
+    async def lose_the_first(route):
+        if route.request.method == "PATCH" and not lost:
+            lost.append(await route.fetch())
+            await route.abort()
+        else:
+            await route.continue_()
+
+    await page.route("**/api/todos/**", lose_the_first)
+    await open_details(page, BUY)
+    await page.locator(".detail-notes").press_sequentially("mine")
+    await page.locator(".detail-close").click()
+    assert (await stored(page))["notes"] == "mine"
+    await expect(page.locator(".dispute")).to_be_hidden()
+
+
+async def test_own_changes_of_other_fields_dispute_no_text(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".detail-notes").press_sequentially("mine")
+    await page.locator(".priorities label", has_text="High").click()
+    await page.locator(".detail-title").fill("buy bread")
+    await page.locator(".detail-close").click()
+    todo = await stored(page)
+    assert (todo["title"], todo["notes"], todo["priority"]) == ("buy bread", "mine", 3)
+    await expect(page.locator(".dispute")).to_be_hidden()
+
+
+@pytest.mark.parametrize("end", ["Tab", "Enter", "pause"])
+async def test_typing_a_year_is_one_act(page, end):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".detail-due").focus()
+    await page.keyboard.type("05062031", delay=50)
+    if end != "pause":
+        for _ in range(1 if end == "Enter" else 3):
+            await page.keyboard.press(end)
+    await expect(rows(page).locator(".due")).to_contain_text("2031")
+    assert await changes_of_field(page, "due") == ["2031-05-06"]
+
+
+async def test_typing_a_time_is_one_act(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".quick-due >> text=Tomorrow").click()
+    await page.locator(".detail-time").focus()
+    await page.keyboard.type("0230PM", delay=50)
+    await page.locator(".detail-title").focus()
+    await expect(rows(page).locator(".due")).to_contain_text("2:30")
+    assert [due[:16] for due in await changes_of_field(page, "due")] == [in_days(1) + "T14:30", in_days(1)]
+
+
+async def test_a_due_date_that_nobody_typed_takes_nothing_back(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".detail-due").focus()
+    await patch_todo(page, BUY, {"due": "2031-05-06"})
+    await page.locator(".detail-close").click()
+    assert (await stored(page))["due"] == "2031-05-06"
+
+
+async def test_one_session_of_notes_is_one_entry_of_the_history(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".detail-notes").focus()
+    for word in ("one ", "two ", "three"):
+        await page.keyboard.type(word)
+        await page.wait_for_timeout(2500)
+    await page.locator(".detail-close").click()
+    assert await changes_of_field(page, "notes") == ["one two three"]
 
 
 async def test_fields_of_the_new_to_do_go_with_it_once(page):

@@ -8891,6 +8891,23 @@ PAGE_HTML = r"""<!DOCTYPE html>
   </div>
 </dialog>
 
+<dialog class="dialog wide dispute" aria-labelledby="dispute-title" aria-describedby="dispute-text">
+  <h2 id="dispute-title" tabindex="-1">Two versions</h2>
+  <p id="dispute-text" class="confirm-text"></p>
+  <div class="versions">
+    <section class="version" aria-labelledby="version-mine">
+      <h3 id="version-mine">Yours</h3>
+      <p class="version-text" dir="auto" tabindex="0"></p>
+      <button class="solid-button" type="button" value="mine">Keep yours</button>
+    </section>
+    <section class="version theirs" aria-labelledby="version-theirs">
+      <h3 id="version-theirs">Theirs</h3>
+      <p class="version-text" dir="auto" tabindex="0"></p>
+      <button class="quiet-button" type="button" value="theirs">Keep theirs</button>
+    </section>
+  </div>
+</dialog>
+
 <dialog class="dialog confirm" aria-labelledby="confirm-title">
   <h2 id="confirm-title"></h2>
   <p class="confirm-text"></p>
@@ -10626,6 +10643,37 @@ li.open > .view > .details-button {
   color: var(--ink-soft);
 }
 
+.versions {
+  display: grid;
+  grid-template-columns: repeat(auto-fit, minmax(min(13rem, 100%), 1fr));
+  gap: 1rem;
+  margin-top: 1.2rem;
+}
+
+.version {
+  display: flex;
+  flex-direction: column;
+  align-items: start;
+  gap: 0.6rem;
+}
+
+.version h3 {
+  margin: 0;
+  font: 600 1rem/1.4 var(--sans);
+}
+
+.version-text {
+  flex: 1;
+  width: 100%;
+  max-height: 30vh;
+  overflow: auto;
+  padding: 0.6rem 0.9rem;
+  border: 1px solid var(--line);
+  border-radius: 0.75rem;
+  white-space: pre-wrap;
+  overflow-wrap: anywhere;
+}
+
 .dialog-buttons {
   display: flex;
   flex-wrap: wrap;
@@ -11320,8 +11368,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const MAXIMUM_TAGS = 20;
   const TOAST_MILLISECONDS = 8000;
   const SEARCH_PAUSE = 220;
-  const NOTES_PAUSE = 2000;
+  const NOTES_PAUSE = 60000; // a session of editing with pauses for thought is one entry of the history
   const REFRESH_PAUSE = 200;
+  const STASH_PAUSE = 500;
+  const DUE_PAUSE = 2000;
   const REQUEST_PATIENCE = 20000;
   const LONGEST_RETRY = 30000;
   const REFUSALS_BEFORE_GIVING_UP = 3;
@@ -11479,6 +11529,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     dueToday: { count: 0, capped: false },
     editing: null,
     open: null,
+    isTypingDue: false,
     drag: null,
     refreshWanted: false,
     ticket: 0,
@@ -11772,15 +11823,22 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   async function sendPatiently(job) {
     let refusals = 0;
+    let outdated = null;
     for (let attempt = 0; ; attempt += 1) {
       try {
         job.sent = true;
+        if (outdated && !(await job.recheck())) throw outdated;
+        outdated = null;
         const { method, path, body, headers } = job.request();
         const response = await send(method, path, { body, headers });
         showBack();
         return response;
       } catch (error) {
         if (!(error instanceof Problem)) throw error;
+        if (error.status === 412 && job.recheck && error !== outdated) {
+          outdated = error;
+          continue;
+        }
         const isSignedOut = error.status === 401 && Boolean(access.session?.accounts) && !access.link;
         if (error.status === 503 || isSignedOut) refusals += 1;
         else if (!error.isAbsence) throw error;
@@ -11799,17 +11857,22 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function finishWrite(job, answer, batch) {
     if (batch) state.ownBatches.add(batch);
     if (job.entry) job.entry.batch = batch;
+    if (job.entry && !batch) forgetEntry(job.entry); // nothing was changed
     job.accept?.(answer, batch);
     job.resolve(true);
   }
 
   function failWrite(job, error) {
-    if (job.entry) state.undoable = state.undoable.filter(entry => entry !== job.entry);
+    if (job.entry) forgetEntry(job.entry);
     job.revert?.(error);
     if (!job.failed?.(error)) showToast(error.message, { tone: 'bad' });
     if (!(error instanceof Problem)) console.error(error);
     state.refreshWanted = true;
     job.resolve(false);
+  }
+
+  function forgetEntry(entry) {
+    state.undoable = state.undoable.filter(other => other !== entry);
   }
 
   // The entry is filled with its batch when the answer comes; the queue sees to it that undo comes later.
@@ -11826,6 +11889,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return Object.assign({}, ...queue.jobs.filter(job => job.id === id).map(job => job.fields ?? {}));
   }
 
+  // `saved` is the to-do as the server has it, without what is still to be sent.
+  function merge(item, answer) {
+    return Object.assign(item, answer, pendingFields(item.id ?? answer.id), { pending: false, saved: answer });
+  }
+
   // A closing page can't wait for one answer before the next request, so what is left goes out at once.
   function flushQueue() {
     // Who is signed in by now may be somebody else.
@@ -11833,8 +11901,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     for (const job of queue.jobs) {
       if (job.sent) continue;
       job.sent = true;
-      const { method, path, body, headers } = job.request();
-      send(method, path, { body, headers }).catch(() => {});
+      try {
+        const { method, path, body, headers } = job.request();
+        send(method, path, { body, headers }).catch(() => {});
+      } catch {
+        /* a text that somebody else has changed as well waits for the next start, see `stash` */
+      }
     }
   }
 
@@ -11927,9 +11999,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (state.open) known.set(state.open.id, state.open);
     const fresh = new Set(items.map(item => item.id));
     const waiting = state.items.filter(item => item.pending && !fresh.has(item.id) && belongs(item));
-    const merged = items.map(item =>
-      Object.assign(known.get(item.id) ?? {}, item, pendingFields(item.id), { pending: false }),
-    );
+    const merged = items.map(item => merge(known.get(item.id) ?? {}, item));
     state.items = [...merged, ...waiting];
     state.next = next;
     noteTags(items);
@@ -12093,7 +12163,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       adopt(page.items, page.next);
       if (isFiltered() && !isTrash()) await loadMatching();
       state.problem = null;
-      if (state.open && !isOpenBusy()) await reloadOpen();
+      if (state.open) await reloadOpen();
       loadDueToday().catch(() => {});
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
@@ -12295,7 +12365,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       entry: undoEntry(`Added ${quoted(title)}`),
       request: () => ({ method: 'PUT', path: `/api/todos/${item.id}`, body: fields }),
       accept: answer => {
-        Object.assign(item, answer, pendingFields(item.id), { pending: false });
+        merge(item, answer);
         noteTags([item]);
         if (sortOf() !== 'order') state.refreshWanted = true;
         reportAdded(item, isSeen);
@@ -12423,7 +12493,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return state.items.find(item => item.id === id) ?? (state.open?.id === id ? state.open : undefined);
   }
 
-  function changeTodo(item, fields, text, { failed } = {}) {
+  function changeTodo(item, fields, text, more = {}) {
     const before = Object.fromEntries(Object.keys(fields).map(name => [name, item[name]]));
     const place = state.items.indexOf(item);
     const entry = undoEntry(text);
@@ -12432,18 +12502,18 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       id: item.id,
       fields,
       entry,
-      failed,
       request: () => ({ method: 'PATCH', path: `/api/todos/${item.id}`, body: fields }),
       accept: answer => {
-        Object.assign(item, answer, pendingFields(item.id));
+        merge(item, answer);
         noteTags([answer]);
         if (sortOf() !== 'order' || state.view.q) state.refreshWanted = true;
         if (state.open?.id === item.id) loadHistory();
       },
-      revert: () => {
-        applyFields(item, before);
+      revert: error => {
+        applyFields(item, error.status === 412 ? { ...item.saved, ...pendingFields(item.id) } : before);
         if (place >= 0 && !state.items.includes(item)) state.items.splice(place, 0, item);
       },
+      ...more,
     });
     render();
     return entry;
@@ -12568,7 +12638,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
         item.order = order;
         return { method: 'PATCH', path: `/api/todos/${item.id}`, body: { order } };
       },
-      accept: answer => Object.assign(item, answer, pendingFields(item.id)),
+      accept: answer => merge(item, answer),
       revert: () => {
         item.order = before;
         putAt(item, from);
@@ -12744,6 +12814,201 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const rowOf = node => (node instanceof Element ? node.closest('.todo-list li') : null);
   const itemOf = row => (row ? itemById(row.dataset.id) : undefined);
 
+  // ---- Texts that are edited ---------------------------------------------------------------------------
+  // What a field was filled with is kept beside it. Only what somebody typed is written, and only over the
+  // text that they saw; a field that nobody typed in follows what others write.
+
+  const drafts = new Map();
+
+  const isTyped = field => drafts.has(field) && field.value !== drafts.get(field).shown;
+
+  function beginText(field, { kind, thing, name }) {
+    field.value = thing[name];
+    drafts.set(field, { kind, thing, name, base: thing[name], shown: field.value });
+  }
+
+  function fillText(field, { kind, thing, name }) {
+    const isSame = drafts.get(field)?.thing.id === thing.id;
+    if (isSame && (isTyped(field) || drafts.get(field).base === thing[name])) return;
+    const { selectionStart, selectionEnd, scrollTop } = field;
+    beginText(field, { kind, thing, name });
+    if (!isSame || document.activeElement !== field) return;
+    field.setSelectionRange(selectionStart, selectionEnd);
+    field.scrollTop = scrollTop;
+  }
+
+  // What is refused because of what others did is for the person who typed it to decide on.
+  function changeText(draft, text, failed) {
+    const { kind, thing, name } = draft;
+    const job = guarded(draft, text);
+    job.failed = error =>
+      [403, 404, 412].includes(error.status) ? dispute(job.typed, thing, error) : failed?.(error);
+    if (kind === 'lists') return renameList(thing, text, job);
+    const words = name === 'notes' ? 'Changed the notes of' : 'Renamed';
+    return changeTodo(thing, { [name]: text }, `${words} ${quoted(thing.title)}`, job);
+  }
+
+  // The parts of a write that goes through only over the text that was edited. Where another field has changed
+  // or only an answer was lost, it is sent again.
+  function guarded({ kind, thing, name, base }, text) {
+    const path = `/api/${kind}/${thing.id}`;
+    const isAgreed = () => thing.saved && [base, text].includes(thing.saved[name]);
+    return {
+      typed: { kind, id: thing.id, name, base, text, title: thing.title },
+      request() {
+        if (!isAgreed()) throw new Problem(412, 'Somebody else has changed it.');
+        const headers = { 'If-Match': `"${thing.saved.revision}"` };
+        return { method: 'PATCH', path, body: { [name]: text }, headers };
+      },
+      async recheck() {
+        thing.saved = await getJson(path);
+        return isAgreed();
+      },
+    };
+  }
+
+  function saveTyped() {
+    saveDetailTexts();
+    if (rows.has(state.editing)) saveEdit(rows.get(state.editing));
+    endRename({ save: true });
+  }
+
+  // ---- Two texts of one field --------------------------------------------------------------------------
+
+  const disputes = [];
+
+  function dispute(typed, thing, error) {
+    disputes.push({ typed, thing, error });
+    settleDisputes();
+    return true;
+  }
+
+  async function settleDisputes() {
+    while (disputes.length && !gate.resolve && !find('.dispute').open) {
+      const choice = await chosenText(disputes[0]);
+      if (!choice) continue;
+      const chosen = disputes.shift();
+      if (choice === 'mine') insist(chosen);
+      if (state.open) fillTexts();
+    }
+  }
+
+  function insist({ typed, thing, error }) {
+    const isGone = error.status === 404;
+    if (isGone) {
+      write({
+        request: () => ({ method: 'POST', path: `/api/${typed.kind}/${typed.id}/restore` }),
+        accept: () => {
+          state.refreshWanted = true;
+        },
+      });
+    }
+    const base = isGone ? typed.base : thing.saved?.[typed.name];
+    changeText({ ...typed, thing, base }, typed.text);
+  }
+
+  function disputeWords({ typed, error }) {
+    const field = typed.kind === 'lists' ? 'name of the list' : `${typed.name} of`;
+    const what = `the ${field} ${quoted(typed.title)}`;
+    if (error.status === 412)
+      return `You and somebody else changed ${what} at the same time. Choose the text to keep.`;
+    if (error.status === 404)
+      return `While you changed ${what}, it was deleted. Keep your text to restore it.`;
+    return `Your change of ${what} was refused. ${error.message} Copy your text if you still need it.`;
+  }
+
+  function chosenText({ typed, thing, error }) {
+    const dialog = find('.dispute');
+    const theirs = error.status === 404 ? 'Deleted' : thing.saved?.[typed.name];
+    find('#dispute-text').textContent = disputeWords({ typed, error });
+    find('.version-text', dialog).textContent = typed.text || 'Nothing';
+    find('.theirs .version-text', dialog).textContent = theirs || 'Nothing';
+    dialog.returnValue = '';
+    dialog.showModal();
+    // Whoever is still typing must not choose by that.
+    find('#dispute-title').focus();
+    return new Promise(resolve => {
+      dialog.addEventListener('close', () => resolve(dialog.returnValue), { once: true });
+    });
+  }
+
+  // ---- What is typed outlives the page -----------------------------------------------------------------
+  // It is kept in the tab while it is open, and for the next page when it is closed. What was on its way to
+  // the server may have arrived: the next page looks.
+
+  const STASH = `tornado_todo.typed:${base}`;
+  const STASHED_FIELDS = ['.new-todo', '.new-due', '.new-priority', '.new-tags', '.new-list'];
+  const stashOwner = () => JSON.stringify([access.session.user, isLocalUser(access.session)]);
+
+  function stashes() {
+    try {
+      return [sessionStorage, localStorage];
+    } catch {
+      return []; // forbidden
+    }
+  }
+
+  function stash(storage) {
+    if (!access.session || access.leaving || access.link) return;
+    const fields = STASHED_FIELDS.map(selector => [selector, find(selector).value]);
+    const typing = [...drafts].filter(([field]) => isTyped(field));
+    const texts = [
+      ...typing.map(([field, draft]) => guarded(draft, field.value).typed),
+      ...queue.jobs.map(job => job.typed),
+      ...disputes.map(({ typed }) => typed),
+    ].filter(Boolean);
+    const isEmpty = !texts.length && fields.every(([, text]) => ['', '0'].includes(text));
+    try {
+      if (isEmpty) storage.removeItem(STASH);
+      else storage.setItem(STASH, JSON.stringify({ owner: stashOwner(), fields, texts }));
+    } catch {
+      /* no room */
+    }
+  }
+
+  const stashSoon = debounce(() => stashes().slice(0, 1).forEach(stash), STASH_PAUSE);
+
+  function unstash() {
+    const found = stashes().map(storage => storage.getItem(STASH)).find(Boolean);
+    for (const storage of stashes()) storage.removeItem(STASH);
+    const kept = found ? JSON.parse(found) : null;
+    return kept?.owner === stashOwner() ? kept : null;
+  }
+
+  function takeUp() {
+    const kept = access.link ? null : unstash();
+    if (!kept) return;
+    for (const [selector, text] of kept.fields) {
+      const field = find(selector);
+      if (text && ['', '0'].includes(field.value)) field.value = text;
+    }
+    const hasOptions = kept.fields.slice(1, 4).some(([, text]) => !['', '0'].includes(text));
+    if (hasOptions && find('.new-options').hidden) find('.new-options-button').click();
+    if (find('.new-list').value) showNewList();
+    for (const typed of kept.texts) takeUpText(typed);
+  }
+
+  function takeUpText(typed) {
+    const { kind, id, name, base: before, text } = typed;
+    const path = `/api/${kind}/${id}`;
+    write({
+      typed,
+      request: () => ({ method: 'GET', path }),
+      accept: async answer => {
+        const thing = kind === 'lists' ? { ...answer, saved: answer } : merge(itemById(id) ?? {}, answer);
+        const isSaved = answer[name] === text || (answer[name] !== before && (await wasSaved(typed)));
+        if (!isSaved) changeText({ kind, thing, name, base: before }, text);
+      },
+      failed: error => dispute(typed, { id, title: typed.title }, error),
+    });
+  }
+
+  async function wasSaved({ kind, id, name, text }) {
+    if (kind === 'lists') return false;
+    const changes = await getJson(`/api/todos/${id}/history`);
+    return changes.some(({ after }) => after?.[name] === text);
+  }
+
   // ---- To-dos: editing in place ------------------------------------------------------------------------
 
   function startEdit(row, text = null) {
@@ -12752,32 +13017,34 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     state.editing = item.id;
     row.classList.add('editing');
     const edit = find('.edit', row);
-    edit.value = text ?? item.title;
+    beginText(edit, { kind: 'todos', thing: item, name: 'title' });
+    edit.value = text ?? edit.value;
     edit.focus();
     edit.setSelectionRange(edit.value.length, edit.value.length);
   }
 
   function endEdit(row) {
+    drafts.delete(find('.edit', row));
     state.editing = null;
     row.classList.remove('editing');
     if (state.refreshWanted) scheduleRefresh();
   }
 
   function saveEdit(row) {
-    const item = itemOf(row);
-    const title = oneLine(find('.edit', row).value);
-    if (!item) return endEdit(row);
-    if (complainOfTitle(title)) return undefined;
+    const edit = find('.edit', row);
+    const draft = drafts.get(edit);
+    const title = oneLine(edit.value);
+    if (isTyped(edit) && complainOfTitle(title)) return undefined;
+    const isChanged = isTyped(edit) && title !== draft.base;
     endEdit(row);
-    if (!title) return deleteTodo(item);
-    if (title === item.title) return undefined;
-    const failed = error => {
+    if (!isChanged) return undefined;
+    if (!title) return deleteTodo(draft.thing);
+    return changeText(draft, title, error => {
       showToast(error.message, { tone: 'bad' });
-      if (rows.has(item.id)) startEdit(rows.get(item.id), title);
+      if (rows.has(draft.thing.id)) startEdit(rows.get(draft.thing.id), title);
       else find('.new-todo').value ||= title;
       return true;
-    };
-    return changeTodo(item, { title }, `Renamed ${quoted(item.title)}`, { failed });
+    });
   }
 
   function editKey(event, row) {
@@ -13067,10 +13334,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function startNewList() {
+    showNewList();
+    find('.new-list').focus();
+  }
+
+  function showNewList() {
     find('.new-list-button').hidden = true;
-    const input = find('.new-list');
-    input.hidden = false;
-    input.focus();
+    find('.new-list').hidden = false;
   }
 
   function endNewList() {
@@ -13110,10 +13380,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     });
   }
 
-  function startRename() {
+  function startRename(text = null) {
     const list = currentList();
     const input = find('.rename-list');
-    input.value = list.title;
+    beginText(input, { kind: 'lists', thing: { ...list, saved: { ...list } }, name: 'title' });
+    input.value = text ?? input.value;
     find('h1').hidden = true;
     input.hidden = false;
     input.focus();
@@ -13123,21 +13394,30 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function endRename({ save }) {
     const input = find('.rename-list');
     if (input.hidden) return;
-    const list = currentList();
+    const draft = drafts.get(input);
     const title = oneLine(input.value);
+    const isChanged = save && isTyped(input) && title && title !== draft.base;
+    if (isChanged && complainOfTitle(title)) return;
     input.hidden = true;
     find('h1').hidden = false;
-    if (!save || !list || !title || title === list.title || complainOfTitle(title)) return;
-    const before = list.title;
-    list.title = title;
+    drafts.delete(input);
+    if (!isChanged) return;
+    changeText(draft, title, error => {
+      if (currentList()?.id === draft.thing.id) startRename(title);
+      else find('.new-todo').value ||= title;
+      showToast(error.message, { tone: 'bad' });
+      return true;
+    });
+  }
+
+  // Renames the list that is known by now: while a name is typed, all lists may be read again.
+  function renameList(list, title, job) {
+    const show = text => Object.assign(listById(list.id) ?? {}, { title: text });
+    show(title);
     write({
-      entry: undoEntry(`Renamed the list ${quoted(before)}`),
-      request: () => ({ method: 'PATCH', path: `/api/lists/${list.id}`, body: { title } }),
-      revert: () => {
-        list.title = before;
-        startRename();
-        input.value = title;
-      },
+      entry: undoEntry(`Renamed the list ${quoted(list.title)}`),
+      revert: () => show(list.saved.title),
+      ...job,
     });
     render();
   }
@@ -13527,9 +13807,6 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   let detailOpener = null;
 
-  const isOpenBusy = () =>
-    find('.detail').contains(document.activeElement) && isTextField(document.activeElement);
-
   function openDetail(item, { takeFocus = true } = {}) {
     saveDetailTexts();
     state.open = item;
@@ -13564,9 +13841,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   async function reloadOpen() {
     try {
       const { id } = state.open;
-      const fresh = state.items.find(item => item.id === id) ?? (await getJson(`/api/todos/${id}`));
+      const shown = state.items.find(item => item.id === id);
+      const fresh = shown ?? (await getJson(`/api/todos/${id}`));
       if (state.open?.id !== id) return;
-      state.open = fresh;
+      state.open = shown ?? merge(state.open, fresh);
       fillTexts();
       loadHistory();
     } catch (error) {
@@ -13575,10 +13853,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function fillTexts() {
-    const title = find('.detail-title');
-    const notes = find('.detail-notes');
-    if (document.activeElement !== title) title.value = state.open.title;
-    if (document.activeElement !== notes) notes.value = state.open.notes;
+    const shown = { kind: 'todos', thing: state.open };
+    fillText(find('.detail-title'), { ...shown, name: 'title' });
+    fillText(find('.detail-notes'), { ...shown, name: 'notes' });
     growTitle();
   }
 
@@ -13597,12 +13874,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     renderDetailLock(item);
     const moment = item.due ? dueMoment(item.due) : null;
     const timed = item.due?.includes('T');
-    setUnlessFocused('.detail-due', moment ? dayText(moment) : '');
-    setUnlessFocused(
-      '.detail-time',
-      timed ? timeText(moment) : '',
-    );
-    find('.detail-time').disabled = !item.due || isLocked(item);
+    const shown = [moment ? dayText(moment) : '', timed ? timeText(moment) : ''];
+    for (const [index, field] of dueFields().entries()) {
+      if (!state.isTypingDue && field.value !== shown[index]) field.value = shown[index];
+    }
+    find('.detail-time').disabled = !find('.detail-due').value || isLocked(item);
     for (const button of findAll('.quick-due [data-days]')) {
       const chosen = moment !== null && dayText(moment) === dayFromNow(Number(button.dataset.days));
       button.setAttribute('aria-pressed', String(chosen));
@@ -13647,39 +13923,69 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.detail-note').textContent = shareWords(listById(item.list)) || 'This is only to be read.';
   }
 
-  function setUnlessFocused(selector, value) {
-    const input = find(selector);
-    if (document.activeElement !== input && input.value !== value) input.value = value;
+  function saveDetailTexts() {
+    if (!state.open || isLocked(state.open)) return;
+    saveTypedDue();
+    for (const field of findAll('.detail-title, .detail-notes')) saveText(field);
   }
 
-  function saveDetailTexts() {
-    const item = state.open;
-    if (!item || isLocked(item)) return;
-    const title = oneLine(find('.detail-title').value);
-    const notes = find('.detail-notes').value;
-    if (!title) find('.detail-title').value = item.title;
-    else if (title !== item.title && !complainOfTitle(title)) {
-      changeTodo(item, { title }, `Renamed ${quoted(item.title)}`, {
-        failed: keepTyped('.detail-title', item, title),
-      });
-    }
-    if (notes !== item.notes) {
-      changeTodo(item, { notes }, `Changed the notes of ${quoted(item.title)}`, {
-        failed: keepTyped('.detail-notes', item, notes),
-      });
-    }
+  function saveText(field) {
+    if (!isTyped(field)) return;
+    const draft = drafts.get(field);
+    const isTitle = draft.name === 'title';
+    const text = isTitle ? oneLine(field.value) : field.value;
+    if (isTitle && !text) field.value = draft.shown;
+    if ((isTitle && !text) || (isTitle && complainOfTitle(text))) return;
+    drafts.set(field, { ...draft, base: text, shown: field.value });
+    if (text !== draft.base) changeText(draft, text, keepTyped(field, draft));
   }
 
   // The view rolls back to what the server has, the field keeps what was typed.
-  function keepTyped(selector, item, text) {
+  function keepTyped(field, draft) {
+    const typed = field.value;
     return () => {
-      if (state.open?.id === item.id) find(selector).value = text;
-      else navigator.clipboard?.writeText(text).catch(() => {});
+      if (drafts.get(field)?.thing === draft.thing) {
+        field.value = typed;
+        drafts.set(field, draft);
+      } else navigator.clipboard?.writeText(typed).catch(() => {});
       return false;
     };
   }
 
   const saveTextsSoon = debounce(saveDetailTexts, NOTES_PAUSE);
+
+  // A browser reports a date after each key: the year 2026 is also the years 2, 20 and 202. What is typed is
+  // read when the field is left, at Enter, or after a pause.
+  const dueFields = () => [find('.detail-due'), find('.detail-time')];
+
+  function typeDue() {
+    state.isTypingDue = true;
+    find('.detail-time').disabled = !find('.detail-due').value;
+    saveDueSoon();
+  }
+
+  function saveTypedDue() {
+    if (!state.isTypingDue || !state.open) return;
+    state.isTypingDue = false;
+    const isWhole = dueFields().every(field => !field.validity.badInput);
+    if (isWhole) saveDue(dueOf(...dueFields().map(field => field.value)));
+    render();
+  }
+
+  const saveDueSoon = debounce(() => {
+    const isHalfTyped = document.activeElement === find('.detail-due') && /^0/.test(find('.detail-due').value);
+    if (!isHalfTyped) saveTypedDue();
+  }, DUE_PAUSE);
+
+  function listenToDue() {
+    for (const field of dueFields()) {
+      field.addEventListener('input', typeDue);
+      field.addEventListener('blur', saveTypedDue);
+      field.addEventListener('keydown', event => {
+        if (isEnter(event)) saveTypedDue();
+      });
+    }
+  }
 
   function saveDue(due) {
     if (due === state.open.due) return;
@@ -13715,7 +14021,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       field.addEventListener('change', saveDetailTexts);
       field.addEventListener('keydown', event => {
         if (event.key !== 'Escape' || event.isComposing || field !== title) return;
-        title.value = state.open.title;
+        title.value = drafts.get(title).shown;
       });
     }
     find('.detail-notes').addEventListener('input', saveTextsSoon);
@@ -13739,9 +14045,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     });
     find('.detail-close').addEventListener('click', closeDetail);
     find('.detail-delete').addEventListener('click', () => deleteTodo(itemById(state.open.id)));
-    const readDue = () => saveDue(dueOf(find('.detail-due').value, find('.detail-time').value));
-    find('.detail-due').addEventListener('change', readDue);
-    find('.detail-time').addEventListener('change', readDue);
+    listenToDue();
     find('.quick-due').addEventListener('click', event => {
       const button = event.target.closest('button');
       if (!button) return;
@@ -13871,6 +14175,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     access.leaving = true;
     document.documentElement.classList.add('is-starting');
     queue.jobs.length = 0;
+    for (const storage of stashes()) storage.removeItem(STASH);
     state.open = null;
     for (const field of findAll('input, textarea')) field.value = '';
     history.replaceState(null, '', '#/');
@@ -14083,6 +14388,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (inviteOf(location.hash)) history.replaceState(null, '', '#/');
     const { resolve } = gate;
     gate.resolve = null;
+    settleDisputes();
     document.title = `${viewTitle()} · tornado_todo`;
     focusStart();
     resolve(session);
@@ -14768,12 +15074,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function followHash() {
     const before = state.view;
+    saveTyped();
     state.view = parseHash(location.hash);
     const moved = !samePlace(before, state.view);
     if (moved) {
       closeDetail();
       closeDrawer();
-      endRename({ save: false });
       state.items = [];
       state.loaded = false;
       scrollTo({ top: 0, behavior: 'instant' });
@@ -14839,7 +15145,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
         if (!find(selector).hidden) save();
       });
     }
-    find('.rename-list-button').addEventListener('click', startRename);
+    find('.rename-list-button').addEventListener('click', () => startRename());
     find('h1').addEventListener('dblclick', () => {
       if (!find('.list-tools').hidden && !isOthers(currentList())) startRename();
     });
@@ -14860,7 +15166,15 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.single-keys').addEventListener('change', event =>
       remember('single-keys', event.target.checked),
     );
-    for (const dialog of findAll('dialog')) listenToVeil(dialog);
+    for (const dialog of findAll('dialog:not(.dispute)')) listenToVeil(dialog);
+    listenToDispute();
+  }
+
+  function listenToDispute() {
+    const dialog = find('.dispute');
+    dialog.addEventListener('cancel', event => event.preventDefault());
+    for (const button of findAll('button', dialog))
+      button.addEventListener('click', () => dialog.close(button.value));
   }
 
   // Only a press that begins on the veil closes: who drags over a text may well let go out there.
@@ -14886,9 +15200,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     });
     addEventListener('online', () => wakeRetry());
     addEventListener('pagehide', () => {
-      saveDetailTexts();
+      if (access.leaving) return;
+      saveTyped();
+      if (!find('.new-list').hidden) createList();
       flushQueue();
+      for (const storage of stashes()) stash(storage);
     });
+    addEventListener('input', stashSoon);
     addEventListener('beforeunload', event => {
       // Only when a change can't be sent now is leaving a loss.
       if ((state.away || gate.resolve) && queue.jobs.length) event.preventDefault();
@@ -14896,6 +15214,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     document.addEventListener('visibilitychange', () => {
       if (document.hidden) saveDetailTexts();
       else wake();
+      if (document.hidden) stashSoon.now();
     });
     document.addEventListener('keydown', documentKey);
     narrowScreen.addEventListener('change', () => {
@@ -14930,7 +15249,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
     access.session = session;
     renderAccount();
-    loadView();
+    loadView().then(takeUp);
     connect();
     loadDueToday().catch(() => {});
     if (access.link) offerOwnLists();
