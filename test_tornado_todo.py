@@ -1690,6 +1690,25 @@ def test_of_writers_at_once_under_one_if_match_one_wins(client):
     assert sorted(at_once(8, patch)) == [200] + [412] * 7
 
 
+@pytest.mark.parametrize(
+    "form, words", [("W/{}", "without the W/"), ('"x", W/{}', "without the W/"), ("1", "double quotes")]
+)
+def test_if_match_that_can_never_match_is_refused_with_what_to_send(client, form, words):
+    todo = add(client)
+    etag = client.get(f"/api/todos/{todo['id']}").headers["ETag"]
+    client.put("/api/documents/kept", {"a": 1})
+    document_etag = client.get("/api/documents/kept").headers["ETag"]
+    for path, tag in ((f"/api/todos/{todo['id']}", etag), ("/api/documents/kept", document_etag)):
+        for method in ("DELETE", "PATCH") if "todos" in path else ("DELETE", "PUT"):
+            answer = client.send(method, path, {"title": "x"}, If_Match=form.format(tag))
+            detail = assert_problem(answer, 412)["detail"]
+            assert words in detail and tag in detail and "changed" not in detail
+            assert client.get(path).headers["ETag"] == tag
+    assert client.patch(f"/api/todos/{todo['id']}", {"title": "y"}, If_Match=etag).status == 200
+    changed = client.patch(f"/api/todos/{todo['id']}", {"title": "z"}, If_Match=f"W/{etag}")
+    assert "It has changed" in assert_problem(changed, 412)["detail"]
+
+
 # ==== lists ======================================================================================
 
 LIST_FIELDS = [
@@ -5331,6 +5350,64 @@ async def test_an_asgi_server_is_told_what_keeps_the_stores_from_opening(tmp_pat
     await application({"type": "lifespan"}, coming.get, sent.put)
     message = await sent.get()
     assert message["type"] == "lifespan.startup.failed" and "DATABASE_URL" in message["message"]
+
+
+def websocket_frame(payload: bytes, opcode: int = 1) -> bytes:
+    """A client's frame, masked with zeros (RFC 6455, 5.2)."""
+    return bytes([0x80 | opcode, 0x80 | len(payload)]) + bytes(4) + payload
+
+
+@pytest.mark.parametrize("front", ["tornado", "uvicorn"])
+@pytest.mark.parametrize(
+    "sent, code",
+    [
+        ([websocket_frame(b"\xff\xfe")], 1007),
+        ([b"\x01" + websocket_frame(b"\xc3")[1:], b"\x80" + websocket_frame(b"(")[1:]], 1007),
+        ([websocket_frame(b"x", opcode=3)], None),
+        ([b"\x81\x01x"], None),
+    ],
+    ids=["not UTF-8", "not UTF-8 in pieces", "unknown", "not masked"],
+)
+def test_what_a_websocket_must_not_send_closes_it_without_a_traceback(tmp_path, front, sent, code):
+    with process(tmp_path, FRONT=front, AUTH="open", **in_file(tmp_path)) as server:
+        with connected(server.client.address[1]) as line:
+            line.sendall(request_bytes("GET /api/events", *OPENING, KEY))
+            received = b""
+            while b"hello" not in received:
+                assert (part := line.recv(65536))
+                received += part
+            for piece in sent:
+                line.sendall(piece)
+            closing = read_to_end(line)
+        if code and (front == "uvicorn" or code != 1007):  # Tornado drops the connection instead
+            assert closing[:1] == b"\x88" and int.from_bytes(closing[2:4], "big") == code
+        assert server.client.get("/api/health/live").status == 200
+        server.child.terminate()
+        assert server.child.wait(20) == 0
+    assert "Traceback" not in (tmp_path / "stderr.txt").read_text()
+
+
+@pytest.mark.parametrize("front", ["tornado", "uvicorn"])
+def test_stop_during_a_body_or_a_download_logs_no_traceback(tmp_path, front):
+    with process(tmp_path, FRONT=front, AUTH="open", **in_file(tmp_path)) as server:
+        for number in range(12):
+            server.client.put(f"/api/documents/{number}", ["x" * 1_000_000])
+        lines = [connected(server.client.address[1]) for _ in range(4)]
+        lines[0].sendall(request_bytes("PUT /api/records/half", PLAIN, "Content-Length: 8") + b"half")
+        lines[1].sendall(request_bytes("PUT /api/records/half", PLAIN, CHUNKED) + b"4\r\nhalf")
+        lines[2].sendall(request_bytes("GET /api/export"))
+        assert lines[2].recv(1000)
+        lines[3].sendall(BEGUN)
+        assert server.client.get("/api/records/half").status == 404
+        server.child.terminate()
+        assert server.child.wait(25) == 0
+        for line in lines[:2]:
+            received = read_to_end(line)
+            assert not received or b" 503 " in received[:15]
+        for line in lines:
+            line.close()
+    log = (tmp_path / "stderr.txt").read_text()
+    assert "Traceback" not in log and '"/api/records/half" 204' not in log
 
 
 async def test_uvicorn_in_front_serves_the_page_the_api_and_the_sockets(tmp_path):
