@@ -4494,6 +4494,56 @@ def test_a_static_folder_is_served(static):
     assert static.get("/static/a.txt", Range="bytes=1-2").body == b"el"
 
 
+@pytest.mark.parametrize("how", ["written", "same size and time", "replaced", "linked"])
+@pytest.mark.parametrize("path", ["a.txt", "sub/"])
+def test_a_changed_static_file_has_another_etag(static, tmp_path, path, how):
+    file = tmp_path / "static" / ("sub/index.html" if path == "sub/" else path)
+    before, old = static.get(f"/static/{path}"), file.stat()
+    text = before.body[::-1] if how == "same size and time" else b"changed"
+    if how in ("replaced", "linked"):
+        (tmp_path / "new").write_bytes(text)
+        os.utime(tmp_path / "new", ns=(old.st_atime_ns, old.st_mtime_ns))
+        if how == "linked":
+            file.unlink()
+            file.symlink_to(tmp_path / "static" / "b.txt")
+            (tmp_path / "static" / "b.txt").write_bytes(text)
+        else:
+            os.replace(tmp_path / "new", file)
+    else:
+        file.write_bytes(text)
+        os.utime(file, ns=(old.st_atime_ns, old.st_mtime_ns))
+    after = static.get(f"/static/{path}", If_None_Match=before.headers["ETag"])
+    assert (after.status, after.body) == (200, text) and after.headers["ETag"] != before.headers["ETag"]
+    assert static.get(f"/static/{path}", If_None_Match=after.headers["ETag"]).status == 304
+    head = static.request("HEAD", f"/static/{path}")
+    assert head.headers["ETag"] == after.headers["ETag"]
+
+
+def test_a_range_of_a_static_file_is_sent_only_of_the_file_that_the_client_has(static, tmp_path):
+    os.utime(tmp_path / "static" / "a.txt", (1_700_000_000, 1_700_000_000))
+    before = static.get("/static/a.txt")
+    part = {"Range": "bytes=3-"}
+    for known in (before.headers["ETag"], before.headers["Last-Modified"]):
+        answer = static.get("/static/a.txt", If_Range=known, **part)
+        assert (answer.status, answer.body, answer.headers["ETag"]) == (206, b"lo", before.headers["ETag"])
+    (tmp_path / "static" / "a.txt").write_text("HELLO")
+    others = [before.headers["ETag"], before.headers["Last-Modified"], "nonsense"]
+    others += [f"W/{static.get('/static/a.txt').headers['ETag']}", "Fri, 31 Dec 2100 23:59:59 GMT"]
+    others += [static.get("/static/a.txt").headers["Last-Modified"]]  # so new that it may change within the second
+    for known in others:
+        answer = static.get("/static/a.txt", If_Range=known, **part)
+        assert (answer.status, answer.body) == (200, b"HELLO"), known
+    assert static.get("/static/a.txt", **part).status == 206
+    assert static.get("/static/a.txt", If_Range=static.get("/static/a.txt").headers["ETag"], **part).status == 206
+
+
+def test_a_static_file_is_not_sent_if_it_is_not_the_one_that_was_asked_for(static):
+    etag = static.get("/static/a.txt").headers["ETag"]
+    for known in (etag, "*", f'"x", {etag}'):
+        assert static.get("/static/a.txt", If_Match=known).status == 200
+    assert_problem(static.get("/static/a.txt", If_Match='"x"'), 412)
+
+
 @pytest.mark.parametrize("path", ["missing.txt", "sub/missing", "a.txt/x", "%00", "x" * 3000, "%ff"])
 def test_a_static_file_that_is_not_there_is_a_4xx_problem(static, path):
     answer = static.get(f"/static/{path}")
