@@ -3673,6 +3673,101 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path, content)
     assert (tmp_path / "todos.db").read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *[
+            f"UPDATE counters SET value = {value} WHERE name = 'schema'"
+            for value in ("'abc'", "1.5", "x'00'", -1, 0, 1)
+        ],
+        *[f"UPDATE counters SET value = {value} WHERE name = 'revision'" for value in ("'abc'", -1, 2**63 - 1)],
+        *[f"DELETE FROM counters WHERE name = '{name}'" for name in ("schema", "revision", "access")],
+        *["DELETE FROM counters", "DROP TABLE members", "ALTER TABLE counters RENAME COLUMN value TO other"],
+    ],
+)
+def test_a_database_with_damaged_contents_is_refused_in_one_line(tmp_path, damage):
+    with serving(in_file(tmp_path)) as client:
+        add(client)
+    with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as connection, connection:
+        connection.execute("PRAGMA foreign_keys=OFF")
+        connection.execute(damage)
+    done = command(tmp_path, "--port", "0", **in_file(tmp_path))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "DATABASE_URL" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("damage", ["value = 1 WHERE name = 'schema'", "value = -1 WHERE name = 'revision'"])
+def test_a_postgres_with_damaged_counters_is_refused_in_one_line(tmp_path, fresh_postgres, damage):
+    with serving(fresh_postgres) as client:
+        add(client)
+    run_sql(fresh_postgres["DATABASE_URL"], f"UPDATE counters SET {damage}")
+    done = command(tmp_path, "--port", "0", **fresh_postgres)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "is damaged" in done.stderr, done.stderr
+
+
+def test_a_revision_counter_that_was_lost_is_found_again_in_the_changes(todo_engine):
+    if todo_engine == MEMORY:
+        pytest.skip("memory has no earlier contents")
+    with serving(todo_engine) as client:
+        todo = add(client)
+    if todo_engine["DATABASE_URL"].startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(todo_engine["DATABASE_URL"][10:])) as connection, connection:
+            connection.execute("UPDATE counters SET value = 0 WHERE name = 'revision'")
+    else:
+        run_sql(todo_engine["DATABASE_URL"], "UPDATE counters SET value = 0 WHERE name = 'revision'")
+    with serving(todo_engine) as client:
+        assert change(client, todo["id"], title="x")["revision"] > todo["revision"]
+
+
+def test_a_database_that_is_locked_at_the_start_is_called_locked_and_used_when_it_is_free(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "todos.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with process(tmp_path, **in_file(tmp_path)) as server:
+            assert_problem(server.client.get("/api/todos"), 503)
+            assert server.client.get("/api/health").status == 503
+            reported = (tmp_path / "stderr.txt").read_text()
+            assert "locked by another process" in reported and "moved" not in reported
+            other.execute("ROLLBACK")
+            eventually(lambda: server.client.get("/api/todos").status == 200, 30)
+            assert server.client.get("/api/health").status == 200
+
+
+@pytest.mark.parametrize("which", ["", "-wal"])
+def test_a_file_that_cannot_be_written_is_refused_at_the_start(tmp_path, which):
+    with serving(in_file(tmp_path)) as client:
+        add(client)
+    file = tmp_path / f"todos.db{which}"
+    with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as other, read_only(file):
+        other.execute("SELECT count(*) FROM todos").fetchall()
+        done = command(tmp_path, "--port", "0", **in_file(tmp_path))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "todos.db" in done.stderr and "writ" in done.stderr
+
+
+@contextlib.contextmanager
+def read_only(file: pathlib.Path):
+    """Let nobody write to a file, not even root."""
+    file.touch()
+    file.chmod(0o444)
+    if os.access(file, os.W_OK):
+        mount = ["mount", "--bind", str(file), str(file)]
+        if subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("this takes a user who is not root, or who may mount")
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(file)], check=True)
+        yield
+        subprocess.run(["umount", "-l", str(file)], check=True)
+    else:
+        yield
+        file.chmod(0o600)
+
+
+def test_the_start_prints_a_name_that_the_terminal_cannot_show(tmp_path):
+    settings = {"DATABASE_URL": f"sqlite:///{tmp_path}/漢.db", "PYTHONIOENCODING": "ascii"}
+    with process(tmp_path, **settings) as server:
+        assert "u6f22.db" in server.lines[1]
+        add(server.client)
+    assert (tmp_path / "漢.db").exists()
+
+
 def test_a_failed_open_is_tried_again_by_the_next_request(tmp_path):
     folder = tmp_path / "later"
     app = tornado_todo.make_app({"DATABASE_URL": f"sqlite:///{folder}/todos.db"})
@@ -3704,6 +3799,12 @@ def test_the_very_first_request_is_answered_whichever_it_is(tmp_path, engine, pa
     with hosting(app, app) as url, contextlib.closing(Client(url)) as client:
         answer = client.get(path)
         assert answer.status == 200, answer.body
+
+
+def test_a_database_url_with_file_in_it_is_refused_with_the_right_one(tmp_path):
+    done = command(tmp_path, "--port", "0", DATABASE_URL="sqlite:///file:x.db")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "sqlite:///x.db" in done.stderr
+    assert not list(tmp_path.glob("*.db*"))
 
 
 @pytest.mark.parametrize("name", ["%00", ":memory:", "a%00b.db"])
@@ -4337,6 +4438,116 @@ def test_a_database_that_cannot_be_opened_makes_health_503_and_not_live(tmp_path
         answer = client.get("/api/health")
         assert answer.status == 503 and answer.json()["engines"]["todos"]["state"] != "ok"
         assert client.get("/api/health/live").status == 200
+
+
+def todos_state(client: Client) -> str:
+    """What health reports of the to-do store."""
+    answer = client.get("/api/health")
+    state = answer.json()["engines"]["todos"]["state"]
+    assert (answer.status == 200) == (state == "ok"), answer.body
+    return state
+
+
+def test_health_notices_that_another_program_keeps_the_database_locked(tmp_path):
+    with serving(in_file(tmp_path)) as client:
+        add(client)
+        with lock_of(tmp_path / "todos.db"):
+            assert todos_state(client) != "ok"
+        assert todos_state(client) == "ok"
+
+
+def test_health_does_not_write(tmp_path):
+    with serving(in_file(tmp_path)) as client:
+        add(client)
+        before = [path.stat().st_mtime_ns for path in (tmp_path / "todos.db", tmp_path / "todos.db-wal")]
+        for _ in range(10):
+            assert todos_state(client) == "ok"
+        assert [path.stat().st_mtime_ns for path in (tmp_path / "todos.db", tmp_path / "todos.db-wal")] == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another process's limits can be set on Linux only")
+def test_health_notices_that_the_database_cannot_grow_and_that_it_can_again(tmp_path):
+    import resource
+
+    with process(tmp_path, **in_file(tmp_path)) as server:
+        add(server.client)
+        assert todos_state(server.client) == "ok"
+        limits = resource.prlimit(server.child.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(server.child.pid, resource.RLIMIT_FSIZE, (1000, limits[1]))  # as a quota would
+        assert_problem(server.client.post("/api/todos", {"title": "lost"}), 503)
+        assert todos_state(server.client) != "ok" and todos_state(server.client) != "ok"
+        resource.prlimit(server.child.pid, resource.RLIMIT_FSIZE, limits)
+        eventually(lambda: todos_state(server.client) == "ok", 30)
+        add(server.client)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)], capture_output=True).returncode:
+        pytest.skip("this takes the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_health_notices_a_full_disk_before_a_write_does(small_disk):
+    with serving(in_file(small_disk)) as client:
+        add(client)
+        assert todos_state(client) == "ok"
+        with contextlib.suppress(OSError), open(small_disk / "filler", "wb") as filler:
+            while True:
+                filler.write(bytes(4096))
+        assert todos_state(client) != "ok"
+        (small_disk / "filler").unlink()
+        assert todos_state(client) == "ok"
+
+
+def test_health_notices_a_disk_that_has_become_read_only(small_disk):
+    with contextlib.closing(sqlite3.connect(small_disk / "todos.db")), serving(in_file(small_disk)) as client:
+        add(client)
+        subprocess.run(["mount", "-o", "bind,ro", str(small_disk), str(small_disk)], check=True)
+        try:
+            assert todos_state(client) != "ok"
+        finally:
+            subprocess.run(["umount", "-l", str(small_disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    "how, back",
+    [
+        ("ALTER DATABASE {name} SET default_transaction_read_only = on", "ALTER DATABASE {name} RESET ALL"),
+        ("REVOKE INSERT ON changes FROM {role}", "GRANT INSERT ON changes TO {role}"),
+        ("REVOKE UPDATE ON counters FROM {role}", "GRANT UPDATE ON counters TO {role}"),
+    ],
+    ids=["read-only", "no right to add changes", "no right to count"],
+)
+def test_health_notices_that_postgres_does_not_take_writes(fresh_postgres, how, back):
+    url, role = fresh_postgres["DATABASE_URL"], own_name()
+    name = url.rpartition("/")[2]
+    run_sql(url, f"CREATE ROLE {role} LOGIN PASSWORD 'x'", f"GRANT ALL ON SCHEMA public TO {role}")
+    run_sql(url, f"ALTER DATABASE {name} OWNER TO {role}")
+    parts = urllib.parse.urlsplit(url)
+    own = parts._replace(netloc=f"{role}:x@{parts.netloc.rpartition('@')[2]}").geturl()
+    try:
+        with serving({"DATABASE_URL": own}) as client:
+            add(client)
+            assert todos_state(client) == "ok"
+            run_sql(url, how.format(name=name, role=role))
+            end_connections(url, name)
+            assert todos_state(client) != "ok"
+            run_sql(url, "SET default_transaction_read_only = off", back.format(name=name, role=role))
+            end_connections(url, name)
+            eventually(lambda: todos_state(client) == "ok", 30)
+    finally:
+        run_sql(url, f"REASSIGN OWNED BY {role} TO CURRENT_USER", f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+def end_connections(url: str, name: str) -> None:
+    """End all connections to a database but our own: what is set for a database holds for new ones."""
+    others = f"datname = '{name}' AND pid <> pg_backend_pid()"
+    run_sql(url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
 
 
 # ==== CORS and pages of other sites ==============================================================
@@ -7430,6 +7641,74 @@ def test_an_export_has_everything_of_ones_own_and_nothing_else(engines_of_all):
         assert sorted(todo["id"] for todo in whole["todos"]) == sorted(todo["id"] for todo in mine)
         assert next(todo for todo in whole["todos"] if todo["title"] == "0")["notes"] == "n"
         assert whole["documents"] == [{"name": "one", "document": {"x": 1}}]
+
+
+def add_hundreds(client: Client, count: int, **fields) -> None:
+    for _ in range(count // 100):
+        answer = client.post("/api/todos", [{"title": f"{number}", **fields} for number in range(100)])
+        assert answer.status == 201, answer.body
+
+
+def test_an_export_made_while_others_write_is_one_moment(todo_engine):
+    with serving(todo_engine) as client:
+        add_hundreds(client, 3000)
+        ended = threading.Event()
+
+        def write(_: int) -> None:
+            with contextlib.closing(Client(client.url)) as own:
+                while not ended.is_set():
+                    made = add_list(own)
+                    add(own, list=made["id"])
+                    own.put(f"/api/documents/{made['id']}", {})
+
+        def export() -> None:
+            try:
+                for _ in range(6):
+                    whole = client.get("/api/export").json()
+                    lists = {todo_list["id"] for todo_list in whole["lists"]}
+                    assert {todo["list"] for todo in whole["todos"]} <= lists
+                    assert {entry["name"] for entry in whole["documents"]} <= {todo["list"] for todo in whole["todos"]}
+                    ids = [todo["id"] for todo in whole["todos"]]
+                    assert len(ids) == len(set(ids)) >= 3000
+            finally:
+                ended.set()
+
+        at_once(2, lambda number: write(number) if number else export())
+
+
+def test_a_slow_reader_of_an_export_keeps_nothing_open_in_the_database(tmp_path, todo_engine):
+    url = todo_engine["DATABASE_URL"]
+    with serving(todo_engine) as client:
+        add_hundreds(client, 1000, notes="n" * 9000)
+        with socket.socket() as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.settimeout(30)
+            line.connect(client.address)
+            line.sendall(b"GET /api/export HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert line.recv(1000).startswith(b"HTTP/1.1 200")
+            add(client, "written meanwhile")
+            if url.startswith("postgresql"):
+                asyncio.run(no_open_transactions(url))
+            elif url != "sqlite://":
+                with contextlib.closing(sqlite3.connect(tmp_path / "todos.db", isolation_level=None)) as other:
+                    assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+        assert len(client.get("/api/export").json()["todos"]) == 1001
+
+
+async def no_open_transactions(url: str) -> None:
+    """Wait until nobody but us has a transaction open in a database."""
+    import asyncpg
+
+    connection = await asyncpg.connect(url)
+    try:
+        others = "datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
+        for _ in range(300):
+            if not await connection.fetch(f"SELECT 1 FROM pg_stat_activity WHERE {others}"):
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError("a transaction stays open")
+    finally:
+        await connection.close()
 
 
 def test_a_big_export_comes_whole():

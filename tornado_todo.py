@@ -65,6 +65,7 @@ import random
 import re
 import secrets
 import selectors
+import shutil
 import signal
 import socket
 import sqlite3
@@ -1386,6 +1387,8 @@ QUEUE_SECONDS = 1.5  # that a write waits for its turn before it is refused
 LOCK_SECONDS = 1.0  # to wait for another process's lock on a SQLite file
 CONNECT_SECONDS = 1.0  # to wait for a connection to Postgres
 IDLE_CONNECTION_SECONDS = 300  # after which one is not used again: a firewall may have forgotten it
+TRY_AGAIN_SECONDS = 5.0  # between writes by which the health check finds out whether writing works again
+MIN_FREE_BYTES = 256 * 1024  # on the disk; with less the next large write fails
 QUERY_SECONDS = 1.2  # to wait for an answer from Postgres: a frozen server must not freeze us
 BULK_SECONDS = 60.0  # to wait for a statement on a whole list; meanwhile others get a 503 at the usual time
 
@@ -1447,6 +1450,7 @@ class Transaction:
     none reads what is no longer so.
     """
 
+    name = ""  # of no database of its own
     rows_at_once = 1000  # of a statement for many, before other requests get their turn
     is_in_loop = False  # where what takes long keeps everybody waiting
     is_in_thread = False  # where the loop's things may not be touched
@@ -1540,15 +1544,20 @@ class Database:
         self._wait_limit = TimeLimit(QUEUE_SECONDS)
         self._next: Write | None = None  # which has been taken from there already
         self._writer_task: asyncio.Task | None = None
+        self._is_writing = False
+        self._failure: Unavailable | None = None  # of the last write, if it failed for a reason of the engine's
+        self._try_again_at = 0.0
 
     async def open(self) -> None:
         """Connect. Raises Misconfigured if that can never work, Unavailable if it may in a moment."""
         self._waiting = asyncio.Queue(MOST_WAITING)
         try:
             await self._connect()
-        except BaseException:
+        except BaseException as error:
+            self._failure = error if isinstance(error, Unavailable) else None
             await self._disconnect()
             raise
+        self._failure = None
         self._writer_task = asyncio.ensure_future(self._write_forever())
 
     async def close(self) -> None:
@@ -1612,11 +1621,15 @@ class Database:
 
     async def _commit_group(self, group: list[Write]) -> None:
         """Run a group of writes in one transaction and tell each how it went, after the commit."""
+        self._is_writing = True
         try:
             outcomes = await self._carry_out(group)
         except Exception as error:
             failure = self._as_told(error)
             outcomes = [(write, None, failure) for write in group]
+        self._is_writing = False
+        if outcomes:
+            self._failure = next((error for *_, error in outcomes if isinstance(error, Unavailable)), None)
         for write, answer, error in outcomes:
             if error is None:
                 self._call(write.committed, answer)
@@ -1708,7 +1721,40 @@ class Database:
         LOG.warning("%s: %s", self.name, reason or repr(error), exc_info=None if reason else error)
         return Unavailable(f"The database cannot be used right now. {NOTHING_CHANGED}")
 
+    async def ping(self, tables: Collection[str] = ()) -> None:
+        """Raise unless these tables can be read and, as far as it shows without writing to them, written.
+
+        What shows only in writing, such as a quota, is known from the last write. If that failed, a counter of
+        its own is written every few seconds, until that works.
+        """
+        if self._writer_task is None and self._failure:  # it could not be opened
+            raise self._failure
+        await self._look()
+        if self._is_writing or (self._failure and time.monotonic() < self._try_again_at):
+            if self._failure:
+                raise self._failure
+            return
+        statement: tuple = ("UPDATE counters SET value = value WHERE 1 = 0",)
+        if self._failure:
+            self._try_again_at = time.monotonic() + TRY_AGAIN_SECONDS
+            keep = "INSERT INTO counters (name, value) VALUES ('tried', $1)"
+            # Another value each time: SQLite does not write what is there already.
+            statement = f"{keep} ON CONFLICT (name) DO UPDATE SET value = excluded.value", time.time_ns()
+
+        async def write(transaction: Any) -> None:
+            await transaction.fetch(*statement)
+            await self._check_rights(transaction, tables)
+
+        await self.transaction(write, is_short=True)
+
     # ---- what a subclass gives
+
+    async def _look(self) -> None:
+        """Raise unless the database can be read."""
+        await self.fetch("SELECT value FROM counters")
+
+    async def _check_rights(self, transaction: Any, tables: Collection[str]) -> None:
+        """Raise Unavailable unless these tables may be written to."""
 
     async def _connect(self) -> None:
         raise NotImplementedError
@@ -1720,9 +1766,13 @@ class Database:
         """Read committed rows. Raises Unavailable if the database cannot be read."""
         raise NotImplementedError
 
-    async def ping(self) -> None:
-        """Raise unless the database can be read."""
-        await self.fetch("SELECT value FROM counters")
+    async def snapshot(self, operation: Callable[[Any], Awaitable[None]]) -> None:
+        """Run `await operation(source)`, whose reads through the source all see the same moment.
+
+        Writes go on meanwhile. It must wait for nothing else: old versions of rows are kept for as long as it runs.
+        Raises Unavailable if the database cannot be read.
+        """
+        raise NotImplementedError
 
     def _session(self) -> contextlib.AbstractAsyncContextManager:
         """A transaction that has begun, and is rolled back unless it is committed."""
@@ -1733,6 +1783,10 @@ class Database:
 
     def _is_contradiction(self, error: BaseException) -> bool:
         """Whether a constraint of the schema refused a write."""
+        raise NotImplementedError
+
+    def is_damage(self, error: BaseException) -> bool:
+        """Whether an error says that tables or columns are missing, double or unreadable."""
         raise NotImplementedError
 
     def _reason(self, error: BaseException) -> str | None:
@@ -1800,6 +1854,20 @@ class SQLiteSession(Transaction):
             await self._in_thread(self._connection.execute, "COMMIT")
         else:
             await self.run("COMMIT")
+
+
+class SQLiteSnapshot:
+    """Reads in one transaction on a connection of their own."""
+
+    name = ""
+
+    def __init__(self, connection: aiosqlite.Connection):
+        self._connection = connection
+
+    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
+        """Run one statement that reads, and return its rows."""
+        sql, arrange = positional(sql)
+        return list(await self._connection.execute_fetchall(sql, arrange(arguments)))
 
 
 def run_without_waiting(coroutine: Coroutine) -> Any:
@@ -1887,6 +1955,7 @@ class SQLiteDatabase(Database):
         self._readers: list[aiosqlite.Connection] = []
         self._idle_readers: list[aiosqlite.Connection] = []
         self._reader_turns = asyncio.Semaphore(readers)  # in the order in which they come, which a queue does not keep
+        self._snapshot_turns = asyncio.Semaphore(2)
         self._writer: sqlite3.Connection | None = None
         self._writer_thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._writes_in_loop = False
@@ -1905,6 +1974,7 @@ class SQLiteDatabase(Database):
         if sqlite3.sqlite_version_info < (3, 35):
             raise Misconfigured(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or later is needed")
         self._idle_readers, self._reader_turns = [], asyncio.Semaphore(self._reader_count)
+        self._snapshot_turns = asyncio.Semaphore(2)
         self._writer_thread = concurrent.futures.ThreadPoolExecutor(1, "sqlite_writer")
         try:
             await self._in_writer_thread(self._open_writer)
@@ -1938,6 +2008,9 @@ class SQLiteDatabase(Database):
             "PRAGMA busy_timeout=0",  # _begin() waits, with jitter
         ):
             self._writer.execute(sql)
+        for file in database_files(self.path) if self.path else ():
+            if not os.access(file, os.W_OK):  # SQLite reads it all the same, and fails at the first write
+                raise Misconfigured(f"DATABASE_URL: {file} cannot be written by the user that runs this")
 
     async def _in_writer_thread(self, call: Callable, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._writer_thread, call, *arguments)
@@ -2042,13 +2115,33 @@ class SQLiteDatabase(Database):
             finally:
                 idle_readers.append(reader)
 
-    async def ping(self) -> None:
-        """Raise unless the file is there and can be read."""
+    async def snapshot(self, operation: Callable[[Any], Awaitable[None]]) -> None:
+        """Run `await operation(source)`, whose reads through the source all see the same moment."""
+        if not self.path:
+            return await self.transaction(operation)
+        async with self._snapshot_turns:
+            self._check_files()
+            connection = await self._connection(self.path)
+            try:
+                await connection.execute_fetchall("BEGIN")
+                await operation(SQLiteSnapshot(connection))
+            except sqlite3.Error as error:
+                raise self._as_told(error) from error
+            finally:
+                await connection.close()
+
+    async def _look(self) -> None:
+        """Raise unless the files are there, can be read and written, and have room to grow."""
         try:
             self._check_files()
         except FilesLost:
             await self._in_writer_thread(self._save_log)
             raise
+        for file in self._files:
+            if not os.access(file, os.W_OK):
+                raise Unavailable(f"{file} cannot be written.")
+        if self.path and shutil.disk_usage(os.path.dirname(os.path.realpath(self.path))).free < MIN_FREE_BYTES:
+            raise Unavailable(f"The disk that has {self.path} is full.")
         await (self._read if self._reader_count else self.fetch)("SELECT value FROM counters")
 
     def _check_files(self) -> None:
@@ -2160,6 +2253,11 @@ class SQLiteDatabase(Database):
 
     def _is_contradiction(self, error: BaseException) -> bool:
         return isinstance(error, sqlite3.IntegrityError)
+
+    def is_damage(self, error: BaseException) -> bool:
+        """Whether an error says that tables or columns are missing, double or unreadable."""
+        damage = r"malformed|not a database|no such|has no column|duplicate column|constraint failed|mismatch"
+        return isinstance(error, sqlite3.Error) and bool(re.search(damage, str(error)))
 
     def _reason(self, error: BaseException) -> str | None:
         return str(error) if isinstance(error, sqlite3.OperationalError) else None
@@ -2410,6 +2508,17 @@ class PostgresDatabase(Database):
                     raise self._as_told(error) from error
         raise AssertionError("the last try either returns or raises")
 
+    async def snapshot(self, operation: Callable[[Any], Awaitable[None]]) -> None:
+        """Run `await operation(source)`, whose reads through the source all see the same moment."""
+        try:
+            async with (
+                self._connected() as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                await operation(PostgresSession(connection))
+        except Exception as error:
+            raise self._as_told(error) from error
+
     def _connected(self, fresh: bool = False) -> contextlib.AbstractAsyncContextManager:
         """A connection, as the pool gives it. Raises Unavailable if the database is closed."""
         if self._pool is None:
@@ -2436,6 +2545,15 @@ class PostgresDatabase(Database):
                 if session.in_transaction:
                     await session.roll_back()
 
+    async def _check_rights(self, transaction: Any, tables: Collection[str]) -> None:
+        """Raise Unavailable unless these tables may be written to."""
+        rights = " AND ".join(f"has_table_privilege(name, '{right}')" for right in ("INSERT", "UPDATE", "DELETE"))
+        refused = await transaction.fetch(
+            f"SELECT name FROM unnest($1::text[]) AS name WHERE NOT ({rights})", list(tables)
+        )
+        if refused:
+            raise Unavailable(f"{self.name}: no right to write to {', '.join(sorted(row[0] for row in refused))}.")
+
     def _is_from_engine(self, error: BaseException) -> bool:
         asyncpg = asyncpg_driver()
         own = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -2443,6 +2561,12 @@ class PostgresDatabase(Database):
 
     def _is_contradiction(self, error: BaseException) -> bool:
         return isinstance(error, asyncpg_driver().IntegrityConstraintViolationError)
+
+    def is_damage(self, error: BaseException) -> bool:
+        """Whether an error says that tables or columns are missing, double or unreadable."""
+        asyncpg = asyncpg_driver()
+        kinds = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.DuplicateColumnError)
+        return isinstance(error, (*kinds, asyncpg.DataCorruptedError))
 
     def _reason(self, error: BaseException) -> str | None:
         if is_lost_connection(error) or isinstance(error, (TimeoutError, OSError)):
@@ -2453,7 +2577,12 @@ class PostgresDatabase(Database):
 def open_database(url: str) -> Database:
     """The database that a checked DATABASE_URL names; not yet opened. Raises Misconfigured."""
     if url.startswith("sqlite:"):
-        return SQLiteDatabase(urllib.parse.unquote(url.removeprefix("sqlite://")[1:]) or None)
+        path = urllib.parse.unquote(url.removeprefix("sqlite://")[1:])
+        if path.startswith("file:"):  # which SQLite itself would read as a URI, and open another file
+            raise Misconfigured(
+                f"DATABASE_URL: give the path without file: as in sqlite:///{path.removeprefix('file:')}"
+            )
+        return SQLiteDatabase(os.path.abspath(path) if path else None)
     asyncpg_driver()  # missing is said at the start, not at the first request
     return PostgresDatabase(url)
 
@@ -2545,6 +2674,8 @@ MIGRATIONS = (
     ALTER TABLE users ADD COLUMN passed_to BIGINT NOT NULL DEFAULT 0;
     """,
 )
+
+TABLES = ["counters", *re.findall(r"CREATE TABLE (\w+)", " ".join(MIGRATIONS))]
 
 # ---- rights: in every statement, `$1` is the caller
 
@@ -3737,10 +3868,34 @@ class TodoStore:
             raise
 
     async def _migrate(self, transaction: Any) -> None:
+        """Bring the schema up to date. Raises Misconfigured for a database that cannot be used."""
+        try:
+            await self._bring_up_to_date(transaction)
+        except Exception as error:
+            if self.database.is_damage(error):
+                raise self._damaged(str(error).splitlines()[0]) from error
+            raise
+
+    def _damaged(self, reason: str) -> Misconfigured:
+        """An error that says so of the database."""
+        return Misconfigured(f"DATABASE_URL: {self.database.name} is damaged ({reason}): restore a backup")
+
+    async def _check_counters(self, transaction: Any, *names: str) -> None:
+        """Raise Misconfigured unless these counters can be what this program has written."""
+        counters = dict(await transaction.fetch("SELECT name, value FROM counters"))
+        for name in names:
+            if type(value := counters.get(name)) is not int or not 0 <= value < 2**53:
+                raise self._damaged(f"its counter {name!r} is {'missing' if value is None else repr(value)[:40]}")
+
+    async def _bring_up_to_date(self, transaction: Any) -> None:
         await transaction.define("CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)")
         # An update takes the row's lock, so that processes that start together take turns.
         rows = await transaction.fetch("UPDATE counters SET value = value WHERE name = 'schema' RETURNING value")
+        if rows:
+            await self._check_counters(transaction, "schema")
         version = rows[0][0] if rows else 0
+        if rows and not version:
+            raise self._damaged("its counter 'schema' is 0")
         if version > len(MIGRATIONS):
             raise Misconfigured(
                 f"DATABASE_URL: {self.database.name} was written by a newer tornado_todo"
@@ -3748,10 +3903,14 @@ class TodoStore:
             )
         for statement in ";".join(MIGRATIONS[version:]).split(";"):
             if statement.strip():
-                await self._define(transaction, statement)
+                await self._define(transaction, statement, version)
         if version == 0:
             await transaction.fetch("INSERT INTO counters (name, value) VALUES ('schema', 0), ('revision', 0)")
         await transaction.fetch("UPDATE counters SET value = $1 WHERE name = 'schema'", len(MIGRATIONS))
+        await self._check_counters(transaction, "schema", "revision", "access")
+        await transaction.fetch(
+            " UNION ALL ".join(f"SELECT * FROM (SELECT 1 FROM {table} LIMIT 1) AS {table}_rows" for table in TABLES)
+        )
         await transaction.fetch("DELETE FROM counters WHERE name = 'copied'")
         await self._raise_revision(transaction, unless_unused=True)
 
@@ -3762,7 +3921,8 @@ class TodoStore:
         What has been opened may be an older copy of the database, put in its place by whatever means, and the
         revisions after the copy's would be issued again, for something else. `check_revision` refuses those in a gap.
         """
-        revision = (await transaction.fetch("SELECT value FROM counters WHERE name = 'revision'"))[0][0]
+        counted = "SELECT value FROM counters WHERE name = 'revision' UNION ALL SELECT max(revision) FROM changes"
+        revision = max(row[0] or 0 for row in await transaction.fetch(counted))
         if unless_unused and not revision:
             return
         raised = max(time.time_ns() // 1000, revision + 1_000_000)
@@ -3773,12 +3933,14 @@ class TodoStore:
             await transaction.fetch(add, revision, raised)
         await transaction.fetch(SET_COUNTER, "revision", raised)
 
-    async def _define(self, transaction: Any, statement: str) -> None:
+    async def _define(self, transaction: Any, statement: str, version: int) -> None:
         try:
             await transaction.define(statement)
         except Exception as error:
             if "already exists" not in str(error) and not type(error).__name__.startswith("Duplicate"):
                 raise
+            if version:
+                raise self._damaged(f"its counter 'schema' is {version}, but it has more") from error
             message = f"{self.database.name} has tables of another program: give a database of its own"
             raise Misconfigured(f"DATABASE_URL: {message}") from error
 
@@ -5608,7 +5770,7 @@ class Services:
         self.answers = Answers()
         self.weather = Weather(config.weather_uri, config.weather_place, self.records)
         self._checks = {
-            "todos": (self.database.name, self.database.ping),
+            "todos": (self.database.name, functools.partial(self.database.ping, TABLES)),
             "documents": (self.documents.name, self.documents.ping),
             "records": (self.records.name, self.records.ping),
         }
@@ -7312,18 +7474,14 @@ class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
         self.set_header("Set-Cookie", morsel.OutputString())
 
     async def send(self, chunk: bytes) -> None:
-        """Send a piece of an answer that is made as it goes, and wait until it has been taken."""
-        if self.request.version == "HTTP/1.0" and self.request.method != "HEAD":
-            # It has no chunks, so that the length must be known before (RFC 9112, 6.1).
-            self._unsent = self._unsent or importlib.import_module("tempfile").SpooledTemporaryFile(MAX_BODY)
-            self._unsent.write(chunk)
+        """Add a piece to an answer that is sent when it is whole, so that a slow reader keeps nothing else open."""
+        if self.request.method == "HEAD":
+            if not self._has_begun:
+                self._has_begun = True
+                await self.request.connection.write_headers(self._start_line(), self._headers)
             return
-        is_first, self._has_begun = not self._has_begun, True
-        chunk = b"" if self.request.method == "HEAD" else chunk
-        if is_first:
-            await self.request.connection.write_headers(self._start_line(), self._headers, chunk or None)
-        elif chunk:
-            await self.request.connection.write(chunk)
+        self._unsent = self._unsent or importlib.import_module("tempfile").SpooledTemporaryFile(MAX_BODY)
+        self._unsent.write(chunk)
 
     async def _send_unsent(self) -> None:
         """Send what was kept until its length was known."""
@@ -8117,19 +8275,29 @@ class ExportHandler(APIHandler):
         self.set_header("Content-Disposition", 'attachment; filename="todos.json"')
         head = {"format": "tornado_todo", "version": 1, "user": self.user.name}
         await self.send(msgspec.json.encode({**head, "exported_at": timestamp(now_milliseconds())})[:-1])
+        if self.request.method == "HEAD":
+            return
+        await self.services.database.snapshot(self._write_moment)
+        if not isinstance(self.services.documents, SQLDocumentStore):
+            await self._write_all("documents", self._documents(self.services.documents))
+        await self.send(b"}\n")
+
+    async def _write_moment(self, source: Any) -> None:
+        """Write all that is in the database, as it is at one moment."""
+        queries = TodoQueries(source, self.user)
         lists = [
             self.show(todo_list)
             for deleted in (False, True)
-            for todo_list in await self.queries.lists(deleted)
+            for todo_list in await queries.lists(deleted)
             if todo_list.role == OWNER
         ]
         await self.send(b',\n"lists": ' + msgspec.json.encode(lists))
-        await self._write_all("todos", self._todos())
-        await self._write_all("documents", self._documents())
-        await self.send(b"}\n")
+        await self._write_all("todos", self._todos(queries))
+        if isinstance(self.services.documents, SQLDocumentStore):
+            await self._write_all("documents", self._documents(SQLDocumentStore(source)))
 
     async def _write_all(self, name: str, pages: AsyncIterator[list]) -> None:
-        """Write a list page by page, at the pace at which the client takes it."""
+        """Write a list page by page."""
         separator = b""
         await self.send(f',\n"{name}": ['.encode())
         async for page in pages:
@@ -8137,14 +8305,14 @@ class ExportHandler(APIHandler):
             separator = b",\n"
         await self.send(b"]")
 
-    async def _todos(self) -> AsyncIterator[list[Todo]]:
+    async def _todos(self, queries: TodoQueries) -> AsyncIterator[list[Todo]]:
         after = ""
-        while todos := await self.queries.own_todos(after, 1000):
+        while todos := await queries.own_todos(after, 1000):
             yield self.show_all(todos)
             after = todos[-1].id
 
-    async def _documents(self) -> AsyncIterator[list[dict]]:
-        store, after = self.services.documents, ""
+    async def _documents(self, store: SQLDocumentStore | MongoDocumentStore) -> AsyncIterator[list[dict]]:
+        after = ""
         while entries := await store.entries(self.user.id, "", after, 20):
             documents = [(entry.name, await store.get(self.user.id, entry.name)) for entry in entries]
             yield [{"name": name, "document": msgspec.Raw(document.body)} for name, document in documents]
@@ -16892,6 +17060,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not gc.isenabled():
         gc.freeze()  # what has been imported stays
         gc.enable()
+    if hasattr(sys.stdout, "reconfigure"):  # a database's name may have letters that a terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = COMMANDS.get(arguments[0]) if arguments else None
     return report_errors(lambda: command(arguments[1:]) if command else serve_command(arguments))
