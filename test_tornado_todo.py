@@ -48,6 +48,7 @@ import unicodedata
 import urllib.parse
 import urllib.request
 import uuid
+import zoneinfo
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -2456,7 +2457,7 @@ def test_filters_narrow_one_by_one_and_together(client):
     expected = {
         "": "abcd", "completed=true": "a", "completed=false": "bcd", f"list={other['id']}": "c",
         "priority=2": "b", "priority=1,3": "ac", "priority=0": "d", "tag=HOME": "ab", "tag=home&tag=ete": "a",
-        "due=2026-11-22": "ab", "due=2026-11-23..": "c", "due=..2026-11-22": "ab", "due=2026-11-01..2026-12-31": "abc",
+        "due=2026-11-22": "a", "due=2026-11-23..": "bc", "due=..2026-11-23": "ab", "due=2026-11-01..2026-12-31": "abc",
         "due=none": "d", "due=any": "abc", "q=b": "b", "completed=false&tag=home&due=any&priority=1,2": "b",
         "deleted=false": "abcd", "deleted=true": "", "tag=hom": "",
     }  # fmt: skip
@@ -2509,6 +2510,162 @@ def test_pages_cover_everything_once_in_every_sort_while_todos_are_added(client,
     assert [each for each in seen if each in set(expected)] == expected
 
 
+NEW_YORK, AUCKLAND = "tz=America/New_York", "tz=Pacific/Auckland"
+
+
+def test_days_of_due_are_those_of_the_readers_zone(client):
+    evening = add(client, "today, 9:30 PM", due="2026-11-27T02:30:00Z")
+    add(client, "tomorrow, 1:00 AM", due="2026-11-26T20:00:00-10:00")
+    add(client, "all day", due="2026-11-26")
+    add(client, "all day tomorrow", due="2026-11-27")
+    add(client, "never")
+    expected = {
+        "due=2026-11-26": {"today, 9:30 PM", "all day"},
+        "due=..2026-11-26": {"today, 9:30 PM", "all day"},
+        "due=2026-11-27": {"tomorrow, 1:00 AM", "all day tomorrow"},
+        "due=2026-11-27..": {"tomorrow, 1:00 AM", "all day tomorrow"},
+        "due=..2026-11-25": set(),
+        "due=none": {"never"},
+    }
+    for query, found in expected.items():
+        for sort in ("order", "due", "-due", "title"):
+            assert set(titles(client, f"?{query}&{NEW_YORK}&sort={sort}")) == found, (query, sort)
+    assert set(titles(client, "?due=2026-11-26")) == {"all day"}
+    assert client.patch(f"/api/todos?due=..2026-11-26&{NEW_YORK}", {"completed": True}).json()["count"] == 2
+    assert show(client, evening["id"])["completed"]
+    assert client.delete(f"/api/todos?due=2026-11-27&{NEW_YORK}").json()["count"] == 2
+    assert set(titles(client, f"?deleted=true&due=2026-11-27&{NEW_YORK}")) == {"tomorrow, 1:00 AM", "all day tomorrow"}
+    assert client.delete(f"/api/todos?deleted=true&due=2026-11-27&{NEW_YORK}").json()["count"] == 2
+
+
+def test_sorted_by_due_each_day_of_the_reader_has_what_is_timed_first(client):
+    for title, due in (
+        *(("today 8:00", "2026-11-26T08:00:00+13:00"), ("yesterday", "2026-11-25"), ("today", "2026-11-26")),
+        *(("yesterday 23:00", "2026-11-25T23:00:00+13:00"), ("never", None), ("tomorrow 0:00", "2026-11-26T11:00:00Z")),
+    ):
+        add(client, title, due=due)
+    expected = ["yesterday 23:00", "yesterday", "today 8:00", "today", "tomorrow 0:00", "never"]
+    assert titles(client, f"?sort=due&{AUCKLAND}") == expected
+    assert titles(client, f"?sort=-due&{AUCKLAND}") == expected[::-1]
+    for sort in ("due", "-due"):
+        found = [todo["title"] for page in pages(client, f"/api/todos?sort={sort}&{AUCKLAND}&limit=1") for todo in page]
+        assert found == expected[:: 1 if sort == "due" else -1]
+
+
+ZONES = [
+    *("UTC", "Pacific/Auckland", "America/New_York", "Asia/Kathmandu", "Pacific/Kiritimati", "Etc/GMT+12"),
+    *("America/St_Johns", "Pacific/Apia", "Africa/Monrovia"),
+]
+
+
+def by_day(todo: dict, zone: str) -> tuple:
+    """The place of a to-do among those sorted by due, as its reader in a zone sees it."""
+    if todo["due"] is None:
+        return (datetime.date.max.toordinal() + 1,)
+    if len(todo["due"]) == 10:
+        return datetime.date.fromisoformat(todo["due"]).toordinal(), 1
+    moment = datetime.datetime.fromisoformat(todo["due"].replace("Z", "+00:00"))
+    return moment.astimezone(zoneinfo.ZoneInfo(zone)).toordinal(), 0, moment.timestamp()
+
+
+def test_pages_sorted_by_due_are_right_in_every_zone(client):
+    chance, there = random.Random(45), add_list(client)["id"]
+    days = ["2026-11-25", "2026-11-26", "2026-11-27", "2011-12-29", "2011-12-30", "2011-12-31", "1970-01-01"]
+    days += ["2026-03-08", "2026-03-29", "2026-11-01", "0001-01-01", "9999-12-31"]
+    for number in range(150):
+        day, clock = chance.choice(days), f"{chance.randrange(24):02}:{chance.choice([0, 30, 59]):02}"
+        offset = "Z" if day[0] in "09" else chance.choice(["Z", "+14:00", "-12:00", "+05:45"])
+        due = chance.choice([None, day, day, f"{day}T{clock}:00{offset}", f"{day}T{clock}:59{offset}"])
+        add(client, f"{number}", due=due, **({"list": there} if number % 3 else {}))
+    whole = client.get("/api/todos?limit=1000").json()
+    for zone in ZONES:
+        quoted = urllib.parse.quote(zone)
+        inside = [todo for todo in whole if todo["due"] is None or todo["due"][0] in "12"]  # of years Python can shift
+        expected = [todo["id"] for todo in sorted(inside, key=lambda todo: (*by_day(todo, zone), todo["id"]))]
+        known = set(expected)
+        for sign, step in (("", 1), ("-", -1)):
+            found = [todo for page in pages(client, f"/api/todos?sort={sign}due&tz={quoted}&limit=7") for todo in page]
+            assert {todo["id"] for todo in found} == {todo["id"] for todo in whole} and len(found) == len(whole)
+            assert [todo["id"] for todo in found if todo["id"] in known] == expected[::step], (zone, sign)
+        for first, last in (("2026-11-26", "2026-11-26"), ("2011-12-30", "2011-12-31"), ("2026-03-08", "2026-03-29")):
+            span = range(
+                datetime.date.fromisoformat(first).toordinal(), datetime.date.fromisoformat(last).toordinal() + 1
+            )
+            days_of = {todo["id"] for todo in inside if todo["due"] and by_day(todo, zone)[0] in span}
+            query = f"?due={first}..{last}&tz={quoted}"
+            assert set(todo_ids(client, query)) == set(todo_ids(client, f"{query}&sort=due")) == days_of, (zone, first)
+        assert len(todo_ids(client, f"?due=0001-01-01..9999-12-31&tz={quoted}&limit=1000")) == sum(
+            todo["due"] is not None for todo in whole
+        )
+
+
+def test_pages_sorted_by_due_in_a_zone_stay_right_while_todos_change(client):
+    todos = [
+        add(client, f"{number}", due=f"2026-11-{10 + number % 10}" + ("" if number % 2 else "T22:30:00Z"))
+        for number in range(40)
+    ]
+    path, seen = f"/api/todos?sort=due&{AUCKLAND}&limit=6", []
+    expected = [todo["id"] for todo in client.get(path.replace("limit=6", "limit=100")).json()]
+    while path:
+        answer = client.get(path)
+        seen += [todo["id"] for todo in answer.json()]
+        path = next_path(client, answer)
+        client.delete(f"/api/todos/{answer.json()[-1]['id']}")  # the cursor's own to-do
+        add(client, "earlier", due="2026-11-01")
+        change(client, todos[-1]["id"], due=f"2026-11-{10 + len(seen) % 10}T11:00:00Z", title="moves about")
+    moved = todos[-1]["id"]
+    assert [each for each in seen if each != moved] == [each for each in expected if each != moved]
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        *("Mars/Olympus", "", "x", "../../etc/passwd", "/etc/localtime", "localtime", "right/UTC", "America"),
+        *("posixrules", "UTC%20", "%2B05:30", "Europe/Berlin/", "%C3%BC", "a" * 500, "zone.tab"),
+    ],
+)
+def test_a_time_zone_that_does_not_exist_is_refused_with_the_field(shared, zone):
+    for method in ("GET", "PATCH", "DELETE"):
+        assert_problem(shared.send(method, f"/api/todos?due=any&tz={zone}", {"title": "x"}), 422, "tz")
+    assert_problem(shared.patch("/api/user", {"time_zone": urllib.parse.unquote(zone) or "x"}), 422, "time_zone")
+    assert_problem(shared.get("/api/lists?tz=UTC"), 400, "tz")
+
+
+def test_zones_are_known_where_the_system_has_no_table_of_them():
+    # Windows has none, and Debian leaves out older names, which browsers send: the package tzdata has them all.
+    zoneinfo.reset_tzpath([])
+    tornado_todo.zone_named.cache_clear()
+    zoneinfo.ZoneInfo.clear_cache()
+    try:
+        with serving() as client:
+            add(client, "evening", due="2026-11-26T20:00:00Z")
+            for zone in ("Asia/Calcutta", "Asia/Kolkata", "Australia/Sydney"):
+                assert titles(client, f"?due=2026-11-27&tz={zone}") == ["evening"], zone
+            assert titles(client, "?due=2026-11-26&tz=US/Pacific") == ["evening"]
+            assert_problem(client.get("/api/todos?tz=Mars/Olympus"), 422, "tz")
+    finally:
+        zoneinfo.reset_tzpath()
+        tornado_todo.zone_named.cache_clear()
+
+
+def test_this_machines_own_user_has_a_time_zone(client):
+    assert client.get("/api/session").json()["time_zone"] is None
+    assert client.get("/api/user").json()["time_zone"] is None
+    add(client, "evening", due="2026-11-27T02:30:00Z")
+    etag = client.get("/api/todos?due=2026-11-26").headers["ETag"]
+    answer = client.patch("/api/user", {"time_zone": "America/New_York"})
+    assert answer.status == 200 and answer.json()["time_zone"] == "America/New_York"
+    assert client.get("/api/user").json() == answer.json()
+    assert client.get("/api/session").json()["time_zone"] == "America/New_York"
+    assert client.get("/api/todos?due=2026-11-26", If_None_Match=etag).json()[0]["title"] == "evening"
+    assert titles(client, "?due=2026-11-26&tz=UTC") == titles(client, "?due=2026-11-27") == []
+    assert client.patch("/api/todos?due=2026-11-26", {"priority": 1}).json()["count"] == 1
+    client.patch("/api/user", {"time_zone": None})
+    assert client.get("/api/user").json()["time_zone"] is None and titles(client, "?due=2026-11-26") == []
+    assert_problem(client.patch("/api/user", {"password": "x", "new_password": "y"}), 403)
+    assert_problem(client.send("DELETE", "/api/user", {"password": "x"}), 403)
+
+
 def test_pages_keep_their_filters_and_end(client):
     for number in range(5):
         add(client, f"{number}", tags=["a b", "ü"] if number != 2 else [])
@@ -2516,6 +2673,39 @@ def test_pages_keep_their_filters_and_end(client):
     assert [[todo["title"] for todo in page] for page in found] == [["0", "1"], ["3", "4"]]
     assert client.get("/api/todos?limit=5").headers["Link"] is None
     assert client.get("/api/todos?limit=4").headers["Link"] is not None
+
+
+BROWSER_TEXTS = [
+    *[("a\r\nb", "a\nb"), ("a\rb", "a\nb"), ("\r\r\n\r", "\n\n\n"), ("\ufeffa", "a"), ("\ufeff\ufeffa\r\n", "a\n")],
+    *[("a\ufeffb", "a\ufeffb"), (" a ", " a ")],
+]
+
+
+@pytest.mark.parametrize("sent, kept", BROWSER_TEXTS, ids=lambda text: ascii(text))
+def test_notes_are_kept_as_a_browser_gives_them_back(client, sent, kept):
+    todo = add(client, notes=sent)
+    assert todo["notes"] == kept
+    before = revision(client)
+    assert change(client, todo["id"], notes=sent) == change(client, todo["id"], notes=kept) == todo
+    assert client.put(f"/api/todos/{NO_ID}", {"title": "x", "notes": sent}).json()["notes"] == kept
+    client.patch("/api/todos?completed=false", {"notes": sent})
+    assert {entry["notes"] for entry in client.get("/api/todos").json()} == {kept}
+    assert revision(client) == before + 1
+
+
+@pytest.mark.parametrize("around", ["\ufeff", " \ufeff ", "\ufeff \ufeff", "\r\n", "\u2003\ufeff\xa0"], ids=ascii)
+def test_titles_tags_and_names_are_trimmed_of_what_is_space_to_a_browser(client, around):
+    def spaced(text: str) -> str:
+        return f"{around}{text}{around}"
+
+    todo = add(client, spaced("milk"), tags=[spaced("home"), "home"])
+    assert (todo["title"], todo["tags"]) == ("milk", ["home"])
+    assert change(client, todo["id"], title=spaced("bread"))["title"] == "bread"
+    assert add_list(client, spaced("shopping"))["title"] == "shopping"
+    for query in ("tag", "q"):
+        word = urllib.parse.quote(spaced("home" if query == "tag" else "bread"))
+        assert titles(client, f"?{query}={word}") == ["bread"]
+    assert_problem(client.post("/api/todos", {"title": around}), 422, "title")
 
 
 def test_a_page_has_200_todos_unless_told_otherwise_and_1000_at_most():
@@ -2598,9 +2788,28 @@ async def test_a_page_of_20_000_todos_is_read_from_an_index(service):
             after = (found[199].order, found[199].id)
     assert len(explainer.plans) == 12
     for sql, plan in explainer.plans:
-        own, _, rest = plan.partition("SCAN part0")  # then a page of one's own and one of others' are merged
+        own, _, rest = plan.partition("SCAN own_0")  # then a page of one's own and one of others' are merged
         assert "TEMP B-TREE" not in own and "SCAN todos" not in own + rest, plan
         assert "OFFSET" not in sql.upper()
+
+
+@pytest.mark.parametrize("in_list", [False, True], ids=["all lists", "one list"])
+async def test_page_sorted_by_due_in_a_zone_is_read_from_indexes(service, in_list):
+    service, user = service
+    explainer = Explainer(service.store.database)
+    list_id = await service.queries(user).inbox() if in_list else None
+    for descending, due in itertools.product((False, True), (None, ("0001-01-01", "2026-11-26"))):
+        for after in (None, (tornado_todo.due_sort_key("2026-11-26"), NO_ID)):
+            which = tornado_todo.TodoFilter(list=list_id, due=due, zone="Pacific/Auckland")
+            await tornado_todo.TodoQueries(explainer, user).todos(
+                which, tornado_todo.Page("due", descending, 50, after)
+            )
+    assert len(explainer.plans) == 8
+    for _, plan in explainer.plans:
+        named = ("todos_by_list_and_time", "todos_by_list_and_day") if in_list else ("todos_by_time", "todos_by_day")
+        assert all(f"USING INDEX {name} (" in plan for name in named) and "SCAN todos" not in plan, plan
+        if in_list:
+            assert "TEMP B-TREE" not in plan, plan
 
 
 async def test_a_page_of_a_list_is_read_from_an_index_of_postgres_before_it_has_analysed_anything(fresh_postgres):
@@ -2786,7 +2995,8 @@ def test_a_query_parameter_that_is_unknown_or_cannot_be_read_is_400(shared, quer
 def test_an_unknown_query_parameter_is_400_with_every_method_of_every_route(routed, pattern):
     for method in sorted(methods_of(pattern) - {"OPTIONS", "HEAD"}):
         answer = routed.send(method, path_of(pattern) + "?nonsense=1", {} if method != "GET" else None)
-        if ROUTES[pattern][1] == "session":  # who has none is refused before anything is read
+        is_open = pattern == "/api/user" and method != "DELETE"  # to this machine's own user
+        if ROUTES[pattern][1] == "session" and not is_open:  # who has none is refused before anything is read
             assert_problem(answer, 403)
         else:
             assert_problem(answer, 400, "nonsense")
@@ -3831,16 +4041,17 @@ async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_t
     store = tornado_todo.TodoStore(tornado_todo.open_database(todo_engine["DATABASE_URL"]))
     await store.open()
     user_id, list_id, todo_id = (tornado_todo.uuid7() for _ in range(3))
-    image = f'{{"id":"{todo_id}","list":"{list_id}","title":"old","order":1.0,"created_at":"x","updated_at":"x"}}'
+    fields = '"title":"\ufeffold","notes":"a\\r\\nb","tags":["\ufeffx"],"order":1.0,"created_at":"x","updated_at":"x"'
+    image = f'{{"id":"{todo_id}","list":"{list_id}",{fields}}}'
 
     async def fill(transaction) -> None:
         for sql, *values in (
             ("users (id, name, created_at, revision)", user_id, "local", 1, 1),
-            (f"lists ({tornado_todo.LIST_COLUMNS}, owner_id)", list_id, "Inbox", 0.0, 1, 1, 1, None, 1, user_id),
+            (f"lists ({tornado_todo.LIST_COLUMNS}, owner_id)", list_id, "\ufeffInbox", 0.0, 1, 1, 1, None, 1, user_id),
             (
                 f"todos ({tornado_todo.TODO_COLUMNS}, owner_id, due_at, title_key, search, tag_keys)",
-                *(todo_id, list_id, "old", None, 1.0, "", None, 0, "[]", 1, 1, None, 1, user_id),
-                *(tornado_todo.NO_DUE, "old", "old\n", "\n"),
+                *(todo_id, list_id, "\ufeffold", None, 1.0, "a\r\nb", None, 0, '["\ufeffx"]', 1, 1, None, 1, user_id),
+                *(tornado_todo.NO_DUE, "\ufeffold", "\ufeffold\na b", "\n\ufeffx\n"),
             ),
             (
                 f"changes ({tornado_todo.CHANGE_COLUMNS}, undoes, owner_id, from_list_id)",
@@ -3856,10 +4067,16 @@ async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_t
     await store.close()
     monkeypatch.undo()
     with serving(todo_engine) as client:
-        assert titles(client) == ["old"] and client.get("/api/lists").json()[0]["role"] == "owner"
+        inbox = client.get("/api/lists").json()[0]
+        assert titles(client) == titles(client, "?tag=x") == ["old"]
+        assert (inbox["title"], inbox["role"]) == ("Inbox", "owner")
+        # Text is as it would come in now, so that nothing that looks at it writes it.
+        assert {name: show(client, todo_id)[name] for name in ("notes", "tags")} == {"notes": "a\nb", "tags": ["x"]}
         assert client.get(f"/api/todos/{todo_id}/history").json()[0]["user"] == "local"
         change(client, todo_id, title="new")
         assert undo(client)["todos"][0]["title"] == "old"
+        batch = client.get("/api/changes").json()["changes"][0]["batch"]
+        assert undo(client, batch)["todos"][0]["deleted_at"]
 
 
 @pytest.mark.parametrize("act", ["removed", "replaced"])
@@ -6624,6 +6841,23 @@ def test_undo_names_act_that_conflicts_and_the_next_undo_takes_the_one_before(to
     assert undo(town.cid)["todos"][0]["deleted_at"]  # the third is made no more
     change(town.bob, todos[1]["id"], title="second by cid")
     assert undo(town.cid, batches[1])["todos"][0]["title"] == "second"
+
+
+def test_time_zone_of_an_account_goes_for_all_its_sessions_and_tokens(town):
+    list_id = shared_list(town)
+    add(town.bob, "evening", list=list_id, due="2026-11-27T02:30:00Z")
+    token = town.server.somebody(**bearer(make_token(town.bob)["token"]))
+    query = f"?list={list_id}&due=2026-11-26"
+    assert titles(town.bob, query) == titles(token, query) == []
+    assert town.bob.patch("/api/user", {"time_zone": "America/New_York"}).json()["time_zone"] == "America/New_York"
+    other = town.server.session("bob")
+    assert other.get("/api/session").json()["time_zone"] == "America/New_York"
+    assert titles(other, query) == titles(token, query) == ["evening"] and titles(town.cid, query) == []
+    assert_problem(token.patch("/api/user", {"time_zone": "UTC"}), 403)
+    assert_problem(town.bob.patch("/api/user", {"time_zone": "UTC", "password": PASSWORD}), 422, "new_password")
+    assert_problem(town.bob.patch("/api/user", {"time_zone": 7}), 422, "time_zone")
+    town.bob.patch("/api/user", {"time_zone": ""})
+    assert titles(town.bob, query) == []
 
 
 def test_an_idempotent_repeat_is_answered_to_the_same_user_only(town):
@@ -11421,6 +11655,20 @@ async def test_a_due_time_keeps_its_moment(page):
     await settled(page)
     (todo,) = await ask(page, "/api/todos")
     assert todo["due"].startswith(in_days(1) + "T14:30")
+
+
+async def test_today_is_the_readers_day_for_what_is_due_at_a_time(browser, server):
+    async with opened(browser, server, timezone_id="Pacific/Kiritimati") as page:
+        today = datetime.datetime.now(zoneinfo.ZoneInfo("Pacific/Kiritimati")).date()
+        tonight = datetime.datetime.combine(today, datetime.time(23, 59), zoneinfo.ZoneInfo("Pacific/Kiritimati"))
+        utc = tonight.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        early = tonight.replace(hour=0, minute=1).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        tomorrow = (tonight + datetime.timedelta(minutes=2)).isoformat()
+        for title, due in (("all day", str(today)), ("tonight", utc), ("early", early), ("tomorrow", tomorrow)):
+            await ask(page, "/api/todos", "POST", {"title": title, "due": due})
+        await page.goto(server + "/#/today/active")
+        await expect(shown_titles(page)).to_have_text(["early", "tonight", "all day"])
+        await expect(page.locator(".sidebar")).to_contain_text("Today3")
 
 
 async def test_due_dates_are_shown_in_friendly_words(page):

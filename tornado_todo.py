@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["tornado>=6.6", "aiosqlite>=0.20", "python-dotenv>=1.0", "msgspec>=0.19"]
+# dependencies = ["tornado>=6.6", "aiosqlite>=0.20", "python-dotenv>=1.0", "msgspec>=0.19", "tzdata>=2024.1"]
 # ///
 """A to-do server in one file.
 
@@ -519,6 +519,8 @@ MAX_DEPTH = 32  # levels of nesting in a JSON body
 MAX_ORDER = 1e12  # beyond it a double has no room left between whole numbers' neighbours
 NO_DUE = 2**53  # the sort key of a to-do without a due date: after every date there is
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+EPOCH_DAY = EPOCH.toordinal()
+DAY = 86_400_000  # milliseconds
 
 
 class TodoError(tornado.web.HTTPError):
@@ -689,10 +691,11 @@ OWNER, EDITOR, VIEWER = "owner", "editor", "viewer"  # what one may be to a list
 
 
 class User(msgspec.Struct, frozen=True):
-    """Somebody who owns lists, or the holder of a link, to whom one is shown."""
+    """Somebody who owns lists, or the holder of a link, to whom one is shown. A time zone is an IANA name, or empty."""
 
     id: str
     name: str
+    time_zone: str = ""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -768,10 +771,12 @@ class PasswordFields(msgspec.Struct, kw_only=True):
     password: Annotated[str, Meta(max_length=1000)]
 
 
-class NewPasswordFields(PasswordFields, kw_only=True):
-    """The present password and the next."""
+class UserFields(msgspec.Struct, kw_only=True):
+    """What a user may change of their own account: the password, shown with the present one, or the time zone."""
 
-    new_password: str
+    password: Annotated[str, Meta(max_length=1000)] | UnsetType = UNSET
+    new_password: str | UnsetType = UNSET
+    time_zone: str | None | UnsetType = UNSET
 
 
 class TokenFields(msgspec.Struct, kw_only=True):
@@ -793,7 +798,10 @@ class NoFields(msgspec.Struct, kw_only=True):
 
 
 class TodoFilter(msgspec.Struct, kw_only=True, frozen=True):
-    """Which to-dos are meant. Each condition narrows the selection; none selects all outside the trash."""
+    """Which to-dos are meant. Each condition narrows the selection; none selects all outside the trash.
+
+    Days are those of a time zone, by its IANA name.
+    """
 
     list: str | None = None
     completed: bool | None = None
@@ -802,6 +810,7 @@ class TodoFilter(msgspec.Struct, kw_only=True, frozen=True):
     priorities: tuple[int, ...] = ()
     words: tuple[str, ...] = ()
     deleted: bool = False
+    zone: str = "UTC"
 
 
 class Page(NamedTuple):
@@ -887,9 +896,25 @@ def fold(text: str) -> str:
     return " ".join(bare.translate(UNDECOMPOSED).split())
 
 
+BOM = "\ufeff"  # a byte order mark, which to a browser is space
+SPACES = f"{BOM}\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
+
+
+def trim(text: str) -> str:
+    """Text without the space around it, whether it is space to Python or to a browser."""
+    return text.strip(SPACES) if BOM in text else text.strip()
+
+
+def clean_text(text: str) -> str:
+    """Text as a browser's text area gives it back: every line ends with a newline, and no byte order mark begins it."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").lstrip(BOM)
+
+
 def clean_line(text: str, most: int) -> str:
     """Trim one line of text; raise ValueError if nothing is left, too much, or a control character."""
-    text = text.strip()
+    text = trim(text)
     if not text:
         raise ValueError("must not be empty")
     if len(text) > most:
@@ -921,7 +946,7 @@ def clean_tags(tags: Tags | None) -> Tags:
 
 def fold_user_name(name: str) -> str:
     """An account's name as it is kept: without case, compatibility forms and space around it."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name.strip()).casefold())
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", trim(name)).casefold())
 
 
 # Letters and marks that leave no mark (Unicode: Default_Ignorable_Code_Point).
@@ -964,7 +989,7 @@ def clean_due(due: str | None) -> str | None:
     """A due date (2026-11-22) or time with an offset (2026-11-22T14:00:00+01:00), in canonical form."""
     if due is None:
         return None
-    due = due.strip()
+    due = trim(due)
     try:
         if DATE.fullmatch(due):
             return datetime.date.fromisoformat(due).isoformat()
@@ -975,20 +1000,93 @@ def clean_due(due: str | None) -> str | None:
     raise ValueError("must be a date like 2026-11-22, or a time like 2026-11-22T14:00:00+01:00")
 
 
+# ---- days in a time zone; a day is its ordinal (`date.toordinal`), a moment is in epoch milliseconds
+
+MILLISECOND = datetime.timedelta(milliseconds=1)
+ZONE_NAME = re.compile(r"(?!posix|right)[A-Za-z][A-Za-z0-9+_-]*(/[A-Za-z0-9+_-]+)*")
+
+
+@functools.lru_cache(1000)
+def zone_named(name: str) -> datetime.tzinfo:
+    """The time zone of an IANA name. Raises ValueError if there is none."""
+    if name == "UTC":  # on a machine without the database of time zones, too
+        return datetime.UTC
+    import zoneinfo  # takes 3 ms, and most servers need it only after the start
+
+    try:
+        if len(name) <= 64 and ZONE_NAME.fullmatch(name) and name not in ("localtime", "Factory"):
+            return zoneinfo.ZoneInfo(name)
+    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+        pass
+    raise ValueError("must be the name of a time zone, such as Europe/Berlin")
+
+
+def clean_zone(name: str) -> str:
+    """The name of a time zone. Raises ValueError if there is no such zone."""
+    zone_named(name)
+    return name
+
+
+def end_of_day(day: int) -> int:
+    """The last millisecond of a day in UTC: by it, all-day to-dos sort, whatever the zone."""
+    return (day - EPOCH_DAY + 1) * DAY - 1
+
+
 def due_sort_key(due: str | None) -> int:
     """Epoch milliseconds of a due time; a day without a time comes at its end, no due date after all."""
     if due is None:
         return NO_DUE
     if len(due) == 10:
-        return (datetime.date.fromisoformat(due).toordinal() - EPOCH.toordinal() + 1) * 86_400_000 - 1
-    return (parse_date_time(due) - EPOCH) // datetime.timedelta(milliseconds=1)
+        return end_of_day(datetime.date.fromisoformat(due).toordinal())
+    return (parse_date_time(due) - EPOCH) // MILLISECOND
+
+
+def is_all_day(due_at: int) -> bool:
+    """Whether a sort key is that of a day: those of times are whole seconds."""
+    return due_at % 1000 == 999
+
+
+def start_of_day(day: int, zone: str) -> int:
+    """The moment at which a day begins in a time zone."""
+    midnight = datetime.datetime.fromordinal(min(max(day, 1), datetime.date.max.toordinal()))
+    return (day - EPOCH_DAY) * DAY - zone_named(zone).utcoffset(midnight) // MILLISECOND
+
+
+def day_of(moment: int, zone: str) -> int:
+    """The day to which a moment belongs in a time zone."""
+    known = EPOCH + min(max(moment, end_of_day(2)), end_of_day(datetime.date.max.toordinal() - 2)) * MILLISECOND
+    return EPOCH_DAY + (moment + known.astimezone(zone_named(zone)).utcoffset() // MILLISECOND) // DAY
+
+
+def due_moment(due_at: int, zone: str) -> int:
+    """The moment by which the reader of a zone sorts a due date: of a day, its end there."""
+    if not is_all_day(due_at):
+        return due_at
+    return start_of_day(EPOCH_DAY + due_at // DAY + 1, zone) - 1
+
+
+def due_bounds(cursor: int, zone: str) -> tuple[int, int]:
+    """The sort keys between which a page begins, among times and among days, after a to-do with this sort key."""
+    cursor = min(max(cursor, -NO_DUE), NO_DUE)
+    if is_all_day(cursor) or cursor == NO_DUE:
+        return due_moment(cursor, zone), cursor
+    return cursor, end_of_day(day_of(cursor, zone)) - 1
+
+
+def due_range(first: str, last: str, zone: str) -> tuple[int, int, int, int]:
+    """The sort keys of the first and last day, and of the times from the first moment to before the last."""
+    begin, end = (datetime.date.fromisoformat(day).toordinal() for day in (first, last))
+    since = -NO_DUE if begin == 1 else start_of_day(begin, zone)
+    until = NO_DUE if end == datetime.date.max.toordinal() else start_of_day(end + 1, zone)
+    return end_of_day(begin), end_of_day(end), since, until
 
 
 CLEANERS: dict[str, Callable[[Any], Any]] = {
     "title": clean_title,
     "order": lambda order: order + 0.0,  # there is a -0.0, which not every engine keeps
-    "notes": lambda notes: notes or "",
+    "notes": lambda notes: clean_text(notes or ""),
     "due": clean_due,
+    "time_zone": lambda name: name and clean_zone(name),
     "priority": lambda priority: priority or 0,
     "tags": clean_tags,
     "list": clean_id,
@@ -1153,6 +1251,14 @@ def read_whole_number(text: str, least: int, most: int) -> int:
     return int(text)
 
 
+def read_zone(text: str) -> str:
+    """The name of a time zone. Raises Invalid."""
+    try:
+        return clean_zone(text)
+    except ValueError as error:
+        raise Invalid(f"tz {error}.", [field_error("tz", str(error))]) from None
+
+
 def read_due_range(text: str) -> tuple[str, str] | str:
     """A day, a range of days open at either end (`2026-11-01..`), or `any` or `none`."""
     if text in ("any", "none"):
@@ -1170,7 +1276,7 @@ def read_due_range(text: str) -> tuple[str, str] | str:
 
 
 def read_words(text: str) -> tuple[str, ...]:
-    words = tuple(fold(text).split())
+    words = tuple(fold(trim(text)).split())
     if not words or len(text) > 200:
         raise ValueError("must be 1 to 200 characters with a word in them")
     return words
@@ -1240,6 +1346,7 @@ PARAMETERS: dict[str, Callable[[str], Any]] = {
     "since": lambda text: read_whole_number(text, 0, 2**63 - 1),
     "ttl": lambda text: read_whole_number(text, 1, 366 * 86_400),
     "prefix": read_text,
+    "tz": read_zone,
 }
 FILTERS = ("list", "completed", "due", "tag", "priority", "q", "deleted")
 
@@ -1248,7 +1355,8 @@ FILTERS = ("list", "completed", "due", "tag", "priority", "q", "deleted")
 def read_query(query: str, allowed: tuple[str, ...]) -> Mapping[str, Any]:
     """Parse a query string; `tag` gives a list, every other parameter may come once.
 
-    Raises Malformed with one entry for every parameter that is unknown, doubled or cannot be read.
+    Raises Malformed with one entry for every parameter that is unknown, doubled or cannot be read, or
+    Invalid for a time zone that does not exist.
     """
     if not query:
         return {}
@@ -1278,8 +1386,8 @@ def read_query(query: str, allowed: tuple[str, ...]) -> Mapping[str, Any]:
     return values
 
 
-def filter_from_query(query: Mapping[str, Any]) -> TodoFilter:
-    """The filter that a query asks for."""
+def filter_from_query(query: Mapping[str, Any], time_zone: str) -> TodoFilter:
+    """The filter of a query; its days are those of the zone it names, else of the user's (empty: UTC)."""
     return TodoFilter(
         list=query.get("list"),
         completed=query.get("completed"),
@@ -1288,6 +1396,7 @@ def filter_from_query(query: Mapping[str, Any]) -> TodoFilter:
         priorities=query.get("priority", ()),
         words=query.get("q", ()),
         deleted=query.get("deleted", False),
+        zone=query.get("tz") or time_zone or "UTC",
     )
 
 
@@ -2589,6 +2698,9 @@ def open_database(url: str) -> Database:
 
 # ==== stores: may call databases and domain =====================================================
 
+# Which to-dos are due at a time, and which on a day, or not at all.
+TIMED, UNTIMED = "length(due) > 10", "COALESCE(length(due), 10) <= 10"
+
 # One entry a version of the schema; never change one that was released, append another.
 MIGRATIONS = (
     """
@@ -2668,10 +2780,26 @@ MIGRATIONS = (
     """
     CREATE TABLE revision_gaps (after_revision BIGINT PRIMARY KEY, before_revision BIGINT NOT NULL);
     """,
-    # The revisions of the acts that a user could not undo: an undo without a batch passes over them.
-    """
+    # The revisions of the acts that a user could not undo: an undo without a batch passes over them. To-dos with a
+    # time and those without have an index each, since their order among each other depends on the reader's zone.
+    # And text as it comes in now, see clean_text() and trim().
+    f"""
     ALTER TABLE users ADD COLUMN passed_from BIGINT NOT NULL DEFAULT 0;
     ALTER TABLE users ADD COLUMN passed_to BIGINT NOT NULL DEFAULT 0;
+    ALTER TABLE users ADD COLUMN time_zone TEXT NOT NULL DEFAULT '';
+    DROP INDEX todos_by_due;
+    CREATE INDEX todos_by_time ON todos (owner_id, due_at, id) WHERE deleted_at IS NULL AND {TIMED};
+    CREATE INDEX todos_by_day ON todos (owner_id, due_at, id) WHERE deleted_at IS NULL AND {UNTIMED};
+    CREATE INDEX todos_by_list_and_time ON todos (list_id, due_at, id) WHERE deleted_at IS NULL AND {TIMED};
+    CREATE INDEX todos_by_list_and_day ON todos (list_id, due_at, id) WHERE deleted_at IS NULL AND {UNTIMED};
+    UPDATE todos SET notes = replace(replace(ltrim(notes, '{BOM}'), '\r\n', '\n'), '\r', '\n')
+        WHERE notes LIKE '%\r%' OR notes LIKE '{BOM}%';
+    UPDATE todos SET title = ltrim(rtrim(title, '{BOM} '), '{BOM} '), title_key = ltrim(title_key, '{BOM} ')
+        WHERE title LIKE '{BOM}%' OR title LIKE '%{BOM}';
+    UPDATE todos SET tags = replace(replace(tags, '"{BOM}', '"'), '{BOM}"', '"'),
+        tag_keys = replace(replace(tag_keys, '\n{BOM}', '\n'), '{BOM}\n', '\n') WHERE tags LIKE '%{BOM}%';
+    UPDATE lists SET title = ltrim(rtrim(title, '{BOM} '), '{BOM} ')
+        WHERE title LIKE '{BOM}%' OR title LIKE '%{BOM}';
     """,
 )
 
@@ -2974,8 +3102,6 @@ class TodoQueries:
             conditions.append("completed_at IS NOT NULL" if which.completed else "completed_at IS NULL")
         if which.due in ("any", "none"):
             conditions.append("due IS NOT NULL" if which.due == "any" else "due IS NULL")
-        elif which.due:
-            conditions.append(f"substr(due, 1, 10) BETWEEN {bound(which.due[0])} AND {bound(which.due[1])}")
         if which.priorities:
             conditions.append(f"priority IN ({', '.join(bound(priority) for priority in which.priorities)})")
         for tag in which.tags:
@@ -2996,34 +3122,68 @@ class TodoQueries:
             return f"${len(arguments) + 1}"
 
         conditions = self._conditions(which, bound)
-        column, direction, tail = "position", "ASC", ""
-        if page:
-            column, direction = SORT_COLUMNS[page.sort], "DESC" if page.descending else "ASC"
-            if page.after:
-                values = ", ".join(bound(value) for value in page.after)
-                conditions.append(f"({column}, id) {'<' if page.descending else '>'} ({values})")
-            tail = f" LIMIT {page.limit + 1}"
+        column = SORT_COLUMNS[page.sort] if page else "position"
+        direction = "DESC" if page and page.descending else "ASC"
+        tail = f" LIMIT {page.limit + 1}" if page else ""
+        by_zone = page is not None and page.sort == "due"
         # One part for each way to a right, so that an index gives each of them in order.
         parts = [
-            f"SELECT {TODO_COLUMNS}, owner_id, {column} AS sort_key FROM todos WHERE {right}"
-            f" AND {' AND '.join(conditions)} ORDER BY {column} {direction}, id {direction}{tail}"
-            for right in self._ways(which, role, bound)
+            f"SELECT * FROM (SELECT {TODO_COLUMNS}, owner_id, {column} AS sort_key FROM todos WHERE {right}"
+            f" AND {' AND '.join([*conditions, *narrowing])} ORDER BY {column} {direction}, id {direction}{tail})"
+            f" AS {name}_{number}{gate}"
+            for name, right, gate in self._ways(which, role, bound)
+            for number, narrowing in enumerate(self._narrowings(which, page, bound))
         ]
-        sql = parts[0]
-        if len(parts) > 1:
-            sql = " UNION ALL ".join(f"SELECT * FROM ({part}) AS part{number}" for number, part in enumerate(parts))
-            sql += f" ORDER BY sort_key {direction}, id {direction}{tail}"
+        order = "" if by_zone or len(parts) == 1 else f" ORDER BY sort_key {direction}, id {direction}{tail}"
+        sql = " UNION ALL ".join(parts) + order
         rows = await self.fetch(sql, *arguments, **({} if page else {"seconds": BULK_SECONDS}))
+        if by_zone:
+            ordered = sorted(
+                rows, key=lambda row: (due_moment(row[14], which.zone), row[14], row[0]), reverse=page.descending
+            )
+            rows = ordered[: page.limit + 1]
         return [self._todo(row) async for row in yielding(rows)]
 
     @staticmethod
-    def _ways(which: TodoFilter, role: str, bound: Callable[[Any], str]) -> list[str]:
-        """Conditions of which each selects to-dos that the caller has a right to, and none selects the same."""
+    def _narrowings(which: TodoFilter, page: Page | None, bound: Callable[[Any], str]) -> list[list[str]]:
+        """SQL conditions for days and the place of the page, one list for each part that is in order by itself.
+
+        To-dos that are due at a time and those that are due on a day are sorted by the same column, but
+        the time zone decides in which order they come among each other.
+        """
+        due = isinstance(which.due, tuple)
+        first, last, since, until = map(bound, due_range(*which.due, which.zone)) if due else ("",) * 4
+        timed = [TIMED, *([f"due_at >= {since}", f"due_at < {until}"] if due else [])]
+        untimed = [UNTIMED, *([f"due_at BETWEEN {first} AND {last}"] if due else [])]
+        if page is None or page.sort != "due":
+            both = [f"({' AND '.join(timed)} OR {' AND '.join(untimed)})"] if due else []
+            return [[*both, *TodoQueries._after(page, page.after, bound)] if page and page.after else both]
+        if page.after is None:
+            return [timed, untimed]
+        return [
+            [*part, *TodoQueries._after(page, (value, page.after[1]), bound)]
+            for part, value in zip((timed, untimed), due_bounds(page.after[0], which.zone), strict=True)
+        ]
+
+    @staticmethod
+    def _after(page: Page, after: tuple[Any, str], bound: Callable[[Any], str]) -> list[str]:
+        """The SQL condition that rows come after one with this value and id."""
+        comparison = "<" if page.descending else ">"
+        return [f"({SORT_COLUMNS[page.sort]}, id) {comparison} ({', '.join(map(bound, after))})"]
+
+    @staticmethod
+    def _ways(which: TodoFilter, role: str, bound: Callable[[Any], str]) -> list[tuple[str, str, str]]:
+        """Conditions of which each selects to-dos that the caller has a right to, and none selects the same.
+
+        Each has a name and what must hold for any of them to be there, which Postgres finds out before
+        it prepares a search among the to-dos of all.
+        """
         if which.list:
             here = f"id = {bound(which.list)} AND {may(role, 'id')} AND deleted_at IS NULL"
-            return [f"list_id = (SELECT id FROM lists WHERE {here})"]
-        own = [f"owner_id = $1 AND {OUTSIDE_OWN_TRASH}"]
-        return own if role == OWNER else [*own, f"list_id IN ({MEMBERSHIPS}{editing(role)})"]
+            return [("of_list", f"list_id = (SELECT id FROM lists WHERE {here})", "")]
+        own = ("own", f"owner_id = $1 AND {OUTSIDE_OWN_TRASH}", "")
+        lists = f"{MEMBERSHIPS}{editing(role)}"
+        return [own] if role == OWNER else [own, ("others", f"list_id IN ({lists})", f" WHERE EXISTS ({lists})")]
 
     async def own_todos(self, after: str, most: int) -> list[Todo]:
         """The to-dos in the caller's own lists, wherever they are, in the order of their ids after one of them."""
@@ -3251,7 +3411,6 @@ class TodoQueries:
         return [change_from_row(row) for row in rows], rows[0][-1] is not None
 
 
-DAY = 86_400_000  # milliseconds
 SESSION_IDLE = 7 * DAY
 SESSION_LIFETIME = 30 * DAY
 INVITE_LIFETIME = 7 * DAY
@@ -3292,13 +3451,13 @@ def hash_secret(secret: str) -> str:
 
 CREDENTIAL_COLUMNS = (
     "credentials.id, kind, credentials.name, read_only, credentials.created_at, used_at, expires_at,"
-    " users.id, users.name"
+    " users.id, users.name, users.time_zone"
 )
 
 
 def credential_from_row(row: Sequence[Any]) -> Credential:
     """The credential in a row of CREDENTIAL_COLUMNS."""
-    return Credential(*row[:3], bool(row[3]), *row[4:7], User(*row[7:9]))
+    return Credential(*row[:3], bool(row[3]), *row[4:7], User(*row[7:10]))
 
 
 def new_credential(kind: str, user: User, lifetime: int, name: str = "", read_only: bool = False) -> Credential:
@@ -3764,7 +3923,7 @@ MAX_KNOWN = 2000  # users, sessions and tokens that a process remembers
 RECENT_SECONDS = 2 * POLL_SECONDS  # that what is known need not be read again
 KNOWN_SECONDS = 3600  # that it is enough while the database is away
 AWAY_SECONDS = 0.3  # that a database which has not answered may take for its next answer
-USER_BY_NAME = "SELECT id, name, name FROM users WHERE name"
+USER_BY_NAME = "SELECT id, name, time_zone, name FROM users WHERE name"
 CREDENTIAL_BY_HASH = (
     f"SELECT {CREDENTIAL_COLUMNS}, secret_hash FROM credentials JOIN users ON users.id = user_id WHERE secret_hash"
 )
@@ -3968,7 +4127,7 @@ class TodoStore:
         if row is None:
             await self.database.transaction(functools.partial(self._make_user, name))
             row = await self.known.find(USER_BY_NAME, name)
-        return User(*row[:2])
+        return User(*row[:3])
 
     @staticmethod
     async def _make_user(name: str, transaction: Any) -> User:
@@ -4141,9 +4300,9 @@ class AccountStore:
     async def account(self, name: str) -> tuple[User, str] | None:
         """The user of this name and their password's hash; None if there is no such account."""
         rows = await self.database.fetch(
-            "SELECT id, name, password FROM users WHERE name = $1 AND password IS NOT NULL", name
+            "SELECT id, name, time_zone, password FROM users WHERE name = $1 AND password IS NOT NULL", name
         )
-        return (User(*rows[0][:2]), rows[0][2]) if rows else None
+        return (User(*rows[0][:3]), rows[0][3]) if rows else None
 
     async def accounts(self) -> list[tuple[str, int]]:
         """Every account's name, and when it was made (epoch milliseconds)."""
@@ -4215,6 +4374,14 @@ class AccountStore:
             await transaction.fetch("DELETE FROM credentials WHERE user_id = $1 AND kind = 'session'", user.id)
 
         await self._take_away(operation)
+
+    async def set_time_zone(self, user: User, name: str) -> None:
+        """Set the time zone whose days a user's to-dos go by: an IANA name, or nothing."""
+        await self._take_away(  # for every process to read the user again
+            lambda transaction: transaction.fetch(
+                "UPDATE users SET time_zone = $2 WHERE id = $1 RETURNING id", user.id, name
+            )
+        )
 
     async def rehash_password(self, user: User, old: str, new: str) -> None:
         """Keep the same password with a stronger hash, unless it has been changed meanwhile."""
@@ -5152,12 +5319,21 @@ class Undone(msgspec.Struct, frozen=True):
     lists: list[TodoList]
 
 
+def decoded_image(side: msgspec.Raw, kind: Any) -> Any:
+    """The to-do or list of an image, or None, with its text as it would come in now: the log keeps it as it came."""
+    thing = msgspec.json.decode(side, type=kind | None)
+    if thing is None:
+        return None
+    texts = {"notes": clean_text(thing.notes), "tags": [trim(tag) for tag in thing.tags]} if kind is Todo else {}
+    return msgspec.structs.replace(thing, title=trim(thing.title), **texts)
+
+
 def undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -> Todo:
     """Set back what a change did to a to-do, and give the to-do. Raises Conflict."""
     current = present.get(change.todo)
     if current is None or change.action == "purge":
         raise Conflict("What was removed for good, or is no longer yours to change, cannot be brought back.")
-    before, after = (msgspec.json.decode(side, type=Todo | None) for side in (change.before, change.after))
+    before, after = (decoded_image(side, Todo) for side in (change.before, change.after))
     if before is None and change.action != "create":
         raise Conflict("What this was before has gone with the account that it came from.")
     if before is None:
@@ -5181,7 +5357,7 @@ async def check_undone_list(batch: TodoBatch, list_id: str, undone: Sequence[Tod
 
 async def undo_list_change(batch: TodoBatch, change: Change) -> TodoList:
     """Set back what a change did to a list, and give the list. Raises Conflict."""
-    before, after = (msgspec.json.decode(side, type=TodoList | None) for side in (change.before, change.after))
+    before, after = (decoded_image(side, TodoList) for side in (change.before, change.after))
     if after is None:
         raise Conflict("What was removed for good cannot be brought back.")
     if change.action == "share":
@@ -5856,8 +6032,8 @@ class Services:
         while True:
             try:
                 now = now_milliseconds()
-                await self.todos.empty_old_trash(now - self.config.trash_days * 86_400_000)
-                await self.todos.store.forget_answers(now - 86_400_000)
+                await self.todos.empty_old_trash(now - self.config.trash_days * DAY)
+                await self.todos.store.forget_answers(now - DAY)
                 await self.accounts.forget_expired()
             except Exception as error:
                 LOG.warning("tidying failed and is tried again in an hour: %s", error)
@@ -7132,6 +7308,7 @@ class BaseHandler:
 
     public = False  # deny by default: a handler that serves strangers says so
     needs_session = False  # whether a token, a link or this machine's own user is not enough
+    local_methods: tuple[str, ...] = ()  # for which this machine's own user is enough all the same
     query_parameters: Mapping[str, tuple[str, ...]] | None = {}  # by method; None takes any
     content_security_policy = API_POLICY
     caller: Caller | None = None
@@ -7217,7 +7394,13 @@ class BaseHandler:
         self.user: User = self.caller.user
         if self.caller.read_only and self.request.method not in ("GET", "HEAD"):
             raise Forbidden(f"This {self.caller.kind} may only read.")
-        if self.needs_session and self.caller.kind != "session":
+        is_local = self.caller.kind == "local" and self.request.method in self.local_methods
+        if self.needs_session and not is_local:
+            self.check_session()
+
+    def check_session(self) -> None:
+        """Raise Forbidden unless the caller has signed in."""
+        if self.caller.kind != "session":
             raise Forbidden("This takes a session: sign in on the page, or by POST /api/session.")
 
     async def head(self, *arguments: str) -> None:
@@ -7676,26 +7859,33 @@ class TodosHandler(APIHandler):
     """All to-dos, or those that a filter selects."""
 
     query_parameters = {
-        "GET": (*FILTERS, "sort", "limit", "after"),
-        "PATCH": FILTERS[:-1],  # what is in the trash is restored first
-        "DELETE": FILTERS,
+        "GET": (*FILTERS, "sort", "limit", "after", "tz"),
+        "PATCH": (*FILTERS[:-1], "tz"),  # what is in the trash is restored first
+        "DELETE": (*FILTERS, "tz"),
     }
 
     async def get(self) -> None:
-        which, page = filter_from_query(self.query), page_from_query(self.query)
+        which, page = self._filter(), page_from_query(self.query)
         # The validator is read before the rows: too old a tag costs a request, too new a one an update.
         revision = await self.queries.revision(which.list)
         if after := self.query.get("after"):
             await self.queries.check_revision(after[-1])
         etag = collection_etag(self.user, revision)
-        if self.not_modified(etag):
+        # The revision stays the same when the account gets another time zone, so it does not stand for its days.
+        by_zone = which.zone != self.query.get("tz", "UTC") and (which.due or page.sort == "due")
+        if by_zone:
+            self.set_header("ETag", etag)
+        elif self.not_modified(etag):
             return
-        key = (self.user.id, etag, self.url(""), self.request.query)
+        key = (self.user.id, etag, self.url(""), self.request.query, which.zone)
         body, link = self.services.answers.get(key) or await self._encoded(which, page, revision)
         self.services.answers.keep(key, body, link)
         if link:
             self.set_header("Link", link)
         self.write_encoded(body)
+
+    def _filter(self) -> TodoFilter:
+        return filter_from_query(self.query, self.user.time_zone)
 
     async def _encoded(self, which: TodoFilter, page: Page, revision: int) -> tuple[bytes, str | None]:
         """A page of to-dos of a revision as JSON, and the Link header that names the next."""
@@ -7722,12 +7912,11 @@ class TodosHandler(APIHandler):
 
     async def patch(self) -> None:
         fields = read_fields(self.json_body(), TodoFields)
-        which = filter_from_query(self.query)
-        written = await self.services.todos.patch_all(self.user, which, fields, self.if_match)
+        written = await self.services.todos.patch_all(self.user, self._filter(), fields, self.if_match)
         self._answer_count(written)
 
     async def delete(self) -> None:
-        written = await self.services.todos.delete_all(self.user, filter_from_query(self.query), self.if_match)
+        written = await self.services.todos.delete_all(self.user, self._filter(), self.if_match)
         self._answer_count(written)
 
     def _answer_count(self, written: Written) -> None:
@@ -8085,6 +8274,7 @@ class AccountHandler(CredentialHandler):
         is_here = has_accounts and await authenticator.local_caller(self.request) is not None
         return {
             "user": caller.user.name if caller and caller.kind != "link" else None,
+            "time_zone": (caller.user.time_zone or None) if caller else None,
             "kind": caller.kind if caller else None,
             "read_only": bool(caller and caller.read_only),
             "accounts": has_accounts,
@@ -8168,18 +8358,32 @@ class UserHandler(AccountHandler):
     """The caller's own account."""
 
     needs_session = True
+    local_methods = ("GET", "HEAD", "PATCH")
 
     async def get(self) -> None:
         created_at = timestamp(await self.services.accounts.created_at(self.user))
-        self.write_json({"name": self.user.name, "created_at": created_at})
+        self.write_json({"name": self.user.name, "created_at": created_at, "time_zone": self.user.time_zone or None})
 
     async def patch(self) -> None:
-        fields = read_fields(self.json_body(), NewPasswordFields, required=["password", "new_password"])
-        check_new_password(fields["new_password"], self.user.name, "new_password")
-        await self.accounts.check_password(self.user, fields["password"], self.request.remote_ip)
-        hashed = await self.accounts.change_password(self.user, fields["new_password"])
+        body = self.json_body()
+        sets_zone = isinstance(body, dict) and "time_zone" in body
+        passwords = ["password", "new_password"]
+        sets_password = not sets_zone or not body.keys().isdisjoint(passwords)
+        fields = read_fields(body, UserFields, required=passwords if sets_password else [])
+        if sets_password:
+            self.check_session()
+            await self._change_password(fields["password"], fields["new_password"])
+            self.set_status(204)
+        if sets_zone:
+            self.user = msgspec.structs.replace(self.user, time_zone=fields["time_zone"] or "")
+            await self.services.accounts.set_time_zone(self.user, self.user.time_zone)
+            await self.get()
+
+    async def _change_password(self, password: str, new_password: str) -> None:
+        check_new_password(new_password, self.user.name, "new_password")
+        await self.accounts.check_password(self.user, password, self.request.remote_ip)
+        hashed = await self.accounts.change_password(self.user, new_password)
         await self.start_session(await self.accounts.begin_session(self.user, hashed, self.request))
-        self.set_status(204)
 
     async def delete(self) -> None:
         fields = read_fields(self.json_body(), PasswordFields, required=["password"])
@@ -11798,6 +12002,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   });
   const relativeFormat = new Intl.RelativeTimeFormat(undefined, { numeric: 'auto' });
 
+  // The days of the view Today, and of due dates in every filter and order, are those of the reader's zone.
+  let zone = new Intl.DateTimeFormat().resolvedOptions().timeZone ?? '';
+
   function dayFromNow(days) {
     const date = new Date();
     date.setDate(date.getDate() + days);
@@ -11923,8 +12130,17 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   async function fetchPage(query) {
-    const response = await send('GET', `/api/todos${query}`);
-    return { items: await response.json(), next: nextQuery(response) };
+    try {
+      const response = await send('GET', `/api/todos${query}`);
+      return { items: await response.json(), next: nextQuery(response) };
+    } catch (error) {
+      // A zone that this server does not know, such as one that is newer than its own table: days are UTC's then.
+      if (!zone || !error.errors?.some(({ field }) => field === 'tz')) throw error;
+      zone = '';
+      const parameters = new URLSearchParams(query);
+      parameters.delete('tz');
+      return fetchPage(`?${parameters}`);
+    }
   }
 
   // ---- Away and back -----------------------------------------------------------------------------------
@@ -12139,6 +12355,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const parameters = new URLSearchParams();
     const list = currentList();
     if (list) parameters.set('list', list.id);
+    if (zone) parameters.set('tz', zone);
     if (state.view.kind === 'today') parameters.set('due', `..${dayFromNow(0)}`);
     if (state.view.q.trim()) parameters.set('q', state.view.q.trim());
     for (const tag of state.view.tags) parameters.append('tag', tag);
@@ -12257,6 +12474,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       due: `..${dayFromNow(0)}`,
       completed: 'false',
       limit: PAGE_SIZE,
+      ...(zone && { tz: zone }),
     });
     const page = await fetchPage(`?${query}`);
     state.dueToday = { count: page.items.length, capped: page.next !== null };
@@ -16315,7 +16533,7 @@ def running(settings: Mapping[str, str] | None = None, **options: Any) -> Iterat
 COPY_ROWS = 1000  # in one transaction
 # Tables in the order in which they refer to each other: their columns, and the key they are read by.
 COPIED_TABLES = {
-    "users": ("id, name, created_at, revision, password", "id"),
+    "users": ("id, name, created_at, revision, password, time_zone", "id"),
     "lists": (f"{LIST_COLUMNS}, owner_id", "id"),
     "todos": (f"{TODO_COLUMNS}, owner_id, due_at, title_key, search, tag_keys", "id"),
     "changes": (f"{CHANGE_COLUMNS}, undoes, owner_id, from_list_id, from_owner_id", "revision"),
