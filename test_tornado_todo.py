@@ -12340,6 +12340,95 @@ async def test_changes_wait_for_an_absent_server_and_are_sent_once(page):
     assert [(todo["title"], todo["completed"]) for todo in todos] == [(BUY, True), (FEED, False)]
 
 
+def log_announcements(page):
+    """From now on, collect what screen readers are told in `window.heard`."""
+    return page.evaluate("""() => {
+        window.heard = [];
+        document.querySelector(".announcer").textContent = "";
+        const hear = () => window.heard.push(...[".announcer", ".toasts"].map(name =>
+            document.querySelector(name).textContent).filter(Boolean));
+        const observer = new MutationObserver(hear);
+        for (const name of [".announcer", ".toasts"])
+            observer.observe(document.querySelector(name), { childList: true, subtree: true, characterData: true });
+    }""")
+
+
+async def test_what_the_server_refuses_is_never_announced_as_done(page):
+    await type_in(page, BUY, FEED)
+    await page.route("**/api/todos**", refuse(409, "Not now."))
+    await page.route("**/api/todos/**", refuse(409, "Not now."))
+    await open_details(page, BUY)
+    await page.wait_for_timeout(100)
+    await log_announcements(page)
+    acts = [
+        lambda: page.locator(".quick-due [data-days='1']").click(),
+        lambda: row(page, BUY).locator(".toggle").click(),
+        lambda: row(page, BUY).locator(".toggle").press("Alt+ArrowDown"),
+        lambda: page.locator(".toggle-all").click(),
+        lambda: row(page, FEED).locator(".toggle").press("Delete"),
+        lambda: page.locator(".new-todo").press("Enter"),
+    ]
+    await page.locator(".new-todo").fill(BOOK)
+    for act in acts:
+        await act()
+        await expect(page.locator(".toast")).to_contain_text("Not now.")
+        await settled(page)
+        await page.locator(".toast-close").click()
+    await page.wait_for_timeout(100)
+    heard = await page.evaluate("window.heard")
+    assert heard and all("Not now." in text for text in heard), heard
+
+
+async def test_what_the_server_has_accepted_is_announced(page):
+    await log_announcements(page)
+    for act, words in [
+        (lambda: type_in(page, BUY), f"Added {BUY}."),
+        (lambda: type_in(page, FEED), f"Added {FEED}."),
+        (lambda: row(page, BUY).locator(".toggle").check(), f"{BUY}: completed."),
+        (lambda: row(page, BUY).locator(".toggle").press("Alt+ArrowDown"), f"{BUY}: moved to position 2 of 2."),
+        (lambda: row(page, BUY).locator(".toggle").press("Delete"), f"Deleted “{BUY}”Undo"),
+    ]:
+        await act()
+        await page.wait_for_function("words => window.heard.includes(words)", arg=words)
+
+
+@SCREENS
+async def test_the_banner_stays_in_sight_and_until_all_that_was_kept_is_sent(page, width, height):
+    await page.set_viewport_size({"width": width, "height": height})
+    await fill_list(page, 40)
+    await page.reload()
+    await expect(rows(page)).to_have_count(40)
+    await page.route("**/api/**", lambda route: route.abort())
+    for number in range(3):
+        await rows(page).nth(number).locator(".toggle").check()
+    await expect(page.locator(".banner")).to_contain_text("3 changes are kept here", timeout=8000)
+    await rows(page).nth(3).locator(".toggle").check()
+    await expect(page.locator(".banner")).to_contain_text("4 changes are kept here")
+    await rows(page).last.locator(".toggle").focus()
+    await expect(page.locator(".banner-retry")).to_be_in_viewport(ratio=1)
+    await rows(page).last.locator(".toggle").press("Enter")
+    await expect(page.locator(".detail-close")).to_be_in_viewport(ratio=1)
+    await page.locator(".detail-close").click(trial=True)
+    await expect(page.locator(".banner-retry")).to_be_in_viewport(ratio=1)
+    sent, go_on = [], asyncio.Event()
+
+    async def hold_all_but_the_first(route):
+        sent.append(route)
+        if len(sent) > 1:
+            await go_on.wait()
+        await route.continue_()
+
+    await page.route("**/api/todos/**", hold_all_but_the_first)
+    await page.unroute("**/api/**")
+    await expect(page.locator(".banner")).to_contain_text("Connected again. Sending", timeout=40_000)
+    await page.wait_for_timeout(300)
+    await expect(page.locator(".banner")).to_be_visible()
+    go_on.set()
+    await expect(page.locator(".banner")).to_be_hidden()
+    await settled(page)
+    assert sum(todo["completed"] for todo in await ask(page, "/api/todos")) == 4
+
+
 async def test_a_lost_answer_does_not_make_a_second_to_do(page):
     lost = []
 
@@ -12499,14 +12588,56 @@ async def test_tab_reaches_every_control(page):
         assert name in seen, name
 
 
-async def test_every_control_has_a_name(page):
+NAMELESS = """() => [...document.querySelectorAll('button, input, select, textarea, a')]
+    .filter(node => node.checkVisibility() && !node.getAttribute('aria-label'))
+    .filter(node => !(node.matches('button, a') && node.textContent.trim()))
+    .filter(node => ![...node.labels ?? []].some(label => label.checkVisibility()))
+    .map(node => node.outerHTML)"""
+
+
+@SCREENS
+async def test_every_control_has_a_name(page, width, height):
+    await page.set_viewport_size({"width": width, "height": height})
     await type_in(page, BUY)
-    await open_details(page, BUY)
-    nameless = await page.evaluate("""() => [...document.querySelectorAll('button, input, select, textarea, a')]
-        .filter(node => !(node.getAttribute('aria-label') || node.textContent.trim() || node.labels?.length))
-        .map(node => node.outerHTML)""")
-    assert nameless == []
+    assert await page.evaluate(NAMELESS) == []
+    await row(page, BUY).locator(".details-button").click()
+    assert await page.evaluate(NAMELESS) == []
     assert await page.locator("html").get_attribute("lang") == "en"
+
+
+async def test_the_names_of_filters_and_tags_contain_what_is_seen_on_them(page):
+    await ask(page, "/api/todos", "POST", {"title": BUY, "tags": ["shop", "home"]})
+    await page.goto(page.server + "/#/?tag=shop&q=buy")
+    await open_details(page, BUY)
+    for text, name in [
+        ("Tagged shop", "Tagged shop: remove this filter"),
+        ("Search: buy", "Search: buy – clear it"),
+        ("home", "Remove the tag home"),
+    ]:
+        button = page.get_by_role("button", name=name, exact=True)
+        await expect(button).to_be_visible()
+        await expect(button).to_have_text(text)
+
+
+# What 740 by 360 pixels, and 1280 by 800 at an enlargement of 200 and 400 percent, have for a page.
+@pytest.mark.parametrize("width, height", [(740, 360), (640, 400), (320, 200)])
+async def test_a_low_window_is_not_covered_by_what_sticks_to_it(page, width, height):
+    await page.set_viewport_size({"width": width, "height": height})
+    await fill_list(page, 20)
+    await page.reload()
+    await expect(rows(page)).to_have_count(20)
+    await rows(page).nth(10).locator(".toggle").focus()
+    covered = """() => {
+        const places = Array.from({ length: 40 }, (_, index) => (index + 0.5) * innerHeight / 40);
+        const isList = y => document.elementFromPoint(innerWidth / 2, y)?.closest(".todo-list");
+        return places.filter(y => !isList(y)).length / places.length;
+    }"""
+    assert await page.evaluate(covered) == 0
+    await page.locator(".filters a").last.focus()
+    await expect(page.locator(".filters a").last).to_be_in_viewport(ratio=1)
+    await rows(page).nth(10).locator(".toggle").press("Enter")
+    await page.locator(".detail-delete").scroll_into_view_if_needed()
+    await expect(page.locator(".detail-delete")).to_be_in_viewport(ratio=1)
 
 
 @pytest.mark.parametrize("width", [360, 768, 1024, 1280])
@@ -13437,18 +13568,15 @@ async def test_every_control_of_the_account_views_has_a_name_and_a_finger_sized_
               const { width, height } = node.getBoundingClientRect();
               return width < 24 || height < 40;
             }).map(node => node.outerHTML)"""
-        nameless = """() => [...document.querySelectorAll('button, input, select, textarea, a')]
-            .filter(node => !(node.getAttribute('aria-label') || node.textContent.trim() || node.labels?.length))
-            .map(node => node.outerHTML)"""
         assert await page.evaluate(small) == []
-        assert await page.evaluate(nameless) == []
+        assert await page.evaluate(NAMELESS) == []
         await page.keyboard.press("Escape")
         await open_account(page)
         for part in ("sessions", "tokens", "password", "data"):
             await page.locator(f".{part}-part summary").click()
             assert await page.evaluate(small) == []
             await assert_fits(page)
-        assert await page.evaluate(nameless) == []
+        assert await page.evaluate(NAMELESS) == []
 
 
 # ==== what others write is never run ===============================================================

@@ -8854,6 +8854,10 @@ PAGE_HTML = r"""<!DOCTYPE html>
 
 <button class="skip" type="button">Skip to the new to-do box</button>
 
+<div class="banner" role="status" hidden>
+  <span class="banner-text"></span><button class="banner-retry" type="button">Try now</button>
+</div>
+
 <div class="shell">
   <nav class="sidebar" id="sidebar" aria-label="Lists">
     <div class="brand">
@@ -8895,10 +8899,6 @@ PAGE_HTML = r"""<!DOCTYPE html>
   <div class="scrim" hidden></div>
 
   <main class="page">
-    <div class="banner" role="status" hidden>
-      <span class="banner-text"></span><button class="banner-retry" type="button">Try now</button>
-    </div>
-
     <div class="top-bar">
       <button class="icon-button open-drawer" type="button" aria-label="Open the lists"
               aria-controls="sidebar" aria-expanded="false">
@@ -8979,7 +8979,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
             <label for="toggle-all">Mark all as complete</label>
           </span>
           <span class="sort-box"><label for="sort">Sort</label>
-            <select id="sort" class="sort">
+            <select id="sort" class="sort" aria-label="Sort">
               <option value="order">My order</option>
               <option value="due">Due date</option>
               <option value="-priority">Priority</option>
@@ -9363,6 +9363,7 @@ PAGE_CSS = r"""/* The page of tornado_todo: the colours of the sky after a storm
   --gutter: 1.1rem;
   --sidebar-width: 16.5rem;
   --detail-width: 23.5rem;
+  --banner-height: 0px;
 }
 
 @media (prefers-color-scheme: dark) {
@@ -9410,6 +9411,7 @@ PAGE_CSS = r"""/* The page of tornado_todo: the colours of the sky after a storm
 
 /* What is scrolled to, or gets the focus, must not lie under the footer that sticks to the bottom. */
 html {
+  scroll-padding-top: var(--banner-height);
   scroll-padding-bottom: 4.5rem;
   background: var(--ground);
   color: var(--ink);
@@ -9620,12 +9622,12 @@ kbd {
 
 .sidebar {
   position: sticky;
-  top: 0;
+  top: var(--banner-height);
   display: flex;
   flex-direction: column;
   gap: 0.15rem;
-  height: 100vh;
-  height: 100dvh;
+  height: calc(100vh - var(--banner-height));
+  height: calc(100dvh - var(--banner-height));
   padding: 1.4rem 0.9rem 1rem;
   overflow-y: auto;
   overscroll-behavior: contain;
@@ -9764,14 +9766,19 @@ kbd {
 
 /* ---- Top ---- */
 
+/* Also what lies over the page leaves room for it. */
 .banner {
+  position: sticky;
+  z-index: 45;
+  top: 0;
   display: flex;
-  align-items: center;
-  justify-content: space-between;
+  align-items: safe center;
+  justify-content: center;
   gap: 1rem;
-  margin-top: 1rem;
-  padding: 0.55rem 0.6rem 0.55rem 1rem;
-  border-radius: 0.75rem;
+  min-height: 3rem;
+  max-height: 40vh;
+  padding: 0.25rem 1rem;
+  overflow-y: auto;
   background: var(--sun-wash);
   color: var(--sun-ink);
   font-size: 0.93rem;
@@ -10687,7 +10694,7 @@ li.open > .view > .details-button {
 .detail {
   position: fixed;
   z-index: 20;
-  top: 0;
+  top: var(--banner-height);
   right: 0;
   bottom: 0;
   display: flex;
@@ -11528,7 +11535,6 @@ button:disabled {
   .sidebar {
     position: fixed;
     z-index: 40;
-    top: 0;
     bottom: 0;
     left: 0;
     width: min(19rem, 86vw);
@@ -11659,6 +11665,26 @@ button:disabled {
   }
 }
 
+/* In a low window, or an enlarged one, nothing but the banner keeps its place over what is read. */
+@media (max-height: 32rem) {
+  html {
+    scroll-padding-bottom: 0;
+  }
+  .footer {
+    position: static;
+  }
+  .toasts {
+    bottom: max(1rem, env(safe-area-inset-bottom));
+  }
+  .detail {
+    display: block;
+    overflow-y: auto;
+  }
+  .detail-body {
+    overflow: visible;
+  }
+}
+
 /* A finger can't hover, so what hovering shows is there from the start, and everything is finger-sized. */
 @media (hover: none) {
   .details-button,
@@ -11716,6 +11742,7 @@ button:disabled {
 }
 
 @media print {
+  .banner,
   .sidebar,
   .top-bar,
   .composer,
@@ -11925,7 +11952,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     undoable: [],
     redoable: [],
     ownBatches: new Set(),
-    away: false,
+    away: null, // while the server can't be reached: why, and the seconds until the next attempt
+    hasKept: false, // whether changes that were kept meanwhile may still have to be sent
     revision: null,
     knownTags: new Set(),
   };
@@ -12148,20 +12176,33 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   let wakeRetry = () => {};
 
   function showAway(detail, milliseconds) {
-    state.away = true;
+    state.away = { detail, seconds: Math.max(1, Math.round(milliseconds / 1000)) };
+    state.hasKept = true;
+    renderBanner();
+  }
+
+  function awayWords({ detail, seconds }) {
     const waiting = queue.jobs.length;
     const kept = waiting
       ? ` ${plural(waiting, 'change is', 'changes are')} kept here and will be sent.`
       : '';
-    const seconds = Math.max(1, Math.round(milliseconds / 1000));
-    find('.banner-text').textContent = `${detail}${kept} Trying again in ${seconds} s.`;
-    find('.banner').hidden = false;
+    return `${detail}${kept} Trying again in ${seconds} s.`;
+  }
+
+  // Stays until all that was kept has been sent.
+  function renderBanner() {
+    if (!state.away && !queue.jobs.length) state.hasKept = false;
+    find('.banner').hidden = !state.hasKept;
+    if (!state.hasKept) return;
+    find('.banner-retry').hidden = !state.away;
+    const words = state.away ? awayWords(state.away) : 'Connected again. Sending what was kept here …';
+    if (find('.banner-text').textContent !== words) find('.banner-text').textContent = words;
   }
 
   function showBack() {
     if (!state.away) return;
-    state.away = false;
-    find('.banner').hidden = true;
+    state.away = null;
+    renderBanner();
     announce('Connected again.');
     if (!access.session) return; // the start is still asking, and goes on by itself
     if (!state.loaded) loadView();
@@ -12191,6 +12232,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     state.writes += 1;
     return new Promise(resolve => {
       queue.jobs.push({ ...job, resolve, sent: false });
+      renderBanner();
       if (!queue.running) queue.idle = runQueue();
     });
   }
@@ -12213,6 +12255,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
         queue.jobs.shift();
         failWrite(job, error);
       }
+      renderBanner();
     }
     queue.running = false;
     showBusy();
@@ -12259,6 +12302,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (job.entry) job.entry.batch = batch;
     if (job.entry && !batch) forgetEntry(job.entry); // nothing was changed
     job.accept?.(answer, batch);
+    if (job.said) announce(job.said);
+    if (job.offersUndo && state.undoable.includes(job.entry)) offerUndo(job.entry);
     job.resolve(true);
   }
 
@@ -12820,10 +12865,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     write({
       entry,
       request: () => ({ method: 'POST', path: '/api/todos', body, headers: { 'Idempotency-Key': key } }),
+      offersUndo: true,
       accept: answer => {
         noteTags(answer);
         state.refreshWanted = true;
-        offerUndo(entry);
       },
       failed: error => giveBack(text, error),
     });
@@ -12924,8 +12969,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function toggleTodo(item) {
     if (refuses(item)) return;
     const completed = !item.completed;
-    changeTodo(item, { completed }, `${completed ? 'Completed' : 'Reopened'} ${quoted(item.title)}`);
-    announce(`${item.title}: ${completed ? 'completed' : 'active'}.`);
+    changeTodo(item, { completed }, `${completed ? 'Completed' : 'Reopened'} ${quoted(item.title)}`, {
+      said: `${item.title}: ${completed ? 'completed' : 'active'}.`,
+    });
   }
 
   function deleteTodo(item) {
@@ -12938,6 +12984,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     write({
       id: item.id,
       entry,
+      offersUndo: true,
       request: () => ({ method: 'DELETE', path: `/api/todos/${item.id}` }),
       revert: () => {
         adjustCounts(item, +1);
@@ -12945,7 +12992,6 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       },
     });
     render();
-    offerUndo(entry);
   }
 
   // An act on all that the view selects; what isn't loaded is included, so the server does the selecting.
@@ -12955,13 +13001,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     change();
     write({
       entry,
+      offersUndo: true,
       request: () => ({ method, path: `/api/todos?${query}`, body }),
       accept: () => {
         state.refreshWanted = true;
       },
     });
     render();
-    offerUndo(entry);
   }
 
   function setCounts(change) {
@@ -13035,6 +13081,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     write({
       id: item.id,
       entry: undoEntry(`Moved ${quoted(item.title)}`),
+      said: `${item.title}: moved to position ${target + 1} of ${state.items.length}.`,
       request: () => {
         order ??= orderBetween(previous, following, before);
         item.order = order;
@@ -13047,7 +13094,6 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       },
     });
     render();
-    announce(`${item.title}: moved to position ${target + 1} of ${state.items.length}.`);
   }
 
   function moveByKey(item, step) {
@@ -13641,12 +13687,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       render();
       return;
     }
-    const entry = changeTodo(
-      item,
-      { list: listId },
-      `Moved ${quoted(item.title)} to ${listById(listId).title}`,
-    );
-    offerUndo(entry);
+    const words = `Moved ${quoted(item.title)} to ${listById(listId).title}`;
+    changeTodo(item, { list: listId }, words, { offersUndo: true });
   }
 
   // ---- Lists -------------------------------------------------------------------------------------------
@@ -13830,6 +13872,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     state.lists = state.lists.filter(other => other !== list);
     write({
       entry,
+      offersUndo: true,
       request: () => ({ method: 'DELETE', path: `/api/lists/${list.id}` }),
       revert: () => {
         state.lists.push(list);
@@ -13837,7 +13880,6 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     });
     location.hash = '#/';
     focusStart();
-    offerUndo(entry);
   }
 
   function openDrawer() {
@@ -13932,6 +13974,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     loadView();
   }
 
+  // The label contains the text that is seen, because that is what people say to the button.
   function filterChip(text, label, click) {
     return element(
       'button',
@@ -13949,9 +13992,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       find('.search').focus();
     };
     const chips = tags.map(tag =>
-      filterChip(`Tagged ${tag}`, `Stop showing only ${tag}`, () => toggleTag(tag)),
+      filterChip(`Tagged ${tag}`, `Tagged ${tag}: remove this filter`, () => toggleTag(tag)),
     );
-    if (q) chips.unshift(filterChip(`Search: ${q}`, 'Clear the search', clearSearch));
+    if (q) chips.unshift(filterChip(`Search: ${q}`, `Search: ${q} – clear it`, clearSearch));
     if (chips.length && kind === 'list' && !access.link) {
       chips.push(
         element('a', {
@@ -14219,7 +14262,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     render();
     fillTexts();
     loadHistory();
-    find('.detail-body').scrollTop = 0;
+    for (const part of findAll('.detail, .detail-body')) part.scrollTop = 0;
     if (!takeFocus) return;
     find(coveringDetail.matches ? '.detail-close' : '.detail-title').focus();
     find('.detail-title').setSelectionRange(0, 0);
@@ -14392,8 +14435,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function saveDue(due) {
     if (due === state.open.due) return;
     const words = due ? `Due ${friendlyDue(due).text}` : 'No due date';
-    changeTodo(state.open, { due }, `${words}: ${quoted(state.open.title)}`);
-    announce(`${words}.`);
+    changeTodo(state.open, { due }, `${words}: ${quoted(state.open.title)}`, { said: `${words}.` });
   }
 
   function saveTags(tags) {
@@ -15627,6 +15669,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.banner-retry').addEventListener('click', () => wakeRetry());
     for (const button of findAll('.more-button')) button.addEventListener('click', loadMore);
     watchForMore();
+    // What is fixed to the top of the window begins below the banner.
+    const banner = find('.banner');
+    const measure = () =>
+      document.documentElement.style.setProperty('--banner-height', `${banner.offsetHeight}px`);
+    new ResizeObserver(measure).observe(banner);
   }
 
   function wake() {
