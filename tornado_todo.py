@@ -42,6 +42,7 @@ if __name__ == "__main__":
 import argparse
 import asyncio
 import base64
+import codecs
 import collections
 import concurrent.futures
 import contextlib
@@ -16100,7 +16101,9 @@ class ConnectionLimits:
 
     def become_busy(self, close: Callable[[], Any]) -> None:
         """The whole head of a request has come."""
-        self.leave(close)
+        self._idle.pop(close, None)
+        self._idle_limit.finish(close)
+        self._head_limit.finish(close)
         self._busy[close] = None
 
     def leave(self, close: Callable[[], Any]) -> None:
@@ -16310,7 +16313,10 @@ def asgi_app(app: tornado.web.Application) -> Callable:
     return answer
 
 
-class UvicornConnection:
+OfUvicorn: Any = object  # stands for classes of uvicorn's, which are imported only if FRONT says so
+
+
+class UvicornConnection(OfUvicorn):
     """What is added to uvicorn's HttpToolsProtocol: limits, and a problem document for every request that it refuses.
 
     A request that asks for an upgrade to something else than a WebSocket is read as if it did not
@@ -16343,7 +16349,6 @@ class UvicornConnection:
         """Take what the client has sent."""
         if self._is_refused:
             return
-        self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except self.upgrade_error as upgrade:
@@ -16381,7 +16386,7 @@ class UvicornConnection:
         self.parser = type(self.parser)(self)
         self.data_received(b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(fields)))
         if upgrade[-1][1].lower() == b"websocket":  # the handler says what is wrong with it
-            self.headers.extend(upgrade)
+            self.scope["headers"].extend(upgrade)
         if rest:
             self.data_received(rest)
 
@@ -16404,11 +16409,6 @@ class UvicornConnection:
         self._is_reading_head = True
         super().on_message_begin()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; a trailer is dropped (RFC 9110, 6.5.1)."""
-        if self._is_reading_head:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """Have the request answered."""
         self._is_reading_head = self._has_head_limit = False
@@ -16423,9 +16423,11 @@ class UvicornConnection:
             self.url, host = target.encode(), found.get("Host", "").encode()
             self.headers[:] = [(name, host if name == b"host" and host else text) for name, text in self.headers]
         super().on_headers_complete()
-        self._is_reading_body = not is_socket
-        if not is_socket and self.parser.get_http_version() == "1.0":
-            self.cycle.waiting_for_100_continue = False
+        if not is_socket:
+            self._is_reading_body = True
+            self.headers = []  # where uvicorn puts the trailers, which are dropped (RFC 9110, 6.5.1)
+            if self.parser.get_http_version() == "1.0":
+                self.cycle.waiting_for_100_continue = False
 
     def on_message_complete(self) -> None:
         """The body has come to its end."""
@@ -16434,10 +16436,13 @@ class UvicornConnection:
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
-        if not self.transport.is_closing():
+        """Wait for the next request; uvicorn would have a timer for each."""
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
             self.limits.become_idle(self.close)
-        super().on_response_complete()
 
     def _refuse(self, status: int, detail: str) -> None:
         """Answer what is no request that can be passed on, and close the connection."""
@@ -16457,19 +16462,34 @@ class UvicornConnection:
         self.transport.close()
 
 
-class UvicornSocket:
+class UvicornSocket(OfUvicorn):
     """What is added to uvicorn's WebSocketsSansIOProtocol: text that is not UTF-8 closes it without a traceback."""
 
-    def send_receive_event_to_app(self) -> None:
-        """Pass a message on."""
+    _decoder: codecs.IncrementalDecoder | None = None  # of the text that comes
+
+    def handle_text(self, frame: Any) -> None:
+        """Take a frame that begins a text."""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._take(frame, super().handle_text)
+
+    def handle_bytes(self, frame: Any) -> None:
+        """Take a frame that begins bytes."""
+        self._decoder = None
+        self._take(frame, super().handle_bytes)
+
+    def handle_cont(self, frame: Any) -> None:
+        """Take a frame that goes on with either."""
+        self._take(frame, super().handle_cont)
+
+    def _take(self, frame: Any, handle: Callable[[Any], None]) -> None:
         try:
-            if self.curr_msg_data_type == "text":
-                b"".join(self.frames).decode()
+            if self._decoder:
+                self._decoder.decode(frame.data, frame.fin)
         except UnicodeDecodeError:
-            self.conn.fail(1007, "this is not UTF-8")
+            self.conn.fail(1007, "text that is not UTF-8")
             self.handle_parser_exception()
         else:
-            super().send_receive_event_to_app()
+            handle(frame)
 
 
 @contextlib.asynccontextmanager
@@ -16488,7 +16508,7 @@ async def uvicorn_listening(
         http=type("Connection", (UvicornConnection, connection), {"limits": limits, **errors}),
         ws=type("Socket", (UvicornSocket, web_socket), {}),
         **{"lifespan": "off", "log_config": None, "access_log": False, "proxy_headers": False},
-        **{"server_header": False, "date_header": False, "timeout_keep_alive": app.settings["config"].keep_alive},
+        **{"server_header": False, "date_header": False},
         **{"ws_max_size": 1024, "timeout_graceful_shutdown": 5, "backlog": 2048},
     )
     # Signals are for whoever runs the app.
