@@ -10905,6 +10905,42 @@ def test_a_postgres_that_was_restored_refuses_the_revisions_that_it_never_had(fr
         assert asyncio.run(first_message(client.url, lost))["reset"]
 
 
+def test_a_running_server_never_issues_a_revision_again_when_its_database_goes_back(todo_engine):
+    if todo_engine == MEMORY:
+        pytest.skip("nobody else can write to memory")
+    url = todo_engine["DATABASE_URL"]
+    with serving(todo_engine) as client:
+        todo = add(client)
+        known = revision(client)
+        lost = [change(client, todo["id"], title=f"lost {number}")["revision"] for number in range(3)]
+        goes_back = [
+            f"DELETE FROM changes WHERE revision > {known}",
+            f"UPDATE counters SET value = {known} WHERE name = 'revision'",
+            *[f"UPDATE {table} SET revision = {known}" for table in ("users", "lists", "todos")],
+        ]
+        if url.startswith("postgres"):
+            run_sql(url, *goes_back)
+        else:
+            with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+                for statement in goes_back:
+                    connection.execute(statement)
+        assert_problem(client.get(f"/api/changes?since={lost[-1]}"), 410)
+        found = [change(client, todo["id"], title=f"found {number}")["revision"] for number in range(4)]
+        assert min(found) > max(lost)
+        assert_problem(client.get(f"/api/changes?since={lost[1]}"), 410)
+        assert len(client.get(f"/api/changes?since={known}").json()["changes"]) == 4
+
+
+def test_a_damaged_database_makes_no_backup_that_passes_for_a_good_one(tmp_path):
+    make_backup(tmp_path)
+    with serving(in_file(tmp_path)) as client:
+        add_hundreds(client, 1000)
+    (tmp_path / "copy.db").unlink()
+    spoil(tmp_path / "todos.db", "overwritten in the middle")
+    done = command(tmp_path, "backup", "copy.db", **in_file(tmp_path))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not (tmp_path / "copy.db").exists()
+
+
 def test_a_database_that_was_made_again_takes_nothing_for_what_was_in_the_one_before(todo_engine, tmp_path):
     with serving(MEMORY) as client:
         add(client, "of before")
@@ -12468,6 +12504,25 @@ async def test_changes_of_others_do_not_disturb_an_edit(page):
     await page.keyboard.type("d")
     await page.keyboard.press("Enter")
     await expect(shown_titles(page)).to_have_text([BUY, "half a word", "from elsewhere"])
+
+
+async def test_an_open_page_shows_what_a_restored_backup_has(browser, tmp_path):
+    with process(tmp_path, **in_file(tmp_path)) as server:
+        add(server.client, BUY)
+        done = await in_thread(lambda: command(tmp_path, "backup", "copy.db", **in_file(tmp_path)))
+        assert done.returncode == 0, done.stderr
+        port, url = str(server.client.address[1]), f"http://localhost:{server.client.address[1]}"
+        async with opened(browser, url) as page:
+            await type_in(page, FEED)
+            await expect(shown_titles(page)).to_have_text([BUY, FEED])
+            server.child.terminate()
+            assert await in_thread(lambda: server.child.wait(20)) == 0
+            done = await in_thread(lambda: command(tmp_path, "restore", "copy.db", **in_file(tmp_path)))
+            assert done.returncode == 0, done.stderr
+            with process(tmp_path, **{**in_file(tmp_path), "SERVER_PORT": port}):
+                await expect(shown_titles(page)).to_have_text([BUY], timeout=40_000)
+                await type_in(page, BOOK)
+                await expect(shown_titles(page)).to_have_text([BUY, BOOK])
 
 
 async def test_changes_of_others_do_not_take_the_focus(page):

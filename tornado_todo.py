@@ -4012,6 +4012,7 @@ class TodoStore:
     def __init__(self, database: Database):
         self.database = database
         self.known = KnownUsers(database)
+        self._newest = 0  # revision that was committed here
 
     async def open(self) -> None:
         """Open the database and bring its schema up to date. Raises Misconfigured or Unavailable."""
@@ -4092,6 +4093,7 @@ class TodoStore:
             add = "INSERT INTO revision_gaps (after_revision, before_revision) VALUES ($1, $2)"
             await transaction.fetch(add, revision, raised)
         await transaction.fetch(SET_COUNTER, "revision", raised)
+        unit_of_work(transaction).revision = None  # to be read again
 
     async def _define(self, transaction: Any, statement: str, version: int) -> None:
         try:
@@ -4108,6 +4110,7 @@ class TodoStore:
         """Close the database."""
         await self.database.close()
         self.known.forget()
+        self._newest = 0
 
     async def renew(self) -> None:
         """End all sessions and give everything a new revision, which no validator of before names. Raises TodoError."""
@@ -4164,6 +4167,9 @@ class TodoStore:
 
         async def run(transaction: Any) -> Written:
             batch = TodoBatch(transaction, user, now_milliseconds())
+            if await take_turn(transaction) < self._newest:
+                # The database has gone back behind what was committed here, as when a standby takes over too early.
+                await self._raise_revision(transaction)
             await batch.begin()
             if repeat and (earlier := await self._earlier_answer(batch, repeat)):
                 return earlier
@@ -4174,7 +4180,12 @@ class TodoStore:
                 await self._keep_answer(batch, repeat, written)
             return written
 
-        return await self.database.transaction(run, committed, is_short, todo_id and (user.id, todo_id))
+        def note(written: Written) -> None:
+            if written.changes:
+                self._newest = written.changes[-1].change.revision
+            committed(written)
+
+        return await self.database.transaction(run, note, is_short, todo_id and (user.id, todo_id))
 
     @staticmethod
     async def _earlier_answer(batch: TodoBatch, repeat: Repeat) -> Written | None:
@@ -16764,6 +16775,9 @@ def backup(path: str, target: str) -> None:
     unfinished = f"{target}.unfinished"
     copy_file(path, unfinished)
     with contextlib.closing(sqlite3.connect(unfinished)) as connection, connection:
+        faults = connection.execute("PRAGMA integrity_check(1)").fetchall()
+        if faults != [("ok",)]:
+            raise Misconfigured(f"{path} is damaged, so {unfinished} is, too: keep your earlier backups")
         connection.execute("INSERT INTO counters VALUES ('copied', 1)")  # by which a server notices it in its place
     os.replace(unfinished, target)
 
