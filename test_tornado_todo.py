@@ -41,6 +41,7 @@ import ssl
 import string
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -3941,14 +3942,22 @@ def test_a_database_that_is_locked_at_the_start_is_called_locked_and_used_when_i
             assert server.client.get("/api/health").status == 200
 
 
+@pytest.fixture
+def mount_folder():
+    """A folder for mounts: not below pytest's own, which it could not remove after a test that was killed."""
+    folder = pathlib.Path(tempfile.mkdtemp())
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.mark.parametrize("which", ["", "-wal"])
-def test_a_file_that_cannot_be_written_is_refused_at_the_start(tmp_path, which):
-    with serving(in_file(tmp_path)) as client:
+def test_a_file_that_cannot_be_written_is_refused_at_the_start(mount_folder, which):
+    with serving(in_file(mount_folder)) as client:
         add(client)
-    file = tmp_path / f"todos.db{which}"
-    with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as other, read_only(file):
+    file = mount_folder / f"todos.db{which}"
+    with contextlib.closing(sqlite3.connect(mount_folder / "todos.db")) as other, read_only(file):
         other.execute("SELECT count(*) FROM todos").fetchall()
-        done = command(tmp_path, "--port", "0", **in_file(tmp_path))
+        done = command(mount_folder, "--port", "0", **in_file(mount_folder))
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "todos.db" in done.stderr and "writ" in done.stderr
 
@@ -3958,16 +3967,16 @@ def read_only(file: pathlib.Path):
     """Let nobody write to a file, not even root."""
     file.touch()
     file.chmod(0o444)
-    if os.access(file, os.W_OK):
-        mount = ["mount", "--bind", str(file), str(file)]
-        if subprocess.run(mount, capture_output=True).returncode:
-            pytest.skip("this takes a user who is not root, or who may mount")
+    if not os.access(file, os.W_OK):
+        yield
+        return
+    if subprocess.run(["mount", "--bind", str(file), str(file)], capture_output=True).returncode:
+        pytest.skip("this takes a user who is not root, or who may mount")
+    try:
         subprocess.run(["mount", "-o", "remount,bind,ro", str(file)], check=True)
         yield
+    finally:
         subprocess.run(["umount", "-l", str(file)], check=True)
-    else:
-        yield
-        file.chmod(0o600)
 
 
 def test_the_start_prints_a_name_that_the_terminal_cannot_show(tmp_path):
@@ -4699,14 +4708,15 @@ def test_health_notices_that_the_database_cannot_grow_and_that_it_can_again(tmp_
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(mount_folder):
     """A file system of its own of 4 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)], capture_output=True).returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(mount_folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this takes the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    try:
+        yield mount_folder
+    finally:
+        subprocess.run(["umount", "-l", str(mount_folder)], check=True)
 
 
 def test_health_notices_a_full_disk_before_a_write_does(small_disk):
