@@ -9621,6 +9621,42 @@ class OwnRedis(OwnServer):
         return {"REDIS_URL": f"redis://127.0.0.1:{self.port}/0"}
 
 
+class OwnPgBouncer(OwnServer):
+    """A PgBouncer in transaction mode, with fewer connections to Postgres than its clients have to it."""
+
+    def __init__(self, folder: pathlib.Path):
+        super().__init__(folder)
+        if not shutil.which("pgbouncer"):
+            skip_or_fail("no pgbouncer is installed")
+        self.as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
+        behind = urllib.parse.urlsplit(address_of("TEST_POSTGRES_URL"))
+        password = f" password={behind.password}" if behind.password else ""
+        self.configuration = "\n".join(
+            [
+                "[databases]",
+                f"* = host={behind.hostname} port={behind.port or 5432} user={behind.username}{password}",
+                "[pgbouncer]",
+                f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\nauth_type = any",
+                "pool_mode = transaction\ndefault_pool_size = 3\nserver_login_retry = 1",
+            ]
+        )
+
+    def arguments(self) -> list[str]:
+        file = self.folder / "pgbouncer.ini"
+        file.write_text(self.configuration)
+        if self.as_user:
+            shutil.chown(self.folder, "postgres")
+            for parent in self.folder.parents:
+                if parent.stat().st_uid == 0 and "pytest-of" in str(parent):
+                    parent.chmod(0o755)
+        return [*self.as_user, shutil.which("pgbouncer"), str(file)]
+
+    def url_of(self, database_url: str, query: str = "") -> str:
+        """The URL by which the database of another URL is reached through this pooler."""
+        parts = urllib.parse.urlsplit(database_url)
+        return f"postgresql://{parts.username}@127.0.0.1:{self.port}{parts.path}{query}"
+
+
 @pytest.fixture
 def own(tmp_path_factory):
     """Makes servers of the test's own, and ends them after it."""
@@ -10230,6 +10266,122 @@ def test_a_driver_that_is_missing_ends_the_start_with_the_extra_to_install(tmp_p
     code = "import sys; sys.modules['asyncpg'] = None; import tornado_todo; sys.exit(tornado_todo.main([]))"
     ended = run_python(tmp_path, "-c", code, DATABASE_URL="postgresql://127.0.0.1/x")
     assert ended.returncode == 2 and "tornado-todo[postgres]" in ended.stderr and ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("query", ["", "?statement_cache_size=0&connect_timeout=10", "?pgbouncer=true"])
+def test_reads_and_writes_work_through_a_pgbouncer_in_transaction_mode(own, fresh_postgres, query):
+    settings = {"DATABASE_URL": own(OwnPgBouncer).url_of(fresh_postgres["DATABASE_URL"], query), "AUTH": "open"}
+
+    def use(server: Client, number: int) -> list[int]:
+        with contextlib.closing(Client(server.url)) as client:
+            name = f"todo{number:02}"
+            made = client.post("/api/todos", {"title": name})
+            # Filters, so that each statement is another: what is prepared for one must not be run for another.
+            found = [client.get(f"/api/todos?q={name}&priority={each}") for each in range(4)]
+            changed = client.patch(f"/api/todos/{made.json()['id']}", {"notes": name})
+            assert [todo["title"] for todo in found[0].json()] == [name] and not found[1].json()
+            return [made.status, *(answer.status for answer in found), changed.status]
+
+    with serving(settings) as one, serving(settings) as other:
+        assert at_once(16, lambda number: use((one, other)[number % 2], number)) == [[201, *[200] * 5]] * 16
+        assert one.delete("/api/todos?completed=false").status == 200
+        undo(one)
+        assert len(titles(other)) == 16 and other.get("/api/health").status == 200
+
+
+def test_a_copy_into_a_database_behind_a_pgbouncer_is_whole(own, fresh_postgres, tmp_path):
+    with serving(in_file(tmp_path)) as client:
+        client.post("/api/todos", [{"title": f"todo {number}"} for number in range(200)])
+    url = own(OwnPgBouncer).url_of(fresh_postgres["DATABASE_URL"])
+    done = command(tmp_path, "copy", "--from", in_file(tmp_path)["DATABASE_URL"], "--to", url)
+    assert done.returncode == 0 and "the same on both sides" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("query", ["?search_path=todo", "?options=-c%20work_mem%3D1MB", "?sslmode=require", "missing"])
+def test_a_connection_that_a_pgbouncer_refuses_is_refused_at_the_start_with_its_reason(own, tmp_path, query):
+    pooler, url = own(OwnPgBouncer), address_of("TEST_POSTGRES_URL")
+    url = pooler.url_of(url, query) if query != "missing" else pooler.url_of("postgresql://postgres@h/" + own_name())
+    reasons = {"?s": "search_path", "?o": "options", "mi": "does not exist"}
+    ended = command(tmp_path, "--port", "0", DATABASE_URL=url)
+    assert_refused(ended, "DATABASE_URL", "SSL" if "ssl" in query else reasons[query[:2]])
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("statement_cache_size=0", "statement_cache_size=50", "connect_timeout=10", "channel_binding=prefer"),
+        *("sslmode=prefer", "SSLMODE=disable", "application_name=todo", "options=-c%20statement_timeout%3D9s"),
+        *("target_session_attrs=read-write", "client_encoding=utf8", "gssencmode=prefer&lock_timeout=5s"),
+    ],
+)
+def test_an_option_of_a_postgres_url_that_is_supported_is_used(fresh_postgres, query):
+    with serving({"DATABASE_URL": f"{fresh_postgres['DATABASE_URL']}?{query}"}) as client:
+        add(client)
+        assert titles(client) == ["milk"]
+
+
+@pytest.mark.parametrize(
+    "name, query, named",
+    [
+        *[("DATABASE_URL", f"{option}=1", option) for option in ("keepalives", "hostaddr", "command_timeout", "ssl")],
+        *[("DATABASE_URL", "channel_binding=require", "channel_binding"), ("DATABASE_URL", "sslmod=x", "sslmode?")],
+        *[("DATABASE_URL", f"{option}=/no/file", option) for option in ("sslcert", "sslrootcert", "passfile")],
+        *[
+            ("DATABASE_URL", "target_session_attrs=standby", "target_session_attrs"),
+            ("DATABASE_URL", "a", "name=value"),
+        ],
+        *[("DATABASE_URL", "sslmode=disable&sslmode=require", "sslmode"), ("DATABASE_URL", "sslmode=yes", "sslmode")],
+        *[("DATABASE_URL", "client_encoding=latin1", "client_encoding"), ("DATABASE_URL", "gssencmode=require", "gss")],
+        *[("DATABASE_URL", "statement_cache_size=x", "statement_cache_size")],
+        *[("REDIS_URL", query, query.partition("=")[0]) for query in ("decode_responses=true", "nonsense=1", "db=x")],
+        *[("REDIS_URL", query, query.partition("=")[0]) for query in ("socket_timeout=0", "max_connections=1")],
+        *[("REDIS_URL", "ssl_cert_reqs=none", "ssl_cert_reqs"), ("REDIS_URL", "protocol=4", "protocol")],
+        *[("MYSQL_URL", query, query.partition("=")[0]) for query in ("ssl-mode=REQUIRED", "charset=utf8mb4")],
+        *[("MONGODB_URI", query, query.partition("=")[0]) for query in ("retryWrites=maybe", "nonsense=1", "w=0")],
+        *[
+            ("MONGODB_URI", query, query.partition("=")[0].lower())
+            for query in ("readPreference=secondary", "journal=false")
+        ],
+        *[("MONGODB_URI", query, query.partition("=")[0]) for query in ("compressors=snappy", "tlsCAFile=/no/file")],
+    ],
+)
+def test_an_option_of_a_servers_url_that_is_not_supported_ends_the_start_and_is_named(tmp_path, name, query, named):
+    drivers = {"DATABASE_URL": "asyncpg", "REDIS_URL": "redis", "MYSQL_URL": "aiomysql", "MONGODB_URI": "motor"}
+    schemes = {"DATABASE_URL": "postgresql", "REDIS_URL": "redis", "MYSQL_URL": "mysql", "MONGODB_URI": "mongodb"}
+    pytest.importorskip(drivers[name])
+    url = f"{schemes[name]}://ann:canary@127.0.0.1:{free_port()}/x?{query}"
+    if name == "REDIS_URL":
+        url = url.replace("/x?", "/0?")
+    done = command(tmp_path, "--port", "0", **{**in_file(tmp_path), name: url})
+    assert_refused(done, name, named)
+    assert "canary" not in done.stderr and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("query", ["protocol=3", "protocol=2&socket_timeout=2", "client_name=todo&max_connections=10"])
+def test_an_option_of_a_redis_url_that_is_supported_is_used(fresh_redis, query):
+    with serving({**MEMORY, **fresh_redis, "REDIS_URL": f"{fresh_redis['REDIS_URL']}?{query}"}) as client:
+        assert put_record(client, "a").status == 204 and client.get("/api/records/a").status == 200
+        assert client.get("/api/health").status == 200
+
+
+def test_the_options_of_a_mongodb_url_that_are_supported_are_used(fresh_mongo):
+    query = "?retryWrites=false&serverSelectionTimeoutMS=2000&timeoutMS=3000&w=majority&appName=todo&maxPoolSize=5"
+    with serving({**MEMORY, "MONGODB_URI": fresh_mongo["MONGODB_URI"] + query}) as client:
+        assert client.put("/api/documents/a", {"b": 1}).status == 204
+        assert client.get("/api/documents/a").json() == {"b": 1}
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+@pytest.mark.parametrize("is_pooled", [False, True], ids=["direct", "PgBouncer"])
+def test_a_database_that_cannot_keep_every_text_is_refused_at_the_start(own, tmp_path, encoding, is_pooled):
+    server, name = address_of("TEST_POSTGRES_URL"), own_name()
+    url = urllib.parse.urlsplit(server)._replace(path=f"/{name}").geturl()
+    run_sql(server, f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        pooled = own(OwnPgBouncer).url_of(url) if is_pooled else url
+        assert_refused(command(tmp_path, "--port", "0", DATABASE_URL=pooled), "DATABASE_URL", encoding, "UTF8")
+    finally:
+        run_sql(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "mongodb", "redis", "mysql"])

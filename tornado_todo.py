@@ -133,8 +133,142 @@ def parse_days(text: str) -> int:
     return int(text)
 
 
-def parse_server_url(*schemes: str) -> Callable[[str], str]:
-    """A parser for URLs of these schemes. It never shows the URL, in which there may be a password."""
+def is_misspelt(text: str, word: str, mistakes: int) -> bool:
+    """Whether a text is a word with at most this many letters wrong, missing, added, or swapped with the next one."""
+    same = len(os.path.commonprefix([text, word]))
+    text, word = text[same:], word[same:]
+    if not mistakes or not text or not word:
+        return len(text) + len(word) <= mistakes
+    rests = [(text[1:], word), (text, word[1:]), (text[1:], word[1:])]
+    if text[:2] == word[1::-1]:
+        rests.append((text[2:], word[2:]))
+    return any(is_misspelt(*rest, mistakes - 1) for rest in rests)
+
+
+def nearest_name(text: str, names: Iterable[str]) -> str | None:
+    """The name that a text is a misspelling of; None if there is none."""
+    most = 2 if len(text) > 7 else 1  # two mistakes in a short word make another word of it
+    letters = set(text)
+    # One mistake changes two letters at most, which is quick to see.
+    similar = [name for name in names if len(letters ^ set(name)) <= 2 * most]
+    found = (name for mistakes in range(most + 1) for name in similar if is_misspelt(text, name, mistakes))
+    return next(found, None)
+
+
+def parse_connections(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < 10:
+        raise Misconfigured(f"{text!r} is not a number of connections: give a whole number from 10")
+    return int(text)
+
+
+def parse_number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,6}", text):
+        raise Misconfigured(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def parse_duration(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text) or not float(text):
+        raise Misconfigured(f"{text!r} is not a number of seconds: write it like 0.5")
+    return float(text)
+
+
+def parse_file(text: str) -> str:
+    if not os.path.isfile(text):
+        raise Misconfigured(f"there is no file {text!r}")
+    return text
+
+
+def parse_choice(*choices: str, reason: str = "") -> Callable[[str], str]:
+    """A parser for one of several words; the reason says why it is not another."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            words = f"{', '.join(choices[:-1])} or {choices[-1]}".removeprefix(" or ")
+            raise Misconfigured(f"unknown value {text!r}: use {words}{reason and ', since '}{reason}")
+        return text.lower()
+
+    return parse
+
+
+def split_list(text: str) -> list[str]:
+    """The elements of a comma-separated list, without the empty ones."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def parse_options(
+    query: str, known: Mapping[str, Callable[[str], Any]], others: Callable[[str], Any] | None = None
+) -> dict[str, Any]:
+    """The options in the query of a server's URL, by name in lower case, parsed; `others` parses those not known.
+
+    Raises Misconfigured for an option that is not known, cannot be used or is there twice, naming it.
+    """
+    try:
+        pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise Misconfigured("its options have to be written as ?name=value&name=value") from None
+    options: dict[str, Any] = {}
+    for written, value in pairs:
+        name = written.lower()
+        if name in options:
+            raise Misconfigured(f"the option {name!a} is there twice")
+        if not (parse := known.get(name, others)):
+            nearest = nearest_name(name, known)
+            hint = f"; did you mean {nearest}?" if nearest else " here"
+            raise Misconfigured(f"the option {written!a} is not supported{hint}")
+        try:
+            options[name] = parse(value)
+        except Misconfigured as error:
+            raise Misconfigured(f"the option {name!a}: {error}") from None
+    return options
+
+
+# Options that asyncpg knows, settings of Postgres that are the same for all connections, and options of our own.
+# What asyncpg does not know it would send to the server as a setting.
+POSTGRES_OPTIONS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("host", "port", "dbname", "database", "user", "password", "sslpassword", "krbsrvname"), str),
+    **dict.fromkeys(("passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl"), parse_file),
+    "sslmode": parse_choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    **dict.fromkeys(("ssl_min_protocol_version", "ssl_max_protocol_version"), str),
+    "gsslib": parse_choice("gssapi", "sspi"),
+    "target_session_attrs": parse_choice("any", "primary", "read-write", reason="the server has to take writes"),
+    **dict.fromkeys(("application_name", "options", "search_path", "timezone"), str),
+    **dict.fromkeys(("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"), str),
+    "connect_timeout": parse_number,
+    "statement_cache_size": parse_number,
+    "pgbouncer": parse_choice("true", "false"),
+    "client_encoding": parse_choice("utf8", "utf-8", "auto", reason="all text is sent as UTF-8"),
+    "gssencmode": parse_choice("disable", "prefer", reason="asyncpg does not encrypt by GSSAPI"),
+    "sslnegotiation": parse_choice("postgres", reason="not every asyncpg can begin with TLS"),
+    "channel_binding": parse_choice(
+        "disable", "prefer", reason="asyncpg has no channel binding; sslmode=verify-full protects instead"
+    ),
+}
+OWN_POSTGRES_OPTIONS = tuple(POSTGRES_OPTIONS)[tuple(POSTGRES_OPTIONS).index("connect_timeout") :]
+# What the driver checks itself is left to it. These would acknowledge what may yet be lost, or read what is old.
+MONGODB_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "w": parse_choice("majority", reason="a write is acknowledged only when it cannot be lost any more"),
+    "journal": parse_choice("true", reason="a write is acknowledged only when it cannot be lost any more"),
+    "readpreference": parse_choice("primary", reason="other members may not have the last writes yet"),
+    "compressors": parse_choice("zlib", reason="the others need more packages"),
+}
+REDIS_OPTIONS: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("username", "password", "client_name", "ssl_ca_path"), str),
+    **dict.fromkeys(("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), parse_file),
+    "ssl_cert_reqs": parse_choice("none", "optional", "required"),
+    **dict.fromkeys(("ssl_check_hostname", "socket_keepalive", "retry_on_timeout"), parse_choice("true", "false")),
+    **dict.fromkeys(("timeout", "socket_timeout", "socket_connect_timeout"), parse_duration),
+    "health_check_interval": parse_number,
+    "max_connections": parse_connections,
+    "protocol": parse_choice("2", "3"),
+    "db": parse_number,
+}
+
+
+def parse_server_url(
+    *schemes: str, options: Mapping[str, Callable[[str], Any]], others: Callable[[str], Any] | None = None
+) -> Callable[[str], str]:
+    """A parser for URLs of these schemes, with these options. It never shows the URL: there may be a password in it."""
 
     def parse(text: str) -> str:
         try:
@@ -148,6 +282,7 @@ def parse_server_url(*schemes: str) -> Callable[[str], str]:
             valid = False
         if text and not valid:
             raise Misconfigured(f"not a URL of the form {schemes[-1]}://user:password@host:port/name")
+        parse_options(parts.query, options, others)
         return text
 
     return parse
@@ -159,7 +294,7 @@ def parse_database_url(text: str) -> str:
     if not separator or not scheme:
         raise Misconfigured("not a URL: give sqlite:///file.db, sqlite:// for memory, or postgresql://host/database")
     if scheme in ("postgres", "postgresql"):
-        return parse_server_url("postgres", "postgresql")(text)
+        return parse_server_url("postgres", "postgresql", options=POSTGRES_OPTIONS)(text)
     if scheme != "sqlite":
         raise Misconfigured(
             f"unknown kind of database {scheme!r}: give sqlite:///file.db or postgresql://host/database"
@@ -222,22 +357,6 @@ def parse_public_url(text: str) -> str:
     return origin_of(text) + parse_prefix(urllib.parse.quote(parts.path, safe="/%"))
 
 
-def parse_choice(*choices: str) -> Callable[[str], str]:
-    """A parser for one of several words."""
-
-    def parse(text: str) -> str:
-        if text.lower() not in choices:
-            raise Misconfigured(f"unknown value {text!r}: use {', '.join(choices[:-1])} or {choices[-1]}")
-        return text.lower()
-
-    return parse
-
-
-def split_list(text: str) -> list[str]:
-    """The elements of a comma-separated list, without the empty ones."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def parse_secrets(text: str) -> tuple[str, ...]:
     """Read comma-separated secrets, the newest first. It never shows them."""
     secret_texts = tuple(split_list(text))
@@ -280,12 +399,6 @@ def parse_frame_ancestors(text: str) -> str:
     if not all(sources) or ("'none'" in sources and len(sources) > 1):
         raise Misconfigured(f"{text!r} is no list of sources: write none, self or https://portal.example.com")
     return " ".join(sources)
-
-
-def parse_connections(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < 10:
-        raise Misconfigured(f"{text!r} is not a number of connections: give a whole number from 10")
-    return int(text)
 
 
 def parse_seconds(text: str) -> int:
@@ -357,12 +470,24 @@ SETTINGS = (
         parse_database_url,
         "database of the to-dos, and the documents: sqlite:///file.db, sqlite:// (memory) or postgresql://…",
     ),
-    Setting("MONGODB_URI", "", parse_server_url("mongodb+srv", "mongodb"), "MongoDB for the documents, instead"),
-    Setting("REDIS_URL", "", parse_server_url("rediss", "unix", "redis"), "Redis for records and live updates"),
+    Setting(
+        "MONGODB_URI",
+        "",
+        parse_server_url("mongodb+srv", "mongodb", options=MONGODB_OPTIONS, others=str),
+        "MongoDB for the documents, instead",
+    ),
+    Setting(
+        "REDIS_URL",
+        "",
+        parse_server_url("rediss", "unix", "redis", options=REDIS_OPTIONS),
+        "Redis for records and live updates",
+    ),
     Setting("REDIS_HOST", "", str, "host of that Redis, instead of its URL"),
     Setting("REDIS_PORT", "6379", parse_port, "port of that Redis"),
     Setting("REDIS_PREFIX", "tornado_todo:", str, "what the names of all its keys begin with, if Redis is shared"),
-    Setting("MYSQL_URL", "", parse_server_url("mariadb", "mysql"), "a MySQL that the health check includes"),
+    Setting(
+        "MYSQL_URL", "", parse_server_url("mariadb", "mysql", options={}), "a MySQL that the health check includes"
+    ),
     Setting(
         "AUTH",
         "auto",
@@ -417,18 +542,6 @@ SETTINGS = (
 )
 
 
-def is_misspelt(text: str, word: str, mistakes: int) -> bool:
-    """Whether a text is a word with at most this many letters wrong, missing, added, or swapped with the next one."""
-    same = len(os.path.commonprefix([text, word]))
-    text, word = text[same:], word[same:]
-    if not mistakes or not text or not word:
-        return len(text) + len(word) <= mistakes
-    rests = [(text[1:], word), (text, word[1:]), (text[1:], word[1:])]
-    if text[:2] == word[1::-1]:
-        rests.append((text[2:], word[2:]))
-    return any(is_misspelt(*rest, mistakes - 1) for rest in rests)
-
-
 def nearest_setting(name: str) -> str | None:
     """The setting that a name stands for: in other letter case, as an option, or misspelt; None if there is none."""
     folded = re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_").removeprefix("TORNADO_TODO_")
@@ -436,13 +549,7 @@ def nearest_setting(name: str) -> str | None:
     options = {option.removeprefix("--").upper(): name for name, option in SHORT_OPTIONS.items()}
     if folded in (*names, *options):
         return options.get(folded, folded)
-    most = 2 if len(folded) > 7 else 1  # two mistakes in a short word make another word of it
-    letters = set(folded)
-    similar = [
-        each for each in names if len(letters ^ set(each)) <= 2 * most
-    ]  # one mistake changes two letters at most
-    found = (each for mistakes in range(1, most + 1) for each in similar if is_misspelt(folded, each, mistakes))
-    return next(found, None)
+    return nearest_name(folded, names)
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -2488,8 +2595,9 @@ class ConnectionPool:
     of what a read costs.
     """
 
-    def __init__(self, url: str, most: int = 10):
-        self._url, self._most = url, most
+    def __init__(self, url: str, most: int = 10, connect_seconds: float | None = None, **options: Any):
+        self._url, self._most, self._connect_seconds = url, most, connect_seconds
+        self.options = options  # of asyncpg.connect()
         self._turns = asyncio.Semaphore(most)
         self._idle: collections.deque[tuple[Any, float]] = collections.deque()  # and since when, the longest first
         self._is_closed = False
@@ -2511,8 +2619,10 @@ class ConnectionPool:
                 self._end_idle()  # never more than there are turns
             connection = self._take_idle()
             if connection is None:
-                seconds = max(give_up - time.monotonic(), 0.01)
-                connection = await asyncpg_driver().connect(self._url, timeout=seconds, command_timeout=QUERY_SECONDS)
+                seconds = self._connect_seconds or max(give_up - time.monotonic(), 0.01)
+                connection = await asyncpg_driver().connect(
+                    self._url, timeout=seconds, command_timeout=QUERY_SECONDS, **self.options
+                )
             try:
                 yield connection
             except BaseException as error:
@@ -2570,24 +2680,61 @@ class ConnectionPool:
 
 
 class PostgresDatabase(Database):
-    """A Postgres database, or any that speaks its protocol."""
+    """A Postgres database, or any that speaks its protocol, directly or through a pooler such as PgBouncer.
+
+    A pooler may take another connection to the server for each transaction. Then no prepared statement outlives its
+    transaction, and a read is a transaction, too, since asyncpg takes two steps for it.
+    """
 
     def __init__(self, url: str):
         super().__init__()
         self._url = url
         self.name = f"Postgres {without_password(url)}"
         self._pool: ConnectionPool | None = None
+        self._is_pooled = False
+
+    def _open_pool(self) -> ConnectionPool:
+        address, _, query = self._url.partition("?")
+        options = parse_options(query, POSTGRES_OPTIONS)
+        own = {name: options.pop(name) for name in OWN_POSTGRES_OPTIONS if name in options}
+        cache_size = 0 if own.get("pgbouncer") == "true" else own.get("statement_cache_size")
+        self._is_pooled = cache_size == 0
+        url = f"{address}?{urllib.parse.urlencode(options)}" if options else address
+        pool = ConnectionPool(url, connect_seconds=own.get("connect_timeout"))
+        if cache_size is not None:
+            pool.options["statement_cache_size"] = cache_size
+        return pool
 
     async def _connect(self) -> None:
         try:
-            self._pool = ConnectionPool(self._url)
+            self._pool = self._open_pool()
+            is_known = bool(self._pool.options)
+            # Nothing may be left in a server's connection before it is known whether there is a pooler.
+            self._pool.options.setdefault("statement_cache_size", 0)
             async with self._pool.connection() as connection:
-                await connection.fetch("SELECT 1")
+                await connection.execute("BEGIN")
+                sql = "SELECT pg_backend_pid(), current_setting('server_encoding')"
+                process, encoding = (await connection.fetch(sql))[0]
+                await connection.execute("COMMIT")
+                if encoding != "UTF8":
+                    reason = f"its encoding is {encoding}, which cannot keep every text"
+                    raise Misconfigured(
+                        f"DATABASE_URL: {self.name}: {reason}; make one with createdb -E UTF8 -T template0"
+                    )
+                if not is_known:
+                    # A pooler does not pass on the process id by which a query is cancelled, but its own.
+                    self._is_pooled = process != connection.get_server_pid()
+                if not is_known and not self._is_pooled:
+                    del self._pool.options["statement_cache_size"]
+                    await connection.close()
+        except Misconfigured:
+            raise
         except Exception as error:
             raise self._connect_failure(error) from error
 
     def _connect_failure(self, error: Exception) -> Exception:
         asyncpg = asyncpg_driver()
+        reason = (str(error).splitlines() or [""])[0]
         if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
             password = urllib.parse.urlsplit(self._url).password or ""
             hint = ""
@@ -2598,7 +2745,12 @@ class PostgresDatabase(Database):
         if isinstance(error, asyncpg.InvalidCatalogNameError):
             return Misconfigured(f"DATABASE_URL: {self.name}: there is no such database; make it with createdb")
         if isinstance(error, (asyncpg.ClientConfigurationError, ValueError)):
-            return Misconfigured(f"DATABASE_URL: {self.name}: cannot use this URL: {type(error).__name__}")
+            return Misconfigured(f"DATABASE_URL: {self.name}: cannot use this URL: {reason}")
+        # Poolers have one code for refusals and for lost connections.
+        refusal = 'startup parameter|no such (user|database)|database ".*" does not exist|rejected SSL upgrade'
+        refusals = (asyncpg.DataError, asyncpg.SyntaxOrAccessError, asyncpg.ObjectNotInPrerequisiteStateError)
+        if isinstance(error, refusals) or re.search(refusal, reason):
+            return Misconfigured(f"DATABASE_URL: {self.name} refuses the connection: {reason}")
         return Unavailable(f"{self.name} cannot be reached ({type(error).__name__}).")
 
     async def _disconnect(self) -> None:
@@ -2611,7 +2763,12 @@ class PostgresDatabase(Database):
         for last_try in (False, True):
             try:
                 async with self._connected(fresh=last_try) as connection:
-                    return [tuple(row) for row in await connection.fetch(sql, *arguments, timeout=seconds)]
+                    if self._is_pooled:
+                        await connection.execute("BEGIN")
+                    rows = await connection.fetch(sql, *arguments, timeout=seconds)
+                    if self._is_pooled:
+                        await connection.execute("COMMIT")
+                    return [tuple(row) for row in rows]
             except Exception as error:
                 # A read may be repeated: the connection was old and the server has been restarted.
                 if last_try or not is_lost_connection(error):
@@ -4702,15 +4859,25 @@ class MongoDocumentStore:
     def __init__(self, uri: str):
         self._motor = driver("motor.motor_asyncio", "MONGODB_URI", "mongo")
         self._errors = driver("pymongo.errors", "MONGODB_URI", "mongo")
-        try:
-            if uri.startswith("mongodb://"):  # the other form would be looked up in the net
-                driver("pymongo.uri_parser", "MONGODB_URI", "mongo").parse_uri(uri)
-        except (self._errors.PyMongoError, ValueError) as error:
-            raise Misconfigured(f"MONGODB_URI: cannot be used: {type(error).__name__}") from None
+        self._options = self._checked_options(uri)
         self.name = f"MongoDB {without_password(uri)}"
         self._uri = uri
         self._client: Any = None
         self._indexed = False
+
+    def _checked_options(self, uri: str) -> Collection[str]:
+        """The names of the options in the URI. Raises Misconfigured for one that the driver would leave out."""
+        parse_uri = driver("pymongo.uri_parser", "MONGODB_URI", "mongo").parse_uri
+        # With the other scheme the host would be looked up in the net; the options that go with it begin so.
+        address, _, query = uri.replace("mongodb+srv:", "mongodb:").partition("?")
+        pairs = [pair for pair in query.split("&") if pair and not pair.lower().startswith("srv")]
+        parts = {f"mongodb://localhost/?{pair}": f"the option {pair.partition('=')[0]!a} " for pair in pairs}
+        for part, name in {**parts, "?".join(filter(None, (address, "&".join(pairs)))): ""}.items():
+            try:
+                parse_uri(part, warn=False)
+            except (self._errors.PyMongoError, ValueError, OSError) as error:
+                raise Misconfigured(f"MONGODB_URI: {name}cannot be used: {type(error).__name__}") from None
+        return parse_options(query, {}, str).keys()
 
     async def close(self) -> None:
         """Disconnect."""
@@ -4723,9 +4890,9 @@ class MongoDocumentStore:
         """The collection, connected and indexed; what the driver raises becomes Unavailable."""
         try:
             if self._client is None:
-                self._client = self._motor.AsyncIOMotorClient(
-                    self._uri, serverSelectionTimeoutMS=800, timeoutMS=1500, w="majority", journal=True
-                )
+                limits = {"serverSelectionTimeoutMS": 800, "timeoutMS": 1500}
+                limits = {name: value for name, value in limits.items() if name.lower() not in self._options}
+                self._client = self._motor.AsyncIOMotorClient(self._uri, w="majority", journal=True, **limits)
             documents = self._client.get_default_database("tornado_todo")["documents"]
             if not self._indexed:
                 await documents.create_index([("owner_id", 1), ("name", 1)], unique=True)
@@ -4909,7 +5076,9 @@ class RedisRecordStore:
             pool = redis.BlockingConnectionPool.from_url(url, max_connections=20, retry=retry, **limits)
             pool.make_connection()  # which only now looks at the options in the URL
         except (TypeError, ValueError) as error:
-            raise Misconfigured(f"REDIS_URL: cannot be used: {type(error).__name__}") from None
+            # It ends with the name of the option, where it is one that this kind of connection does not have.
+            name = str(error).rpartition(" ")[2] if isinstance(error, TypeError) else ""
+            raise Misconfigured(f"REDIS_URL: cannot be used: {type(error).__name__} {name}".strip()) from None
         self.client = redis.Redis.from_pool(pool)
 
     async def close(self) -> None:
