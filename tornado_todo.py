@@ -2747,9 +2747,9 @@ class PostgresDatabase(Database):
         if isinstance(error, (asyncpg.ClientConfigurationError, ValueError)):
             return Misconfigured(f"DATABASE_URL: {self.name}: cannot use this URL: {reason}")
         # Poolers have one code for refusals and for lost connections.
-        refusal = 'startup parameter|no such (user|database)|database ".*" does not exist|rejected SSL upgrade'
+        wording = 'startup parameter|no such (user|database)|database ".*" does not exist|rejected SSL upgrade'
         refusals = (asyncpg.DataError, asyncpg.SyntaxOrAccessError, asyncpg.ObjectNotInPrerequisiteStateError)
-        if isinstance(error, refusals) or re.search(refusal, reason):
+        if isinstance(error, refusals) or re.search(wording, reason):
             return Misconfigured(f"DATABASE_URL: {self.name} refuses the connection: {reason}")
         return Unavailable(f"{self.name} cannot be reached ({type(error).__name__}).")
 
@@ -2763,12 +2763,7 @@ class PostgresDatabase(Database):
         for last_try in (False, True):
             try:
                 async with self._connected(fresh=last_try) as connection:
-                    if self._is_pooled:
-                        await connection.execute("BEGIN")
-                    rows = await connection.fetch(sql, *arguments, timeout=seconds)
-                    if self._is_pooled:
-                        await connection.execute("COMMIT")
-                    return [tuple(row) for row in rows]
+                    return await self._read(connection, sql, arguments, seconds)
             except Exception as error:
                 # A read may be repeated: the connection was old and the server has been restarted.
                 if last_try or not is_lost_connection(error):
@@ -2785,6 +2780,14 @@ class PostgresDatabase(Database):
                 await operation(PostgresSession(connection))
         except Exception as error:
             raise self._as_told(error) from error
+
+    async def _read(self, connection: Any, sql: str, arguments: Sequence[Any], seconds: float | None) -> list[tuple]:
+        if self._is_pooled:
+            await connection.execute("BEGIN")
+        rows = await connection.fetch(sql, *arguments, timeout=seconds)
+        if self._is_pooled:
+            await connection.execute("COMMIT")
+        return [tuple(row) for row in rows]
 
     def _connected(self, fresh: bool = False) -> contextlib.AbstractAsyncContextManager:
         """A connection, as the pool gives it. Raises Unavailable if the database is closed."""
