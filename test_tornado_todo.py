@@ -1874,6 +1874,37 @@ def test_history_tells_what_happened_newest_first(client):
     assert [entry["revision"] for entry in history] == sorted((entry["revision"] for entry in history), reverse=True)
 
 
+def test_history_is_paged_to_its_end(client):
+    todo = add(client)
+    for number in range(25):
+        change(client, todo["id"], title=f"{number}")
+    whole = client.get(f"/api/todos/{todo['id']}/history")
+    assert len(whole.json()) == 26 and whole.headers["Link"] is None
+    found = pages(client, f"/api/todos/{todo['id']}/history?limit=10")
+    assert [len(page) for page in found] == [10, 10, 6]
+    assert [entry for page in found for entry in page] == whole.json()
+    cursor = next_path(client, client.get("/api/todos/{}/history?limit=1".format(todo["id"]))).partition("after=")[2]
+    assert_problem(client.get(f"/api/todos?after={cursor}"), 400, "after")
+    assert_problem(client.get(f"/api/todos/{todo['id']}/history?after=x"), 400, "after")
+    assert_problem(client.get(f"/api/todos/{NO_ID}/history?limit=1"), 404)
+
+
+async def test_history_of_more_than_1000_changes_does_not_end_silently(own_server):
+    ann = own_server.person("ann")
+    todo = add(ann)
+    services = own_server.services
+    for number in range(1005):
+        own_server.run(
+            services.todos.patch(
+                own_server.run(services.accounts.user("ann")),
+                todo["id"],
+                {"priority": number % 4, "title": f"{number}"},
+                None,
+            )
+        )
+    assert [len(page) for page in pages(ann, f"/api/todos/{todo['id']}/history")] == [1000, 6]
+
+
 def test_history_of_a_todo_in_the_trash_can_be_read_and_of_none_is_404(client):
     todo = add(client)
     client.delete(f"/api/todos/{todo['id']}")
@@ -1924,6 +1955,39 @@ def test_what_was_purged_leaves_no_trace_in_the_tables(tmp_path, headers):
         client.delete("/api/todos?deleted=true")
     with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as connection:
         assert "Krokodilsecret" not in "\n".join(connection.iterdump())
+
+
+@pytest.mark.parametrize("purge", ["one", "trash", "list"])
+def test_request_repeated_after_a_purge_does_not_make_the_todo_again(client, purge):
+    there = add_list(client)["id"]
+    key = {"Idempotency_Key": "k"}
+    requests = [("/api/todos", {"title": "Krokodilsecret", "list": there}, key)]
+    requests.append(("/api/todos", [{"title": "Krokodilsecret", "list": there}], {"Idempotency_Key": "several"}))
+    made = [client.post(path, body, **headers).json() for path, body, headers in requests]
+    ids = [made[0]["id"], made[1][0]["id"]]
+    if purge == "list":
+        client.delete(f"/api/lists/{there}")
+        assert client.delete(f"/api/lists/{there}?deleted=true").status == 204
+    else:
+        for todo_id in ids:
+            client.delete(f"/api/todos/{todo_id}")
+            if purge == "one":
+                assert client.delete(f"/api/todos/{todo_id}?deleted=true").status == 204
+        client.delete("/api/todos?deleted=true")
+    before = everything(client)
+    for path, body, headers in requests:
+        assert b"Krokodil" not in client.post(path, body, **headers).body
+        assert_problem(client.post(path, body, **headers), 410)
+    assert_problem(client.post("/api/todos", {"title": "other"}, **key), 422, "Idempotency-Key")
+    assert everything(client) == before and titles(client) == titles(client, "?deleted=true") == []
+
+
+def test_list_that_was_purged_is_not_made_again_by_a_repeated_request(client):
+    made = client.post("/api/lists", {"title": "x"}, Idempotency_Key="k").json()
+    client.delete(f"/api/lists/{made['id']}")
+    client.delete(f"/api/lists/{made['id']}?deleted=true")
+    assert_problem(client.post("/api/lists", {"title": "x"}, Idempotency_Key="k"), 410)
+    assert len(client.get("/api/lists").json()) == 1
 
 
 def test_a_purge_cannot_be_undone(client):
@@ -2378,6 +2442,77 @@ def test_neighbours_that_are_moved_away_are_told_of_as_reorder(client):
     assert [todo["order"] for todo in client.get("/api/todos").json()] == [1, 2, middle["order"]] and show(
         client, second["id"]
     )
+
+
+LIMIT = tornado_todo.MAX_ORDER
+
+
+def orders(client, query="") -> list[float]:
+    found = [todo["order"] for todo in client.get(f"/api/todos?limit=1000{query}").json()]
+    assert len(found) == len(set(found)) and all(abs(order) <= LIMIT for order in found), found
+    return found
+
+
+@pytest.mark.parametrize("way", ["one by one", "several at once", "by a move", "by a bulk move"])
+def test_todos_added_after_one_at_the_limit_of_orders_come_after_it(client, way):
+    first, last = add(client, "first"), add(client, "last", order=LIMIT)
+    names = [f"{number}" for number in range(5)]
+    if way == "one by one":
+        for name in names:
+            add(client, name)
+    elif way == "several at once":
+        assert client.post("/api/todos", [{"title": name} for name in names]).status == 201
+    else:
+        there = add_list(client)["id"]
+        moving = [add(client, name, list=there)["id"] for name in names]
+        if way == "by a bulk move":
+            inbox = first["list"]
+            assert client.patch(f"/api/todos?list={there}", {"list": inbox}).json()["count"] >= 5
+        for todo_id in moving if way == "by a move" else []:
+            change(client, todo_id, list=first["list"])
+    assert titles(client) == ["first", "last", *names]
+    for order, todo in zip(orders(client), client.get("/api/todos").json(), strict=True):
+        assert change(client, todo["id"], order=order) == todo
+    assert show(client, first["id"]) == first and show(client, last["id"])["order"] > first["order"]
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["above", "below"])
+def test_neighbours_are_never_pushed_past_the_limit_of_orders(client, sign):
+    for step, name in enumerate("abcdefgh"):
+        add(client, name, order=sign * (LIMIT - 2 * step))
+    for round_number in range(12):
+        placed = titles(client)
+        whole = client.get("/api/todos").json()
+        moved, end = (whole[0], whole[-1]) if sign > 0 else (whole[-1], whole[0])  # to the place beside the end
+        shown = change(client, moved["id"], order=end["order"] - sign * 0.2 / (round_number + 1))
+        placed.remove(moved["title"])
+        placed.insert(len(placed) - 1 if sign > 0 else 1, moved["title"])
+        assert titles(client) == placed, round_number
+        assert show(client, moved["id"]) == shown and orders(client)
+    add(client, "new")
+    assert titles(client)[-1] == "new" and orders(client)
+
+
+def test_renumbering_is_undone_with_the_act_that_caused_it(client):
+    last = add(client, "last", order=LIMIT)
+    near = add(client, "near", order=LIMIT - 1.5)
+    moved = add(client, "moved", order=1)
+    batch = client.patch(f"/api/todos/{moved['id']}", {"order": LIMIT - 0.5}).headers["Change-Batch"]
+    assert titles(client) == ["near", "moved", "last"]
+    orders(client)
+    undo(client, batch)
+    assert titles(client) == ["moved", "near", "last"]
+    assert [show(client, todo["id"])["order"] for todo in (moved, near, last)] == [1, LIMIT - 1.5, LIMIT]
+
+
+def test_lists_added_after_one_at_the_limit_of_orders_come_after_it(client):
+    add_list(client, "first", order=3)
+    add_list(client, "last", order=LIMIT)
+    for number in range(3):
+        add_list(client, f"{number}")
+    lists = client.get("/api/lists").json()
+    assert [entry["title"] for entry in lists] == ["Inbox", "first", "last", "0", "1", "2"]
+    assert len({entry["order"] for entry in lists}) == 6 and all(entry["order"] <= LIMIT for entry in lists)
 
 
 def test_moves_in_one_list_leave_other_lists_alone(client):

@@ -676,7 +676,7 @@ class Conflict(TodoError):
 
 
 class Gone(TodoError):
-    """The place in the changes or pages that the caller had reached is no longer there (RFC 9110, section 15.5.11)."""
+    """What the caller had reached or made before is no longer there (RFC 9110, section 15.5.11)."""
 
     status, title = 410, "Gone"
 
@@ -1418,7 +1418,7 @@ def read_cursor(text: str) -> list:
         values = json.loads(base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4)))
         sort, value, last_id, revision = values
         kinds = {"title": str, "name": str, "order": (int, float)}
-        known = sort in (*SORT_COLUMNS, "name") and isinstance(last_id, str) and not text_fault(last_id)
+        known = sort in (*SORT_COLUMNS, "name", "revision") and isinstance(last_id, str) and not text_fault(last_id)
         known = known and type(revision) is int and 0 <= revision < 2**63
         if known and isinstance(value, kinds.get(sort, int)) and not json_fault(value):
             return values
@@ -2943,7 +2943,7 @@ MIGRATIONS = (
     """,
     # The revisions of the acts that a user could not undo: an undo without a batch passes over them. To-dos with a
     # time and those without have an index each, since their order among each other depends on the reader's zone.
-    # And text as it comes in now, see clean_text() and trim().
+    # And text as it comes in now, see clean_text() and trim(), and no order beyond its limit.
     f"""
     ALTER TABLE users ADD COLUMN passed_from BIGINT NOT NULL DEFAULT 0;
     ALTER TABLE users ADD COLUMN passed_to BIGINT NOT NULL DEFAULT 0;
@@ -2961,6 +2961,9 @@ MIGRATIONS = (
         tag_keys = replace(replace(tag_keys, '\n{BOM}', '\n'), '{BOM}\n', '\n') WHERE tags LIKE '%{BOM}%';
     UPDATE lists SET title = ltrim(rtrim(title, '{BOM} '), '{BOM} ')
         WHERE title LIKE '{BOM}%' OR title LIKE '%{BOM}';
+    UPDATE todos SET position = numbered.place FROM (SELECT id, row_number() OVER (PARTITION BY list_id
+        ORDER BY position, id) AS place FROM todos WHERE list_id IN (SELECT list_id FROM todos
+        WHERE position > {MAX_ORDER!r} OR position < -{MAX_ORDER!r})) AS numbered WHERE numbered.id = todos.id;
     """,
 )
 
@@ -3196,6 +3199,8 @@ async def end_sharing(transaction: Any, lists: str, *arguments: Any) -> list[str
     return [row[0] for row in members]
 
 
+# Without the answer, an Idempotency-Key does not repeat what was removed for good, and does not make it again.
+FORGET_ANSWER = "UPDATE idempotency_keys SET answer = '' WHERE"
 SET_COUNTER = "UPDATE counters SET value = $2 WHERE name = $1"
 SET_LIST_REVISION = "UPDATE lists SET revision = $2 WHERE id = $1"
 SET_USER_REVISION = "UPDATE users SET revision = $2 WHERE id = $1"
@@ -3377,6 +3382,14 @@ class TodoQueries:
         )
         return await self.described([list_from_row(row) for row in rows])
 
+    async def own_lists(self) -> list[TodoList]:
+        """The caller's own lists, in their order, as they are stored."""
+        rows = await self.fetch(
+            f"SELECT {LIST_COLUMNS} FROM lists WHERE owner_id = $1 AND deleted_at IS NULL AND inbox = 0"
+            " ORDER BY position, id"
+        )
+        return [list_from_row(row) for row in rows]
+
     async def described(self, lists: Sequence[TodoList]) -> list[TodoList]:
         """Lists with the number of their to-dos, whose they are, and what the caller is to them."""
         one = len(lists) == 1
@@ -3437,6 +3450,21 @@ class TodoQueries:
         )
         return [self._todo(row) for row in rows]
 
+    async def far_out(self, list_id: str, sign: int) -> tuple[list[Todo], float]:
+        """The to-dos of a list whose order is nearer to one limit than to 0, and the order next to theirs, if any.
+
+        With a sign of 1 those above, in their sequence, and with -1 those below, in reverse.
+        """
+        here = f"FROM todos WHERE {self._IN_LIST} AND deleted_at IS NULL AND position * {sign}"
+        direction = "ASC" if sign > 0 else "DESC"
+        rows = await self.fetch(
+            f"SELECT {TODO_COLUMNS}, owner_id {here} > $3 ORDER BY position {direction}, id {direction}",
+            *(list_id, MAX_ORDER / 2),
+            seconds=BULK_SECONDS,
+        )
+        rest = await self.fetch(f"SELECT max(position * {sign}) {here} <= $3", list_id, MAX_ORDER / 2)
+        return [self._todo(row) for row in rows], sign * (rest[0][0] or 0.0)
+
     async def changes(self, since: int, list_id: str | None, most: int) -> list[Change]:
         """Changes after a revision, oldest first, to one list or to all."""
         if list_id:
@@ -3478,12 +3506,12 @@ class TodoQueries:
                 " Read everything again from the beginning."
             )
 
-    async def history(self, todo_id: str) -> list[Change]:
-        """The changes to one to-do that the caller may see, newest first. Raises NotFound if there is no such to-do."""
+    async def history(self, todo_id: str, before: int, most: int) -> list[Change]:
+        """The changes to a to-do before a revision that the caller may see, newest first. Raises NotFound."""
         rows = await self.fetch(
             f"SELECT {SEEN_CHANGE} FROM changes WHERE todo_id = $2 AND ({SEES_AFTER} OR {SEES_BEFORE})"
-            " ORDER BY revision DESC LIMIT 1000",
-            todo_id,
+            f" AND revision < $3 ORDER BY revision DESC LIMIT {most}",
+            *(todo_id, before),
         )
         if not rows:  # unless the reader may see the to-do, but nothing of what became of it before
             try:
@@ -3799,6 +3827,8 @@ class TodoBatch(TodoQueries):
         self.work = unit_of_work(transaction)
         self.changes: list[LoggedChange] = []
         self._todos: list[tuple[Todo | None, Todo]] = []
+        self.saved: dict[str, Todo] = {}  # what has become of to-dos, by id
+        self.renumbered: dict[str, float] = {}  # the greatest order in lists whose end has been moved, by list
         self._lists: list[TodoList] = []
         self._purged_todos: list[str] = []
         self._concerned: list[str] = []  # users who have got or lost a right
@@ -3891,6 +3921,7 @@ class TodoBatch(TodoQueries):
             return before
         after = self._record(action or self._action(before, after), before, after)
         self._todos.append((before, after))
+        self.saved[after.id] = after
         return after
 
     def save_list(self, before: TodoList | None, after: TodoList) -> TodoList:
@@ -3915,8 +3946,8 @@ class TodoBatch(TodoQueries):
         self._record("purge", todo_list, None)
         self._purges_list = True
         its_todos = "SELECT id FROM todos WHERE owner_id = $1 AND list_id = $2"
+        await self._forget_answers(f"todo_id = $2 OR todo_id IN ({its_todos})", todo_list.id)
         for what in (
-            f"idempotency_keys WHERE todo_id IN ({its_todos})",
             # The history of a to-do goes where the to-do is now, whichever lists it has been in before.
             f"changes WHERE todo_id IN ({its_todos})",
             "changes WHERE owner_id = $1 AND list_id = $2 AND todo_id IS NULL",
@@ -4035,14 +4066,20 @@ class TodoBatch(TodoQueries):
             self.work.raise_revision(SET_USER_REVISION, user_id, self._revision)
         self.work.raise_newest(self._revision)
 
+    async def _forget_answers(self, which: str, *arguments: Any) -> None:
+        """Keep of what requests were answered only that they were: answers with several to-dos may show any of them."""
+        several = "user_id = $1 AND todo_id = ''"
+        await self.fetch(f"{FORGET_ANSWER} ({which}) OR ({several})", *arguments, seconds=BULK_SECONDS)
+
     async def _delete_purged(self) -> None:
-        for what in (
-            "idempotency_keys WHERE todo_id = $1 AND EXISTS (SELECT 1 FROM todos WHERE id = $1 AND owner_id = $2)",
-            "changes WHERE todo_id = $1 AND EXISTS (SELECT 1 FROM todos WHERE id = $1 AND owner_id = $2)",
-            "todos WHERE id = $1 AND owner_id = $2",
+        await self._forget_answers("FALSE")
+        for statement in (
+            f"{FORGET_ANSWER} todo_id = $1 AND EXISTS (SELECT 1 FROM todos WHERE id = $1 AND owner_id = $2)",
+            "DELETE FROM changes WHERE todo_id = $1 AND EXISTS (SELECT 1 FROM todos WHERE id = $1 AND owner_id = $2)",
+            "DELETE FROM todos WHERE id = $1 AND owner_id = $2",
         ):
             purged = [(todo_id, self.user.id) for todo_id in self._purged_todos]
-            await self.source.execute_many(f"DELETE FROM {what}", purged)
+            await self.source.execute_many(statement, purged)
         for todo_id in self._purged_todos:
             self.work.forget_todo(todo_id)
 
@@ -4322,7 +4359,7 @@ class TodoStore:
         """Run `await operation(batch)` as one transaction, with its changes; `todo_id` is what it will read.
 
         With `repeat`, a request that was answered before is answered so again and writes nothing;
-        raises Invalid if the key came with another request.
+        raises Invalid if the key came with another request, or Gone if its result has been purged.
         """
 
         async def run(transaction: Any) -> Written:
@@ -4358,6 +4395,8 @@ class TodoStore:
         if fingerprint != repeat.fingerprint:
             message = "was used for another request: use a new one for this"
             raise Invalid(f"Idempotency-Key {message}.", [field_error("Idempotency-Key", message)])
+        if not answer:
+            raise Gone("This request was carried out before, and what it was about has been removed for good.")
         result, batch_id = msgspec.json.decode(answer, type=tuple[repeat.answer_type, str | None])
         return Written(result, batch_id, [])
 
@@ -4592,8 +4631,9 @@ class AccountStore:
             await transaction.execute_many(
                 "UPDATE users SET revision = $2 WHERE id = $1", [(user_id, revision) for user_id in concerned]
             )
+            await transaction.fetch(f"{FORGET_ANSWER} todo_id IN ({my_todos})", user.id, seconds=BULK_SECONDS)
             for what in (
-                *(f"idempotency_keys WHERE user_id = $1 OR todo_id IN ({my_todos})",),
+                "idempotency_keys WHERE user_id = $1",
                 *(f"changes WHERE owner_id = $1 OR todo_id IN ({my_todos})",),
                 *("todos WHERE owner_id = $1", "members WHERE user_id = $1", "credentials WHERE user_id = $1"),
                 *("lists WHERE owner_id = $1", "documents WHERE owner_id = $1"),
@@ -5514,7 +5554,7 @@ def decoded_image(side: msgspec.Raw, kind: Any) -> Any:
 
 def undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -> Todo:
     """Set back what a change did to a to-do, and give the to-do. Raises Conflict."""
-    current = present.get(change.todo)
+    current = batch.saved.get(change.todo) or present.get(change.todo)
     if current is None or change.action == "purge":
         raise Conflict("What was removed for good, or is no longer yours to change, cannot be brought back.")
     before, after = (decoded_image(side, Todo) for side in (change.before, change.after))
@@ -5575,15 +5615,13 @@ class TodoService:
         return await self._write(user, lambda batch: self._create(batch, uuid7(), fields), repeat, is_short=True)
 
     async def _create(self, batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
-        list_id, last = await self._place_at_end(batch, fields.get("list"))
+        list_id, last = await self._place_at_end(batch, fields.get("list"), int("order" not in fields))
         todo = self._save_new(batch, todo_id, list_id, last, fields)
-        if "order" in fields:
-            await self._make_room(batch, todo)
-        return todo
+        return await self._make_room(batch, todo) if "order" in fields else todo
 
     @staticmethod
     def _save_new(batch: TodoBatch, todo_id: str, list_id: str, last: float, fields: Mapping[str, Any]) -> Todo:
-        order = fields["order"] if "order" in fields else min(last + 1, MAX_ORDER)
+        order = fields["order"] if "order" in fields else last + 1
         blank = Todo(id=todo_id, list=list_id, title="", order=order, created_at=batch.at, updated_at=batch.at)
         return batch.save_todo(None, changed_todo(blank, fields, batch.at))
 
@@ -5600,7 +5638,7 @@ class TodoService:
                 with naming_item(index):
                     if "order" in fields:
                         raise Invalid(f"order {ORDER_ALONE}.", [field_error("order", ORDER_ALONE)])
-                    list_id, last = await self._place_at_end(batch, fields.get("list"))
+                    list_id, last = await self._place_at_end(batch, fields.get("list"), len(items))
                 todo = self._save_new(batch, ids[index], list_id, ends.get(list_id, last), fields)
                 ends[list_id] = todo.order
                 todos.append(todo)
@@ -5655,12 +5693,12 @@ class TodoService:
         async def operation(batch: TodoBatch) -> int:
             selected = await self._select(batch, which, if_match, EDITOR)
             if "list" in fields:
-                _, last = await self._place_at_end(batch, fields["list"])
+                _, last = await self._place_at_end(batch, fields["list"], len(selected))
             async for before in yielding(selected):
-                values = fields
+                before, values = batch.saved.get(before.id, before), fields
                 if fields.get("list", before.list) != before.list:
                     self._check_move(batch, before, fields["list"])
-                    last = min(last + 1, MAX_ORDER)
+                    last += 1
                     values = {**fields, "order": last}
                 batch.save_todo(before, changed_todo(before, values, batch.at))
             return len(batch.changes)
@@ -5712,9 +5750,14 @@ class TodoService:
         return await batch.todos(which, role=role)
 
     @staticmethod
-    async def _place_at_end(batch: TodoBatch, list_id: str | None) -> tuple[str, float]:
+    async def _place_at_end(batch: TodoBatch, list_id: str | None, count: int = 1) -> tuple[str, float]:
+        """A list, and the greatest order in it, after which there is room for so many more."""
         try:
             found, last = await batch.place_at_end(list_id)
+            if (last or 0.0) + count > MAX_ORDER:
+                if found not in batch.renumbered:
+                    batch.renumbered[found] = await TodoService._renumber(batch, found, 1)
+                last = batch.renumbered[found]
             return found, last or 0.0
         except NotFound:
             raise Invalid("list names no list of yours.", [field_error("list", "names no list of yours")]) from None
@@ -5730,21 +5773,36 @@ class TodoService:
         """Save what these fields make of a to-do; moved to another list, it goes to the end unless told."""
         values = dict(fields)
         if values.get("list", before.list) != before.list:
-            _, last = await self._place_at_end(batch, values["list"])
+            _, last = await self._place_at_end(batch, values["list"], int("order" not in values))
             self._check_move(batch, before, values["list"])
-            values.setdefault("order", min(last + 1, MAX_ORDER))
+            before = batch.saved.get(before.id, before)
+            values.setdefault("order", last + 1)
         after = batch.save_todo(before, changed_todo(before, values, batch.at))
-        if "order" in fields and after is not before:
-            await self._make_room(batch, after)
-        return after
+        return await self._make_room(batch, after) if "order" in fields and after is not before else after
 
     @staticmethod
-    async def _make_room(batch: TodoBatch, todo: Todo) -> None:
+    async def _renumber(batch: TodoBatch, list_id: str, sign: int, moved: Todo | None = None) -> float:
+        """Bring the to-dos that are near a limit of orders back to those that are not, and return the outermost order.
+
+        They keep their sequence, with whole numbers, and `moved` the place that it has just been given.
+        """
+        far_out, order = await batch.far_out(list_id, sign)
+        if len(far_out) > 200:
+            batch.source.take_long()
+        todos = {todo.id: batch.saved.get(todo.id, todo) for todo in [*far_out, *([moved] if moved else [])]}
+        in_order = sorted(todos.values(), key=lambda todo: (todo.order, todo.id), reverse=sign < 0)
+        async for before in yielding(in_order):
+            order = (math.floor(order) if sign > 0 else math.ceil(order)) + float(sign)
+            batch.save_todo(before, msgspec.structs.replace(before, order=order, updated_at=batch.at), "reorder")
+        return order
+
+    async def _make_room(self, batch: TodoBatch, todo: Todo) -> Todo:
         """Move neighbours that have come too close away, keeping their sequence.
 
         A client that places a to-do halves the gap between two others. A double can be halved some
         fifty times; so long before, as many neighbours as it takes are spread out evenly, twice as
-        many at each try, which keeps the cost of n moves in the order of n log n.
+        many at each try, which keeps the cost of n moves in the order of n log n. Where there is no room
+        below a limit of orders, all near it are moved away from it, and with them the to-do, which is returned.
         """
         for below in (True, False):
             sign = -1 if below else 1
@@ -5761,6 +5819,9 @@ class TodoService:
                     edge = neighbours[many].order
                 else:  # nothing lies beyond, so there is all the room one wants
                     edge = sign * max(sign * movable[-1].order, sign * open_end)
+                    if abs(edge) > MAX_ORDER:
+                        await self._renumber(batch, todo.list, sign, todo)
+                        return batch.saved[todo.id]
                 step = (edge - todo.order) / (len(movable) + 1)
                 if abs(step) >= 1000 * least_gap(todo.order) or len(neighbours) <= many:
                     break
@@ -5769,6 +5830,7 @@ class TodoService:
             for index, before in enumerate(movable, 1):
                 after = msgspec.structs.replace(before, order=todo.order + step * index, updated_at=batch.at)
                 batch.save_todo(before, after, "reorder")
+        return todo
 
     # ---- lists
 
@@ -5776,9 +5838,14 @@ class TodoService:
         """Make a list; the result is the TodoList."""
 
         async def operation(batch: TodoBatch) -> TodoList:
-            lists = await batch.lists()
-            order = fields.get("order", min(max(entry.order for entry in lists) + 1, MAX_ORDER))
-            at = batch.at
+            at, lists = batch.at, await batch.lists()
+            last = max(entry.order for entry in lists)
+            if last + 1 > MAX_ORDER:
+                last = 0.0
+                for entry in await batch.own_lists():
+                    last += 1
+                    batch.save_list(entry, msgspec.structs.replace(entry, order=last, updated_at=at))
+            order = fields.get("order", last + 1)
             return batch.save_list(
                 None, TodoList(id=uuid7(), title=fields["title"], order=order, created_at=at, updated_at=at)
             )
@@ -8147,8 +8214,19 @@ class TodoHandler(APIHandler):
 class TodoHistoryHandler(APIHandler):
     """What happened to a to-do, newest first."""
 
+    query_parameters = {"GET": ("limit", "after")}
+
     async def get(self, todo_id: str) -> None:
-        self.write_json(await self.queries.history(self.path_id(todo_id)))
+        most, after = self.query.get("limit", 1000), self.query.get("after", ("revision", 2**63 - 1, "", 0))
+        if after[0] != "revision":
+            raise Malformed("after belongs to another list.", [field_error("after", "belongs to another list")])
+        await self.queries.check_revision(after[-1])
+        changes = await self.queries.history(self.path_id(todo_id), after[1], most + 1)
+        if len(changes) > most:
+            changes = changes[:most]
+            last = changes[-1].revision
+            self.set_header("Link", self.link_to(make_cursor("revision", last, "", last)))
+        self.write_json(changes)
 
 
 class TodoRestoreHandler(APIHandler):
