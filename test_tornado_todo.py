@@ -4178,17 +4178,19 @@ def test_a_database_path_may_have_spaces_and_letters_of_any_script(tmp_path):
     assert (tmp_path / "meine Aufgaben ü#漢.db").exists()
 
 
-async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_that_is_in_it(todo_engine, monkeypatch):
+async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_that_is_in_it(todo_engine):
     if todo_engine == MEMORY:
         pytest.skip("memory has no earlier version")
-    monkeypatch.setattr(tornado_todo, "MIGRATIONS", tornado_todo.MIGRATIONS[:1])
-    store = tornado_todo.TodoStore(tornado_todo.open_database(todo_engine["DATABASE_URL"]))
-    await store.open()
+    database = tornado_todo.open_database(todo_engine["DATABASE_URL"])
+    await database.open()
     user_id, list_id, todo_id = (tornado_todo.uuid7() for _ in range(3))
     fields = '"title":"\ufeffold","notes":"a\\r\\nb","tags":["\ufeffx"],"order":1.0,"created_at":"x","updated_at":"x"'
     image = f'{{"id":"{todo_id}","list":"{list_id}",{fields}}}'
 
     async def fill(transaction) -> None:
+        await transaction.define("CREATE TABLE counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)")
+        for statement in tornado_todo.MIGRATIONS[0].strip().rstrip(";").split(";"):
+            await transaction.define(statement)
         for sql, *values in (
             ("users (id, name, created_at, revision)", user_id, "local", 1, 1),
             (f"lists ({tornado_todo.LIST_COLUMNS}, owner_id)", list_id, "\ufeffInbox", 0.0, 1, 1, 1, None, 1, user_id),
@@ -4205,11 +4207,10 @@ async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_t
         ):
             places = ", ".join(f"${number}" for number in range(1, len(values) + 1))
             await transaction.fetch(f"INSERT INTO {sql} VALUES ({places})", *values)
-        await transaction.fetch("UPDATE counters SET value = 1 WHERE name = 'revision'")
+        await transaction.fetch("INSERT INTO counters (name, value) VALUES ('schema', 1), ('revision', 1)")
 
-    await store.database.transaction(fill)
-    await store.close()
-    monkeypatch.undo()
+    await database.transaction(fill)
+    await database.close()
     with serving(todo_engine) as client:
         inbox = client.get("/api/lists").json()[0]
         assert titles(client) == titles(client, "?tag=x") == ["old"]
