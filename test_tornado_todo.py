@@ -5382,6 +5382,17 @@ def test_a_websocket_that_cannot_be_opened_is_refused_with_a_problem_document(sh
     assert_problem(shared.get("/api/events", **headers), status)
 
 
+async def test_idle_listener_gets_heartbeats(client, monkeypatch):
+    monkeypatch.setattr(tornado_todo, "HEARTBEAT_SECONDS", 0.2)
+    async with listening(client.url) as line:
+        assert (await next_message(line))["type"] == "hello"
+        assert [await next_message(line) for _ in range(2)] == [{"type": "heartbeat"}] * 2
+        todo = await fetch_json(client.url, "POST /api/todos", {"title": "x"})
+        while (message := await next_message(line))["type"] == "heartbeat":
+            pass
+        assert message["changes"][0]["todo"] == todo["id"]
+
+
 async def test_a_listener_that_talks_is_closed(client):
     async with listening(client.url) as line:
         await next_message(line)
@@ -12790,6 +12801,112 @@ async def test_changes_of_others_appear_by_themselves(page):
     await expect(row(page, "from elsewhere")).to_have_class(re.compile("completed"))
     await ask(page, f"/api/todos/{other['id']}", "DELETE")
     await expect(shown_titles(page)).to_have_text([BUY])
+
+
+@contextlib.asynccontextmanager
+async def deaf_proxy(url):
+    """A TCP proxy before a server, and a function after which its connections stay open and carry nothing."""
+    host, port = url.removeprefix("http://").split(":")
+    hearing, pipes = asyncio.Event(), set()
+    hearing.set()
+
+    async def pipe(reader, writer, is_heard):
+        while data := await reader.read(65536):
+            if not is_heard.is_set():
+                await asyncio.Event().wait()  # for ever: neither data nor an end
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader, writer):
+        inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
+        for pair in ((reader, inner_writer), (inner_reader, writer)):
+            pipes.add(asyncio.ensure_future(pipe(*pair, hearing)))
+
+    def deafen():
+        nonlocal hearing
+        hearing.clear()
+        hearing = asyncio.Event()
+        hearing.set()
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}", deafen
+    finally:
+        for each in pipes:
+            each.cancel()
+        await asyncio.gather(*pipes, return_exceptions=True)
+        proxy.close()
+
+
+async def see(page):
+    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
+async def show_again(page):
+    await page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+
+
+async def come_online(page):
+    await page.evaluate("dispatchEvent(new Event('online'))")
+
+
+async def write_something(page):
+    await page.locator(".new-todo").fill(FEED)
+    await page.locator(".new-todo").press("Enter")
+
+
+async def sleep_for_an_hour(page):
+    await page.clock.fast_forward(3_600_000)
+
+
+async def hear_nothing(page):
+    for _ in range(9):
+        await page.clock.run_for(5_000)
+        await page.wait_for_timeout(300)  # the network needs real time
+
+
+WAKES = {
+    "visible": see,
+    "pageshow": show_again,
+    "online": come_online,
+    "write": write_something,
+    "clock": sleep_for_an_hour,
+    "silence": hear_nothing,
+}
+
+
+@pytest.mark.parametrize("wake", WAKES.values(), ids=WAKES)
+async def test_page_whose_line_died_in_a_sleep_shows_what_others_do(browser, server, wake):
+    async with deaf_proxy(server) as (address, deafen), opened(browser, address) as page:
+        if wake in (sleep_for_an_hour, hear_nothing):
+            await page.clock.install()
+            await page.reload()
+        await type_in(page, BUY)
+        deafen()
+        await fetch_json(server, "POST /api/todos", {"title": "from elsewhere"})
+        await page.wait_for_timeout(500)
+        await expect(row(page, "from elsewhere")).to_have_count(0)
+        await wake(page)
+        await expect(row(page, "from elsewhere")).to_be_visible(timeout=40_000)
+        await fetch_json(server, "POST /api/todos", {"title": "and one more"})
+        await expect(row(page, "and one more")).to_be_visible(timeout=40_000)
+        if wake is write_something:
+            await expect(page.locator(".todoapp")).to_have_attribute("aria-busy", "false", timeout=60_000)
+            assert FEED in [todo["title"] for todo in await asyncio.to_thread(call_api, server + "/api/todos")]
+
+
+async def test_page_reads_all_again_when_the_server_does_not_know_its_revision(page):
+    await type_in(page, BUY)
+
+    async def refuse_revision(route):
+        body = json.dumps({"type": "about:blank", "title": "Gone", "status": 410, "detail": "Read again."})
+        await route.fulfill(status=410, content_type="application/problem+json", body=body)
+
+    await page.route("**/api/changes?*", refuse_revision)
+    async with page.expect_response(lambda response: "/api/todos?" in response.url):
+        await see(page)
+    await ask(page, "/api/todos", "POST", {"title": "from elsewhere"})
+    await expect(shown_titles(page)).to_have_text([BUY, "from elsewhere"])
 
 
 async def test_changes_of_others_do_not_disturb_an_edit(page):

@@ -8322,12 +8322,15 @@ class UndoHandler(APIHandler):
         )
 
 
+# A browser reports neither pings nor a line that died without a word: a page notices it by the missing heartbeats.
+HEARTBEAT_SECONDS = 15.0
+
 # Of all sockets that a process may have, what part is for one user at the most: the holder of a link is anybody.
 SHARE_OF_SOCKETS = {"session": 4, "token": 4, "host": 4, "link": 10}
 
 
 class EventsHandler(TornadoHandler, tornado.websocket.WebSocketHandler):
-    """Committed changes as they happen, after those since a revision that the client knows."""
+    """Committed changes as they happen, after those since a revision that the client knows, and heartbeats."""
 
     query_parameters = {"GET": ("since",)}
 
@@ -8415,7 +8418,12 @@ class EventsHandler(TornadoHandler, tornado.websocket.WebSocketHandler):
         await self.write_message(msgspec.json.encode(hello).decode())
         revision = await self._replay(queries, min(since, revision), revision)
         while True:
-            message = await subscription.take()
+            try:
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    message = await subscription.take()
+            except TimeoutError:
+                await self.write_message('{"type":"heartbeat"}')
+                continue
             if not message.last:  # it tells of no change, but of rights
                 await self.write_message(message.text)
             elif message.first > revision and message.text:
@@ -12050,6 +12058,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const STASH_PAUSE = 500;
   const DUE_PAUSE = 2000;
   const REQUEST_PATIENCE = 20000;
+  const CHECK_PATIENCE = 4000;
+  const MAXIMUM_SILENCE = 35000; // the server sends a heartbeat every 15 s
+  const CONNECTIONS_OF_BROWSER = 6; // to one server, with HTTP/1.1
   const LONGEST_RETRY = 30000;
   const REFUSALS_BEFORE_GIVING_UP = 3;
   const SIGNED_OUT = 4401; // the code that the server closes a socket with
@@ -12383,24 +12394,21 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   // A link speaks for itself alone, except where the person who opened it is asked for (asSelf).
-  async function send(method, path, { body, headers = {}, asSelf = false } = {}) {
+  async function send(method, path, more = {}) {
+    const { body, headers = {}, asSelf = false, patience = REQUEST_PATIENCE } = more;
     const options = { method, headers: { Accept: 'application/json', ...headers } };
     if (access.link && !asSelf) options.headers.Authorization = `Bearer ${access.link}`;
     // A page that is being left is nobody's any more and must not act for who comes next.
     if (access.leaving) await new Promise(() => {});
-    options.signal = AbortSignal.timeout(REQUEST_PATIENCE);
+    const request = { method, started: Date.now(), abort: new AbortController() };
+    options.signal = request.abort.signal;
     if (body !== undefined) {
       options.body = JSON.stringify(body);
       options.headers['Content-Type'] = 'application/json';
     }
     // A write outlives the page that sent it; browsers allow that for small bodies only.
     options.keepalive = method !== 'GET' && (options.body ?? '').length < 16000;
-    let response;
-    try {
-      response = await fetch(base + path, options);
-    } catch {
-      throw new Problem(0, 'The server can’t be reached.');
-    }
+    const response = await fetchInTime(request, base + path, options, patience);
     if (response.ok) return response;
     const problem = await problemOf(response);
     // A wrong password is told at its field, or when signing in; any other 401 is the end of the session.
@@ -12408,8 +12416,31 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     throw problem;
   }
 
-  async function getJson(path) {
-    const response = await send('GET', path);
+  const requests = new Set();
+
+  async function fetchInTime(request, address, options, patience) {
+    const timer = setTimeout(() => request.abort.abort(), patience);
+    requests.add(request);
+    try {
+      const response = await fetch(address, options);
+      const body = await response.blob(); // in time as well
+      return new Response(body.size ? body : null, response);
+    } catch {
+      throw new Problem(0, 'The server can’t be reached.');
+    } finally {
+      clearTimeout(timer);
+      requests.delete(request);
+    }
+  }
+
+  // Where the line is dead, nothing is worth waiting for: reading begins again, and so does a late write.
+  function abortRequests() {
+    const isLate = ({ started }) => Date.now() - started >= CHECK_PATIENCE;
+    for (const request of requests) if (request.method === 'GET' || isLate(request)) request.abort.abort();
+  }
+
+  async function getJson(path, options) {
+    const response = await send('GET', path, options);
     return response.json();
   }
 
@@ -12505,6 +12536,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   async function runQueue() {
     queue.running = true;
+    const started = Date.now();
     showBusy();
     while (queue.jobs.length) {
       const job = queue.jobs[0];
@@ -12524,6 +12556,17 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     render();
     scheduleListRefresh();
     if (state.refreshWanted) scheduleRefresh();
+    // The socket reports one's own writes as well, if it works.
+    setTimeout(() => live.heard < started && catchUp(), CHECK_PATIENCE);
+  }
+
+  async function sendWatched(method, path, options) {
+    const timer = setTimeout(catchUp, CHECK_PATIENCE);
+    try {
+      return await send(method, path, options);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   async function sendPatiently(job) {
@@ -12535,7 +12578,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
         if (outdated && !(await job.recheck())) throw outdated;
         outdated = null;
         const { method, path, body, headers } = job.request();
-        const response = await send(method, path, { body, headers });
+        const response = await sendWatched(method, path, { body, headers });
         showBack();
         return response;
       } catch (error) {
@@ -12877,6 +12920,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       if (error.status === 404) return loadView();
+      if (error.isAbsence) state.refreshWanted = true;
+      if (error.isAbsence) probeLater(0);
     }
     render();
     return undefined;
@@ -15532,7 +15577,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // ---- Live changes ------------------------------------------------------------------------------------
 
-  const live = { socket: null, attempt: 0, timer: null, isOver: false };
+  const live = { socket: null, attempt: 0, timer: null, isOver: false, heard: 0, watched: Date.now() };
 
   function connect() {
     clearTimeout(live.timer);
@@ -15542,9 +15587,76 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     address.hash = '';
     if (state.revision !== null) address.searchParams.set('since', state.revision);
     // A socket can send no header, so a link's secret goes as one of its protocols.
-    live.socket = new WebSocket(address, access.link ? ['todo', `bearer.${access.link}`] : []);
-    live.socket.addEventListener('message', event => hear(JSON.parse(event.data)));
-    live.socket.addEventListener('close', disconnected);
+    const socket = new WebSocket(address, access.link ? ['todo', `bearer.${access.link}`] : []);
+    live.socket = socket;
+    live.heard = Date.now();
+    socket.addEventListener('message', event => socket === live.socket && hear(JSON.parse(event.data)));
+    socket.addEventListener('close', event => socket === live.socket && disconnected(event));
+  }
+
+  function reconnect() {
+    const { socket } = live;
+    live.socket = null;
+    socket?.close();
+    abortRequests();
+    connect();
+  }
+
+  // A line that died in a sleep stays open for the browser, the socket as well as the connections that it
+  // keeps for requests. So the server is asked, and what doesn't answer is given up.
+  let check = null;
+
+  function catchUp() {
+    check ??= checkChanges().finally(() => {
+      check = null;
+    });
+    return check;
+  }
+
+  async function checkChanges() {
+    if (!access.session || gate.resolve || live.isOver) return;
+    try {
+      const { changes, more, revision } = await askChanges(state.revision ?? newestRevision());
+      const missed = changes.filter(change => change.revision > (state.revision ?? 0));
+      state.revision = Math.max(state.revision ?? 0, revision);
+      if (missed.length && live.socket?.readyState === WebSocket.OPEN) reconnect();
+      if (more) scheduleRefresh();
+      else if (missed.length) applyChanges(missed);
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      if (error.isAbsence) {
+        state.refreshWanted = true;
+        probeLater(0);
+      } else if (error.status === 410) {
+        state.revision = null;
+        reconnect();
+        scheduleRefresh();
+      }
+    }
+  }
+
+  async function askChanges(since) {
+    const ask = () => getJson(`/api/changes?since=${since}`, { patience: CHECK_PATIENCE });
+    try {
+      return await ask();
+    } catch (error) {
+      if (!error.isAbsence) throw error;
+      reconnect();
+      // Enough to have the browser drop all connections that are dead; the request after them gets a new one.
+      return Promise.any(Array.from({ length: CONNECTIONS_OF_BROWSER }, ask)).catch(ask);
+    }
+  }
+
+  // A clock that jumps has been asleep.
+  function watchLine() {
+    const now = Date.now();
+    const isJump = Math.abs(now - live.watched) > 3 * CLOCK_INTERVAL && !document.hidden;
+    live.watched = now;
+    if (isJump) wake();
+    else if (live.socket && now - live.heard > MAXIMUM_SILENCE) {
+      reconnect();
+      catchUp();
+    }
   }
 
   function connectLater() {
@@ -15570,7 +15682,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     probing = true;
     for (let attempt = firstAttempt; ; attempt += 1) {
       try {
-        await send('GET', '/api/health/live');
+        await send('GET', '/api/health/live', { patience: 2 * CHECK_PATIENCE });
         break;
       } catch (error) {
         if (!error.isAbsence) break;
@@ -15581,12 +15693,15 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
     probing = false;
     showBack();
+    if (state.problem?.isAbsence) loadView();
+    else if (state.refreshWanted) scheduleRefresh();
     // A socket that is refused from the start doesn't say that it is the session that has ended.
     if (live.socket === null) checkSession();
   }
 
   function hear(message) {
     live.attempt = 0;
+    live.heard = Date.now();
     showBack();
     if (message.type === 'hello') hearHello(message);
     if (message.type === 'access') afterQueue(reloadAccess);
@@ -15599,13 +15714,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function hearHello({ revision, reset }) {
     const isFirst = state.revision === null;
     const wasReplaced = reset || (!isFirst && revision < state.revision);
-    const newest = Math.max(
-      0,
-      ...state.lists.map(list => list.revision ?? 0),
-      ...state.items.map(item => item.revision ?? 0),
-    );
     if (isFirst || wasReplaced) state.revision = revision;
-    if (wasReplaced || (isFirst && state.loaded && revision > newest)) scheduleRefresh();
+    if (wasReplaced || (isFirst && state.loaded && revision > newestRevision())) scheduleRefresh();
+  }
+
+  function newestRevision() {
+    return Math.max(0, ...[...state.lists, ...state.items].map(({ revision }) => revision ?? 0));
   }
 
   // The orders the server had to move are taken over at once, since the next move needs them; the rest of
@@ -15902,9 +16016,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     addEventListener('popstate', historyMoved);
     addEventListener('pageshow', event => {
       // A page that "back" brings out of the browser's memory may be somebody else's by now.
-      if (event.persisted) checkSession();
+      if (event.persisted) wake();
     });
-    addEventListener('online', () => wakeRetry());
+    addEventListener('online', wake);
     addEventListener('pagehide', () => {
       if (access.leaving) return;
       saveTyped();
@@ -15939,12 +16053,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function wake() {
+    wakeRetry();
     followClock();
     checkSession();
-    if (!access.session || live.socket !== null || gate.resolve) return;
+    if (!access.session || gate.resolve) return;
     live.attempt = 0;
-    connect();
-    scheduleRefresh();
+    if (live.socket === null) connect();
+    catchUp();
   }
 
   // Everything that asks for something private waits until it is known who is here.
@@ -15983,6 +16098,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     document.documentElement.classList.toggle('is-link', access.link !== null);
     showDay();
     setInterval(followClock, CLOCK_INTERVAL);
+    setInterval(watchLine, CLOCK_INTERVAL);
     settleLayout();
     state.view = parseHash(location.hash);
     render();
