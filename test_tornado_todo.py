@@ -11732,10 +11732,62 @@ async def test_control_z_undoes_act_after_act(page):
 
 async def test_control_z_in_a_text_field_is_left_to_the_field(page):
     await type_in(page, BUY)
-    await page.locator(".new-todo").focus()
+    await page.locator(".new-todo").press_sequentially("half a word")
     await page.keyboard.press("Control+z")
     await settled(page)
     await expect(shown_titles(page)).to_have_text([BUY])
+    await expect(page.locator(".new-todo")).not_to_have_value("half a word")
+    await page.locator(".new-todo").fill("")
+    await page.keyboard.press("Control+z")
+    await settled(page)
+    await expect(shown_titles(page)).to_have_text([BUY])
+
+
+async def test_control_z_right_after_adding_takes_the_to_do_back(page):
+    await type_in(page, BUY, FEED)
+    await expect(page.locator(".new-todo")).to_be_focused()
+    await page.keyboard.press("Control+z")
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await page.keyboard.press("Control+z")
+    await expect(rows(page)).to_have_count(0)
+    await page.keyboard.press("Control+Shift+z")
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await expect(page.locator(".new-todo")).to_be_focused()
+
+
+async def test_control_z_in_a_field_that_the_page_filled_undoes_the_last_act(page):
+    await type_in(page, BUY)
+    await row(page, BUY).locator(".toggle").check()
+    await open_details(page, BUY)
+    await expect(page.locator(".detail-title")).to_be_focused()
+    await page.keyboard.press("Control+z")
+    await expect(row(page, BUY).locator(".toggle")).not_to_be_checked()
+
+
+async def test_control_z_after_a_reload_undoes_what_the_server_knows(page):
+    await type_in(page, BUY, FEED)
+    await row(page, BUY).locator(".toggle").check()
+    await settled(page)
+    await page.reload()
+    await expect(row(page, BUY).locator(".toggle")).to_be_checked()
+    await page.keyboard.press("Control+z")
+    await expect(page.locator(".toast")).to_contain_text("Undone: Completed (“buy some cheese”)")
+    await expect(row(page, BUY).locator(".toggle")).not_to_be_checked()
+    await page.keyboard.press("Control+z")
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await page.keyboard.press("Control+Shift+z")
+    await expect(shown_titles(page)).to_have_text([BUY, FEED])
+
+
+async def test_control_z_after_a_reload_leaves_acts_of_long_ago(page):
+    await type_in(page, BUY)
+    await page.clock.install(time=time.time() + 2 * 3600)
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await page.keyboard.press("Control+z")
+    await expect(page.locator(".announcer")).to_have_text("Nothing to undo.")
+    await settled(page)
+    assert len(await ask(page, "/api/todos")) == 1
 
 
 async def test_the_trash_restores_and_deletes_for_good(page):
@@ -13584,6 +13636,30 @@ async def test_a_lost_session_keeps_what_is_unsent_for_the_same_user(browser, ac
         await page.locator(".new-todo").fill(BOOK)
         await page.locator(".new-todo").press("Enter")
         await expect(rows(page)).to_have_count(3)
+
+
+async def test_what_was_typed_and_left_is_shown_to_nobody_else(browser, accounts_server):
+    async with signed_up_page(browser, accounts_server, "ada") as page:
+        await type_in(page, BUY)
+        await page.locator(".new-todo").fill("a secret")
+        await page.goto("about:blank")
+        await page.context.clear_cookies()
+        await page.goto(accounts_server + "/")
+        await sign_up_on_page(page, "bob")
+        await expect(page.locator(".empty-title")).to_have_text("All clear")
+        await expect(page.locator(".new-todo")).to_have_value("")
+        kept = "() => JSON.stringify([localStorage, sessionStorage])"
+        assert "a secret" not in await page.evaluate(kept)
+
+
+async def test_own_text_waits_for_whoever_signs_in_again(browser, accounts_server):
+    async with signed_up_page(browser, accounts_server, "ada") as page:
+        await page.locator(".new-todo").fill("a secret")
+        await page.goto("about:blank")
+        await page.context.clear_cookies()
+        await page.goto(accounts_server + "/")
+        await sign_in_on_page(page, "ada")
+        await expect(page.locator(".new-todo")).to_have_value("a secret")
 
 
 async def test_somebody_else_who_signs_in_sends_nothing_of_what_was_left(browser, accounts_server):

@@ -12057,6 +12057,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const REFRESH_PAUSE = 200;
   const STASH_PAUSE = 500;
   const DUE_PAUSE = 2000;
+  const RECENT_CHANGES = 200;
+  const RECENT_MILLISECONDS = 60 * 60 * 1000;
   const REQUEST_PATIENCE = 20000;
   const CHECK_PATIENCE = 4000;
   const MAXIMUM_SILENCE = 35000; // the server sends a heartbeat every 15 s
@@ -13028,7 +13030,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   // ---- Undo --------------------------------------------------------------------------------------------
 
   function undo(entry = state.undoable.at(-1)) {
-    if (!entry) return announce('Nothing to undo.');
+    if (!entry) return undoEarlier();
     state.undoable = state.undoable.filter(other => other !== entry);
     return takeBack(entry, 'Undone', state.redoable, redo);
   }
@@ -13039,6 +13041,30 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return takeBack(entry, 'Done again', state.undoable, undo);
   }
 
+  // What was done before the page was loaded is known to the server. One's last act of long ago is hardly meant.
+  async function undoEarlier() {
+    const since = Math.max(0, (state.revision ?? newestRevision()) - RECENT_CHANGES);
+    const { user } = access.session ?? {};
+    try {
+      const { changes } = await getJson(`/api/changes?since=${since}&limit=${RECENT_CHANGES}`);
+      const own = changes.filter(change => change.user === user);
+      const isRecent = own.length > 0 && Date.now() - new Date(own.at(-1).at) < RECENT_MILLISECONDS;
+      if (access.link || !isRecent) announce('Nothing to undo.');
+      else takeBack({ changes: own }, 'Undone', state.redoable, redo);
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      showToast(error.message, { tone: 'bad' });
+    }
+  }
+
+  function describeBatch(changes) {
+    if (!changes.length) return 'what you did last';
+    const [change] = changes;
+    const { title } = change.after ?? change.before ?? {};
+    const more = changes.length > 1 ? ` and ${changes.length - 1} more` : '';
+    return `${describeChange(change)}${title ? ` (${quoted(title)})` : ''}${more}`;
+  }
+
   // An undo is itself a batch; undoing that one does the act again.
   function takeBack(entry, word, stack, opposite) {
     const back = { text: entry.text, batch: null };
@@ -13046,9 +13072,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       request: () => ({ method: 'POST', path: '/api/undo', body: { batch: entry.batch } }),
       accept: (answer, batch) => {
         back.batch = batch;
+        back.text ??= describeBatch(entry.changes.filter(change => change.batch === answer.undone));
         stack.push(back);
         const label = word === 'Undone' ? 'Redo' : 'Undo';
-        showToast(`${word}: ${entry.text}`, { label, action: () => opposite(back) });
+        showToast(`${word}: ${back.text}`, { label, action: () => opposite(back) });
         state.refreshWanted = true;
       },
     });
@@ -13089,8 +13116,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return fields;
   }
 
+  function empty(field) {
+    field.value = '';
+    typedIn.delete(field);
+  }
+
   function clearComposer() {
-    for (const name of ['.new-todo', '.new-due', '.new-tags']) find(name).value = '';
+    for (const name of ['.new-todo', '.new-due', '.new-tags']) empty(find(name));
     find('.new-priority').value = '0';
   }
 
@@ -13579,6 +13611,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function beginText(field, { kind, thing, name }) {
     field.value = thing[name];
+    typedIn.delete(field);
     drafts.set(field, { kind, thing, name, base: thing[name], shown: field.value });
   }
 
@@ -14753,7 +14786,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function addTag() {
     const input = find('.detail-tag');
     const tags = splitTags(input.value);
-    input.value = '';
+    empty(input);
     if (!tags.length || !state.open) return;
     const all = splitTags([...state.open.tags, ...tags].join(','));
     if (all.length > state.open.tags.length) saveTags(all);
@@ -15832,12 +15865,20 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.help-close').focus();
   }
 
+  // A field that somebody typed in takes that back itself. An empty composer, or a field that was only filled
+  // by the page, has nothing to take back.
+  const typedIn = new WeakSet();
+
+  const hasOwnUndo = field =>
+    isTextField(field) && typedIn.has(field) && !field.matches('select, [type=date], [type=time]');
+
   function undoKey(event) {
     const key = shortcutKey(event);
     const isUndo = (event.ctrlKey || event.metaKey) && !event.altKey && key === 'z';
     const isRedo = (isUndo && event.shiftKey) || (event.ctrlKey && key === 'y');
-    if (!isUndo && !isRedo) return false;
+    if ((!isUndo && !isRedo) || hasOwnUndo(event.target)) return false;
     event.preventDefault();
+    saveTypedDue();
     if (isRedo) redo();
     else undo();
     return true;
@@ -15875,7 +15916,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       escapeKey(event);
       return;
     }
-    if (isTextField(event.target) || undoKey(event)) return;
+    if (undoKey(event) || isTextField(event.target)) return;
     if (event.ctrlKey || event.metaKey || event.altKey || !recall('single-keys', true)) return;
     const act = SINGLE_KEYS[shortcutKey(event)];
     if (!act) return;
@@ -16026,7 +16067,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       flushQueue();
       for (const storage of stashes()) stash(storage);
     });
-    addEventListener('input', stashSoon);
+    addEventListener('input', event => {
+      typedIn.add(event.target);
+      stashSoon();
+    });
     addEventListener('beforeunload', event => {
       // Only when a change can't be sent now is leaving a loss.
       if ((state.away || gate.resolve) && queue.jobs.length) event.preventDefault();
