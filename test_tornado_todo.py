@@ -4722,6 +4722,23 @@ def test_without_a_weather_server_the_weather_is_404_and_the_page_does_not_ask()
 # ==== health =====================================================================================
 
 
+@pytest.mark.parametrize("auth", ["auto", "accounts", "open"])
+def test_health_tells_strangers_no_hosts_ports_and_file_names(todo_engine, auth):
+    with served({**todo_engine, "AUTH": auth}) as server:
+        strange = {"X_Forwarded_For": "203.0.113.9"}
+        for path in ("/api/health", "/api/health?"):
+            engines = server.client.get(path, **strange).json()["engines"]
+            assert {entry["state"] for entry in engines.values()} == {"ok"}
+            assert not re.search(r"[0-9]{2}|\.|/|localhost", " ".join(entry["engine"] for entry in engines.values()))
+        whole = {name: entry["engine"] for name, entry in server.run(server.services.health())[1].items()}
+        ann = server.person("ann")
+        for client, headers in ((ann, {}), (ann, strange), *([(server.client, {})] if auth != "accounts" else [])):
+            if auth == "open" and headers:
+                continue
+            engines = client.get("/api/health", **headers).json()["engines"]
+            assert {name: entry["engine"] for name, entry in engines.items()} == whole
+
+
 def test_health_names_every_engine_and_how_it_is(todo_engine):
     with serving(todo_engine) as client:
         answer = client.get("/api/health")
@@ -8134,12 +8151,96 @@ def user_command(folder, *arguments: str, password: str = "", **settings: str) -
     )
 
 
+@pytest.mark.parametrize(
+    "answer, is_deleted", [("yes", True), ("Yes ", True), ("no", False), ("", False), ("y", False)]
+)
+def test_a_user_is_deleted_only_after_a_yes(tmp_path, answer, is_deleted):
+    pty = pytest.importorskip("pty")
+    settings = in_file(tmp_path)
+    assert user_command(tmp_path, "add", "ann", password=PASSWORD, **settings).returncode == 0
+    parent, terminal = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, str(MODULE), "user", "delete", "ann"],
+        cwd=tmp_path,
+        env=clean_environment(**settings),
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    os.write(parent, f"{answer}\n".encode())
+    said, _ = child.communicate(timeout=60)
+    os.close(parent), os.close(terminal)
+    assert "Delete ann with everything" in said
+    assert (child.returncode == 0, "nothing was deleted" not in said) == (is_deleted, is_deleted)
+    assert ("ann" not in user_command(tmp_path, "list", **settings).stdout) == is_deleted
+
+
+def test_a_script_deletes_a_user_only_with_yes(tmp_path):
+    run = functools.partial(user_command, tmp_path, **in_file(tmp_path))
+    assert run("add", "ann", password=PASSWORD).returncode == 0
+    refused = run("delete", "ann", password="yes")
+    assert refused.returncode == 2 and "--yes" in refused.stderr and "ann" in run("list").stdout
+    assert run("delete", "ann", "--yes").returncode == 0 and "ann" not in run("list").stdout
+
+
+def test_the_list_of_users_shows_those_without_a_password_and_says_so(todo_engine, tmp_path):
+    if todo_engine["DATABASE_URL"] == "sqlite://":
+        pytest.skip("a database in memory has one process")
+    with served({**todo_engine, "AUTH": "auto"}) as server:
+        add(server.client)
+        ann = server.person("ann")
+        make_link(ann, add_list(ann)["id"])
+        server.run(server.services.todos.store.user("ada"))  # whom a host program knows
+    lines = user_command(tmp_path, "list", **todo_engine).stdout.splitlines()
+    assert [line.partition("  ")[2] for line in lines] == [
+        "ada  (no password)",
+        "ann",
+        "local  (this machine's own user)",
+    ]
+
+
+def modes(folder) -> dict[str, str]:
+    return {path.name: oct(path.stat().st_mode & 0o777) for path in pathlib.Path(folder).iterdir() if path.is_file()}
+
+
+def test_only_the_owner_can_read_the_database_its_log_secret_and_copies(tmp_path):
+    before = os.umask(0o022)
+    try:
+        with with_ann(in_file(tmp_path)) as server:
+            assert sign_in(server.client).status == 200
+            assert command(tmp_path, "backup", "copy.db", **in_file(tmp_path)).returncode == 0
+            assert {"todos.db", "todos.db-wal", "todos.db-shm", "copy.db"} <= modes(tmp_path).keys()
+            assert set(modes(tmp_path).values()) == {"0o600"}
+        assert command(tmp_path, "restore", "copy.db", **in_file(tmp_path)).returncode == 0
+        secret = {"AUTH": "accounts", **in_file(tmp_path)}
+        with process(tmp_path, **secret) as running:
+            assert sign_in(running.client).status == 200
+            private = {name: mode for name, mode in modes(tmp_path).items() if "stderr" not in name}
+            assert "todos.db.secret" in private and set(private.values()) == {"0o600"}
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("mode, kept", [(0o644, "0o600"), (0o664, "0o660"), (0o660, "0o660"), (0o666, "0o660")])
+def test_a_database_that_others_could_read_is_closed_to_them_when_it_is_opened(tmp_path, mode, kept):
+    with serving(in_file(tmp_path)) as client:
+        add(client)
+    (tmp_path / "todos.db").chmod(mode)
+    with serving(in_file(tmp_path)) as client:
+        assert titles(client) == ["milk"]
+        add(client)
+        assert set(modes(tmp_path).values()) == {kept}
+
+
 def test_accounts_are_made_changed_and_removed_on_the_command_line(tmp_path):
     settings, new = in_file(tmp_path), "another passphrase"
     run = functools.partial(user_command, tmp_path, **settings)
     assert run("list").stdout.strip() == ""
     assert "ann can sign in" in run("add", "Ann", password=PASSWORD).stdout
-    for arguments, password in ((("add", "ANN"), PASSWORD), (("password", "bob"), PASSWORD), (("delete", "bob"), "")):
+    for arguments, password in (
+        *((("add", "ANN"), PASSWORD), (("password", "bob"), PASSWORD), (("delete", "bob", "--yes"), "")),
+    ):
         ended = run(*arguments, password=password)
         assert ended.returncode == 1 and ended.stderr.startswith("tornado_todo: ") and ended.stderr.count("\n") == 1
     for arguments, password in (
@@ -8162,7 +8263,7 @@ def test_accounts_are_made_changed_and_removed_on_the_command_line(tmp_path):
         assert sign_in(server.client, password=new).status == 401
         eve = server.somebody(Cookie=cookie_header(sign_in(server.client, "eve", new)))
         assert show(eve, todo["id"])["title"] == "kept"
-    assert "deleted" in run("delete", "eve").stdout and run("list").stdout.strip() == ""
+    assert "deleted" in run("delete", "eve", "--yes").stdout and run("list").stdout.strip() == ""
     with served(settings) as server:
         assert (
             server.sql("SELECT 1 FROM todos") == [] and server.client.get("/api/session").json()["sign_up"] == "first"

@@ -2152,6 +2152,21 @@ class FilesLost(Unavailable):
 MOST_REMEMBERED = 8 * 1024 * 1024  # bytes, more or less, of what was read
 
 
+def make_private(path: str) -> None:
+    """Let nobody but its owner read a SQLite database, which is made if it is not there, and its log.
+
+    A group that may write the file keeps that right: several users may share it on purpose.
+    """
+    with contextlib.suppress(OSError):  # what keeps SQLite from using the file, SQLite reports itself
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    for file in (path, f"{path}-wal", f"{path}-shm"):
+        with contextlib.suppress(OSError):  # it is not there, or another user's
+            mode = os.stat(file).st_mode
+            kept = 0o770 if mode & 0o020 else 0o700
+            if mode & 0o777 & ~kept:
+                os.chmod(file, mode & kept)
+
+
 class SQLiteDatabase(Database):
     """One SQLite file (or memory): WAL, `synchronous=FULL`, one write connection, readers of their own.
 
@@ -2210,6 +2225,8 @@ class SQLiteDatabase(Database):
             raise Misconfigured(f"DATABASE_URL: cannot use {self.path}: {error}") from error
 
     def _open_writer(self) -> None:
+        if self.path:
+            make_private(self.path)
         self._writer = sqlite3.connect(
             self.path or ":memory:", timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -4515,9 +4532,13 @@ class AccountStore:
         )
         return (User(*rows[0][:3]), rows[0][3]) if rows else None
 
-    async def accounts(self) -> list[tuple[str, int]]:
-        """Every account's name, and when it was made (epoch milliseconds)."""
-        return await self.database.fetch("SELECT name, created_at FROM users WHERE password IS NOT NULL ORDER BY name")
+    async def users(self) -> list[tuple[str, int, int]]:
+        """Every user's name, when they came to be (epoch milliseconds), and whether they have a password (1 or 0)."""
+        has_password = "CASE WHEN password IS NULL THEN 0 ELSE 1 END"
+        holders = "SELECT user_id FROM credentials WHERE kind = 'link'"  # who are nobody in particular
+        return await self.database.fetch(
+            f"SELECT name, created_at, {has_password} FROM users WHERE id NOT IN ({holders}) ORDER BY name"
+        )
 
     async def user(self, name: str) -> User:
         """The user of this name, with an account or without. Raises NotFound."""
@@ -8901,15 +8922,25 @@ class WeatherHandler(APIHandler):
 
 
 class HealthHandler(APIHandler):
-    """How every engine is; 503 if one is not well."""
+    """How every engine is; 503 if one is not well. Strangers learn only the kinds of the engines."""
 
     public = True
 
     async def get(self) -> None:
         well, engines = await self.services.health()
+        if engines["todos"]["state"] != "ok" or not await self._knows_caller():
+            engines = {name: {**entry, "engine": entry["engine"].split()[0]} for name, entry in engines.items()}
         if not well:
             self.set_header("Retry-After", "1")
         self.write_json({"status": "ok" if well else "failing", "engines": engines}, 200 if well else 503)
+
+    async def _knows_caller(self) -> bool:
+        """Whether somebody has signed in, or uses this machine: others have no use for hosts, ports and file names."""
+        try:
+            caller = await self.settings["authenticator"].caller(self.request)
+        except TodoError:
+            return False
+        return caller is not None and (caller.kind != "open" or is_local(self.request)) and caller.kind != "link"
 
 
 class LiveHandler(APIHandler):
@@ -17168,6 +17199,7 @@ def copy_file(source: str, target: str) -> None:
     how = "mode=rw" if os.access(os.path.dirname(os.path.abspath(source)), os.W_OK) else "mode=ro&immutable=1"
     try:
         remove_database(target)  # what an interrupted copy has left behind
+        make_private(target)
         with (
             contextlib.closing(sqlite3.connect(file_uri(source, how), uri=True)) as reading,
             contextlib.closing(sqlite3.connect(target)) as writing,
@@ -17694,8 +17726,8 @@ USER_ACTS = {
     "add": "make an account",
     "password": "give an account another password, which signs it out everywhere",
     "rename": "give a user another name, such as `local`, the user of this machine (stop the server first)",
-    "delete": "delete an account with everything in it",
-    "list": "show all accounts",
+    "delete": "delete a user with everything that is theirs, after asking (--yes does not ask)",
+    "list": "show all users, with and without a password",
 }
 
 
@@ -17709,13 +17741,28 @@ def read_password(prompt: str) -> str:
     return sys.stdin.readline().rstrip("\r\n")
 
 
+def describe_user(user: tuple[str, int, int]) -> str:
+    """The line of `user list` for a row of `AccountStore.users()`."""
+    name, created_at, has_password = user
+    kind = "" if has_password else ("  (this machine's own user)" if name == LOCAL_USER else "  (no password)")
+    return f"{timestamp(created_at)}  {name}{kind}"
+
+
+def confirm_delete(name: str) -> None:
+    """Ask on the terminal whether to delete a user. Raises Misconfigured unless the answer is yes."""
+    if not sys.stdin.isatty():
+        raise Misconfigured(f"give --yes to delete {name} without being asked; nothing was deleted")
+    if input(f"Delete {name} with everything that is theirs, for good? Type yes: ").strip().lower() != "yes":
+        raise Misconfigured("nothing was deleted")
+
+
 async def act_on_user(app: tornado.web.Application, act: str, name: str, new_name: str, password: str) -> str:
     """Do one of USER_ACTS, and give a line that says what was done. Raises TodoError or Misconfigured."""
     services: Services = app.settings["services"]
     accounts = services.accounts
     async with lifespan(app):
         if act == "list":
-            return "\n".join(f"{timestamp(created)}  {each}" for each, created in await accounts.accounts())
+            return "\n".join(map(describe_user, await accounts.users()))
         if act == "add":
             check_new_password(password, name, "password")
             await accounts.add(name, hash_password(password))
@@ -17743,9 +17790,10 @@ def user_command(argv: Sequence[str]) -> int:
     parser.add_argument("act", choices=USER_ACTS)
     parser.add_argument("name", nargs="?", default="")
     parser.add_argument("new_name", nargs="?", default="", help="for rename")
+    parser.add_argument("--yes", action="store_true", help="for delete: do not ask")
     parser.add_argument("--database", "--database-url", dest="DATABASE_URL", metavar="URL", help="the database")
     options = vars(parser.parse_args(argv))
-    act, name, new_name = (options.pop(each) for each in ("act", "name", "new_name"))
+    act, name, new_name, is_sure = (options.pop(each) for each in ("act", "name", "new_name", "yes"))
     if (not name and act != "list") or (act == "rename") != bool(new_name):
         raise Misconfigured(
             "give a name" + (" and a new one" if act == "rename" else "") + f": tornado-todo user {act}"
@@ -17756,6 +17804,8 @@ def user_command(argv: Sequence[str]) -> int:
     except ValueError as error:
         raise Misconfigured(f"the name {error}") from None
     app = make_app(read_environment(options))
+    if act == "delete" and not is_sure:
+        confirm_delete(name)
     password = read_password(f"Password for {name}") if act in ("add", "password") else ""
     print(asyncio.run(act_on_user(app, act, name, new_name, password)))
     return 0
