@@ -8200,6 +8200,97 @@ def test_the_list_of_users_shows_those_without_a_password_and_says_so(todo_engin
     ]
 
 
+UNUSUAL_NAMES = {
+    "Egyptian blank at the end": "ann\U00013441",
+    "Khitan filler at the end": "ann\U00016fe4",
+    "Hangul filler at the end": "ann\u3164",
+    "Khmer vowel at the end": "ann\u17b4",
+    "variation selector at the end": "ann\ufe0f",
+    "Tifinagh joiner at the end": "ann\u2d7f",
+    "Brahmi joiner at the end": "ann\U0001107f",
+    "Arabic tatweel": "\u0645\u0640\u0627",
+    "Coptic": "\u2c9f\u2ca3\u2c89",
+    "Coptic in Latin": "c\u2c9fco",
+    "Lisu": "\ua4d0\ua4ea\ua4f3",
+    "Cherokee": "\u13aa\u13a1",
+    "Cyrillic in Latin": "\u0430nn",
+    "Greek in Latin": "\u03b1nn",
+    "small capitals of phonetics": "\u1d04oco",
+    "a click": "ann\u01c3",
+    "an old italic letter": "\U00010300nn",
+    "Thai and Devanagari": "\u0e01\u0915",
+    "the machine's own user": "\u217c\u03bfcal".replace("\u03bf", "o"),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL_NAMES)
+def test_a_name_with_letters_that_hide_or_pass_for_others_is_refused(town, kind):
+    answer = sign_up_as(town.server.client, UNUSUAL_NAMES[kind])
+    assert_problem(answer, 422, "name")
+
+
+@pytest.mark.parametrize(
+    "taken, similar",
+    [
+        ("diana", "d\u0131ana"),
+        ("d\u0131ana", "diana"),
+        ("cope", "\u0441\u043e\u0440\u0435"),
+        ("\u0441\u043e\u0440\u0435", "cope"),
+        ("anno", "ann\u0e50"),
+        ("gil", "\u0261il"),
+        ("ovo", "\u03bf\u03bd\u03bf"),
+        ("caesar", "c\u00e6sar"),
+    ],
+)
+def test_a_name_that_looks_like_that_of_an_account_is_taken(todo_engine, taken, similar):
+    with served(todo_engine) as server:
+        server.run(server.services.accounts.add(taken, hash_of(PASSWORD)))
+        server.run(server.services.accounts.add("bob", hash_of(PASSWORD)))
+        problem = assert_problem(sign_up_as(server.client, similar), 409, "name")
+        assert "looks like" in problem["detail"]
+        with pytest.raises(tornado_todo.TodoError, match="looks like"):
+            server.run(server.services.accounts.rename("bob", similar))
+        server.run(server.services.accounts.rename(taken, similar))  # one's own name is no other's
+        assert sign_in(server.client, similar).status == 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u0131\u015f\u0131k",
+        "\u5b89\u5b89",
+        "ann\u5b89",
+        "\u0417\u043e\u044f",
+        "\u03a3\u03c9\u03ba\u03c1\u03ac\u03c4\u03b7\u03c2",
+        "\u3042\u30a2\u30fc\u4e00",
+        "\uae40\ucca0\uc218",
+        "\u05d3\u05d5\u05d3",
+        "\u0639\u0644\u064a",
+        "\u0928\u093f\u0936\u093e",
+        "\u0e2a\u0e21\u0e0a\u0e32\u0e22",
+        "b\u00f8rge",
+        "fran\u00e7ois",
+        "\u0259li",
+        "nguy\u1ec5n",
+        "ann1",
+        "annl",
+        "barn",
+    ],
+)
+def test_names_of_today_are_taken_as_they_are(name):
+    assert tornado_todo.clean_user_name(name)
+
+
+@pytest.mark.parametrize("name", ["ann\U00013441", "c\u2c9fco", "\ua4d0\ua4ea", "d\u0131ana"])
+def test_an_account_with_a_name_that_would_be_refused_now_goes_on(todo_engine, name):
+    with served(todo_engine) as server:
+        server.run(server.services.accounts.add("diana", hash_of(PASSWORD)))
+        server.run(server.services.accounts.add("bob", hash_of(PASSWORD)))
+        server.sql("UPDATE users SET name = $1 WHERE name = 'bob'", name)
+        assert sign_in(server.client, name).json()["user"] == name
+        assert sign_in(server.client, "diana").json()["user"] == "diana"
+
+
 def modes(folder) -> dict[str, str]:
     return {path.name: oct(path.stat().st_mode & 0o777) for path in pathlib.Path(folder).iterdir() if path.is_file()}
 

@@ -1057,8 +1057,39 @@ def fold_user_name(name: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", trim(name)).casefold())
 
 
-# Letters and marks that leave no mark (Unicode: Default_Ignorable_Code_Point).
-INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+# Letters and marks that leave no mark (Unicode: Default_Ignorable_Code_Point), or only stretch a word.
+INVISIBLE = re.compile(
+    "[\u034f\u0640\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+# The scripts that people write today (UAX 31, table 5), by the first word of their letters' names in Unicode.
+EAST_ASIAN_SCRIPTS = {"BOPOMOFO", "CJK", "HANGUL", "HIRAGANA", "IDEOGRAPHIC", "KATAKANA", "KATAKANA-HIRAGANA"}
+SCRIPTS_LIKE_LATIN = {"ARMENIAN", "CYRILLIC", "GREEK"}
+MODERN_SCRIPTS = EAST_ASIAN_SCRIPTS | SCRIPTS_LIKE_LATIN
+MODERN_SCRIPTS |= {"LATIN", "HEBREW", "ARABIC", "ARABIC-INDIC", "EXTENDED", "THAANA", "ETHIOPIC", "GEORGIAN", "TIBETAN"}
+MODERN_SCRIPTS |= {"DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM"}
+MODERN_SCRIPTS |= {"SINHALA", "THAI", "LAO", "MYANMAR", "KHMER"}
+# Letters of these scripts, each after the ASCII letter that it looks like (UTS 39, confusables.txt).
+CONFUSABLES = """6б 8ଃ৪੪ȣ 9੧୨৭൭ aɑαа cс dԁ eҽе fքẝ gɡցƍ hһհ iıɪɩιі jϳј lӏ nոռ oంಂംං०੦૦௦౦೦൦๐໐၀οσоჿօഠဝ০୦ዐଠ
+pρр qԛգզ rг sƽѕ uʋυսሀ vνѵ wɯѡԝա xх yɣʏγуүყ"""
+LOOKS_LIKE = {ord(letter): word[0] for word in CONFUSABLES.split() for letter in word[1:]}
+LOOKS_LIKE |= {ord("æ"): "ae", ord("ӕ"): "ae", ord("œ"): "oe"}
+
+
+def skeleton(name: str) -> str:
+    """What names that look the same have in common (UTS 39, section 4); names in ASCII are their own."""
+    if name.isascii():
+        return name
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).translate(LOOKS_LIKE))
+
+
+def script_of(character: str) -> str:
+    """The script of a letter, digit or mark; empty for those of all scripts, `unusual` if it is not for names."""
+    code, word = ord(character), unicodedata.name(character, "").split(" ")[0]
+    if character.isascii() and not character.isalpha() or (word == "COMBINING" and code < 0x370):
+        return ""
+    # Of the Latin letters those of phonetics and the clicks, which look like punctuation, are not for names.
+    is_odd = word == "LATIN" and (0x1C0 <= code <= 0x1C3 or code >= 0x2B0 and not 0x1E00 <= code <= 0x1EFF)
+    return word if word in MODERN_SCRIPTS and not is_odd else "unusual"
 
 
 def clean_user_name(name: str) -> str:
@@ -1067,10 +1098,17 @@ def clean_user_name(name: str) -> str:
     valid = all(character in "._-@+" or unicodedata.category(character)[0] in "LMN" for character in name)
     if not valid or not 1 <= len(name) <= 64 or name[0] in "._-@+" or INVISIBLE.search(name):
         raise ValueError("must be 1 to 64 letters, digits, or . _ - @ + after the first")
-    alphabets = {unicodedata.name(character, "").split(" ")[0] for character in name if character.isalpha()}
-    if len(alphabets & {"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE"}) > 1:
+    scripts = {script_of(character) for character in name} - {""}
+    if "unusual" in scripts:
+        raise ValueError("must have only letters and digits that people write today")
+    others = scripts - {"LATIN"} - EAST_ASIAN_SCRIPTS
+    if (
+        len(others) > 1
+        or (others and scripts & EAST_ASIAN_SCRIPTS)
+        or ("LATIN" in scripts and others & SCRIPTS_LIKE_LATIN)
+    ):
         raise ValueError("must not mix letters of alphabets that look the same")
-    if name == LOCAL_USER:
+    if name == LOCAL_USER or skeleton(name) == LOCAL_USER:
         raise ValueError("stands for whoever uses this machine: choose another")
     return name
 
@@ -4569,9 +4607,7 @@ class AccountStore:
         async def operation(transaction: Any) -> User:
             if await transaction.fetch("SELECT 1 FROM users WHERE password IS NOT NULL LIMIT 1"):
                 await self._check_sign_up(transaction, sign_up, invite)
-            if await transaction.fetch("SELECT 1 FROM users WHERE name = $1", name):
-                message = "is taken: choose another"
-                raise Conflict(f"The name {message}.", [field_error("name", message)])
+            await self._check_free(transaction, name)
             renamed = "UPDATE users SET name = $2, password = $3 WHERE name = $1 RETURNING id"
             if takes_local and (rows := await transaction.fetch(renamed, LOCAL_USER, name, password)):
                 return User(rows[0][0], name)
@@ -4584,6 +4620,20 @@ class AccountStore:
             return user
 
         return await (self._take_away if takes_local else self._write)(operation)
+
+    @staticmethod
+    async def _check_free(transaction: Any, name: str, but: str = "") -> None:
+        """Raise Conflict if a name is taken, or looks like that of an account, other than the one that it is for."""
+        message = ""
+        if await transaction.fetch("SELECT 1 FROM users WHERE name = $1", name):
+            message = "is taken: choose another"
+        names = [row[0] for row in await transaction.fetch("SELECT name FROM users WHERE password IS NOT NULL")]
+        look = skeleton(name)
+        # Those in ASCII look different from each other, to whoever looks closely.
+        if any(skeleton(each) == look for each in names if each != but and not (each.isascii() and name.isascii())):
+            message = "looks like that of another account: choose another"
+        if message:
+            raise Conflict(f"The name {message}.", [field_error("name", message)])
 
     @staticmethod
     async def _check_sign_up(transaction: Any, sign_up: str, invite: str) -> None:
@@ -4627,8 +4677,7 @@ class AccountStore:
         """Give a user another name. Raises NotFound, or Conflict if it is taken."""
 
         async def operation(transaction: Any) -> None:
-            if await transaction.fetch("SELECT 1 FROM users WHERE name = $1", new):
-                raise Conflict(f"There is a user {new} already.")
+            await self._check_free(transaction, new, but=old)
             if not await transaction.fetch("UPDATE users SET name = $2 WHERE name = $1 RETURNING id", old, new):
                 raise NotFound(f"There is no user {old}.")
 
