@@ -11836,12 +11836,14 @@ async def test_bullets_and_check_boxes_of_pasted_lines_are_taken_off(page):
         "[draft] a letter": "[draft] a letter",
         "1984": "1984",
         "- ": None,
+        "2.": None,
+        f"wide{' ' * 400}gap": f"wide{' ' * 400}gap",
         "- [x] done": "done",
         "☑️ done too": "done too",
     }
     await paste(page, "\n".join(lines))
     await page.keyboard.press("Enter")
-    await expect(rows(page)).to_have_count(16)
+    await expect(rows(page)).to_have_count(17)
     todos = await ask(page, "/api/todos")
     assert [todo["title"] for todo in todos] == [title for title in lines.values() if title]
     assert [todo["title"] for todo in todos if todo["completed"]] == ["done", "done too"]

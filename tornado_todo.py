@@ -13246,13 +13246,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     isSeen = isPlaced && reveal(rows.get(item.id));
   }
 
-  // A line of a list as other programs write it: an indent, a bullet or a number, a check box, and the title.
-  const BULLET = /(?:[•‣◦▪●○·]\s*|[-*+–—]\s+|\d{1,3}[.)]\s+)/u;
+  // A line of a list as other programs write it: a bullet or a number, a check box, and the title.
+  const BULLET = /(?:[•‣◦▪●○·]\s*|(?:[-*+–—]|\d{1,3}[.)])(?:\s+|$))/u;
   const CHECK_BOX = /(?<box>\[[\sxX✓✔]?\](?=\s|$)|[☐☑☒✓✔✅⬜]\uFE0F?)\s*/u;
-  const LIST_LINE = new RegExp(`^\\s*${BULLET.source}?(?:${CHECK_BOX.source})?(?<title>.*?)\\s*$`, 'u');
+  const LIST_LINE = new RegExp(`^${BULLET.source}?(?:${CHECK_BOX.source})?(?<title>.*)$`, 'u');
 
   function readLines(text) {
-    const lines = text.split(/[\r\n\v\f\u0085\u2028\u2029]+/).map(line => LIST_LINE.exec(line).groups);
+    const lines = text.split(/[\r\n\v\f\u0085\u2028\u2029]+/).map(line => LIST_LINE.exec(line.trim()).groups);
     const filled = lines.filter(({ title }) => title !== '');
     return filled.map(({ box, title }) => ({ title, completed: /[xX✓✔☑☒✅]/u.test(box ?? '') }));
   }
