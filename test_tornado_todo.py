@@ -3587,6 +3587,12 @@ def test_body_that_is_certain_to_be_refused_is_not_asked_for(either, start, expe
     assert answer.headers["Connection"] == "close"
 
 
+def test_client_that_sends_a_body_too_long_to_be_read_can_read_why(either):
+    head = request_bytes("PUT /api/records/k", PLAIN, "Content-Length: 200000000")
+    (answer,) = exchange(either, head + b"x" * 6_000_000)
+    assert_problem(answer, 413)
+
+
 def test_body_of_a_stranger_is_not_asked_for():
     for front in ("tornado", "uvicorn"):
         with serving({**MEMORY, "AUTH": "accounts", "FRONT": front}) as client:

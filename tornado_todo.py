@@ -16938,6 +16938,8 @@ class UvicornConnection(OfUvicorn):
 
     def on_response_complete(self) -> None:
         """Wait for the next request; uvicorn would have a timer for each."""
+        if self.transport.is_closing() and self._is_reading_body:
+            self._linger()
         if self.pipeline or self.transport.is_closing():
             super().on_response_complete()
         else:
@@ -16959,8 +16961,11 @@ class UvicornConnection(OfUvicorn):
                 self.transport.close()
                 return
         self.transport.write(refusal_bytes(status, detail))
-        self.limits.linger(self.transport.get_extra_info("socket").dup())
+        self._linger()
         self.transport.close()
+
+    def _linger(self) -> None:
+        self.limits.linger(self.transport.get_extra_info("socket").dup())
 
 
 class UvicornSocket(OfUvicorn):
