@@ -4202,7 +4202,22 @@ async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_t
             (f"lists ({tornado_todo.LIST_COLUMNS}, owner_id)", list_id, "\ufeffInbox", 0.0, 1, 1, 1, None, 1, user_id),
             (
                 f"todos ({tornado_todo.TODO_COLUMNS}, owner_id, due_at, title_key, search, tag_keys)",
-                *(todo_id, list_id, "\ufeffold", None, 1.0, "a\r\nb", None, 0, '["\ufeffx"]', 1, 1, None, 1, user_id),
+                *(
+                    todo_id,
+                    list_id,
+                    "\ufeffold",
+                    None,
+                    1e12 + 5,
+                    "a\r\nb",
+                    None,
+                    0,
+                    '["\ufeffx"]',
+                    1,
+                    1,
+                    None,
+                    1,
+                    user_id,
+                ),
                 *(tornado_todo.NO_DUE, "\ufeffold", "\ufeffold\na b", "\n\ufeffx\n"),
             ),
             (
@@ -4221,6 +4236,7 @@ async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_t
         inbox = client.get("/api/lists").json()[0]
         assert titles(client) == titles(client, "?tag=x") == ["old"]
         assert (inbox["title"], inbox["role"]) == ("Inbox", "owner")
+        assert change(client, todo_id, order=show(client, todo_id)["order"])["order"] == 1
         # Text is as it would come in now, so that nothing that looks at it writes it.
         assert {name: show(client, todo_id)[name] for name in ("notes", "tags")} == {"notes": "a\nb", "tags": ["x"]}
         assert client.get(f"/api/todos/{todo_id}/history").json()[0]["user"] == "local"
