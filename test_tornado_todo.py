@@ -8701,6 +8701,20 @@ def test_addresses_that_a_client_makes_up_do_not_help(throttled):
     assert statuses == [401] * 5 + [429] * 2
 
 
+def test_a_restart_without_redis_forgets_no_failed_sign_in(todo_engine):
+    if todo_engine["DATABASE_URL"] == "sqlite://":
+        pytest.skip("a database in memory ends with its server")
+    with with_quick_ann(todo_engine) as server:
+        assert [sign_in(server.client, password="wrong").status for _ in range(6)] == [401] * 5 + [429]
+    with served(todo_engine) as server:
+        answer = sign_in(server.client)
+        assert answer.status == 429 and int(answer.headers["Retry-After"]) >= 1
+        assert sign_in(server.client, "bob").status == 401  # others do not wait
+        server.sql("UPDATE throttles SET expires_at = 0 WHERE key LIKE '%/delay'")  # once the wait is over
+        assert sign_in(server.client).status == 200
+        assert server.sql("SELECT key FROM throttles WHERE value > 1") == []  # and the failures are forgotten
+
+
 def test_servers_that_share_redis_count_together(fresh_redis, tmp_path):
     settings = {**in_file(tmp_path), **fresh_redis}
     with with_quick_ann(settings) as one, served(settings) as two:

@@ -3020,6 +3020,10 @@ MIGRATIONS = (
         ORDER BY position, id) AS place FROM todos WHERE list_id IN (SELECT list_id FROM todos
         WHERE position > {MAX_ORDER!r} OR position < -{MAX_ORDER!r})) AS numbered WHERE numbered.id = todos.id;
     """,
+    # Failed sign-ins by name and address, where there is no Redis to count them.
+    """
+    CREATE TABLE throttles (key TEXT PRIMARY KEY, value BIGINT NOT NULL, expires_at BIGINT NOT NULL);
+    """,
 )
 
 TABLES = ["counters", *re.findall(r"CREATE TABLE (\w+)", " ".join(MIGRATIONS))]
@@ -4526,6 +4530,48 @@ class TodoStore:
             await transaction.fetch("DELETE FROM idempotency_keys WHERE at < $1", before)
 
         await self.database.transaction(forget)
+
+
+class ThrottleStore:
+    """Counters and claims that expire, in a table beside the to-dos, so that a restart does not forget them."""
+
+    def __init__(self, database: Database):
+        self._database = database
+
+    async def _write(self, sql: str, *arguments: Any) -> list[tuple]:
+        return await self._database.transaction(lambda transaction: transaction.fetch(sql, *arguments))
+
+    async def increment(self, key: str, by: int, ttl: float) -> int:
+        """Add to a counter, which ends `ttl` seconds after it began, and give what it is then."""
+        now = now_milliseconds()
+        going_on = "CASE WHEN throttles.expires_at > $4 THEN"
+        rows = await self._write(
+            "INSERT INTO throttles (key, value, expires_at) VALUES ($1, $2, $3) ON CONFLICT (key) DO UPDATE"
+            f" SET value = {going_on} throttles.value + excluded.value ELSE excluded.value END,"
+            f" expires_at = {going_on} throttles.expires_at ELSE excluded.expires_at END RETURNING value",
+            *(key, by, now + int(ttl * 1000), now),
+        )
+        return rows[0][0]
+
+    async def claim(self, key: str, ttl: float) -> float:
+        """Take a key for `ttl` seconds: 0 if it was free, otherwise for how many seconds it is still taken."""
+        now = now_milliseconds()
+        if await self._write(
+            "INSERT INTO throttles (key, value, expires_at) VALUES ($1, 0, $2) ON CONFLICT (key) DO UPDATE"
+            " SET expires_at = excluded.expires_at WHERE throttles.expires_at <= $3 RETURNING key",
+            *(key, now + int(ttl * 1000), now),
+        ):
+            return 0.0
+        rows = await self._database.fetch("SELECT expires_at FROM throttles WHERE key = $1", key)
+        return max(rows[0][0] - now, 1) / 1000 if rows else 0.0
+
+    async def delete(self, key: str) -> None:
+        """Forget a counter or claim."""
+        await self._write("DELETE FROM throttles WHERE key = $1", key)
+
+    async def forget_expired(self) -> None:
+        """Remove what has ended."""
+        await self._write("DELETE FROM throttles WHERE expires_at <= $1", now_milliseconds())
 
 
 class AccountStore:
@@ -6262,7 +6308,7 @@ class Services:
         self.hub = EventHub()
         relay = RedisRelay(self.records.client, config.redis_prefix) if config.redis else None
         self.feed = ChangeFeed(store, self.hub, relay)
-        self.accounts = self.feed.accounts
+        self.accounts, self.throttles = self.feed.accounts, ThrottleStore(self.database)
         self.todos = TodoService(store, self.feed)
         self.answers = Answers()
         self.weather = Weather(config.weather_uri, config.weather_place, self.records)
@@ -6356,6 +6402,7 @@ class Services:
                 await self.todos.empty_old_trash(now - self.config.trash_days * DAY)
                 await self.todos.store.forget_answers(now - DAY)
                 await self.accounts.forget_expired()
+                await self.throttles.forget_expired()
             except Exception as error:
                 LOG.warning("tidying failed and is tried again in an hour: %s", error)
             await asyncio.sleep(3600)
@@ -6918,10 +6965,14 @@ def throttled_network(address: str | None) -> str:
 
 
 class Throttle:
-    """Slows those down who try passwords; the counts are in the record store, so all processes share them."""
+    """Slows those down who try passwords. All processes share the counts, and a restart keeps the failures."""
 
-    def __init__(self, records: "DictRecordStore | RedisRecordStore"):
-        self._records = records
+    def __init__(
+        self,
+        records: "DictRecordStore | RedisRecordStore",
+        failures: "ThrottleStore | RedisRecordStore",
+    ):
+        self._records, self._failures = records, failures
 
     async def count_address(self, address: str | None) -> None:
         """Count an attempt from an address. Raises TooManyRequests past 20 within a minute."""
@@ -6937,18 +6988,18 @@ class Throttle:
         """
         await self.count_address(address)
         key = self._key(name, address)
-        attempts = await self._records.increment(f"{key}/failures", 1, FAILURES_KEPT)
+        attempts = await self._failures.increment(f"{key}/failures", 1, FAILURES_KEPT)
         if attempts < FREE_FAILURES:
             return
         delay = min(LONGEST_DELAY, 2.0 ** min(attempts - FREE_FAILURES, 20))
-        if (left := await self._records.claim(f"{key}/delay", delay)) and attempts > FREE_FAILURES:
-            await self._records.increment(f"{key}/failures", -1, FAILURES_KEPT)  # it was not tried
+        if (left := await self._failures.claim(f"{key}/delay", delay)) and attempts > FREE_FAILURES:
+            await self._failures.increment(f"{key}/failures", -1, FAILURES_KEPT)  # it was not tried
             raise TooManyRequests(left)
 
     async def forget(self, name: str, address: str | None) -> None:
         """Forget the failures of somebody who has signed in."""
         for what in ("failures", "delay"):
-            await self._records.delete(f"{self._key(name, address)}/{what}")
+            await self._failures.delete(f"{self._key(name, address)}/{what}")
 
     @staticmethod
     def _key(name: str, address: str | None) -> str:
@@ -16504,7 +16555,8 @@ def app_settings(config: Config, get_user: GetUser | None, checks: Mapping[str, 
     hasher = PasswordHasher()
     services.close_too(hasher.close)
     # Not among the records: whoever stores many of those would push the counts out.
-    throttle = Throttle(services.records if config.redis else DictRecordStore(most=100_000))
+    records = services.records if config.redis else DictRecordStore(most=100_000)
+    throttle = Throttle(records, services.records if config.redis else services.throttles)
     return {
         "config": config,
         "services": services,
