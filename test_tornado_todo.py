@@ -9676,13 +9676,38 @@ def test_version_and_help_are_told(tmp_path):
         (["--auth", "maybe"], ["AUTH", "maybe"]),
         (["--port", "99999"], ["SERVER_PORT"]),
         (["--host", "no.such.host.invalid"], ["SERVER_HOST"]),
-        (["--host", "192.0.2.1"], ["192.0.2.1"]),
+        *[(["--host", host], ["SERVER_HOST", host]) for host in ("192.0.2.1", "127.0.0.1:80", "a..b", "2001:db8::1")],
         (["--weather-uri", "x"], ["WEATHER_URI"]),
         (["--static-path", "/no/such"], ["STATIC_PATH"]),
     ],
 )
 def test_what_cannot_be_used_ends_the_start_with_one_line_and_exit_code_2(tmp_path, options, words):
     assert_refused(command(tmp_path, "--port", "0", *options), *words)
+
+
+def assert_all_json(text: str) -> list[dict]:
+    """Check that each line is a JSON object of the log, and return them."""
+    objects = [json.loads(line) for line in text.splitlines()]
+    assert all({"time", "level", "logger"} <= each.keys() for each in objects)
+    return objects
+
+
+def test_each_line_of_the_start_is_json_where_the_log_is(tmp_path):
+    away = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"} if importlib.util.find_spec("redis") else {}
+    with process(tmp_path, LOG_FORMAT="json", AUHT="accounts", **away) as server:
+        assert server.client.get("/api/todos").status == 200
+        lines = assert_all_json("\n".join(server.lines))
+        assert server.client.url in lines[0]["message"] and "Ctrl+C" in lines[2]["message"]
+    logged = assert_all_json((tmp_path / "stderr.txt").read_text())
+    assert "did you mean AUTH?" in logged[0]["message"]
+    assert not away or any("Redis" in each.get("message", "") for each in logged)
+
+
+@pytest.mark.parametrize("options", [["--host", "192.0.2.1"], ["--auth", "x"], ["--database", "sqlite:////no/x.db"]])
+def test_what_ends_the_start_is_json_where_the_log_is(tmp_path, options):
+    done = command(tmp_path, "--port", "0", *options, LOG_FORMAT="json")
+    assert done.returncode == 2 and done.stdout == ""
+    assert [each["level"] for each in assert_all_json(done.stderr)] == ["error"]
 
 
 def test_an_unknown_option_ends_the_start_with_exit_code_2(tmp_path):

@@ -4275,19 +4275,21 @@ class TodoStore:
         await self.database.open()
         try:
             try:
-                await self.database.transaction(self._migrate)
+                version = await self.database.transaction(self._migrate)
             except (Conflict, Unavailable):
                 # On Postgres two processes that start together may both make the first table, and one fails.
                 await asyncio.sleep(random.uniform(0.05, 0.2))
-                await self.database.transaction(self._migrate)
+                version = await self.database.transaction(self._migrate)
         except BaseException:
             await self.database.close()
             raise
+        if 0 < version < len(MIGRATIONS):
+            LOG.info("%s: the schema was brought from %d to %d", self.database.name, version, len(MIGRATIONS))
 
-    async def _migrate(self, transaction: Any) -> None:
-        """Bring the schema up to date. Raises Misconfigured for a database that cannot be used."""
+    async def _migrate(self, transaction: Any) -> int:
+        """Bring the schema up to date; returns its version until now, 0 for a new database. Raises Misconfigured."""
         try:
-            await self._bring_up_to_date(transaction)
+            return await self._bring_up_to_date(transaction)
         except Exception as error:
             if self.database.is_damage(error):
                 raise self._damaged(str(error).splitlines()[0]) from error
@@ -4304,7 +4306,7 @@ class TodoStore:
             if type(value := counters.get(name)) is not int or not 0 <= value < 2**53:
                 raise self._damaged(f"its counter {name!r} is {'missing' if value is None else repr(value)[:40]}")
 
-    async def _bring_up_to_date(self, transaction: Any) -> None:
+    async def _bring_up_to_date(self, transaction: Any) -> int:
         await transaction.define("CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)")
         # An update takes the row's lock, so that processes that start together take turns.
         rows = await transaction.fetch("UPDATE counters SET value = value WHERE name = 'schema' RETURNING value")
@@ -4330,6 +4332,7 @@ class TodoStore:
         )
         await transaction.fetch("DELETE FROM counters WHERE name = 'copied'")
         await self._raise_revision(transaction, unless_unused=True)
+        return version
 
     @staticmethod
     async def _raise_revision(transaction: Any, unless_unused: bool = False) -> None:
@@ -17409,6 +17412,61 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def printable(text: str) -> str:
+    """Text without what would move a terminal's cursor or end a line."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+class LineFormatter(logging.Formatter):
+    """One line a record, whatever is in it; the lines of a traceback are set apart, so none can pass for a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's text."""
+        first, *rest = super().format(record).splitlines() or [""]
+        message_lines = record.getMessage().count("\n")
+        lines = [" ".join([first, *rest[:message_lines]]), *rest[message_lines:]]
+        return "\n    | ".join(map(printable, lines))
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object a line, for programs that collect logs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's object."""
+        facts = getattr(record, "facts", None)
+        entry = {
+            "time": timestamp(int(record.created * 1000)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            **(facts or {"message": record.getMessage()}),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+def set_up_logging(config: Config) -> None:
+    """Log to the standard error stream as LOG_LEVEL and LOG_FORMAT say."""
+    handler = logging.StreamHandler()
+    line = LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JSONFormatter() if config.log_format == "json" else line)
+    level = logging.getLevelName(config.log_level.upper())
+    LOG.setLevel(level)
+    # What drivers have to say for debugging is what people have written, word for word.
+    logging.basicConfig(level=max(level, logging.INFO), handlers=[handler])
+
+
+def say(line: str, stream: Any = None, level: int = logging.INFO) -> None:
+    """Print a line for people, on the standard output unless a stream is named; as an object with LOG_FORMAT=json."""
+    for handler in logging.root.handlers:
+        if isinstance(handler.formatter, JSONFormatter):
+            line = handler.formatter.format(logging.LogRecord(LOG.name, level, "", 0, line, None, None))
+            break
+    print(line, file=stream, flush=True)
+
+
 def env_fault(text: str, name: str | None, value: str | None) -> str | None:
     """What keeps a statement of .env, as python-dotenv has read it, from being what its author meant; never a value."""
     settings = {setting.name for setting in SETTINGS}
@@ -17451,11 +17509,16 @@ def read_env_file(path: str) -> dict[str, str | None]:
     return values
 
 
-def read_environment(options: Mapping[str, Any]) -> dict[str, str]:
-    """Settings from options, the environment and .env, the first of them that has a value. Raises Misconfigured."""
+def read_environment(options: Mapping[str, Any], logs: bool = False) -> dict[str, str]:
+    """Settings from options, the environment and .env, the first of them that has a value.
+
+    With `logs` it sets up the log that they ask for, before anything is logged. Raises Misconfigured.
+    """
     file = read_env_file(".env") if os.path.lexists(".env") else {}
     names, sources = {setting.name for setting in SETTINGS}, (file, os.environ, options)
     environ = {name: value for source in sources for name, value in source.items() if value and name in names}
+    if logs:
+        set_up_logging(Config.from_env({name: environ.get(name, "") for name in ("LOG_LEVEL", "LOG_FORMAT")}))
     for name in sorted(os.environ.keys() - names):
         nearest = nearest_setting(name)
         # Others may read HOST and PORT, or what is only similar; where ours is set, nothing is missing.
@@ -17473,14 +17536,14 @@ def bound_sockets(config: Config) -> list[socket.socket]:
         with contextlib.suppress(OSError):  # there may be no IPv6; if the port is in use, the next line says so
             return tornado.netutil.bind_sockets(config.server_port)
         return tornado.netutil.bind_sockets(config.server_port, "0.0.0.0")
-    except socket.gaierror:
-        raise Misconfigured(f"SERVER_HOST: {config.server_host!r} is no address of this machine") from None
-    except OSError as error:
-        if "in use" in str(error):
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise Misconfigured(
                 f"SERVER_PORT: {where} is in use: stop what runs there, or give another --port"
             ) from None
-        raise Misconfigured(f"SERVER_PORT: cannot listen on {where}: {os.strerror(error.errno or 0)}") from None
+        if isinstance(error, PermissionError):
+            raise Misconfigured(f"SERVER_PORT: cannot listen on {where}: {error.strerror}") from None
+        raise Misconfigured(f"SERVER_HOST: {config.server_host!r} is no address of this machine") from None
 
 
 def public_address(config: Config, sockets: Sequence[socket.socket]) -> str:
@@ -17498,7 +17561,7 @@ async def check_engines(services: Services) -> bool:
         try:
             await services.open()
         except (Misconfigured, Unavailable) as error:
-            print(f"tornado_todo: {error}", file=sys.stderr)
+            say(f"tornado_todo: {error}", sys.stderr, logging.ERROR)
         well, engines = await services.health(seconds=5.0)
         for name, entry in engines.items():
             print(f"{name:10} {entry['state']:10} {entry['milliseconds']:8.1f} ms  {entry['engine']}")
@@ -17512,11 +17575,11 @@ async def open_at_start(services: Services) -> None:
     try:
         await services.open()
     except Unavailable as error:
-        print(f"tornado_todo: {error} Answering 503 until it can be used.", file=sys.stderr)
+        say(f"tornado_todo: {error} Answering 503 until it can be used.", sys.stderr, logging.WARNING)
     _, engines = await services.health()
     for name, entry in engines.items():
         if name != "todos" and entry["state"] != "ok":
-            print(f"tornado_todo: {entry['engine']} ({name}): {entry['state']}.", file=sys.stderr)
+            say(f"tornado_todo: {entry['engine']} ({name}): {entry['state']}.", sys.stderr, logging.WARNING)
 
 
 async def open_and_close(services: Services) -> None:
@@ -17654,56 +17717,10 @@ def report_errors(run: Callable[[], int | None]) -> int:
     try:
         return run() or 0
     except (Misconfigured, TodoError) as error:
-        print(f"tornado_todo: {error}", file=sys.stderr)
+        say(f"tornado_todo: {error}", sys.stderr, logging.ERROR)
         return 2 if isinstance(error, Misconfigured) else 1
     except KeyboardInterrupt:
         return 0
-
-
-def printable(text: str) -> str:
-    """Text without what would move a terminal's cursor or end a line."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
-class LineFormatter(logging.Formatter):
-    """One line a record, whatever is in it; the lines of a traceback are set apart, so none can pass for a record."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record's text."""
-        first, *rest = super().format(record).splitlines() or [""]
-        message_lines = record.getMessage().count("\n")
-        lines = [" ".join([first, *rest[:message_lines]]), *rest[message_lines:]]
-        return "\n    | ".join(map(printable, lines))
-
-
-class JSONFormatter(logging.Formatter):
-    """One JSON object a line, for programs that collect logs."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record's object."""
-        facts = getattr(record, "facts", None)
-        entry = {
-            "time": timestamp(int(record.created * 1000)),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            **(facts or {"message": record.getMessage()}),
-        }
-        if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
-
-
-def set_up_logging(config: Config) -> None:
-    """Log to the standard error stream as LOG_LEVEL and LOG_FORMAT say."""
-    handler = logging.StreamHandler()
-    line = LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(JSONFormatter() if config.log_format == "json" else line)
-    level = logging.getLevelName(config.log_level.upper())
-    LOG.setLevel(level)
-    # What drivers have to say for debugging is what people have written, word for word.
-    logging.basicConfig(level=max(level, logging.INFO), handlers=[handler])
 
 
 def serve_command(argv: Sequence[str]) -> int:
@@ -17711,19 +17728,20 @@ def serve_command(argv: Sequence[str]) -> int:
     # To make the parser takes 2 ms of a start, and mostly there is nothing for it.
     options = vars(argument_parser().parse_args(argv)) if argv else {}
     only_check = options.pop("check", False)
-    environ = read_environment(options)
+    environ = read_environment(options, logs=True)
     app = make_app(environ)
     config: Config = app.settings["config"]
-    set_up_logging(config)
     if only_check:
         return 0 if asyncio.run(check_engines(app.settings["services"])) else 1
 
     sockets = bound_sockets(config)
 
     def announce() -> None:
-        print(f"tornado_todo {__version__} is at {public_address(config, sockets)}")
-        print(app.settings["services"].describe())
-        print("Press Ctrl+C to stop.", flush=True)
+        address = public_address(config, sockets)
+        process = f" (process {os.getpid()})" if config.log_format == "json" else ""
+        say(f"tornado_todo {__version__} is at {address}{process}")
+        say(app.settings["services"].describe())
+        say("Press Ctrl+C to stop.")
 
     if config.workers == 1:
         run_loop(serve(app, sockets, announce))
