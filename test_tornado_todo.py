@@ -13114,7 +13114,7 @@ async def test_changes_of_others_appear_by_themselves(page):
 async def deaf_proxy(url):
     """A TCP proxy before a server, and a function after which its connections stay open and carry nothing."""
     host, port = url.removeprefix("http://").split(":")
-    hearing, pipes = asyncio.Event(), set()
+    hearing, pipes, writers = asyncio.Event(), set(), set()
     hearing.set()
 
     async def pipe(reader, writer, is_heard):
@@ -13126,6 +13126,7 @@ async def deaf_proxy(url):
 
     async def serve(reader, writer):
         inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
+        writers.update((writer, inner_writer))
         for pair in ((reader, inner_writer), (inner_reader, writer)):
             pipes.add(asyncio.ensure_future(pipe(*pair, hearing)))
 
@@ -13142,7 +13143,10 @@ async def deaf_proxy(url):
         for each in pipes:
             each.cancel()
         await asyncio.gather(*pipes, return_exceptions=True)
+        for each in writers:
+            each.transport.abort()
         proxy.close()
+        await proxy.wait_closed()
 
 
 async def see(page):
