@@ -3026,7 +3026,11 @@ MIGRATIONS = (
     """,
 )
 
-TABLES = ["counters", *re.findall(r"CREATE TABLE (\w+)", " ".join(MIGRATIONS))]
+
+def schema_tables() -> list[str]:
+    """The names of all tables."""
+    return ["counters", *re.findall(r"CREATE TABLE (\w+)", " ".join(MIGRATIONS))]
+
 
 # ---- rights: in every statement, `$1` is the caller
 
@@ -4326,9 +4330,12 @@ class TodoStore:
         if version == 0:
             await transaction.fetch("INSERT INTO counters (name, value) VALUES ('schema', 0), ('revision', 0)")
         await transaction.fetch("UPDATE counters SET value = $1 WHERE name = 'schema'", len(MIGRATIONS))
-        await self._check_counters(transaction, "schema", "revision", "access")
+        added = re.findall(r"INSERT INTO counters .* VALUES \('(\w+)'", " ".join(MIGRATIONS))
+        await self._check_counters(transaction, "schema", "revision", *added)
         await transaction.fetch(
-            " UNION ALL ".join(f"SELECT * FROM (SELECT 1 FROM {table} LIMIT 1) AS {table}_rows" for table in TABLES)
+            " UNION ALL ".join(
+                f"SELECT * FROM (SELECT 1 FROM {table} LIMIT 1) AS {table}_rows" for table in schema_tables()
+            )
         )
         await transaction.fetch("DELETE FROM counters WHERE name = 'copied'")
         await self._raise_revision(transaction, unless_unused=True)
@@ -6316,7 +6323,7 @@ class Services:
         self.answers = Answers()
         self.weather = Weather(config.weather_uri, config.weather_place, self.records)
         self._checks = {
-            "todos": (self.database.name, functools.partial(self.database.ping, TABLES)),
+            "todos": (self.database.name, functools.partial(self.database.ping, schema_tables())),
             "documents": (self.documents.name, self.documents.ping),
             "records": (self.records.name, self.records.ping),
         }
