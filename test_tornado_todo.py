@@ -3065,7 +3065,10 @@ def test_a_body_of_the_wrong_type_is_refused_and_nothing_is_written(shared, body
     before = everything(shared)
     for method, path in addressed(shared, (write for write in JSON_WRITES if "documents" not in write[1])):
         answer = shared.request(method, path, body, Content_Type="application/json")
-        assert_problem(answer, 422, "nonsense" if b"nonsense" in body else "")
+        if body == b"[{}]" and (method, path) == ("POST", "/api/todos"):  # which takes an array of to-dos
+            assert_problem(answer, 422, "0.title")
+        else:
+            assert_problem(answer, 422, "nonsense" if b"nonsense" in body else "")
     assert everything(shared) == before
 
 
