@@ -8646,7 +8646,7 @@ async def test_an_address_of_ipv6_counts_with_its_network_of_64_bits(throttle, o
 
 @contextlib.contextmanager
 def with_quick_ann(settings=MEMORY, **options):
-    """A server where ann's password is quickly found wrong: no machine is so busy that a wait is over meanwhile."""
+    """A server where ann's password is quickly found wrong."""
     weak = {"log_n": 4, "r": 8, "p": 1}
     digest = tornado_todo.scrypt_hash(PASSWORD, b"0" * 16, **weak)
     with served(settings, **options) as server:
@@ -8664,14 +8664,30 @@ def throttled(request):
         yield server
 
 
+def within_a_second(act: Callable[[int], Any]) -> Any:
+    """What `act` returns if it takes less than the wait after five failures; a busy machine tries again.
+
+    It is called with a number, to act from another address, or on another server, each time.
+    """
+    for number in range(20):
+        began = time.monotonic()
+        outcome = act(number)
+        if time.monotonic() - began < 1.0:
+            return outcome
+    pytest.fail("the machine is too busy for a handful of requests within a second")
+
+
 def test_the_sixth_wrong_password_has_to_wait_also_if_it_is_the_right_one(throttled):
-    there, elsewhere = {"X_Forwarded_For": ADDRESS}, {"X_Forwarded_For": "203.0.113.10"}
-    assert [sign_in(throttled.client, password="wrong", **there).status for _ in range(5)] == [401] * 5
-    answers = [sign_in(throttled.client, name, **there) for name in ("ann", "ANN", " ann ")]
-    assert [answer.status for answer in answers] == [429] * 3
+    def try_from(number: int) -> tuple[dict, list[int], list[Answer]]:
+        there = {"X_Forwarded_For": f"203.0.113.{100 + number}"}
+        statuses = [sign_in(throttled.client, password="wrong", **there).status for _ in range(5)]
+        return there, statuses, [sign_in(throttled.client, name, **there) for name in ("ann", "ANN", " ann ")]
+
+    there, statuses, answers = within_a_second(try_from)
+    assert statuses == [401] * 5 and [answer.status for answer in answers] == [429] * 3
     assert_problem(answers[0], 429)
     assert answers[0].headers["Retry-After"] == "1"
-    assert sign_in(throttled.client, **elsewhere).status == 200
+    assert sign_in(throttled.client, X_Forwarded_For="203.0.113.10").status == 200
     time.sleep(1.05)
     assert sign_in(throttled.client, **there).status == 200
     assert sign_in(throttled.client, password="wrong", **there).status == 401
@@ -8697,11 +8713,12 @@ def test_addresses_that_a_client_makes_up_do_not_help(throttled):
                     "Forwarded": f"for=198.51.100.{number}"} for number in range(7)]  # fmt: skip
         statuses = [sign_in(plain.client, password="wrong", **headers).status for headers in spoofed]
         assert statuses == [401] * 5 + [429] * 2
-    statuses = [
-        sign_in(throttled.client, password="wrong", X_Forwarded_For=f"198.51.100.{number}, {ADDRESS}").status
-        for number in range(7)
-    ]
-    assert statuses == [401] * 5 + [429] * 2
+
+    def try_through(proxy: int) -> list[int]:
+        chains = [f"198.51.100.{number}, 203.0.113.{100 + proxy}" for number in range(7)]
+        return [sign_in(throttled.client, password="wrong", X_Forwarded_For=chain).status for chain in chains]
+
+    assert within_a_second(try_through) == [401] * 5 + [429] * 2
 
 
 def test_a_restart_without_redis_forgets_no_failed_sign_in(todo_engine):
