@@ -1982,6 +1982,29 @@ def test_request_repeated_after_a_purge_does_not_make_the_todo_again(client, pur
     assert everything(client) == before and titles(client) == titles(client, "?deleted=true") == []
 
 
+def test_purge_leaves_the_kept_answers_of_other_requests(client):
+    key = {"Idempotency_Key": "several"}
+    made = client.post("/api/todos", [{"title": "a"}, {"title": "b"}], **key)
+    client.delete(f"/api/todos/{add(client, 'other')['id']}")
+    assert client.delete("/api/todos?deleted=true").json()["count"] == 1
+    repeated = client.post("/api/todos", [{"title": "a"}, {"title": "b"}], **key)
+    assert (repeated.status, repeated.json()) == (made.status, made.json())
+
+
+@pytest.mark.parametrize("purge", ["to-do", "list"])
+def test_purge_leaves_no_text_in_the_kept_answer_of_an_undo(client, purge):
+    list_id = add_list(client, "Krokodillist")["id"]
+    todo = add(client, "Krokodilsecret", list=list_id)
+    path = f"/api/todos/{todo['id']}" if purge == "to-do" else f"/api/lists/{list_id}"
+    client.delete(path)
+    assert b"Krokodil" in client.post("/api/undo", {}, Idempotency_Key="k").body
+    for query in ("", "?deleted=true"):
+        assert client.delete(path + query).status == 204
+    repeated = client.post("/api/undo", {}, Idempotency_Key="k")
+    assert_problem(repeated, 410)
+    assert b"Krokodil" not in repeated.body
+
+
 def test_list_that_was_purged_is_not_made_again_by_a_repeated_request(client):
     made = client.post("/api/lists", {"title": "x"}, Idempotency_Key="k").json()
     client.delete(f"/api/lists/{made['id']}")
@@ -4242,6 +4265,8 @@ async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_t
         assert change(client, todo_id, order=show(client, todo_id)["order"])["order"] == 1
         # Text is as it would come in now, so that nothing that looks at it writes it.
         assert {name: show(client, todo_id)[name] for name in ("notes", "tags")} == {"notes": "a\nb", "tags": ["x"]}
+        for path in (f"/api/todos/{todo_id}", f"/api/lists/{list_id}"):
+            assert client.get(path, If_None_Match='"1"').status == 200
         assert client.get(f"/api/todos/{todo_id}/history").json()[0]["user"] == "local"
         change(client, todo_id, title="new")
         assert undo(client)["todos"][0]["title"] == "old"
@@ -7156,6 +7181,19 @@ def test_a_purged_list_takes_its_members_links_and_history_along(town):
         town.server.sql("SELECT 1 FROM users WHERE name LIKE 'link/%' AND id NOT IN (SELECT user_id FROM credentials)")
         == []
     )
+
+
+@pytest.mark.parametrize("act", ["to-do", "list", "account"])
+def test_owner_who_purges_takes_the_text_out_of_what_an_editor_was_answered(town, act):
+    list_id = shared_list(town)
+    made = town.cid.post("/api/todos", [{"title": PRIVATE, "list": list_id}, {"title": "x"}], Idempotency_Key="k")
+    path = f"/api/todos/{made.json()[0]['id']}" if act == "to-do" else f"/api/lists/{list_id}"
+    if act == "account":
+        assert town.bob.send("DELETE", "/api/user", {"password": PASSWORD}).status == 204
+    else:
+        for query in ("", "?deleted=true"):
+            assert town.bob.delete(path + query).status == 204
+    assert PRIVATE not in town.server.sql("SELECT answer FROM idempotency_keys WHERE key = 'k'")[0][0]
 
 
 def test_a_link_shows_one_list_and_changes_nothing(town):

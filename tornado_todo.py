@@ -2917,6 +2917,7 @@ def open_database(url: str) -> Database:
 # Which to-dos are due at a time, and which on a day, or not at all.
 TIMED, UNTIMED = "length(due) > 10", "COALESCE(length(due), 10) <= 10"
 
+NEXT_REVISION = "revision = (SELECT value + 1 FROM counters WHERE name = 'revision')"
 # One entry a version of the schema; never change one that was released, append another.
 MIGRATIONS = (
     """
@@ -2998,7 +2999,8 @@ MIGRATIONS = (
     """,
     # The revisions of the acts that a user could not undo: an undo without a batch passes over them. To-dos with a
     # time and those without have an index each, since their order among each other depends on the reader's zone.
-    # And text as it comes in now, see clean_text() and trim(), and no order beyond its limit.
+    # And text as it comes in now, see clean_text() and trim(), and no order beyond its limit: with a revision that was
+    # never issued, so that no validator of before stands for what is there afterwards.
     f"""
     ALTER TABLE users ADD COLUMN passed_from BIGINT NOT NULL DEFAULT 0;
     ALTER TABLE users ADD COLUMN passed_to BIGINT NOT NULL DEFAULT 0;
@@ -3008,16 +3010,16 @@ MIGRATIONS = (
     CREATE INDEX todos_by_day ON todos (owner_id, due_at, id) WHERE deleted_at IS NULL AND {UNTIMED};
     CREATE INDEX todos_by_list_and_time ON todos (list_id, due_at, id) WHERE deleted_at IS NULL AND {TIMED};
     CREATE INDEX todos_by_list_and_day ON todos (list_id, due_at, id) WHERE deleted_at IS NULL AND {UNTIMED};
-    UPDATE todos SET notes = replace(replace(ltrim(notes, '{BOM}'), '\r\n', '\n'), '\r', '\n')
+    UPDATE todos SET {NEXT_REVISION}, notes = replace(replace(ltrim(notes, '{BOM}'), '\r\n', '\n'), '\r', '\n')
         WHERE notes LIKE '%\r%' OR notes LIKE '{BOM}%';
-    UPDATE todos SET title = ltrim(rtrim(title, '{BOM} '), '{BOM} '), title_key = ltrim(title_key, '{BOM} ')
-        WHERE title LIKE '{BOM}%' OR title LIKE '%{BOM}';
-    UPDATE todos SET tags = replace(replace(tags, '"{BOM}', '"'), '{BOM}"', '"'),
+    UPDATE todos SET {NEXT_REVISION}, title = ltrim(rtrim(title, '{BOM} '), '{BOM} '),
+        title_key = ltrim(title_key, '{BOM} ') WHERE title LIKE '{BOM}%' OR title LIKE '%{BOM}';
+    UPDATE todos SET {NEXT_REVISION}, tags = replace(replace(tags, '"{BOM}', '"'), '{BOM}"', '"'),
         tag_keys = replace(replace(tag_keys, '\n{BOM}', '\n'), '{BOM}\n', '\n') WHERE tags LIKE '%{BOM}%';
-    UPDATE lists SET title = ltrim(rtrim(title, '{BOM} '), '{BOM} ')
+    UPDATE lists SET {NEXT_REVISION}, title = ltrim(rtrim(title, '{BOM} '), '{BOM} ')
         WHERE title LIKE '{BOM}%' OR title LIKE '%{BOM}';
-    UPDATE todos SET position = numbered.place FROM (SELECT id, row_number() OVER (PARTITION BY list_id
-        ORDER BY position, id) AS place FROM todos WHERE list_id IN (SELECT list_id FROM todos
+    UPDATE todos SET {NEXT_REVISION}, position = numbered.place FROM (SELECT id, row_number() OVER
+        (PARTITION BY list_id ORDER BY position, id) AS place FROM todos WHERE list_id IN (SELECT list_id FROM todos
         WHERE position > {MAX_ORDER!r} OR position < -{MAX_ORDER!r})) AS numbered WHERE numbered.id = todos.id;
     """,
     # Failed sign-ins by name and address, where there is no Redis to count them.
@@ -3262,8 +3264,15 @@ async def end_sharing(transaction: Any, lists: str, *arguments: Any) -> list[str
     return [row[0] for row in members]
 
 
-# Without the answer, an Idempotency-Key does not repeat what was removed for good, and does not make it again.
-FORGET_ANSWER = "UPDATE idempotency_keys SET answer = '' WHERE"
+def forget_answers(ids: str, column: str = "todo_id") -> str:
+    """SQL to forget the kept answers that show a to-do (or a list, if `column` is its) whose id a SELECT names.
+
+    Without the answer, an Idempotency-Key does not repeat what was removed for good, and does not make it again.
+    """
+    batches = f"SELECT batch FROM changes WHERE {column} IN ({ids})"
+    return f"UPDATE idempotency_keys SET answer = '' WHERE answer <> '' AND todo_id IN ({ids} UNION ALL {batches})"
+
+
 SET_COUNTER = "UPDATE counters SET value = $2 WHERE name = $1"
 SET_LIST_REVISION = "UPDATE lists SET revision = $2 WHERE id = $1"
 SET_USER_REVISION = "UPDATE users SET revision = $2 WHERE id = $1"
@@ -4009,7 +4018,9 @@ class TodoBatch(TodoQueries):
         self._record("purge", todo_list, None)
         self._purges_list = True
         its_todos = "SELECT id FROM todos WHERE owner_id = $1 AND list_id = $2"
-        await self._forget_answers(f"todo_id = $2 OR todo_id IN ({its_todos})", todo_list.id)
+        of_mine = "SELECT id FROM lists WHERE owner_id = $1 AND id = $2"
+        for sql in (forget_answers(of_mine, "list_id"), forget_answers(its_todos)):
+            await self.fetch(sql, todo_list.id, seconds=BULK_SECONDS)
         for what in (
             # The history of a to-do goes where the to-do is now, whichever lists it has been in before.
             f"changes WHERE todo_id IN ({its_todos})",
@@ -4017,7 +4028,6 @@ class TodoBatch(TodoQueries):
             "todos WHERE owner_id = $1 AND list_id = $2",
         ):
             await self.fetch(f"DELETE FROM {what}", todo_list.id, seconds=BULK_SECONDS)
-        of_mine = "SELECT id FROM lists WHERE owner_id = $1 AND id = $2"
         for user_id in await end_sharing(self.source, of_mine, self.user.id, todo_list.id):
             await self.change_access(user_id)
         await self.fetch("DELETE FROM lists WHERE owner_id = $1 AND id = $2", todo_list.id)
@@ -4129,15 +4139,9 @@ class TodoBatch(TodoQueries):
             self.work.raise_revision(SET_USER_REVISION, user_id, self._revision)
         self.work.raise_newest(self._revision)
 
-    async def _forget_answers(self, which: str, *arguments: Any) -> None:
-        """Keep of what requests were answered only that they were: answers with several to-dos may show any of them."""
-        several = "user_id = $1 AND todo_id = ''"
-        await self.fetch(f"{FORGET_ANSWER} ({which}) OR ({several})", *arguments, seconds=BULK_SECONDS)
-
     async def _delete_purged(self) -> None:
-        await self._forget_answers("FALSE")
         for statement in (
-            f"{FORGET_ANSWER} todo_id = $1 AND EXISTS (SELECT 1 FROM todos WHERE id = $1 AND owner_id = $2)",
+            forget_answers("SELECT id FROM todos WHERE id = $1 AND owner_id = $2"),
             "DELETE FROM changes WHERE todo_id = $1 AND EXISTS (SELECT 1 FROM todos WHERE id = $1 AND owner_id = $2)",
             "DELETE FROM todos WHERE id = $1 AND owner_id = $2",
         ):
@@ -4472,10 +4476,12 @@ class TodoStore:
     @staticmethod
     async def _keep_answer(batch: TodoBatch, repeat: Repeat, written: Written) -> None:
         answer = msgspec.json.encode((written.result, written.batch)).decode()
+        # An answer that shows several to-dos is found by its batch when one of them is purged.
+        about = getattr(written.result, "id", written.batch or "")
         await batch.fetch(
             "INSERT INTO idempotency_keys (user_id, key, fingerprint, answer, todo_id, at)"
             " VALUES ($1, $2, $3, $4, $5, $6)",
-            *(repeat.key, repeat.fingerprint, answer, getattr(written.result, "id", ""), milliseconds(batch.at)),
+            *(repeat.key, repeat.fingerprint, answer, about, milliseconds(batch.at)),
         )
 
     async def pass_over(self, user: User, batch: str) -> None:
@@ -4757,7 +4763,7 @@ class AccountStore:
             await transaction.execute_many(
                 "UPDATE users SET revision = $2 WHERE id = $1", [(user_id, revision) for user_id in concerned]
             )
-            await transaction.fetch(f"{FORGET_ANSWER} todo_id IN ({my_todos})", user.id, seconds=BULK_SECONDS)
+            await transaction.fetch(forget_answers(my_todos), user.id, seconds=BULK_SECONDS)
             for what in (
                 "idempotency_keys WHERE user_id = $1",
                 *(f"changes WHERE owner_id = $1 OR todo_id IN ({my_todos})",),
