@@ -11988,6 +11988,12 @@ async def test_pasted_lines_take_what_the_view_is_about(page):
     await expect(shown_titles(page)).to_have_text([BUY, FEED])
 
 
+async def test_more_pasted_lines_than_fit_one_request_are_refused_at_once(page):
+    await paste(page, "\n".join(f"line {number}" for number in range(1001)))
+    await expect(page.locator(".toast")).to_contain_text("These are 1001 lines. At most 1000")
+    await expect(page.locator(".new-todo")).to_have_value("")
+
+
 async def test_pasted_lines_that_the_server_refuses_come_back_into_the_box(page):
     async def refuse_all(route):
         if route.request.method == "POST":
@@ -12244,6 +12250,63 @@ async def test_new_to_do_being_typed_survives_leaving(page, leave):
     await expect(page.locator(".new-todo")).to_have_value("")
 
 
+async def open_window(page):
+    """A second window of the same browser."""
+    other = await page.context.new_page()
+    other.server = page.server
+    await other.goto(page.server + "/")
+    return other
+
+
+@pytest.mark.parametrize("typed", ["", "more"])
+async def test_text_typed_in_a_closed_window_outlives_the_other_windows(page, typed):
+    await page.locator(".new-todo").fill(BUY)
+    other = await open_window(page)
+    await page.close(run_before_unload=True)
+    await other.locator(".new-todo").fill(typed)
+    other = await reopen(other)
+    await expect(other.locator(".new-todo")).to_have_value(re.compile(f"{BUY}|more"))
+    first = await other.locator(".new-todo").input_value()
+    await other.locator(".new-todo").press("Enter")
+    await settled(other)
+    other = await reopen(other)
+    await expect(other.locator(".new-todo")).to_have_value((typed and ({BUY, typed} - {first}).pop()) or "")
+
+
+async def test_text_survives_a_reload_that_interrupts_a_reload(page):
+    await page.locator(".new-todo").fill(BUY)
+    never = asyncio.Event()
+    await page.route("**/api/todos?*", lambda route: never.wait())
+    for _ in range(2):
+        await page.reload(wait_until="commit")
+        await expect(page.locator("html:not(.is-starting) .new-todo")).to_have_value(BUY)
+    never.set()
+
+
+@pytest.mark.parametrize("leave", [reload, reopen])
+async def test_what_waits_for_an_absent_server_survives_leaving(page, leave):
+    await type_in(page, BUY)
+    page.on("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
+    await page.context.route("**/api/**", lambda route: route.abort())
+    await page.locator(".new-todo").fill(FEED)
+    await page.locator(".new-todo").press("Enter")
+    await page.locator(".new-list-button").click()
+    await page.locator(".new-list").fill("Garden")
+    await page.locator(".new-list").press("Enter")
+    await expect(page.locator(".banner")).to_contain_text("2 changes are kept here")
+    if leave is reload:
+        await page.evaluate("setTimeout(() => location.reload())")
+        await expect(page.locator("html.is-starting")).to_be_attached()
+    await page.context.unroute_all()
+    page = await leave(page) or page
+    await expect(shown_titles(page)).to_have_text([BUY, FEED])
+    await settled(page)
+    await expect(page.locator(".lists .place")).to_contain_text("Garden")
+    await leave(page)
+    assert [todo["title"] for todo in await ask(page, "/api/todos")] == [BUY, FEED]
+    assert [each["title"] for each in await ask(page, "/api/lists")] == ["Inbox", "Garden"]
+
+
 async def test_text_that_another_changed_while_the_tab_was_closed_is_chosen(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
@@ -12468,6 +12531,58 @@ async def test_open_details_take_back_nothing_that_others_wrote(page, leave):
     await settled(page)
     todo = (await ask(page, "/api/todos"))[0]
     assert (todo["title"], todo["notes"]) == ("buy ham", "smoked")
+
+
+@pytest.mark.parametrize("leave", LEAVING_DETAILS.values(), ids=LEAVING_DETAILS)
+async def test_tag_that_is_being_typed_is_added_on_leaving_the_details(page, leave):
+    await type_in(page, BUY, FEED)
+    await open_details(page, BUY)
+    await page.locator(".detail-tag").press_sequentially("shop")
+    await leave(page)
+    await expect(row(page, BUY).locator(".tag")).to_have_text("shop")
+    await settled(page)
+    assert [todo["tags"] for todo in await ask(page, "/api/todos")] == [["shop"], []]
+
+
+async def test_tags_that_two_people_add_both_stay(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    (todo,) = await ask(page, "/api/todos")
+    await page.route("**/api/todos?*", lambda route: route.abort())
+    await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"tags": ["theirs"]})
+    await page.locator(".detail-tag").fill("mine")
+    await page.locator(".detail-tag").press("Enter")
+    await expect(page.locator(".detail-tags .filter-chip")).to_have_text(["theirs", "mine"])
+    await page.locator(".detail-tag").press("Backspace")
+    await page.unroute_all()
+    assert (await stored(page))["tags"] == ["theirs"]
+
+
+@pytest.mark.parametrize("leave", ["close", "other", "view"])
+async def test_title_that_is_too_long_waits_in_the_details(page, leave):
+    await type_in(page, BUY, FEED)
+    await open_details(page, BUY)
+    await page.locator(".detail-title").fill("x" * 501)
+    await LEAVING_DETAILS[leave](page)
+    await expect(page.locator(".toast")).to_contain_text("this one has 501")
+    await open_details(page, FEED)
+    await expect(page.locator(".detail-title")).to_have_value(FEED)
+    await open_details(page, BUY)
+    await expect(page.locator(".detail-title")).to_have_value("x" * 501)
+    await page.locator(".detail-title").fill("x" * 500)
+    await page.locator(".detail-title").press("Enter")
+    await settled(page)
+    assert [todo["title"] for todo in await ask(page, "/api/todos")] == ["x" * 500, FEED]
+
+
+async def test_title_that_is_too_long_is_shown_after_a_reload(page):
+    await type_in(page, BUY)
+    await row(page, BUY).locator("label").dblclick()
+    await page.locator(".editing .edit").fill("x" * 501)
+    await page.reload()
+    await expect(page.locator(".dispute .version-text")).to_have_text(["x" * 501, BUY])
+    await page.get_by_role("button", name="Keep theirs").click()
+    assert (await stored(page))["title"] == BUY
 
 
 @pytest.mark.parametrize("focused", [".detail-title", ".detail-notes", ".detail-tag", ".detail-due"])
@@ -13048,6 +13163,36 @@ async def test_changes_wait_for_an_absent_server_and_are_sent_once(page):
     await settled(page)
     todos = await ask(page, "/api/todos")
     assert [(todo["title"], todo["completed"]) for todo in todos] == [(BUY, True), (FEED, False)]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_changes_wait_while_the_server_refuses_all_writes(page, status):
+    await type_in(page, BUY)
+    refused = []
+
+    async def refuse_writes(route):
+        if route.request.method == "GET":
+            return await route.continue_()
+        refused.append(route.request.method)
+        body = json.dumps({"title": "Refused", "status": status, "detail": "The database is away."})
+        kind = "application/problem+json"
+        return await route.fulfill(status=status, content_type=kind, body=body, headers={"Retry-After": "1"})
+
+    await page.route("**/api/**", refuse_writes)
+    await open_details(page, BUY)
+    await page.locator(".detail-notes").fill("precious")
+    await page.locator(".detail-close").click()
+    for title in (FEED, BOOK):
+        await page.locator(".new-todo").fill(title)
+        await page.locator(".new-todo").press("Enter")
+    await expect(page.locator(".banner")).to_contain_text("The database is away. 3 changes are kept here")
+    while len(refused) < 6:
+        await page.locator(".banner-retry").click()
+        await page.wait_for_timeout(100)
+    await page.unroute_all(behavior="wait")
+    await expect(page.locator(".todoapp")).to_have_attribute("aria-busy", "false", timeout=20_000)
+    todos = await ask(page, "/api/todos")
+    assert [(todo["title"], todo["notes"]) for todo in todos] == [(BUY, "precious"), (FEED, ""), (BOOK, "")]
 
 
 def log_announcements(page):

@@ -12737,8 +12737,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
           continue;
         }
         const isSignedOut = error.status === 401 && Boolean(access.session?.accounts) && !access.link;
-        if (error.status === 503 || isSignedOut) refusals += 1;
-        else if (!error.isAbsence) throw error;
+        if (isSignedOut) refusals += 1;
+        else if (!error.isAbsence && ![429, 503].includes(error.status)) throw error;
         if (refusals > REFUSALS_BEFORE_GIVING_UP) throw error;
         if (isSignedOut) {
           await regainSession();
@@ -12772,6 +12772,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function forgetEntry(entry) {
     state.undoable = state.undoable.filter(other => other !== entry);
+  }
+
+  // The parts of a write that makes something once, however often it is sent, also by the next page.
+  function postedOnce(path, body) {
+    const request = { method: 'POST', path, body, headers: { 'Idempotency-Key': newId() } };
+    return { typed: { request }, request: () => request };
   }
 
   // The entry is filled with its batch when the answer comes; the queue sees to it that undo comes later.
@@ -13293,10 +13299,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const isPlaced = placeNew(item);
     let isSeen = false;
     adjustCounts(item, +1);
+    const request = { method: 'PUT', path: `/api/todos/${item.id}`, body: fields };
     write({
       id: item.id,
       entry: undoEntry(`Added ${quoted(title)}`),
-      request: () => ({ method: 'PUT', path: `/api/todos/${item.id}`, body: fields }),
+      typed: { request: { ...request, headers: { 'If-None-Match': '*' } } },
+      request: () => request,
       accept: answer => {
         merge(item, answer);
         noteTags([item]);
@@ -13330,6 +13338,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const lines = readLines(text);
     if (lines.length < 2) return undefined;
     event.preventDefault();
+    if (lines.length > MAXIMUM_LIMIT) {
+      const words = `These are ${lines.length} lines. At most ${MAXIMUM_LIMIT} to-dos are added at once.`;
+      return showToast(words, { tone: 'bad' });
+    }
     const input = find('.new-todo');
     const { selectionStart: from, selectionEnd: to } = input;
     const amount = `Add ${lines.length} to-dos`;
@@ -13345,12 +13357,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function createTodos(lines, text) {
     if (lines.some(line => complainOfTitle(line.title))) return;
-    const key = newId();
     const entry = undoEntry(`Added ${lines.length} to-dos`);
     const body = lines.map(line => ({ ...newFields(line.title), completed: line.completed }));
     write({
       entry,
-      request: () => ({ method: 'POST', path: '/api/todos', body, headers: { 'Idempotency-Key': key } }),
+      ...postedOnce('/api/todos', body),
       offersUndo: true,
       accept: answer => {
         noteTags(answer);
@@ -13753,6 +13764,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   // text that they saw; a field that nobody typed in follows what others write.
 
   const drafts = new Map();
+  const unsaved = new Map(); // texts that were refused, such as a title that is too long, by to-do and field
 
   const isTyped = field => drafts.has(field) && field.value !== drafts.get(field).shown;
 
@@ -13766,18 +13778,34 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const isSame = drafts.get(field)?.thing.id === thing.id;
     if (isSame && (isTyped(field) || drafts.get(field).base === thing[name])) return;
     const { selectionStart, selectionEnd, scrollTop } = field;
+    if (isTyped(field)) keepUnsaved(drafts.get(field), field.value);
     beginText(field, { kind, thing, name });
+    takeUnsaved(field);
     if (!isSame || document.activeElement !== field) return;
     field.setSelectionRange(selectionStart, selectionEnd);
     field.scrollTop = scrollTop;
+  }
+
+  const keepUnsaved = (draft, text) => unsaved.set(`${draft.thing.id} ${draft.name}`, { draft, text });
+
+  function takeUnsaved(field) {
+    const { thing, name } = drafts.get(field);
+    const key = `${thing.id} ${name}`;
+    if (!unsaved.has(key)) return;
+    const { draft, text } = unsaved.get(key);
+    unsaved.delete(key);
+    drafts.set(field, { ...draft, thing });
+    field.value = text;
   }
 
   // What is refused because of what others did is for the person who typed it to decide on.
   function changeText(draft, text, failed) {
     const { kind, thing, name } = draft;
     const job = guarded(draft, text);
-    job.failed = error =>
-      [403, 404, 412].includes(error.status) ? dispute(job.typed, thing, error) : failed?.(error);
+    job.failed = error => {
+      const isForUser = !failed || [403, 404, 412].includes(error.status);
+      return isForUser ? dispute(job.typed, thing, error) : failed(error);
+    };
     if (kind === 'lists') return renameList(thing, text, job);
     const words = name === 'notes' ? 'Changed the notes of' : 'Renamed';
     return changeTodo(thing, { [name]: text }, `${words} ${quoted(thing.title)}`, job);
@@ -13871,9 +13899,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   // It is kept in the tab while it is open, and for the next page when it is closed. What was on its way to
   // the server may have arrived: the next page looks.
 
-  const STASH = `tornado_todo.typed:${base}`;
+  const STASH = `tornado_todo.typed:${base}:`;
+  const ownStash = STASH + newId(); // all windows share the browser's storage
   const STASHED_FIELDS = ['.new-todo', '.new-due', '.new-priority', '.new-tags', '.new-list'];
   const stashOwner = () => JSON.stringify([access.session.user, isLocalUser(access.session)]);
+  const isFilled = ([, text]) => !['', '0'].includes(text);
+
+  let untaken = []; // the texts of an earlier page that wait for the view
 
   function stashes() {
     try {
@@ -13888,14 +13920,15 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const fields = STASHED_FIELDS.map(selector => [selector, find(selector).value]);
     const typing = [...drafts].filter(([field]) => isTyped(field));
     const texts = [
+      ...untaken,
       ...typing.map(([field, draft]) => guarded(draft, field.value).typed),
+      ...[...unsaved.values()].map(({ draft, text }) => guarded(draft, text).typed),
       ...queue.jobs.map(job => job.typed),
       ...disputes.map(({ typed }) => typed),
     ].filter(Boolean);
-    const isEmpty = !texts.length && fields.every(([, text]) => ['', '0'].includes(text));
     try {
-      if (isEmpty) storage.removeItem(STASH);
-      else storage.setItem(STASH, JSON.stringify({ owner: stashOwner(), fields, texts }));
+      if (!texts.length && !fields.some(isFilled)) storage.removeItem(ownStash);
+      else storage.setItem(ownStash, JSON.stringify({ owner: stashOwner(), fields, texts }));
     } catch {
       /* no room */
     }
@@ -13903,24 +13936,51 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   const stashSoon = debounce(() => stashes().slice(0, 1).forEach(stash), STASH_PAUSE);
 
-  function unstash() {
-    const found = stashes().map(storage => storage.getItem(STASH)).find(Boolean);
-    for (const storage of stashes()) storage.removeItem(STASH);
-    const kept = found ? JSON.parse(found) : null;
-    return kept?.owner === stashOwner() ? kept : null;
+  const stashKeys = storage => Object.keys(storage).filter(key => key.startsWith(STASH));
+
+  function forgetStashes() {
+    for (const storage of stashes()) for (const key of stashKeys(storage)) storage.removeItem(key);
   }
 
+  // Takes up what every window left. Of two new to-dos one waits for the next page.
   function takeUp() {
-    const kept = access.link ? null : unstash();
-    if (!kept) return;
-    for (const [selector, text] of kept.fields) {
-      const field = find(selector);
-      if (text && ['', '0'].includes(field.value)) field.value = text;
+    if (access.link) return;
+    const [tab, browser] = stashes().map(storage => stashKeys(storage).map(key => [key, storage.getItem(key)]));
+    forgetStashes();
+    for (const [key, text] of new Map([...(browser ?? []), ...(tab ?? [])])) {
+      const { owner, fields, texts } = JSON.parse(text);
+      if (owner !== stashOwner()) continue;
+      untaken.push(...texts);
+      if (!takeUpFields(fields)) localStorage.setItem(key, JSON.stringify({ owner, fields, texts: [] }));
     }
-    const hasOptions = kept.fields.slice(1, 4).some(([, text]) => !['', '0'].includes(text));
-    if (hasOptions && find('.new-options').hidden) find('.new-options-button').click();
+  }
+
+  function takeUpFields(fields) {
+    const filled = fields.filter(isFilled);
+    if (filled.some(([selector]) => isFilled([selector, find(selector).value]))) return false;
+    for (const [selector, text] of filled) find(selector).value = text;
+    if (fields.slice(1, 4).some(isFilled) && find('.new-options').hidden) find('.new-options-button').click();
     if (find('.new-list').value) showNewList();
-    for (const typed of kept.texts) takeUpText(typed);
+    return true;
+  }
+
+  function takeUpTexts() {
+    for (const typed of untaken.splice(0)) (typed.request ? makeAgain : takeUpText)(typed);
+  }
+
+  // What was made already is not made twice: its id or its key says so.
+  function makeAgain(typed) {
+    write({
+      typed,
+      request: () => typed.request,
+      accept: () => {
+        state.refreshWanted = true;
+      },
+      failed: error => {
+        const titles = [typed.request.body].flat().map(({ title }) => title);
+        return [409, 410, 412].includes(error.status) || giveBack(titles.join(' '), error);
+      },
+    });
   }
 
   function takeUpText(typed) {
@@ -14288,16 +14348,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       endNewList();
       return;
     }
-    const key = newId();
     endNewList();
     write({
       entry: undoEntry(`Created the list ${quoted(title)}`),
-      request: () => ({
-        method: 'POST',
-        path: '/api/lists',
-        body: { title },
-        headers: { 'Idempotency-Key': key },
-      }),
+      ...postedOnce('/api/lists', { title }),
       accept: answer => {
         if (!listById(answer.id)) state.lists.push({ active: 0, completed: 0, ...answer });
         visit(`#/list/${answer.id}`);
@@ -14837,7 +14891,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function removableTag(item, tag) {
     return filterChip(tag, `Remove the tag ${tag}`, () => {
-      saveTags(item.tags.filter(other => other !== tag));
+      changeTags(tags => tags.filter(other => other !== tag));
       find('.detail-tag').focus();
     });
   }
@@ -14857,6 +14911,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function saveDetailTexts() {
     if (!state.open || isLocked(state.open)) return;
+    addTag();
     saveTypedDue();
     for (const field of findAll('.detail-title, .detail-notes')) saveText(field);
   }
@@ -14879,12 +14934,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       if (drafts.get(field)?.thing === draft.thing) {
         field.value = typed;
         drafts.set(field, draft);
-      } else navigator.clipboard?.writeText(typed).catch(() => {});
+      } else keepUnsaved(draft, typed);
       return false;
     };
   }
 
-  const saveTextsSoon = debounce(saveDetailTexts, NOTES_PAUSE);
+  const saveNotesSoon = debounce(() => saveText(find('.detail-notes')), NOTES_PAUSE);
 
   // A browser reports a date after each key: the year 2026 is also the years 2, 20 and 202. What is typed is
   // read when the field is left, at Enter, or after a pause.
@@ -14925,9 +14980,21 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     changeTodo(state.open, { due }, `${words}: ${quoted(state.open.title)}`, { said: `${words}.` });
   }
 
-  function saveTags(tags) {
-    const unique = splitTags(tags.join(','));
-    changeTodo(state.open, { tags: unique }, `Changed the tags of ${quoted(state.open.title)}`);
+  // Takes or adds single tags, so that those that somebody else adds meanwhile stay.
+  function changeTags(change) {
+    const item = state.open;
+    const path = `/api/todos/${item.id}`;
+    const changed = tags => ({ tags: splitTags(change(tags).join(',')) });
+    changeTodo(item, changed(item.tags), `Changed the tags of ${quoted(item.title)}`, {
+      request() {
+        const { tags, revision } = item.saved ?? item;
+        return { method: 'PATCH', path, body: changed(tags), headers: { 'If-Match': `"${revision}"` } };
+      },
+      async recheck() {
+        item.saved = await getJson(path);
+        return true;
+      },
+    });
   }
 
   function addTag() {
@@ -14936,7 +15003,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     empty(input);
     if (!tags.length || !state.open) return;
     const all = splitTags([...state.open.tags, ...tags].join(','));
-    if (all.length > state.open.tags.length) saveTags(all);
+    if (all.length > state.open.tags.length) changeTags(known => [...known, ...tags]);
   }
 
   function listenToDetailTexts() {
@@ -14955,7 +15022,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
         title.value = drafts.get(title).shown;
       });
     }
-    find('.detail-notes').addEventListener('input', saveTextsSoon);
+    find('.detail-notes').addEventListener('input', saveNotesSoon);
     const tag = find('.detail-tag');
     tag.addEventListener('keydown', event => {
       if (isEnter(event) || event.key === ',') {
@@ -14963,7 +15030,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
         addTag();
       }
       if (event.key === 'Backspace' && tag.value === '' && state.open.tags.length) {
-        saveTags(state.open.tags.slice(0, -1));
+        const last = state.open.tags.at(-1);
+        changeTags(tags => tags.filter(tag => tag !== last));
       }
     });
     tag.addEventListener('change', addTag);
@@ -15106,7 +15174,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     access.leaving = true;
     document.documentElement.classList.add('is-starting');
     queue.jobs.length = 0;
-    for (const storage of stashes()) storage.removeItem(STASH);
+    forgetStashes();
     state.open = null;
     for (const field of findAll('input, textarea')) field.value = '';
     history.replaceState(null, '', '#/');
@@ -15882,7 +15950,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function hear(message) {
     live.attempt = 0;
     live.heard = Date.now();
-    showBack();
+    if (message.type !== 'heartbeat') showBack();
     if (message.type === 'hello') hearHello(message);
     if (message.type === 'access') afterQueue(reloadAccess);
     if (message.type !== 'changes') return;
@@ -16266,7 +16334,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
     access.session = session;
     renderAccount();
-    loadView().then(takeUp);
+    takeUp();
+    loadView().then(takeUpTexts);
     connect();
     loadDueToday().catch(() => {});
     if (access.link) offerOwnLists();
