@@ -7365,6 +7365,9 @@ def refusal_bytes(status: int, detail: str) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
+WEBSOCKET_KEY = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes (RFC 6455, 4.2.1)
+
+
 def may_have_body(method: str, headers: tornado.httputil.HTTPHeaders) -> bool:
     """Whether a body can come with a request; with a GET only if its headers say so."""
     return method not in ("GET", "HEAD") or "Content-Length" in headers or "Transfer-Encoding" in headers
@@ -7444,7 +7447,10 @@ class ASGIConnection(tornado.httputil.HTTPConnection):
         target = (scope.get("raw_path") or urllib.parse.quote(scope["path"]).encode()).decode("latin-1")
         if scope.get("query_string"):
             target += "?" + scope["query_string"].decode("latin-1")
-        if len(target) + sum(map(len, itertools.chain.from_iterable(scope["headers"]))) > MAX_HEAD:
+        if (
+            len(target) + sum(map(len, itertools.chain.from_iterable(scope["headers"]))) + 4 * len(scope["headers"])
+            > MAX_HEAD
+        ):
             raise tornado.httputil.HTTPInputError(f"The headers are too long: at most {MAX_HEAD:,} bytes are read")
         for name, value in scope["headers"]:
             headers.add(name.decode("latin-1"), value.decode("latin-1").strip(" \t"))
@@ -8488,18 +8494,22 @@ class EventsHandler(TornadoHandler, tornado.websocket.WebSocketHandler):
         upgrades = (
             headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in headers.get("Connection", "").lower()
         )
-        if upgrades and headers.get("Sec-WebSocket-Version") not in ("7", "8", "13"):
+        if upgrades and headers.get("Sec-WebSocket-Version") != "13":
             raise UpgradeRequired("Use version 13 of the WebSocket protocol.", headers={"Sec-WebSocket-Version": "13"})
         connection = self.request.connection
         if isinstance(connection, ASGIConnection):
             upgrades = connection.is_socket
         elif content_length(headers) or "Transfer-Encoding" in headers:
             upgrades = False
+        else:
+            upgrades = upgrades and bool(WEBSOCKET_KEY.fullmatch(headers.get("Sec-WebSocket-Key", "")))
         if self.request.method == "GET" and not upgrades:
             if "Upgrade" in headers and "Origin" in headers:
                 self.check_origin(headers["Origin"])
             self.closes_connection = "Upgrade" in headers
-            raise Malformed("Open this address as a WebSocket, without a body.")
+            raise Malformed(
+                "Open this address as a WebSocket, with a Sec-WebSocket-Key of 16 bytes and without a body."
+            )
         most, share = self.settings["config"].max_connections, SHARE_OF_SOCKETS.get(getattr(self.caller, "kind", ""), 1)
         mine = self.services.hub.count(self.user) if self.caller else 0
         if self.services.sockets >= most or mine >= most // share:
@@ -16969,6 +16979,8 @@ class UvicornConnection(OfUvicorn):
         """Take a new connection."""
         self.limits.make_room()
         super().connection_made(transport)
+        self._be_lenient()
+        self._unanswered: collections.deque = collections.deque()  # uvicorn's objects for requests, the oldest first
         self._head_size = 0  # bytes so far, of a head that is not whole
         self._is_reading_head = self._is_reading_body = self._is_refused = False
         self._has_head_limit = True
@@ -16977,11 +16989,18 @@ class UvicornConnection(OfUvicorn):
     def connection_lost(self, error: Exception | None) -> None:
         """Forget the connection."""
         self.limits.leave(self.close)
+        self.close()
         super().connection_lost(error)
 
     def close(self) -> None:
-        """Close the connection."""
-        self.transport.close()
+        """Close the connection at once: to wait until all is sent would be for ever if the client reads nothing."""
+        for cycle in self._unanswered:  # uvicorn tells only the last one, and the others would write
+            cycle.disconnected = True
+        self.transport.abort()
+
+    def _be_lenient(self) -> None:
+        # There may be spaces before a chunk's extension (RFC 9112, 7.1.1). The other is what uvicorn sets.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True, lenient_spaces_after_chunk_size=True)
 
     def data_received(self, data: bytes) -> None:
         """Take what the client has sent."""
@@ -17004,8 +17023,7 @@ class UvicornConnection(OfUvicorn):
         self._limit_head(len(data))
 
     def _limit_head(self, size: int) -> None:
-        is_idle = (self.cycle is None or self.cycle.response_complete) and not self._is_reading_body
-        if not (self._is_reading_head or is_idle):
+        if not self._is_reading_head and (self._unanswered or self._is_reading_body):
             return
         if not self._has_head_limit:
             self._has_head_limit = True
@@ -17022,6 +17040,7 @@ class UvicornConnection(OfUvicorn):
         upgrade = [field for field in self.headers if field[0] == b"upgrade"]
         fields = [b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade"]
         self.parser = type(self.parser)(self)
+        self._be_lenient()
         self.data_received(b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(fields)))
         if upgrade[-1][1].lower() == b"websocket":  # the handler says what is wrong with it
             self.scope["headers"].extend(upgrade)
@@ -17032,12 +17051,13 @@ class UvicornConnection(OfUvicorn):
         """Whether this is how a WebSocket is opened (RFC 6455, 4.2.1)."""
         fields = dict(self.headers)
         return (
-            (self.parser.get_method(), self.parser.get_http_version()) == (b"GET", "1.1")
+            not self._unanswered  # the socket would begin in the midst of the answer
+            and (self.parser.get_method(), self.parser.get_http_version()) == (b"GET", "1.1")
             and self._get_upgrade() == b"websocket"
             and b"transfer-encoding" not in fields
             and not fields.get(b"content-length", b"").strip(b"0")
             and fields.get(b"sec-websocket-version") == b"13"
-            and bool(re.fullmatch(rb"[A-Za-z0-9+/]{22}==", fields.get(b"sec-websocket-key", b"")))
+            and bool(WEBSOCKET_KEY.fullmatch(fields.get(b"sec-websocket-key", b"").decode("latin-1")))
         )
 
     # ---- what the parser calls
@@ -17062,6 +17082,7 @@ class UvicornConnection(OfUvicorn):
             self.headers[:] = [(name, host if name == b"host" and host else text) for name, text in self.headers]
         super().on_headers_complete()
         if not is_socket:
+            self._unanswered.append(self.cycle)
             self._is_reading_body = True
             self.headers = []  # where uvicorn puts the trailers, which are dropped (RFC 9110, 6.5.1)
             if self.parser.get_http_version() == "1.0":
@@ -17075,6 +17096,7 @@ class UvicornConnection(OfUvicorn):
 
     def on_response_complete(self) -> None:
         """Wait for the next request; uvicorn would have a timer for each."""
+        self._unanswered.popleft()
         if self.transport.is_closing() and self._is_reading_body:
             self._linger()
         if self.pipeline or self.transport.is_closing():
@@ -17087,16 +17109,16 @@ class UvicornConnection(OfUvicorn):
     def _refuse(self, status: int, detail: str) -> None:
         """Answer what is no request that can be passed on, and close the connection."""
         self._is_refused = True
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            if not cycle.more_body:  # what is malformed comes after a request that is still being answered
-                cycle.keep_alive = False
-                return
+        if self._unanswered and self._unanswered[-1].more_body:  # it is the body of that request that is malformed
+            cycle = self._unanswered.pop()
             cycle.disconnected = True
             cycle.message_event.set()
             if cycle.response_started:
                 self.transport.close()
                 return
+        if self._unanswered:  # the requests before it are answered first
+            self._unanswered[-1].keep_alive = False
+            return
         self.transport.write(refusal_bytes(status, detail))
         self._linger()
         self.transport.close()
