@@ -12655,7 +12655,7 @@ async def test_typed_notes_stay_while_others_write_the_title(page):
     assert (todo["title"], todo["notes"]) == ("buy ham", "mine alone")
 
 
-@pytest.mark.parametrize("choice, kept", [("Keep yours", "mine"), ("Keep theirs", "theirs")])
+@pytest.mark.parametrize("choice, kept", [("Keep yours", "mine"), ("Keep the other", "theirs")])
 @pytest.mark.parametrize("hears", [True, False], ids=["heard", "unheard"])
 async def test_notes_that_two_people_wrote_are_for_the_user_to_choose(page, choice, kept, hears):
     await type_in(page, BUY)
@@ -12702,7 +12702,7 @@ async def test_list_name_that_two_people_wrote_is_chosen(page):
         await ask(page, f"/api/lists/{garden['id']}", "PATCH", {"title": "Park" if typed == "Allotment" else "Lawn"})
         await page.locator(".rename-list").press("Enter")
         await expect(page.locator(".dispute")).to_be_visible()
-        await page.get_by_role("button", name="Keep yours" if typed == kept else "Keep theirs").click()
+        await page.get_by_role("button", name="Keep yours" if typed == kept else "Keep the other").click()
         await expect(page.locator("h1")).to_have_text(kept)
         await settled(page)
         assert (await ask(page, f"/api/lists/{garden['id']}"))["title"] == kept

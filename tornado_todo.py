@@ -474,7 +474,7 @@ SETTINGS = (
         "MONGODB_URI",
         "",
         parse_server_url("mongodb+srv", "mongodb", options=MONGODB_OPTIONS, others=str),
-        "MongoDB for the documents, instead",
+        "MongoDB to keep the documents in, instead of that database",
     ),
     Setting(
         "REDIS_URL",
@@ -482,29 +482,29 @@ SETTINGS = (
         parse_server_url("rediss", "unix", "redis", options=REDIS_OPTIONS),
         "Redis for records and live updates",
     ),
-    Setting("REDIS_HOST", "", str, "host of that Redis, instead of its URL"),
+    Setting("REDIS_HOST", "", str, "host of that Redis, instead of REDIS_URL"),
     Setting("REDIS_PORT", "6379", parse_port, "port of that Redis"),
-    Setting("REDIS_PREFIX", "tornado_todo:", str, "what the names of all its keys begin with, if Redis is shared"),
+    Setting("REDIS_PREFIX", "tornado_todo:", str, "prefix of all keys, in case other programs use the same Redis"),
     Setting(
-        "MYSQL_URL", "", parse_server_url("mariadb", "mysql", options={}), "a MySQL that the health check includes"
+        "MYSQL_URL", "", parse_server_url("mariadb", "mysql", options={}), "MySQL server that the health check includes"
     ),
     Setting(
         "AUTH",
         "auto",
         parse_choice("auto", "accounts", "open"),
-        "auto: who is not on this machine signs in; accounts: everybody does; open: nobody does",
+        "who has to sign in: everybody but the user of this machine (auto), everybody (accounts) or nobody (open)",
     ),
     Setting(
         "SIGNUP",
         "invite",
         parse_choice("open", "invite", "closed"),
-        "who may make an account after the first: open: anybody; invite: whom another invites; closed: nobody",
+        "who may make an account after the first: anybody (open), people with an invitation (invite), nobody (closed)",
     ),
     Setting(
         "COOKIE_SECRET",
         "",
         parse_secrets,
-        "signs the sign-in cookies, 32 characters or more (several, the newest first); made and kept if not given",
+        "signs the sign-in cookies: 32 characters or more; new,old to change it; made and kept in a file if not given",
     ),
     Setting(
         "ALLOWED_HOSTS",
@@ -520,7 +520,12 @@ SETTINGS = (
         parse_networks,
         "addresses of proxies whose X-Forwarded headers are believed; unix for one that comes through a Unix socket",
     ),
-    Setting("PUBLIC_URL", "", parse_public_url, "how the outside reaches the server, if not by its own address"),
+    Setting(
+        "PUBLIC_URL",
+        "",
+        parse_public_url,
+        "URL at which browsers reach the server, if it is not the server's own address",
+    ),
     Setting(
         "PREFIX", "", parse_prefix, "path that everything is served under, such as /todo, also if a proxy takes it off"
     ),
@@ -529,8 +534,13 @@ SETTINGS = (
     Setting("WEATHER_PLACE", "", str, "name of the place, if the weather server does not give it"),
     Setting("TRASH_DAYS", "30", parse_days, "days after which the trash is emptied for good"),
     Setting("WORKERS", "1", parse_workers, "processes that share the port; more than one needs REDIS_URL"),
-    Setting("FRONT", "tornado", parse_choice("tornado", "uvicorn"), "what speaks HTTP: tornado, or the faster uvicorn"),
-    Setting("MAX_CONNECTIONS", "4000", parse_connections, "of each process; past it the one idle longest is closed"),
+    Setting("FRONT", "tornado", parse_choice("tornado", "uvicorn"), "HTTP server: tornado, or the faster uvicorn"),
+    Setting(
+        "MAX_CONNECTIONS",
+        "4000",
+        parse_connections,
+        "open connections of each process; beyond that, the one idle for longest is closed",
+    ),
     Setting(
         "KEEP_ALIVE",
         "75",
@@ -602,9 +612,13 @@ class Config(msgspec.Struct, frozen=True):
         values["prefix"] = public.path if public.path.endswith(prefix) else public.path + prefix
         config = cls(**values)
         if config.workers > 1 and config.database_url == "sqlite://":
-            raise Misconfigured("WORKERS: they cannot share a database in memory: set DATABASE_URL, or WORKERS=1")
+            raise Misconfigured(
+                "WORKERS: several processes cannot share a database in memory: set DATABASE_URL, or WORKERS=1"
+            )
         if config.workers > 1 and not config.redis:
-            raise Misconfigured("WORKERS: they cannot share records in memory: set REDIS_URL, or WORKERS=1")
+            raise Misconfigured(
+                "WORKERS: several processes cannot share records in memory: set REDIS_URL, or WORKERS=1"
+            )
         # Beside a SQLite file they find the same secret; with a server between them each would make its own.
         shares_secret = config.cookie_secret or config.auth == "open" or config.database_url.startswith("sqlite:")
         if config.workers > 1 and not shares_secret:
@@ -1097,7 +1111,7 @@ def clean_user_name(name: str) -> str:
     name = fold_user_name(name)
     valid = all(character in "._-@+" or unicodedata.category(character)[0] in "LMN" for character in name)
     if not valid or not 1 <= len(name) <= 64 or name[0] in "._-@+" or INVISIBLE.search(name):
-        raise ValueError("must be 1 to 64 letters, digits, or . _ - @ + after the first")
+        raise ValueError("must be 1 to 64 letters, digits or . _ - @ +, and must not begin with . _ - @ or +")
     scripts = {script_of(character) for character in name} - {""}
     if "unusual" in scripts:
         raise ValueError("must have only letters and digits that people write today")
@@ -9716,9 +9730,9 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <button class="solid-button" type="button" value="mine">Keep yours</button>
     </section>
     <section class="version theirs" aria-labelledby="version-theirs">
-      <h3 id="version-theirs">Theirs</h3>
+      <h3 id="version-theirs">The other</h3>
       <p class="version-text" dir="auto" tabindex="0"></p>
-      <button class="quiet-button" type="button" value="theirs">Keep theirs</button>
+      <button class="quiet-button" type="button" value="theirs">Keep the other</button>
     </section>
   </div>
 </dialog>
@@ -13884,7 +13898,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const field = typed.kind === 'lists' ? 'name of the list' : `${typed.name} of`;
     const what = `the ${field} ${quoted(typed.title)}`;
     if (error.status === 412)
-      return `You and somebody else changed ${what} at the same time. Choose the text to keep.`;
+      return `While you changed ${what}, it was changed in another window, too. Choose the text to keep.`;
     if (error.status === 404)
       return `While you changed ${what}, it was deleted. Keep your text to restore it.`;
     return `Your change of ${what} was refused. ${error.message} Copy your text if you still need it.`;
@@ -17348,7 +17362,9 @@ async def check_target(source: Services, target: Services, resume: bool) -> None
     if not await source.database.fetch("SELECT id FROM users LIMIT 1"):
         raise Conflict(f"{source.database.name} is empty: there is nothing to copy.")
     if not resume and await target.database.fetch("SELECT id FROM users LIMIT 1"):
-        raise Conflict(f"{target.database.name} is not empty. Add --resume to go on with an earlier copy.")
+        raise Conflict(
+            f"{target.database.name} is not empty. Copy to an empty one, or add --resume to continue a copy."
+        )
     newest = "SELECT max(revision) FROM changes"
     ours, theirs = [(await side.database.fetch(newest))[0][0] or 0 for side in (source, target)]
     if theirs > ours:
@@ -17500,7 +17516,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """Options for every setting; each overrides the environment, which overrides the file .env."""
     parser = argparse.ArgumentParser(
         prog="tornado-todo",
-        description="A to-do server: a page and a JSON API, kept in one SQLite file unless told otherwise.",
+        description="A to-do server: a page and a JSON API, kept in one SQLite file unless the settings say otherwise.",
         epilog="Every option is also an environment variable, or a line of a file .env in the current folder:"
         " --server-port 8000, SERVER_PORT=8000. Options win over the environment, the environment over .env."
         " Other commands: tornado-todo user, copy, backup and restore, each with --help.",
@@ -17863,7 +17879,7 @@ def serve_command(argv: Sequence[str]) -> int:
 def print_progress(what: str, done: int, total: int) -> None:
     """Show how far a copy has come: a bar on a terminal, one line at the end of each part elsewhere."""
     share = min(done / total, 1.0) if total else 1.0
-    line = f"{what:10} [{'#' * int(share * 30):30}] {done:,} of {total:,}"
+    line = f"{what:11} [{'#' * int(share * 30):30}] {done:,} of {total:,}"
     if sys.stderr.isatty():
         print(f"\r{line}", end="\n" if done >= total else "", file=sys.stderr, flush=True)
     elif done >= total:
@@ -17897,7 +17913,9 @@ def copy_command(argv: Sequence[str]) -> int:
     source = copy_side(options.source, options.from_documents, environ)
     target = copy_side(options.target, options.to_documents, environ)
     if options.source == options.target:
-        raise Misconfigured("name one end of the copy at least: --from URL or --to URL")
+        raise Misconfigured(
+            "the copy would have the same source and target: name one with --from URL, or the other with --to URL"
+        )
     if isinstance(source.database, SQLiteDatabase) and not os.path.isfile(source.database.path or ""):
         raise Misconfigured(f"--from: there is no file {source.database.path}")
 
@@ -17919,7 +17937,7 @@ def copy_command(argv: Sequence[str]) -> int:
 def file_command(argv: Sequence[str], name: str, description: str) -> tuple[str, str]:
     """Read the options of a command on the SQLite file: the file that it names, and the database's path."""
     parser = argparse.ArgumentParser(prog=f"tornado-todo {name}", description=description)
-    parser.add_argument("file", metavar="FILE", help="the copy")
+    parser.add_argument("file", metavar="FILE", help="the backup")
     parser.add_argument("--database", "--database-url", dest="DATABASE_URL", metavar="URL", help="the database")
     options = vars(parser.parse_args(argv))
     file = options.pop("file")
@@ -17931,7 +17949,7 @@ def file_command(argv: Sequence[str], name: str, description: str) -> tuple[str,
 
 def backup_command(argv: Sequence[str]) -> int:
     """Copy the SQLite database that DATABASE_URL names into a file."""
-    description = "Copy the SQLite database into a new file, consistently, while servers go on using it."
+    description = "Copy the SQLite database into a new file. The server may go on meanwhile."
     file, path = file_command(argv, "backup", description)
     backup(path, file)
     print(f"{path} is copied to {file}.")
@@ -17940,13 +17958,15 @@ def backup_command(argv: Sequence[str]) -> int:
 
 def restore_command(argv: Sequence[str]) -> int:
     """Put a backup in the place of the SQLite database that DATABASE_URL names."""
-    description = "Put a backup in the place of the SQLite database, which is put aside. Stop the server first."
+    description = (
+        "Replace the SQLite database by a backup, and keep the old one under another name. Stop the server first."
+    )
     file, path = file_command(argv, "restore", description)
     aside = restore(file, path)
-    print(f"{path} is again as it was in {file}. Everybody has to sign in again.")
-    print("Tokens, links, members and passwords are as they were then: what was revoked since has to be again.")
+    print(f"{file} is restored to {path}. Everybody has to sign in again.")
+    print("Tokens, links, members and passwords are those of the backup: revoke again what was revoked after it.")
     if aside:
-        print(f"What was in its place is now {aside}. Remove it when you no longer need it.")
+        print(f"The database before that is kept as {aside}. Remove it when you no longer need it.")
     return 0
 
 
@@ -17979,7 +17999,7 @@ def describe_user(user: tuple[str, int, int]) -> str:
 def confirm_delete(name: str) -> None:
     """Ask on the terminal whether to delete a user. Raises Misconfigured unless the answer is yes."""
     if not sys.stdin.isatty():
-        raise Misconfigured(f"give --yes to delete {name} without being asked; nothing was deleted")
+        raise Misconfigured(f"nobody can be asked without a terminal: add --yes to delete {name}. Nothing was deleted")
     if input(f"Delete {name} with everything that is theirs, for good? Type yes: ").strip().lower() != "yes":
         raise Misconfigured("nothing was deleted")
 
@@ -18015,7 +18035,7 @@ def user_command(argv: Sequence[str]) -> int:
         description=f"Accounts in the database of the settings:\n{acts}\nA password is asked for, or read from a pipe.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("act", choices=USER_ACTS)
+    parser.add_argument("act", metavar="ACTION", choices=USER_ACTS, help="one of the above")
     parser.add_argument("name", nargs="?", default="")
     parser.add_argument("new_name", nargs="?", default="", help="for rename")
     parser.add_argument("--yes", action="store_true", help="for delete: do not ask")
