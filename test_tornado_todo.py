@@ -12515,6 +12515,21 @@ async def test_history_tells_what_happened(page):
     await expect(page.locator(".history-what").first).to_have_text("Priority low")
 
 
+async def test_long_history_is_shown_to_its_end(page):
+    await type_in(page, BUY)
+    todo = (await ask(page, "/api/todos"))[0]
+    for number in range(120):
+        await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"priority": number % 3 + 1})
+    await page.reload()
+    await open_details(page, BUY)
+    await page.locator(".history summary").click()
+    await expect(page.locator(".history-what")).to_have_count(100)
+    await page.locator(".history-more").click()
+    await expect(page.locator(".history-what")).to_have_count(121)
+    await expect(page.locator(".history-what").last).to_have_text("Created")
+    await expect(page.locator(".history-more")).to_be_hidden()
+
+
 async def test_escape_closes_the_details_and_returns_the_focus(page):
     await type_in(page, BUY, FEED)
     await row(page, FEED).locator(".toggle").focus()

@@ -9524,6 +9524,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <details class="field history">
         <summary>History</summary>
         <ol class="history-list"></ol>
+        <button class="quiet-button history-more" type="button" hidden>Show more</button>
       </details>
     </div>
     <footer class="detail-foot">
@@ -14823,6 +14824,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     detailOpener = item.id;
     find('.detail').hidden = false;
     find('.history-list').replaceChildren();
+    find('.history-more').hidden = true;
     settleLayout();
     render();
     fillTexts();
@@ -15084,7 +15086,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       );
     });
     find('.detail-list').addEventListener('change', event => moveToList(state.open, event.target.value));
-    find('.history').addEventListener('toggle', loadHistory);
+    find('.history').addEventListener('toggle', () => loadHistory());
+    find('.history-more').addEventListener('click', () => loadHistory(nextHistory));
   }
 
   // ---- History -----------------------------------------------------------------------------------------
@@ -15142,15 +15145,24 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     );
   }
 
-  async function loadHistory() {
+  let nextHistory = null; // the query of the page after those that are shown
+
+  async function loadHistory(query = `?limit=${PAGE_SIZE}`) {
     const item = state.open;
     if (!item || item.pending || !find('.history').open) return;
+    const list = find('.history-list');
+    const isMore = query === nextHistory;
     try {
-      const changes = await getJson(`/api/todos/${item.id}/history`);
-      if (state.open?.id !== item.id) return;
-      find('.history-list').replaceChildren(...changes.map(historyLine));
+      const response = await send('GET', `/api/todos/${item.id}/history${query}`);
+      const lines = (await response.json()).map(historyLine);
+      if (state.open?.id !== item.id || (isMore && query !== nextHistory)) return;
+      nextHistory = nextQuery(response);
+      find('.history-more').hidden = nextHistory === null;
+      if (isMore) list.append(...lines);
+      else list.replaceChildren(...lines);
     } catch (error) {
-      find('.history-list').replaceChildren(element('li', { textContent: error.message }));
+      if (isMore) announce(error.message);
+      else list.replaceChildren(element('li', { textContent: error.message }));
     }
   }
 
