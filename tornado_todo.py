@@ -9177,6 +9177,12 @@ class StaticHandler(TornadoHandler, tornado.web.StaticFileHandler):
     def set_extra_headers(self, path: str) -> None:
         self.set_header("Cache-Control", "private, no-cache")
 
+    def get_content(  # type: ignore[override]  # Tornado calls it on the handler, which knows the Content-Length
+        self, abspath: str, start: int | None = None, end: int | None = None
+    ) -> Iterator[bytes]:
+        """The bytes to send: those that the file had when its length was sent, though it may have grown."""
+        return super().get_content(abspath, start, self.get_content_size() if end is None else end)
+
 
 class PrefixHandler(APIHandler):
     """Leads from the prefix without its slash to the page."""
