@@ -14241,9 +14241,17 @@ async def test_signing_out_everywhere_closes_another_tabs_page_and_another_devic
 async def test_a_lost_session_keeps_what_is_unsent_for_the_same_user(browser, accounts_server):
     async with signed_up_page(browser, accounts_server, "ann") as page:
         await type_in(page, BUY)
+        typed = asyncio.Event()
+
+        async def wait_for_typing(route):  # otherwise the page may find out before that the session is lost
+            await typed.wait()
+            await route.continue_()
+
+        await page.route("**/api/**", wait_for_typing)
         await page.context.clear_cookies()
         await page.locator(".new-todo").fill(FEED)
         await page.locator(".new-todo").press("Enter")
+        typed.set()
         await expect(page.locator(".gate-words")).to_contain_text("1 change is kept here")
         await expect(page.locator("#sign-in-name")).to_have_value("ann")
         await expect(page.locator("#sign-in-password")).to_be_focused()
