@@ -47,6 +47,7 @@ import threading
 import time
 import types
 import unicodedata
+import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
@@ -5779,6 +5780,8 @@ REFUSALS = [
     (lambda request: b"ada", 500, "request id"),
     (lambda request: 7, 500, "request id"),
     (lambda request: raise_error(ValueError("canary")), 500, "request id"),
+    (lambda request: raise_error(urllib.error.URLError(OSError("canary"))), 500, "request id"),
+    (lambda request: raise_error(UnicodeDecodeError("utf-8", b"x", 0, 1, "canary")), 500, "request id"),
 ]
 
 
@@ -7410,6 +7413,16 @@ def test_signing_in_over_https_sets_a_cookie_that_only_this_host_gets():
         plain = cookie_header(sign_in(server.client))
         renamed = "__Host-todo_session_443=" + plain.partition("=")[2]
         assert server.client.get("/api/todos", Cookie=renamed, **https).status == 401
+
+
+def test_cookie_shows_the_port_of_the_public_url_that_a_proxy_leaves_out():
+    settings = {**MEMORY, "TRUSTED_PROXIES": "127.0.0.1", "PUBLIC_URL": "https://todo.example:8443"}
+    https = {"X_Forwarded_Proto": "https", "X_Forwarded_For": "203.0.113.9"}
+    with with_ann(settings) as server:
+        answer = sign_in(server.client, Host="todo.example", **https)
+        assert session_cookie(answer).key == "__Host-todo_session_8443"
+        for host in ("todo.example", "todo.example:8443"):
+            assert server.client.get("/api/todos", Host=host, Cookie=cookie_header(answer), **https).status == 200
 
 
 @pytest.mark.parametrize(
@@ -11151,6 +11164,9 @@ def test_a_trusted_proxy_is_not_logged_as_forgotten(caplog):
         *("X-Forwarded", "Forwarded-For", "X-Original-Forwarded-For", "X-Original-Host", "X-Original-For", "X-Scheme"),
         *("X-Cluster-Client-IP", "Fastly-Client-IP", "Fly-Client-IP", "X-Azure-ClientIP", "X-Appengine-User-IP"),
         *("X-Envoy-External-Address", "X-Amzn-Trace-Id", "X-Amz-Cf-Id", "WL-Proxy-Client-IP", "X-ProxyUser-Ip"),
+        *("X-Originating-IP", "X-Src-IP", "X-Remote-Addr", "X-Forward-For", "X-Varnish", "X-ARR-LOG-ID", "X-Vercel-Id"),
+        *("X-Cloud-Trace-Context", "X-Request-Start", "CloudFront-Viewer-Address", "Surrogate-Capability"),
+        *("Tailscale-User-Login", "Remote-User", "X-NginX-Proxy", "Akamai-Origin-Hop"),
         *("Front-End-Https", "X-Url-Scheme", "X-Via", "X-Vercel-Forwarded-For", "X-Nf-Client-Connection-Ip"),
     ],
 )

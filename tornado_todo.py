@@ -6464,10 +6464,11 @@ class Services:
 # ==== auth: may call service and stores =========================================================
 
 # The headers by which proxies, load balancers and content delivery networks identify themselves and their
-# clients: X-Forwarded-For and its like, CF-Connecting-IP, True-Client-IP, X-Real-IP, Via and their like.
+# clients: X-Forwarded-For and its like, CF-Connecting-IP and whatever else ends in IP, Via and their like.
 FORWARDING_HEADER = re.compile(
-    r".*forwarded.*|.*(client|connecting|connection|real|remote|socket|user)-?ip(v[46])?"
-    r"|(x-)?via|cdn-loop|cf-.+|front-end-https|x-(url-)?scheme|x-(original|proxy|envoy|amzn?)-.+",
+    r".*forward.*|.*-ip(v[46])?|.*(client|socket)ip|.*remote-(addr|user)|(x-)?via|front-end-https|x-(url-)?scheme"
+    r"|(cdn|cf|cloudfront|akamai|fastly|surrogate|tailscale)-.+"
+    r"|x-(amzn?|arr|cdn|cloud-trace|envoy|nginx|original|proxy|request-start|traefik|varnish|vercel)(-.+)?",
     re.IGNORECASE,
 )
 
@@ -7167,16 +7168,19 @@ class SessionCookies:
 
     def __init__(self, config: Config, origins: Origins):
         self._config, self._origins = config, origins
+        public = urllib.parse.urlsplit(config.public_url)
+        self._port = str(public.port or {"http": 80, "https": 443}.get(public.scheme, ""))  # that browsers see
         self._keys: dict[int, str] = {}
         self._read = functools.lru_cache(200)(self._check_signature)
 
     def name(self, request: tornado.httputil.HTTPServerRequest) -> str:
         """The cookie's name, which no other server on the same host has: it shows the port and the prefix.
 
-        Browsers send a host's cookies to all its ports. Over https no other host can set it (RFC 6265bis, 4.1.3).
+        Browsers send a host's cookies to all its ports, and a proxy may leave the port out of the Host header.
+        Over https no other host can set the cookie (RFC 6265bis, 4.1.3).
         """
         is_https = request.protocol == "https"
-        port = split_host(request.host)[1] or (443 if is_https else 80)
+        port = self._port or split_host(request.host)[1] or (443 if is_https else 80)
         return f"{'__Host-' if is_https else ''}todo_session_{port}{self._config.prefix.replace('/', '!')}"
 
     def read(self, request: tornado.httputil.HTTPServerRequest) -> str | None:
@@ -7858,7 +7862,8 @@ class BaseHandler:
             for name, value in error.headers.items():
                 self.set_header(name, value)
         else:
-            given = getattr(error, "reason", None)  # of an HTTPError of the host program's
+            # Other errors of the host program, too, have a reason, which nobody is to see.
+            given = error.reason if isinstance(error, tornado.web.HTTPError) else None
             problem.update(detail=given or STATUS_DETAILS.get(status_code, reason), request_id=self.request_id)
         if self.closes_connection:
             self.set_header("Connection", "close")
