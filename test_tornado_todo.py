@@ -12480,6 +12480,23 @@ async def test_text_that_another_changed_while_the_tab_was_closed_is_chosen(page
     assert (await ask(other, f"/api/todos/{todo['id']}"))["notes"] == "mine"
 
 
+async def test_earlier_text_that_was_typed_again_is_chosen(page):
+    await type_in(page, BUY)
+    (todo,) = await ask(page, "/api/todos")
+    for notes in ("mine", "middle"):
+        await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"notes": notes})
+    await expect(rows(page).locator(".note")).to_be_visible()
+    await open_details(page, BUY)
+    await expect(page.locator(".detail-notes")).to_have_value("middle")
+    await page.context.route("**/api/**", lambda route: route.abort())
+    await page.locator(".detail-notes").fill("mine")
+    await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"notes": "theirs"})
+    await page.goto("about:blank")
+    await page.context.unroute_all()
+    await page.go_back()
+    await expect(page.locator(".dispute .version-text")).to_have_text(["mine", "theirs"])
+
+
 async def test_text_that_was_saved_at_closing_asks_nobody_later(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
@@ -13495,11 +13512,13 @@ async def deaf_proxy(url):
     hearing.set()
 
     async def pipe(reader, writer, is_heard):
-        while data := await reader.read(65536):
-            if not is_heard.is_set():
-                await asyncio.Event().wait()  # for ever: neither data nor an end
-            writer.write(data)
-        writer.close()
+        try:
+            while data := await reader.read(65536):
+                if not is_heard.is_set():
+                    await asyncio.Event().wait()  # for ever: neither data nor an end
+                writer.write(data)
+        finally:
+            writer.close()
 
     async def serve(reader, writer):
         inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
@@ -13581,6 +13600,27 @@ async def test_page_whose_line_died_in_a_sleep_shows_what_others_do(browser, ser
         if wake is write_something:
             await expect(page.locator(".todoapp")).to_have_attribute("aria-busy", "false")
             assert FEED in [todo["title"] for todo in await asyncio.to_thread(call_api, server + "/api/todos")]
+
+
+@pytest.mark.parametrize("held", ["**/api/lists", "**/api/todos?*"])
+async def test_counts_follow_others_also_while_the_view_changes(page, held):
+    await expect(page.locator(".empty-title")).to_be_visible()
+    let_go = asyncio.Event()
+
+    async def hold(route):
+        await let_go.wait()
+        await route.continue_()
+
+    await page.route(held, hold)
+    async with page.expect_request(held):
+        await ask(page, "/api/todos", "POST", {"title": BUY, "due": in_days(0)})
+    await page.evaluate("location.hash = '#/today/active'")
+    await expect(page.locator("h1")).to_have_text("Today")
+    await ask(page, "/api/todos", "POST", {"title": FEED, "due": in_days(0)})
+    await page.wait_for_timeout(500)
+    let_go.set()
+    await expect(page.locator(".sidebar")).to_contain_text("Inbox2")
+    await expect(page.locator(".sidebar")).to_contain_text("Today2")
 
 
 async def test_page_reads_all_again_when_the_server_does_not_know_its_revision(page):

@@ -12983,6 +12983,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     state.loading = false;
     showBusy();
     render();
+    if (state.refreshWanted) scheduleRefresh();
   }
 
   function loadFailed(error) {
@@ -13084,9 +13085,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const isOccupied = () => state.editing !== null || state.drag !== null || queue.running;
 
   async function refresh() {
-    if (!state.view || !state.loaded) return;
-    // Somebody who is typing or dragging is not to be disturbed; the end of it asks again.
-    if (isOccupied()) {
+    if (!state.view) return;
+    // Somebody who is typing or dragging is not to be disturbed, nor is the first loading; the end of it asks again.
+    if (!state.loaded || isOccupied()) {
       state.refreshWanted = true;
       return;
     }
@@ -13097,7 +13098,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     try {
       const [lists, page] = await Promise.all([getJson('/api/lists'), fetchWindow(wanted)]);
       if (isTrash()) state.trashedLists = await getJson('/api/lists?deleted=true');
-      if (ticket !== state.ticket) return;
+      if (ticket !== state.ticket) return scheduleRefresh(); // another view: what is beside it is still old
       if (isOccupied() || writes !== state.writes) {
         state.refreshWanted = true;
         return;
@@ -14034,10 +14035,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     });
   }
 
-  async function wasSaved({ kind, id, name, text }) {
+  // Looks only at what came after the text that was edited: to type an earlier text again is a change as well.
+  async function wasSaved({ kind, id, name, base: before, text }) {
     if (kind === 'lists') return false;
     const changes = await getJson(`/api/todos/${id}/history`);
-    return changes.some(({ after }) => after?.[name] === text);
+    const edited = changes.findIndex(({ after }) => after?.[name] === before);
+    return changes.some(({ after }, place) => after?.[name] === text && (edited < 0 || place < edited));
   }
 
   // ---- To-dos: editing in place ------------------------------------------------------------------------
