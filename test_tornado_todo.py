@@ -13356,6 +13356,19 @@ async def test_changes_wait_for_an_absent_server_and_are_sent_once(page):
     assert [(todo["title"], todo["completed"]) for todo in todos] == [(BUY, True), (FEED, False)]
 
 
+async def test_try_again_wakes_all_that_waits_for_the_server(page):
+    await type_in(page, BUY)
+    await lose_the_server(page)
+    await page.locator(".new-todo").fill(FEED)
+    await page.locator(".new-todo").press("Enter")
+    await expect(page.locator(".banner")).to_contain_text("1 change is kept here")
+    async with page.expect_event("requestfailed", lambda request: "/api/health/live" in request.url):
+        await come_online(page)
+    await reach_the_server_again_by_the_button(page)
+    await expect(shown_titles(page)).to_have_text([BUY, FEED])
+    assert [todo["title"] for todo in await ask(page, "/api/todos")] == [BUY, FEED]
+
+
 @pytest.mark.parametrize("status", [429, 503])
 async def test_changes_wait_while_the_server_refuses_all_writes(page, status):
     await type_in(page, BUY)

@@ -12651,7 +12651,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // ---- Away and back -----------------------------------------------------------------------------------
 
-  let wakeRetry = () => {};
+  const retries = new Set(); // everything that waits for another attempt goes on at once
+  const wakeRetry = () => retries.forEach(retry => retry());
 
   function showAway(detail, milliseconds) {
     state.away = { detail, seconds: Math.max(1, Math.round(milliseconds / 1000)) };
@@ -12682,6 +12683,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     state.away = null;
     renderBanner();
     announce('Connected again.');
+    wakeRetry();
     if (!access.session) return; // the start is still asking, and goes on by itself
     if (!state.loaded) loadView();
     else scheduleRefresh();
@@ -12692,12 +12694,14 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const backoff = attempt => Math.min(LONGEST_RETRY, 500 * 2 ** attempt) * (0.6 + Math.random() * 0.4);
 
   function waitForRetry(milliseconds) {
-    return Promise.race([
-      sleep(milliseconds),
-      new Promise(resolve => {
-        wakeRetry = resolve;
-      }),
-    ]);
+    return new Promise(resolve => {
+      const retry = () => {
+        retries.delete(retry);
+        resolve();
+      };
+      retries.add(retry);
+      setTimeout(retry, milliseconds);
+    });
   }
 
   // ---- Writing -----------------------------------------------------------------------------------------
