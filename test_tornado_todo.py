@@ -4355,6 +4355,17 @@ def test_a_file_that_is_taken_away_from_a_running_server_is_noticed(tmp_path, wh
                 assert found.execute("SELECT id FROM todos").fetchall() == [(kept["id"],)]
 
 
+def test_database_file_that_is_emptied_under_a_running_server_loses_nothing(tmp_path):
+    with process(tmp_path, **in_file(tmp_path)) as server:
+        kept = add(server.client)
+        os.truncate(tmp_path / "todos.db", 0)
+        assert_problem(server.client.post("/api/todos", {"title": "lost"}), 503)
+        server.child.kill()
+        server.child.wait()
+    with serving(in_file(tmp_path)) as client:
+        assert [todo["id"] for todo in client.get("/api/todos").json()] == [kept["id"]]
+
+
 @pytest.mark.parametrize("which", ["-wal", "-shm"])
 def test_a_database_behind_a_symbolic_link_has_its_log_beside_the_file(tmp_path, which):
     (tmp_path / "data").mkdir()

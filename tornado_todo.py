@@ -2445,7 +2445,8 @@ class SQLiteDatabase(Database):
             status = os.stat(self.path)
         except OSError as error:
             raise FilesLost(self.path) from error
-        if (status.st_dev, status.st_ino) != self._files[self.path]:
+        # An emptied file gets back what the log has, see _save_log(); SQLite would begin a new database there.
+        if (status.st_dev, status.st_ino) != self._files[self.path] or not status.st_size:
             raise FilesLost(self.path)
         look = status.st_mtime_ns, status.st_size
         if look != self._last_look:  # only a checkpoint writes to the file, seldom
