@@ -3593,7 +3593,7 @@ class TodoQueries:
                 " Read everything again from the beginning."
             )
 
-    async def history(self, todo_id: str, before: int, most: int) -> list[Change]:
+    async def history(self, todo_id: str, before: int = 2**63 - 1, most: int = 1000) -> list[Change]:
         """The changes to a to-do before a revision that the caller may see, newest first. Raises NotFound."""
         rows = await self.fetch(
             f"SELECT {SEEN_CHANGE} FROM changes WHERE todo_id = $2 AND ({SEES_AFTER} OR {SEES_BEFORE})"
@@ -6997,14 +6997,13 @@ def throttled_network(address: str | None) -> str:
 
 
 class Throttle:
-    """Slows those down who try passwords. All processes share the counts, and a restart keeps the failures."""
+    """Slows those down who try passwords. All processes share the counts.
 
-    def __init__(
-        self,
-        records: "DictRecordStore | RedisRecordStore",
-        failures: "ThrottleStore | RedisRecordStore",
-    ):
-        self._records, self._failures = records, failures
+    Failures are kept in the store `failures`, so that a restart does not forget them; without it among the records.
+    """
+
+    def __init__(self, records: "DictRecordStore | RedisRecordStore", failures: ThrottleStore | None = None):
+        self._records, self._failures = records, failures or records
 
     async def count_address(self, address: str | None) -> None:
         """Count an attempt from an address. Raises TooManyRequests past 20 within a minute."""
@@ -16696,7 +16695,7 @@ def app_settings(config: Config, get_user: GetUser | None, checks: Mapping[str, 
     services.close_too(hasher.close)
     # Not among the records: whoever stores many of those would push the counts out.
     records = services.records if config.redis else DictRecordStore(most=100_000)
-    throttle = Throttle(records, services.records if config.redis else services.throttles)
+    throttle = Throttle(records, None if config.redis else services.throttles)
     return {
         "config": config,
         "services": services,
