@@ -12431,7 +12431,8 @@ async def test_text_typed_in_a_closed_window_outlives_the_other_windows(page, ty
     await page.locator(".new-todo").fill(BUY)
     other = await open_window(page)
     await page.close(run_before_unload=True)
-    await other.wait_for_function("Object.keys(localStorage).some(key => key.includes('typed:'))")
+    while not await other.evaluate("Object.keys(localStorage).some(key => key.includes('typed:'))"):
+        await asyncio.sleep(0.05)
     await other.locator(".new-todo").fill(typed)
     other = await reopen(other)
     await expect(other.locator(".new-todo")).to_have_value(re.compile(f"{BUY}|more"))
