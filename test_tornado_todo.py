@@ -4371,6 +4371,43 @@ def test_database_file_that_is_emptied_under_a_running_server_loses_nothing(tmp_
         assert [todo["id"] for todo in client.get("/api/todos").json()] == [kept["id"]]
 
 
+@pytest.mark.parametrize("damage", ["emptied", "cut", "overwritten"])
+def test_write_to_a_log_that_is_damaged_under_a_running_server_is_not_acknowledged(tmp_path, damage):
+    log = tmp_path / "todos.db-wal"
+    with process(tmp_path, **in_file(tmp_path)) as server:
+        before = [add(server.client)["id"] for _ in range(3)]
+        if damage == "overwritten":
+            with log.open("r+b") as file:
+                file.write(b"x" * 32)
+        else:
+            os.truncate(log, 0 if damage == "emptied" else log.stat().st_size - 5000)
+        for _ in range(2):
+            problem = assert_problem(server.client.post("/api/todos", {"title": "lost"}), 503)
+            assert "todos.db-wal" in problem["detail"]
+        assert server.client.get("/api/health").status == 503
+        server.child.kill()
+        server.child.wait()
+    with serving(in_file(tmp_path)) as client:
+        found = [todo["id"] for todo in client.get("/api/todos").json()]
+        assert found == {"emptied": [], "cut": before[:2], "overwritten": before}[damage]
+        add(client, "bread")
+
+
+def test_log_that_another_process_empties_after_a_checkpoint_is_no_damage(tmp_path):
+    with process(tmp_path, **in_file(tmp_path)) as server:
+        kept = [add(server.client)["id"]]
+        for _ in range(2):
+            with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as other:
+                assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+            assert (tmp_path / "todos.db-wal").stat().st_size == 0
+            assert server.client.get("/api/health").status == 200
+            kept.append(add(server.client)["id"])
+        server.child.kill()
+        server.child.wait()
+    with serving(in_file(tmp_path)) as client:
+        assert sorted(todo["id"] for todo in client.get("/api/todos").json()) == sorted(kept)
+
+
 @pytest.mark.parametrize("which", ["-wal", "-shm"])
 def test_a_database_behind_a_symbolic_link_has_its_log_beside_the_file(tmp_path, which):
     (tmp_path / "data").mkdir()

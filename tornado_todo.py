@@ -2173,6 +2173,19 @@ def file_id(file: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+# How the log of a SQLite database begins (https://sqlite.org/fileformat2.html#walformat), and the size to which SQLite
+# may cut it when it begins it anew; it never cuts what it still needs.
+LOG_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+LOG_LIMIT = 64 * MAX_BODY
+
+
+def look_at_log(file: str) -> tuple[bytes, int]:
+    """The header of a log and the log's size in bytes, which it had before the header was read."""
+    with open(file, "rb", buffering=0) as log:
+        size = os.fstat(log.fileno()).st_size
+        return log.read(32), size
+
+
 def is_open_elsewhere(path: str) -> bool:
     """Whether another process has a SQLite database open, in whatever state the file is or whether it has gone.
 
@@ -2195,7 +2208,7 @@ def is_open_elsewhere(path: str) -> bool:
 
 
 class FilesLost(Unavailable):
-    """A file of a SQLite database was removed or replaced while it was open."""
+    """A file of a SQLite database was removed, replaced, emptied or overwritten while it was open."""
 
     def __init__(self, file: str):
         super().__init__(f"{file} has been moved, deleted or replaced. Put it back, or start the server again.")
@@ -2247,6 +2260,8 @@ class SQLiteDatabase(Database):
         self._last_look: tuple[int, int] | None = None  # when the file was written and how long it was, then
         self._contents: dict[str, int] | None = None  # the counters in the file itself, without the log, then
         self._is_overwritten = False
+        self._log: tuple[bytes, int] | None = None  # the header and the size of the log, then
+        self._log_is_damaged = False
         self._monitor: sqlite3.Connection | None = None
         self._remembered: dict[tuple, list[tuple]] = {}
         self._remembered_size = 0
@@ -2286,7 +2301,7 @@ class SQLiteDatabase(Database):
             "PRAGMA foreign_keys=ON",
             "PRAGMA journal_mode=WAL",
             "PRAGMA synchronous=FULL",
-            f"PRAGMA journal_size_limit={64 * MAX_BODY}",
+            f"PRAGMA journal_size_limit={LOG_LIMIT}",
             "PRAGMA temp_store=MEMORY",  # or savepoints write each page that they could have to undo into a file
             "PRAGMA wal_autocheckpoint=4000",  # 16 MB: what many writes change is copied once
             "BEGIN IMMEDIATE",  # journal_mode=WAL alone succeeds on a file that cannot be written
@@ -2329,9 +2344,12 @@ class SQLiteDatabase(Database):
         if self._writer_thread:
             self._writer_thread.shutdown()
         if self._monitor:
+            if self._log_is_damaged and hasattr(self._monitor, "setconfig"):  # Python 3.12 has it
+                self._monitor.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
             self._monitor.close()
         self._readers, self._writer, self._writer_thread, self._monitor = [], None, None, None
         self._files, self._last_look, self._contents, self._is_overwritten = {}, None, None, False
+        self._log, self._log_is_damaged = None, False
         self._ask_again()
         self._remember_nothing(None)
 
@@ -2436,6 +2454,37 @@ class SQLiteDatabase(Database):
         for file, opened in self._files.items():
             if file != self.path and file_id(file) != opened:
                 raise FilesLost(file)
+        self._check_log()
+
+    def _check_log(self) -> None:
+        """Raise FilesLost if the log was emptied, cut or overwritten: SQLite does not look until it is opened again."""
+        if not self._files:
+            return
+        _, file, _ = self._files
+        before = self._log  # read before the file is: another thread may be writing, and may look, too
+        try:
+            header, size = look_at_log(file)
+        except OSError as error:
+            raise FilesLost(file) from error
+        header_before, size_before = before or (header, size)
+        if header == header_before:
+            self._log_is_damaged |= size < min(size_before, LOG_LIMIT)
+        elif header:
+            self._log_is_damaged |= header[:4] not in LOG_MAGIC
+        else:  # a checkpoint of another process may have emptied it
+            self._log_is_damaged |= self._log_has_frames() and not look_at_log(file)[1]
+        if self._log_is_damaged:
+            raise FilesLost(file)
+        self._log = header, size
+
+    def _log_has_frames(self) -> bool:
+        """Whether SQLite believes, from the index of the log, that there is something in the log."""
+        try:
+            with contextlib.closing(sqlite3.connect(self.path, timeout=0, isolation_level=None)) as connection:
+                connection.execute("SELECT 1 FROM counters").fetchone()
+                return connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1] > 0
+        except sqlite3.Error:  # what the index names cannot be read
+            return True
 
     def _check_database_file(self) -> None:
         """Raise FilesLost if the database itself is another file, or if another was copied over it."""
@@ -2478,13 +2527,23 @@ class SQLiteDatabase(Database):
     def _save_log(self) -> None:
         """Copy the log into the file that was opened, so that it is neither lost nor applied to another file.
 
-        To a file that another was copied over it must not be applied by anybody.
+        To a file that another was copied over it must not be applied by anybody. Of a damaged log, SQLite would copy
+        whatever is there; but when it opens the log again, it takes what is whole, if the header fits.
         """
         with contextlib.suppress(sqlite3.Error, OSError):
-            if self._is_overwritten:
+            if self._log_is_damaged:
+                self._restore_log_header()
+            elif self._is_overwritten:
                 os.truncate(f"{os.path.realpath(self.path)}-wal", 0)
             elif not self._writer.in_transaction:
                 self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _restore_log_header(self) -> None:
+        header, _ = self._log
+        with open(f"{os.path.realpath(self.path)}-wal", "r+b") as log:
+            if log.read(48)[40:] == header[16:24]:  # the first frame has the salt of its header
+                log.seek(0)
+                log.write(header)
 
     async def _commit(self, group: list[Write], run: Callable) -> list[tuple[Write, Any, BaseException | None]]:
         for write in group:  # here in the loop, where give_up() runs
@@ -2506,6 +2565,7 @@ class SQLiteDatabase(Database):
             if not self._writer.in_transaction:
                 self._begin()
             yield SQLiteSession(self._writer, self._in_writer_thread if self._writes_in_loop else None)
+            self._check_log()  # what was committed to a damaged log is not acknowledged
         finally:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
