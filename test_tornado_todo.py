@@ -7317,15 +7317,19 @@ def test_a_purged_list_takes_its_members_links_and_history_along(town):
 
 @pytest.mark.parametrize("act", ["to-do", "list", "account"])
 def test_owner_who_purges_takes_the_text_out_of_what_an_editor_was_answered(town, act):
-    list_id = shared_list(town)
-    made = town.cid.post("/api/todos", [{"title": PRIVATE, "list": list_id}, {"title": "x"}], Idempotency_Key="k")
+    names = f"owner.{act}", f"editor.{act}"
+    owner, editor = map(town.server.person, names)
+    list_id = add_list(owner)["id"]
+    share(owner, list_id, names[1])
+    made = editor.post("/api/todos", [{"title": PRIVATE, "list": list_id}, {"title": "x"}], Idempotency_Key=act)
+    assert made.status == 201
     path = f"/api/todos/{made.json()[0]['id']}" if act == "to-do" else f"/api/lists/{list_id}"
     if act == "account":
-        assert town.bob.send("DELETE", "/api/user", {"password": PASSWORD}).status == 204
+        assert owner.send("DELETE", "/api/user", {"password": PASSWORD}).status == 204
     else:
         for query in ("", "?deleted=true"):
-            assert town.bob.delete(path + query).status == 204
-    assert PRIVATE not in town.server.sql("SELECT answer FROM idempotency_keys WHERE key = 'k'")[0][0]
+            assert owner.delete(path + query).status == 204
+    assert PRIVATE not in town.server.sql("SELECT answer FROM idempotency_keys WHERE key = $1", act)[0][0]
 
 
 def test_a_link_shows_one_list_and_changes_nothing(town):
@@ -11549,7 +11553,7 @@ def test_a_restore_keeps_what_was_in_the_log_of_the_database_that_it_replaces(tm
         server.child.wait()
     done = command(tmp_path, "restore", "copy.db", **in_file(tmp_path))
     assert done.returncode == 0, done.stderr
-    aside = re.search(r"is now (\S+)\. Remove", done.stdout)[1]
+    aside = re.search(r"kept as (\S+)\. Remove", done.stdout)[1]
     with serving({"DATABASE_URL": f"sqlite:///{aside}"}) as client:
         assert titles(client) == ["before", "after"]
 
@@ -14538,6 +14542,28 @@ async def test_the_password_is_changed_with_the_present_one(browser, accounts_se
         await sign_out_on_page(page)
         await sign_in_on_page(page, "ann", NEW_PASSWORD)
         await expect(shown_titles(page)).to_have_text([BUY])
+
+
+async def test_new_password_keeps_its_user_signed_in_though_its_answer_is_late(browser, accounts_server):
+    async with signed_up_page(browser, accounts_server, "ann") as page:
+
+        async def answer_late(route):
+            response = await route.fetch()
+            await asyncio.sleep(2)  # for what the page does when the server closes its socket
+            await route.fulfill(response=response)
+
+        await open_account(page, "password")
+        await page.locator("#old-password").fill("not the password")
+        await page.locator("#new-password").fill(NEW_PASSWORD)
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#old-password")).to_have_attribute("aria-invalid", "true")
+        await page.route("**/api/user", answer_late)
+        await page.locator("#old-password").fill(PAGE_PASSWORD)
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".account .said")).to_contain_text("password is changed")
+        await page.wait_for_timeout(3000)  # for the gate to open, which it must not
+        await expect(page.locator(".account")).to_be_visible()
+        await expect(page.locator(".gate")).to_be_hidden()
 
 
 @SCREENS

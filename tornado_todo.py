@@ -12482,7 +12482,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const inviteOf = hash => /^#\/sign-up\/([\w.~-]+)/.exec(hash)?.[1] ?? null;
 
   // Who is here. A page never changes its user or its link: for another one it is loaded anew.
-  const access = { session: null, link: linkOf(location.hash), hasForgotten: false, leaving: false };
+  const access = { session: null, link: linkOf(location.hash), hasForgotten: false, leaving: false, renewing: null };
 
   const inbox = () => state.lists.find(list => list.inbox);
   const listById = id => state.lists.find(list => list.id === id);
@@ -15318,6 +15318,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   async function signInAgain() {
+    // A new password ends the session and its socket before the answer with the cookie of the new one arrives.
+    await access.renewing?.catch(() => {});
     let session = await askSessionPatiently();
     // Where nobody need sign in, who was signed in is still another user than the machine's own.
     const hasEnded = session.user === null || (isLocalUser(session) && !isLocalUser(access.session));
@@ -15770,7 +15772,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   async function changePassword({ password, new_password }) {
-    await send('PATCH', '/api/user', { body: { password, new_password } });
+    access.renewing = send('PATCH', '/api/user', { body: { password, new_password } });
+    await access.renewing;
     find('.password-form').reset();
     say(find('.account'), 'The password is changed. All other devices are signed out.');
   }
