@@ -9964,6 +9964,44 @@ def test_an_unknown_option_ends_the_start_with_exit_code_2(tmp_path):
     assert done.returncode == 2 and "--prot" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "name, meant", [("frobnicate", ""), ("bakup", "backup"), ("User", "user"), ("restroe", "restore")]
+)
+def test_an_unknown_command_is_refused_with_the_commands_that_there_are(tmp_path, name, meant):
+    refused = command(tmp_path, name)
+    assert_refused(refused, f"{name!a} is not a command", *tornado_todo.COMMANDS, "the server starts")
+    assert f"did you mean {meant}?" in refused.stderr if meant else "did you mean" not in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_says_once_why_the_database_does_not_open(tmp_path):
+    pytest.importorskip("asyncpg")
+    away = f"postgresql://ann@127.0.0.1:{free_port()}/todo"
+    checked = command(tmp_path, "--check", DATABASE_URL=away)
+    assert checked.returncode == 1 and checked.stdout.count("failing") == 2
+    assert checked.stderr.count("\n") == 1 and "cannot be reached" in checked.stderr, checked.stderr
+
+
+def test_a_check_says_once_that_there_is_no_such_database(tmp_path):
+    url = urllib.parse.urlsplit(address_of("TEST_POSTGRES_URL"))._replace(path=f"/{own_name()}").geturl()
+    checked = command(tmp_path, "--check", DATABASE_URL=url)
+    assert checked.returncode == 1 and checked.stdout.count("failing") == 2
+    assert checked.stderr.count("\n") == 1 and "createdb" in checked.stderr, checked.stderr
+
+
+def test_a_start_says_once_why_the_database_does_not_open(tmp_path):
+    pytest.importorskip("asyncpg")
+    with process(tmp_path, DATABASE_URL=f"postgresql://ann@127.0.0.1:{free_port()}/todo"):
+        said = (tmp_path / "stderr.txt").read_text()
+    assert said.count("\n") == 1 and "cannot be reached" in said, said
+
+
+@pytest.mark.parametrize("act", ["delete", "password"])
+def test_nobody_is_asked_anything_about_a_user_that_there_is_not(tmp_path, act):
+    refused = command(tmp_path, "user", act, "nobody", **in_file(tmp_path))
+    assert refused.returncode == 1 and refused.stderr == "tornado_todo: There is no user nobody.\n"
+
+
 def test_a_port_in_use_ends_the_start_with_one_line_and_makes_no_file(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -11423,6 +11461,41 @@ def test_a_copy_of_a_file_that_is_not_there_makes_none(tmp_path):
     assert ended.returncode == 2 and "typo.db" in ended.stderr and not list(tmp_path.glob("*.db"))
 
 
+@pytest.mark.parametrize("options", [[], ["--resume"]])
+@pytest.mark.parametrize("spelling", ["settings", "relative", "symbolic link", "hard link", "dots"])
+def test_a_sqlite_file_is_never_copied_onto_itself(tmp_path, spelling, options):
+    source = f"sqlite:///{tmp_path}/a.db"
+    with serving({"DATABASE_URL": source}) as client:
+        some_data(client)
+    (tmp_path / "soft.db").symlink_to(tmp_path / "a.db")
+    os.link(tmp_path / "a.db", tmp_path / "hard.db")
+    others = {"relative": "sqlite:///a.db", "symbolic link": "sqlite:///soft.db", "hard link": "sqlite:///hard.db"}
+    others["dots"] = f"sqlite:///{tmp_path}/../{tmp_path.name}/a.db"
+    target = ["--to", others[spelling]] if spelling in others else []
+    ended = command(tmp_path, "copy", "--from", source, *target, *options, DATABASE_URL=source)
+    assert_refused(ended, "the same source and target", "--to URL")
+
+
+def test_a_database_is_not_copied_onto_itself_for_its_documents(tmp_path):
+    pytest.importorskip("motor")
+    with serving({"DATABASE_URL": f"sqlite:///{tmp_path}/tornado_todo.db"}) as client:
+        some_data(client)
+    documents = f"mongodb://127.0.0.1:{free_port()}/x"
+    ended = command(tmp_path, "copy", "--from", "sqlite:///tornado_todo.db", "--to-documents", documents)
+    assert_refused(ended, "the same source and target")
+
+
+def test_a_postgres_database_is_never_copied_onto_itself(tmp_path, fresh_postgres):
+    url = fresh_postgres["DATABASE_URL"]
+    with serving(fresh_postgres) as client:
+        some_data(client)
+    other = url.replace("postgresql://", "postgres://") + "?application_name=copy"
+    for target in (["--to", other], []):
+        assert_refused(
+            command(tmp_path, "copy", "--from", url, *target, **fresh_postgres), "the same source and target"
+        )
+
+
 def test_a_copy_takes_the_end_that_no_option_names_from_the_settings(tmp_path):
     source, target = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
     with serving({"DATABASE_URL": source}) as client:
@@ -11519,6 +11592,26 @@ def spoil(path: pathlib.Path, how: str) -> None:
     if how == "another program's":
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("CREATE TABLE counters (name TEXT)")
+
+
+@pytest.mark.parametrize(
+    "how, words",
+    [("no database", "is not a SQLite database"), ("another program's", "is not a database of tornado_todo")],
+)
+def test_a_file_that_is_no_backup_is_said_to_be_none(tmp_path, how, words):
+    make_backup(tmp_path)
+    spoil(tmp_path / "copy.db", how)
+    refused = command(tmp_path, "restore", "copy.db", **in_file(tmp_path))
+    assert_refused(refused, f"copy.db {words}: give a file that `tornado-todo backup` made")
+    spoil(tmp_path / "todos.db", how)
+    assert_refused(command(tmp_path, "backup", "new.db", **in_file(tmp_path)), f"todos.db {words}: ", "DATABASE_URL")
+
+
+def test_a_backup_says_that_its_folder_does_not_exist(tmp_path):
+    with serving(in_file(tmp_path)) as client:
+        add(client, "milk")
+    refused = command(tmp_path, "backup", "gone/a.db", **in_file(tmp_path))
+    assert_refused(refused, f"the folder {tmp_path / 'gone'} does not exist")
 
 
 SPOILT = ["truncated", "emptied", "zeroed", "overwritten in the middle", "no database", "missing"]

@@ -2025,6 +2025,10 @@ class Database:
     async def _check_rights(self, transaction: Any, tables: Collection[str]) -> None:
         """Raise Unavailable unless these tables may be written to."""
 
+    async def identity(self) -> tuple | None:
+        """What no other database has, whatever it is called here; None if that is not known before it is open."""
+        raise NotImplementedError
+
     async def _connect(self) -> None:
         raise NotImplementedError
 
@@ -2268,6 +2272,10 @@ class SQLiteDatabase(Database):
         self._remembered_version: int | None = None
         self._version_now: int | None = None
         self._ask_after = 0.0
+
+    async def identity(self) -> tuple | None:
+        """Device and number of the file; None if there is none."""
+        return file_id(self.path) if self.path else None
 
     async def _connect(self) -> None:
         if sqlite3.sqlite_version_info < (3, 35):
@@ -2822,6 +2830,13 @@ class PostgresDatabase(Database):
         self.name = f"Postgres {without_password(url)}"
         self._pool: ConnectionPool | None = None
         self._is_pooled = False
+
+    async def identity(self) -> tuple | None:
+        """When its server was started, to the microsecond, and its name and schema there; None if it is not open."""
+        if self._pool is None:
+            return None
+        identity = "SELECT pg_postmaster_start_time(), current_database(), current_schema()"
+        return (await self.fetch(identity))[0]
 
     def _open_pool(self) -> ConnectionPool:
         address, _, query = self._url.partition("?")
@@ -6385,6 +6400,10 @@ class MySQLCheck:
             connection.close()
 
 
+def taking_long_to_open(database: Database) -> str:
+    return f"{database.name} is taking long to open."
+
+
 class Services:
     """Everything that an app opens: once, when first needed, and tried again if it failed."""
 
@@ -6442,7 +6461,7 @@ class Services:
             self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
         opened, _ = await asyncio.wait([self._opening], timeout=OPEN_SECONDS)
         if not opened:
-            raise Unavailable(f"{self.database.name} is taking long to open.")
+            raise Unavailable(taking_long_to_open(self.database))
         self._opening.result()
 
     async def _open(self) -> None:
@@ -6498,28 +6517,43 @@ class Services:
                 LOG.warning("tidying failed and is tried again in an hour: %s", error)
             await asyncio.sleep(3600)
 
-    async def health(self, seconds: float = 1.0) -> tuple[bool, dict[str, dict]]:
-        """Ping every engine in parallel, each for at most so long: whether all are well, and how each is."""
-        with contextlib.suppress(Exception):  # what keeps it from opening shows in the pings
+    async def health(self, seconds: float = 1.0, known: str = "") -> tuple[bool, dict[str, dict]]:
+        """Ping every engine in parallel, each for at most so long: whether all are well, and how each is.
+
+        Why one is not is logged, once for all that it keeps, unless it is `known` to the reader already.
+        """
+        cause = ""  # that the database does not open, and so the reason for whatever it keeps
+        try:
             await asyncio.wait_for(self.open(), seconds)
+        except TimeoutError:
+            cause = taking_long_to_open(self.database)
+        except Exception as error:
+            cause = str(error)
         pings = {name: self._check(engine, ping, seconds) for name, (engine, ping) in self._checks.items()}
-        engines = await tornado.gen.multi(pings)
+        checked = await tornado.gen.multi(pings)
+        engines = {name: entry for name, (entry, _) in checked.items()}
+        reasons = [(entry["engine"], str(error)) for entry, error in checked.values() if error]
+        reasons = [(engine, cause if engine == self.database.name and cause else reason) for engine, reason in reasons]
+        for engine, reason in dict.fromkeys(reasons):
+            if reason != known:
+                LOG.warning("health: %s: %s", engine, reason)
         return all(entry["state"] == "ok" for entry in engines.values()), engines
 
-    async def _check(self, engine: str, ping: Check, seconds: float) -> dict:
+    @staticmethod
+    async def _check(engine: str, ping: Check, seconds: float) -> tuple[dict, BaseException | None]:
         started = time.perf_counter()
         asking = asyncio.ensure_future(call_host(ping))
         # Not wait_for(), which goes on waiting for a check that does not end when it is cancelled.
         await asyncio.wait([asking], timeout=seconds)
+        error = None
         if not asking.done():
             asking.cancel()
             state = "no answer"
-        elif error := asking.exception():
-            LOG.warning("health: %s: %s", engine, error)
-            state = "failing"
         else:
-            state = "ok"
-        return {"engine": engine, "state": state, "milliseconds": round((time.perf_counter() - started) * 1000, 1)}
+            error = asking.exception()
+            state = "failing" if error else "ok"
+        milliseconds = round((time.perf_counter() - started) * 1000, 1)
+        return {"engine": engine, "state": state, "milliseconds": milliseconds}, error
 
 
 # ==== auth: may call service and stores =========================================================
@@ -17450,6 +17484,19 @@ async def documents_sum(store: DocumentStore, owners: Iterable[str]) -> tuple[in
     return count, total
 
 
+def same_ends() -> Misconfigured:
+    return Misconfigured(
+        "the copy would have the same source and target: name one with --from URL, or the other with --to URL"
+    )
+
+
+async def check_ends(source: Services, target: Services) -> None:
+    """Raise Misconfigured if both are known to be the same database."""
+    identity = await source.database.identity()
+    if identity is not None and identity == await target.database.identity():
+        raise same_ends()
+
+
 async def check_target(source: Services, target: Services, resume: bool) -> None:
     """Raise Conflict unless a copy would only add to the target what the source has."""
     if not await source.database.fetch("SELECT id FROM users LIMIT 1"):
@@ -17479,11 +17526,13 @@ async def copy_documents(source: Services, target: Services, owners: Sequence[st
 async def copy_all(source: Services, target: Services, resume: bool, progress: Progress) -> list[str]:
     """Copy users, lists, to-dos, history, trash, revisions and documents; gives what differs afterwards.
 
-    Raises Conflict if the target has users already, unless it is to resume an earlier copy, or if
-    somebody has written to it since.
+    Raises Misconfigured if both are the same database, Conflict if the target has users already, unless it is
+    to resume an earlier copy, or if somebody has written to it since.
     """
+    await check_ends(source, target)  # SQLite must not open a file by two names: each would have a log of its own
     await source.open()
     await target.open()
+    await check_ends(source, target)
     await check_target(source, target, resume)
     for table in COPIED_TABLES:
         await copy_table(source.database, target.database, table, progress)
@@ -17513,10 +17562,23 @@ def remove_database(path: str) -> None:
             os.remove(path + ending)
 
 
-def copy_file(source: str, target: str) -> None:
-    """Copy a SQLite database into a new file, consistently, whoever uses it. Raises Misconfigured."""
+# What SQLite's code for an error means when it reads a table of ours.
+STRANGE_FILES = {
+    sqlite3.SQLITE_NOTADB: "is not a SQLite database",
+    sqlite3.SQLITE_ERROR: "is not a database of tornado_todo",
+}
+
+
+def copy_file(source: str, target: str, hint: str) -> None:
+    """Copy a SQLite database into a new file, consistently, whoever uses it.
+
+    Raises Misconfigured, with the hint if the source is no database of ours.
+    """
     if not os.path.isfile(source):
         raise Misconfigured(f"there is no file {source}")
+    folder = os.path.dirname(os.path.abspath(target))
+    if not os.path.isdir(folder):
+        raise Misconfigured(f"the folder {folder} does not exist: make it, or name another")
     # Nobody writes where nobody may, and there SQLite could not make the files that it needs for others who write.
     how = "mode=rw" if os.access(os.path.dirname(os.path.abspath(source)), os.W_OK) else "mode=ro&immutable=1"
     try:
@@ -17529,6 +17591,8 @@ def copy_file(source: str, target: str) -> None:
             reading.execute("SELECT value FROM counters")  # or it is no database of ours
             reading.backup(writing)
     except (sqlite3.Error, OSError) as error:
+        if what := STRANGE_FILES.get(getattr(error, "sqlite_errorcode", None)):
+            raise Misconfigured(f"{source} {what}: {hint}") from error
         raise Misconfigured(f"cannot copy {source} to {target}: {error}") from error
 
 
@@ -17537,7 +17601,7 @@ def backup(path: str, target: str) -> None:
     if os.path.exists(target):
         raise Misconfigured(f"{target} exists already: give the name of a new file")
     unfinished = f"{target}.unfinished"
-    copy_file(path, unfinished)
+    copy_file(path, unfinished, "let DATABASE_URL name the one that the server uses")
     with contextlib.closing(sqlite3.connect(unfinished)) as connection, connection:
         faults = connection.execute("PRAGMA integrity_check(1)").fetchall()
         if faults != [("ok",)]:
@@ -17584,7 +17648,7 @@ def restore(file: str, path: str) -> str | None:
     refuse_open(path)
     unfinished = f"{path}.unfinished"
     try:
-        copy_file(file, unfinished)
+        copy_file(file, unfinished, "give a file that `tornado-todo backup` made")
         try:
             asyncio.run(renew(unfinished))
         except (TodoError, Misconfigured) as error:
@@ -17770,12 +17834,14 @@ def public_address(config: Config, sockets: Sequence[socket.socket]) -> str:
 
 async def check_engines(services: Services) -> bool:
     """Try every engine once and print a line for each; whether all are well."""
+    known = ""
     try:
         try:
             await services.open()
         except (Misconfigured, Unavailable) as error:
-            say(f"tornado_todo: {error}", sys.stderr, logging.ERROR)
-        well, engines = await services.health(seconds=5.0)
+            known = str(error)
+            say(f"tornado_todo: {known}", sys.stderr, logging.ERROR)
+        well, engines = await services.health(seconds=5.0, known=known)
         for name, entry in engines.items():
             print(f"{name:10} {entry['state']:10} {entry['milliseconds']:8.1f} ms  {entry['engine']}")
         return well
@@ -17785,13 +17851,15 @@ async def check_engines(services: Services) -> bool:
 
 async def open_at_start(services: Services) -> None:
     """Open the stores; say which engine is away, and go on. Raises Misconfigured."""
+    known = ""
     try:
         await services.open()
     except Unavailable as error:
-        say(f"tornado_todo: {error} Answering 503 until it can be used.", sys.stderr, logging.WARNING)
-    _, engines = await services.health()
+        known = str(error)
+        say(f"tornado_todo: {known} Answering 503 until it can be used.", sys.stderr, logging.WARNING)
+    _, engines = await services.health(known=known)
     for name, entry in engines.items():
-        if name != "todos" and entry["state"] != "ok":
+        if entry["engine"] != services.database.name and entry["state"] != "ok":
             say(f"tornado_todo: {entry['engine']} ({name}): {entry['state']}.", sys.stderr, logging.WARNING)
 
 
@@ -18006,9 +18074,7 @@ def copy_command(argv: Sequence[str]) -> int:
     source = copy_side(options.source, options.from_documents, environ)
     target = copy_side(options.target, options.to_documents, environ)
     if options.source == options.target:
-        raise Misconfigured(
-            "the copy would have the same source and target: name one with --from URL, or the other with --to URL"
-        )
+        raise same_ends()
     if isinstance(source.database, SQLiteDatabase) and not os.path.isfile(source.database.path or ""):
         raise Misconfigured(f"--from: there is no file {source.database.path}")
 
@@ -18097,6 +18163,12 @@ def confirm_delete(name: str) -> None:
         raise Misconfigured("nothing was deleted")
 
 
+async def check_user(app: tornado.web.Application, name: str) -> None:
+    """Raise NotFound unless there is a user of this name."""
+    async with lifespan(app):
+        await app.settings["services"].accounts.user(name)
+
+
 async def act_on_user(app: tornado.web.Application, act: str, name: str, new_name: str, password: str) -> str:
     """Do one of USER_ACTS, and give a line that says what was done. Raises TodoError or Misconfigured."""
     services: Services = app.settings["services"]
@@ -18144,15 +18216,31 @@ def user_command(argv: Sequence[str]) -> int:
         new_name = clean_user_name(new_name) if new_name else ""
     except ValueError as error:
         raise Misconfigured(f"the name {error}") from None
-    app = make_app(read_environment(options))
-    if act == "delete" and not is_sure:
+    environ = read_environment(options)
+    asks_to_delete = act == "delete" and not is_sure
+    if asks_to_delete or act == "password":  # nobody is asked anything about a user that there is not
+        asyncio.run(check_user(make_app(environ), name))
+    if asks_to_delete:
         confirm_delete(name)
     password = read_password(f"Password for {name}") if act in ("add", "password") else ""
-    print(asyncio.run(act_on_user(app, act, name, new_name, password)))
+    print(asyncio.run(act_on_user(make_app(environ), act, name, new_name, password)))
     return 0
 
 
 COMMANDS = {"user": user_command, "copy": copy_command, "backup": backup_command, "restore": restore_command}
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run the command that the first argument names, or else the server. Raises Misconfigured if there is none."""
+    if not arguments or arguments[0].startswith("-"):
+        return serve_command(arguments)
+    name = arguments[0]
+    if name not in COMMANDS:
+        nearest = nearest_name(name.lower(), COMMANDS)
+        meant = f"; did you mean {nearest}?" if nearest else "."
+        known = ", ".join(COMMANDS)
+        raise Misconfigured(f"{name!a} is not a command{meant} There are {known}; without one the server starts")
+    return COMMANDS[name](arguments[1:])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18163,8 +18251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # a database's name may have letters that a terminal's encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv)
-    command = COMMANDS.get(arguments[0]) if arguments else None
-    return report_errors(lambda: command(arguments[1:]) if command else serve_command(arguments))
+    return report_errors(lambda: run_command(arguments))
 
 
 if __name__ == "__main__":
