@@ -10783,6 +10783,26 @@ async def test_reads_and_writes_go_on_when_the_server_has_ended_all_connections(
         await database.close()
 
 
+def test_purge_of_many_todos_runs_few_statements(tmp_path, fresh_postgres):
+    url = fresh_postgres["DATABASE_URL"]
+    with process(tmp_path, **fresh_postgres) as server:
+        for table in ("changes", "idempotency_keys"):
+            run_sql(
+                url,
+                f"CREATE SEQUENCE run_on_{table}",
+                f"CREATE FUNCTION count_{table}() RETURNS trigger LANGUAGE plpgsql AS"
+                f" $$ BEGIN PERFORM nextval('run_on_{table}'); RETURN NULL; END $$",
+                f"CREATE TRIGGER counting AFTER UPDATE OR DELETE ON {table}"
+                f" FOR EACH STATEMENT EXECUTE FUNCTION count_{table}()",
+            )
+        server.client.post("/api/todos", [{"title": "x"} for _ in range(200)])
+        server.client.delete("/api/todos?completed=false")
+        assert server.client.delete("/api/todos?deleted=true").json()["count"] == 200
+        assert server.client.get("/api/todos?deleted=true").json() == []
+    for table in ("changes", "idempotency_keys"):
+        run_sql(url, f"DO $$ BEGIN ASSERT (SELECT last_value FROM run_on_{table}) < 20, '{table}'; END $$")
+
+
 def test_processes_that_start_together_make_the_schema_once(tmp_path, fresh_postgres):
     with contextlib.ExitStack() as stack:
         started = at_once(5, lambda number: stack.enter_context(process(tmp_path, **fresh_postgres)))

@@ -3354,6 +3354,13 @@ async def end_sharing(transaction: Any, lists: str, *arguments: Any) -> list[str
     return [row[0] for row in members]
 
 
+def in_parts(ids: Sequence[str], first: int) -> Iterator[tuple[str, Sequence[str]]]:
+    """The placeholders, from `first` on, and the ids for each of the statements that take 500 of the ids at most."""
+    for start in range(0, len(ids), 500):
+        part = ids[start : start + 500]
+        yield ", ".join(f"${place}" for place in range(first, len(part) + first)), part
+
+
 def forget_answers(ids: str, column: str = "todo_id") -> str:
     """SQL to forget the kept answers that show a to-do (or a list, if `column` is its) whose id a SELECT names.
 
@@ -4230,13 +4237,14 @@ class TodoBatch(TodoQueries):
         self.work.raise_newest(self._revision)
 
     async def _delete_purged(self) -> None:
-        for statement in (
-            forget_answers("SELECT id FROM todos WHERE id = $1 AND owner_id = $2"),
-            "DELETE FROM changes WHERE todo_id = $1 AND EXISTS (SELECT 1 FROM todos WHERE id = $1 AND owner_id = $2)",
-            "DELETE FROM todos WHERE id = $1 AND owner_id = $2",
-        ):
-            purged = [(todo_id, self.user.id) for todo_id in self._purged_todos]
-            await self.source.execute_many(statement, purged)
+        for places, part in in_parts(self._purged_todos, 2):
+            purged = f"SELECT id FROM todos WHERE owner_id = $1 AND id IN ({places})"
+            for sql in (
+                forget_answers(purged),
+                f"DELETE FROM changes WHERE todo_id IN ({purged})",
+                f"DELETE FROM todos WHERE owner_id = $1 AND id IN ({places})",
+            ):
+                await self.fetch(sql, *part, seconds=BULK_SECONDS)
         for todo_id in self._purged_todos:
             self.work.forget_todo(todo_id)
 
@@ -4352,9 +4360,7 @@ class KnownUsers:
         rows = {}
         for sql in {sql for sql, _ in keys}:
             its_keys = sorted(key for its, key in keys if its == sql)
-            for start in range(0, len(its_keys), 500):
-                part = its_keys[start : start + 500]
-                places = ", ".join(f"${place}" for place in range(1, len(part) + 1))
+            for places, part in in_parts(its_keys, 1):
                 found = await self._database.fetch(f"{sql} IN ({places})", *part)
                 rows.update({(sql, row[-1]): row for row in found})
         return rows
@@ -4961,9 +4967,7 @@ class AccountStore:
         """Those of these credentials that are still good."""
         living: set[str] = set()
         ids, now = sorted(credential_ids), now_milliseconds()
-        for start in range(0, len(ids), 500):
-            part = ids[start : start + 500]
-            places = ", ".join(f"${place}" for place in range(3, len(part) + 3))
+        for places, part in in_parts(ids, 3):
             rows = await self.database.fetch(
                 "SELECT id FROM credentials WHERE expires_at > $1 AND (kind <> 'session' OR used_at > $2)"
                 f" AND id IN ({places})",
@@ -4976,9 +4980,7 @@ class AccountStore:
         """Those of these users who have another name now, or are gone."""
         named: set[User] = set()
         ids = sorted(user.id for user in users)
-        for start in range(0, len(ids), 500):
-            part = ids[start : start + 500]
-            places = ", ".join(f"${place}" for place in range(1, len(part) + 1))
+        for places, part in in_parts(ids, 1):
             rows = await self.database.fetch(f"SELECT id, name FROM users WHERE id IN ({places})", *part)
             named.update(User(*row) for row in rows)
         return set(users) - named
