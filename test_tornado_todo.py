@@ -8528,6 +8528,15 @@ def test_only_the_owner_can_read_the_database_its_log_secret_and_copies(tmp_path
         os.umask(before)
 
 
+def test_a_folder_that_is_named_as_the_database_keeps_its_rights(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(0o777)
+    done = command(tmp_path, "--check", DATABASE_URL=f"sqlite:///{folder}")
+    assert done.returncode and "Traceback" not in done.stderr
+    assert folder.stat().st_mode & 0o777 == 0o777
+
+
 @pytest.mark.parametrize("mode, kept", [(0o644, "0o600"), (0o664, "0o660"), (0o660, "0o660"), (0o666, "0o660")])
 def test_a_database_that_others_could_read_is_closed_to_them_when_it_is_opened(tmp_path, mode, kept):
     with serving(in_file(tmp_path)) as client:

@@ -70,6 +70,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import stat
 import sys
 import threading
 import time
@@ -2232,7 +2233,9 @@ def make_private(path: str) -> None:
         with contextlib.suppress(OSError):  # it is not there, or another user's
             mode = os.stat(file).st_mode
             kept = 0o770 if mode & 0o020 else 0o700
-            if mode & 0o777 & ~kept:
+            if (
+                stat.S_ISREG(mode) and mode & 0o777 & ~kept
+            ):  # a folder or device that is named by mistake stays as it is
                 os.chmod(file, mode & kept)
 
 
