@@ -2233,9 +2233,8 @@ def make_private(path: str) -> None:
         with contextlib.suppress(OSError):  # it is not there, or another user's
             mode = os.stat(file).st_mode
             kept = 0o770 if mode & 0o020 else 0o700
-            if (
-                stat.S_ISREG(mode) and mode & 0o777 & ~kept
-            ):  # a folder or device that is named by mistake stays as it is
+            # A folder or a device that is named by mistake stays as it is.
+            if stat.S_ISREG(mode) and mode & 0o777 & ~kept:
                 os.chmod(file, mode & kept)
 
 
