@@ -9252,9 +9252,11 @@ def ask_for_every_status(server: Served, headers: dict) -> dict[str, Answer]:
     todo = add(ann)
     page = anybody.get("/", **headers)
     asset = re.search(r"page/[0-9a-f]+\.css", page.body.decode())[0]
-    for _ in range(6):
+    for _ in range(12):  # a busy machine may take the second for which the sixth has to wait, but not the minutes after
         throttled = sign_in(anybody, "throttled", "wrong", X_Forwarded_For="198.51.100.77", **{
             key: value for key, value in headers.items() if key != "X_Forwarded_For"})  # fmt: skip
+        if throttled.status == 429:
+            break
     return {
         "200": ann.get("/api/todos"),
         "201": ann.post("/api/todos", {"title": "x"}),
@@ -12946,7 +12948,7 @@ async def test_title_that_is_too_long_is_shown_after_a_reload(page):
     await page.locator(".editing .edit").fill("x" * 501)
     await page.reload()
     await expect(page.locator(".dispute .version-text")).to_have_text(["x" * 501, BUY])
-    await page.get_by_role("button", name="Keep theirs").click()
+    await page.get_by_role("button", name="Keep the other").click()
     assert (await stored(page))["title"] == BUY
 
 
