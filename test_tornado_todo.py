@@ -12568,7 +12568,7 @@ async def test_name_of_a_new_list_survives_leaving(page, leave):
         await expect(page.locator(".lists .place")).to_contain_text("Garden")
 
 
-# About one run in four loses the text on a busy machine; the reason is not found yet.
+# Some runs lose the text, on a quiet machine too; the reason is not found yet (issue 10, line 8).
 SOMETIMES_LOST = pytest.mark.xfail(strict=False, reason="the text of the new to-do is sometimes not there again")
 
 
