@@ -9501,11 +9501,11 @@ PAGE_HTML = r"""<!DOCTYPE html>
           <div class="new-options" id="new-options" role="group" aria-label="For the new to-do" hidden>
             <p class="option">
               <label for="new-due">Due</label>
-              <input id="new-due" class="new-due" type="date">
+              <input id="new-due" class="new-due" type="date" autocomplete="off">
             </p>
             <p class="option">
               <label for="new-priority">Priority</label>
-              <select id="new-priority" class="new-priority">
+              <select id="new-priority" class="new-priority" autocomplete="off">
                 <option value="0">None</option>
                 <option value="1">Low</option>
                 <option value="2">Medium</option>
@@ -14041,7 +14041,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const STASH = `tornado_todo.typed:${base}:`;
   const ownStash = STASH + newId(); // all windows share the browser's storage
   const STASHED_FIELDS = ['.new-todo', '.new-due', '.new-priority', '.new-tags', '.new-list'];
-  const stashOwner = () => JSON.stringify([access.session.user, isLocalUser(access.session)]);
+  // Null until the page knows who is here: what was typed that early goes to the page after.
+  const stashOwner = () => access.session && JSON.stringify([access.session.user, isLocalUser(access.session)]);
   const isFilled = ([, text]) => !['', '0'].includes(text);
 
   let untaken = []; // the texts of an earlier page that wait for the view
@@ -14055,7 +14056,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function stash(storage) {
-    if (!access.session || access.leaving || access.link) return;
+    if (access.leaving || access.link) return;
     const fields = STASHED_FIELDS.map(selector => [selector, find(selector).value]);
     const typing = [...drafts].filter(([field]) => isTyped(field));
     const texts = [
@@ -14088,7 +14089,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     forgetStashes();
     for (const [key, text] of new Map([...(browser ?? []), ...(tab ?? [])])) {
       const { owner, fields, texts } = JSON.parse(text);
-      if (owner !== stashOwner()) continue;
+      if (owner !== null && owner !== stashOwner()) continue;
       untaken.push(...texts);
       if (!takeUpFields(fields)) localStorage.setItem(key, JSON.stringify({ owner, fields, texts: [] }));
     }
