@@ -7678,6 +7678,16 @@ def test_signing_out_ends_the_session_on_the_server(town):
     assert person.delete("/api/session").status == 204
 
 
+def test_forgetting_an_ended_session_leaves_a_living_one(town):
+    person = town.server.session("bob")
+    answer = person.delete("/api/session?ended=true")
+    assert answer.status == 204 and "set-cookie" not in answer.headers
+    assert person.get("/api/todos").status == 200
+    assert person.delete("/api/session").status == 204
+    answer = person.delete("/api/session?ended=true")
+    assert answer.status == 204 and is_dropped(session_cookie(answer))
+
+
 def test_signing_out_everywhere_ends_every_session_of_the_user_and_no_other(town):
     persons = [town.server.session("cid") for _ in range(3)]
     token = town.server.somebody(**bearer(make_token(persons[0])["token"]))
@@ -14425,6 +14435,33 @@ async def test_the_first_account_is_offered_what_the_machines_own_user_has(brows
             else:
                 await expect(page.locator(".empty-text")).to_contain_text("The 2 to-dos of this computer’s own user")
         assert len(titles(client)) == (0 if takes else 2)
+
+
+async def test_account_made_of_the_local_user_survives_its_other_windows(browser):
+    """Its answer, with the new cookie, comes after every window has noticed that the local user is gone."""
+    with serving({**MEMORY, "SIGNUP": "open"}) as client:
+        add(client, "milk")
+        async with opened_at(browser, client.url) as page:
+            page.server = client.url
+            await open_window(page)
+            sent = asyncio.Event()
+
+            async def hold_answer(route):
+                answer = await route.fetch()
+                await sent.wait()
+                await route.fulfill(response=answer)
+
+            await page.route("**/api/users", hold_answer)
+            await page.locator(".sign-in-button").click()
+            await page.get_by_label("Take along the 1 to-do of this computer’s own user").check()
+            await page.locator("#sign-up-name").fill("ann")
+            await page.locator("#sign-up-password").fill(PAGE_PASSWORD)
+            async with page.context.expect_event("request", lambda request: "/api/session" in request.url):
+                await page.locator(".sign-up-form [type=submit]").click()
+            await asyncio.sleep(0.5)  # for all requests that the windows may send
+            sent.set()
+            await expect(page.locator(".todo-list li")).to_have_count(1)
+            await expect(page.locator(".account-button")).to_be_visible()
 
 
 async def test_an_unencrypted_way_is_warned_of_and_closed_doors_are_not_shown(browser, accounts_server):

@@ -1501,6 +1501,7 @@ PARAMETERS: dict[str, Callable[[str], Any]] = {
     "priority": read_priorities,
     "q": read_words,
     "deleted": read_boolean,
+    "ended": read_boolean,
     "sort": read_sort,
     "limit": lambda text: read_whole_number(text, 1, 1000),
     "after": read_cursor,
@@ -8843,9 +8844,14 @@ class AccountHandler(CredentialHandler):
 
 
 class SessionHandler(AccountHandler):
-    """Who is signed in; signing in and out."""
+    """Who is signed in; signing in and out.
+
+    DELETE with `ended=true` only takes back the cookie of a session that has ended: a page that forgets the
+    old one must not end a new one, which began while it asked.
+    """
 
     public = True
+    query_parameters = {"DELETE": ("ended",)}
 
     async def get(self) -> None:
         await self.services.open()
@@ -8864,9 +8870,11 @@ class SessionHandler(AccountHandler):
     async def delete(self) -> None:
         secret = self.accounts and self.settings["cookies"].read(self.request)
         await self.services.open()
+        self.set_status(204)
+        if self.query.get("ended") and secret and await self.services.accounts.find(secret, "session"):
+            return
         await self._end_session(secret)
         self.drop_cookie()
-        self.set_status(204)
 
 
 class SignUpHandler(AccountHandler):
@@ -15357,27 +15365,29 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   async function signInAgain() {
-    // A new password ends the session and its socket before the answer with the cookie of the new one arrives.
+    // A new password, or an account made of this computer's own user, ends the session and its socket before
+    // the answer with the cookie of the new one arrives.
     await access.renewing?.catch(() => {});
     let session = await askSessionPatiently();
     // Where nobody need sign in, who was signed in is still another user than the machine's own.
     const hasEnded = session.user === null || (isLocalUser(session) && !isLocalUser(access.session));
     const isAsked = session.accounts && hasEnded;
-    if (isAsked) session = (await openGate(session)) ?? (await forgetSession(session));
-    if (!isSameUser(session)) await leave();
-    access.session = session;
+    if (isAsked) session = (await openGate(session)) ?? (await forgetSession());
     // Nothing but the cookie of an ended session keeps the machine's own user out.
     const isStale = isLocalUser(session) && !access.hasForgotten;
-    if (isStale) await forgetSession(session);
+    if (isStale) session = await forgetSession();
+    if (!isSameUser(session)) await leave();
+    access.session = session;
     if (live.socket === null) connectLater();
     if (isAsked || isStale) loadView();
   }
 
-  // Who goes on without signing in says so to the server, too: the cookie of the ended session has to go.
-  async function forgetSession(session) {
+  // To go on without signing in, the cookie of the ended session has to go. A session that another window, or
+  // this one, has begun in the meantime stays.
+  async function forgetSession() {
     access.hasForgotten = true;
-    await send('DELETE', '/api/session').catch(() => {});
-    return session;
+    await send('DELETE', '/api/session?ended=true').catch(() => {});
+    return askSessionPatiently();
   }
 
   // Another tab may have signed out, or in as somebody else.
@@ -15588,10 +15598,15 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     (findAll('input', form).find(input => !input.value) ?? find('input', form)).focus();
   }
 
+  async function renewSession(method, path, body) {
+    access.renewing = send(method, path, { body });
+    const response = await access.renewing;
+    return response.status === 204 ? null : response.json();
+  }
+
   async function signIn(fields) {
     try {
-      const response = await send('POST', '/api/session', { body: fields });
-      closeGate(await response.json());
+      closeGate(await renewSession('POST', '/api/session', fields));
     } catch (error) {
       if (error.status === 401) complain(find('#sign-in-password'), error.message);
       else throw error;
@@ -15602,8 +15617,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const body = { name, password };
     if (invite.trim()) body.invite = invite.trim();
     if (gate.session.local_todos && find('#sign-up-take').checked) body.take_local_todos = true;
-    const response = await send('POST', '/api/users', { body });
-    closeGate(await response.json());
+    closeGate(await renewSession('POST', '/api/users', body));
   }
 
   // An invitation is for who has no account yet.
@@ -15811,8 +15825,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   async function changePassword({ password, new_password }) {
-    access.renewing = send('PATCH', '/api/user', { body: { password, new_password } });
-    await access.renewing;
+    await renewSession('PATCH', '/api/user', { password, new_password });
     find('.password-form').reset();
     say(find('.account'), 'The password is changed. All other devices are signed out.');
   }
