@@ -3813,7 +3813,9 @@ async def test_what_a_group_puts_off_is_written_as_if_each_write_had_been_alone(
             *(service.patch(user, todo.id, {"notes": failing.__name__}, None) for todo in todos[5:]),
             return_exceptions=True,
         )
-        assert [type(outcome).__name__ for outcome in outcomes] == ["Written"] * 5 + ["Conflict"] + ["Written"] * 5
+        assert [type(outcome).__name__ for outcome in outcomes] == ["WriteResult"] * 5 + ["Conflict"] + [
+            "WriteResult"
+        ] * 5
         queries = service.queries(user)
         changes = await queries.changes(before, None, 1000)
         assert [change.revision for change in changes] == list(range(before + 1, before + 11))
@@ -3886,7 +3888,7 @@ async def test_writes_that_are_committed_together_come_out_as_they_would_one_aft
         start = await service.store.newest_revision()
         ids = [tornado_todo.uuid7() for _ in range(8)]
         found = await what_becomes_of_writes(writer, service, [owner, editor], ids, lists, seed)
-        assert {"Written", "NotFound", "Conflict"} <= {type(outcome).__name__ for outcome in found[0]}
+        assert {"WriteResult", "NotFound", "Conflict"} <= {type(outcome).__name__ for outcome in found[0]}
         found[0] = [str(outcome) if isinstance(outcome, Exception) else outcome for outcome in found[0]]
         found[-1] = [revision - start for revision in found[-1]]
         twins.append(without_what_differs([ids, lists, *found], number, start))
@@ -3937,7 +3939,7 @@ async def test_what_is_purged_in_a_group_is_gone_for_the_rest_of_it(service_anyw
         service.restore(user, todo_id),
         return_exceptions=True,
     )
-    assert [type(outcome).__name__ for outcome in outcomes] == ["Written", "Written", "NotFound", "NotFound"]
+    assert [type(outcome).__name__ for outcome in outcomes] == ["WriteResult", "WriteResult", "NotFound", "NotFound"]
 
 
 async def test_who_reads_two_lists_has_the_revision_of_what_a_group_changed_last(service_anywhere):
@@ -4554,7 +4556,7 @@ async def test_a_document_store_lists_names_in_order(document_store):
 async def test_of_document_writers_at_once_under_one_etag_one_wins(document_store):
     store, owner, _ = document_store
     etag = await store.put(owner, "a", b"0")
-    writes = (store.put(owner, "a", str(number).encode(), tornado_todo.Terms(etag)) for number in range(1, 9))
+    writes = (store.put(owner, "a", str(number).encode(), tornado_todo.Precondition(etag)) for number in range(1, 9))
     outcomes = await asyncio.gather(*writes, return_exceptions=True)
     assert [type(each) for each in outcomes].count(str) == 1
     assert [type(each) for each in outcomes].count(tornado_todo.PreconditionFailed) == 7

@@ -3325,7 +3325,7 @@ def escape_like(text: str) -> str:
     return re.sub("([!%_])", r"!\1", text)
 
 
-async def yielding(items: Iterable[Any]) -> AsyncIterator[Any]:
+async def in_batches(items: Iterable[Any]) -> AsyncIterator[Any]:
     """The items, with a turn for other requests after every few hundred: a bulk change must not stop the loop."""
     for index, item in enumerate(items, 1):
         yield item
@@ -3480,7 +3480,7 @@ class TodoQueries:
                 rows, key=lambda row: (due_moment(row[14], which.zone), row[14], row[0]), reverse=page.descending
             )
             rows = ordered[: page.limit + 1]
-        return [self._todo(row) async for row in yielding(rows)]
+        return [self._todo(row) async for row in in_batches(rows)]
 
     @staticmethod
     def _narrowings(which: TodoFilter, page: Page | None, bound: Callable[[Any], str]) -> list[list[str]]:
@@ -3776,8 +3776,8 @@ SESSION_IDLE = 7 * DAY
 SESSION_LIFETIME = 30 * DAY
 INVITE_LIFETIME = 7 * DAY
 LINK_LIFETIME = 100 * 365 * DAY  # until it is revoked
-MOST_CREDENTIALS = 100  # of a kind for a user, and of links to a list
-MOST_MEMBERS = 1000  # of a list
+MAX_CREDENTIALS = 100  # of a kind for a user, and of links to a list
+MAX_MEMBERS = 1000  # of a list
 NOTE_USE = 300_000  # milliseconds: a use so soon after another is not written down
 
 
@@ -3960,7 +3960,7 @@ def unit_of_work(transaction: Any) -> UnitOfWork:
     return transaction.work
 
 
-async def take_turn(transaction: Any) -> int:
+async def lock_revision(transaction: Any) -> int:
     """Wait until no other write is under way, and give the newest revision.
 
     Every write begins so. On Postgres it makes the writers of all processes take turns, as those on
@@ -4014,7 +4014,7 @@ class TodoBatch(TodoQueries):
 
     async def begin(self) -> None:
         """Wait for our turn and read the revision."""
-        self._revision = await take_turn(self.source)
+        self._revision = await lock_revision(self.source)
 
     async def todo(self, todo_id: str, deleted: bool = False, role: str = VIEWER) -> Todo:
         """One to-do, as those before it in the group have left it. Raises NotFound or Forbidden."""
@@ -4144,8 +4144,8 @@ class TodoBatch(TodoQueries):
             raise Invalid("The list is yours already.", [field_error("name", "is your own")])
         user_id, now = rows[0][0], milliseconds(self.at)
         there = await self.source.fetch("SELECT count(*) FROM members WHERE list_id = $1", list_id)
-        if there[0][0] >= MOST_MEMBERS:
-            raise Conflict(f"This list has {MOST_MEMBERS} members, and cannot have more.")
+        if there[0][0] >= MAX_MEMBERS:
+            raise Conflict(f"This list has {MAX_MEMBERS} members, and cannot have more.")
         was_one = await self.source.fetch(
             "SELECT created_at FROM members WHERE list_id = $1 AND user_id = $2", list_id, user_id
         )
@@ -4174,8 +4174,8 @@ class TodoBatch(TodoQueries):
     async def add_link(self, list_id: str) -> tuple[Credential, str]:
         """Make a link to the caller's list: a user who can only read it, and the secret that stands for them."""
         there = await self.source.fetch("SELECT count(*) FROM credentials WHERE list_id = $1", list_id)
-        if there[0][0] >= MOST_CREDENTIALS:
-            raise Conflict(f"This list has {MOST_CREDENTIALS} links already: revoke one first.")
+        if there[0][0] >= MAX_CREDENTIALS:
+            raise Conflict(f"This list has {MAX_CREDENTIALS} links already: revoke one first.")
         holder_id = uuid7()
         credential = new_credential("link", User(holder_id, LINK_NAME + holder_id), LINK_LIFETIME, read_only=True)
         await self.source.fetch(
@@ -4260,7 +4260,7 @@ class TodoBatch(TodoQueries):
         )
 
 
-class Written(NamedTuple):
+class WriteResult(NamedTuple):
     """What a write answers: the operation's result, its batch (None if nothing changed), its changes."""
 
     result: Any
@@ -4486,7 +4486,7 @@ class TodoStore:
 
         async def run(transaction: Any) -> None:
             await self._raise_revision(transaction)
-            revision = await take_turn(transaction) + 1
+            revision = await lock_revision(transaction) + 1
             await transaction.fetch("DELETE FROM credentials WHERE kind = 'session'")
             for table in ("users", "lists", "todos"):
                 await transaction.fetch(f"UPDATE {table} SET revision = $1", revision)
@@ -4505,7 +4505,7 @@ class TodoStore:
     @staticmethod
     async def _make_user(name: str, transaction: Any) -> User:
         now = now_milliseconds()
-        await take_turn(transaction)
+        await lock_revision(transaction)
         await transaction.fetch(
             "INSERT INTO users (id, name, created_at, revision) VALUES ($1, $2, $3, 0) ON CONFLICT (name) DO NOTHING",
             *(uuid7(), name, now),
@@ -4523,20 +4523,20 @@ class TodoStore:
         self,
         user: User,
         operation: Callable[[TodoBatch], Awaitable[Any]],
-        committed: Callable[[Written], None],
+        committed: Callable[[WriteResult], None],
         repeat: Repeat | None = None,
         is_short: bool = False,
         todo_id: str = "",
-    ) -> Written:
+    ) -> WriteResult:
         """Run `await operation(batch)` as one transaction, with its changes; `todo_id` is what it will read.
 
         With `repeat`, a request that was answered before is answered so again and writes nothing;
         raises Invalid if the key came with another request, or Gone if its result has been purged.
         """
 
-        async def run(transaction: Any) -> Written:
+        async def run(transaction: Any) -> WriteResult:
             batch = TodoBatch(transaction, user, now_milliseconds())
-            if await take_turn(transaction) < self._newest:
+            if await lock_revision(transaction) < self._newest:
                 # The database has gone back behind what was committed here, as when a standby takes over too early.
                 await self._raise_revision(transaction)
             await batch.begin()
@@ -4544,12 +4544,12 @@ class TodoStore:
                 return earlier
             result = await operation(batch)
             await batch.finish()
-            written = Written(result, batch.id if batch.changes else None, batch.changes, batch.changes_access)
+            written = WriteResult(result, batch.id if batch.changes else None, batch.changes, batch.changes_access)
             if repeat:
                 await self._keep_answer(batch, repeat, written)
             return written
 
-        def note(written: Written) -> None:
+        def note(written: WriteResult) -> None:
             if written.changes:
                 self._newest = written.changes[-1].change.revision
             committed(written)
@@ -4557,7 +4557,7 @@ class TodoStore:
         return await self.database.transaction(run, note, is_short, todo_id and (user.id, todo_id))
 
     @staticmethod
-    async def _earlier_answer(batch: TodoBatch, repeat: Repeat) -> Written | None:
+    async def _earlier_answer(batch: TodoBatch, repeat: Repeat) -> WriteResult | None:
         rows = await batch.fetch(
             "SELECT fingerprint, answer FROM idempotency_keys WHERE user_id = $1 AND key = $2", repeat.key
         )
@@ -4570,10 +4570,10 @@ class TodoStore:
         if not answer:
             raise Gone("This request was carried out before, and what it was about has been removed for good.")
         result, batch_id = msgspec.json.decode(answer, type=tuple[repeat.answer_type, str | None])
-        return Written(result, batch_id, [])
+        return WriteResult(result, batch_id, [])
 
     @staticmethod
-    async def _keep_answer(batch: TodoBatch, repeat: Repeat, written: Written) -> None:
+    async def _keep_answer(batch: TodoBatch, repeat: Repeat, written: WriteResult) -> None:
         answer = msgspec.json.encode((written.result, written.batch)).decode()
         # An answer that shows several to-dos is found by its batch when one of them is purged.
         about = getattr(written.result, "id", written.batch or "")
@@ -4587,7 +4587,7 @@ class TodoStore:
         """Leave a batch out when the user's last act is looked for: it could not be undone."""
 
         async def operation(transaction: Any) -> None:
-            await take_turn(transaction)
+            await lock_revision(transaction)
             # What lies between this batch and those passed over before has been undone.
             await transaction.fetch(
                 "UPDATE users SET passed_from = its.first, passed_to = CASE WHEN its.last < passed_from"
@@ -4641,7 +4641,7 @@ class TodoStore:
         """Forget the idempotency keys from before a time (epoch milliseconds)."""
 
         async def forget(transaction: Any) -> None:
-            await take_turn(transaction)
+            await lock_revision(transaction)
             await transaction.fetch("DELETE FROM idempotency_keys WHERE at < $1", before)
 
         await self.database.transaction(forget)
@@ -4700,14 +4700,14 @@ class AccountStore:
 
     async def _write(self, operation: Callable[[Any], Awaitable[Any]]) -> Any:
         async def run(transaction: Any) -> Any:
-            await take_turn(transaction)
+            await lock_revision(transaction)
             return await operation(transaction)
 
         return await self.database.transaction(run)
 
     async def _take_away(self, operation: Callable[[Any], Awaitable[Any]]) -> Any:
         async def run(transaction: Any) -> Any:
-            await take_turn(transaction)
+            await lock_revision(transaction)
             answer = await operation(transaction)
             if answer != []:  # rows that were removed: if there are none, nobody has lost anything
                 await raise_access(transaction)
@@ -4855,7 +4855,7 @@ class AccountStore:
         async def operation(transaction: Any) -> None:
             # To members and to those whose member this was everything looks different now: they get
             # the next revision, which stands for no change.
-            revision = await take_turn(transaction) + 1
+            revision = await lock_revision(transaction) + 1
             owners = await transaction.fetch(f"SELECT owner_id FROM lists WHERE id IN ({others})", user.id)
             concerned = [*await end_sharing(transaction, mine, user.id), *(row[0] for row in owners)]
             await transaction.fetch(f"UPDATE lists SET revision = $2 WHERE id IN ({others})", user.id, revision)
@@ -4898,9 +4898,9 @@ class AccountStore:
             ):
                 raise Unauthorized("The password has just been changed.")
             mine = "FROM credentials WHERE user_id = $1 AND kind = $2"
-            too_many = (await transaction.fetch(f"SELECT count(*) {mine}", user_id, kind))[0][0] + 1 - MOST_CREDENTIALS
+            too_many = (await transaction.fetch(f"SELECT count(*) {mine}", user_id, kind))[0][0] + 1 - MAX_CREDENTIALS
             if too_many > 0 and kind != "session":
-                raise Conflict(f"There are {MOST_CREDENTIALS} of these already: revoke one first.")
+                raise Conflict(f"There are {MAX_CREDENTIALS} of these already: revoke one first.")
             if too_many > 0:  # where somebody has not been for longest, they sign in again
                 longest_ago = f"SELECT id {mine} ORDER BY used_at, id LIMIT {too_many}"
                 await transaction.fetch(f"DELETE FROM credentials WHERE id IN ({longest_ago})", user_id, kind)
@@ -5021,14 +5021,14 @@ def missing_document(name: str) -> NotFound:
     return NotFound(f"Missing collection: {name}")
 
 
-class Terms(NamedTuple):
+class Precondition(NamedTuple):
     """On which a document is put: only one of this ETag, or only where there is none."""
 
     if_match: str | None = None
     only_new: bool = False
 
 
-ANY_TERMS = Terms()
+ANY_PRECONDITION = Precondition()
 
 
 def document_exists() -> PreconditionFailed:
@@ -5062,15 +5062,22 @@ class SQLDocumentStore:
             raise missing_document(name)
         return Document(rows[0][0].encode(), rows[0][1])
 
-    async def put(self, owner_id: str, name: str, body: bytes, terms: Terms = ANY_TERMS, at: int | None = None) -> str:
+    async def put(
+        self,
+        owner_id: str,
+        name: str,
+        body: bytes,
+        precondition: Precondition = ANY_PRECONDITION,
+        at: int | None = None,
+    ) -> str:
         """Keep a document, new or instead of the old one, and give its ETag. Raises PreconditionFailed."""
         etag = document_etag(body)
 
         async def upsert(transaction: Any) -> None:
-            await take_turn(transaction)
-            await self._check(transaction, owner_id, name, terms.if_match)
+            await lock_revision(transaction)
+            await self._check(transaction, owner_id, name, precondition.if_match)
             there = "SELECT 1 FROM documents WHERE owner_id = $1 AND name = $2"
-            if terms.only_new and await transaction.fetch(there, owner_id, name):
+            if precondition.only_new and await transaction.fetch(there, owner_id, name):
                 raise document_exists()
             await transaction.fetch(
                 "INSERT INTO documents (owner_id, name, body, size, etag, updated_at) VALUES ($1, $2, $3, $4, $5, $6)"
@@ -5085,7 +5092,7 @@ class SQLDocumentStore:
         """Remove a document. Raises NotFound or PreconditionFailed."""
 
         async def remove(transaction: Any) -> list[tuple]:
-            await take_turn(transaction)
+            await lock_revision(transaction)
             await self._check(transaction, owner_id, name, if_match)
             return await transaction.fetch(
                 "DELETE FROM documents WHERE owner_id = $1 AND name = $2 RETURNING name", owner_id, name
@@ -5098,7 +5105,7 @@ class SQLDocumentStore:
         """Remove all documents of a user."""
 
         async def remove(transaction: Any) -> None:
-            await take_turn(transaction)
+            await lock_revision(transaction)
             await transaction.fetch("DELETE FROM documents WHERE owner_id = $1", owner_id)
 
         await self.database.transaction(remove)
@@ -5192,10 +5199,17 @@ class MongoDocumentStore:
             raise missing_document(name)
         return Document(found["text"].encode(), found["etag"])
 
-    async def put(self, owner_id: str, name: str, body: bytes, terms: Terms = ANY_TERMS, at: int | None = None) -> str:
+    async def put(
+        self,
+        owner_id: str,
+        name: str,
+        body: bytes,
+        precondition: Precondition = ANY_PRECONDITION,
+        at: int | None = None,
+    ) -> str:
         """Keep a document, new or instead of the old one, and give its ETag. Raises PreconditionFailed."""
         etag = document_etag(body)
-        which = await self._which(owner_id, name, terms.if_match)
+        which = await self._which(owner_id, name, precondition.if_match)
         document = {"owner_id": owner_id, "name": name, "size": len(body), "etag": etag}
         document["updated_at"] = at or now_milliseconds()
         # The text is what is answered: BSON has values, such as {"$ref", "$id"}, that come back as something
@@ -5203,16 +5217,16 @@ class MongoDocumentStore:
         document.update(text=body.decode(), body=json.loads(body))
         async with self._documents() as documents:
             try:
-                if terms.only_new:
+                if precondition.only_new:
                     await documents.insert_one(document)
                     return etag
-                result = await documents.replace_one(which, document, upsert=terms.if_match is None)
+                result = await documents.replace_one(which, document, upsert=precondition.if_match is None)
             except self._errors.DuplicateKeyError:
-                if terms.only_new:
+                if precondition.only_new:
                     raise document_exists() from None
                 # Somebody else has just made it, so now it is replaced.
                 result = await documents.replace_one(which, document, upsert=True)
-        if terms.if_match is not None and not result.matched_count:
+        if precondition.if_match is not None and not result.matched_count:
             raise PreconditionFailed("It has changed in this very moment. Read it again, then decide.")
         return etag
 
@@ -5671,7 +5685,7 @@ class ChangeFeed:
             await self._look_at_rights()
             self._hub.known = max(self._hub.known, await self._store.newest_revision())
 
-    def committed(self, written: Written) -> None:
+    def committed(self, written: WriteResult) -> None:
         """Take in what this process has just committed."""
         changes = written.changes
         if not changes:
@@ -5758,7 +5772,7 @@ def collection_etag(user: User, revision: int) -> str:
     return f'"{revision}.{user.id[-8:]}"'
 
 
-MOST_SHOWN = 1000  # to-dos in the answer to an undo
+MAX_SHOWN = 1000  # to-dos in the answer to an undo
 
 
 class Undone(msgspec.Struct, frozen=True):
@@ -5832,12 +5846,12 @@ class TodoService:
 
     async def _write(
         self, user: User, operation: Callable, repeat: Repeat | None = None, is_short: bool = False, todo_id: str = ""
-    ) -> Written:
+    ) -> WriteResult:
         return await self.store.write(user, operation, self.feed.committed, repeat, is_short, todo_id)
 
     # ---- to-dos
 
-    async def create(self, user: User, fields: Mapping[str, Any], repeat: Repeat | None = None) -> Written:
+    async def create(self, user: User, fields: Mapping[str, Any], repeat: Repeat | None = None) -> WriteResult:
         """Make a to-do; the result is the Todo. Raises Invalid for a list that is not there."""
         return await self._write(user, lambda batch: self._create(batch, uuid7(), fields), repeat, is_short=True)
 
@@ -5852,7 +5866,9 @@ class TodoService:
         blank = Todo(id=todo_id, list=list_id, title="", order=order, created_at=batch.at, updated_at=batch.at)
         return batch.save_todo(None, changed_todo(blank, fields, batch.at))
 
-    async def create_all(self, user: User, items: Sequence[Mapping[str, Any]], repeat: Repeat | None = None) -> Written:
+    async def create_all(
+        self, user: User, items: Sequence[Mapping[str, Any]], repeat: Repeat | None = None
+    ) -> WriteResult:
         """Make a to-do of each item, in their sequence, as one batch; the result is the Todos.
 
         Raises Invalid, and makes none, for a list that is not there and for an `order`.
@@ -5861,7 +5877,7 @@ class TodoService:
         async def operation(batch: TodoBatch) -> list[Todo]:
             todos, ends = [], {}
             ids = sorted(uuid7() for _ in items)  # where all else is equal, to-dos are sorted by their ids
-            async for index, fields in yielding(enumerate(items)):
+            async for index, fields in in_batches(enumerate(items)):
                 with naming_item(index):
                     if "order" in fields:
                         raise Invalid(f"order {ORDER_ALONE}.", [field_error("order", ORDER_ALONE)])
@@ -5875,7 +5891,7 @@ class TodoService:
 
     async def replace(
         self, user: User, todo_id: str, fields: Mapping[str, Any], if_match: str | None, only_new: bool = False
-    ) -> Written:
+    ) -> WriteResult:
         """Make the to-do of this id, or set all its fields; the result is (Todo, whether it was made).
 
         Fields that are not sent get their defaults, except `list` and `order`, which stay. To repeat
@@ -5900,7 +5916,7 @@ class TodoService:
 
         return await self._write(user, operation, is_short=True)
 
-    async def patch(self, user: User, todo_id: str, fields: Mapping[str, Any], if_match: str | None) -> Written:
+    async def patch(self, user: User, todo_id: str, fields: Mapping[str, Any], if_match: str | None) -> WriteResult:
         """Set these fields of a to-do; the result is the Todo. Raises NotFound or PreconditionFailed."""
 
         async def operation(batch: TodoBatch) -> Todo:
@@ -5912,7 +5928,7 @@ class TodoService:
 
     async def patch_all(
         self, user: User, which: TodoFilter, fields: Mapping[str, Any], if_match: str | None
-    ) -> Written:
+    ) -> WriteResult:
         """Set these fields of all to-dos that a filter selects, as one batch; the result is how many."""
         if "order" in fields:
             raise Invalid(f"order {ORDER_ALONE}.", [field_error("order", ORDER_ALONE)])
@@ -5921,7 +5937,7 @@ class TodoService:
             selected = await self._select(batch, which, if_match, EDITOR)
             if "list" in fields:
                 _, last = await self._place_at_end(batch, fields["list"], len(selected))
-            async for before in yielding(selected):
+            async for before in in_batches(selected):
                 before, values = batch.saved.get(before.id, before), fields
                 if fields.get("list", before.list) != before.list:
                     self._check_move(batch, before, fields["list"])
@@ -5932,7 +5948,7 @@ class TodoService:
 
         return await self._write(user, operation)
 
-    async def delete(self, user: User, todo_id: str, if_match: str | None, deleted: bool = False) -> Written:
+    async def delete(self, user: User, todo_id: str, if_match: str | None, deleted: bool = False) -> WriteResult:
         """Move a to-do to the trash, or one in the trash out of existence. Raises NotFound."""
 
         async def operation(batch: TodoBatch) -> None:
@@ -5942,18 +5958,18 @@ class TodoService:
 
         return await self._write(user, operation, is_short=True, todo_id=todo_id)
 
-    async def delete_all(self, user: User, which: TodoFilter, if_match: str | None) -> Written:
+    async def delete_all(self, user: User, which: TodoFilter, if_match: str | None) -> WriteResult:
         """Move all that a filter selects to the trash, or all it selects there out of existence."""
 
         async def operation(batch: TodoBatch) -> int:
             role = OWNER if which.deleted else EDITOR
-            async for before in yielding(await self._select(batch, which, if_match, role)):
+            async for before in in_batches(await self._select(batch, which, if_match, role)):
                 self._delete(batch, before)
             return len(batch.changes)
 
         return await self._write(user, operation)
 
-    async def restore(self, user: User, todo_id: str) -> Written:
+    async def restore(self, user: User, todo_id: str) -> WriteResult:
         """Take a to-do out of the trash; the result is the Todo. Raises NotFound."""
 
         async def operation(batch: TodoBatch) -> Todo:
@@ -6018,7 +6034,7 @@ class TodoService:
             batch.source.take_long()
         todos = {todo.id: batch.saved.get(todo.id, todo) for todo in [*far_out, *([moved] if moved else [])]}
         in_order = sorted(todos.values(), key=lambda todo: (todo.order, todo.id), reverse=sign < 0)
-        async for before in yielding(in_order):
+        async for before in in_batches(in_order):
             order = (math.floor(order) if sign > 0 else math.ceil(order)) + float(sign)
             batch.save_todo(before, msgspec.structs.replace(before, order=order, updated_at=batch.at), "reorder")
         return order
@@ -6061,7 +6077,7 @@ class TodoService:
 
     # ---- lists
 
-    async def create_list(self, user: User, fields: Mapping[str, Any], repeat: Repeat | None = None) -> Written:
+    async def create_list(self, user: User, fields: Mapping[str, Any], repeat: Repeat | None = None) -> WriteResult:
         """Make a list; the result is the TodoList."""
 
         async def operation(batch: TodoBatch) -> TodoList:
@@ -6079,7 +6095,9 @@ class TodoService:
 
         return await self._write(user, operation, repeat)
 
-    async def patch_list(self, user: User, list_id: str, fields: Mapping[str, Any], if_match: str | None) -> Written:
+    async def patch_list(
+        self, user: User, list_id: str, fields: Mapping[str, Any], if_match: str | None
+    ) -> WriteResult:
         """Set these fields of a list; the result is the TodoList. Raises NotFound or PreconditionFailed."""
 
         async def operation(batch: TodoBatch) -> TodoList:
@@ -6092,7 +6110,7 @@ class TodoService:
 
         return await self._write(user, operation)
 
-    async def delete_list(self, user: User, list_id: str, if_match: str | None, deleted: bool = False) -> Written:
+    async def delete_list(self, user: User, list_id: str, if_match: str | None, deleted: bool = False) -> WriteResult:
         """Move a list with its to-dos to the trash, or one in the trash out of existence."""
 
         async def operation(batch: TodoBatch) -> None:
@@ -6107,7 +6125,7 @@ class TodoService:
 
         return await self._write(user, operation)
 
-    async def restore_list(self, user: User, list_id: str) -> Written:
+    async def restore_list(self, user: User, list_id: str) -> WriteResult:
         """Take a list with its to-dos out of the trash; the result is the TodoList."""
 
         async def operation(batch: TodoBatch) -> TodoList:
@@ -6118,27 +6136,27 @@ class TodoService:
 
     # ---- sharing
 
-    async def share(self, user: User, list_id: str, name: str, role: str) -> Written:
+    async def share(self, user: User, list_id: str, name: str, role: str) -> WriteResult:
         """Make somebody a member of a list, or give them another role; the result is (Member, whether they are new).
 
         Raises NotFound, Forbidden, Conflict for the Inbox, or Invalid if there is nobody of this name.
         """
         return await self._share(user, list_id, lambda batch: batch.put_member(list_id, name, role))
 
-    async def make_link(self, user: User, list_id: str) -> Written:
+    async def make_link(self, user: User, list_id: str) -> WriteResult:
         """Make a link by which a list can be read; the result is (Credential, its secret)."""
         return await self._share(user, list_id, lambda batch: batch.add_link(list_id))
 
-    async def end_link(self, user: User, list_id: str, link_id: str) -> Written:
+    async def end_link(self, user: User, list_id: str, link_id: str) -> WriteResult:
         """Revoke a link. Raises NotFound or Forbidden."""
         return await self._share(user, list_id, lambda batch: batch.remove_link(list_id, link_id))
 
-    async def unshare(self, user: User, list_id: str, name: str) -> Written:
+    async def unshare(self, user: User, list_id: str, name: str) -> WriteResult:
         """End somebody's membership: the owner anybody's, a member their own. Raises NotFound or Forbidden."""
         role = VIEWER if fold_user_name(name) == fold_user_name(user.name) else OWNER
         return await self._share(user, list_id, lambda batch: batch.remove_member(list_id, name), role)
 
-    async def _share(self, user: User, list_id: str, act: Callable, role: str = OWNER) -> Written:
+    async def _share(self, user: User, list_id: str, act: Callable, role: str = OWNER) -> WriteResult:
         async def operation(batch: TodoBatch) -> Any:
             todo_list = await batch.todo_list(list_id, role=role)
             if todo_list.inbox:
@@ -6151,7 +6169,7 @@ class TodoService:
 
     # ---- undo
 
-    async def undo(self, user: User, target: str | None, repeat: Repeat | None = None) -> Written:
+    async def undo(self, user: User, target: str | None, repeat: Repeat | None = None) -> WriteResult:
         """Write back what a batch changed (without one: the caller's last), as a batch of its own.
 
         The result is Undone. Raises NotFound, Conflict if there is nothing to undo or somebody has since
@@ -6184,12 +6202,12 @@ class TodoService:
         batch.undoes = None if is_undo else undone
         present = await batch.batch_todos(undone)
         lists = [await undo_list_change(batch, change) for change in changes if change.todo is None]
-        todos = [undo_change(batch, change, present) async for change in yielding(changes) if change.todo]
+        todos = [undo_change(batch, change, present) async for change in in_batches(changes) if change.todo]
         for list_id in {todo.list for todo in todos}:
             await check_undone_list(batch, list_id, lists)
         for todo in todos:
             self._check_move(batch, present[todo.id], todo.list)
-        return Undone(undone, len(todos), todos[:MOST_SHOWN], lists)
+        return Undone(undone, len(todos), todos[:MAX_SHOWN], lists)
 
     # ---- reading
 
@@ -6337,7 +6355,7 @@ class Weather:
 
 # ---- answers that are kept
 
-MOST_ANSWER_BYTES = 8 * 1024 * 1024  # of all together; one takes a thirty-second of it at most
+MAX_ANSWER_BYTES = 8 * 1024 * 1024  # of all together; one takes a thirty-second of it at most
 
 
 class Answers:
@@ -6356,11 +6374,11 @@ class Answers:
 
     def keep(self, key: tuple, body: bytes, link: str | None) -> None:
         """Keep a body and its Link header; what was asked for longest ago makes room."""
-        if len(body) > MOST_ANSWER_BYTES // 32 or key in self._answers:
+        if len(body) > MAX_ANSWER_BYTES // 32 or key in self._answers:
             return
         self._answers[key] = body, link
         self._bytes += len(body)
-        while self._bytes > MOST_ANSWER_BYTES or len(self._answers) > 10_000:
+        while self._bytes > MAX_ANSWER_BYTES or len(self._answers) > 10_000:
             _, (dropped, _) = self._answers.popitem(last=False)
             self._bytes -= len(dropped)
 
@@ -8305,12 +8323,12 @@ class APIHandler(Handler):
         base = self.url("api", "lists" if things and isinstance(things[0], TodoList) else "todos", "")
         return [msgspec.structs.replace(thing, url=base + thing.id) for thing in things]
 
-    def name_batch(self, written: Written) -> None:
+    def name_batch(self, written: WriteResult) -> None:
         """Tell which batch a write made, so that it can be undone."""
         if written.batch:
             self.set_header("Change-Batch", written.batch)
 
-    def answer_written(self, written: Written, thing: Todo | TodoList, status: int = 200) -> None:
+    def answer_written(self, written: WriteResult, thing: Todo | TodoList, status: int = 200) -> None:
         """Answer a write with what became of a to-do or list."""
         self.name_batch(written)
         self.set_header("ETag", revision_etag(thing.revision))
@@ -8319,11 +8337,11 @@ class APIHandler(Handler):
             self.set_header("Location", shown.url)
         self.write_json(shown, status)
 
-    async def answer_written_list(self, written: Written, status: int = 200) -> None:
+    async def answer_written_list(self, written: WriteResult, status: int = 200) -> None:
         """Answer a write with what became of a list, and how many to-dos it has."""
         self.answer_written(written, (await self.queries.described([written.result]))[0], status)
 
-    def answer_nothing(self, written: Written) -> None:
+    def answer_nothing(self, written: WriteResult) -> None:
         """Answer a write that leaves nothing to show."""
         self.name_batch(written)
         self.set_status(204)
@@ -8431,7 +8449,7 @@ class TodosHandler(APIHandler):
         written = await self.services.todos.delete_all(self.user, self._filter(), self.if_match)
         self._answer_count(written)
 
-    def _answer_count(self, written: Written) -> None:
+    def _answer_count(self, written: WriteResult) -> None:
         self.name_batch(written)
         self.write_json({"batch": written.batch, "count": written.result})
 
@@ -9104,8 +9122,8 @@ class DocumentHandler(APIHandler):
     async def post(self, name: str) -> None:
         name = clean_document_name(name)
         self.json_body()
-        terms = Terms(self.if_match, self.only_new)
-        etag = await self.services.documents.put(self.user.id, name, self.body(), terms)
+        precondition = Precondition(self.if_match, self.only_new)
+        etag = await self.services.documents.put(self.user.id, name, self.body(), precondition)
         self.set_header("ETag", etag)
         self.set_status(204)
 
@@ -17534,7 +17552,7 @@ async def copy_documents(source: Services, target: Services, owners: Sequence[st
     done = 0
     async for owner_id, entry, body in read_documents(source.documents, owners):
         with contextlib.suppress(PreconditionFailed):
-            await target.documents.put(owner_id, entry.name, body, Terms(only_new=True), entry.updated_at)
+            await target.documents.put(owner_id, entry.name, body, Precondition(only_new=True), entry.updated_at)
         done += 1
         if done % 100 == 0:
             progress("documents", done, done + 1)
