@@ -72,7 +72,8 @@ except ImportError:  # the tests of the page are skipped
 
 HERE = pathlib.Path(__file__).resolve().parent
 MODULE = HERE / "tornado_todo.py"
-README = HERE / "README.md"
+PAGES = [HERE / "README.md", *sorted(HERE.glob("docs/*.md"))]
+DOCUMENTATION = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 ENV_EXAMPLE = HERE / ".env.example"
 MEMORY = {"DATABASE_URL": "sqlite://"}
 FRONT = {"FRONT": os.environ.get("TEST_FRONT", "tornado")}  # uvicorn runs the suite with the other front
@@ -889,10 +890,8 @@ def test_the_example_environment_file_holds_the_settings_table():
     assert found == settings_table()
 
 
-def test_the_readme_holds_the_settings_table():
-    if not README.exists():
-        pytest.skip("README.md is not written yet")
-    rows = re.findall(r"^\| `([A-Z_]+)` \| *(.*?) *\| (.*?) \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
+def test_the_documentation_has_the_table_of_settings():
+    rows = re.findall(r"^\| `([A-Z_]+)` \| *(.*?) *\| (.*?) \|$", DOCUMENTATION, re.MULTILINE)
     assert {name: (default.strip("`"), text) for name, default, text in rows} == settings_table()
 
 
@@ -10176,27 +10175,53 @@ def can_connect(address) -> bool:
         return False
 
 
-# ==== the README's examples ======================================================================
+# ==== the documentation ===========================================================================
 
 
-def readme_examples() -> list[str]:
-    """The Python blocks of the README that a comment `<!-- run -->` marks."""
-    text = README.read_text(encoding="utf-8") if README.exists() else ""
-    return re.findall(r"<!-- run -->\s*\n```python\n(.*?)```", text, re.DOTALL)
+def marked_blocks(mark: str) -> list[str]:
+    """The code blocks of the documentation below a comment with this mark."""
+    return re.findall(rf"<!-- {mark} -->\s*\n```\w+\n(.*?)```", DOCUMENTATION, re.DOTALL)
 
 
-def test_the_readme_has_examples_that_are_run():
-    if not README.exists():
-        pytest.skip("README.md is not written yet")
-    assert len(readme_examples()) >= 3
-
-
-@pytest.mark.parametrize("example", readme_examples() or [None], ids=lambda text: (text or "none").strip()[:30])
-def test_an_example_of_the_readme_runs(tmp_path, example):
-    if example is None:
-        pytest.skip("README.md has no examples yet")
+@pytest.mark.parametrize("example", marked_blocks("run"), ids=lambda text: text.strip()[:30])
+def test_a_python_example_of_the_documentation_runs(tmp_path, example):
     done = run_python(tmp_path, "-c", example)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("tour", marked_blocks("curl"), ids=len)
+def test_the_curl_commands_of_the_documentation_succeed(tmp_path, tour):
+    if not shutil.which("curl"):
+        skip_or_fail("curl is not installed")
+    with process(tmp_path) as server:
+        commands = tour.replace("localhost:8888", f"127.0.0.1:{server.client.address[1]}")
+        script = f"curl() {{ command curl --noproxy '*' --fail-with-body \"$@\"; }}\n{commands}"
+        done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr
+
+
+def test_the_documentation_has_runnable_examples():
+    assert len(marked_blocks("run")) >= 4 and len(marked_blocks("curl")) == 2
+
+
+def test_the_documentation_lists_every_route_with_its_methods():
+    rows = dict(re.findall(r"^\| `(/api/[^`]*)` \| ([A-Z ]+) \|", DOCUMENTATION, re.MULTILINE))
+    documented = {re.sub(r"\{\w+\}", "([^/]+)", path): {*methods.split()} for path, methods in rows.items()}
+    routes = {pattern: {*methods.split()} for pattern, (methods, _) in ROUTES.items() if pattern.startswith("/api/")}
+    assert documented == routes
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, HERE / "CHANGELOG.md", HERE / "benchmarks" / "README.md"], ids=lambda page: page.name
+)
+def test_links_of_a_page_lead_to_files_and_headings(page):
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.is_file(), link
+        if heading:
+            headings = re.findall("^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}, link
 
 
 # ==== engines of our own, to be killed, frozen and started again ================================
@@ -11334,7 +11359,7 @@ def test_urls_are_those_that_a_trusted_proxy_shows_and_no_other(trusted, protoco
 
 @pytest.fixture
 def nginx(tmp_path):
-    """Starts nginx as the README configures it, with a certificate of its own; gives its URL."""
+    """Starts nginx as docs/deploying.md configures it, with a certificate of its own; gives its URL."""
     for program in ("nginx", "openssl"):
         if not shutil.which(program):
             skip_or_fail(f"{program} is not installed")
@@ -11345,7 +11370,7 @@ def nginx(tmp_path):
 
         def start(upstream: int) -> str:
             port = free_port()
-            blocks = re.findall(r"```nginx\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+            blocks = re.findall(r"```nginx\n(.*?)```", DOCUMENTATION, re.DOTALL)
             site = (
                 blocks[0]
                 .replace("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;")
@@ -11371,7 +11396,7 @@ def nginx(tmp_path):
         yield start
 
 
-# As the README deploys it.
+# As docs/deploying.md deploys it.
 BEHIND_NGINX = {
     **{"WORKERS": "2", "AUTH": "accounts", "COOKIE_SECRET": SECRET, "ALLOWED_HOSTS": "todo.example.com"},
     **{"PREFIX": "/todo", "TRUSTED_PROXIES": "127.0.0.1"},
