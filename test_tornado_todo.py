@@ -17,6 +17,7 @@ import base64
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import datetime
 import email.utils
 import functools
@@ -76,7 +77,7 @@ PAGES = [HERE / "README.md", *sorted(HERE.glob("docs/*.md"))]
 DOCUMENTATION = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 ENV_EXAMPLE = HERE / ".env.example"
 MEMORY = {"DATABASE_URL": "sqlite://"}
-FRONT = {"FRONT": os.environ.get("TEST_FRONT", "tornado")}  # uvicorn runs the suite with the other front
+HTTP_SERVER = {"HTTP_SERVER": os.environ.get("TEST_HTTP_SERVER", "tornado")}  # the suite runs on uvicorn, too
 UTC = tornado_todo.EPOCH.tzinfo
 NO_ID = "00000000-0000-7000-8000-000000000000"
 UNVERIFIED = ssl._create_unverified_context()  # the certificates of the tests are their own
@@ -154,7 +155,7 @@ class Client:
 @contextlib.contextmanager
 def serving(settings=MEMORY, **options):
     """A running server, and a client of it."""
-    with tornado_todo.running({**FRONT, **settings}, **options) as url, contextlib.closing(Client(url)) as client:
+    with tornado_todo.running({**HTTP_SERVER, **settings}, **options) as url, contextlib.closing(Client(url)) as client:
         yield client
 
 
@@ -618,7 +619,7 @@ DEFAULTS = {
     "WEATHER_PLACE": "",
     "TRASH_DAYS": 30,
     "WORKERS": 1,
-    "FRONT": "tornado",
+    "HTTP_SERVER": "tornado",
     "MAX_CONNECTIONS": 4000,
     "KEEP_ALIVE": 75,
     "LOG_LEVEL": "info",
@@ -863,8 +864,24 @@ def settings_table() -> dict[str, tuple[str, str]]:
 
 
 def test_config_has_a_field_for_every_setting_and_no_other():
-    fields = [name.upper() for name in tornado_todo.Config.__struct_fields__]
+    fields = [field.name.upper() for field in dataclasses.fields(tornado_todo.Config)]
     assert fields == list(settings_table()) == list(DEFAULTS)
+
+
+def test_old_name_of_a_setting_works_with_one_warning(tmp_path, caplog):
+    assert (
+        config(FRONT="uvicorn").http_server == config(FRONT="uvicorn", HTTP_SERVER="uvicorn").http_server == "uvicorn"
+    )
+    tornado_todo.make_app({**MEMORY, "FRONT": "tornado"}, front="tornado")
+    assert "FRONT is now called HTTP_SERVER" in caplog.records[-1].getMessage() and len(caplog.records) == 3
+    (tmp_path / ".env").write_text("FRONT=tornado\n")
+    for options, environ in ((["--front", "tornado"], {}), ([], {"FRONT": "tornado"}), ([], {})):
+        done = command(tmp_path, "--check", *options, DATABASE_URL="sqlite://", **environ)
+        assert done.returncode == 0 and done.stderr.count("\n") == done.stderr.count("is now called HTTP_SERVER") == 1
+
+
+def test_old_and_new_name_of_a_setting_with_two_values_are_refused(tmp_path):
+    assert_refused(command(tmp_path, "--http-server", "uvicorn", FRONT="tornado"), "HTTP_SERVER", "remove FRONT")
 
 
 def test_every_setting_has_a_help_text_of_one_line():
@@ -1055,7 +1072,7 @@ ROUTES = {
 ACCOUNT_ROUTES = {pattern for pattern, (_, who) in ROUTES.items() if who == "session" or "links" in pattern}
 ACCOUNT_ROUTES.add("/api/users")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-IS_TORNADO = FRONT["FRONT"] == "tornado"
+IS_TORNADO = HTTP_SERVER["HTTP_SERVER"] == "tornado"
 UNKNOWN_METHODS = ("TRACE", "BREW") if IS_TORNADO else ("TRACE",)  # uvicorn lets no method in that it does not know
 STRANGERS = [
     {"Host": "192.0.2.7"},  # another name of this machine, by which others reach it too
@@ -3443,7 +3460,7 @@ def read_to_end(connection: socket.socket) -> bytes:
 
 
 @pytest.fixture(scope="module", params=["tornado", "uvicorn"])
-def front(request):
+def http_server(request):
     """The name of each of the two HTTP servers."""
     if importlib.util.find_spec(request.param) is None:
         skip_or_fail(f"{request.param} is not installed")
@@ -3451,9 +3468,9 @@ def front(request):
 
 
 @pytest.fixture(scope="module")
-def either(front):
+def either(http_server):
     """A client of a server with open access, for each of the two HTTP servers."""
-    with serving({**MEMORY, "AUTH": "open", "FRONT": front}) as client:
+    with serving({**MEMORY, "AUTH": "open", "HTTP_SERVER": http_server}) as client:
         yield client
 
 
@@ -3678,8 +3695,8 @@ def test_client_that_sends_a_body_too_long_to_be_read_can_read_why(either):
     assert_problem(answer, 413)
 
 
-def test_body_of_a_stranger_is_not_asked_for(front):
-    with serving({**MEMORY, "AUTH": "accounts", "FRONT": front}) as client:
+def test_body_of_a_stranger_is_not_asked_for(http_server):
+    with serving({**MEMORY, "AUTH": "accounts", "HTTP_SERVER": http_server}) as client:
         fields = (JSON_TYPE, "Expect: 100-continue", "Content-Length: 13")
         (answer,) = exchange(client, request_bytes("POST /api/todos", *fields))
         assert_problem(answer, 401)
@@ -5937,8 +5954,8 @@ def test_a_plain_script_listens_and_ends_even_if_it_never_closes_the_app(tmp_pat
         assert connection.execute("SELECT title FROM todos").fetchall() == [("x",)]
 
 
-def test_what_a_request_has_used_is_freed_without_the_garbage_collector(front, tmp_path):
-    with served({"FRONT": front, **in_file(tmp_path)}) as server:
+def test_what_a_request_has_used_is_freed_without_the_garbage_collector(http_server, tmp_path):
+    with served({"HTTP_SERVER": http_server, **in_file(tmp_path)}) as server:
         ann = server.person("ann")
         to_do = ann.post("/api/todos", {"title": "x"}).json()["id"]
 
@@ -6204,8 +6221,8 @@ def websocket_frame(payload: bytes, opcode: int = 1) -> bytes:
     ],
     ids=["not UTF-8", "not UTF-8 in pieces", "unknown", "not masked"],
 )
-def test_what_a_websocket_must_not_send_closes_it_without_a_traceback(tmp_path, front, sent, code):
-    with process(tmp_path, FRONT=front, AUTH="open", **in_file(tmp_path)) as server:
+def test_what_a_websocket_must_not_send_closes_it_without_a_traceback(tmp_path, http_server, sent, code):
+    with process(tmp_path, HTTP_SERVER=http_server, AUTH="open", **in_file(tmp_path)) as server:
         with connected(server.client.address[1]) as line:
             line.sendall(request_bytes("GET /api/events", *OPENING, KEY))
             received = b""
@@ -6215,7 +6232,7 @@ def test_what_a_websocket_must_not_send_closes_it_without_a_traceback(tmp_path, 
             for piece in sent:
                 line.sendall(piece)
             closing = read_to_end(line)
-        if code and (front == "uvicorn" or code != 1007):  # Tornado drops the connection instead
+        if code and (http_server == "uvicorn" or code != 1007):  # Tornado drops the connection instead
             assert closing[:1] == b"\x88" and int.from_bytes(closing[2:4], "big") == code
         assert server.client.get("/api/health/live").status == 200
         server.child.terminate()
@@ -6223,8 +6240,8 @@ def test_what_a_websocket_must_not_send_closes_it_without_a_traceback(tmp_path, 
     assert "Traceback" not in (tmp_path / "stderr.txt").read_text()
 
 
-def test_stop_during_a_body_or_a_download_logs_no_traceback(tmp_path, front):
-    with process(tmp_path, FRONT=front, AUTH="open", **in_file(tmp_path)) as server:
+def test_stop_during_a_body_or_a_download_logs_no_traceback(tmp_path, http_server):
+    with process(tmp_path, HTTP_SERVER=http_server, AUTH="open", **in_file(tmp_path)) as server:
         for number in range(12):
             server.client.put(f"/api/documents/{number}", ["x" * 1_000_000])
         lines = [connected(server.client.address[1]) for _ in range(4)]
@@ -6245,10 +6262,10 @@ def test_stop_during_a_body_or_a_download_logs_no_traceback(tmp_path, front):
     assert "Traceback" not in log and '"/api/records/half" 204' not in log
 
 
-async def test_uvicorn_in_front_serves_the_page_the_api_and_the_sockets(tmp_path):
+async def test_uvicorn_serves_the_page_the_api_and_the_sockets(tmp_path):
     if importlib.util.find_spec("uvicorn") is None:
         skip_or_fail("uvicorn is not installed")
-    with process(tmp_path, FRONT="uvicorn", **in_file(tmp_path)) as server:
+    with process(tmp_path, HTTP_SERVER="uvicorn", **in_file(tmp_path)) as server:
         assert server.client.get("/").status == 200
         async with listening(server.client.url) as line:
             assert (await next_message(line))["type"] == "hello"
@@ -6258,9 +6275,9 @@ async def test_uvicorn_in_front_serves_the_page_the_api_and_the_sockets(tmp_path
         assert await in_thread(lambda: server.child.wait(PATIENCE)) == 0
 
 
-def test_a_front_that_is_not_installed_is_named_with_its_extra(tmp_path):
+def test_an_http_server_that_is_not_installed_is_named_with_its_extra(tmp_path):
     blocked = "import sys; sys.modules['uvicorn'] = None; import tornado_todo; sys.exit(tornado_todo.main([]))"
-    done = run_python(tmp_path, "-c", blocked, FRONT="uvicorn", SERVER_PORT="0", DATABASE_URL="sqlite://")
+    done = run_python(tmp_path, "-c", blocked, HTTP_SERVER="uvicorn", SERVER_PORT="0", DATABASE_URL="sqlite://")
     assert done.returncode == 2 and "tornado-todo[fast]" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -6332,7 +6349,7 @@ class Served:
 @contextlib.contextmanager
 def served(settings=MEMORY, **options):
     """A running server whose stores a test can reach, where people sign in."""
-    app = tornado_todo.make_app({**FRONT, **WITH_ACCOUNTS, **settings}, **options)
+    app = tornado_todo.make_app({**HTTP_SERVER, **WITH_ACCOUNTS, **settings}, **options)
     sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
     ready, state = threading.Event(), {}
 
@@ -9391,9 +9408,9 @@ def room_for_files(wanted: int) -> None:
 
 
 @pytest.fixture
-def either_server(front) -> dict:
+def either_server(http_server) -> dict:
     """Settings that choose an HTTP server."""
-    return {**MEMORY, "AUTH": "open", "FRONT": front}
+    return {**MEMORY, "AUTH": "open", "HTTP_SERVER": http_server}
 
 
 LIVE = request_bytes("GET /api/health/live")
@@ -10925,8 +10942,8 @@ def is_running(process_id: int) -> bool:
     return False
 
 
-def test_star_as_server_host_listens_on_ipv4_and_ipv6(tmp_path, front):
-    with process(tmp_path, SERVER_HOST="*", FRONT=front, **in_file(tmp_path)) as server:
+def test_star_as_server_host_listens_on_ipv4_and_ipv6(tmp_path, http_server):
+    with process(tmp_path, SERVER_HOST="*", HTTP_SERVER=http_server, **in_file(tmp_path)) as server:
         assert "//localhost:" in server.client.url
         for address in (
             ("127.0.0.1", "::1") if socket.has_ipv6 and os.path.exists("/proc/net/if_inet6") else ("127.0.0.1",)

@@ -46,6 +46,7 @@ import codecs
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import datetime
 import errno
 import functools
@@ -88,7 +89,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import IO, Annotated, Any, Literal, NamedTuple
+from typing import IO, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import aiosqlite
 import msgspec
@@ -123,20 +124,8 @@ class Misconfigured(Exception):
     """A setting cannot be used. The message is one line that a person can act on."""
 
 
-def parse_port(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
-        raise Misconfigured(f"{text!r} is not a port: give a number from 0 (any free one) to 65535")
-    return int(text)
-
-
-def parse_days(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) < 1:
-        raise Misconfigured(f"{text!r} is not a number of days: give a whole number from 1")
-    return int(text)
-
-
 def is_misspelt(text: str, word: str, mistakes: int) -> bool:
-    """Whether a text is a word with at most this many letters wrong, missing, added, or swapped with the next one."""
+    """Whether a text is a word with at most n letters wrong, missing, added, or swapped with the next one."""
     same = len(os.path.commonprefix([text, word]))
     text, word = text[same:], word[same:]
     if not mistakes or not text or not word:
@@ -148,49 +137,55 @@ def is_misspelt(text: str, word: str, mistakes: int) -> bool:
 
 
 def nearest_name(text: str, names: Iterable[str]) -> str | None:
-    """The name that a text is a misspelling of; None if there is none."""
-    most = 2 if len(text) > 7 else 1  # two mistakes in a short word make another word of it
-    letters = set(text)
-    # One mistake changes two letters at most, which is quick to see.
-    similar = [name for name in names if len(letters ^ set(name)) <= 2 * most]
-    found = (name for mistakes in range(most + 1) for name in similar if is_misspelt(text, name, mistakes))
+    """The name that a text is a misspelling of, or None. (difflib rates MYSQL_USER above AUHT.)"""
+    maximum = 2 if len(text) > 7 else 1  # two mistakes in a short word make another word of it
+    similar = [name for name in names if len(set(text) ^ set(name)) <= 2 * maximum]  # quick to compute
+    found = (name for mistakes in range(maximum + 1) for name in similar if is_misspelt(text, name, mistakes))
     return next(found, None)
 
 
-def parse_connections(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < 10:
-        raise Misconfigured(f"{text!r} is not a number of connections: give a whole number from 10")
-    return int(text)
+# ---- parsers of settings: each raises Misconfigured for a text that cannot be used
+
+Parser = Callable[[str], Any]
 
 
-def parse_number(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,6}", text):
-        raise Misconfigured(f"{text!r} is not a whole number")
-    return int(text)
+def whole_number(kind: str = "number", minimum: int = 0, maximum: int = 999_999) -> Callable[[str], int]:
+    """A parser for whole numbers."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,6}", text) or not minimum <= int(text) <= maximum:
+            raise Misconfigured(f"{text!r} is not a {kind}: use a whole number from {minimum} to {maximum}")
+        return int(text)
+
+    return parse
 
 
-def parse_duration(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text) or not float(text):
-        raise Misconfigured(f"{text!r} is not a number of seconds: write it like 0.5")
-    return float(text)
-
-
-def parse_file(text: str) -> str:
-    if not os.path.isfile(text):
-        raise Misconfigured(f"there is no file {text!r}")
-    return text
-
-
-def parse_choice(*choices: str, reason: str = "") -> Callable[[str], str]:
-    """A parser for one of several words; the reason says why it is not another."""
+def choice(*words: str, reason: str = "") -> Callable[[str], str]:
+    """A parser for one of several words; the reason explains why others are not supported."""
 
     def parse(text: str) -> str:
-        if text.lower() not in choices:
-            words = f"{', '.join(choices[:-1])} or {choices[-1]}".removeprefix(" or ")
-            raise Misconfigured(f"unknown value {text!r}: use {words}{reason and ', since '}{reason}")
+        if text.lower() not in words:
+            raise Misconfigured(f"unknown value {text!r}: use {' or '.join(words)}{reason and ', since '}{reason}")
         return text.lower()
 
     return parse
+
+
+def existing(kind: str, exists: Callable[[str], bool]) -> Callable[[str], str]:
+    """A parser for the path of a file or folder, which it makes absolute."""
+
+    def parse(text: str) -> str:
+        if text and not exists(text):
+            raise Misconfigured(f"there is no {kind} {text!r}")
+        return text and os.path.abspath(text)
+
+    return parse
+
+
+def parse_seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text) or not float(text):
+        raise Misconfigured(f"{text!r} is not a number of seconds: write it like 0.5")
+    return float(text)
 
 
 def split_list(text: str) -> list[str]:
@@ -198,125 +193,43 @@ def split_list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def parse_options(
-    query: str, known: Mapping[str, Callable[[str], Any]], others: Callable[[str], Any] | None = None
-) -> dict[str, Any]:
-    """The options in the query of a server's URL, by name in lower case, parsed; `others` parses those not known.
+def list_of(read: Callable[[str], str], kind: str) -> Callable[[str], frozenset[str]]:
+    """A parser for a comma-separated list or `*`; `read` returns an empty text for anything that is not a `kind`."""
 
-    Raises Misconfigured for an option that is not known, cannot be used or is there twice, naming it.
-    """
-    try:
-        pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
-    except ValueError:
-        raise Misconfigured("its options have to be written as ?name=value&name=value") from None
-    options: dict[str, Any] = {}
-    for written, value in pairs:
-        name = written.lower()
-        if name in options:
-            raise Misconfigured(f"the option {name!a} is there twice")
-        if not (parse := known.get(name, others)):
-            nearest = nearest_name(name, known)
-            hint = f"; did you mean {nearest}?" if nearest else " here"
-            raise Misconfigured(f"the option {written!a} is not supported{hint}")
-        try:
-            options[name] = parse(value)
-        except Misconfigured as error:
-            raise Misconfigured(f"the option {name!a}: {error}") from None
-    return options
-
-
-# Options that asyncpg knows, settings of Postgres that are the same for all connections, and options of our own.
-# What asyncpg does not know it would send to the server as a setting.
-POSTGRES_OPTIONS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("host", "port", "dbname", "database", "user", "password", "sslpassword", "krbsrvname"), str),
-    **dict.fromkeys(("passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl"), parse_file),
-    "sslmode": parse_choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-    **dict.fromkeys(("ssl_min_protocol_version", "ssl_max_protocol_version"), str),
-    "gsslib": parse_choice("gssapi", "sspi"),
-    "target_session_attrs": parse_choice("any", "primary", "read-write", reason="the server has to take writes"),
-    **dict.fromkeys(("application_name", "options", "search_path", "timezone"), str),
-    **dict.fromkeys(("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"), str),
-    "connect_timeout": parse_number,
-    "statement_cache_size": parse_number,
-    "pgbouncer": parse_choice("true", "false"),
-    "client_encoding": parse_choice("utf8", "utf-8", "auto", reason="all text is sent as UTF-8"),
-    "gssencmode": parse_choice("disable", "prefer", reason="asyncpg does not encrypt by GSSAPI"),
-    "sslnegotiation": parse_choice("postgres", reason="not every asyncpg can begin with TLS"),
-    "channel_binding": parse_choice(
-        "disable", "prefer", reason="asyncpg has no channel binding; sslmode=verify-full protects instead"
-    ),
-}
-OWN_POSTGRES_OPTIONS = tuple(POSTGRES_OPTIONS)[tuple(POSTGRES_OPTIONS).index("connect_timeout") :]
-# What the driver checks itself is left to it. These would acknowledge what may yet be lost, or read what is old.
-MONGODB_OPTIONS: dict[str, Callable[[str], Any]] = {
-    "w": parse_choice("majority", reason="a write is acknowledged only when it cannot be lost any more"),
-    "journal": parse_choice("true", reason="a write is acknowledged only when it cannot be lost any more"),
-    "readpreference": parse_choice("primary", reason="other members may not have the last writes yet"),
-    "compressors": parse_choice("zlib", reason="the others need more packages"),
-}
-REDIS_OPTIONS: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("username", "password", "client_name", "ssl_ca_path"), str),
-    **dict.fromkeys(("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), parse_file),
-    "ssl_cert_reqs": parse_choice("none", "optional", "required"),
-    **dict.fromkeys(("ssl_check_hostname", "socket_keepalive", "retry_on_timeout"), parse_choice("true", "false")),
-    **dict.fromkeys(("timeout", "socket_timeout", "socket_connect_timeout"), parse_duration),
-    "health_check_interval": parse_number,
-    "max_connections": parse_connections,
-    "protocol": parse_choice("2", "3"),
-    "db": parse_number,
-}
-
-
-def parse_server_url(
-    *schemes: str, options: Mapping[str, Callable[[str], Any]], others: Callable[[str], Any] | None = None
-) -> Callable[[str], str]:
-    """A parser for URLs of these schemes, with these options. It never shows the URL: there may be a password in it."""
-
-    def parse(text: str) -> str:
-        try:
-            parts = urllib.parse.urlsplit(text)
-            valid = parts.scheme in schemes and "\0" not in text
-            # Several hosts are separated by commas, which only the driver can take apart.
-            valid = valid and ("," in parts.netloc.rpartition("@")[2] or parts.port != 0)
-            # A slash or the like that stands for itself in a password would move the rest of it elsewhere.
-            valid = valid and "@" not in parts.path + parts.query + parts.fragment
-        except ValueError:
-            valid = False
-        if text and not valid:
-            raise Misconfigured(f"not a URL of the form {schemes[-1]}://user:password@host:port/name")
-        parse_options(parts.query, options, others)
-        return text
+    def parse(text: str) -> frozenset[str]:
+        values = {part: "*" if part == "*" else read(part) for part in split_list(text)}
+        if wrong := next((part for part, value in values.items() if not value), None):
+            raise Misconfigured(f"{wrong!r} is not {kind}")
+        return frozenset(values.values())
 
     return parse
 
 
-def parse_database_url(text: str) -> str:
-    """Check a database URL: `sqlite:///file.db`, `sqlite:////absolute/file.db`, `sqlite://` or `postgresql://…`."""
-    scheme, separator, rest = text.partition("://")
-    if not separator or not scheme:
-        raise Misconfigured("not a URL: give sqlite:///file.db, sqlite:// for memory, or postgresql://host/database")
-    if scheme in ("postgres", "postgresql"):
-        return parse_server_url("postgres", "postgresql", options=POSTGRES_OPTIONS)(text)
-    if scheme != "sqlite":
-        raise Misconfigured(
-            f"unknown kind of database {scheme!r}: give sqlite:///file.db or postgresql://host/database"
-        )
-    path = urllib.parse.unquote(rest)
-    if rest and (not rest.startswith("/") or rest == "/" or "?" in rest or "#" in rest or "\0" in path):
-        raise Misconfigured("a SQLite URL has three slashes and a file name: sqlite:///file.db")
-    return "sqlite://" if path == "/:memory:" else text
+def parse_secrets(text: str) -> tuple[str, ...]:
+    """Read comma-separated secrets, the newest first. It never shows them."""
+    if any(len(part) < 32 for part in split_list(text)):
+        raise Misconfigured("too short to keep anything secret: use at least 32 random characters")
+    return tuple(split_list(text))
 
 
-def parse_http_url(text: str) -> str:
-    """Check an http:// or https:// URL."""
+NO_ADDRESS = "0.0.0.0"  # stands for the client of a Unix socket, as in Tornado
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Read addresses and networks, or `unix` for clients of a Unix socket; those in IPv4-mapped form become IPv4."""
     try:
-        parts = urllib.parse.urlsplit(text)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        valid = False
-    if text and not valid:
-        raise Misconfigured("not an http:// or https:// URL")
-    return text
+        networks = [ipaddress.ip_network(NO_ADDRESS if part == "unix" else part) for part in split_list(text.lower())]
+    except ValueError as error:
+        raise Misconfigured(f"{error}: write addresses or networks, such as 127.0.0.1, 10.0.0.0/8, or unix") from None
+    mapped = [getattr(network.network_address, "ipv4_mapped", None) for network in networks]  # RFC 4291, 2.5.5.2
+    return tuple(
+        ipaddress.ip_network((inner, outer.prefixlen - 96)) if inner and outer.prefixlen >= 96 else outer
+        for inner, outer in zip(mapped, networks, strict=True)
+    )
+
+
+# ---- URLs
 
 
 def ascii_host(host: str) -> str:
@@ -341,11 +254,34 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{host}" + ("" if is_default else f":{port}")
 
 
+def host_of(text: str) -> str:
+    """The host of a URL or a Host header, in the form of `origin_of`, with its port; empty if there is none."""
+    return origin_of(text if "://" in text else f"any://{text}").partition("://")[2]
+
+
+def url_parts(text: str, *schemes: str) -> urllib.parse.SplitResult | None:
+    """The parts of a URL that has one of these schemes; None if it is not one."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+        # Several hosts are separated by commas, which only the driver can take apart.
+        is_valid = "," in parts.netloc.rpartition("@")[2] or parts.port != 0
+    except ValueError:
+        return None
+    return parts if is_valid and parts.scheme in schemes and "\0" not in text else None
+
+
+def parse_http_url(text: str) -> str:
+    parts = url_parts(text, "http", "https")
+    if text and not (parts and parts.hostname):
+        raise Misconfigured("not an http:// or https:// URL")
+    return text
+
+
 PREFIX_PATTERN = r"(/[A-Za-z0-9._~%-]+)*"
 
 
 def parse_prefix(text: str) -> str:
-    prefix = "/" + text.strip("/") if text.strip("/") else ""
+    prefix = f"/{text.strip('/')}".rstrip("/")
     if not re.fullmatch(PREFIX_PATTERN, prefix):
         raise Misconfigured(f"{text!r} is not a path: write it like /todo")
     return prefix
@@ -359,242 +295,251 @@ def parse_public_url(text: str) -> str:
     return origin_of(text) + parse_prefix(urllib.parse.quote(parts.path, safe="/%"))
 
 
-def parse_secrets(text: str) -> tuple[str, ...]:
-    """Read comma-separated secrets, the newest first. It never shows them."""
-    secret_texts = tuple(split_list(text))
-    if any(len(part) < 32 for part in secret_texts):
-        raise Misconfigured("too short to keep anything secret: give at least 32 random characters")
-    return secret_texts
-
-
-def parse_hosts(text: str) -> frozenset[str]:
-    """Read comma-separated host names, with a port where only that one is meant, or `*`; of a URL take the host."""
-    hosts = set()
-    for part in split_list(text):
-        host = origin_of(part if "://" in part else f"any://{part}").partition("://")[2]
-        if not host and part != "*":
-            raise Misconfigured(f"{part!r} is not a host name: write todo.example.com")
-        hosts.add(host or "*")
-    return frozenset(hosts)
-
-
-def parse_frame_source(word: str) -> str:
-    """Read one source of a frame-ancestors directive; empty if it is not one."""
-    if (keyword := word.strip("'").lower()) in ("self", "none"):
-        return f"'{keyword}'"
-    if word.lower() in ("*", "http:", "https:"):
-        return word.lower()
-    match = re.fullmatch(
-        r"(?:(https?)://)?(\*\.)?([^][*:/?#@;,'\"]+)(:(?:[0-9]{1,5}|\*))?(?:/.*)?", word, re.IGNORECASE
-    )
-    scheme, subdomains, host, port = match.groups("") if match else ("", "", "", "")
-    origin = origin_of(f"{scheme or 'any'}://{host}{port.removesuffix(':*')}")
-    if not origin or ";" in word:
-        return ""
-    name = origin.partition("://")[2]
-    return (f"{scheme.lower()}://" if scheme else "") + subdomains + name + (port if port == ":*" else "")
+def frame_source(word: str) -> str:
+    """One source of a frame-ancestors directive, as it is sent; empty if it is not one."""
+    keyword = word.lower().strip("'")
+    if keyword in ("self", "none", "*", "http:", "https:"):
+        return f"'{keyword}'" if keyword.isalpha() else keyword
+    pattern = r"((?:https?://)?)((?:\*\.)?)([^][*:/?#@;,'\"]+)(?:(:\*)|(:[0-9]{1,5}))?(?:/[^;]*)?"
+    match = re.fullmatch(pattern, word, re.IGNORECASE)
+    scheme, subdomains, host, any_port, port = match.groups("") if match else [""] * 5
+    name = origin_of(f"{scheme or 'any://'}{host}{port}").partition("://")[2]
+    return name and scheme.lower() + subdomains + name + any_port
 
 
 def parse_frame_ancestors(text: str) -> str:
     """Read the sources of a frame-ancestors directive (CSP level 3, 6.4.2); `self` and `none` need no quotes."""
-    sources = [parse_frame_source(word) for word in text.replace(",", " ").split()]
+    sources = [frame_source(word) for word in text.replace(",", " ").split()]
     if not all(sources) or ("'none'" in sources and len(sources) > 1):
-        raise Misconfigured(f"{text!r} is no list of sources: write none, self or https://portal.example.com")
+        raise Misconfigured(f"{text!r} is not a list of sources: write none, self or https://portal.example.com")
     return " ".join(sources)
 
 
-def parse_seconds(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) < 1:
-        raise Misconfigured(f"{text!r} is not a number of seconds: give a whole number from 1")
-    return int(text)
+def parse_options(query: str, known: Mapping[str, Parser], others: Parser | None = None) -> dict[str, Any]:
+    """The options in the query of a server's URL, by name in lower case, parsed; `others` parses those not known.
 
-
-def parse_origins(text: str) -> frozenset[str]:
-    """Read a comma-separated list of web origins, such as `https://example.com`, or `*`; of a URL take the origin."""
-    origins = {part: "*" if part == "*" else origin_of(part) for part in split_list(text)}
-    for part, origin in origins.items():
-        if not origin:
-            raise Misconfigured(f"{part!r} is not an origin: write https://example.com")
-    return frozenset(origins.values())
-
-
-NO_ADDRESS = "0.0.0.0"  # stands for the client of a Unix socket, as in Tornado
-
-
-def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """Read an address or network, or `unix` for whoever is at the other end of a Unix socket.
-
-    One in IPv4-mapped form (::ffff:10.0.0.0/104, RFC 4291, 2.5.5.2) becomes IPv4.
+    Raises Misconfigured for an option that is not known, cannot be used or is there twice, naming it.
     """
-    network = ipaddress.ip_network(NO_ADDRESS if text.lower() == "unix" else text)
-    mapped = getattr(network.network_address, "ipv4_mapped", None)
-    return ipaddress.ip_network((mapped, network.prefixlen - 96)) if mapped and network.prefixlen >= 96 else network
-
-
-def parse_networks(text: str) -> tuple:
-    """Read a comma-separated list of addresses and networks, such as `127.0.0.1, 10.0.0.0/8`."""
     try:
-        return tuple(map(parse_network, split_list(text)))
-    except ValueError as error:
-        raise Misconfigured(f"{error}: write addresses or networks, such as 127.0.0.1, 10.0.0.0/8, or unix") from None
+        pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise Misconfigured("its options have to be written as ?name=value&name=value") from None
+    options: dict[str, Any] = {}
+    for written, value in pairs:
+        name = written.lower()
+        if name in options:
+            raise Misconfigured(f"the option {name!a} is there twice")
+        if not (parse := known.get(name, others)):
+            nearest = nearest_name(name, known)
+            hint = f"; did you mean {nearest}?" if nearest else " here"
+            raise Misconfigured(f"the option {written!a} is not supported{hint}")
+        try:
+            options[name] = parse(value)
+        except Misconfigured as error:
+            raise Misconfigured(f"the option {name!a}: {error}") from None
+    return options
 
 
-def parse_workers(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,3}", text) or int(text) < 1:
-        raise Misconfigured(f"{text!r} is not a number of processes: give a whole number from 1")
-    return int(text)
+def by_name(parsers: Mapping[Parser, str]) -> dict[str, Parser]:
+    """A table of options by name, from one of parsers with the names of their options."""
+    return {name: parse for parse, names in parsers.items() for name in names.split()}
 
 
-def parse_folder(text: str) -> str:
-    if text and not os.path.isdir(text):
-        raise Misconfigured(f"{text!r} is not a folder")
-    return os.path.abspath(text) if text else ""
-
-
-class Setting(NamedTuple):
-    """One row of the table of settings: an environment variable, its default and its meaning."""
-
-    name: str
-    default: str
-    parse: Callable[[str], Any]
-    help: str
-
-
-SHORT_OPTIONS = {"SERVER_HOST": "--host", "SERVER_PORT": "--port", "DATABASE_URL": "--database"}
-SETTINGS = (
-    Setting(
-        "SERVER_HOST", "localhost", str, "host name or address to listen on; 0.0.0.0 for all of IPv4, * for IPv6 too"
-    ),
-    Setting("SERVER_PORT", "8888", parse_port, "port to listen on; 0 picks a free one"),
-    Setting(
-        "DATABASE_URL",
-        "sqlite:///tornado_todo.db",
-        parse_database_url,
-        "database of the to-dos, and the documents: sqlite:///file.db, sqlite:// (memory) or postgresql://…",
-    ),
-    Setting(
-        "MONGODB_URI",
-        "",
-        parse_server_url("mongodb+srv", "mongodb", options=MONGODB_OPTIONS, others=str),
-        "MongoDB to keep the documents in, instead of that database",
-    ),
-    Setting(
-        "REDIS_URL",
-        "",
-        parse_server_url("rediss", "unix", "redis", options=REDIS_OPTIONS),
-        "Redis for records and live updates",
-    ),
-    Setting("REDIS_HOST", "", str, "host of that Redis, instead of REDIS_URL"),
-    Setting("REDIS_PORT", "6379", parse_port, "port of that Redis"),
-    Setting("REDIS_PREFIX", "tornado_todo:", str, "prefix of all keys, in case other programs use the same Redis"),
-    Setting(
-        "MYSQL_URL", "", parse_server_url("mariadb", "mysql", options={}), "MySQL server that the health check includes"
-    ),
-    Setting(
-        "AUTH",
-        "auto",
-        parse_choice("auto", "accounts", "open"),
-        "who has to sign in: everybody but the user of this machine (auto), everybody (accounts) or nobody (open)",
-    ),
-    Setting(
-        "SIGNUP",
-        "invite",
-        parse_choice("open", "invite", "closed"),
-        "who may make an account after the first: anybody (open), people with an invitation (invite), nobody (closed)",
-    ),
-    Setting(
-        "COOKIE_SECRET",
-        "",
-        parse_secrets,
-        "signs the sign-in cookies: 32 characters or more; new,old to change it; made and kept in a file if not given",
-    ),
-    Setting(
-        "ALLOWED_HOSTS",
-        "",
-        parse_hosts,
-        "host names that the server answers to, comma-separated, besides its own; * for any",
-    ),
-    Setting("CORS_ORIGINS", "", parse_origins, "web origins, comma-separated, whose pages may use the API; * for any"),
-    Setting("FRAME_ANCESTORS", "none", parse_frame_ancestors, "sites that may show the page in a frame; self, none"),
-    Setting(
-        "TRUSTED_PROXIES",
-        "",
-        parse_networks,
-        "addresses of proxies whose X-Forwarded headers are believed; unix for one that comes through a Unix socket",
-    ),
-    Setting(
-        "PUBLIC_URL",
-        "",
-        parse_public_url,
-        "URL at which browsers reach the server, if it is not the server's own address",
-    ),
-    Setting(
-        "PREFIX", "", parse_prefix, "path that everything is served under, such as /todo, also if a proxy takes it off"
-    ),
-    Setting("STATIC_PATH", "", parse_folder, "folder to serve at /static/"),
-    Setting("WEATHER_URI", "", parse_http_url, "Open-Meteo's (or Yahoo's older) current weather, for /api/weather"),
-    Setting("WEATHER_PLACE", "", str, "name of the place, if the weather server does not give it"),
-    Setting("TRASH_DAYS", "30", parse_days, "days after which the trash is emptied for good"),
-    Setting("WORKERS", "1", parse_workers, "processes that share the port; more than one needs REDIS_URL"),
-    Setting("FRONT", "tornado", parse_choice("tornado", "uvicorn"), "HTTP server: tornado, or the faster uvicorn"),
-    Setting(
-        "MAX_CONNECTIONS",
-        "4000",
-        parse_connections,
-        "open connections of each process; beyond that, the one idle for longest is closed",
-    ),
-    Setting(
-        "KEEP_ALIVE",
-        "75",
-        parse_seconds,
-        "seconds that an idle connection is kept, longer than the proxy or load balancer in front keeps it",
-    ),
-    Setting("LOG_LEVEL", "info", parse_choice("debug", "info", "warning", "error"), "debug, info, warning or error"),
-    Setting("LOG_FORMAT", "text", parse_choice("text", "json"), "text, or json: one object a line"),
+# asyncpg would send these to the server as settings.
+OWN_POSTGRES_OPTIONS = by_name(
+    {
+        whole_number(): "connect_timeout statement_cache_size",
+        choice("true", "false"): "pgbouncer",
+        choice("utf8", "utf-8", "auto", reason="all text is sent as UTF-8"): "client_encoding",
+        choice("disable", "prefer", reason="asyncpg does not encrypt by GSSAPI"): "gssencmode",
+        choice("postgres", reason="not every asyncpg can begin with TLS"): "sslnegotiation",
+        choice("disable", "prefer", reason="asyncpg has none: use sslmode=verify-full instead"): "channel_binding",
+    }
+)
+POSTGRES_OPTIONS = OWN_POSTGRES_OPTIONS | by_name(
+    {
+        str: "host port dbname database user password sslpassword krbsrvname application_name options search_path"
+        " timezone ssl_min_protocol_version ssl_max_protocol_version statement_timeout lock_timeout"
+        " idle_in_transaction_session_timeout",
+        existing("file", os.path.isfile): "passfile sslcert sslkey sslrootcert sslcrl",
+        choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"): "sslmode",
+        choice("gssapi", "sspi"): "gsslib",
+        choice("any", "primary", "read-write", reason="the server has to take writes"): "target_session_attrs",
+    }
+)
+# The driver checks its options itself. Other values of these would acknowledge what may be lost, or read what is old.
+MONGODB_OPTIONS = by_name(
+    {
+        choice("majority", reason="a write is acknowledged only when it cannot be lost any more"): "w",
+        choice("true", reason="a write is acknowledged only when it cannot be lost any more"): "journal",
+        choice("primary", reason="other members may not have the last writes yet"): "readpreference",
+        choice("zlib", reason="the others need more packages"): "compressors",
+    }
+)
+REDIS_OPTIONS = by_name(
+    {
+        str: "username password client_name ssl_ca_path",
+        existing("file", os.path.isfile): "ssl_ca_certs ssl_certfile ssl_keyfile",
+        choice("none", "optional", "required"): "ssl_cert_reqs",
+        choice("true", "false"): "ssl_check_hostname socket_keepalive retry_on_timeout",
+        parse_seconds: "timeout socket_timeout socket_connect_timeout",
+        whole_number(): "health_check_interval db",
+        whole_number("number of connections", 10): "max_connections",
+        choice("2", "3"): "protocol",
+    }
 )
 
 
-def nearest_setting(name: str) -> str | None:
-    """The setting that a name stands for: in other letter case, as an option, or misspelt; None if there is none."""
-    folded = re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_").removeprefix("TORNADO_TODO_")
-    names = [setting.name for setting in SETTINGS]
-    options = {option.removeprefix("--").upper(): name for name, option in SHORT_OPTIONS.items()}
-    if folded in (*names, *options):
-        return options.get(folded, folded)
-    return nearest_name(folded, names)
+def server_url(*schemes: str, options: Mapping[str, Parser], others: Parser | None = None) -> Callable[[str], str]:
+    """A parser for URLs of these schemes, with these options. It never shows the URL: there may be a password in it."""
+
+    def parse(text: str) -> str:
+        parts = url_parts(text, *schemes)
+        # A slash or the like that stands for itself in a password would move the rest of it elsewhere.
+        if text and (not parts or "@" in parts.path + parts.query + parts.fragment):
+            raise Misconfigured(f"not a URL of the form {schemes[-1]}://user:password@host:port/name")
+        if parts:
+            parse_options(parts.query, options, others)
+        return text
+
+    return parse
 
 
-class Config(msgspec.Struct, frozen=True):
-    """Every setting, parsed and checked. Nothing else in the module reads the environment."""
+def parse_database_url(text: str) -> str:
+    """Check a database URL: `sqlite:///file.db`, `sqlite:////absolute/file.db`, `sqlite://` or `postgresql://…`."""
+    if text.startswith(("postgres://", "postgresql://")):
+        return server_url("postgres", "postgresql", options=POSTGRES_OPTIONS)(text)
+    if not text.startswith("sqlite://"):
+        raise Misconfigured("not a URL: use sqlite:///file.db, sqlite:// for memory, or postgresql://host/database")
+    path = urllib.parse.unquote(text.removeprefix("sqlite://"))
+    if path and not re.fullmatch(r"sqlite:///[^?#]+", text) or "\0" in path:
+        raise Misconfigured("a SQLite URL has three slashes and a file name: sqlite:///file.db")
+    return "sqlite://" if path == "/:memory:" else text
 
-    server_host: str
-    server_port: int
-    database_url: str
-    mongodb_uri: str
-    redis_url: str
-    redis_host: str
-    redis_port: int
-    redis_prefix: str
-    mysql_url: str
-    auth: str
-    signup: str
-    cookie_secret: tuple[str, ...]
-    allowed_hosts: frozenset[str]
-    cors_origins: frozenset[str]
-    frame_ancestors: str
-    trusted_proxies: tuple
-    public_url: str
-    prefix: str
-    static_path: str
-    weather_uri: str
-    weather_place: str
-    trash_days: int
-    workers: int
-    front: str
-    max_connections: int
-    keep_alive: int
-    log_level: str
-    log_format: str
+
+# ---- the table of settings
+
+
+class Setting(NamedTuple):
+    """One setting: its environment variable, default, parser and help and, if it has one, its short option."""
+
+    name: str
+    default: str
+    parse: Parser
+    help: str
+    option: str = ""
+
+
+Value = TypeVar("Value")
+
+
+def setting(parse: Callable[[str], Value], help: str, default: str = "", option: str = "") -> Value:
+    """A field of Config. The default is a text, as it would stand in the environment."""
+    return dataclasses.field(metadata={"default": default, "parse": parse, "help": help, "option": option})
+
+
+OLD_NAMES = {"FRONT": "HTTP_SERVER"}  # they still work
+
+
+def with_current_names(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Settings with current names instead of old ones, which are logged. Raises Misconfigured if both differ."""
+    for old, name in OLD_NAMES.items():
+        if value := environ.get(old):
+            if environ.get(name) not in (None, "", value):
+                raise Misconfigured(f"{name}: {old}, its old name, has another value: remove {old}")
+            LOG.warning("the setting %s is now called %s: rename it", old, name)
+            environ = {**environ, name: value, old: ""}
+    return environ
+
+
+@dataclasses.dataclass(frozen=True, repr=False)  # its text would show secrets
+class Config:
+    """Every setting, parsed and checked. Nothing else in the module reads the environment.
+
+    A field is all that there is to a setting: the environment variable, the option, `--help`, the lines of
+    .env.example and the README's table follow from it.
+    """
+
+    server_host: str = setting(str, "name or address to listen on; 0.0.0.0: IPv4, *: IPv6, too", "localhost", "--host")
+    server_port: int = setting(
+        whole_number("port", maximum=65535), "port to listen on; 0 picks a free one", "8888", "--port"
+    )
+    database_url: str = setting(
+        parse_database_url,
+        "database of the to-dos, and the documents: sqlite:///file.db, sqlite:// (memory) or postgresql://…",
+        *("sqlite:///tornado_todo.db", "--database"),
+    )
+    mongodb_uri: str = setting(
+        server_url("mongodb+srv", "mongodb", options=MONGODB_OPTIONS, others=str),
+        "MongoDB to keep the documents in, instead of that database",
+    )
+    redis_url: str = setting(
+        server_url("rediss", "unix", "redis", options=REDIS_OPTIONS), "Redis for records and live updates"
+    )
+    redis_host: str = setting(str, "host of that Redis, instead of REDIS_URL")
+    redis_port: int = setting(whole_number("port", maximum=65535), "port of that Redis", "6379")
+    redis_prefix: str = setting(str, "prefix of all keys, in case other programs use the same Redis", "tornado_todo:")
+    mysql_url: str = setting(server_url("mariadb", "mysql", options={}), "MySQL server that the health check includes")
+    auth: str = setting(
+        choice("auto", "accounts", "open"),
+        "who signs in: everybody but the user of this machine (auto), everybody (accounts) or nobody (open)",
+        "auto",
+    )
+    signup: str = setting(
+        choice("open", "invite", "closed"),
+        "who may make an account after the first: anybody (open), people with an invitation (invite), nobody (closed)",
+        "invite",
+    )
+    cookie_secret: tuple[str, ...] = setting(
+        parse_secrets,
+        "signs the sign-in cookies: 32 characters or more; new,old to change it; made and kept in a file if not set",
+    )
+    allowed_hosts: frozenset[str] = setting(
+        list_of(host_of, "a host name: write todo.example.com"),
+        "host names that the server answers to, comma-separated, besides its own; * for any",
+    )
+    cors_origins: frozenset[str] = setting(
+        list_of(origin_of, "an origin: write https://example.com"),
+        "web origins, comma-separated, whose pages may use the API; * for any",
+    )
+    frame_ancestors: str = setting(parse_frame_ancestors, "sites that may show the page in a frame; self, none", "none")
+    trusted_proxies: tuple[Network, ...] = setting(
+        parse_networks,
+        "addresses of proxies whose X-Forwarded headers are believed; unix for one that comes through a Unix socket",
+    )
+    public_url: str = setting(
+        parse_public_url, "URL at which browsers reach the server, if it is not the server's own address"
+    )
+    prefix: str = setting(
+        parse_prefix, "path that everything is served under, such as /todo, also if a proxy takes it off"
+    )
+    static_path: str = setting(existing("folder", os.path.isdir), "folder to serve at /static/")
+    weather_uri: str = setting(parse_http_url, "Open-Meteo's (or Yahoo's older) current weather, for /api/weather")
+    weather_place: str = setting(str, "name of the place, if the weather server does not send it")
+    trash_days: int = setting(
+        whole_number("number of days", 1, 99_999), "days after which the trash is emptied for good", "30"
+    )
+    workers: int = setting(
+        whole_number("number of processes", 1, 999), "processes that share the port; more than one needs REDIS_URL", "1"
+    )
+    http_server: str = setting(choice("tornado", "uvicorn"), "HTTP server: tornado, or the faster uvicorn", "tornado")
+    max_connections: int = setting(
+        whole_number("number of connections", 10),
+        "open connections of each process; beyond that, the one idle for longest is closed",
+        "4000",
+    )
+    keep_alive: int = setting(
+        whole_number("number of seconds", 1, 99_999),
+        "seconds that an idle connection is kept, longer than the proxy or load balancer in front keeps it",
+        "75",
+    )
+    log_level: str = setting(choice("debug", "info", "warning", "error"), "debug, info, warning or error", "info")
+    log_format: str = setting(choice("text", "json"), "text, or json: one object a line", "text")
+
+    @classmethod
+    def table(cls) -> tuple[Setting, ...]:
+        """Every setting, in the order of the fields."""
+        return tuple(Setting(field.name.upper(), **field.metadata) for field in dataclasses.fields(cls))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Config":
@@ -602,36 +547,48 @@ class Config(msgspec.Struct, frozen=True):
 
         Raises Misconfigured, naming the setting, for a value that cannot be used.
         """
-        values = {}
-        for setting in SETTINGS:
+        environ = with_current_names(environ)
+        values: dict[str, Any] = {}
+        for row in cls.table():
             try:
-                values[setting.name.lower()] = setting.parse(str(environ.get(setting.name) or setting.default))
+                values[row.name.lower()] = row.parse(str(environ.get(row.name) or row.default))
             except Misconfigured as error:
-                raise Misconfigured(f"{setting.name}: {error}") from None
+                raise Misconfigured(f"{row.name}: {error}") from None
         # The path of a PUBLIC_URL is a prefix that a proxy takes off. It may name the PREFIX, too.
         public, prefix = urllib.parse.urlsplit(values["public_url"]), values["prefix"]
         values["public_url"] = values["public_url"].removesuffix(public.path)
         values["prefix"] = public.path if public.path.endswith(prefix) else public.path + prefix
-        config = cls(**values)
-        if config.workers > 1 and config.database_url == "sqlite://":
-            raise Misconfigured(
-                "WORKERS: several processes cannot share a database in memory: set DATABASE_URL, or WORKERS=1"
-            )
-        if config.workers > 1 and not config.redis:
-            raise Misconfigured(
-                "WORKERS: several processes cannot share records in memory: set REDIS_URL, or WORKERS=1"
-            )
+        return cls(**values)
+
+    def __post_init__(self) -> None:
+        """Raise Misconfigured for several processes that would not share what they have to."""
         # Beside a SQLite file they find the same secret; with a server between them each would make its own.
-        shares_secret = config.cookie_secret or config.auth == "open" or config.database_url.startswith("sqlite:")
-        if config.workers > 1 and not shares_secret:
-            raise Misconfigured("WORKERS: they would not believe each other's cookies: set COOKIE_SECRET, or WORKERS=1")
-        return config
+        shares_secret = self.cookie_secret or self.auth == "open" or self.database_url.startswith("sqlite:")
+        faults = {
+            "share a database in memory: set DATABASE_URL": self.database_url == "sqlite://",
+            "share records in memory: set REDIS_URL": not self.redis,
+            "verify each other's cookies: set COOKIE_SECRET": not shares_secret,
+        }
+        for fault, is_present in faults.items():
+            if self.workers > 1 and is_present:
+                raise Misconfigured(f"WORKERS: several processes cannot {fault}, or WORKERS=1")
 
     @property
     def redis(self) -> str:
         """The URL of the Redis server, given whole or by host and port; empty if there is none."""
         host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
         return self.redis_url or (f"redis://{host}:{self.redis_port}/0" if host else "")
+
+
+SETTINGS = Config.table()
+SETTING_NAMES = {row.name for row in SETTINGS} | OLD_NAMES.keys()
+
+
+def nearest_setting(name: str) -> str | None:
+    """The setting that a name stands for: in other letter case, as an option, or misspelt; None if there is none."""
+    folded = re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_").removeprefix("TORNADO_TODO_")
+    options = {row.option.removeprefix("--").upper(): row.name for row in SETTINGS if row.option}
+    return options.get(folded) or nearest_name(folded, [row.name for row in SETTINGS])
 
 
 # ==== domain: may call itself ===================================================================
@@ -16613,19 +16570,19 @@ class TodoApplication(tornado.web.Application):
         return self.get_handler_delegate(request, handler, target_kwargs=options, path_args=path_args)
 
 
-def check_names(given: Iterable, known: list[str]) -> None:
-    """Raise Misconfigured for a key that is not a setting, with the nearest one."""
-    for name in map(str, given):
-        if name not in known:
+def check_names(names: Iterable, spell: Callable[[str], str]) -> None:
+    """Raise Misconfigured for a name that is not a setting in upper or lower case, with the nearest one."""
+    for name in map(str, names):
+        if name not in map(spell, SETTING_NAMES):
             nearest = nearest_setting(name)
-            meant = f"did you mean {nearest if nearest in known else nearest.lower()}?" if nearest else "see SETTINGS"
-            raise Misconfigured(f"{name!r} is not a setting; {meant}")
+            hint = f"did you mean {spell(nearest)}?" if nearest else "see SETTINGS"
+            raise Misconfigured(f"{name!r} is not a setting; {hint}")
 
 
 def app_config(settings: Mapping[str, str], prefix: str, overrides: Mapping[str, str]) -> Config:
     """The settings that `make_app` was given, checked. Raises Misconfigured."""
     environ = {**settings, **{name.upper(): str(value) for name, value in overrides.items()}}
-    check_names(overrides, [setting.name.lower() for setting in SETTINGS])
+    check_names(overrides, str.lower)
     if prefix:
         environ["PREFIX"] = prefix
     if tornado.version_info < (6, 6):  # it would take the setting cross_origin_protection and protect nothing
@@ -16675,7 +16632,7 @@ def make_app(
     request opens the stores, or `async with lifespan(app)` does. Raises Misconfigured.
     """
     # A copy of the environment may be given, which has variables of other programs.
-    check_names((settings or {}).keys() - os.environ.keys(), [setting.name for setting in SETTINGS])
+    check_names((settings or {}).keys() - os.environ.keys(), str.upper)
     config = app_config(os.environ if settings is None else settings, prefix, overrides)
     given = {"get_user": get_user} if get_user is not None else {}
     for name, function in {**given, **(checks or {})}.items():
@@ -16952,7 +16909,7 @@ def asgi_app(app: tornado.web.Application) -> Callable:
     return answer
 
 
-OfUvicorn: Any = object  # stands for classes of uvicorn's, which are imported only if FRONT says so
+OfUvicorn: Any = object  # stands for classes of uvicorn's, which are imported only if HTTP_SERVER asks for it
 
 
 class UvicornConnection(OfUvicorn):
@@ -17153,8 +17110,8 @@ async def uvicorn_listening(
     app: tornado.web.Application, sockets: list[socket.socket], limits: ConnectionLimits
 ) -> AsyncIterator[None]:
     """Serve an app on bound sockets by uvicorn; at the end answer what was asked. Raises Misconfigured."""
-    uvicorn = driver("uvicorn", "FRONT", "fast")
-    httptools = driver("httptools", "FRONT", "fast")
+    uvicorn = driver("uvicorn", "HTTP_SERVER", "fast")
+    httptools = driver("httptools", "HTTP_SERVER", "fast")
     protocols = "uvicorn.protocols."
     connection = importlib.import_module(f"{protocols}http.httptools_impl").HttpToolsProtocol
     web_socket = importlib.import_module(f"{protocols}websockets.websockets_sansio_impl").WebSocketsSansIOProtocol
@@ -17188,7 +17145,7 @@ async def listening(
     services: Services = app.settings["services"]
     config: Config = app.settings["config"]
     limits = ConnectionLimits(maximum or config.max_connections, config.keep_alive)
-    if config.front == "uvicorn":
+    if config.http_server == "uvicorn":
         try:
             async with uvicorn_listening(app, sockets, limits):
                 yield
@@ -17519,6 +17476,10 @@ def restore(file: str, path: str) -> str | None:
 # ==== command line: may call everything above ===================================================
 
 
+def option_name(name: str) -> str:
+    return "--" + name.lower().replace("_", "-")
+
+
 def argument_parser() -> argparse.ArgumentParser:
     """Options for every setting; each overrides the environment, which overrides the file .env."""
     parser = argparse.ArgumentParser(
@@ -17530,12 +17491,14 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tornado_todo {__version__}")
     parser.add_argument("--check", action="store_true", help="try every engine once, print how it is, and end")
-    for setting in SETTINGS:
-        names = [SHORT_OPTIONS.get(setting.name), "--" + setting.name.lower().replace("_", "-")]
-        default = f" (default: {setting.default})" if setting.default else ""
+    for row in SETTINGS:
+        names = [row.option, option_name(row.name)]
+        default = f" (default: {row.default})" if row.default else ""
         parser.add_argument(
-            *filter(None, names), dest=setting.name, metavar="VALUE", help=f"{setting.help}{default}".replace("%", "%%")
+            *filter(None, names), dest=row.name, metavar="VALUE", help=f"{row.help}{default}".replace("%", "%%")
         )
+    for name in OLD_NAMES:
+        parser.add_argument(option_name(name), dest=name, help=argparse.SUPPRESS)
     return parser
 
 
@@ -17596,20 +17559,24 @@ def say(line: str, stream: Any = None, level: int = logging.INFO) -> None:
 
 def env_fault(text: str, name: str | None, value: str | None) -> str | None:
     """What keeps a statement of .env, as python-dotenv has read it, from being what its author meant; never a value."""
-    settings = {setting.name for setting in SETTINGS}
     begun = re.findall(r"^\s*(?:export\s+)?(\w+)\s*=", text, re.MULTILINE)
     if name is None:
         return f"{begun[0] if begun else 'this'} cannot be read; write NAME=value, and close every quote"
-    if name not in settings and (nearest := nearest_setting(name)):
+    if name not in SETTING_NAMES and (nearest := nearest_setting(name)):
         return f"{name!a} is not a setting; did you mean {nearest}?"
     if value is None:
-        is_foreign = name not in settings and re.fullmatch(r"[A-Z_][A-Z0-9_]*", name)
+        is_foreign = name not in SETTING_NAMES and re.fullmatch(r"[A-Z_][A-Z0-9_]*", name)
         return None if is_foreign else "there is no value; write NAME=value, all of it on one line"
-    if name in settings and "\n" in value or settings & set(begun[1:]):
+    if name in SETTING_NAMES and "\n" in value or SETTING_NAMES & set(begun[1:]):
         return f"{name} goes on to the next line; close its quote"
     quotes, written = ("'", '"'), text.partition("=")[2].lstrip()
     # python-dotenv leaves a quote in the value that is only at its end.
-    if name in settings and value.endswith(quotes) and value.count(value[-1]) % 2 and not written.startswith(quotes):
+    if (
+        name in SETTING_NAMES
+        and value.endswith(quotes)
+        and value.count(value[-1]) % 2
+        and not written.startswith(quotes)
+    ):
         return f"{name} ends with a quote that has no partner"
     return None
 
@@ -17642,14 +17609,15 @@ def read_environment(options: Mapping[str, Any], logs: bool = False) -> dict[str
     With `logs` it sets up the log that they ask for, before anything is logged. Raises Misconfigured.
     """
     file = read_env_file(".env") if os.path.lexists(".env") else {}
-    names, sources = {setting.name for setting in SETTINGS}, (file, os.environ, options)
-    environ = {name: value for source in sources for name, value in source.items() if value and name in names}
+    sources = (file, os.environ, options)
+    environ = {name: value for source in sources for name, value in source.items() if value and name in SETTING_NAMES}
     if logs:
         set_up_logging(Config.from_env({name: environ.get(name, "") for name in ("LOG_LEVEL", "LOG_FORMAT")}))
-    for name in sorted(os.environ.keys() - names):
+    environ = dict(with_current_names(environ))
+    for name in sorted(os.environ.keys() - SETTING_NAMES):
         nearest = nearest_setting(name)
         # Others may read HOST and PORT, or what is only similar; where ours is set, nothing is missing.
-        if nearest and nearest not in environ and f"--{name.lower()}" not in SHORT_OPTIONS.values():
+        if nearest and nearest not in environ and option_name(name) not in {row.option for row in SETTINGS}:
             LOG.warning("the environment has %a, which is not a setting; did you mean %s?", name, nearest)
     return environ
 

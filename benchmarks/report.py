@@ -143,7 +143,7 @@ def panel(title: str, rows: Mapping[str, Row], left: int, top: int) -> list[str]
     for index, (name, row) in enumerate(sorted(rows.items(), key=lambda item: -item[1].rate)):
         y = top + TITLE_HEIGHT + index * BAR_HEIGHT
         width = max(1, round(space * row.rate / most))
-        label = escape(TITLES[name].replace("**", "").replace(", uvicorn in front", " + uvicorn"))
+        label = escape(TITLES[name].replace("**", "").replace(", on uvicorn", " + uvicorn"))
         is_ours = name.startswith("ours")
         weight = ' font-weight="bold"' if is_ours else ""
         parts.append(f'<text x="{left + LABEL_WIDTH - 8}" y="{y + 10}" text-anchor="end"{weight}>{label}</text>')

@@ -54,14 +54,14 @@ class Server:
 
 # Peers write no access log, so ours writes none either.
 OUR_SETTINGS = {"SERVER_HOST": "127.0.0.1", "SERVER_PORT": "{port}", "LOG_LEVEL": "warning"}
-BY_UVICORN = {"FRONT": "uvicorn"}
+BY_UVICORN = {"HTTP_SERVER": "uvicorn"}
 ON_SQLITE = {"DATABASE_URL": "sqlite:///{database}"}
 ON_POSTGRES = {"DATABASE_URL": "{database}"}
 
 SERVERS = (
     Server("ours", "**tornado_todo**", OURS, "sqlite", OUR_SETTINGS | ON_SQLITE, True, True),
     Server(
-        *("ours-uvicorn", "**tornado_todo**, uvicorn in front", OURS, "sqlite"),
+        *("ours-uvicorn", "**tornado_todo**, on uvicorn", OURS, "sqlite"),
         *(OUR_SETTINGS | ON_SQLITE | BY_UVICORN, True, True),
     ),
     Server(
@@ -82,7 +82,7 @@ SERVERS = (
     Server("hello-asgi", "raw ASGI hello world", UVICORN + "hello_asgi:app", ""),
     Server("ours-postgres", "**tornado_todo** (Postgres)", OURS, "postgres", OUR_SETTINGS | ON_POSTGRES, True, True),
     Server(
-        *("ours-postgres-uvicorn", "**tornado_todo** (Postgres), uvicorn in front", OURS, "postgres"),
+        *("ours-postgres-uvicorn", "**tornado_todo** (Postgres), on uvicorn", OURS, "postgres"),
         *(OUR_SETTINGS | ON_POSTGRES | BY_UVICORN, True, True),
     ),
     Server("fastapi-asyncpg", "FastAPI + asyncpg", UVICORN + "fastapi_asyncpg:app", "postgres"),
