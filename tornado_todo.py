@@ -597,8 +597,8 @@ MAX_BODY = 1024 * 1024  # bytes of a request's body
 MAX_RECORD = 64 * 1024  # bytes of a record
 MAX_ITEMS = 1000  # to-dos that one request makes
 MAX_DEPTH = 32  # levels of nesting in a JSON body
-MAX_ORDER = 1e12  # beyond it a double has no room left between whole numbers' neighbours
-NO_DUE = 2**53  # the sort key of a to-do without a due date: after every date there is
+MAX_ORDER = 1e12  # beyond it a double cannot be halved often enough between two whole numbers
+NO_DUE = 2**53  # the sort key of a to-do without a due date: after every date
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 EPOCH_DAY = EPOCH.toordinal()
 DAY = 86_400_000  # milliseconds
@@ -607,8 +607,10 @@ DAY = 86_400_000  # milliseconds
 class TodoError(tornado.web.HTTPError):
     """An error that knows its HTTP status, to be shown as a problem document (RFC 9457)."""
 
-    status = 500
-    title = "Internal error"
+    status, title = 500, "Internal error"
+
+    def __init_subclass__(cls, status: int = 0, title: str = "") -> None:
+        cls.status, cls.title = status or cls.status, title or cls.title
 
     def __init__(self, detail: str, errors: Sequence[dict] = (), headers: Mapping[str, str] | None = None):
         super().__init__(self.status, reason=self.title)
@@ -618,289 +620,127 @@ class TodoError(tornado.web.HTTPError):
         return self.detail
 
 
-class Malformed(TodoError):
+class Malformed(TodoError, status=400, title="Malformed request"):
     """The request could not be read."""
 
-    status, title = 400, "Malformed request"
+
+class Unauthorized(TodoError, status=401, title="Not signed in"):
+    """The caller has not signed in, or the account is unknown."""
 
 
-class Unauthorized(TodoError):
-    """Nobody has signed in, or not as somebody that is known here."""
-
-    status, title = 401, "Not signed in"
+class Forbidden(TodoError, status=403, title="Forbidden"):
+    """The caller is known but may not do this, or the request comes from a page of another site."""
 
 
-class Forbidden(TodoError):
-    """Who asks is known, but may not do this; or a page asks that may not."""
-
-    status, title = 403, "Forbidden"
+class NotFound(TodoError, status=404, title="Not found"):
+    """It does not exist, or the caller may not know that it does."""
 
 
-class NotFound(TodoError):
-    """There is no such thing, or none that the caller may know of."""
-
-    status, title = 404, "Not found"
+class Conflict(TodoError, status=409, title="Conflict"):
+    """The request contradicts the present state."""
 
 
-class Conflict(TodoError):
-    """The request and the present state exclude each other."""
-
-    status, title = 409, "Conflict"
+class Gone(TodoError, status=410, title="Gone"):
+    """What the caller read or made before no longer exists (RFC 9110, section 15.5.11)."""
 
 
-class Gone(TodoError):
-    """What the caller had reached or made before is no longer there (RFC 9110, section 15.5.11)."""
-
-    status, title = 410, "Gone"
-
-
-class PreconditionFailed(TodoError):
+class PreconditionFailed(TodoError, status=412, title="Precondition failed"):
     """If-Match or If-None-Match did not hold (RFC 9110, section 13)."""
 
-    status, title = 412, "Precondition failed"
 
-
-class TooLarge(TodoError):
+class TooLarge(TodoError, status=413, title="Content too large"):
     """The body is over its limit."""
 
-    status, title = 413, "Content too large"
 
-
-class UnsupportedMediaType(TodoError):
+class UnsupportedMediaType(TodoError, status=415, title="Unsupported media type"):
     """The body is not JSON."""
 
-    status, title = 415, "Unsupported media type"
+
+class Misdirected(TodoError, status=421, title="Misdirected request"):
+    """The request names a host that this server does not serve (RFC 9110, section 15.5.20)."""
 
 
-class Misdirected(TodoError):
-    """The request is for a host that this server is not (RFC 9110, section 15.5.20)."""
-
-    status, title = 421, "Misdirected request"
-
-
-class Invalid(TodoError):
+class Invalid(TodoError, status=422, title="Invalid fields"):
     """The request could be read, but one or more of its fields cannot be used."""
 
-    status, title = 422, "Invalid fields"
+
+class UpgradeRequired(TodoError, status=426, title="Upgrade required"):
+    """The client speaks a version of WebSocket that is no longer in use."""
 
 
-class UpgradeRequired(TodoError):
-    """The client speaks a version of WebSocket that nobody does any more."""
-
-    status, title = 426, "Upgrade required"
-
-
-class TooManyRequests(TodoError):
-    """Somebody has tried too often, and has to wait so many seconds (RFC 6585, section 4)."""
-
-    status, title = 429, "Too many attempts"
+class TooManyRequests(TodoError, status=429, title="Too many attempts"):
+    """There were too many attempts; the next is allowed after some seconds (RFC 6585, section 4)."""
 
     def __init__(self, seconds: float):
         wait = max(1, math.ceil(round(seconds, 3)))
         super().__init__(f"Too many attempts. Try again in {wait} s.", headers={"Retry-After": str(wait)})
 
 
-class UpstreamFailed(TodoError):
-    """Another server that this answer depends on gave none that can be used."""
-
-    status, title = 502, "Upstream failed"
+class UpstreamFailed(TodoError, status=502, title="Upstream failed"):
+    """Another server that this answer depends on returned nothing that can be used."""
 
 
-class Unavailable(TodoError):
+class Unavailable(TodoError, status=503, title="Temporarily unavailable"):
     """An engine is away or busy. The same request may succeed in a moment."""
-
-    status, title = 503, "Temporarily unavailable"
 
     def __init__(self, detail: str):
         super().__init__(detail, headers={"Retry-After": "1"})
 
 
-class UpstreamTimedOut(TodoError):
+class UpstreamTimedOut(TodoError, status=504, title="Upstream timed out"):
     """Another server that this answer depends on did not answer in time."""
-
-    status, title = 504, "Upstream timed out"
 
 
 def field_error(field: str, message: str) -> dict:
     return {"field": field, "message": message}
 
 
-Tags = list[str]  # a name of its own, since `list` is a field below
+def invalid(field: str, message: str, subject: str = "") -> Invalid:
+    """An error about one field, called `subject` in the sentence for people."""
+    return Invalid(f"{subject or field} {message}.", [field_error(field, message)])
 
 
-class Todo(msgspec.Struct, kw_only=True, frozen=True):
-    """A to-do as the API shows it. Times are RFC 3339 UTC; `url` is set only on its way out."""
+class Cache:
+    """Values by key, bounded in number and in bytes: those used longest ago make room."""
 
-    id: str
-    url: str | UnsetType = UNSET
-    list: str
-    title: str
-    completed: bool = False
-    completed_at: str | None = None
-    order: float
-    notes: str = ""
-    due: str | None = None
-    priority: int = 0
-    tags: Tags = []
-    created_at: str
-    updated_at: str
-    deleted_at: str | None = None
-    revision: int = 0
+    def __init__(self, max_items: int, max_bytes: float = math.inf, max_item_bytes: float = math.inf):
+        self._max_items, self._max_bytes, self._max_item_bytes = max_items, max_bytes, max_item_bytes
+        self._items: collections.OrderedDict[Any, tuple[Any, int]] = collections.OrderedDict()
+        self._bytes = 0
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._items)
 
-class TodoList(msgspec.Struct, kw_only=True, frozen=True):
-    """A list of to-dos. How many it has, whose it is and what the reader may do is set only on its way out."""
+    def __len__(self) -> int:
+        return len(self._items)
 
-    id: str
-    url: str | UnsetType = UNSET
-    title: str
-    order: float
-    inbox: bool = False
-    active: int | UnsetType = UNSET
-    completed: int | UnsetType = UNSET
-    owner: str | UnsetType = UNSET
-    role: str | UnsetType = UNSET
-    shared: bool | UnsetType = UNSET
-    created_at: str
-    updated_at: str
-    deleted_at: str | None = None
-    revision: int = 0
+    def get(self, key: Any) -> Any:
+        """The value, now the one used last; None if it is not kept."""
+        item = self._items.get(key)
+        if item is None:
+            return None
+        self._items.move_to_end(key)
+        return item[0]
 
+    def set(self, key: Any, value: Any, size: int = 0) -> None:
+        """Keep a value of this many bytes, unless it is over the limit for one."""
+        self.remove(key)
+        if size > self._max_item_bytes:
+            return
+        self._items[key] = value, size
+        self._bytes += size
+        while len(self._items) > self._max_items or self._bytes > self._max_bytes:
+            self.remove(next(iter(self._items)))
 
-LOCAL_USER = "local"  # the name of whoever uses this machine, where nobody signs in
-OWNER, EDITOR, VIEWER = "owner", "editor", "viewer"  # what one may be to a list; each may all that the next may
+    def remove(self, key: Any) -> None:
+        """Forget a value if it is kept."""
+        if item := self._items.pop(key, None):
+            self._bytes -= item[1]
 
-
-class User(msgspec.Struct, frozen=True):
-    """Somebody who owns lists, or the holder of a link, to whom one is shown. A time zone is an IANA name, or empty."""
-
-    id: str
-    name: str
-    time_zone: str = ""
-
-
-class Member(msgspec.Struct, frozen=True):
-    """Somebody who may see a list, since when, and as what."""
-
-    name: str
-    role: str
-    since: str
-
-
-class Change(msgspec.Struct, kw_only=True, frozen=True):
-    """One row of the change log. `todo` is null where the list itself changed; images are JSON.
-
-    `user` names who did it. An image is null, too, where the to-do was in a list that the reader may not see.
-    """
-
-    revision: int
-    batch: str
-    at: str
-    user: str | None
-    list: str
-    todo: str | None
-    action: str
-    before: msgspec.Raw
-    after: msgspec.Raw
-
-
-class TodoFields(msgspec.Struct, kw_only=True):
-    """What a client may set of a to-do. None clears."""
-
-    title: Annotated[str, Meta(max_length=2000)] | UnsetType = UNSET
-    completed: bool | UnsetType = UNSET
-    order: Annotated[float, Meta(ge=-MAX_ORDER, le=MAX_ORDER)] | UnsetType = UNSET
-    notes: Annotated[str, Meta(max_length=20_000)] | None | UnsetType = UNSET
-    due: str | None | UnsetType = UNSET
-    priority: Annotated[int, Meta(ge=0, le=3)] | None | UnsetType = UNSET
-    tags: Annotated[Tags, Meta(max_length=20)] | None | UnsetType = UNSET
-    list: str | UnsetType = UNSET
-
-
-class ListFields(msgspec.Struct, kw_only=True):
-    """What a client may set of a list."""
-
-    title: Annotated[str, Meta(max_length=2000)] | UnsetType = UNSET
-    order: Annotated[float, Meta(ge=-MAX_ORDER, le=MAX_ORDER)] | UnsetType = UNSET
-
-
-class UndoFields(msgspec.Struct, kw_only=True):
-    """Which batch to undo; without one, the caller's last."""
-
-    batch: str | UnsetType = UNSET
-
-
-class SignInFields(msgspec.Struct, kw_only=True):
-    """A name and a password; what they have to be is no business of who tries them."""
-
-    name: Annotated[str, Meta(max_length=1000)]
-    password: Annotated[str, Meta(max_length=1000)]
-
-
-class SignUpFields(msgspec.Struct, kw_only=True):
-    """What a new account needs."""
-
-    name: str
-    password: str
-    invite: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
-    take_local_todos: bool | UnsetType = UNSET
-
-
-class PasswordFields(msgspec.Struct, kw_only=True):
-    """The present password, to be told by it."""
-
-    password: Annotated[str, Meta(max_length=1000)]
-
-
-class UserFields(msgspec.Struct, kw_only=True):
-    """What a user may change of their own account: the password, shown with the present one, or the time zone."""
-
-    password: Annotated[str, Meta(max_length=1000)] | UnsetType = UNSET
-    new_password: str | UnsetType = UNSET
-    time_zone: str | None | UnsetType = UNSET
-
-
-class TokenFields(msgspec.Struct, kw_only=True):
-    """What an API token is for, whether it may write, and for how many days it is good."""
-
-    name: str
-    read_only: bool | UnsetType = UNSET
-    days: Annotated[int, Meta(ge=1, le=366)] | UnsetType = UNSET
-
-
-class MemberFields(msgspec.Struct, kw_only=True):
-    """What a member may do."""
-
-    role: Literal["editor", "viewer"]
-
-
-class NoFields(msgspec.Struct, kw_only=True):
-    """Nothing, where all is said by the address."""
-
-
-class TodoFilter(msgspec.Struct, kw_only=True, frozen=True):
-    """Which to-dos are meant. Each condition narrows the selection; none selects all outside the trash.
-
-    Days are those of a time zone, by its IANA name.
-    """
-
-    list: str | None = None
-    completed: bool | None = None
-    due: tuple[str, str] | str | None = None
-    tags: tuple[str, ...] = ()
-    priorities: tuple[int, ...] = ()
-    words: tuple[str, ...] = ()
-    deleted: bool = False
-    zone: str = "UTC"
-
-
-class Page(NamedTuple):
-    """One page of a keyset-paged answer: sort key, direction, how many, and what came last before it."""
-
-    sort: str = "order"
-    descending: bool = False
-    limit: int = 200
-    after: tuple[Any, str] | None = None
+    def clear(self) -> None:
+        """Forget all values."""
+        self._items.clear()
+        self._bytes = 0
 
 
 # ---- times, ids and text
@@ -910,7 +750,7 @@ def now_milliseconds() -> int:
     return time.time_ns() // 1_000_000
 
 
-@functools.lru_cache(2000)  # a list shows the same times again and again, and a write has the same in five columns
+@functools.lru_cache(2000)  # a list shows the same times often, and a write has the same in five columns
 def timestamp(epoch_milliseconds: int) -> str:
     """Epoch milliseconds as RFC 3339 UTC: 2026-11-22T09:30:00.123Z."""
     moment = EPOCH + datetime.timedelta(milliseconds=epoch_milliseconds)
@@ -922,37 +762,17 @@ def milliseconds(moment: str | None) -> int | None:
     """The inverse of `timestamp`; None stays None."""
     if moment is None:
         return None
-    return (datetime.datetime.fromisoformat(moment[:-1] + "+00:00") - EPOCH) // datetime.timedelta(milliseconds=1)
-
-
-RANDOM_BYTES: collections.deque[bytes] = collections.deque()  # of the system, ten at a time
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=RANDOM_BYTES.clear)  # or the child would use the same
-
-
-def random_bytes() -> bytes:
-    """Ten random bytes for an id; what is secret asks the system itself.
-
-    To ask is a system call, at which another thread may take the interpreter: three of them were a
-    twentieth of what it takes to create a to-do.
-    """
-    while True:
-        try:
-            return RANDOM_BYTES.pop()
-        except IndexError:
-            fresh = os.urandom(10 * 256)
-            RANDOM_BYTES.extend(fresh[start : start + 10] for start in range(0, len(fresh), 10))
+    return (datetime.datetime.fromisoformat(moment[:-1] + "+00:00") - EPOCH) // MILLISECOND
 
 
 def uuid7() -> str:
     """A UUID version 7 (RFC 9562): sorts by the time it was made, 74 random bits."""
-    chance = int.from_bytes(random_bytes(), "big")
-    high, low = chance >> 68, chance & (1 << 62) - 1
-    digits = f"{now_milliseconds() << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    moment, chance = f"{now_milliseconds():012x}", os.urandom(10).hex()
+    variant = "89ab"[int(chance[3], 16) & 3]
+    return f"{moment[:8]}-{moment[8:]}-7{chance[:3]}-{variant}{chance[4:7]}-{chance[7:19]}"
 
 
-# Letters that Unicode does not take apart, and that people type without their stroke or hook.
+# Letters that Unicode does not decompose, and that people type without their stroke or hook.
 UNDECOMPOSED = str.maketrans(
     {"ı": "i", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "ħ": "h", "ŧ": "t", "œ": "oe", "æ": "ae"}
 )
@@ -961,7 +781,7 @@ UNDECOMPOSED = str.maketrans(
 def is_accent(character: str) -> bool:
     """Whether a character is a mark that people leave out: accents, Hebrew points and Arabic vowels.
 
-    Told by its combining class. The vowel signs of Indic scripts and the voicing marks of kana have
+    Decided by its combining class. The vowel signs of Indic scripts and the voicing marks of kana have
     others: without them it would be another word.
     """
     combining_class = unicodedata.combining(character)
@@ -977,29 +797,29 @@ def fold(text: str) -> str:
     return " ".join(bare.translate(UNDECOMPOSED).split())
 
 
-BOM = "\ufeff"  # a byte order mark, which to a browser is space
+BOM = "\ufeff"  # a byte order mark, which browsers treat as space
 SPACES = f"{BOM}\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
 
 
 def trim(text: str) -> str:
-    """Text without the space around it, whether it is space to Python or to a browser."""
+    """Text without what Python or a browser treats as space around it."""
     return text.strip(SPACES) if BOM in text else text.strip()
 
 
 def clean_text(text: str) -> str:
-    """Text as a browser's text area gives it back: every line ends with a newline, and no byte order mark begins it."""
+    """Text as a browser's text area returns it: lines end with a newline, and no byte order mark begins it."""
     return text.replace("\r\n", "\n").replace("\r", "\n").lstrip(BOM)
 
 
-def clean_line(text: str, most: int) -> str:
-    """Trim one line of text; raise ValueError if nothing is left, too much, or a control character."""
+def clean_line(text: str, limit: int) -> str:
+    """Trim one line of text; raise ValueError if it is empty, too long, or has a control character."""
     text = trim(text)
     if not text:
         raise ValueError("must not be empty")
-    if len(text) > most:
-        raise ValueError(f"must have at most {most} characters, not {len(text)}")
+    if len(text) > limit:
+        raise ValueError(f"must have at most {limit} characters, not {len(text)}")
     if text.isascii() and text.isprintable():
         return text
     categories = {unicodedata.category(character) for character in text}
@@ -1010,8 +830,7 @@ def clean_line(text: str, most: int) -> str:
     return text
 
 
-def clean_title(title: str) -> str:
-    return clean_line(title, 500)
+Tags = list[str]  # a name of its own, since `list` is a field of Todo
 
 
 def clean_tags(tags: Tags | None) -> Tags:
@@ -1026,7 +845,7 @@ def clean_tags(tags: Tags | None) -> Tags:
 
 
 def fold_user_name(name: str) -> str:
-    """An account's name as it is kept: without case, compatibility forms and space around it."""
+    """An account's name as it is stored: without case, compatibility forms and space around it."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", trim(name)).casefold())
 
 
@@ -1034,7 +853,7 @@ def fold_user_name(name: str) -> str:
 INVISIBLE = re.compile(
     "[\u034f\u0640\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-# The scripts that people write today (UAX 31, table 5), by the first word of their letters' names in Unicode.
+# The scripts in use today (UAX 31, table 5), by the first word of their letters' names in Unicode.
 EAST_ASIAN_SCRIPTS = {"BOPOMOFO", "CJK", "HANGUL", "HIRAGANA", "IDEOGRAPHIC", "KATAKANA", "KATAKANA-HIRAGANA"}
 SCRIPTS_LIKE_LATIN = {"ARMENIAN", "CYRILLIC", "GREEK"}
 MODERN_SCRIPTS = EAST_ASIAN_SCRIPTS | SCRIPTS_LIKE_LATIN
@@ -1049,7 +868,7 @@ LOOKS_LIKE |= {ord("æ"): "ae", ord("ӕ"): "ae", ord("œ"): "oe"}
 
 
 def skeleton(name: str) -> str:
-    """What names that look the same have in common (UTS 39, section 4); names in ASCII are their own."""
+    """What names that look the same have in common (UTS 39, section 4); an ASCII name is its own."""
     if name.isascii():
         return name
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).translate(LOOKS_LIKE))
@@ -1060,13 +879,16 @@ def script_of(character: str) -> str:
     code, word = ord(character), unicodedata.name(character, "").split(" ")[0]
     if character.isascii() and not character.isalpha() or (word == "COMBINING" and code < 0x370):
         return ""
-    # Of the Latin letters those of phonetics and the clicks, which look like punctuation, are not for names.
+    # Latin letters of phonetics, and the clicks, which look like punctuation, are not for names.
     is_odd = word == "LATIN" and (0x1C0 <= code <= 0x1C3 or code >= 0x2B0 and not 0x1E00 <= code <= 0x1EFF)
     return word if word in MODERN_SCRIPTS and not is_odd else "unusual"
 
 
+LOCAL_USER = "local"  # the name of the user of this machine, who need not sign in
+
+
 def clean_user_name(name: str) -> str:
-    """A name for an account; raises ValueError for one with letters that hide, or pass for those of others."""
+    """A name for an account; raises ValueError for letters that are invisible or can be mistaken for others."""
     name = fold_user_name(name)
     valid = all(character in "._-@+" or unicodedata.category(character)[0] in "LMN" for character in name)
     if not valid or not 1 <= len(name) <= 64 or name[0] in "._-@+" or INVISIBLE.search(name):
@@ -1075,11 +897,8 @@ def clean_user_name(name: str) -> str:
     if "unusual" in scripts:
         raise ValueError("must have only letters and digits that people write today")
     others = scripts - {"LATIN"} - EAST_ASIAN_SCRIPTS
-    if (
-        len(others) > 1
-        or (others and scripts & EAST_ASIAN_SCRIPTS)
-        or ("LATIN" in scripts and others & SCRIPTS_LIKE_LATIN)
-    ):
+    mixes_latin = "LATIN" in scripts and others & SCRIPTS_LIKE_LATIN
+    if len(others) > 1 or (others and scripts & EAST_ASIAN_SCRIPTS) or mixes_latin:
         raise ValueError("must not mix letters of alphabets that look the same")
     if name == LOCAL_USER or skeleton(name) == LOCAL_USER:
         raise ValueError("stands for whoever uses this machine: choose another")
@@ -1128,7 +947,7 @@ ZONE_NAME = re.compile(r"(?!posix|right)[A-Za-z][A-Za-z0-9+_-]*(/[A-Za-z0-9+_-]+
 @functools.lru_cache(1000)
 def zone_named(name: str) -> datetime.tzinfo:
     """The time zone of an IANA name. Raises ValueError if there is none."""
-    if name == "UTC":  # on a machine without the database of time zones, too
+    if name == "UTC":  # also on a machine without the database of time zones
         return datetime.UTC
     import zoneinfo  # takes 3 ms, and most servers need it only after the start
 
@@ -1147,7 +966,7 @@ def clean_zone(name: str) -> str:
 
 
 def end_of_day(day: int) -> int:
-    """The last millisecond of a day in UTC: by it, all-day to-dos sort, whatever the zone."""
+    """The last millisecond of a day in UTC, by which all-day to-dos are sorted in every zone."""
     return (day - EPOCH_DAY + 1) * DAY - 1
 
 
@@ -1178,14 +997,14 @@ def day_of(moment: int, zone: str) -> int:
 
 
 def due_moment(due_at: int, zone: str) -> int:
-    """The moment by which the reader of a zone sorts a due date: of a day, its end there."""
+    """The moment by which a due date is sorted in a time zone: for a day, its end there."""
     if not is_all_day(due_at):
         return due_at
     return start_of_day(EPOCH_DAY + due_at // DAY + 1, zone) - 1
 
 
 def due_bounds(cursor: int, zone: str) -> tuple[int, int]:
-    """The sort keys between which a page begins, among times and among days, after a to-do with this sort key."""
+    """The sort keys after which a page begins, among times and among days, following a to-do with this key."""
     cursor = min(max(cursor, -NO_DUE), NO_DUE)
     if is_all_day(cursor) or cursor == NO_DUE:
         return due_moment(cursor, zone), cursor
@@ -1200,24 +1019,245 @@ def due_range(first: str, last: str, zone: str) -> tuple[int, int, int, int]:
     return end_of_day(begin), end_of_day(end), since, until
 
 
-CLEANERS: dict[str, Callable[[Any], Any]] = {
-    "title": clean_title,
-    "order": lambda order: order + 0.0,  # there is a -0.0, which not every engine keeps
-    "notes": lambda notes: clean_text(notes or ""),
-    "due": clean_due,
+# ---- to-dos, lists and changes: one row a field
+
+
+class Field(NamedTuple):
+    """What is declared of a field beside its name, type and default; everything else is derived from it."""
+
+    help: str
+    column: str = ""  # that stores it
+    write: Callable[[Any], Any] | None = None  # the column's value from the field's, if they differ
+    read: Callable[[Any], Any] | None = None  # and back
+    of: str = ""  # the column of another field, from which this one is read
+    derived: Mapping[str, Callable[[Any], Any]] = {}  # more columns, made from the whole for sorting and searching
+    patch: Any = None  # its type where clients may set it
+    clean: Callable[[Any], Any] | None = None  # makes what they send canonical, or raises ValueError
+    sort: str = ""  # the column by which it is sorted
+    undo: bool = True
+
+
+def declare(text: str, *arguments: Any, **options: Any) -> Meta:
+    """The declaration of a field, for its annotation."""
+    return Meta(description=text, extra={"field": Field(text, *arguments, **options)})
+
+
+def declared_fields(struct: type[msgspec.Struct]) -> dict[str, Field]:
+    """The declarations of a struct's fields, by name."""
+    metas = {each.name: getattr(each.type, "__metadata__", ()) for each in msgspec.structs.fields(struct)}
+    return {name: meta[0].extra["field"] for name, meta in metas.items() if meta}
+
+
+TIME = {"write": milliseconds, "read": lambda value: None if value is None else timestamp(value)}
+IMAGE = {"write": lambda image: bytes(image).decode(), "read": lambda text: msgspec.Raw(text.encode())}
+WORDS = {"write": lambda words: json.dumps(words, ensure_ascii=False) if words else "[]", "read": json.loads}
+COMPLETED = {"of": "completed_at", "read": lambda value: value is not None}
+TITLE_KEY = {"title_key": lambda todo: fold(todo.title)[:100]}
+SEARCH = {"search": lambda todo: f"{fold(todo.title)}\n{fold(todo.notes)}"}
+TAG_KEYS = {"tag_keys": lambda todo: "".join(f"\n{fold(tag)}" for tag in todo.tags) + "\n"}
+DUE_AT = {"due_at": lambda todo: due_sort_key(todo.due)}
+TITLE = {"patch": Annotated[str, Meta(max_length=2000)], "clean": functools.partial(clean_line, limit=500)}
+ORDER = {
+    "patch": Annotated[float, Meta(ge=-MAX_ORDER, le=MAX_ORDER)],
+    "clean": lambda order: order + 0.0,  # there is a -0.0, which not every engine keeps
+}
+NOTES = {"patch": Annotated[str, Meta(max_length=20_000)] | None, "clean": lambda notes: clean_text(notes or "")}
+PRIORITY = {"patch": Annotated[int, Meta(ge=0, le=3)] | None, "clean": lambda priority: priority or 0}
+TAGS = {"patch": Annotated[Tags, Meta(max_length=20)] | None, "clean": clean_tags}
+
+
+class Todo(msgspec.Struct, kw_only=True, frozen=True):
+    """A to-do as the API shows it. Times are RFC 3339 UTC; `url` is set only on its way out."""
+
+    id: Annotated[str, declare("UUID", "id", undo=False)]
+    url: str | UnsetType = UNSET
+    list: Annotated[str, declare("id of its list", "list_id", patch=str, clean=clean_id)]
+    title: Annotated[str, declare("one line", "title", derived=TITLE_KEY | SEARCH, sort="title_key", **TITLE)]
+    completed: Annotated[bool, declare("whether it is done", patch=bool, **COMPLETED)] = False
+    completed_at: Annotated[str | None, declare("when it was done", "completed_at", **TIME)] = None
+    order: Annotated[float, declare("its place in the list", "position", sort="position", **ORDER)]
+    notes: Annotated[str, declare("text of several lines", "notes", derived=SEARCH, **NOTES)] = ""
+    due: Annotated[
+        str | None,
+        declare(
+            "date, or time with an offset", "due", derived=DUE_AT, patch=str | None, clean=clean_due, sort="due_at"
+        ),
+    ] = None
+    priority: Annotated[int, declare("0 (none) to 3 (high)", "priority", sort="priority", **PRIORITY)] = 0
+    tags: Annotated[Tags, declare("words", "tags", derived=TAG_KEYS, **WORDS, **TAGS)] = []
+    created_at: Annotated[str, declare("when it was made", "created_at", sort="created_at", undo=False, **TIME)]
+    updated_at: Annotated[str, declare("when it was changed", "updated_at", sort="updated_at", undo=False, **TIME)]
+    deleted_at: Annotated[str | None, declare("when it was put into the trash", "deleted_at", **TIME)] = None
+    revision: Annotated[int, declare("raised by every change", "revision", undo=False)] = 0
+
+
+class TodoList(msgspec.Struct, kw_only=True, frozen=True):
+    """A list of to-dos. Its counts, its owner and the caller's role are set only on its way out."""
+
+    id: Annotated[str, declare("UUID", "id", undo=False)]
+    url: str | UnsetType = UNSET
+    title: Annotated[str, declare("one line", "title", **TITLE)]
+    order: Annotated[float, declare("its place among the lists", "position", **ORDER)]
+    inbox: Annotated[bool, declare("whether to-dos go here by default", "inbox", int, bool, undo=False)] = False
+    active: int | UnsetType = UNSET
+    completed: int | UnsetType = UNSET
+    owner: str | UnsetType = UNSET
+    role: str | UnsetType = UNSET
+    shared: bool | UnsetType = UNSET
+    created_at: Annotated[str, declare("when it was made", "created_at", undo=False, **TIME)]
+    updated_at: Annotated[str, declare("when it was changed", "updated_at", undo=False, **TIME)]
+    deleted_at: Annotated[str | None, declare("when it was put into the trash", "deleted_at", **TIME)] = None
+    revision: Annotated[int, declare("raised by every change", "revision", undo=False)] = 0
+
+
+class Change(msgspec.Struct, kw_only=True, frozen=True):
+    """One row of the change log. An image is null where there was nothing that the caller may see."""
+
+    revision: Annotated[int, declare("one more than that of the change before", "revision")]
+    batch: Annotated[str, declare("what one request changed", "batch")]
+    at: Annotated[str, declare("when", "at", **TIME)]
+    user: Annotated[str | None, declare("name of who made it", "user_id")]
+    list: Annotated[str, declare("id of the list", "list_id")]
+    todo: Annotated[str | None, declare("id of the to-do; null where the list itself changed", "todo_id")]
+    action: Annotated[str, declare("create, update, delete, restore, reorder, share or purge", "action")]
+    before: Annotated[msgspec.Raw, declare("the to-do or list before", "before_image", **IMAGE)]
+    after: Annotated[msgspec.Raw, declare("the to-do or list after", "after_image", **IMAGE)]
+
+
+def patch_type(struct: type[msgspec.Struct], name: str) -> type[msgspec.Struct]:
+    """The type of what clients may set of a to-do or list. Nothing is required; null clears where it is allowed."""
+    settable = {each: declared for each, declared in declared_fields(struct).items() if declared.patch}
+    types = {each: Annotated[row.patch | UnsetType, Meta(description=row.help)] for each, row in settable.items()}
+    return msgspec.defstruct(name, [(each, kind, UNSET) for each, kind in types.items()], kw_only=True)
+
+
+def cleared_values(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """The defaults of the fields that clients may set, but need not."""
+    settable = [name for name, declared in declared_fields(struct).items() if declared.patch]
+    return {
+        each.name: each.default if each.default_factory is msgspec.NODEFAULT else each.default_factory()
+        for each in msgspec.structs.fields(struct)
+        if each.name in settable and not each.required
+    }
+
+
+TODO_FIELDS, LIST_FIELDS = declared_fields(Todo), declared_fields(TodoList)
+TodoFields, ListFields = patch_type(Todo, "TodoFields"), patch_type(TodoList, "ListFields")
+TODO_DEFAULTS = cleared_values(Todo)
+TODO_UNDOABLE = tuple(name for name, declared in TODO_FIELDS.items() if declared.undo)
+LIST_UNDOABLE = tuple(name for name, declared in LIST_FIELDS.items() if declared.undo)
+SORT_COLUMNS = {name: declared.sort for name, declared in TODO_FIELDS.items() if declared.sort}
+CLEANERS = {name: declared.clean for name, declared in TODO_FIELDS.items() if declared.clean} | {
     "time_zone": lambda name: name and clean_zone(name),
-    "priority": lambda priority: priority or 0,
-    "tags": clean_tags,
-    "list": clean_id,
     "batch": clean_id,
 }
+
+OWNER, EDITOR, VIEWER = "owner", "editor", "viewer"  # the roles in a list; each may do all that the next may
+
+
+class User(msgspec.Struct, frozen=True):
+    """An owner of lists, or the holder of a link to one. The time zone is an IANA name, or empty."""
+
+    id: str
+    name: str
+    time_zone: str = ""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """Another user who may see a list, since when, and in which role."""
+
+    name: str
+    role: str
+    since: str
+
+
+Password = Annotated[str, Meta(max_length=1000)]
+
+
+class UndoFields(msgspec.Struct, kw_only=True):
+    """Which batch to undo; without one, the caller's last."""
+
+    batch: str | UnsetType = UNSET
+
+
+class SignInFields(msgspec.Struct, kw_only=True):
+    """A name and a password, unchecked: the rules for new ones are no hint to somebody who guesses."""
+
+    name: Annotated[str, Meta(max_length=1000)]
+    password: Password
+
+
+class SignUpFields(msgspec.Struct, kw_only=True):
+    """What a new account needs."""
+
+    name: str
+    password: str
+    invite: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
+    take_local_todos: bool | UnsetType = UNSET
+
+
+class PasswordFields(msgspec.Struct, kw_only=True):
+    """The present password, as proof."""
+
+    password: Password
+
+
+class UserFields(msgspec.Struct, kw_only=True):
+    """What users may change of their own account: the password, with the present one as proof, or the time zone."""
+
+    password: Password | UnsetType = UNSET
+    new_password: str | UnsetType = UNSET
+    time_zone: str | None | UnsetType = UNSET
+
+
+class TokenFields(msgspec.Struct, kw_only=True):
+    """What an API token is for, whether it may only read, and for how many days it is valid."""
+
+    name: str
+    read_only: bool | UnsetType = UNSET
+    days: Annotated[int, Meta(ge=1, le=366)] | UnsetType = UNSET
+
+
+class MemberFields(msgspec.Struct, kw_only=True):
+    """What a member may do."""
+
+    role: Literal["editor", "viewer"]
+
+
+class NoFields(msgspec.Struct, kw_only=True):
+    """An empty object."""
+
+
+class TodoFilter(msgspec.Struct, kw_only=True, frozen=True):
+    """A selection of to-dos. Each condition narrows it; without any it is all outside the trash.
+
+    Days are those of a time zone, by its IANA name.
+    """
+
+    list: str | None = None
+    completed: bool | None = None
+    due: tuple[str, str] | str | None = None
+    tags: tuple[str, ...] = ()
+    priorities: tuple[int, ...] = ()
+    words: tuple[str, ...] = ()
+    deleted: bool = False
+    zone: str = "UTC"
+
+
+class Page(NamedTuple):
+    """One page of a keyset-paged answer: sort key, direction, size, and the last item before it."""
+
+    sort: str = "order"
+    descending: bool = False
+    limit: int = 200
+    after: tuple[Any, str] | None = None
 
 
 # ---- reading what clients send
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object; raise Malformed for a key that comes twice, since one would be lost."""
+    """Build a JSON object; raise Malformed for a key that occurs twice, since one value would be lost."""
     value = dict(pairs)
     if len(value) != len(pairs):
         counts = collections.Counter(key for key, _ in pairs)
@@ -1236,7 +1276,7 @@ JSON_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_int=bounded
 
 
 def text_fault(text: str) -> str | None:
-    """What makes a text one that not every engine could keep; None if all is well."""
+    """What makes a text one that not every engine could keep; None if it is fine."""
     if text.isascii() and "\0" not in text:
         return None
     if "\0" in text:
@@ -1247,7 +1287,7 @@ def text_fault(text: str) -> str | None:
 
 
 def json_fault(value: Any, depth: int = 0) -> tuple[str, str] | None:
-    """Where and what in a parsed JSON value not every engine could keep; None if all is well."""
+    """Where and what in a parsed JSON value not every engine could keep; None if it is fine."""
     if isinstance(value, str):
         fault = text_fault(value)
         return ("", fault) if fault else None
@@ -1264,8 +1304,8 @@ def json_fault(value: Any, depth: int = 0) -> tuple[str, str] | None:
             if fault := text_fault(key):
                 return "", f"has a key that {fault}"
     for place, item in value.items() if isinstance(value, dict) else enumerate(value):
-        if fault := json_fault(item, depth + 1):
-            path, message = fault
+        if found := json_fault(item, depth + 1):
+            path, message = found
             place = f"[{place}]" if isinstance(place, int) else place[:200]
             return place + ("." if path and not path.startswith("[") else "") + path, message
     return None
@@ -1304,8 +1344,8 @@ def read_field(name: str, value: Any, field_type: Any) -> Any:
 
 @functools.cache
 def known_fields(fields_type: type[msgspec.Struct]) -> dict[str, Any]:
-    """The types of a struct's fields by name; msgspec takes 60 µs to find them out."""
-    return {field.name: field.type for field in msgspec.structs.fields(fields_type)}
+    """The types of a struct's fields by name; msgspec takes 60 µs to find them."""
+    return {each.name: each.type for each in msgspec.structs.fields(fields_type)}
 
 
 def read_fields(body: Any, fields_type: type[msgspec.Struct], required: Iterable[str] = ()) -> dict[str, Any]:
@@ -1364,9 +1404,9 @@ def read_boolean(text: str) -> bool:
     return text == "true"
 
 
-def read_whole_number(text: str, least: int, most: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,19}", text) or not least <= int(text) <= most:
-        raise ValueError(f"must be a whole number from {least} to {most}")
+def read_whole_number(text: str, smallest: int, largest: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,19}", text) or not smallest <= int(text) <= largest:
+        raise ValueError(f"must be a whole number from {smallest} to {largest}")
     return int(text)
 
 
@@ -1375,7 +1415,7 @@ def read_zone(text: str) -> str:
     try:
         return clean_zone(text)
     except ValueError as error:
-        raise Invalid(f"tz {error}.", [field_error("tz", str(error))]) from None
+        raise invalid("tz", str(error)) from None
 
 
 def read_due_range(text: str) -> tuple[str, str] | str:
@@ -1384,11 +1424,10 @@ def read_due_range(text: str) -> tuple[str, str] | str:
         return text
     first, dots, last = text.partition("..")
     days = [first, last if dots else first]
-    for day in days:
-        if day:
-            if not DATE.fullmatch(day):
-                raise ValueError("must be a day like 2026-11-22, a range like 2026-11-01..2026-11-30, any or none")
-            datetime.date.fromisoformat(day)
+    for day in filter(None, days):
+        if not DATE.fullmatch(day):
+            raise ValueError("must be a day like 2026-11-22, a range like 2026-11-01..2026-11-30, any or none")
+        datetime.date.fromisoformat(day)
     if not any(days):
         raise ValueError("must name a day")
     return days[0] or "0001-01-01", days[1] or "9999-12-31"
@@ -1405,16 +1444,6 @@ def read_priorities(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[0-3](,[0-3])*", text):
         raise ValueError("must be 0, 1, 2 or 3, or several with commas between")
     return tuple(sorted({int(digit) for digit in text.split(",")}))
-
-
-SORT_COLUMNS = {
-    "order": "position",
-    "created_at": "created_at",
-    "updated_at": "updated_at",
-    "due": "due_at",
-    "priority": "priority",
-    "title": "title_key",
-}
 
 
 def read_sort(text: str) -> tuple[str, bool]:
@@ -1449,8 +1478,8 @@ def read_text(text: str) -> str:
     return text
 
 
-# Every query parameter there is. A handler names those that it takes; all others are refused,
-# since a mistyped filter on a bulk DELETE must never select everything.
+# All query parameters. A handler names those that it takes; all others are refused, since a mistyped
+# filter on a bulk DELETE must never select everything.
 PARAMETERS: dict[str, Callable[[str], Any]] = {
     "list": clean_id,
     "completed": read_boolean,
@@ -1471,9 +1500,9 @@ PARAMETERS: dict[str, Callable[[str], Any]] = {
 FILTERS = ("list", "completed", "due", "tag", "priority", "q", "deleted")
 
 
-@functools.lru_cache(500)  # a page asks for the same things again and again
+@functools.lru_cache(500)  # the page sends the same queries often
 def read_query(query: str, allowed: tuple[str, ...]) -> Mapping[str, Any]:
-    """Parse a query string; `tag` gives a list, every other parameter may come once.
+    """Parse a query string; `tag` becomes a list, every other parameter may come once.
 
     Raises Malformed with one entry for every parameter that is unknown, doubled or cannot be read, or
     Invalid for a time zone that does not exist.
@@ -1521,7 +1550,7 @@ def filter_from_query(query: Mapping[str, Any], time_zone: str) -> TodoFilter:
 
 
 def page_from_query(query: Mapping[str, Any]) -> Page:
-    """The page that a query asks for; raises Malformed for a cursor of another sort order."""
+    """The page that a query names; raises Malformed for a cursor of another sort order."""
     sort, descending = query.get("sort", ("order", False))
     cursor = query.get("after")
     if cursor and cursor[0] != sort:
@@ -1538,16 +1567,14 @@ def clean_document_name(name: str) -> str:
     name = unicodedata.normalize("NFC", name)
     valid = all(character in "._-" or unicodedata.category(character)[0] in "LMN" for character in name)
     if not valid or not 1 <= len(name) <= 200 or name in (".", ".."):
-        message = "must be 1 to 200 letters, digits, dots, underscores or hyphens"
-        raise Invalid(f"The name {message}.", [field_error("name", message)])
+        raise invalid("name", "must be 1 to 200 letters, digits, dots, underscores or hyphens", "The name")
     return name
 
 
 def clean_record_key(key: str) -> str:
     """A record's key; raises Invalid unless it is 1 to 200 characters that can be printed."""
     if not 1 <= len(key) <= 200 or any(unicodedata.category(character)[0] == "C" for character in key):
-        message = "must be 1 to 200 characters, none of them a control character"
-        raise Invalid(f"The key {message}.", [field_error("key", message)])
+        raise invalid("key", "must be 1 to 200 characters, none of them a control character", "The key")
     return key
 
 
@@ -1572,11 +1599,11 @@ def check_precondition(if_match: str | None, etag: str) -> None:
 
 # ---- changing to-dos and lists
 
-TODO_UNDOABLE = (
-    *("title", "completed", "completed_at", "order", "notes"),
-    *("due", "priority", "tags", "list", "deleted_at"),
-)
-LIST_UNDOABLE = ("title", "order", "deleted_at")
+
+def changed(before: Any, at: str, **values: Any) -> Any:
+    """The to-do or list with these fields set; the same object if nothing changed."""
+    after = msgspec.structs.replace(before, **values)
+    return before if after == before else msgspec.structs.replace(after, updated_at=at)
 
 
 def changed_todo(before: Todo, fields: Mapping[str, Any], at: str) -> Todo:
@@ -1584,14 +1611,13 @@ def changed_todo(before: Todo, fields: Mapping[str, Any], at: str) -> Todo:
     values = dict(fields)
     if "completed" in values and values["completed"] != before.completed:
         values["completed_at"] = at if values["completed"] else None
-    after = msgspec.structs.replace(before, **values)
-    return before if after == before else msgspec.structs.replace(after, updated_at=at)
+    return changed(before, at, **values)
 
 
 def reverted(current: Any, before: Any, after: Any, fields: Iterable[str], at: str) -> Any:
     """`current` with the fields that went from `before` to `after` set back.
 
-    Raises Conflict if somebody has since changed one of those fields to something else.
+    Raises Conflict if one of those fields has since been changed to something else.
     """
     altered = [name for name in fields if getattr(before, name) != getattr(after, name)]
     for name in altered:
@@ -1601,7 +1627,7 @@ def reverted(current: Any, before: Any, after: Any, fields: Iterable[str], at: s
     return msgspec.structs.replace(current, updated_at=at, **values)
 
 
-def least_gap(order: float) -> float:
+def smallest_gap(order: float) -> float:
     """The distance below which neighbours are moved away: far above what a double can still halve."""
     return max(1e-6, abs(order) * 1e-12)
 
@@ -3087,15 +3113,14 @@ def schema_tables() -> list[str]:
 
 # ---- rights: in every statement, `$1` is the caller
 
-# A list in the trash is its owner's alone, until it is restored.
+LINK_NAME = "link/"  # begins the names of the holders of links, and no account's
+# A list in the trash is visible to its owner only, until it is restored.
 MEMBERSHIPS = "SELECT list_id FROM members JOIN lists ON lists.id = list_id WHERE user_id = $1 AND deleted_at IS NULL"
-
-
-MEMBERS_OF = "SELECT user_id FROM members WHERE list_id = $1"
+Memberships = dict[str, dict[str, str]]
 
 
 def editing(role: str) -> str:
-    """What narrows memberships to those that have this role."""
+    """What narrows memberships to those with this role."""
     return " AND role = 'editor'" if role == EDITOR else ""
 
 
@@ -3122,27 +3147,96 @@ def check_role(wanted: str, role: str) -> None:
 
 # ---- rows
 
-TODO_COLUMNS = (
-    "id, list_id, title, completed_at, position, notes, due, priority, tags,"
-    " created_at, updated_at, deleted_at, revision"
+
+class Table:
+    """How a struct is stored, from the declarations of its fields; all of it is worked out at import."""
+
+    def __init__(self, struct: type[msgspec.Struct]):
+        declared = declared_fields(struct)
+        stored = {name: each for name, each in declared.items() if each.column}
+        columns = [each.column for each in stored.values()]
+        self.columns = ", ".join(columns)  # of the rows that `read` takes, more of which may follow
+        self.width = len(columns)
+        # How each column is made, by the field that it depends on.
+        self.makers_of = {
+            name: {each.column: self._maker(name, each.write), **each.derived} for name, each in stored.items()
+        }
+        self.makers = {column: make for makers in self.makers_of.values() for column, make in makers.items()}
+        places = {name: columns.index(each.column or each.of) for name, each in declared.items()}
+        readers = {f"read_{name}": each.read for name, each in declared.items() if each.read}
+        values = (
+            f"{n}=read_{n}(row[{at}])" if f"read_{n}" in readers else f"{n}=row[{at}]" for n, at in places.items()
+        )
+        # The struct in a row that begins with `columns`. Generated, since a loop over the fields takes twice as long.
+        self.read: Callable[[Sequence[Any]], Any] = eval(
+            f"lambda row: struct({', '.join(values)})", {"struct": struct, **readers}
+        )
+
+    @staticmethod
+    def _maker(name: str, write: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+        get = operator.attrgetter(name)
+        return (lambda thing: write(get(thing))) if write else get
+
+    def row(self, thing: Any) -> list[Any]:
+        """The values of the columns that `makers` makes."""
+        return [make(thing) for make in self.makers.values()]
+
+
+def placeholders(count: int, first: int = 1) -> str:
+    return ", ".join(f"${number}" for number in range(first, first + count))
+
+
+def insert(table: str, columns: str) -> str:
+    """SQL that inserts a row, with an argument for each column."""
+    return f"INSERT INTO {table} ({columns}) VALUES ({placeholders(columns.count(',') + 1)})"
+
+
+TODOS, LISTS, CHANGES = Table(Todo), Table(TodoList), Table(Change)
+TODO_COLUMNS, LIST_COLUMNS, CHANGE_COLUMNS = TODOS.columns, LISTS.columns, CHANGES.columns
+STORED_TODO_COLUMNS = f"{', '.join(TODOS.makers)}, owner_id"
+STORED_LIST_COLUMNS = f"{LIST_COLUMNS}, owner_id"
+STORED_CHANGE_COLUMNS = f"{CHANGE_COLUMNS}, undoes, owner_id, from_list_id, from_owner_id"
+INSERT_TODO = insert("todos", STORED_TODO_COLUMNS)
+INSERT_USER = insert("users", "id, name, created_at, revision")
+SAVE_CHANGE = insert("changes", STORED_CHANGE_COLUMNS)
+SAVE_LIST = (
+    f"{insert('lists', STORED_LIST_COLUMNS)} ON CONFLICT (id) DO UPDATE SET "
+    + ", ".join(
+        f"{column} = excluded.{column}" for column in LISTS.makers if column not in ("id", "inbox", "created_at")
+    )
+    + " WHERE lists.owner_id = excluded.owner_id"
 )
-LIST_COLUMNS = "id, title, position, inbox, created_at, updated_at, deleted_at, revision"
-SAVE_LIST = f"""
-    INSERT INTO lists ({LIST_COLUMNS}, owner_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-    ON CONFLICT (id) DO UPDATE SET title = excluded.title, position = excluded.position,
-        updated_at = excluded.updated_at, deleted_at = excluded.deleted_at, revision = excluded.revision
-    WHERE lists.owner_id = excluded.owner_id"""
-CHANGE_COLUMNS = "revision, batch, at, user_id, list_id, todo_id, action, before_image, after_image"
-SAVE_CHANGE = f"""
-    INSERT INTO changes ({CHANGE_COLUMNS}, undoes, owner_id, from_list_id, from_owner_id)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
 IN_A_LIVING_LIST = "EXISTS (SELECT 1 FROM lists WHERE lists.id = list_id AND lists.deleted_at IS NULL)"
 OUTSIDE_OWN_TRASH = "list_id NOT IN (SELECT id FROM lists WHERE owner_id = $1 AND deleted_at IS NOT NULL)"
 
 
-# A change as a reader sees it: with the name of who made it, and of its images only the one that was in a list
-# which the reader may see. Who shares a list does not share what a to-do said before it was moved there.
-# And only since they have been a member: what an owner has removed before sharing a list is not shared.
+def row_from_todo(todo: Todo, owner_id: str) -> tuple:
+    """The arguments of INSERT_TODO."""
+    return (*TODOS.row(todo), owner_id)
+
+
+@functools.lru_cache(1000)
+def update_todo(fields: tuple[str, ...]) -> tuple[str, tuple[Callable[[Todo], Any], ...]]:
+    """The statement that writes some fields of a to-do, and what makes its arguments from `$3` on.
+
+    Before them come the to-do's id and the caller; after them, if it moves to another list, that list's owner.
+    Columns that did not change are not written, which spares most of a to-do's nine indexes.
+    """
+    makers = {column: make for field in fields for column, make in TODOS.makers_of[field].items()}
+    names = [*makers, *(["owner_id"] if "list" in fields else [])]
+    settings = ", ".join(f"{name} = ${number}" for number, name in enumerate(names, 3))
+    mine = "SELECT list_id FROM members WHERE user_id = $2 AND role = 'editor'"
+    return f"UPDATE todos SET {settings} WHERE id = $1 AND (owner_id = $2 OR list_id IN ({mine}))", (*makers.values(),)
+
+
+def sort_value(todo: Todo, sort: str) -> Any:
+    """The value of the column by which a to-do is sorted."""
+    return TODOS.makers[SORT_COLUMNS[sort]](todo)
+
+
+# A change as a reader sees it: with its author's name, and of its images only those that were in a list which
+# the reader may see. Sharing a list does not share what a to-do said before it was moved there, nor what
+# the owner had removed before.
 def since_member(list_column: str) -> str:
     """SQL for whether a change was made while the caller was a member of the list in one of its columns."""
     mine = f"members.user_id = $1 AND members.list_id = changes.{list_column}"
@@ -3153,130 +3247,10 @@ def since_member(list_column: str) -> str:
 
 SEES_AFTER = f"(owner_id = $1 OR {since_member('list_id')})"
 SEES_BEFORE = f"(COALESCE(from_owner_id, owner_id) = $1 OR {since_member('from_list_id')})"
-USER_NAME = "(SELECT name FROM users WHERE users.id = changes.user_id)"
-SEEN_CHANGE = (
-    f"revision, batch, at, {USER_NAME}, list_id, todo_id, action,"
-    f" CASE WHEN {SEES_BEFORE} THEN before_image ELSE 'null' END,"
-    f" CASE WHEN {SEES_AFTER} THEN after_image ELSE 'null' END"
-)
-
-
-def todo_from_row(row: Sequence[Any]) -> Todo:
-    """The to-do in a row of TODO_COLUMNS."""
-    deleted_at = row[11]
-    return Todo(
-        id=row[0],
-        list=row[1],
-        title=row[2],
-        completed=row[3] is not None,
-        completed_at=None if row[3] is None else timestamp(row[3]),
-        order=row[4],
-        notes=row[5],
-        due=row[6],
-        priority=row[7],
-        tags=json.loads(row[8]),
-        created_at=timestamp(row[9]),
-        updated_at=timestamp(row[10]),
-        deleted_at=None if deleted_at is None else timestamp(deleted_at),
-        revision=row[12],
-    )
-
-
-# How each column of a to-do is made, those included that only sorting and searching use, by the field it comes from.
-COLUMNS_OF: dict[str, dict[str, Callable[[Todo], Any]]] = {
-    "id": {"id": lambda todo: todo.id},
-    "list": {"list_id": lambda todo: todo.list},
-    "title": {"title": lambda todo: todo.title, "title_key": lambda todo: fold(todo.title)[:100]},
-    "completed_at": {"completed_at": lambda todo: milliseconds(todo.completed_at)},
-    "order": {"position": lambda todo: todo.order},
-    "notes": {"notes": lambda todo: todo.notes},
-    "due": {"due": lambda todo: todo.due, "due_at": lambda todo: due_sort_key(todo.due)},
-    "priority": {"priority": lambda todo: todo.priority},
-    "tags": {
-        "tags": lambda todo: json.dumps(todo.tags, ensure_ascii=False) if todo.tags else "[]",
-        "tag_keys": lambda todo: "".join(f"\n{fold(tag)}" for tag in todo.tags) + "\n",
-    },
-    "created_at": {"created_at": lambda todo: milliseconds(todo.created_at)},
-    "updated_at": {"updated_at": lambda todo: milliseconds(todo.updated_at)},
-    "deleted_at": {"deleted_at": lambda todo: milliseconds(todo.deleted_at)},
-    "revision": {"revision": lambda todo: todo.revision},
-}
-SEARCH_COLUMN = {"search": lambda todo: f"{fold(todo.title)}\n{fold(todo.notes)}"}
-COLUMNS_OF["title"] |= SEARCH_COLUMN
-COLUMNS_OF["notes"] |= SEARCH_COLUMN
-COLUMN_MAKERS = {name: make for columns in COLUMNS_OF.values() for name, make in columns.items()}
-INSERT_TODO = (
-    f"INSERT INTO todos ({', '.join(COLUMN_MAKERS)}, owner_id)"
-    f" VALUES ({', '.join(f'${number}' for number in range(1, len(COLUMN_MAKERS) + 2))})"
-)
-
-
-def row_from_todo(todo: Todo, owner_id: str) -> tuple:
-    """The arguments of INSERT_TODO."""
-    return (*[make(todo) for make in COLUMN_MAKERS.values()], owner_id)
-
-
-@functools.lru_cache(1000)
-def update_todo(fields: tuple[str, ...]) -> tuple[str, tuple[Callable[[Todo], Any], ...]]:
-    """The statement that writes some fields of a to-do, and what makes its arguments from `$3` on.
-
-    Before them come the to-do's id and the caller, after them, if it moves to another list, whose that is.
-    What is not written is not sought in its indexes either, of which to-dos have nine.
-    """
-    columns = {name: make for field in fields for name, make in COLUMNS_OF[field].items()}
-    names = [*columns, *(["owner_id"] if "list" in fields else [])]
-    settings = ", ".join(f"{name} = ${number}" for number, name in enumerate(names, 3))
-    sql = (
-        f"UPDATE todos SET {settings} WHERE id = $1 AND"
-        " (owner_id = $2 OR list_id IN (SELECT list_id FROM members WHERE user_id = $2 AND role = 'editor'))"
-    )
-    return sql, tuple(columns.values())
-
-
-def sort_value(todo: Todo, sort: str) -> Any:
-    """What a to-do is sorted by, as its column holds it."""
-    if sort == "title":
-        return fold(todo.title)[:100]
-    if sort == "due":
-        return due_sort_key(todo.due)
-    value = getattr(todo, sort)
-    return milliseconds(value) if sort.endswith("_at") else value
-
-
-def list_from_row(row: Sequence[Any]) -> TodoList:
-    """The list in a row of LIST_COLUMNS."""
-    return TodoList(
-        id=row[0],
-        title=row[1],
-        order=row[2],
-        inbox=bool(row[3]),
-        created_at=timestamp(row[4]),
-        updated_at=timestamp(row[5]),
-        deleted_at=None if row[6] is None else timestamp(row[6]),
-        revision=row[7],
-    )
-
-
-def row_from_list(todo_list: TodoList, owner_id: str) -> tuple:
-    return (
-        *(todo_list.id, todo_list.title, todo_list.order, int(todo_list.inbox), milliseconds(todo_list.created_at)),
-        *(milliseconds(todo_list.updated_at), milliseconds(todo_list.deleted_at), todo_list.revision, owner_id),
-    )
-
-
-def change_from_row(row: Sequence[Any], shows_user: bool = True) -> Change:
-    """The change in a row of SEEN_CHANGE; without who made it, if that is not to be shown."""
-    return Change(
-        revision=row[0],
-        batch=row[1],
-        at=timestamp(row[2]),
-        user=row[3] if shows_user else None,
-        list=row[4],
-        todo=row[5],
-        action=row[6],
-        before=msgspec.Raw(row[7].encode()),
-        after=msgspec.Raw(row[8].encode()),
-    )
+NAMED_CHANGE = CHANGE_COLUMNS.replace("user_id", "(SELECT name FROM users WHERE users.id = changes.user_id)")
+SEEN_CHANGE = NAMED_CHANGE.replace(
+    "before_image", f"CASE WHEN {SEES_BEFORE} THEN before_image ELSE 'null' END"
+).replace("after_image", f"CASE WHEN {SEES_AFTER} THEN after_image ELSE 'null' END")
 
 
 def escape_like(text: str) -> str:
@@ -3284,46 +3258,37 @@ def escape_like(text: str) -> str:
 
 
 async def in_batches(items: Iterable[Any]) -> AsyncIterator[Any]:
-    """The items, with a turn for other requests after every few hundred: a bulk change must not stop the loop."""
+    """The items, with a pause for other requests after every few hundred: a bulk change must not stop the loop."""
     for index, item in enumerate(items, 1):
         yield item
         if index % 250 == 0:
             await asyncio.sleep(0)
 
 
-LINK_NAME = "link/"  # what the names of links' holders begin with, which no account's can
-# Who is meant by a name: an account however it is written, but where the host program knows its users just that one.
-NAMED = (
-    f"SELECT id, name FROM users WHERE name IN ({{0}}, {{1}}) AND name NOT LIKE '{LINK_NAME}%'"
-    " ORDER BY CASE WHEN name = {0} THEN 0 ELSE 1 END LIMIT 1"
-)
-Memberships = dict[str, dict[str, str]]
+def in_parts(ids: Sequence[str], first: int) -> Iterator[tuple[str, Sequence[str]]]:
+    """The placeholders, from `first` on, and the ids, for each statement on at most 500 of the ids."""
+    for start in range(0, len(ids), 500):
+        part = ids[start : start + 500]
+        yield placeholders(len(part), first), part
 
 
 async def raise_access(transaction: Any) -> None:
-    """Note that somebody has got or lost a right: every process looks who may still listen to what."""
+    """Note that somebody gained or lost a right: every process checks who may still listen to what."""
     await transaction.fetch("UPDATE counters SET value = value + 1 WHERE name = 'access'")
 
 
 async def end_sharing(transaction: Any, lists: str, *arguments: Any) -> list[str]:
-    """Remove members and links of the lists that a SELECT names; the ids of the users who were members."""
-    holders = await transaction.fetch(
-        f"DELETE FROM credentials WHERE list_id IN ({lists}) RETURNING user_id", *arguments
-    )
-    members = await transaction.fetch(f"DELETE FROM members WHERE list_id IN ({lists}) RETURNING user_id", *arguments)
-    await transaction.execute_many("DELETE FROM users WHERE id = $1", holders)
+    """Remove members and links of the lists that a SELECT names; returns the ids of the users who were members."""
+    links, members = [
+        await transaction.fetch(f"DELETE FROM {table} WHERE list_id IN ({lists}) RETURNING user_id", *arguments)
+        for table in ("credentials", "members")
+    ]
+    await transaction.execute_many("DELETE FROM users WHERE id = $1", links)
     return [row[0] for row in members]
 
 
-def in_parts(ids: Sequence[str], first: int) -> Iterator[tuple[str, Sequence[str]]]:
-    """The placeholders, from `first` on, and the ids for each of the statements that take 500 of the ids at most."""
-    for start in range(0, len(ids), 500):
-        part = ids[start : start + 500]
-        yield ", ".join(f"${place}" for place in range(first, len(part) + first)), part
-
-
 def forget_answers(ids: str, column: str = "todo_id") -> str:
-    """SQL to forget the kept answers that show a to-do (or a list, if `column` is its) whose id a SELECT names.
+    """SQL to forget the stored answers that show a to-do (or, by the column of lists, a list) that a SELECT names.
 
     Without the answer, an Idempotency-Key does not repeat what was removed for good, and does not make it again.
     """
@@ -3331,10 +3296,15 @@ def forget_answers(ids: str, column: str = "todo_id") -> str:
     return f"UPDATE idempotency_keys SET answer = '' WHERE answer <> '' AND todo_id IN ({ids} UNION ALL {batches})"
 
 
+# A user by name: an account however it is written, but a host program's user by exactly that name.
+NAMED = (
+    f"SELECT id, name FROM users WHERE name IN ({{0}}, {{1}}) AND name NOT LIKE '{LINK_NAME}%'"
+    " ORDER BY CASE WHEN name = {0} THEN 0 ELSE 1 END LIMIT 1"
+)
 SET_COUNTER = "UPDATE counters SET value = $2 WHERE name = $1"
 SET_LIST_REVISION = "UPDATE lists SET revision = $2 WHERE id = $1"
 SET_USER_REVISION = "UPDATE users SET revision = $2 WHERE id = $1"
-# Who reads two lists gets the revision of the one that was changed last, which may be written first.
+# A reader of two lists gets the revision of the one changed last, which may be written first.
 SET_READERS_REVISION = (
     "UPDATE users SET revision = $2 WHERE revision < $2 AND id IN (SELECT owner_id FROM lists WHERE id = $1"
     " UNION ALL SELECT user_id FROM members WHERE list_id = $1)"
@@ -3343,29 +3313,53 @@ SET_READERS_REVISION = (
 
 @functools.cache
 def select_todos(count: int = 1) -> str:
-    """SQL for so many to-dos by their ids, in the trash or not, as the caller sees them: whose, and their role."""
+    """SQL for to-dos by their ids, in the trash or not, as the caller sees them: with owner and role."""
     # No condition on deleted_at: on a table that it has not analysed yet, Postgres would use an index for that.
     return (
         f"SELECT {TODO_COLUMNS}, owner_id, {role_in('todos.list_id')} FROM todos"
-        f" WHERE id IN ({', '.join(f'${number}' for number in range(2, count + 2))})"
-        f" AND {may(VIEWER, 'list_id')} AND {IN_A_LIVING_LIST}"
+        f" WHERE id IN ({placeholders(count, 2)}) AND {may(VIEWER, 'list_id')} AND {IN_A_LIVING_LIST}"
     )
+
+
+class SeenTodo(NamedTuple):
+    """A to-do, the owner of its list, and the user who read it with their role in the list."""
+
+    todo: Todo
+    owner_id: str
+    user_id: str
+    role: str
 
 
 class TodoQueries:
     """Reads what one user may see, through a database or inside a transaction: both have `fetch`.
 
-    Every statement carries the caller's right itself. What the caller may not see is not found;
-    what may be seen, but not changed, is Forbidden where a `role` asks for more.
+    Every statement carries the caller's right. What the caller may not see is not found; what may
+    be seen, but not changed, is Forbidden where a `role` asks for more.
     """
 
     def __init__(self, source: Any, user: User):
         self.source, self.user = source, user
-        self.owners: dict[str, str] = {}  # whose the lists are that have been come across
+        self.owners: dict[str, str] = {}  # of the lists that have been read
 
     async def fetch(self, sql: str, *arguments: Any, **options: Any) -> list[tuple]:
         """Run a statement in which `$1` is the caller, and the arguments follow from `$2`."""
         return await self.source.fetch(sql, self.user.id, *arguments, **options)
+
+    async def _select_todos(self, which: str, *arguments: Any, **options: Any) -> list[Todo]:
+        """The to-dos that the end of a statement selects."""
+        rows = await self.fetch(f"SELECT {TODO_COLUMNS}, owner_id FROM todos WHERE {which}", *arguments, **options)
+        return [self._todo(row) for row in rows]
+
+    def _todo(self, row: Sequence[Any]) -> Todo:
+        """The to-do in a row of TODO_COLUMNS and its owner."""
+        todo: Todo = TODOS.read(row)
+        self.owners[todo.list] = row[TODOS.width]
+        return todo
+
+    async def _select_lists(self, which: str, *arguments: Any) -> list[TodoList]:
+        """The lists that the end of a statement selects."""
+        rows = await self.fetch(f"SELECT {LIST_COLUMNS} FROM lists WHERE {which}", *arguments)
+        return [LISTS.read(row) for row in rows]
 
     async def revision(self, list_id: str | None = None) -> int:
         """The revision of the newest change to a list, or to any list; NotFound if there is no such list."""
@@ -3373,22 +3367,21 @@ class TodoQueries:
             return (await self.fetch("SELECT revision FROM users WHERE id = $1"))[0][0]
         return (await self.todo_list(list_id)).revision
 
-    def _todo(self, row: Sequence[Any]) -> Todo:
-        """The to-do in a row of TODO_COLUMNS, after which comes its owner."""
-        self.owners[row[1]] = row[13]
-        return todo_from_row(row)
-
     async def todo(self, todo_id: str, deleted: bool = False, role: str = VIEWER) -> Todo:
         """One to-do, outside the trash or in it. Raises NotFound or Forbidden."""
-        return self._todo(await self.todo_row(todo_id, deleted, role))
-
-    async def todo_row(self, todo_id: str, deleted: bool, role: str) -> tuple:
-        """What `todo` gives, as a row of TODO_COLUMNS: enough to find an answer that has been encoded before."""
-        rows = await self.fetch(select_todos(), todo_id)
-        if not rows or (rows[0][11] is not None) != deleted:
+        seen = await self._find(todo_id)
+        if seen is None or (seen.todo.deleted_at is not None) != deleted:
             raise NotFound("There is no such to-do." if not deleted else "There is no such to-do in the trash.")
-        check_role(role, rows[0][-1])
-        return rows[0]
+        check_role(role, seen.role)
+        self.owners[seen.todo.list] = seen.owner_id
+        return seen.todo
+
+    async def _find(self, todo_id: str) -> SeenTodo | None:
+        """One to-do, in the trash or not, if the caller may see it."""
+        return next((self._seen(row) for row in await self.fetch(select_todos(), todo_id)), None)
+
+    def _seen(self, row: Sequence[Any]) -> SeenTodo:
+        return SeenTodo(TODOS.read(row), row[-2], self.user.id, row[-1])
 
     @staticmethod
     def _conditions(which: TodoFilter, bound: Callable[[Any], str]) -> list[str]:
@@ -3399,7 +3392,7 @@ class TodoQueries:
         if which.due in ("any", "none"):
             conditions.append("due IS NOT NULL" if which.due == "any" else "due IS NULL")
         if which.priorities:
-            conditions.append(f"priority IN ({', '.join(bound(priority) for priority in which.priorities)})")
+            conditions.append(f"priority IN ({', '.join(map(bound, which.priorities))})")
         for tag in which.tags:
             conditions.append(f"tag_keys LIKE {bound(chr(10).join(['%', escape_like(tag), '%']))} ESCAPE '!'")
         for word in which.words:
@@ -3422,7 +3415,7 @@ class TodoQueries:
         direction = "DESC" if page and page.descending else "ASC"
         tail = f" LIMIT {page.limit + 1}" if page else ""
         by_zone = page is not None and page.sort == "due"
-        # One part for each way to a right, so that an index gives each of them in order.
+        # One part for each way to a right, so that an index yields each of them in order.
         parts = [
             f"SELECT * FROM (SELECT {TODO_COLUMNS}, owner_id, {column} AS sort_key FROM todos WHERE {right}"
             f" AND {' AND '.join([*conditions, *narrowing])} ORDER BY {column} {direction}, id {direction}{tail})"
@@ -3433,16 +3426,15 @@ class TodoQueries:
         order = "" if by_zone or len(parts) == 1 else f" ORDER BY sort_key {direction}, id {direction}{tail}"
         sql = " UNION ALL ".join(parts) + order
         rows = await self.fetch(sql, *arguments, **({} if page else {"seconds": BULK_SECONDS}))
-        if by_zone:
-            ordered = sorted(
-                rows, key=lambda row: (due_moment(row[14], which.zone), row[14], row[0]), reverse=page.descending
-            )
-            rows = ordered[: page.limit + 1]
+        if page and by_zone:
+            rows = sorted(
+                rows, key=lambda row: (due_moment(row[-1], which.zone), row[-1], row[0]), reverse=page.descending
+            )[: page.limit + 1]
         return [self._todo(row) async for row in in_batches(rows)]
 
     @staticmethod
     def _narrowings(which: TodoFilter, page: Page | None, bound: Callable[[Any], str]) -> list[list[str]]:
-        """SQL conditions for days and the place of the page, one list for each part that is in order by itself.
+        """SQL conditions for days and the place of the page, one list for each part that an index has in order.
 
         To-dos that are due at a time and those that are due on a day are sorted by the same column, but
         the time zone decides in which order they come among each other.
@@ -3469,10 +3461,10 @@ class TodoQueries:
 
     @staticmethod
     def _ways(which: TodoFilter, role: str, bound: Callable[[Any], str]) -> list[tuple[str, str, str]]:
-        """Conditions of which each selects to-dos that the caller has a right to, and none selects the same.
+        """Conditions that each select to-dos to which the caller has a right, without overlap.
 
-        Each has a name and what must hold for any of them to be there, which Postgres finds out before
-        it prepares a search among the to-dos of all.
+        Each has a name, and a condition for it to select anything at all, which Postgres evaluates before
+        it prepares a search among everybody's to-dos.
         """
         if which.list:
             here = f"id = {bound(which.list)} AND {may(role, 'id')} AND deleted_at IS NULL"
@@ -3481,47 +3473,43 @@ class TodoQueries:
         lists = f"{MEMBERSHIPS}{editing(role)}"
         return [own] if role == OWNER else [own, ("others", f"list_id IN ({lists})", f" WHERE EXISTS ({lists})")]
 
-    async def own_todos(self, after: str, most: int) -> list[Todo]:
-        """The to-dos in the caller's own lists, wherever they are, in the order of their ids after one of them."""
-        rows = await self.fetch(
-            f"SELECT {TODO_COLUMNS}, owner_id FROM todos WHERE owner_id = $1 AND id > $2 ORDER BY id LIMIT {most}",
-            after,
-        )
-        return [self._todo(row) for row in rows]
+    async def own_todos(self, after: str, limit: int) -> list[Todo]:
+        """The to-dos in the caller's own lists, in the trash or not, by id, after one of them."""
+        return await self._select_todos(f"owner_id = $1 AND id > $2 ORDER BY id LIMIT {limit}", after)
 
     async def todo_list(self, list_id: str, deleted: bool = False, role: str = VIEWER) -> TodoList:
         """One list, outside the trash or, for its owner, in it. Raises NotFound or Forbidden."""
         rows = await self.fetch(
             f"SELECT {LIST_COLUMNS}, owner_id, {role_in('lists.id')} FROM lists"
-            f" WHERE id = $2 AND {may(OWNER if deleted else VIEWER, 'id')}"
-            f" AND deleted_at IS {'NOT NULL' if deleted else 'NULL'}",
+            f" WHERE id = $2 AND {self._seen_lists(deleted)}",
             list_id,
         )
         if not rows:
             raise NotFound("There is no such list.")
-        check_role(role, rows[0][-1])
-        self.owners[list_id] = rows[0][-2]
-        return list_from_row(rows[0])
+        *_, self.owners[list_id], its_role = rows[0]
+        check_role(role, its_role)
+        return LISTS.read(rows[0])
+
+    @staticmethod
+    def _seen_lists(deleted: bool) -> str:
+        """SQL for the lists that the caller may see, outside the trash or in it."""
+        return (
+            f"{may(OWNER, 'id')} AND deleted_at IS NOT NULL"
+            if deleted
+            else f"{may(VIEWER, 'id')} AND deleted_at IS NULL"
+        )
 
     async def lists(self, deleted: bool = False) -> list[TodoList]:
         """The caller's lists, the Inbox first, then those that others share; or the caller's in the trash."""
-        rows = await self.fetch(
-            f"SELECT {LIST_COLUMNS} FROM lists WHERE {may(OWNER if deleted else VIEWER, 'id')}"
-            f" AND deleted_at IS {'NOT NULL' if deleted else 'NULL'}"
-            " ORDER BY CASE WHEN owner_id = $1 THEN 0 ELSE 1 END, inbox DESC, position, id"
-        )
-        return await self.described([list_from_row(row) for row in rows])
+        order = "CASE WHEN owner_id = $1 THEN 0 ELSE 1 END, inbox DESC, position, id"
+        return await self.described(await self._select_lists(f"{self._seen_lists(deleted)} ORDER BY {order}"))
 
     async def own_lists(self) -> list[TodoList]:
-        """The caller's own lists, in their order, as they are stored."""
-        rows = await self.fetch(
-            f"SELECT {LIST_COLUMNS} FROM lists WHERE owner_id = $1 AND deleted_at IS NULL AND inbox = 0"
-            " ORDER BY position, id"
-        )
-        return [list_from_row(row) for row in rows]
+        """The caller's own lists except the Inbox, in their order, as they are stored."""
+        return await self._select_lists("owner_id = $1 AND deleted_at IS NULL AND inbox = 0 ORDER BY position, id")
 
     async def described(self, lists: Sequence[TodoList]) -> list[TodoList]:
-        """Lists with the number of their to-dos, whose they are, and what the caller is to them."""
+        """Lists with the number of their to-dos, their owner, and the caller's role."""
         one = len(lists) == 1
         only = " AND list_id = $2" if one else ""
         count = (
@@ -3538,10 +3526,9 @@ class TodoQueries:
             f" WHERE {may(VIEWER, 'lists.id')}{' AND lists.id = $2' if one else ''}",
             *([lists[0].id] if one else []),
         )
-        names = ("owner", "role", "shared", "active", "completed")
         facts = {
-            list_id: dict(zip(names, (owner, role, bool(shared), total - completed, completed), strict=True))
-            for list_id, owner, role, shared, total, completed in rows
+            list_id: {"owner": owner, "role": role, "shared": bool(shared), "active": total - done, "completed": done}
+            for list_id, owner, role, shared, total, done in rows
         }
         return [msgspec.structs.replace(todo_list, **facts.get(todo_list.id, {})) for todo_list in lists]
 
@@ -3558,44 +3545,39 @@ class TodoQueries:
         rows = await self.fetch(
             f"SELECT id, owner_id, {role_in('lists.id')}, (SELECT max(position) FROM todos"
             " WHERE todos.list_id = lists.id AND todos.deleted_at IS NULL)"
-            f" FROM lists WHERE {which} AND {may(VIEWER, 'id')} AND deleted_at IS NULL",
+            f" FROM lists WHERE {which} AND {self._seen_lists(deleted=False)}",
             *([list_id] if list_id else []),
         )
         if not rows:
             raise NotFound("There is no such list.")
-        list_id, owner_id, role, last = rows[0]
+        found, owner_id, role, last = rows[0]
         check_role(EDITOR, role)
-        self.owners[list_id] = owner_id
-        return list_id, last
+        self.owners[found] = owner_id
+        return found, last
 
-    _IN_LIST = f"list_id = (SELECT id FROM lists WHERE id = $2 AND {may(VIEWER, 'id')})"
+    _IN_LIST = f"list_id = (SELECT id FROM lists WHERE id = $2 AND {may(VIEWER, 'id')}) AND deleted_at IS NULL"
 
-    async def neighbours(self, todo: Todo, below: bool, most: int) -> list[Todo]:
+    async def neighbours(self, todo: Todo, below: bool, limit: int) -> list[Todo]:
         """The to-dos next to one in its list, nearest first; those with the same order are left out."""
         comparison, direction = ("<", "DESC") if below else (">", "ASC")
-        rows = await self.fetch(
-            f"SELECT {TODO_COLUMNS}, owner_id FROM todos WHERE {self._IN_LIST} AND deleted_at IS NULL"
-            f" AND position {comparison} $3 AND id <> $4 ORDER BY position {direction}, id {direction} LIMIT {most}",
+        return await self._select_todos(
+            f"{self._IN_LIST} AND position {comparison} $3 AND id <> $4"
+            f" ORDER BY position {direction}, id {direction} LIMIT {limit}",
             *(todo.list, todo.order, todo.id),
         )
-        return [self._todo(row) for row in rows]
 
     async def far_out(self, list_id: str, sign: int) -> tuple[list[Todo], float]:
         """The to-dos of a list whose order is nearer to one limit than to 0, and the order next to theirs, if any.
 
         With a sign of 1 those above, in their sequence, and with -1 those below, in reverse.
         """
-        here = f"FROM todos WHERE {self._IN_LIST} AND deleted_at IS NULL AND position * {sign}"
-        direction = "ASC" if sign > 0 else "DESC"
-        rows = await self.fetch(
-            f"SELECT {TODO_COLUMNS}, owner_id {here} > $3 ORDER BY position {direction}, id {direction}",
-            *(list_id, MAX_ORDER / 2),
-            seconds=BULK_SECONDS,
-        )
-        rest = await self.fetch(f"SELECT max(position * {sign}) {here} <= $3", list_id, MAX_ORDER / 2)
-        return [self._todo(row) for row in rows], sign * (rest[0][0] or 0.0)
+        here, direction = f"{self._IN_LIST} AND position * {sign}", "ASC" if sign > 0 else "DESC"
+        order = f"ORDER BY position {direction}, id {direction}"
+        todos = await self._select_todos(f"{here} > $3 {order}", list_id, MAX_ORDER / 2, seconds=BULK_SECONDS)
+        rest = await self.fetch(f"SELECT max(position * {sign}) FROM todos WHERE {here} <= $3", list_id, MAX_ORDER / 2)
+        return todos, sign * (rest[0][0] or 0.0)
 
-    async def changes(self, since: int, list_id: str | None, most: int) -> list[Change]:
+    async def changes(self, since: int, list_id: str | None, limit: int) -> list[Change]:
         """Changes after a revision, oldest first, to one list or to all."""
         if list_id:
             ways = (
@@ -3610,19 +3592,21 @@ class TodoQueries:
             )
         parts = " UNION ".join(
             f"SELECT revision FROM (SELECT revision FROM changes WHERE {way} AND revision > $2"
-            f" ORDER BY revision LIMIT {most}) AS part{number}"
+            f" ORDER BY revision LIMIT {limit}) AS part{number}"
             for number, way in enumerate(ways)
         )
-        rows = await self.fetch(
-            f"SELECT {SEEN_CHANGE} FROM changes WHERE revision IN ({parts}) AND ({SEES_AFTER} OR {SEES_BEFORE})"
-            f" ORDER BY revision LIMIT {most}",
+        return await self._changes(
+            f"revision IN ({parts}) AND ({SEES_AFTER} OR {SEES_BEFORE}) ORDER BY revision LIMIT {limit}",
             *((since, list_id) if list_id else (since,)),
         )
-        return self._changes(rows)
 
-    def _changes(self, rows: Iterable[Sequence[Any]]) -> list[Change]:
-        """The changes in rows of SEEN_CHANGE. Who has no more than a link is not told who made them."""
-        return [change_from_row(row, shows_user=not self.user.name.startswith(LINK_NAME)) for row in rows]
+    async def _changes(self, which: str, *arguments: Any) -> list[Change]:
+        """The changes that the end of a statement selects; the holder of a link does not learn who made them."""
+        rows = await self.fetch(f"SELECT {SEEN_CHANGE} FROM changes WHERE {which}", *arguments)
+        changes = [CHANGES.read(row) for row in rows]
+        if self.user.name.startswith(LINK_NAME):
+            return [msgspec.structs.replace(change, user=None) for change in changes]
+        return changes
 
     async def check_revision(self, revision: int) -> None:
         """Raise Gone for a revision that this database never had: it was restored from a backup, or made again."""
@@ -3636,30 +3620,23 @@ class TodoQueries:
                 " Read everything again from the beginning."
             )
 
-    async def history(self, todo_id: str, before: int = 2**63 - 1, most: int = 1000) -> list[Change]:
+    async def history(self, todo_id: str, before: int = 2**63 - 1, limit: int = 1000) -> list[Change]:
         """The changes to a to-do before a revision that the caller may see, newest first. Raises NotFound."""
-        rows = await self.fetch(
-            f"SELECT {SEEN_CHANGE} FROM changes WHERE todo_id = $2 AND ({SEES_AFTER} OR {SEES_BEFORE})"
-            f" AND revision < $3 ORDER BY revision DESC LIMIT {most}",
-            *(todo_id, before),
-        )
-        if not rows:  # unless the reader may see the to-do, but nothing of what became of it before
-            try:
-                await self.todo(todo_id)
-            except NotFound:
-                await self.todo(todo_id, deleted=True)
-        return self._changes(rows)
+        which = f"todo_id = $2 AND ({SEES_AFTER} OR {SEES_BEFORE}) AND revision < $3"
+        changes = await self._changes(f"{which} ORDER BY revision DESC LIMIT {limit}", todo_id, before)
+        if not changes and await self._find(todo_id) is None:
+            raise NotFound("There is no such to-do.")
+        return changes
 
     async def members(self, list_id: str) -> list[Member]:
-        """Who may see a list, its owner first, without the holders of links. Raises NotFound."""
+        """The users who may see a list, its owner first, without the holders of links. Raises NotFound."""
         await self.todo_list(list_id)
+        seen = f"lists.id = $2 AND {may(VIEWER, 'lists.id')}"
         rows = await self.fetch(
-            f"SELECT name, '{OWNER}', lists.created_at FROM lists JOIN users ON users.id = owner_id"
-            f" WHERE lists.id = $2 AND {may(VIEWER, 'lists.id')} UNION ALL"
-            " SELECT name, role, created_at FROM (SELECT users.name, members.role, members.created_at FROM members"
-            " JOIN users ON users.id = members.user_id JOIN lists ON lists.id = members.list_id"
-            f" WHERE lists.id = $2 AND {may(VIEWER, 'lists.id')} AND users.name NOT LIKE '{LINK_NAME}%'"
-            " ORDER BY users.name) AS others",
+            f"SELECT name, '{OWNER}', lists.created_at FROM lists JOIN users ON users.id = owner_id WHERE {seen}"
+            " UNION ALL SELECT name, role, created_at FROM (SELECT users.name, members.role, members.created_at"
+            " FROM members JOIN users ON users.id = members.user_id JOIN lists ON lists.id = members.list_id"
+            f" WHERE {seen} AND users.name NOT LIKE '{LINK_NAME}%' ORDER BY users.name) AS others",
             list_id,
         )
         return [Member(name, role, timestamp(since)) for name, role, since in rows]
@@ -3677,32 +3654,19 @@ class TodoQueries:
             raise Conflict("There is nothing to undo.")
         return rows[0][0]
 
-    async def expired(self, before: str, most: int) -> tuple[list[Todo], list[TodoList]]:
-        """What has been in the trash since before a time (RFC 3339 UTC): so many to-dos at the most, and all lists."""
-        todos = await self.fetch(
-            f"SELECT {TODO_COLUMNS} FROM todos WHERE owner_id = $1 AND deleted_at < $2 LIMIT {most}",
-            milliseconds(before),
-        )
-        lists = await self.fetch(
-            f"SELECT {LIST_COLUMNS} FROM lists WHERE owner_id = $1 AND deleted_at < $2", milliseconds(before)
-        )
-        return [todo_from_row(row) for row in todos], [list_from_row(row) for row in lists]
+    async def expired(self, before: str, limit: int) -> tuple[list[Todo], list[TodoList]]:
+        """What has been in the trash since before a time (RFC 3339 UTC): to-dos up to a limit, and all lists."""
+        old, moment = "owner_id = $1 AND deleted_at < $2", milliseconds(before)
+        return await self._select_todos(f"{old} LIMIT {limit}", moment), await self._select_lists(old, moment)
 
     async def batch_todos(self, batch: str) -> dict[str, Todo]:
         """The to-dos that a batch changed and the caller may change, as they are now, in the trash or not, by id."""
         from_lists = "SELECT from_list_id FROM changes WHERE batch = $2"
-        self.owners.update(
-            await self.fetch(
-                f"SELECT id, owner_id FROM lists WHERE {may(EDITOR, 'id')} AND id IN ({from_lists})", batch
-            )
-        )
-        rows = await self.fetch(
-            f"SELECT {TODO_COLUMNS}, owner_id FROM todos WHERE {may(EDITOR, 'list_id')}"
-            " AND id IN (SELECT todo_id FROM changes WHERE batch = $2 AND todo_id IS NOT NULL)",
-            batch,
-            seconds=BULK_SECONDS,
-        )
-        return {row[0]: self._todo(row) for row in rows}
+        owners = f"SELECT id, owner_id FROM lists WHERE {may(EDITOR, 'id')} AND id IN ({from_lists})"
+        self.owners.update(await self.fetch(owners, batch))
+        ids = "SELECT todo_id FROM changes WHERE batch = $2 AND todo_id IS NOT NULL"
+        todos = await self._select_todos(f"{may(EDITOR, 'list_id')} AND id IN ({ids})", batch, seconds=BULK_SECONDS)
+        return {todo.id: todo for todo in todos}
 
     async def todo_of_this_id(self, todo_id: str) -> Todo | None:
         """The to-do of this id to be replaced, in the trash or not. Raises Conflict if it is not the caller's."""
@@ -3713,9 +3677,10 @@ class TodoQueries:
         )
         if not rows:
             return None
-        if not rows[0][-2]:
+        *_, is_seen, role = rows[0]
+        if not is_seen:
             raise Conflict("This id is in use already. Make a new UUID.")
-        check_role(EDITOR, rows[0][-1])
+        check_role(EDITOR, role)
         return self._todo(rows[0])
 
     async def batch_changes(self, batch: str) -> tuple[list[Change], bool]:
@@ -3727,7 +3692,7 @@ class TodoQueries:
         )
         if not rows:
             raise NotFound("There is no such batch of yours.")
-        return [change_from_row(row) for row in rows], rows[0][-1] is not None
+        return [CHANGES.read(row) for row in rows], rows[0][-1] is not None
 
 
 SESSION_IDLE = 7 * DAY
@@ -3797,15 +3762,6 @@ async def insert_credential(transaction: Any, credential: Credential, list_id: s
     return secret
 
 
-class KnownTodo(NamedTuple):
-    """A to-do as it is within a transaction, whose it is, and what the user is to its list who has read it."""
-
-    todo: Todo
-    owner_id: str
-    user_id: str
-    role: str
-
-
 class UnitOfWork:
     """What the writes of one group have read, and what they put off to its end (the pattern of this name of Fowler's).
 
@@ -3818,14 +3774,14 @@ class UnitOfWork:
     def __init__(self) -> None:
         self.revision: int | None = None  # the newest of all; None until our turn has come
         self.waits = False  # whether anything has been put off
-        self._known: dict[str, KnownTodo] = {}
+        self._known: dict[str, SeenTodo] = {}
         self._ends: dict[tuple[str, str | None], tuple[str, str]] = {}
         self._greatest_order: dict[str, float | None] = {}
-        self._changed: dict[str, tuple[Todo | None, KnownTodo]] = {}
+        self._changed: dict[str, tuple[Todo | None, SeenTodo]] = {}
         self._log: list[tuple] = []
         self._revisions: dict[str, dict[str, int]] = {}
 
-    def todo(self, user_id: str, todo_id: str) -> KnownTodo | None:
+    def todo(self, user_id: str, todo_id: str) -> SeenTodo | None:
         """A to-do, if this user has read or written it."""
         known = self._known.get(todo_id)
         return known if known and known.user_id == user_id else None
@@ -3834,7 +3790,7 @@ class UnitOfWork:
         """Those of these to-dos of which nothing is known: nothing that has been put off changes them."""
         return [todo_id for todo_id in dict.fromkeys(todo_ids) if todo_id not in self._known][:MOST_IN_GROUP]
 
-    def keep_todo(self, known: KnownTodo) -> None:
+    def keep_todo(self, known: SeenTodo) -> None:
         """Keep what has been read."""
         self._known[known.todo.id] = known
 
@@ -3852,7 +3808,7 @@ class UnitOfWork:
     def save_todo(self, before: Todo | None, after: Todo, owner_id: str, user_id: str) -> None:
         """Put off what a user, who may, has made of a to-do."""
         self.waits = True
-        known = KnownTodo(after, owner_id, user_id, OWNER if owner_id == user_id else EDITOR)
+        known = SeenTodo(after, owner_id, user_id, OWNER if owner_id == user_id else EDITOR)
         first = self._changed[after.id][0] if after.id in self._changed else before
         self._changed[after.id], self._known[after.id] = (first, known), known
         if before and (before.list, before.order, before.deleted_at) != (after.list, after.order, after.deleted_at):
@@ -3900,12 +3856,12 @@ class UnitOfWork:
                 await transaction.fetch(sql, *row)
 
     @staticmethod
-    def _statement(before: Todo | None, known: KnownTodo) -> tuple[str, tuple]:
+    def _statement(before: Todo | None, known: SeenTodo) -> tuple[str, tuple]:
         """What writes a to-do: if there was one before, only what is different now."""
         after = known.todo
         if before is None:
             return INSERT_TODO, row_from_todo(after, known.owner_id)
-        changed = tuple(field for field in COLUMNS_OF if getattr(before, field) != getattr(after, field))
+        changed = tuple(name for name in TODOS.makers_of if getattr(before, name) != getattr(after, name))
         sql, makers = update_todo(changed)
         row = (after.id, known.user_id, *[make(after) for make in makers])
         return sql, (*row, known.owner_id) if "list" in changed else row
@@ -3974,17 +3930,11 @@ class TodoBatch(TodoQueries):
         """Wait for our turn and read the revision."""
         self._revision = await lock_revision(self.source)
 
-    async def todo(self, todo_id: str, deleted: bool = False, role: str = VIEWER) -> Todo:
-        """One to-do, as those before it in the group have left it. Raises NotFound or Forbidden."""
-        known = self.work.todo(self.user.id, todo_id)
-        if known is None:
+    async def _find(self, todo_id: str) -> SeenTodo | None:
+        """One to-do, as those before it in the group have left it."""
+        if self.work.todo(self.user.id, todo_id) is None:
             await self._read_ahead(todo_id)
-            known = self.work.todo(self.user.id, todo_id)
-        if known is None or bool(known.todo.deleted_at) != deleted:
-            return await super().todo(todo_id, deleted, role)
-        check_role(role, known.role)
-        self.owners[known.todo.list] = known.owner_id
-        return known.todo
+        return self.work.todo(self.user.id, todo_id) or await super()._find(todo_id)
 
     async def _read_ahead(self, todo_id: str) -> None:
         """Read a to-do, and with it those that others of the group will ask for."""
@@ -3996,7 +3946,7 @@ class TodoBatch(TodoQueries):
         padding = ids[:1] * ((1 if len(ids) == 1 else MOST_IN_GROUP) - len(ids))  # for a few statements to do
         sql = select_todos(len(ids) + len(padding))
         for row in await self.source.fetch_as_it_is(sql, self.user.id, *ids, *padding):
-            self.work.keep_todo(KnownTodo(todo_from_row(row), row[13], self.user.id, row[14]))
+            self.work.keep_todo(self._seen(row))
 
     async def place_at_end(self, list_id: str | None) -> tuple[str, float | None]:
         """The end of a list, as those before it in the group have left it. Raises NotFound or Forbidden."""
@@ -4177,12 +4127,12 @@ class TodoBatch(TodoQueries):
         for logged in self.changes:
             touched[logged.from_list] = touched[logged.change.list] = logged.change.revision
             if logged.change.todo is None and logged.change.action in ("delete", "restore"):
-                for (user_id,) in await self.source.fetch(MEMBERS_OF, logged.change.list):
+                for (user_id,) in await self.source.fetch(
+                    "SELECT user_id FROM members WHERE list_id = $1", logged.change.list
+                ):
                     await self.change_access(user_id)
         if self._lists:
-            await self.source.execute_many(
-                SAVE_LIST, [row_from_list(todo_list, caller_id) for todo_list in self._lists]
-            )
+            await self.source.execute_many(SAVE_LIST, [(*LISTS.row(todo_list), caller_id) for todo_list in self._lists])
         for before, after in self._todos:
             self.work.save_todo(before, after, self._owner(after.list), caller_id)
         if self._purged_todos:
@@ -4210,12 +4160,8 @@ class TodoBatch(TodoQueries):
             self.work.forget_todo(todo_id)
 
     def _row(self, logged: LoggedChange) -> tuple:
-        change = logged.change
-        return (
-            *(change.revision, change.batch, milliseconds(change.at), self.user.id, change.list, change.todo),
-            *(change.action, bytes(change.before).decode(), bytes(change.after).decode()),
-            *(self.undoes, logged.owner_id, logged.from_list, logged.from_owner_id),
-        )
+        row = CHANGES.row(msgspec.structs.replace(logged.change, user=self.user.id))
+        return (*row, self.undoes, logged.owner_id, logged.from_list, logged.from_owner_id)
 
 
 class WriteResult(NamedTuple):
@@ -4239,7 +4185,7 @@ async def make_inbox(transaction: Any, user: User) -> None:
     """Make the list that a user has from the beginning."""
     at = timestamp(now_milliseconds())
     inbox = TodoList(id=uuid7(), title="Inbox", order=0.0, inbox=True, created_at=at, updated_at=at)
-    await transaction.fetch(SAVE_LIST, *row_from_list(inbox, user.id))
+    await transaction.fetch(SAVE_LIST, *LISTS.row(inbox), user.id)
 
 
 POLL_SECONDS = 0.5  # between looks for other processes' changes, should no message tell of them
@@ -4572,11 +4518,11 @@ class TodoStore:
     async def changes_of_all(self, since: int, most: int) -> list[LoggedChange]:
         """Everybody's changes after a revision, oldest first."""
         rows = await self.database.fetch(
-            f"SELECT revision, batch, at, {USER_NAME}, list_id, todo_id, action, before_image, after_image,"
-            f" owner_id, from_list_id, from_owner_id FROM changes WHERE revision > $1 ORDER BY revision LIMIT {most}",
+            f"SELECT {NAMED_CHANGE}, owner_id, from_list_id, from_owner_id FROM changes WHERE revision > $1"
+            f" ORDER BY revision LIMIT {most}",
             since,
         )
-        return [LoggedChange(change_from_row(row), *row[9:]) for row in rows]
+        return [LoggedChange(CHANGES.read(row), *row[CHANGES.width :]) for row in rows]
 
     async def memberships(self) -> Memberships:
         """Who is a member of which lists, and as what: by list, by user."""
@@ -5867,8 +5813,7 @@ class TodoService:
             if before.deleted_at:
                 raise Conflict("This to-do is in the trash. Restore it first.")
             check_precondition(if_match, revision_etag(before.revision))
-            defaults = {"completed": False, "notes": "", "due": None, "priority": 0, "tags": []}
-            after = await self._change(batch, before, {**defaults, **fields})
+            after = await self._change(batch, before, {**TODO_DEFAULTS, **fields})
             untouched_since_made = after is before and before.created_at == before.updated_at
             return after, untouched_since_made
 
@@ -6009,7 +5954,7 @@ class TodoService:
             sign = -1 if below else 1
             many = 8
             neighbours = await batch.neighbours(todo, below, many + 1)
-            if not neighbours or abs(neighbours[0].order - todo.order) >= least_gap(todo.order):
+            if not neighbours or abs(neighbours[0].order - todo.order) >= smallest_gap(todo.order):
                 continue
             while True:
                 if many > 200:
@@ -6024,7 +5969,7 @@ class TodoService:
                         await self._renumber(batch, todo.list, sign, todo)
                         return batch.saved[todo.id]
                 step = (edge - todo.order) / (len(movable) + 1)
-                if abs(step) >= 1000 * least_gap(todo.order) or len(neighbours) <= many:
+                if abs(step) >= 1000 * smallest_gap(todo.order) or len(neighbours) <= many:
                     break
                 many *= 2
                 neighbours = await batch.neighbours(todo, below, many + 1)
@@ -7252,7 +7197,7 @@ def content_length(headers: tornado.httputil.HTTPHeaders) -> int:
 
 def refusal(status: int, detail: str) -> tuple[dict[str, str], bytes]:
     """Headers and body of the problem document (RFC 9457) for a request that reaches no handler; it is logged."""
-    request_id = random_bytes()[:8].hex()
+    request_id = os.urandom(8).hex()
     LOG.info("%s refused a request that is not valid HTTP or is over a limit: %d", request_id, status)
     title = tornado.httputil.responses[status]
     problem = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
@@ -7630,7 +7575,7 @@ class BaseHandler:
         """The headers that an answer has, whatever it says, errors too."""
         config: Config = self.settings["config"]
         if not self.request_id:
-            self.request_id = random_bytes()[:8].hex()
+            self.request_id = os.urandom(8).hex()
             self.settings["proxies"].read(self.request)
         policy = policy_headers(self.content_security_policy, config.frame_ancestors, self.request.protocol)
         headers = {"X-Request-Id": self.request_id, "Date": date_header(int(time.time())), **policy}
@@ -8232,12 +8177,11 @@ class TodoHandler(APIHandler):
 
     async def get(self, todo_id: str) -> None:
         deleted = self.query.get("deleted", False)
-        row = await self.queries.todo_row(self.path_id(todo_id), deleted, EDITOR if deleted else VIEWER)
-        todo_id, revision = row[0], row[12]
-        if self.not_modified(revision_etag(revision)):
+        todo = await self.queries.todo(self.path_id(todo_id), deleted, EDITOR if deleted else VIEWER)
+        if self.not_modified(revision_etag(todo.revision)):
             return
-        key = (todo_id, revision, self.url(""))  # no two states of a to-do have the same revision
-        body, _ = self.services.answers.get(key) or (msgspec.json.encode(self.show(todo_from_row(row))), None)
+        key = (todo.id, todo.revision, self.url(""))  # no two states of a to-do have the same revision
+        body, _ = self.services.answers.get(key) or (msgspec.json.encode(self.show(todo)), None)
         self.services.answers.keep(key, body, None)
         self.write_encoded(body)
 
@@ -17214,9 +17158,9 @@ COPY_ROWS = 1000  # in one transaction
 # Tables in the order in which they refer to each other: their columns, and the key they are read by.
 COPIED_TABLES = {
     "users": ("id, name, created_at, revision, password, time_zone", "id"),
-    "lists": (f"{LIST_COLUMNS}, owner_id", "id"),
-    "todos": (f"{TODO_COLUMNS}, owner_id, due_at, title_key, search, tag_keys", "id"),
-    "changes": (f"{CHANGE_COLUMNS}, undoes, owner_id, from_list_id, from_owner_id", "revision"),
+    "lists": (STORED_LIST_COLUMNS, "id"),
+    "todos": (STORED_TODO_COLUMNS, "id"),
+    "changes": (STORED_CHANGE_COLUMNS, "revision"),
     "members": ("id, list_id, user_id, role, created_at, since_revision", "id"),
     "credentials": (
         "id, kind, name, read_only, created_at, used_at, expires_at, user_id, list_id, secret_hash",
