@@ -4515,31 +4515,24 @@ class TodoStore:
         """The revision of the newest write of all."""
         return (await self.database.fetch("SELECT value FROM counters WHERE name = 'revision'"))[0][0]
 
-    async def changes_of_all(self, since: int, most: int) -> list[LoggedChange]:
-        """Everybody's changes after a revision, oldest first."""
+    async def counters(self) -> tuple[int, int]:
+        """The newest revision of all, and a number that is raised whenever somebody's rights change."""
         rows = await self.database.fetch(
-            f"SELECT {NAMED_CHANGE}, owner_id, from_list_id, from_owner_id FROM changes WHERE revision > $1"
-            f" ORDER BY revision LIMIT {most}",
-            since,
+            "SELECT value FROM counters WHERE name IN ('access', 'revision') ORDER BY name DESC"
         )
-        return [LoggedChange(CHANGES.read(row), *row[CHANGES.width :]) for row in rows]
+        return rows[0][0], rows[1][0]
 
-    async def memberships(self) -> Memberships:
-        """Who is a member of which lists, and as what: by list, by user."""
-        found: Memberships = {}
-        living = "SELECT list_id, user_id, role FROM members JOIN lists ON lists.id = list_id WHERE deleted_at IS NULL"
-        for list_id, user_id, role in await self.database.fetch(living):
-            found.setdefault(list_id, {})[user_id] = role
+    async def users_changed_since(self, revision: int) -> list[str]:
+        """The ids of the users for whom something has changed after a revision."""
+        return [row[0] for row in await self.database.fetch("SELECT id FROM users WHERE revision > $1", revision)]
+
+    async def memberships(self) -> dict[str, dict[str, str]]:
+        """The lists that users are members of, and their roles there, by the users' ids."""
+        found: dict[str, dict[str, str]] = {}
+        living = "SELECT user_id, list_id, role FROM members JOIN lists ON lists.id = list_id WHERE deleted_at IS NULL"
+        for user_id, list_id, role in await self.database.fetch(living):
+            found.setdefault(user_id, {})[list_id] = role
         return found
-
-    async def access(self) -> int:
-        """A number that is raised whenever somebody gets or loses a right."""
-        return (await self.database.fetch("SELECT value FROM counters WHERE name = 'access'"))[0][0]
-
-    async def anything_new(self, revision: int, access: int) -> bool:
-        """Whether there is a newer revision, or rights have changed since."""
-        newer = "(name = 'revision' AND value > $1) OR (name = 'access' AND value <> $2)"
-        return bool(await self.database.fetch(f"SELECT 1 FROM counters WHERE {newer} LIMIT 1", revision, access))
 
     async def forget_answers(self, before: int) -> None:
         """Forget the idempotency keys from before a time (epoch milliseconds)."""
@@ -5341,191 +5334,78 @@ class RedisRecordStore:
 
 # ==== live updates: may call stores and domain ==================================================
 
-MOST_PENDING_BYTES = 1024 * 1024  # of messages that a slow listener has not taken yet
-CHANGES_IN_MESSAGE = 100
+CHANGES_IN_MESSAGE = 100  # of the event socket
+ACCESS_MESSAGE = '{"type":"access"}'
 
 
-def changes_message(changes: Sequence[Change]) -> bytes:
-    """Changes, oldest first, as one message of the event socket."""
-    return msgspec.json.encode({"type": "changes", "changes": changes, "revision": changes[-1].revision})
+class Listener:
+    """One event socket: nothing is kept for it but the revision up to which it has read the change log.
 
-
-class Message(NamedTuple):
-    """A message of the event socket, and the first and last revision that it brings.
-
-    Without a text there are too many changes to keep for each listener: it reads them from the log.
+    `end(code, reason)` is called when it must stop: its credential (None for the machine's own user) is no
+    longer valid, or the server stops.
     """
 
-    first: int
-    last: int
-    text: str
-
-
-ACCESS_MESSAGE = msgspec.json.encode({"type": "access"}).decode()
-
-
-class Subscription:
-    """The messages that one listener has yet to take, bounded in bytes.
-
-    `end(code, reason)` is called when no more will come: the listener was too slow, its credential
-    (given by id, if it has one) is no longer good, or all is closed.
-    """
-
-    def __init__(self, user: User, end: Callable[[int, str], None], credential_id: str | None):
+    def __init__(self, hub: "EventHub", user: User, end: Callable[[int, str], None], credential_id: str | None):
         self.user, self.end, self.credential_id = user, end, credential_id
-        self._messages: collections.deque[Message] = collections.deque()
-        self._pending_bytes = 0
-        self._overflowed = False
-        self._arrived = asyncio.Event()
+        self.since = 0
+        self._hub = hub
+        self._woken = asyncio.Event()
+        self._woken.set()  # what was committed before it came is read first
+        self._rights_changed = False
 
-    def put(self, message: Message) -> None:
-        """Add a message; past the bound drop all and end, since the listener can replay the log."""
-        self._pending_bytes += len(message.text)
-        if self._overflowed:
-            return
-        if self._pending_bytes > MOST_PENDING_BYTES:
-            self._overflowed = True
-            self._messages.clear()
-            self.end(1013, "too slow: connect again with since=")
-            return
-        self._messages.append(message)
-        self._arrived.set()
+    def wake(self, rights_changed: bool = False) -> None:
+        """Report that there may be something new."""
+        self._rights_changed |= rights_changed
+        self._woken.set()
 
-    async def take(self) -> Message:
-        """Wait for the next message."""
-        while not self._messages:
-            self._arrived.clear()
-            await self._arrived.wait()
-        message = self._messages.popleft()
-        self._pending_bytes -= len(message.text)
-        return message
-
-
-class EventHub:
-    """Hands committed changes, in the order of their revisions, to those who listen in this process."""
-
-    def __init__(self) -> None:
-        self.known = 0  # the revision up to which all has been handed out
-        self._subscriptions: dict[str, set[Subscription]] = {}
-        self._memberships: Memberships = {}
-
-    @property
-    def has_listeners(self) -> bool:
-        """Whether anybody listens."""
-        return bool(self._subscriptions)
-
-    def count(self, user: User) -> int:
-        """How many listeners a user has."""
-        return len(self._subscriptions.get(user.id, ()))
-
-    @property
-    def credential_ids(self) -> set[str]:
-        """Of those who listen."""
-        listeners = itertools.chain.from_iterable(self._subscriptions.values())
-        return {listener.credential_id for listener in listeners if listener.credential_id}
-
-    @property
-    def users_without_credential(self) -> set[User]:
-        """Of those who listen, such as the machine's own user."""
-        listeners = itertools.chain.from_iterable(self._subscriptions.values())
-        return {listener.user for listener in listeners if not listener.credential_id}
-
-    def end_all_but(self, living: Collection[str], renamed: Collection[User]) -> None:
-        """End the subscriptions whose credentials are not among these, and those without of renamed users."""
-        for subscription in [*itertools.chain.from_iterable(self._subscriptions.values())]:
-            credential_id = subscription.credential_id
-            if (credential_id not in living) if credential_id else (subscription.user in renamed):
-                subscription.end(4401, "signed out")
-
-    def set_memberships(self, memberships: Memberships) -> None:
-        """Take over who is a member of what, and tell those for whom that has changed.
-
-        It only says whom to wake: what they may see, their own reading of the log decides.
-        """
-        before, self._memberships = self._memberships, memberships
-        concerned = set()
-        for list_id in before.keys() | memberships.keys():
-            concerned.update(dict(before.get(list_id, {}).items() ^ memberships.get(list_id, {}).items()))
-        for user_id in concerned & self._subscriptions.keys():
-            for subscription in tuple(self._subscriptions[user_id]):
-                subscription.put(Message(0, 0, ACCESS_MESSAGE))
-
-    @contextlib.contextmanager
-    def subscribe(
-        self, user: User, end: Callable[[int, str], None], credential_id: str | None = None
-    ) -> Iterator[Subscription]:
-        """Listen to the changes that this user may see, for as long as the context lasts."""
-        subscription = Subscription(user, end, credential_id)
-        listeners = self._subscriptions.setdefault(user.id, set())
-        listeners.add(subscription)
-        try:
-            yield subscription
-        finally:
-            listeners.discard(subscription)
-            if not listeners:
-                self._subscriptions.pop(user.id, None)
-
-    def publish(self, changes: Sequence[LoggedChange]) -> None:
-        """Hand out changes, oldest first. Call it only with what is committed.
-
-        Who owns all that a change tells of gets it as it is; all others read from the log what they may see.
-        """
-        by_user: dict[str, list[Change]] = {}
-        reading: set[str] = set()
-        for logged in changes:
-            others = {logged.owner_id, logged.from_owner_id} if logged.from_owner_id else set()
-            for list_id in {logged.change.list, logged.from_list}:
-                others.update(self._memberships.get(list_id, ()))
-            for user_id in ({logged.owner_id} | others) & self._subscriptions.keys():
-                by_user.setdefault(user_id, []).append(logged.change)
-            reading |= others
-        for user_id, theirs in by_user.items():
-            is_whole = user_id not in reading and len(theirs) <= CHANGES_IN_MESSAGE
-            text = changes_message(theirs).decode() if is_whole else ""
-            message = Message(theirs[0].revision, theirs[-1].revision, text)
-            for subscription in tuple(self._subscriptions[user_id]):
-                subscription.put(message)
-        if changes:
-            self.known = changes[-1].change.revision
-
-    def close(self) -> None:
-        """End every subscription."""
-        for listeners in tuple(self._subscriptions.values()):
-            for subscription in tuple(listeners):
-                subscription.end(1001, "the server stops")
+    async def next_message(self, seconds: float) -> str | None:
+        """The next message after the revision `since`; None if there is none for this long. Raises Unavailable."""
+        while True:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._woken.wait()
+            except TimeoutError:
+                return None
+            if self._rights_changed:
+                self._rights_changed = False
+                return ACCESS_MESSAGE
+            self._woken.clear()  # a commit after this wakes it again
+            changes, text = await self._hub.read(self.user, self.since)
+            if len(changes) == CHANGES_IN_MESSAGE:
+                self._woken.set()
+            if changes:
+                self.since = changes[-1].revision
+                return text
 
 
 class RedisRelay:
-    """Tells other processes by Redis that something was committed, and hears it from them.
+    """Wakes the other processes through Redis after a commit, and reports when they have committed.
 
-    Nothing else is sent: what changed is read from the database, where it is certain.
+    Nothing else is sent: what has changed is read from the database, which is certain to have it.
     """
 
     def __init__(self, client: Any, prefix: str):
         self._client, self._channel = client, f"{prefix}revision"
-        self._announcement: asyncio.Task | None = None
-        self._commits = 0
-        self._rights = False  # whether rights have changed since the last announcement
+        self._task: asyncio.Task | None = None
+        self._commits = False
+        self._rights = False
 
-    def announce(self, rights: bool = False) -> None:
-        """Announce a commit soon, and whether rights have changed; several in a row make one message."""
-        self._commits += 1
-        self._rights |= rights
-        if self._announcement is None or self._announcement.done():
-            self._announcement = asyncio.ensure_future(self._announce())
+    def announce(self, rights: bool) -> None:
+        """Announce a commit, and whether it changed rights; commits in quick succession share a message."""
+        self._commits, self._rights = True, self._rights or rights
+        if self._task is None or self._task.done():
+            self._task = asyncio.ensure_future(self._announce())
 
     async def _announce(self) -> None:
-        told = 0
-        while told < self._commits:
-            told, rights, self._rights = self._commits, self._rights, False
+        while self._commits:
+            message, self._commits, self._rights = b"rights" if self._rights else b"", False, False
             try:
-                await self._client.publish(self._channel, "rights" if rights else told)
-            except Exception as error:  # the others look for themselves
+                await self._client.publish(self._channel, message)
+            except Exception as error:  # the other processes look for themselves
                 LOG.debug("redis: not announced: %s", error)
-                return
 
-    async def listen_forever(self, heard: Callable[[bool], Awaitable[None]]) -> None:
-        """Call `heard(rights)` for every announcement, and after every connection that was lost and found."""
+    async def listen_forever(self, heard: Callable[[bool], None]) -> None:
+        """Call `heard(rights)` for every announcement, and after every connection."""
         level = logging.WARNING
         while True:
             try:
@@ -5535,133 +5415,166 @@ class RedisRelay:
                     await self._listen(subscriber, heard)
             except Exception as error:
                 LOG.log(level, "redis: cannot hear of changes, looking for them instead: %s", type(error).__name__)
-                level = logging.DEBUG  # said once, not at every try
+                level = logging.DEBUG  # reported once, not at every attempt
             await asyncio.sleep(random.uniform(0.3, 0.7))
 
     @staticmethod
-    async def _listen(subscriber: Any, heard: Callable[[bool], Awaitable[None]]) -> None:
-        await heard(False)
-        asked = False
+    async def _listen(subscriber: Any, heard: Callable[[bool], None]) -> None:
+        heard(False)
+        awaits_pong = False
         while True:
             if message := await subscriber.get_message(timeout=5.0):  # an announcement, or the answer to our ping
-                asked = False
-                await heard(message["data"] == b"rights")
-            elif asked:
+                awaits_pong = False
+                heard(message["data"] == b"rights")
+            elif awaits_pong:
                 raise ConnectionError("no answer")
-            else:  # a connection that is dead but does not know it must be found out
-                asked = True
+            else:  # the only way to notice a connection that is dead without an error
+                awaits_pong = True
                 await subscriber.ping()
 
 
-class ChangeFeed:
-    """Brings every committed change to the hub once and in order, whichever process made it.
+class EventHub:
+    """Wakes the listeners of this process after commits that concern them, whichever process made these.
 
-    Revisions have no gaps. So a change of our own that follows on what the hub knows is handed on at
-    once; otherwise others came between, and all are read from the log. Other processes' writes are
-    heard of by Redis if there is one, and found by looking twice a second in any case. So is whose
-    rights have changed.
+    Commits of other processes are announced by Redis if there is one, and found by polling in any case.
+    The same look finds out whose rights have changed.
     """
 
-    def __init__(self, store: TodoStore, hub: EventHub, relay: RedisRelay | None):
-        self._store, self._hub, self._relay = store, hub, relay
+    def __init__(self, store: TodoStore, relay: RedisRelay | None):
+        self._store, self._relay = store, relay
         self.accounts = AccountStore(store.database, store.known, self.rights_changed)
-        self._reading = asyncio.Lock()
+        self._listeners: dict[str, set[Listener]] = {}  # by the user's id
+        self._reads: dict[tuple[str, int], asyncio.Task] = {}
         self._tasks: list[asyncio.Task] = []
-        self._access = 0  # up to which rights are known
+        self._news = asyncio.Event()
+        self._revision = self._access = 0  # when it looked last
+        self._memberships: dict[str, dict[str, str]] = {}
 
     async def open(self) -> None:
-        """Begin where the log ends now."""
-        self._reading = asyncio.Lock()
-        self._hub.known = await self._store.newest_revision()
-        await self._look_at_rights()
-        self._tasks = [asyncio.ensure_future(self._poll_forever())]
+        """Begin to look for commits."""
+        self._news = asyncio.Event()
+        await self._look()
+        self._tasks = [asyncio.ensure_future(self._look_forever())]
         if self._relay:
-            self._tasks.append(asyncio.ensure_future(self._relay.listen_forever(self.catch_up)))
+            self._tasks.append(asyncio.ensure_future(self._relay.listen_forever(self._heard)))
 
     async def close(self) -> None:
-        """Stop listening to other processes."""
-        await end_tasks(self._tasks)
+        """End all listeners, and look no more."""
+        self.end_listeners()
+        await end_tasks([*self._tasks, *self._reads.values()])
         self._tasks = []
 
-    async def refresh(self) -> None:
-        """Skip what nobody listened to, before the first listener comes."""
-        if not self._hub.has_listeners:
-            await self._look_at_rights()
-            self._hub.known = max(self._hub.known, await self._store.newest_revision())
+    def end_listeners(self) -> None:
+        """End all listeners."""
+        for listener in self._all_listeners():
+            listener.end(1001, "the server stops")
+
+    def _all_listeners(self) -> list[Listener]:
+        return [*itertools.chain.from_iterable(self._listeners.values())]
+
+    def count(self, user: User) -> int:
+        """How many listeners a user has."""
+        return len(self._listeners.get(user.id, ()))
+
+    @contextlib.asynccontextmanager
+    async def listen(
+        self, user: User, end: Callable[[int, str], None], credential_id: str | None
+    ) -> AsyncIterator[Listener]:
+        """A listener to the changes that a user may see, for as long as the context lasts. Raises Unavailable."""
+        await self._look()  # or the first listener would hear of rights that had changed before
+        listener = Listener(self, user, end, credential_id)
+        self._listeners.setdefault(user.id, set()).add(listener)
+        try:
+            # The credential may have ended since the request was authenticated, when this did not listen yet.
+            await self._end_invalid([listener])
+            yield listener
+        finally:
+            self._listeners[user.id].discard(listener)
+            if not self._listeners[user.id]:
+                del self._listeners[user.id]
+
+    async def read(self, user: User, since: int) -> tuple[list[Change], str]:
+        """The changes after a revision that a user may see, oldest first, also as a message of the event socket.
+
+        Listeners that read the same at the same time share it. Raises Unavailable.
+        """
+        key = user.id, since
+        if key not in self._reads:
+            self._reads[key] = task = asyncio.ensure_future(self._read(user, since))
+            task.add_done_callback(lambda task: self._reads.pop(key) and (task.cancelled() or task.exception()))
+        return await asyncio.shield(self._reads[key])
+
+    async def _read(self, user: User, since: int) -> tuple[list[Change], str]:
+        changes = await self._store.queries(user).changes(since, None, CHANGES_IN_MESSAGE)
+        revision = changes[-1].revision if changes else since
+        return changes, msgspec.json.encode({"type": "changes", "changes": changes, "revision": revision}).decode()
 
     def committed(self, written: WriteResult) -> None:
-        """Take in what this process has just committed."""
-        changes = written.changes
-        if not changes:
-            return
-        if written.changes_access:
-            self._store.known.forget()
-            self._catch_up_soon()
-        if not self._hub.has_listeners:
-            self._hub.known = max(self._hub.known, changes[-1].change.revision)
-        elif changes[0].change.revision == self._hub.known + 1 and not self._reading.locked():
-            self._hub.publish(changes)
-        else:
-            self._catch_up_soon()
-        if self._relay:
-            self._relay.announce(written.changes_access)
+        """Wake listeners, here and in other processes, after a commit of this process."""
+        if written.changes:
+            self._announce(written.changes_access)
 
     def rights_changed(self) -> None:
-        """Look, here and in the other processes, who may still listen to what."""
-        self._store.known.forget()
-        self._catch_up_soon()
+        """Look, here and in other processes, who may still listen to what."""
+        self._announce(rights=True)
+
+    def _announce(self, rights: bool) -> None:
+        if rights or self._listeners:
+            self._heard(rights)
         if self._relay:
-            self._relay.announce(rights=True)
+            self._relay.announce(rights)
 
-    def _catch_up_soon(self) -> None:
-        self._tasks.append(asyncio.ensure_future(self.catch_up()))
-        self._tasks = [task for task in self._tasks if not task.done()]
-
-    async def catch_up(self, rights: bool = False) -> None:
-        """Hand out all that was committed since what the hub knows; if it cannot be read, the next look does.
-
-        With `rights`, nobody counts as known until it has been read whether they still are.
-        """
+    def _heard(self, rights: bool) -> None:
         if rights:
             self._store.known.forget()
-        try:
-            async with self._reading:
-                await self._look_at_rights()
-                await self.refresh()
-                newest = await self._store.newest_revision()
-                while changes := await self._store.changes_of_all(self._hub.known, CHANGES_IN_MESSAGE):
-                    self._hub.publish(changes)
-                self._hub.known = max(self._hub.known, newest)  # what went with an account left a gap
-        except TodoError as error:
-            LOG.warning("changes of other processes cannot be read yet: %s", error)
+        self._news.set()
 
-    async def _look_at_rights(self) -> None:
-        access = await self._store.access()
-        if access == self._access:
-            await self._store.known.confirm()
-            return
-        self._store.known.forget()
-        await self._store.known.confirm()
-        self._hub.set_memberships(await self._store.memberships())
-        if self._hub.has_listeners:
-            living = await self.accounts.living(self._hub.credential_ids)
-            self._hub.end_all_but(living, await self.accounts.renamed(self._hub.users_without_credential))
-        self._access = access
-
-    async def _poll_forever(self) -> None:
+    async def _look_forever(self) -> None:
+        known = self._store.known
         while True:
-            await asyncio.sleep(POLL_SECONDS)
-            known = self._store.known
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._news.wait()
+            self._news.clear()
             try:
-                if not known and not self._hub.has_listeners:
-                    continue
-                if await self._store.anything_new(self._hub.known, self._access):
-                    await self.catch_up()
-                else:
-                    await known.confirm()
-            except Exception as error:  # tried again at the next look
+                if known or self._listeners:
+                    await self._look()
+            except Exception as error:  # the next look tries again
                 known.is_away = isinstance(error, Unavailable)
                 LOG.debug("looking for changes failed: %s", error)
+
+    async def _look(self) -> None:
+        """Wake the listeners whom something that was committed since the last look concerns. Raises Unavailable."""
+        revision, access = await self._store.counters()
+        if access != self._access:
+            self._store.known.forget()
+        await self._store.known.confirm()
+        if access != self._access:
+            await self._look_at_rights()
+            self._access = access
+        if self._listeners and revision != self._revision:
+            for user_id in await self._store.users_changed_since(self._revision):
+                self._wake(user_id)
+        self._revision = revision
+
+    async def _look_at_rights(self) -> None:
+        before, self._memberships = self._memberships, await self._store.memberships()
+        for user_id in [*self._listeners]:
+            if before.get(user_id) != self._memberships.get(user_id):
+                self._wake(user_id, rights_changed=True)
+        await self._end_invalid(self._all_listeners())
+
+    def _wake(self, user_id: str, rights_changed: bool = False) -> None:
+        for listener in self._listeners.get(user_id, ()):
+            listener.wake(rights_changed)
+
+    async def _end_invalid(self, listeners: Collection[Listener]) -> None:
+        """End those whose credential is no longer valid, and those without one whose user was renamed."""
+        valid = await self.accounts.living({each.credential_id for each in listeners if each.credential_id})
+        renamed = await self.accounts.renamed({each.user for each in listeners if not each.credential_id})
+        for listener in listeners:
+            if (listener.credential_id not in valid) if listener.credential_id else (listener.user in renamed):
+                listener.end(4401, "signed out")
 
 
 # ==== service: may call stores and live updates =================================================
@@ -5745,13 +5658,13 @@ ORDER_ALONE = "is set of one to-do at a time"
 class TodoService:
     """The only writer: checks, stores in one transaction, and publishes after the commit."""
 
-    def __init__(self, store: TodoStore, feed: ChangeFeed):
-        self.store, self.feed = store, feed
+    def __init__(self, store: TodoStore, hub: EventHub):
+        self.store, self._hub = store, hub
 
     async def _write(
         self, user: User, operation: Callable, repeat: Repeat | None = None, is_short: bool = False, todo_id: str = ""
     ) -> WriteResult:
-        return await self.store.write(user, operation, self.feed.committed, repeat, is_short, todo_id)
+        return await self.store.write(user, operation, self._hub.committed, repeat, is_short, todo_id)
 
     # ---- to-dos
 
@@ -6341,11 +6254,10 @@ class Services:
             MongoDocumentStore(config.mongodb_uri) if config.mongodb_uri else SQLDocumentStore(self.database)
         )
         store = TodoStore(self.database)
-        self.hub = EventHub()
         relay = RedisRelay(self.records.client, config.redis_prefix) if config.redis else None
-        self.feed = ChangeFeed(store, self.hub, relay)
-        self.accounts, self.throttles = self.feed.accounts, ThrottleStore(self.database)
-        self.todos = TodoService(store, self.feed)
+        self.hub = EventHub(store, relay)
+        self.accounts, self.throttles = self.hub.accounts, ThrottleStore(self.database)
+        self.todos = TodoService(store, self.hub)
         self.answers = Answers()
         self.weather = Weather(config.weather_uri, config.weather_place, self.records)
         self._checks = {
@@ -6392,7 +6304,7 @@ class Services:
 
     async def _open(self) -> None:
         await self.todos.store.open()
-        await self.feed.open()
+        await self.hub.open()
         self._tidying = asyncio.ensure_future(self._tidy_forever())
         self._opened = True
 
@@ -6410,8 +6322,7 @@ class Services:
         if self._opened:
             self._opened = False
             await end_tasks([self._tidying])
-            self.hub.close()
-            await self.feed.close()
+            await self.hub.close()
             await self.todos.store.close()
         await self.documents.close()
         await self.records.close()
@@ -7090,7 +7001,7 @@ class Authenticator:
         origins: Origins,
     ):
         self._auth, self._get_user, self._origins = config.auth, get_user, origins
-        self._store, self._accounts, self._cookies = services.todos.store, services.feed.accounts, cookies
+        self._store, self._accounts, self._cookies = services.todos.store, services.accounts, cookies
 
     @property
     def has_accounts(self) -> bool:
@@ -8391,20 +8302,15 @@ class EventsHandler(TornadoHandler, tornado.websocket.WebSocketHandler):
 
     async def _send_forever(self) -> None:
         try:
-            await self.services.feed.refresh()
             credential_id = self.caller.credential_id
-            with self.services.hub.subscribe(self.user, self.close, credential_id) as subscription:
-                # It may have ended between the request and here, where nobody was told.
-                if credential_id and not await self.services.accounts.living([credential_id]):
-                    self.close(4401, "signed out")
-                    return
-                await self._send(subscription)
+            async with self.services.hub.listen(self.user, self.close, credential_id) as listener:
+                await self._send(listener)
         except (tornado.websocket.WebSocketClosedError, tornado.iostream.StreamClosedError):
             pass
         except TodoError as error:
             self.close(1011, error.title)
 
-    async def _send(self, subscription: Subscription) -> None:
+    async def _send(self, listener: Listener) -> None:
         queries = self.services.todos.queries(self.user)
         revision = await queries.revision()
         hello, since = {"type": "hello", "revision": revision}, self.query.get("since", revision)
@@ -8414,28 +8320,9 @@ class EventsHandler(TornadoHandler, tornado.websocket.WebSocketHandler):
             # Not an error of the request, since a browser shows a page neither the status nor the text of one.
             hello["reset"], since = True, revision
         await self.write_message(msgspec.json.encode(hello).decode())
-        revision = await self._replay(queries, min(since, revision), revision)
+        listener.since = min(since, revision)
         while True:
-            try:
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
-                    message = await subscription.take()
-            except TimeoutError:
-                await self.write_message('{"type":"heartbeat"}')
-                continue
-            if not message.last:  # it tells of no change, but of rights
-                await self.write_message(message.text)
-            elif message.first > revision and message.text:
-                await self.write_message(message.text)
-                revision = message.last
-            elif message.last > revision:  # too much for a message, or the replay ended in the midst of it
-                revision = await self._replay(queries, revision, revision)
-
-    async def _replay(self, queries: TodoQueries, since: int, revision: int) -> int:
-        """Send what committed after `since`, and give the revision up to which all has been sent."""
-        while changes := await queries.changes(since, None, CHANGES_IN_MESSAGE):
-            await self.write_message(changes_message(changes).decode())
-            since = changes[-1].revision
-        return max(since, revision)
+            await self.write_message(await listener.next_message(HEARTBEAT_SECONDS) or '{"type":"heartbeat"}')
 
 
 class MembersHandler(APIHandler):
@@ -17076,7 +16963,7 @@ async def uvicorn_listening(
             await asyncio.sleep(0.005)
         yield
     finally:
-        app.settings["services"].hub.close()
+        app.settings["services"].hub.end_listeners()
         server.should_exit = True
         await serving
 
@@ -17105,7 +16992,7 @@ async def listening(
     finally:
         server.stop()
         await services.drain(5.0)
-        services.hub.close()
+        services.hub.end_listeners()
         await server.close_all_connections()
         await services.close()
 
