@@ -14514,6 +14514,12 @@ async def test_account_made_of_the_local_user_survives_its_other_windows(browser
             await expect(page.locator(".account-button")).to_be_visible()
 
 
+def test_forgetting_an_ended_session_without_its_cookie_drops_no_cookie():
+    with serving({**MEMORY, "SIGNUP": "open"}) as client:
+        assert "Set-Cookie" not in client.delete("/api/session?ended=true").headers
+        assert "Set-Cookie" in client.delete("/api/session").headers
+
+
 async def test_an_unencrypted_way_is_warned_of_and_closed_doors_are_not_shown(browser, accounts_server):
     async with opened_at(browser, accounts_server) as page:
         await expect(page.locator(".gate-warning")).to_be_hidden()

@@ -8491,7 +8491,8 @@ class SessionHandler(AccountHandler):
         secret = self.accounts and self.settings["cookies"].read(self.request)
         await self.services.open()
         self.set_status(204)
-        if self.query.get("ended") and secret and await self.services.accounts.find(secret, "session"):
+        # Without a cookie in the request there was none to drop, and the browser may have a new one by now.
+        if self.query.get("ended") and (not secret or await self.services.accounts.find(secret, "session")):
             return
         await self._end_session(secret)
         self.drop_cookie()
