@@ -12009,6 +12009,7 @@ async def browser():
     async with async_playwright() as playwright:
         options = [*sandbox, "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"]
         chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        chromium.free_windows = collections.defaultdict(list)
         yield chromium
         await chromium.close()
 
@@ -12024,19 +12025,56 @@ def server():
 
 
 @contextlib.asynccontextmanager
-async def opened(browser, url, **options):
-    """A page in a context of its own; any script error or refused policy in it fails the test."""
-    context = await browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce", **options)
-    context.set_default_timeout(1000 * PATIENCE)
-    page = await context.new_page()
-    page.faults = []
-    page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("console", lambda said: page.faults.append(said.text) if "Content Security" in said.text else None)
-    page.server = url
-    await page.goto(url + "/")
-    yield page
-    await context.close()
+async def window(browser, origin, **options):
+    """A browser window without any data. Opening one costs as much as a test, so that it is used again afterwards."""
+    free = browser.free_windows[json.dumps(options, sort_keys=True)]
+    if free:
+        context = free.pop()
+    else:
+        screen = {"width": 1280, "height": 800}
+        context = await browser.new_context(viewport=screen, reduced_motion="reduce", **options)
+        context.set_default_timeout(1000 * PATIENCE)
+        context.has_real_clock = True
+        await context.new_page()  # keeps the window open
+    try:
+        yield context
+    except BaseException:
+        await context.close()
+        raise
+    if not context.has_real_clock:
+        await context.close()
+        return
+    empty, *pages = context.pages
+    for page in pages:
+        await page.close()
+    await context.unroute_all()
+    await context.clear_cookies()
+    devtools = await context.new_cdp_session(empty)
+    await devtools.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"})
+    await devtools.detach()
+    free.append(context)
+
+
+@contextlib.asynccontextmanager
+async def opened(browser, url, cookies=(), **options):
+    """A page in a window of its own; any script error or refused policy in it fails the test."""
+    async with window(browser, url, **options) as context:
+        if cookies:
+            await context.add_cookies(cookies)
+        page = await context.new_page()
+        page.faults = []
+        page.on("pageerror", lambda error: page.faults.append(str(error)))
+        page.on("console", lambda said: page.faults.append(said.text) if "Content Security" in said.text else None)
+        page.server = url
+        await page.goto(url + "/")
+        yield page
     assert page.faults == []
+
+
+async def install_clock(page, **options):
+    """Let the test move the page's clock. This holds for the window until it is closed."""
+    page.context.has_real_clock = False
+    await page.clock.install(**options)
 
 
 @pytest.fixture
@@ -12498,7 +12536,7 @@ async def test_control_z_after_a_reload_undoes_what_the_server_knows(page):
 
 async def test_control_z_after_a_reload_leaves_acts_of_long_ago(page):
     await type_in(page, BUY)
-    await page.clock.install(time=time.time() + 2 * 3600)
+    await install_clock(page, time=time.time() + 2 * 3600)
     await page.reload()
     await expect(shown_titles(page)).to_have_text([BUY])
     await page.keyboard.press("Control+z")
@@ -13362,14 +13400,14 @@ async def test_dropping_on_a_list_moves_a_to_do_there(page):
 async def opened_in(browser, server, zone, now):
     """A page in a time zone of its own, with a clock that the test moves on."""
     async with opened(browser, server, timezone_id=zone, locale="en-GB") as page:
-        await page.clock.install(time=now)
+        await install_clock(page, time=now)
         await page.reload()
         await expect(page.locator(".empty-title")).to_be_visible()
         yield page
 
 
 async def test_a_timed_to_do_becomes_overdue_in_an_open_page(page):
-    await page.clock.install()
+    await install_clock(page)
     await page.reload()
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=30)
     for title in (BUY, FEED):
@@ -13386,7 +13424,7 @@ async def test_a_timed_to_do_becomes_overdue_in_an_open_page(page):
 
 
 async def test_relative_times_move_on_in_an_open_page(page):
-    await page.clock.install()
+    await install_clock(page)
     await page.reload()
     await type_in(page, BUY, FEED)
     await row(page, FEED).hover()
@@ -13452,11 +13490,7 @@ async def test_a_big_list_loads_as_it_is_scrolled(page):
 
 
 async def fill_list(page, amount):
-    def create():
-        for number in range(amount):
-            call_api(page.server + "/api/todos", "POST", {"title": f"number {number}"})
-
-    await asyncio.to_thread(create)
+    await ask(page, "/api/todos", "POST", [{"title": f"number {number}"} for number in range(amount)])
 
 
 @SCREENS
@@ -13582,7 +13616,7 @@ async def test_a_title_that_is_too_long_is_not_cut(page):
 
 async def lose_the_server(page):
     """Let no request through from now on, with a clock that can be stopped."""
-    await page.clock.install()
+    await install_clock(page)
     await page.route("**/api/**", lambda route: route.abort())
 
 
@@ -13853,7 +13887,7 @@ WAKES = {
 async def test_page_whose_line_died_in_a_sleep_shows_what_others_do(browser, server, wake):
     async with deaf_proxy(server) as (address, deafen), opened(browser, address) as page:
         if wake in (sleep_for_an_hour, hear_nothing):
-            await page.clock.install()
+            await install_clock(page)
             await page.reload()
         await type_in(page, BUY)
         deafen()
@@ -14262,19 +14296,19 @@ async def test_the_page_works_under_a_prefix(browser):
 # ==== accounts on the page ========================================================================
 
 PAGE_ACCOUNTS = {**MEMORY, "AUTH": "accounts", "SIGNUP": "open"}
-PAGE_PASSWORD, NEW_PASSWORD = "three green kettles", "four blue teapots"
+NEW_PASSWORD = "four blue teapots"
 
 
 @pytest.fixture
 def accounts_server():
-    with tornado_todo.running(PAGE_ACCOUNTS) as url:
-        yield url
+    with served(MEMORY) as server:
+        yield server
 
 
 @contextlib.asynccontextmanager
-async def opened_at(browser, url, width=1280, height=800, path="/"):
+async def opened_at(browser, url, width=1280, height=800, path="/", cookies=()):
     """A page of this size; a small one is touched, not hovered over."""
-    async with opened(browser, url, has_touch=width < 600) as page:
+    async with opened(browser, url, cookies, has_touch=width < 600) as page:
         await page.set_viewport_size({"width": width, "height": height})
         if path != "/":
             await page.goto("about:blank")
@@ -14282,7 +14316,7 @@ async def opened_at(browser, url, width=1280, height=800, path="/"):
         yield page
 
 
-async def sign_up_on_page(page, name, password=PAGE_PASSWORD):
+async def sign_up_on_page(page, name, password=PASSWORD):
     await expect(page.locator(".gate")).to_be_visible()
     if await page.locator(".sign-up-form").is_hidden():
         await page.locator(".gate-switch").click()
@@ -14292,18 +14326,20 @@ async def sign_up_on_page(page, name, password=PAGE_PASSWORD):
     await expect(page.locator(".gate")).to_be_hidden()
 
 
-async def sign_in_on_page(page, name, password=PAGE_PASSWORD):
+async def sign_in_on_page(page, name, password=PASSWORD):
     await page.locator("#sign-in-name").fill(name)
     await page.locator("#sign-in-password").fill(password)
     await page.locator(".sign-in-form [type=submit]").click()
 
 
 @contextlib.asynccontextmanager
-async def signed_up_page(browser, url, name, width=1280, height=800):
-    """The page of somebody who has just made an account."""
-    async with opened_at(browser, url, width, height) as page:
-        await expect(page.locator(".gate")).to_be_visible()
-        await sign_up_on_page(page, name)
+async def signed_in_page(browser, server, name, width=1280, height=800):
+    """The page of somebody with a new account, whose password is PASSWORD."""
+    person = await asyncio.to_thread(server.person, name)
+    cookie, _, value = person.own["Cookie"].partition("=")
+    cookies = [{"name": cookie, "value": value, "url": server.url}]
+    async with opened_at(browser, server.url, width, height, cookies=cookies) as page:
+        await expect(page.locator(".account-button")).to_be_attached()
         yield page
 
 
@@ -14369,7 +14405,7 @@ async def assert_fits(page):
 
 @SCREENS
 async def test_a_person_signs_up_signs_out_and_signs_in_again_on_the_page(browser, accounts_server, width, height):
-    async with opened_at(browser, accounts_server, width, height) as page:
+    async with opened_at(browser, accounts_server.url, width, height) as page:
         await expect(page.locator("#gate-title")).to_have_text("Make the first account")
         await expect(page.locator("#sign-up-name")).to_be_focused()
         await assert_fits(page)
@@ -14387,11 +14423,11 @@ async def test_a_person_signs_up_signs_out_and_signs_in_again_on_the_page(browse
 
 
 async def test_signing_in_works_by_the_keyboard_alone(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ann") as page:
+    async with signed_in_page(browser, accounts_server, "ann") as page:
         await sign_out_on_page(page)
         await page.keyboard.type("ann")
         await page.keyboard.press("Tab")
-        await page.keyboard.type(PAGE_PASSWORD)
+        await page.keyboard.type(PASSWORD)
         await page.keyboard.press("Tab")
         await page.keyboard.press("Space")
         await expect(page.locator("#sign-in-password")).to_have_attribute("type", "text")
@@ -14402,7 +14438,7 @@ async def test_signing_in_works_by_the_keyboard_alone(browser, accounts_server):
 
 
 async def test_password_managers_find_what_they_look_for(browser, accounts_server):
-    async with opened_at(browser, accounts_server) as page:
+    async with opened_at(browser, accounts_server.url) as page:
         for form, kind in (("sign-in", "current-password"), ("sign-up", "new-password")):
             await expect(page.locator(f"form.{form}-form #{form}-name")).to_have_attribute("autocomplete", "username")
             password = page.locator(f"form.{form}-form #{form}-password")
@@ -14411,7 +14447,7 @@ async def test_password_managers_find_what_they_look_for(browser, accounts_serve
 
 
 async def test_a_wrong_password_is_told_at_its_field_and_selected(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ann") as page:
+    async with signed_in_page(browser, accounts_server, "ann") as page:
         await sign_out_on_page(page)
         await sign_in_on_page(page, "ann", "not the password")
         password = page.locator("#sign-in-password")
@@ -14420,14 +14456,14 @@ async def test_a_wrong_password_is_told_at_its_field_and_selected(browser, accou
         complaint = page.locator("#" + await password.get_attribute("aria-describedby"))
         await expect(complaint).to_be_visible()
         await expect(page.locator("#sign-in-name")).to_have_value("ann")
-        await page.keyboard.type(PAGE_PASSWORD)
-        await expect(password).to_have_value(PAGE_PASSWORD)
+        await page.keyboard.type(PASSWORD)
+        await expect(password).to_have_value(PASSWORD)
         await page.keyboard.press("Enter")
         await expect(page.locator(".gate")).to_be_hidden()
 
 
 async def test_what_is_wrong_with_a_new_account_stands_at_its_field(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ann"), opened_at(browser, accounts_server) as page:
+    async with signed_in_page(browser, accounts_server, "ann"), opened_at(browser, accounts_server.url) as page:
         await page.locator(".gate-switch").click()
         await page.locator(".sign-up-form [type=submit]").click()
         await expect(page.locator(".sign-up-form .complaint")).to_have_count(2)
@@ -14437,7 +14473,7 @@ async def test_what_is_wrong_with_a_new_account_stands_at_its_field(browser, acc
         await page.keyboard.press("Enter")
         await expect(page.locator("#sign-up-password-complaint")).to_contain_text("8 to 128 characters")
         await expect(page.locator("#sign-up-password")).to_be_focused()
-        await page.locator("#sign-up-password").fill(PAGE_PASSWORD)
+        await page.locator("#sign-up-password").fill(PASSWORD)
         await page.keyboard.press("Enter")
         await expect(page.locator("#sign-up-name-complaint")).to_contain_text("taken")
         await expect(page.locator("#sign-up-name")).to_have_attribute("aria-invalid", "true")
@@ -14445,7 +14481,7 @@ async def test_what_is_wrong_with_a_new_account_stands_at_its_field(browser, acc
 
 
 async def test_too_many_attempts_are_counted_down(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ann") as page:
+    async with signed_in_page(browser, accounts_server, "ann") as page:
         await sign_out_on_page(page)
 
         async def throttle(route):
@@ -14505,7 +14541,7 @@ async def test_account_made_of_the_local_user_survives_its_other_windows(browser
             await page.locator(".sign-in-button").click()
             await page.get_by_label("Take along the 1 to-do of this computer’s own user").check()
             await page.locator("#sign-up-name").fill("ann")
-            await page.locator("#sign-up-password").fill(PAGE_PASSWORD)
+            await page.locator("#sign-up-password").fill(PASSWORD)
             async with page.context.expect_event("request", lambda request: "/api/session" in request.url):
                 await page.locator(".sign-up-form [type=submit]").click()
             await asyncio.sleep(0.5)  # for all requests that the windows may send
@@ -14521,7 +14557,7 @@ def test_forgetting_an_ended_session_without_its_cookie_drops_no_cookie():
 
 
 async def test_an_unencrypted_way_is_warned_of_and_closed_doors_are_not_shown(browser, accounts_server):
-    async with opened_at(browser, accounts_server) as page:
+    async with opened_at(browser, accounts_server.url) as page:
         await expect(page.locator(".gate-warning")).to_be_hidden()
         session = {"user": None, "kind": None, "accounts": True, "sign_up": "closed", "encrypted": False}
         await page.route("**/api/session", lambda route: route.fulfill(json={**session, "read_only": False}))
@@ -14532,8 +14568,9 @@ async def test_an_unencrypted_way_is_warned_of_and_closed_doors_are_not_shown(br
 
 
 async def test_an_invitation_opens_the_sign_up_filled_in_and_works_once(browser):
-    with tornado_todo.running({**PAGE_ACCOUNTS, "SIGNUP": "invite"}) as url:
-        async with signed_up_page(browser, url, "ann") as ann:
+    with served({**MEMORY, "SIGNUP": "invite"}) as server:
+        url = server.url
+        async with signed_in_page(browser, server, "ann") as ann:
             await open_account(ann, "invites")
             await ann.locator(".make-invite").click()
             link = await ann.locator(".invites-part .secret").input_value()
@@ -14545,7 +14582,7 @@ async def test_an_invitation_opens_the_sign_up_filled_in_and_works_once(browser)
                 async with opened_at(browser, url, path=link.removeprefix(url)) as other:
                     await expect(other.locator("#sign-up-invite")).to_have_value(link.rpartition("/")[2])
                     await other.locator("#sign-up-name").fill(name)
-                    await other.locator("#sign-up-password").fill(PAGE_PASSWORD)
+                    await other.locator("#sign-up-password").fill(PASSWORD)
                     await other.keyboard.press("Enter")
                     if works:
                         await expect(other.locator(".gate")).to_be_hidden()
@@ -14555,7 +14592,7 @@ async def test_an_invitation_opens_the_sign_up_filled_in_and_works_once(browser)
 
 
 async def test_signing_out_leaves_nothing_private_in_the_browser(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ann") as page:
+    async with signed_in_page(browser, accounts_server, "ann") as page:
         await make_list_on_page(page, "Diary", "see the doctor")
         await open_details(page, "see the doctor")
         await page.locator(".detail-notes").fill("about the knee")
@@ -14567,7 +14604,7 @@ async def test_signing_out_leaves_nothing_private_in_the_browser(browser, accoun
         for secret in ("Diary", "see the doctor", "about the knee"):
             assert secret not in html + values
         assert await page.evaluate("Object.keys(localStorage)") == ["tornado_todo.sort"]
-        assert page.url == accounts_server + "/#/"
+        assert page.url == accounts_server.url + "/#/"
         await sign_in_on_page(page, "ann")
         await open_lists(page)
         await page.locator(".lists .place").click()
@@ -14576,12 +14613,15 @@ async def test_signing_out_leaves_nothing_private_in_the_browser(browser, accoun
 
 
 async def test_signing_out_everywhere_closes_another_tabs_page_and_another_device(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ann") as page, opened_at(browser, accounts_server) as device:
+    async with (
+        signed_in_page(browser, accounts_server, "ann") as page,
+        opened_at(browser, accounts_server.url) as device,
+    ):
         await type_in(page, BUY)
         await sign_in_on_page(device, "ann")
         await expect(shown_titles(device)).to_have_text([BUY])
         tab = await page.context.new_page()
-        await tab.goto(accounts_server + "/")
+        await tab.goto(accounts_server.url + "/")
         await expect(shown_titles(tab)).to_have_text([BUY])
         await open_account(page, "sessions")
         await page.locator(".end-all").click()
@@ -14595,7 +14635,7 @@ async def test_signing_out_everywhere_closes_another_tabs_page_and_another_devic
 
 
 async def test_a_lost_session_keeps_what_is_unsent_for_the_same_user(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ann") as page:
+    async with signed_in_page(browser, accounts_server, "ann") as page:
         await type_in(page, BUY)
         typed = asyncio.Event()
 
@@ -14623,12 +14663,12 @@ async def test_a_lost_session_keeps_what_is_unsent_for_the_same_user(browser, ac
 
 
 async def test_what_was_typed_and_left_is_shown_to_nobody_else(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ada") as page:
+    async with signed_in_page(browser, accounts_server, "ada") as page:
         await type_in(page, BUY)
         await page.locator(".new-todo").fill("a secret")
         await page.goto("about:blank")
         await page.context.clear_cookies()
-        await page.goto(accounts_server + "/")
+        await page.goto(accounts_server.url + "/")
         await sign_up_on_page(page, "bob")
         await expect(page.locator(".empty-title")).to_have_text("All clear")
         await expect(page.locator(".new-todo")).to_have_value("")
@@ -14637,19 +14677,19 @@ async def test_what_was_typed_and_left_is_shown_to_nobody_else(browser, accounts
 
 
 async def test_own_text_waits_for_whoever_signs_in_again(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ada") as page:
+    async with signed_in_page(browser, accounts_server, "ada") as page:
         await page.locator(".new-todo").fill("a secret")
         await page.goto("about:blank")
         await page.context.clear_cookies()
-        await page.goto(accounts_server + "/")
+        await page.goto(accounts_server.url + "/")
         await sign_in_on_page(page, "ada")
         await expect(page.locator(".new-todo")).to_have_value("a secret")
 
 
 async def test_somebody_else_who_signs_in_sends_nothing_of_what_was_left(browser, accounts_server):
     async with (
-        signed_up_page(browser, accounts_server, "bob") as bob,
-        signed_up_page(browser, accounts_server, "ann") as page,
+        signed_in_page(browser, accounts_server, "bob") as bob,
+        signed_in_page(browser, accounts_server, "ann") as page,
     ):
         await type_in(page, BUY)
         await page.context.clear_cookies()
@@ -14664,10 +14704,10 @@ async def test_somebody_else_who_signs_in_sends_nothing_of_what_was_left(browser
 
 
 async def test_another_tab_that_signs_in_as_somebody_else_is_noticed(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "bob"), signed_up_page(browser, accounts_server, "ann") as page:
+    async with signed_in_page(browser, accounts_server, "bob"), signed_in_page(browser, accounts_server, "ann") as page:
         await type_in(page, BUY)
         tab = await page.context.new_page()
-        await tab.goto(accounts_server + "/")
+        await tab.goto(accounts_server.url + "/")
         await sign_out_on_page(tab)
         await expect(page.locator(".gate")).to_be_visible()
         await sign_in_on_page(tab, "bob")
@@ -14678,7 +14718,7 @@ async def test_another_tab_that_signs_in_as_somebody_else_is_noticed(browser, ac
 
 
 async def test_the_page_waits_for_a_server_that_is_away_and_then_goes_on(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ann") as page:
+    async with signed_in_page(browser, accounts_server, "ann") as page:
         await type_in(page, BUY)
         await lose_the_server(page)
         await page.reload()
@@ -14714,7 +14754,7 @@ async def test_a_new_to_do_and_one_with_the_focus_are_seen_whole_above_the_foote
 
 @SCREENS
 async def test_a_token_is_made_shown_once_and_revoked(browser, accounts_server, width, height):
-    async with signed_up_page(browser, accounts_server, "ann", width, height) as page:
+    async with signed_in_page(browser, accounts_server, "ann", width, height) as page:
         await open_account(page, "tokens")
         await page.locator("#token-name").fill("Backup")
         await page.locator("#token-days").fill("400")
@@ -14728,7 +14768,7 @@ async def test_a_token_is_made_shown_once_and_revoked(browser, accounts_server, 
         secret = await page.locator(".tokens-part .secret").input_value()
 
         def status_with_token():
-            with contextlib.closing(Client(accounts_server)) as client:
+            with contextlib.closing(Client(accounts_server.url)) as client:
                 return client.get("/api/todos", Authorization=f"Bearer {secret}").status
 
         assert await asyncio.to_thread(status_with_token) == 200
@@ -14745,7 +14785,10 @@ async def test_a_token_is_made_shown_once_and_revoked(browser, accounts_server, 
 
 
 async def test_sessions_are_listed_and_another_one_is_ended(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ann") as page, opened_at(browser, accounts_server) as device:
+    async with (
+        signed_in_page(browser, accounts_server, "ann") as page,
+        opened_at(browser, accounts_server.url) as device,
+    ):
         await sign_in_on_page(device, "ann")
         await expect(device.locator(".gate")).to_be_hidden()
         await open_account(page, "sessions")
@@ -14759,14 +14802,14 @@ async def test_sessions_are_listed_and_another_one_is_ended(browser, accounts_se
 
 
 async def test_the_password_is_changed_with_the_present_one(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ann") as page:
+    async with signed_in_page(browser, accounts_server, "ann") as page:
         await open_account(page, "password")
         await page.locator("#old-password").fill("not the password")
         await page.locator("#new-password").fill(NEW_PASSWORD)
         await page.keyboard.press("Enter")
         await expect(page.locator("#old-password")).to_have_attribute("aria-invalid", "true")
         await expect(page.locator("#old-password")).to_be_focused()
-        await page.locator("#old-password").fill(PAGE_PASSWORD)
+        await page.locator("#old-password").fill(PASSWORD)
         await page.keyboard.press("Enter")
         await expect(page.locator(".account .said")).to_contain_text("password is changed")
         await expect(page.locator("#new-password")).to_have_value("")
@@ -14779,7 +14822,7 @@ async def test_the_password_is_changed_with_the_present_one(browser, accounts_se
 
 
 async def test_new_password_keeps_its_user_signed_in_though_its_answer_is_late(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ann") as page:
+    async with signed_in_page(browser, accounts_server, "ann") as page:
 
         async def answer_late(route):
             response = await route.fetch()
@@ -14792,7 +14835,7 @@ async def test_new_password_keeps_its_user_signed_in_though_its_answer_is_late(b
         await page.keyboard.press("Enter")
         await expect(page.locator("#old-password")).to_have_attribute("aria-invalid", "true")
         await page.route("**/api/user", answer_late)
-        await page.locator("#old-password").fill(PAGE_PASSWORD)
+        await page.locator("#old-password").fill(PASSWORD)
         await page.keyboard.press("Enter")
         await expect(page.locator(".account .said")).to_contain_text("password is changed")
         await page.wait_for_timeout(3000)  # for the gate to open, which it must not
@@ -14802,7 +14845,7 @@ async def test_new_password_keeps_its_user_signed_in_though_its_answer_is_late(b
 
 @SCREENS
 async def test_everything_is_downloaded_and_then_the_account_deleted(browser, accounts_server, width, height):
-    async with signed_up_page(browser, accounts_server, "ann", width, height) as page:
+    async with signed_in_page(browser, accounts_server, "ann", width, height) as page:
         await type_in(page, BUY)
         await open_account(page, "data")
         async with page.expect_download() as download:
@@ -14813,7 +14856,7 @@ async def test_everything_is_downloaded_and_then_the_account_deleted(browser, ac
         await page.locator("#delete-password").fill("not the password")
         await page.locator(".delete-form [type=submit]").click()
         await expect(page.locator("#delete-password")).to_have_attribute("aria-invalid", "true")
-        await page.locator("#delete-password").fill(PAGE_PASSWORD)
+        await page.locator("#delete-password").fill(PASSWORD)
         await page.locator(".delete-form [type=submit]").click()
         await expect(page.locator(".gate")).to_be_visible()
         await expect(page.locator("#gate-title")).to_have_text("Make the first account")
@@ -14821,7 +14864,7 @@ async def test_everything_is_downloaded_and_then_the_account_deleted(browser, ac
 
 
 async def test_escape_closes_the_account_and_the_focus_goes_back(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ann") as page:
+    async with signed_in_page(browser, accounts_server, "ann") as page:
         await page.locator(".account-button").focus()
         await page.keyboard.press("Enter")
         await expect(page.locator("dialog.account")).to_be_visible()
@@ -14842,7 +14885,7 @@ async def test_the_machines_own_user_may_sign_in_or_go_on_without(browser, serve
         await expect(shown_titles(page)).to_have_text([BUY])
         await page.locator(".sign-in-button").click()
         await page.locator("#sign-up-name").fill("ann")
-        await page.locator("#sign-up-password").fill(PAGE_PASSWORD)
+        await page.locator("#sign-up-password").fill(PASSWORD)
         await page.keyboard.press("Enter")
         await expect(page.locator(".account-button")).to_have_text(re.compile("ann"))
         await expect(page.locator(".empty-title")).to_have_text("All clear")
@@ -14920,8 +14963,8 @@ async def test_whom_the_program_around_turns_away_reads_its_words(browser):
 @SCREENS
 async def test_a_shared_list_is_read_by_its_viewer_and_nothing_more(browser, accounts_server, width, height):
     async with (
-        signed_up_page(browser, accounts_server, "ann") as ann,
-        signed_up_page(browser, accounts_server, "bob", width, height) as bob,
+        signed_in_page(browser, accounts_server, "ann") as ann,
+        signed_in_page(browser, accounts_server, "bob", width, height) as bob,
     ):
         await make_list_on_page(ann, "Groceries", BUY, FEED)
         await share_on_page(ann, "bob")
@@ -14958,8 +15001,8 @@ async def test_a_shared_list_is_read_by_its_viewer_and_nothing_more(browser, acc
 
 async def test_a_list_is_shared_changed_and_taken_away_live(browser, accounts_server):
     async with (
-        signed_up_page(browser, accounts_server, "ann") as ann,
-        signed_up_page(browser, accounts_server, "bob") as bob,
+        signed_in_page(browser, accounts_server, "ann") as ann,
+        signed_in_page(browser, accounts_server, "bob") as bob,
     ):
         await make_list_on_page(ann, "Groceries", BUY)
         await share_on_page(ann, "bob")
@@ -14994,13 +15037,13 @@ async def test_a_list_is_shared_changed_and_taken_away_live(browser, accounts_se
 
 async def test_a_view_of_many_lists_changes_only_what_one_may_change(browser, accounts_server):
     async with (
-        signed_up_page(browser, accounts_server, "ann") as ann,
-        signed_up_page(browser, accounts_server, "bob") as bob,
+        signed_in_page(browser, accounts_server, "ann") as ann,
+        signed_in_page(browser, accounts_server, "bob") as bob,
     ):
         await make_list_on_page(ann, "Groceries", BUY)
         await share_on_page(ann, "bob")
         await type_in(bob, FEED)
-        await bob.goto(accounts_server + "/#/all")
+        await bob.goto(accounts_server.url + "/#/all")
         await expect(rows(bob)).to_have_count(2)
         await expect(row(bob, BUY).locator(".toggle")).to_be_disabled()
         await expect(row(bob, FEED).locator(".toggle")).to_be_enabled()
@@ -15014,7 +15057,7 @@ async def test_a_view_of_many_lists_changes_only_what_one_may_change(browser, ac
 
 
 async def test_an_editor_is_offered_no_list_that_a_todo_may_not_go_to(browser, accounts_server):
-    async with opened_at(browser, accounts_server) as ann, opened_at(browser, accounts_server) as bob:
+    async with opened_at(browser, accounts_server.url) as ann, opened_at(browser, accounts_server.url) as bob:
         await sign_up_on_page(ann, "ann")
         await sign_up_on_page(bob, "bob")
         await make_list_on_page(bob, "Mine")
@@ -15026,7 +15069,7 @@ async def test_an_editor_is_offered_no_list_that_a_todo_may_not_go_to(browser, a
 
 
 async def test_who_is_not_known_cannot_be_shared_with(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ann") as page:
+    async with signed_in_page(browser, accounts_server, "ann") as page:
         await expect(page.locator(".list-tools")).to_be_hidden()
         await make_list_on_page(page, "Groceries")
         await page.locator(".share-button").click()
@@ -15041,8 +15084,8 @@ async def test_who_is_not_known_cannot_be_shared_with(browser, accounts_server):
 
 async def test_a_member_leaves_a_list(browser, accounts_server):
     async with (
-        signed_up_page(browser, accounts_server, "ann") as ann,
-        signed_up_page(browser, accounts_server, "bob") as bob,
+        signed_in_page(browser, accounts_server, "ann") as ann,
+        signed_in_page(browser, accounts_server, "bob") as bob,
     ):
         await make_list_on_page(ann, "Groceries", BUY)
         await share_on_page(ann, "bob", "editor")
@@ -15060,12 +15103,14 @@ async def test_a_member_leaves_a_list(browser, accounts_server):
 
 @SCREENS
 async def test_a_link_shows_one_list_live_until_it_is_revoked(browser, accounts_server, width, height):
-    async with signed_up_page(browser, accounts_server, "ann") as ann:
+    async with signed_in_page(browser, accounts_server, "ann") as ann:
         await type_in(ann, BOOK)
         await make_list_on_page(ann, "Groceries", BUY)
         link = await make_link_on_page(ann)
-        assert link.startswith(accounts_server + "/#/link/")
-        async with opened_at(browser, accounts_server, width, height, link.removeprefix(accounts_server)) as reader:
+        assert link.startswith(accounts_server.url + "/#/link/")
+        async with opened_at(
+            browser, accounts_server.url, width, height, link.removeprefix(accounts_server.url)
+        ) as reader:
             await expect(reader.locator("h1")).to_have_text("Groceries")
             await expect(shown_titles(reader)).to_have_text([BUY])
             await expect(reader.locator(".header .share-note")).to_contain_text("ann shares this list with you to read")
@@ -15090,8 +15135,8 @@ async def test_a_link_shows_one_list_live_until_it_is_revoked(browser, accounts_
 
 async def test_who_is_signed_in_reads_a_link_and_goes_back_to_their_lists(browser, accounts_server):
     async with (
-        signed_up_page(browser, accounts_server, "ann") as ann,
-        signed_up_page(browser, accounts_server, "bob") as bob,
+        signed_in_page(browser, accounts_server, "ann") as ann,
+        signed_in_page(browser, accounts_server, "bob") as bob,
     ):
         await make_list_on_page(ann, "Groceries", BUY)
         link = await make_link_on_page(ann)
@@ -15106,7 +15151,7 @@ async def test_who_is_signed_in_reads_a_link_and_goes_back_to_their_lists(browse
 
 
 async def test_every_control_of_the_account_views_has_a_name_and_a_finger_sized_target(browser, accounts_server):
-    async with signed_up_page(browser, accounts_server, "ann", 390, 844) as page:
+    async with signed_in_page(browser, accounts_server, "ann", 390, 844) as page:
         await make_list_on_page(page, "Groceries")
         await page.locator(".share-button").click()
         await page.locator(".make-link").click()
