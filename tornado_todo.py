@@ -3116,7 +3116,6 @@ def schema_tables() -> list[str]:
 LINK_NAME = "link/"  # begins the names of the holders of links, and no account's
 # A list in the trash is visible to its owner only, until it is restored.
 MEMBERSHIPS = "SELECT list_id FROM members JOIN lists ON lists.id = list_id WHERE user_id = $1 AND deleted_at IS NULL"
-Memberships = dict[str, dict[str, str]]
 
 
 def editing(role: str) -> str:
@@ -3707,7 +3706,7 @@ NOTE_USE = 300_000  # milliseconds: a use so soon after another is not written d
 class Credential(NamedTuple):
     """A secret that stands for a user: a session, an API token, a list's link or an invitation.
 
-    Times in epoch milliseconds. The secret itself, 256 bits, is shown once and stored hashed only.
+    Times in epoch milliseconds. The secret itself, 256 bits, is shown once and only its hash is stored.
     """
 
     id: str
@@ -3725,7 +3724,7 @@ class Credential(NamedTuple):
         return idle or now >= self.expires_at
 
     def is_from_the_future(self, now: int) -> bool:
-        """Whether the clock stands before a session's last use: then it is wrong, and how long ago that was unknown."""
+        """Whether the clock is behind a session's last use: then it is wrong, and the session's age unknown."""
         return self.kind == "session" and now < self.used_at - 2 * NOTE_USE
 
 
@@ -3733,6 +3732,7 @@ def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
 
 
+STORED_CREDENTIAL_COLUMNS = "id, kind, name, read_only, created_at, used_at, expires_at, user_id, list_id, secret_hash"
 CREDENTIAL_COLUMNS = (
     "credentials.id, kind, credentials.name, read_only, credentials.created_at, used_at, expires_at,"
     " users.id, users.name, users.time_zone"
@@ -3745,36 +3745,33 @@ def credential_from_row(row: Sequence[Any]) -> Credential:
 
 
 def new_credential(kind: str, user: User, lifetime: int, name: str = "", read_only: bool = False) -> Credential:
-    """A credential that begins now and lasts for so many milliseconds."""
+    """A credential that begins now, with a lifetime in milliseconds."""
     now = now_milliseconds()
     return Credential(uuid7(), kind, name, read_only, now, now, now + lifetime, user)
 
 
 async def insert_credential(transaction: Any, credential: Credential, list_id: str | None = None) -> str:
-    """Keep a credential and give its secret, which cannot be had again."""
+    """Store a credential and return its secret, which cannot be read again."""
     secret = f"todo_{credential.kind}_{secrets.token_urlsafe(32)}"
-    await transaction.fetch(
-        "INSERT INTO credentials (id, kind, name, read_only, created_at, used_at, expires_at, user_id, list_id,"
-        " secret_hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        *(*credential[:3], int(credential.read_only), *credential[4:7], credential.user.id, list_id),
-        hash_secret(secret),
-    )
+    *values, user = credential._replace(read_only=int(credential.read_only))
+    sql = insert("credentials", STORED_CREDENTIAL_COLUMNS)
+    await transaction.fetch(sql, *values, user.id, list_id, hash_secret(secret))
     return secret
 
 
 class UnitOfWork:
-    """What the writes of one group have read, and what they put off to its end (the pattern of this name of Fowler's).
+    """What the writes of one group have read, and what they defer to its end (Fowler's pattern of this name).
 
-    Those that are committed together mostly go to the same list, and often to the same to-dos. So each
-    finds what the others have read or changed, without asking again, and every row is written once: a
-    group of 32 takes some ten statements instead of a hundred, which on Postgres are as many round trips.
-    Nobody else writes meanwhile, and what changes rights is alone in its group.
+    Writes that are committed together mostly go to the same list, and often to the same to-dos. So each finds
+    what the others have read or changed, and every row is written once: a group of 32 takes some ten statements
+    instead of a hundred, which on Postgres are as many round trips. Nobody else writes meanwhile, and
+    a write that changes rights is alone in its group.
     """
 
     def __init__(self) -> None:
-        self.revision: int | None = None  # the newest of all; None until our turn has come
-        self.waits = False  # whether anything has been put off
-        self._known: dict[str, SeenTodo] = {}
+        self.revision: int | None = None  # the newest of all; None until it has been locked
+        self.waits = False  # whether anything is deferred
+        self.todos: dict[str, SeenTodo] = {}
         self._ends: dict[tuple[str, str | None], tuple[str, str]] = {}
         self._greatest_order: dict[str, float | None] = {}
         self._changed: dict[str, tuple[Todo | None, SeenTodo]] = {}
@@ -3783,122 +3780,131 @@ class UnitOfWork:
 
     def todo(self, user_id: str, todo_id: str) -> SeenTodo | None:
         """A to-do, if this user has read or written it."""
-        known = self._known.get(todo_id)
-        return known if known and known.user_id == user_id else None
+        seen = self.todos.get(todo_id)
+        return seen if seen and seen.user_id == user_id else None
 
     def unread(self, todo_ids: Iterable[str]) -> list[str]:
-        """Those of these to-dos of which nothing is known: nothing that has been put off changes them."""
-        return [todo_id for todo_id in dict.fromkeys(todo_ids) if todo_id not in self._known][:MOST_IN_GROUP]
-
-    def keep_todo(self, known: SeenTodo) -> None:
-        """Keep what has been read."""
-        self._known[known.todo.id] = known
+        """Those of these to-dos that have not been read, so that nothing deferred changes them."""
+        return [todo_id for todo_id in dict.fromkeys(todo_ids) if todo_id not in self.todos][:MOST_IN_GROUP]
 
     def end_of_list(self, user_id: str, list_id: str | None) -> tuple[str, str, float | None] | None:
-        """A list, whose it is, and what has become of the greatest order, if `place_at_end` has found them before."""
-        list_id, owner_id = self._ends.get((user_id, list_id), ("", ""))
-        return (list_id, owner_id, self._greatest_order[list_id]) if list_id in self._greatest_order else None
+        """A list, its owner and its present greatest order, if `place_at_end` has read them before."""
+        found, owner_id = self._ends.get((user_id, list_id), ("", ""))
+        return (found, owner_id, self._greatest_order[found]) if found in self._greatest_order else None
 
     def keep_end(self, user_id: str, asked: str | None, found: tuple[str, str, float | None]) -> None:
-        """Keep what has been found."""
-        list_id, owner_id, greatest_order = found
+        """Keep what has been read for `end_of_list`."""
+        list_id, owner_id, self._greatest_order[list_id] = found
         self._ends[user_id, asked] = list_id, owner_id
-        self._greatest_order[list_id] = greatest_order
 
     def save_todo(self, before: Todo | None, after: Todo, owner_id: str, user_id: str) -> None:
-        """Put off what a user, who may, has made of a to-do."""
+        """Defer the write of a to-do by a user who has the right to."""
         self.waits = True
-        known = SeenTodo(after, owner_id, user_id, OWNER if owner_id == user_id else EDITOR)
+        seen = SeenTodo(after, owner_id, user_id, OWNER if owner_id == user_id else EDITOR)
         first = self._changed[after.id][0] if after.id in self._changed else before
-        self._changed[after.id], self._known[after.id] = (first, known), known
+        self._changed[after.id], self.todos[after.id] = (first, seen), seen
         if before and (before.list, before.order, before.deleted_at) != (after.list, after.order, after.deleted_at):
             self._greatest_order.clear()
         elif after.list in self._greatest_order:
             greatest = self._greatest_order[after.list]
             self._greatest_order[after.list] = after.order if greatest is None else max(greatest, after.order)
 
-    def forget_todo(self, todo_id: str) -> None:
-        """Know nothing of a to-do that is purged."""
-        self._known.pop(todo_id, None)
-
     def log(self, rows: Iterable[tuple]) -> None:
-        """Put off rows of the change log, in their order."""
+        """Defer rows of the change log, in their order."""
         self.waits = True
         self._log.extend(rows)
 
     def raise_revision(self, sql: str, key: str, revision: int) -> None:
-        """Put off a statement that gives something a greater revision."""
+        """Defer a statement that sets a greater revision."""
         self.waits = True
         self._revisions.setdefault(sql, {})[key] = revision
 
     def raise_newest(self, revision: int) -> None:
-        """Put off that this is the newest revision of all."""
+        """Defer that this is the newest revision of all."""
         self.revision = revision
         self.raise_revision(SET_COUNTER, "revision", revision)
 
     async def flush(self, transaction: Any) -> None:
-        """Write all that has been put off."""
+        """Write everything that was deferred."""
         changed, log, revisions = self._changed, self._log, self._revisions
         self._changed, self._log, self._revisions, self.waits = {}, [], {}, False
         rows: dict[str, list[tuple]] = {}
-        for before, known in changed.values():
-            sql, row = self._statement(before, known)
+        for before, seen in changed.values():
+            sql, row = self._statement(before, seen)
             rows.setdefault(sql, []).append(row)
+        if log:
+            rows[SAVE_CHANGE] = log
         for sql, its_rows in rows.items():
             await transaction.execute_many(sql, its_rows)
-        if log:
-            await transaction.execute_many(SAVE_CHANGE, log)
         statements = [(sql, row) for sql, values in revisions.items() for row in values.items()]
-        if len(statements) == 3:  # of one list, of those who read it, and the newest of all
+        if len(statements) == 3:  # of one list, of its readers, and the newest of all
             await transaction.execute_together(statements)
         else:
             for sql, row in statements:
                 await transaction.fetch(sql, *row)
 
     @staticmethod
-    def _statement(before: Todo | None, known: SeenTodo) -> tuple[str, tuple]:
-        """What writes a to-do: if there was one before, only what is different now."""
-        after = known.todo
+    def _statement(before: Todo | None, seen: SeenTodo) -> tuple[str, tuple]:
+        """The statement that writes a to-do: if there was one before, only what is different now."""
+        after = seen.todo
         if before is None:
-            return INSERT_TODO, row_from_todo(after, known.owner_id)
+            return INSERT_TODO, row_from_todo(after, seen.owner_id)
         changed = tuple(name for name in TODOS.makers_of if getattr(before, name) != getattr(after, name))
         sql, makers = update_todo(changed)
-        row = (after.id, known.user_id, *[make(after) for make in makers])
-        return sql, (*row, known.owner_id) if "list" in changed else row
+        row = (after.id, seen.user_id, *[make(after) for make in makers])
+        return sql, (*row, seen.owner_id) if "list" in changed else row
 
 
 def unit_of_work(transaction: Any) -> UnitOfWork:
-    """The one of a transaction."""
+    """The unit of work of a transaction."""
     if transaction.work is None:
         transaction.work = UnitOfWork()
     return transaction.work
 
 
 async def lock_revision(transaction: Any) -> int:
-    """Wait until no other write is under way, and give the newest revision.
+    """Wait until no other write is under way, and return the newest revision.
 
     Every write begins so. On Postgres it makes the writers of all processes take turns, as those on
-    SQLite do anyway, and since all take this lock first, none can wait for each other in a ring.
-    What has taken its turn keeps it until the commit, for the other writes of its group.
+    SQLite do anyway, and since all take this lock first, they cannot wait for each other in a ring.
+    It is held until the commit, for the other writes of the group.
     """
     work = unit_of_work(transaction)
     if work.revision is None:
-        taken = "UPDATE counters SET value = value WHERE name = 'revision' RETURNING value"
-        work.revision = (await transaction.fetch_as_it_is(taken))[0][0]
+        locked = "UPDATE counters SET value = value WHERE name = 'revision' RETURNING value"
+        work.revision = (await transaction.fetch_as_it_is(locked))[0][0]
     return work.revision
 
 
-class LoggedChange(NamedTuple):
-    """A change, and whose list it is in and came from (None: no other's)."""
+async def write_locked(database: Database, operation: Callable | str, *arguments: Any, **options: Any) -> Any:
+    """Run `operation(transaction)`, or one statement, as one transaction that has locked the revision."""
 
-    change: Change
-    owner_id: str
-    from_list: str
-    from_owner_id: str | None
+    async def run(transaction: Any) -> Any:
+        await lock_revision(transaction)
+        if isinstance(operation, str):
+            return await transaction.fetch(operation, *arguments)
+        return await operation(transaction)
+
+    return await database.transaction(run, **options)
 
 
-def image(thing: Todo | TodoList | None) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(thing))
+async def remove(transaction: Any, *conditions: str, arguments: Sequence[Any]) -> None:
+    """Delete the rows of tables, each named with a condition."""
+    for condition in conditions:
+        await transaction.fetch(f"DELETE FROM {condition}", *arguments, seconds=BULK_SECONDS)
+
+
+def image(thing: Todo | TodoList | None) -> str:
+    return msgspec.json.encode(thing).decode()
+
+
+class WriteResult(NamedTuple):
+    """The operation's result, its batch (None if nothing changed), and what the commit wrote."""
+
+    result: Any
+    batch: str | None
+    revision: int = 0  # of its newest change; 0 if nothing was written
+    changes_access: bool = False
 
 
 class TodoBatch(TodoQueries):
@@ -3911,45 +3917,47 @@ class TodoBatch(TodoQueries):
         super().__init__(transaction, user)
         self.id, self.at, self.undoes = uuid7(), timestamp(at), None
         self.work = unit_of_work(transaction)
-        self.changes: list[LoggedChange] = []
-        self._todos: list[tuple[Todo | None, Todo]] = []
-        self.saved: dict[str, Todo] = {}  # what has become of to-dos, by id
+        self.log: list[tuple] = []  # rows of the change log
+        self.saved: dict[str, Todo] = {}  # the newest states of to-dos, by id
         self.renumbered: dict[str, float] = {}  # the greatest order in lists whose end has been moved, by list
+        self._todos: list[tuple[Todo | None, Todo]] = []
         self._lists: list[TodoList] = []
+        self._toggled_lists: list[str] = []  # that were moved to the trash or restored
         self._purged_todos: list[str] = []
-        self._concerned: list[str] = []  # users who have got or lost a right
+        self._concerned: list[str] = []  # users who gained or lost a right
+        self._touched: dict[str, int] = {}  # the newest revision of lists, by list
         self._purges_list = False
         self._revision = 0
 
-    @property
-    def changes_access(self) -> bool:
-        """Whether somebody has got or lost a right."""
-        return bool(self._concerned)
+    def written(self, result: Any) -> WriteResult:
+        """The result of the write."""
+        if not self.log:
+            return WriteResult(result, None)
+        return WriteResult(result, self.id, self._revision, bool(self._concerned))
 
     async def begin(self) -> None:
-        """Wait for our turn and read the revision."""
+        """Lock and read the revision."""
         self._revision = await lock_revision(self.source)
 
     async def _find(self, todo_id: str) -> SeenTodo | None:
-        """One to-do, as those before it in the group have left it."""
+        """One to-do, as the writes before it in the group have left it."""
         if self.work.todo(self.user.id, todo_id) is None:
             await self._read_ahead(todo_id)
         return self.work.todo(self.user.id, todo_id) or await super()._find(todo_id)
 
     async def _read_ahead(self, todo_id: str) -> None:
-        """Read a to-do, and with it those that others of the group will ask for."""
-        ids = self.work.unread(
-            [todo_id, *(seen[1] for seen in self.source.foreseen if seen and seen[0] == self.user.id)]
-        )
+        """Read a to-do, and with it those that others of the group will need."""
+        mine = (seen[1] for seen in self.source.foreseen if seen and seen[0] == self.user.id)
+        ids = self.work.unread([todo_id, *mine])
         if not ids:
             return
-        padding = ids[:1] * ((1 if len(ids) == 1 else MOST_IN_GROUP) - len(ids))  # for a few statements to do
+        padding = ids[:1] * ((1 if len(ids) == 1 else MOST_IN_GROUP) - len(ids))  # so that few statements do
         sql = select_todos(len(ids) + len(padding))
         for row in await self.source.fetch_as_it_is(sql, self.user.id, *ids, *padding):
-            self.work.keep_todo(self._seen(row))
+            self.work.todos[row[0]] = self._seen(row)
 
     async def place_at_end(self, list_id: str | None) -> tuple[str, float | None]:
-        """The end of a list, as those before it in the group have left it. Raises NotFound or Forbidden."""
+        """The end of a list, as the writes before it in the group have left it. Raises NotFound or Forbidden."""
         end = self.work.end_of_list(self.user.id, list_id)
         if end is None:
             found, greatest = await super().place_at_end(list_id)
@@ -3959,32 +3967,26 @@ class TodoBatch(TodoQueries):
         return found, greatest
 
     def _record(self, action: str, before: Todo | TodoList | None, after: Todo | TodoList | None) -> Any:
-        """Append a change and give `after` with its revision."""
+        """Append a change and return `after` with its revision."""
         self._revision += 1
-        either = after or before
         if after:
             after = msgspec.structs.replace(after, revision=self._revision)
-        is_todo = isinstance(either, Todo)
-        change = Change(
-            revision=self._revision,
-            batch=self.id,
-            at=self.at,
-            user=self.user.name,
-            list=either.list if is_todo else either.id,
-            todo=either.id if is_todo else None,
-            action=action,
-            before=image(before if action != "purge" else None),
-            after=image(after),
-        )
-        from_list = before.list if before and is_todo else change.list
-        owner_id, from_owner_id = self._owner(change.list), self._owner(from_list)
-        self.changes.append(
-            LoggedChange(change, owner_id, from_list, from_owner_id if from_owner_id != owner_id else None)
+        either = after or before
+        list_id, todo_id = (either.list, either.id) if isinstance(either, Todo) else (either.id, None)
+        from_list = before.list if isinstance(before, Todo) else list_id
+        owner_id, from_owner_id = self._owner(list_id), self._owner(from_list)
+        self._touched[from_list] = self._touched[list_id] = self._revision
+        self.log.append(
+            (
+                *(self._revision, self.id, milliseconds(self.at), self.user.id, list_id, todo_id, action),
+                *(image(before if action != "purge" else None), image(after), self.undoes, owner_id, from_list),
+                from_owner_id if from_owner_id != owner_id else None,
+            )
         )
         return after
 
     def _owner(self, list_id: str) -> str:
-        """Whose a list is: one that was not read before is being made, or purged, by its owner."""
+        """The owner of a list: one that was not read before is being made, or purged, by its owner."""
         return self.owners.get(list_id, self.user.id)
 
     @staticmethod
@@ -3996,7 +3998,7 @@ class TodoBatch(TodoQueries):
         return "update"
 
     def save_todo(self, before: Todo | None, after: Todo, action: str | None = None) -> Todo:
-        """Write what became of a to-do; nothing if nothing did. Gives it with its new revision."""
+        """Write a to-do, unless nothing has changed. Returns it with its new revision."""
         if after == before:
             return before
         after = self._record(action or self._action(before, after), before, after)
@@ -4005,19 +4007,22 @@ class TodoBatch(TodoQueries):
         return after
 
     def save_list(self, before: TodoList | None, after: TodoList) -> TodoList:
-        """Write what became of a list; nothing if nothing did. Gives it with its new revision."""
+        """Write a list, unless nothing has changed. Returns it with its new revision."""
         if after == before:
             return before
-        after = self._record(self._action(before, after), before, after)
+        action = self._action(before, after)
+        if action in ("delete", "restore"):
+            self._toggled_lists.append(after.id)
+        after = self._record(action, before, after)
         self._lists.append(after)
         return after
 
     def note_sharing(self, todo_list: TodoList) -> None:
-        """Record that who may see a list has changed: it looks different to those who read it."""
+        """Record that a list's members or links have changed: it looks different to its readers."""
         self._record("share", todo_list, todo_list)
 
     def purge_todo(self, todo: Todo) -> None:
-        """Remove a to-do and its history for good; the log keeps only that it was."""
+        """Remove a to-do and its history for good; the log keeps only that it existed."""
         self._record("purge", todo, None)
         self._purged_todos.append(todo.id)
 
@@ -4025,47 +4030,55 @@ class TodoBatch(TodoQueries):
         """Remove a list with all its to-dos and their history for good."""
         self._record("purge", todo_list, None)
         self._purges_list = True
-        its_todos = "SELECT id FROM todos WHERE owner_id = $1 AND list_id = $2"
+        here = "owner_id = $1 AND list_id = $2"
+        its_todos = f"SELECT id FROM todos WHERE {here}"
         of_mine = "SELECT id FROM lists WHERE owner_id = $1 AND id = $2"
+        both = self.user.id, todo_list.id
         for sql in (forget_answers(of_mine, "list_id"), forget_answers(its_todos)):
-            await self.fetch(sql, todo_list.id, seconds=BULK_SECONDS)
-        for what in (
+            await self.source.fetch(sql, *both, seconds=BULK_SECONDS)
+        await remove(
+            self.source,
             # The history of a to-do goes where the to-do is now, whichever lists it has been in before.
             f"changes WHERE todo_id IN ({its_todos})",
-            "changes WHERE owner_id = $1 AND list_id = $2 AND todo_id IS NULL",
-            "todos WHERE owner_id = $1 AND list_id = $2",
-        ):
-            await self.fetch(f"DELETE FROM {what}", todo_list.id, seconds=BULK_SECONDS)
-        for user_id in await end_sharing(self.source, of_mine, self.user.id, todo_list.id):
+            f"changes WHERE {here} AND todo_id IS NULL",
+            f"todos WHERE {here}",
+            arguments=both,
+        )
+        for user_id in await end_sharing(self.source, of_mine, *both):
             await self.change_access(user_id)
-        await self.fetch("DELETE FROM lists WHERE owner_id = $1 AND id = $2", todo_list.id)
+        await remove(self.source, "lists WHERE owner_id = $1 AND id = $2", arguments=both)
 
     async def put_member(self, list_id: str, name: str, role: str) -> tuple[Member, bool]:
-        """Make somebody a member, or give them another role; also, whether they are new. Raises Invalid."""
-        rows = await self.source.fetch(
-            f"SELECT id, name FROM ({NAMED.format('$1', '$2')}) AS named",
-            *(name, fold_user_name(name)),
-        )
+        """Make somebody a member, or change their role; also returns whether they are new. Raises Invalid."""
+        named = f"SELECT id, name FROM ({NAMED.format('$1', '$2')}) AS named"
+        rows = await self.source.fetch(named, name, fold_user_name(name))
         if not rows:
             raise Invalid("Nobody here has this name.", [field_error("name", "is nobody's here")])
-        if rows[0][0] == self.user.id:
+        user_id, its_name = rows[0]
+        if user_id == self.user.id:
             raise Invalid("The list is yours already.", [field_error("name", "is your own")])
-        user_id, now = rows[0][0], milliseconds(self.at)
-        there = await self.source.fetch("SELECT count(*) FROM members WHERE list_id = $1", list_id)
-        if there[0][0] >= MAX_MEMBERS:
-            raise Conflict(f"This list has {MAX_MEMBERS} members, and cannot have more.")
+        await self._check_room("members WHERE list_id = $1", list_id, MAX_MEMBERS, "members, and cannot have more")
         was_one = await self.source.fetch(
             "SELECT created_at FROM members WHERE list_id = $1 AND user_id = $2", list_id, user_id
         )
+        await self._put_member(list_id, user_id, role)
+        since = timestamp(was_one[0][0]) if was_one else self.at
+        return Member(its_name, role, since), not was_one
+
+    async def _check_room(self, which: str, list_id: str, limit: int, message: str) -> None:
+        """Raise Conflict if a list has as many rows as it may."""
+        if (await self.source.fetch(f"SELECT count(*) FROM {which}", list_id))[0][0] >= limit:
+            raise Conflict(f"This list has {limit} {message}.")
+
+    async def _put_member(self, list_id: str, user_id: str, role: str) -> None:
         await self.fetch(
             "INSERT INTO members (id, list_id, user_id, role, created_at, since_revision)"
             " SELECT CAST($2 AS TEXT), id, CAST($4 AS TEXT), CAST($5 AS TEXT), CAST($6 AS BIGINT), CAST($7 AS BIGINT)"
             " FROM lists WHERE id = $3 AND owner_id = $1"
             " ON CONFLICT (list_id, user_id) DO UPDATE SET role = excluded.role",
-            *(uuid7(), list_id, user_id, role, now, self._revision),
+            *(uuid7(), list_id, user_id, role, milliseconds(self.at), self._revision),
         )
         await self.change_access(user_id)
-        return Member(rows[0][1], role, timestamp(was_one[0][0] if was_one else now)), not was_one
 
     async def remove_member(self, list_id: str, name: str) -> None:
         """End somebody's membership of the caller's list, or the caller's own. Raises NotFound."""
@@ -4081,22 +4094,12 @@ class TodoBatch(TodoQueries):
 
     async def add_link(self, list_id: str) -> tuple[Credential, str]:
         """Make a link to the caller's list: a user who can only read it, and the secret that stands for them."""
-        there = await self.source.fetch("SELECT count(*) FROM credentials WHERE list_id = $1", list_id)
-        if there[0][0] >= MAX_CREDENTIALS:
-            raise Conflict(f"This list has {MAX_CREDENTIALS} links already: revoke one first.")
+        links = "credentials WHERE list_id = $1"
+        await self._check_room(links, list_id, MAX_CREDENTIALS, "links already: revoke one first")
         holder_id = uuid7()
         credential = new_credential("link", User(holder_id, LINK_NAME + holder_id), LINK_LIFETIME, read_only=True)
-        await self.source.fetch(
-            "INSERT INTO users (id, name, created_at, revision) VALUES ($1, $2, $3, 0)",
-            *(holder_id, credential.user.name, milliseconds(self.at)),
-        )
-        await self.fetch(
-            "INSERT INTO members (id, list_id, user_id, role, created_at, since_revision)"
-            f" SELECT CAST($2 AS TEXT), id, CAST($4 AS TEXT), '{VIEWER}', CAST($5 AS BIGINT), CAST($6 AS BIGINT)"
-            " FROM lists WHERE id = $3 AND owner_id = $1",
-            *(uuid7(), list_id, holder_id, milliseconds(self.at), self._revision),
-        )
-        await self.change_access(holder_id)
+        await self.source.fetch(INSERT_USER, holder_id, credential.user.name, milliseconds(self.at), 0)
+        await self._put_member(list_id, holder_id, VIEWER)
         return credential, await insert_credential(self.source, credential, list_id)
 
     async def remove_link(self, list_id: str, link_id: str) -> None:
@@ -4108,73 +4111,53 @@ class TodoBatch(TodoQueries):
         )
         if not rows:
             raise NotFound("There is no such link.")
-        for what in ("members WHERE user_id", "users WHERE id"):
-            await self.source.fetch(f"DELETE FROM {what} = $1", rows[0][0])
+        await remove(self.source, "members WHERE user_id = $1", "users WHERE id = $1", arguments=rows[0])
         await self.change_access(rows[0][0])
 
     async def change_access(self, user_id: str) -> None:
-        """Note that a user has got or lost a right: to them everything may look different."""
+        """Note that a user gained or lost a right: everything may look different to them."""
         if not self._concerned:
             await raise_access(self.source)
         self._concerned.append(user_id)
 
     async def finish(self) -> None:
         """Write everything collected, table by table."""
-        if not self.changes:
+        if not self.log:
             return
         caller_id = self.user.id
-        touched = {}
-        for logged in self.changes:
-            touched[logged.from_list] = touched[logged.change.list] = logged.change.revision
-            if logged.change.todo is None and logged.change.action in ("delete", "restore"):
-                for (user_id,) in await self.source.fetch(
-                    "SELECT user_id FROM members WHERE list_id = $1", logged.change.list
-                ):
-                    await self.change_access(user_id)
+        for list_id in self._toggled_lists:
+            for (user_id,) in await self.source.fetch("SELECT user_id FROM members WHERE list_id = $1", list_id):
+                await self.change_access(user_id)
         if self._lists:
-            await self.source.execute_many(SAVE_LIST, [(*LISTS.row(todo_list), caller_id) for todo_list in self._lists])
+            rows = [(*LISTS.row(todo_list), caller_id) for todo_list in self._lists]
+            await self.source.execute_many(SAVE_LIST, rows)
         for before, after in self._todos:
             self.work.save_todo(before, after, self._owner(after.list), caller_id)
         if self._purged_todos:
             await self._delete_purged()
         self.source.written += 1
-        self.work.log(map(self._row, self.changes))
-        for list_id, revision in touched.items():
+        self.work.log(self.log)
+        for list_id, revision in self._touched.items():
             self.work.raise_revision(SET_LIST_REVISION, list_id, revision)
             self.work.raise_revision(SET_READERS_REVISION, list_id, self._revision)
-        # The caller is among a list's readers, unless it is no more.
+        # The caller is among a list's readers, unless it no longer exists.
         for user_id in (*self._concerned, *([caller_id] if self._purges_list else [])):
             self.work.raise_revision(SET_USER_REVISION, user_id, self._revision)
         self.work.raise_newest(self._revision)
 
     async def _delete_purged(self) -> None:
         for places, part in in_parts(self._purged_todos, 2):
-            purged = f"SELECT id FROM todos WHERE owner_id = $1 AND id IN ({places})"
-            for sql in (
-                forget_answers(purged),
-                f"DELETE FROM changes WHERE todo_id IN ({purged})",
-                f"DELETE FROM todos WHERE owner_id = $1 AND id IN ({places})",
-            ):
-                await self.fetch(sql, *part, seconds=BULK_SECONDS)
+            which = f"owner_id = $1 AND id IN ({places})"
+            purged = f"SELECT id FROM todos WHERE {which}"
+            await self.fetch(forget_answers(purged), *part, seconds=BULK_SECONDS)
+            changes = f"changes WHERE todo_id IN ({purged})"
+            await remove(self.source, changes, f"todos WHERE {which}", arguments=(self.user.id, *part))
         for todo_id in self._purged_todos:
-            self.work.forget_todo(todo_id)
-
-    def _row(self, logged: LoggedChange) -> tuple:
-        row = CHANGES.row(msgspec.structs.replace(logged.change, user=self.user.id))
-        return (*row, self.undoes, logged.owner_id, logged.from_list, logged.from_owner_id)
-
-
-class WriteResult(NamedTuple):
-    """What a write answers: the operation's result, its batch (None if nothing changed), its changes."""
-
-    result: Any
-    batch: str | None
-    changes: list[LoggedChange]
-    changes_access: bool = False
+            self.work.todos.pop(todo_id, None)
 
 
 class Repeat(NamedTuple):
-    """An Idempotency-Key, a fingerprint of the request that it came with, and the type of its answer."""
+    """An Idempotency-Key, a fingerprint of its request, and the type of the answer."""
 
     key: str
     fingerprint: str
@@ -4188,11 +4171,11 @@ async def make_inbox(transaction: Any, user: User) -> None:
     await transaction.fetch(SAVE_LIST, *LISTS.row(inbox), user.id)
 
 
-POLL_SECONDS = 0.5  # between looks for other processes' changes, should no message tell of them
+POLL_SECONDS = 0.5  # between checks for other processes' changes, should no message announce them
 MAX_KNOWN = 2000  # users, sessions and tokens that a process remembers
-RECENT_SECONDS = 2 * POLL_SECONDS  # that what is known need not be read again
-KNOWN_SECONDS = 3600  # that it is enough while the database is away
-AWAY_SECONDS = 0.3  # that a database which has not answered may take for its next answer
+RECENT_SECONDS = 2 * POLL_SECONDS  # in which what is known need not be read again
+KNOWN_SECONDS = 3600  # in which it is enough while the database is away
+AWAY_SECONDS = 0.3  # to wait for the next answer of a database that has not answered
 USER_BY_NAME = "SELECT id, name, time_zone, name FROM users WHERE name"
 CREDENTIAL_BY_HASH = (
     f"SELECT {CREDENTIAL_COLUMNS}, secret_hash FROM credentials JOIN users ON users.id = user_id WHERE secret_hash"
@@ -4200,26 +4183,26 @@ CREDENTIAL_BY_HASH = (
 
 
 class KnownUsers:
-    """Users and credentials that have been read, for requests that need no more of a database that is away.
+    """Users and credentials that have been read, for requests that need nothing else of a database that is away.
 
-    Each is one row by a key, which is also its last column. `forget()` follows every commit that takes
-    rights away, in this process or another, and `confirm()` reads again what had been known until then.
-    So nobody gets in whose right was gone before the database was.
+    Each is one row by a key, which is also its last column. `forget()` follows every commit that removes
+    rights, in this process or another, and `confirm()` reads again what had been known until then.
+    So nobody is let in whose right was removed before the database was away.
     """
 
     def __init__(self, database: Database):
         self._database = database
-        self._rows: dict[tuple[str, str], tuple] = {}  # by statement and key, the last used at the end
+        self._rows = Cache(MAX_KNOWN)  # by statement and key
         self._doubtful: set[tuple[str, str]] = set()  # keys of what was known before rights have changed
         self._version = 0  # of the rights
-        self.is_away = False  # whether the database has not answered when it was last asked
+        self.is_away = False  # whether the database did not answer last time
         self._confirmed_at = -math.inf
 
     def __bool__(self) -> bool:
         return bool(self._rows or self._doubtful)
 
     def recent(self, sql: str, key: str) -> tuple | None:
-        """A row that is known and was so a moment ago; None if it has to be read."""
+        """A row that was known a moment ago; None if it has to be read."""
         is_recent = time.monotonic() - self._confirmed_at < RECENT_SECONDS
         return self._rows.get((sql, key)) if is_recent else None
 
@@ -4239,28 +4222,28 @@ class KnownUsers:
                 raise Unavailable("The database that keeps the users cannot be used right now.") from error
             return row
         self.is_away = False
-        self._rows.pop((sql, key), None)
+        self._rows.remove((sql, key))
         if rows and version == self._version:
-            self._rows[sql, key] = rows[0]
-            if len(self._rows) > MAX_KNOWN:
-                del self._rows[next(iter(self._rows))]
+            self._rows.set((sql, key), rows[0])
         return rows[0] if rows else None
 
     def forget(self) -> None:
-        """Know nobody until `confirm()`: somebody has lost a right."""
+        """Know nobody until `confirm()`: somebody lost a right."""
         self._version += 1
-        self._doubtful |= self._rows.keys()
-        self._rows = {}
+        self._doubtful |= set(self._rows)
+        self._rows.clear()
 
     async def confirm(self) -> None:
-        """Read what is in doubt again; call it whenever rights are seen to be as they were, too. Raises Unavailable."""
+        """Read what is in doubt again; call it also whenever rights are found unchanged. Raises Unavailable."""
         while self._doubtful:
             version, doubtful, self._doubtful = self._version, self._doubtful, set()
             rows = await self._read(doubtful)
-            if version == self._version:
-                self._rows = {**rows, **self._rows}
-            else:  # rights have changed again meanwhile
+            if version != self._version:  # rights have changed again meanwhile
                 self._doubtful |= doubtful
+                continue
+            for key, row in rows.items():
+                if self._rows.get(key) is None:
+                    self._rows.set(key, row)
         self.is_away, self._confirmed_at = False, time.monotonic()
 
     async def _read(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], tuple]:
@@ -4307,7 +4290,6 @@ class TodoStore:
             raise
 
     def _damaged(self, reason: str) -> Misconfigured:
-        """An error that says so of the database."""
         return Misconfigured(f"DATABASE_URL: {self.database.name} is damaged ({reason}): restore a backup")
 
     async def _check_counters(self, transaction: Any, *names: str) -> None:
@@ -4323,7 +4305,7 @@ class TodoStore:
         rows = await transaction.fetch("UPDATE counters SET value = value WHERE name = 'schema' RETURNING value")
         if rows:
             await self._check_counters(transaction, "schema")
-        version = rows[0][0] if rows else 0
+        version: int = rows[0][0] if rows else 0
         if rows and not version:
             raise self._damaged("its counter 'schema' is 0")
         if version > len(MIGRATIONS):
@@ -4336,14 +4318,11 @@ class TodoStore:
                 await self._define(transaction, statement, version)
         if version == 0:
             await transaction.fetch("INSERT INTO counters (name, value) VALUES ('schema', 0), ('revision', 0)")
-        await transaction.fetch("UPDATE counters SET value = $1 WHERE name = 'schema'", len(MIGRATIONS))
+        await transaction.fetch(SET_COUNTER, "schema", len(MIGRATIONS))
         added = re.findall(r"INSERT INTO counters .* VALUES \('(\w+)'", " ".join(MIGRATIONS))
         await self._check_counters(transaction, "schema", "revision", *added)
-        await transaction.fetch(
-            " UNION ALL ".join(
-                f"SELECT * FROM (SELECT 1 FROM {table} LIMIT 1) AS {table}_rows" for table in schema_tables()
-            )
-        )
+        parts = (f"SELECT * FROM (SELECT 1 FROM {table} LIMIT 1) AS {table}_rows" for table in schema_tables())
+        await transaction.fetch(" UNION ALL ".join(parts))
         await transaction.fetch("DELETE FROM counters WHERE name = 'copied'")
         await self._raise_revision(transaction, unless_unused=True)
         return version
@@ -4352,8 +4331,8 @@ class TodoStore:
     async def _raise_revision(transaction: Any, unless_unused: bool = False) -> None:
         """Raise the revision above all that were ever issued, to the time in microseconds, and keep the gap.
 
-        What has been opened may be an older copy of the database, put in its place by whatever means, and the
-        revisions after the copy's would be issued again, for something else. `check_revision` refuses those in a gap.
+        The database may be an older copy that was put in its place by whatever means, and the revisions
+        after the copy's would be issued again, for something else. `check_revision` refuses those in a gap.
         """
         counted = "SELECT value FROM counters WHERE name = 'revision' UNION ALL SELECT max(revision) FROM changes"
         revision = max(row[0] or 0 for row in await transaction.fetch(counted))
@@ -4363,8 +4342,7 @@ class TodoStore:
         # Nothing was written since it was raised the last time, so this is one gap.
         extend = "UPDATE revision_gaps SET before_revision = $2 WHERE before_revision = $1 RETURNING after_revision"
         if not await transaction.fetch(extend, revision, raised):
-            add = "INSERT INTO revision_gaps (after_revision, before_revision) VALUES ($1, $2)"
-            await transaction.fetch(add, revision, raised)
+            await transaction.fetch(insert("revision_gaps", "after_revision, before_revision"), revision, raised)
         await transaction.fetch(SET_COUNTER, "revision", raised)
         unit_of_work(transaction).revision = None  # to be read again
 
@@ -4386,7 +4364,7 @@ class TodoStore:
         self._newest = 0
 
     async def renew(self) -> None:
-        """End all sessions and give everything a new revision, which no validator of before names. Raises TodoError."""
+        """End all sessions and set a new revision everywhere, which no earlier validator names. Raises TodoError."""
 
         async def run(transaction: Any) -> None:
             await self._raise_revision(transaction)
@@ -4402,26 +4380,17 @@ class TodoStore:
         """The user of this name, made with an Inbox when first seen."""
         row = self.known.recent(USER_BY_NAME, name) or await self.known.find(USER_BY_NAME, name)
         if row is None:
-            await self.database.transaction(functools.partial(self._make_user, name))
+            await write_locked(self.database, functools.partial(self._make_user, name))
             row = await self.known.find(USER_BY_NAME, name)
         return User(*row[:3])
 
     @staticmethod
-    async def _make_user(name: str, transaction: Any) -> User:
-        now = now_milliseconds()
-        await lock_revision(transaction)
-        await transaction.fetch(
-            "INSERT INTO users (id, name, created_at, revision) VALUES ($1, $2, $3, 0) ON CONFLICT (name) DO NOTHING",
-            *(uuid7(), name, now),
-        )
+    async def _make_user(name: str, transaction: Any) -> None:
+        values = uuid7(), name, now_milliseconds(), 0
+        await transaction.fetch(f"{INSERT_USER} ON CONFLICT (name) DO NOTHING", *values)
         user = User((await transaction.fetch("SELECT id FROM users WHERE name = $1", name))[0][0], name)
         if not await transaction.fetch("SELECT id FROM lists WHERE owner_id = $1 AND inbox = 1", user.id):
             await make_inbox(transaction, user)
-        return user
-
-    def queries(self, user: User) -> TodoQueries:
-        """Reads for this user."""
-        return TodoQueries(self.database, user)
 
     async def write(
         self,
@@ -4448,14 +4417,13 @@ class TodoStore:
                 return earlier
             result = await operation(batch)
             await batch.finish()
-            written = WriteResult(result, batch.id if batch.changes else None, batch.changes, batch.changes_access)
+            written = batch.written(result)
             if repeat:
                 await self._keep_answer(batch, repeat, written)
             return written
 
         def note(written: WriteResult) -> None:
-            if written.changes:
-                self._newest = written.changes[-1].change.revision
+            self._newest = written.revision or self._newest
             committed(written)
 
         return await self.database.transaction(run, note, is_short, todo_id and (user.id, todo_id))
@@ -4469,12 +4437,11 @@ class TodoStore:
             return None
         fingerprint, answer = rows[0]
         if fingerprint != repeat.fingerprint:
-            message = "was used for another request: use a new one for this"
-            raise Invalid(f"Idempotency-Key {message}.", [field_error("Idempotency-Key", message)])
+            raise invalid("Idempotency-Key", "was used for another request: use a new one for this")
         if not answer:
             raise Gone("This request was carried out before, and what it was about has been removed for good.")
         result, batch_id = msgspec.json.decode(answer, type=tuple[repeat.answer_type, str | None])
-        return WriteResult(result, batch_id, [])
+        return WriteResult(result, batch_id)
 
     @staticmethod
     async def _keep_answer(batch: TodoBatch, repeat: Repeat, written: WriteResult) -> None:
@@ -4482,28 +4449,23 @@ class TodoStore:
         # An answer that shows several to-dos is found by its batch when one of them is purged.
         about = getattr(written.result, "id", written.batch or "")
         await batch.fetch(
-            "INSERT INTO idempotency_keys (user_id, key, fingerprint, answer, todo_id, at)"
-            " VALUES ($1, $2, $3, $4, $5, $6)",
+            insert("idempotency_keys", "user_id, key, fingerprint, answer, todo_id, at"),
             *(repeat.key, repeat.fingerprint, answer, about, milliseconds(batch.at)),
         )
 
     async def pass_over(self, user: User, batch: str) -> None:
         """Leave a batch out when the user's last act is looked for: it could not be undone."""
-
-        async def operation(transaction: Any) -> None:
-            await lock_revision(transaction)
-            # What lies between this batch and those passed over before has been undone.
-            await transaction.fetch(
-                "UPDATE users SET passed_from = its.first, passed_to = CASE WHEN its.last < passed_from"
-                " THEN passed_to ELSE its.last END FROM (SELECT min(revision) AS first, max(revision) AS last"
-                " FROM changes WHERE batch = $2) AS its WHERE id = $1",
-                *(user.id, batch),
-            )
-
-        await self.database.transaction(operation)
+        # What lies between this batch and those passed over before has been undone.
+        await write_locked(
+            self.database,
+            "UPDATE users SET passed_from = its.first, passed_to = CASE WHEN its.last < passed_from"
+            " THEN passed_to ELSE its.last END FROM (SELECT min(revision) AS first, max(revision) AS last"
+            " FROM changes WHERE batch = $2) AS its WHERE id = $1",
+            *(user.id, batch),
+        )
 
     async def users_with_expired_trash(self, before: int) -> list[User]:
-        """Whose trash has something in it since before a time (epoch milliseconds)."""
+        """The users with something in their trash since before a time (epoch milliseconds)."""
         rows = await self.database.fetch(
             "SELECT id, name FROM users WHERE id IN (SELECT owner_id FROM todos WHERE deleted_at < $1"
             " UNION SELECT owner_id FROM lists WHERE deleted_at < $1)",
@@ -4536,12 +4498,7 @@ class TodoStore:
 
     async def forget_answers(self, before: int) -> None:
         """Forget the idempotency keys from before a time (epoch milliseconds)."""
-
-        async def forget(transaction: Any) -> None:
-            await lock_revision(transaction)
-            await transaction.fetch("DELETE FROM idempotency_keys WHERE at < $1", before)
-
-        await self.database.transaction(forget)
+        await write_locked(self.database, "DELETE FROM idempotency_keys WHERE at < $1", before)
 
 
 class ThrottleStore:
@@ -4554,11 +4511,11 @@ class ThrottleStore:
         return await self._database.transaction(lambda transaction: transaction.fetch(sql, *arguments))
 
     async def increment(self, key: str, by: int, ttl: float) -> int:
-        """Add to a counter, which ends `ttl` seconds after it began, and give what it is then."""
+        """Add to a counter, which ends `ttl` seconds after it began, and return the sum."""
         now = now_milliseconds()
         going_on = "CASE WHEN throttles.expires_at > $4 THEN"
         rows = await self._write(
-            "INSERT INTO throttles (key, value, expires_at) VALUES ($1, $2, $3) ON CONFLICT (key) DO UPDATE"
+            f"{insert('throttles', 'key, value, expires_at')} ON CONFLICT (key) DO UPDATE"
             f" SET value = {going_on} throttles.value + excluded.value ELSE excluded.value END,"
             f" expires_at = {going_on} throttles.expires_at ELSE excluded.expires_at END RETURNING value",
             *(key, by, now + int(ttl * 1000), now),
@@ -4589,36 +4546,36 @@ class ThrottleStore:
 class AccountStore:
     """Users who have a password, and the credentials of all users.
 
-    `rights_changed()` is called after a commit that took somebody's right away.
+    `rights_changed()` is called after a commit that removed somebody's right.
     """
 
     def __init__(self, database: Database, known: KnownUsers, rights_changed: Callable[[], None]):
         self.database, self._known, self._rights_changed = database, known, rights_changed
 
-    async def _write(self, operation: Callable[[Any], Awaitable[Any]]) -> Any:
-        async def run(transaction: Any) -> Any:
-            await lock_revision(transaction)
-            return await operation(transaction)
+    async def _write(self, operation: Callable | str, *arguments: Any) -> Any:
+        return await write_locked(self.database, operation, *arguments)
 
-        return await self.database.transaction(run)
+    async def _remove_right(self, operation: Callable | str, *arguments: Any) -> Any:
+        """Run an operation, or one statement, that removes a right, unless it returns an empty list of rows."""
 
-    async def _take_away(self, operation: Callable[[Any], Awaitable[Any]]) -> Any:
         async def run(transaction: Any) -> Any:
-            await lock_revision(transaction)
-            answer = await operation(transaction)
-            if answer != []:  # rows that were removed: if there are none, nobody has lost anything
+            if isinstance(operation, str):
+                answer = await transaction.fetch(operation, *arguments)
+            else:
+                answer = await operation(transaction)
+            if answer != []:
                 await raise_access(transaction)
             return answer
 
-        answer = await self.database.transaction(run, lambda answer: self._rights_changed())
-        with contextlib.suppress(Unavailable):  # it is away again, and who was known is no more
+        answer = await write_locked(self.database, run, committed=lambda answer: self._rights_changed())
+        with contextlib.suppress(Unavailable):  # it is away again, and nobody is known any more
             await self._known.confirm()
         return answer
 
     # ---- accounts
 
     async def any_account(self) -> bool:
-        """Whether anybody has an account."""
+        """Whether there is an account."""
         return bool(await self.database.fetch("SELECT 1 FROM users WHERE password IS NOT NULL LIMIT 1"))
 
     async def account(self, name: str) -> tuple[User, str] | None:
@@ -4629,9 +4586,9 @@ class AccountStore:
         return (User(*rows[0][:3]), rows[0][3]) if rows else None
 
     async def users(self) -> list[tuple[str, int, int]]:
-        """Every user's name, when they came to be (epoch milliseconds), and whether they have a password (1 or 0)."""
+        """Every user's name, when they were added (epoch milliseconds), and whether they have a password (1 or 0)."""
         has_password = "CASE WHEN password IS NULL THEN 0 ELSE 1 END"
-        holders = "SELECT user_id FROM credentials WHERE kind = 'link'"  # who are nobody in particular
+        holders = "SELECT user_id FROM credentials WHERE kind = 'link'"  # of links are not people
         return await self.database.fetch(
             f"SELECT name, created_at, {has_password} FROM users WHERE id NOT IN ({holders}) ORDER BY name"
         )
@@ -4644,11 +4601,11 @@ class AccountStore:
         return User(*rows[0])
 
     async def created_at(self, user: User) -> int:
-        """When a user came to be, in epoch milliseconds."""
+        """When a user was added, in epoch milliseconds."""
         return (await self.database.fetch("SELECT created_at FROM users WHERE id = $1", user.id))[0][0]
 
     async def local_todos(self) -> int:
-        """How many to-dos the machine's own user has, without the trash."""
+        """The number of to-dos of the machine's own user, without the trash."""
         local = "SELECT id FROM users WHERE name = $1"
         counted = f"SELECT count(*) FROM todos WHERE deleted_at IS NULL AND owner_id = ({local})"
         return (await self.database.fetch(counted, LOCAL_USER))[0][0]
@@ -4658,7 +4615,7 @@ class AccountStore:
     ) -> User:
         """Make an account with a hashed password, by the rules of SIGNUP; an invitation is used up.
 
-        The first may always be made. With `takes_local` it is the machine's own user who becomes the account,
+        The first may always be made. With `takes_local` the machine's own user becomes the account,
         with everything that is theirs. Raises Forbidden, Invalid or Conflict.
         """
 
@@ -4670,25 +4627,23 @@ class AccountStore:
             if takes_local and (rows := await transaction.fetch(renamed, LOCAL_USER, name, password)):
                 return User(rows[0][0], name)
             user = User(uuid7(), name)
-            await transaction.fetch(
-                "INSERT INTO users (id, name, created_at, revision, password) VALUES ($1, $2, $3, 0, $4)",
-                *(user.id, name, now_milliseconds(), password),
-            )
+            columns = "id, name, created_at, revision, password"
+            await transaction.fetch(insert("users", columns), user.id, name, now_milliseconds(), 0, password)
             await make_inbox(transaction, user)
             return user
 
-        return await (self._take_away if takes_local else self._write)(operation)
+        return await (self._remove_right if takes_local else self._write)(operation)
 
     @staticmethod
-    async def _check_free(transaction: Any, name: str, but: str = "") -> None:
-        """Raise Conflict if a name is taken, or looks like that of an account, other than the one that it is for."""
+    async def _check_free(transaction: Any, name: str, old: str = "") -> None:
+        """Raise Conflict if a name is taken, or looks like that of an account other than the one to be renamed."""
         message = ""
         if await transaction.fetch("SELECT 1 FROM users WHERE name = $1", name):
             message = "is taken: choose another"
         names = [row[0] for row in await transaction.fetch("SELECT name FROM users WHERE password IS NOT NULL")]
         look = skeleton(name)
-        # Those in ASCII look different from each other, to whoever looks closely.
-        if any(skeleton(each) == look for each in names if each != but and not (each.isascii() and name.isascii())):
+        # Those in ASCII look different from each other when read closely.
+        if any(skeleton(each) == look for each in names if each != old and not (each.isascii() and name.isascii())):
             message = "looks like that of another account: choose another"
         if message:
             raise Conflict(f"The name {message}.", [field_error("name", message)])
@@ -4697,49 +4652,37 @@ class AccountStore:
     async def _check_sign_up(transaction: Any, sign_up: str, invite: str) -> None:
         if sign_up == "closed":
             raise Forbidden("No new accounts are made here. Ask who runs this server.")
-        if sign_up == "invite":
-            rows = await transaction.fetch(
-                "DELETE FROM credentials WHERE secret_hash = $1 AND kind = 'invite' AND expires_at > $2 RETURNING id",
-                *(hash_secret(invite), now_milliseconds()),
-            )
-            if not rows:
-                message = "is not one that is still good: ask for another"
-                raise Invalid(f"The invitation {message}.", [field_error("invite", message)])
+        used = "DELETE FROM credentials WHERE secret_hash = $1 AND kind = 'invite' AND expires_at > $2 RETURNING id"
+        if sign_up == "invite" and not await transaction.fetch(used, hash_secret(invite), now_milliseconds()):
+            raise invalid("invite", "is not one that is still good: ask for another", "The invitation")
 
     async def set_password(self, user: User, password: str) -> None:
-        """Give a user another password (hashed), which ends all their sessions."""
+        """Set another password (hashed) for a user, which ends all their sessions."""
 
         async def operation(transaction: Any) -> None:
             await transaction.fetch("UPDATE users SET password = $2 WHERE id = $1", user.id, password)
             await transaction.fetch("DELETE FROM credentials WHERE user_id = $1 AND kind = 'session'", user.id)
 
-        await self._take_away(operation)
+        await self._remove_right(operation)
 
     async def set_time_zone(self, user: User, name: str) -> None:
-        """Set the time zone whose days a user's to-dos go by: an IANA name, or nothing."""
-        await self._take_away(  # for every process to read the user again
-            lambda transaction: transaction.fetch(
-                "UPDATE users SET time_zone = $2 WHERE id = $1 RETURNING id", user.id, name
-            )
-        )
+        """Set the time zone that decides a user's days: an IANA name, or nothing."""
+        # As if a right were removed, so that every process reads the user again.
+        await self._remove_right("UPDATE users SET time_zone = $2 WHERE id = $1 RETURNING id", user.id, name)
 
     async def rehash_password(self, user: User, old: str, new: str) -> None:
-        """Keep the same password with a stronger hash, unless it has been changed meanwhile."""
-        await self._write(
-            lambda transaction: transaction.fetch(
-                "UPDATE users SET password = $3 WHERE id = $1 AND password = $2", user.id, old, new
-            )
-        )
+        """Store the same password with a stronger hash, unless it has been changed meanwhile."""
+        await self._write("UPDATE users SET password = $3 WHERE id = $1 AND password = $2", user.id, old, new)
 
     async def rename(self, old: str, new: str) -> None:
-        """Give a user another name. Raises NotFound, or Conflict if it is taken."""
+        """Rename a user. Raises NotFound, or Conflict if the name is taken."""
 
         async def operation(transaction: Any) -> None:
-            await self._check_free(transaction, new, but=old)
+            await self._check_free(transaction, new, old)
             if not await transaction.fetch("UPDATE users SET name = $2 WHERE name = $1 RETURNING id", old, new):
                 raise NotFound(f"There is no user {old}.")
 
-        await self._take_away(operation)
+        await self._remove_right(operation)
 
     async def delete_account(self, user: User) -> None:
         """Remove a user with everything that is in the database: lists, to-dos, history, documents, credentials.
@@ -4750,8 +4693,8 @@ class AccountStore:
         others = "SELECT list_id FROM members WHERE user_id = $1"
 
         async def operation(transaction: Any) -> None:
-            # To members and to those whose member this was everything looks different now: they get
-            # the next revision, which stands for no change.
+            # Everything looks different now to members, and to the owners of lists that this user was a member
+            # of: they get the next revision, which stands for no change.
             revision = await lock_revision(transaction) + 1
             owners = await transaction.fetch(f"SELECT owner_id FROM lists WHERE id IN ({others})", user.id)
             concerned = [*await end_sharing(transaction, mine, user.id), *(row[0] for row in owners)]
@@ -4760,13 +4703,14 @@ class AccountStore:
                 "UPDATE users SET revision = $2 WHERE id = $1", [(user_id, revision) for user_id in concerned]
             )
             await transaction.fetch(forget_answers(my_todos), user.id, seconds=BULK_SECONDS)
-            for what in (
-                "idempotency_keys WHERE user_id = $1",
-                *(f"changes WHERE owner_id = $1 OR todo_id IN ({my_todos})",),
-                *("todos WHERE owner_id = $1", "members WHERE user_id = $1", "credentials WHERE user_id = $1"),
-                *("lists WHERE owner_id = $1", "documents WHERE owner_id = $1"),
-            ):
-                await transaction.fetch(f"DELETE FROM {what}", user.id, seconds=BULK_SECONDS)
+            by_owner, by_user = ("todos", "lists", "documents"), ("idempotency_keys", "members", "credentials")
+            await remove(
+                transaction,
+                f"changes WHERE owner_id = $1 OR todo_id IN ({my_todos})",
+                *(f"{table} WHERE user_id = $1" for table in by_user),
+                *(f"{table} WHERE owner_id = $1" for table in by_owner),
+                arguments=[user.id],
+            )
             await transaction.fetch("UPDATE changes SET user_id = NULL WHERE user_id = $1", user.id)
             # What came from there into another's list keeps nothing of what it was before.
             await transaction.fetch(
@@ -4774,15 +4718,15 @@ class AccountStore:
                 " WHERE from_owner_id = $1",
                 user.id,
             )
-            await transaction.fetch("DELETE FROM users WHERE id = $1", user.id)
+            await remove(transaction, "users WHERE id = $1", arguments=[user.id])
             unit_of_work(transaction).raise_newest(revision)
 
-        await self._take_away(operation)
+        await self._remove_right(operation)
 
     # ---- credentials
 
     async def issue(self, credential: Credential, password: str | None = None) -> str:
-        """Keep a credential and give its secret, which cannot be had again.
+        """Store a credential and return its secret, which cannot be read again.
 
         With the hash of the password that was shown for it, only if that is still the user's: raises
         Unauthorized if it has been changed meanwhile. Raises Conflict if the user has too many of the kind.
@@ -4798,13 +4742,13 @@ class AccountStore:
             too_many = (await transaction.fetch(f"SELECT count(*) {mine}", user_id, kind))[0][0] + 1 - MAX_CREDENTIALS
             if too_many > 0 and kind != "session":
                 raise Conflict(f"There are {MAX_CREDENTIALS} of these already: revoke one first.")
-            if too_many > 0:  # where somebody has not been for longest, they sign in again
+            if too_many > 0:  # the session unused for longest has to sign in again
                 longest_ago = f"SELECT id {mine} ORDER BY used_at, id LIMIT {too_many}"
                 await transaction.fetch(f"DELETE FROM credentials WHERE id IN ({longest_ago})", user_id, kind)
             return await insert_credential(transaction, credential)
 
         secret = await self._write(operation)
-        with contextlib.suppress(Unavailable):  # whoever signs in is known from now on
+        with contextlib.suppress(Unavailable):  # from now on the user is known
             await self._known.find(CREDENTIAL_BY_HASH, hash_secret(secret))
         return secret
 
@@ -4822,16 +4766,9 @@ class AccountStore:
         if credential.is_from_the_future(now):
             return None
         if now - credential.used_at > NOTE_USE and not self._known.is_away:
-            await self._note_use(credential, now)
+            with contextlib.suppress(Unavailable):  # a database that can only be read is enough to be let in
+                await self._write("UPDATE credentials SET used_at = $2 WHERE id = $1", credential.id, now)
         return credential
-
-    async def _note_use(self, credential: Credential, now: int) -> None:
-        with contextlib.suppress(Unavailable):  # a database that can only be read is enough to be let in
-            await self._write(
-                lambda transaction: transaction.fetch(
-                    "UPDATE credentials SET used_at = $2 WHERE id = $1", credential.id, now
-                )
-            )
 
     async def credentials(self, user: User, kind: str) -> list[Credential]:
         """A user's credentials of a kind, the last used first."""
@@ -4853,21 +4790,18 @@ class AccountStore:
 
     async def end(self, user: User, kind: str, credential_id: str | None = None) -> None:
         """End one of a user's credentials of a kind, or all of them. Raises NotFound."""
-        one = " AND id = $3" if credential_id else ""
-        rows = await self._take_away(
-            lambda transaction: transaction.fetch(
-                f"DELETE FROM credentials WHERE user_id = $1 AND kind = $2{one} RETURNING id",
-                *((user.id, kind, credential_id) if credential_id else (user.id, kind)),
-            )
-        )
+        which, arguments = "user_id = $1 AND kind = $2", [user.id, kind]
+        if credential_id:
+            which, arguments = f"{which} AND id = $3", [*arguments, credential_id]
+        rows = await self._remove_right(f"DELETE FROM credentials WHERE {which} RETURNING id", *arguments)
         if credential_id and not rows:
             raise NotFound(f"There is no such {kind}.")
 
     async def living(self, credential_ids: Collection[str]) -> set[str]:
-        """Those of these credentials that are still good."""
+        """Those of these credentials that are still valid."""
         living: set[str] = set()
-        ids, now = sorted(credential_ids), now_milliseconds()
-        for places, part in in_parts(ids, 3):
+        now = now_milliseconds()
+        for places, part in in_parts(sorted(credential_ids), 3):
             rows = await self.database.fetch(
                 "SELECT id FROM credentials WHERE expires_at > $1 AND (kind <> 'session' OR used_at > $2)"
                 f" AND id IN ({places})",
@@ -4877,22 +4811,19 @@ class AccountStore:
         return living
 
     async def renamed(self, users: Collection[User]) -> set[User]:
-        """Those of these users who have another name now, or are gone."""
+        """Those of these users who have another name now, or no longer exist."""
         named: set[User] = set()
-        ids = sorted(user.id for user in users)
-        for places, part in in_parts(ids, 1):
+        for places, part in in_parts(sorted(user.id for user in users), 1):
             rows = await self.database.fetch(f"SELECT id, name FROM users WHERE id IN ({places})", *part)
             named.update(User(*row) for row in rows)
         return set(users) - named
 
     async def forget_expired(self) -> None:
         """Remove credentials that are over."""
+        over = "credentials WHERE expires_at <= $1 OR (kind = 'session' AND used_at <= $2)"
         now = now_milliseconds()
-        over = "expires_at <= $1 OR (kind = 'session' AND used_at <= $2)"
-        if await self.database.fetch(f"SELECT 1 FROM credentials WHERE {over} LIMIT 1", now, now - SESSION_IDLE):
-            await self._take_away(
-                lambda transaction: transaction.fetch(f"DELETE FROM credentials WHERE {over}", now, now - SESSION_IDLE)
-            )
+        if await self.database.fetch(f"SELECT 1 FROM {over} LIMIT 1", now, now - SESSION_IDLE):
+            await self._remove_right(f"DELETE FROM {over} RETURNING id", now, now - SESSION_IDLE)
 
 
 class Document(NamedTuple):
@@ -4919,7 +4850,7 @@ def missing_document(name: str) -> NotFound:
 
 
 class Precondition(NamedTuple):
-    """On which a document is put: only one of this ETag, or only where there is none."""
+    """When a document may be put: only one of this ETag, or only where there is none."""
 
     if_match: str | None = None
     only_new: bool = False
@@ -4935,16 +4866,17 @@ def document_exists() -> PreconditionFailed:
 class SQLDocumentStore:
     """JSON documents by name, each user's apart, in a table beside the to-dos."""
 
-    _REPLACE = (
-        "UPDATE SET body = excluded.body, size = excluded.size, etag = excluded.etag, updated_at = excluded.updated_at"
+    _PUT = insert("documents", "owner_id, name, body, size, etag, updated_at") + (
+        " ON CONFLICT (owner_id, name) DO UPDATE SET body = excluded.body, size = excluded.size, etag = excluded.etag,"
+        " updated_at = excluded.updated_at"
     )
+    _ONE = "FROM documents WHERE owner_id = $1 AND name = $2"
 
     def __init__(self, database: Database):
-        self.database = database
-        self.name = database.name
+        self.database, self.name = database, database.name
 
     async def close(self) -> None:
-        """The database is closed by whoever opened it."""
+        """The database is closed by its owner."""
 
     async def ping(self) -> None:
         """Raise unless the store can be read."""
@@ -4952,9 +4884,7 @@ class SQLDocumentStore:
 
     async def get(self, owner_id: str, name: str) -> Document:
         """One document. Raises NotFound."""
-        rows = await self.database.fetch(
-            "SELECT body, etag FROM documents WHERE owner_id = $1 AND name = $2", owner_id, name
-        )
+        rows = await self.database.fetch(f"SELECT body, etag {self._ONE}", owner_id, name)
         if not rows:
             raise missing_document(name)
         return Document(rows[0][0].encode(), rows[0][1])
@@ -4967,61 +4897,45 @@ class SQLDocumentStore:
         precondition: Precondition = ANY_PRECONDITION,
         at: int | None = None,
     ) -> str:
-        """Keep a document, new or instead of the old one, and give its ETag. Raises PreconditionFailed."""
+        """Store a document, new or instead of the old one, and return its ETag. Raises PreconditionFailed."""
         etag = document_etag(body)
 
         async def upsert(transaction: Any) -> None:
-            await lock_revision(transaction)
             await self._check(transaction, owner_id, name, precondition.if_match)
-            there = "SELECT 1 FROM documents WHERE owner_id = $1 AND name = $2"
-            if precondition.only_new and await transaction.fetch(there, owner_id, name):
+            if precondition.only_new and await transaction.fetch(f"SELECT 1 {self._ONE}", owner_id, name):
                 raise document_exists()
-            await transaction.fetch(
-                "INSERT INTO documents (owner_id, name, body, size, etag, updated_at) VALUES ($1, $2, $3, $4, $5, $6)"
-                f" ON CONFLICT (owner_id, name) DO {self._REPLACE}",
-                *(owner_id, name, body.decode(), len(body), etag, at or now_milliseconds()),
-            )
+            values = owner_id, name, body.decode(), len(body), etag, at or now_milliseconds()
+            await transaction.fetch(self._PUT, *values)
 
-        await self.database.transaction(upsert, is_short=True)
+        await write_locked(self.database, upsert, is_short=True)
         return etag
 
     async def delete(self, owner_id: str, name: str, if_match: str | None = None) -> None:
         """Remove a document. Raises NotFound or PreconditionFailed."""
 
-        async def remove(transaction: Any) -> list[tuple]:
-            await lock_revision(transaction)
+        async def delete(transaction: Any) -> list[tuple]:
             await self._check(transaction, owner_id, name, if_match)
-            return await transaction.fetch(
-                "DELETE FROM documents WHERE owner_id = $1 AND name = $2 RETURNING name", owner_id, name
-            )
+            return await transaction.fetch(f"DELETE {self._ONE} RETURNING name", owner_id, name)
 
-        if not await self.database.transaction(remove, is_short=True):
+        if not await write_locked(self.database, delete, is_short=True):
             raise missing_document(name)
 
     async def delete_all(self, owner_id: str) -> None:
         """Remove all documents of a user."""
+        await write_locked(self.database, "DELETE FROM documents WHERE owner_id = $1", owner_id)
 
-        async def remove(transaction: Any) -> None:
-            await lock_revision(transaction)
-            await transaction.fetch("DELETE FROM documents WHERE owner_id = $1", owner_id)
-
-        await self.database.transaction(remove)
-
-    @staticmethod
-    async def _check(transaction: Any, owner_id: str, name: str, if_match: str | None) -> None:
+    async def _check(self, transaction: Any, owner_id: str, name: str, if_match: str | None) -> None:
         if if_match is not None:
-            rows = await transaction.fetch(
-                "SELECT etag FROM documents WHERE owner_id = $1 AND name = $2", owner_id, name
-            )
+            rows = await transaction.fetch(f"SELECT etag {self._ONE}", owner_id, name)
             if not rows:
                 raise missing_document(name)
             check_precondition(if_match, rows[0][0])
 
-    async def entries(self, owner_id: str, prefix: str, after: str, most: int) -> list[DocumentEntry]:
+    async def entries(self, owner_id: str, prefix: str, after: str, limit: int) -> list[DocumentEntry]:
         """Names that begin with `prefix` and come after `after`, in code point order."""
         rows = await self.database.fetch(
             "SELECT name, size, updated_at FROM documents WHERE owner_id = $1"
-            f" AND name >= $2 AND name < $3 AND name > $4 ORDER BY name LIMIT {most}",
+            f" AND name >= $2 AND name < $3 AND name > $4 ORDER BY name LIMIT {limit}",
             *(owner_id, prefix, prefix + "\U0010ffff", after),
         )
         return [DocumentEntry(*row) for row in rows]
@@ -5085,7 +4999,7 @@ class MongoDocumentStore:
 
     @staticmethod
     def _one(owner_id: str, name: str) -> dict:
-        # $eq: whatever comes here is matched as a value, never read as an operator.
+        # $eq: what comes here is matched as a value, never read as an operator.
         return {"owner_id": {"$eq": owner_id}, "name": {"$eq": name}}
 
     async def get(self, owner_id: str, name: str) -> Document:
@@ -5104,13 +5018,13 @@ class MongoDocumentStore:
         precondition: Precondition = ANY_PRECONDITION,
         at: int | None = None,
     ) -> str:
-        """Keep a document, new or instead of the old one, and give its ETag. Raises PreconditionFailed."""
+        """Store a document, new or instead of the old one, and return its ETag. Raises PreconditionFailed."""
         etag = document_etag(body)
         which = await self._which(owner_id, name, precondition.if_match)
         document = {"owner_id": owner_id, "name": name, "size": len(body), "etag": etag}
         document["updated_at"] = at or now_milliseconds()
         # The text is what is answered: BSON has values, such as {"$ref", "$id"}, that come back as something
-        # else. The tree is for those who look at their documents with MongoDB's own tools.
+        # else. The tree is for people who look at their documents with MongoDB's own tools.
         document.update(text=body.decode(), body=json.loads(body))
         async with self._documents() as documents:
             try:
@@ -5121,7 +5035,7 @@ class MongoDocumentStore:
             except self._errors.DuplicateKeyError:
                 if precondition.only_new:
                     raise document_exists() from None
-                # Somebody else has just made it, so now it is replaced.
+                # Another request has just made it, so now it is replaced.
                 result = await documents.replace_one(which, document, upsert=True)
         if precondition.if_match is not None and not result.matched_count:
             raise PreconditionFailed("It has changed in this very moment. Read it again, then decide.")
@@ -5141,21 +5055,19 @@ class MongoDocumentStore:
             await documents.delete_many({"owner_id": {"$eq": owner_id}})
 
     async def _which(self, owner_id: str, name: str, if_match: str | None) -> dict:
-        """What selects a document, of the version that If-Match names if it names one."""
+        """What selects a document, in the version that If-Match names if it names one."""
         if if_match is None:
             return self._one(owner_id, name)
         etag = (await self.get(owner_id, name)).etag
         check_precondition(if_match, etag)
         return {**self._one(owner_id, name), "etag": {"$eq": etag}}
 
-    async def entries(self, owner_id: str, prefix: str, after: str, most: int) -> list[DocumentEntry]:
+    async def entries(self, owner_id: str, prefix: str, after: str, limit: int) -> list[DocumentEntry]:
         """Names that begin with `prefix` and come after `after`, in code point order."""
         names = {"$gte": prefix, "$lt": prefix + "\U0010ffff", "$gt": after}
+        which, shown = {"owner_id": {"$eq": owner_id}, "name": names}, {"name": 1, "size": 1, "updated_at": 1}
         async with self._documents() as documents:
-            cursor = documents.find(
-                {"owner_id": {"$eq": owner_id}, "name": names}, {"name": 1, "size": 1, "updated_at": 1}
-            )
-            found = await cursor.sort("name", 1).limit(most).to_list(most)
+            found = await documents.find(which, shown).sort("name", 1).limit(limit).to_list(limit)
         return [DocumentEntry(entry["name"], int(entry["size"]), int(entry["updated_at"])) for entry in found]
 
 
@@ -5170,7 +5082,7 @@ class Record(NamedTuple):
 
 
 class DictRecordStore:
-    """Records in memory: bounded in number and bytes, least recently used out first, each may expire."""
+    """Records in memory: bounded in number and bytes, each may expire."""
 
     name = "in memory"
 
@@ -5178,9 +5090,8 @@ class DictRecordStore:
         self, most: int = 10_000, most_bytes: int = 64 * 1024 * 1024, clock: Callable[[], float] = time.monotonic
     ):
         # A monotonic clock: setting the machine's time must neither revive nor end a record.
-        self._most, self._most_bytes, self._clock = most, most_bytes, clock
-        self._entries: collections.OrderedDict[str, tuple[Record, float]] = collections.OrderedDict()
-        self._bytes = 0
+        self._clock = clock
+        self._entries = Cache(most, most_bytes)  # of (record, when it expires)
 
     async def close(self) -> None:
         """There is nothing to close."""
@@ -5188,58 +5099,48 @@ class DictRecordStore:
     async def ping(self) -> None:
         """Memory is always there."""
 
+    def _find(self, key: str) -> tuple[Record, float] | None:
+        """A record and for how many more seconds it lasts."""
+        record, expires = self._entries.get(key) or (None, 0.0)
+        if record is None or expires <= self._clock():
+            self._entries.remove(key)
+            return None
+        return record, expires - self._clock()
+
     async def get(self, key: str) -> Record | None:
         """The record, or None if there is none or it has expired."""
-        record, expires = self._entries.get(key, (None, 0.0))
-        if record is not None and expires <= self._clock():
-            self._remove(key)
-            return None
-        if record is not None:
-            self._entries.move_to_end(key)
-        return record
+        found = self._find(key)
+        return found and found[0]
 
     async def set(self, key: str, record: Record, ttl: float | None = None) -> None:
-        """Keep a record, for `ttl` seconds or until there is no more room for it."""
-        self._remove(key)
-        self._entries[key] = record, math.inf if ttl is None else self._clock() + ttl
-        self._bytes += self._size(key, record)
-        while len(self._entries) > self._most or self._bytes > self._most_bytes:
-            self._remove(next(iter(self._entries)))
+        """Store a record, for `ttl` seconds or until there is no more room for it."""
+        expires = math.inf if ttl is None else self._clock() + ttl
+        self._entries.set(key, (record, expires), len(key) + len(record.body) + len(record.content_type))
 
     async def delete(self, key: str) -> bool:
-        """Remove a record; whether there was one."""
-        was_there = await self.get(key) is not None
-        self._remove(key)
+        """Remove a record; returns whether there was one."""
+        was_there = self._find(key) is not None
+        self._entries.remove(key)
         return was_there
 
     async def delete_all(self, prefix: str) -> None:
         """Remove every record whose key begins so."""
         for key in [key for key in self._entries if key.startswith(prefix)]:
-            self._remove(key)
+            self._entries.remove(key)
 
     async def increment(self, key: str, by: int, ttl: float) -> int:
-        """Add to a counter, which ends `ttl` seconds after it began, and give what it is then."""
-        record, expires = self._entries.get(key, (None, 0.0))
-        is_counting = record is not None and expires > self._clock()
-        count = by + (int(record.body) if is_counting else 0)
-        await self.set(key, Record(str(count).encode(), ""), expires - self._clock() if is_counting else ttl)
+        """Add to a counter, which ends `ttl` seconds after it began, and return the sum."""
+        record, left = self._find(key) or (Record(b"0", ""), ttl)
+        count = by + int(record.body)
+        await self.set(key, Record(str(count).encode(), ""), left)
         return count
 
     async def claim(self, key: str, ttl: float) -> float:
         """Take a key for `ttl` seconds: 0 if it was free, otherwise for how many seconds it is still taken."""
-        record, expires = self._entries.get(key, (None, 0.0))
-        if record is not None and expires > self._clock():
-            return expires - self._clock()
+        if found := self._find(key):
+            return found[1]
         await self.set(key, Record(b"", ""), ttl)
         return 0.0
-
-    def _remove(self, key: str) -> None:
-        if entry := self._entries.pop(key, None):
-            self._bytes -= self._size(key, entry[0])
-
-    @staticmethod
-    def _size(key: str, record: Record) -> int:
-        return len(key) + len(record.body) + len(record.content_type)
 
 
 class RedisRecordStore:
@@ -5268,9 +5169,9 @@ class RedisRecordStore:
 
     async def ping(self) -> None:
         """Raise unless the server answers."""
-        await self._ask("PING")
+        await self._send("PING")
 
-    async def _ask(self, *command: Any, repeatable: bool = True) -> Any:
+    async def _send(self, *command: Any, repeatable: bool = True) -> Any:
         """Send one command. One that may be repeated is, when its connection turns out to be broken."""
         for last_try in (not repeatable, True):
             try:
@@ -5287,36 +5188,36 @@ class RedisRecordStore:
 
     async def get(self, key: str) -> Record | None:
         """The record, or None if there is none or it has expired."""
-        value = await self._ask("GET", self._prefix + key)
+        value = await self._send("GET", self._prefix + key)
         if value is None:
             return None
         content_type, _, body = value.partition(b"\0")
         return Record(body, content_type.decode())
 
     async def set(self, key: str, record: Record, ttl: float | None = None) -> None:
-        """Keep a record, for `ttl` seconds or until Redis is told to drop it."""
+        """Store a record, for `ttl` seconds or until Redis drops it."""
         value = record.content_type.encode() + b"\0" + record.body
         expiry = () if ttl is None else ("PX", int(ttl * 1000))
-        await self._ask("SET", self._prefix + key, value, *expiry)
+        await self._send("SET", self._prefix + key, value, *expiry)
 
     async def delete(self, key: str) -> bool:
-        """Remove a record; whether there was one."""
+        """Remove a record; returns whether there was one."""
         # Repeated, it would say that there was none.
-        return bool(await self._ask("DEL", self._prefix + key, repeatable=False))
+        return bool(await self._send("DEL", self._prefix + key, repeatable=False))
 
     async def delete_all(self, prefix: str) -> None:
         """Remove every record whose key begins so."""
         pattern = re.sub(r"([][*?\\])", r"\\\1", self._prefix + prefix) + "*"
         cursor: Any = 0
         while True:
-            cursor, keys = await self._ask("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            cursor, keys = await self._send("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
             if keys:
-                await self._ask("UNLINK", *keys)
+                await self._send("UNLINK", *keys)
             if not int(cursor):
                 return
 
     async def increment(self, key: str, by: int, ttl: float) -> int:
-        """Add to a counter, which ends `ttl` seconds after it began, and give what it is then."""
+        """Add to a counter, which ends `ttl` seconds after it began, and return the sum."""
         # Together: one that ends between its beginning and the addition would come back without an end.
         async with self.client.pipeline(transaction=True) as together:
             together.set(self._prefix + key, 0, nx=True, px=int(ttl * 1000)).incrby(self._prefix + key, by)
@@ -5327,9 +5228,12 @@ class RedisRecordStore:
 
     async def claim(self, key: str, ttl: float) -> float:
         """Take a key for `ttl` seconds: 0 if it was free, otherwise for how many seconds it is still taken."""
-        if await self._ask("SET", self._prefix + key, b"", "NX", "PX", int(ttl * 1000), repeatable=False):
+        if await self._send("SET", self._prefix + key, b"", "NX", "PX", int(ttl * 1000), repeatable=False):
             return 0.0
-        return max(await self._ask("PTTL", self._prefix + key), 1) / 1000
+        return max(await self._send("PTTL", self._prefix + key), 1) / 1000
+
+
+RecordStore = DictRecordStore | RedisRecordStore
 
 
 # ==== live updates: may call stores and domain ==================================================
@@ -5505,13 +5409,13 @@ class EventHub:
         return await asyncio.shield(self._reads[key])
 
     async def _read(self, user: User, since: int) -> tuple[list[Change], str]:
-        changes = await self._store.queries(user).changes(since, None, CHANGES_IN_MESSAGE)
+        changes = await TodoQueries(self._store.database, user).changes(since, None, CHANGES_IN_MESSAGE)
         revision = changes[-1].revision if changes else since
         return changes, msgspec.json.encode({"type": "changes", "changes": changes, "revision": revision}).decode()
 
     def committed(self, written: WriteResult) -> None:
         """Wake listeners, here and in other processes, after a commit of this process."""
-        if written.changes:
+        if written.revision:
             self._announce(written.changes_access)
 
     def rights_changed(self) -> None:
@@ -5585,7 +5489,7 @@ def revision_etag(revision: int) -> str:
 
 
 def collection_etag(user: User, revision: int) -> str:
-    """The validator of what a user has: a database that was made again counts from 1 again, but for another user id."""
+    """The validator of a user's to-dos: a database made again counts from 1 again, but has other user ids."""
     return f'"{revision}.{user.id[-8:]}"'
 
 
@@ -5593,7 +5497,7 @@ MAX_SHOWN = 1000  # to-dos in the answer to an undo
 
 
 class Undone(msgspec.Struct, frozen=True):
-    """The batch that was undone, how many to-dos it had, the first of them as they are now, and its lists."""
+    """The batch that was undone, the number of its to-dos, the first of them as they are now, and its lists."""
 
     batch: str
     count: int
@@ -5602,7 +5506,7 @@ class Undone(msgspec.Struct, frozen=True):
 
 
 def decoded_image(side: msgspec.Raw, kind: Any) -> Any:
-    """The to-do or list of an image, or None, with its text as it would come in now: the log keeps it as it came."""
+    """The to-do or list of an image, or None. Its text is cleaned as if it came in now: the log has it as it came."""
     thing = msgspec.json.decode(side, type=kind | None)
     if thing is None:
         return None
@@ -5611,8 +5515,9 @@ def decoded_image(side: msgspec.Raw, kind: Any) -> Any:
 
 
 def undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -> Todo:
-    """Set back what a change did to a to-do, and give the to-do. Raises Conflict."""
-    current = batch.saved.get(change.todo) or present.get(change.todo)
+    """Revert what a change did to a to-do, and return the to-do. Raises Conflict."""
+    todo_id = change.todo or ""
+    current = batch.saved.get(todo_id) or present.get(todo_id)
     if current is None or change.action == "purge":
         raise Conflict("What was removed for good, or is no longer yours to change, cannot be brought back.")
     before, after = (decoded_image(side, Todo) for side in (change.before, change.after))
@@ -5627,18 +5532,8 @@ def undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -
     return batch.save_todo(current, reverted(current, before, after, TODO_UNDOABLE, batch.at))
 
 
-async def check_undone_list(batch: TodoBatch, list_id: str, undone: Sequence[TodoList]) -> None:
-    """Raise Conflict if to-dos would come back into a list that is not there."""
-    if any(todo_list.id == list_id for todo_list in undone):
-        return
-    try:
-        await batch.todo_list(list_id, role=EDITOR)
-    except NotFound:
-        raise Conflict("The list that this was in has been deleted. Restore the list first.") from None
-
-
 async def undo_list_change(batch: TodoBatch, change: Change) -> TodoList:
-    """Set back what a change did to a list, and give the list. Raises Conflict."""
+    """Revert what a change did to a list, and return the list. Raises Conflict."""
     before, after = (decoded_image(side, TodoList) for side in (change.before, change.after))
     if after is None:
         raise Conflict("What was removed for good cannot be brought back.")
@@ -5652,25 +5547,47 @@ async def undo_list_change(batch: TodoBatch, change: Change) -> TodoList:
     return batch.save_list(current, reverted(current, before, after, LIST_UNDOABLE, batch.at))
 
 
-ORDER_ALONE = "is set of one to-do at a time"
+def transactional(is_short: bool = False, reads_todo: bool = False) -> Callable:
+    """Make a method that works on a batch one that a user calls, with `repeat` for an Idempotency-Key.
+
+    It runs as one transaction and publishes after the commit. `is_short` is for methods that touch few rows,
+    `reads_todo` for those whose first argument is the id of a to-do that they read.
+    """
+
+    def decorate(run: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[WriteResult]]:
+        @functools.wraps(run)
+        async def write(
+            self: "TodoService", user: User, *arguments: Any, repeat: Repeat | None = None, **options: Any
+        ) -> WriteResult:
+            todo_id = arguments[0] if reads_todo else ""
+            return await self.store.write(
+                user,
+                lambda batch: run(self, batch, *arguments, **options),
+                self.hub.committed,
+                *(repeat, is_short, todo_id),
+            )
+
+        return write
+
+    return decorate
 
 
 class TodoService:
-    """The only writer: checks, stores in one transaction, and publishes after the commit."""
+    """The only writer. The operations take the user first, and return a WriteResult."""
 
     def __init__(self, store: TodoStore, hub: EventHub):
-        self.store, self._hub = store, hub
+        self.store, self.hub = store, hub
 
-    async def _write(
-        self, user: User, operation: Callable, repeat: Repeat | None = None, is_short: bool = False, todo_id: str = ""
-    ) -> WriteResult:
-        return await self.store.write(user, operation, self._hub.committed, repeat, is_short, todo_id)
+    def queries(self, user: User) -> TodoQueries:
+        """Reads for this user."""
+        return TodoQueries(self.store.database, user)
 
     # ---- to-dos
 
-    async def create(self, user: User, fields: Mapping[str, Any], repeat: Repeat | None = None) -> WriteResult:
-        """Make a to-do; the result is the Todo. Raises Invalid for a list that is not there."""
-        return await self._write(user, lambda batch: self._create(batch, uuid7(), fields), repeat, is_short=True)
+    @transactional(is_short=True)
+    async def create(self, batch: TodoBatch, fields: Mapping[str, Any]) -> Todo:
+        """Make a to-do. Raises Invalid for a list that does not exist."""
+        return await self._create(batch, uuid7(), fields)
 
     async def _create(self, batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
         list_id, last = await self._place_at_end(batch, fields.get("list"), int("order" not in fields))
@@ -5683,123 +5600,109 @@ class TodoService:
         blank = Todo(id=todo_id, list=list_id, title="", order=order, created_at=batch.at, updated_at=batch.at)
         return batch.save_todo(None, changed_todo(blank, fields, batch.at))
 
-    async def create_all(
-        self, user: User, items: Sequence[Mapping[str, Any]], repeat: Repeat | None = None
-    ) -> WriteResult:
-        """Make a to-do of each item, in their sequence, as one batch; the result is the Todos.
+    @transactional()
+    async def create_all(self, batch: TodoBatch, items: Sequence[Mapping[str, Any]]) -> list[Todo]:
+        """Make a to-do of each item, in their sequence, as one batch.
 
-        Raises Invalid, and makes none, for a list that is not there and for an `order`.
+        Raises Invalid, and makes none, for a list that does not exist and for an `order`.
         """
+        todos: list[Todo] = []
+        ends: dict[str, float] = {}
+        ids = sorted(uuid7() for _ in items)  # where all else is equal, to-dos are sorted by their ids
+        async for index, fields in in_batches(enumerate(items)):
+            with naming_item(index):
+                self._refuse_order(fields)
+                list_id, last = await self._place_at_end(batch, fields.get("list"), len(items))
+            todos.append(self._save_new(batch, ids[index], list_id, ends.get(list_id, last), fields))
+            ends[list_id] = todos[-1].order
+        return todos
 
-        async def operation(batch: TodoBatch) -> list[Todo]:
-            todos, ends = [], {}
-            ids = sorted(uuid7() for _ in items)  # where all else is equal, to-dos are sorted by their ids
-            async for index, fields in in_batches(enumerate(items)):
-                with naming_item(index):
-                    if "order" in fields:
-                        raise Invalid(f"order {ORDER_ALONE}.", [field_error("order", ORDER_ALONE)])
-                    list_id, last = await self._place_at_end(batch, fields.get("list"), len(items))
-                todo = self._save_new(batch, ids[index], list_id, ends.get(list_id, last), fields)
-                ends[list_id] = todo.order
-                todos.append(todo)
-            return todos
-
-        return await self._write(user, operation, repeat)
-
+    @transactional(is_short=True)
     async def replace(
-        self, user: User, todo_id: str, fields: Mapping[str, Any], if_match: str | None, only_new: bool = False
-    ) -> WriteResult:
-        """Make the to-do of this id, or set all its fields; the result is (Todo, whether it was made).
+        self,
+        batch: TodoBatch,
+        todo_id: str,
+        fields: Mapping[str, Any],
+        if_match: str | None,
+        only_new: bool = False,
+    ) -> tuple[Todo, bool]:
+        """Make the to-do of this id, or set all its fields; also returns whether it was made.
 
         Fields that are not sent get their defaults, except `list` and `order`, which stay. To repeat
         the request that made it answers as that did. Raises Conflict for an id in the trash or in use.
         """
+        before = await batch.todo_of_this_id(todo_id)
+        if before is None:
+            if if_match is not None:
+                raise PreconditionFailed("There is no such to-do.")
+            return await self._create(batch, todo_id, fields), True
+        if only_new:
+            raise PreconditionFailed("There is a to-do of this id already.")
+        if before.deleted_at:
+            raise Conflict("This to-do is in the trash. Restore it first.")
+        check_precondition(if_match, revision_etag(before.revision))
+        after = await self._change(batch, before, {**TODO_DEFAULTS, **fields})
+        untouched_since_made = after is before and before.created_at == before.updated_at
+        return after, untouched_since_made
 
-        async def operation(batch: TodoBatch) -> tuple[Todo, bool]:
-            before = await batch.todo_of_this_id(todo_id)
-            if before is None:
-                if if_match is not None:
-                    raise PreconditionFailed("There is no such to-do.")
-                return await self._create(batch, todo_id, fields), True
-            if only_new:
-                raise PreconditionFailed("There is a to-do of this id already.")
-            if before.deleted_at:
-                raise Conflict("This to-do is in the trash. Restore it first.")
-            check_precondition(if_match, revision_etag(before.revision))
-            after = await self._change(batch, before, {**TODO_DEFAULTS, **fields})
-            untouched_since_made = after is before and before.created_at == before.updated_at
-            return after, untouched_since_made
+    @transactional(is_short=True, reads_todo=True)
+    async def patch(self, batch: TodoBatch, todo_id: str, fields: Mapping[str, Any], if_match: str | None) -> Todo:
+        """Set these fields of a to-do. Raises NotFound or PreconditionFailed."""
+        before = await batch.todo(todo_id, role=EDITOR)
+        check_precondition(if_match, revision_etag(before.revision))
+        return await self._change(batch, before, fields)
 
-        return await self._write(user, operation, is_short=True)
-
-    async def patch(self, user: User, todo_id: str, fields: Mapping[str, Any], if_match: str | None) -> WriteResult:
-        """Set these fields of a to-do; the result is the Todo. Raises NotFound or PreconditionFailed."""
-
-        async def operation(batch: TodoBatch) -> Todo:
-            before = await batch.todo(todo_id, role=EDITOR)
-            check_precondition(if_match, revision_etag(before.revision))
-            return await self._change(batch, before, fields)
-
-        return await self._write(user, operation, is_short=True, todo_id=todo_id)
-
+    @transactional()
     async def patch_all(
-        self, user: User, which: TodoFilter, fields: Mapping[str, Any], if_match: str | None
-    ) -> WriteResult:
-        """Set these fields of all to-dos that a filter selects, as one batch; the result is how many."""
-        if "order" in fields:
-            raise Invalid(f"order {ORDER_ALONE}.", [field_error("order", ORDER_ALONE)])
+        self, batch: TodoBatch, which: TodoFilter, fields: Mapping[str, Any], if_match: str | None
+    ) -> int:
+        """Set these fields of all to-dos that a filter selects, as one batch; returns their number."""
+        self._refuse_order(fields)
+        selected = await self._select(batch, which, if_match, EDITOR)
+        if "list" in fields:
+            _, last = await self._place_at_end(batch, fields["list"], len(selected))
+        async for before in in_batches(selected):
+            before, values = batch.saved.get(before.id, before), fields
+            if fields.get("list", before.list) != before.list:
+                self._check_move(batch, before, fields["list"])
+                last += 1
+                values = {**fields, "order": last}
+            batch.save_todo(before, changed_todo(before, values, batch.at))
+        return len(batch.log)
 
-        async def operation(batch: TodoBatch) -> int:
-            selected = await self._select(batch, which, if_match, EDITOR)
-            if "list" in fields:
-                _, last = await self._place_at_end(batch, fields["list"], len(selected))
-            async for before in in_batches(selected):
-                before, values = batch.saved.get(before.id, before), fields
-                if fields.get("list", before.list) != before.list:
-                    self._check_move(batch, before, fields["list"])
-                    last += 1
-                    values = {**fields, "order": last}
-                batch.save_todo(before, changed_todo(before, values, batch.at))
-            return len(batch.changes)
+    @transactional(is_short=True, reads_todo=True)
+    async def delete(self, batch: TodoBatch, todo_id: str, if_match: str | None, deleted: bool = False) -> None:
+        """Move a to-do to the trash, or delete one in the trash for good. Raises NotFound."""
+        before = await batch.todo(todo_id, deleted, role=OWNER if deleted else EDITOR)
+        check_precondition(if_match, revision_etag(before.revision))
+        self._delete(batch, before)
 
-        return await self._write(user, operation)
-
-    async def delete(self, user: User, todo_id: str, if_match: str | None, deleted: bool = False) -> WriteResult:
-        """Move a to-do to the trash, or one in the trash out of existence. Raises NotFound."""
-
-        async def operation(batch: TodoBatch) -> None:
-            before = await batch.todo(todo_id, deleted, role=OWNER if deleted else EDITOR)
-            check_precondition(if_match, revision_etag(before.revision))
+    @transactional()
+    async def delete_all(self, batch: TodoBatch, which: TodoFilter, if_match: str | None) -> int:
+        """Move all that a filter selects to the trash, or delete what it selects there for good."""
+        selected = await self._select(batch, which, if_match, OWNER if which.deleted else EDITOR)
+        async for before in in_batches(selected):
             self._delete(batch, before)
+        return len(batch.log)
 
-        return await self._write(user, operation, is_short=True, todo_id=todo_id)
-
-    async def delete_all(self, user: User, which: TodoFilter, if_match: str | None) -> WriteResult:
-        """Move all that a filter selects to the trash, or all it selects there out of existence."""
-
-        async def operation(batch: TodoBatch) -> int:
-            role = OWNER if which.deleted else EDITOR
-            async for before in in_batches(await self._select(batch, which, if_match, role)):
-                self._delete(batch, before)
-            return len(batch.changes)
-
-        return await self._write(user, operation)
-
-    async def restore(self, user: User, todo_id: str) -> WriteResult:
-        """Take a to-do out of the trash; the result is the Todo. Raises NotFound."""
-
-        async def operation(batch: TodoBatch) -> Todo:
-            before = await batch.todo(todo_id, deleted=True, role=EDITOR)
-            return batch.save_todo(before, changed_todo(before, {"deleted_at": None}, batch.at))
-
-        return await self._write(user, operation, is_short=True, todo_id=todo_id)
+    @transactional(is_short=True, reads_todo=True)
+    async def restore(self, batch: TodoBatch, todo_id: str) -> Todo:
+        """Take a to-do out of the trash. Raises NotFound."""
+        before = await batch.todo(todo_id, deleted=True, role=EDITOR)
+        return batch.save_todo(before, changed(before, batch.at, deleted_at=None))
 
     @staticmethod
     def _delete(batch: TodoBatch, before: Todo) -> None:
         if before.deleted_at:
             batch.purge_todo(before)
         else:
-            batch.save_todo(before, changed_todo(before, {"deleted_at": batch.at}, batch.at))
+            batch.save_todo(before, changed(before, batch.at, deleted_at=batch.at))
+
+    @staticmethod
+    def _refuse_order(fields: Mapping[str, Any]) -> None:
+        """Raise Invalid for an `order` in a request for several to-dos."""
+        if "order" in fields:
+            raise invalid("order", "is set of one to-do at a time")
 
     @staticmethod
     async def _select(batch: TodoBatch, which: TodoFilter, if_match: str | None, role: str) -> list[Todo]:
@@ -5808,18 +5711,17 @@ class TodoService:
         check_precondition(if_match, collection_etag(batch.user, await batch.revision(which.list)))
         return await batch.todos(which, role=role)
 
-    @staticmethod
-    async def _place_at_end(batch: TodoBatch, list_id: str | None, count: int = 1) -> tuple[str, float]:
-        """A list, and the greatest order in it, after which there is room for so many more."""
+    async def _place_at_end(self, batch: TodoBatch, list_id: str | None, count: int = 1) -> tuple[str, float]:
+        """A list, and the greatest order in it, after which there is room for `count` more."""
         try:
             found, last = await batch.place_at_end(list_id)
-            if (last or 0.0) + count > MAX_ORDER:
-                if found not in batch.renumbered:
-                    batch.renumbered[found] = await TodoService._renumber(batch, found, 1)
-                last = batch.renumbered[found]
-            return found, last or 0.0
         except NotFound:
-            raise Invalid("list names no list of yours.", [field_error("list", "names no list of yours")]) from None
+            raise invalid("list", "names no list of yours") from None
+        if (last or 0.0) + count > MAX_ORDER:
+            if found not in batch.renumbered:
+                batch.renumbered[found] = await self._renumber(batch, found, 1)
+            last = batch.renumbered[found]
+        return found, last or 0.0
 
     @staticmethod
     def _check_move(batch: TodoBatch, todo: Todo, list_id: str) -> None:
@@ -5829,7 +5731,7 @@ class TodoService:
             check_role(OWNER, EDITOR)
 
     async def _change(self, batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> Todo:
-        """Save what these fields make of a to-do; moved to another list, it goes to the end unless told."""
+        """Save a to-do with these fields; moved to another list, it goes to the end unless `order` is set."""
         values = dict(fields)
         if values.get("list", before.list) != before.list:
             _, last = await self._place_at_end(batch, values["list"], int("order" not in values))
@@ -5839,11 +5741,16 @@ class TodoService:
         after = batch.save_todo(before, changed_todo(before, values, batch.at))
         return await self._make_room(batch, after) if "order" in fields and after is not before else after
 
-    @staticmethod
-    async def _renumber(batch: TodoBatch, list_id: str, sign: int, moved: Todo | None = None) -> float:
-        """Bring the to-dos that are near a limit of orders back to those that are not, and return the outermost order.
+    # ---- order
 
-        They keep their sequence, with whole numbers, and `moved` the place that it has just been given.
+    @staticmethod
+    def _reorder(batch: TodoBatch, before: Todo, order: float) -> None:
+        batch.save_todo(before, msgspec.structs.replace(before, order=order, updated_at=batch.at), "reorder")
+
+    async def _renumber(self, batch: TodoBatch, list_id: str, sign: int, moved: Todo | None = None) -> float:
+        """Move the to-dos near a limit of orders back to those that are not, and return the outermost order.
+
+        They keep their sequence, with whole numbers, and `moved` keeps its new place among them.
         """
         far_out, order = await batch.far_out(list_id, sign)
         if len(far_out) > 200:
@@ -5852,202 +5759,180 @@ class TodoService:
         in_order = sorted(todos.values(), key=lambda todo: (todo.order, todo.id), reverse=sign < 0)
         async for before in in_batches(in_order):
             order = (math.floor(order) if sign > 0 else math.ceil(order)) + float(sign)
-            batch.save_todo(before, msgspec.structs.replace(before, order=order, updated_at=batch.at), "reorder")
+            self._reorder(batch, before, order)
         return order
 
     async def _make_room(self, batch: TodoBatch, todo: Todo) -> Todo:
-        """Move neighbours that have come too close away, keeping their sequence.
+        """Move neighbours that have come too close away, keeping their sequence. Returns the to-do.
 
         A client that places a to-do halves the gap between two others. A double can be halved some
         fifty times; so long before, as many neighbours as it takes are spread out evenly, twice as
         many at each try, which keeps the cost of n moves in the order of n log n. Where there is no room
-        below a limit of orders, all near it are moved away from it, and with them the to-do, which is returned.
+        below a limit of orders, all near it are moved away from it, and with them the to-do.
         """
         for below in (True, False):
-            sign = -1 if below else 1
-            many = 8
-            neighbours = await batch.neighbours(todo, below, many + 1)
+            sign, count = -1 if below else 1, 8
+            neighbours = await batch.neighbours(todo, below, count + 1)
             if not neighbours or abs(neighbours[0].order - todo.order) >= smallest_gap(todo.order):
                 continue
             while True:
-                if many > 200:
+                if count > 200:
                     batch.source.take_long()
-                movable = neighbours[:many]
+                movable = neighbours[:count]
                 open_end = todo.order + sign * (len(movable) + 1)
-                if len(neighbours) > many:
-                    edge = neighbours[many].order
-                else:  # nothing lies beyond, so there is all the room one wants
+                if len(neighbours) > count:
+                    edge = neighbours[count].order
+                else:  # nothing lies beyond, so there is room
                     edge = sign * max(sign * movable[-1].order, sign * open_end)
                     if abs(edge) > MAX_ORDER:
                         await self._renumber(batch, todo.list, sign, todo)
                         return batch.saved[todo.id]
                 step = (edge - todo.order) / (len(movable) + 1)
-                if abs(step) >= 1000 * smallest_gap(todo.order) or len(neighbours) <= many:
+                if abs(step) >= 1000 * smallest_gap(todo.order) or len(neighbours) <= count:
                     break
-                many *= 2
-                neighbours = await batch.neighbours(todo, below, many + 1)
+                count *= 2
+                neighbours = await batch.neighbours(todo, below, count + 1)
             for index, before in enumerate(movable, 1):
-                after = msgspec.structs.replace(before, order=todo.order + step * index, updated_at=batch.at)
-                batch.save_todo(before, after, "reorder")
+                self._reorder(batch, before, todo.order + step * index)
         return todo
 
     # ---- lists
 
-    async def create_list(self, user: User, fields: Mapping[str, Any], repeat: Repeat | None = None) -> WriteResult:
-        """Make a list; the result is the TodoList."""
+    @transactional()
+    async def create_list(self, batch: TodoBatch, fields: Mapping[str, Any]) -> TodoList:
+        """Make a list."""
+        at, last = batch.at, max(entry.order for entry in await batch.lists())
+        if last + 1 > MAX_ORDER:
+            last = 0.0
+            for entry in await batch.own_lists():
+                last += 1
+                batch.save_list(entry, changed(entry, at, order=last))
+        values = {"order": last + 1, **fields}
+        return batch.save_list(None, TodoList(id=uuid7(), created_at=at, updated_at=at, **values))
 
-        async def operation(batch: TodoBatch) -> TodoList:
-            at, lists = batch.at, await batch.lists()
-            last = max(entry.order for entry in lists)
-            if last + 1 > MAX_ORDER:
-                last = 0.0
-                for entry in await batch.own_lists():
-                    last += 1
-                    batch.save_list(entry, msgspec.structs.replace(entry, order=last, updated_at=at))
-            order = fields.get("order", last + 1)
-            return batch.save_list(
-                None, TodoList(id=uuid7(), title=fields["title"], order=order, created_at=at, updated_at=at)
-            )
-
-        return await self._write(user, operation, repeat)
-
+    @transactional()
     async def patch_list(
-        self, user: User, list_id: str, fields: Mapping[str, Any], if_match: str | None
-    ) -> WriteResult:
-        """Set these fields of a list; the result is the TodoList. Raises NotFound or PreconditionFailed."""
+        self, batch: TodoBatch, list_id: str, fields: Mapping[str, Any], if_match: str | None
+    ) -> TodoList:
+        """Set these fields of a list. Raises NotFound or PreconditionFailed."""
+        before = await batch.todo_list(list_id, role=OWNER)
+        check_precondition(if_match, revision_etag(before.revision))
+        return batch.save_list(before, changed(before, batch.at, **fields))
 
-        async def operation(batch: TodoBatch) -> TodoList:
-            before = await batch.todo_list(list_id, role=OWNER)
-            check_precondition(if_match, revision_etag(before.revision))
-            after = msgspec.structs.replace(before, **fields)
-            if after == before:
-                return before
-            return batch.save_list(before, msgspec.structs.replace(after, updated_at=batch.at))
+    @transactional()
+    async def delete_list(self, batch: TodoBatch, list_id: str, if_match: str | None, deleted: bool = False) -> None:
+        """Move a list with its to-dos to the trash, or delete one in the trash for good."""
+        before = await batch.todo_list(list_id, deleted, role=OWNER)
+        if before.inbox:
+            raise Conflict("The Inbox always exists: to-dos without a list go there.")
+        check_precondition(if_match, revision_etag(before.revision))
+        if deleted:
+            await batch.purge_list(before)
+        else:
+            batch.save_list(before, changed(before, batch.at, deleted_at=batch.at))
 
-        return await self._write(user, operation)
-
-    async def delete_list(self, user: User, list_id: str, if_match: str | None, deleted: bool = False) -> WriteResult:
-        """Move a list with its to-dos to the trash, or one in the trash out of existence."""
-
-        async def operation(batch: TodoBatch) -> None:
-            before = await batch.todo_list(list_id, deleted, role=OWNER)
-            if before.inbox:
-                raise Conflict("The Inbox always exists: to-dos without a list go there.")
-            check_precondition(if_match, revision_etag(before.revision))
-            if deleted:
-                await batch.purge_list(before)
-            else:
-                batch.save_list(before, msgspec.structs.replace(before, deleted_at=batch.at, updated_at=batch.at))
-
-        return await self._write(user, operation)
-
-    async def restore_list(self, user: User, list_id: str) -> WriteResult:
-        """Take a list with its to-dos out of the trash; the result is the TodoList."""
-
-        async def operation(batch: TodoBatch) -> TodoList:
-            before = await batch.todo_list(list_id, deleted=True)
-            return batch.save_list(before, msgspec.structs.replace(before, deleted_at=None, updated_at=batch.at))
-
-        return await self._write(user, operation)
+    @transactional()
+    async def restore_list(self, batch: TodoBatch, list_id: str) -> TodoList:
+        """Take a list with its to-dos out of the trash."""
+        before = await batch.todo_list(list_id, deleted=True)
+        return batch.save_list(before, changed(before, batch.at, deleted_at=None))
 
     # ---- sharing
 
-    async def share(self, user: User, list_id: str, name: str, role: str) -> WriteResult:
-        """Make somebody a member of a list, or give them another role; the result is (Member, whether they are new).
+    @transactional()
+    async def share(self, batch: TodoBatch, list_id: str, name: str, role: str) -> tuple[Member, bool]:
+        """Make somebody a member of a list, or change their role; also returns whether they are new.
 
-        Raises NotFound, Forbidden, Conflict for the Inbox, or Invalid if there is nobody of this name.
+        Raises NotFound, Forbidden, Conflict for the Inbox, or Invalid if nobody has this name.
         """
-        return await self._share(user, list_id, lambda batch: batch.put_member(list_id, name, role))
+        return await self._share(batch, list_id, batch.put_member, name, role)
 
-    async def make_link(self, user: User, list_id: str) -> WriteResult:
-        """Make a link by which a list can be read; the result is (Credential, its secret)."""
-        return await self._share(user, list_id, lambda batch: batch.add_link(list_id))
+    @transactional()
+    async def make_link(self, batch: TodoBatch, list_id: str) -> tuple[Credential, str]:
+        """Make a link by which a list can be read; also returns its secret."""
+        return await self._share(batch, list_id, batch.add_link)
 
-    async def end_link(self, user: User, list_id: str, link_id: str) -> WriteResult:
+    @transactional()
+    async def end_link(self, batch: TodoBatch, list_id: str, link_id: str) -> None:
         """Revoke a link. Raises NotFound or Forbidden."""
-        return await self._share(user, list_id, lambda batch: batch.remove_link(list_id, link_id))
+        await self._share(batch, list_id, batch.remove_link, link_id)
 
-    async def unshare(self, user: User, list_id: str, name: str) -> WriteResult:
-        """End somebody's membership: the owner anybody's, a member their own. Raises NotFound or Forbidden."""
-        role = VIEWER if fold_user_name(name) == fold_user_name(user.name) else OWNER
-        return await self._share(user, list_id, lambda batch: batch.remove_member(list_id, name), role)
+    @transactional()
+    async def unshare(self, batch: TodoBatch, list_id: str, name: str) -> None:
+        """End a membership: the owner anybody's, a member their own. Raises NotFound or Forbidden."""
+        role = VIEWER if fold_user_name(name) == fold_user_name(batch.user.name) else OWNER
+        await self._share(batch, list_id, batch.remove_member, name, role=role)
 
-    async def _share(self, user: User, list_id: str, act: Callable, role: str = OWNER) -> WriteResult:
-        async def operation(batch: TodoBatch) -> Any:
-            todo_list = await batch.todo_list(list_id, role=role)
-            if todo_list.inbox:
-                raise Conflict("The Inbox is yours alone. Make a list, and share that.")
-            answer = await act(batch)
-            batch.note_sharing(todo_list)
-            return answer
-
-        return await self._write(user, operation)
+    @staticmethod
+    async def _share(batch: TodoBatch, list_id: str, act: Callable, *arguments: Any, role: str = OWNER) -> Any:
+        todo_list = await batch.todo_list(list_id, role=role)
+        if todo_list.inbox:
+            raise Conflict("The Inbox is yours alone. Make a list, and share that.")
+        answer = await act(list_id, *arguments)
+        batch.note_sharing(todo_list)
+        return answer
 
     # ---- undo
 
     async def undo(self, user: User, target: str | None, repeat: Repeat | None = None) -> WriteResult:
         """Write back what a batch changed (without one: the caller's last), as a batch of its own.
 
-        The result is Undone. Raises NotFound, Conflict if there is nothing to undo or somebody has since
-        changed the same fields, or Forbidden if the caller may not set them. The error names the batch;
+        The result is Undone. Raises NotFound, Conflict if there is nothing to undo or the same fields have
+        since been changed, or Forbidden if the caller may not set them. The error names the batch;
         where it was the caller's last, the next undo without a batch takes the one before it.
         """
-        refused = ""
-
-        async def operation(batch: TodoBatch) -> Undone:
-            nonlocal refused
-            undone = target or await batch.last_batch()
-            try:
-                return await self._undo(batch, undone)
-            except (Conflict, Forbidden) as error:
-                refused = undone
-                error.errors = [field_error("batch", f"{undone} cannot be undone")]
-                raise
-
+        refused: list[str] = []
         try:
-            return await self._write(user, operation, repeat)
+            return await self._undo(user, target, refused, repeat=repeat)
         except (Conflict, Forbidden) as error:
             if refused and not target:
-                await self.store.pass_over(user, refused)
+                await self.store.pass_over(user, refused[-1])
                 error.detail += " Undo again to undo what you did before it."
             raise
 
-    async def _undo(self, batch: TodoBatch, undone: str) -> Undone:
+    @transactional()
+    async def _undo(self, batch: TodoBatch, target: str | None, refused: list[str]) -> Undone:
+        undone = target or await batch.last_batch()
+        try:
+            return await self._revert(batch, undone)
+        except (Conflict, Forbidden) as error:
+            refused.append(undone)
+            error.errors = [field_error("batch", f"{undone} cannot be undone")]
+            raise
+
+    async def _revert(self, batch: TodoBatch, undone: str) -> Undone:
         changes, is_undo = await batch.batch_changes(undone)
         # To undo an undo is an act of its own, which can be undone again.
         batch.undoes = None if is_undo else undone
         present = await batch.batch_todos(undone)
         lists = [await undo_list_change(batch, change) for change in changes if change.todo is None]
         todos = [undo_change(batch, change, present) async for change in in_batches(changes) if change.todo]
-        for list_id in {todo.list for todo in todos}:
-            await check_undone_list(batch, list_id, lists)
+        for list_id in {todo.list for todo in todos} - {todo_list.id for todo_list in lists}:
+            try:
+                await batch.todo_list(list_id, role=EDITOR)
+            except NotFound:
+                raise Conflict("The list that this was in has been deleted. Restore the list first.") from None
         for todo in todos:
             self._check_move(batch, present[todo.id], todo.list)
         return Undone(undone, len(todos), todos[:MAX_SHOWN], lists)
 
-    # ---- reading
-
-    def queries(self, user: User) -> TodoQueries:
-        """Reads for this user."""
-        return self.store.queries(user)
-
-    # ---- what runs by itself
+    # ---- once an hour
 
     async def empty_old_trash(self, before: int) -> None:
-        """Remove for good what has been in the trash since before a time (epoch milliseconds)."""
-        most = 1000
-
-        async def operation(batch: TodoBatch) -> bool:
-            todos, lists = await batch.expired(timestamp(before), most)
-            for todo in todos:
-                batch.purge_todo(todo)
-            for todo_list in lists:
-                await batch.purge_list(todo_list)
-            return len(todos) == most
-
+        """Delete for good what has been in the trash since before a time (epoch milliseconds)."""
         for user in await self.store.users_with_expired_trash(before):
-            while (await self._write(user, operation)).result:
+            while (await self._purge_expired(user, timestamp(before), 1000)).result:
                 pass
+
+    @transactional()
+    async def _purge_expired(self, batch: TodoBatch, before: str, limit: int) -> bool:
+        """Delete expired to-dos up to a limit, and all expired lists; returns whether there may be more."""
+        todos, lists = await batch.expired(before, limit)
+        for todo in todos:
+            batch.purge_todo(todo)
+        for todo_list in lists:
+            await batch.purge_list(todo_list)
+        return len(todos) == limit
 
 
 # ---- weather
@@ -6061,7 +5946,7 @@ WEATHER_WORDS = {
     **{82: "violent showers", 85: "light snow showers", 86: "snow showers", 95: "a thunderstorm"},
     **{96: "a thunderstorm with light hail", 99: "a thunderstorm with hail"},
 }
-WEATHER_SECONDS = 600  # how long an answer is kept
+WEATHER_SECONDS = 600  # in which an answer is used again
 
 
 class WeatherReport(msgspec.Struct, frozen=True):
@@ -6072,16 +5957,11 @@ class WeatherReport(msgspec.Struct, frozen=True):
     place: str
 
 
-def shown_degrees(degrees: Any) -> str:
-    if not math.isfinite(float(degrees)):
-        raise ValueError("not a temperature")
-    return f"{float(degrees):g}"
-
-
-def shown_words(text: str) -> str:
-    if text_fault(text):
-        raise ValueError("not a text")
-    return clean_line(text, 100)
+def weather_report(degrees: Any, text: str, place: str) -> WeatherReport:
+    """A report of checked values. Raises ValueError or TypeError."""
+    if not math.isfinite(float(degrees)) or text_fault(text) or text_fault(place):
+        raise ValueError("not a temperature or not a text")
+    return WeatherReport(f"{float(degrees):g}", clean_line(text, 100), clean_line(place, 100))
 
 
 def open_meteo_report(answer: Any, place: str) -> WeatherReport:
@@ -6093,7 +5973,7 @@ def open_meteo_report(answer: Any, place: str) -> WeatherReport:
         zone = answer.get("timezone", "")
         place = zone.rpartition("/")[2].replace("_", " ") if "/" in zone else ""
     place = place or f"{float(answer['latitude']):.2f}, {float(answer['longitude']):.2f}"
-    return WeatherReport(shown_degrees(degrees), WEATHER_WORDS[int(code)], shown_words(place))
+    return weather_report(degrees, WEATHER_WORDS[int(code)], place)
 
 
 def condition_report(answer: Any, place: str) -> WeatherReport:
@@ -6101,36 +5981,31 @@ def condition_report(answer: Any, place: str) -> WeatherReport:
     channel = answer["query"]["results"]["channel"]
     condition = channel["item"]["condition"]
     place = place or channel.get("location", {}).get("city") or "the place asked for"
-    return WeatherReport(shown_degrees(condition["temp"]), shown_words(condition["text"]), shown_words(place))
+    return weather_report(condition["temp"], condition["text"], place)
 
 
 class Weather:
-    """Asks the weather server, at most once in ten minutes, however many ask us."""
+    """The weather server's report, fetched at most once in ten minutes."""
 
-    def __init__(self, uri: str, place: str, records: DictRecordStore | RedisRecordStore):
+    def __init__(self, uri: str, place: str, records: RecordStore):
         self.uri, self._place, self._records = uri, place, records
-        # Programs that share a Redis may ask different servers.
+        # Programs that share a Redis may use different servers.
         self._key = "weather/" + hashlib.sha256(f"{uri}\n{place}".encode()).hexdigest()[:16]
-        self._asking: asyncio.Task | None = None
+        self._fetching: asyncio.Task | None = None
 
     async def report(self) -> WeatherReport:
         """The weather now. Raises NotFound if none is configured, UpstreamFailed or UpstreamTimedOut."""
         if not self.uri:
             raise NotFound("No weather server is configured. Set WEATHER_URI.")
-        if record := await self._kept():
-            return msgspec.json.decode(record.body, type=WeatherReport)
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.ensure_future(self._ask())
-        return await asyncio.shield(self._asking)
+        with contextlib.suppress(Unavailable):  # without the cache the weather can still be fetched
+            if record := await self._records.get(self._key):
+                return msgspec.json.decode(record.body, type=WeatherReport)
+        if self._fetching is None or self._fetching.done():
+            self._fetching = asyncio.ensure_future(self._fetch())
+        return await asyncio.shield(self._fetching)
 
-    async def _kept(self) -> Record | None:
-        try:
-            return await self._records.get(self._key)
-        except Unavailable:  # without the cache the weather can still be asked for
-            return None
-
-    async def _ask(self) -> WeatherReport:
-        # force_instance: the limits are this client's own, and closing it closes nobody else's.
+    async def _fetch(self) -> WeatherReport:
+        # force_instance: the limits are this client's own, and closing it affects no other.
         client = tornado.httpclient.AsyncHTTPClient(force_instance=True, max_body_size=256 * 1024)
         request = tornado.httpclient.HTTPRequest(
             self.uri, connect_timeout=3, request_timeout=3, follow_redirects=False, decompress_response=False
@@ -6152,8 +6027,7 @@ class Weather:
     def _read(self, body: bytes) -> WeatherReport:
         try:
             answer = json.loads(body)
-            reader = condition_report if "query" in answer else open_meteo_report
-            return reader(answer, self._place)
+            return (condition_report if "query" in answer else open_meteo_report)(answer, self._place)
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
             LOG.warning("weather: cannot read the answer: %r", error)
             raise UpstreamFailed("The weather server's answer is of no form that is known here.") from None
@@ -6169,37 +6043,9 @@ class Weather:
         return UpstreamFailed("The weather server cannot be reached, or its answer is too large.")
 
 
-# ---- answers that are kept
+# ---- everything that the app opens
 
-MAX_ANSWER_BYTES = 8 * 1024 * 1024  # of all together; one takes a thirty-second of it at most
-
-
-class Answers:
-    """Encoded answers by who asked for what at which revision, so that none can be stale; bounded in bytes."""
-
-    def __init__(self) -> None:
-        self._answers: collections.OrderedDict[tuple, tuple[bytes, str | None]] = collections.OrderedDict()
-        self._bytes = 0
-
-    def get(self, key: tuple) -> tuple[bytes, str | None] | None:
-        """A body and its Link header, if they have been kept."""
-        answer = self._answers.get(key)
-        if answer:
-            self._answers.move_to_end(key)
-        return answer
-
-    def keep(self, key: tuple, body: bytes, link: str | None) -> None:
-        """Keep a body and its Link header; what was asked for longest ago makes room."""
-        if len(body) > MAX_ANSWER_BYTES // 32 or key in self._answers:
-            return
-        self._answers[key] = body, link
-        self._bytes += len(body)
-        while self._bytes > MAX_ANSWER_BYTES or len(self._answers) > 10_000:
-            _, (dropped, _) = self._answers.popitem(last=False)
-            self._bytes -= len(dropped)
-
-
-# ---- all that the app has open
+MAX_ANSWER_BYTES = 8 * 1024 * 1024  # of all kept answers together; one may take a thirty-second of it
 
 OPEN_SECONDS = 2.5  # that a request waits for the stores to open, which may go on for longer
 Check = Callable[[], Any]
@@ -6258,7 +6104,8 @@ class Services:
         self.hub = EventHub(store, relay)
         self.accounts, self.throttles = self.hub.accounts, ThrottleStore(self.database)
         self.todos = TodoService(store, self.hub)
-        self.answers = Answers()
+        # Encoded answers by user, request and revision, so that none can be stale.
+        self.answers = Cache(10_000, MAX_ANSWER_BYTES, MAX_ANSWER_BYTES / 32)
         self.weather = Weather(config.weather_uri, config.weather_place, self.records)
         self._checks = {
             "todos": (self.database.name, functools.partial(self.database.ping, schema_tables())),
@@ -6746,7 +6593,7 @@ class Throttle:
     Failures are kept in the store `failures`, so that a restart does not forget them; without it among the records.
     """
 
-    def __init__(self, records: "DictRecordStore | RedisRecordStore", failures: ThrottleStore | None = None):
+    def __init__(self, records: RecordStore, failures: ThrottleStore | None = None):
         self._records, self._failures = records, failures or records
 
     async def count_address(self, address: str | None) -> None:
@@ -8035,8 +7882,11 @@ class TodosHandler(APIHandler):
         elif self.not_modified(etag):
             return
         key = (self.user.id, etag, self.url(""), self.request.query, which.zone)
-        body, link = self.services.answers.get(key) or await self._encoded(which, page, revision)
-        self.services.answers.keep(key, body, link)
+        answer = self.services.answers.get(key)
+        if answer is None:
+            answer = await self._encoded(which, page, revision)
+            self.services.answers.set(key, answer, len(answer[0]))
+        body, link = answer
         if link:
             self.set_header("Link", link)
         self.write_encoded(body)
@@ -8059,12 +7909,12 @@ class TodosHandler(APIHandler):
         body = self.json_body()
         if isinstance(body, list):
             items = read_items(body, TodoFields, required=["title"])
-            written = await self.services.todos.create_all(self.user, items, self.repeat(list[Todo]))
+            written = await self.services.todos.create_all(self.user, items, repeat=self.repeat(list[Todo]))
             self.name_batch(written)
             self.write_json(self.show_all(written.result), 201)
             return
         fields = read_fields(body, TodoFields, required=["title"])
-        written = await self.services.todos.create(self.user, fields, self.repeat(Todo))
+        written = await self.services.todos.create(self.user, fields, repeat=self.repeat(Todo))
         self.answer_written(written, written.result, 201)
 
     async def patch(self) -> None:
@@ -8092,8 +7942,10 @@ class TodoHandler(APIHandler):
         if self.not_modified(revision_etag(todo.revision)):
             return
         key = (todo.id, todo.revision, self.url(""))  # no two states of a to-do have the same revision
-        body, _ = self.services.answers.get(key) or (msgspec.json.encode(self.show(todo)), None)
-        self.services.answers.keep(key, body, None)
+        body = self.services.answers.get(key)
+        if body is None:
+            body = msgspec.json.encode(self.show(todo))
+            self.services.answers.set(key, body, len(body))
         self.write_encoded(body)
 
     async def put(self, todo_id: str) -> None:
@@ -8155,7 +8007,7 @@ class ListsHandler(APIHandler):
 
     async def post(self) -> None:
         fields = read_fields(self.json_body(), ListFields, required=["title"])
-        written = await self.services.todos.create_list(self.user, fields, self.repeat(TodoList))
+        written = await self.services.todos.create_list(self.user, fields, repeat=self.repeat(TodoList))
         await self.answer_written_list(written, 201)
 
 
