@@ -21,10 +21,10 @@ The map. A line of code calls only upwards, so the file reads from top to bottom
     live updates    who listens, and what committed since
     service         the only writer: validate, store, publish; and what opens and closes it all
     auth            passwords, throttles, sessions, and who is asking
-    asgi            a request of an ASGI server, as a connection that Tornado's handlers write to
-    handlers        parse, one call of the service, write
+    http            requests, responses, dispatch, and the adapters of Tornado's connection and of ASGI
+    handlers        the resources: a method for each verb, whose signature is its contract
     page            the HTML, CSS and JavaScript that people see
-    assembly        routes(), make_app(), lifespan(), running()
+    assembly        ROUTES, make_app(), lifespan(), running()
     copying         from one database to another, and backups
     command line    main()
 
@@ -52,7 +52,6 @@ import errno
 import functools
 import getpass
 import hashlib
-import http.cookies
 import importlib
 import inspect
 import io
@@ -61,6 +60,7 @@ import itertools
 import json
 import logging
 import math
+import mimetypes
 import operator
 import os
 import random
@@ -87,9 +87,24 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
+    MutableMapping,
     Sequence,
 )
-from typing import IO, Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import (
+    IO,
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    get_args,
+    get_type_hints,
+)
 
 import aiosqlite
 import msgspec
@@ -636,6 +651,18 @@ class NotFound(TodoError, status=404, title="Not found"):
     """It does not exist, or the caller may not know that it does."""
 
 
+class MethodNotAllowed(TodoError, status=405, title="Method not allowed"):
+    """The address does not know the method."""
+
+    def __init__(self, allowed: Iterable[str]):
+        detail = "This address does not know this method. The Allow header lists those that it does."
+        super().__init__(detail, headers={"Allow": ", ".join(allowed)})
+
+
+class RequestTimeout(TodoError, status=408, title="Request timeout"):
+    """The body of a request took too long to arrive."""
+
+
 class Conflict(TodoError, status=409, title="Conflict"):
     """The request contradicts the present state."""
 
@@ -654,6 +681,10 @@ class TooLarge(TodoError, status=413, title="Content too large"):
 
 class UnsupportedMediaType(TodoError, status=415, title="Unsupported media type"):
     """The body is not JSON."""
+
+
+class BadRange(TodoError, status=416, title="Range not satisfiable"):
+    """The file has no such part (RFC 9110, section 15.5.17)."""
 
 
 class Misdirected(TodoError, status=421, title="Misdirected request"):
@@ -3898,10 +3929,10 @@ def image(thing: Todo | TodoList | None) -> str:
     return msgspec.json.encode(thing).decode()
 
 
-class WriteResult(NamedTuple):
+class WriteResult(NamedTuple, Generic[Value]):
     """The operation's result, its batch (None if nothing changed), and what the commit wrote."""
 
-    result: Any
+    result: Value
     batch: str | None
     revision: int = 0  # of its newest change; 0 if nothing was written
     changes_access: bool = False
@@ -6242,6 +6273,160 @@ class Services:
 
 # ==== auth: may call service and stores =========================================================
 
+# ---- a request, whichever server has read it
+
+HEAD_SECONDS = 10  # that a client has to send the head of a request
+BODY_SECONDS = 15  # that a client has to send the body of a request
+MAX_HEAD = 16 * 1024  # bytes
+MAX_DISCARDED = 100_000_000  # bytes of a refused body that are read and dropped, so that the client reads why
+BodyReader = Callable[[Callable[[bytes], Any]], Awaitable[None]]
+
+
+class ClientGone(Exception):
+    """The client has closed the connection, so that no response can be sent."""
+
+
+class Headers(dict[str, str]):
+    """The headers of a request, whose names are compared without regard to case."""
+
+    @classmethod
+    def read(cls, pairs: Iterable[tuple[str, str]]) -> "Headers":
+        """Headers from pairs; several of one name are joined with commas (RFC 9110, 5.3)."""
+        headers = cls()
+        for name, value in pairs:
+            headers[name] = f"{headers[name]},{value}" if name in headers else value
+        return headers
+
+    def __setitem__(self, name: str, value: str) -> None:
+        dict.__setitem__(self, name.lower(), value)
+
+    def __getitem__(self, name: str) -> str:
+        return dict.__getitem__(self, name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return dict.__contains__(self, str(name).lower())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a header, or the default."""
+        return dict.get(self, name.lower(), default)
+
+
+@functools.lru_cache(100)
+def host_name(host: str) -> str:
+    """The name in a Host header. Raises HTTPInputError for what Tornado does not accept as a host."""
+    headers = tornado.httputil.HTTPHeaders({"Host": host})
+    start_line = tornado.httputil.RequestStartLine("GET", "/", "HTTP/1.1")
+    return tornado.httputil.HTTPServerRequest(start_line=start_line, headers=headers).host_name
+
+
+def path_of_target(method: str, target: str, headers: MutableMapping[str, str]) -> str:
+    """A request target without scheme and host, which become the Host header (RFC 9112, 3.2); `*` for the server.
+
+    Raises HTTPInputError for a target that is neither a path, nor such an address, nor `*`.
+    """
+    if target == "*" and method == "OPTIONS":
+        return target
+    address = re.fullmatch(r"https?://([^/?#@]+)(/[^?]*)?(\?.*)?", target, re.IGNORECASE)
+    if not address:
+        raise tornado.httputil.HTTPInputError("The target is neither a path nor an address that begins with http")
+    host, path, query = address.groups("")
+    headers["Host"] = host
+    return "*" if method == "OPTIONS" and not (path or query) else (path or "/") + query
+
+
+def content_length(headers: Mapping[str, str]) -> int:
+    """The number of bytes that Content-Length announces, 0 without it. Raises HTTPInputError."""
+    digits = headers.get("content-length", "0").partition(",")[0]  # Tornado checks that a repeated one is the same
+    if not re.fullmatch(r"[0-9]+", digits):
+        raise tornado.httputil.HTTPInputError("Content-Length is not a whole number")
+    return int(digits.lstrip("0")[:20] or "0")  # more digits are too long in any case
+
+
+def body_too_large(limit: int) -> TooLarge:
+    message = f"must have at most {limit:,} bytes"
+    return TooLarge(f"The body {message}.", [field_error("", message)])
+
+
+class Request:
+    """One HTTP request. Raises HTTPInputError for one without a valid target and host."""
+
+    __slots__ = ("method", "path", "query", "version", "headers", "host", "remote_ip", "protocol", "root_path")
+    __slots__ += ("is_upgrade", "has_body", "length", "receive_body", "began", "id")
+
+    def __init__(self, method: str, target: str, version: str, headers: Headers, remote_ip: str, protocol: str):
+        if not target.startswith("/"):
+            target = path_of_target(method, target, headers)
+        self.method, self.version, self.headers = method, version, headers
+        self.path, _, self.query = target.partition("?")
+        self.remote_ip, self.protocol, self.root_path = remote_ip, protocol, ""
+        host = headers.get("host", "127.0.0.1" if version == "HTTP/1.0" else None)
+        if host is None:
+            raise tornado.httputil.HTTPInputError("Missing Host header")
+        host_name(host)
+        self.host = host
+        self.is_upgrade = False  # whether the connection can become a WebSocket
+        # Whether a body, or a part of one, has still to be read; with a GET only if the headers say so.
+        self.has_body = method not in ("GET", "HEAD") or "content-length" in headers or "transfer-encoding" in headers
+        self.length = content_length(headers) if self.has_body else 0
+        self.receive_body: BodyReader | None = None
+        self.began, self.id = time.monotonic(), os.urandom(8).hex()
+
+    @property
+    def waits_to_send(self) -> bool:
+        """Whether the client sends the body only when it is asked for it (RFC 9110, 10.1.1)."""
+        return self.headers.get("expect", "").lower() == "100-continue"
+
+    async def read_body(self, limit: int) -> bytes:
+        """The body. Raises TooLarge, which leaves it unread if it is very long or not sent yet, or RequestTimeout."""
+        if not self.has_body or self.receive_body is None:
+            return b""
+        if self.length > (limit if self.waits_to_send else MAX_DISCARDED):
+            raise body_too_large(limit)
+        body, size = bytearray(), 0
+
+        def take(chunk: bytes) -> None:
+            nonlocal size
+            size += len(chunk)
+            if size <= limit:
+                body.extend(chunk)
+
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                await self.receive_body(take)
+        except TimeoutError:
+            raise RequestTimeout(f"The body did not arrive within {BODY_SECONDS} seconds. Send it again.") from None
+        self.has_body = False
+        self._check_is_whole(size)
+        if size > limit:
+            raise body_too_large(limit)
+        return bytes(body)
+
+    def _check_is_whole(self, size: int) -> None:
+        """Raise Malformed if the server has lost the body, as uvicorn does when a request asks for an upgrade."""
+        if "content-length" in self.headers and size != self.length:
+            raise Malformed(
+                f"Content-Length announces {self.length:,} bytes, but {size:,} have arrived, and nothing was changed."
+            )
+        if not size and "transfer-encoding" in self.headers and "upgrade" in self.headers:
+            raise Malformed("No body has arrived, and nothing was changed. Send the request without an Upgrade header.")
+
+    async def discard_body(self) -> None:
+        """Read a body that nobody needs: if the connection were closed instead, the client could not read why."""
+        if not self.waits_to_send:
+            with contextlib.suppress(TodoError):
+                await self.read_body(0)
+
+    def for_host(self) -> tornado.httputil.HTTPServerRequest:
+        """The same as a request of Tornado's, for functions of the program that this is embedded in."""
+        target = f"{self.path}?{self.query}" if self.query else self.path
+        start_line = tornado.httputil.RequestStartLine(self.method, target, self.version)
+        request = tornado.httputil.HTTPServerRequest(
+            start_line=start_line, headers=tornado.httputil.HTTPHeaders({"Host": self.host, **self.headers})
+        )
+        request.remote_ip, request.protocol = self.remote_ip, self.protocol
+        return request
+
+
 # The headers by which proxies, load balancers and content delivery networks identify themselves and their
 # clients: X-Forwarded-For and its like, CF-Connecting-IP and whatever else ends in IP, Via and their like.
 FORWARDING_HEADER = re.compile(
@@ -6289,7 +6474,7 @@ def is_loopback_name(host: str) -> bool:
     return is_loopback(name) or name == "localhost" or name.endswith(".localhost")
 
 
-def is_local(request: tornado.httputil.HTTPServerRequest) -> bool:
+def is_local(request: Request) -> bool:
     """Whether a request truly comes from this machine.
 
     The Host must name the loopback too, or a foreign web page could reach us by a name of its own
@@ -6300,7 +6485,7 @@ def is_local(request: tornado.httputil.HTTPServerRequest) -> bool:
     return is_loopback(request.remote_ip) and not forwarded and is_loopback_name(request.headers.get("Host", ""))
 
 
-def is_encrypted(request: tornado.httputil.HTTPServerRequest) -> bool:
+def is_encrypted(request: Request) -> bool:
     """Whether nobody between the client and us can read along."""
     return request.protocol == "https" or is_local(request)
 
@@ -6326,7 +6511,7 @@ class Proxies:
     def _is_trusted(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> bool:
         return address is not None and any(address in network for network in self._trusted)
 
-    def read(self, request: tornado.httputil.HTTPServerRequest) -> None:
+    def read(self, request: Request) -> None:
         """Set a request's client address and protocol to those that trusted proxies report.
 
         The rightmost address in X-Forwarded-For that is not a trusted proxy is the client's: the client
@@ -6353,7 +6538,7 @@ class Proxies:
         if protocol in ("http", "https"):
             request.protocol = protocol
 
-    def _warn(self, request: tornado.httputil.HTTPServerRequest) -> None:
+    def _warn(self, request: Request) -> None:
         """Log once that a proxy may have been forgotten: one with an address of a private network or this machine."""
         address = parse_address(request.remote_ip)
         if self._has_warned or address is None or address.is_global or "X-Forwarded-For" not in request.headers:
@@ -6408,7 +6593,7 @@ class Origins:
         self._named = config.cors_origins - {"*"}
         self._any = "*" in config.cors_origins
 
-    def is_own(self, origin: str, request: tornado.httputil.HTTPServerRequest) -> bool:
+    def is_own(self, origin: str, request: Request) -> bool:
         """Whether an origin is that of our own pages. Behind a proxy the Host header need not show it."""
         reduced = origin_of(origin)
         return bool(reduced) and reduced in (origin_of(f"{request.protocol}://{request.host}"), self._public)
@@ -6421,7 +6606,7 @@ class Origins:
         """Whether CORS_ORIGINS lists an origin, by its name or as `*`."""
         return bool(origin) and (self._any or self.is_named(origin))
 
-    def is_let_in_by_star(self, request: tornado.httputil.HTTPServerRequest) -> bool:
+    def is_let_in_by_star(self, request: Request) -> bool:
         """Whether a request comes from a page that only the `*` lets in, which gets nothing that a browser adds."""
         origin = request.headers.get("Origin") if self._any else None
         return origin is not None and not self.is_named(origin) and not self.is_own(origin, request)
@@ -6658,7 +6843,7 @@ class Accounts:
         """Who may make an account now: open, invite, closed, or first while there is none."""
         return self._sign_up if await self.store.any_account() else "first"
 
-    async def sign_in(self, name: str, password: str, request: tornado.httputil.HTTPServerRequest) -> Session:
+    async def sign_in(self, name: str, password: str, request: Request) -> Session:
         """Begin a session. Raises Unauthorized, TooManyRequests or Unavailable."""
         verified = await self._verified(name, password, request.remote_ip)
         if verified is None:
@@ -6682,7 +6867,7 @@ class Accounts:
             kept = stronger
         return user, kept
 
-    async def begin_session(self, user: User, password: str, request: tornado.httputil.HTTPServerRequest) -> Session:
+    async def begin_session(self, user: User, password: str, request: Request) -> Session:
         """Begin a session on the device that asks, for who has shown the password of this hash. Raises Unauthorized."""
         device = device_name(request.headers.get("User-Agent", ""))
         credential = new_credential("session", user, SESSION_LIFETIME, device)
@@ -6734,7 +6919,7 @@ class Caller(NamedTuple):
     credential_id: str | None = None
 
 
-def bearer_secret(request: tornado.httputil.HTTPServerRequest) -> str | None:
+def bearer_secret(request: Request) -> str | None:
     """The secret in an Authorization header (RFC 6750), or in the sub-protocol of a WebSocket from a page."""
     headers = request.headers
     if "Authorization" in headers:
@@ -6764,7 +6949,7 @@ class SessionCookies:
         self._keys: dict[int, str] = {}
         self._read = functools.lru_cache(200)(self._check_signature)
 
-    def name(self, request: tornado.httputil.HTTPServerRequest) -> str:
+    def name(self, request: Request) -> str:
         """The cookie's name, which no other server on the same host has: it shows the port and the prefix.
 
         Browsers send a host's cookies to all its ports, and a proxy may leave the port out of the Host header.
@@ -6774,7 +6959,7 @@ class SessionCookies:
         port = self._port or split_host(request.host)[1] or (443 if is_https else 80)
         return f"{'__Host-' if is_https else ''}todo_session_{port}{self._config.prefix.replace('/', '!')}"
 
-    def read(self, request: tornado.httputil.HTTPServerRequest) -> str | None:
+    def read(self, request: Request) -> str | None:
         """The secret in a request's cookie, empty if the signature is not ours; None if there is no cookie."""
         if "Cookie" not in request.headers or self._origins.is_let_in_by_star(request):
             return None
@@ -6793,7 +6978,7 @@ class SessionCookies:
             return secret.decode(errors="replace") if secret else None
         return None
 
-    def value(self, request: tornado.httputil.HTTPServerRequest, secret: str) -> str:
+    def value(self, request: Request, secret: str) -> str:
         """What a cookie that carries this secret has for its value."""
         keys = self.keys()
         signed = tornado.web.create_signed_value(keys, self.name(request), secret, key_version=next(iter(keys)))
@@ -6860,10 +7045,10 @@ class Authenticator:
         """Whether the program that this is embedded in knows who asks."""
         return self._get_user is not None
 
-    async def caller(self, request: tornado.httputil.HTTPServerRequest) -> Caller | None:
+    async def caller(self, request: Request) -> Caller | None:
         """Who sends a request; None if nobody has said so. Raises Unauthorized for a token that is not good."""
         if self._get_user:
-            name = await call_host(self._get_user, request)
+            name = await call_host(self._get_user, request.for_host())
             if name and not isinstance(name, str):
                 raise TypeError(f"get_user returned {type(name).__name__}: it must return the user's name, or None")
             return Caller(await self._store.user(name), "host") if name else None
@@ -6879,7 +7064,7 @@ class Authenticator:
             return await self._from_credential(secret, "session")
         return await self.local_caller(request)
 
-    async def local_caller(self, request: tornado.httputil.HTTPServerRequest) -> Caller | None:
+    async def local_caller(self, request: Request) -> Caller | None:
         """Whoever uses this machine, if a request comes from there and need not be signed in."""
         # Where a page runs is such a thing that a browser adds: a page that only the * lets in gets nothing of it.
         if self._get_user or self._auth != "auto" or not is_local(request) or self._origins.is_let_in_by_star(request):
@@ -6897,14 +7082,16 @@ class Authenticator:
         raise Unauthorized("This token or link is not good, or no longer.")
 
 
-# ==== asgi: calls nothing; a request of an ASGI server, as a connection that Tornado's handlers write to =========
+# ==== http: may call service and auth ===========================================================
 
-
-HEAD_SECONDS = 10  # that a client has to send the head of a request
-BODY_SECONDS = 15  # that a client has to send the body of a request
-MAX_HEAD = 16 * 1024  # bytes
-MOST_UNEXPECTED_BODY = 64 * 1024  # bytes that are read for a handler that does not read its body itself
-MAX_DISCARDED = 100_000_000  # bytes of a body over its limit that are read and dropped, so that the client reads why
+EXPOSED_HEADERS = "Change-Batch, ETag, Link, Location, Retry-After, X-Request-Id"
+ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match"
+METHODS = ("GET", "POST", "DELETE", "PATCH", "PUT")
+MAX_UNEXPECTED_BODY = 64 * 1024  # bytes that are read for a method that takes no body
+NOT_FOUND = "Nothing is served at this address."
+INTERNAL_ERROR = (
+    "Something went wrong here, and the log has it under this request id. Your request was not carried out."
+)
 API_POLICY = "default-src 'none'"
 # What the page needs of a browser's powers: nothing.
 PERMISSIONS = ("accelerometer", "camera", "display-capture", "geolocation", "gyroscope", "hid", "magnetometer")
@@ -6920,7 +7107,7 @@ def date_header(second: int) -> str:
 
 @functools.lru_cache(100)
 def policy_headers(policy: str, frame_ancestors: str, protocol: str) -> Mapping[str, str]:
-    """The headers that every answer has, with this Content-Security-Policy."""
+    """The headers that every response has, with this Content-Security-Policy."""
     headers = {
         "Content-Security-Policy": f"{policy}; frame-ancestors {frame_ancestors}",
         "X-Content-Type-Options": "nosniff",
@@ -6933,6 +7120,58 @@ def policy_headers(policy: str, frame_ancestors: str, protocol: str) -> Mapping[
     return headers | ({"Strict-Transport-Security": "max-age=31536000"} if protocol == "https" else {})
 
 
+# ---- responses
+
+
+class FileBody(NamedTuple):
+    """A body that is read from an open file while it is sent: as many bytes as announced, though it may grow."""
+
+    file: IO[bytes]
+    size: int | None  # None if it is not known, for a HEAD
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes."""
+        left = self.size or 0
+        while left > 0 and (chunk := self.file.read(min(left, 65536))):
+            left -= len(chunk)
+            yield chunk
+
+
+class Socket(Protocol):
+    """A WebSocket, whichever server has it."""
+
+    async def receive(self) -> str | bytes | None:
+        """The next message; None when the socket has been closed."""
+
+    async def send(self, text: str) -> None:
+        """Send a message. Raises ClientGone."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the socket soon."""
+
+
+class Response(Generic[Value]):
+    """A response, or that part of it that a method decides: `T` is the type of the value that its body encodes."""
+
+    __slots__ = ("body", "headers", "status", "socket")
+
+    def __init__(
+        self,
+        body: bytes | FileBody = b"",
+        media_type: str = "",
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+    ):
+        self.body, self.status = body, status
+        self.headers = {**({"Content-Type": media_type} if media_type else {}), **(headers or {})}
+        self.socket: Callable[[Socket], Awaitable[None]] | None = None  # runs the WebSocket that begins with a 101
+
+
+class NotModified(Exception):
+    """The client has the response already."""
+
+
 def input_error_status(error: tornado.httputil.HTTPInputError) -> int:
     """The status for a request that is not valid HTTP, or is over one of Tornado's limits."""
     text = str(error)
@@ -6943,330 +7182,152 @@ def input_error_status(error: tornado.httputil.HTTPInputError) -> int:
     return 400
 
 
-def content_length(headers: tornado.httputil.HTTPHeaders) -> int:
-    """The number of bytes that Content-Length announces, 0 without it. Raises HTTPInputError."""
-    if "Content-Length" not in headers:
-        return 0
-    digits = headers["Content-Length"].partition(",")[0]  # one that is sent twice is checked by Tornado
-    if not re.fullmatch(r"[0-9]+", digits):
-        raise tornado.httputil.HTTPInputError("Content-Length is not a whole number")
-    return int(digits.lstrip("0")[:20] or "0")  # more digits than that mean too long as well
-
-
-def refusal(status: int, detail: str) -> tuple[dict[str, str], bytes]:
-    """Headers and body of the problem document (RFC 9457) for a request that reaches no handler; it is logged."""
+def refusal(status: int, detail: str) -> Response[Any]:
+    """The problem document (RFC 9457) for a request that reaches no handler; it is logged."""
     request_id = os.urandom(8).hex()
     LOG.info("%s refused a request that is not valid HTTP or is over a limit: %d", request_id, status)
     title = tornado.httputil.responses[status]
     problem = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
     body = msgspec.json.encode(problem)
-    return {
+    headers = {
         **{"X-Request-Id": request_id, "Date": date_header(int(time.time()))},
         **policy_headers(API_POLICY, "'none'", "http"),
         **{"Content-Type": "application/problem+json", "Content-Length": str(len(body)), "Connection": "close"},
-    }, body
+    }
+    return Response(body, status=status, headers=headers)
 
 
 def refusal_bytes(status: int, detail: str) -> bytes:
     """The same as an HTTP/1.1 response."""
-    headers, body = refusal(status, detail)
-    lines = [f"HTTP/1.1 {status} {tornado.httputil.responses[status]}", *map(": ".join, headers.items()), "", ""]
-    return "\r\n".join(lines).encode() + body
+    response = refusal(status, detail)
+    fields = map(": ".join, response.headers.items())
+    lines = [f"HTTP/1.1 {status} {tornado.httputil.responses[status]}", *fields, "", ""]
+    return "\r\n".join(lines).encode() + cast(bytes, response.body)
 
 
-WEBSOCKET_KEY = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes (RFC 6455, 4.2.1)
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """The first byte that a Range header names, and the end of the part; None for the whole. Raises BadRange."""
+    match = re.fullmatch(r"bytes=(\d*)-(\d*)", header or "")
+    if not match or not any(match.groups()):
+        return None
+    first, last = (int(digits[:18]) if digits else None for digits in match.groups())
+    if first is None:
+        first, last = max(0, size - (last or 0)), size - 1
+    end = size if last is None else min(last + 1, size)
+    if first >= size or first >= end:
+        raise BadRange("The file has no such part.", headers={"Content-Range": f"bytes */{size}"})
+    return first, end
 
 
-def may_have_body(method: str, headers: tornado.httputil.HTTPHeaders) -> bool:
-    """Whether a body can come with a request; with a GET only if its headers say so."""
-    return method not in ("GET", "HEAD") or "Content-Length" in headers or "Transfer-Encoding" in headers
+def media_type_of(name: str) -> str:
+    """The media type of a file by its name."""
+    media_type, encoding = mimetypes.guess_type(name)
+    if encoding:  # RFC 6713; for other compressions there is no media type
+        return "application/gzip" if encoding == "gzip" else "application/octet-stream"
+    return media_type or "application/octet-stream"
 
 
-@functools.lru_cache(1000)
-def wire_name(name: str) -> bytes:
-    """A header's name as ASGI servers want it."""
-    return name.lower().encode()
+# ---- signatures: what a handler's methods take and return
 
 
-class ASGIConnection(tornado.httputil.HTTPConnection):
-    """One request of an ASGI server (ASGI 3.0), on the seams that Tornado documents for connections of other kinds."""
+class PathPart(NamedTuple):
+    """How a part of the path becomes an argument, and what it is, for people."""
 
-    def __init__(self, scope: dict, receive: Callable, send: Callable, body_limit: Any):
-        self.scope, self.receive, self.send, self._body_limit = scope, receive, send, body_limit
-        self._loop = asyncio.get_running_loop()  # which is a system call each time
-        self.is_socket = scope["type"] == "websocket"
-        self.root_path = (scope.get("root_path") or "").rstrip("/")
-        self.remote_ip = (scope.get("client") or ("",))[0] or NO_ADDRESS
-        scheme = scope.get("scheme") or "http"
-        self.protocol = {"ws": "http", "wss": "https"}.get(scheme, scheme)
-        self._outgoing: collections.deque[tuple[dict, asyncio.Future]] = collections.deque()
-        self._more: asyncio.Future | None = None
-        self._is_finished = self._is_gone = self._is_late = self._has_begun = False
-        self._task: asyncio.Task | None = None
-        self._most_body = MOST_UNEXPECTED_BODY
-
-    @property
-    def context(self) -> "ASGIConnection":
-        """What has the client's address and protocol. Not an attribute, or only the garbage collector would end us."""
-        return self
-
-    async def respond(self, app: tornado.httputil.HTTPServerConnectionDelegate) -> None:
-        """Have the app answer the request."""
-        delegate = app.start_request(self, self)
-        try:
-            await self._ask(delegate)
-            await self._send_all()
-        except OSError:  # the client has gone (ASGI, HTTP spec 2.4)
-            LOG.debug("a client left before its answer")
-        except asyncio.CancelledError:  # the server is being stopped, and would log a traceback for this
-            self._outgoing.clear()
-            if not self._has_begun:
-                self._is_finished = False
-                self._refuse(503, "The server is being stopped. Try again in a moment.")
-                await self._send_all()
-        finally:
-            if self._outgoing or not self._is_finished:  # or the handler would wait for ever for what it wrote
-                delegate.on_connection_close()
-                self.end()
-
-    async def _ask(self, delegate: tornado.httputil.HTTPMessageDelegate) -> None:
-        """Give the request to its handler; refuse what is no request."""
-        try:
-            start_line, headers = self._head()
-            ready = delegate.headers_received(start_line, headers)
-            if ready is not None:
-                await ready
-            if self.is_socket:
-                await self.receive()  # that it connects
-            elif may_have_body(start_line.method, headers):
-                tornado.http1connection.is_transfer_encoding_chunked(headers)  # which refuses other encodings
-                size = await self._read_body_in_time(delegate)
-                self._check_is_whole(size, headers)
-            if not self._is_finished:
-                delegate.finish()
-        except tornado.httputil.HTTPInputError as error:
-            delegate.on_connection_close()
-            self._refuse(input_error_status(error), f"{error}.")
-        except TimeoutError:
-            delegate.on_connection_close()
-            self._refuse(408, f"The body did not arrive within {BODY_SECONDS} seconds. Send it again.")
-
-    def _head(self) -> tuple[tornado.httputil.RequestStartLine, tornado.httputil.HTTPHeaders]:
-        scope, headers = self.scope, tornado.httputil.HTTPHeaders()
-        target = (scope.get("raw_path") or urllib.parse.quote(scope["path"]).encode()).decode("latin-1")
-        if scope.get("query_string"):
-            target += "?" + scope["query_string"].decode("latin-1")
-        if (
-            len(target) + sum(map(len, itertools.chain.from_iterable(scope["headers"]))) + 4 * len(scope["headers"])
-            > MAX_HEAD
-        ):
-            raise tornado.httputil.HTTPInputError(f"The headers are too long: at most {MAX_HEAD:,} bytes are read")
-        for name, value in scope["headers"]:
-            headers.add(name.decode("latin-1"), value.decode("latin-1").strip(" \t"))
-        if self.is_socket:  # over HTTP/2 there is neither
-            headers["Upgrade"], headers["Connection"] = "websocket", "Upgrade"
-        version = "HTTP/1.0" if scope.get("http_version") == "1.0" else "HTTP/1.1"
-        return tornado.httputil.RequestStartLine(scope.get("method", "GET"), target, version), headers
-
-    def _check_is_whole(self, size: int, headers: tornado.httputil.HTTPHeaders) -> None:
-        """Raise HTTPInputError if the server has lost the body, as uvicorn does when a request asks for an upgrade."""
-        if self._is_finished:
-            return
-        announced = content_length(headers)
-        if "Content-Length" in headers and size != announced:
-            raise tornado.httputil.HTTPInputError(
-                f"Content-Length announces {announced:,} bytes, but {size:,} have arrived, and nothing was changed"
-            )
-        if not size and "Transfer-Encoding" in headers and "Upgrade" in headers:
-            raise tornado.httputil.HTTPInputError(
-                "No body has arrived, and nothing was changed. Send the request without an Upgrade header"
-            )
-
-    async def _read_body_in_time(self, delegate: tornado.httputil.HTTPMessageDelegate) -> int:
-        """Read the body; return its size. Raises TimeoutError, as asyncio.timeout would, which has a timer for each."""
-        self._task = asyncio.current_task()
-        self._body_limit.begin(self._be_late)
-        try:
-            return await self._read_body(delegate)
-        except asyncio.CancelledError:
-            if self._is_late and not self._task.uncancel():
-                raise TimeoutError from None
-            raise
-        finally:
-            self._body_limit.finish(self._be_late)
-            self._task = None
-
-    def _be_late(self) -> None:
-        self._is_late = True
-        self._task.cancel()
-
-    async def _read_body(self, delegate: tornado.httputil.HTTPMessageDelegate) -> int:
-        size, has_more = 0, True
-        while has_more and not self._is_finished:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                delegate.on_connection_close()
-                self._is_finished = True
-                break
-            body, has_more = message.get("body") or b"", message.get("more_body")
-            size += len(body)
-            if size > self._most_body:
-                raise tornado.httputil.HTTPInputError(
-                    f"The body is too long: at most {self._most_body:,} bytes are read"
-                )
-            if body:
-                await (delegate.data_received(body) or asyncio.sleep(0))
-        return size
-
-    def _refuse(self, status: int, detail: str) -> None:
-        if not self._is_finished:
-            headers, body = refusal(status, detail)
-            start_line = tornado.httputil.ResponseStartLine("", status, "")
-            self.write_headers(start_line, tornado.httputil.HTTPHeaders(headers), body)
-            self.finish()
-
-    async def _send_all(self) -> None:
-        """Send what the handler writes, at the pace at which the client takes it."""
-        while True:
-            while self._outgoing:
-                message, sent = self._outgoing.popleft()
-                self._has_begun = True
-                await self.send(message)
-                if not sent.done():
-                    sent.set_result(None)
-            if self._is_finished:
-                return
-            self._more = self._loop.create_future()
-            await self._more
-
-    def _queue(self, kind: str, **message: Any) -> asyncio.Future:
-        sent = self._loop.create_future()
-        if self._is_gone:
-            sent.set_exception(tornado.iostream.StreamClosedError())
-            sent.exception()  # who does not wait for it need not hear of it
-        elif not self.is_socket:
-            self._outgoing.append(({"type": f"http.response.{kind}", **message}, sent))
-        elif "websocket.http.response" in (self.scope.get("extensions") or {}):
-            self._outgoing.append(({"type": f"websocket.http.response.{kind}", **message}, sent))
-        elif kind == "start":  # the server has no other words for a refusal
-            self._outgoing.append(({"type": "websocket.close", "code": 1008}, sent))
-        self._wake()
-        return sent
-
-    def _wake(self) -> None:
-        if self._more and not self._more.done():
-            self._more.set_result(None)
-
-    # ---- what handlers call
-
-    def write_headers(self, start_line: Any, headers: Any, chunk: bytes | None = None) -> asyncio.Future:
-        """Begin the answer. The future is done when all of it has been taken."""
-        pairs = [(wire_name(name), value.encode("latin-1")) for name, value in headers.get_all()]
-        sent = self._queue("start", status=start_line.code, headers=pairs)
-        return self.write(chunk) if chunk else sent
-
-    def write(self, chunk: bytes) -> asyncio.Future:
-        """Send a piece of the body."""
-        return self._queue("body", body=chunk, more_body=True)
-
-    def finish(self) -> None:
-        """Say that nothing more comes."""
-        if self._outgoing and self._outgoing[-1][0].get("more_body"):
-            self._outgoing[-1][0]["more_body"] = False
-        else:
-            self._queue("body", body=b"", more_body=False)
-        self._is_finished = True
-        self._wake()
-
-    def set_close_callback(self, callback: Callable | None) -> None:
-        """Who has gone is found out when something is sent."""
-
-    def set_max_body_size(self, most: int) -> None:
-        """Set how many bytes the body may have."""
-        self._most_body = most
-
-    def end(self) -> None:
-        """Send nothing more: there is nobody to send it to."""
-        self._is_gone = self._is_finished = True
-        for _, sent in self._outgoing:
-            if not sent.done():
-                sent.set_exception(tornado.iostream.StreamClosedError())
-                sent.exception()
-        self._outgoing.clear()
-        self._wake()
+    read: Callable[[str], Any]
+    help: str = ""
 
 
-class ASGISocket(tornado.websocket.WebSocketProtocol):
-    """The WebSocket of an ASGI server, as the protocol that a Tornado handler speaks. The server pings and frames."""
+class HeaderField(NamedTuple):
+    """The header of the request that becomes a keyword argument."""
 
-    selected_subprotocol = None
-
-    def __init__(self, handler: tornado.websocket.WebSocketHandler, connection: ASGIConnection):
-        super().__init__(handler)
-        self._connection = connection
-        self._is_closing = False
-
-    async def accept_connection(self, handler: tornado.websocket.WebSocketHandler) -> None:
-        """Accept the socket, and give the handler what comes until it is closed."""
-        connection = self._connection
-        self.selected_subprotocol = handler.select_subprotocol(connection.scope.get("subprotocols") or [])
-        await self._send(type="websocket.accept", subprotocol=self.selected_subprotocol)
-        handler.set_status(101)
-        handler.open()
-        message: dict = {}
-        try:
-            while (message := await connection.receive())["type"] == "websocket.receive":
-                handler.on_message(message.get("text") or message.get("bytes") or "")
-        finally:
-            self._is_closing = True
-            handler.on_ws_connection_close(message.get("code"), message.get("reason"))
-            connection.end()
-
-    async def _send(self, **message: Any) -> None:
-        try:
-            await self._connection.send(message)
-        except Exception as error:  # whatever the server calls it when nobody is there any more
-            self._is_closing = True
-            raise tornado.websocket.WebSocketClosedError from error
-
-    def write_message(self, message: str | bytes, binary: bool = False) -> asyncio.Future:
-        """Send a message; the future is done when it has been taken."""
-        return asyncio.ensure_future(self._send(type="websocket.send", **{"bytes" if binary else "text": message}))
-
-    def close(self, code: int | None = None, reason: str | None = None) -> None:
-        """Close the socket."""
-        if not self._is_closing:
-            self._is_closing = True
-            closing = asyncio.ensure_future(self._send(type="websocket.close", code=code or 1000, reason=reason or ""))
-            closing.add_done_callback(lambda done: done.cancelled() or done.exception())  # gone is closed as well
-
-    def is_closing(self) -> bool:
-        """Whether nothing more can be sent."""
-        return self._is_closing
-
-    def write_ping(self, data: bytes) -> None:
-        """The server pings."""
-
-    start_pinging = set_nodelay = _process_server_headers = write_ping
-
-    async def _receive_frame_loop(self) -> None:
-        """The server takes the frames."""
+    name: str
+    help: str = ""
 
 
-# ==== handlers: may call service, auth and asgi =======================================================
+class Fields(NamedTuple):
+    """A JSON body whose fields are those of a struct; the argument is a dict of those that are there."""
 
-EXPOSED_HEADERS = "Change-Batch, ETag, Link, Location, Retry-After, X-Request-Id"
-ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match"
-METHODS = ("GET", "POST", "DELETE", "PATCH", "PUT")
-STATUS_DETAILS = {
-    404: "Nothing is served at this address.",
-    405: "This address does not know this method. The Allow header lists those that it does.",
-    500: "Something went wrong here, and the log has it under this request id. Your request was not carried out.",
-}
+    struct: type[msgspec.Struct]
+    required: tuple[str, ...] = ()
+    optional: bool = False  # whether the body may be left out
+    many: bool = False  # whether it may be an array
+
+    def read(self, body: bytes) -> Any:
+        """The argument. Raises Malformed or Invalid."""
+        if self.optional and not body:
+            return {}
+        value = parse_json(body)
+        if self.many and isinstance(value, list):
+            return read_items(value, self.struct, self.required)
+        return read_fields(value, self.struct, self.required)
+
+
+class JSONBody(NamedTuple):
+    """Any JSON, whose bytes are the argument."""
+
+    def read(self, body: bytes) -> bytes:
+        """The argument. Raises Malformed."""
+        parse_json(body)
+        return body
+
+
+class Operation(NamedTuple):
+    """One method of a handler, as its signature declares it."""
+
+    function: Callable[..., Awaitable[Any]]
+    path: tuple[Callable[[str], Any], ...]
+    query: tuple[str, ...]
+    headers: tuple[tuple[str, str], ...]  # keywords, and the headers that they come from
+    body: Fields | JSONBody | None
+    takes_body: bool
+    status: int
+
+
+def marker(annotation: Any, kind: type) -> Any:
+    """The metadata of a kind in an `Annotated[...]`, or None."""
+    return next((each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, kind)), None)
+
+
+def query_annotations(parameter: inspect.Parameter) -> dict[str, Any]:
+    """The query parameters that a keyword stands for: itself, or all of a TypedDict (`**filters: Unpack[...]`)."""
+    if parameter.kind is parameter.VAR_KEYWORD:
+        return get_type_hints(get_args(parameter.annotation)[0], include_extras=True)
+    if parameter.kind is parameter.KEYWORD_ONLY and not marker(parameter.annotation, HeaderField):
+        return {parameter.name: parameter.annotation}
+    return {}
+
+
+def operation_of(function: Callable[..., Awaitable[Any]]) -> Operation:
+    """Read the signature of a handler's method."""
+    signature = inspect.signature(function)
+    _, *parameters = signature.parameters.values()
+    fields = [(each.name, marker(each.annotation, HeaderField)) for each in parameters]
+    body = signature.parameters.get("body")
+    return Operation(
+        function,
+        tuple(part.read for each in parameters if (part := marker(each.annotation, PathPart))),
+        tuple(name for each in parameters for name in query_annotations(each)),
+        tuple((name, field.name) for name, field in fields if field),
+        body and (marker(body.annotation, Fields) or marker(body.annotation, JSONBody)),
+        body is not None,
+        marker(signature.return_annotation, int) or (204 if signature.return_annotation is None else 200),
+    )
+
+
+@functools.cache
+def operations(handler: type["Handler"]) -> dict[str, Operation]:
+    """What a handler answers, by method."""
+    functions = {name: getattr(handler, name.lower(), None) for name in METHODS}
+    found = {name: operation_of(function) for name, function in functions.items() if function}
+    if "GET" in found and handler.has_head:
+        found["HEAD"] = found["GET"]
+    return found
 
 
 def path_text(part: str) -> str:
-    """A percent-encoded part of a path as it was before. Raises Malformed."""
+    """A percent-encoded part of a path, decoded. Raises Malformed."""
+    if "%" not in part:
+        return part
     try:
         return urllib.parse.unquote(part, errors="strict")
     except UnicodeDecodeError:
@@ -7285,120 +7346,85 @@ def is_json_type(media_type: str) -> bool:
     return media_type == "application/json" or bool(re.fullmatch(r"application/([a-z0-9.-]+\+)?json", media_type))
 
 
-def log_request(handler: "BaseHandler") -> None:
-    """Log one line for a request, with nothing in it that was not made printable: no query, no header, no body."""
-    request, status = handler.request, handler.get_status()
-    level = logging.INFO if status < 500 else logging.WARNING
-    if not ACCESS_LOG.isEnabledFor(level):
-        return
-    facts = {
-        "request_id": handler.request_id,
-        "user": handler.caller.user.name if handler.caller else None,
-        "method": request.method,
-        "path": request.path[:300],
-        "status": status,
-        "milliseconds": round(request.request_time() * 1000, 1),
-        "address": request.remote_ip,
-    }
-    ACCESS_LOG.log(level, "%s", " ".join(json.dumps(value) for value in facts.values()), extra={"facts": facts})
+class Handler:
+    """One resource: a method for each verb, whose signature is its contract.
 
-
-class BaseHandler:
-    """What every answer has in common: who asks, headers, and errors as problem documents.
-
-    A mixin, for our own Handler and, where it has to be one of them, for Tornado's.
+    Arguments from the path are positional; query parameters and headers are keyword-only; `body` is the
+    decoded body. A method returns a value, which is sent as JSON, or a Response. It may set `status` and `headers`.
     """
 
     public = False  # deny by default: a handler that serves strangers says so
     needs_session = False  # whether a token, a link or this machine's own user is not enough
     local_methods: tuple[str, ...] = ()  # for which this machine's own user is enough all the same
-    query_parameters: Mapping[str, tuple[str, ...]] | None = {}  # by method; None takes any
+    has_head = True
+    any_query = False  # whether unknown query parameters are ignored
+    takes_json = True  # whether a body must be JSON
+    max_body = MAX_BODY
     content_security_policy = API_POLICY
-    caller: Caller | None = None
-    request_id = ""
-    closes_connection = False
+    caller: Caller
+    user: User
 
-    def initialize(self) -> None:
-        """Begin: a stop waits until it has been answered."""
-        self.services: Services = self.settings["services"]
-        self._counted = True
-        self.services.requests += 1
+    def __init__(self, app: "App", request: Request):
+        self.app, self.request, self.services = app, request, app.services
+        self.headers: dict[str, str] = {}
+        self.status = 0
+        self.body = b""  # the bytes of the body
+        self.who: Caller | None = None  # for the log
 
-    def discount(self) -> None:
-        """End: a stop need not wait any more."""
-        self.services.requests -= self._counted
-        self._counted = False
+    async def respond(self, parts: Sequence[str]) -> Response[Any]:
+        """Carry the request out. Raises TodoError, HTTPError or NotModified."""
+        method = self.request.method
+        known = operations(type(self))
+        if method == "OPTIONS":
+            return self._options((*known, "OPTIONS"))
+        operation = known.get(method)
+        if operation is None:
+            raise MethodNotAllowed((*known, "OPTIONS"))
+        await self.admit()
+        query = {} if self.any_query else read_query(self.request.query, operation.query)
+        if self.takes_json and method not in ("GET", "HEAD") and "content-type" in self.request.headers:
+            self._check_media_type()
+        arguments = [read(path_text(part)) for read, part in zip(operation.path, parts, strict=True)]
+        keywords = dict(query)
+        for keyword, name in operation.headers:
+            if name in self.request.headers:
+                keywords[keyword] = self.request.headers[name]
+        if self.request.has_body:
+            self.body = await self.request.read_body(self.max_body if operation.takes_body else MAX_UNEXPECTED_BODY)
+        if operation.takes_body:
+            keywords["body"] = self._read_body(operation)
+        self.status = operation.status
+        result = await operation.function(self, *arguments, **keywords)
+        return result if isinstance(result, Response) else self.encode(result)
 
-    def standing_headers(self) -> dict[str, str]:
-        """The headers that an answer has, whatever it says, errors too."""
-        config: Config = self.settings["config"]
-        if not self.request_id:
-            self.request_id = os.urandom(8).hex()
-            self.settings["proxies"].read(self.request)
-        policy = policy_headers(self.content_security_policy, config.frame_ancestors, self.request.protocol)
-        headers = {"X-Request-Id": self.request_id, "Date": date_header(int(time.time())), **policy}
-        if config.cors_origins:
-            headers.update(self._cors_headers(self.settings["origins"]))
-        return headers
+    def _read_body(self, operation: Operation) -> Any:
+        if operation.body is None:
+            return self.body
+        if self.body or not getattr(operation.body, "optional", False):
+            self._check_media_type()
+        return operation.body.read(self.body)
 
-    def _cors_headers(self, origins: Origins) -> dict[str, str]:
-        origin = self.request.headers.get("Origin", "")
-        if not origins.allows(origin):
-            return {"Vary": "Origin"}
-        # Cookies are for those that are named, not for any.
-        allowed = {"Origin": origin, "Credentials": "true"} if origins.is_named(origin) else {"Origin": "*"}
-        return {
-            "Vary": "Origin",
-            "Access-Control-Expose-Headers": EXPOSED_HEADERS,
-            "Cross-Origin-Resource-Policy": "cross-origin",
-            **{f"Access-Control-Allow-{name}": value for name, value in allowed.items()},
-        }
-
-    def check_trusted_origin(self, origin: str) -> bool:
-        """Whether pages of this origin may write here."""
-        # Who sends a token has been given it, and no browser adds it by itself. One that is not good is refused.
-        # What is for anybody asks for none, but may look at a cookie.
-        takes_token = not self.public and self.settings["authenticator"].has_accounts
-        has_token = takes_token and "Authorization" in self.request.headers
-        return (has_token and bearer_secret(self.request) is not None) or self.is_trusted(origin)
-
-    def is_trusted(self, origin: str) -> bool:
-        """Whether an origin is ours, or one that CORS_ORIGINS lists."""
-        origins: Origins = self.settings["origins"]
-        return origins.allows(origin) or origins.is_own(origin, self.request)
-
-    @classmethod
-    @functools.cache
-    def allowed_methods(cls) -> tuple[str, ...]:
-        """The methods that this handler answers."""
-        unanswered = (None, tornado.web.RequestHandler.get)  # which all of Tornado's have for what they do not answer
-        own = [name for name in METHODS if getattr(cls, name.lower(), None) not in unanswered]
-        return (*own, *(["HEAD"] if "GET" in own else []), "OPTIONS")
+    def _options(self, methods: Sequence[str]) -> Response[None]:
+        allowed = ", ".join(methods)
+        headers = {"Allow": allowed}
+        if self.app.origins.allows(self.request.headers.get("origin", "")):
+            headers["Access-Control-Allow-Methods"] = allowed
+            headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
+            headers["Access-Control-Max-Age"] = "600"
+        return Response(status=204, headers=headers)
 
     async def admit(self) -> None:
-        """Set `caller`, `user` and `query`. Raises what keeps the request from being carried out at all."""
-        self.settings["hosts"].check(self.request.headers.get("Host", ""))
-        if self.request.method not in self.allowed_methods():
-            raise tornado.web.HTTPError(405)
-        if self.request.method == "OPTIONS":
+        """Authenticate the caller, unless the handler is public. Raises Unauthorized or Forbidden."""
+        if self.public:
             return
-        if not self.public:
-            await self.authenticate()
-        if self.query_parameters is not None:
-            method = "GET" if self.request.method == "HEAD" else self.request.method
-            self.query = read_query(self.request.query, self.query_parameters.get(method, ()))
-
-    async def authenticate(self) -> None:
-        """Find out who asks, and whether they may ask such things at all. Raises Unauthorized or Forbidden."""
         await self.services.open()
-        self.caller = await self.settings["authenticator"].caller(self.request)
-        if self.caller is None:
+        caller = self.who = await self.app.authenticator.caller(self.request)
+        if caller is None:
             raise Unauthorized("Sign in first.")
-        self.user: User = self.caller.user
-        if self.caller.read_only and self.request.method not in ("GET", "HEAD"):
-            raise Forbidden(f"This {self.caller.kind} may only read.")
-        is_local = self.caller.kind == "local" and self.request.method in self.local_methods
-        if self.needs_session and not is_local:
+        self.caller, self.user = caller, caller.user
+        if caller.read_only and self.request.method not in ("GET", "HEAD"):
+            raise Forbidden(f"This {caller.kind} may only read.")
+        if self.needs_session and not (caller.kind == "local" and self.request.method in self.local_methods):
             self.check_session()
 
     def check_session(self) -> None:
@@ -7406,967 +7432,1258 @@ class BaseHandler:
         if self.caller.kind != "session":
             raise Forbidden("This takes a session: sign in on the page, or by POST /api/session.")
 
-    async def head(self, *arguments: str) -> None:
-        # The headers of the same answer are sent, without the body.
-        await self.get(*arguments)
+    def is_from_here(self, trusts: Callable[[str], bool]) -> bool:
+        """Whether a request comes from no page, an own page or one of a trusted origin: Tornado's own rule."""
+        site, origin = self.request.headers.get("sec-fetch-site"), self.request.headers.get("origin")
+        if site in ("same-origin", "none") or (site is None and origin is None):
+            return True
+        return (site is None and is_of_host(origin, self.request.host)) or bool(origin and trusts(origin))
 
-    async def options(self, *arguments: str) -> None:
-        allowed = ", ".join(self.allowed_methods())
-        self.set_header("Allow", allowed)
-        if "Access-Control-Allow-Origin" in self.standing_headers():
-            self.set_header("Access-Control-Allow-Methods", allowed)
-            self.set_header("Access-Control-Allow-Headers", ALLOWED_HEADERS)
-            self.set_header("Access-Control-Max-Age", "600")
-        self.set_status(204)
+    def is_trusted(self, origin: str) -> bool:
+        """Whether an origin is the server's own, or one that CORS_ORIGINS lists."""
+        return self.app.origins.allows(origin) or self.app.origins.is_own(origin, self.request)
 
-    def header(self, name: str) -> str | None:
-        """A header of the request, if it is there: `get` takes three times as long to see that it is not."""
-        if name in self.request.headers:
-            return self.request.headers[name]
-        return None
-
-    def not_modified(self, etag: str) -> bool:
-        """Set the answer's ETag; whether the client has it already, and a 304 has been prepared."""
-        self.set_header("ETag", etag)
-        known = self.header("If-None-Match")
-        if known is None or not etag_matches(known, etag, weak=True):
-            return False
-        self.set_status(304)
-        return True
-
-    def url(self, *path: str) -> str:
-        """The absolute URL of a path below our prefix, as the client reaches it."""
-        config: Config = self.settings["config"]
-        base = config.public_url or f"{self.request.protocol}://{self.request.host}"
-        return f"{base}{config.prefix}/{quoted_path(path)}"
-
-    def write_error(self, status_code: int, **options: Any) -> None:
-        error = options.get("exc_info", (None, None, None))[1]
-        if isinstance(error, Misconfigured):
-            error = Unavailable("The server's own configuration keeps it from opening its database; the log says why.")
-            self.set_status(error.status)
-        reason = tornado.httputil.responses.get(self.get_status(), "Unknown")
-        problem = {"type": "about:blank", "title": reason, "status": self.get_status()}
-        if isinstance(error, TodoError):
-            problem.update(title=error.title, detail=error.detail, request_id=self.request_id)
-            problem.update({"errors": error.errors} if error.errors else {})
-            for name, value in error.headers.items():
-                self.set_header(name, value)
-        else:
-            # Other errors of the host program, too, have a reason, which nobody is to see.
-            given = error.reason if isinstance(error, tornado.web.HTTPError) else None
-            problem.update(detail=given or STATUS_DETAILS.get(status_code, reason), request_id=self.request_id)
-        if self.closes_connection:
-            self.set_header("Connection", "close")
-        if self.get_status() == 401:
-            self.set_header("WWW-Authenticate", 'Bearer realm="tornado_todo"')
-        if status_code == 405:
-            self.set_header("Allow", ", ".join(self.allowed_methods()))
-        self.set_header("Content-Type", "application/problem+json")
-        self.answer(msgspec.json.encode(problem))
-
-    def log_exception(self, kind: Any, error: Any, traceback: Any) -> None:
-        if isinstance(error, Misconfigured):
-            LOG.error("%s", error)
-        elif not isinstance(error, tornado.web.HTTPError):
-            where = f"{self.request_id} {self.request.method} {self.request.path[:300]!r}"
-            LOG.error("%s failed", where, exc_info=(kind, error, traceback))
-        elif isinstance(error, TodoError) and error.status >= 500:
-            LOG.warning("%s %s: %s", self.request_id, error.title, error)
-        elif error.log_message:
-            LOG.warning("%s %s", self.request_id, error)
-
-
-class TornadoHandler(BaseHandler):
-    """A mixin for Tornado's own handlers: calls what ours have in common where Tornado asks for such things."""
-
-    def set_default_headers(self) -> None:
-        """Tornado calls this before anything else of ours, and again for an error."""
-        self.clear_header("Server")
-        for name, value in self.standing_headers().items():
-            self.set_header(name, value)
-
-    async def prepare(self) -> None:
-        """Admit the request."""
-        await self.admit()
-
-    def answer(self, body: bytes = b"") -> None:
-        """Send the answer."""
-        sent = self.finish(body)
-        if self.closes_connection and not isinstance(self.request.connection, ASGIConnection):
-            sent.add_done_callback(lambda _: self.request.connection.close())
-
-    def on_finish(self) -> None:
-        """Note that it has been answered."""
-        self.discount()
-
-    def on_connection_close(self) -> None:
-        """Note that nobody waits for the answer any more."""
-        super().on_connection_close()
-        self.discount()
-
-
-class AnswerHeaders(dict):
-    """Headers by their usual names, each once: for a connection what HTTPHeaders are, at a tenth of the cost."""
-
-    get_all = dict.items
-
-
-class Handler(BaseHandler, tornado.httputil.HTTPMessageDelegate):
-    """Answers one request, as Tornado's RequestHandler does for others, on the interfaces that it documents for it.
-
-    What an API never asks for (templates, arguments of forms, transforms, a future for each step) made
-    up more than half of what a request cost. The methods that both have do the same.
-    """
-
-    most_body = MAX_BODY
-
-    def __init__(self, settings: dict[str, Any], request: Any, path_args: Sequence[str], **options: Any):
-        self.settings, self.request, self._path_args = settings, request, path_args
-        self._headers = AnswerHeaders(self.standing_headers())
-        self._status = 200
-        self._body = bytearray()
-        self._body_size = 0
-        self._is_admitted = self._has_begun = self._is_answered = False
-        self._refusal: Exception | None = None
-        self._task: asyncio.Task | None = None
-        self._closes_late_body = False
-        self._unsent: IO[bytes] | None = None
-        self.initialize(**options)
-
-    # ---- what the connection calls
-
-    def headers_received(self, start_line: Any, headers: tornado.httputil.HTTPHeaders) -> Awaitable[None] | None:
-        """Admit a request that has a body, before the body is read."""
-        if may_have_body(self.request.method, headers):
-            return self._prepare(content_length(headers), headers)
-        return None
-
-    async def _prepare(self, length: int, headers: tornado.httputil.HTTPHeaders) -> None:
-        # What is over our bound is read and thrown away: if Tornado closed the connection in the midst
-        # of it, the client could not read why. That lasts at most as long as a body may take.
-        connection = self.request.connection
-        connection.set_max_body_size(2**60)
-        if isinstance(connection, tornado.http1connection.HTTP1Connection):
-            connection.set_body_timeout(None)  # its own time limit costs 30 µs a request
-            self._closes_late_body = True
-            self.settings["body_limit"].begin(connection.close)
-        is_sent_later = "Expect" in headers and headers["Expect"].lower() == "100-continue"
-        try:
-            if length > MAX_DISCARDED:
-                self._raise_too_large()
-            await self.admit()
-            if is_sent_later and length > self.most_body:
-                self._raise_too_large()
-            self._is_admitted = True
-        except Exception as error:
-            # To answer now would close the connection, too, unless the body must not be read, or is not sent yet.
-            self._refusal = error
-            if length > MAX_DISCARDED or is_sent_later:
-                self.closes_connection = True
-                if self._closes_late_body:
-                    connection.stream.lingers = True  # a client that sends it nevertheless can read the answer
-                self._fail(error)
-
-    def data_received(self, chunk: bytes) -> None:
-        """Take a piece of the body."""
-        self._body_size += len(chunk)
-        if self._body_size <= self.most_body and self._refusal is None:
-            self._body += chunk
-
-    def _raise_too_large(self) -> None:
-        message = f"must have at most {self.most_body:,} bytes"
-        raise TooLarge(f"The body {message}.", [field_error("", message)])
-
-    def finish(self) -> None:
-        """Answer, now that the request has been read."""
-        self._body_has_ended()
-        if not self._is_answered:
-            self._task = asyncio.get_running_loop().create_task(self._carry_out())
-
-    def on_connection_close(self) -> None:
-        """Note that the client left before it had sent all."""
-        self._body_has_ended()
-        self.discount()
-
-    def _body_has_ended(self) -> None:
-        if self._closes_late_body:
-            self.settings["body_limit"].finish(self.request.connection.close)
-
-    async def _carry_out(self) -> None:
-        try:
-            if self._refusal:
-                raise self._refusal
-            if not self._is_admitted:
-                await self.admit()
-            await getattr(self, self.request.method.lower())(*map(path_text, self._path_args))
-            if self._unsent:
-                await self._send_unsent()
-            if not self._is_answered:
-                self.answer()
-        except tornado.iostream.StreamClosedError:
-            log_request(self)  # the client has gone
-        except Exception as error:
-            self._fail(error)
-        except asyncio.CancelledError:
-            self._fail(Unavailable("The server is being stopped."))
-            raise
-        finally:
-            self.discount()
-            if self._unsent:
-                self._unsent.close()
-
-    def _fail(self, error: BaseException) -> None:
-        """Answer with an error; what cannot be answered any more is broken off."""
-        self.log_exception(type(error), error, error.__traceback__)
-        if not self._has_begun:
-            self._headers = AnswerHeaders(self.standing_headers())
-            self._status = error.status_code if isinstance(error, tornado.web.HTTPError) else 500
-            try:
-                self.write_error(self._status, exc_info=(type(error), error, error.__traceback__))
-            except Exception:
-                LOG.exception("%s: an error could not be told", self.request_id)
-        if not self._is_answered:
-            self._break_off()
-
-    def _break_off(self) -> None:
-        """End the connection, so that nobody takes what has been sent for the whole."""
-        connection = self.request.connection
-        log_request(self)
-        if isinstance(connection, ASGIConnection):
-            connection.end()
-        else:
-            connection.close()
-
-    # ---- what the methods of a resource call
-
-    def set_status(self, status: int) -> None:
-        """Set the status of the answer."""
-        self._status = status
-
-    def get_status(self) -> int:
-        """The status of the answer."""
-        return self._status
-
-    def set_header(self, name: str, value: str) -> None:
-        """Set a header, named as it is usually written. Raises ValueError for what could begin another."""
-        if not (value.isascii() and value.isprintable()):
-            raise ValueError(f"{name} cannot be {value!r}")
-        self._headers[name] = value
-
-    def set_cookie(self, name: str, value: str, **attributes: Any) -> None:
-        """Set a cookie, the only one of the answer."""
-        morsel: http.cookies.Morsel = http.cookies.SimpleCookie({name: value})[name]
-        morsel.update({attribute.replace("_", "-"): setting for attribute, setting in attributes.items()})
-        self.set_header("Set-Cookie", morsel.OutputString())
-
-    async def send(self, chunk: bytes) -> None:
-        """Add a piece to an answer that is sent when it is whole, so that a slow reader keeps nothing else open."""
-        if self.request.method == "HEAD":
-            if not self._has_begun:
-                self._has_begun = True
-                await self.request.connection.write_headers(self._start_line(), self._headers)
+    def check_site(self) -> None:
+        """Raise Forbidden for a write by a page of another site."""
+        # A browser does not add a token automatically, and one that is not valid is refused later. What is
+        # public takes no token, but may look at a cookie.
+        takes_token = not self.public and self.app.authenticator.has_accounts
+        if takes_token and "authorization" in self.request.headers and bearer_secret(self.request) is not None:
             return
-        self._unsent = self._unsent or importlib.import_module("tempfile").SpooledTemporaryFile(MAX_BODY)
-        self._unsent.write(chunk)
-
-    async def _send_unsent(self) -> None:
-        """Send what was kept until its length was known."""
-        connection, self._has_begun = self.request.connection, True
-        self._headers["Content-Length"] = str(self._unsent.tell())
-        self._unsent.seek(0)
-        await connection.write_headers(self._start_line(), self._headers, self._unsent.read(65536))
-        while chunk := self._unsent.read(65536):
-            await connection.write(chunk)
-
-    def answer(self, body: bytes = b"") -> None:
-        """Send the answer, or the end of what has been sent piece by piece."""
-        log_request(self)
-        connection = self.request.connection
-        if not self._has_begun:
-            self._has_begun = True
-            if self._status in (204, 304):
-                body = b""
-            else:
-                self._headers["Content-Length"] = str(len(body))
-            if self.request.method == "HEAD":
-                body = b""
-            connection.write_headers(self._start_line(), self._headers, body or None)
-        connection.finish()
-        self._is_answered = True
-        self.discount()
-
-    def _start_line(self) -> tornado.httputil.ResponseStartLine:
-        reason = tornado.httputil.responses.get(self._status, "Unknown")
-        return tornado.httputil.ResponseStartLine("", self._status, reason)
-
-
-class APIHandler(Handler):
-    """JSON in and out."""
-
-    takes_json = True  # whether what is written must be JSON
-
-    async def admit(self) -> None:
-        writes = self.request.method not in ("GET", "HEAD", "OPTIONS")
-        if writes:
-            self._check_site()
-        await super().admit()
-        # A form of another site can send no JSON, so that not even where there is nothing to be said it gets in.
-        if writes and self.takes_json and self.request.headers.get("Content-Type"):
-            self._check_media_type()
-
-    def _check_site(self) -> None:
-        """Raise Forbidden for what a page of another site writes: Tornado's own rule (cross_origin_protection)."""
-        site, origin = self.header("Sec-Fetch-Site"), self.header("Origin")
-        if site in ("same-origin", "none") or (site is None and origin is None):  # our own page, or none at all
-            return
-        if site is None and is_of_host(origin, self.request.host):
-            return
-        if not (origin and self.check_trusted_origin(origin)):
+        if not self.is_from_here(self.is_trusted):
             raise Forbidden(
                 "A page of another site may not write here. CORS_ORIGINS lists the sites that may. If this is the"
                 " server's own page behind a proxy, set PUBLIC_URL to its address."
             )
 
-    def body(self) -> bytes:
-        """The request's body. Raises TooLarge."""
-        if self._body_size > self.most_body:
-            self._raise_too_large()
-        return bytes(self._body)
-
-    def json_body(self) -> Any:
-        """The request's body as JSON. Raises UnsupportedMediaType, TooLarge or Malformed."""
-        self._check_media_type()
-        return parse_json(self.body())
-
     def _check_media_type(self) -> None:
-        media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        media_type = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not is_json_type(media_type):
             message = f"is {media_type or 'not given'}; it must be application/json"
             raise UnsupportedMediaType(f"The Content-Type {message}.", [field_error("Content-Type", message)])
 
-    def write_json(self, value: Any, status: int = 200) -> None:
-        """Answer with JSON."""
-        self.set_status(status)
-        self.write_encoded(msgspec.json.encode(value))
+    def encode(self, result: Any) -> Response[Any]:
+        """The response with a method's result."""
+        if result is None:
+            return Response(status=self.status)
+        return Response(msgspec.json.encode(result), "application/json", status=self.status)
 
-    def write_encoded(self, body: bytes) -> None:
-        """Answer with what is JSON already."""
-        self.set_header("Content-Type", "application/json")
-        self.answer(body)
+    def validate(self, etag: str) -> None:
+        """Set the ETag of the response. Raises NotModified if the client has it already."""
+        self.headers["ETag"] = etag
+        known = self.request.headers.get("if-none-match")
+        if known is not None and self.request.method in ("GET", "HEAD") and etag_matches(known, etag, weak=True):
+            raise NotModified
 
-    def path_id(self, text: str, what: str = "to-do") -> str:
-        """An id from the path. Raises NotFound, since what is no UUID names nothing."""
+    def url(self, *path: str) -> str:
+        """The absolute URL of a path below the prefix, as the client reaches it."""
+        config = self.app.config
+        base = config.public_url or f"{self.request.protocol}://{self.request.host}"
+        return f"{base}{config.prefix}/{quoted_path(path)}"
+
+
+class NotFoundHandler(Handler):
+    """Every address that no route serves, and `*`, the server as a whole (RFC 9110, 9.3.7)."""
+
+    public = True
+    hint = ""  # what may be wrong with the settings
+
+    async def respond(self, parts: Sequence[str]) -> Response[Any]:
+        if self.request.path == "*":
+            return self._options((*METHODS, "HEAD", "OPTIONS"))
+        raise NotFound(f"{NOT_FOUND} {self.hint}".rstrip())
+
+
+# ---- routes
+
+
+class Route(NamedTuple):
+    """An address below the prefix, such as `/api/todos/{todo_id}`, and its handler."""
+
+    path: str
+    handler: type[Handler]
+    accounts_only: bool = False  # whether it is served only where people sign in
+
+    @property
+    def pattern(self) -> str:
+        """The path as a regular expression. A name is followed by its own one in `{name:regex}`."""
+        return re.sub(r"\{\w+(?::([^{}]*))?\}", lambda part: f"({part[1] or '[^/]+'})", self.path)
+
+
+class Router:
+    """Finds the handler of a path, below the prefix or what a proxy or framework has left of it."""
+
+    def __init__(self, routes: Sequence[Route], prefix: str):
+        self.prefix, self.routes = prefix, routes
+        # What is left of the prefix when a proxy, or a mount of an older Starlette, has removed its beginning.
+        # It comes twice if an ASGI server puts its root_path before what a proxy has left in place.
+        rests = [prefix[slash.start() :] for slash in re.finditer("/", prefix)][1:]
+        self._rests = [2 * prefix, *rests, ""] if prefix else []
+        self._reported: set[str] = set()  # mounts that do not fit
+        self._fixed = {prefix + route.path: route.handler for route in routes if "{" not in route.path}
+        patterns = [(route.pattern, route.handler) for route in routes if "{" in route.path]
+        self._patterns = [(re.compile(re.escape(prefix) + pattern), handler) for pattern, handler in patterns]
+
+    def find(self, app: "App", request: Request) -> tuple[Handler, Sequence[str]]:
+        """What answers a request, and the parts of its path."""
+        mount = request.root_path
+        if mount and not self.prefix.endswith(mount):
+            hint = self._prefix_hint(mount, "is")
+            if mount not in self._reported:
+                self._reported.add(mount)
+                LOG.error("%s", hint)
+            return self._nothing(app, request, hint)
+        for path in (request.path, *(self.prefix + request.path.removeprefix(rest) for rest in self._rests)):
+            if found := self._match(path):
+                request.path = path
+                return found[0](app, request), found[1]
+        return self._nothing(app, request, self._mount_hint(request.path))
+
+    @staticmethod
+    def _nothing(app: "App", request: Request, hint: str) -> tuple[Handler, Sequence[str]]:
+        handler = NotFoundHandler(app, request)
+        handler.hint = hint
+        return handler, ()
+
+    def _match(self, path: str) -> tuple[type[Handler], Sequence[str]] | None:
+        if handler := self._fixed.get(path):
+            return handler, ()
+        for pattern, handler in self._patterns:
+            if match := pattern.fullmatch(path):
+                return handler, match.groups()
+        return None
+
+    def _mount_hint(self, path: str) -> str:
+        """What to set if an address would be served without the beginning of its path."""
+        for slash in list(re.finditer("/", path))[1:10]:
+            mount = path[: slash.start()]
+            if re.fullmatch(PREFIX_PATTERN, mount) and self._match(self.prefix + path[slash.start() :]):
+                return self._prefix_hint(mount, "may be")
+        return ""
+
+    def _prefix_hint(self, mount: str, verb: str) -> str:
+        made_for = f"was made for {self.prefix}" if self.prefix else "was made without a prefix"
+        return (
+            f"The to-do application {verb} mounted at {mount}, but {made_for}: call make_app(prefix={mount!r}),"
+            f" or set PREFIX={mount}."
+        )
+
+
+# ---- dispatch
+
+
+class App(NamedTuple):
+    """All that answers requests."""
+
+    config: Config
+    services: Services
+    authenticator: Authenticator
+    cookies: SessionCookies
+    accounts: Accounts
+    proxies: Proxies
+    origins: Origins
+    hosts: Hosts
+    page: Callable[[], "BuiltPage"]  # which is built when it is first needed
+    router: Router
+
+
+def log_request(
+    status: int, request: Any, caller: Caller | None = None, request_id: str = "", began: float = 0
+) -> None:
+    """Log one line for a request, without its query, headers and body, and with nothing that is not printable."""
+    level = logging.INFO if status < 500 else logging.WARNING
+    if not ACCESS_LOG.isEnabledFor(level):
+        return
+    facts = {
+        "request_id": request_id,
+        "user": caller.user.name if caller else None,
+        "method": request.method,
+        "path": request.path[:300],
+        "status": status,
+        "milliseconds": round((time.monotonic() - began) * 1000, 1),
+        "address": request.remote_ip,
+    }
+    ACCESS_LOG.log(level, "%s", " ".join(json.dumps(value) for value in facts.values()), extra={"facts": facts})
+
+
+def log_error(request: Request, error: Exception) -> None:
+    """Log what went wrong, if it is not the client's mistake."""
+    if isinstance(error, Misconfigured):
+        LOG.error("%s", error)
+    elif not isinstance(error, tornado.web.HTTPError):
+        LOG.error("%s %s %r failed", request.id, request.method, request.path[:300], exc_info=error)
+    elif isinstance(error, TodoError) and error.status >= 500:
+        LOG.warning("%s %s: %s", request.id, error.title, error)
+    elif error.log_message:
+        LOG.warning("%s %s", request.id, error)
+
+
+def problem_response(request: Request, error: Exception) -> Response[Any]:
+    """An error as a problem document (RFC 9457)."""
+    if isinstance(error, Misconfigured):
+        error = Unavailable("The server's own configuration keeps it from opening its database; the log says why.")
+    # The reasons of other errors may be internal.
+    status = error.status_code if isinstance(error, tornado.web.HTTPError) else 500
+    title = tornado.httputil.responses.get(status, "Unknown")
+    problem: dict[str, Any] = {"type": "about:blank", "title": title, "status": status}
+    headers = {"WWW-Authenticate": 'Bearer realm="tornado_todo"'} if status == 401 else {}
+    if isinstance(error, TodoError):
+        problem.update(title=error.title, detail=error.detail, request_id=request.id)
+        problem.update({"errors": error.errors} if error.errors else {})
+        headers.update(error.headers)
+    else:
+        reason = error.reason if isinstance(error, tornado.web.HTTPError) else INTERNAL_ERROR
+        problem.update(detail=reason or title, request_id=request.id)
+    return Response(msgspec.json.encode(problem), "application/problem+json", status=status, headers=headers)
+
+
+def cors_headers(app: App, origin: str) -> dict[str, str]:
+    """What lets the pages of an origin read the response, if CORS_ORIGINS lists it."""
+    if not app.origins.allows(origin):
+        return {"Vary": "Origin"}
+    # Cookies are only for origins that are listed by name.
+    allowed = {"Origin": origin, "Credentials": "true"} if app.origins.is_named(origin) else {"Origin": "*"}
+    return {
+        "Vary": "Origin",
+        "Access-Control-Expose-Headers": EXPOSED_HEADERS,
+        "Cross-Origin-Resource-Policy": "cross-origin",
+        **{f"Access-Control-Allow-{name}": value for name, value in allowed.items()},
+    }
+
+
+def finish_headers(app: App, request: Request, handler: Handler | None, response: Response[Any]) -> None:
+    """Add the headers that every response has. Raises ValueError for a value that could begin another header."""
+    for name, value in response.headers.items():
+        if not (value.isascii() and value.isprintable()):
+            raise ValueError(f"{name} cannot be {value!r}")
+    policy = handler.content_security_policy if handler else API_POLICY
+    headers = {**policy_headers(policy, app.config.frame_ancestors, request.protocol), "X-Request-Id": request.id}
+    headers["Date"] = date_header(int(time.time()))
+    if app.config.cors_origins:
+        headers.update(cors_headers(app, request.headers.get("origin", "")))
+    headers.update(response.headers)
+    if response.status in (204, 304) or response.socket:
+        response.body = b""
+    elif isinstance(response.body, bytes):
+        headers["Content-Length"] = str(len(response.body))
+    elif response.body.size is not None:
+        headers["Content-Length"] = str(response.body.size)
+    if request.has_body:  # it was not read, and what follows on the connection would be taken for a request
+        headers["Connection"] = "close"
+    if request.method == "HEAD" and isinstance(response.body, bytes):
+        response.body = b""
+    response.headers = headers
+
+
+async def respond(app: App, request: Request) -> tuple[Response[Any], Caller | None]:
+    """Answer a request, whatever goes wrong; also return the caller, if known. Raises ClientGone."""
+    handler: Handler | None = None
+    try:
+        app.proxies.read(request)
+        app.hosts.check(request.headers.get("host", ""))
+        handler, parts = app.router.find(app, request)
+        if request.method not in ("GET", "HEAD", "OPTIONS"):
+            handler.check_site()
+        response = await handler.respond(parts)
+        response.headers = {**handler.headers, **response.headers}
+        finish_headers(app, request, handler, response)
+    except ClientGone:
+        raise
+    except NotModified:
+        response = Response(status=304, headers=handler.headers if handler else None)
+        finish_headers(app, request, handler, response)
+    except Exception as error:
+        log_error(request, error)
+        if request.has_body:
+            await request.discard_body()
+        response = problem_response(request, error)
+        finish_headers(app, request, handler, response)
+    return response, handler.who if handler else None
+
+
+async def exchange(app: App, request: Request, write: Callable[[Response[Any]], Awaitable[None]]) -> None:
+    """Answer a request, have the response written, and log it. A stop of the server waits until this is done."""
+    app.services.requests += 1
+    response = None
+    try:
+        response, caller = await respond(app, request)
+        log_request(response.status, request, caller, request.id, request.began)
+        if response.socket:  # it stays open, and a stop must not wait for it
+            app.services.requests -= 1
+        await write(response)
+    except ClientGone:
+        LOG.debug("%s: the client left before its response", request.id)
+    except Exception:
+        LOG.exception("%s: the response could not be sent", request.id)
+    finally:
+        if not (response and response.socket):
+            app.services.requests -= 1
+        if response and isinstance(response.body, FileBody):
+            response.body.file.close()
+
+
+# ---- Tornado's connection
+
+
+class WireHeaders(dict[str, str]):
+    """Headers by name, each once: what a connection of Tornado's needs of HTTPHeaders, at a tenth of the cost."""
+
+    get_all = dict.items
+
+
+class TornadoSocket(tornado.websocket.WebSocketHandler):
+    """A WebSocket of Tornado's, as a Socket. A message that comes while the last one waits is dropped."""
+
+    def initialize(self, response: Response[Any]) -> None:
+        self._run = response.socket
+        self.clear_header("Server")
+        for name, value in response.headers.items():
+            self.set_header(name, value)
+
+    def check_origin(self, origin: str) -> bool:
+        """Whether pages of this origin may listen, which has been decided before."""
+        return True
+
+    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
+        """`todo`, if it is offered: a page that sends a link's secret as another needs a response with one."""
+        return "todo" if "todo" in subprotocols else None
+
+    def open(self, *_: str, **__: str) -> None:
+        self._next: asyncio.Future[str | bytes | None] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.ensure_future(self._run(self))
+
+    def on_message(self, message: str | bytes | None) -> None:
+        if not self._next.done():
+            self._next.set_result(message)
+
+    def on_close(self) -> None:
+        self.on_message(None)
+
+    async def receive(self) -> str | bytes | None:
+        """The next message; None when the socket has been closed."""
+        message = await self._next
+        if message is not None:
+            self._next = asyncio.get_running_loop().create_future()
+        return message
+
+    async def send(self, text: str) -> None:
+        """Send a message. Raises ClientGone."""
         try:
-            return clean_id(text)
-        except ValueError:
-            raise NotFound(f"There is no such {what}.") from None
+            await self.write_message(text)
+        except (tornado.websocket.WebSocketClosedError, tornado.iostream.StreamClosedError):
+            raise ClientGone from None
+
+
+WEBSOCKET_KEY = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes (RFC 6455, 4.2.1)
+
+
+def opens_socket(request: Request) -> bool:
+    """Whether a request is a WebSocket's opening, with a key of 16 bytes (RFC 6455, 4.2.1) and without a body."""
+    headers = request.headers
+    return (
+        "upgrade" in headers
+        and headers["upgrade"].lower() == "websocket"
+        and "upgrade" in headers.get("connection", "").lower()
+        and not request.length
+        and "transfer-encoding" not in headers
+        and bool(WEBSOCKET_KEY.fullmatch(headers.get("sec-websocket-key", "")))
+    )
+
+
+class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
+    """One request on a connection of Tornado's, and its response."""
+
+    def __init__(self, application: tornado.web.Application, app: App, connection: Any):
+        self._application, self._app, self._connection = application, app, connection
+        self._head: tuple[Any, tornado.httputil.HTTPHeaders] | None = None  # of a request without a body
+        self._request: Request | None = None
+        self._take: Callable[[bytes], Any] | None = None
+        self._body_wanted: asyncio.Future[None] | None = None
+        self._body_end: asyncio.Future[None] | None = None
+
+    def headers_received(self, start_line: Any, headers: tornado.httputil.HTTPHeaders) -> Awaitable[None] | None:
+        """Begin to answer a request that has a body. The result is done when the body is to be read."""
+        if "Expect" in headers:
+            # Tornado knows only this spelling, and HTTP/1.0 has no such response (RFC 9110, 10.1.1).
+            is_known = headers["Expect"].lower() == "100-continue" and start_line.version != "HTTP/1.0"
+            headers["Expect"] = "100-continue" if is_known else ""
+        context, read = self._connection.context, Headers.read(headers.get_all())
+        request = Request(
+            start_line.method, start_line.path, start_line.version, read, context.remote_ip, context.protocol
+        )
+        self._method = request.method
+        request.is_upgrade = opens_socket(request)
+        if not request.has_body:
+            self._request = request
+            self._head = (start_line, headers) if request.is_upgrade else None
+            return None
+        self._connection.set_max_body_size(2**60)  # limits and times are those of Request
+        self._connection.set_body_timeout(None)
+        request.receive_body = self._receive_body
+        self._body_wanted = asyncio.get_running_loop().create_future()
+        self._answer(request).add_done_callback(self._ask_for_body)
+        return self._body_wanted
+
+    def _answer(self, request: Request) -> asyncio.Task[None]:
+        self._task = asyncio.get_running_loop().create_task(exchange(self._app, request, self._write))
+        return self._task
+
+    def _ask_for_body(self, _: Any = None) -> None:
+        if self._body_wanted and not self._body_wanted.done():
+            self._body_wanted.set_result(None)
+
+    async def _receive_body(self, take: Callable[[bytes], Any]) -> None:
+        self._take, self._body_end = take, asyncio.get_running_loop().create_future()
+        self._ask_for_body()
+        try:
+            await self._body_end
+        finally:
+            self._take = None
+
+    def data_received(self, chunk: bytes) -> None:
+        """Take a piece of the body."""
+        if self._take:
+            self._take(chunk)
+
+    def finish(self) -> None:
+        """Answer a request that has no body, or go on with one whose body has ended."""
+        if self._request:
+            request, self._request = self._request, None
+            self._answer(request)
+        elif self._body_end and not self._body_end.done():
+            self._body_end.set_result(None)
+
+    def on_connection_close(self) -> None:
+        """The client has left, or what it sent is not HTTP."""
+        if self._body_end and not self._body_end.done():
+            self._body_end.set_exception(ClientGone())
+
+    async def _write(self, response: Response[Any]) -> None:
+        if response.socket:
+            self._upgrade(response)
+            return
+        connection, headers, is_last = self._connection, WireHeaders(response.headers), "Connection" in response.headers
+        reason = tornado.httputil.responses.get(response.status, "Unknown")
+        start_line = tornado.httputil.ResponseStartLine("", response.status, reason)
+        if is_last:
+            connection.stream.lingers = True  # so that a client that still sends can read the response
+        try:
+            if isinstance(response.body, bytes):
+                sent = connection.write_headers(start_line, headers, response.body or None)
+            else:
+                sent = connection.write_headers(start_line, headers)
+                for chunk in response.body.chunks() if self._method != "HEAD" else ():
+                    await connection.write(chunk)
+            connection.finish()
+            if is_last:
+                await sent
+                connection.close()
+        except tornado.iostream.StreamClosedError:
+            raise ClientGone from None
+        except Exception:
+            connection.close()  # so that the client does not take what was sent for the whole
+            raise
+
+    def _upgrade(self, response: Response[Any]) -> None:
+        start_line, headers = cast(tuple, self._head)
+        request = tornado.httputil.HTTPServerRequest(
+            start_line=start_line, headers=headers, connection=self._connection
+        )
+        handling = self._application.get_handler_delegate(request, TornadoSocket, target_kwargs={"response": response})
+        handling.finish()
+
+
+# ---- ASGI
+
+
+class ASGISocket:
+    """The WebSocket of an ASGI server, which frames and pings."""
+
+    def __init__(self, receive: Callable, send: Callable):
+        self._receive, self._send, self._is_closing = receive, send, False
+
+    async def receive(self) -> str | bytes | None:
+        """The next message; None when the socket has been closed."""
+        message = await self._receive()
+        if message["type"] == "websocket.receive":
+            return message.get("text") or message.get("bytes") or ""
+        self._is_closing = True
+        return None
+
+    async def send(self, text: str) -> None:
+        """Send a message. Raises ClientGone."""
+        try:
+            await self._send({"type": "websocket.send", "text": text})
+        except Exception as error:  # whatever the server raises when the client has gone
+            raise ClientGone from error
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the socket soon."""
+        if not self._is_closing:
+            self._is_closing = True
+            closing = asyncio.ensure_future(self._send({"type": "websocket.close", "code": code, "reason": reason}))
+            closing.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be gone already
+
+
+@functools.lru_cache(1000)
+def wire_name(name: str) -> bytes:
+    """A header's name as ASGI servers expect it."""
+    return name.lower().encode()
+
+
+class ASGIExchange:
+    """One request of an ASGI server (ASGI 3.0), and its response."""
+
+    def __init__(self, scope: dict[str, Any], receive: Callable, send: Callable):
+        self._scope, self._receive, self._send = scope, receive, send
+        self._is_socket = scope["type"] == "websocket"
+        self._has_begun = False
+
+    async def answer(self, app: App) -> None:
+        """Have the app answer the request."""
+        try:
+            request = self._request()
+            if self._is_socket:
+                await self._receive()  # the message that it connects
+            await exchange(app, request, self._write)
+        except tornado.httputil.HTTPInputError as error:
+            await self._write(refusal(input_error_status(error), f"{error}."))
+        except asyncio.CancelledError:  # the server is being stopped, and would log a traceback for this
+            if not self._has_begun:
+                await self._write(refusal(503, "The server is being stopped. Try again in a moment."))
+
+    def _request(self) -> Request:
+        scope = self._scope
+        target = (scope.get("raw_path") or urllib.parse.quote(scope["path"]).encode()).decode("latin-1")
+        if scope.get("query_string"):
+            target += "?" + scope["query_string"].decode("latin-1")
+        size = len(target) + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+        if size > MAX_HEAD:
+            raise tornado.httputil.HTTPInputError(f"The headers are too long: at most {MAX_HEAD:,} bytes are read")
+        pairs = ((name.decode("latin-1"), value.decode("latin-1").strip(" \t")) for name, value in scope["headers"])
+        scheme = scope.get("scheme") or "http"
+        request = Request(
+            scope.get("method", "GET"),
+            target,
+            "HTTP/1.0" if scope.get("http_version") == "1.0" else "HTTP/1.1",
+            Headers.read(pairs),
+            (scope.get("client") or ("",))[0] or NO_ADDRESS,
+            {"ws": "http", "wss": "https"}.get(scheme, scheme),
+        )
+        request.root_path, request.is_upgrade = (scope.get("root_path") or "").rstrip("/"), self._is_socket
+        if request.has_body:
+            tornado.http1connection.is_transfer_encoding_chunked(request.headers)  # refuses other encodings
+            request.receive_body = self._receive_body
+        return request
+
+    async def _receive_body(self, take: Callable[[bytes], Any]) -> None:
+        has_more = True
+        while has_more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            if body := message.get("body"):
+                take(body)
+            has_more = message.get("more_body", False)
+
+    async def _write(self, response: Response[Any]) -> None:
+        if response.socket:
+            await self._run_socket(response.socket)
+            return
+        kind = "websocket.http.response" if self._is_socket else "http.response"
+        try:
+            if self._is_socket and "websocket.http.response" not in (self._scope.get("extensions") or {}):
+                await self._send({"type": "websocket.close", "code": 1008})  # the only refusal that the server has
+                return
+            self._has_begun = True
+            headers = [(wire_name(name), value.encode("latin-1")) for name, value in response.headers.items()]
+            await self._send({"type": f"{kind}.start", "status": response.status, "headers": headers})
+            if isinstance(response.body, bytes):
+                await self._send({"type": f"{kind}.body", "body": response.body, "more_body": False})
+                return
+            for chunk in response.body.chunks() if self._scope["method"] != "HEAD" else ():
+                await self._send({"type": f"{kind}.body", "body": chunk, "more_body": True})
+            await self._send({"type": f"{kind}.body", "body": b"", "more_body": False})
+        except OSError:  # how a server reports that the client has gone (ASGI, HTTP spec 2.4)
+            raise ClientGone from None
+
+    async def _run_socket(self, run: Callable[[Socket], Awaitable[None]]) -> None:
+        self._has_begun = True
+        offered = self._scope.get("subprotocols") or []
+        await self._send({"type": "websocket.accept", "subprotocol": "todo" if "todo" in offered else None})
+        await run(ASGISocket(self._receive, self._send))
+
+
+# ==== handlers: may call http, service and auth =================================================
+
+
+def path_id(what: str, text: str) -> str:
+    """An id from the path. Raises NotFound, since what is not a UUID names nothing."""
+    try:
+        return clean_id(text)
+    except ValueError:
+        raise NotFound(f"There is no such {what}.") from None
+
+
+def new_todo_id(text: str) -> str:
+    """The id that a client chose for a to-do. Raises Invalid."""
+    try:
+        return clean_id(text)
+    except ValueError as error:
+        raise Invalid(f"The id {error}.", [field_error("id", str(error))]) from None
+
+
+TodoId = Annotated[str, PathPart(functools.partial(path_id, "to-do"), "a to-do's id, a UUID")]
+NewTodoId = Annotated[str, PathPart(new_todo_id, "the to-do's id, a UUID, which the client makes")]
+ListId = Annotated[str, PathPart(functools.partial(path_id, "list"), "a list's id, a UUID")]
+LinkId = Annotated[str, PathPart(functools.partial(path_id, "link"), "a link's id, a UUID")]
+CredentialId = Annotated[str, PathPart(str, "the id of a session, token or invitation, a UUID")]
+UserName = Annotated[str, PathPart(str, "a user's name")]
+DocumentName = Annotated[str, PathPart(clean_document_name, "1 to 200 letters, digits, dots, underscores or hyphens")]
+RecordKey = Annotated[str, PathPart(clean_record_key, "1 to 200 characters that can be printed")]
+PathText = Annotated[str, PathPart(str)]
+
+IfMatch = Annotated[str | None, HeaderField("If-Match", "carry out only if the ETag is still this one")]
+IfNoneMatch = Annotated[str | None, HeaderField("If-None-Match", "`*`: write only what is not there yet")]
+IdempotencyKey = Annotated[
+    str | None, HeaderField("Idempotency-Key", "a repeated request with the same key is carried out only once")
+]
+
+Limit = Annotated[int, Meta(ge=1, le=1000, description="how many at most")]
+Cursor = Annotated[list[Any] | None, Meta(description="the place of a page, as a Link header has it")]
+Deleted = Annotated[bool, Meta(description="whether what is meant is in the trash")]
+Sort = Annotated[tuple[str, bool], Meta(description="the order; with - in front descending")]
+TimeZone = Annotated[str, Meta(description="IANA name of the time zone whose days are meant")]
+Revision = Annotated[int, Meta(ge=0, description="a revision; only what came after it")]
+
+NewTodo = Annotated[dict[str, Any], Fields(TodoFields, ("title",))]
+NewTodos = Annotated[dict[str, Any] | list[dict[str, Any]], Fields(TodoFields, ("title",), many=True)]
+TodoPatch = Annotated[dict[str, Any], Fields(TodoFields)]
+NewList = Annotated[dict[str, Any], Fields(ListFields, ("title",))]
+ListPatch = Annotated[dict[str, Any], Fields(ListFields)]
+Nothing = Annotated[dict[str, Any], Fields(NoFields, optional=True)]
+
+
+class Filters(TypedDict, total=False):
+    """Which to-dos are meant; without any, all of them."""
+
+    list: Annotated[str, Meta(description="only those of this list")]
+    completed: Annotated[bool, Meta(description="only those that are completed, or not")]
+    due: Annotated[str, Meta(description="a day, a range of days like 2026-11-01..2026-11-30, any or none")]
+    tag: Annotated[str, Meta(description="only those with this tag; may come several times")]
+    priority: Annotated[str, Meta(description="0 to 3, or several with commas between")]
+    q: Annotated[str, Meta(description="words that the title or the notes have")]
+    tz: TimeZone
+
+
+class AllFilters(Filters, total=False):
+    """Filters, and the trash."""
+
+    deleted: Deleted
+
+
+class BulkResult(msgspec.Struct, frozen=True):
+    """How many to-dos a write changed, and the batch by which it can be undone."""
+
+    batch: str | None
+    count: int
+
+
+class APIHandler(Handler):
+    """What the resources of the API have in common."""
 
     @property
-    def if_match(self) -> str | None:
-        """The If-Match header, if there is one."""
-        return self.header("If-Match")
+    def queries(self) -> TodoQueries:
+        """Reads as the caller."""
+        return self.services.todos.queries(self.user)
 
-    @property
-    def only_new(self) -> bool:
-        """Whether If-None-Match says to write only where there is nothing yet."""
-        return (self.header("If-None-Match") or "").strip() == "*"
-
-    def repeat(self, answer_type: Any) -> Repeat | None:
-        """What an Idempotency-Key header makes of this request. Raises Malformed."""
-        key = self.header("Idempotency-Key")
+    def repeat(self, key: str | None, answer_type: Any) -> Repeat | None:
+        """What an Idempotency-Key makes of this request. Raises Malformed."""
         if key is None:
             return None
         if not 1 <= len(key) <= 255 or not key.isprintable():
             message = "must be 1 to 255 printable characters"
             raise Malformed(f"Idempotency-Key {message}.", [field_error("Idempotency-Key", message)])
-        request = f"{self.request.method} {self.request.path}\n".encode() + self.body()
+        request = f"{self.request.method} {self.request.path}\n".encode() + self.body
         return Repeat(key, hashlib.sha256(request).hexdigest(), answer_type)
-
-    @property
-    def queries(self) -> TodoQueries:
-        """Reads for the user who asks."""
-        return self.services.todos.queries(self.user)
 
     def show(self, thing: Todo | TodoList) -> Todo | TodoList:
         """A to-do or list with its URL."""
         return self.show_all([thing])[0]
 
-    def show_all(self, things: Sequence[Todo | TodoList]) -> list[Todo | TodoList]:
+    def show_all(self, things: Sequence[Any]) -> list[Any]:
         """To-dos, or lists, with their URLs."""
         base = self.url("api", "lists" if things and isinstance(things[0], TodoList) else "todos", "")
         return [msgspec.structs.replace(thing, url=base + thing.id) for thing in things]
 
-    def name_batch(self, written: WriteResult) -> None:
-        """Tell which batch a write made, so that it can be undone."""
-        if written.batch:
-            self.set_header("Change-Batch", written.batch)
+    def encode(self, result: Any) -> Response[Any]:
+        """The response with a method's result; what it wrote is named, so that it can be undone."""
+        if not isinstance(result, WriteResult):
+            return super().encode(result)
+        if result.batch:
+            self.headers["Change-Batch"] = result.batch
+        result = BulkResult(result.batch, result.result) if isinstance(result.result, int) else result.result
+        if isinstance(result, list):
+            return super().encode(self.show_all(result))
+        if isinstance(result, Todo | TodoList):
+            self.headers["ETag"] = revision_etag(result.revision)
+            result = self.show(result)
+            if self.status == 201:
+                self.headers["Location"] = result.url
+        return super().encode(result)
 
-    def answer_written(self, written: WriteResult, thing: Todo | TodoList, status: int = 200) -> None:
-        """Answer a write with what became of a to-do or list."""
-        self.name_batch(written)
-        self.set_header("ETag", revision_etag(thing.revision))
-        shown = self.show(thing)
-        if status == 201:
-            self.set_header("Location", shown.url)
-        self.write_json(shown, status)
+    async def described(self, written: WriteResult) -> WriteResult:
+        """A write with what became of a list, and how many to-dos it has."""
+        return written._replace(result=(await self.queries.described([written.result]))[0])
 
-    async def answer_written_list(self, written: WriteResult, status: int = 200) -> None:
-        """Answer a write with what became of a list, and how many to-dos it has."""
-        self.answer_written(written, (await self.queries.described([written.result]))[0], status)
-
-    def answer_nothing(self, written: WriteResult) -> None:
-        """Answer a write that leaves nothing to show."""
-        self.name_batch(written)
-        self.set_status(204)
-
-    def link_to(self, cursor: str) -> str:
-        """The Link header that says where the next page is (RFC 8288)."""
+    def set_link(self, cursor: str) -> None:
+        """Set the Link header that names the next page (RFC 8288)."""
         pairs = urllib.parse.parse_qsl(self.request.query, keep_blank_values=True)
         query = urllib.parse.urlencode([*(pair for pair in pairs if pair[0] != "after"), ("after", cursor)])
-        path = self.request.path.removeprefix(self.settings["config"].prefix).strip("/")
+        path = self.request.path.removeprefix(self.app.config.prefix).strip("/")
         url = self.url(*(urllib.parse.unquote(part) for part in path.split("/")))
-        return f'<{url}?{query}>; rel="next"'
+        self.headers["Link"] = f'<{url}?{query}>; rel="next"'
 
 
-class NotFoundHandler(APIHandler):
-    """Every address that no route serves."""
-
-    public = True
-
-    def initialize(self, hint: str = "") -> None:
-        """Begin; `hint` says what may be wrong with the settings."""
-        super().initialize()
-        self._hint = hint
-
-    async def admit(self) -> None:
-        self.settings["hosts"].check(self.request.headers.get("Host", ""))
-        raise NotFound(f"{STATUS_DETAILS[404]} {self._hint}".rstrip())
-
-
-class MethodsHandler(APIHandler):
-    """Reports the methods that are allowed: in answer to OPTIONS, or to a request with another one."""
-
-    public = True
-
-    def initialize(self, methods: Sequence[str]) -> None:
-        """Begin."""
-        super().initialize()
-        self._methods = methods
-
-    def allowed_methods(self) -> Sequence[str]:
-        """The methods."""
-        return self._methods
+def check_cursor(after: Sequence[Any], sort: str) -> None:
+    """Raise Malformed for the cursor of another list."""
+    if after[0] != sort:
+        raise Malformed("after belongs to another list.", [field_error("after", "belongs to another list")])
 
 
 class TodosHandler(APIHandler):
     """All to-dos, or those that a filter selects."""
 
-    query_parameters = {
-        "GET": (*FILTERS, "sort", "limit", "after", "tz"),
-        "PATCH": (*FILTERS[:-1], "tz"),  # what is in the trash is restored first
-        "DELETE": (*FILTERS, "tz"),
-    }
-
-    async def get(self) -> None:
-        which, page = self._filter(), page_from_query(self.query)
+    async def get(
+        self,
+        *,
+        sort: Sort = ("order", False),
+        limit: Limit = 200,
+        after: Cursor = None,
+        **filters: Unpack[AllFilters],
+    ) -> Response[list[Todo]]:
+        """Read a page of to-dos."""
+        page = page_from_query({"sort": sort, "limit": limit, "after": after})
+        which = filter_from_query(filters, self.user.time_zone)
         # The validator is read before the rows: too old a tag costs a request, too new a one an update.
         revision = await self.queries.revision(which.list)
-        if after := self.query.get("after"):
+        if after:
             await self.queries.check_revision(after[-1])
         etag = collection_etag(self.user, revision)
         # The revision stays the same when the account gets another time zone, so it does not stand for its days.
-        by_zone = which.zone != self.query.get("tz", "UTC") and (which.due or page.sort == "due")
-        if by_zone:
-            self.set_header("ETag", etag)
-        elif self.not_modified(etag):
-            return
+        if which.zone != filters.get("tz", "UTC") and (which.due or page.sort == "due"):
+            self.headers["ETag"] = etag
+        else:
+            self.validate(etag)
         key = (self.user.id, etag, self.url(""), self.request.query, which.zone)
         answer = self.services.answers.get(key)
         if answer is None:
-            answer = await self._encoded(which, page, revision)
+            answer = await self._encoded(which, page, revision), self.headers.get("Link", "")
             self.services.answers.set(key, answer, len(answer[0]))
         body, link = answer
-        if link:
-            self.set_header("Link", link)
-        self.write_encoded(body)
+        self.headers.update({"Link": link} if link else {})
+        return Response(body, "application/json")
 
-    def _filter(self) -> TodoFilter:
-        return filter_from_query(self.query, self.user.time_zone)
-
-    async def _encoded(self, which: TodoFilter, page: Page, revision: int) -> tuple[bytes, str | None]:
-        """A page of to-dos of a revision as JSON, and the Link header that names the next."""
-        # What is in the trash of a list is for those who could take it out.
+    async def _encoded(self, which: TodoFilter, page: Page, revision: int) -> bytes:
+        """A page of to-dos of a revision as JSON; also set the Link header."""
+        # What is in the trash of a list is for those who could restore it.
         todos = await self.queries.todos(which, page, EDITOR if which.deleted else VIEWER)
-        link = None
         if len(todos) > page.limit:
             todos.pop()
             last = todos[-1]
-            link = self.link_to(make_cursor(page.sort, sort_value(last, page.sort), last.id, revision))
-        return msgspec.json.encode(self.show_all(todos)), link
+            self.set_link(make_cursor(page.sort, sort_value(last, page.sort), last.id, revision))
+        return msgspec.json.encode(self.show_all(todos))
 
-    async def post(self) -> None:
-        body = self.json_body()
+    async def post(
+        self, body: NewTodos, *, idempotency_key: IdempotencyKey = None
+    ) -> Annotated[WriteResult[Todo | list[Todo]], 201]:
+        """Create a to-do, or all of an array."""
         if isinstance(body, list):
-            items = read_items(body, TodoFields, required=["title"])
-            written = await self.services.todos.create_all(self.user, items, repeat=self.repeat(list[Todo]))
-            self.name_batch(written)
-            self.write_json(self.show_all(written.result), 201)
-            return
-        fields = read_fields(body, TodoFields, required=["title"])
-        written = await self.services.todos.create(self.user, fields, repeat=self.repeat(Todo))
-        self.answer_written(written, written.result, 201)
+            repeat = self.repeat(idempotency_key, list[Todo])
+            return await self.services.todos.create_all(self.user, body, repeat=repeat)
+        return await self.services.todos.create(self.user, body, repeat=self.repeat(idempotency_key, Todo))
 
-    async def patch(self) -> None:
-        fields = read_fields(self.json_body(), TodoFields)
-        written = await self.services.todos.patch_all(self.user, self._filter(), fields, self.if_match)
-        self._answer_count(written)
+    async def patch(
+        self, body: TodoPatch, *, if_match: IfMatch = None, **filters: Unpack[Filters]
+    ) -> WriteResult[BulkResult]:
+        """Change all to-dos that the filter selects."""
+        which = filter_from_query(filters, self.user.time_zone)
+        return await self.services.todos.patch_all(self.user, which, body, if_match)
 
-    async def delete(self) -> None:
-        written = await self.services.todos.delete_all(self.user, self._filter(), self.if_match)
-        self._answer_count(written)
-
-    def _answer_count(self, written: WriteResult) -> None:
-        self.name_batch(written)
-        self.write_json({"batch": written.batch, "count": written.result})
+    async def delete(self, *, if_match: IfMatch = None, **filters: Unpack[AllFilters]) -> WriteResult[BulkResult]:
+        """Move all to-dos that the filter selects to the trash, or delete those in the trash for good."""
+        which = filter_from_query(filters, self.user.time_zone)
+        return await self.services.todos.delete_all(self.user, which, if_match)
 
 
 class TodoHandler(APIHandler):
-    """One to-do; `deleted=true` addresses one in the trash."""
+    """One to-do."""
 
-    query_parameters = {"GET": ("deleted",), "DELETE": ("deleted",)}
-
-    async def get(self, todo_id: str) -> None:
-        deleted = self.query.get("deleted", False)
-        todo = await self.queries.todo(self.path_id(todo_id), deleted, EDITOR if deleted else VIEWER)
-        if self.not_modified(revision_etag(todo.revision)):
-            return
+    async def get(self, todo_id: TodoId, *, deleted: Deleted = False) -> Response[Todo]:
+        """Read a to-do."""
+        todo = await self.queries.todo(todo_id, deleted, EDITOR if deleted else VIEWER)
+        self.validate(revision_etag(todo.revision))
         key = (todo.id, todo.revision, self.url(""))  # no two states of a to-do have the same revision
         body = self.services.answers.get(key)
         if body is None:
             body = msgspec.json.encode(self.show(todo))
             self.services.answers.set(key, body, len(body))
-        self.write_encoded(body)
+        return Response(body, "application/json")
 
-    async def put(self, todo_id: str) -> None:
-        try:
-            todo_id = clean_id(todo_id)
-        except ValueError as error:
-            raise Invalid(f"The id {error}.", [field_error("id", str(error))]) from None
-        fields = read_fields(self.json_body(), TodoFields, required=["title"])
-        written = await self.services.todos.replace(self.user, todo_id, fields, self.if_match, self.only_new)
+    async def put(
+        self, todo_id: NewTodoId, body: NewTodo, *, if_match: IfMatch = None, if_none_match: IfNoneMatch = None
+    ) -> Annotated[WriteResult[Todo], 200, 201]:
+        """Create a to-do under an id that the client makes, or replace it."""
+        only_new = (if_none_match or "").strip() == "*"
+        written = await self.services.todos.replace(self.user, todo_id, body, if_match, only_new)
         todo, made = written.result
-        self.answer_written(written, todo, 201 if made else 200)
+        self.status = 201 if made else 200
+        return written._replace(result=todo)
 
-    async def patch(self, todo_id: str) -> None:
-        fields = read_fields(self.json_body(), TodoFields)
-        written = await self.services.todos.patch(self.user, self.path_id(todo_id), fields, self.if_match)
-        self.answer_written(written, written.result)
+    async def patch(self, todo_id: TodoId, body: TodoPatch, *, if_match: IfMatch = None) -> WriteResult[Todo]:
+        """Change some fields of a to-do."""
+        return await self.services.todos.patch(self.user, todo_id, body, if_match)
 
-    async def delete(self, todo_id: str) -> None:
-        deleted = self.query.get("deleted", False)
-        self.answer_nothing(await self.services.todos.delete(self.user, self.path_id(todo_id), self.if_match, deleted))
+    async def delete(
+        self, todo_id: TodoId, *, deleted: Deleted = False, if_match: IfMatch = None
+    ) -> Annotated[WriteResult[None], 204]:
+        """Move a to-do to the trash, or delete one in the trash for good."""
+        return await self.services.todos.delete(self.user, todo_id, if_match, deleted)
 
 
 class TodoHistoryHandler(APIHandler):
-    """What happened to a to-do, newest first."""
+    """What happened to a to-do."""
 
-    query_parameters = {"GET": ("limit", "after")}
-
-    async def get(self, todo_id: str) -> None:
-        most, after = self.query.get("limit", 1000), self.query.get("after", ("revision", 2**63 - 1, "", 0))
-        if after[0] != "revision":
-            raise Malformed("after belongs to another list.", [field_error("after", "belongs to another list")])
+    async def get(self, todo_id: TodoId, *, limit: Limit = 1000, after: Cursor = None) -> list[Change]:
+        """Read the changes of a to-do, newest first."""
+        after = after or ["revision", 2**63 - 1, "", 0]
+        check_cursor(after, "revision")
         await self.queries.check_revision(after[-1])
-        changes = await self.queries.history(self.path_id(todo_id), after[1], most + 1)
-        if len(changes) > most:
-            changes = changes[:most]
+        changes = await self.queries.history(todo_id, after[1], limit + 1)
+        if len(changes) > limit:
+            changes = changes[:limit]
             last = changes[-1].revision
-            self.set_header("Link", self.link_to(make_cursor("revision", last, "", last)))
-        self.write_json(changes)
+            self.set_link(make_cursor("revision", last, "", last))
+        return changes
 
 
 class TodoRestoreHandler(APIHandler):
-    """Takes a to-do out of the trash."""
+    """A to-do in the trash, to be restored."""
 
-    async def post(self, todo_id: str) -> None:
-        written = await self.services.todos.restore(self.user, self.path_id(todo_id))
-        self.answer_written(written, written.result)
+    async def post(self, todo_id: TodoId) -> WriteResult[Todo]:
+        """Take a to-do out of the trash."""
+        return await self.services.todos.restore(self.user, todo_id)
 
 
 class ListsHandler(APIHandler):
     """All lists, or those in the trash."""
 
-    query_parameters = {"GET": ("deleted",)}
+    async def get(self, *, deleted: Deleted = False) -> list[TodoList]:
+        """Read the lists."""
+        self.validate(collection_etag(self.user, await self.queries.revision()))
+        return self.show_all(await self.queries.lists(deleted))
 
-    async def get(self) -> None:
-        if self.not_modified(collection_etag(self.user, await self.queries.revision())):
-            return
-        lists = await self.queries.lists(self.query.get("deleted", False))
-        self.write_json(self.show_all(lists))
-
-    async def post(self) -> None:
-        fields = read_fields(self.json_body(), ListFields, required=["title"])
-        written = await self.services.todos.create_list(self.user, fields, repeat=self.repeat(TodoList))
-        await self.answer_written_list(written, 201)
+    async def post(
+        self, body: NewList, *, idempotency_key: IdempotencyKey = None
+    ) -> Annotated[WriteResult[TodoList], 201]:
+        """Create a list."""
+        repeat = self.repeat(idempotency_key, TodoList)
+        return await self.described(await self.services.todos.create_list(self.user, body, repeat=repeat))
 
 
 class ListHandler(APIHandler):
-    """One list; `deleted=true` addresses one in the trash."""
+    """One list."""
 
-    query_parameters = {"GET": ("deleted",), "DELETE": ("deleted",)}
-
-    async def get(self, list_id: str) -> None:
-        list_id, deleted = self.path_id(list_id, "list"), self.query.get("deleted", False)
+    async def get(self, list_id: ListId, *, deleted: Deleted = False) -> TodoList:
+        """Read a list."""
         todo_list = await self.queries.todo_list(list_id, deleted)
-        if not self.not_modified(revision_etag(todo_list.revision)):
-            self.write_json(self.show((await self.queries.described([todo_list]))[0]))
+        self.validate(revision_etag(todo_list.revision))
+        return self.show((await self.queries.described([todo_list]))[0])
 
-    async def patch(self, list_id: str) -> None:
-        fields = read_fields(self.json_body(), ListFields)
-        list_id = self.path_id(list_id, "list")
-        await self.answer_written_list(await self.services.todos.patch_list(self.user, list_id, fields, self.if_match))
+    async def patch(self, list_id: ListId, body: ListPatch, *, if_match: IfMatch = None) -> WriteResult[TodoList]:
+        """Rename or move a list."""
+        return await self.described(await self.services.todos.patch_list(self.user, list_id, body, if_match))
 
-    async def delete(self, list_id: str) -> None:
-        list_id, deleted = self.path_id(list_id, "list"), self.query.get("deleted", False)
-        self.answer_nothing(await self.services.todos.delete_list(self.user, list_id, self.if_match, deleted))
+    async def delete(
+        self, list_id: ListId, *, deleted: Deleted = False, if_match: IfMatch = None
+    ) -> Annotated[WriteResult[None], 204]:
+        """Move a list with its to-dos to the trash, or delete one in the trash for good."""
+        return await self.services.todos.delete_list(self.user, list_id, if_match, deleted)
 
 
 class ListRestoreHandler(APIHandler):
-    """Takes a list with its to-dos out of the trash."""
+    """A list in the trash, to be restored."""
 
-    async def post(self, list_id: str) -> None:
-        list_id = self.path_id(list_id, "list")
-        await self.answer_written_list(await self.services.todos.restore_list(self.user, list_id))
+    async def post(self, list_id: ListId) -> WriteResult[TodoList]:
+        """Take a list with its to-dos out of the trash."""
+        return await self.described(await self.services.todos.restore_list(self.user, list_id))
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """Changes, oldest first, the revision up to which they go, and whether there are more."""
+
+    changes: list[Change]
+    revision: int
+    more: bool
 
 
 class ChangesHandler(APIHandler):
-    """The change log after a revision."""
+    """The change log."""
 
-    query_parameters = {"GET": ("since", "list", "limit")}
-
-    async def get(self) -> None:
-        since, most = self.query.get("since", 0), self.query.get("limit", 200)
-        list_id = self.query.get("list")
-        if list_id and list_id not in {entry.id for entry in await self.queries.lists(deleted=True)}:
-            await self.queries.todo_list(list_id)
+    async def get(
+        self,
+        *,
+        since: Revision = 0,
+        list: Annotated[str | None, Meta(description="of this list")] = None,
+        limit: Limit = 200,
+    ) -> Changes:
+        """Read what changed after a revision, oldest first."""
+        if list and list not in {entry.id for entry in await self.queries.lists(deleted=True)}:
+            await self.queries.todo_list(list)
         await self.queries.check_revision(since)
         revision = await self.queries.revision()
-        changes = await self.queries.changes(since, list_id, most + 1)
-        more = len(changes) > most
-        changes = changes[:most]
+        changes = await self.queries.changes(since, list, limit + 1)
+        more = len(changes) > limit
+        changes = changes[:limit]
         if changes:
             revision = changes[-1].revision if more else max(revision, changes[-1].revision)
-        self.write_json({"changes": changes, "revision": revision, "more": more})
+        return Changes(changes, revision, more)
+
+
+class UndoResult(msgspec.Struct, frozen=True):
+    """A new batch that took a batch back, and the first of the to-dos and lists that it changed."""
+
+    batch: str | None
+    undone: str
+    count: int
+    todos: list[Todo]
+    lists: list[TodoList]
 
 
 class UndoHandler(APIHandler):
-    """Undoes a batch, or the caller's last act."""
+    """Undo."""
 
-    async def post(self) -> None:
-        fields = read_fields(self.json_body(), UndoFields) if self.body() else {}
-        written = await self.services.todos.undo(self.user, fields.get("batch"), self.repeat(Undone))
+    async def post(
+        self,
+        body: Annotated[dict[str, Any], Fields(UndoFields, optional=True)],
+        *,
+        idempotency_key: IdempotencyKey = None,
+    ) -> WriteResult[UndoResult]:
+        """Undo a batch, or the caller's last one."""
+        repeat = self.repeat(idempotency_key, Undone)
+        written = await self.services.todos.undo(self.user, body.get("batch"), repeat)
         undone: Undone = written.result
-        self.name_batch(written)
-        self.write_json(
-            {
-                "batch": written.batch,
-                "undone": undone.batch,
-                "count": undone.count,
-                "todos": self.show_all(undone.todos),
-                "lists": self.show_all(await self.queries.described(undone.lists)),
-            }
-        )
+        lists = self.show_all(await self.queries.described(undone.lists))
+        result = UndoResult(written.batch, undone.batch, undone.count, self.show_all(undone.todos), lists)
+        return written._replace(result=result)
 
 
-# A browser reports neither pings nor a line that died without a word: a page notices it by the missing heartbeats.
+# A browser reports neither pings nor a broken connection: a page notices it by the missing heartbeats.
 HEARTBEAT_SECONDS = 15.0
 
-# Of all sockets that a process may have, what part is for one user at the most: the holder of a link is anybody.
+# What fraction of all sockets of a process one user may have: the holder of a link can be anybody.
 SHARE_OF_SOCKETS = {"session": 4, "token": 4, "host": 4, "link": 10}
 
 
-class EventsHandler(TornadoHandler, tornado.websocket.WebSocketHandler):
-    """Committed changes as they happen, after those since a revision that the client knows, and heartbeats."""
+class EventsHandler(APIHandler):
+    """Committed changes as they happen."""
 
-    query_parameters = {"GET": ("since",)}
+    has_head = False
 
-    @classmethod
-    def allowed_methods(cls) -> tuple[str, ...]:
-        """GET, to be upgraded; a HEAD cannot be."""
-        return "GET", "OPTIONS"
-
-    def check_origin(self, origin: str) -> bool:
-        """Whether pages of this origin may listen. Raises Forbidden, since Tornado would answer in HTML."""
-        if not self.is_trusted(origin):
-            raise Forbidden("A page of another site may not listen here. CORS_ORIGINS says which may.")
-        return True
-
-    async def admit(self) -> None:
-        await super().admit()
+    async def get(self, *, since: Revision | None = None) -> Annotated[Response[None], 101]:
+        """Open a WebSocket that sends the changes after a revision, then each that is made, and heartbeats."""
         headers = self.request.headers
-        upgrades = (
-            headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in headers.get("Connection", "").lower()
+        is_offered = (
+            headers.get("upgrade", "").lower() == "websocket" and "upgrade" in headers.get("connection", "").lower()
         )
-        if upgrades and headers.get("Sec-WebSocket-Version") != "13":
+        if is_offered and headers.get("sec-websocket-version") != "13":
             raise UpgradeRequired("Use version 13 of the WebSocket protocol.", headers={"Sec-WebSocket-Version": "13"})
-        connection = self.request.connection
-        if isinstance(connection, ASGIConnection):
-            upgrades = connection.is_socket
-        elif content_length(headers) or "Transfer-Encoding" in headers:
-            upgrades = False
-        else:
-            upgrades = upgrades and bool(WEBSOCKET_KEY.fullmatch(headers.get("Sec-WebSocket-Key", "")))
-        if self.request.method == "GET" and not upgrades:
-            if "Upgrade" in headers and "Origin" in headers:
-                self.check_origin(headers["Origin"])
-            self.closes_connection = "Upgrade" in headers
+        if not self.is_from_here(self.is_trusted):
+            raise Forbidden("A page of another site may not listen here. CORS_ORIGINS lists the sites that may.")
+        if not self.request.is_upgrade:
             raise Malformed(
-                "Open this address as a WebSocket, with a Sec-WebSocket-Key of 16 bytes and without a body."
+                "Open this address as a WebSocket, with a Sec-WebSocket-Key of 16 bytes and without a body.",
+                headers={"Connection": "close"} if "upgrade" in headers else None,
             )
-        most, share = self.settings["config"].max_connections, SHARE_OF_SOCKETS.get(getattr(self.caller, "kind", ""), 1)
-        mine = self.services.hub.count(self.user) if self.caller else 0
-        if self.services.sockets >= most or mine >= most // share:
+        limit, share = self.app.config.max_connections, SHARE_OF_SOCKETS.get(self.caller.kind, 1)
+        if self.services.sockets >= limit or self.services.hub.count(self.user) >= limit // share:
             raise Unavailable("Too many sockets are open. Close some, or try again in a moment.")
+        response: Response[None] = Response(status=101)
+        response.socket = functools.partial(self._run, since)
+        return response
 
-    def get_websocket_protocol(self) -> tornado.websocket.WebSocketProtocol | None:
-        """What speaks to the client: Tornado, or the ASGI server in front."""
-        connection = self.request.connection
-        return (
-            ASGISocket(self, connection) if isinstance(connection, ASGIConnection) else super().get_websocket_protocol()
-        )
-
-    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
-        """`todo`, if it is offered: a page that sends a link's secret as another has to be answered with one."""
-        return "todo" if "todo" in subprotocols else None
-
-    def open(self) -> None:
-        self.discount()  # a socket that stays open must not hold up a stop
+    async def _run(self, since: int | None, socket: Socket) -> None:
         self.services.sockets += 1
-        self._sender = asyncio.ensure_future(self._send_forever())
-
-    def on_message(self, message: str | bytes) -> None:
-        self.close(1003, "this socket only sends")
-
-    def on_close(self) -> None:
-        self.services.sockets -= 1
-        self._sender.cancel()
-
-    async def _send_forever(self) -> None:
+        sender = asyncio.ensure_future(self._send_forever(socket, since))
         try:
-            credential_id = self.caller.credential_id
-            async with self.services.hub.listen(self.user, self.close, credential_id) as listener:
-                await self._send(listener)
-        except (tornado.websocket.WebSocketClosedError, tornado.iostream.StreamClosedError):
+            if await socket.receive() is not None:
+                socket.close(1003, "this socket only sends")
+        finally:
+            self.services.sockets -= 1
+            sender.cancel()
+
+    async def _send_forever(self, socket: Socket, since: int | None) -> None:
+        try:
+            async with self.services.hub.listen(self.user, socket.close, self.caller.credential_id) as listener:
+                listener.since = await self._greet(socket, since)
+                while True:
+                    await socket.send(await listener.next_message(HEARTBEAT_SECONDS) or '{"type":"heartbeat"}')
+        except ClientGone:
             pass
         except TodoError as error:
-            self.close(1011, error.title)
+            socket.close(1011, error.title)
 
-    async def _send(self, listener: Listener) -> None:
-        queries = self.services.todos.queries(self.user)
-        revision = await queries.revision()
-        hello, since = {"type": "hello", "revision": revision}, self.query.get("since", revision)
+    async def _greet(self, socket: Socket, since: int | None) -> int:
+        """Send the first message; return the revision after which the client wants to read on."""
+        revision = await self.queries.revision()
+        hello: dict[str, Any] = {"type": "hello", "revision": revision}
+        since = revision if since is None else since
         try:
-            await queries.check_revision(since)
+            await self.queries.check_revision(since)
         except Gone:
             # Not an error of the request, since a browser shows a page neither the status nor the text of one.
             hello["reset"], since = True, revision
-        await self.write_message(msgspec.json.encode(hello).decode())
-        listener.since = min(since, revision)
-        while True:
-            await self.write_message(await listener.next_message(HEARTBEAT_SECONDS) or '{"type":"heartbeat"}')
+        await socket.send(msgspec.json.encode(hello).decode())
+        return min(since, revision)
+
+
+class ShownMember(msgspec.Struct, frozen=True):
+    """A member of a list."""
+
+    name: str
+    role: str
+    since: str
+    url: str
 
 
 class MembersHandler(APIHandler):
-    """Who may see a list, its owner first."""
+    """Who may see a list."""
 
     async def admit(self) -> None:
         await super().admit()
-        if self.caller and self.caller.kind == "link":
+        if self.caller.kind == "link":
             raise Forbidden("A link shows a list, and not who else may see it.")
 
-    async def get(self, list_id: str) -> None:
-        list_id = self.path_id(list_id, "list")
-        members = await self.queries.members(list_id)
-        self.write_json([self.show_member(list_id, member) for member in members])
-
-    def show_member(self, list_id: str, member: Member) -> dict:
+    def show_member(self, list_id: str, member: Member) -> ShownMember:
         """A member with its URL."""
-        return {**msgspec.structs.asdict(member), "url": self.url("api", "lists", list_id, "members", member.name)}
+        url = self.url("api", "lists", list_id, "members", member.name)
+        return ShownMember(member.name, member.role, member.since, url)
+
+    async def get(self, list_id: ListId) -> list[ShownMember]:
+        """Read the members of a list, its owner first."""
+        return [self.show_member(list_id, member) for member in await self.queries.members(list_id)]
 
 
 class MemberHandler(MembersHandler):
-    """One member of a list, by name."""
+    """One member of a list."""
 
-    async def get(self, list_id: str, name: str) -> None:
-        list_id = self.path_id(list_id, "list")
+    async def get(self, list_id: ListId, name: UserName) -> ShownMember:  # type: ignore[override]
+        """Read a member."""
         for member in await self.queries.members(list_id):
             if member.name in (name, fold_user_name(name)):
-                self.write_json(self.show_member(list_id, member))
-                return
+                return self.show_member(list_id, member)
         raise NotFound("There is no such member.")
 
-    async def put(self, list_id: str, name: str) -> None:
-        list_id = self.path_id(list_id, "list")
-        fields = read_fields(self.json_body(), MemberFields, required=["role"])
-        written = await self.services.todos.share(self.user, list_id, name, fields["role"])
+    async def put(
+        self, list_id: ListId, name: UserName, body: Annotated[dict[str, Any], Fields(MemberFields, ("role",))]
+    ) -> Annotated[ShownMember, 200, 201]:
+        """Share a list with a user, or give a member another role."""
+        written = await self.services.todos.share(self.user, list_id, name, body["role"])
         member, is_new = written.result
-        self.write_json(self.show_member(list_id, member), 201 if is_new else 200)
+        self.status = 201 if is_new else 200
+        return self.show_member(list_id, member)
 
-    async def delete(self, list_id: str, name: str) -> None:
-        await self.services.todos.unshare(self.user, self.path_id(list_id, "list"), name)
-        self.set_status(204)
+    async def delete(self, list_id: ListId, name: UserName) -> None:
+        """End a membership; members may end their own."""
+        await self.services.todos.unshare(self.user, list_id, name)
+
+
+class ShownCredential(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """A session, token, invitation or link; its secret is shown once, when it is made."""
+
+    id: str
+    url: str
+    created_at: str
+    used_at: str
+    expires_at: str | None = None
+    device: str | None = None
+    current: bool | UnsetType = UNSET
+    name: str | None = None
+    read_only: bool | UnsetType = UNSET
+    token: str | None = None
+    link: str | None = None
 
 
 class CredentialHandler(APIHandler):
     """What the handlers of sessions, tokens, invitations and links have in common: how they show one."""
 
-    def show_credential(self, credential: Credential, *path: str, **more: Any) -> dict:
+    def show_credential(self, credential: Credential, *path: str, **more: Any) -> ShownCredential:
         """A credential as the API shows it, without its secret."""
         times = {name: timestamp(getattr(credential, name)) for name in ("created_at", "used_at", "expires_at")}
-        return {"id": credential.id, "url": self.url("api", *path, credential.id), **times, **more}
+        url = self.url("api", *path, credential.id)
+        return ShownCredential(**{"id": credential.id, "url": url, **times, **more})
 
     def page_url(self, *fragment: str) -> str:
-        """The address of a view of the page. What is behind the # no server, log or Referer header gets to see."""
+        """The address of a view of the page. What is behind the # reaches no server, log or Referer header."""
         return f"{self.url('')}#/{'/'.join(fragment)}"
 
 
 class LinksHandler(CredentialHandler):
-    """The links by which whoever has one can read a list."""
+    """The links by which anybody who has one can read a list."""
 
-    async def get(self, list_id: str) -> None:
-        list_id = self.path_id(list_id, "list")
+    def _show(self, list_id: str, credential: Credential, **more: str) -> ShownCredential:
+        return self.show_credential(credential, "lists", list_id, "links", expires_at=None, **more)
+
+    async def get(self, list_id: ListId) -> list[ShownCredential]:
+        """Read the links of a list."""
         await self.queries.todo_list(list_id, role=OWNER)
-        links = await self.services.accounts.links(self.user, list_id)
-        self.write_json([self._show(list_id, link) for link in links])
+        return [self._show(list_id, link) for link in await self.services.accounts.links(self.user, list_id)]
 
-    def _show(self, list_id: str, credential: Credential, **more: str) -> dict:
-        shown = self.show_credential(credential, "lists", list_id, "links", **more)
-        del shown["expires_at"]
-        return shown
-
-    async def post(self, list_id: str) -> None:
-        list_id = self.path_id(list_id, "list")
-        if self.body():
-            read_fields(self.json_body(), NoFields)
+    async def post(self, list_id: ListId, body: Nothing) -> Annotated[ShownCredential, 201]:
+        """Make a link."""
         credential, secret = (await self.services.todos.make_link(self.user, list_id)).result
-        self.write_json(self._show(list_id, credential, link=self.page_url("link", secret)), 201)
+        return self._show(list_id, credential, link=self.page_url("link", secret))
 
 
 class LinkHandler(APIHandler):
     """One link to a list."""
 
-    async def delete(self, list_id: str, link_id: str) -> None:
-        list_id, link_id = self.path_id(list_id, "list"), self.path_id(link_id, "link")
+    async def delete(self, list_id: ListId, link_id: LinkId) -> None:
+        """Revoke a link."""
         await self.services.todos.end_link(self.user, list_id, link_id)
-        self.set_status(204)
+
+
+class SessionDocument(msgspec.Struct, kw_only=True, frozen=True):
+    """The caller, and whether and how others could sign in or up."""
+
+    user: str | None
+    time_zone: str | None
+    kind: str | None
+    read_only: bool
+    accounts: bool
+    sign_up: str
+    encrypted: bool
+    local_todos: int | None
 
 
 class AccountHandler(CredentialHandler):
     """What the handlers of accounts and sessions have in common: beginning and ending a session."""
 
-    most_body = 4096  # of strangers
+    max_body = 4096  # of strangers
 
     @property
     def accounts(self) -> Accounts:
         """What people do with their accounts. Raises NotFound where there are none."""
-        if not self.settings["authenticator"].has_accounts:
+        if not self.app.authenticator.has_accounts:
             raise NotFound("Nobody signs in here: whoever reaches this server may use it, or it is part of a program.")
-        return self.settings["accounts"]
+        return self.app.accounts
 
-    async def session_document(self, caller: Caller | None) -> dict:
-        """Who asks, and whether and how others could sign in or up."""
-        authenticator: Authenticator = self.settings["authenticator"]
+    async def session_document(self, caller: Caller | None) -> SessionDocument:
+        """The caller, and whether and how others could sign in or up."""
+        authenticator = self.app.authenticator
         has_accounts = authenticator.has_accounts
         is_here = has_accounts and await authenticator.local_caller(self.request) is not None
-        return {
-            "user": caller.user.name if caller and caller.kind != "link" else None,
-            "time_zone": (caller.user.time_zone or None) if caller else None,
-            "kind": caller.kind if caller else None,
-            "read_only": bool(caller and caller.read_only),
-            "accounts": has_accounts,
-            "sign_up": await self.settings["accounts"].sign_up_rule() if has_accounts else "closed",
-            "encrypted": is_encrypted(self.request),
-            "local_todos": await self.services.accounts.local_todos() if is_here else None,
-        }
+        return SessionDocument(
+            user=caller.user.name if caller and caller.kind != "link" else None,
+            time_zone=(caller.user.time_zone or None) if caller else None,
+            kind=caller.kind if caller else None,
+            read_only=bool(caller and caller.read_only),
+            accounts=has_accounts,
+            sign_up=await self.app.accounts.sign_up_rule() if has_accounts else "closed",
+            encrypted=is_encrypted(self.request),
+            local_todos=await self.services.accounts.local_todos() if is_here else None,
+        )
 
-    async def start_session(self, session: Session) -> None:
+    async def start_session(self, session: Session) -> Caller:
         """Give the client a session's cookie; one that it had before ends."""
-        cookies: SessionCookies = self.settings["cookies"]
-        await self._end_session(cookies.read(self.request))
+        await self.end_session(self.app.cookies.read(self.request))
         credential = session.credential
-        self.caller = Caller(credential.user, "session", credential_id=credential.id)
-        value = cookies.value(self.request, session.secret)
-        self.set_cookie(max_age=SESSION_LIFETIME // 1000, value=value, **self._cookie_attributes())
+        self.who = Caller(credential.user, "session", credential_id=credential.id)
+        value = self.app.cookies.value(self.request, session.secret)
+        self._set_cookie(value, f"Max-Age={SESSION_LIFETIME // 1000}")
+        return self.who
 
-    async def _end_session(self, secret: str | None) -> None:
+    async def end_session(self, secret: str | None) -> None:
+        """End the session that has this secret, if there is one."""
         session = await self.services.accounts.find(secret, "session") if secret else None
         if session:
             with contextlib.suppress(NotFound):  # it has just been ended elsewhere
                 await self.services.accounts.end(session.user, "session", session.id)
 
-    def _cookie_attributes(self) -> dict[str, Any]:
-        name = self.settings["cookies"].name(self.request)
-        https = self.request.protocol == "https"
-        return {"name": name, "path": "/", "httponly": True, "secure": https, "samesite": "Lax"}
+    def _set_cookie(self, value: str, lifetime: str) -> None:
+        name, secure = self.app.cookies.name(self.request), "; Secure" if self.request.protocol == "https" else ""
+        self.headers["Set-Cookie"] = f'{name}="{value}"; HttpOnly; {lifetime}; Path=/; SameSite=Lax{secure}'
 
     def drop_cookie(self) -> None:
-        """Tell the client to forget its session."""
-        self.set_cookie(value="", max_age=0, expires="Thu, 01 Jan 1970 00:00:00 GMT", **self._cookie_attributes())
+        """Have the client forget its session."""
+        self._set_cookie("", "expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0")
 
 
 class SessionHandler(AccountHandler):
-    """Who is signed in; signing in and out.
-
-    DELETE with `ended=true` only takes back the cookie of a session that has ended: a page that forgets the
-    old one must not end a new one, which began while it asked.
-    """
+    """The caller's session, and signing in and out."""
 
     public = True
-    query_parameters = {"DELETE": ("ended",)}
 
-    async def get(self) -> None:
+    async def get(self) -> SessionDocument:
+        """Read who is signed in, and how others could sign in."""
         await self.services.open()
-        authenticator: Authenticator = self.settings["authenticator"]
-        # Of a session that has ended nothing is left but whom the request would come from without it.
-        self.caller = await authenticator.caller(self.request) or await authenticator.local_caller(self.request)
-        self.write_json(await self.session_document(self.caller))
+        authenticator = self.app.authenticator
+        # Of a session that has ended only the caller is left that the request would come from without it.
+        self.who = await authenticator.caller(self.request) or await authenticator.local_caller(self.request)
+        return await self.session_document(self.who)
 
-    async def post(self) -> None:
-        fields = read_fields(self.json_body(), SignInFields, required=["name", "password"])
+    async def post(
+        self, body: Annotated[dict[str, Any], Fields(SignInFields, ("name", "password"))]
+    ) -> SessionDocument:
+        """Sign in."""
         await self.services.open()
-        session = await self.accounts.sign_in(fields["name"], fields["password"], self.request)
-        await self.start_session(session)
-        self.write_json(await self.session_document(self.caller))
+        session = await self.accounts.sign_in(body["name"], body["password"], self.request)
+        return await self.session_document(await self.start_session(session))
 
-    async def delete(self) -> None:
-        secret = self.accounts and self.settings["cookies"].read(self.request)
+    async def delete(
+        self, *, ended: Annotated[bool, Meta(description="only if the session has ended")] = False
+    ) -> None:
+        """Sign out.
+
+        With `ended=true` only drop the cookie of a session that has ended: a page that forgets the old one must
+        not end a new one, which began while it asked.
+        """
+        secret = self.accounts and self.app.cookies.read(self.request)
         await self.services.open()
-        self.set_status(204)
         # Without a cookie in the request there was none to drop, and the browser may have a new one by now.
-        if self.query.get("ended") and (not secret or await self.services.accounts.find(secret, "session")):
+        if ended and (not secret or await self.services.accounts.find(secret, "session")):
             return
-        await self._end_session(secret)
+        await self.end_session(secret)
         self.drop_cookie()
 
 
 class SignUpHandler(AccountHandler):
-    """Making an account, which signs in as well."""
+    """Making an account."""
 
     public = True
 
-    async def post(self) -> None:
-        fields = read_fields(self.json_body(), SignUpFields, required=["name", "password"])
+    async def post(
+        self, body: Annotated[dict[str, Any], Fields(SignUpFields, ("name", "password"))]
+    ) -> Annotated[SessionDocument, 201]:
+        """Make an account and sign in."""
         await self.services.open()
-        takes_local = fields.get("take_local_todos", False)
-        if takes_local and not await self.settings["authenticator"].local_caller(self.request):
+        takes_local = body.get("take_local_todos", False)
+        if takes_local and not await self.app.authenticator.local_caller(self.request):
             message = "is for whoever uses the server's own machine, where AUTH=auto"
             raise Forbidden(f"take_local_todos {message}.", [field_error("take_local_todos", message)])
         user, hashed = await self.accounts.sign_up(
-            fields["name"], fields["password"], fields.get("invite", ""), self.request.remote_ip, takes_local
+            body["name"], body["password"], body.get("invite", ""), self.request.remote_ip, takes_local
         )
-        await self.start_session(await self.accounts.begin_session(user, hashed, self.request))
-        self.write_json(await self.session_document(self.caller), 201)
+        session = await self.accounts.begin_session(user, hashed, self.request)
+        return await self.session_document(await self.start_session(session))
+
+
+class ShownUser(msgspec.Struct, frozen=True):
+    """An account, for its owner."""
+
+    name: str
+    created_at: str
+    time_zone: str | None
 
 
 class UserHandler(AccountHandler):
@@ -8375,24 +8692,25 @@ class UserHandler(AccountHandler):
     needs_session = True
     local_methods = ("GET", "HEAD", "PATCH")
 
-    async def get(self) -> None:
+    async def get(self) -> ShownUser:
+        """Read the account."""
         created_at = timestamp(await self.services.accounts.created_at(self.user))
-        self.write_json({"name": self.user.name, "created_at": created_at, "time_zone": self.user.time_zone or None})
+        return ShownUser(self.user.name, created_at, self.user.time_zone or None)
 
-    async def patch(self) -> None:
-        body = self.json_body()
-        sets_zone = isinstance(body, dict) and "time_zone" in body
-        passwords = ["password", "new_password"]
-        sets_password = not sets_zone or not body.keys().isdisjoint(passwords)
-        fields = read_fields(body, UserFields, required=passwords if sets_password else [])
-        if sets_password:
+    async def patch(self, body: Annotated[dict[str, Any], Fields(UserFields)]) -> Annotated[ShownUser | None, 200, 204]:
+        """Change the time zone, or the password, which ends all other sessions."""
+        if "time_zone" not in body or not body.keys().isdisjoint(("password", "new_password")):
+            missing = [field_error(name, "is required") for name in ("password", "new_password") if name not in body]
+            if missing:
+                raise Invalid("; ".join(f"{each['field']} {each['message']}" for each in missing) + ".", missing)
             self.check_session()
-            await self._change_password(fields["password"], fields["new_password"])
-            self.set_status(204)
-        if sets_zone:
-            self.user = msgspec.structs.replace(self.user, time_zone=fields["time_zone"] or "")
-            await self.services.accounts.set_time_zone(self.user, self.user.time_zone)
-            await self.get()
+            await self._change_password(body["password"], body["new_password"])
+        if "time_zone" not in body:
+            self.status = 204
+            return None
+        self.user = msgspec.structs.replace(self.user, time_zone=body["time_zone"] or "")
+        await self.services.accounts.set_time_zone(self.user, self.user.time_zone)
+        return await self.get()
 
     async def _change_password(self, password: str, new_password: str) -> None:
         check_new_password(new_password, self.user.name, "new_password")
@@ -8400,48 +8718,52 @@ class UserHandler(AccountHandler):
         hashed = await self.accounts.change_password(self.user, new_password)
         await self.start_session(await self.accounts.begin_session(self.user, hashed, self.request))
 
-    async def delete(self) -> None:
-        fields = read_fields(self.json_body(), PasswordFields, required=["password"])
-        await self.accounts.check_password(self.user, fields["password"], self.request.remote_ip)
+    async def delete(self, body: Annotated[dict[str, Any], Fields(PasswordFields, ("password",))]) -> None:
+        """Delete the account with everything that belongs to it."""
+        await self.accounts.check_password(self.user, body["password"], self.request.remote_ip)
         await self.services.delete_user(self.user)
         self.drop_cookie()
-        self.set_status(204)
 
 
 class SessionsHandler(AccountHandler):
-    """Where the caller is signed in; signing out everywhere."""
+    """Where the caller is signed in."""
 
     needs_session = True
 
-    async def get(self) -> None:
-        sessions = await self.services.accounts.credentials(self.user, "session")
-        self.write_json(
-            [
-                self.show_credential(
-                    session, "sessions", device=session.name, current=session.id == self.caller.credential_id
-                )
-                for session in sessions
-            ]
-        )
+    async def get(self) -> list[ShownCredential]:
+        """Read the sessions."""
+        return [
+            self.show_credential(each, "sessions", device=each.name, current=each.id == self.caller.credential_id)
+            for each in await self.services.accounts.credentials(self.user, "session")
+        ]
 
     async def delete(self) -> None:
+        """Sign out everywhere."""
         await self.services.accounts.end(self.user, "session")
         self.drop_cookie()
-        self.set_status(204)
 
 
-class EndCredentialHandler(APIHandler):
-    """One session, token or invitation of the caller's, to be ended."""
+class EndSessionHandler(APIHandler):
+    """One session of the caller's."""
 
     needs_session = True
+    kind = "session"
 
-    def initialize(self, kind: str) -> None:
-        super().initialize()
-        self.kind = kind
+    async def delete(self, credential_id: CredentialId) -> None:
+        """End or revoke it."""
+        await self.services.accounts.end(self.user, self.kind, path_id(self.kind, credential_id))
 
-    async def delete(self, credential_id: str) -> None:
-        await self.services.accounts.end(self.user, self.kind, self.path_id(credential_id, self.kind))
-        self.set_status(204)
+
+class EndTokenHandler(EndSessionHandler):
+    """One API token of the caller's."""
+
+    kind = "token"
+
+
+class EndInviteHandler(EndSessionHandler):
+    """One invitation of the caller's."""
+
+    kind = "invite"
 
 
 class TokensHandler(CredentialHandler):
@@ -8449,24 +8771,24 @@ class TokensHandler(CredentialHandler):
 
     needs_session = True
 
-    def _show(self, credential: Credential, **more: str) -> dict:
-        facts = {"name": credential.name, "read_only": credential.read_only}
-        return self.show_credential(credential, "tokens", **facts, **more)
+    def _show(self, credential: Credential, **more: str) -> ShownCredential:
+        return self.show_credential(credential, "tokens", name=credential.name, read_only=credential.read_only, **more)
 
-    async def get(self) -> None:
-        tokens = await self.services.accounts.credentials(self.user, "token")
-        self.write_json([self._show(token) for token in tokens])
+    async def get(self) -> list[ShownCredential]:
+        """Read the tokens."""
+        return [self._show(token) for token in await self.services.accounts.credentials(self.user, "token")]
 
-    async def post(self) -> None:
-        fields = read_fields(self.json_body(), TokenFields, required=["name"])
+    async def post(
+        self, body: Annotated[dict[str, Any], Fields(TokenFields, ("name",))]
+    ) -> Annotated[ShownCredential, 201]:
+        """Make a token."""
         try:
-            name = clean_line(fields["name"], 100)
+            name = clean_line(body["name"], 100)
         except ValueError as error:
             raise Invalid(f"name {error}.", [field_error("name", str(error))]) from None
-        lifetime = fields.get("days", 90) * DAY
-        token = new_credential("token", self.user, lifetime, name, fields.get("read_only", False))
-        secret = await self.services.accounts.issue(token)
-        self.write_json(self._show(token, token=secret), 201)
+        lifetime = body.get("days", 90) * DAY
+        token = new_credential("token", self.user, lifetime, name, body.get("read_only", False))
+        return self._show(token, token=await self.services.accounts.issue(token))
 
 
 class InvitesHandler(CredentialHandler):
@@ -8474,34 +8796,58 @@ class InvitesHandler(CredentialHandler):
 
     needs_session = True
 
-    async def get(self) -> None:
+    async def get(self) -> list[ShownCredential]:
+        """Read the invitations."""
         invites = await self.services.accounts.credentials(self.user, "invite")
-        self.write_json([self.show_credential(invite, "invites") for invite in invites])
+        return [self.show_credential(invite, "invites") for invite in invites]
 
-    async def post(self) -> None:
-        if self.body():
-            read_fields(self.json_body(), NoFields)
+    async def post(self, body: Nothing) -> Annotated[ShownCredential, 201]:
+        """Make an invitation."""
         invite = new_credential("invite", self.user, INVITE_LIFETIME)
-        secret = await self.services.accounts.issue(invite)
-        self.write_json(self.show_credential(invite, "invites", link=self.page_url("sign-up", secret)), 201)
+        link = self.page_url("sign-up", await self.services.accounts.issue(invite))
+        return self.show_credential(invite, "invites", link=link)
+
+
+class Export(msgspec.Struct, frozen=True):
+    """Everything that belongs to a user."""
+
+    format: str
+    version: int
+    user: str
+    exported_at: str
+    lists: list[TodoList]
+    todos: list[Todo]
+    documents: list[dict[str, Any]]
 
 
 class ExportHandler(APIHandler):
-    """Everything that is the caller's, as one JSON file: lists, to-dos, the trash, documents."""
+    """Everything that belongs to the caller."""
 
-    async def get(self) -> None:
-        self.set_header("Content-Type", "application/json")
-        self.set_header("Content-Disposition", 'attachment; filename="todos.json"')
-        head = {"format": "tornado_todo", "version": 1, "user": self.user.name}
-        await self.send(msgspec.json.encode({**head, "exported_at": timestamp(now_milliseconds())})[:-1])
+    async def get(self) -> Response[Export]:
+        """Download lists, to-dos, the trash and documents as one JSON file."""
+        self.headers["Content-Disposition"] = 'attachment; filename="todos.json"'
+        # Written as a whole before it is sent, so that a slow reader keeps no transaction open.
+        file: IO[bytes] = importlib.import_module("tempfile").SpooledTemporaryFile(MAX_BODY)
         if self.request.method == "HEAD":
-            return
-        await self.services.database.snapshot(self._write_moment)
-        if not isinstance(self.services.documents, SQLDocumentStore):
-            await self._write_all("documents", self._documents(self.services.documents))
-        await self.send(b"}\n")
+            return Response(FileBody(file, None), "application/json")
+        try:
+            await self._write(file)
+        except BaseException:
+            file.close()
+            raise
+        size = file.tell()
+        file.seek(0)
+        return Response(FileBody(file, size), "application/json")
 
-    async def _write_moment(self, source: Any) -> None:
+    async def _write(self, file: IO[bytes]) -> None:
+        head = {"format": "tornado_todo", "version": 1, "user": self.user.name}
+        file.write(msgspec.json.encode({**head, "exported_at": timestamp(now_milliseconds())})[:-1])
+        await self.services.database.snapshot(functools.partial(self._write_moment, file))
+        if not isinstance(self.services.documents, SQLDocumentStore):
+            await self._write_all(file, "documents", self._documents(self.services.documents))
+        file.write(b"}\n")
+
+    async def _write_moment(self, file: IO[bytes], source: Any) -> None:
         """Write all that is in the database, as it is at one moment."""
         queries = TodoQueries(source, self.user)
         lists = [
@@ -8510,19 +8856,20 @@ class ExportHandler(APIHandler):
             for todo_list in await queries.lists(deleted)
             if todo_list.role == OWNER
         ]
-        await self.send(b',\n"lists": ' + msgspec.json.encode(lists))
-        await self._write_all("todos", self._todos(queries))
+        file.write(b',\n"lists": ' + msgspec.json.encode(lists))
+        await self._write_all(file, "todos", self._todos(queries))
         if isinstance(self.services.documents, SQLDocumentStore):
-            await self._write_all("documents", self._documents(SQLDocumentStore(source)))
+            await self._write_all(file, "documents", self._documents(SQLDocumentStore(source)))
 
-    async def _write_all(self, name: str, pages: AsyncIterator[list]) -> None:
+    @staticmethod
+    async def _write_all(file: IO[bytes], name: str, pages: AsyncIterator[list[Any]]) -> None:
         """Write a list page by page."""
         separator = b""
-        await self.send(f',\n"{name}": ['.encode())
+        file.write(f',\n"{name}": ['.encode())
         async for page in pages:
-            await self.send(separator + b",\n".join(map(msgspec.json.encode, page)))
+            file.write(separator + b",\n".join(map(msgspec.json.encode, page)))
             separator = b",\n"
-        await self.send(b"]")
+        file.write(b"]")
 
     async def _todos(self, queries: TodoQueries) -> AsyncIterator[list[Todo]]:
         after = ""
@@ -8538,55 +8885,64 @@ class ExportHandler(APIHandler):
             after = entries[-1].name
 
 
+class ShownDocument(msgspec.Struct, frozen=True):
+    """A document's name, size in bytes and age."""
+
+    name: str
+    url: str
+    size: int
+    updated_at: str
+
+
 class DocumentsHandler(APIHandler):
-    """The names of all documents, or of those that begin with a prefix."""
+    """The names of all documents."""
 
-    query_parameters = {"GET": ("prefix", "limit", "after")}
-
-    async def get(self) -> None:
-        most, prefix = self.query.get("limit", 200), unicodedata.normalize("NFC", self.query.get("prefix", ""))
-        sort, after, *_ = self.query.get("after", ("name", ""))
-        if sort != "name":
-            raise Malformed("after belongs to another list.", [field_error("after", "belongs to another list")])
-        entries = await self.services.documents.entries(self.user.id, prefix, after, most + 1)
-        if len(entries) > most:
-            entries = entries[:most]
-            self.set_header("Link", self.link_to(make_cursor("name", entries[-1].name, "")))
-        self.write_json(
-            [
-                {
-                    "name": entry.name,
-                    "url": self.url("api", "documents", entry.name),
-                    "size": entry.size,
-                    "updated_at": timestamp(entry.updated_at),
-                }
-                for entry in entries
-            ]
-        )
+    async def get(
+        self,
+        *,
+        prefix: Annotated[str, Meta(description="only names that begin so")] = "",
+        limit: Limit = 200,
+        after: Cursor = None,
+    ) -> list[ShownDocument]:
+        """Read the names of documents, in order."""
+        after, prefix = after or ["name", "", "", 0], unicodedata.normalize("NFC", prefix)
+        check_cursor(after, "name")
+        entries = await self.services.documents.entries(self.user.id, prefix, after[1], limit + 1)
+        if len(entries) > limit:
+            entries = entries[:limit]
+            self.set_link(make_cursor("name", entries[-1].name, ""))
+        return [
+            ShownDocument(each.name, self.url("api", "documents", each.name), each.size, timestamp(each.updated_at))
+            for each in entries
+        ]
 
 
 class DocumentHandler(APIHandler):
-    """One JSON document by name."""
+    """One JSON document."""
 
-    async def get(self, name: str) -> None:
-        document = await self.services.documents.get(self.user.id, clean_document_name(name))
-        if not self.not_modified(document.etag):
-            self.set_header("Content-Type", "application/json")
-            self.answer(document.body)
+    async def get(self, name: DocumentName) -> Response[Any]:
+        """Read a document."""
+        document = await self.services.documents.get(self.user.id, name)
+        self.validate(document.etag)
+        return Response(document.body, "application/json")
 
-    async def post(self, name: str) -> None:
-        name = clean_document_name(name)
-        self.json_body()
-        precondition = Precondition(self.if_match, self.only_new)
-        etag = await self.services.documents.put(self.user.id, name, self.body(), precondition)
-        self.set_header("ETag", etag)
-        self.set_status(204)
+    async def post(
+        self,
+        name: DocumentName,
+        body: Annotated[bytes, JSONBody()],
+        *,
+        if_match: IfMatch = None,
+        if_none_match: IfNoneMatch = None,
+    ) -> None:
+        """Write a document."""
+        precondition = Precondition(if_match, (if_none_match or "").strip() == "*")
+        self.headers["ETag"] = await self.services.documents.put(self.user.id, name, body, precondition)
 
     put = post
 
-    async def delete(self, name: str) -> None:
-        await self.services.documents.delete(self.user.id, clean_document_name(name), self.if_match)
-        self.set_status(204)
+    async def delete(self, name: DocumentName, *, if_match: IfMatch = None) -> None:
+        """Delete a document."""
+        await self.services.documents.delete(self.user.id, name, if_match)
 
 
 # What a page would load a record as to let it act on the page (Fetch Metadata, Sec-Fetch-Dest).
@@ -8594,74 +8950,78 @@ ACTIVE_DESTINATIONS = ("script", "style", "worker", "sharedworker", "servicework
 
 
 class RecordHandler(APIHandler):
-    """One record: bytes by key, with their media type, for a while or for as long as there is room."""
+    """One record: bytes with their media type, for a while or for as long as there is room."""
 
-    most_body = MAX_RECORD
+    max_body = MAX_RECORD
     takes_json = False
-    query_parameters = {"POST": ("ttl",), "PUT": ("ttl",)}
     # Whatever somebody has stored here, a browser that opens it runs nothing of it.
     content_security_policy = "sandbox; default-src 'none'"
 
-    def _key(self, key: str) -> str:
-        return f"{self.user.id}/{clean_record_key(key)}"
-
-    async def get(self, key: str) -> None:
-        if self.request.headers.get("Sec-Fetch-Dest", "empty") in ACTIVE_DESTINATIONS:
+    async def get(self, key: RecordKey) -> Response[bytes]:
+        """Read a record."""
+        if self.request.headers.get("sec-fetch-dest", "empty") in ACTIVE_DESTINATIONS:
             raise Forbidden("A record is data: a page may read it, but not run it or style itself with it.")
-        record = await self.services.records.get(self._key(key))
+        record = await self.services.records.get(f"{self.user.id}/{key}")
         if record is None:
             raise NotFound(f"Missing record for key:{key}")
-        self.set_header("Content-Type", record.content_type)
-        self.answer(record.body)
+        return Response(record.body, record.content_type)
 
-    async def post(self, key: str) -> None:
-        content_type = self.request.headers.get("Content-Type", "application/octet-stream")
+    async def post(
+        self, key: RecordKey, body: bytes, *, ttl: Annotated[int | None, Meta(ge=1, description="seconds")] = None
+    ) -> None:
+        """Write a record."""
+        content_type = self.request.headers.get("content-type", "application/octet-stream")
         if len(content_type) > 200 or not (content_type.isascii() and content_type.isprintable()):
             message = "must be at most 200 printable ASCII characters"
             raise Malformed(f"The Content-Type {message}.", [field_error("Content-Type", message)])
-        await self.services.records.set(self._key(key), Record(self.body(), content_type), self.query.get("ttl"))
-        self.set_status(204)
+        await self.services.records.set(f"{self.user.id}/{key}", Record(body, content_type), ttl)
 
     put = post
 
-    async def delete(self, key: str) -> None:
-        if not await self.services.records.delete(self._key(key)):
+    async def delete(self, key: RecordKey) -> None:
+        """Delete a record."""
+        if not await self.services.records.delete(f"{self.user.id}/{key}"):
             raise NotFound(f"Missing record for key:{key}")
-        self.set_status(204)
 
 
 class WeatherHandler(APIHandler):
-    """The weather now, as a sentence or as JSON."""
+    """The weather."""
 
-    async def get(self) -> None:
+    async def get(self) -> Response[WeatherReport]:
+        """Read the weather now, as a sentence or, if Accept has application/json, as JSON."""
         report = await self.services.weather.report()
-        self.set_header("Cache-Control", "private, max-age=60")
-        self.set_header("Vary", "Accept, Origin")
-        if "application/json" in self.request.headers.get("Accept", ""):
-            self.write_json(report)
-            return
-        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.headers.update({"Cache-Control": "private, max-age=60", "Vary": "Accept, Origin"})
+        if "application/json" in self.request.headers.get("accept", ""):
+            return Response(msgspec.json.encode(report), "application/json")
         text = f"Currently {report.temperature} degrees and {report.text} in {report.place}"
-        self.answer(text.encode())
+        return Response(text.encode(), "text/plain; charset=utf-8")
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Whether all is well, and how each engine is."""
+
+    status: str
+    engines: dict[str, dict[str, Any]] | UnsetType = UNSET
 
 
 class HealthHandler(APIHandler):
-    """How every engine is; 503 if one is not well. Strangers learn only the kinds of the engines."""
+    """How every engine is."""
 
     public = True
 
-    async def get(self) -> None:
+    async def get(self) -> Annotated[Health, 200, 503]:
+        """Try every engine; 503 if one is not well. Strangers learn only the kinds of the engines."""
         well, engines = await self.services.health()
         if engines["todos"]["state"] != "ok" or not await self._knows_caller():
             engines = {name: {**entry, "engine": entry["engine"].split()[0]} for name, entry in engines.items()}
         if not well:
-            self.set_header("Retry-After", "1")
-        self.write_json({"status": "ok" if well else "failing", "engines": engines}, 200 if well else 503)
+            self.status, self.headers["Retry-After"] = 503, "1"
+        return Health("ok" if well else "failing", engines)
 
     async def _knows_caller(self) -> bool:
-        """Whether somebody has signed in, or uses this machine: others have no use for hosts, ports and file names."""
+        """Whether the caller has signed in, or uses this machine: others need no hosts, ports and file names."""
         try:
-            caller = await self.settings["authenticator"].caller(self.request)
+            caller = await self.app.authenticator.caller(self.request)
         except TodoError:
             return False
         return caller is not None and (caller.kind != "open" or is_local(self.request)) and caller.kind != "link"
@@ -8672,110 +9032,107 @@ class LiveHandler(APIHandler):
 
     public = True
 
-    async def get(self) -> None:
-        self.write_json({"status": "ok"})
+    async def get(self) -> Health:
+        """Answer."""
+        return Health("ok")
 
 
-class PageHandler(APIHandler):
+class PageHandler(Handler):
     """The page, in which there is nothing private: it asks the API for what it shows, and whom to let in."""
 
-    query_parameters = None
+    any_query = True
 
     @property
-    def public(self) -> bool:
+    def public(self) -> bool:  # type: ignore[override]
         """Whether strangers get the page, where they can sign in: not where another program knows its users."""
-        return not self.settings["authenticator"].asks_host
+        return not self.app.authenticator.asks_host
 
     @property
-    def content_security_policy(self) -> str:
+    def content_security_policy(self) -> str:  # type: ignore[override]
         """What lets the page's own script and style run, and nothing else."""
-        return self.settings["page"]().policy
+        return self.app.page().policy
 
-    async def get(self) -> None:
-        page = self.settings["page"]()
-        self.set_header("Cache-Control", "private, no-cache")
-        if not self.not_modified(page.etag):
-            self.set_header("Content-Type", "text/html; charset=utf-8")
-            self.answer(page.html)
+    async def get(self) -> Response[str]:
+        """Read the page."""
+        page = self.app.page()
+        self.headers["Cache-Control"] = "private, no-cache"
+        self.validate(page.etag)
+        return Response(page.html, "text/html; charset=utf-8")
 
 
-class PageAssetHandler(APIHandler):
+class PageAssetHandler(Handler):
     """The page's style sheet and script, under names that change with their bytes."""
 
     public = True
-    query_parameters = None
+    any_query = True
 
-    async def get(self, name: str) -> None:
-        asset = self.settings["page"]().assets.get(name)
+    async def get(self, name: PathText) -> Response[bytes]:
+        """Read a file of the page's."""
+        asset = self.app.page().assets.get(name)
         if asset is None:
-            raise NotFound(STATUS_DETAILS[404])
-        is_known = self.not_modified(f'"{name}"')
-        self.set_header("Cache-Control", "public, max-age=31536000, immutable")
-        if not is_known:
-            body, content_type = asset
-            self.set_header("Content-Type", content_type)
-            self.answer(body)
+            raise NotFound(NOT_FOUND)
+        self.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        self.validate(f'"{name}"')
+        return Response(*asset)
 
 
-class StaticHandler(TornadoHandler, tornado.web.StaticFileHandler):
+class StaticHandler(Handler):
     """The folder that STATIC_PATH names."""
 
-    query_parameters = None
+    any_query = True
     content_security_policy = "object-src 'none'"
 
-    def initialize(self, **options: Any) -> None:
-        BaseHandler.initialize(self)
-        tornado.web.StaticFileHandler.initialize(self, **options)
-
-    async def get(self, path: str, include_body: bool = True) -> None:
+    async def get(self, path: PathText) -> Response[bytes]:
+        """Read a file, or a part of it, or the file index.html of a folder."""
+        root = os.path.realpath(self.app.config.static_path)
         try:
-            await super().get(path, include_body)
-        except tornado.web.HTTPError as error:
-            if error.status_code == 403:  # outside the folder: whether anything is there is nobody's business
-                raise NotFound(STATUS_DETAILS[404]) from error
+            name = os.path.realpath(os.path.join(root, path.replace("/", os.sep)))
+            inside = os.path.relpath(name, root)
+            if inside != "." and any(part.startswith(".") for part in inside.split(os.sep)):  # outside, or hidden
+                raise NotFound(NOT_FOUND)
+            if os.path.isdir(name):
+                if not self.request.path.endswith("/"):
+                    return Response(status=301, headers={"Location": f"{self.request.path}/"})
+                name = os.path.join(name, "index.html")
+            return self._file(name)
+        except (OSError, ValueError):  # it is not there, not a file, or its name cannot be one
+            raise NotFound(NOT_FOUND) from None
+
+    def _file(self, name: str) -> Response[bytes]:
+        """The file, or what Range and If-Range ask for. Raises OSError, NotModified, PreconditionFailed or BadRange."""
+        headers, file = self.request.headers, open(name, "rb")  # noqa: SIM115  # closed when it has been sent
+        try:
+            facts = os.fstat(file.fileno())
+            etag = f'"{facts.st_mtime_ns:x}-{facts.st_ctime_ns:x}-{facts.st_ino:x}-{facts.st_size:x}"'
+            modified = tornado.httputil.format_timestamp(int(facts.st_mtime))
+            self.headers.update({"Last-Modified": modified, "Accept-Ranges": "bytes"})
+            self.headers["Cache-Control"] = "private, no-cache"
+            check_precondition(headers.get("if-match"), etag)
+            self.validate(etag)
+            if "if-none-match" not in headers and headers.get("if-modified-since") == modified:
+                raise NotModified
+            # A range of what the file was before would not fit what the client has of it (RFC 9110, 13.1.5).
+            known = headers.get("if-range", "").strip()
+            is_settled = time.time() - facts.st_mtime > 2  # or it could change once more within the second
+            applies = not known or known == etag or (known == modified and is_settled)
+            part = byte_range(headers.get("range") if applies else None, facts.st_size)
+            first, end = part or (0, facts.st_size)
+            file.seek(first)
+        except BaseException:
+            file.close()
             raise
-
-    def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
-        """The path of the file to send. Raises NotFound for what is not there, hidden or outside the folder."""
-        hidden = any(part.startswith(".") for part in os.path.relpath(absolute_path, root).split(os.sep))
-        if "\0" in absolute_path or (hidden and absolute_path.rstrip(os.sep) != root.rstrip(os.sep)):
-            raise NotFound(STATUS_DETAILS[404])
-        return super().validate_absolute_path(root, absolute_path)
-
-    def compute_etag(self) -> str:
-        """A tag of the file as it is now: Tornado's own is kept until the process ends."""
-        stat = os.stat(self.absolute_path)
-        return f'"{stat.st_mtime_ns:x}-{stat.st_ctime_ns:x}-{stat.st_ino:x}-{stat.st_size:x}"'
-
-    def should_return_304(self) -> bool:
-        """Whether the client has the file as it is. Raises PreconditionFailed by If-Match."""
-        etag = self.compute_etag()
-        check_precondition(self.header("If-Match"), etag)
-        # A range of what the file was before would not fit what the client has of it (RFC 9110, 13.1.5).
-        if_range, modified = self.header("If-Range"), tornado.httputil.format_timestamp(self.modified)
-        is_settled = time.time() - self.modified.timestamp() > 2  # or it could change once more within the second
-        if if_range and if_range.strip() != etag and not (if_range.strip() == modified and is_settled):
-            self.request.headers.pop("Range", None)
-        return super().should_return_304()
-
-    def set_extra_headers(self, path: str) -> None:
-        self.set_header("Cache-Control", "private, no-cache")
-
-    def get_content(  # type: ignore[override]  # Tornado calls it on the handler, which knows the Content-Length
-        self, abspath: str, start: int | None = None, end: int | None = None
-    ) -> Iterator[bytes]:
-        """The bytes to send: those that the file had when its length was sent, though it may have grown."""
-        return super().get_content(abspath, start, self.get_content_size() if end is None else end)
+        sent = {"Content-Range": f"bytes {first}-{end - 1}/{facts.st_size}"} if part else {}
+        return Response(FileBody(file, end - first), media_type_of(name), status=206 if part else 200, headers=sent)
 
 
-class PrefixHandler(APIHandler):
-    """Leads from the prefix without its slash to the page."""
+class PrefixHandler(Handler):
+    """The prefix without its slash."""
 
     public = True
 
-    async def get(self) -> None:
-        self.set_status(301)
-        self.set_header("Location", self.settings["config"].prefix + "/")
+    async def get(self) -> Annotated[Response[None], 301]:
+        """Lead to the page."""
+        return Response(status=301, headers={"Location": self.app.config.prefix + "/"})
 
 
 # ==== page: calls nothing; HTML is a Tornado template, CSS and JavaScript go out as they stand =====
@@ -16044,214 +16401,80 @@ def build_page(config: Config) -> BuiltPage:
     return BuiltPage(html, f'"{hashlib.sha256(html).hexdigest()[:20]}"', policy, assets)
 
 
-def account_routes() -> list[tuple]:
-    """The addresses that are served only where people sign in."""
-    return [
-        ("/api/sessions", SessionsHandler),
-        ("/api/sessions/([^/]+)", EndCredentialHandler, {"kind": "session"}),
-        ("/api/users", SignUpHandler),
-        ("/api/user", UserHandler),
-        ("/api/tokens", TokensHandler),
-        ("/api/tokens/([^/]+)", EndCredentialHandler, {"kind": "token"}),
-        ("/api/invites", InvitesHandler),
-        ("/api/invites/([^/]+)", EndCredentialHandler, {"kind": "invite"}),
-        ("/api/lists/([^/]+)/links", LinksHandler),
-        ("/api/lists/([^/]+)/links/([^/]+)", LinkHandler),
-    ]
+ROUTES = (
+    Route("/", PageHandler),
+    Route(r"/page/{name:[0-9a-f]+\.(?:css|js)}", PageAssetHandler),
+    Route("/api/todos", TodosHandler),
+    Route("/api/todos/{todo_id}", TodoHandler),
+    Route("/api/todos/{todo_id}/history", TodoHistoryHandler),
+    Route("/api/todos/{todo_id}/restore", TodoRestoreHandler),
+    Route("/api/lists", ListsHandler),
+    Route("/api/lists/{list_id}", ListHandler),
+    Route("/api/lists/{list_id}/restore", ListRestoreHandler),
+    Route("/api/lists/{list_id}/members", MembersHandler),
+    Route("/api/lists/{list_id}/members/{name}", MemberHandler),
+    Route("/api/changes", ChangesHandler),
+    Route("/api/undo", UndoHandler),
+    Route("/api/events", EventsHandler),
+    Route("/api/documents", DocumentsHandler),
+    Route("/api/documents/{name}", DocumentHandler),
+    Route("/api/records/{key}", RecordHandler),
+    Route("/api/weather", WeatherHandler),
+    Route("/api/health", HealthHandler),
+    Route("/api/health/live", LiveHandler),
+    Route("/api/export", ExportHandler),
+    Route("/api/session", SessionHandler),
+    Route("/api/sessions", SessionsHandler, accounts_only=True),
+    Route("/api/sessions/{credential_id}", EndSessionHandler, accounts_only=True),
+    Route("/api/users", SignUpHandler, accounts_only=True),
+    Route("/api/user", UserHandler, accounts_only=True),
+    Route("/api/tokens", TokensHandler, accounts_only=True),
+    Route("/api/tokens/{credential_id}", EndTokenHandler, accounts_only=True),
+    Route("/api/invites", InvitesHandler, accounts_only=True),
+    Route("/api/invites/{credential_id}", EndInviteHandler, accounts_only=True),
+    Route("/api/lists/{list_id}/links", LinksHandler, accounts_only=True),
+    Route("/api/lists/{list_id}/links/{link_id}", LinkHandler, accounts_only=True),
+)
 
 
-def routes(config: Config, has_accounts: bool) -> list[tuple]:
-    """Every address that the app serves, without its prefix: a pattern, a handler, and options for that."""
-    table: list[tuple] = [
-        ("/", PageHandler),
-        (r"/page/([0-9a-f]+\.(?:css|js))", PageAssetHandler),
-        ("/api/todos", TodosHandler),
-        ("/api/todos/([^/]+)", TodoHandler),
-        ("/api/todos/([^/]+)/history", TodoHistoryHandler),
-        ("/api/todos/([^/]+)/restore", TodoRestoreHandler),
-        ("/api/lists", ListsHandler),
-        ("/api/lists/([^/]+)", ListHandler),
-        ("/api/lists/([^/]+)/restore", ListRestoreHandler),
-        ("/api/lists/([^/]+)/members", MembersHandler),
-        ("/api/lists/([^/]+)/members/([^/]+)", MemberHandler),
-        ("/api/changes", ChangesHandler),
-        ("/api/undo", UndoHandler),
-        ("/api/events", EventsHandler),
-        ("/api/documents", DocumentsHandler),
-        ("/api/documents/([^/]+)", DocumentHandler),
-        ("/api/records/([^/]+)", RecordHandler),
-        ("/api/weather", WeatherHandler),
-        ("/api/health", HealthHandler),
-        ("/api/health/live", LiveHandler),
-        ("/api/export", ExportHandler),
-        ("/api/session", SessionHandler),
-        *(account_routes() if has_accounts else []),
-    ]
-    if config.static_path:
-        table.append(("/static/(.*)", StaticHandler, {"path": config.static_path, "default_filename": "index.html"}))
-    if config.prefix:
-        table.append(("", PrefixHandler))
-    return table
-
-
-@functools.lru_cache(100)
-def host_name(host: str) -> str:
-    """The name in a Host header. Raises HTTPInputError for what Tornado takes for none."""
-    headers = tornado.httputil.HTTPHeaders({"Host": host})
-    start_line = tornado.httputil.RequestStartLine("GET", "/", "HTTP/1.1")
-    return tornado.httputil.HTTPServerRequest(start_line=start_line, headers=headers).host_name
-
-
-def path_of_target(method: str, target: str, headers: tornado.httputil.HTTPHeaders) -> str:
-    """A request target without scheme and host, which become the Host header (RFC 9112, 3.2); `*` for the server.
-
-    Raises HTTPInputError for what is neither a path, nor such an address, nor `*`.
-    """
-    if target == "*" and method == "OPTIONS":
-        return target
-    address = re.fullmatch(r"https?://([^/?#@]+)(/[^?]*)?(\?.*)?", target, re.IGNORECASE)
-    if not address:
-        raise tornado.httputil.HTTPInputError("The target is neither a path nor an address that begins with http")
-    host, path, query = address.groups("")
-    headers["Host"] = host
-    return "*" if method == "OPTIONS" and not (path or query) else (path or "/") + query
-
-
-class Request(tornado.httputil.HTTPServerRequest):
-    """A request whose query is taken apart only when it is asked for: our handlers have stricter rules for theirs."""
-
-    def __init__(self, start_line: Any, headers: tornado.httputil.HTTPHeaders, connection: Any, server_connection: Any):
-        # Without super().__init__(), which is a tenth of what it costs to answer: it takes the query apart
-        # and copies it, and checks the same Host header for each request.
-        self.method, self.uri, self.version = start_line
-        if not self.uri.startswith("/"):
-            self.uri = path_of_target(self.method, self.uri, headers)
-        self.path, _, self.query = self.uri.partition("?")
-        self.headers, self.connection, self.server_connection = headers, connection, server_connection
-        self.remote_ip, self.protocol = connection.context.remote_ip, connection.context.protocol
-        host = headers.get("Host", "127.0.0.1" if self.version == "HTTP/1.0" else None)
-        if host is None:
-            raise tornado.httputil.HTTPInputError("Missing Host header")
-        self.host, self.host_name = host, host_name(host)
-        self.body, self.body_arguments, self.files = b"", {}, {}
-        self._start_time, self._finish_time = time.time(), None
-
-    @functools.cached_property
-    def query_arguments(self) -> dict[str, list[bytes]]:
-        """What the query says, by name."""
-        return tornado.escape.parse_qs_bytes(self.query, keep_blank_values=True)
-
-    @functools.cached_property
-    def arguments(self) -> dict[str, list[bytes]]:
-        """The same: our handlers read no forms."""
-        return dict(self.query_arguments)
-
-
-class Exchange(tornado.httputil.HTTPMessageDelegate):
-    """One request, until it is known who answers it, as Tornado's routers have one for theirs."""
-
-    def __init__(self, app: tornado.web.Application, server_connection: Any, connection: Any):
-        self._app, self._server_connection, self._connection = app, server_connection, connection
-        self._handler: tornado.httputil.HTTPMessageDelegate | None = None
-
-    def headers_received(self, start_line: Any, headers: tornado.httputil.HTTPHeaders) -> Awaitable[None] | None:
-        """Find who answers, and pass it on."""
-        if "Expect" in headers:
-            # Tornado knows only this spelling, and HTTP/1.0 has no answer of that kind (RFC 9110, 10.1.1).
-            is_known = headers["Expect"].lower() == "100-continue" and start_line.version != "HTTP/1.0"
-            headers["Expect"] = "100-continue" if is_known else ""
-        self._handler = self._app.find_handler(Request(start_line, headers, self._connection, self._server_connection))
-        return self._handler.headers_received(start_line, headers)
-
-    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        """Pass a piece of the body on."""
-        return self._handler.data_received(chunk)
-
-    def finish(self) -> None:
-        """Pass on that the request has been read."""
-        self._handler.finish()
-
-    def on_connection_close(self) -> None:
-        """Pass on that the client has left."""
-        if self._handler:
-            self._handler.on_connection_close()
+def served_routes(config: Config, has_accounts: bool) -> list[Route]:
+    """Every address that an app serves."""
+    served = [route for route in ROUTES if has_accounts or not route.accounts_only]
+    served += [Route("/static/{path:.*}", StaticHandler)] if config.static_path else []
+    return served + ([Route("", PrefixHandler)] if config.prefix else [])
 
 
 class TodoApplication(tornado.web.Application):
-    """Tornado's Application, with one table for its handlers and ours, read in a third of the time its routers take."""
+    """Tornado's Application, whose own requests are answered by `state`, and others by what an embedder has added."""
 
     # Jupyter's server asks each target of a route for the methods that it answers without a sign-in of Jupyter's.
     SUPPORTED_METHODS: tuple[str, ...] = ()
 
-    def __init__(self, table: Sequence[tuple], prefix: str, **settings: Any):
+    def __init__(self, state: App, **settings: Any):
         super().__init__([], **settings)
-        self._prefix = prefix
-        # What is left of the prefix when a proxy, or a mount of an older Starlette, has taken off its beginning.
-        # It comes twice if an ASGI server puts its root_path in front of what a proxy has left as it was.
-        rests = [prefix[slash.start() :] for slash in re.finditer("/", prefix)][1:]
-        self._rests = [2 * prefix, *rests, ""] if prefix else []
-        self._reported: set[str] = set()  # mounts that do not fit
-        self.table = {re.escape(prefix) + pattern: target for pattern, *target in table}
-        self._fixed = {prefix + pattern: target for pattern, *target in table if "(" not in pattern}
-        self._patterns = [(re.compile(pattern), target) for pattern, target in self.table.items() if "(" in pattern]
+        self.state = state
 
-    def start_request(self, server_conn: Any, request_conn: Any) -> tornado.httputil.HTTPMessageDelegate:
-        """What takes a request in."""
-        return Exchange(self, server_conn, request_conn)
+    def _has_added(self) -> bool:
+        return len(self.default_router.rules) > 1 or bool(self.wildcard_router.rules)
+
+    def start_request(self, server_conn: object, request_conn: Any) -> tornado.httputil.HTTPMessageDelegate:
+        """What receives a request."""
+        if self._has_added():
+            return super().start_request(server_conn, request_conn)
+        return TornadoExchange(self, self.state, request_conn)
 
     def find_handler(self, request: Any, **options: Any) -> tornado.httputil.HTTPMessageDelegate:
-        """What answers a request: what an embedder has added, as in every Application, or one of ours."""
-        has_added = len(self.default_router.rules) > 1 or self.wildcard_router.rules
-        if has_added and (added := self.default_router.find_handler(request, **options)):
+        """What answers a request, of which another application's router knows the head."""
+        if self._has_added() and (added := self.default_router.find_handler(request, **options)):
             return added
-        mount = getattr(request.connection, "root_path", "")
-        if mount and not self._prefix.endswith(mount):
-            hint = self._prefix_hint(mount, "is")
-            if mount not in self._reported:
-                self._reported.add(mount)
-                LOG.error("%s", hint)
-            return NotFoundHandler(self.settings, request, (), hint=hint)
-        if found := self._route(request.path):
-            return self._delegate(request, *found)
-        if request.path == "*":  # the server as a whole (RFC 9110, 9.3.7)
-            return MethodsHandler(self.settings, request, (), methods=(*METHODS, "HEAD", "OPTIONS"))
-        for path in (self._prefix + request.path.removeprefix(rest) for rest in self._rests):
-            if found := self._route(path):
-                request.path = path
-                return self._delegate(request, *found)
-        return NotFoundHandler(self.settings, request, (), hint=self._mount_hint(request.path))
+        return TornadoExchange(self, self.state, request.connection)
 
-    def _route(self, path: str) -> tuple[Sequence[str], list] | None:
-        if target := self._fixed.get(path):
-            return (), target
-        for pattern, target in self._patterns:
-            if match := pattern.fullmatch(path):
-                return match.groups(), target
-        return None
 
-    def _mount_hint(self, path: str) -> str:
-        """What to set if an address would be served without the beginning of its path."""
-        for slash in list(re.finditer("/", path))[1:10]:
-            mount = path[: slash.start()]
-            if re.fullmatch(PREFIX_PATTERN, mount) and self._route(self._prefix + path[slash.start() :]):
-                return self._prefix_hint(mount, "may be")
-        return ""
-
-    def _prefix_hint(self, mount: str, verb: str) -> str:
-        made_for = f"was made for {self._prefix}" if self._prefix else "was made without a prefix"
-        return (
-            f"The to-do application {verb} mounted at {mount}, but {made_for}: call make_app(prefix={mount!r}),"
-            f" or set PREFIX={mount}."
-        )
-
-    def _delegate(self, request: Any, parts: Sequence[str], target: Sequence[Any]) -> Any:
-        handler, options = (*target, None)[:2]
-        if issubclass(handler, Handler):
-            return handler(self.settings, request, parts, **(options or {}))
-        if request.method not in handler.allowed_methods():  # Tornado's handlers would read the body first
-            return MethodsHandler(self.settings, request, (), methods=handler.allowed_methods())
-        path_args = [urllib.parse.unquote_to_bytes(part) for part in parts]
-        return self.get_handler_delegate(request, handler, target_kwargs=options, path_args=path_args)
+def log_added(handler: tornado.web.RequestHandler) -> None:
+    """Log a request that a handler of an embedder's has answered."""
+    if not isinstance(handler, TornadoSocket):
+        began = time.monotonic() - handler.request.request_time()
+        log_request(handler.get_status(), handler.request, began=began)
 
 
 def check_names(names: Iterable, spell: Callable[[str], str]) -> None:
@@ -16274,28 +16497,29 @@ def app_config(settings: Mapping[str, str], prefix: str, overrides: Mapping[str,
     return Config.from_env(environ)
 
 
-def app_settings(config: Config, get_user: GetUser | None, checks: Mapping[str, Check]) -> dict[str, Any]:
-    """All that handlers find in their `settings`."""
+def app_state(config: Config, get_user: GetUser | None, checks: Mapping[str, Check]) -> App:
+    """All that answers the requests of an app."""
     services = Services(config, checks)
     origins = Origins(config)
     cookies = SessionCookies(config, origins)
+    authenticator = Authenticator(config, get_user, services, cookies, origins)
     hasher = PasswordHasher()
     services.close_too(hasher.close)
     # Not among the records: whoever stores many of those would push the counts out.
     records = services.records if config.redis else DictRecordStore(most=100_000)
     throttle = Throttle(records, None if config.redis else services.throttles)
-    return {
-        "config": config,
-        "services": services,
-        "authenticator": Authenticator(config, get_user, services, cookies, origins),
-        "cookies": cookies,
-        "accounts": Accounts(services.accounts, throttle, hasher, config.signup),
-        "proxies": Proxies(config.trusted_proxies),
-        "origins": origins,
-        "hosts": Hosts(config, any_name=get_user is not None),
-        "body_limit": TimeLimit(BODY_SECONDS),
-        "page": functools.cache(functools.partial(build_page, config)),  # when it is first asked for
-    }
+    return App(
+        config,
+        services,
+        authenticator,
+        cookies,
+        accounts=Accounts(services.accounts, throttle, hasher, config.signup),
+        proxies=Proxies(config.trusted_proxies),
+        origins=origins,
+        hosts=Hosts(config, any_name=get_user is not None),
+        page=functools.cache(functools.partial(build_page, config)),
+        router=Router(served_routes(config, authenticator.has_accounts), config.prefix),
+    )
 
 
 def make_app(
@@ -16305,7 +16529,7 @@ def make_app(
     get_user: GetUser | None = None,
     checks: Mapping[str, Check] | None = None,
     **overrides: str,
-) -> tornado.web.Application:
+) -> TodoApplication:
     """Build the application: to listen on, or to mount in another one as `(r"/todo(?:/.*)?", app)`.
 
     `settings` maps the names in SETTINGS to strings (without it: the environment), and keyword
@@ -16322,22 +16546,19 @@ def make_app(
     for name, function in {**given, **(checks or {})}.items():
         if not callable(function):
             raise Misconfigured(f"{name} must be a function, not {function!r}")
-    kept = app_settings(config, get_user, checks or {})
     return TodoApplication(
-        routes(config, kept["authenticator"].has_accounts),
-        config.prefix,
-        log_function=log_request,
+        app_state(config, get_user, checks or {}),
+        log_function=log_added,
         cross_origin_protection=True,
         websocket_ping_interval=30,
         websocket_max_message_size=1024,
-        **kept,
     )
 
 
 @contextlib.asynccontextmanager
-async def lifespan(app: tornado.web.Application) -> AsyncIterator[None]:
+async def lifespan(app: TodoApplication) -> AsyncIterator[None]:
     """Open an app's stores now, and close them at the end. Raises Misconfigured or Unavailable."""
-    services: Services = app.settings["services"]
+    services: Services = app.state.services
     await services.open()
     try:
         yield
@@ -16522,7 +16743,7 @@ class Server(tornado.httpserver.HTTPServer):
     between: a thousand at once would keep them waiting for a third of a second.
     """
 
-    def initialize(self, app: tornado.web.Application, limits: ConnectionLimits, **options: Any) -> None:
+    def initialize(self, app: TodoApplication, limits: ConnectionLimits, **options: Any) -> None:
         super().initialize(app, **options)
         self.conn_params.header_timeout = None  # Tornado's own has a timer for each request, which costs 30 µs
         self._limits = limits
@@ -16566,18 +16787,18 @@ def room_for_connections(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else max(10, min(wanted, (soft - own) // 2))
 
 
-def asgi_app(app: tornado.web.Application) -> Callable:
+def asgi_app(app: TodoApplication) -> Callable:
     """An app of `make_app` for ASGI servers, such as uvicorn, or to be mounted in FastAPI or Starlette.
 
     Mount it at the prefix that the app was made with; at another place all that it answers is 404, with what to change.
     Servers that speak the lifespan protocol open
     and close its stores; otherwise the first request opens them.
     """
-    services: Services = app.settings["services"]
+    services: Services = app.state.services
 
     async def answer(scope: dict, receive: Callable, send: Callable) -> None:
         if scope["type"] != "lifespan":
-            await ASGIConnection(scope, receive, send, app.settings["body_limit"]).respond(app)
+            await ASGIExchange(scope, receive, send).answer(app.state)
             return
         await receive()
         try:
@@ -16708,7 +16929,7 @@ class UvicornConnection(OfUvicorn):
         if is_socket and not self._should_upgrade():
             return  # data_received goes on from here
         if not self.url.startswith(b"/"):
-            found = tornado.httputil.HTTPHeaders()
+            found = Headers()
             target = path_of_target(self.parser.get_method().decode(), self.url.decode(), found)
             self.url, host = target.encode(), found.get("Host", "").encode()
             self.headers[:] = [(name, host if name == b"host" and host else text) for name, text in self.headers]
@@ -16791,7 +17012,7 @@ class UvicornSocket(OfUvicorn):
 
 @contextlib.asynccontextmanager
 async def uvicorn_listening(
-    app: tornado.web.Application, sockets: list[socket.socket], limits: ConnectionLimits
+    app: TodoApplication, sockets: list[socket.socket], limits: ConnectionLimits
 ) -> AsyncIterator[None]:
     """Serve an app on bound sockets by uvicorn; at the end answer what was asked. Raises Misconfigured."""
     uvicorn = driver("uvicorn", "HTTP_SERVER", "fast")
@@ -16816,18 +17037,18 @@ async def uvicorn_listening(
             await asyncio.sleep(0.005)
         yield
     finally:
-        app.settings["services"].hub.end_listeners()
+        app.state.services.hub.end_listeners()
         server.should_exit = True
         await serving
 
 
 @contextlib.asynccontextmanager
 async def listening(
-    app: tornado.web.Application, sockets: list[socket.socket], maximum: int | None = None
+    app: TodoApplication, sockets: list[socket.socket], maximum: int | None = None
 ) -> AsyncIterator[None]:
     """Serve an app on bound sockets; at the end answer what was asked, then close its stores."""
-    services: Services = app.settings["services"]
-    config: Config = app.settings["config"]
+    services: Services = app.state.services
+    config: Config = app.state.config
     limits = ConnectionLimits(maximum or config.max_connections, config.keep_alive)
     if config.http_server == "uvicorn":
         try:
@@ -16837,7 +17058,7 @@ async def listening(
             await services.close()
         return
     server = Server(
-        app, limits=limits, max_header_size=MAX_HEAD, max_body_size=MOST_UNEXPECTED_BODY, body_timeout=BODY_SECONDS
+        app, limits=limits, max_header_size=MAX_HEAD, max_body_size=MAX_UNEXPECTED_BODY, body_timeout=BODY_SECONDS
     )
     server.add_sockets(sockets)
     try:
@@ -16864,7 +17085,7 @@ def running(settings: Mapping[str, str] | None = None, **options: Any) -> Iterat
     async def serve_until_stopped() -> None:
         stop = asyncio.Event()
         async with listening(app, sockets):
-            await app.settings["services"].open()
+            await app.state.services.open()
             state.update(loop=asyncio.get_running_loop(), stop=stop)
             started.set()
             await stop.wait()
@@ -16883,7 +17104,7 @@ def running(settings: Mapping[str, str] | None = None, **options: Any) -> Iterat
     try:
         if "error" in state:
             raise state["error"]
-        yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}{app.settings['config'].prefix}"
+        yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}{app.state.config.prefix}"
     finally:
         if "loop" in state and thread.is_alive():
             state["loop"].call_soon_threadsafe(state["stop"].set)
@@ -17383,7 +17604,7 @@ def reap_children() -> None:
 
 
 async def serve(
-    app: tornado.web.Application,
+    app: TodoApplication,
     sockets: list[socket.socket],
     announce: Callable[[], None] = lambda: None,
     parent: int = 0,
@@ -17396,14 +17617,14 @@ async def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl+C ends asyncio.run() by itself
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with listening(app, sockets, room_for_connections(app.settings["config"].max_connections)):
-        await open_at_start(app.settings["services"])
+    async with listening(app, sockets, room_for_connections(app.state.config.max_connections)):
+        await open_at_start(app.state.services)
         announce()
         while not stop.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 1.0)
             with contextlib.suppress(Unavailable):  # tried until it is there, whether or not somebody asks
-                await app.settings["services"].open()
+                await app.state.services.open()
             reap_children()
             if parent and os.getppid() != parent:
                 stop.set()  # who would start us again, or pass on a signal, has been killed
@@ -17513,9 +17734,9 @@ def serve_command(argv: Sequence[str]) -> int:
     only_check = options.pop("check", False)
     environ = read_environment(options, logs=True)
     app = make_app(environ)
-    config: Config = app.settings["config"]
+    config: Config = app.state.config
     if only_check:
-        return 0 if asyncio.run(check_engines(app.settings["services"])) else 1
+        return 0 if asyncio.run(check_engines(app.state.services)) else 1
 
     sockets = bound_sockets(config)
 
@@ -17523,13 +17744,13 @@ def serve_command(argv: Sequence[str]) -> int:
         address = public_address(config, sockets)
         process = f" (process {os.getpid()})" if config.log_format == "json" else ""
         say(f"tornado_todo {__version__} is at {address}{process}")
-        say(app.settings["services"].describe())
+        say(app.state.services.describe())
         say("Press Ctrl+C to stop.")
 
     if config.workers == 1:
         run_loop(serve(app, sockets, announce))
         return 0
-    asyncio.run(open_and_close(app.settings["services"]))  # what is wrong is said once, not by every worker
+    asyncio.run(open_and_close(app.state.services))  # what is wrong is said once, not by every worker
     announce()
     parent = os.getpid()
 
@@ -17665,15 +17886,15 @@ def confirm_delete(name: str) -> None:
         raise Misconfigured("nothing was deleted")
 
 
-async def check_user(app: tornado.web.Application, name: str) -> None:
+async def check_user(app: TodoApplication, name: str) -> None:
     """Raise NotFound unless there is a user of this name."""
     async with lifespan(app):
-        await app.settings["services"].accounts.user(name)
+        await app.state.services.accounts.user(name)
 
 
-async def act_on_user(app: tornado.web.Application, act: str, name: str, new_name: str, password: str) -> str:
+async def act_on_user(app: TodoApplication, act: str, name: str, new_name: str, password: str) -> str:
     """Do one of USER_ACTS, and give a line that says what was done. Raises TodoError or Misconfigured."""
-    services: Services = app.settings["services"]
+    services: Services = app.state.services
     accounts = services.accounts
     async with lifespan(app):
         if act == "list":
