@@ -73,6 +73,7 @@ import socket
 import sqlite3
 import stat
 import string
+import struct
 import sys
 import threading
 import time
@@ -2200,11 +2201,48 @@ LOG_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 LOG_LIMIT = 64 * MAX_BODY
 
 
-def look_at_log(file: str) -> tuple[bytes, int]:
-    """The header of a log and the log's size in bytes, which it had before the header was read."""
+class Log(NamedTuple):
+    """A log: its header, its size in bytes, where its last commit ends, and the last frame of that commit."""
+
+    header: bytes = b""
+    size: int = 0
+    end: int = 32
+    frame: bytes = b""
+
+
+def is_whole(header: bytes, before: bytes, frame: bytes) -> bool:
+    """Whether a frame of a log is as SQLite has written it; `before` is the checksum of the one before."""
+    order = ">" if header[3:4] == LOG_MAGIC[1][3:] else "<"
+    words = struct.unpack(f"{order}{len(frame) // 4 - 4}I", frame[:8] + frame[24:])
+    first, second = struct.unpack(">2I", before)
+    for even, odd in zip(words[::2], words[1::2], strict=True):
+        first = (first + even + second) % 2**32
+        second = (second + odd + first) % 2**32
+    return frame[16:24] == struct.pack(">2I", first, second)
+
+
+def look_at_log(file: str, seen: Log) -> tuple[Log, bool]:
+    """A log as it is now, and whether the frame that was seen there is still whole, if the header is the same."""
     with open(file, "rb", buffering=0) as log:
-        size = os.fstat(log.fileno()).st_size
-        return log.read(32), size
+
+        def read(place: int, length: int) -> bytes:
+            log.seek(place)
+            return log.read(length)
+
+        size, length = os.fstat(log.fileno()).st_size, len(seen.frame)
+        frame = read(seen.end - length, length)
+        header = read(0, 32)  # after the frame: a log that is begun again gets its new header first
+        now = Log(header, size, seen.end, frame) if header == seen.header else Log(header, size)
+        is_same = frame == seen.frame
+        if not is_same and len(frame) == length:  # it may have been read while another process was writing it
+            is_first = seen.end == 32 + length
+            is_same = is_whole(header, header[24:] if is_first else read(seen.end - 2 * length + 16, 8), frame)
+        length, place = 24 + int.from_bytes(header[8:12], "big"), now.end
+        while len(frame := read(place, length)) == length and frame[8:16] == header[16:24]:
+            place += length
+            if any(frame[4:8]):  # the last one of a commit
+                now = Log(header, size, place, frame)
+        return now, is_same
 
 
 def is_open_elsewhere(path: str) -> bool:
@@ -2282,7 +2320,7 @@ class SQLiteDatabase(Database):
         self._last_look: tuple[int, int] | None = None  # when the file was written and how long it was, then
         self._contents: dict[str, int] | None = None  # the counters in the file itself, without the log, then
         self._is_overwritten = False
-        self._log: tuple[bytes, int] | None = None  # the header and the size of the log, then
+        self._log = Log()
         self._log_is_damaged = False
         self._monitor: sqlite3.Connection | None = None
         self._remembered: dict[tuple, list[tuple]] = {}
@@ -2375,7 +2413,7 @@ class SQLiteDatabase(Database):
             self._monitor.close()
         self._readers, self._writer, self._writer_thread, self._monitor = [], None, None, None
         self._files, self._last_look, self._contents, self._is_overwritten = {}, None, None, False
-        self._log, self._log_is_damaged = None, False
+        self._log, self._log_is_damaged = Log(), False
         self._ask_again()
         self._remember_nothing(None)
 
@@ -2489,19 +2527,18 @@ class SQLiteDatabase(Database):
         _, file, _ = self._files
         before = self._log  # read before the file is: another thread may be writing, and may look, too
         try:
-            header, size = look_at_log(file)
+            now, is_same = look_at_log(file, before)
         except OSError as error:
             raise FilesLost(file) from error
-        header_before, size_before = before or (header, size)
-        if header == header_before:
-            self._log_is_damaged |= size < min(size_before, LOG_LIMIT)
-        elif header:
-            self._log_is_damaged |= header[:4] not in LOG_MAGIC
+        if now.header == before.header:
+            self._log_is_damaged |= now.size < min(before.size, LOG_LIMIT) or not is_same
+        elif now.header:
+            self._log_is_damaged |= now.header[:4] not in LOG_MAGIC
         else:  # a checkpoint of another process may have emptied it
-            self._log_is_damaged |= self._log_has_frames() and not look_at_log(file)[1]
+            self._log_is_damaged |= self._log_has_frames() and not look_at_log(file, before)[0].size
         if self._log_is_damaged:
             raise FilesLost(file)
-        self._log = header, size
+        self._log = now
 
     def _log_has_frames(self) -> bool:
         """Whether SQLite believes, from the index of the log, that there is something in the log."""
@@ -2558,18 +2595,19 @@ class SQLiteDatabase(Database):
         """
         with contextlib.suppress(sqlite3.Error, OSError):
             if self._log_is_damaged:
-                self._restore_log_header()
+                self._restore_log()
             elif self._is_overwritten:
                 os.truncate(f"{os.path.realpath(self.path)}-wal", 0)
             elif not self._writer.in_transaction:
                 self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _restore_log_header(self) -> None:
-        header, _ = self._log
+    def _restore_log(self) -> None:
+        header, _, end, frame = self._log
         with open(f"{os.path.realpath(self.path)}-wal", "r+b") as log:
             if log.read(48)[40:] == header[16:24]:  # the first frame has the salt of its header
-                log.seek(0)
-                log.write(header)
+                for place, content in ((0, header), (end - len(frame), frame)):
+                    log.seek(place)
+                    log.write(content)
 
     async def _commit(self, group: list[Write], run: Callable) -> list[tuple[Write, Any, BaseException | None]]:
         for write in group:  # here in the loop, where give_up() runs
