@@ -4414,6 +4414,26 @@ def test_write_to_a_log_that_is_damaged_under_a_running_server_is_not_acknowledg
         add(client, "bread")
 
 
+def test_checkpoint_of_another_process_that_is_not_finished_is_no_damage(tmp_path):
+    with process(tmp_path, **in_file(tmp_path)) as server:
+        add(server.client)
+        with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as other:
+            other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        assert titles(server.client) == ["milk"]
+        server.client.post("/api/todos", [{"title": f"todo {number}"} for number in range(150)])
+        with (tmp_path / "todos.db").open("r+b") as file:  # the first page is written before those that it counts
+            file.seek(28)
+            pages = int.from_bytes(file.read(4), "big")
+            file.seek(28)
+            file.write((pages + 100).to_bytes(4, "big"))
+        assert len(titles(server.client)) == 151
+        add(server.client, "bread")
+        server.child.kill()
+        server.child.wait()
+    with serving(in_file(tmp_path)) as client:
+        assert len(titles(client)) == 152
+
+
 def test_log_that_another_process_empties_after_a_checkpoint_is_no_damage(tmp_path):
     with process(tmp_path, **in_file(tmp_path)) as server:
         kept = [add(server.client)["id"]]

@@ -2562,24 +2562,28 @@ class SQLiteDatabase(Database):
             raise FilesLost(self.path)
         look = status.st_mtime_ns, status.st_size
         if look != self._last_look:  # only a checkpoint writes to the file, seldom
-            self._is_overwritten = not self._has_grown()
-            self._last_look = None if self._is_overwritten else look
+            has_grown, size_before = self._has_grown(), self._last_look[1] if self._last_look else 0
+            if has_grown is not None or status.st_size < size_before:
+                self._is_overwritten = not has_grown
+                self._last_look = None if self._is_overwritten else look
         if self._is_overwritten:
             raise FilesLost(self.path)
 
-    def _has_grown(self) -> bool:
-        """Whether the file has what it had before, or what came after it; its contents are read without the log."""
+    def _has_grown(self) -> bool | None:
+        """Whether the file has what it had before, or what came after it; its contents are read without the log.
+
+        None if they cannot be read, as in the middle of a checkpoint of another process or after one that was
+        killed: the first page counts pages that are still to come. What is in the log then must not be lost.
+        """
         before = self._contents
-        for pause in (0.01, 0.05, None):  # it may be in the middle of a checkpoint of another process
-            try:
-                with contextlib.closing(sqlite3.connect(file_uri(self.path, "immutable=1"), uri=True)) as connection:
-                    contents = dict(connection.execute("SELECT name, CAST(value AS INTEGER) FROM counters"))
-                break
-            except sqlite3.Error:
-                contents = {}
-                if not before:  # all is in the log yet
-                    break
-                time.sleep(pause or 0)
+        try:
+            with contextlib.closing(sqlite3.connect(file_uri(self.path, "immutable=1"), uri=True)) as connection:
+                contents = dict(connection.execute("SELECT name, CAST(value AS INTEGER) FROM counters"))
+        except sqlite3.Error as error:
+            is_strange = getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+            if before and not is_strange:
+                return None
+            contents = {}  # of another program, or all is in the log yet
         is_older = before is not None and contents.get("revision", -1) < before.get("revision", -1)
         is_copy = before is not None and "copied" in contents.keys() - before.keys()
         if is_older or is_copy:
