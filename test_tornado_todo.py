@@ -1,7 +1,8 @@
 """The tests of tornado_todo: everything that the README, the settings and the HTTP interface promise.
 
-Run them:  pytest                 the whole suite, no set-up; what needs Chromium is skipped without it
+Run them:  pytest                 no set-up; what needs Chromium is skipped without it
            pytest -k undo         what has to do with undo
+           pytest -m ""           also what is marked slow, which takes long by nature
 
 The real engines are found by TEST_POSTGRES_URL, TEST_MONGODB_URI, TEST_REDIS_URL and TEST_MYSQL_URL; tests
 that kill an engine start one of their own (TEST_MONGOD names the program of MongoDB's). What is not there is
@@ -2477,12 +2478,14 @@ async def moves():
     await store.close()
 
 
+@pytest.mark.slow
 async def test_thousands_of_moves_to_the_same_spot_keep_a_strict_order(moves):
     await moves.begin(12)
     for _ in range(2000):
         await moves.move(11, 1)
 
 
+@pytest.mark.slow
 async def test_random_moves_follow_a_python_list(moves):
     chance = random.Random(20261122)
     await moves.begin(25)
@@ -4067,6 +4070,7 @@ def test_two_processes_share_one_file(tmp_path):
         assert len(one.client.get("/api/lists").json()) == 1
 
 
+@pytest.mark.slow
 def test_acknowledged_writes_survive_kill_9(tmp_path):
     settings, acknowledged = in_file(tmp_path), []
     for turn in range(4):
@@ -4898,6 +4902,7 @@ def test_an_upstream_that_is_away_is_502():
             assert_problem(client.get("/api/weather"), 502)
 
 
+@pytest.mark.slow
 def test_an_upstream_that_does_not_answer_in_three_seconds_is_504():
     async def dripping(handler) -> None:
         for _ in range(60):
@@ -6260,6 +6265,7 @@ def test_what_a_websocket_must_not_send_closes_it_without_a_traceback(tmp_path, 
     assert "Traceback" not in (tmp_path / "stderr.txt").read_text()
 
 
+@pytest.mark.slow
 def test_stop_during_a_body_or_a_download_logs_no_traceback(tmp_path, http_server):
     with process(tmp_path, HTTP_SERVER=http_server, AUTH="open", **in_file(tmp_path)) as server:
         for number in range(12):
@@ -6312,8 +6318,9 @@ HTTPS = {"X_Forwarded_Proto": "https", "X_Forwarded_For": ADDRESS}  # what a pro
 
 @functools.cache
 def hash_of(password: str) -> str:
-    """A password's hash, made once: it takes a quarter of a second."""
-    return tornado_todo.hash_password(password)
+    """A weak hash of a password: to check one of full strength takes a quarter of a second."""
+    weak = {"log_n": 4, "r": 8, "p": 1}
+    return tornado_todo.phc_string(b"0" * 16, tornado_todo.scrypt_hash(password, b"0" * 16, **weak), **weak)
 
 
 class Person(Client):
@@ -6408,7 +6415,6 @@ def own_database(engine: str, folder):
         run_sql(url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-TODO_ENGINES = ["SQLite file", "SQLite memory", *if_set("TEST_POSTGRES_URL", "Postgres")]
 TOWNSPEOPLE = ("ann", "eve", "vic", "mia", "rem", "sam", "bob", "cid", "dee")
 
 
@@ -6427,7 +6433,7 @@ class Town(NamedTuple):
     dee: Person
 
 
-@pytest.fixture(scope="module", params=TODO_ENGINES)
+@pytest.fixture(scope="module", params=["SQLite file", *if_set("TEST_POSTGRES_URL", "Postgres")])
 def town(request, tmp_path_factory):
     """One server an engine for the many tests that take people, but no password. ann to sam are for the matrix."""
     folder = tmp_path_factory.mktemp("town")
@@ -8603,6 +8609,7 @@ def test_a_database_that_others_could_read_is_closed_to_them_when_it_is_opened(t
         assert set(modes(tmp_path).values()) == {kept}
 
 
+@pytest.mark.slow
 def test_accounts_are_made_changed_and_removed_on_the_command_line(tmp_path):
     settings, new = in_file(tmp_path), "another passphrase"
     run = functools.partial(user_command, tmp_path, **settings)
@@ -8656,8 +8663,10 @@ def test_the_user_of_this_machine_can_be_given_an_account(tmp_path):
         assert server.client.get("/api/todos", **strange).status == 401
 
 
+@pytest.mark.slow
 def test_a_name_that_nobody_has_costs_as_long_as_one_that_somebody_has():
-    with with_ann({**MEMORY, "TRUSTED_PROXIES": "127.0.0.1"}) as server:
+    with served({**MEMORY, "TRUSTED_PROXIES": "127.0.0.1"}) as server:
+        server.run(server.services.accounts.add("ann", tornado_todo.hash_password(PASSWORD)))
         taken: dict[str, list[float]] = {"ann": [], "nobody": []}
         for number, name in itertools.product(range(7), taken):
             started = time.process_time()  # of the server, which runs in a thread: a busy machine does not lengthen it
@@ -8900,27 +8909,13 @@ async def test_an_address_of_ipv6_counts_with_its_network_of_64_bits(throttle, o
     assert bool(await refused_for(throttle, "another", other)) is same
 
 
-def quickly_checked_hash() -> str:
-    """A weak hash of PASSWORD."""
-    weak = {"log_n": 4, "r": 8, "p": 1}
-    return tornado_todo.phc_string(b"0" * 16, tornado_todo.scrypt_hash(PASSWORD, b"0" * 16, **weak), **weak)
-
-
-@contextlib.contextmanager
-def with_quick_ann(settings=MEMORY, **options):
-    """A server where ann's password is quickly found wrong."""
-    with served(settings, **options) as server:
-        server.run(server.services.accounts.add("ann", quickly_checked_hash()))
-        yield server
-
-
 @pytest.fixture(params=["in memory", *if_set("TEST_REDIS_URL", "Redis")])
 def throttled(request):
     """A server where ann has an account, whose proxies are believed."""
     settings = dict(MEMORY)
     if request.param == "Redis":
         settings.update(request.getfixturevalue("fresh_redis"))
-    with with_quick_ann({**settings, "TRUSTED_PROXIES": "127.0.0.1"}) as server:
+    with with_ann({**settings, "TRUSTED_PROXIES": "127.0.0.1"}) as server:
         yield server
 
 
@@ -8957,7 +8952,7 @@ def test_the_right_password_is_asked_for_no_more_often_by_other_ways(throttled, 
     }
     for attempt in within(1.0):
         name = f"ann{attempt.number}"
-        throttled.run(throttled.services.accounts.add(name, quickly_checked_hash()))
+        throttled.run(throttled.services.accounts.add(name, hash_of(PASSWORD)))
         ann = throttled.session(name)
         ann.own.update(from_address(attempt.number))
         with attempt:
@@ -8970,7 +8965,7 @@ def test_the_right_password_is_asked_for_no_more_often_by_other_ways(throttled, 
 def test_addresses_that_a_client_makes_up_do_not_help(throttled):
     with contextlib.ExitStack() as stack:
         for attempt in within(1.0):
-            plain = stack.enter_context(with_quick_ann())
+            plain = stack.enter_context(with_ann())
             spoofed = [{"X_Forwarded_For": f"198.51.100.{number}", "X_Real_Ip": f"198.51.100.{number}",
                         "Forwarded": f"for=198.51.100.{number}"} for number in range(7)]  # fmt: skip
             with attempt:
@@ -8987,7 +8982,7 @@ def test_a_restart_without_redis_forgets_no_failed_sign_in(todo_engine):
     if todo_engine["DATABASE_URL"] == "sqlite://":
         pytest.skip("a database in memory ends with its server")
     settings = {**todo_engine, "TRUSTED_PROXIES": "127.0.0.1"}
-    with with_quick_ann(settings) as server:
+    with with_ann(settings) as server:
         for attempt in within(1.0):
             there = from_address(attempt.number)
             with attempt:
@@ -9007,7 +9002,7 @@ def test_a_restart_without_redis_forgets_no_failed_sign_in(todo_engine):
 
 def test_servers_that_share_redis_count_together(fresh_redis, tmp_path):
     settings = {**in_file(tmp_path), **fresh_redis, "TRUSTED_PROXIES": "127.0.0.1"}
-    with with_quick_ann(settings) as one, served(settings) as two:
+    with with_ann(settings) as one, served(settings) as two:
         for attempt in within(1.0):
             there, clients = from_address(attempt.number), itertools.cycle([one.client, two.client])
             with attempt:
@@ -9017,7 +9012,7 @@ def test_servers_that_share_redis_count_together(fresh_redis, tmp_path):
 
 
 def test_sign_ups_are_counted_for_an_address_too():
-    with with_quick_ann({**MEMORY, "SIGNUP": "invite", "TRUSTED_PROXIES": "127.0.0.1"}) as server:
+    with with_ann({**MEMORY, "SIGNUP": "invite", "TRUSTED_PROXIES": "127.0.0.1"}) as server:
         for attempt in within(60):
             there = from_address(attempt.number)
             with attempt:
@@ -9027,7 +9022,7 @@ def test_sign_ups_are_counted_for_an_address_too():
 
 
 def test_records_that_somebody_stores_do_not_push_the_counts_out():
-    with with_quick_ann() as server:
+    with with_ann() as server:
         ann = server.session("ann")
         assert [sign_in(server.client, password="wrong").status for _ in range(5)] == [401] * 5
         big = b"x" * tornado_todo.MAX_RECORD
@@ -9461,6 +9456,7 @@ def test_head_that_does_not_come_closes_the_connection(either_server, monkeypatc
         assert b"HTTP/1.1" not in received
 
 
+@pytest.mark.slow
 def test_idle_connection_is_kept_for_the_time_that_is_set(either_server, monkeypatch):
     monkeypatch.setattr(tornado_todo, "HEAD_SECONDS", 1.0)
     with serving({**either_server, "KEEP_ALIVE": "4"}) as client:
@@ -9613,6 +9609,7 @@ async def test_sockets_are_bounded_too_and_one_user_has_not_all_of_them():
             pass
 
 
+@pytest.mark.slow
 def test_two_thousand_slow_connections_leave_others_unharmed(tmp_path):
     room_for_files(2_500)
     with process(tmp_path, **in_file(tmp_path)) as server, contextlib.ExitStack() as stack:
@@ -9917,6 +9914,7 @@ def processor_seconds(process_id: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.slow
 def test_a_thousand_wrong_sign_ins_at_once_stop_nobody_and_take_no_memory(tmp_path, capsys):
     room_for_files(1_500)
     body = json.dumps({"name": "ann", "password": "wrong"}).encode()
@@ -13257,6 +13255,7 @@ async def test_a_due_date_that_nobody_typed_takes_nothing_back(page):
     assert (await stored(page))["due"] == "2031-05-06"
 
 
+@pytest.mark.slow
 async def test_one_session_of_notes_is_one_entry_of_the_history(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
@@ -13908,6 +13907,7 @@ WAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wake", WAKES.values(), ids=WAKES)
 async def test_page_whose_line_died_in_a_sleep_shows_what_others_do(browser, server, wake):
     async with deaf_proxy(server) as (address, deafen), opened(browser, address) as page:
@@ -14846,6 +14846,7 @@ async def test_the_password_is_changed_with_the_present_one(browser, accounts_se
         await expect(shown_titles(page)).to_have_text([BUY])
 
 
+@pytest.mark.slow
 async def test_new_password_keeps_its_user_signed_in_though_its_answer_is_late(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann") as page:
 
@@ -15222,6 +15223,7 @@ async def was_hacked(page):
     return await page.evaluate("window.hacked === 1")
 
 
+@pytest.mark.slow
 async def test_the_payloads_do_run_where_nothing_keeps_them_from_it(browser):
     page = await browser.new_page()
     ran = 0
@@ -15234,6 +15236,7 @@ async def test_the_payloads_do_run_where_nothing_keeps_them_from_it(browser):
     assert len(PAYLOADS) == 200 and ran > 80
 
 
+@pytest.mark.slow
 async def test_200_payloads_in_titles_notes_tags_and_names_are_shown_and_not_run(browser):
     with (
         tornado_todo.running({**PAGE_ACCOUNTS, "TRUSTED_PROXIES": ""}) as url,
