@@ -1016,16 +1016,22 @@ def is_all_day(due_at: int) -> bool:
     return due_at % 1000 == 999
 
 
+def offset(moment: datetime.datetime, zone: str) -> int:
+    """Milliseconds by which a zone is ahead of UTC at a moment, in UTC, or in the zone if it has no zone itself."""
+    local = moment.astimezone(zone_named(zone)) if moment.tzinfo else moment.replace(tzinfo=zone_named(zone))
+    return (local.utcoffset() or datetime.timedelta()) // MILLISECOND
+
+
 def start_of_day(day: int, zone: str) -> int:
     """The moment at which a day begins in a time zone."""
     midnight = datetime.datetime.fromordinal(min(max(day, 1), datetime.date.max.toordinal()))
-    return (day - EPOCH_DAY) * DAY - zone_named(zone).utcoffset(midnight) // MILLISECOND
+    return (day - EPOCH_DAY) * DAY - offset(midnight, zone)
 
 
 def day_of(moment: int, zone: str) -> int:
     """The day to which a moment belongs in a time zone."""
     known = EPOCH + min(max(moment, end_of_day(2)), end_of_day(datetime.date.max.toordinal() - 2)) * MILLISECOND
-    return EPOCH_DAY + (moment + known.astimezone(zone_named(zone)).utcoffset() // MILLISECOND) // DAY
+    return EPOCH_DAY + (moment + offset(known, zone)) // DAY
 
 
 def due_moment(due_at: int, zone: str) -> int:
@@ -1489,7 +1495,7 @@ def read_cursor(text: str) -> list:
     try:
         values = json.loads(base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4)))
         sort, value, last_id, revision = values
-        kinds = {"title": str, "name": str, "order": (int, float)}
+        kinds: dict[str, Any] = {"title": str, "name": str, "order": (int, float)}
         known = sort in (*SORT_COLUMNS, "name", "revision") and isinstance(last_id, str) and not text_fault(last_id)
         known = known and type(revision) is int and 0 <= revision < 2**63
         if known and isinstance(value, kinds.get(sort, int)) and not json_fault(value):
@@ -3511,10 +3517,11 @@ class TodoQueries:
         To-dos that are due at a time and those that are due on a day are sorted by the same column, but
         the time zone decides in which order they come among each other.
         """
-        due = isinstance(which.due, tuple)
-        first, last, since, until = map(bound, due_range(*which.due, which.zone)) if due else ("",) * 4
-        timed = [TIMED, *([f"due_at >= {since}", f"due_at < {until}"] if due else [])]
-        untimed = [UNTIMED, *([f"due_at BETWEEN {first} AND {last}"] if due else [])]
+        timed, untimed, due = [TIMED], [UNTIMED], isinstance(which.due, tuple)
+        if isinstance(which.due, tuple):
+            first, last, since, until = map(bound, due_range(which.due[0], which.due[1], which.zone))
+            timed += [f"due_at >= {since}", f"due_at < {until}"]
+            untimed += [f"due_at BETWEEN {first} AND {last}"]
         if page is None or page.sort != "due":
             both = [f"({' AND '.join(timed)} OR {' AND '.join(untimed)})"] if due else []
             return [[*both, *TodoQueries._after(page, page.after, bound)] if page and page.after else both]
@@ -3651,17 +3658,12 @@ class TodoQueries:
 
     async def changes(self, since: int, list_id: str | None, limit: int) -> list[Change]:
         """Changes after a revision, oldest first, to one list or to all."""
-        if list_id:
-            ways = (
-                f"list_id = $3 AND {SEES_AFTER}",
-                f"from_list_id = $3 AND from_list_id <> list_id AND {SEES_BEFORE}",
-            )
-        else:
-            ways = (
-                *("owner_id = $1", "from_owner_id = $1"),
-                f"list_id IN ({MEMBERSHIPS}) AND {SEES_AFTER}",
-                f"from_list_id IN ({MEMBERSHIPS}) AND from_list_id <> list_id AND {SEES_BEFORE}",
-            )
+        ways = ["list_id = $3", "from_list_id = $3"]
+        if not list_id:
+            ways = [f"list_id IN ({MEMBERSHIPS})", f"from_list_id IN ({MEMBERSHIPS})"]
+        ways = [f"{ways[0]} AND {SEES_AFTER}", f"{ways[1]} AND from_list_id <> list_id AND {SEES_BEFORE}"]
+        if not list_id:
+            ways += ["owner_id = $1", "from_owner_id = $1"]
         parts = " UNION ".join(
             f"SELECT revision FROM (SELECT revision FROM changes WHERE {way} AND revision > $2"
             f" ORDER BY revision LIMIT {limit}) AS part{number}"
@@ -3814,7 +3816,7 @@ CREDENTIAL_COLUMNS = (
 
 def credential_from_row(row: Sequence[Any]) -> Credential:
     """The credential in a row of CREDENTIAL_COLUMNS."""
-    return Credential(*row[:3], bool(row[3]), *row[4:7], User(*row[7:10]))
+    return Credential._make([*row[:3], bool(row[3]), *row[4:7], User(*row[7:10])])
 
 
 def new_credential(kind: str, user: User, lifetime: int, name: str = "", read_only: bool = False) -> Credential:
@@ -3826,9 +3828,11 @@ def new_credential(kind: str, user: User, lifetime: int, name: str = "", read_on
 async def insert_credential(transaction: Any, credential: Credential, list_id: str | None = None) -> str:
     """Store a credential and return its secret, which cannot be read again."""
     secret = f"todo_{credential.kind}_{secrets.token_urlsafe(32)}"
-    *values, user = credential._replace(read_only=int(credential.read_only))
-    sql = insert("credentials", STORED_CREDENTIAL_COLUMNS)
-    await transaction.fetch(sql, *values, user.id, list_id, hash_secret(secret))
+    await transaction.fetch(
+        insert("credentials", STORED_CREDENTIAL_COLUMNS),
+        *(*credential[:3], int(credential.read_only), *credential[4:7], credential.user.id, list_id),
+        hash_secret(secret),
+    )
     return secret
 
 
@@ -4451,10 +4455,9 @@ class TodoStore:
 
     async def user(self, name: str) -> User:
         """The user of this name, made with an Inbox when first seen."""
-        row = self.known.recent(USER_BY_NAME, name) or await self.known.find(USER_BY_NAME, name)
-        if row is None:
+        row = self.known.recent(USER_BY_NAME, name)
+        while not (row := row or await self.known.find(USER_BY_NAME, name)):
             await write_locked(self.database, functools.partial(self._make_user, name))
-            row = await self.known.find(USER_BY_NAME, name)
         return User(*row[:3])
 
     @staticmethod
@@ -4513,8 +4516,8 @@ class TodoStore:
             raise invalid("Idempotency-Key", "was used for another request: use a new one for this")
         if not answer:
             raise Gone("This request was carried out before, and what it was about has been removed for good.")
-        result, batch_id = msgspec.json.decode(answer, type=tuple[repeat.answer_type, str | None])
-        return WriteResult(result, batch_id)
+        result, batch_id = msgspec.json.decode(answer, type=tuple[msgspec.Raw, str | None])
+        return WriteResult(msgspec.json.decode(result, type=repeat.answer_type), batch_id)
 
     @staticmethod
     async def _keep_answer(batch: TodoBatch, repeat: Repeat, written: WriteResult) -> None:
