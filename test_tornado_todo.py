@@ -5052,6 +5052,18 @@ def test_health_notices_that_another_program_keeps_the_database_locked(tmp_path)
         assert todos_state(client) == "ok"
 
 
+@pytest.mark.parametrize(
+    "statement", ["DROP TABLE todos", "ALTER TABLE documents DROP COLUMN size", "DROP TABLE throttles"]
+)
+def test_health_notices_that_another_program_has_changed_the_schema(tmp_path, statement):
+    with serving(in_file(tmp_path)) as client:
+        add(client)
+        with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as other, other:
+            other.execute(statement)
+        assert todos_state(client) != "ok" and client.post("/api/lists", {"title": "x"}).status in (201, 503)
+        assert todos_state(client) != "ok"
+
+
 def test_health_does_not_write(tmp_path):
     with serving(in_file(tmp_path)) as client:
         add(client)
@@ -5117,8 +5129,14 @@ def test_health_notices_a_disk_that_has_become_read_only(small_disk):
         ("ALTER DATABASE {name} SET default_transaction_read_only = on", "ALTER DATABASE {name} RESET ALL"),
         ("REVOKE INSERT ON changes FROM {role}", "GRANT INSERT ON changes TO {role}"),
         ("REVOKE UPDATE ON counters FROM {role}", "GRANT UPDATE ON counters TO {role}"),
+        ("REVOKE SELECT ON todos FROM {role}", "GRANT SELECT ON todos TO {role}"),
+        (
+            "ALTER TABLE todos ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+            "ALTER TABLE todos DISABLE ROW LEVEL SECURITY",
+        ),
+        ("ALTER TABLE todos RENAME notes TO remarks", "ALTER TABLE todos RENAME remarks TO notes"),
     ],
-    ids=["read-only", "no right to add changes", "no right to count"],
+    ids=["read-only", "no right to add changes", "no right to count", "no right to read", "own rows", "no column"],
 )
 def test_health_notices_that_postgres_does_not_take_writes(fresh_postgres, how, back):
     url, role = fresh_postgres["DATABASE_URL"], own_name()
@@ -11756,6 +11774,12 @@ def test_a_restore_does_not_mind_what_it_replaces_and_keeps_it(tmp_path, how):
     assert not list(tmp_path.glob("*.unfinished*"))
 
 
+def test_restore_beside_a_folder_named_as_its_unfinished_file_ends_with_one_line(tmp_path):
+    make_backup(tmp_path)
+    (tmp_path / "todos.db.unfinished").mkdir()
+    assert_refused(command(tmp_path, "restore", "copy.db", **in_file(tmp_path)), "todos.db.unfinished")
+
+
 def test_a_restore_keeps_what_was_in_the_log_of_the_database_that_it_replaces(tmp_path):
     with process(tmp_path, **in_file(tmp_path)) as server:
         add(server.client, "before")
@@ -11770,13 +11794,22 @@ def test_a_restore_keeps_what_was_in_the_log_of_the_database_that_it_replaces(tm
         assert titles(client) == ["before", "after"]
 
 
-@pytest.mark.parametrize("how", [*SPOILT, "from a newer version"])
+SPOILT_BY_SQL = {
+    "from a newer version": "UPDATE counters SET value = value + 1 WHERE name = 'schema'",
+    "without a column": "ALTER TABLE todos DROP COLUMN notes",
+    "without a table of the server's own": "DROP TABLE throttles",
+    "without a column that came later": "ALTER TABLE users DROP COLUMN time_zone",
+    "without the lists of its to-dos": "DELETE FROM lists",
+}
+
+
+@pytest.mark.parametrize("how", [*SPOILT, *SPOILT_BY_SQL])
 def test_a_damaged_backup_is_refused_and_changes_nothing(tmp_path, how):
     make_backup(tmp_path)
     spoil(tmp_path / "copy.db", how)
-    if how == "from a newer version":
+    if how in SPOILT_BY_SQL:
         with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as connection, connection:
-            connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'schema'")
+            connection.execute(SPOILT_BY_SQL[how])
     before = (tmp_path / "todos.db").read_bytes()
     done = command(tmp_path, "restore", "copy.db", **in_file(tmp_path))
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "copy.db" in done.stderr, done.stderr

@@ -2010,12 +2010,12 @@ class Database:
         if self._is_contradiction(error):
             LOG.warning("%s: %s", self.name, error)
             return Conflict("This contradicts what is kept, so nothing was changed.")
-        reason = self._reason(error)
+        reason = self._reason(error) or (str(error) if self.is_damage(error) else None)
         LOG.warning("%s: %s", self.name, reason or repr(error), exc_info=None if reason else error)
         return Unavailable(f"The database cannot be used right now. {NOTHING_CHANGED}")
 
-    async def ping(self, tables: Collection[str] = ()) -> None:
-        """Raise unless these tables can be read and, as far as it shows without writing to them, written.
+    async def ping(self, tables: Mapping[str, Collection[str]] | None = None) -> None:
+        """Raise unless these tables have these columns, can be read and, as far as it shows without it, written.
 
         What shows only in writing, such as a quota, is known from the last write. If that failed, a counter of
         its own is written every few seconds, until that works.
@@ -2036,9 +2036,17 @@ class Database:
 
         async def write(transaction: Any) -> None:
             await transaction.fetch(*statement)
-            await self._check_rights(transaction, tables)
+            if tables:
+                await self._check_rights(transaction, tables)
+                await self.check_columns(transaction, tables)
 
         await self.transaction(write, is_short=True)
+
+    @staticmethod
+    async def check_columns(transaction: Any, tables: Mapping[str, Collection[str]]) -> None:
+        """Raise what the engine raises for a table or a column that is not there or cannot be read."""
+        parts = (f"(SELECT {', '.join(columns)} FROM {table} LIMIT 1)" for table, columns in tables.items())
+        await transaction.fetch(" UNION ALL ".join(f"SELECT 1 FROM {part} AS part" for part in parts))
 
     # ---- what a subclass gives
 
@@ -3027,13 +3035,16 @@ class PostgresDatabase(Database):
                     await session.roll_back()
 
     async def _check_rights(self, transaction: Any, tables: Collection[str]) -> None:
-        """Raise Unavailable unless these tables may be written to."""
-        rights = " AND ".join(f"has_table_privilege(name, '{right}')" for right in ("INSERT", "UPDATE", "DELETE"))
+        """Raise Unavailable unless all rows of these tables may be read and written."""
+        rights = ("SELECT", "INSERT", "UPDATE", "DELETE")
+        has_rights = " AND ".join(f"has_table_privilege(name, '{right}')" for right in rights)
         refused = await transaction.fetch(
-            f"SELECT name FROM unnest($1::text[]) AS name WHERE NOT ({rights})", list(tables)
+            f"SELECT name FROM unnest($1::text[]) AS name WHERE NOT ({has_rights}) OR row_security_active(name)",
+            list(tables),
         )
         if refused:
-            raise Unavailable(f"{self.name}: no right to write to {', '.join(sorted(row[0] for row in refused))}.")
+            names = ", ".join(sorted(row[0] for row in refused))
+            raise Unavailable(f"{self.name}: no right to read and write all rows of {names}.")
 
     def _is_from_engine(self, error: BaseException) -> bool:
         asyncpg = asyncpg_driver()
@@ -3185,9 +3196,13 @@ MIGRATIONS = (
 )
 
 
-def schema_tables() -> list[str]:
-    """The names of all tables."""
-    return ["counters", *re.findall(r"CREATE TABLE (\w+)", " ".join(MIGRATIONS))]
+def schema_tables() -> dict[str, list[str]]:
+    """The columns of all tables."""
+    tables = {"counters": ["name", "value"]}
+    statement = r"CREATE TABLE (\w+) \((.*?)\);|ALTER TABLE (\w+) ADD COLUMN (\w+ \w+)"
+    for new, columns, table, column in re.findall(statement, " ".join(MIGRATIONS), re.DOTALL):
+        tables.setdefault(new or table, []).extend(re.findall(r"(\w+) (?:TEXT|BIGINT|DOUBLE)\b", columns or column))
+    return tables
 
 
 # ---- rights: in every statement, `$1` is the caller
@@ -4398,8 +4413,7 @@ class TodoStore:
         await transaction.fetch(SET_COUNTER, "schema", len(MIGRATIONS))
         added = re.findall(r"INSERT INTO counters .* VALUES \('(\w+)'", " ".join(MIGRATIONS))
         await self._check_counters(transaction, "schema", "revision", *added)
-        parts = (f"SELECT * FROM (SELECT 1 FROM {table} LIMIT 1) AS {table}_rows" for table in schema_tables())
-        await transaction.fetch(" UNION ALL ".join(parts))
+        await self.database.check_columns(transaction, schema_tables())
         await transaction.fetch("DELETE FROM counters WHERE name = 'copied'")
         await self._raise_revision(transaction, unless_unused=True)
         return version
@@ -17375,6 +17389,9 @@ async def renew(path: str) -> None:
         faults = await store.database.transaction(lambda transaction: transaction.fetch("PRAGMA integrity_check(1)"))
         if faults != [("ok",)]:
             raise Misconfigured(f"it is damaged: {faults[0][0].splitlines()[-1]}")
+        orphans = await store.database.transaction(lambda transaction: transaction.fetch("PRAGMA foreign_key_check"))
+        if orphans:
+            raise Misconfigured(f"it is damaged: {orphans[0][0]} refer to {orphans[0][2]} that are missing")
         await store.renew()
     finally:
         await store.close()
@@ -17420,7 +17437,8 @@ def restore(file: str, path: str) -> str | None:
     except OSError as error:
         raise Misconfigured(f"cannot restore {path}: {error}") from error
     finally:
-        remove_database(unfinished)
+        with contextlib.suppress(OSError):  # copy_file() has reported it
+            remove_database(unfinished)
 
 
 # ==== command line: may call everything above ===================================================
