@@ -1535,7 +1535,6 @@ PARAMETERS: dict[str, Callable[[str], Any]] = {
     "prefix": read_text,
     "tz": read_zone,
 }
-FILTERS = ("list", "completed", "due", "tag", "priority", "q", "deleted")
 
 
 @functools.lru_cache(500)  # the page sends the same queries often
@@ -6136,7 +6135,6 @@ class Weather:
 # ---- everything that the app opens
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024  # of all kept answers together; one may take a thirty-second of it
-
 OPEN_SECONDS = 2.5  # that a request waits for the stores to open, which may go on for longer
 Check = Callable[[], Any]
 GetUser = Callable[[tornado.httputil.HTTPServerRequest], Awaitable[str | None] | str | None]
@@ -6175,29 +6173,28 @@ class MySQLCheck:
             connection.close()
 
 
-def taking_long_to_open(database: Database) -> str:
-    return f"{database.name} is taking long to open."
-
-
 class Services:
     """Everything that an app opens: once, when first needed, and tried again if it failed."""
 
     def __init__(self, config: Config, checks: Mapping[str, Check]):
         self.config = config
         self.database = open_database(config.database_url)
-        self.records = RedisRecordStore(config.redis, config.redis_prefix) if config.redis else DictRecordStore()
-        self.documents = (
-            MongoDocumentStore(config.mongodb_uri) if config.mongodb_uri else SQLDocumentStore(self.database)
-        )
+        self.records: RecordStore = DictRecordStore()
+        relay = None
+        if config.redis:
+            self.records = records = RedisRecordStore(config.redis, config.redis_prefix)
+            relay = RedisRelay(records.client, config.redis_prefix)
+        self.documents: DocumentStore = SQLDocumentStore(self.database)
+        if config.mongodb_uri:
+            self.documents = MongoDocumentStore(config.mongodb_uri)
         store = TodoStore(self.database)
-        relay = RedisRelay(self.records.client, config.redis_prefix) if config.redis else None
         self.hub = EventHub(store, relay)
         self.accounts, self.throttles = self.hub.accounts, ThrottleStore(self.database)
         self.todos = TodoService(store, self.hub)
         # Encoded answers by user, request and revision, so that none can be stale.
         self.answers = Cache(10_000, MAX_ANSWER_BYTES, MAX_ANSWER_BYTES / 32)
         self.weather = Weather(config.weather_uri, config.weather_place, self.records)
-        self._checks = {
+        self._checks: dict[str, tuple[str, Check]] = {
             "todos": (self.database.name, functools.partial(self.database.ping, schema_tables())),
             "documents": (self.documents.name, self.documents.ping),
             "records": (self.records.name, self.records.ping),
@@ -6207,22 +6204,21 @@ class Services:
             self._checks["mysql"] = mysql.name, mysql.ping
         if taken := checks.keys() & self._checks.keys():
             raise Misconfigured(f"checks: {', '.join(sorted(taken))} is one of our own: use another name")
-        self._checks.update({name: (name, check) for name, check in checks.items()})
+        self._checks |= {name: (name, check) for name, check in checks.items()}
         self._opened = self._closing = False
         self._opening: asyncio.Task | None = None
-        self._tidying: asyncio.Task | None = None
+        self._tasks: list[asyncio.Task] = []
         self._closers: list[Callable[[], None]] = []
         self.requests = 0  # being answered now
         self.sockets = 0  # that are open
 
     def close_too(self, closer: Callable[[], None]) -> None:
-        """Call this, too, when all is closed."""
+        """Call this, too, when everything is closed."""
         self._closers.append(closer)
 
     def describe(self) -> str:
-        """Which engine keeps what, in one line."""
-        names = (self.database.name, self.documents.name, self.records.name)
-        return "to-dos: {} · documents: {} · records: {}".format(*names)
+        """The engine of each store, in one line."""
+        return f"to-dos: {self.database.name} · documents: {self.documents.name} · records: {self.records.name}"
 
     async def open(self) -> None:
         """Open everything; callers that come together share one try. Raises Misconfigured or Unavailable."""
@@ -6232,48 +6228,48 @@ class Services:
             raise Unavailable("The server is being stopped.")
         if self._opening is None or self._opening.done():
             self._opening = asyncio.ensure_future(self._open())
-            # Should nobody wait any more when it fails, that is no news: the next request tries again.
+            # If nobody waits any more when it fails, the next request tries again.
             self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
         opened, _ = await asyncio.wait([self._opening], timeout=OPEN_SECONDS)
         if not opened:
-            raise Unavailable(taking_long_to_open(self.database))
+            raise self._slow_to_open()
         self._opening.result()
+
+    def _slow_to_open(self) -> Unavailable:
+        return Unavailable(f"{self.database.name} is taking long to open.")
 
     async def _open(self) -> None:
         await self.todos.store.open()
         await self.hub.open()
-        self._tidying = asyncio.ensure_future(self._tidy_forever())
+        self._tasks = [asyncio.ensure_future(self._tidy_forever())]
         self._opened = True
 
     async def close(self) -> None:
         """Close everything that was opened."""
         self._closing = True
         try:
-            await self._close()
+            if self._opening:
+                await asyncio.wait([self._opening])
+            if self._opened:
+                self._opened = False
+                await end_tasks(self._tasks)
+                await self.hub.close()
+                await self.todos.store.close()
+            await self.documents.close()
+            await self.records.close()
+            for closer in self._closers:
+                closer()
         finally:
             self._closing = False
 
-    async def _close(self) -> None:
-        if self._opening:
-            await asyncio.wait([self._opening])
-        if self._opened:
-            self._opened = False
-            await end_tasks([self._tidying])
-            await self.hub.close()
-            await self.todos.store.close()
-        await self.documents.close()
-        await self.records.close()
-        for closer in self._closers:
-            closer()
-
     async def delete_user(self, user: User) -> None:
-        """Remove a user with everything in all stores. Raises Unavailable, when it can be done again."""
+        """Remove a user with everything in all stores. Raises Unavailable, after which it can be repeated."""
         await self.documents.delete_all(user.id)
         await self.records.delete_all(f"{user.id}/")
         await self.accounts.delete_account(user)
 
     async def drain(self, seconds: float) -> None:
-        """Wait until no request is being answered, at most so long."""
+        """Wait until no request is being answered, but not longer than this."""
         give_up = time.monotonic() + seconds
         while self.requests and time.monotonic() < give_up:
             await asyncio.sleep(0.01)
@@ -6292,42 +6288,40 @@ class Services:
             await asyncio.sleep(3600)
 
     async def health(self, seconds: float = 1.0, known: str = "") -> tuple[bool, dict[str, dict]]:
-        """Ping every engine in parallel, each for at most so long: whether all are well, and how each is.
+        """Ping every engine in parallel, each for at most this long: whether all are well, and the state of each.
 
-        Why one is not is logged, once for all that it keeps, unless it is `known` to the reader already.
+        Each failure is logged once for all stores of an engine, unless its reason is `known` to the reader.
         """
-        cause = ""  # that the database does not open, and so the reason for whatever it keeps
+        cause: Exception | None = None  # why the database does not open, and so why its stores fail
         try:
             await asyncio.wait_for(self.open(), seconds)
         except TimeoutError:
-            cause = taking_long_to_open(self.database)
+            cause = self._slow_to_open()
         except Exception as error:
-            cause = str(error)
-        pings = {name: self._check(engine, ping, seconds) for name, (engine, ping) in self._checks.items()}
-        checked = await tornado.gen.multi(pings)
-        engines = {name: entry for name, (entry, _) in checked.items()}
-        reasons = [(entry["engine"], str(error)) for entry, error in checked.values() if error]
-        reasons = [(engine, cause if engine == self.database.name and cause else reason) for engine, reason in reasons]
+            cause = error
+        checked = await asyncio.gather(*(self._check(*check, seconds) for check in self._checks.values()))
+        failed = [(entry["engine"], error) for entry, error in checked if error]
+        reasons = [(engine, str(cause if cause and engine == self.database.name else why)) for engine, why in failed]
         for engine, reason in dict.fromkeys(reasons):
             if reason != known:
                 LOG.warning("health: %s: %s", engine, reason)
+        engines = dict(zip(self._checks, (entry for entry, _ in checked), strict=True))
         return all(entry["state"] == "ok" for entry in engines.values()), engines
 
     @staticmethod
     async def _check(engine: str, ping: Check, seconds: float) -> tuple[dict, BaseException | None]:
         started = time.perf_counter()
-        asking = asyncio.ensure_future(call_host(ping))
+        pinging = asyncio.ensure_future(call_host(ping))
         # Not wait_for(), which goes on waiting for a check that does not end when it is cancelled.
-        await asyncio.wait([asking], timeout=seconds)
-        error = None
-        if not asking.done():
-            asking.cancel()
-            state = "no answer"
-        else:
-            error = asking.exception()
-            state = "failing" if error else "ok"
-        milliseconds = round((time.perf_counter() - started) * 1000, 1)
-        return {"engine": engine, "state": state, "milliseconds": milliseconds}, error
+        await asyncio.wait([pinging], timeout=seconds)
+        error = pinging.exception() if pinging.done() else None
+        state = ("failing" if error else "ok") if pinging.done() else "no answer"
+        pinging.cancel()
+        return {
+            "engine": engine,
+            "state": state,
+            "milliseconds": round((time.perf_counter() - started) * 1000, 1),
+        }, error
 
 
 # ==== auth: may call service and stores =========================================================
