@@ -9580,7 +9580,7 @@ def test_the_bodies_of_strangers_are_not_kept(tmp_path):
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b=c", "a\nb", "a\0", "ä"], ids=ascii)
 def test_no_header_can_begin_another(value):
     app = tornado_todo.make_app(MEMORY)
-    request = tornado_todo.Request("GET", "/", "HTTP/1.1", tornado_todo.Headers(host="x"), "127.0.0.1", "http")
+    request = tornado_todo.Request("GET", "/", "HTTP/1.1", {"host": "x"}, "127.0.0.1", "http")
     response = tornado_todo.Response(headers={"Link": value})
     with pytest.raises(ValueError):
         tornado_todo.finish_headers(app.state, request, None, response)

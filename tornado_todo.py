@@ -6339,29 +6339,13 @@ class ClientGone(Exception):
     """The client has closed the connection, so that no response can be sent."""
 
 
-class Headers(dict[str, str]):
-    """The headers of a request, whose names are compared without regard to case."""
-
-    @classmethod
-    def read(cls, pairs: Iterable[tuple[str, str]]) -> "Headers":
-        """Headers from pairs; several of one name are joined with commas (RFC 9110, 5.3)."""
-        headers = cls()
-        for name, value in pairs:
-            headers[name] = f"{headers[name]},{value}" if name in headers else value
-        return headers
-
-    def __setitem__(self, name: str, value: str) -> None:
-        dict.__setitem__(self, name.lower(), value)
-
-    def __getitem__(self, name: str) -> str:
-        return dict.__getitem__(self, name.lower())
-
-    def __contains__(self, name: object) -> bool:
-        return dict.__contains__(self, str(name).lower())
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The value of a header, or the default."""
-        return dict.get(self, name.lower(), default)
+def read_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers by their names in lower case; several of one name are joined with commas (RFC 9110, 5.3)."""
+    headers: dict[str, str] = {}
+    for name, value in pairs:
+        name = name.lower()
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return headers
 
 
 @functools.lru_cache(100)
@@ -6383,7 +6367,7 @@ def path_of_target(method: str, target: str, headers: MutableMapping[str, str]) 
     if not address:
         raise tornado.httputil.HTTPInputError("The target is neither a path nor an address that begins with http")
     host, path, query = address.groups("")
-    headers["Host"] = host
+    headers["host"] = host
     return "*" if method == "OPTIONS" and not (path or query) else (path or "/") + query
 
 
@@ -6406,7 +6390,7 @@ class Request:
     __slots__ = ("method", "path", "query", "version", "headers", "host", "remote_ip", "protocol", "root_path")
     __slots__ += ("is_upgrade", "has_body", "length", "receive_body", "began", "id")
 
-    def __init__(self, method: str, target: str, version: str, headers: Headers, remote_ip: str, protocol: str):
+    def __init__(self, method: str, target: str, version: str, headers: dict[str, str], remote_ip: str, protocol: str):
         if not target.startswith("/"):
             target = path_of_target(method, target, headers)
         self.method, self.version, self.headers = method, version, headers
@@ -6474,7 +6458,7 @@ class Request:
         target = f"{self.path}?{self.query}" if self.query else self.path
         start_line = tornado.httputil.RequestStartLine(self.method, target, self.version)
         request = tornado.httputil.HTTPServerRequest(
-            start_line=start_line, headers=tornado.httputil.HTTPHeaders({"Host": self.host, **self.headers})
+            start_line=start_line, headers=tornado.httputil.HTTPHeaders({"host": self.host, **self.headers})
         )
         request.remote_ip, request.protocol = self.remote_ip, self.protocol
         return request
@@ -6535,7 +6519,7 @@ def is_local(request: Request) -> bool:
     does HTTP/1.0, which nginx speaks with a Host of its own making unless it is told otherwise.
     """
     forwarded = request.version == "HTTP/1.0" or any(map(is_forwarding_header, request.headers))
-    return is_loopback(request.remote_ip) and not forwarded and is_loopback_name(request.headers.get("Host", ""))
+    return is_loopback(request.remote_ip) and not forwarded and is_loopback_name(request.headers.get("host", ""))
 
 
 def is_encrypted(request: Request) -> bool:
@@ -6572,12 +6556,12 @@ class Proxies:
         The host is the Host header's, which a proxy passes on: most proxies pass on X-Forwarded-Host as
         the client made it up.
         """
-        if not self._trusted and (self._has_warned or "X-Forwarded-For" not in request.headers):
+        if not self._trusted and (self._has_warned or "x-forwarded-for" not in request.headers):
             return
         if not self._is_trusted(parse_address(request.remote_ip)):
             self._warn(request)
             return
-        for hop in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
+        for hop in reversed(request.headers.get("x-forwarded-for", "").split(",")):
             address = hop_address(hop)
             if hop.strip() and address is None:
                 break  # what is to the left of it was reported by nobody whom we know
@@ -6585,7 +6569,7 @@ class Proxies:
                 request.remote_ip = str(address)
                 if not self._is_trusted(address):
                     break
-        protocol = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
+        protocol = request.headers.get("x-forwarded-proto", "").rpartition(",")[2].strip().lower()
         # Some proxies report the protocol of a WebSocket as ws or wss.
         protocol = {"ws": "http", "wss": "https"}.get(protocol, protocol)
         if protocol in ("http", "https"):
@@ -6594,7 +6578,7 @@ class Proxies:
     def _warn(self, request: Request) -> None:
         """Log once that a proxy may have been forgotten: one with an address of a private network or this machine."""
         address = parse_address(request.remote_ip)
-        if self._has_warned or address is None or address.is_global or "X-Forwarded-For" not in request.headers:
+        if self._has_warned or address is None or address.is_global or "x-forwarded-for" not in request.headers:
             return
         self._has_warned = True
         LOG.warning(
@@ -6661,7 +6645,7 @@ class Origins:
 
     def is_let_in_by_star(self, request: Request) -> bool:
         """Whether a request comes from a page that only the `*` lets in, which gets nothing that a browser adds."""
-        origin = request.headers.get("Origin") if self._any else None
+        origin = request.headers.get("origin") if self._any else None
         return origin is not None and not self.is_named(origin) and not self.is_own(origin, request)
 
 
@@ -6922,7 +6906,7 @@ class Accounts:
 
     async def begin_session(self, user: User, password: str, request: Request) -> Session:
         """Begin a session on the device that asks, for who has shown the password of this hash. Raises Unauthorized."""
-        device = device_name(request.headers.get("User-Agent", ""))
+        device = device_name(request.headers.get("user-agent", ""))
         credential = new_credential("session", user, SESSION_LIFETIME, device)
         return Session(credential, await self.store.issue(credential, password))
 
@@ -6975,14 +6959,14 @@ class Caller(NamedTuple):
 def bearer_secret(request: Request) -> str | None:
     """The secret in an Authorization header (RFC 6750), or in the sub-protocol of a WebSocket from a page."""
     headers = request.headers
-    if "Authorization" in headers:
-        scheme, _, secret = headers["Authorization"].partition(" ")
+    if "authorization" in headers:
+        scheme, _, secret = headers["authorization"].partition(" ")
         if scheme.lower() == "bearer":
             return secret.strip()
-    if "Sec-WebSocket-Protocol" not in headers:
+    if "sec-websocket-protocol" not in headers:
         return None
     # A page cannot give a WebSocket other headers.
-    offered = headers["Sec-WebSocket-Protocol"].split(",")
+    offered = headers["sec-websocket-protocol"].split(",")
     return next((part.strip()[7:] for part in offered if part.strip().startswith("bearer.")), None)
 
 
@@ -7014,9 +6998,9 @@ class SessionCookies:
 
     def read(self, request: Request) -> str | None:
         """The secret in a request's cookie, empty if the signature is not ours; None if there is no cookie."""
-        if "Cookie" not in request.headers or self._origins.is_let_in_by_star(request):
+        if "cookie" not in request.headers or self._origins.is_let_in_by_star(request):
             return None
-        return self._read(request.headers["Cookie"], self.name(request), int(time.time()) // 60)
+        return self._read(request.headers["cookie"], self.name(request), int(time.time()) // 60)
 
     def _check_signature(self, cookies: str, name: str, minute: int) -> str | None:
         """What `read` gives, which within a minute is the same for the same cookies."""
@@ -7586,7 +7570,9 @@ class Router:
                 self._reported.add(mount)
                 LOG.error("%s", hint)
             return self._nothing(app, request, hint)
-        for path in (request.path, *(self.prefix + request.path.removeprefix(rest) for rest in self._rests)):
+        if found := self._match(request.path):
+            return found[0](app, request), found[1]
+        for path in (self.prefix + request.path.removeprefix(rest) for rest in self._rests):
             if found := self._match(path):
                 request.path = path
                 return found[0](app, request), found[1]
@@ -7706,25 +7692,26 @@ def cors_headers(app: App, origin: str) -> dict[str, str]:
 
 def finish_headers(app: App, request: Request, handler: Handler | None, response: Response[Any]) -> None:
     """Add the headers that every response has. Raises ValueError for a value that could begin another header."""
-    for name, value in response.headers.items():
-        if not (value.isascii() and value.isprintable()):
-            raise ValueError(f"{name} cannot be {value!r}")
+    own, body = response.headers, response.body
+    if not (all(map(str.isascii, own.values())) and all(map(str.isprintable, own.values()))):
+        raise ValueError(f"headers that cannot be sent: {own!r}")
     policy = handler.content_security_policy if handler else API_POLICY
-    headers = {**policy_headers(policy, app.config.frame_ancestors, request.protocol), "X-Request-Id": request.id}
-    headers["Date"] = date_header(int(time.time()))
-    if app.config.cors_origins:
-        headers.update(cors_headers(app, request.headers.get("origin", "")))
-    headers.update(response.headers)
+    headers = {
+        **policy_headers(policy, app.config.frame_ancestors, request.protocol),
+        "X-Request-Id": request.id,
+        "Date": date_header(int(time.time())),
+        **(cors_headers(app, request.headers.get("origin", "")) if app.config.cors_origins else {}),
+        **own,
+    }
     if response.status in (204, 304) or response.socket:
         response.body = b""
-    elif isinstance(response.body, bytes):
-        headers["Content-Length"] = str(len(response.body))
-    elif response.body.size is not None:
-        headers["Content-Length"] = str(response.body.size)
+    elif isinstance(body, bytes):
+        headers["Content-Length"] = str(len(body))
+        response.body = b"" if request.method == "HEAD" else body
+    elif body.size is not None:
+        headers["Content-Length"] = str(body.size)
     if request.has_body:  # it was not read, and what follows on the connection would be taken for a request
         headers["Connection"] = "close"
-    if request.method == "HEAD" and isinstance(response.body, bytes):
-        response.body = b""
     response.headers = headers
 
 
@@ -7860,7 +7847,7 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
             # Tornado knows only this spelling, and HTTP/1.0 has no such response (RFC 9110, 10.1.1).
             is_known = headers["Expect"].lower() == "100-continue" and start_line.version != "HTTP/1.0"
             headers["Expect"] = "100-continue" if is_known else ""
-        context, read = self._connection.context, Headers.read(headers.get_all())
+        context, read = self._connection.context, read_headers(headers.get_all())
         request = Request(
             start_line.method, start_line.path, start_line.version, read, context.remote_ip, context.protocol
         )
@@ -8019,13 +8006,14 @@ class ASGIExchange:
             scope.get("method", "GET"),
             target,
             "HTTP/1.0" if scope.get("http_version") == "1.0" else "HTTP/1.1",
-            Headers.read(pairs),
+            read_headers(pairs),
             (scope.get("client") or ("",))[0] or NO_ADDRESS,
             {"ws": "http", "wss": "https"}.get(scheme, scheme),
         )
         request.root_path, request.is_upgrade = (scope.get("root_path") or "").rstrip("/"), self._is_socket
         if request.has_body:
-            tornado.http1connection.is_transfer_encoding_chunked(request.headers)  # refuses other encodings
+            if "transfer-encoding" in request.headers:  # encodings other than chunked are refused
+                tornado.http1connection.is_transfer_encoding_chunked(tornado.httputil.HTTPHeaders(request.headers))
             request.receive_body = self._receive_body
         return request
 
@@ -16982,9 +16970,9 @@ class UvicornConnection(OfUvicorn):
         if is_socket and not self._should_upgrade():
             return  # data_received goes on from here
         if not self.url.startswith(b"/"):
-            found = Headers()
+            found: dict[str, str] = {}
             target = path_of_target(self.parser.get_method().decode(), self.url.decode(), found)
-            self.url, host = target.encode(), found.get("Host", "").encode()
+            self.url, host = target.encode(), found.get("host", "").encode()
             self.headers[:] = [(name, host if name == b"host" and host else text) for name, text in self.headers]
         super().on_headers_complete()
         if not is_socket:
