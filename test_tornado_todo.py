@@ -31,6 +31,7 @@ import importlib.util
 import itertools
 import json
 import logging
+import multiprocessing
 import os
 import pathlib
 import random
@@ -347,9 +348,40 @@ def run_python(folder, *arguments: str, **settings: str) -> subprocess.Completed
     )
 
 
-def command(folder, *options: str, **settings: str) -> subprocess.CompletedProcess:
-    """Run the command line to its end."""
-    return run_python(folder, str(MODULE), *options, **settings)
+# Commands run in forks of a process that has imported the module, which takes longer than most of them.
+FORKS = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+FORKS.set_forkserver_preload([__name__])
+
+
+def run_main(folder, streams, options: list[str], environ: dict[str, str]) -> None:
+    """In a process of its own: run the command line with these files as its standard streams."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environ)
+    for number, mode in enumerate(("r", "w", "w")):
+        with open(streams / str(number), mode) as stream:
+            os.dup2(stream.fileno(), number)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout.reconfigure(encoding="utf-8")
+    sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
+    sys.exit(tornado_todo.main(options))
+
+
+def command(folder, *options: str, typed: str = "", **settings: str) -> subprocess.CompletedProcess:
+    """Run the command line to its end, with what somebody types."""
+    with tempfile.TemporaryDirectory() as name:
+        streams = pathlib.Path(name)
+        (streams / "0").write_text(typed, encoding="utf-8")
+        process = FORKS.Process(target=run_main, args=(folder, streams, list(options), clean_environment(**settings)))
+        process.start()
+        process.join(PATIENCE)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        code = process.exitcode
+        process.close()
+        out, err = ((streams / number).read_text(encoding="utf-8") for number in "12")
+    return subprocess.CompletedProcess(list(options), code, out, err)
 
 
 class Process(NamedTuple):
@@ -8433,16 +8465,8 @@ def test_a_big_export_comes_whole():
 
 
 def user_command(folder, *arguments: str, password: str = "", **settings: str) -> subprocess.CompletedProcess:
-    """Run `tornado-todo user`, with a password from a pipe."""
-    return subprocess.run(
-        [sys.executable, str(MODULE), "user", *arguments],
-        cwd=folder,
-        env=clean_environment(**settings),
-        input=password + "\n",
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    """Run `tornado-todo user`, with a password from a file."""
+    return command(folder, "user", *arguments, typed=password + "\n", **settings)
 
 
 @pytest.mark.parametrize(
