@@ -6366,11 +6366,24 @@ ADDRESS = "203.0.113.9"
 HTTPS = {"X_Forwarded_Proto": "https", "X_Forwarded_For": ADDRESS}  # what a proxy says of an https request
 
 
-@functools.cache
-def hash_of(password: str) -> str:
-    """A weak hash of a password: to check one of full strength takes a quarter of a second."""
-    weak = {"log_n": 4, "r": 8, "p": 1}
-    return tornado_todo.phc_string(b"0" * 16, tornado_todo.scrypt_hash(password, b"0" * 16, **weak), **weak)
+WEAK = {"log_n": 4, "r": 8, "p": 1}
+
+
+def weak_hash(password: str, salt: bytes = b"0" * 16) -> str:
+    return tornado_todo.phc_string(salt, tornado_todo.scrypt_hash(password, salt, **WEAK), **WEAK)
+
+
+@pytest.fixture
+def full_strength():
+    """Passwords are hashed at full strength, which takes a quarter of a second."""
+
+
+@pytest.fixture(autouse=True)
+def weak_hashes(request, monkeypatch):
+    """Passwords are hashed at a thousandth of the cost, but where a test is about the strength."""
+    if "full_strength" not in request.fixturenames:
+        monkeypatch.setattr(tornado_todo, "PARAMETERS_NOW", WEAK)
+        monkeypatch.setattr(tornado_todo, "NOBODYS_PASSWORD", weak_hash(""))
 
 
 class Person(Client):
@@ -6419,7 +6432,7 @@ class Served:
 
     def person(self, name: str) -> Person:
         """Somebody with a new account, whose password is PASSWORD, signed in."""
-        self.run(self.services.accounts.add(name, hash_of(PASSWORD)))
+        self.run(self.services.accounts.add(name, weak_hash(PASSWORD)))
         return self.session(name)
 
 
@@ -6892,6 +6905,7 @@ def test_nobody_sees_or_changes_what_is_not_theirs(town, pattern):
     assert estate.snapshot() == before or pattern in ("/api/tokens", "/api/invites")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_who_has_the_right_can_use_it(town, pattern):
     for cell, who in itertools.product(cells_of(pattern), ("owner", "token", "editor")):
@@ -7529,7 +7543,7 @@ def stored_bytes(folder) -> bytes:
 def with_ann(settings=MEMORY, **options):
     """A server of the test's own where ann has an account."""
     with served(settings, **options) as server:
-        server.run(server.services.accounts.add("ann", hash_of(PASSWORD)))
+        server.run(server.services.accounts.add("ann", weak_hash(PASSWORD)))
         yield server
 
 
@@ -8220,7 +8234,7 @@ def test_a_wrong_password_and_an_unknown_name_are_told_alike():
         assert not any("Set-Cookie" in answer.headers for answer in answers)
 
 
-def test_a_password_is_kept_as_a_salted_scrypt_hash_of_the_agreed_strength():
+def test_a_password_is_kept_as_a_salted_scrypt_hash_of_the_agreed_strength(full_strength):
     with served() as server:
         assert sign_up_as(server.client).status == 201 and sign_up_as(server.client, "bob").status == 201
         kept = [kept_password(server, name) for name in ("ann", "bob")]
@@ -8231,7 +8245,7 @@ def test_a_password_is_kept_as_a_salted_scrypt_hash_of_the_agreed_strength():
     assert again == digest
 
 
-def test_a_weaker_hash_is_made_stronger_when_its_owner_signs_in(own_server):
+def test_a_weaker_hash_is_made_stronger_when_its_owner_signs_in(full_strength, own_server):
     server = own_server
     weak = {"log_n": 10, "r": 8, "p": 1}
     digest = tornado_todo.scrypt_hash(PASSWORD, b"0" * 16, **weak)
@@ -8562,8 +8576,8 @@ def test_a_name_with_letters_that_hide_or_pass_for_others_is_refused(town, kind)
 )
 def test_a_name_that_looks_like_that_of_an_account_is_taken(todo_engine, taken, similar):
     with served(todo_engine) as server:
-        server.run(server.services.accounts.add(taken, hash_of(PASSWORD)))
-        server.run(server.services.accounts.add("bob", hash_of(PASSWORD)))
+        server.run(server.services.accounts.add(taken, weak_hash(PASSWORD)))
+        server.run(server.services.accounts.add("bob", weak_hash(PASSWORD)))
         problem = assert_problem(sign_up_as(server.client, similar), 409, "name")
         assert "looks like" in problem["detail"]
         with pytest.raises(tornado_todo.TodoError, match="looks like"):
@@ -8602,8 +8616,8 @@ def test_names_of_today_are_taken_as_they_are(name):
 @pytest.mark.parametrize("name", ["ann\U00013441", "c\u2c9fco", "\ua4d0\ua4ea", "d\u0131ana"])
 def test_an_account_with_a_name_that_would_be_refused_now_goes_on(todo_engine, name):
     with served(todo_engine) as server:
-        server.run(server.services.accounts.add("diana", hash_of(PASSWORD)))
-        server.run(server.services.accounts.add("bob", hash_of(PASSWORD)))
+        server.run(server.services.accounts.add("diana", weak_hash(PASSWORD)))
+        server.run(server.services.accounts.add("bob", weak_hash(PASSWORD)))
         server.sql("UPDATE users SET name = $1 WHERE name = 'bob'", name)
         assert sign_in(server.client, name).json()["user"] == name
         assert sign_in(server.client, "diana").json()["user"] == "diana"
@@ -8706,7 +8720,7 @@ def test_the_user_of_this_machine_can_be_given_an_account(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_name_that_nobody_has_costs_as_long_as_one_that_somebody_has():
+def test_a_name_that_nobody_has_costs_as_long_as_one_that_somebody_has(full_strength):
     with served({**MEMORY, "TRUSTED_PROXIES": "127.0.0.1"}) as server:
         server.run(server.services.accounts.add("ann", tornado_todo.hash_password(PASSWORD)))
         taken: dict[str, list[float]] = {"ann": [], "nobody": []}
@@ -8994,7 +9008,7 @@ def test_the_right_password_is_asked_for_no_more_often_by_other_ways(throttled, 
     }
     for attempt in within(1.0):
         name = f"ann{attempt.number}"
-        throttled.run(throttled.services.accounts.add(name, hash_of(PASSWORD)))
+        throttled.run(throttled.services.accounts.add(name, weak_hash(PASSWORD)))
         ann = throttled.session(name)
         ann.own.update(from_address(attempt.number))
         with attempt:
@@ -11331,7 +11345,7 @@ def test_the_rightmost_address_that_is_no_trusted_proxy_is_the_clients(trusted, 
 def test_wrong_passwords_of_strangers_behind_a_proxy_lock_nobody_else_out(form):
     strangers = [form.format(f"203.0.113.{number}") for number in range(30)]
     with served({**MEMORY, "TRUSTED_PROXIES": "127.0.0.1"}) as server:
-        server.run(server.services.accounts.add("ann", hash_of(PASSWORD)))
+        server.run(server.services.accounts.add("ann", weak_hash(PASSWORD)))
         for address in strangers:
             assert sign_in(server.client, password="wrong", X_Forwarded_For=address).status == 401
         assert sign_in(server.client, X_Forwarded_For=form.format("198.51.100.7")).status == 200
@@ -11917,6 +11931,7 @@ def test_no_validator_or_cursor_of_before_a_restore_is_good_for_what_came_after(
         assert show(client, other["id"])["title"] == "other"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("how", ["mv", "cp"])
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
