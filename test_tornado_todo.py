@@ -11777,7 +11777,7 @@ def test_a_file_that_is_no_backup_is_said_to_be_none(tmp_path, how, words):
     make_backup(tmp_path)
     spoil(tmp_path / "copy.db", how)
     refused = command(tmp_path, "restore", "copy.db", **in_file(tmp_path))
-    assert_refused(refused, f"copy.db {words}: give a file that `tornado-todo backup` made")
+    assert_refused(refused, f"copy.db {words}: name a file that `tornado-todo backup` made")
     spoil(tmp_path / "todos.db", how)
     assert_refused(command(tmp_path, "backup", "new.db", **in_file(tmp_path)), f"todos.db {words}: ", "DATABASE_URL")
 
