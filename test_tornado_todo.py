@@ -6382,8 +6382,8 @@ def full_strength():
 def weak_hashes(request, monkeypatch):
     """Passwords are hashed at a thousandth of the cost, but where a test is about the strength."""
     if "full_strength" not in request.fixturenames:
-        monkeypatch.setattr(tornado_todo, "PARAMETERS_NOW", WEAK)
-        monkeypatch.setattr(tornado_todo, "NOBODYS_PASSWORD", weak_hash(""))
+        monkeypatch.setattr(tornado_todo, "SCRYPT", WEAK)
+        monkeypatch.setattr(tornado_todo, "UNKNOWN_PASSWORD", weak_hash(""))
 
 
 class Person(Client):
