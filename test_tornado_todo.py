@@ -4748,7 +4748,7 @@ async def test_a_record_set_anew_gets_a_new_life(record_store, clock):
 
 
 async def test_records_in_memory_are_bounded_in_number_and_the_least_recently_used_goes_first():
-    store = tornado_todo.DictRecordStore(most=3)
+    store = tornado_todo.DictRecordStore(max_items=3)
     for key in "abc":
         await store.set(key, record())
     await store.get("a")
@@ -4759,7 +4759,7 @@ async def test_records_in_memory_are_bounded_in_number_and_the_least_recently_us
 
 
 async def test_records_in_memory_are_bounded_in_bytes():
-    store = tornado_todo.DictRecordStore(most_bytes=10_000)
+    store = tornado_todo.DictRecordStore(max_bytes=10_000)
     for number in range(200):
         await store.set(f"{number}", record(b"x" * 1000))
         kept = [each for each in range(number + 1) if await store.get(f"{each}")]

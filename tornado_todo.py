@@ -3346,6 +3346,13 @@ def in_parts(ids: Sequence[str], first: int) -> Iterator[tuple[str, Sequence[str
         yield placeholders(len(part), first), part
 
 
+def first_row(rows: Sequence[tuple], missing: str) -> tuple:
+    """The first row. Raises NotFound with a message if there is none."""
+    if not rows:
+        raise NotFound(missing)
+    return rows[0]
+
+
 async def raise_access(transaction: Any) -> None:
     """Note that somebody gained or lost a right: every process checks who may still listen to what."""
     await transaction.fetch("UPDATE counters SET value = value + 1 WHERE name = 'access'")
@@ -3559,11 +3566,10 @@ class TodoQueries:
             f" WHERE id = $2 AND {self._seen_lists(deleted)}",
             list_id,
         )
-        if not rows:
-            raise NotFound("There is no such list.")
-        *_, self.owners[list_id], its_role = rows[0]
+        row = first_row(rows, "There is no such list.")
+        *_, self.owners[list_id], its_role = row
         check_role(role, its_role)
-        return LISTS.read(rows[0])
+        return LISTS.read(row)
 
     @staticmethod
     def _seen_lists(deleted: bool) -> str:
@@ -3623,12 +3629,10 @@ class TodoQueries:
             f" FROM lists WHERE {which} AND {self._seen_lists(deleted=False)}",
             *([list_id] if list_id else []),
         )
-        if not rows:
-            raise NotFound("There is no such list.")
-        found, owner_id, role, last = rows[0]
+        its_id, owner_id, role, last = first_row(rows, "There is no such list.")
         check_role(EDITOR, role)
-        self.owners[found] = owner_id
-        return found, last
+        self.owners[its_id] = owner_id
+        return its_id, last
 
     _IN_LIST = f"list_id = (SELECT id FROM lists WHERE id = $2 AND {may(VIEWER, 'id')}) AND deleted_at IS NULL"
 
@@ -3760,9 +3764,8 @@ class TodoQueries:
             batch,
             seconds=BULK_SECONDS,
         )
-        if not rows:
-            raise NotFound("There is no such batch of yours.")
-        return [CHANGES.read(row) for row in rows], rows[0][-1] is not None
+        is_undo = first_row(rows, "There is no such batch of yours.")[-1] is not None
+        return [CHANGES.read(row) for row in rows], is_undo
 
 
 SESSION_IDLE = 7 * DAY
@@ -4161,9 +4164,7 @@ class TodoBatch(TodoQueries):
             " AND (user_id = $1 OR list_id IN (SELECT id FROM lists WHERE owner_id = $1)) RETURNING user_id",
             *(list_id, name, fold_user_name(name)),
         )
-        if not rows:
-            raise NotFound("There is no such member.")
-        await self.change_access(rows[0][0])
+        await self.change_access(first_row(rows, "There is no such member.")[0])
 
     async def add_link(self, list_id: str) -> tuple[Credential, str]:
         """Make a link to the caller's list: a user who can only read it, and the secret that stands for them."""
@@ -4182,10 +4183,9 @@ class TodoBatch(TodoQueries):
             " AND list_id IN (SELECT id FROM lists WHERE id = $3 AND owner_id = $1) RETURNING user_id",
             *(link_id, list_id),
         )
-        if not rows:
-            raise NotFound("There is no such link.")
-        await remove(self.source, "members WHERE user_id = $1", "users WHERE id = $1", arguments=rows[0])
-        await self.change_access(rows[0][0])
+        holder = first_row(rows, "There is no such link.")
+        await remove(self.source, "members WHERE user_id = $1", "users WHERE id = $1", arguments=holder)
+        await self.change_access(holder[0])
 
     async def change_access(self, user_id: str) -> None:
         """Note that a user gained or lost a right: everything may look different to them."""
@@ -4623,9 +4623,6 @@ class AccountStore:
     def __init__(self, database: Database, known: KnownUsers, rights_changed: Callable[[], None]):
         self.database, self._known, self._rights_changed = database, known, rights_changed
 
-    async def _write(self, operation: Callable | str, *arguments: Any) -> Any:
-        return await write_locked(self.database, operation, *arguments)
-
     async def _remove_right(self, operation: Callable | str, *arguments: Any) -> Any:
         """Run an operation, or one statement, that removes a right, unless it returns an empty list of rows."""
 
@@ -4667,9 +4664,7 @@ class AccountStore:
     async def user(self, name: str) -> User:
         """The user of this name, with an account or without. Raises NotFound."""
         rows = await self.database.fetch("SELECT id, name FROM users WHERE name = $1", name)
-        if not rows:
-            raise NotFound(f"There is no user {name}.")
-        return User(*rows[0])
+        return User(*first_row(rows, f"There is no user {name}."))
 
     async def created_at(self, user: User) -> int:
         """When a user was added, in epoch milliseconds."""
@@ -4703,7 +4698,9 @@ class AccountStore:
             await make_inbox(transaction, user)
             return user
 
-        return await (self._remove_right if takes_local else self._write)(operation)
+        if takes_local:
+            return await self._remove_right(operation)
+        return await write_locked(self.database, operation)
 
     @staticmethod
     async def _check_free(transaction: Any, name: str, old: str = "") -> None:
@@ -4743,15 +4740,17 @@ class AccountStore:
 
     async def rehash_password(self, user: User, old: str, new: str) -> None:
         """Store the same password with a stronger hash, unless it has been changed meanwhile."""
-        await self._write("UPDATE users SET password = $3 WHERE id = $1 AND password = $2", user.id, old, new)
+        await write_locked(
+            self.database, "UPDATE users SET password = $3 WHERE id = $1 AND password = $2", user.id, old, new
+        )
 
     async def rename(self, old: str, new: str) -> None:
         """Rename a user. Raises NotFound, or Conflict if the name is taken."""
 
         async def operation(transaction: Any) -> None:
             await self._check_free(transaction, new, old)
-            if not await transaction.fetch("UPDATE users SET name = $2 WHERE name = $1 RETURNING id", old, new):
-                raise NotFound(f"There is no user {old}.")
+            renamed = "UPDATE users SET name = $2 WHERE name = $1 RETURNING id"
+            first_row(await transaction.fetch(renamed, old, new), f"There is no user {old}.")
 
         await self._remove_right(operation)
 
@@ -4818,7 +4817,7 @@ class AccountStore:
                 await transaction.fetch(f"DELETE FROM credentials WHERE id IN ({longest_ago})", user_id, kind)
             return await insert_credential(transaction, credential)
 
-        secret = await self._write(operation)
+        secret = await write_locked(self.database, operation)
         with contextlib.suppress(Unavailable):  # from now on the user is known
             await self._known.find(CREDENTIAL_BY_HASH, hash_secret(secret))
         return secret
@@ -4838,7 +4837,9 @@ class AccountStore:
             return None
         if now - credential.used_at > NOTE_USE and not self._known.is_away:
             with contextlib.suppress(Unavailable):  # a database that can only be read is enough to be let in
-                await self._write("UPDATE credentials SET used_at = $2 WHERE id = $1", credential.id, now)
+                await write_locked(
+                    self.database, "UPDATE credentials SET used_at = $2 WHERE id = $1", credential.id, now
+                )
         return credential
 
     async def credentials(self, user: User, kind: str) -> list[Credential]:
@@ -4865,8 +4866,8 @@ class AccountStore:
         if credential_id:
             which, arguments = f"{which} AND id = $3", [*arguments, credential_id]
         rows = await self._remove_right(f"DELETE FROM credentials WHERE {which} RETURNING id", *arguments)
-        if credential_id and not rows:
-            raise NotFound(f"There is no such {kind}.")
+        if credential_id:
+            first_row(rows, f"There is no such {kind}.")
 
     async def living(self, credential_ids: Collection[str]) -> set[str]:
         """Those of these credentials that are still valid."""
@@ -4916,8 +4917,8 @@ def document_etag(body: bytes) -> str:
     return f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
 
 
-def missing_document(name: str) -> NotFound:
-    return NotFound(f"Missing collection: {name}")
+def missing_document(name: str) -> str:
+    return f"Missing collection: {name}"
 
 
 class Precondition(NamedTuple):
@@ -4956,9 +4957,8 @@ class SQLDocumentStore:
     async def get(self, owner_id: str, name: str) -> Document:
         """One document. Raises NotFound."""
         rows = await self.database.fetch(f"SELECT body, etag {self._ONE}", owner_id, name)
-        if not rows:
-            raise missing_document(name)
-        return Document(rows[0][0].encode(), rows[0][1])
+        body, etag = first_row(rows, missing_document(name))
+        return Document(body.encode(), etag)
 
     async def put(
         self,
@@ -4988,8 +4988,7 @@ class SQLDocumentStore:
             await self._check(transaction, owner_id, name, if_match)
             return await transaction.fetch(f"DELETE {self._ONE} RETURNING name", owner_id, name)
 
-        if not await write_locked(self.database, delete, is_short=True):
-            raise missing_document(name)
+        first_row(await write_locked(self.database, delete, is_short=True), missing_document(name))
 
     async def delete_all(self, owner_id: str) -> None:
         """Remove all documents of a user."""
@@ -4998,9 +4997,7 @@ class SQLDocumentStore:
     async def _check(self, transaction: Any, owner_id: str, name: str, if_match: str | None) -> None:
         if if_match is not None:
             rows = await transaction.fetch(f"SELECT etag {self._ONE}", owner_id, name)
-            if not rows:
-                raise missing_document(name)
-            check_precondition(if_match, rows[0][0])
+            check_precondition(if_match, first_row(rows, missing_document(name))[0])
 
     async def entries(self, owner_id: str, prefix: str, after: str, limit: int) -> list[DocumentEntry]:
         """Names that begin with `prefix` and come after `after`, in code point order."""
@@ -5076,10 +5073,10 @@ class MongoDocumentStore:
     async def get(self, owner_id: str, name: str) -> Document:
         """One document. Raises NotFound."""
         async with self._documents() as documents:
-            found = await documents.find_one(self._one(owner_id, name), {"text": 1, "etag": 1})
-        if found is None:
-            raise missing_document(name)
-        return Document(found["text"].encode(), found["etag"])
+            document = await documents.find_one(self._one(owner_id, name), {"text": 1, "etag": 1})
+        if document is None:
+            raise NotFound(missing_document(name))
+        return Document(document["text"].encode(), document["etag"])
 
     async def put(
         self,
@@ -5118,7 +5115,7 @@ class MongoDocumentStore:
         async with self._documents() as documents:
             result = await documents.delete_one(which)
         if not result.deleted_count:
-            raise missing_document(name)
+            raise NotFound(missing_document(name))
 
     async def delete_all(self, owner_id: str) -> None:
         """Remove all documents of a user."""
@@ -5138,8 +5135,8 @@ class MongoDocumentStore:
         names = {"$gte": prefix, "$lt": prefix + "\U0010ffff", "$gt": after}
         which, shown = {"owner_id": {"$eq": owner_id}, "name": names}, {"name": 1, "size": 1, "updated_at": 1}
         async with self._documents() as documents:
-            found = await documents.find(which, shown).sort("name", 1).limit(limit).to_list(limit)
-        return [DocumentEntry(entry["name"], int(entry["size"]), int(entry["updated_at"])) for entry in found]
+            entries = await documents.find(which, shown).sort("name", 1).limit(limit).to_list(limit)
+        return [DocumentEntry(entry["name"], int(entry["size"]), int(entry["updated_at"])) for entry in entries]
 
 
 DocumentStore = SQLDocumentStore | MongoDocumentStore
@@ -5158,11 +5155,11 @@ class DictRecordStore:
     name = "in memory"
 
     def __init__(
-        self, most: int = 10_000, most_bytes: int = 64 * 1024 * 1024, clock: Callable[[], float] = time.monotonic
+        self, max_items: int = 10_000, max_bytes: int = 64 * 1024 * 1024, clock: Callable[[], float] = time.monotonic
     ):
         # A monotonic clock: setting the machine's time must neither revive nor end a record.
         self._clock = clock
-        self._entries = Cache(most, most_bytes)  # of (record, when it expires)
+        self._entries = Cache(max_items, max_bytes)  # of (record, when it expires)
 
     async def close(self) -> None:
         """There is nothing to close."""
@@ -16504,7 +16501,7 @@ def app_state(config: Config, get_user: GetUser | None, checks: Mapping[str, Che
     hasher = PasswordHasher()
     services.close_too(hasher.close)
     # Not among the records: whoever stores many of those would push the counts out.
-    records = services.records if config.redis else DictRecordStore(most=100_000)
+    records = services.records if config.redis else DictRecordStore(max_items=100_000)
     throttle = Throttle(records, None if config.redis else services.throttles)
     return App(
         config,
