@@ -486,7 +486,7 @@ class Config:
     mysql_url: str = setting(server_url("mariadb", "mysql", options={}), "MySQL server that the health check includes")
     auth: str = setting(
         choice("auto", "accounts", "open"),
-        "who signs in: everybody but the user of this machine (auto), everybody (accounts) or nobody (open)",
+        "who has to sign in: everybody but the user of this machine (auto), everybody (accounts) or nobody (open)",
         "auto",
     )
     signup: str = setting(
@@ -495,8 +495,7 @@ class Config:
         "invite",
     )
     cookie_secret: tuple[str, ...] = setting(
-        SECRETS,
-        "signs the sign-in cookies: 32 characters or more; new,old to change it; made and kept in a file if not set",
+        SECRETS, "signs the cookies: 32 characters or more; new,old to change it; by default made and kept in a file"
     )
     allowed_hosts: frozenset[str] = setting(
         list_of(host_of, "write host names, such as todo.example.com"),
@@ -508,8 +507,7 @@ class Config:
     )
     frame_ancestors: str = setting(parse_frame_ancestors, "sites that may show the page in a frame; self, none", "none")
     trusted_proxies: tuple[Network, ...] = setting(
-        NETWORKS,
-        "addresses of proxies whose X-Forwarded headers are believed; unix for one that comes through a Unix socket",
+        NETWORKS, "addresses of proxies whose X-Forwarded headers are believed; unix for one at a Unix socket"
     )
     public_url: str = setting(
         parse_public_url, "URL at which browsers reach the server, if it is not the server's own address"
@@ -522,14 +520,10 @@ class Config:
     workers: int = setting(whole_number(1, 999), "processes that share the port; more than one needs REDIS_URL", "1")
     http_server: str = setting(choice("tornado", "uvicorn"), "HTTP server: tornado, or the faster uvicorn", "tornado")
     max_connections: int = setting(
-        whole_number(10),
-        "open connections of each process; beyond that, the one idle for longest is closed",
-        "4000",
+        whole_number(10), "open connections of each process; at the limit, the one idle for longest is closed", "4000"
     )
     keep_alive: int = setting(
-        whole_number(1, 99_999),
-        "seconds that an idle connection is kept, longer than the proxy or load balancer in front keeps it",
-        "75",
+        whole_number(1, 99_999), "seconds that idle connections are kept: more than a proxy in front keeps them", "75"
     )
     log_level: str = setting(choice("debug", "info", "warning", "error"), "debug, info, warning or error", "info")
     log_format: str = setting(choice("text", "json"), "text, or json: one object a line", "text")
@@ -6942,7 +6936,7 @@ class SessionCookies:
     def __init__(self, config: Config, origins: Origins):
         self._config, self._origins = config, origins
         public = urllib.parse.urlsplit(config.public_url)
-        self._port = str(public.port or {"http": 80, "https": 443}.get(public.scheme, ""))  # that browsers see
+        self._port = str(public.port or {"http": 80, "https": 443}.get(public.scheme) or "")  # that browsers see
         self._keys: dict[int, str] = {}
         self._read = functools.lru_cache(200)(self._check_signature)
 
@@ -17124,9 +17118,10 @@ COPIED_TABLES = {
     ),
 }
 Progress = Callable[[str, int, int], None]
+Rows = list[tuple[Any, ...]]
 
 
-async def read_table(database: Database, table: str, after: Any = None) -> AsyncIterator[list[tuple]]:
+async def read_table(database: Database, table: str, after: Any = None) -> AsyncIterator[Rows]:
     """The rows of a table in the order of its key, after one of them, in batches."""
     columns, key = COPIED_TABLES[table]
     where, arguments = ("", []) if after is None else (f"WHERE {key} > $1", [after])
@@ -17136,7 +17131,7 @@ async def read_table(database: Database, table: str, after: Any = None) -> Async
         where, arguments = f"WHERE {key} > $1", [rows[-1][columns.split(", ").index(key)]]
 
 
-async def read_documents(store: DocumentStore, owners: Iterable[str]) -> AsyncIterator[list[tuple]]:
+async def read_documents(store: DocumentStore, owners: Iterable[str]) -> AsyncIterator[Rows]:
     """The documents of these owners in batches: owner, name, time of the last change, and text."""
     for owner_id in owners:
         after = ""
@@ -17146,7 +17141,7 @@ async def read_documents(store: DocumentStore, owners: Iterable[str]) -> AsyncIt
             after = entries[-1].name
 
 
-async def checksum(batches: AsyncIterator[list[tuple]]) -> tuple[int, int]:
+async def checksum(batches: AsyncIterator[Rows]) -> tuple[int, int]:
     """The number of rows, and a sum over them that does not depend on their order: engines sort in their own ways."""
     count = total = 0
     async for rows in batches:
@@ -17584,18 +17579,18 @@ class FairSelector(selectors.DefaultSelector):
     Otherwise one turn would answer a thousand requests that arrive together, and nothing else for 80 ms.
     """
 
-    def select(self, timeout: float | None = None) -> list:
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         return super().select(timeout)[:16]
 
 
-def run_loop(coroutine: Coroutine) -> Any:
+def run_loop(coroutine: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine to its end in a loop of uvloop's if that is installed, since it is faster, or of asyncio's."""
     try:
         new_loop = importlib.import_module("uvloop").new_event_loop
     except ImportError:
         new_loop = functools.partial(asyncio.SelectorEventLoop, FairSelector())
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(coroutine)
+        runner.run(coroutine)
 
 
 # ---- several processes
@@ -17653,8 +17648,8 @@ def report_errors(run: Callable[[], int | None]) -> int:
 
 Settings = Mapping[str, str]
 OfDatabase = Annotated[Settings, {"DATABASE_URL"}]  # the settings that a command has options for
-UserName = Annotated[str, "the user's name"]
-BackupFile = Annotated[str, "the backup"]
+NameArgument = Annotated[str, "the user's name"]
+FileArgument = Annotated[str, "the backup"]
 
 
 def serve_command(
@@ -17757,14 +17752,14 @@ def sqlite_path(environ: Settings) -> str:
     return database.path
 
 
-def backup_command(file: BackupFile, *, environ: OfDatabase) -> None:
+def backup_command(file: FileArgument, *, environ: OfDatabase) -> None:
     """Copy the SQLite database into a new file. The server may go on meanwhile."""
     path = sqlite_path(environ)
     backup(path, file)
     print(f"{path} is copied to {file}.")
 
 
-def restore_command(file: BackupFile, *, environ: OfDatabase) -> None:
+def restore_command(file: FileArgument, *, environ: OfDatabase) -> None:
     """Replace the SQLite database by a backup, and keep the old one under another name. Stop the server first."""
     path = sqlite_path(environ)
     aside = restore(file, path)
@@ -17805,7 +17800,7 @@ def ask_password(name: str) -> str:
     return hash_password(password)
 
 
-def add_user(name: UserName, *, environ: OfDatabase) -> None:
+def add_user(name: NameArgument, *, environ: OfDatabase) -> None:
     """Make an account. Its password is asked for, or read from a pipe."""
     name = clean_argument(name)
     hashed = ask_password(name)
@@ -17813,7 +17808,7 @@ def add_user(name: UserName, *, environ: OfDatabase) -> None:
     print(f"{name} can sign in now.")
 
 
-def change_password(name: UserName, *, environ: OfDatabase) -> None:
+def change_password(name: NameArgument, *, environ: OfDatabase) -> None:
     """Change a user's password, which is asked for, or read from a pipe. That signs the user out everywhere."""
     user = on_stores(environ, lambda services: services.accounts.user(fold_user_name(name)))
     hashed = ask_password(user.name)
@@ -17821,14 +17816,14 @@ def change_password(name: UserName, *, environ: OfDatabase) -> None:
     print(f"{user.name} can sign in with the new password, and is signed out everywhere.")
 
 
-def rename_user(name: UserName, new_name: Annotated[str, "the name from now on"], *, environ: OfDatabase) -> None:
+def rename_user(name: NameArgument, new_name: Annotated[str, "the name from now on"], *, environ: OfDatabase) -> None:
     """Rename a user, such as `local`, the user of this machine. Stop the server first."""
     name, new_name = fold_user_name(name), clean_argument(new_name)
     on_stores(environ, lambda services: services.accounts.rename(name, new_name))
     print(f"{name} is {new_name} now. To let {new_name} sign in: tornado-todo user password {new_name}")
 
 
-def delete_user(name: UserName, *, yes: Annotated[bool, "do not ask"] = False, environ: OfDatabase) -> None:
+def delete_user(name: NameArgument, *, yes: Annotated[bool, "do not ask"] = False, environ: OfDatabase) -> None:
     """Delete a user with everything that is theirs, after asking."""
     user = on_stores(environ, lambda services: services.accounts.user(fold_user_name(name)))
     if not yes and not sys.stdin.isatty():
@@ -17870,7 +17865,7 @@ def add_settings(parser: argparse.ArgumentParser, names: Collection[str]) -> Non
         parser.add_argument(option_name(name), dest=name, help=argparse.SUPPRESS)
 
 
-def command_parser(name: str, command: Callable, epilog: str) -> argparse.ArgumentParser:
+def command_parser(name: str, command: Callable[..., Any], epilog: str) -> argparse.ArgumentParser:
     """A parser of the arguments that the signature of a command declares."""
     prog, description = f"tornado-todo {name}".strip(), inspect.getdoc(command)
     layout = argparse.RawDescriptionHelpFormatter
