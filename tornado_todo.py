@@ -7292,7 +7292,7 @@ def operation_of(function: Callable[..., Awaitable[Any]]) -> Operation:
         function,
         tuple(part.read for each in parameters if (part := marker(each.annotation, PathPart))),
         tuple(name for each in parameters for name in query_annotations(each)),
-        tuple((name, field.name) for name, field in fields if field),
+        tuple((name, field.name.lower()) for name, field in fields if field),
         body and (marker(body.annotation, Fields) or marker(body.annotation, JSONBody)),
         body is not None,
         marker(signature.return_annotation, int) or (204 if signature.return_annotation is None else 200),
