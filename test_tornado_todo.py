@@ -1,4 +1,4 @@
-"""The tests of tornado_todo: everything that the README, the settings and the HTTP interface promise.
+"""The tests of tornado_todo: everything that the documentation, the settings and the HTTP interface promise.
 
 Run them:  pytest                 no set-up; what needs Chromium is skipped without it
            pytest -k undo         what has to do with undo

@@ -461,7 +461,7 @@ class Config:
     """Every setting, parsed and checked. Nothing else in the module reads the environment.
 
     A field is all that there is to a setting: the environment variable, the option, `--help`, the lines of
-    .env.example and the README's table follow from it.
+    .env.example and the table of docs/deploying.md follow from it.
     """
 
     server_host: str = setting(
