@@ -3783,6 +3783,11 @@ def lock_of(path):
         connection.execute("ROLLBACK")
 
 
+async def in_group(database, operation, committed=None):
+    """Run an operation in a transaction that it may share with others."""
+    return await database.write(tornado_todo.run_group, tornado_todo.StoreWrite(operation), committed, is_short=True)
+
+
 async def test_wal_and_full_synchronous_and_foreign_keys_are_in_force(service):
     database = service[0].store.database
     for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
@@ -3795,9 +3800,8 @@ async def test_a_statement_may_use_its_arguments_in_any_order(service_anywhere):
     sql = "SELECT CAST($2 AS TEXT), CAST($1 AS TEXT), CAST($2 AS TEXT) || CAST($3 AS TEXT) WHERE $2 = CAST($2 AS TEXT)"
     expected = [("b", "a", "bc")]
     assert await database.fetch(sql, "a", "b", "c") == expected
-    for is_short in (True, False):
-        write = await database.transaction(lambda write: write.fetch(sql, "a", "b", "c"), is_short=is_short)
-        assert write == expected
+    assert await database.transaction(lambda write: write.fetch(sql, "a", "b", "c")) == expected
+    assert await in_group(database, lambda write: write.fetch(sql, "a", "b", "c")) == expected
 
 
 async def test_a_reader_cannot_write_and_sees_only_what_is_committed(service):
@@ -3828,7 +3832,9 @@ async def test_one_write_of_a_group_that_fails_fails_alone(service, is_short):
 
     outcomes = await asyncio.gather(
         *(
-            database.transaction(lambda write, number=number: insert(write, number), is_short=is_short)
+            (functools.partial(in_group, database) if is_short else database.transaction)(
+                functools.partial(insert, number=number)
+            )
             for number in range(60)
         ),
         return_exceptions=True,
@@ -4033,7 +4039,10 @@ async def test_what_is_published_was_committed_and_comes_in_the_order_of_commits
         return await write.fetch("SELECT $1", number)
 
     reads = (functools.partial(read, number=number) for number in range(30))
-    await asyncio.gather(*(database.transaction(each, see, is_short) for each in reads))
+    if is_short:
+        await asyncio.gather(*(in_group(database, each, see) for each in reads))
+    else:
+        await asyncio.gather(*(database.transaction(each, see) for each in reads))
     assert seen == list(range(30))
 
 
@@ -4328,9 +4337,9 @@ async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_t
     image = f'{{"id":"{todo_id}","list":"{list_id}",{fields}}}'
 
     async def fill(transaction) -> None:
-        await transaction.define("CREATE TABLE counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)")
+        await transaction.fetch("CREATE TABLE counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)")
         for statement in tornado_todo.MIGRATIONS[0].strip().rstrip(";").split(";"):
-            await transaction.define(statement)
+            await transaction.fetch(statement)
         for sql, *values in (
             ("users (id, name, created_at, revision)", user_id, "local", 1, 1),
             (f"lists ({tornado_todo.LIST_COLUMNS}, owner_id)", list_id, "\ufeffInbox", 0.0, 1, 1, 1, None, 1, user_id),
@@ -10832,7 +10841,7 @@ def test_a_time_limit_ends_what_is_late_and_nothing_else_in_one_loop_after_anoth
 @pytest.fixture
 async def one_connection(fresh_postgres):
     """A pool of one connection."""
-    pool = tornado_todo.ConnectionPool(fresh_postgres["DATABASE_URL"], most=1)
+    pool = tornado_todo.ConnectionPool(fresh_postgres["DATABASE_URL"], size=1)
     yield pool
     await pool.close()
 
@@ -10919,7 +10928,7 @@ async def test_reads_and_writes_go_on_when_the_server_has_ended_all_connections(
     database = tornado_todo.PostgresDatabase(fresh_postgres["DATABASE_URL"])
     await database.open()
     try:
-        await database.transaction(lambda session: session.define("CREATE TABLE kept (number INTEGER)"))
+        await database.transaction(lambda session: session.fetch("CREATE TABLE kept (number INTEGER)"))
         for number in range(10):
             await asyncio.gather(*(database.fetch("SELECT pg_sleep(0.02)") for _ in range(10)))
             await asyncio.to_thread(
