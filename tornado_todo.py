@@ -1686,6 +1686,7 @@ class RetryGroup(Exception):
 class Transaction:
     """What the transactions of both databases have in common."""
 
+    name = ""  # as a source of reads it is no database of its own
     rows_at_once = 1000  # of execute_many, before other requests get a turn
     is_in_loop = False  # where a long operation would hold up all requests
 
