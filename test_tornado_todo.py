@@ -3941,8 +3941,10 @@ async def test_writes_that_are_committed_together_come_out_as_they_would_one_aft
         found = await what_becomes_of_writes(writer, service, [owner, editor], ids, lists, seed)
         assert {"WriteResult", "NotFound", "Conflict"} <= {type(outcome).__name__ for outcome in found[0]}
         found[0] = [
-            str(outcome) if isinstance(outcome, Exception) else outcome._replace(revision=outcome.revision - start)
-            for outcome in found[0]
+            str(each)
+            if isinstance(each, Exception)
+            else each._replace(revision=each.revision and each.revision - start)
+            for each in found[0]
         ]
         found[-1] = [revision - start for revision in found[-1]]
         twins.append(without_what_differs([ids, lists, *found], number, start))
