@@ -2567,6 +2567,9 @@ class PostgresTransaction(Transaction):
         return not self._ended and not self._connection.is_closed() and self._connection.is_in_transaction()
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
+        if sql.lstrip().startswith(("ALTER", "CREATE", "DROP")):  # without preparing it, which takes a round trip more
+            await self._connection.execute(sql, timeout=seconds)
+            return []
         return [tuple(row) for row in await self._connection.fetch(sql, *arguments, timeout=seconds)]
 
     async def _execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
