@@ -1731,9 +1731,9 @@ async def check_columns(transaction: Transaction, tables: Mapping[str, Collectio
 GroupRunner = Callable[[Transaction, Sequence[Any]], Awaitable[Sequence[Any]]]
 
 
-async def run_alone(transaction: Transaction, operations: Sequence[Callable[[Transaction], Awaitable[Any]]]) -> list:
+async def run_alone(transaction: Transaction, items: Sequence[Callable[[Transaction], Awaitable[Any]]]) -> list:
     """Run one operation: the GroupRunner of writes that share no transaction."""
-    return [await operation(transaction) for operation in operations]
+    return [await operation(transaction) for operation in items]
 
 
 class Write:
@@ -3003,7 +3003,7 @@ def schema_tables() -> dict[str, list[str]]:
     return tables
 
 
-def is_continued(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
+def can_follow(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
     """Whether counters can have become others: not if these are older, or a copy's."""
     is_copy = "copied" in after.keys() - before.keys()
     return not is_copy and after.get("revision", -1) >= before.get("revision", -1)
@@ -3012,7 +3012,7 @@ def is_continued(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
 PROBE = Probe(
     tables=schema_tables(),
     counters="SELECT name, CAST(value AS BIGINT) FROM counters",
-    is_continued=is_continued,
+    is_continued=can_follow,
     write="INSERT INTO counters (name, value) VALUES ('tried', $1)"
     " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
 )
@@ -3784,6 +3784,21 @@ class UnitOfWork:
         return sql, (*row, seen.owner_id) if "list" in changed else row
 
 
+async def lock_revision(transaction: Any) -> int:
+    """Wait until no other write is under way, and return the newest revision.
+
+    Every write begins so. On Postgres it makes the writers of all processes take turns, as those on
+    SQLite do anyway, and since all take this lock first, they cannot wait for each other in a ring.
+    It is held until the commit, for the other writes of the group.
+    """
+    lock = "UPDATE counters SET value = value WHERE name = 'revision' RETURNING value"
+    if not isinstance(transaction, UnitOfWork):
+        return (await transaction.fetch(lock))[0][0]
+    if transaction.revision is None:
+        transaction.revision = (await transaction.fetch_ahead(lock))[0][0]
+    return transaction.revision
+
+
 WRITES_IN_LOOP = 8  # of a group, before other requests get a turn
 
 
@@ -3814,21 +3829,6 @@ async def run_group(transaction: Transaction, writes: Sequence[StoreWrite]) -> l
             answers.append(error)
     await unit.flush()
     return answers
-
-
-async def lock_revision(transaction: Any) -> int:
-    """Wait until no other write is under way, and return the newest revision.
-
-    Every write begins so. On Postgres it makes the writers of all processes take turns, as those on
-    SQLite do anyway, and since all take this lock first, they cannot wait for each other in a ring.
-    It is held until the commit, for the other writes of the group.
-    """
-    lock = "UPDATE counters SET value = value WHERE name = 'revision' RETURNING value"
-    if not isinstance(transaction, UnitOfWork):
-        return (await transaction.fetch(lock))[0][0]
-    if transaction.revision is None:
-        transaction.revision = (await transaction.fetch_ahead(lock))[0][0]
-    return transaction.revision
 
 
 async def write_locked(
