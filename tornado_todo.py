@@ -2794,18 +2794,21 @@ class PostgresDatabase(Database):
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
         for last_try in (False, True):
             try:
-                async with self._connected(fresh=last_try) as connection:
-                    if self._is_pooled:
-                        await connection.execute("BEGIN")
-                    rows = await connection.fetch(sql, *arguments, timeout=seconds)
-                    if self._is_pooled:
-                        await connection.execute("COMMIT")
-                    return [tuple(row) for row in rows]
+                return await self._read(last_try, sql, arguments, seconds)
             except Exception as error:
                 # A read may be repeated: the connection was old and the server has been restarted.
                 if last_try or not is_lost_connection(error):
                     raise self._explained(error) from error
         raise AssertionError("the last try either returns or raises")
+
+    async def _read(self, fresh: bool, sql: str, arguments: Sequence[Any], seconds: float | None) -> list[tuple]:
+        async with self._connected(fresh) as connection:
+            if self._is_pooled:
+                await connection.execute("BEGIN")
+            rows = await connection.fetch(sql, *arguments, timeout=seconds)
+            if self._is_pooled:
+                await connection.execute("COMMIT")
+            return [tuple(row) for row in rows]
 
     async def snapshot(self, operation: Callable[[Any], Awaitable[None]]) -> None:
         try:
