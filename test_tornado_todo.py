@@ -101,23 +101,30 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """Asks a server over one connection that it keeps; not for several threads at once."""
+    """Sends requests over one connection that it keeps, with the same headers (a cookie, a token) if there are any."""
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, name: str = "", **own: str):
         parts = urllib.parse.urlsplit(url)
         self.url, self.address, self.prefix = url, (parts.hostname, parts.port), parts.path
+        self.name, self.own = name, own
         if parts.scheme == "https":
             self._connection = http.client.HTTPSConnection(*self.address, timeout=PATIENCE, context=UNVERIFIED)
         else:
             self._connection = http.client.HTTPConnection(*self.address, timeout=PATIENCE)
         self._last_used = time.monotonic()
 
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
     def close(self) -> None:
         self._connection.close()
 
     def request(self, method: str, path: str, raw: bytes | None = None, **headers: str) -> Answer:
         """Send bytes as they are; header names are written with _ for -."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        named = {name.replace("_", "-"): value for name, value in {**self.own, **headers}.items()}
         if time.monotonic() - self._last_used > tornado_todo.HEAD_SECONDS / 2:
             self._connection.close()  # before the server does, which would look like a failure
         self._last_used = time.monotonic()
@@ -156,7 +163,7 @@ class Client:
 @contextlib.contextmanager
 def serving(settings=MEMORY, **options):
     """A running server, and a client of it."""
-    with tornado_todo.running({**HTTP_SERVER, **settings}, **options) as url, contextlib.closing(Client(url)) as client:
+    with tornado_todo.running({**HTTP_SERVER, **settings}, **options) as url, Client(url) as client:
         yield client
 
 
@@ -300,33 +307,50 @@ def within(seconds: float):
 
 
 @contextlib.contextmanager
-def hosting(app, *embedded):
-    """Serve any Tornado application from a thread, and at the end close the to-do apps embedded in it."""
-    ready, state = threading.Event(), {}
+def in_background(manager):
+    """Enter an async context manager in a thread with a loop of its own; gives what it gives, and the loop."""
+    entered = concurrent.futures.Future()
 
-    async def host() -> None:
+    async def run() -> None:
         stop = asyncio.Event()
+        try:
+            async with manager as value:
+                entered.set_result((value, asyncio.get_running_loop(), stop))
+                await stop.wait()
+        except BaseException as error:
+            if entered.done():
+                raise
+            entered.set_exception(error)
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    value, loop, stop = entered.result(PATIENCE)
+    try:
+        yield value, loop
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def hosting(app, *embedded):
+    """A client of any Tornado application. At the end the to-do apps embedded in it are closed."""
+
+    @contextlib.asynccontextmanager
+    async def host():
         sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
         server = tornado.httpserver.HTTPServer(app)
         server.add_sockets(sockets)
-        state.update(loop=asyncio.get_running_loop(), stop=stop, port=sockets[0].getsockname()[1])
-        ready.set()
-        await stop.wait()
+        yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
         server.stop()
         await server.close_all_connections()
         for each in embedded:
             async with tornado_todo.lifespan(each):
                 pass
 
-    thread = threading.Thread(target=lambda: asyncio.run(host()))
-    thread.start()
-    ready.wait(PATIENCE)
-    try:
-        yield f"http://127.0.0.1:{state['port']}"
-    finally:
-        state["loop"].call_soon_threadsafe(state["stop"].set)
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
+    with in_background(host()) as (url, _), Client(url) as client:
+        yield client
 
 
 def clean_environment(**settings: str) -> dict:
@@ -414,13 +438,25 @@ def process(folder, *options: str, through: tuple[str, ...] = (), **settings: st
             url = re.search(r"http://\S+", lines[0])
             errors.seek(0)
             assert url, errors.read()
-            with contextlib.closing(Client(url[0])) as client:
+            with Client(url[0]) as client:
                 yield Process(child, lines, client)
         finally:
             watchdog.cancel()
             child.kill()
             child.wait()
             child.stdout.close()
+
+
+async def ask(where, path: str, method: str = "GET", body: Any = None) -> Any:
+    """Ask the server of a URL or a page, as another user of it would, without holding up the test's loop."""
+
+    def send() -> Any:
+        with Client(getattr(where, "server", where)) as client:
+            answer = client.send(method, path, body)
+            assert answer.status < 300, answer.body
+            return json.loads(answer.body or b"null")
+
+    return await asyncio.to_thread(send)
 
 
 # ==== real engines ==============================================================================
@@ -472,15 +508,25 @@ def run_sql(url: str, *statements: str) -> None:
         thread.submit(asyncio.run, run()).result()
 
 
-@pytest.fixture
-def fresh_postgres():
-    """Settings for a Postgres database of the test's own."""
+@contextlib.contextmanager
+def own_database(engine: str, folder):
+    """Settings that choose an engine for to-dos, with a database of its own."""
+    if engine != "Postgres":
+        yield in_file(folder) if engine == "SQLite file" else dict(MEMORY)
+        return
     url, name = address_of("TEST_POSTGRES_URL"), own_name()
     run_sql(url, f"CREATE DATABASE {name}")
     try:
         yield {"DATABASE_URL": urllib.parse.urlsplit(url)._replace(path=f"/{name}").geturl()}
     finally:
         run_sql(url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def fresh_postgres():
+    """Settings for a Postgres database of the test's own."""
+    with own_database("Postgres", None) as settings:
+        yield settings
 
 
 @pytest.fixture
@@ -1159,9 +1205,9 @@ def test_what_an_embedder_adds_is_served_and_comes_first():
     app.add_handlers(".*", [("/mine", EmbeddersHandler), ("/", EmbeddersHandler)])
     other = tornado_todo.make_app(MEMORY)
     other.wildcard_router.add_rules([("/mine", EmbeddersHandler)])
-    with hosting(other, other) as url, contextlib.closing(Client(url)) as client:
+    with hosting(other, other) as client:
         assert client.get("/mine").body == b"mine" and client.get("/api/todos").status == 200
-    with hosting(app, app) as url, contextlib.closing(Client(url)) as client:
+    with hosting(app, app) as client:
         assert [client.get(path).body for path in ("/mine", "/")] == [b"mine", b"mine"]
         assert client.get("/api/todos").status == 200 and client.get("/api/nothing").status == 404
 
@@ -1325,7 +1371,7 @@ def test_deleting_all_todos_leaves_none(client):
 
 def test_two_posts_at_once_are_both_kept(client):
     def post(number: int) -> dict:
-        with contextlib.closing(Client(client.url)) as own:
+        with Client(client.url) as own:
             return add(own, f"number {number}")
 
     made = at_once(2, post)
@@ -1558,7 +1604,7 @@ def test_the_same_put_from_many_clients_at_once_makes_one_todo(client):
     path = f"/api/todos/{uuid.uuid4()}"
 
     def put(number: int) -> tuple:
-        with contextlib.closing(Client(client.url)) as own:
+        with Client(client.url) as own:
             answer = own.put(path, {"title": "x"})
             return answer.status, answer.body
 
@@ -1644,7 +1690,7 @@ def test_an_idempotency_key_of_a_refused_request_can_be_used_again(client):
 
 def test_posts_at_once_with_one_idempotency_key_make_one_todo(client):
     def post(number: int) -> tuple:
-        with contextlib.closing(Client(client.url)) as own:
+        with Client(client.url) as own:
             answer = own.post("/api/todos", {"title": "x"}, Idempotency_Key="same")
             return answer.status, answer.body
 
@@ -1758,7 +1804,7 @@ def test_of_writers_at_once_under_one_if_match_one_wins(client):
     etag = client.get(f"/api/todos/{todo['id']}").headers["ETag"]
 
     def patch(number: int) -> int:
-        with contextlib.closing(Client(client.url)) as own:
+        with Client(client.url) as own:
             return own.patch(f"/api/todos/{todo['id']}", {"title": f"t{number}"}, If_Match=etag).status
 
     assert sorted(at_once(8, patch)) == [200] + [412] * 7
@@ -2254,7 +2300,7 @@ def test_changes_of_one_list_are_those_of_its_todos_and_those_that_leave_it(clie
 
 def test_revisions_have_neither_gaps_nor_doubles_under_writers_at_once(client):
     def write(number: int) -> None:
-        with contextlib.closing(Client(client.url)) as own:
+        with Client(client.url) as own:
             for turn in range(5):
                 add(own, f"{number}.{turn}")
 
@@ -3265,16 +3311,12 @@ def test_a_name_in_a_path_that_cannot_be_is_a_4xx_problem(shared, kind, name):
 
 def raw_exchange(client, head: str, pieces=(), tolerated=()) -> bytes:
     """Send a request, all of it or as much as the server takes, then read until the line ends."""
-    with socket.create_connection(client.address, timeout=PATIENCE) as line:
+    with connected(client.address[1]) as line:
         with contextlib.suppress(*tolerated):
             line.sendall(head.replace("\n", "\r\n").encode("latin-1"))
             for piece in pieces:
                 line.sendall(piece)
-        received = b""
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            while chunk := line.recv(65536):
-                received += chunk
-        return received
+        return read_to_end(line)
 
 
 def as_chunks(size: int):
@@ -4066,7 +4108,7 @@ async def test_a_write_whose_caller_has_gone_is_whole_or_not_at_all(service):
 
 def test_fifty_writers_at_once_are_all_kept(client):
     def write(number: int) -> list[str]:
-        with contextlib.closing(Client(client.url)) as own:
+        with Client(client.url) as own:
             return [add(own, f"{number}.{turn}")["id"] for turn in range(4)]
 
     made = list(itertools.chain(*at_once(50, write)))
@@ -4103,7 +4145,7 @@ def test_two_processes_share_one_file(tmp_path):
     with process(tmp_path, **settings) as one, process(tmp_path, **settings) as two:
 
         def write(number: int) -> None:
-            with contextlib.closing(Client((one, two)[number % 2].client.url)) as own:
+            with Client((one, two)[number % 2].client.url) as own:
                 for turn in range(10):
                     add(own, f"{number}.{turn}")
 
@@ -4126,7 +4168,7 @@ def test_acknowledged_writes_survive_kill_9(tmp_path):
             goal = len(acknowledged) + 40 + 17 * turn
 
             def write(number: int, url=server.client.url) -> None:
-                with contextlib.closing(Client(url)) as own, contextlib.suppress(OSError, http.client.HTTPException):
+                with Client(url) as own, contextlib.suppress(OSError, http.client.HTTPException):
                     while True:
                         acknowledged.append(add(own, "x" * 100, notes="y" * 1000)["id"])
 
@@ -4279,7 +4321,7 @@ def test_the_start_prints_a_name_that_the_terminal_cannot_show(tmp_path):
 def test_a_failed_open_is_tried_again_by_the_next_request(tmp_path):
     folder = tmp_path / "later"
     app = tornado_todo.make_app({"DATABASE_URL": f"sqlite:///{folder}/todos.db"})
-    with hosting(app, app) as url, contextlib.closing(Client(url)) as client:
+    with hosting(app, app) as client:
         for _ in range(2):
             answer = client.get("/api/todos")
             assert_problem(answer, 503)
@@ -4292,10 +4334,10 @@ def test_requests_that_arrive_together_open_the_stores_once(tmp_path):
     app = tornado_todo.make_app(in_file(tmp_path))
 
     def write(number: int) -> dict:
-        with contextlib.closing(Client(url)) as own:
+        with Client(client.url) as own:
             return add(own, f"{number}")
 
-    with hosting(app, app) as url, contextlib.closing(Client(url)) as client:
+    with hosting(app, app) as client:
         assert len({todo["list"] for todo in at_once(10, write)}) == 1
         assert len(titles(client)) == 10
 
@@ -4304,7 +4346,7 @@ def test_requests_that_arrive_together_open_the_stores_once(tmp_path):
 @pytest.mark.parametrize("engine", ["file", "memory"])
 def test_the_very_first_request_is_answered_whichever_it_is(tmp_path, engine, path):
     app = tornado_todo.make_app(in_file(tmp_path) if engine == "file" else MEMORY)
-    with hosting(app, app) as url, contextlib.closing(Client(url)) as client:
+    with hosting(app, app) as client:
         answer = client.get(path)
         assert answer.status == 200, answer.body
 
@@ -4823,8 +4865,8 @@ def upstream(answer):
             with contextlib.suppress(tornado.iostream.StreamClosedError):
                 await answer(self)
 
-    with hosting(tornado.web.Application([(".*", Handler)], log_function=lambda handler: None)) as url:
-        yield f"{url}/v1/forecast?x=1", hits
+    with hosting(tornado.web.Application([(".*", Handler)], log_function=lambda handler: None)) as client:
+        yield f"{client.url}/v1/forecast?x=1", hits
 
 
 def fixed(value):
@@ -4883,7 +4925,7 @@ def test_many_who_ask_for_the_weather_make_one_request():
     with weather_from(slow) as (client, hits):
 
         def ask(number: int) -> bytes:
-            with contextlib.closing(Client(client.url)) as own:
+            with Client(client.url) as own:
                 return own.get("/api/weather").body
 
         assert len(set(at_once(10, ask))) == 1
@@ -5076,7 +5118,7 @@ def test_an_embedders_check_cannot_hide_an_engine():
 
 def test_a_database_that_cannot_be_opened_makes_health_503_and_not_live(tmp_path):
     app = tornado_todo.make_app({"DATABASE_URL": f"sqlite:///{tmp_path}/no/such/folder.db"})
-    with hosting(app) as url, contextlib.closing(Client(url)) as client:
+    with hosting(app) as client:
         answer = client.get("/api/health")
         assert answer.status == 503 and answer.json()["engines"]["todos"]["state"] != "ok"
         assert client.get("/api/health/live").status == 200
@@ -5507,19 +5549,6 @@ async def until_closed(line) -> int:
     return line.close_code
 
 
-async def fetch_json(url, method="GET", value=None):
-    """Ask without holding up the test's loop."""
-
-    def ask() -> Any:
-        with contextlib.closing(Client(url)) as own:
-            path = method.partition(" ")[2]
-            answer = own.send(method.partition(" ")[0], path, value)
-            assert answer.status < 300, answer.body
-            return json.loads(answer.body or b"null")
-
-    return await asyncio.to_thread(ask)
-
-
 async def test_events_begin_with_the_present_revision(client):
     add(client)
     async with listening(client.url) as line:
@@ -5530,7 +5559,7 @@ async def test_a_change_is_told_as_it_happens(client):
     async with listening(client.url) as one, listening(client.url) as two:
         for line in (one, two):
             assert (await next_message(line))["type"] == "hello"
-        todo = await fetch_json(client.url, "POST /api/todos", {"title": "x"})
+        todo = await ask(client.url, "/api/todos", "POST", {"title": "x"})
         for line in (one, two):
             message = await next_message(line)
             assert (message["type"], message["revision"]) == ("changes", todo["revision"])
@@ -5543,7 +5572,7 @@ async def test_events_since_a_revision_are_replayed_and_then_go_on(client):
     async with listening(client.url, "?since=1") as line:
         assert (await next_message(line))["type"] == "hello"
         assert [entry["after"]["title"] for entry in (await next_message(line))["changes"]] == ["b"]
-        await fetch_json(client.url, "POST /api/todos", {"title": "c"})
+        await ask(client.url, "/api/todos", "POST", {"title": "c"})
         assert [entry["after"]["title"] for entry in (await next_message(line))["changes"]] == ["c"]
 
 
@@ -5553,7 +5582,7 @@ async def test_a_refused_write_is_told_to_nobody(client):
         await next_message(line)
         client.post("/api/todos", {"title": ""})
         client.post("/api/undo", {"batch": NO_ID})
-        todo = await fetch_json(client.url, "POST /api/todos", {"title": "told"})
+        todo = await ask(client.url, "/api/todos", "POST", {"title": "told"})
         assert (await next_message(line))["changes"][0]["todo"] == todo["id"]
 
 
@@ -5562,7 +5591,7 @@ async def test_a_bulk_write_is_told_whole(client):
         add(client, f"{number}")
     async with listening(client.url) as line:
         start = (await next_message(line))["revision"]
-        await fetch_json(client.url, "DELETE /api/todos")
+        await ask(client.url, "/api/todos", "DELETE")
         seen = []
         while len(seen) < 250:
             seen += [entry["revision"] for entry in (await next_message(line))["changes"]]
@@ -5575,7 +5604,7 @@ async def test_replay_under_writers_at_once_misses_and_doubles_nothing(client):
 
     async def write(number: int) -> None:
         for turn in range(20):
-            await fetch_json(client.url, "POST /api/todos", {"title": f"{number}.{turn}"})
+            await ask(client.url, "/api/todos", "POST", {"title": f"{number}.{turn}"})
 
     async def listen(since: int) -> list[int]:
         seen = []
@@ -5598,7 +5627,7 @@ async def test_a_listener_from_the_future_still_hears_what_happens(client):
     add(client)
     async with listening(client.url, "?since=1000") as line:
         assert (await next_message(line))["revision"] == 1
-        todo = await fetch_json(client.url, "POST /api/todos", {"title": "x"})
+        todo = await ask(client.url, "/api/todos", "POST", {"title": "x"})
         message = await asyncio.wait_for(next_message(line), PATIENCE)
         assert message is not None and message["changes"][0]["todo"] == todo["id"]
 
@@ -5696,7 +5725,7 @@ async def test_idle_listener_gets_heartbeats(client, monkeypatch):
     async with listening(client.url) as line:
         assert (await next_message(line))["type"] == "hello"
         assert [await next_message(line) for _ in range(2)] == [{"type": "heartbeat"}] * 2
-        todo = await fetch_json(client.url, "POST /api/todos", {"title": "x"})
+        todo = await ask(client.url, "/api/todos", "POST", {"title": "x"})
         while (message := await next_message(line))["type"] == "heartbeat":
             pass
         assert message["changes"][0]["todo"] == todo["id"]
@@ -5771,13 +5800,13 @@ def test_an_app_is_mounted_under_a_prefix_beside_the_hosts_own_handlers():
         [("/", HostPage), (r"/todo(?:/.*)?", todos), (r"/team/notes(?:/.*)?", notes), ("/todos", HostPage)],
         log_function=lambda handler: None,
     )
-    with hosting(host, todos, notes) as url, contextlib.closing(Client(url)) as client:
+    with hosting(host, todos, notes) as client:
         assert client.get("/").body == client.get("/todos").body == b"host"
         for prefix in ("/todo", "/team/notes"):
-            with contextlib.closing(Client(url + prefix)) as own:
+            with Client(client.url + prefix) as own:
                 answer = own.post("/api/todos", {"title": prefix})
                 assert answer.headers["Location"] == answer.json()["url"]
-                assert answer.json()["url"].startswith(f"{url}{prefix}/api/todos/")
+                assert answer.json()["url"].startswith(f"{client.url}{prefix}/api/todos/")
                 assert titles(own) == [prefix]
                 assert own.get(answer.json()["url"].removeprefix(own.url)).json() == answer.json()
         assert_problem(client.get("/todo/nowhere"), 404)
@@ -5832,9 +5861,8 @@ MOUNTS = {
 @pytest.mark.parametrize("mount", MOUNTS)
 async def test_an_app_is_mounted_like_any_tornado_application(mount):
     todos = tornado_todo.make_app(MEMORY, prefix="/todo")
-    with hosting(MOUNTS[mount](todos), todos) as url, contextlib.closing(Client(f"{url}/todo")) as own:
-        with contextlib.closing(Client(url)) as client:
-            assert client.get("/").body == b"host"
+    with hosting(MOUNTS[mount](todos), todos) as host, Client(f"{host.url}/todo") as own:
+        assert host.get("/").body == b"host"
         add(own, "mounted")
         assert titles(own) == ["mounted"] and own.get("/").status == 200
         assert_problem(own.get("/nowhere"), 404)
@@ -6241,7 +6269,7 @@ async def test_prefix_that_does_not_fit_is_reported_with_the_right_one(prefix, p
 def test_app_mounted_in_tornado_at_another_prefix_is_reported():
     todos = tornado_todo.make_app(MEMORY, prefix="/todo")
     host = tornado.web.Application([("/tasks(?:/.*)?", todos)])
-    with hosting(host, todos) as url, contextlib.closing(Client(url)) as client:
+    with hosting(host, todos) as client:
         assert "PREFIX=/tasks" in assert_problem(client.get("/tasks/api/todos"), 404)["detail"]
 
 
@@ -6359,10 +6387,10 @@ async def test_uvicorn_serves_the_page_the_api_and_the_sockets(tmp_path):
         assert server.client.get("/").status == 200
         async with listening(server.client.url) as line:
             assert (await next_message(line))["type"] == "hello"
-            todo = await in_thread(lambda: add(server.client, "by uvicorn"))
+            todo = await asyncio.to_thread(lambda: add(server.client, "by uvicorn"))
             assert (await next_change(line))["todo"] == todo["id"]
         server.child.send_signal(signal.SIGTERM)
-        assert await in_thread(lambda: server.child.wait(PATIENCE)) == 0
+        assert await asyncio.to_thread(lambda: server.child.wait(PATIENCE)) == 0
 
 
 def test_an_http_server_that_is_not_installed_is_named_with_its_extra(tmp_path):
@@ -6400,17 +6428,6 @@ def weak_hashes(request, monkeypatch):
         monkeypatch.setattr(tornado_todo, "UNKNOWN_PASSWORD", weak_hash(""))
 
 
-class Person(Client):
-    """A client that sends the same headers, such as a cookie or a token, with every request."""
-
-    def __init__(self, url: str, name: str = "", **own: str):
-        super().__init__(url)
-        self.name, self.own = name, own
-
-    def request(self, method: str, path: str, raw: bytes | None = None, **headers: str) -> Answer:
-        return super().request(method, path, raw, **{**self.own, **headers})
-
-
 class Served:
     """A running server whose stores a test can reach: for what would take passwords or days over HTTP."""
 
@@ -6426,11 +6443,11 @@ class Served:
     def sql(self, statement: str, *arguments) -> list[tuple]:
         return self.run(self.services.database.transaction(lambda session: session.fetch(statement, *arguments)))
 
-    def somebody(self, name: str = "", **own: str) -> Person:
+    def somebody(self, name: str = "", **own: str) -> Client:
         """A client that is closed at the end."""
-        return self._closing.enter_context(contextlib.closing(Person(self.url, name, **own)))
+        return self._closing.enter_context(Client(self.url, name, **own))
 
-    def session(self, name: str) -> Person:
+    def session(self, name: str) -> Client:
         """Somebody with an account, in a new session that no password was asked for."""
         user = self.run(self.services.accounts.user(name))
         credential = tornado_todo.new_credential("session", user, tornado_todo.SESSION_LIFETIME, "Firefox")
@@ -6444,7 +6461,7 @@ class Served:
         signed = tornado.web.create_signed_value(keys, cookie, secret, key_version=next(iter(keys)))
         return f"{cookie}={signed.decode()}"
 
-    def person(self, name: str) -> Person:
+    def person(self, name: str) -> Client:
         """Somebody with a new account, whose password is PASSWORD, signed in."""
         self.run(self.services.accounts.add(name, weak_hash(PASSWORD)))
         return self.session(name)
@@ -6454,42 +6471,16 @@ class Served:
 def served(settings=MEMORY, **options):
     """A running server whose stores a test can reach, where people sign in."""
     app = tornado_todo.make_app({**HTTP_SERVER, **WITH_ACCOUNTS, **settings}, **options)
-    sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
-    ready, state = threading.Event(), {}
 
-    async def serve() -> None:
-        stop = asyncio.Event()
+    @contextlib.asynccontextmanager
+    async def host():
+        sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
         async with tornado_todo.listening(app, sockets):
             await app.state.services.open()
-            state.update(loop=asyncio.get_running_loop(), stop=stop)
-            ready.set()
-            await stop.wait()
+            yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}{app.state.config.prefix}"
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    assert ready.wait(PATIENCE)
-    try:
-        with contextlib.ExitStack() as closing:
-            url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}{app.state.config.prefix}"
-            yield Served(app, url, state["loop"], closing)
-    finally:
-        state["loop"].call_soon_threadsafe(state["stop"].set)
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
-
-
-@contextlib.contextmanager
-def own_database(engine: str, folder):
-    """Settings that choose an engine for to-dos, with a database of its own."""
-    if engine != "Postgres":
-        yield in_file(folder) if engine == "SQLite file" else dict(MEMORY)
-        return
-    url, name = address_of("TEST_POSTGRES_URL"), own_name()
-    run_sql(url, f"CREATE DATABASE {name}")
-    try:
-        yield {"DATABASE_URL": urllib.parse.urlsplit(url)._replace(path=f"/{name}").geturl()}
-    finally:
-        run_sql(url, f"DROP DATABASE {name} WITH (FORCE)")
+    with in_background(host()) as (url, loop), contextlib.ExitStack() as closing:
+        yield Served(app, url, loop, closing)
 
 
 TOWNSPEOPLE = ("ann", "eve", "vic", "mia", "rem", "sam", "bob", "cid", "dee")
@@ -6499,15 +6490,15 @@ class Town(NamedTuple):
     """A server, and people with accounts there."""
 
     server: Served
-    ann: Person
-    eve: Person
-    vic: Person
-    mia: Person
-    rem: Person
-    sam: Person
-    bob: Person
-    cid: Person
-    dee: Person
+    ann: Client
+    eve: Client
+    vic: Client
+    mia: Client
+    rem: Client
+    sam: Client
+    bob: Client
+    cid: Client
+    dee: Client
 
 
 @pytest.fixture(scope="module", params=["SQLite file", *if_set("TEST_POSTGRES_URL", "Postgres")])
@@ -6530,17 +6521,17 @@ def own_server(todo_engine):
         yield server
 
 
-def share(owner: Person, list_id: str, name: str, role: str = "editor") -> dict:
+def share(owner: Client, list_id: str, name: str, role: str = "editor") -> dict:
     answer = owner.put(f"/api/lists/{list_id}/members/{name}", {"role": role})
     assert answer.status in (200, 201), answer.body
     return answer.json()
 
 
-def unshare(person: Person, list_id: str, name: str) -> None:
+def unshare(person: Client, list_id: str, name: str) -> None:
     assert person.delete(f"/api/lists/{list_id}/members/{name}").status == 204
 
 
-def make_link(owner: Person, list_id: str) -> tuple[dict, str]:
+def make_link(owner: Client, list_id: str) -> tuple[dict, str]:
     """A link to a list, and its secret."""
     answer = owner.post(f"/api/lists/{list_id}/links", {})
     assert answer.status == 201, answer.body
@@ -6548,7 +6539,7 @@ def make_link(owner: Person, list_id: str) -> tuple[dict, str]:
     return link, re.fullmatch(r".*/#/link/(\S+)", link["link"])[1]
 
 
-def make_token(owner: Person, **fields) -> dict:
+def make_token(owner: Client, **fields) -> dict:
     answer = owner.post("/api/tokens", {"name": "script", **fields})
     assert answer.status == 201, answer.body
     return answer.json()
@@ -6772,7 +6763,7 @@ class Estate(NamedTuple):
     """What ann has: the ids of it by name, and who comes to it, by role."""
 
     ids: dict[str, str]
-    people: dict[str, Person]
+    people: dict[str, Client]
 
     def fill(self, text: str) -> str:
         return string.Template(text).substitute(self.ids)
@@ -6937,18 +6928,18 @@ def shared_list(town: Town, role: str = "editor", title: str = "shared") -> str:
     return list_id
 
 
-def todo_ids(person: Person, query: str = "?limit=1000") -> list[str]:
+def todo_ids(person: Client, query: str = "?limit=1000") -> list[str]:
     answer = person.get(f"/api/todos{query}")
     assert answer.status == 200, answer.body
     return [todo["id"] for todo in answer.json()]
 
 
-def lists_by_id(person: Person, query: str = "") -> dict[str, dict]:
+def lists_by_id(person: Client, query: str = "") -> dict[str, dict]:
     return {entry["id"]: entry for entry in person.get(f"/api/lists{query}").json()}
 
 
 @contextlib.asynccontextmanager
-async def hearing(person: Person, query: str = ""):
+async def hearing(person: Client, query: str = ""):
     """A WebSocket of somebody's events, after its greeting."""
     named = {name.replace("_", "-"): value for name, value in person.own.items()}
     async with listening(person.url, query, **named) as line:
@@ -8047,7 +8038,7 @@ def sign_up_as(client: Client, name: str = "ann", password: str = PASSWORD, **mo
     return client.post("/api/users", {"name": name, "password": password, **more}, **headers)
 
 
-def make_invite(person: Person) -> tuple[dict, str]:
+def make_invite(person: Client) -> tuple[dict, str]:
     answer = person.post("/api/invites", {})
     assert answer.status == 201, answer.body
     return answer.json(), re.fullmatch(r".*/#/sign-up/(\S+)", answer.json()["link"])[1]
@@ -8417,7 +8408,7 @@ def test_an_export_made_while_others_write_is_one_moment(todo_engine):
         ended = threading.Event()
 
         def write(_: int) -> None:
-            with contextlib.closing(Client(client.url)) as own:
+            with Client(client.url) as own:
                 while not ended.is_set():
                     made = add_list(own)
                     add(own, list=made["id"])
@@ -8821,7 +8812,7 @@ def test_strangers_neither_take_nor_count_what_the_machines_own_user_has(own_mac
 async def test_what_was_taken_along_is_not_heard_any_more_by_the_machines_own_user(own_machine):
     async with listening(own_machine.url) as line:
         assert (await next_message(line))["type"] == "hello"
-        answer = await in_thread(
+        answer = await asyncio.to_thread(
             lambda: own_machine.client.post("/api/users", {**NEW_ACCOUNT, "take_local_todos": True})
         )
         assert answer.status == 201
@@ -9126,7 +9117,7 @@ FOREIGN_PAGES = [
 ]
 
 
-def wealth(person: Person) -> list:
+def wealth(person: Client) -> list:
     """All that a forged request in somebody's name could change."""
     paths = (
         "/api/todos?limit=1000",
@@ -9141,7 +9132,7 @@ def wealth(person: Person) -> list:
     return [person.get(path).body for path in paths] + [sessions]
 
 
-def forged_path(person: Person, pattern: str) -> str:
+def forged_path(person: Client, pattern: str) -> str:
     """An address below a route at which there is something of somebody's."""
     lists = list(lists_by_id(person))
     real = {
@@ -9192,7 +9183,7 @@ def mounted():
     """Somebody signed in to an app that is part of another, which protects nothing."""
     app = tornado_todo.make_app({**MEMORY, **WITH_ACCOUNTS}, prefix="/todo")
     host = tornado.web.Application([(r"/todo(?:/.*)?", app)])
-    with hosting(host, app) as url, contextlib.closing(Person(f"{url}/todo")) as person:
+    with hosting(host, app) as outer, Client(f"{outer.url}/todo") as person:
         answer = person.post("/api/users", {"name": "ann", "password": PASSWORD})
         assert answer.status == 201
         person.own = {"Cookie": cookie_header(answer)}
@@ -9413,7 +9404,7 @@ def test_every_answer_of_every_status_carries_the_headers_that_keep_browsers_saf
     headers = HTTPS if https else {}
     session = dressed.session
 
-    def over_https(name: str) -> Person:
+    def over_https(name: str) -> Client:
         person = session(name)
         if https:
             secret = secret_in(dressed, person.own["Cookie"])
@@ -9545,7 +9536,7 @@ def test_silent_connections_do_not_lock_anybody_out(either_server):
         for _ in range(25):
             stack.enter_context(connected(client.address[1]))
         for _ in range(3):
-            with contextlib.closing(Client(client.url)) as other:
+            with Client(client.url) as other:
                 assert other.get("/api/todos").status == 200
 
 
@@ -9646,7 +9637,7 @@ def test_past_the_bound_the_connection_idle_longest_goes_and_a_new_client_is_ser
             ask_live(lines[-1])
         ask_live(lines[0])  # now the second is the one idle longest
         for number in range(4):
-            with contextlib.closing(Client(server.url)) as client:
+            with Client(server.url) as client:
                 assert client.get("/api/health/live").status == 200, number
                 held = connected(server.client.address[1])
                 ask_live(held)
@@ -9692,7 +9683,7 @@ def test_two_thousand_slow_connections_leave_others_unharmed(tmp_path):
                     with contextlib.suppress(OSError):
                         line.sendall(b"x")
                 for attempt in within(1):
-                    with attempt, contextlib.closing(Client(server.client.url)) as client:
+                    with attempt, Client(server.client.url) as client:
                         assert client.post("/api/todos", {"title": "x"}).status == 201
         assert server.child.poll() is None
 
@@ -10558,7 +10549,7 @@ class Load:
             thread.join()
 
     def _run(self) -> None:
-        with contextlib.closing(Client(self.url)) as client:
+        with Client(self.url) as client:
             while not self._stop.is_set():
                 name, began = str(uuid.uuid4()), time.monotonic()
                 answer = self._send(client, name)
@@ -10639,14 +10630,14 @@ def somebody_known(auth: str, settings: dict):
 
         with (
             serving(settings, get_user=get_user) as client,
-            contextlib.closing(Person(client.url, X_User="ann")) as ann,
+            Client(client.url, X_User="ann") as ann,
         ):
             yield ann
     elif auth in ("auto", "open"):
         with serving({**settings, "AUTH": auth}) as client:
             yield client
     else:
-        with serving({**settings, **WITH_ACCOUNTS}) as client, contextlib.closing(Person(client.url)) as ann:
+        with serving({**settings, **WITH_ACCOUNTS}) as client, Client(client.url) as ann:
             ann.own = sign_up(client)
             if auth == "token":
                 ann.own = bearer(make_token(ann)["token"])
@@ -10675,7 +10666,7 @@ def test_records_and_documents_go_on_without_postgres_for_whoever_was_known(own,
                     assert keep_and_read(client, f"during{number}") == [204, 200, 204, 200]
             time.sleep(0.5)
         assert client.get("/api/todos").status == 503
-        with contextlib.closing(Person(client.url, X_User="eve", **bearer("todo_token_unknown"))) as stranger:
+        with Client(client.url, X_User="eve", **bearer("todo_token_unknown")) as stranger:
             assert auth in ("auto", "open") and fault or put_record(stranger, "x").status == 503
         mends(postgres)
         eventually(lambda: client.get("/api/todos").status == 200)
@@ -10688,8 +10679,8 @@ def test_revoked_token_is_refused_when_postgres_goes_away_and_the_other_is_not(t
     with process(tmp_path, **settings) as one, process(tmp_path, **settings) as two, contextlib.ExitStack() as stack:
         url = (one if where == "the same process" else two).client.url
 
-        def person(url: str, **own: str) -> Person:
-            return stack.enter_context(contextlib.closing(Person(url, **own)))
+        def person(url: str, **own: str) -> Client:
+            return stack.enter_context(Client(url, **own))
 
         ann = person(one.client.url, **sign_up(one.client))
         kept, revoked = make_token(ann), make_token(ann)
@@ -10724,31 +10715,15 @@ def team(tmp_path, fresh_postgres, fresh_mongo, fresh_redis) -> dict:
     return {**fresh_postgres, **fresh_mongo, **fresh_redis}
 
 
-@contextlib.asynccontextmanager
-async def listening_to(url: str, since: int | None = None):
-    query = "" if since is None else f"?since={since}"
-    address = url.replace("http", "ws", 1) + f"/api/events{query}"
-    connection = await tornado.websocket.websocket_connect(address)
-    try:
-        assert json.loads(await connection.read_message())["type"] == "hello"
-        yield connection
-    finally:
-        connection.close()
-
-
 async def next_change(connection) -> dict:
-    return json.loads(await asyncio.wait_for(connection.read_message(), PATIENCE))["changes"][0]
+    return (await next_message(connection))["changes"][0]
 
 
-async def in_thread(act, *arguments):
-    return await asyncio.get_running_loop().run_in_executor(None, act, *arguments)
-
-
-async def seconds_until_heard(writer: Client, reader_url: str) -> float:
+async def seconds_until_heard(writer: Client, reader: Client) -> float:
     """How many seconds after its answer a to-do made through one process is heard of from another."""
-    async with listening_to(reader_url) as connection:
+    async with hearing(reader) as connection:
         title = str(uuid.uuid4())
-        await in_thread(add, writer, title)
+        await asyncio.to_thread(add, writer, title)
         answered = time.monotonic()
         assert (await next_change(connection))["after"]["title"] == title
         return time.monotonic() - answered
@@ -10757,7 +10732,7 @@ async def seconds_until_heard(writer: Client, reader_url: str) -> float:
 async def test_with_redis_a_change_reaches_the_other_processes_within_100_milliseconds(tmp_path, team, capsys):
     with process(tmp_path, **team) as one, process(tmp_path, **team) as other:
         for _ in range(20):  # one hardly ever gets there as fast without Redis, and a busy machine needs a few
-            delays = [await seconds_until_heard(one.client, other.client.url) for _ in range(20)]
+            delays = [await seconds_until_heard(one.client, other.client) for _ in range(20)]
             if statistics.median(delays) < 0.1:
                 break
     with capsys.disabled():
@@ -10769,12 +10744,12 @@ async def test_with_redis_a_change_reaches_the_other_processes_within_100_millis
 def test_with_redis_other_servers_hear_of_a_change_without_looking_for_it(team, monkeypatch):
     monkeypatch.setattr(tornado_todo, "POLL_SECONDS", 3600)
 
-    async def hear(writer: Client, reader_url: str) -> None:
+    async def hear(writer: Client, reader: Client) -> None:
         for _ in range(10):
-            await seconds_until_heard(writer, reader_url)
+            await seconds_until_heard(writer, reader)
 
     with serving(team) as one, serving(team) as other:
-        asyncio.run(hear(one, other.url))
+        asyncio.run(hear(one, other))
 
 
 @pytest.mark.parametrize("engine", ["SQLite", "Postgres"])
@@ -10783,7 +10758,7 @@ async def test_without_redis_processes_converge_within_two_seconds(tmp_path, req
     with process(tmp_path, **settings) as one, process(tmp_path, **settings) as other:
         for attempt in within(6):
             with attempt:
-                delays = [await seconds_until_heard(one.client, other.client.url) for _ in range(3)]
+                delays = [await seconds_until_heard(one.client, other.client) for _ in range(3)]
                 assert max(delays) < 2
     with capsys.disabled():
         print(f"\n{engine}, no Redis: heard in another process after at most {max(delays):.2f} s")
@@ -10791,8 +10766,10 @@ async def test_without_redis_processes_converge_within_two_seconds(tmp_path, req
 
 async def test_a_listener_misses_and_doubles_nothing_when_two_processes_write_at_once(tmp_path, team):
     with process(tmp_path, **team) as one, process(tmp_path, **team) as other:
-        async with listening_to(one.client.url) as connection:
-            writing = [in_thread(add_many, client.url, 40) for client in (one.client, other.client) for _ in range(3)]
+        async with hearing(one.client) as connection:
+            writing = [
+                asyncio.to_thread(add_many, client.url, 40) for client in (one.client, other.client) for _ in range(3)
+            ]
             made = {todo_id for ids in await asyncio.gather(*writing) for todo_id in ids}
             heard: list[dict] = []
             while len(heard) < len(made):
@@ -10805,7 +10782,7 @@ async def test_a_listener_misses_and_doubles_nothing_when_two_processes_write_at
 
 
 def add_many(url: str, count: int) -> list[str]:
-    with contextlib.closing(Client(url)) as client:
+    with Client(url) as client:
         return [add(client, f"to-do {number}")["id"] for number in range(count)]
 
 
@@ -11163,7 +11140,7 @@ def test_reads_and_writes_work_through_a_pgbouncer_in_transaction_mode(own, fres
     settings = {"DATABASE_URL": own(OwnPgBouncer).url_of(fresh_postgres["DATABASE_URL"], query), "AUTH": "open"}
 
     def use(server: Client, number: int) -> list[int]:
-        with contextlib.closing(Client(server.url)) as client:
+        with Client(server.url) as client:
             name = f"todo{number:02}"
             made = client.post("/api/todos", {"title": name})
             # Filters, so that each statement is another: what is prepared for one must not be run for another.
@@ -11513,22 +11490,24 @@ BEHIND_NGINX = {
 async def test_through_nginx_a_todo_made_by_one_worker_appears_live_through_the_other(tmp_path, team, nginx):
     with process(tmp_path, **team, **BEHIND_NGINX) as server:
         url = nginx(server.client.address[1])
-        with contextlib.closing(Client(url)) as client:
+        with Client(url) as client:
             assert client.get("/api/todos").status == 401
             assert client.get("/").status == 200
             assert client.get("/", Host="evil.example").status == 421
-            ann = await in_thread(lambda: sign_up(client))
+            ann = await asyncio.to_thread(lambda: sign_up(client))
             address = url.replace("http", "ws", 1) + "/api/events"
             sockets = []
             for _ in range(8):  # enough for both workers to have some
                 request = tornado.httpclient.HTTPRequest(address, headers=ann, validate_cert=False)
                 sockets.append(await tornado.websocket.websocket_connect(request))
                 assert json.loads(await sockets[-1].read_message())["type"] == "hello"
-            made = (await in_thread(lambda: client.post("/api/todos", {"title": "through nginx"}, **ann))).json()
+            made = (
+                await asyncio.to_thread(lambda: client.post("/api/todos", {"title": "through nginx"}, **ann))
+            ).json()
             assert made["url"] == f"{url}/api/todos/{made['id']}"
             for each in sockets:
                 assert (await next_change(each))["todo"] == made["id"]
-            await in_thread(lambda: client.delete("/api/sessions", **ann))
+            await asyncio.to_thread(lambda: client.delete("/api/sessions", **ann))
             for each in sockets:
                 assert await asyncio.wait_for(each.read_message(), PATIENCE) is None and each.close_code == 4401
                 each.close()
@@ -11559,7 +11538,7 @@ def test_the_deployment_survives_a_restart_of_everything_under_load(tmp_path, ow
 
     with process(tmp_path, **settings, **BEHIND_NGINX) as server:
         url = nginx(server.client.address[1])
-        with contextlib.closing(Client(url)) as client:
+        with Client(url) as client:
             eventually(lambda: client.get("/api/health").status == 200)
             ann = sign_up(client)
             with Load(url, put) as load:
@@ -12190,19 +12169,6 @@ async def install_clock(page, **options):
 async def page(browser, server):
     async with opened(browser, server) as page:
         yield page
-
-
-def call_api(url, method="GET", body=None):
-    """One request of the API, as another user of it would send."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-        text = response.read()
-    return json.loads(text) if text else None
-
-
-async def ask(page, path, method="GET", body=None):
-    return await asyncio.to_thread(call_api, page.server + path, method, body)
 
 
 async def type_in(page, *titles):
@@ -13960,16 +13926,16 @@ async def test_page_whose_line_died_in_a_sleep_shows_what_others_do(browser, ser
             await page.reload()
         await type_in(page, BUY)
         deafen()
-        await fetch_json(server, "POST /api/todos", {"title": "from elsewhere"})
+        await ask(server, "/api/todos", "POST", {"title": "from elsewhere"})
         await page.wait_for_timeout(500)
         await expect(row(page, "from elsewhere")).to_have_count(0)
         await wake(page)
         await expect(row(page, "from elsewhere")).to_be_visible()
-        await fetch_json(server, "POST /api/todos", {"title": "and one more"})
+        await ask(server, "/api/todos", "POST", {"title": "and one more"})
         await expect(row(page, "and one more")).to_be_visible()
         if wake is write_something:
             await expect(page.locator(".todoapp")).to_have_attribute("aria-busy", "false")
-            assert FEED in [todo["title"] for todo in await asyncio.to_thread(call_api, server + "/api/todos")]
+            assert FEED in [todo["title"] for todo in await ask(server, "/api/todos")]
 
 
 @pytest.mark.parametrize("held", ["**/api/lists", "**/api/todos?*"])
@@ -14022,15 +13988,15 @@ async def test_changes_of_others_do_not_disturb_an_edit(page):
 async def test_an_open_page_shows_what_a_restored_backup_has(browser, tmp_path):
     with process(tmp_path, **in_file(tmp_path)) as server:
         add(server.client, BUY)
-        done = await in_thread(lambda: command(tmp_path, "backup", "copy.db", **in_file(tmp_path)))
+        done = await asyncio.to_thread(lambda: command(tmp_path, "backup", "copy.db", **in_file(tmp_path)))
         assert done.returncode == 0, done.stderr
         port, url = str(server.client.address[1]), f"http://localhost:{server.client.address[1]}"
         async with opened(browser, url) as page:
             await type_in(page, FEED)
             await expect(shown_titles(page)).to_have_text([BUY, FEED])
             server.child.terminate()
-            assert await in_thread(lambda: server.child.wait(PATIENCE)) == 0
-            done = await in_thread(lambda: command(tmp_path, "restore", "copy.db", **in_file(tmp_path)))
+            assert await asyncio.to_thread(lambda: server.child.wait(PATIENCE)) == 0
+            done = await asyncio.to_thread(lambda: command(tmp_path, "restore", "copy.db", **in_file(tmp_path)))
             assert done.returncode == 0, done.stderr
             with process(tmp_path, **{**in_file(tmp_path), "SERVER_PORT": port}):
                 await expect(shown_titles(page)).to_have_text([BUY])
@@ -14835,7 +14801,7 @@ async def test_a_token_is_made_shown_once_and_revoked(browser, accounts_server, 
         secret = await page.locator(".tokens-part .secret").input_value()
 
         def status_with_token():
-            with contextlib.closing(Client(accounts_server.url)) as client:
+            with Client(accounts_server.url) as client:
                 return client.get("/api/todos", Authorization=f"Bearer {secret}").status
 
         assert await asyncio.to_thread(status_with_token) == 200
@@ -15282,7 +15248,7 @@ async def test_the_payloads_do_run_where_nothing_keeps_them_from_it(browser):
 async def test_200_payloads_in_titles_notes_tags_and_names_are_shown_and_not_run(browser):
     with (
         tornado_todo.running({**PAGE_ACCOUNTS, "TRUSTED_PROXIES": ""}) as url,
-        contextlib.closing(Client(url)) as client,
+        Client(url) as client,
     ):
         ann = sign_up(client)
         for payload in PAYLOADS:
