@@ -17359,12 +17359,11 @@ def read_env_file(path: str) -> dict[str, str | None]:
     try:
         with open(path, encoding="utf-8-sig") as file:  # some editors put a byte order mark in front
             text = file.read()
-    except OSError as error:
-        raise Misconfigured(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise Misconfigured(f"{path} cannot be read: {error}; save it as UTF-8") from error
-    if "\0" in text:
-        raise Misconfigured(f"{path} cannot be read: it has zero bytes; save it as UTF-8")
+        if "\0" in text:
+            raise ValueError("it has zero bytes")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{error}; save it as UTF-8"
+        raise Misconfigured(f"{path} cannot be read: {reason}") from error
     values = {}
     # Imported where there is something to read: it takes as long as a tenth of the start.
     for name, value, original, is_error in importlib.import_module("dotenv.parser").parse_stream(io.StringIO(text)):
@@ -17420,44 +17419,39 @@ def bound_sockets(config: Config) -> list[socket.socket]:
         raise Misconfigured(fault) from None
 
 
-def public_address(config: Config, sockets: Sequence[socket.socket]) -> str:
-    """The address that a person can open."""
-    if config.public_url:
-        return config.public_url + config.prefix
+def announce(services: Services, sockets: Sequence[socket.socket]) -> None:
+    """Print the address that a person can open, and the engines in use."""
+    config = services.config
     host = "localhost" if config.server_host in ("", "*", "0.0.0.0", "::") else config.server_host
     host = f"[{host}]" if ":" in host else host
-    return f"http://{host}:{sockets[0].getsockname()[1]}{config.prefix}"
+    address = config.public_url or f"http://{host}:{sockets[0].getsockname()[1]}"
+    process = f" (process {os.getpid()})" if config.log_format == "json" else ""
+    say(f"tornado_todo {__version__} is at {address}{config.prefix}{process}")
+    say(services.describe())
+    say("Press Ctrl+C to stop.")
 
 
-async def check_engines(services: Services) -> bool:
-    """Try every engine once and print a line for each; whether all are well."""
-    known = ""
-    try:
-        try:
-            await services.open()
-        except (Misconfigured, Unavailable) as error:
-            known = str(error)
-            say(f"tornado_todo: {known}", logging.ERROR)
-        well, engines = await services.health(seconds=5.0, known=known)
-        for name, entry in engines.items():
-            print(f"{name:10} {entry['state']:10} {entry['milliseconds']:8.1f} ms  {entry['engine']}")
-        return well
-    finally:
-        await services.close()
+async def open_at_start(services: Services, is_check: bool = False) -> bool:
+    """Open the stores, report the engines that are away, and go on; for a check print a line for every engine.
 
-
-async def open_at_start(services: Services) -> None:
-    """Open the stores; report an engine that is away, and go on. Raises Misconfigured."""
+    Whether all are well. Raises Misconfigured, unless it is a check.
+    """
     known = ""
     try:
         await services.open()
-    except Unavailable as error:
+    except (Misconfigured, Unavailable) as error:
+        if isinstance(error, Misconfigured) and not is_check:
+            raise
         known = str(error)
-        say(f"tornado_todo: {known} Answering 503 until it can be used.", logging.WARNING)
-    _, engines = await services.health(known=known)
+        advice = "" if is_check else " Answering 503 until it can be used."
+        say(f"tornado_todo: {known}{advice}", logging.ERROR if is_check else logging.WARNING)
+    well, engines = await services.health(5.0 if is_check else 1.0, known)
     for name, entry in engines.items():
-        if entry["engine"] != services.database.name and entry["state"] != "ok":
+        if is_check:
+            print(f"{name:10} {entry['state']:10} {entry['milliseconds']:8.1f} ms  {entry['engine']}")
+        elif entry["engine"] != services.database.name and entry["state"] != "ok":
             say(f"tornado_todo: {entry['engine']} ({name}): {entry['state']}.", logging.WARNING)
+    return well
 
 
 def ended_children() -> Iterator[tuple[int, int]]:
@@ -17470,15 +17464,10 @@ def ended_children() -> Iterator[tuple[int, int]]:
             yield ended[0], os.waitstatus_to_exitcode(ended[1])
 
 
-async def serve(
-    app: TodoApplication,
-    sockets: list[socket.socket],
-    announce: Callable[[], None] = lambda: None,
-    parent: int = 0,
-) -> None:
-    """Serve until SIGINT or SIGTERM, or until `parent` (a process id) is gone, then answer the open requests.
+async def serve(app: TodoApplication, sockets: list[socket.socket], parent: int = 0) -> None:
+    """Serve until SIGINT or SIGTERM, then answer the open requests. Raises Misconfigured.
 
-    Raises Misconfigured.
+    A worker also ends when `parent`, the process that started it, is gone. Without one, the start is announced.
     """
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -17487,7 +17476,8 @@ async def serve(
     services = app.state.services
     async with listening(app, sockets, room_for_connections(services.config.max_connections)):
         await open_at_start(services)
-        announce()
+        if not parent:
+            announce(services, sockets)
         while not stop.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 1.0)
@@ -17590,30 +17580,25 @@ def serve_command(
     app = make_app(environ)
     services = app.state.services
     config = services.config
+
+    async def open_and_close() -> bool:
+        try:
+            return await open_at_start(services, check)
+        finally:
+            await services.close()
+
     if check:
-        return 0 if asyncio.run(check_engines(services)) else 1
+        return 0 if asyncio.run(open_and_close()) else 1
     sockets = bound_sockets(config)
-
-    def announce() -> None:
-        process = f" (process {os.getpid()})" if config.log_format == "json" else ""
-        say(f"tornado_todo {__version__} is at {public_address(config, sockets)}{process}")
-        say(services.describe())
-        say("Press Ctrl+C to stop.")
-
     if config.workers == 1:
-        run_loop(serve(app, sockets, announce))
+        run_loop(serve(app, sockets))
         return 0
-
-    async def open_and_close() -> None:  # so that a fault is reported once, not by every worker
-        await open_at_start(services)
-        await services.close()
-
-    asyncio.run(open_and_close())
-    announce()
+    asyncio.run(open_and_close())  # so that a fault is reported once, not by every worker
+    announce(services, sockets)
     parent = os.getpid()
 
     def work() -> int:  # with an app of its own: connections and locks must not be shared across a fork
-        return report_errors(lambda: run_loop(serve(make_app(environ), sockets, parent=parent)))
+        return report_errors(lambda: run_loop(serve(make_app(environ), sockets, parent)))
 
     return run_workers(config.workers, work)
 
