@@ -3079,7 +3079,7 @@ async def test_page_sorted_by_due_in_a_zone_is_read_from_indexes(service, in_lis
     list_id = await service.queries(user).inbox() if in_list else None
     for descending, due in itertools.product((False, True), (None, ("0001-01-01", "2026-11-26"))):
         for after in (None, (tornado_todo.due_sort_key("2026-11-26"), NO_ID)):
-            which = tornado_todo.TodoFilter(list=list_id, due=due, zone="Pacific/Auckland")
+            which = tornado_todo.TodoFilter(list=list_id, due=due, tz="Pacific/Auckland")
             await tornado_todo.TodoQueries(explainer, user).todos(
                 which, tornado_todo.Page("due", descending, 50, after)
             )

@@ -1243,19 +1243,19 @@ class NoFields(msgspec.Struct, kw_only=True):
 
 
 class TodoFilter(msgspec.Struct, kw_only=True, frozen=True):
-    """A selection of to-dos. Each condition narrows it; without any it is all outside the trash.
+    """A selection of to-dos, by the query parameters of these names. Without any it is all outside the trash.
 
-    Days are those of a time zone, by its IANA name.
+    Each condition narrows it. Days are those of a time zone, by its IANA name.
     """
 
     list: str | None = None
     completed: bool | None = None
     due: tuple[str, str] | str | None = None
-    tags: tuple[str, ...] = ()
-    priorities: tuple[int, ...] = ()
-    words: tuple[str, ...] = ()
+    tag: Sequence[str] = ()
+    priority: Sequence[int] = ()
+    q: Sequence[str] = ()
     deleted: bool = False
-    zone: str = "UTC"
+    tz: str = "UTC"
 
 
 class Page(NamedTuple):
@@ -1550,16 +1550,7 @@ def read_query(query: str, allowed: tuple[str, ...]) -> Mapping[str, Any]:
 
 def filter_from_query(query: Mapping[str, Any], time_zone: str) -> TodoFilter:
     """The filter of a query; its days are those of the zone it names, else of the user's (empty: UTC)."""
-    return TodoFilter(
-        list=query.get("list"),
-        completed=query.get("completed"),
-        due=query.get("due"),
-        tags=tuple(query.get("tag", ())),
-        priorities=query.get("priority", ()),
-        words=query.get("q", ()),
-        deleted=query.get("deleted", False),
-        zone=query.get("tz") or time_zone or "UTC",
-    )
+    return TodoFilter(**{**query, "tz": query.get("tz") or time_zone or "UTC"})
 
 
 def page_from_query(query: Mapping[str, Any]) -> Page:
@@ -3307,11 +3298,11 @@ class TodoQueries:
             conditions.append("completed_at IS NOT NULL" if which.completed else "completed_at IS NULL")
         if which.due in ("any", "none"):
             conditions.append("due IS NOT NULL" if which.due == "any" else "due IS NULL")
-        if which.priorities:
-            conditions.append(f"priority IN ({', '.join(map(bound, which.priorities))})")
-        for tag in which.tags:
+        if which.priority:
+            conditions.append(f"priority IN ({', '.join(map(bound, which.priority))})")
+        for tag in which.tag:
             conditions.append(f"tag_keys LIKE {bound(chr(10).join(['%', escape_like(tag), '%']))} ESCAPE '!'")
-        for word in which.words:
+        for word in which.q:
             conditions.append(f"search LIKE {bound('%' + escape_like(word) + '%')} ESCAPE '!'")
         return conditions
 
@@ -3344,7 +3335,7 @@ class TodoQueries:
         rows = await self.fetch(sql, *arguments, **({} if page else {"seconds": BULK_SECONDS}))
         if page and by_zone:
             rows = sorted(
-                rows, key=lambda row: (due_moment(row[-1], which.zone), row[-1], row[0]), reverse=page.descending
+                rows, key=lambda row: (due_moment(row[-1], which.tz), row[-1], row[0]), reverse=page.descending
             )[: page.limit + 1]
         return [self._todo(row) async for row in in_batches(rows)]
 
@@ -3357,7 +3348,7 @@ class TodoQueries:
         """
         timed, untimed, due = [TIMED], [UNTIMED], isinstance(which.due, tuple)
         if isinstance(which.due, tuple):
-            first, last, since, until = map(bound, due_range(which.due[0], which.due[1], which.zone))
+            first, last, since, until = map(bound, due_range(which.due[0], which.due[1], which.tz))
             timed += [f"due_at >= {since}", f"due_at < {until}"]
             untimed += [f"due_at BETWEEN {first} AND {last}"]
         if page is None or page.sort != "due":
@@ -3367,7 +3358,7 @@ class TodoQueries:
             return [timed, untimed]
         return [
             [*part, *TodoQueries._after(page, (value, page.after[1]), bound)]
-            for part, value in zip((timed, untimed), due_bounds(page.after[0], which.zone), strict=True)
+            for part, value in zip((timed, untimed), due_bounds(page.after[0], which.tz), strict=True)
         ]
 
     @staticmethod
@@ -8050,11 +8041,11 @@ class TodosHandler(APIHandler):
             await self.queries.check_revision(after[-1])
         etag = collection_etag(self.user, revision)
         # The revision stays the same when the account gets another time zone, so it does not stand for its days.
-        if which.zone != filters.get("tz", "UTC") and (which.due or page.sort == "due"):
+        if which.tz != filters.get("tz", "UTC") and (which.due or page.sort == "due"):
             self.headers["ETag"] = etag
         else:
             self.validate(etag)
-        key = (self.user.id, etag, self.url(""), self.request.query, which.zone)
+        key = (self.user.id, etag, self.url(""), self.request.query, which.tz)
         answer = self.services.answers.get(key)
         if answer is None:
             answer = await self._encoded(which, page, revision), self.headers.get("Link", "")
