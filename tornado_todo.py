@@ -9209,7 +9209,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
           <div class="new-options" id="new-options" role="group" aria-label="For the new to-do" hidden>
             <p class="option">
               <label for="new-due">Due</label>
-              <input id="new-due" class="new-due" type="date" autocomplete="off">
+              <input id="new-due" class="new-due" type="date" min="1000-01-01" max="9999-12-31" autocomplete="off">
             </p>
             <p class="option">
               <label for="new-priority">Priority</label>
@@ -9312,7 +9312,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
           <button class="chip-button clear-due" type="button">No date</button>
         </div>
         <div class="due-inputs">
-          <input class="detail-due" type="date" aria-label="Due date">
+          <input class="detail-due" type="date" min="1000-01-01" max="9999-12-31" aria-label="Due date">
           <input class="detail-time" type="time" aria-label="Due time (optional)">
         </div>
       </fieldset>
@@ -12045,6 +12045,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const NOTES_PAUSE = 60000; // a session of editing with pauses for thought is one entry of the history
   const REFRESH_PAUSE = 200;
   const STASH_PAUSE = 500;
+  const PRESS_PATIENCE = 1000;
   const DUE_PAUSE = 2000;
   const RECENT_CHANGES = 200;
   const RECENT_MILLISECONDS = 60 * 60 * 1000;
@@ -12277,7 +12278,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   // ---- Days and times ----------------------------------------------------------------------------------
 
   const pad = number => String(number).padStart(2, '0');
-  const dayText = date => `${date.getFullYear()}-${pad(date.getMonth() + 1)}-${pad(date.getDate())}`;
+  const dayText = date =>
+    `${String(date.getFullYear()).padStart(4, '0')}-${pad(date.getMonth() + 1)}-${pad(date.getDate())}`;
   const clockFormat = new Intl.DateTimeFormat(undefined, { hour: 'numeric', minute: '2-digit' });
   const weekdayFormat = new Intl.DateTimeFormat(undefined, { weekday: 'long' });
   const dayFormat = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'short' });
@@ -12349,7 +12351,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const moment = new Date(`${day}T${time}`);
     const offset = -moment.getTimezoneOffset();
     const size = Math.abs(offset);
-    const zone = `${offset < 0 ? '-' : '+'}${pad(Math.floor(size / 60))}:${pad(size % 60)}`;
+    const sign = offset < 0 ? '-' : '+';
+    const zone = offset ? `${sign}${pad(Math.floor(size / 60))}:${pad(size % 60)}` : 'Z'; // as the server has it
     return `${dayText(moment)}T${timeText(moment)}:00${zone}`;
   }
 
@@ -12521,6 +12524,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return new Promise(resolve => {
       queue.jobs.push({ ...job, resolve, sent: false });
       renderBanner();
+      stash();
       if (!queue.running) queue.idle = runQueue();
     });
   }
@@ -12545,6 +12549,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
         failWrite(job, error);
       }
       renderBanner();
+      stash();
     }
     queue.running = false;
     showBusy();
@@ -12787,13 +12792,23 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       state.loaded = true;
       if (isFiltered() && !isTrash()) await loadMatching();
     } catch (error) {
-      if (ticket !== state.ticket) return;
+      if (ticket !== state.ticket || (error.status === 404 && (await findsOtherLists()))) return;
       loadFailed(error);
     }
     state.loading = false;
     showBusy();
     render();
     if (state.refreshWanted) scheduleRefresh();
+  }
+
+  // The lists that the page knows may be of before: one was deleted, or an account took all of them along.
+  async function findsOtherLists() {
+    const known = currentList();
+    await loadLists().catch(() => {});
+    if (leaveGoneList()) return true;
+    const hasOther = Boolean(currentList()) && currentList().id !== known?.id;
+    if (hasOther) loadView();
+    return hasOther;
   }
 
   function loadFailed(error) {
@@ -13091,6 +13106,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return true;
   }
 
+  function complainOfDate() {
+    if (isWholeDate(find('.new-due'))) return false;
+    showToast('The date is not complete.', { tone: 'bad' });
+    find('.new-due').focus();
+    return true;
+  }
+
   function splitTags(text) {
     const tags = [];
     for (const tag of text
@@ -13105,8 +13127,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   // A new to-do takes what the view is about: its list, its tags, today's date.
   function newFields(title) {
     const fields = { title };
-    const list = currentList();
-    if (list && !list.inbox) fields.list = list.id;
+    const { kind, list } = state.view;
+    if (kind === 'list' && list !== null) fields.list = list;
     const due = find('.new-due').value || (state.view.kind === 'today' ? dayFromNow(0) : '');
     const priority = Number(find('.new-priority').value);
     const tags = splitTags([...state.view.tags, find('.new-tags').value].join(','));
@@ -13128,7 +13150,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function createTodo() {
     const title = oneLine(find('.new-todo').value);
-    if (!title || isTrash() || isLockedView() || complainOfTitle(title)) return;
+    if (!title || isTrash() || isLockedView() || complainOfTitle(title) || complainOfDate()) return;
     const fields = newFields(title);
     const item = {
       id: newId(),
@@ -13190,20 +13212,22 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       return showToast(words, { tone: 'bad' });
     }
     const input = find('.new-todo');
-    const { selectionStart: from, selectionEnd: to } = input;
+    const { value: before, selectionStart: from, selectionEnd: to } = input;
+    input.setRangeText(oneLine(text), from, to, 'end'); // there it outlives the page
+    input.dispatchEvent(new Event('input', { bubbles: true }));
     const amount = `Add ${lines.length} to-dos`;
     const first = lines.slice(0, 3).map(line => quoted(line.title));
     const preview = `${first.join(', ')}${lines.length > 3 ? ' …' : ''}`;
     const choice = [amount, 'Keep as one'];
     const isEach = await confirmed(`${amount}, one for each line?`, preview, choice, { isSafe: true });
     input.focus();
-    if (isEach) return createTodos(lines, oneLine(text));
-    input.setRangeText(oneLine(text), from, to, 'end');
-    return input.dispatchEvent(new Event('input', { bubbles: true }));
+    input.value = before;
+    if (isEach && !complainOfDate() && !lines.some(line => complainOfTitle(line.title)))
+      return createTodos(lines, oneLine(text));
+    return input.setRangeText(oneLine(text), from, to, 'end');
   }
 
   function createTodos(lines, text) {
-    if (lines.some(line => complainOfTitle(line.title))) return;
     const entry = undoEntry(`Added ${lines.length} to-dos`);
     const body = lines.map(line => ({ ...newFields(line.title), completed: line.completed }));
     write({
@@ -13613,6 +13637,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const drafts = new Map();
   const unsaved = new Map(); // texts that were refused, such as a title that is too long, by to-do and field
 
+  const isText = name => ['title', 'notes', 'tags'].includes(name);
   const isTyped = field => drafts.has(field) && field.value !== drafts.get(field).shown;
 
   function beginText(field, { kind, thing, name }) {
@@ -13646,16 +13671,17 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   // What is refused because of what others did is for the person who typed it to decide on.
-  function changeText(draft, text, failed) {
+  function changeText(draft, text, failed, { words, ...more } = {}) {
     const { kind, thing, name } = draft;
-    const job = guarded(draft, text);
+    const job = { ...guarded(draft, text), ...more };
     job.failed = error => {
-      const isForUser = !failed || [403, 404, 412].includes(error.status);
+      const isLost = isText(name) && [403, 404].includes(error.status);
+      const isForUser = !failed || isLost || error.status === 412;
       return isForUser ? dispute(job.typed, thing, error) : failed(error);
     };
     if (kind === 'lists') return renameList(thing, text, job);
-    const words = name === 'notes' ? 'Changed the notes of' : 'Renamed';
-    return changeTodo(thing, { [name]: text }, `${words} ${quoted(thing.title)}`, job);
+    const act = { title: 'Renamed', notes: 'Changed the notes of' }[name] ?? 'Changed';
+    return changeTodo(thing, { [name]: text }, words ?? `${act} ${quoted(thing.title)}`, job);
   }
 
   // The parts of a write that goes through only over the text that was edited. Where another field has changed
@@ -13664,7 +13690,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const path = `/api/${kind}/${thing.id}`;
     const isAgreed = () => thing.saved && [base, text].includes(thing.saved[name]);
     return {
-      typed: { kind, id: thing.id, name, base, text, title: thing.title },
+      typed: { kind, id: thing.id, name, base, text, title: thing.title, list: thing.list },
       request() {
         if (!isAgreed()) throw new Problem(412, 'Somebody else has changed it.');
         const headers = { 'If-Match': `"${thing.saved.revision}"` };
@@ -13677,15 +13703,19 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     };
   }
 
-  function saveTyped() {
-    saveDetailTexts();
-    if (rows.has(state.editing)) saveEdit(rows.get(state.editing));
-    endRename({ save: true });
-  }
+  // On leaving, an emptied title deletes nothing.
+  const typedParts = [
+    saveDetailTexts,
+    () => rows.has(state.editing) && saveEdit(rows.get(state.editing), { deletes: false }),
+    () => endRename({ save: true }),
+  ];
+
+  const saveTyped = () => typedParts.forEach(part => part());
 
   // ---- Two texts of one field --------------------------------------------------------------------------
 
   const disputes = [];
+  let isSettling = false;
 
   function dispute(typed, thing, error) {
     disputes.push({ typed, thing, error });
@@ -13694,45 +13724,85 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   async function settleDisputes() {
-    while (disputes.length && !gate.resolve && !find('.dispute').open) {
-      const choice = await chosenText(disputes[0]);
+    if (isSettling) return;
+    isSettling = true;
+    while (disputes.length && !gate.resolve) {
+      const [first] = disputes;
+      first.way ??= await wayToSave(first);
+      if (gate.resolve) break;
+      const choice = await chosenText(first);
       if (!choice) continue;
-      const chosen = disputes.shift();
-      if (choice === 'mine') insist(chosen);
+      disputes.shift();
+      if (choice === 'mine') insist(first);
       if (state.open) fillTexts();
+      stash();
     }
+    isSettling = false;
   }
 
-  function insist({ typed, thing, error }) {
-    const isGone = error.status === 404;
-    if (isGone) {
-      write({
-        request: () => ({ method: 'POST', path: `/api/${typed.kind}/${typed.id}/restore` }),
-        accept: () => {
-          state.refreshWanted = true;
-        },
-      });
-    }
-    const base = isGone ? typed.base : thing.saved?.[typed.name];
-    changeText({ ...typed, thing, base }, typed.text);
+  // Over the other text, by the address that restores what was deleted, or else only as something new.
+  async function wayToSave({ typed: { kind, id, list }, thing, error }) {
+    if (error.status === 412) return 'over';
+    if (error.status !== 404) return 'new';
+    const read = path => getJson(`${path}?deleted=true`).catch(() => null);
+    const listId = kind === 'lists' ? id : (thing.list ?? list);
+    if ((await read('/api/lists'))?.some(each => each.id === listId)) return `/api/lists/${listId}/restore`;
+    return kind === 'todos' && (await read(`/api/todos/${id}`)) ? `/api/todos/${id}/restore` : 'new';
   }
 
-  function disputeWords({ typed, error }) {
-    const field = typed.kind === 'lists' ? 'name of the list' : `${typed.name} of`;
+  function insist({ typed, thing, error, way }) {
+    if (way === 'new') return keepAsNew(typed, thing);
+    if (way === 'over') return changeText({ ...typed, thing, base: thing.saved?.[typed.name] }, typed.text);
+    write({
+      request: () => ({ method: 'POST', path: way }),
+      accept: () => {
+        state.refreshWanted = true;
+      },
+    });
+    untaken.add(typed);
+    return takeUpText(typed);
+  }
+
+  // A title that is too long for one goes into the notes as well.
+  function keepAsNew(typed, thing) {
+    const { kind, name, text, title } = typed;
+    const body = { ...(name !== 'title' && { [name]: name === 'tags' ? splitTags(text) : text }) };
+    body.title = shortened(oneLine(name === 'title' ? text : title), TITLE_LENGTH);
+    if (name === 'title' && lengthOf(text) > TITLE_LENGTH && kind === 'todos') body.notes = text;
+    write({
+      entry: undoEntry(`Added ${quoted(body.title)}`),
+      ...postedOnce(`/api/${kind}`, body),
+      offersUndo: true,
+      accept: () => {
+        state.refreshWanted = true;
+      },
+      failed: error => dispute(typed, thing, error),
+    });
+  }
+
+  function disputeWords({ typed, error, way }) {
+    const field = typed.kind === 'lists' ? 'name of the list' : `${typed.name === 'due' ? 'due date' : typed.name} of`;
     const what = `the ${field} ${quoted(typed.title)}`;
-    if (error.status === 412)
+    if (way === 'over')
       return `While you changed ${what}, it was changed in another window, too. Choose the text to keep.`;
-    if (error.status === 404)
-      return `While you changed ${what}, it was deleted. Keep your text to restore it.`;
-    return `Your change of ${what} was refused. ${error.message} Copy your text if you still need it.`;
+    const gone = typed.kind === 'todos' && way.startsWith('/api/lists') ? 'its list' : 'it';
+    if (way !== 'new') return `While you changed ${what}, ${gone} was deleted. Keep your text to restore it.`;
+    const why = error.status === 404 ? 'It was deleted for good, or is not shared with you any more.' : error.message;
+    return `Your change of ${what} can’t be saved. ${why}`;
   }
 
-  function chosenText({ typed, thing, error }) {
+  function chosenText({ typed, thing, error, way }) {
     const dialog = find('.dispute');
-    const theirs = error.status === 404 ? 'Deleted' : thing.saved?.[typed.name];
-    find('#dispute-text').textContent = disputeWords({ typed, error });
-    find('.version-text', dialog).textContent = typed.text || 'Nothing';
-    find('.theirs .version-text', dialog).textContent = theirs || 'Nothing';
+    const isNew = way === 'new';
+    const words = text => (isText(typed.name) ? text : FIELD_WORDS[typed.name](null, text)) || 'Nothing';
+    find('#dispute-text').textContent = disputeWords({ typed, error, way });
+    find('.version-text', dialog).textContent = words(typed.text);
+    find('.theirs .version-text', dialog).textContent =
+      error.status === 404 ? (isNew ? 'Not there any more' : 'Deleted') : words(thing.saved?.[typed.name]);
+    find('[value=mine]', dialog).textContent = isNew
+      ? `Keep as a new ${typed.kind === 'lists' ? 'list' : 'to-do'}`
+      : 'Keep yours';
+    find('[value=theirs]', dialog).textContent = isNew && error.status === 404 ? 'Discard yours' : 'Keep the other';
     dialog.returnValue = '';
     dialog.showModal();
     // Whoever is still typing must not choose by that.
@@ -13743,17 +13813,21 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   // ---- What is typed outlives the page -----------------------------------------------------------------
-  // It is kept in the tab while it is open, and for the next page when it is closed. What was on its way to
-  // the server may have arrived: the next page looks.
+  // One entry of the storage has what is being typed and what is not answered yet: it is written again whenever
+  // that changes. The tab has it for its next page, the browser for the next window once this one is gone: a
+  // window holds a lock while it lives. Without locks (plain http) the browser has it while nobody sees the page.
 
   const STASH = `tornado_todo.typed:${base}:`;
   const ownStash = STASH + newId(); // all windows share the browser's storage
   const STASHED_FIELDS = ['.new-todo', '.new-due', '.new-priority', '.new-tags', '.new-list'];
-  // Null until the page knows who is here: what was typed that early goes to the page after.
-  const stashOwner = () => access.session && JSON.stringify([access.session.user, isLocalUser(access.session)]);
   const isFilled = ([, text]) => !['', '0'].includes(text);
 
-  let untaken = []; // the texts of an earlier page that wait for the view
+  // Until the page knows who is here, it is taken to be who was here last.
+  const OWNERS = `owners:${base}`;
+  const ownerOf = session => JSON.stringify([session.user, isLocalUser(session)]);
+  const stashOwner = () => (access.session ? ownerOf(access.session) : recall(OWNERS, [null])[0]);
+
+  const untaken = new Set(); // the texts of an earlier page that wait for the view
 
   function stashes() {
     try {
@@ -13763,43 +13837,88 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
   }
 
-  function stash(storage) {
-    if (access.leaving || access.link) return;
-    const fields = STASHED_FIELDS.map(selector => [selector, find(selector).value]);
-    const typing = [...drafts].filter(([field]) => isTyped(field));
-    const texts = [
+  let letGo = () => {};
+
+  function holdStash() {
+    navigator.locks?.request(ownStash, () => new Promise(resolve => (letGo = resolve))).catch(() => {});
+  }
+
+  function typedTexts() {
+    const typing = [...drafts].filter(([field, { name }]) => isTyped(field) && (name === 'notes' || oneLine(field.value)));
+    const tags = find('.detail-tag').value;
+    return [
       ...untaken,
       ...typing.map(([field, draft]) => guarded(draft, field.value).typed),
       ...[...unsaved.values()].map(({ draft, text }) => guarded(draft, text).typed),
+      ...(state.open && tags ? [typedTags(state.open, tags)] : []),
       ...queue.jobs.map(job => job.typed),
       ...disputes.map(({ typed }) => typed),
     ].filter(Boolean);
-    try {
-      if (!texts.length && !fields.some(isFilled)) storage.removeItem(ownStash);
-      else storage.setItem(ownStash, JSON.stringify({ owner: stashOwner(), fields, texts }));
-    } catch {
-      /* no room */
+  }
+
+  function stash({ isLeft = document.hidden } = {}) {
+    if (access.leaving || access.link) return;
+    const fields = STASHED_FIELDS.map(selector => [selector, find(selector).value]);
+    const texts = typedTexts();
+    const isEmpty = !texts.length && !fields.some(isFilled);
+    const entry = JSON.stringify({ owner: stashOwner(), fields, texts });
+    for (const storage of stashes()) {
+      const isWanted = storage === sessionStorage || isLeft || navigator.locks;
+      try {
+        if (isEmpty || !isWanted) storage.removeItem(ownStash);
+        else storage.setItem(ownStash, entry);
+      } catch {
+        /* no room */
+      }
     }
   }
 
-  const stashSoon = debounce(() => stashes().slice(0, 1).forEach(stash), STASH_PAUSE);
+  let stashTimer = null;
+
+  function stashSoon() {
+    stashTimer ??= setTimeout(() => {
+      stashTimer = null;
+      stash();
+    }, STASH_PAUSE);
+  }
 
   const stashKeys = storage => Object.keys(storage).filter(key => key.startsWith(STASH));
 
   function forgetStashes() {
-    for (const storage of stashes()) for (const key of stashKeys(storage)) storage.removeItem(key);
+    for (const storage of stashes())
+      for (const key of [...stashKeys(storage), `tornado_todo.${OWNERS}`]) storage.removeItem(key);
   }
 
-  // Takes up what every window left. Of two new to-dos one waits for the next page.
-  function takeUp() {
-    if (access.link) return;
-    const [tab, browser] = stashes().map(storage => stashKeys(storage).map(key => [key, storage.getItem(key)]));
-    forgetStashes();
-    for (const [key, text] of new Map([...(browser ?? []), ...(tab ?? [])])) {
-      const { owner, fields, texts } = JSON.parse(text);
-      if (owner !== null && owner !== stashOwner()) continue;
-      untaken.push(...texts);
-      if (!takeUpFields(fields)) localStorage.setItem(key, JSON.stringify({ owner, fields, texts: [] }));
+  async function livingStashes() {
+    const { held = [] } = (await navigator.locks?.query().catch(() => null)) ?? {};
+    return new Set(held.map(({ name }) => name));
+  }
+
+  // Takes up what this tab and every closed window left. Of two new to-dos one waits for the next page.
+  async function takeUp() {
+    if (access.link || !stashes().length) return;
+    if (recall(OWNERS, [null])[0] !== stashOwner()) remember(OWNERS, [stashOwner()]);
+    const living = await livingStashes();
+    const left = stashKeys(localStorage).filter(key => !living.has(key));
+    const keys = [...new Set([...left, ...stashKeys(sessionStorage)])].filter(key => key !== ownStash);
+    const rests = keys.map(key => takeUpEntry(sessionStorage.getItem(key) ?? localStorage.getItem(key)));
+    stash();
+    for (const [index, key] of keys.entries()) {
+      sessionStorage.removeItem(key);
+      if (rests[index]) localStorage.setItem(key, rests[index]);
+      else localStorage.removeItem(key);
+    }
+  }
+
+  // Returns what has to wait. What cannot be read, such as an entry of another version, is left out.
+  function takeUpEntry(entry) {
+    try {
+      const { owner, fields, texts } = JSON.parse(entry);
+      if (!recall(OWNERS, []).includes(owner)) return null;
+      for (const typed of texts) if (typed.request || (typed.id && typed.name)) untaken.add(typed);
+      return takeUpFields(fields) ? null : JSON.stringify({ owner, fields, texts: [] });
+    } catch {
+      return null;
     }
   }
 
@@ -13813,11 +13932,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function takeUpTexts() {
-    for (const typed of untaken.splice(0)) (typed.request ? makeAgain : takeUpText)(typed);
+    for (const typed of untaken) (typed.request ? makeAgain : takeUpText)(typed);
   }
 
   // What was made already is not made twice: its id or its key says so.
   function makeAgain(typed) {
+    untaken.delete(typed);
     write({
       typed,
       request: () => typed.request,
@@ -13835,24 +13955,31 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const { kind, id, name, base: before, text } = typed;
     const path = `/api/${kind}/${id}`;
     write({
-      typed,
       request: () => ({ method: 'GET', path }),
       accept: async answer => {
         const thing = kind === 'lists' ? { ...answer, saved: answer } : merge(itemById(id) ?? {}, answer);
         const isSaved = answer[name] === text || (answer[name] !== before && (await wasSaved(typed)));
-        if (!isSaved) changeText({ kind, thing, name, base: before }, text);
+        untaken.delete(typed);
+        if (name === 'tags') addTags(thing, text);
+        else if (!isSaved) changeText({ kind, thing, name, base: before }, text);
+        stash();
       },
-      failed: error => dispute(typed, { id, title: typed.title }, error),
+      failed: error => {
+        untaken.delete(typed);
+        return dispute(typed, { id, title: typed.title }, error);
+      },
     });
   }
 
   // Looks only at what came after the text that was edited: to type an earlier text again is a change as well.
   async function wasSaved({ kind, id, name, base: before, text }) {
-    if (kind === 'lists') return false;
-    const changes = await getJson(`/api/todos/${id}/history`);
+    if (kind === 'lists' || name === 'tags') return false;
+    const changes = await getJson(`/api/todos/${id}/history`).catch(() => []);
     const edited = changes.findIndex(({ after }) => after?.[name] === before);
     return changes.some(({ after }, place) => after?.[name] === text && (edited < 0 || place < edited));
   }
+
+  const typedTags = ({ id, title, list }, text) => ({ kind: 'todos', id, name: 'tags', text, title, list });
 
   // ---- To-dos: editing in place ------------------------------------------------------------------------
 
@@ -13875,7 +14002,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (state.refreshWanted) scheduleRefresh();
   }
 
-  function saveEdit(row) {
+  function saveEdit(row, { deletes = true } = {}) {
     const edit = find('.edit', row);
     const draft = drafts.get(edit);
     const title = oneLine(edit.value);
@@ -13883,7 +14010,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const isChanged = isTyped(edit) && title !== draft.base;
     endEdit(row);
     if (!isChanged) return undefined;
-    if (!title) return deleteTodo(draft.thing);
+    if (!title) return deletes ? deleteTodo(draft.thing) : undefined;
     return changeText(draft, title, error => {
       showToast(error.message, { tone: 'bad' });
       if (rows.has(draft.thing.id)) startEdit(rows.get(draft.thing.id), title);
@@ -14085,7 +14212,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       return;
     }
     const words = `Moved ${quoted(item.title)} to ${listById(listId).title}`;
-    changeTodo(item, { list: listId }, words, { offersUndo: true });
+    const draft = { kind: 'todos', thing: item, name: 'list', base: item.list };
+    changeText(draft, listId, () => false, { words, offersUndo: true });
   }
 
   // ---- Lists -------------------------------------------------------------------------------------------
@@ -14508,8 +14636,22 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     );
   }
 
+  // What is pressed must not move before it is let go, or the click hits something else.
+  const press = { until: 0, rendersLater: false };
+
+  function listenToPress() {
+    addEventListener('pointerdown', () => (press.until = Date.now() + PRESS_PATIENCE), true);
+    const release = () => {
+      press.until = 0;
+      if (press.rendersLater) setTimeout(render);
+    };
+    for (const kind of ['pointerup', 'pointercancel']) addEventListener(kind, release, true);
+  }
+
   function render() {
     if (!state.view) return;
+    press.rendersLater = Date.now() < press.until;
+    if (press.rendersLater) return void setTimeout(() => press.rendersLater && render(), PRESS_PATIENCE);
     renderSidebar();
     renderHeader();
     renderActiveFilters();
@@ -14525,7 +14667,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.print-note').textContent =
       `Only the first ${state.items.length} to-dos are printed.` +
       ' To print all of them, scroll to the end of the list before.';
-    renderDetail();
+    return renderDetail();
   }
 
   // ---- Trash -------------------------------------------------------------------------------------------
@@ -14645,6 +14787,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function openDetail(item, { takeFocus = true } = {}) {
     saveDetailTexts();
+    state.isTypingDue = false;
     state.open = item;
     detailOpener = item.id;
     find('.detail').hidden = false;
@@ -14703,6 +14846,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     title.style.height = `${title.scrollHeight}px`;
   }
 
+  let filledDue = { due: null, values: [] }; // what the fields were filled with
+
   function renderDetail() {
     const item = state.open;
     if (!item) return;
@@ -14711,9 +14856,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     renderDetailLock(item);
     const moment = item.due ? dueMoment(item.due) : null;
     const timed = item.due?.includes('T');
-    const shown = [moment ? dayText(moment) : '', timed ? timeText(moment) : ''];
+    const values = [moment ? dayText(moment) : '', timed ? timeText(moment) : ''];
+    if (!state.isTypingDue) filledDue = { due: item.due, values };
     for (const [index, field] of dueFields().entries()) {
-      if (!state.isTypingDue && field.value !== shown[index]) field.value = shown[index];
+      const isLeft = field.validity.badInput && field !== document.activeElement;
+      if (!state.isTypingDue && (isLeft || field.value !== values[index])) field.value = values[index];
     }
     find('.detail-time').disabled = !find('.detail-due').value || isLocked(item);
     for (const button of findAll('.quick-due [data-days]')) {
@@ -14742,7 +14889,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function removableTag(item, tag) {
     return filterChip(tag, `Remove the tag ${tag}`, () => {
-      changeTags(tags => tags.filter(other => other !== tag));
+      changeTags(item, tags => tags.filter(other => other !== tag));
       find('.detail-tag').focus();
     });
   }
@@ -14760,8 +14907,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.detail-note').textContent = shareWords(listById(item.list)) || 'This is only to be read.';
   }
 
+  // What was typed before it could only be read is sent as well: the answer says that it is refused.
   function saveDetailTexts() {
-    if (!state.open || isLocked(state.open)) return;
+    if (!state.open) return;
     addTag();
     saveTypedDue();
     for (const field of findAll('.detail-title, .detail-notes')) saveText(field);
@@ -14796,24 +14944,34 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   // read when the field is left, at Enter, or after a pause.
   const dueFields = () => [find('.detail-due'), find('.detail-time')];
 
+  // A year of two digits is one of this century. One that is over is rather half of a year, such as the 20 of
+  // 2031; the field's limits refuse it.
+  function isWholeDate(field) {
+    const [, year, rest] = /^00(\d\d)(-.*)$/.exec(field.value) ?? [];
+    if (2000 + Number(year) >= new Date().getFullYear()) field.value = `20${year}${rest}`;
+    return field.validity.valid;
+  }
+
   function typeDue() {
     state.isTypingDue = true;
     find('.detail-time').disabled = !find('.detail-due').value;
     saveDueSoon();
   }
 
+  // What is half typed stays while the cursor is in it, also while another window is looked at.
   function saveTypedDue() {
-    if (!state.isTypingDue || !state.open) return;
+    const isTyped = state.isTypingDue || dueFields().some(field => field.validity.badInput);
+    if (!isTyped || !state.open) return;
+    const isWhole = dueFields().every(isWholeDate);
+    if (!isWhole && dueFields().includes(document.activeElement)) return;
     state.isTypingDue = false;
-    const isWhole = dueFields().every(field => !field.validity.badInput);
-    if (isWhole) saveDue(dueOf(...dueFields().map(field => field.value)));
+    const typed = dueFields().map(field => field.value);
+    if (!isWhole) showToast('The date is not complete. The one of before was kept.', { tone: 'bad' });
+    else if (String(typed) !== String(filledDue.values)) saveDue(dueOf(...typed), filledDue.due);
     render();
   }
 
-  const saveDueSoon = debounce(() => {
-    const isHalfTyped = document.activeElement === find('.detail-due') && /^0/.test(find('.detail-due').value);
-    if (!isHalfTyped) saveTypedDue();
-  }, DUE_PAUSE);
+  const saveDueSoon = debounce(saveTypedDue, DUE_PAUSE);
 
   function listenToDue() {
     for (const field of dueFields()) {
@@ -14825,18 +14983,23 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
   }
 
-  function saveDue(due) {
+  function saveDue(due, base = state.open.due) {
     if (due === state.open.due) return;
     const words = due ? `Due ${friendlyDue(due).text}` : 'No due date';
-    changeTodo(state.open, { due }, `${words}: ${quoted(state.open.title)}`, { said: `${words}.` });
+    choose('due', base, due, { words: `${words}: ${quoted(state.open.title)}`, said: `${words}.` });
+  }
+
+  // A choice, as a text, goes only over the one that was seen.
+  function choose(name, base, value, more) {
+    changeText({ kind: 'todos', thing: state.open, name, base }, value, () => false, more);
   }
 
   // Takes or adds single tags, so that those that somebody else adds meanwhile stay.
-  function changeTags(change) {
-    const item = state.open;
+  function changeTags(item, change, typed) {
     const path = `/api/todos/${item.id}`;
     const changed = tags => ({ tags: splitTags(change(tags).join(',')) });
     changeTodo(item, changed(item.tags), `Changed the tags of ${quoted(item.title)}`, {
+      typed,
       request() {
         const { tags, revision } = item.saved ?? item;
         return { method: 'PATCH', path, body: changed(tags), headers: { 'If-Match': `"${revision}"` } };
@@ -14850,11 +15013,14 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function addTag() {
     const input = find('.detail-tag');
-    const tags = splitTags(input.value);
+    const { value } = input;
     empty(input);
-    if (!tags.length || !state.open) return;
-    const all = splitTags([...state.open.tags, ...tags].join(','));
-    if (all.length > state.open.tags.length) changeTags(known => [...known, ...tags]);
+    if (state.open) addTags(state.open, value);
+  }
+
+  function addTags(item, text) {
+    const all = known => splitTags([...known, text].join(','));
+    if (all(item.tags).length > item.tags.length) changeTags(item, all, typedTags(item, text));
   }
 
   function listenToDetailTexts() {
@@ -14882,7 +15048,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       }
       if (event.key === 'Backspace' && tag.value === '' && state.open.tags.length) {
         const last = state.open.tags.at(-1);
-        changeTags(tags => tags.filter(tag => tag !== last));
+        changeTags(state.open, tags => tags.filter(tag => tag !== last));
       }
     });
     tag.addEventListener('change', addTag);
@@ -14904,11 +15070,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     });
     find('.priorities').addEventListener('change', event => {
       const priority = Number(event.target.value);
-      changeTodo(
-        state.open,
-        { priority },
-        `Priority ${PRIORITIES[priority].toLowerCase()}: ${quoted(state.open.title)}`,
-      );
+      const words = `Priority ${PRIORITIES[priority].toLowerCase()}: ${quoted(state.open.title)}`;
+      choose('priority', state.open.priority, priority, { words });
     });
     find('.detail-list').addEventListener('change', event => moveToList(state.open, event.target.value));
     find('.history').addEventListener('toggle', () => loadHistory());
@@ -15031,11 +15194,16 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // Nothing of one user may be left for the next, neither in memory nor in the page nor unsent: a page that
   // is loaded anew has nothing. Some browsers fill its fields again, so they are emptied before.
-  function leave() {
+  // An account that takes along what a user had takes along what they are typing; the window that makes the
+  // account says so before the others may go on.
+  async function leave(session = null) {
+    if (session) await alone(() => {});
+    const [heir, ...heirs] = recall(OWNERS, []);
+    if (session && heir === ownerOf(session) && heirs.includes(stashOwner())) stash({ isLeft: true });
+    else forgetStashes();
     access.leaving = true;
     document.documentElement.classList.add('is-starting');
     queue.jobs.length = 0;
-    forgetStashes();
     state.open = null;
     for (const field of findAll('input, textarea')) field.value = '';
     history.replaceState(null, '', '#/');
@@ -15076,17 +15244,20 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     // Nothing but the cookie of an ended session keeps the machine's own user out.
     const isStale = isLocalUser(session) && !access.hasForgotten;
     if (isStale) session = await forgetSession();
-    if (!isSameUser(session)) await leave();
+    if (!isSameUser(session)) await leave(session);
     access.session = session;
     if (live.socket === null) connectLater();
     if (isAsked || isStale) loadView();
   }
 
+  // The windows of a browser begin and forget sessions one after another: the later answer has its cookie.
+  const alone = act => navigator.locks?.request(`tornado_todo.session:${base}`, act) ?? act();
+
   // To go on without signing in, the cookie of the ended session has to go. A session that another window, or
   // this one, has begun in the meantime stays.
   async function forgetSession() {
     access.hasForgotten = true;
-    await send('DELETE', '/api/session?ended=true').catch(() => {});
+    await alone(() => send('DELETE', '/api/session?ended=true').catch(() => {}));
     return askSessionPatiently();
   }
 
@@ -15154,7 +15325,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function showRefusal(form, error) {
-    const told = error.errors.filter(({ field }) => form.elements[field]);
+    const told = error.errors.filter(({ field }) => form.elements[field]?.closest('[hidden]') === null);
     for (const { field, message } of told) {
       // About one field the server writes a sentence, of several only how each one goes on.
       const { labels } = form.elements[field];
@@ -15298,10 +15469,14 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     (findAll('input', form).find(input => !input.value) ?? find('input', form)).focus();
   }
 
-  async function renewSession(method, path, body) {
-    access.renewing = send(method, path, { body });
-    const response = await access.renewing;
-    return response.status === 204 ? null : response.json();
+  async function renewSession(method, path, body, accept = () => {}) {
+    access.renewing = alone(async () => {
+      const response = await send(method, path, { body });
+      const session = response.status === 204 ? null : await response.json();
+      accept(session);
+      return session;
+    });
+    return access.renewing;
   }
 
   async function signIn(fields) {
@@ -15317,7 +15492,20 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const body = { name, password };
     if (invite.trim()) body.invite = invite.trim();
     if (gate.session.local_todos && find('#sign-up-take').checked) body.take_local_todos = true;
-    closeGate(await renewSession('POST', '/api/users', body));
+    const owners = session => body.take_local_todos && remember(OWNERS, [session, gate.session].map(ownerOf));
+    try {
+      closeGate(await renewSession('POST', '/api/users', body, owners));
+    } catch (error) {
+      if (error.status === 403 || error.errors?.some(({ field }) => field === 'invite')) await showGateAgain();
+      throw error;
+    }
+  }
+
+  // Somebody else was faster to make the first account: by another browser, or by another window of this one.
+  async function showGateAgain() {
+    gate.session = await askSessionPatiently();
+    if (gate.session.kind === 'session') closeGate(gate.session);
+    else showGateForm({ isSignUp: true });
   }
 
   // An invitation is for who has no account yet.
@@ -15340,7 +15528,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     saveDetailTexts();
     await queue.idle;
     // Since the page was loaded, somebody else may have made the first account.
-    if (await openGate(await askSessionPatiently())) await leave();
+    const session = await openGate(await askSessionPatiently());
+    if (session) await leave(session);
     find('.sign-in-button').focus();
   }
 
@@ -15861,21 +16050,27 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     else action();
   }
 
+  function leaveGoneList() {
+    const { list: id } = state.view;
+    if (id === null || shownList?.id !== id || listById(id)) return false;
+    visit('#/');
+    if (state.open) closeDetail();
+    const what = isOthers(shownList) ? 'shared with you' : 'there';
+    showToast(`${quoted(shownList.title)} is not ${what} any more.`);
+    return true;
+  }
+
   // A list came, went, or may be changed no more.
   async function reloadAccess() {
-    const { list: id } = state.view;
     try {
       await loadLists();
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       return;
     }
-    if (id !== null && shownList?.id === id && !listById(id)) {
-      visit('#/');
-      if (state.open) closeDetail();
-      const what = isOthers(shownList) ? 'shared with you' : 'there';
-      showToast(`${quoted(shownList.title)} is not ${what} any more.`);
-    } else if (state.loaded && !state.problem && !access.link) {
+    if (state.open && isLocked(state.open)) saveDetailTexts();
+    if (leaveGoneList()) return;
+    if (state.loaded && !state.problem && !access.link) {
       render();
       scheduleRefresh();
     } else {
@@ -16141,28 +16336,32 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     addEventListener('popstate', historyMoved);
     addEventListener('pageshow', event => {
       // A page that "back" brings out of the browser's memory may be somebody else's by now.
-      if (event.persisted) wake();
+      if (!event.persisted) return;
+      holdStash();
+      wake();
     });
     addEventListener('online', wake);
     addEventListener('pagehide', () => {
       if (access.leaving) return;
-      saveTyped();
-      if (!find('.new-list').hidden) createList();
-      flushQueue();
-      for (const storage of stashes()) stash(storage);
+      const createTyped = () => find('.new-list').hidden || createList();
+      for (const part of [...typedParts, createTyped, flushQueue, () => stash({ isLeft: true }), letGo]) {
+        try {
+          part();
+        } catch (error) {
+          reportError(error); // one part that fails must not take the others along
+        }
+      }
     });
-    addEventListener('input', event => {
-      typedIn.add(event.target);
-      stashSoon();
-    });
+    addEventListener('input', event => typedIn.add(event.target));
+    for (const kind of ['input', 'keydown', 'click']) addEventListener(kind, stashSoon, true);
     addEventListener('beforeunload', event => {
       // Only when a change can't be sent now is leaving a loss.
       if ((state.away || gate.resolve) && queue.jobs.length) event.preventDefault();
     });
     document.addEventListener('visibilitychange', () => {
-      if (document.hidden) saveDetailTexts();
-      else wake();
-      if (document.hidden) stashSoon.now();
+      if (!document.hidden) return wake();
+      saveDetailTexts();
+      return stash();
     });
     document.addEventListener('keydown', documentKey);
     narrowScreen.addEventListener('change', () => {
@@ -16203,7 +16402,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
     access.session = session;
     renderAccount();
-    takeUp();
+    await takeUp();
     loadView().then(takeUpTexts);
     connect();
     loadDueToday().catch(() => {});
@@ -16224,6 +16423,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     listenToSharing();
     listenToGate();
     listenToWindow();
+    listenToPress();
+    holdStash();
     document.documentElement.classList.toggle('is-link', access.link !== null);
     showDay();
     setInterval(followClock, CLOCK_INTERVAL);
