@@ -13298,6 +13298,185 @@ async def test_fields_of_the_new_to_do_go_with_it_once(page):
     assert (second["due"], second["priority"], second["tags"]) == (None, 0, [])
 
 
+# ==== what is typed, after a crash and against others =============================================
+
+TYPED_IS_STORED = 700  # milliseconds after the last key
+
+
+async def crash(page):
+    """Load the page as after a crash: nothing that it does at leaving has happened."""
+    await page.wait_for_timeout(TYPED_IS_STORED)
+    await page.evaluate(
+        "for (const kind of ['pagehide', 'visibilitychange'])"
+        " addEventListener(kind, event => event.stopImmediatePropagation(), true)"
+    )
+    await page.reload()
+
+
+async def test_after_a_crash_only_what_was_still_being_typed_is_there(page):
+    await type_in(page, BUY)
+    for end in ("Escape", "Enter"):
+        await row(page, BUY).locator("label").dblclick()
+        await page.locator(".editing .edit").fill("buy bread")
+        await page.wait_for_timeout(TYPED_IS_STORED)
+        await page.keyboard.press(end)
+        await settled(page)
+        await crash(page)
+        await expect(shown_titles(page)).to_have_text([BUY if end == "Escape" else "buy bread"])
+    await settled(page)
+    await patch_todo(page, "buy bread", {"title": BUY})
+    await page.locator(".new-todo").fill(FEED)
+    await open_details(page, BUY)
+    await page.locator(".detail-tag").press_sequentially("shop")
+    await page.evaluate("localStorage.setItem('tornado_todo.typed::0', '{')")
+    for _ in range(2):  # the second time nothing has been typed since the draft was taken up
+        await crash(page)
+        await expect(page.locator(".new-todo")).to_have_value(FEED)
+    await expect(row(page, BUY).locator(".tag")).to_have_text("shop")
+    await page.locator(".new-todo").press("Enter")
+    await settled(page)
+    await crash(page)
+    await expect(shown_titles(page)).to_have_text([BUY, FEED])
+    await expect(page.locator(".new-todo")).to_have_value("")
+
+
+async def test_a_to_do_that_was_purged_after_its_slow_answer_stays_purged_after_a_crash(page):
+    answered = asyncio.Event()
+
+    async def slowly(route):
+        await answered.wait()
+        await route.continue_()
+
+    await page.route("**/api/todos/*", slowly)
+    await page.locator(".new-todo").press_sequentially(BUY)
+    await page.locator(".new-todo").press("Enter")
+    await page.wait_for_timeout(TYPED_IS_STORED)
+    answered.set()
+    todo = await stored(page)
+    await ask(page, f"/api/todos/{todo['id']}", "DELETE")
+    await ask(page, "/api/todos?deleted=true", "DELETE")
+    await crash(page)
+    await settled(page)
+    await expect(page.locator(".empty-title")).to_have_text("All clear")
+    assert await ask(page, "/api/todos") == []
+
+
+async def test_draft_of_a_killed_window_comes_to_the_next_one_and_that_of_an_open_window_stays(page):
+    await page.locator(".new-todo").fill(BUY)
+    await page.wait_for_timeout(TYPED_IS_STORED)
+    other = await open_window(page)
+    await expect(other.locator(".new-todo")).to_have_value("")
+    await page.evaluate("addEventListener('pagehide', event => event.stopImmediatePropagation(), true)")
+    await page.close()
+    await other.reload()
+    await expect(other.locator(".new-todo")).to_have_value(BUY)
+
+
+async def test_an_emptied_title_deletes_nothing_on_leaving_and_pasted_lines_outlive_it(page):
+    await type_in(page, BUY)
+    await row(page, BUY).locator("label").dblclick()
+    await page.locator(".editing .edit").fill("")
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await paste(page, "milk\nbread")
+    await expect(page.locator("dialog.confirm")).to_be_visible()
+    await page.reload()
+    await expect(page.locator(".new-todo")).to_have_value("milk bread")
+    assert (await stored(page))["title"] == BUY
+
+
+async def test_a_date_that_is_not_complete_changes_nothing_and_is_complained_of(page):
+    await type_in(page, FEED)
+    await ask(page, "/api/todos", "POST", {"title": BUY, "due": "2031-05-06T10:00:00Z"})
+    await expect(row(page, BUY)).to_be_visible()
+    await page.locator(".new-todo").fill(BOOK)
+    await open_details(page, BUY)
+    await page.locator(".detail-due").focus()
+    await page.keyboard.type("070820")  # on the way to a year such as 2031
+    await page.reload()
+    await expect(page.locator(".new-todo")).to_have_value(BOOK)
+    await open_details(page, BUY)
+    await expect(page.locator(".detail-due")).to_have_value("2031-05-06")
+    await page.locator(".detail-due").focus()
+    await page.keyboard.type("070835")
+    await row(page, FEED).locator(".toggle").click()  # the date that appears above must not move it away
+    await expect(page.locator(".detail-due")).to_have_value("2035-07-08")
+    await expect(row(page, FEED).locator(".toggle")).to_be_checked()
+    await page.locator(".detail-time").focus()
+    await page.keyboard.press("Delete")
+    await page.wait_for_timeout(2500)
+    assert await page.locator(".detail-time").evaluate("field => field.validity.badInput")
+    await page.locator(".new-options-button").click()
+    await expect(page.locator(".toast")).to_have_text(re.compile("The date is not complete"))
+    for typed in ("0102", "010235"):
+        await page.locator(".new-due").focus()
+        await page.keyboard.type(typed)
+        await page.locator(".new-todo").press("Enter")
+        await expect(page.locator(".new-todo")).to_have_value(BOOK if typed == "0102" else "")
+    await settled(page)
+    dues = [todo["due"] for todo in await ask(page, "/api/todos")]
+    assert dues == [None, "2035-07-08T10:00:00Z", "2035-01-02"]
+
+
+async def test_dates_that_two_people_chose_are_for_the_user_to_choose(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    (todo,) = await ask(page, "/api/todos")
+    await page.route("**/api/todos?*", lambda route: route.abort())
+    await page.locator(".detail-due").focus()
+    await page.keyboard.type("01023035")
+    await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"due": "2031-05-06"})
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".dispute .version-text")).to_have_text([re.compile("3035"), re.compile("2031")])
+    await page.get_by_role("button", name="Keep yours").click()
+    await page.unroute_all()
+    assert (await stored(page))["due"] == "3035-01-02"
+
+
+async def test_text_that_can_be_saved_nowhere_any_more_becomes_a_new_to_do(page):
+    garden = await ask(page, "/api/lists", "POST", {"title": "Garden"})
+    for title in (BUY, FEED):
+        await ask(page, "/api/todos", "POST", {"title": title, "list": garden["id"]})
+    await page.goto(f"{page.server}/#/list/{garden['id']}")
+    await open_details(page, FEED)
+    await page.locator(".detail-notes").press_sequentially("mine")
+    await ask(page, f"/api/lists/{garden['id']}", "DELETE")
+    await expect(page.locator(".dispute")).to_contain_text("its list was deleted")
+    await expect(page.locator("h1")).to_have_text("Inbox")
+    await expect(page.locator(".toast")).to_contain_text("“Garden” is not there any more.")
+    await page.get_by_role("button", name="Keep yours").click()
+    await page.locator(".lists .place").click()
+    await open_details(page, BUY)
+    await page.locator(".detail-notes").press_sequentially("precious")
+    for todo in await ask(page, "/api/todos"):
+        await ask(page, f"/api/todos/{todo['id']}", "DELETE")
+    await ask(page, "/api/todos?deleted=true", "DELETE")
+    await expect(page.locator(".dispute")).to_contain_text("can’t be saved")
+    await page.get_by_role("button", name="Keep as a new to-do").click()
+    todo = await stored(page)
+    assert (todo["title"], todo["notes"]) == (BUY, "precious")
+
+
+async def test_a_to_do_typed_before_the_lists_are_loaded_goes_into_the_list_of_the_address(page):
+    garden = await ask(page, "/api/lists", "POST", {"title": "Garden"})
+    await page.goto(f"{page.server}/#/list/{garden['id']}")
+    loads = asyncio.Event()
+
+    async def hold(route):
+        await loads.wait()
+        await route.continue_()
+
+    for path in ("session", "lists"):
+        await page.route(f"**/api/{path}", hold)
+    await page.reload(wait_until="commit")
+    await page.locator("html:not(.is-starting) .new-todo").fill(BUY)
+    await page.locator(".new-todo").press("Enter")
+    loads.set()
+    await expect(page.locator("h1")).to_have_text("Garden")
+    await expect(shown_titles(page)).to_have_text([BUY])
+    assert (await stored(page))["list"] == garden["id"]
+
+
 # ==== finding =====================================================================================
 
 
@@ -14581,6 +14760,56 @@ async def test_account_made_of_the_local_user_survives_its_other_windows(browser
             sent.set()
             await expect(page.locator(".todo-list li")).to_have_count(1)
             await expect(page.locator(".account-button")).to_be_visible()
+
+
+async def test_draft_and_notes_in_other_windows_are_taken_along_into_the_first_account(browser):
+    with serving({**MEMORY, "SIGNUP": "open"}) as client:
+        add(client, "milk")
+        async with opened_at(browser, client.url) as page, opened_at(browser, client.url) as elsewhere:
+            page.server = client.url
+            other = await open_window(page)
+            await open_details(other, "milk")
+            await other.locator(".detail-notes").press_sequentially("half typed")
+            await page.locator(".new-todo").fill("a draft")
+            await page.locator(".sign-in-button").click()
+            await page.get_by_label("Take along the 1 to-do of this computer’s own user").check()
+            await sign_up_on_page(page, "ann")
+            await expect(page.locator(".todo-list li .note")).to_be_visible()
+            await expect(page.locator(".new-todo")).to_have_value("a draft")
+            # Another browser's page of the machine's own user goes on in the new Inbox.
+            await expect(elsewhere.locator(".empty-title")).to_have_text("All clear")
+
+
+async def test_who_is_second_to_make_the_first_account_is_told_so(browser):
+    with serving({**MEMORY}) as client:
+        async with opened_at(browser, client.url) as page, opened_at(browser, client.url) as second:
+            for each, name in ((page, "ann"), (second, "ben")):
+                await each.locator(".sign-in-button").click()
+                await each.locator("#sign-up-name").fill(name)
+                await each.locator("#sign-up-password").fill(PASSWORD)
+            await sign_up_on_page(page, "ann")
+            await second.locator(".sign-up-form [type=submit]").click()
+            await expect(second.locator("#sign-up-invite-complaint")).to_be_visible()
+            await expect(second.locator(".gate-words")).to_be_hidden()
+
+
+async def test_notes_of_an_editor_who_became_a_viewer_are_not_lost(browser, accounts_server):
+    async with (
+        signed_in_page(browser, accounts_server, "ann") as ann,
+        signed_in_page(browser, accounts_server, "bob") as bob,
+    ):
+        await make_list_on_page(ann, "Groceries", BUY)
+        await share_on_page(ann, "bob", "editor")
+        await bob.locator(".shared-lists .place").click()
+        await open_details(bob, BUY)
+        await bob.locator(".detail-notes").press_sequentially("precious")
+        await ann.locator(".share-button").click()
+        await ann.get_by_label("What bob can do").select_option("viewer")
+        await expect(bob.locator(".dispute")).to_contain_text("You may read this list")
+        await bob.get_by_role("button", name="Keep as a new to-do").click()
+        await settled(bob)
+        kept = {todo["notes"] for todo in await ask_with_cookies(bob, "/api/todos") if todo["title"] == BUY}
+        assert kept == {"", "precious"}
 
 
 def test_forgetting_an_ended_session_without_its_cookie_drops_no_cookie():
