@@ -13303,17 +13303,25 @@ async def test_fields_of_the_new_to_do_go_with_it_once(page):
 TYPED_IS_STORED = 700  # milliseconds after the last key
 
 
-async def crash(page):
-    """Load the page as after a crash: nothing that it does at leaving has happened."""
-    await page.wait_for_timeout(TYPED_IS_STORED)
-    await page.evaluate(
+@pytest.fixture
+async def mortal_page(page):
+    """A page that can end as in a crash: nothing that it does at leaving happens then."""
+    await page.add_init_script(
         "for (const kind of ['pagehide', 'visibilitychange'])"
-        " addEventListener(kind, event => event.stopImmediatePropagation(), true)"
+        " addEventListener(kind, event => window.isDead && event.stopImmediatePropagation(), true)"
     )
+    await page.reload()
+    return page
+
+
+async def crash(page):
+    await page.wait_for_timeout(TYPED_IS_STORED)
+    await page.evaluate("window.isDead = true")
     await page.reload()
 
 
-async def test_after_a_crash_only_what_was_still_being_typed_is_there(page):
+async def test_after_a_crash_only_what_was_still_being_typed_is_there(mortal_page):
+    page = mortal_page
     await type_in(page, BUY)
     for end in ("Escape", "Enter"):
         await row(page, BUY).locator("label").dblclick()
@@ -13340,7 +13348,8 @@ async def test_after_a_crash_only_what_was_still_being_typed_is_there(page):
     await expect(page.locator(".new-todo")).to_have_value("")
 
 
-async def test_a_to_do_that_was_purged_after_its_slow_answer_stays_purged_after_a_crash(page):
+async def test_a_to_do_that_was_purged_after_its_slow_answer_stays_purged_after_a_crash(mortal_page):
+    page = mortal_page
     answered = asyncio.Event()
 
     async def slowly(route):
@@ -13361,12 +13370,13 @@ async def test_a_to_do_that_was_purged_after_its_slow_answer_stays_purged_after_
     assert await ask(page, "/api/todos") == []
 
 
-async def test_draft_of_a_killed_window_comes_to_the_next_one_and_that_of_an_open_window_stays(page):
+async def test_draft_of_a_killed_window_comes_to_the_next_one_and_that_of_an_open_window_stays(mortal_page):
+    page = mortal_page
     await page.locator(".new-todo").fill(BUY)
     await page.wait_for_timeout(TYPED_IS_STORED)
     other = await open_window(page)
     await expect(other.locator(".new-todo")).to_have_value("")
-    await page.evaluate("addEventListener('pagehide', event => event.stopImmediatePropagation(), true)")
+    await page.evaluate("window.isDead = true")
     await page.close()
     await other.reload()
     await expect(other.locator(".new-todo")).to_have_value(BUY)

@@ -13844,7 +13844,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function typedTexts() {
-    const typing = [...drafts].filter(([field, { name }]) => isTyped(field) && (name === 'notes' || oneLine(field.value)));
+    const isKept = (field, { name }) => isTyped(field) && (name === 'notes' || oneLine(field.value));
+    const typing = [...drafts].filter(([field, draft]) => isKept(field, draft));
     const tags = find('.detail-tag').value;
     return [
       ...untaken,
