@@ -759,7 +759,7 @@ def test_an_empty_setting_counts_as_not_set(name):
         *[("LOG_LEVEL", text) for text in ("loud", "3")],
     ],
 )
-def test_a_setting_that_cannot_be_used_is_refused_in_one_line_that_names_it(name, text):
+def test_bad_setting_is_refused_in_one_line_that_names_it(name, text):
     with pytest.raises(tornado_todo.Misconfigured) as caught:
         config(**{name: text})
     line = str(caught.value)
@@ -768,7 +768,7 @@ def test_a_setting_that_cannot_be_used_is_refused_in_one_line_that_names_it(name
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "MONGODB_URI", "REDIS_URL", "MYSQL_URL"])
-def test_a_url_that_is_refused_is_not_shown_since_there_may_be_a_password_in_it(name):
+def test_refused_url_is_not_shown_as_it_may_have_a_password(name):
     with pytest.raises(tornado_todo.Misconfigured, match=name) as caught:
         config(**{name: "nonsense:canary@127.0.0.1"})
     assert "canary" not in str(caught.value)
@@ -848,9 +848,7 @@ def test_a_setting_is_read_in_the_forms_that_people_write(name, text, value):
         ("https://a.example", "/todo", "/todo"),
     ],
 )
-async def test_path_of_the_public_url_is_part_of_the_prefix_of_the_page_also_if_a_proxy_takes_it_off(
-    public, prefix, whole
-):
+async def test_path_of_public_url_is_part_of_the_prefix_behind_any_proxy(public, prefix, whole):
     settings = {**MEMORY, "PUBLIC_URL": public, "AUTH": "open", "ALLOWED_HOSTS": "*"}
     with serving(settings, prefix=prefix) as client:
         for path in ("", prefix, whole):
@@ -1282,7 +1280,7 @@ def test_the_names_that_the_settings_give_are_ours():
         assert client.get("/", Host="anything.example").status == 200
 
 
-def test_a_proxy_that_speaks_http_1_0_as_nginx_does_by_itself_is_a_stranger(routed):
+def test_proxy_that_speaks_http_1_0_is_a_stranger(routed):
     host = f"127.0.0.1:{routed.address[1]}"  # which it makes up, with no word of whom it speaks for
     with socket.create_connection(routed.address, timeout=PATIENCE) as line:
         line.sendall(f"GET /api/todos HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
@@ -1509,7 +1507,7 @@ def test_tags_are_trimmed_and_freed_of_doubles_that_differ_in_case(client):
     ],
     ids=lambda fields: repr(fields)[:40],
 )
-def test_a_field_that_cannot_be_used_is_refused_by_name_and_nothing_is_written(shared, fields):
+def test_bad_field_is_named_and_nothing_is_written(shared, fields):
     one = shared.get("/api/todos").json()[0]["id"]
     before = everything(shared)
     for method, path in (("POST", "/api/todos"), ("PUT", f"/api/todos/{uuid.uuid4()}"), ("PUT", f"/api/todos/{one}")):
@@ -1849,7 +1847,7 @@ LIST_FIELDS = [
 ]
 
 
-def test_a_list_has_exactly_the_fields_of_the_interface_wherever_it_is_shown(client):
+def test_list_has_exactly_the_documented_fields_everywhere(client):
     made = add_list(client, " shopping ")
     path = f"/api/lists/{made['id']}"
     shown = [made, client.get("/api/lists").json()[1], client.get(path).json(), client.patch(path, {"order": 9}).json()]
@@ -1935,7 +1933,7 @@ def test_deleting_a_list_is_undone_with_its_todos(client):
     assert titles(client, f"?list={other['id']}") == ["milk"]
 
 
-async def test_who_purges_a_list_has_a_new_revision_since_what_they_see_is_another(service_anywhere):
+async def test_purging_a_list_raises_the_revision_of_its_owner(service_anywhere):
     service, user = service_anywhere
     list_id = (await service.create_list(user, {"title": "old"})).result.id
     await service.delete_list(user, list_id, None)
@@ -1954,7 +1952,7 @@ def test_a_list_purged_is_gone_with_its_todos_and_their_history(client):
     assert b"secret" not in client.get(f"/api/todos/{todo['id']}/history").body
 
 
-def test_a_list_purged_takes_along_the_whole_history_of_todos_that_came_from_elsewhere(client):
+def test_purged_list_takes_the_history_of_todos_moved_into_it(client):
     other = add_list(client)
     todo = add(client, "secret")
     change(client, todo["id"], list=other["id"])
@@ -2208,7 +2206,7 @@ def test_undoing_a_move_brings_a_todo_back_to_its_list_and_place(client):
 
 
 @pytest.mark.parametrize("purged", [False, True])
-def test_undoing_a_move_out_of_a_list_that_is_gone_is_a_conflict_and_loses_nothing(client, purged):
+def test_undoing_a_move_out_of_a_deleted_list_is_a_conflict(client, purged):
     other, inbox = add_list(client), client.get("/api/lists").json()[0]
     todo = add(client, list=other["id"])
     batch = client.patch(f"/api/todos/{todo['id']}", {"list": inbox["id"]}).headers["Change-Batch"]
@@ -2241,7 +2239,7 @@ def test_undo_works_on_lists(client):
     assert [each["title"] for each in client.get("/api/lists").json()] == ["Inbox"]
 
 
-def test_undo_of_fields_that_changed_since_is_a_conflict_and_writes_nothing(client):
+def test_undo_of_fields_changed_since_is_a_conflict(client):
     todos = [add(client, title) for title in "ab"]
     batch = client.patch("/api/todos", {"priority": 1}).headers["Change-Batch"]
     change(client, todos[0]["id"], priority=2)
@@ -2284,7 +2282,7 @@ def test_changes_come_in_pieces_that_miss_and_double_nothing(client):
     assert seen == [f"{number}" for number in range(7)] and sizes == [3, 3, 1]
 
 
-def test_changes_of_one_list_are_those_of_its_todos_and_those_that_leave_it(client):
+def test_changes_of_a_list_include_todos_that_leave_it(client):
     other = add_list(client)
     add(client, "elsewhere")
     todo = add(client, list=other["id"])
@@ -2351,7 +2349,7 @@ async def test_emptying_old_trash_never_removes_what_is_restored_meanwhile(servi
 # ==== bulk writes ================================================================================
 
 
-def test_a_bulk_patch_changes_what_the_filter_selects_as_one_batch_and_one_undo(client):
+def test_bulk_patch_of_a_filter_is_one_batch_and_one_undo(client):
     for title, priority in (("a", 1), ("b", 2), ("c", 1)):
         add(client, title, priority=priority)
     answer = client.patch("/api/todos?priority=1", {"completed": True, "tags": ["done"]})
@@ -2363,7 +2361,7 @@ def test_a_bulk_patch_changes_what_the_filter_selects_as_one_batch_and_one_undo(
     assert titles(client, "?completed=true") == [] and titles(client) == ["a", "b", "c"]
 
 
-def test_a_bulk_delete_removes_what_the_filter_selects_as_one_batch_and_one_undo(client):
+def test_bulk_delete_of_a_filter_is_one_batch_and_one_undo(client):
     for title in "abc":
         add(client, title, completed=title != "b")
     answer = client.delete("/api/todos?completed=true")
@@ -2409,7 +2407,7 @@ def test_an_array_makes_its_todos_in_sequence_as_one_batch_and_one_undo(client):
         ([{"title": "x"}, None], "1"),
     ],
 )
-def test_an_array_with_an_item_that_cannot_be_used_makes_nothing_and_names_it(client, items, field):
+def test_array_with_a_bad_item_makes_nothing_and_names_it(client, items, field):
     add(client)
     before = everything(client)
     assert_problem(client.post("/api/todos", items), 422, field)
@@ -3091,7 +3089,7 @@ async def test_page_sorted_by_due_in_a_zone_is_read_from_indexes(service, in_lis
             assert "TEMP B-TREE" not in plan, plan
 
 
-async def test_a_page_of_a_list_is_read_from_an_index_of_postgres_before_it_has_analysed_anything(fresh_postgres):
+async def test_page_of_a_list_uses_an_index_of_postgres_before_analyze(fresh_postgres):
     async with service_on(tornado_todo.open_database(fresh_postgres["DATABASE_URL"])) as (service, user):
         inbox, at = await service.queries(user).inbox(), tornado_todo.timestamp(tornado_todo.now_milliseconds())
         blank = tornado_todo.Todo(id="", list=inbox, title="x", order=0, created_at=at, updated_at=at)
@@ -3274,7 +3272,7 @@ def test_a_query_parameter_that_is_unknown_or_cannot_be_read_is_400(shared, quer
 
 
 @pytest.mark.parametrize("pattern", [pattern for pattern in ROUTES if pattern.startswith("/api")])
-def test_an_unknown_query_parameter_is_400_with_every_method_of_every_route(routed, pattern):
+def test_unknown_query_parameter_is_400_on_every_route_and_method(routed, pattern):
     for method in sorted(methods_of(pattern) - {"OPTIONS", "HEAD"}):
         answer = routed.send(method, path_of(pattern) + "?nonsense=1", {} if method != "GET" else None)
         is_open = pattern == "/api/user" and method != "DELETE"  # to this machine's own user
@@ -3330,7 +3328,7 @@ def as_chunks(size: int):
 @pytest.mark.parametrize(
     "method, path", [("POST", "/api/todos"), ("PUT", "/api/documents/big"), ("PUT", "/api/records/big")]
 )
-def test_a_body_over_its_limit_is_413_for_a_client_that_sends_before_it_reads(shared, method, path, chunked, mebibytes):
+def test_body_over_its_limit_is_413_for_who_sends_before_reading(shared, method, path, chunked, mebibytes):
     before, size = everything(shared), mebibytes * 2**20
     length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
     head = f"{method} {path} HTTP/1.1\nHost: localhost\nContent-Type: application/json\nConnection: close\n{length}\n\n"
@@ -3369,9 +3367,7 @@ def test_a_body_of_exactly_one_mebibyte_is_taken(client):
         ("POST", "/api/nowhere", {}, 404),
     ],
 )
-def test_a_refused_request_with_a_body_gets_its_answer_and_leaves_the_connection_usable(
-    shared, method, path, headers, status
-):
+def test_refused_request_with_a_body_leaves_the_connection_usable(shared, method, path, headers, status):
     body = b" " * 500_000
     for _ in range(5):
         connection = http.client.HTTPConnection(*shared.address, timeout=PATIENCE)
@@ -3621,7 +3617,7 @@ def test_websocket_opening_without_a_key_of_16_bytes_is_refused(either, key):
     assert "Sec-WebSocket-Key" in assert_problem(answer, 400)["detail"]
 
 
-def test_websocket_opening_that_follows_a_request_does_not_precede_its_answer(either):
+def test_websocket_opening_after_a_request_waits_for_its_answer(either):
     opening = request_bytes("GET /api/events", *OPENING, KEY)
     with connected(either.address[1]) as line:
         line.sendall(request_bytes("GET /api/health/live") + opening)
@@ -3675,7 +3671,7 @@ def test_malformed_chunks_are_refused_with_a_problem_document(either, body):
     assert either.get("/api/records/chunks").status == 404
 
 
-def test_malformed_body_is_refused_after_the_requests_before_it_are_answered(either):
+def test_malformed_body_is_refused_after_earlier_answers(either):
     todos = request_bytes("GET /api/todos")
     answers = exchange(either, todos + todos + request_bytes("PUT /api/records/k", PLAIN, CHUNKED, body=b"zz\r\n"))
     # uvicorn has no place for a refusal that waits, and closes the connection instead.
@@ -3970,7 +3966,7 @@ def without_what_differs(found, twin, first_revision):
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_writes_that_are_committed_together_come_out_as_they_would_one_after_another(service_anywhere, seed):
+async def test_writes_committed_together_equal_writes_one_by_one(service_anywhere, seed):
     service, ada = service_anywhere
     twins = []
     for number, writer in enumerate((OneByOne(service), service)):
@@ -3996,7 +3992,7 @@ async def test_writes_that_are_committed_together_come_out_as_they_would_one_aft
 
 @pytest.mark.parametrize("faulty", [{"due": "nonsense"}, {"title": "\ud800"}], ids=["no row", "no text"])
 @pytest.mark.parametrize("is_read_after", [False, True])
-async def test_what_can_not_be_written_after_all_fails_alone_of_its_group(service_anywhere, faulty, is_read_after):
+async def test_failed_flush_fails_only_its_write(service_anywhere, faulty, is_read_after):
     service, user = service_anywhere
     todo = (await service.create(user, {"title": "first"})).result
     before = await service.store.newest_revision()
@@ -4040,7 +4036,7 @@ async def test_what_is_purged_in_a_group_is_gone_for_the_rest_of_it(service_anyw
     assert [type(outcome).__name__ for outcome in outcomes] == ["WriteResult", "WriteResult", "NotFound", "NotFound"]
 
 
-async def test_who_reads_two_lists_has_the_revision_of_what_a_group_changed_last(service_anywhere):
+async def test_revision_over_two_lists_is_that_of_the_last_write_of_a_group(service_anywhere):
     service, user = service_anywhere
     other = (await service.create_list(user, {"title": "other"})).result.id
     lists = [await service.queries(user).inbox(), other]
@@ -4076,7 +4072,7 @@ async def test_a_write_that_turns_out_to_be_long_leaves_the_loop_to_others(servi
 
 
 @pytest.mark.parametrize("is_short", [True, False], ids=["short", "long"])
-async def test_what_is_published_was_committed_and_comes_in_the_order_of_commits(service, is_short):
+async def test_changes_are_published_after_and_in_order_of_commits(service, is_short):
     database, seen = service[0].store.database, []
 
     def see(rows):
@@ -4117,7 +4113,7 @@ def test_fifty_writers_at_once_are_all_kept(client):
     assert len({todo["order"] for todo in todos}) == 200
 
 
-def test_another_programs_lock_gives_503_with_retry_after_and_then_all_is_well(tmp_path):
+def test_lock_of_another_program_is_503_with_retry_after(tmp_path):
     with serving(in_file(tmp_path)) as client:
         todo = add(client)
         with lock_of(tmp_path / "todos.db"):
@@ -4260,7 +4256,7 @@ def test_a_revision_counter_that_was_lost_is_found_again_in_the_changes(todo_eng
         assert change(client, todo["id"], title="x")["revision"] > todo["revision"]
 
 
-def test_a_database_that_is_locked_at_the_start_is_called_locked_and_used_when_it_is_free(tmp_path):
+def test_database_locked_at_the_start_is_used_when_it_is_free(tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / "todos.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with process(tmp_path, **in_file(tmp_path)) as server:
@@ -4374,7 +4370,7 @@ def test_a_database_path_may_have_spaces_and_letters_of_any_script(tmp_path):
     assert (tmp_path / "meine Aufgaben ü#漢.db").exists()
 
 
-async def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_all_that_is_in_it(todo_engine):
+async def test_database_of_an_earlier_version_is_migrated_with_its_contents(todo_engine):
     if todo_engine == MEMORY:
         pytest.skip("memory has no earlier version")
     database = tornado_todo.open_database(todo_engine["DATABASE_URL"])
@@ -4465,7 +4461,7 @@ def test_a_file_that_is_taken_away_from_a_running_server_is_noticed(tmp_path, wh
                 assert found.execute("SELECT id FROM todos").fetchall() == [(kept["id"],)]
 
 
-def test_database_file_that_is_emptied_under_a_running_server_loses_nothing(tmp_path):
+def test_database_emptied_under_a_running_server_loses_nothing(tmp_path):
     with process(tmp_path, **in_file(tmp_path)) as server:
         kept = add(server.client)
         os.truncate(tmp_path / "todos.db", 0)
@@ -4477,7 +4473,7 @@ def test_database_file_that_is_emptied_under_a_running_server_loses_nothing(tmp_
 
 
 @pytest.mark.parametrize("damage", ["emptied", "cut", "overwritten", "cut and extended", "overwritten at its end"])
-def test_write_to_a_log_that_is_damaged_under_a_running_server_is_not_acknowledged(tmp_path, damage):
+def test_write_to_a_damaged_log_is_not_acknowledged(tmp_path, damage):
     log = tmp_path / "todos.db-wal"
     with process(tmp_path, **in_file(tmp_path)) as server:
         before = [add(server.client)["id"] for _ in range(3)]
@@ -4803,7 +4799,7 @@ async def test_a_record_set_anew_gets_a_new_life(record_store, clock):
     assert await record_store.get("k") == record(b"3")
 
 
-async def test_records_in_memory_are_bounded_in_number_and_the_least_recently_used_goes_first():
+async def test_least_recently_used_records_leave_a_full_memory_first():
     store = tornado_todo.DictRecordStore(max_items=3)
     for key in "abc":
         await store.set(key, record())
@@ -5006,7 +5002,7 @@ def test_an_upstream_that_does_not_answer_in_three_seconds_is_504():
                 assert time.monotonic() - started > 2.5
 
 
-def test_without_a_weather_server_the_weather_is_404_and_the_page_does_not_ask():
+def test_without_a_weather_server_weather_is_404_and_not_asked_for():
     with serving() as client:
         assert "WEATHER_URI" in assert_problem(client.get("/api/weather"), 404)["detail"]
         assert b'data-weather="False"' in client.get("/").body
@@ -5162,7 +5158,7 @@ def test_health_does_not_write(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="another process's limits can be set on Linux only")
-def test_health_notices_that_the_database_cannot_grow_and_that_it_can_again(tmp_path):
+def test_health_notices_that_the_database_cannot_grow(tmp_path):
     import resource
 
     with process(tmp_path, **in_file(tmp_path)) as server:
@@ -5324,7 +5320,7 @@ def test_a_star_allows_every_origin():
         assert answer.status == 201 and answer.headers["Access-Control-Allow-Origin"] in ("*", FOE)
 
 
-async def test_an_origin_that_is_listed_by_name_acts_for_whoever_uses_this_machine():
+async def test_listed_origin_acts_for_the_local_user():
     own = "http://localhost:5173"
     for settings in (own, f"{own}/", f"*,{own}", own.upper()):
         with serving({**MEMORY, "CORS_ORIGINS": settings, "AUTH": "auto"}) as client:
@@ -5434,7 +5430,7 @@ def test_a_changed_static_file_has_another_etag(static, tmp_path, path, how):
 
 
 @pytest.mark.parametrize("part", ["", "Range: bytes=5-"], ids=["whole", "range"])
-def test_static_file_that_grows_while_it_is_sent_is_sent_as_long_as_announced(static, tmp_path, part):
+def test_static_file_that_grows_is_sent_as_long_as_announced(static, tmp_path, part):
     (tmp_path / "static" / "big.log").write_bytes(b"x" * 20_000_000)
     with connected(static.address[1]) as line, line.makefile("rb") as received:
         line.sendall(request_bytes("GET /static/big.log", *filter(None, [part])))
@@ -5447,7 +5443,7 @@ def test_static_file_that_grows_while_it_is_sent_is_sent_as_long_as_announced(st
         assert received.read().endswith(b"hello")
 
 
-def test_a_range_of_a_static_file_is_sent_only_of_the_file_that_the_client_has(static, tmp_path):
+def test_range_is_sent_only_of_the_static_file_the_client_has(static, tmp_path):
     os.utime(tmp_path / "static" / "a.txt", (1_700_000_000, 1_700_000_000))
     before = static.get("/static/a.txt")
     part = {"Range": "bytes=3-"}
@@ -5465,7 +5461,7 @@ def test_a_range_of_a_static_file_is_sent_only_of_the_file_that_the_client_has(s
     assert static.get("/static/a.txt", If_Range=static.get("/static/a.txt").headers["ETag"], **part).status == 206
 
 
-def test_a_static_file_is_not_sent_if_it_is_not_the_one_that_was_asked_for(static):
+def test_static_file_is_sent_only_under_a_matching_if_match(static):
     etag = static.get("/static/a.txt").headers["ETag"]
     for known in (etag, "*", f'"x", {etag}'):
         assert static.get("/static/a.txt", If_Match=known).status == 200
@@ -5716,7 +5712,7 @@ def test_a_head_request_opens_no_websocket(shared):
     ],
     ids=str,
 )
-def test_a_websocket_that_cannot_be_opened_is_refused_with_a_problem_document(shared, headers, status):
+def test_refused_websocket_gets_a_problem_document(shared, headers, status):
     assert_problem(shared.get("/api/events", **headers), status)
 
 
@@ -6012,7 +6008,7 @@ async def test_an_embedders_functions_need_not_be_coroutine_functions():
         assert (engines["well"]["state"], engines["ill"]["state"]) == ("ok", "failing")
 
 
-def test_a_refusal_of_an_embedders_function_is_not_taken_for_a_foreign_sites_write():
+def test_foreign_write_is_refused_as_such_to_an_embedder():
     with serving(MEMORY, get_user=lambda request: "ada") as client:
         foreign = client.post("/api/todos", {"title": "x"}, Origin=FOE)
         assert "CORS_ORIGINS" in assert_problem(foreign, 403)["detail"]
@@ -6226,7 +6222,7 @@ async def test_asgi_app_is_served_at_its_prefix_however_it_is_passed_on(how):
         assert made[0] == 201 and json.loads(made[2])["url"].startswith("http://127.0.0.1/todo/api/lists/")
 
 
-async def test_asgi_app_behind_two_prefixes_is_served_whichever_of_them_are_left():
+async def test_asgi_app_is_served_whichever_of_two_prefixes_are_left():
     app = tornado_todo.make_app(MEMORY, prefix="/v1/todo", auth="open")
     async with tornado_todo.lifespan(app):
         client = ASGIClient(tornado_todo.asgi_app(app))
@@ -7259,7 +7255,7 @@ def test_what_was_said_before_a_list_was_shared_is_not_shared(town):
         assert len(reader.get(f"/api/todos/{todo['id']}/history").json()) >= 1
 
 
-def test_a_move_into_anothers_list_cannot_be_undone_after_one_has_been_removed(town):
+def test_move_into_a_list_is_not_undone_after_losing_access(town):
     list_id = shared_list(town)
     todo = add(town.cid, "cid's")
     moved = town.cid.patch(f"/api/todos/{todo['id']}", {"list": list_id})
@@ -7290,7 +7286,7 @@ def test_an_undo_finds_out_that_the_owner_has_changed_the_same_since(town):
     assert show(town.bob, todo["id"])["title"] == "three"
 
 
-def test_undo_names_act_that_conflicts_and_the_next_undo_takes_the_one_before(town):
+def test_undo_names_the_conflicting_act_and_next_takes_the_one_before(town):
     list_id = shared_list(town)
     todos = [add(town.cid, title, list=list_id) for title in ("first", "second", "third")]
     batches = [
@@ -7373,7 +7369,7 @@ def test_lists_look_different_to_those_whose_rights_change(town, act):
         assert now.status == 200 or reader.get(each).body == answer.body, (reader.name, each)
 
 
-def test_own_and_shared_todos_come_together_in_every_order_without_gap_or_double(town):
+def test_own_and_shared_todos_merge_in_every_order(town):
     person, titles_there = town.dee, ["b", "a", "B", "ä", "c", "a"]
     lists = [add_list(town.bob, "one")["id"], add_list(town.cid, "two")["id"], add_list(person, "three")["id"]]
     share(town.bob, lists[0], "dee", "viewer")
@@ -7398,7 +7394,7 @@ def test_own_and_shared_todos_come_together_in_every_order_without_gap_or_double
     }
 
 
-def test_a_shared_list_in_the_trash_is_gone_for_its_members_and_comes_back_to_them(town):
+def test_shared_list_in_the_trash_is_gone_for_members_until_restored(town):
     list_id = shared_list(town)
     todo = add(town.bob, list=list_id)
     assert town.bob.delete(f"/api/lists/{list_id}").status == 204
@@ -7427,7 +7423,7 @@ def test_a_purged_list_takes_its_members_links_and_history_along(town):
 
 
 @pytest.mark.parametrize("act", ["to-do", "list", "account"])
-def test_owner_who_purges_takes_the_text_out_of_what_an_editor_was_answered(town, act):
+def test_purge_by_the_owner_removes_text_from_kept_answers_of_editors(town, act):
     names = f"owner.{act}", f"editor.{act}"
     owner, editor = map(town.server.person, names)
     list_id = add_list(owner)["id"]
@@ -7492,7 +7488,7 @@ async def test_a_revoked_links_socket_is_closed_within_a_second(town):
                 assert await until_closed(line) == 4401
 
 
-async def test_names_that_differ_only_in_case_are_two_users_where_the_host_says_who_asks():
+async def test_names_of_get_user_that_differ_in_case_are_two_users():
     async def who(request):
         return request.headers.get("X-User")
 
@@ -7552,7 +7548,7 @@ def with_ann(settings=MEMORY, **options):
         yield server
 
 
-def test_signing_in_over_http_sets_a_cookie_for_this_port_that_no_script_reads():
+def test_cookie_over_http_is_for_this_port_and_no_script():
     with with_ann() as server:
         answer = sign_in(server.client)
         assert answer.status == 200 and answer.json()["user"] == "ann" and answer.json()["kind"] == "session"
@@ -7717,7 +7713,7 @@ def test_neither_a_secret_nor_a_password_is_in_the_database_file(tmp_path):
         *(("expires_at", -0.1, True), ("expires_at", 0.001, False), ("expires_at", 100, False)),
     ],
 )
-def test_a_session_ends_after_7_idle_days_30_days_in_all_or_when_the_clock_is_wrong(town, column, ago, living):
+def test_session_ends_after_7_idle_or_30_days_or_a_wrong_clock(town, column, ago, living):
     person = town.server.session("bob")
     session_id = next(entry["id"] for entry in person.get("/api/sessions").json() if entry["current"])
     moment = tornado_todo.now_milliseconds() - int(ago * DAY)
@@ -7733,7 +7729,7 @@ def test_a_session_lasts_30_days_and_says_so(town):
     assert expires - created == 30 * DAY
 
 
-def test_a_session_that_was_seen_to_be_over_is_gone_whatever_the_clock_says_later(town):
+def test_expired_session_stays_over_whatever_the_clock_says_later(town):
     person = town.server.session("bob")
     session_id = next(entry["id"] for entry in person.get("/api/sessions").json() if entry["current"])
     town.server.sql("UPDATE credentials SET expires_at = 1 WHERE id = $1", session_id)
@@ -7799,7 +7795,7 @@ def test_forgetting_an_ended_session_leaves_a_living_one(town):
     assert answer.status == 204 and is_dropped(session_cookie(answer))
 
 
-def test_signing_out_everywhere_ends_every_session_of_the_user_and_no_other(town):
+def test_signing_out_everywhere_ends_all_sessions_of_the_user_only(town):
     persons = [town.server.session("cid") for _ in range(3)]
     token = town.server.somebody(**bearer(make_token(persons[0])["token"]))
     assert persons[0].delete("/api/sessions").status == 204
@@ -7953,7 +7949,7 @@ async def test_a_socket_in_another_process_is_closed_within_a_second_too(tmp_pat
                     assert await until_closed(line) == 4401
 
 
-async def test_a_member_who_is_removed_through_one_process_hears_nothing_more_through_another(tmp_path):
+async def test_removed_member_hears_nothing_through_another_process(tmp_path):
     with with_ann(in_file(tmp_path)) as one, served(in_file(tmp_path)) as two:
         ann, bob = one.session("ann"), two.person("bob")
         list_id = add_list(ann)["id"]
@@ -8050,7 +8046,7 @@ def kept_password(server: Served, name: str = "ann") -> str:
 
 
 @pytest.mark.parametrize("rule", ["open", "invite", "closed"])
-def test_the_first_account_can_always_be_made_and_the_rule_decides_about_the_next(rule):
+def test_first_account_can_always_be_made_whatever_signup_says(rule):
     with served({**MEMORY, "SIGNUP": rule}) as server:
         assert server.client.get("/api/session").json()["sign_up"] == "first"
         first = sign_up_as(server.client)
@@ -8062,7 +8058,7 @@ def test_the_first_account_can_always_be_made_and_the_rule_decides_about_the_nex
         assert ("Set-Cookie" in second.headers) == (rule == "open")
 
 
-def test_of_two_first_accounts_made_at_once_where_sign_up_is_closed_there_is_one(todo_engine):
+def test_only_one_of_two_first_accounts_is_made_if_sign_up_is_closed(todo_engine):
     with served({**todo_engine, "SIGNUP": "closed"}) as server:
         people = [server.somebody() for _ in range(2)]
         answers = at_once(2, lambda number: sign_up_as(people[number], f"first{number}"))
@@ -8106,7 +8102,7 @@ def test_an_invitation_that_several_use_at_once_makes_one_account(inviting):
     assert len(inviting.sql("SELECT 1 FROM users WHERE password IS NOT NULL")) == 2
 
 
-def test_an_invitation_is_used_up_by_one_of_twenty_writers_on_every_engine(own_server):
+def test_invitation_is_used_by_one_of_twenty_writers(own_server):
     server = own_server
     secret, accounts = make_invite(server.person("ann"))[1], server.services.accounts
 
@@ -8239,7 +8235,7 @@ def test_a_wrong_password_and_an_unknown_name_are_told_alike():
         assert not any("Set-Cookie" in answer.headers for answer in answers)
 
 
-def test_a_password_is_kept_as_a_salted_scrypt_hash_of_the_agreed_strength(full_strength):
+def test_password_is_kept_as_a_salted_scrypt_hash_of_full_strength(full_strength):
     with served() as server:
         assert sign_up_as(server.client).status == 201 and sign_up_as(server.client, "bob").status == 201
         kept = [kept_password(server, name) for name in ("ann", "bob")]
@@ -8326,7 +8322,7 @@ def test_an_account_is_deleted_with_everything_in_it_and_nothing_else(engines_of
         assert sign_up_as(server.client).status == 201  # the name is free again
 
 
-def test_the_lists_of_others_look_different_when_a_member_deletes_their_account():
+def test_lists_of_others_change_when_a_member_deletes_their_account():
     with served() as server:
         ann, bob = server.person("ann"), server.person("bob")
         list_id = add_list(bob)["id"]
@@ -8660,7 +8656,7 @@ def test_a_folder_that_is_named_as_the_database_keeps_its_rights(tmp_path):
 
 
 @pytest.mark.parametrize("mode, kept", [(0o644, "0o600"), (0o664, "0o660"), (0o660, "0o660"), (0o666, "0o660")])
-def test_a_database_that_others_could_read_is_closed_to_them_when_it_is_opened(tmp_path, mode, kept):
+def test_readable_database_is_closed_to_others_when_opened(tmp_path, mode, kept):
     with serving(in_file(tmp_path)) as client:
         add(client)
     (tmp_path / "todos.db").chmod(mode)
@@ -8769,7 +8765,7 @@ def test_the_first_account_can_take_along_what_the_machines_own_user_has(own_mac
 
 
 @pytest.mark.parametrize("fields", [{}, {"take_local_todos": False}], ids=str)
-def test_an_account_that_takes_nothing_along_leaves_it_with_the_machines_own_user(own_machine, fields):
+def test_new_account_may_leave_todos_with_the_local_user(own_machine, fields):
     client = own_machine.client
     answer = client.post("/api/users", {**NEW_ACCOUNT, **fields})
     assert (answer.status, answer.json()["local_todos"]) == (201, 2)
@@ -8809,7 +8805,7 @@ def test_strangers_neither_take_nor_count_what_the_machines_own_user_has(own_mac
     assert sorted(titles(own_machine.client)) == ["bread", "milk"]
 
 
-async def test_what_was_taken_along_is_not_heard_any_more_by_the_machines_own_user(own_machine):
+async def test_local_user_no_longer_hears_todos_taken_along(own_machine):
     async with listening(own_machine.url) as line:
         assert (await next_message(line))["type"] == "hello"
         answer = await asyncio.to_thread(
@@ -9158,7 +9154,7 @@ def victim():
 
 
 @pytest.mark.parametrize("method, pattern", WRITING)
-def test_a_form_of_another_site_changes_nothing_even_where_no_origin_is_sent(victim, method, pattern):
+def test_form_of_another_site_changes_nothing_even_without_an_origin(victim, method, pattern):
     before, path = wealth(victim), forged_path(victim, pattern)
     bodies = (b'{"title":"x","role":"editor","name":"x"}', b"title=x", b"--x--", b"")
     for media_type, body, origin in itertools.product(FORMS, bodies, ({"Origin": FOE}, {})):
@@ -9192,7 +9188,7 @@ def mounted():
 
 
 @pytest.mark.parametrize("headers", FOREIGN_PAGES, ids=str)
-def test_nor_does_it_where_the_app_is_part_of_another_that_protects_nothing(mounted, headers):
+def test_form_of_another_site_changes_nothing_in_a_mounted_app(mounted, headers):
     before = mounted.get("/api/todos").body
     for method, path in (("POST", "/api/todos"), ("PATCH", f"/api/todos/{NO_ID}"), ("DELETE", "/api/session")):
         assert mounted.send(method, path, {"title": "x"}, **headers).status in (401, 403)
@@ -9298,7 +9294,7 @@ async def test_a_socket_is_refused_to_other_pages_other_hosts_and_strangers(town
     assert caught.value.code == code
 
 
-async def test_a_socket_is_opened_from_our_page_with_a_session_and_from_a_script_with_a_token(town):
+async def test_socket_opens_for_own_page_with_session_and_script_with_token(town):
     async with listening(town.bob.url, Cookie=town.bob.own["Cookie"], Origin=town.bob.url) as line:
         assert (await next_message(line))["type"] == "hello"
     async with listening(town.bob.url, **bearer(make_token(town.bob, read_only=True)["token"])) as line:
@@ -9400,7 +9396,7 @@ def ask_for_every_status(server: Served, headers: dict) -> dict[str, Answer]:
 
 
 @pytest.mark.parametrize("https", [False, True], ids=["http", "https"])
-def test_every_answer_of_every_status_carries_the_headers_that_keep_browsers_safe(dressed, https):
+def test_answers_of_every_status_carry_the_security_headers(dressed, https):
     headers = HTTPS if https else {}
     session = dressed.session
 
@@ -9442,7 +9438,7 @@ def test_every_answer_of_every_status_carries_the_headers_that_keep_browsers_saf
             assert caching == "no-store", kind
 
 
-def test_the_policy_of_the_page_names_the_hashes_of_what_it_runs_and_nothing_else(town):
+def test_content_security_policy_names_only_hashes_of_own_scripts(town):
     answer = town.server.client.get("/")
     policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == "'none'"
@@ -9629,7 +9625,7 @@ def test_no_header_can_begin_another(value):
         tornado_todo.finish_headers(app.state, request, None, response)
 
 
-def test_past_the_bound_the_connection_idle_longest_goes_and_a_new_client_is_served():
+def test_connection_idle_longest_makes_room_for_a_new_client():
     with with_ann({**MEMORY, "MAX_CONNECTIONS": "10", "KEEP_ALIVE": "3600"}) as server:
         lines = []
         for _ in range(9):
@@ -10191,7 +10187,7 @@ def test_an_odd_env_file_gives_no_traceback(tmp_path, content):
         ("\r\nAUTH\r\n", 2, "NAME=value"),
     ],
 )
-def test_a_line_of_the_env_file_that_cannot_be_read_is_named_and_not_left_out(tmp_path, content, line, name):
+def test_unreadable_line_of_the_env_file_is_named(tmp_path, content, line, name):
     (tmp_path / ".env").write_bytes(content.encode())
     done = command(tmp_path, "--check")
     assert_refused(done, f".env, line {line}: ", name)
@@ -10206,7 +10202,7 @@ def test_a_line_of_the_env_file_that_cannot_be_read_is_named_and_not_left_out(tm
         *[("port", "SERVER_PORT"), ("server-host", "SERVER_HOST"), ("MONGODB_URL", "MONGODB_URI")],
     ],
 )
-def test_a_misspelt_setting_in_the_env_file_is_refused_with_the_name_that_was_meant(tmp_path, name, meant):
+def test_misspelt_setting_in_the_env_file_is_refused_with_a_hint(tmp_path, name, meant):
     (tmp_path / ".env").write_text(f"# mine\n{name}=canary\n", encoding="utf-8")
     done = command(tmp_path, "--check")
     assert_refused(done, ".env, line 2: ", f"{name!a} is not a setting; did you mean {meant}?")
@@ -10225,13 +10221,13 @@ def test_an_env_file_of_a_windows_editor_is_read_or_refused(tmp_path, encoding):
     assert_refused(command(tmp_path, "--check"), "everybody" if encoding == "utf-8-sig" else "UTF-8")
 
 
-def test_an_env_file_that_is_there_and_cannot_be_opened_is_not_passed_over(tmp_path):
+def test_env_file_that_cannot_be_opened_ends_the_start(tmp_path):
     (tmp_path / ".env").symlink_to(tmp_path / "gone")
     assert_refused(command(tmp_path, "--check"), ".env cannot be read")
 
 
 @pytest.mark.parametrize("name, meant", [("auth", "AUTH"), ("AUHT", "AUTH"), ("COOKIE_SECRETS", "COOKIE_SECRET")])
-def test_a_misspelt_setting_in_the_environment_is_reported_with_the_name_that_was_meant(tmp_path, name, meant):
+def test_misspelt_setting_in_the_environment_is_reported(tmp_path, name, meant):
     done = command(tmp_path, "--check", **{name: "canary"})
     assert done.returncode == 0 and f"did you mean {meant}?" in done.stderr and "canary" not in done.stderr
 
@@ -10653,7 +10649,7 @@ def keep_and_read(client: Client, name: str) -> list[int]:
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
 @pytest.mark.parametrize("auth", ["auto", "open", "session", "token", "get_user"])
-def test_records_and_documents_go_on_without_postgres_for_whoever_was_known(own, fresh_mongo, fresh_redis, auth, fault):
+def test_records_and_documents_go_on_without_postgres_for_known_users(own, fresh_mongo, fresh_redis, auth, fault):
     postgres = own(OwnPostgres)
     breaks, mends = FAULTS[fault]
     settings = {**fresh_mongo, **fresh_redis, **postgres.settings}
@@ -10673,7 +10669,7 @@ def test_records_and_documents_go_on_without_postgres_for_whoever_was_known(own,
 
 
 @pytest.mark.parametrize("where", ["the same process", "another process"])
-def test_revoked_token_is_refused_when_postgres_goes_away_and_the_other_is_not(tmp_path, own, fresh_redis, where):
+def test_revoked_token_stays_refused_when_postgres_goes_away(tmp_path, own, fresh_redis, where):
     postgres = own(OwnPostgres)
     settings = {**fresh_redis, **postgres.settings, **WITH_ACCOUNTS}
     with process(tmp_path, **settings) as one, process(tmp_path, **settings) as two, contextlib.ExitStack() as stack:
@@ -10729,7 +10725,7 @@ async def seconds_until_heard(writer: Client, reader: Client) -> float:
         return time.monotonic() - answered
 
 
-async def test_with_redis_a_change_reaches_the_other_processes_within_100_milliseconds(tmp_path, team, capsys):
+async def test_with_redis_changes_reach_other_processes_within_100_ms(tmp_path, team, capsys):
     with process(tmp_path, **team) as one, process(tmp_path, **team) as other:
         for _ in range(20):  # one hardly ever gets there as fast without Redis, and a busy machine needs a few
             delays = [await seconds_until_heard(one.client, other.client) for _ in range(20)]
@@ -10764,7 +10760,7 @@ async def test_without_redis_processes_converge_within_two_seconds(tmp_path, req
         print(f"\n{engine}, no Redis: heard in another process after at most {max(delays):.2f} s")
 
 
-async def test_a_listener_misses_and_doubles_nothing_when_two_processes_write_at_once(tmp_path, team):
+async def test_listener_hears_each_change_once_when_two_processes_write(tmp_path, team):
     with process(tmp_path, **team) as one, process(tmp_path, **team) as other:
         async with hearing(one.client) as connection:
             writing = [
@@ -10786,7 +10782,7 @@ def add_many(url: str, count: int) -> list[str]:
         return [add(client, f"to-do {number}")["id"] for number in range(count)]
 
 
-def test_a_time_limit_ends_what_is_late_and_nothing_else_in_one_loop_after_another():
+def test_time_limit_ends_only_what_is_late_in_every_loop():
     limit = tornado_todo.TimeLimit(0.1)
 
     async def use() -> list[str]:
@@ -10875,7 +10871,7 @@ async def test_who_waits_too_long_for_a_connection_is_told_so_and_takes_no_turn(
     assert await backend(one_connection)
 
 
-async def test_a_connection_is_used_again_unless_it_is_old_or_cut_or_left_in_the_middle(one_connection, monkeypatch):
+async def test_connection_is_reused_unless_old_or_cut_or_unfinished(one_connection, monkeypatch):
     first = await backend(one_connection)
     assert await backend(one_connection) == first
     async with one_connection.connection() as connection:
@@ -10893,7 +10889,7 @@ async def test_a_connection_is_used_again_unless_it_is_old_or_cut_or_left_in_the
     assert len({first, second, third, fourth, fifth}) == 5
 
 
-async def test_to_close_all_connections_waits_for_those_in_use_and_refuses_who_waits(one_connection):
+async def test_closing_a_pool_waits_for_users_and_refuses_waiters(one_connection):
     async with one_connection.connection() as connection:
         waiting = asyncio.ensure_future(backend(one_connection))
         await asyncio.sleep(0.05)
@@ -10956,9 +10952,7 @@ def test_processes_that_start_together_make_the_schema_once(tmp_path, fresh_post
     assert len(inboxes) == 1
 
 
-def test_processes_that_write_todos_and_documents_at_once_do_not_wait_for_each_other_in_a_ring(
-    tmp_path, fresh_postgres
-):
+def test_writers_of_todos_and_documents_do_not_deadlock(tmp_path, fresh_postgres):
     def put_both(client: Client, name: str) -> Answer:
         put_document(client, "one-for-all")
         return put_todo(client, name)
@@ -11056,7 +11050,7 @@ def test_workers_that_could_not_share_their_data_are_refused(tmp_path, settings,
 
 
 @pytest.mark.alone
-def test_start_up_with_an_engine_away_says_which_and_serves_503_until_it_is_there(own, tmp_path):
+def test_start_with_an_engine_away_names_it_and_serves_503(own, tmp_path):
     server = own(OwnPostgres)
     server.kill()
     secret = "canary-in-the-url"
@@ -11129,7 +11123,7 @@ def test_postgres_is_signed_in_to_with_a_password_of_odd_characters(own, tmp_pat
         assert ended.stderr.count("\n") == 1 and wrong not in ended.stderr
 
 
-def test_a_driver_that_is_missing_ends_the_start_with_the_extra_to_install(tmp_path):
+def test_missing_driver_ends_the_start_and_names_the_extra(tmp_path):
     code = "import sys; sys.modules['asyncpg'] = None; import tornado_todo; sys.exit(tornado_todo.main([]))"
     ended = run_python(tmp_path, "-c", code, DATABASE_URL="postgresql://127.0.0.1/x")
     assert ended.returncode == 2 and "tornado-todo[postgres]" in ended.stderr and ended.stderr.count("\n") == 1
@@ -11165,7 +11159,7 @@ def test_a_copy_into_a_database_behind_a_pgbouncer_is_whole(own, fresh_postgres,
 
 
 @pytest.mark.parametrize("query", ["?search_path=todo", "?options=-c%20work_mem%3D1MB", "?sslmode=require", "missing"])
-def test_a_connection_that_a_pgbouncer_refuses_is_refused_at_the_start_with_its_reason(own, tmp_path, query):
+def test_refusal_of_pgbouncer_ends_the_start_with_its_reason(own, tmp_path, query):
     pooler, url = own(OwnPgBouncer), address_of("TEST_POSTGRES_URL")
     url = pooler.url_of(url, query) if query != "missing" else pooler.url_of("postgresql://postgres@h/" + own_name())
     reasons = {"?s": "search_path", "?o": "options", "mi": "does not exist"}
@@ -11212,7 +11206,7 @@ def test_an_option_of_a_postgres_url_that_is_supported_is_used(fresh_postgres, q
         *[("MONGODB_URI", query, query.partition("=")[0]) for query in ("compressors=snappy", "tlsCAFile=/no/file")],
     ],
 )
-def test_an_option_of_a_servers_url_that_is_not_supported_ends_the_start_and_is_named(tmp_path, name, query, named):
+def test_unsupported_option_of_an_engines_url_ends_the_start(tmp_path, name, query, named):
     drivers = {"DATABASE_URL": "asyncpg", "REDIS_URL": "redis", "MYSQL_URL": "aiomysql", "MONGODB_URI": "motor"}
     schemes = {"DATABASE_URL": "postgresql", "REDIS_URL": "redis", "MYSQL_URL": "mysql", "MONGODB_URI": "mongodb"}
     pytest.importorskip(drivers[name])
@@ -11252,7 +11246,7 @@ def test_a_database_that_cannot_keep_every_text_is_refused_at_the_start(own, tmp
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "mongodb", "redis", "mysql"])
-def test_a_password_with_an_unescaped_slash_is_refused_and_not_shown_as_a_host(scheme, tmp_path):
+def test_unescaped_slash_in_a_password_is_refused_without_showing_it(scheme, tmp_path):
     names = {"postgresql": "DATABASE_URL", "mongodb": "MONGODB_URI", "redis": "REDIS_URL", "mysql": "MYSQL_URL"}
     ended = command(tmp_path, "--check", **{names[scheme]: f"{scheme}://u:1/canary@127.0.0.1/x"})
     assert ended.returncode == 2 and "canary" not in ended.stdout + ended.stderr
@@ -11487,7 +11481,7 @@ BEHIND_NGINX = {
 }
 
 
-async def test_through_nginx_a_todo_made_by_one_worker_appears_live_through_the_other(tmp_path, team, nginx):
+async def test_changes_of_one_worker_are_live_in_others_through_nginx(tmp_path, team, nginx):
     with process(tmp_path, **team, **BEHIND_NGINX) as server:
         url = nginx(server.client.address[1])
         with Client(url) as client:
@@ -11609,7 +11603,7 @@ def test_a_copy_refuses_a_target_that_is_not_empty(tmp_path):
     assert resumed.returncode == 1 and "differs in" in resumed.stderr
 
 
-def test_a_copy_never_resumes_into_a_target_that_has_been_written_to_since(tmp_path):
+def test_copy_does_not_resume_into_a_target_written_to_since(tmp_path):
     source, target = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
     with serving({"DATABASE_URL": source}) as client:
         some_data(client)
@@ -11805,13 +11799,13 @@ def test_a_restore_does_not_mind_what_it_replaces_and_keeps_it(tmp_path, how):
     assert not list(tmp_path.glob("*.unfinished*"))
 
 
-def test_restore_beside_a_folder_named_as_its_unfinished_file_ends_with_one_line(tmp_path):
+def test_restore_beside_a_folder_named_like_its_unfinished_file_fails(tmp_path):
     make_backup(tmp_path)
     (tmp_path / "todos.db.unfinished").mkdir()
     assert_refused(command(tmp_path, "restore", "copy.db", **in_file(tmp_path)), "todos.db.unfinished")
 
 
-def test_a_restore_keeps_what_was_in_the_log_of_the_database_that_it_replaces(tmp_path):
+def test_restore_keeps_the_log_of_the_replaced_database(tmp_path):
     with process(tmp_path, **in_file(tmp_path)) as server:
         add(server.client, "before")
         assert command(tmp_path, "backup", "copy.db", **in_file(tmp_path)).returncode == 0
@@ -11889,7 +11883,7 @@ async def first_message(url: str, since: int) -> dict:
 
 
 @pytest.mark.parametrize("how", ["restore", "mv", "cp", "cp of a plain copy"])
-def test_no_validator_or_cursor_of_before_a_restore_is_good_for_what_came_after(tmp_path, how):
+def test_validators_and_cursors_end_with_a_restore(tmp_path, how):
     with serving(in_file(tmp_path)) as client:
         todo, other = add(client), add(client, "other")
         path = f"/api/todos/{todo['id']}"
@@ -11928,7 +11922,7 @@ def test_no_validator_or_cursor_of_before_a_restore_is_good_for_what_came_after(
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("how", ["mv", "cp"])
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_a_backup_put_in_the_place_of_a_running_servers_database_is_noticed_and_kept(tmp_path, how, processes, end):
+def test_backup_put_in_place_of_an_open_database_is_noticed_and_kept(tmp_path, how, processes, end):
     settings = in_file(tmp_path)
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(process(tmp_path, **settings)) for _ in range(processes)]
@@ -11990,7 +11984,7 @@ def test_validators_and_cursors_outlive_an_ordinary_restart(tmp_path):
         assert len(client.get(f"/api/changes?since={known}").json()["changes"]) == 1
 
 
-def test_a_postgres_that_was_restored_refuses_the_revisions_that_it_never_had(fresh_postgres):
+def test_restored_postgres_refuses_revisions_that_it_never_had(fresh_postgres):
     url = fresh_postgres["DATABASE_URL"]
     server, name = url.rpartition("/")[0] + "/postgres", url.rpartition("/")[2]
     with serving(fresh_postgres) as client:
@@ -12010,7 +12004,7 @@ def test_a_postgres_that_was_restored_refuses_the_revisions_that_it_never_had(fr
         assert asyncio.run(first_message(client.url, lost))["reset"]
 
 
-def test_a_running_server_never_issues_a_revision_again_when_its_database_goes_back(todo_engine):
+def test_running_server_repeats_no_revision_when_its_database_goes_back(todo_engine):
     if todo_engine == MEMORY:
         pytest.skip("nobody else can write to memory")
     url = todo_engine["DATABASE_URL"]
@@ -12046,7 +12040,7 @@ def test_a_damaged_database_makes_no_backup_that_passes_for_a_good_one(tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and not (tmp_path / "copy.db").exists()
 
 
-def test_a_database_that_was_made_again_takes_nothing_for_what_was_in_the_one_before(todo_engine, tmp_path):
+def test_new_database_refuses_validators_of_the_one_before(todo_engine, tmp_path):
     with serving(MEMORY) as client:
         add(client, "of before")
         etags, known = [client.get(path).headers["ETag"] for path in ("/api/todos", "/api/lists")], revision(client)
@@ -12242,7 +12236,7 @@ async def test_titles_stay_exactly_as_typed(page):
     await expect(shown_titles(page)).to_have_text(odd)
 
 
-async def test_what_is_typed_while_the_list_is_still_loading_stays_on_the_screen(page):
+async def test_todo_typed_while_the_list_is_loading_stays_on_the_screen(page):
     held, released = asyncio.Event(), asyncio.Event()
 
     async def hold(route):
@@ -13666,7 +13660,7 @@ async def test_relative_times_move_on_in_an_open_page(page):
     await expect(page.locator(".trash-when")).to_contain_text("1 hour ago")
 
 
-async def test_a_time_that_daylight_saving_skips_is_the_one_that_the_clock_shows_then(page):
+async def test_time_that_daylight_saving_skips_is_what_the_clock_shows_then(page):
     await install_clock(page, time="2026-01-15T12:00:00Z")
     devtools = await page.context.new_cdp_session(page)
     await type_in(page, BUY)
@@ -13735,7 +13729,7 @@ async def test_adding_to_a_long_list_keeps_the_page_where_it_is(page, amount, wi
     await expect(shown).to_be_in_viewport(ratio=1)
 
 
-async def test_a_new_to_do_just_below_the_window_is_scrolled_to_while_the_composer_stays(page):
+async def test_new_todo_below_the_window_is_scrolled_to_below_the_composer(page):
     await page.set_viewport_size({"width": 1280, "height": 800})
     seen = "document.querySelector('.new-todo').getBoundingClientRect().top >= 0"
     for number in range(14):
@@ -14447,7 +14441,7 @@ async def test_what_was_closed_on_a_phone_costs_no_step_back(page, way):
     assert await page.evaluate("history.state") is None
 
 
-async def test_back_beside_open_details_on_a_wide_screen_goes_to_the_view_before(page):
+async def test_back_beside_open_details_goes_to_the_view_before(page):
     await go_to_list_on_a_phone(page)
     await page.set_viewport_size({"width": 1280, "height": 800})
     await open_details(page, BUY)
@@ -14884,7 +14878,7 @@ async def test_signing_out_leaves_nothing_private_in_the_browser(browser, accoun
         await expect(page.locator(".detail-notes")).to_have_value("about the knee")
 
 
-async def test_signing_out_everywhere_closes_another_tabs_page_and_another_device(browser, accounts_server):
+async def test_signing_out_everywhere_closes_other_tabs_and_devices(browser, accounts_server):
     async with (
         signed_in_page(browser, accounts_server, "ann") as page,
         opened_at(browser, accounts_server.url) as device,
@@ -15010,7 +15004,7 @@ async def last_row_is_above_the_footer(page):
 
 
 @SCREENS
-async def test_a_new_to_do_and_one_with_the_focus_are_seen_whole_above_the_footer(page, width, height):
+async def test_new_and_focused_todos_are_whole_above_the_footer(page, width, height):
     await page.set_viewport_size({"width": width, "height": height})
     await fill_list(page, 40)
     await page.reload()
@@ -15423,7 +15417,7 @@ async def test_who_is_signed_in_reads_a_link_and_goes_back_to_their_lists(browse
         await expect(bob.locator(".account-button")).to_be_visible()
 
 
-async def test_every_control_of_the_account_views_has_a_name_and_a_finger_sized_target(browser, accounts_server):
+async def test_controls_of_account_views_have_names_and_large_targets(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann", 390, 844) as page:
         await make_list_on_page(page, "Groceries")
         await page.locator(".share-button").click()
@@ -15471,7 +15465,7 @@ async def was_hacked(page):
 
 
 @pytest.mark.slow
-async def test_the_payloads_do_run_where_nothing_keeps_them_from_it(browser):
+async def test_payloads_run_where_nothing_keeps_them_from_it(browser):
     page = await browser.new_page()
     ran = 0
     for payload in PAYLOADS:
@@ -15484,7 +15478,7 @@ async def test_the_payloads_do_run_where_nothing_keeps_them_from_it(browser):
 
 
 @pytest.mark.slow
-async def test_200_payloads_in_titles_notes_tags_and_names_are_shown_and_not_run(browser):
+async def test_payloads_in_titles_notes_tags_and_names_are_not_run(browser):
     with (
         tornado_todo.running({**PAGE_ACCOUNTS, "TRUSTED_PROXIES": ""}) as url,
         Client(url) as client,
