@@ -671,6 +671,621 @@ async def service_anywhere(todo_engine):
         yield both
 
 
+# ---- requests as bytes
+
+PLAIN, JSON_TYPE = "Content-Type: text/plain", "Content-Type: application/json"
+LAST = "Connection: close"
+OPENING = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
+KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+def connected(port: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    connection.settimeout(PATIENCE)
+    return connection
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """Everything until the other side closes, or breaks, the connection."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while part := connection.recv(65536):
+            received += part
+    return received
+
+
+def exchange(client: Client, *pieces: bytes) -> list[Answer]:
+    """Send bytes as they are, and read responses until the server closes the connection."""
+    with connected(client.address[1]) as line:
+        for piece in pieces:
+            line.sendall(piece)
+            time.sleep(0.05 if piece is not pieces[-1] else 0)
+        with line.makefile("rb") as received:
+            answers = []
+            while start := received.readline():
+                headers = http.client.parse_headers(received)
+                length = int(headers.get("Content-Length", 0))
+                answers.append(Answer(int(start.split()[1]), headers, received.read(length)))
+            return answers
+
+
+def raw_exchange(client, head: str, pieces=(), tolerated=()) -> bytes:
+    """Send a request, all of it or as much as the server takes, then read until the line ends."""
+    with connected(client.address[1]) as line:
+        with contextlib.suppress(*tolerated):
+            line.sendall(head.replace("\n", "\r\n").encode("latin-1"))
+            for piece in pieces:
+                line.sendall(piece)
+        return read_to_end(line)
+
+
+def request_bytes(start: str, *fields: str, body: bytes = b"", host: str = "localhost") -> bytes:
+    """A request, with Content-Length if the fields do not say how its body is sent."""
+    if body and not any(field.startswith(("Content-Length", "Transfer-Encoding")) for field in fields):
+        fields = (*fields, f"Content-Length: {len(body)}")
+    return "\r\n".join([f"{start} HTTP/1.1", f"Host: {host}", *fields, "", ""]).encode() + body
+
+
+# ---- WebSockets
+
+
+@contextlib.asynccontextmanager
+async def listening(url, query="", **headers):
+    """A WebSocket of a server's events; `line.ended` once all of it has been read."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    address = url.replace("http://", "ws://") + "/api/events" + query
+    line = await tornado.websocket.websocket_connect(tornado.httpclient.HTTPRequest(address, headers=named))
+    line.ended = False
+    try:
+        yield line
+    finally:
+        line.close()
+        if not line.ended:
+            await until_closed(line)
+
+
+async def next_message(line) -> dict | None:
+    """The next message, or None if the line is closed."""
+    text = await asyncio.wait_for(line.read_message(), PATIENCE)
+    line.ended = text is None
+    return None if text is None else json.loads(text)
+
+
+async def until_closed(line) -> int:
+    """Read to the end, and give the code that the line was closed with."""
+    while await asyncio.wait_for(line.read_message(), PATIENCE) is not None:
+        pass
+    line.ended = True
+    return line.close_code
+
+
+async def next_change(connection) -> dict:
+    return (await next_message(connection))["changes"][0]
+
+
+# ---- accounts
+
+PASSWORD = "a passphrase, long enough"
+WITH_ACCOUNTS = {"AUTH": "accounts", "SIGNUP": "open", "COOKIE_SECRET": SECRET}
+DAY = tornado_todo.DAY
+ADDRESS = "203.0.113.9"
+HTTPS = {"X_Forwarded_Proto": "https", "X_Forwarded_For": ADDRESS}  # what a proxy says of an https request
+NEW_ACCOUNT = {"name": "ann", "password": PASSWORD}
+WEAK = {"log_n": 4, "r": 8, "p": 1}
+
+
+def weak_hash(password: str, salt: bytes = b"0" * 16) -> str:
+    return tornado_todo.phc_string(salt, tornado_todo.scrypt_hash(password, salt, **WEAK), **WEAK)
+
+
+@pytest.fixture
+def full_strength():
+    """Passwords are hashed at full strength, which takes a quarter of a second."""
+
+
+@pytest.fixture(autouse=True)
+def weak_hashes(request, monkeypatch):
+    """Passwords are hashed at a thousandth of the cost, but where a test is about the strength."""
+    if "full_strength" not in request.fixturenames:
+        monkeypatch.setattr(tornado_todo, "SCRYPT", WEAK)
+        monkeypatch.setattr(tornado_todo, "UNKNOWN_PASSWORD", weak_hash(""))
+
+
+class Served:
+    """A running server whose stores a test can reach: for what would take passwords or days over HTTP."""
+
+    def __init__(self, app, url: str, loop, closing: contextlib.ExitStack):
+        self.app, self.url, self._loop, self._closing = app, url, loop, closing
+        self.services = app.state.services
+        self.client = self.somebody()
+
+    def run(self, coroutine) -> Any:
+        """Run a coroutine in the server's loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
+
+    def sql(self, statement: str, *arguments) -> list[tuple]:
+        return self.run(self.services.database.transaction(lambda session: session.fetch(statement, *arguments)))
+
+    def somebody(self, name: str = "", **own: str) -> Client:
+        """A client that is closed at the end."""
+        return self._closing.enter_context(Client(self.url, name, **own))
+
+    def session(self, name: str) -> Client:
+        """Somebody with an account, in a new session that no password was asked for."""
+        user = self.run(self.services.accounts.user(name))
+        credential = tornado_todo.new_credential("session", user, tornado_todo.SESSION_LIFETIME, "Firefox")
+        return self.somebody(name, Cookie=self.cookie(self.run(self.services.accounts.issue(credential))))
+
+    def cookie(self, secret: str, port: int = 0, name: str = "") -> str:
+        """The cookie that carries a secret to this port, or another, or under another name."""
+        prefix = self.app.state.config.prefix.replace("/", "!")
+        keys, cookie = self.app.state.cookies.keys(), f"todo_session_{port or self.client.address[1]}{prefix}"
+        cookie = name or cookie
+        signed = tornado.web.create_signed_value(keys, cookie, secret, key_version=next(iter(keys)))
+        return f"{cookie}={signed.decode()}"
+
+    def person(self, name: str) -> Client:
+        """Somebody with a new account, whose password is PASSWORD, signed in."""
+        self.run(self.services.accounts.add(name, weak_hash(PASSWORD)))
+        return self.session(name)
+
+
+@contextlib.contextmanager
+def served(settings=MEMORY, **options):
+    """A running server whose stores a test can reach, where people sign in."""
+    app = tornado_todo.make_app({**HTTP_SERVER, **WITH_ACCOUNTS, **settings}, **options)
+
+    @contextlib.asynccontextmanager
+    async def host():
+        sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
+        async with tornado_todo.listening(app, sockets):
+            await app.state.services.open()
+            yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}{app.state.config.prefix}"
+
+    with in_background(host()) as (url, loop), contextlib.ExitStack() as closing:
+        yield Served(app, url, loop, closing)
+
+
+TOWNSPEOPLE = ("ann", "eve", "vic", "mia", "rem", "sam", "bob", "cid", "dee")
+
+
+class Town(NamedTuple):
+    """A server, and people with accounts there."""
+
+    server: Served
+    ann: Client
+    eve: Client
+    vic: Client
+    mia: Client
+    rem: Client
+    sam: Client
+    bob: Client
+    cid: Client
+    dee: Client
+
+
+@pytest.fixture(scope="module", params=["SQLite file", *if_set("TEST_POSTGRES_URL", "Postgres")])
+def town(request, tmp_path_factory):
+    """One server an engine for the many tests that take people, but no password. ann to sam are for the matrix."""
+    folder = tmp_path_factory.mktemp("town")
+    (folder / "static").mkdir()
+    (folder / "static" / "x.txt").write_text("static")
+    with (
+        own_database(request.param, folder) as settings,
+        served({**settings, "STATIC_PATH": str(folder / "static")}) as server,
+    ):
+        yield Town(server, *(server.person(name) for name in TOWNSPEOPLE))
+
+
+@pytest.fixture
+def own_server(todo_engine):
+    """A server of the test's own on every engine, where people sign in."""
+    with served(todo_engine) as server:
+        yield server
+
+
+def share(owner: Client, list_id: str, name: str, role: str = "editor") -> dict:
+    answer = owner.put(f"/api/lists/{list_id}/members/{name}", {"role": role})
+    assert answer.status in (200, 201), answer.body
+    return answer.json()
+
+
+def unshare(person: Client, list_id: str, name: str) -> None:
+    assert person.delete(f"/api/lists/{list_id}/members/{name}").status == 204
+
+
+def make_link(owner: Client, list_id: str) -> tuple[dict, str]:
+    """A link to a list, and its secret."""
+    answer = owner.post(f"/api/lists/{list_id}/links", {})
+    assert answer.status == 201, answer.body
+    link = answer.json()
+    return link, re.fullmatch(r".*/#/link/(\S+)", link["link"])[1]
+
+
+def make_token(owner: Client, **fields) -> dict:
+    answer = owner.post("/api/tokens", {"name": "script", **fields})
+    assert answer.status == 201, answer.body
+    return answer.json()
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def sign_in(client: Client, name: str = "ann", password: str = PASSWORD, **headers: str) -> Answer:
+    return client.post("/api/session", {"name": name, "password": password}, **headers)
+
+
+def sign_up_as(client: Client, name: str = "ann", password: str = PASSWORD, **more: str) -> Answer:
+    headers = {key: more.pop(key) for key in tuple(more) if key[0].isupper()}
+    return client.post("/api/users", {"name": name, "password": password, **more}, **headers)
+
+
+def session_cookie(answer: Answer) -> http.cookies.Morsel:
+    """The one cookie that an answer sets."""
+    (text,) = answer.headers.get_all("Set-Cookie")
+    (morsel,) = http.cookies.SimpleCookie(text).values()
+    return morsel
+
+
+def is_dropped(morsel: http.cookies.Morsel) -> bool:
+    """Whether a browser forgets the cookie."""
+    expires = morsel["expires"] and email.utils.parsedate_to_datetime(morsel["expires"])
+    return morsel["max-age"] == "0" or bool(expires) and expires < datetime.datetime.now(UTC)
+
+
+def cookie_header(answer: Answer) -> str:
+    morsel = session_cookie(answer)
+    return f"{morsel.key}={morsel.coded_value}"
+
+
+def secret_in(server: Served, cookie: str) -> str:
+    """The secret that a session's cookie carries."""
+    name, _, value = cookie.partition("=")
+    keys = server.app.state.cookies.keys()
+    return tornado.web.decode_signed_value(keys, name, value.strip('"')).decode()
+
+
+@contextlib.contextmanager
+def with_ann(settings=MEMORY, **options):
+    """A server of the test's own where ann has an account."""
+    with served(settings, **options) as server:
+        server.run(server.services.accounts.add("ann", weak_hash(PASSWORD)))
+        yield server
+
+
+def make_invite(person: Client) -> tuple[dict, str]:
+    answer = person.post("/api/invites", {})
+    assert answer.status == 201, answer.body
+    return answer.json(), re.fullmatch(r".*/#/sign-up/(\S+)", answer.json()["link"])[1]
+
+
+@contextlib.asynccontextmanager
+async def hearing(person: Client, query: str = ""):
+    """A WebSocket of somebody's events, after its greeting."""
+    named = {name.replace("_", "-"): value for name, value in person.own.items()}
+    async with listening(person.url, query, **named) as line:
+        assert (await next_message(line))["type"] == "hello"
+        yield line
+
+
+async def until_access(line) -> None:
+    """Read up to the message that says that rights have changed."""
+    while (await next_message(line))["type"] != "access":
+        pass
+
+
+async def heard_until(line, todo_id: str) -> list[dict]:
+    """The changes heard up to one of this to-do."""
+    heard: list[dict] = []
+    while not heard or heard[-1]["todo"] != todo_id:
+        message = await next_message(line)
+        heard += message["changes"] if message["type"] == "changes" else []
+    return heard
+
+
+def shared_list(town: Town, role: str = "editor", title: str = "shared") -> str:
+    """A list of bob's that cid may see."""
+    list_id = add_list(town.bob, title)["id"]
+    share(town.bob, list_id, "cid", role)
+    return list_id
+
+
+def todo_ids(person: Client, query: str = "?limit=1000") -> list[str]:
+    answer = person.get(f"/api/todos{query}")
+    assert answer.status == 200, answer.body
+    return [todo["id"] for todo in answer.json()]
+
+
+def lists_by_id(person: Client, query: str = "") -> dict[str, dict]:
+    return {entry["id"]: entry for entry in person.get(f"/api/lists{query}").json()}
+
+
+def whole_answer(answer: Answer) -> str:
+    return f"{answer.headers}\n{answer.body.decode(errors='replace')}"
+
+
+def told(answer: Answer) -> tuple:
+    """An answer but for what differs at each request."""
+    body = answer.json() if answer.body else {}
+    return answer.status, {**body, "request_id": ""}, sorted(answer.headers.keys())
+
+
+# ---- the page in Chromium: Playwright's async API runs on the session's event loop
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="session")
+async def browser():
+    """One Chromium for all page tests."""
+    if CHROMIUM is None or async_playwright is None:
+        required = os.environ.get("REQUIRE_BACKENDS") in ("all", "chromium")
+        missing = pytest.fail if required else pytest.skip
+        missing("Chromium or Playwright is not installed")
+    sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    expect.set_options(timeout=1000 * PATIENCE)
+    async with async_playwright() as playwright:
+        options = [*sandbox, "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"]
+        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        chromium.free_windows = collections.defaultdict(list)
+        yield chromium
+        await chromium.close()
+
+
+SCREENS = pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)], ids=["desktop", "phone"])
+BUY, FEED, BOOK = "buy some cheese", "feed the cat", "book a doctors appointment"
+
+
+@pytest.fixture
+def server():
+    with tornado_todo.running(MEMORY) as url:
+        yield url
+
+
+@pytest.fixture
+def accounts_server():
+    with served(MEMORY) as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def window(browser, origin, **options):
+    """A browser window without any data. Opening one costs as much as a test, so that it is used again afterwards."""
+    free = browser.free_windows[json.dumps(options, sort_keys=True)]
+    if free:
+        context = free.pop()
+    else:
+        screen = {"width": 1280, "height": 800}
+        context = await browser.new_context(viewport=screen, reduced_motion="reduce", **options)
+        context.set_default_timeout(1000 * PATIENCE)
+        context.has_real_clock = True
+        await context.new_page()  # keeps the window open
+    try:
+        yield context
+    except BaseException:
+        await context.close()
+        raise
+    if not context.has_real_clock:
+        await context.close()
+        return
+    empty, *pages = context.pages
+    for page in pages:
+        await page.close()
+    await context.unroute_all()
+    await context.clear_cookies()
+    devtools = await context.new_cdp_session(empty)
+    await devtools.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"})
+    await devtools.detach()
+    free.append(context)
+
+
+@contextlib.asynccontextmanager
+async def opened(browser, url, cookies=(), **options):
+    """A page in a window of its own; any script error or refused policy in it fails the test."""
+    async with window(browser, url, **options) as context:
+        if cookies:
+            await context.add_cookies(cookies)
+        page = await context.new_page()
+        page.faults = []
+        page.on("pageerror", lambda error: page.faults.append(str(error)))
+        page.on("console", lambda said: page.faults.append(said.text) if "Content Security" in said.text else None)
+        page.server = url
+        await page.goto(url + "/")
+        yield page
+    assert page.faults == []
+
+
+@contextlib.asynccontextmanager
+async def opened_at(browser, url, width=1280, height=800, path="/", cookies=()):
+    """A page of this size; a small one is touched, not hovered over."""
+    async with opened(browser, url, cookies, has_touch=width < 600) as page:
+        await page.set_viewport_size({"width": width, "height": height})
+        if path != "/":
+            await page.goto("about:blank")
+            await page.goto(url + path)
+        yield page
+
+
+async def install_clock(page, **options):
+    """Let the test move the page's clock. This holds for the window until it is closed."""
+    page.context.has_real_clock = False
+    await page.clock.install(**options)
+
+
+@pytest.fixture
+async def page(browser, server):
+    async with opened(browser, server) as page:
+        yield page
+
+
+async def type_in(page, *titles):
+    for title in titles:
+        await page.locator(".new-todo").fill(title)
+        await page.locator(".new-todo").press("Enter")
+    await settled(page)
+
+
+async def settled(page):
+    """Wait until what is on the screen is on the server."""
+    await expect(page.locator(".todoapp")).to_have_attribute("aria-busy", "false")
+
+
+def rows(page):
+    return page.locator(".todo-list li")
+
+
+def shown_titles(page):
+    return page.locator(".todo-list li label")
+
+
+def row(page, title):
+    return rows(page).filter(has=page.get_by_text(title, exact=True))
+
+
+async def open_details(page, title):
+    await row(page, title).hover()
+    await row(page, title).locator(".details-button").click()
+    await expect(page.locator(".detail")).to_be_visible()
+
+
+async def open_window(page):
+    """A second window of the same browser."""
+    other = await page.context.new_page()
+    other.server = page.server
+    await other.goto(page.server + "/")
+    await settled(other)
+    return other
+
+
+async def patch_todo(page, title, fields):
+    """Change a to-do as somebody else would, and wait until this page has heard of it."""
+    (todo,) = [each for each in await ask(page, "/api/todos") if each["title"] == title]
+    async with page.expect_response(lambda response: "/api/todos?" in response.url):
+        changed = await ask(page, f"/api/todos/{todo['id']}", "PATCH", fields)
+    return changed
+
+
+async def stored(page):
+    await settled(page)
+    (todo,) = await ask(page, "/api/todos")
+    return todo
+
+
+def in_days(days):
+    return (datetime.date.today() + datetime.timedelta(days=days)).isoformat()
+
+
+async def new_list(page, title):
+    await page.locator(".new-list-button").click()
+    await page.locator(".new-list").fill(title)
+    await page.locator(".new-list").press("Enter")
+    await expect(page.locator("h1")).to_have_text(title)
+
+
+async def fill_list(page, amount):
+    await ask(page, "/api/todos", "POST", [{"title": f"number {number}"} for number in range(amount)])
+
+
+def refuse(status, detail):
+    async def handle(route):
+        body = json.dumps({"type": "about:blank", "title": "Refused", "status": status, "detail": detail})
+        if route.request.method in ("PUT", "PATCH", "DELETE"):
+            await route.fulfill(status=status, content_type="application/problem+json", body=body)
+        else:
+            await route.continue_()
+
+    return handle
+
+
+async def see(page):
+    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
+async def come_online(page):
+    await page.evaluate("dispatchEvent(new Event('online'))")
+
+
+async def lose_the_server(page):
+    """Let no request through from now on, with a clock that can be stopped."""
+    await install_clock(page)
+    await page.route("**/api/**", lambda route: route.abort())
+
+
+async def reach_the_server_again_by_the_button(page):
+    """Let requests through again and press the banner's button, before the page tries again by itself."""
+    await page.clock.pause_at(time.time() + 5)  # the clock cannot be set back, so this is later than the page's now
+    await asyncio.sleep(1)  # an attempt that was on its way has failed
+    await page.unroute("**/api/**")
+    await page.locator(".banner-retry").click()
+    await expect(page.locator(".banner")).to_be_hidden()
+    await page.clock.resume()
+
+
+async def sign_up_on_page(page, name, password=PASSWORD):
+    await expect(page.locator(".gate")).to_be_visible()
+    if await page.locator(".sign-up-form").is_hidden():
+        await page.locator(".gate-switch").click()
+    await page.locator("#sign-up-name").fill(name)
+    await page.locator("#sign-up-password").fill(password)
+    await page.locator(".sign-up-form [type=submit]").click()
+    await expect(page.locator(".gate")).to_be_hidden()
+
+
+async def sign_in_on_page(page, name, password=PASSWORD):
+    await page.locator("#sign-in-name").fill(name)
+    await page.locator("#sign-in-password").fill(password)
+    await page.locator(".sign-in-form [type=submit]").click()
+
+
+@contextlib.asynccontextmanager
+async def signed_in_page(browser, server, name, width=1280, height=800):
+    """The page of somebody with a new account, whose password is PASSWORD."""
+    person = await asyncio.to_thread(server.person, name)
+    cookie, _, value = person.own["Cookie"].partition("=")
+    cookies = [{"name": cookie, "value": value, "url": server.url}]
+    async with opened_at(browser, server.url, width, height, cookies=cookies) as page:
+        await expect(page.locator(".account-button")).to_be_attached()
+        yield page
+
+
+async def open_lists(page):
+    """On a narrow screen the lists are behind a button."""
+    if await page.locator(".open-drawer").is_visible():
+        await page.locator(".open-drawer").click()
+
+
+async def open_account(page, part=None):
+    await open_lists(page)
+    await page.locator(".account-button").click()
+    await expect(page.locator("dialog.account")).to_be_visible()
+    if part:
+        await page.locator(f".{part}-part summary").click()
+
+
+async def sign_out_on_page(page):
+    await open_account(page)
+    await page.locator(".sign-out").click()
+    await expect(page.locator(".gate")).to_be_visible()
+
+
+async def ask_with_cookies(page, path, method="GET", body=None):
+    """A request with the cookies of this page's browser."""
+    answer = await page.context.request.fetch(page.server + path, method=method, data=body)
+    assert answer.ok, await answer.text()
+    text = await answer.text()
+    return json.loads(text) if text else None
+
+
+async def assert_fits(page):
+    assert not await page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+    too_wide = await page.evaluate("""() => [...document.querySelectorAll('dialog[open], .gate-card')]
+        .filter(node => node.checkVisibility() && node.scrollWidth > node.clientWidth + 1)
+        .map(node => node.className)""")
+    assert too_wide == []
+
+
 # ==== configuration =============================================================================
 
 DEFAULTS = {
@@ -3307,16 +3922,6 @@ def test_a_name_in_a_path_that_cannot_be_is_a_4xx_problem(shared, kind, name):
 # ---- size
 
 
-def raw_exchange(client, head: str, pieces=(), tolerated=()) -> bytes:
-    """Send a request, all of it or as much as the server takes, then read until the line ends."""
-    with connected(client.address[1]) as line:
-        with contextlib.suppress(*tolerated):
-            line.sendall(head.replace("\n", "\r\n").encode("latin-1"))
-            for piece in pieces:
-                line.sendall(piece)
-        return read_to_end(line)
-
-
 def as_chunks(size: int):
     piece = b"10000\r\n" + b" " * 65536 + b"\r\n"
     yield from itertools.repeat(piece, size // 65536)
@@ -3511,21 +4116,6 @@ def test_random_json_never_makes_the_server_fail():
 # ==== HTTP that is unusual or malformed, on both servers =======================================
 
 
-def connected(port: int) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
-    connection.settimeout(PATIENCE)
-    return connection
-
-
-def read_to_end(connection: socket.socket) -> bytes:
-    """Everything until the other side closes, or breaks, the connection."""
-    received = b""
-    with contextlib.suppress(ConnectionError):
-        while part := connection.recv(65536):
-            received += part
-    return received
-
-
 @pytest.fixture(scope="module", params=["tornado", "uvicorn"])
 def http_server(request):
     """The name of each of the two HTTP servers."""
@@ -3539,34 +4129,6 @@ def either(http_server):
     """A client of a server with open access, for each of the two HTTP servers."""
     with serving({**MEMORY, "AUTH": "open", "HTTP_SERVER": http_server}) as client:
         yield client
-
-
-def exchange(client: Client, *pieces: bytes) -> list[Answer]:
-    """Send bytes as they are, and read responses until the server closes the connection."""
-    with connected(client.address[1]) as line:
-        for piece in pieces:
-            line.sendall(piece)
-            time.sleep(0.05 if piece is not pieces[-1] else 0)
-        with line.makefile("rb") as received:
-            answers = []
-            while start := received.readline():
-                headers = http.client.parse_headers(received)
-                length = int(headers.get("Content-Length", 0))
-                answers.append(Answer(int(start.split()[1]), headers, received.read(length)))
-            return answers
-
-
-def request_bytes(start: str, *fields: str, body: bytes = b"", host: str = "localhost") -> bytes:
-    """A request, with Content-Length if the fields do not say how its body is sent."""
-    if body and not any(field.startswith(("Content-Length", "Transfer-Encoding")) for field in fields):
-        fields = (*fields, f"Content-Length: {len(body)}")
-    return "\r\n".join([f"{start} HTTP/1.1", f"Host: {host}", *fields, "", ""]).encode() + body
-
-
-PLAIN, JSON_TYPE = "Content-Type: text/plain", "Content-Type: application/json"
-LAST = "Connection: close"
-OPENING = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
-KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 
 
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket", "foo/2", "TLS/1.0, HTTP/2.0", "WebSocket"])
@@ -3645,9 +4207,6 @@ async def test_asgi_server_that_loses_a_body_gets_no_acknowledgement():
             assert (await client.ask("GET", "/api/records/k"))[0] == 404
         assert (await client.ask("PUT", "/api/records/k", b"pre", b"cious", Content_Length="08"))[0] == 204
         assert app.state.services.requests == 0
-
-
-CHUNKED = "Transfer-Encoding: chunked"
 
 
 def test_chunk_extensions_and_trailers_are_read_over(either):
@@ -5515,36 +6074,6 @@ def test_the_pages_files_have_hashes_and_are_kept_for_long(client):
 # ==== events =====================================================================================
 
 
-@contextlib.asynccontextmanager
-async def listening(url, query="", **headers):
-    """A WebSocket of a server's events; `line.ended` once all of it has been read."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    address = url.replace("http://", "ws://") + "/api/events" + query
-    line = await tornado.websocket.websocket_connect(tornado.httpclient.HTTPRequest(address, headers=named))
-    line.ended = False
-    try:
-        yield line
-    finally:
-        line.close()
-        if not line.ended:
-            await until_closed(line)
-
-
-async def next_message(line) -> dict | None:
-    """The next message, or None if the line is closed."""
-    text = await asyncio.wait_for(line.read_message(), PATIENCE)
-    line.ended = text is None
-    return None if text is None else json.loads(text)
-
-
-async def until_closed(line) -> int:
-    """Read to the end, and give the code that the line was closed with."""
-    while await asyncio.wait_for(line.read_message(), PATIENCE) is not None:
-        pass
-    line.ended = True
-    return line.close_code
-
-
 async def test_events_begin_with_the_present_revision(client):
     add(client)
     async with listening(client.url) as line:
@@ -6395,166 +6924,6 @@ def test_an_http_server_that_is_not_installed_is_named_with_its_extra(tmp_path):
     assert done.returncode == 2 and "tornado-todo[fast]" in done.stderr and "Traceback" not in done.stderr
 
 
-# ==== accounts: helpers ==========================================================================
-
-PASSWORD = "a passphrase, long enough"
-WITH_ACCOUNTS = {"AUTH": "accounts", "SIGNUP": "open", "COOKIE_SECRET": SECRET}
-DAY = tornado_todo.DAY
-ADDRESS = "203.0.113.9"
-HTTPS = {"X_Forwarded_Proto": "https", "X_Forwarded_For": ADDRESS}  # what a proxy says of an https request
-
-
-WEAK = {"log_n": 4, "r": 8, "p": 1}
-
-
-def weak_hash(password: str, salt: bytes = b"0" * 16) -> str:
-    return tornado_todo.phc_string(salt, tornado_todo.scrypt_hash(password, salt, **WEAK), **WEAK)
-
-
-@pytest.fixture
-def full_strength():
-    """Passwords are hashed at full strength, which takes a quarter of a second."""
-
-
-@pytest.fixture(autouse=True)
-def weak_hashes(request, monkeypatch):
-    """Passwords are hashed at a thousandth of the cost, but where a test is about the strength."""
-    if "full_strength" not in request.fixturenames:
-        monkeypatch.setattr(tornado_todo, "SCRYPT", WEAK)
-        monkeypatch.setattr(tornado_todo, "UNKNOWN_PASSWORD", weak_hash(""))
-
-
-class Served:
-    """A running server whose stores a test can reach: for what would take passwords or days over HTTP."""
-
-    def __init__(self, app, url: str, loop, closing: contextlib.ExitStack):
-        self.app, self.url, self._loop, self._closing = app, url, loop, closing
-        self.services = app.state.services
-        self.client = self.somebody()
-
-    def run(self, coroutine) -> Any:
-        """Run a coroutine in the server's loop."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
-
-    def sql(self, statement: str, *arguments) -> list[tuple]:
-        return self.run(self.services.database.transaction(lambda session: session.fetch(statement, *arguments)))
-
-    def somebody(self, name: str = "", **own: str) -> Client:
-        """A client that is closed at the end."""
-        return self._closing.enter_context(Client(self.url, name, **own))
-
-    def session(self, name: str) -> Client:
-        """Somebody with an account, in a new session that no password was asked for."""
-        user = self.run(self.services.accounts.user(name))
-        credential = tornado_todo.new_credential("session", user, tornado_todo.SESSION_LIFETIME, "Firefox")
-        return self.somebody(name, Cookie=self.cookie(self.run(self.services.accounts.issue(credential))))
-
-    def cookie(self, secret: str, port: int = 0, name: str = "") -> str:
-        """The cookie that carries a secret to this port, or another, or under another name."""
-        prefix = self.app.state.config.prefix.replace("/", "!")
-        keys, cookie = self.app.state.cookies.keys(), f"todo_session_{port or self.client.address[1]}{prefix}"
-        cookie = name or cookie
-        signed = tornado.web.create_signed_value(keys, cookie, secret, key_version=next(iter(keys)))
-        return f"{cookie}={signed.decode()}"
-
-    def person(self, name: str) -> Client:
-        """Somebody with a new account, whose password is PASSWORD, signed in."""
-        self.run(self.services.accounts.add(name, weak_hash(PASSWORD)))
-        return self.session(name)
-
-
-@contextlib.contextmanager
-def served(settings=MEMORY, **options):
-    """A running server whose stores a test can reach, where people sign in."""
-    app = tornado_todo.make_app({**HTTP_SERVER, **WITH_ACCOUNTS, **settings}, **options)
-
-    @contextlib.asynccontextmanager
-    async def host():
-        sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
-        async with tornado_todo.listening(app, sockets):
-            await app.state.services.open()
-            yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}{app.state.config.prefix}"
-
-    with in_background(host()) as (url, loop), contextlib.ExitStack() as closing:
-        yield Served(app, url, loop, closing)
-
-
-TOWNSPEOPLE = ("ann", "eve", "vic", "mia", "rem", "sam", "bob", "cid", "dee")
-
-
-class Town(NamedTuple):
-    """A server, and people with accounts there."""
-
-    server: Served
-    ann: Client
-    eve: Client
-    vic: Client
-    mia: Client
-    rem: Client
-    sam: Client
-    bob: Client
-    cid: Client
-    dee: Client
-
-
-@pytest.fixture(scope="module", params=["SQLite file", *if_set("TEST_POSTGRES_URL", "Postgres")])
-def town(request, tmp_path_factory):
-    """One server an engine for the many tests that take people, but no password. ann to sam are for the matrix."""
-    folder = tmp_path_factory.mktemp("town")
-    (folder / "static").mkdir()
-    (folder / "static" / "x.txt").write_text("static")
-    with (
-        own_database(request.param, folder) as settings,
-        served({**settings, "STATIC_PATH": str(folder / "static")}) as server,
-    ):
-        yield Town(server, *(server.person(name) for name in TOWNSPEOPLE))
-
-
-@pytest.fixture
-def own_server(todo_engine):
-    """A server of the test's own on every engine, where people sign in."""
-    with served(todo_engine) as server:
-        yield server
-
-
-def share(owner: Client, list_id: str, name: str, role: str = "editor") -> dict:
-    answer = owner.put(f"/api/lists/{list_id}/members/{name}", {"role": role})
-    assert answer.status in (200, 201), answer.body
-    return answer.json()
-
-
-def unshare(person: Client, list_id: str, name: str) -> None:
-    assert person.delete(f"/api/lists/{list_id}/members/{name}").status == 204
-
-
-def make_link(owner: Client, list_id: str) -> tuple[dict, str]:
-    """A link to a list, and its secret."""
-    answer = owner.post(f"/api/lists/{list_id}/links", {})
-    assert answer.status == 201, answer.body
-    link = answer.json()
-    return link, re.fullmatch(r".*/#/link/(\S+)", link["link"])[1]
-
-
-def make_token(owner: Client, **fields) -> dict:
-    answer = owner.post("/api/tokens", {"name": "script", **fields})
-    assert answer.status == 201, answer.body
-    return answer.json()
-
-
-def bearer(secret: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {secret}"}
-
-
-def whole_answer(answer: Answer) -> str:
-    return f"{answer.headers}\n{answer.body.decode(errors='replace')}"
-
-
-def told(answer: Answer) -> tuple:
-    """An answer but for what differs at each request."""
-    body = answer.json() if answer.body else {}
-    return answer.status, {**body, "request_id": ""}, sorted(answer.headers.keys())
-
-
 # ==== accounts: who may do what ==================================================================
 
 SHARED, PRIVATE = "canarysharedq8", "canaryprivatez7"
@@ -6915,47 +7284,6 @@ def test_who_has_the_right_can_use_it(town, pattern):
 
 
 # ==== accounts: sharing ==========================================================================
-
-
-def shared_list(town: Town, role: str = "editor", title: str = "shared") -> str:
-    """A list of bob's that cid may see."""
-    list_id = add_list(town.bob, title)["id"]
-    share(town.bob, list_id, "cid", role)
-    return list_id
-
-
-def todo_ids(person: Client, query: str = "?limit=1000") -> list[str]:
-    answer = person.get(f"/api/todos{query}")
-    assert answer.status == 200, answer.body
-    return [todo["id"] for todo in answer.json()]
-
-
-def lists_by_id(person: Client, query: str = "") -> dict[str, dict]:
-    return {entry["id"]: entry for entry in person.get(f"/api/lists{query}").json()}
-
-
-@contextlib.asynccontextmanager
-async def hearing(person: Client, query: str = ""):
-    """A WebSocket of somebody's events, after its greeting."""
-    named = {name.replace("_", "-"): value for name, value in person.own.items()}
-    async with listening(person.url, query, **named) as line:
-        assert (await next_message(line))["type"] == "hello"
-        yield line
-
-
-async def until_access(line) -> None:
-    """Read up to the message that says that rights have changed."""
-    while (await next_message(line))["type"] != "access":
-        pass
-
-
-async def heard_until(line, todo_id: str) -> list[dict]:
-    """The changes heard up to one of this to-do."""
-    heard: list[dict] = []
-    while not heard or heard[-1]["todo"] != todo_id:
-        message = await next_message(line)
-        heard += message["changes"] if message["type"] == "changes" else []
-    return heard
 
 
 def test_a_shared_list_shows_to_each_whose_it_is_and_what_they_may(town):
@@ -7507,45 +7835,8 @@ async def test_names_of_get_user_that_differ_in_case_are_two_users():
 # ==== accounts: sessions =========================================================================
 
 
-def sign_in(client: Client, name: str = "ann", password: str = PASSWORD, **headers: str) -> Answer:
-    return client.post("/api/session", {"name": name, "password": password}, **headers)
-
-
-def session_cookie(answer: Answer) -> http.cookies.Morsel:
-    """The one cookie that an answer sets."""
-    (text,) = answer.headers.get_all("Set-Cookie")
-    (morsel,) = http.cookies.SimpleCookie(text).values()
-    return morsel
-
-
-def is_dropped(morsel: http.cookies.Morsel) -> bool:
-    """Whether a browser forgets the cookie."""
-    expires = morsel["expires"] and email.utils.parsedate_to_datetime(morsel["expires"])
-    return morsel["max-age"] == "0" or bool(expires) and expires < datetime.datetime.now(UTC)
-
-
-def cookie_header(answer: Answer) -> str:
-    morsel = session_cookie(answer)
-    return f"{morsel.key}={morsel.coded_value}"
-
-
-def secret_in(server: Served, cookie: str) -> str:
-    """The secret that a session's cookie carries."""
-    name, _, value = cookie.partition("=")
-    keys = server.app.state.cookies.keys()
-    return tornado.web.decode_signed_value(keys, name, value.strip('"')).decode()
-
-
 def stored_bytes(folder) -> bytes:
     return b"".join(path.read_bytes() for path in pathlib.Path(folder).glob("todos.db*"))
-
-
-@contextlib.contextmanager
-def with_ann(settings=MEMORY, **options):
-    """A server of the test's own where ann has an account."""
-    with served(settings, **options) as server:
-        server.run(server.services.accounts.add("ann", weak_hash(PASSWORD)))
-        yield server
 
 
 def test_cookie_over_http_is_for_this_port_and_no_script():
@@ -8027,17 +8318,6 @@ def test_accounts_sessions_and_sharing_come_along_in_a_copy(tmp_path):
 
 
 # ==== accounts: making, changing and removing them ===============================================
-
-
-def sign_up_as(client: Client, name: str = "ann", password: str = PASSWORD, **more: str) -> Answer:
-    headers = {key: more.pop(key) for key in tuple(more) if key[0].isupper()}
-    return client.post("/api/users", {"name": name, "password": password, **more}, **headers)
-
-
-def make_invite(person: Client) -> tuple[dict, str]:
-    answer = person.post("/api/invites", {})
-    assert answer.status == 201, answer.body
-    return answer.json(), re.fullmatch(r".*/#/sign-up/(\S+)", answer.json()["link"])[1]
 
 
 def kept_password(server: Served, name: str = "ann") -> str:
@@ -8732,9 +9012,6 @@ def test_a_name_that_nobody_has_costs_as_long_as_one_that_somebody_has(full_stre
             assert answer.status == 401
         known, unknown = (sorted(times)[3] for times in taken.values())
         assert 0.5 < unknown / known < 2
-
-
-NEW_ACCOUNT = {"name": "ann", "password": PASSWORD}
 
 
 @pytest.fixture
@@ -10711,10 +10988,6 @@ def team(tmp_path, fresh_postgres, fresh_mongo, fresh_redis) -> dict:
     return {**fresh_postgres, **fresh_mongo, **fresh_redis}
 
 
-async def next_change(connection) -> dict:
-    return (await next_message(connection))["changes"][0]
-
-
 async def seconds_until_heard(writer: Client, reader: Client) -> float:
     """How many seconds after its answer a to-do made through one process is heard of from another."""
     async with hearing(reader) as connection:
@@ -12073,132 +12346,6 @@ def test_a_copy_to_another_engine_knows_which_revisions_were_lost(tmp_path, todo
         assert_problem(client.get(f"/api/changes?since={lost}"), 410)
 
 
-# ==== the page in Chromium =======================================================================
-# The page's own tests are merged here. Playwright's async API runs on the session's event loop.
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.fixture(scope="session")
-async def browser():
-    """One Chromium for all page tests."""
-    if CHROMIUM is None or async_playwright is None:
-        required = os.environ.get("REQUIRE_BACKENDS") in ("all", "chromium")
-        missing = pytest.fail if required else pytest.skip
-        missing("Chromium or Playwright is not installed")
-    sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    expect.set_options(timeout=1000 * PATIENCE)
-    async with async_playwright() as playwright:
-        options = [*sandbox, "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"]
-        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        chromium.free_windows = collections.defaultdict(list)
-        yield chromium
-        await chromium.close()
-
-
-SCREENS = pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)], ids=["desktop", "phone"])
-BUY, FEED, BOOK = "buy some cheese", "feed the cat", "book a doctors appointment"
-
-
-@pytest.fixture
-def server():
-    with tornado_todo.running(MEMORY) as url:
-        yield url
-
-
-@contextlib.asynccontextmanager
-async def window(browser, origin, **options):
-    """A browser window without any data. Opening one costs as much as a test, so that it is used again afterwards."""
-    free = browser.free_windows[json.dumps(options, sort_keys=True)]
-    if free:
-        context = free.pop()
-    else:
-        screen = {"width": 1280, "height": 800}
-        context = await browser.new_context(viewport=screen, reduced_motion="reduce", **options)
-        context.set_default_timeout(1000 * PATIENCE)
-        context.has_real_clock = True
-        await context.new_page()  # keeps the window open
-    try:
-        yield context
-    except BaseException:
-        await context.close()
-        raise
-    if not context.has_real_clock:
-        await context.close()
-        return
-    empty, *pages = context.pages
-    for page in pages:
-        await page.close()
-    await context.unroute_all()
-    await context.clear_cookies()
-    devtools = await context.new_cdp_session(empty)
-    await devtools.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"})
-    await devtools.detach()
-    free.append(context)
-
-
-@contextlib.asynccontextmanager
-async def opened(browser, url, cookies=(), **options):
-    """A page in a window of its own; any script error or refused policy in it fails the test."""
-    async with window(browser, url, **options) as context:
-        if cookies:
-            await context.add_cookies(cookies)
-        page = await context.new_page()
-        page.faults = []
-        page.on("pageerror", lambda error: page.faults.append(str(error)))
-        page.on("console", lambda said: page.faults.append(said.text) if "Content Security" in said.text else None)
-        page.server = url
-        await page.goto(url + "/")
-        yield page
-    assert page.faults == []
-
-
-async def install_clock(page, **options):
-    """Let the test move the page's clock. This holds for the window until it is closed."""
-    page.context.has_real_clock = False
-    await page.clock.install(**options)
-
-
-@pytest.fixture
-async def page(browser, server):
-    async with opened(browser, server) as page:
-        yield page
-
-
-async def type_in(page, *titles):
-    for title in titles:
-        await page.locator(".new-todo").fill(title)
-        await page.locator(".new-todo").press("Enter")
-    await settled(page)
-
-
-async def settled(page):
-    """Wait until what is on the screen is on the server."""
-    await expect(page.locator(".todoapp")).to_have_attribute("aria-busy", "false")
-
-
-def rows(page):
-    return page.locator(".todo-list li")
-
-
-def shown_titles(page):
-    return page.locator(".todo-list li label")
-
-
-def row(page, title):
-    return rows(page).filter(has=page.get_by_text(title, exact=True))
-
-
-async def open_details(page, title):
-    await row(page, title).hover()
-    await row(page, title).locator(".details-button").click()
-    await expect(page.locator(".detail")).to_be_visible()
-
-
-def in_days(days):
-    return (datetime.date.today() + datetime.timedelta(days=days)).isoformat()
-
-
 # ==== the TodoMVC specification ===================================================================
 
 
@@ -12620,13 +12767,6 @@ async def test_emptying_the_trash_asks_first(page):
 # ==== lists =======================================================================================
 
 
-async def new_list(page, title):
-    await page.locator(".new-list-button").click()
-    await page.locator(".new-list").fill(title)
-    await page.locator(".new-list").press("Enter")
-    await expect(page.locator("h1")).to_have_text(title)
-
-
 async def test_a_list_is_created_renamed_deleted_and_brought_back(page):
     await new_list(page, "Garden")
     await type_in(page, "plant beans")
@@ -12721,15 +12861,6 @@ async def test_new_to_do_being_typed_survives_leaving(page, leave):
     await page.reload()
     await expect(shown_titles(page)).to_have_text([BUY])
     await expect(page.locator(".new-todo")).to_have_value("")
-
-
-async def open_window(page):
-    """A second window of the same browser."""
-    other = await page.context.new_page()
-    other.server = page.server
-    await other.goto(page.server + "/")
-    await settled(other)
-    return other
 
 
 @pytest.mark.parametrize("typed", ["", "more"])
@@ -13000,20 +13131,6 @@ async def test_notes_typed_just_before_leaving_are_kept(page):
     await page.reload()
     await open_details(page, BUY)
     await expect(page.locator(".detail-notes")).to_have_value("remember me")
-
-
-async def patch_todo(page, title, fields):
-    """Change a to-do as somebody else would, and wait until this page has heard of it."""
-    (todo,) = [each for each in await ask(page, "/api/todos") if each["title"] == title]
-    async with page.expect_response(lambda response: "/api/todos?" in response.url):
-        changed = await ask(page, f"/api/todos/{todo['id']}", "PATCH", fields)
-    return changed
-
-
-async def stored(page):
-    await settled(page)
-    (todo,) = await ask(page, "/api/todos")
-    return todo
 
 
 async def changes_of_field(page, name):
@@ -13706,10 +13823,6 @@ async def test_a_big_list_loads_as_it_is_scrolled(page):
     await expect(shown_titles(page).last).to_have_text("number 259")
 
 
-async def fill_list(page, amount):
-    await ask(page, "/api/todos", "POST", [{"title": f"number {number}"} for number in range(amount)])
-
-
 @SCREENS
 @pytest.mark.parametrize("amount", [30, 130])
 async def test_adding_to_a_long_list_keeps_the_page_where_it_is(page, amount, width, height):
@@ -13767,17 +13880,6 @@ async def test_bulk_acts_reach_what_is_not_loaded(page):
 # ==== trouble =====================================================================================
 
 
-def refuse(status, detail):
-    async def handle(route):
-        body = json.dumps({"type": "about:blank", "title": "Refused", "status": status, "detail": detail})
-        if route.request.method in ("PUT", "PATCH", "DELETE"):
-            await route.fulfill(status=status, content_type="application/problem+json", body=body)
-        else:
-            await route.continue_()
-
-    return handle
-
-
 async def test_a_refused_to_do_goes_back_into_the_box(page):
     await page.route("**/api/todos/**", refuse(422, "No cheese today."))
     await page.locator(".new-todo").fill(BUY)
@@ -13829,22 +13931,6 @@ async def test_a_title_that_is_too_long_is_not_cut(page):
     await page.locator(".new-todo").press("Enter")
     await expect(page.locator(".toast")).to_contain_text("500 characters")
     await expect(page.locator(".new-todo")).to_have_value("x" * 501)
-
-
-async def lose_the_server(page):
-    """Let no request through from now on, with a clock that can be stopped."""
-    await install_clock(page)
-    await page.route("**/api/**", lambda route: route.abort())
-
-
-async def reach_the_server_again_by_the_button(page):
-    """Let requests through again and press the banner's button, before the page tries again by itself."""
-    await page.clock.pause_at(time.time() + 5)  # the clock cannot be set back, so this is later than the page's now
-    await asyncio.sleep(1)  # an attempt that was on its way has failed
-    await page.unroute("**/api/**")
-    await page.locator(".banner-retry").click()
-    await expect(page.locator(".banner")).to_be_hidden()
-    await page.clock.resume()
 
 
 async def test_changes_wait_for_an_absent_server_and_are_sent_once(page):
@@ -14063,16 +14149,8 @@ async def deaf_proxy(url):
         await proxy.wait_closed()
 
 
-async def see(page):
-    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-
-
 async def show_again(page):
     await page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
-
-
-async def come_online(page):
-    await page.evaluate("dispatchEvent(new Event('online'))")
 
 
 async def write_something(page):
@@ -14515,78 +14593,6 @@ PAGE_ACCOUNTS = {**MEMORY, "AUTH": "accounts", "SIGNUP": "open"}
 NEW_PASSWORD = "four blue teapots"
 
 
-@pytest.fixture
-def accounts_server():
-    with served(MEMORY) as server:
-        yield server
-
-
-@contextlib.asynccontextmanager
-async def opened_at(browser, url, width=1280, height=800, path="/", cookies=()):
-    """A page of this size; a small one is touched, not hovered over."""
-    async with opened(browser, url, cookies, has_touch=width < 600) as page:
-        await page.set_viewport_size({"width": width, "height": height})
-        if path != "/":
-            await page.goto("about:blank")
-            await page.goto(url + path)
-        yield page
-
-
-async def sign_up_on_page(page, name, password=PASSWORD):
-    await expect(page.locator(".gate")).to_be_visible()
-    if await page.locator(".sign-up-form").is_hidden():
-        await page.locator(".gate-switch").click()
-    await page.locator("#sign-up-name").fill(name)
-    await page.locator("#sign-up-password").fill(password)
-    await page.locator(".sign-up-form [type=submit]").click()
-    await expect(page.locator(".gate")).to_be_hidden()
-
-
-async def sign_in_on_page(page, name, password=PASSWORD):
-    await page.locator("#sign-in-name").fill(name)
-    await page.locator("#sign-in-password").fill(password)
-    await page.locator(".sign-in-form [type=submit]").click()
-
-
-@contextlib.asynccontextmanager
-async def signed_in_page(browser, server, name, width=1280, height=800):
-    """The page of somebody with a new account, whose password is PASSWORD."""
-    person = await asyncio.to_thread(server.person, name)
-    cookie, _, value = person.own["Cookie"].partition("=")
-    cookies = [{"name": cookie, "value": value, "url": server.url}]
-    async with opened_at(browser, server.url, width, height, cookies=cookies) as page:
-        await expect(page.locator(".account-button")).to_be_attached()
-        yield page
-
-
-async def open_lists(page):
-    """On a narrow screen the lists are behind a button."""
-    if await page.locator(".open-drawer").is_visible():
-        await page.locator(".open-drawer").click()
-
-
-async def open_account(page, part=None):
-    await open_lists(page)
-    await page.locator(".account-button").click()
-    await expect(page.locator("dialog.account")).to_be_visible()
-    if part:
-        await page.locator(f".{part}-part summary").click()
-
-
-async def sign_out_on_page(page):
-    await open_account(page)
-    await page.locator(".sign-out").click()
-    await expect(page.locator(".gate")).to_be_visible()
-
-
-async def ask_with_cookies(page, path, method="GET", body=None):
-    """A request with the cookies of this page's browser."""
-    answer = await page.context.request.fetch(page.server + path, method=method, data=body)
-    assert answer.ok, await answer.text()
-    text = await answer.text()
-    return json.loads(text) if text else None
-
-
 async def make_list_on_page(page, title, *todos):
     await open_lists(page)
     await new_list(page, title)
@@ -14609,14 +14615,6 @@ async def make_link_on_page(page):
     link = await page.locator(".share .secret").input_value()
     await page.locator(".share .dialog-close").click()
     return link
-
-
-async def assert_fits(page):
-    assert not await page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
-    too_wide = await page.evaluate("""() => [...document.querySelectorAll('dialog[open], .gate-card')]
-        .filter(node => node.checkVisibility() && node.scrollWidth > node.clientWidth + 1)
-        .map(node => node.className)""")
-    assert too_wide == []
 
 
 @SCREENS
