@@ -1652,8 +1652,10 @@ BULK_SECONDS = 60.0  # to wait for a statement on a whole list; meanwhile others
 
 NOTHING_CHANGED = "Nothing was changed; try again."
 
+Rows = list[tuple[Any, ...]]
 
-async def end_tasks(tasks: Collection[asyncio.Task]) -> None:
+
+async def end_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel tasks until they have ended: a driver may take a cancellation for a time-out and go on."""
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
@@ -1686,7 +1688,7 @@ class Transaction:
         """Whether the transaction is still open."""
         raise NotImplementedError
 
-    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
+    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
         """Run one statement and return its rows; many rows may need more seconds than usual."""
         raise NotImplementedError
 
@@ -1722,7 +1724,7 @@ async def check_columns(transaction: Transaction, tables: Mapping[str, Collectio
 GroupRunner = Callable[[Transaction, Sequence[Any]], Awaitable[Sequence[Any]]]
 
 
-async def run_alone(transaction: Transaction, items: Sequence[Callable[[Transaction], Awaitable[Any]]]) -> list:
+async def run_alone(transaction: Transaction, items: Sequence[Callable[[Transaction], Awaitable[Any]]]) -> list[Any]:
     """Run one operation: the GroupRunner of writes that share no transaction."""
     return [await operation(transaction) for operation in items]
 
@@ -1733,7 +1735,7 @@ class Write:
     def __init__(self, run: GroupRunner, item: Any, committed: Callable[[Any], None] | None, is_short: bool):
         self.run, self.item, self.committed, self.is_short = run, item, committed, is_short
         loop = asyncio.get_running_loop()
-        self.future: asyncio.Future = loop.create_future()
+        self.future: asyncio.Future[Any] = loop.create_future()
         self._limit = loop.call_later(
             QUEUE_SECONDS, self.finish, Unavailable(f"The database is busy. {NOTHING_CHANGED}")
         )
@@ -1767,7 +1769,7 @@ class Database:
     def __init__(self) -> None:
         self._waiting: collections.deque[Write] = collections.deque()
         self._arrived = asyncio.Event()
-        self._writer_task: asyncio.Task | None = None
+        self._writer_task: asyncio.Task[None] | None = None
         self._is_writing = False
         self._failure: Unavailable | None = None  # of the last write, if the engine was the reason
         self._try_again_at = 0.0
@@ -1904,7 +1906,7 @@ class Database:
                 raise self._failure
             return
         tables = self._probe.tables
-        statement: tuple = (f"DELETE FROM {next(iter(tables))} WHERE 1 = 0",)
+        statement: tuple[Any, ...] = (f"DELETE FROM {next(iter(tables))} WHERE 1 = 0",)
         if self._failure:
             self._try_again_at = time.monotonic() + TRY_AGAIN_SECONDS
             # Another number each time: SQLite does not write what is there already.
@@ -1922,7 +1924,7 @@ class Database:
         """Raise unless the database can be read, and nothing is known that forbids writing."""
         raise NotImplementedError
 
-    async def identity(self) -> tuple | None:
+    async def identity(self) -> tuple[Any, ...] | None:
         """What no other database has, whatever its URL; None if that is unknown before it is open."""
         raise NotImplementedError
 
@@ -1932,7 +1934,7 @@ class Database:
     async def _disconnect(self) -> None:
         raise NotImplementedError
 
-    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
+    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
         """Read committed rows. Raises Unavailable if the database cannot be read."""
         raise NotImplementedError
 
@@ -1991,7 +1993,7 @@ class SQLiteTransaction(Transaction):
     def in_transaction(self) -> bool:
         return self._connection.in_transaction
 
-    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
+    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
         sql, arrange = sqlite_statement(sql)
         return self._connection.execute(sql, arrange(arguments)).fetchall()  # a file needs no time limit
 
@@ -2014,13 +2016,14 @@ class SQLiteSnapshot:
     def __init__(self, connection: aiosqlite.Connection):
         self._connection = connection
 
-    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
+    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
         """Run one statement that reads, and return its rows."""
         sql, arrange = sqlite_statement(sql)
-        return list(await self._connection.execute_fetchall(sql, arrange(arguments)))
+        rows: Any = await self._connection.execute_fetchall(sql, arrange(arguments))
+        return [*rows]
 
 
-def run_without_waiting(coroutine: Coroutine) -> Any:
+def run_without_waiting(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine to its end in this thread, without a loop: one that gives way to others, but never waits."""
     try:
         while True:
@@ -2236,7 +2239,7 @@ class SQLiteFiles:
         try:
             with contextlib.closing(sqlite3.connect(self.database, timeout=0, isolation_level=None)) as connection:
                 connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-                return connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1] > 0
+                return bool(connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1] > 0)
         except sqlite3.Error:  # what the index names cannot be read
             return True
 
@@ -2299,7 +2302,7 @@ class SQLiteDatabase(Database):
         self._version_now: int | None = None
         self._version_until = 0.0
 
-    async def identity(self) -> tuple | None:
+    async def identity(self) -> tuple[Any, ...] | None:
         """Device and number of the file; None if there is no file."""
         try:
             status = os.stat(self.path or "")
@@ -2349,7 +2352,7 @@ class SQLiteDatabase(Database):
             if not os.access(file, os.W_OK):  # SQLite reads it all the same, and fails at the first write
                 raise Misconfigured(f"DATABASE_URL: {file} cannot be written by the user that runs this")
 
-    async def _in_writer_thread(self, call: Callable, *arguments: Any) -> Any:
+    async def _in_writer_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._writer_thread, call, *arguments)
 
     async def _connection(self, path: str) -> aiosqlite.Connection:
@@ -2370,27 +2373,25 @@ class SQLiteDatabase(Database):
     async def _disconnect(self) -> None:
         for reader in self._readers:
             await reader.close()
-        try:
-            if self._files:
-                self._files.check()
-        except FilesLost:  # closing would apply the log to whatever is there now
-            await self._in_writer_thread(self._files.save_log, self._writer)
+        with contextlib.suppress(FilesLost):  # closing would apply the log to whatever is there now
+            await self._check_files()
         if self._writer:
             await self._in_writer_thread(self._writer.close)
         if self._writer_thread:
             self._writer_thread.shutdown()
         if self._monitor:
             if self._files and self._files.log_is_damaged and hasattr(self._monitor, "setconfig"):  # since Python 3.12
-                self._monitor.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
+                self._monitor.setconfig(vars(sqlite3)["SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE"], True)
             self._monitor.close()
         self._readers, self._writer, self._writer_thread, self._monitor = [], None, None, None
         self._files, self._version_until = None, 0.0
         self._remembered.clear()
         self._remembered_version = None
 
-    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
+    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
         if not self._reader_count:  # memory has one connection only, so reads take their turn with writes
-            return await self.transaction(lambda transaction: transaction.fetch(sql, *arguments))
+            rows: Rows = await self.transaction(lambda transaction: transaction.fetch(sql, *arguments))
+            return rows
         version = self._version()
         if version is None or version != self._remembered_version:
             self._remembered.clear()
@@ -2423,7 +2424,7 @@ class SQLiteDatabase(Database):
     def _end_version(self) -> None:
         self._version_until = 0.0
 
-    async def _read(self, sql: str, *arguments: Any) -> list[tuple]:
+    async def _read(self, sql: str, *arguments: Any) -> Rows:
         idle_readers = self._idle_readers
         async with self._reader_turns:
             if self._writer_task is None:
@@ -2442,7 +2443,8 @@ class SQLiteDatabase(Database):
 
     async def snapshot(self, operation: Callable[[Any], Awaitable[None]]) -> None:
         if not self._files:
-            return await self.transaction(operation)
+            await self.transaction(operation)
+            return
         async with self._snapshot_turns:
             self._files.check()
             connection = await self._connection(self._files.database)
@@ -2454,14 +2456,18 @@ class SQLiteDatabase(Database):
             finally:
                 await connection.close()
 
-    async def _look(self, probe: Probe) -> None:
-        """Raise unless the files are there, can be read and written, and have room to grow."""
+    async def _check_files(self) -> None:
         if self._files:
             try:
                 self._files.check()
             except FilesLost:
                 await self._in_writer_thread(self._files.save_log, self._writer)
                 raise
+
+    async def _look(self, probe: Probe) -> None:
+        """Raise unless the files are there, can be read and written, and have room to grow."""
+        await self._check_files()
+        if self._files:
             for file in self._files.paths:
                 if not os.access(file, os.W_OK):
                     raise Unavailable(f"{file} cannot be written.")
@@ -2474,7 +2480,8 @@ class SQLiteDatabase(Database):
         try:
             if self._writes_in_loop:
                 return await super()._run(group, alone)
-            return await self._in_writer_thread(run_without_waiting, super()._run(group, alone=True))
+            answers: Sequence[Any] = await self._in_writer_thread(run_without_waiting, super()._run(group, alone=True))
+            return answers
         except FilesLost:
             if self._files:
                 await self._in_writer_thread(self._files.save_log, self._writer)
@@ -2551,13 +2558,12 @@ class PostgresTransaction(Transaction):
 
     def __init__(self, connection: Any):
         self._connection = connection
-        self._ended = False
 
     @property
     def in_transaction(self) -> bool:
-        return not self._ended and not self._connection.is_closed() and self._connection.is_in_transaction()
+        return not self._connection.is_closed() and self._connection.is_in_transaction()
 
-    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
+    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
         if sql.lstrip().startswith(("ALTER", "CREATE", "DROP")):  # without preparing it, which takes a round trip more
             await self._connection.execute(sql, timeout=seconds)
             return []
@@ -2574,30 +2580,27 @@ class PostgresTransaction(Transaction):
             await self._connection.execute("COMMIT")
         except Exception as error:
             # To roll back now could only wait longer, and its own failure would report that nothing was changed.
-            self._end()
+            self._connection.terminate()
             raise Unavailable(
                 "The database went away in the middle of the commit, so this may or may not have been done."
                 " Repeating it is harmless if it names an id or an Idempotency-Key."
             ) from error
 
     async def roll_back(self) -> None:
-        """Undo the transaction."""
+        """Undo the transaction unless it has ended."""
         try:
-            await self._connection.execute("ROLLBACK")
+            if self.in_transaction:
+                await self._connection.execute("ROLLBACK")
         except Exception:  # the server rolls back what its client leaves
-            self._end()
-
-    def _end(self) -> None:
-        self._ended = True
-        self._connection.terminate()
+            self._connection.terminate()
 
 
 def is_lost_connection(error: BaseException) -> bool:
     """Whether an error reports that a connection has ended, so that another may do better."""
     asyncpg = asyncpg_driver()
-    lost = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
     # An InternalClientError is what asyncpg raises when the connection ends between two of its steps.
-    lost += (asyncpg.InternalClientError, ConnectionError)
+    own = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+    lost = (*own, asyncpg.OperatorInterventionError, ConnectionError)
     # asyncpg reports an argument that cannot be sent as an InterfaceError and a ValueError.
     return isinstance(error, lost) and not isinstance(error, (ValueError, asyncpg.QueryCanceledError))
 
@@ -2629,8 +2632,8 @@ class ConnectionPool:
         try:
             if self._is_closed:
                 raise Unavailable("The database is closed.")
-            if fresh:
-                self._end_idle()  # never more connections than turns
+            if fresh:  # the server may have ended the idle ones, too
+                self._end_idle()
             connection = self._take_idle()
             if connection is None:
                 seconds = self._connect_seconds or max(give_up - time.monotonic(), 0.01)
@@ -2640,13 +2643,15 @@ class ConnectionPool:
             try:
                 yield connection
             except BaseException as error:
-                if is_lost_connection(error):
-                    self.lose(connection)
-                elif isinstance(error, TimeoutError) or not isinstance(error, Exception):
-                    connection.terminate()  # it still waits for the server
+                # The connection has ended, or it still waits for the server.
+                if is_lost_connection(error) or isinstance(error, TimeoutError) or not isinstance(error, Exception):
+                    connection.terminate()
                 raise
             finally:
-                self._give_back(connection)
+                if not connection.is_closed() and (self._is_closed or connection.is_in_transaction()):
+                    connection.terminate()
+                if not connection.is_closed():
+                    self._idle.append((connection, time.monotonic()))
         finally:
             self._turns.release()
 
@@ -2660,19 +2665,6 @@ class ConnectionPool:
             if not connection.is_closed():
                 return connection
         return None
-
-    def _give_back(self, connection: Any) -> None:
-        if connection.is_closed():
-            return
-        if self._is_closed or connection.is_in_transaction():
-            connection.terminate()
-        else:
-            self._idle.append((connection, time.monotonic()))
-
-    def lose(self, connection: Any) -> None:
-        """End a connection that the server has ended, and all idle ones: the server may have ended them, too."""
-        connection.terminate()
-        self._end_idle()
 
     def _end_idle(self) -> None:
         while self._idle:
@@ -2708,7 +2700,7 @@ class PostgresDatabase(Database):
         self._pool: ConnectionPool | None = None
         self._is_pooled = False
 
-    async def identity(self) -> tuple | None:
+    async def identity(self) -> tuple[Any, ...] | None:
         """When its server was started, to the microsecond, and its name and schema there; None if it is not open."""
         if self._pool is None:
             return None
@@ -2782,7 +2774,7 @@ class PostgresDatabase(Database):
         if pool:
             await pool.close()
 
-    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
+    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
         for last_try in (False, True):
             try:
                 return await self._read(last_try, sql, arguments, seconds)
@@ -2792,7 +2784,7 @@ class PostgresDatabase(Database):
                     raise self._explained(error) from error
         raise AssertionError("the last try either returns or raises")
 
-    async def _read(self, fresh: bool, sql: str, arguments: Sequence[Any], seconds: float | None) -> list[tuple]:
+    async def _read(self, fresh: bool, sql: str, arguments: Sequence[Any], seconds: float | None) -> Rows:
         async with self._connected(fresh) as connection:
             if self._is_pooled:
                 await connection.execute("BEGIN")
@@ -2819,23 +2811,21 @@ class PostgresDatabase(Database):
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[PostgresTransaction]:
-        async with contextlib.AsyncExitStack() as stack:
-            connection = await stack.enter_async_context(self._connected())
-            try:
-                await connection.execute("BEGIN")
-            except Exception as error:
-                if not is_lost_connection(error) or self._pool is None:
-                    raise
-                # Nothing has been sent but BEGIN, so another connection may try.
-                self._pool.lose(connection)
-                connection = await stack.enter_async_context(self._connected(fresh=True))
-                await connection.execute("BEGIN")
-            session = PostgresTransaction(connection)
-            try:
-                yield session
-            finally:
-                if session.in_transaction:
-                    await session.roll_back()
+        for last_try in (False, True):
+            async with self._connected(fresh=last_try) as connection:
+                try:
+                    await connection.execute("BEGIN")
+                except Exception as error:
+                    if last_try or not is_lost_connection(error):
+                        raise
+                    connection.terminate()
+                    continue  # nothing has been sent but BEGIN, so another connection may try
+                transaction = PostgresTransaction(connection)
+                try:
+                    yield transaction
+                finally:
+                    await transaction.roll_back()
+                return
 
     async def _look(self, probe: Probe) -> None:
         """Raise unless all rows of the tables may be read and written."""
@@ -5233,7 +5223,7 @@ class RedisRelay:
 
     def __init__(self, client: Any, prefix: str):
         self._client, self._channel = client, f"{prefix}revision"
-        self._task: asyncio.Task | None = None
+        self._task: asyncio.Task[None] | None = None
         self._commits = False
         self._rights = False
 
@@ -5291,8 +5281,8 @@ class EventHub:
         self._store, self._relay = store, relay
         self.accounts = AccountStore(store.database, store.known, self.rights_changed)
         self._listeners: dict[str, set[Listener]] = {}  # by the user's id
-        self._reads: dict[tuple[str, int], asyncio.Task] = {}
-        self._tasks: list[asyncio.Task] = []
+        self._reads: dict[tuple[str, int], asyncio.Task[tuple[list[Change], str]]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
         self._news = asyncio.Event()
         self._revision = self._access = 0  # when it looked last
         self._memberships: dict[str, dict[str, str]] = {}
@@ -5356,7 +5346,7 @@ class EventHub:
         revision = changes[-1].revision if changes else since
         return changes, msgspec.json.encode({"type": "changes", "changes": changes, "revision": revision}).decode()
 
-    def committed(self, written: WriteResult) -> None:
+    def committed(self, written: WriteResult[Any]) -> None:
         """Wake listeners, here and in other processes, after a commit of this process."""
         if written.revision:
             self._announce(written.changes_access)
