@@ -2809,17 +2809,24 @@ class PostgresDatabase(Database):
             raise Unavailable("The database is closed.")
         return self._pool.connection(fresh)
 
+    @staticmethod
+    async def _begin(connection: Any, last_try: bool) -> bool:
+        """Begin a transaction; False if the connection was lost before, so that another may do better."""
+        try:
+            await connection.execute("BEGIN")
+            return True
+        except Exception as error:
+            if last_try or not is_lost_connection(error):
+                raise
+            connection.terminate()
+            return False
+
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[PostgresTransaction]:
         for last_try in (False, True):
             async with self._connected(fresh=last_try) as connection:
-                try:
-                    await connection.execute("BEGIN")
-                except Exception as error:
-                    if last_try or not is_lost_connection(error):
-                        raise
-                    connection.terminate()
-                    continue  # nothing has been sent but BEGIN, so another connection may try
+                if not await self._begin(connection, last_try):
+                    continue
                 transaction = PostgresTransaction(connection)
                 try:
                     yield transaction
