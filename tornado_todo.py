@@ -104,6 +104,7 @@ from typing import (
     Unpack,
     cast,
     get_args,
+    get_origin,
     get_type_hints,
 )
 
@@ -7100,6 +7101,13 @@ class PathPart(NamedTuple):
     help: str = ""
 
 
+class QueryField(NamedTuple):
+    """The JSON schema of a query parameter, and its meaning."""
+
+    schema: Mapping[str, Any]
+    help: str = ""
+
+
 class HeaderField(NamedTuple):
     """The header of the request that becomes a keyword argument."""
 
@@ -7143,12 +7151,21 @@ class Operation(NamedTuple):
     headers: tuple[tuple[str, str], ...]  # keywords, and the headers that they come from
     body: Fields | JSONBody | None
     takes_body: bool
-    status: int
+    statuses: tuple[int, ...]  # of success; a method sets another than the first
+    result: Any  # the type of the value that is sent, or None
 
 
 def marker(annotation: Any, kind: type) -> Any:
     """The metadata of a kind in an `Annotated[...]`, or None."""
     return next((each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, kind)), None)
+
+
+def value_type(annotation: Any) -> Any:
+    """The type of the value that a method's response encodes, or None."""
+    annotation = getattr(annotation, "__origin__", annotation) if hasattr(annotation, "__metadata__") else annotation
+    if get_origin(annotation) in (Response, WriteResult):
+        (annotation,) = get_args(annotation)
+    return None if annotation is type(None) else annotation
 
 
 def query_annotations(parameter: inspect.Parameter) -> dict[str, Any]:
@@ -7165,7 +7182,8 @@ def operation_of(function: Callable[..., Awaitable[Any]]) -> Operation:
     signature = inspect.signature(function)
     _, *parameters = signature.parameters.values()
     fields = [(each.name, marker(each.annotation, HeaderField)) for each in parameters]
-    body = signature.parameters.get("body")
+    body, returned = signature.parameters.get("body"), signature.return_annotation
+    statuses = tuple(each for each in getattr(returned, "__metadata__", ()) if isinstance(each, int))
     return Operation(
         function,
         tuple(part.read for each in parameters if (part := marker(each.annotation, PathPart))),
@@ -7173,7 +7191,8 @@ def operation_of(function: Callable[..., Awaitable[Any]]) -> Operation:
         tuple((name, field.name.lower()) for name, field in fields if field),
         body and (marker(body.annotation, Fields) or marker(body.annotation, JSONBody)),
         body is not None,
-        marker(signature.return_annotation, int) or (204 if signature.return_annotation is None else 200),
+        statuses or ((204,) if returned is None else (200,)),
+        value_type(returned),
     )
 
 
@@ -7223,6 +7242,7 @@ class Handler:
     any_query = False  # whether unknown query parameters are ignored
     takes_json = True  # whether a body must be JSON
     max_body = MAX_BODY
+    errors: tuple[int, ...] = ()  # statuses that the signatures do not imply
     content_security_policy = API_POLICY
     caller: Caller
     user: User
@@ -7256,7 +7276,7 @@ class Handler:
             self.body = await self.request.read_body(self.max_body if operation.takes_body else MAX_UNEXPECTED_BODY)
         if operation.takes_body:
             keywords["body"] = self._read_body(operation)
-        self.status = operation.status
+        self.status = operation.statuses[0]
         result = await operation.function(self, *arguments, **keywords)
         return result if isinstance(result, Response) else self.encode(result)
 
@@ -7434,6 +7454,203 @@ class Router:
         )
 
 
+# ---- OpenAPI
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[dict[str, str]] | UnsetType = UNSET
+
+
+RESPONSE_HEADERS = {
+    "X-Request-Id": "identifies the request in the log",
+    "ETag": "the validator of what was read or written, for If-Match and If-None-Match",
+    "Change-Batch": "the batch by which the write can be undone",
+    "Link": "the next page, with rel=next",
+    "Location": "the URL of what was created",
+    "Retry-After": "seconds after which another try makes sense",
+}
+EXAMPLES = {
+    "TodoFields": {"title": "Buy milk", "due": "2026-12-01", "tags": ["shop"]},
+    "ListFields": {"title": "Garden"},
+    "MemberFields": {"role": "editor"},
+    "SignInFields": {"name": "ann", "password": "correct horse battery"},
+    "SignUpFields": {"name": "ann", "password": "correct horse battery"},
+    "UserFields": {"time_zone": "Europe/Berlin"},
+    "PasswordFields": {"password": "correct horse battery"},
+    "TokenFields": {"name": "backup script", "read_only": True, "days": 30},
+    "UndoFields": {"batch": "01a21b9e-172a-7cb5-8084-324af7b2a529"},
+    "NoFields": {},
+}
+
+
+def error_statuses(route: Route, method: str, operation: Operation) -> set[int]:
+    """The statuses of a method's errors, as its signature implies."""
+    keywords, query = {keyword for keyword, _ in operation.headers}, set(operation.query)
+    applies = {
+        401: route.handler.public is not True,
+        403: route.handler.public is not True or method != "GET",
+        404: bool(operation.path) or "list" in query or route.accounts_only,
+        408: operation.takes_body,
+        409: method != "GET",
+        410: bool(query & {"after", "since"}),
+        412: bool(keywords & {"if_match", "if_none_match"}),
+        413: operation.takes_body,
+        415: operation.body is not None,
+        422: isinstance(operation.body, Fields) or bool(operation.path) or "tz" in query,
+    }
+    return {400, 421, 500, 503, *(status for status, does in applies.items() if does), *route.handler.errors}
+
+
+def error_title(status: int) -> str:
+    """What an error of this status is called."""
+    kinds = [kind for kind in TodoError.__subclasses__() if kind.status == status]
+    return f"{kinds[0].title}: {kinds[0].__doc__}" if kinds else tornado.httputil.responses[status]
+
+
+class OpenAPI:
+    """Describes the API (OpenAPI 3.1), as routes, signatures, types and docstrings declare it."""
+
+    def __init__(self, routes: Sequence[Route], url: str):
+        self._types: dict[Any, None] = {Problem: None}
+        self._errors: set[int] = set()
+        shown = [route for route in routes if route.path.startswith("/api/")]
+        paths = {route.path: self._path(route) for route in shown}
+        _, schemas = msgspec.json.schema_components(self._types, ref_template="#/components/schemas/{name}")
+        for name in EXAMPLES.keys() & schemas.keys():  # fields that are unknown are refused
+            schemas[name] |= {"additionalProperties": False, "examples": [EXAMPLES[name]]}
+        self.document = {
+            "openapi": "3.1.0",
+            "info": {"title": "tornado_todo", "version": __version__},
+            "servers": [{"url": url}],
+            "security": [{}, {"token": []}],
+            "paths": paths,
+            "components": {
+                "schemas": schemas,
+                "responses": {
+                    str(status): self._content(error_title(status), "application/problem+json", Problem)
+                    for status in sorted(self._errors)
+                },
+                "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+                "headers": {
+                    name: {"description": text, "schema": {"type": "string"}} for name, text in RESPONSE_HEADERS.items()
+                },
+            },
+        }
+
+    def _path(self, route: Route) -> dict[str, Any]:
+        known = operations(route.handler)
+        return {method.lower(): self._operation(route, method, each) for method, each in known.items()}
+
+    def _operation(self, route: Route, method: str, operation: Operation) -> dict[str, Any]:
+        summary, _, text = (inspect.getdoc(operation.function) or "").partition("\n")
+        words = re.findall(r"\w+", route.path.removeprefix("/api"))
+        errors = error_statuses(route, method, operation) - set(operation.statuses)
+        self._errors |= errors
+        described = {
+            "operationId": "_".join([method.lower(), *words]),
+            "tags": [words[0]],
+            "summary": summary,
+            "description": text.strip() or inspect.getdoc(route.handler) or "",
+            "parameters": self._parameters(operation),
+            "responses": {
+                **{str(status): self._success(status, method, operation) for status in operation.statuses},
+                **{str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(errors)},
+            },
+        }
+        if operation.takes_body:
+            described["requestBody"] = self._body(operation)
+        return described
+
+    @staticmethod
+    def _parameters(operation: Operation) -> list[dict[str, Any]]:
+        _, *declared = inspect.signature(operation.function).parameters.values()
+        found = []
+        for each in declared:
+            if part := marker(each.annotation, PathPart):
+                schema = {"type": "string", **({"format": "uuid"} if each.name.endswith("_id") else {})}
+                found.append(
+                    {"name": each.name, "in": "path", "required": True, "description": part.help, "schema": schema}
+                )
+            elif field := marker(each.annotation, HeaderField):
+                schema = {"type": "string"}
+                found.append({"name": field.name, "in": "header", "description": field.help, "schema": schema})
+            for name, annotation in query_annotations(each).items():
+                query = marker(annotation, QueryField)
+                found.append({"name": name, "in": "query", "description": query.help, "schema": query.schema})
+        return found
+
+    def _body(self, operation: Operation) -> dict[str, Any]:
+        fields = operation.body
+        if not isinstance(fields, Fields):
+            return {
+                "content": {"*/*" if fields is None else "application/json": {"schema": {}}},
+                "required": fields is not None,
+            }
+        schema = {"$ref": f"#/components/schemas/{fields.struct.__name__}"}
+        self._types[fields.struct] = None
+        schema |= {"required": list(fields.required)} if fields.required else {}
+        if fields.many:
+            schema = {"oneOf": [schema, {"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_ITEMS}]}
+        return {"content": {"application/json": {"schema": schema}}, "required": not fields.optional}
+
+    def _success(self, status: int, method: str, operation: Operation) -> dict[str, Any]:
+        title = tornado.httputil.responses[status]
+        if method == "HEAD" or status in (101, 204, 301) or operation.result is None:
+            return self._content(title, "", None)
+        media_type = {bytes: "*/*", str: "text/html"}.get(operation.result, "application/json")
+        return self._content(title, media_type, operation.result)
+
+    def _content(self, title: str, media_type: str, kind: Any) -> dict[str, Any]:
+        headers = {name: {"$ref": f"#/components/headers/{name}"} for name in RESPONSE_HEADERS}
+        described: dict[str, Any] = {"description": title, "headers": headers}
+        if media_type:
+            schema = {}
+            if kind not in (bytes, Any):
+                self._types[kind] = None
+                (schema,), _ = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
+            described["content"] = {media_type: {"schema": schema}}
+        return described
+
+
+DOCS_STYLE = """
+:root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}
+body{max-width:60rem;margin:2rem auto;padding:0 1rem}
+summary{cursor:pointer;padding:.4rem 0}
+code{font:0.95em ui-monospace,monospace}
+b{display:inline-block;min-width:4.5rem}
+table{border-collapse:collapse;margin:.5rem 0 1rem}
+td,th{border:1px solid #8886;padding:.2rem .6rem;text-align:left;vertical-align:top}
+"""
+DOCS_DIGEST = base64.b64encode(hashlib.sha256(DOCS_STYLE.encode()).digest()).decode()
+DOCS = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>API · tornado_todo</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{% raw style %}</style></head>
+<body><h1>tornado_todo {{ document["info"]["version"] }}</h1>
+<p>Errors are <code>application/problem+json</code>. Programs read <a href="openapi.json">openapi.json</a>.</p>
+{% for path, methods in document["paths"].items() %}<h2><code>{{ path }}</code></h2>
+{% for method, each in methods.items() %}{% if method != "head" %}<details>
+<summary><b>{{ method.upper() }}</b> {{ each["summary"] }}</summary><p>{{ each["description"] }}</p>
+{% if each["parameters"] %}<table><tr><th>parameter</th><th>in</th><th>meaning</th></tr>
+{% for one in each["parameters"] %}<tr><td><code>{{ one["name"] }}</code></td><td>{{ one["in"] }}</td>
+<td>{{ one["description"] }}</td></tr>{% end %}</table>{% end %}
+{% if "requestBody" in each %}<p>Body:</p><pre><code>{{ text(each["requestBody"]["content"]) }}</code></pre>{% end %}
+<table><tr><th>status</th><th>meaning</th></tr>{% for status, one in each["responses"].items() %}
+<tr><td>{{ status }}</td><td>{{ (one if "description" in one else shared[status])["description"] }}</td></tr>
+{% end %}</table></details>
+{% end %}{% end %}{% end %}
+<h2>Schemas</h2>{% for name, each in document["components"]["schemas"].items() %}
+<details><summary><code>{{ name }}</code></summary><pre><code>{{ text(each) }}</code></pre></details>{% end %}
+</body></html>
+"""
+
+
 # ---- dispatch
 
 
@@ -7450,6 +7667,7 @@ class App(NamedTuple):
     hosts: Hosts
     page: Callable[[], "BuiltPage"]  # which is built when it is first needed
     router: Router
+    openapi: Callable[[], OpenAPI]  # which is made when it is first needed
 
 
 def log_request(
@@ -7916,12 +8134,20 @@ IdempotencyKey = Annotated[
     str | None, HeaderField("Idempotency-Key", "a repeated request with the same key is carried out only once")
 ]
 
-Limit = Annotated[int, Meta(ge=1, le=1000, description="how many at most")]
-Cursor = Annotated[list[Any] | None, Meta(description="the place of a page, as a Link header has it")]
-Deleted = Annotated[bool, Meta(description="whether what is meant is in the trash")]
-Sort = Annotated[tuple[str, bool], Meta(description="the order; with - in front descending")]
-TimeZone = Annotated[str, Meta(description="IANA name of the time zone whose days are meant")]
-Revision = Annotated[int, Meta(ge=0, description="a revision; only what came after it")]
+BOOLEAN, TEXT = {"type": "boolean"}, {"type": "string", "minLength": 1, "maxLength": 200}
+Limit = Annotated[int, QueryField({"type": "integer", "minimum": 1, "maximum": 1000}, "how many at most")]
+Cursor = Annotated[list[Any] | None, QueryField({"type": "string"}, "where the page begins, as a Link header has it")]
+Deleted = Annotated[bool, QueryField(BOOLEAN, "whether what is meant is in the trash")]
+SORTS = [sign + name for name in SORT_COLUMNS for sign in ("", "-")]
+Sort = Annotated[tuple[str, bool], QueryField({"enum": SORTS}, "the order; with - in front descending")]
+TimeZone = Annotated[str, QueryField({"type": "string"}, "the IANA name of the time zone whose days are meant")]
+Revision = Annotated[
+    int | None,
+    QueryField({"type": "integer", "minimum": 0, "maximum": 2**63 - 1}, "only what came after this revision"),
+]
+DUE = {"type": "string", "pattern": r"^(any|none|\d{4}-\d\d-\d\d(\.\.(\d{4}-\d\d-\d\d)?)?|\.\.\d{4}-\d\d-\d\d)$"}
+Lifetime = Annotated[int | None, QueryField({"type": "integer", "minimum": 1, "maximum": 366 * 86_400}, "in seconds")]
+ID = {"type": "string", "format": "uuid"}
 
 NewTodo = Annotated[dict[str, Any], Fields(TodoFields, ("title",))]
 NewTodos = Annotated[dict[str, Any] | list[dict[str, Any]], Fields(TodoFields, ("title",), many=True)]
@@ -7934,12 +8160,12 @@ Nothing = Annotated[dict[str, Any], Fields(NoFields, optional=True)]
 class Filters(TypedDict, total=False):
     """Which to-dos are meant; without any, all of them."""
 
-    list: Annotated[str, Meta(description="only those of this list")]
-    completed: Annotated[bool, Meta(description="only those that are completed, or not")]
-    due: Annotated[str, Meta(description="a day, a range of days like 2026-11-01..2026-11-30, any or none")]
-    tag: Annotated[str, Meta(description="only those with this tag; may come several times")]
-    priority: Annotated[str, Meta(description="0 to 3, or several with commas between")]
-    q: Annotated[str, Meta(description="words that the title or the notes have")]
+    list: Annotated[str, QueryField(ID, "only those of this list")]
+    completed: Annotated[bool, QueryField(BOOLEAN, "only those that are completed, or not")]
+    due: Annotated[str, QueryField(DUE, "a day, a range of days like 2026-11-01..2026-11-30, any or none")]
+    tag: Annotated[str, QueryField(TEXT | {"maxLength": 50}, "only those with this tag; may come several times")]
+    priority: Annotated[str, QueryField({"pattern": "^[0-3](,[0-3])*$"}, "several with commas between")]
+    q: Annotated[str, QueryField(TEXT, "words that the title or the notes have")]
     tz: TimeZone
 
 
@@ -8201,7 +8427,7 @@ class ChangesHandler(APIHandler):
         self,
         *,
         since: Revision = 0,
-        list: Annotated[str | None, Meta(description="of this list")] = None,
+        list: Annotated[str | None, QueryField(ID, "only those of this list")] = None,
         limit: Limit = 200,
     ) -> Changes:
         """Read what changed after a revision, oldest first."""
@@ -8257,7 +8483,7 @@ class EventsHandler(APIHandler):
 
     has_head = False
 
-    async def get(self, *, since: Revision | None = None) -> Annotated[Response[None], 101]:
+    async def get(self, *, since: Revision = None) -> Annotated[Response[None], 101]:
         """Open a WebSocket that sends the changes after a revision, then each that is made, and heartbeats."""
         headers = self.request.headers
         is_offered = (
@@ -8437,6 +8663,7 @@ class AccountHandler(CredentialHandler):
     """What the handlers of accounts and sessions have in common: beginning and ending a session."""
 
     max_body = 4096  # of strangers
+    errors = (404, 429)
 
     @property
     def accounts(self) -> Accounts:
@@ -8508,7 +8735,7 @@ class SessionHandler(AccountHandler):
         return await self.session_document(await self.start_session(session))
 
     async def delete(
-        self, *, ended: Annotated[bool, Meta(description="only if the session has ended")] = False
+        self, *, ended: Annotated[bool, QueryField(BOOLEAN, "only if the session has ended")] = False
     ) -> None:
         """Sign out.
 
@@ -8767,7 +8994,7 @@ class DocumentsHandler(APIHandler):
     async def get(
         self,
         *,
-        prefix: Annotated[str, Meta(description="only names that begin so")] = "",
+        prefix: Annotated[str, QueryField(TEXT, "only names that begin so")] = "",
         limit: Limit = 200,
         after: Cursor = None,
     ) -> list[ShownDocument]:
@@ -8834,7 +9061,11 @@ class RecordHandler(APIHandler):
         return Response(record.body, record.content_type)
 
     async def post(
-        self, key: RecordKey, body: bytes, *, ttl: Annotated[int | None, Meta(ge=1, description="seconds")] = None
+        self,
+        key: RecordKey,
+        body: bytes,
+        *,
+        ttl: Lifetime = None,
     ) -> None:
         """Write a record."""
         content_type = self.request.headers.get("content-type", "application/octet-stream")
@@ -8853,6 +9084,8 @@ class RecordHandler(APIHandler):
 
 class WeatherHandler(APIHandler):
     """The weather."""
+
+    errors = (404, 502, 504)
 
     async def get(self) -> Response[WeatherReport]:
         """Read the weather now, as a sentence or, if Accept has application/json, as JSON."""
@@ -8902,6 +9135,32 @@ class LiveHandler(APIHandler):
     async def get(self) -> Health:
         """Answer."""
         return Health("ok")
+
+
+class OpenAPIHandler(Handler):
+    """The description of the API (OpenAPI 3.1)."""
+
+    public = True
+
+    async def get(self) -> dict[str, Any]:
+        """Read it."""
+        return self.app.openapi().document
+
+
+class DocsHandler(Handler):
+    """The description of the API for people."""
+
+    public = True
+    content_security_policy = f"default-src 'none'; style-src 'sha256-{DOCS_DIGEST}'"
+
+    async def get(self) -> Response[str]:
+        """Read it."""
+        text = functools.partial(json.dumps, indent=2)
+        template = tornado.template.Template(DOCS)
+        document = self.app.openapi().document
+        shared = document["components"]["responses"]
+        html = template.generate(document=document, shared=shared, style=DOCS_STYLE, text=text)
+        return Response(html, "text/html; charset=utf-8")
 
 
 class PageHandler(Handler):
@@ -16528,6 +16787,8 @@ ROUTES = (
     Route("/api/health/live", LiveHandler),
     Route("/api/export", ExportHandler),
     Route("/api/session", SessionHandler),
+    Route("/api/openapi.json", OpenAPIHandler),
+    Route("/api/docs", DocsHandler),
     Route("/api/sessions", SessionsHandler, accounts_only=True),
     Route("/api/sessions/{credential_id}", EndSessionHandler, accounts_only=True),
     Route("/api/users", SignUpHandler, accounts_only=True),
@@ -16611,6 +16872,7 @@ def app_state(config: Config, get_user: GetUser | None, checks: Mapping[str, Che
     services.close_too(hasher.close)
     # Not among the records: whoever stores many of those would push the counts out.
     records = services.records if config.redis else DictRecordStore(max_items=100_000)
+    routes = served_routes(config, authenticator.has_accounts)
     throttle = Throttle(records, None if config.redis else services.throttles)
     return App(
         config,
@@ -16622,7 +16884,8 @@ def app_state(config: Config, get_user: GetUser | None, checks: Mapping[str, Che
         origins=origins,
         hosts=Hosts(config, any_name=get_user is not None),
         page=functools.cache(functools.partial(build_page, config)),
-        router=Router(served_routes(config, authenticator.has_accounts), config.prefix),
+        router=Router(routes, config.prefix),
+        openapi=functools.cache(functools.partial(OpenAPI, routes, config.public_url + config.prefix or "/")),
     )
 
 
