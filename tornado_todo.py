@@ -7505,6 +7505,7 @@ def error_statuses(route: Route, method: str, operation: Operation) -> set[int]:
         415: operation.body is not None,
         422: isinstance(operation.body, Fields) or bool(operation.path) or "tz" in query,
     }
+    applies[304] = method in ("GET", "HEAD")
     return {400, 421, 500, 503, *(status for status, does in applies.items() if does), *route.handler.errors}
 
 
@@ -8455,6 +8456,8 @@ class UndoResult(msgspec.Struct, frozen=True):
 
 class UndoHandler(APIHandler):
     """Undo."""
+
+    errors = (404,)
 
     async def post(
         self,
