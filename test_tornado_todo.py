@@ -100,6 +100,46 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
+@functools.cache
+def described_paths() -> list[tuple[re.Pattern, dict]]:
+    """The paths of the API's description as expressions, and their methods; nothing without jsonschema."""
+    if importlib.util.find_spec("jsonschema") is None:
+        return []
+    document = tornado_todo.make_app(MEMORY).state.openapi().document
+    paths = (
+        (re.sub(r"\{\w+\}", "[^/]+", re.escape(path).replace(r"\{", "{").replace(r"\}", "}")), methods)
+        for path, methods in document["paths"].items()
+    )
+    return [(re.compile(path), methods) for path, methods in paths]
+
+
+@functools.cache
+def schema_validator(path: re.Pattern, method: str, status: int):
+    """What checks a response's JSON by the schema that the description has for it; None if it has none."""
+    import jsonschema
+
+    document = tornado_todo.make_app(MEMORY).state.openapi().document
+    response = dict(described_paths())[path][method.lower()]["responses"].get(str(status))
+    assert response or status in UNDESCRIBED, f"{method} {path.pattern}: {status} is not in the description"
+    response = document["components"]["responses"][str(status)] if "$ref" in (response or {}) else response or {}
+    content = next(iter(response.get("content", {}).values()), {})
+    return jsonschema.Draft202012Validator({**content.get("schema", {}), "components": document["components"]})
+
+
+UNDESCRIBED = {402, 405, 426, 431}  # what HTTP itself brings, an embedder's own refusal, and another WebSocket version
+
+
+def assert_described(method: str, path: str, answer: Answer) -> None:
+    """Check that a response is as the API's own description says."""
+    media_type = answer.headers.get("Content-Type", "")
+    for pattern, methods in described_paths():
+        if pattern.fullmatch(path.partition("?")[0]) and method.lower() in methods:
+            validator = schema_validator(pattern, method, answer.status)
+            if method != "HEAD" and media_type.endswith("json") and answer.body:
+                validator.validate(answer.json())
+            return
+
+
 class Client:
     """Sends requests over one connection that it keeps, with the same headers (a cookie, a token) if there are any."""
 
@@ -137,6 +177,7 @@ class Client:
         except (http.client.HTTPException, OSError):
             self._connection.close()
             raise
+        assert_described(method, path, answer)
         return answer
 
     def send(self, method: str, path: str, value: Any = None, **headers: str) -> Answer:
@@ -1748,6 +1789,8 @@ ROUTES = {
     "/api/health/live": ("GET", "anyone"),
     "/api/export": ("GET", "user"),
     "/api/session": ("GET POST DELETE", "anyone"),
+    "/api/openapi.json": ("GET", "anyone"),
+    "/api/docs": ("GET", "anyone"),
     "/api/sessions": ("GET DELETE", "session"),
     "/api/sessions/([^/]+)": ("DELETE", "session"),
     "/api/users": ("POST", "anyone"),
