@@ -7117,6 +7117,10 @@ CELLS = [
     for_all("GET", "/api/health/live", 200),
     for_all("GET", "/api/export", 200),
     for_all("GET", "/api/session", 200),
+    for_all("GET", "/api/openapi.json", 200),
+    for_all("HEAD", "/api/openapi.json", 200),
+    for_all("GET", "/api/docs", 200),
+    for_all("HEAD", "/api/docs", 200),
     for_all("POST", "/api/session", 422, {}),
     for_all("DELETE", "/api/session", 415, Content_Type="text/plain"),  # let through, it would end the session
     for_all("GET", "/api/sessions", 200),

@@ -7499,10 +7499,10 @@ def error_statuses(route: Route, method: str, operation: Operation) -> set[int]:
         404: bool(operation.path) or "list" in query or route.accounts_only,
         408: operation.takes_body,
         409: method != "GET",
-        410: bool(query & {"after", "since"}),
+        410: bool(query & {"after", "since"}) or "idempotency_key" in keywords,
         412: bool(keywords & {"if_match", "if_none_match"}),
         413: operation.takes_body,
-        415: operation.body is not None,
+        415: method not in ("GET", "HEAD") and route.handler.takes_json,
         422: isinstance(operation.body, Fields) or bool(operation.path) or "tz" in query,
     }
     applies[304] = method in ("GET", "HEAD")
@@ -8666,7 +8666,7 @@ class AccountHandler(CredentialHandler):
     """What the handlers of accounts and sessions have in common: beginning and ending a session."""
 
     max_body = 4096  # of strangers
-    errors = (404, 429)
+    errors = (401, 404, 429)
 
     @property
     def accounts(self) -> Accounts:
