@@ -3659,6 +3659,17 @@ async def insert_credential(transaction: Any, credential: Credential, list_id: s
     return secret
 
 
+async def lock_revision(transaction: Transaction) -> int:
+    """Wait until no other write is under way, and return the newest revision.
+
+    Every write begins so. On Postgres it makes the writers of all processes take turns, as those on
+    SQLite do anyway, and since all take this lock first, they cannot wait for each other in a ring.
+    It is held until the commit, for the other writes of the group.
+    """
+    lock = "UPDATE counters SET value = value WHERE name = 'revision' RETURNING value"
+    return (await transaction.fetch(lock))[0][0]
+
+
 class UnitOfWork:
     """What the writes of one group have read, and what they defer to its end (Fowler's pattern of this name).
 
@@ -3668,10 +3679,10 @@ class UnitOfWork:
     a write that changes rights is alone in its group. A statement that reads writes first what is deferred.
     """
 
-    def __init__(self, transaction: Transaction, writes: "Sequence[StoreWrite]"):
+    def __init__(self, transaction: Transaction, writes: "Sequence[StoreWrite]", revision: int):
         self._transaction, self._writes = transaction, writes
         self.take_long = transaction.take_long
-        self.revision: int | None = None  # the newest of all; None until it has been locked
+        self.revision = revision  # the newest of all
         self.written = 0  # how often something was changed, or deferred
         self._waits = False  # whether anything is deferred
         self.todos: dict[str, SeenTodo] = {}
@@ -3776,21 +3787,6 @@ class UnitOfWork:
         return sql, (*row, seen.owner_id) if "list" in changed else row
 
 
-async def lock_revision(transaction: Any) -> int:
-    """Wait until no other write is under way, and return the newest revision.
-
-    Every write begins so. On Postgres it makes the writers of all processes take turns, as those on
-    SQLite do anyway, and since all take this lock first, they cannot wait for each other in a ring.
-    It is held until the commit, for the other writes of the group.
-    """
-    lock = "UPDATE counters SET value = value WHERE name = 'revision' RETURNING value"
-    if not isinstance(transaction, UnitOfWork):
-        return (await transaction.fetch(lock))[0][0]
-    if transaction.revision is None:
-        transaction.revision = (await transaction.fetch_ahead(lock))[0][0]
-    return transaction.revision
-
-
 WRITES_IN_LOOP = 8  # of a group, before other requests get a turn
 
 
@@ -3804,8 +3800,7 @@ class StoreWrite(NamedTuple):
 
 async def run_group(transaction: Transaction, writes: Sequence[StoreWrite]) -> list[Any]:
     """Carry out writes that share a transaction; for each its answer, or the error that refused it."""
-    unit, answers = UnitOfWork(transaction, writes), []
-    await lock_revision(unit)
+    unit, answers = UnitOfWork(transaction, writes, await lock_revision(transaction)), []
     await transaction.let_join()
     for index, write in enumerate(writes, 1):
         if index % WRITES_IN_LOOP == 0:
@@ -3864,7 +3859,8 @@ class TodoBatch(TodoQueries):
 
     def __init__(self, transaction: UnitOfWork, user: User, at: int):
         super().__init__(transaction, user)
-        self.id, self.at, self.undoes = uuid7(), timestamp(at), None
+        self.id, self.at = uuid7(), timestamp(at)
+        self.undoes: str | None = None  # the batch that this one undoes
         self.work = transaction
         self.log: list[tuple] = []  # rows of the change log
         self.saved: dict[str, Todo] = {}  # the newest states of to-dos, by id
@@ -3876,17 +3872,13 @@ class TodoBatch(TodoQueries):
         self._concerned: list[str] = []  # users who gained or lost a right
         self._touched: dict[str, int] = {}  # the newest revision of lists, by list
         self._purges_list = False
-        self._revision = 0
+        self._revision = transaction.revision
 
     def written(self, result: Any) -> WriteResult:
         """The result of the write."""
         if not self.log:
             return WriteResult(result, None)
         return WriteResult(result, self.id, self._revision, bool(self._concerned))
-
-    async def begin(self) -> None:
-        """Lock and read the revision."""
-        self._revision = await lock_revision(self.source)
 
     async def _find(self, todo_id: str) -> SeenTodo | None:
         """One to-do, as the writes before it in the group have left it."""
@@ -3919,8 +3911,8 @@ class TodoBatch(TodoQueries):
         self._revision += 1
         if after:
             after = msgspec.structs.replace(after, revision=self._revision)
-        either = after or before
-        list_id, todo_id = (either.list, either.id) if isinstance(either, Todo) else (either.id, None)
+        thing: Any = after or before
+        list_id, todo_id = (thing.list, thing.id) if isinstance(thing, Todo) else (thing.id, None)
         from_list = before.list if isinstance(before, Todo) else list_id
         owner_id, from_owner_id = self._owner(list_id), self._owner(from_list)
         self._touched[from_list] = self._touched[list_id] = self._revision
@@ -4351,11 +4343,10 @@ class TodoStore:
         """
 
         async def run(transaction: UnitOfWork) -> WriteResult:
-            batch = TodoBatch(transaction, user, now_milliseconds())
-            if await lock_revision(transaction) < self._newest:
+            if transaction.revision < self._newest:
                 # The database has gone back behind what was committed here, as when a standby takes over too early.
                 await self._raise_revision(transaction)
-            await batch.begin()
+            batch = TodoBatch(transaction, user, now_milliseconds())
             if repeat and (earlier := await self._earlier_answer(batch, repeat)):
                 return earlier
             result = await operation(batch)
