@@ -17549,17 +17549,13 @@ async def copy_documents(source: Services, target: Services, owners: Sequence[st
     progress("documents", done, done)
 
 
-def same_ends() -> Misconfigured:
-    return Misconfigured(
-        "the copy would have the same source and target: name one with --from URL, or the other with --to URL"
-    )
-
-
 async def check_ends(source: Services, target: Services) -> None:
     """Raise Misconfigured if both are known to be the same database."""
     identity = await source.database.identity()
     if identity is not None and identity == await target.database.identity():
-        raise same_ends()
+        raise Misconfigured(
+            "the copy would have the same source and target: name one with --from URL, or the other with --to URL"
+        )
 
 
 async def check_target(source: Services, target: Services, resume: bool) -> None:
@@ -18082,8 +18078,6 @@ def copy_command(
     a password, since everybody can see a command line. Stop the servers that write first.
     """
     source, target = copy_side(from_, from_documents, environ), copy_side(to, to_documents, environ)
-    if from_ == to:
-        raise same_ends()
     if isinstance(source.database, SQLiteDatabase) and not os.path.isfile(source.database.path or ""):
         raise Misconfigured(f"--from: there is no file {source.database.path}")
 
