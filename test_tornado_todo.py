@@ -14973,11 +14973,18 @@ async def test_a_lost_session_keeps_what_is_unsent_for_the_same_user(browser, ac
         await expect(rows(page)).to_have_count(3)
 
 
-async def test_what_was_typed_and_left_is_shown_to_nobody_else(browser, accounts_server):
+@pytest.mark.parametrize("is_early", [False, True])
+async def test_what_was_typed_and_left_is_shown_to_nobody_else(browser, accounts_server, is_early):
     async with signed_in_page(browser, accounts_server, "ada") as page:
         await type_in(page, BUY)
-        await page.locator(".new-todo").fill("a secret")
+        never = asyncio.Event()
+        if is_early:  # before the page knows who is here
+            await page.route("**/api/session", lambda route: never.wait())
+            await page.reload(wait_until="commit")
+        await page.locator("html:not(.is-starting) .new-todo").fill("a secret")
         await page.goto("about:blank")
+        await page.unroute_all()
+        never.set()
         await page.context.clear_cookies()
         await page.goto(accounts_server.url + "/")
         await sign_up_on_page(page, "bob")

@@ -14077,6 +14077,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const ownerOf = session => JSON.stringify([session.user, isLocalUser(session)]);
   const stashOwner = () => (access.session ? ownerOf(access.session) : recall(OWNERS, [null])[0]);
 
+  // Whether an account has taken along what another user had.
+  function hasTaken(owner, other) {
+    const [newest, ...earlier] = recall(OWNERS, []);
+    return newest === owner && earlier.includes(other);
+  }
+
   const untaken = new Set(); // the texts of an earlier page that wait for the view
 
   function stashes() {
@@ -14165,7 +14171,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function takeUpEntry(entry) {
     try {
       const { owner, fields, texts } = JSON.parse(entry);
-      if (!recall(OWNERS, []).includes(owner)) return null;
+      if (owner !== stashOwner() && !hasTaken(stashOwner(), owner)) return null;
       for (const typed of texts) if (typed.request || (typed.id && typed.name)) untaken.add(typed);
       return takeUpFields(fields) ? null : JSON.stringify({ owner, fields, texts: [] });
     } catch {
@@ -15445,12 +15451,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // Nothing of one user may be left for the next, neither in memory nor in the page nor unsent: a page that
   // is loaded anew has nothing. Some browsers fill its fields again, so they are emptied before.
-  // An account that takes along what a user had takes along what they are typing; the window that makes the
-  // account says so before the others may go on.
+  // An account that takes along what a user had takes along what they are typing: the next page knows whether
+  // one does, once the window that makes the account has its answer.
   async function leave(session = null) {
-    if (session) await alone(() => {});
-    const [heir, ...heirs] = recall(OWNERS, []);
-    if (session && heir === ownerOf(session) && heirs.includes(stashOwner())) stash({ isLeft: true });
+    if (session) await alone(() => stash({ isLeft: true }));
     else forgetStashes();
     access.leaving = true;
     document.documentElement.classList.add('is-starting');
@@ -16304,7 +16308,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function leaveGoneList() {
     const { list: id } = state.view;
     if (id === null || shownList?.id !== id || listById(id)) return false;
-    visit('#/');
+    location.replace('#/'); // or Back would lead here again
     if (state.open) closeDetail();
     const what = isOthers(shownList) ? 'shared with you' : 'there';
     showToast(`${quoted(shownList.title)} is not ${what} any more.`);
@@ -16610,9 +16614,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       if ((state.away || gate.resolve) && queue.jobs.length) event.preventDefault();
     });
     document.addEventListener('visibilitychange', () => {
-      if (!document.hidden) return wake();
-      saveDetailTexts();
-      return stash();
+      if (document.hidden) saveDetailTexts();
+      else wake();
+      stash();
     });
     document.addEventListener('keydown', documentKey);
     narrowScreen.addEventListener('change', () => {
