@@ -680,10 +680,16 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(params=["in memory"])
-def record_store(request, clock):
-    """A record store; Redis joins here."""
-    return tornado_todo.DictRecordStore(clock=clock)
+@pytest.fixture(params=["in memory", *if_set("TEST_REDIS_URL", "Redis")])
+async def record_store(request):
+    """A record store of each engine."""
+    if request.param == "in memory":
+        yield tornado_todo.DictRecordStore()
+        return
+    settings = request.getfixturevalue("fresh_redis")
+    store = tornado_todo.RedisRecordStore(settings["REDIS_URL"], settings["REDIS_PREFIX"])
+    yield store
+    await store.close()
 
 
 @contextlib.asynccontextmanager
@@ -5377,28 +5383,32 @@ async def test_a_record_store_keeps_sets_and_deletes(record_store):
     await record_store.ping()
 
 
-async def test_a_record_store_forgets_what_has_expired(record_store, clock):
-    await record_store.set("short", record(), 10)
-    await record_store.set("long", record(), 20)
+async def test_a_record_store_forgets_what_has_expired(record_store):
+    await record_store.set("short", record(), 0.1)
+    await record_store.set("long", record(), 60)
     await record_store.set("forever", record())
-    clock.now += 9.9
-    assert await record_store.get("short") == record()
-    clock.now += 0.2
+    await record_store.set("renewed", record(), 0.1)
+    await record_store.set("renewed", record(b"2"))
+    await asyncio.sleep(0.2)
     assert await record_store.get("short") is None and not await record_store.delete("short")
-    assert await record_store.get("long") == record()
+    assert await record_store.get("long") == await record_store.get("forever") == record()
+    assert await record_store.get("renewed") == record(b"2")
+
+
+async def test_records_in_memory_expire_to_the_moment(clock):
+    store = tornado_todo.DictRecordStore(clock=clock)
+    await store.set("k", record(), 10)
+    clock.now += 9.9
+    assert await store.get("k") == record()
+    await store.set("k", record(b"2"), 10)
+    clock.now += 9.9
+    assert await store.get("k") == record(b"2")
+    clock.now += 0.2
+    assert await store.get("k") is None and not await store.delete("k")
+    await store.set("k", record(b"3"), 10)
+    await store.set("k", record(b"3"))
     clock.now += 10**9
-    assert await record_store.get("long") is None and await record_store.get("forever") == record()
-
-
-async def test_a_record_set_anew_gets_a_new_life(record_store, clock):
-    await record_store.set("k", record(), 10)
-    clock.now += 8
-    await record_store.set("k", record(b"2"), 10)
-    clock.now += 8
-    assert await record_store.get("k") == record(b"2")
-    await record_store.set("k", record(b"3"))
-    clock.now += 8
-    assert await record_store.get("k") == record(b"3")
+    assert await store.get("k") == record(b"3")
 
 
 async def test_least_recently_used_records_leave_a_full_memory_first():
@@ -9142,65 +9152,53 @@ async def test_local_user_no_longer_hears_todos_taken_along(own_machine):
 # ==== accounts: trying too often =================================================================
 
 
-@pytest.fixture(params=["in memory", *if_set("TEST_REDIS_URL", "Redis")])
-async def counters(request):
-    """A record store, as far as it counts."""
-    if request.param == "in memory":
-        yield tornado_todo.DictRecordStore()
-        return
-    settings = request.getfixturevalue("fresh_redis")
-    store = tornado_todo.RedisRecordStore(settings["REDIS_URL"], settings["REDIS_PREFIX"])
-    yield store
-    await store.close()
+async def test_a_counter_counts_up_and_down_and_apart_from_others(record_store):
+    assert [await record_store.increment("a", by, 60) for by in (1, 1, 5, -2)] == [1, 2, 7, 5]
+    assert await record_store.increment("b", 1, 60) == 1
 
 
-async def test_a_counter_counts_up_and_down_and_apart_from_others(counters):
-    assert [await counters.increment("a", by, 60) for by in (1, 1, 5, -2)] == [1, 2, 7, 5]
-    assert await counters.increment("b", 1, 60) == 1
-
-
-async def test_a_counter_ends_when_its_time_since_the_beginning_is_over(counters):
+async def test_a_counter_ends_when_its_time_since_the_beginning_is_over(record_store):
     for attempt in within(0.15):
         name = f"a{attempt.number}"
         with attempt:
-            assert await counters.increment(name, 1, 0.15) == 1
-            assert await counters.increment(name, 1, 60) == 2  # which does not lengthen it
+            assert await record_store.increment(name, 1, 0.15) == 1
+            assert await record_store.increment(name, 1, 60) == 2  # which does not lengthen it
     await asyncio.sleep(0.2)
-    assert await counters.increment(name, 1, 60) == 1
+    assert await record_store.increment(name, 1, 60) == 1
 
 
-async def test_counters_that_many_add_to_at_once_lose_nothing(counters):
-    counts = await asyncio.gather(*(counters.increment("a", 1, 60) for _ in range(100)))
+async def test_counters_that_many_add_to_at_once_lose_nothing(record_store):
+    counts = await asyncio.gather(*(record_store.increment("a", 1, 60) for _ in range(100)))
     assert sorted(counts) == list(range(1, 101))
 
 
-async def test_a_claim_is_won_by_one_and_says_to_others_how_long_it_lasts(counters):
-    waits = await asyncio.gather(*(counters.claim("a", 600) for _ in range(20)))
+async def test_a_claim_is_won_by_one_and_says_to_others_how_long_it_lasts(record_store):
+    waits = await asyncio.gather(*(record_store.claim("a", 600) for _ in range(20)))
     assert sorted(waits)[0] == 0 and all(500 < wait <= 600 for wait in sorted(waits)[1:])
-    assert await counters.claim("b", 0.05) == 0
+    assert await record_store.claim("b", 0.05) == 0
     await asyncio.sleep(0.1)
-    assert await counters.claim("b", 30) == 0
+    assert await record_store.claim("b", 30) == 0
 
 
-async def test_all_records_of_a_prefix_are_removed_and_no_other(counters):
+async def test_all_records_of_a_prefix_are_removed_and_no_other(record_store):
     record = tornado_todo.Record(b"x", "text/plain")
     keys = ["u/a", "u/b*", "u/", "u", "v/u/a", "U/a", "u*/x", "[u]/x"]
     for key in keys:
-        await counters.set(key, record)
-    await counters.delete_all("u/")
-    assert [key for key in keys if await counters.get(key)] == ["u", "v/u/a", "U/a", "u*/x", "[u]/x"]
-    await counters.delete_all("u*")
-    assert [key for key in keys if await counters.get(key)] == ["u", "v/u/a", "U/a", "[u]/x"]
-    await counters.delete_all("[u]")
-    assert await counters.get("u") and not await counters.get("[u]/x")
+        await record_store.set(key, record)
+    await record_store.delete_all("u/")
+    assert [key for key in keys if await record_store.get(key)] == ["u", "v/u/a", "U/a", "u*/x", "[u]/x"]
+    await record_store.delete_all("u*")
+    assert [key for key in keys if await record_store.get(key)] == ["u", "v/u/a", "U/a", "[u]/x"]
+    await record_store.delete_all("[u]")
+    assert await record_store.get("u") and not await record_store.get("[u]/x")
 
 
-async def test_a_thousand_records_of_a_prefix_are_removed(counters):
+async def test_a_thousand_records_of_a_prefix_are_removed(record_store):
     record = tornado_todo.Record(b"x", "text/plain")
     for number in range(1200):
-        await counters.set(f"many/{number}", record)
-    await counters.delete_all("many/")
-    assert not [number for number in range(1200) if await counters.get(f"many/{number}")]
+        await record_store.set(f"many/{number}", record)
+    await record_store.delete_all("many/")
+    assert not [number for number in range(1200) if await record_store.get(f"many/{number}")]
 
 
 @pytest.fixture
