@@ -4656,7 +4656,7 @@ async def test_revision_over_two_lists_is_that_of_the_last_write_of_a_group(serv
     assert await queries.revision(other) == newest - 1
 
 
-async def test_a_write_that_turns_out_to_be_long_leaves_the_loop_to_others(service):
+async def test_a_write_that_turns_out_to_be_long_leaves_the_loop_to_others(service, monkeypatch):
     service, user = service
     inbox, at = await service.queries(user).inbox(), tornado_todo.timestamp(tornado_todo.now_milliseconds())
     blank = tornado_todo.Todo(id="", list=inbox, title="x", order=0, created_at=at, updated_at=at)
@@ -4664,14 +4664,13 @@ async def test_a_write_that_turns_out_to_be_long_leaves_the_loop_to_others(servi
     todos = [tornado_todo.msgspec.structs.replace(blank, id=id_, order=1 + n * 1e-9) for n, id_ in enumerate(ids)]
     rows = [tornado_todo.row_from_todo(todo, user.id) for todo in todos]
     await service.store.database.transaction(lambda write: write.execute_many(tornado_todo.INSERT_TODO, rows))
-    threads = set()
-    move = service._make_room
+    threads, neighbours = set(), tornado_todo.TodoBatch.neighbours
 
-    async def watched(batch, todo):
+    async def watched(*arguments):
         threads.add(threading.current_thread().name)
-        await move(batch, todo)
+        return await neighbours(*arguments)
 
-    service._make_room = watched
+    monkeypatch.setattr(tornado_todo.TodoBatch, "neighbours", watched)
     before = await service.store.newest_revision()
     written = await service.patch(user, ids[0], {"order": 1 + 1500.5e-9}, None)
     assert len(threads) == 2 and written.revision > before + 200
@@ -6632,10 +6631,9 @@ LISTEN = """
 import asyncio, tornado.httpclient, tornado.netutil, tornado.httpserver, tornado_todo
 async def main():
     app = tornado_todo.make_app({"DATABASE_URL": "sqlite:///script.db"})
-    server = app.listen(0, "127.0.0.1")
-    port = next(iter(server._sockets.values())).getsockname()[1]
+    app.listen(PORT, "127.0.0.1")
     client = tornado.httpclient.AsyncHTTPClient()
-    answer = await client.fetch(f"http://127.0.0.1:{port}/api/todos", method="POST", body='{"title": "x"}',
+    answer = await client.fetch("http://127.0.0.1:PORT/api/todos", method="POST", body='{"title": "x"}',
                                 headers={"Content-Type": "application/json"})
     print(answer.code)
 asyncio.run(main())
@@ -6643,7 +6641,7 @@ asyncio.run(main())
 
 
 def test_a_plain_script_listens_and_ends_even_if_it_never_closes_the_app(tmp_path):
-    done = run_python(tmp_path, "-c", LISTEN)
+    done = run_python(tmp_path, "-c", LISTEN.replace("PORT", str(free_port())))
     assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (0, "201\n", False), done.stderr
     with contextlib.closing(sqlite3.connect(tmp_path / "script.db")) as connection:
         assert connection.execute("SELECT title FROM todos").fetchall() == [("x",)]
