@@ -1060,7 +1060,7 @@ def declare(text: str, *arguments: Any, **options: Any) -> Meta:
 def declared_fields(struct: type[msgspec.Struct]) -> dict[str, Field]:
     """The declarations of a struct's fields, by name."""
     metas = {each.name: getattr(each.type, "__metadata__", ()) for each in msgspec.structs.fields(struct)}
-    return {name: meta[0].extra["field"] for name, meta in metas.items() if meta}
+    return {name: meta[0].extra["field"] for name, meta in metas.items() if meta and meta[0].extra}
 
 
 TIME = {"write": milliseconds, "read": lambda value: None if value is None else timestamp(value)}
@@ -2939,8 +2939,8 @@ MIGRATIONS = (
     CREATE INDEX changes_from_owner ON changes (from_owner_id, revision) WHERE from_owner_id IS NOT NULL;
     INSERT INTO counters (name, value) VALUES ('access', 0);
     """,
-    # Postgres compares a column by the collation of what it is compared with, and finds it in no index that
-    # has another: each page of a list was sought among all to-dos.
+    # Postgres compares two columns by one collation, and uses no index of another: each page of a list was read
+    # from all to-dos.
     """
     ALTER TABLE todos ALTER COLUMN list_id TYPE TEXT COLLATE "C";
     ALTER TABLE members ALTER COLUMN list_id TYPE TEXT COLLATE "C";
@@ -2950,14 +2950,14 @@ MIGRATIONS = (
     ALTER TABLE changes ALTER COLUMN todo_id TYPE TEXT COLLATE "C";
     ALTER TABLE idempotency_keys ALTER COLUMN todo_id TYPE TEXT COLLATE "C";
     """,
-    # Revisions between these two were issued, if at all, for changes that a restored database no longer has.
+    # Revisions between these two may have been issued for changes that a restored database no longer has.
     """
     CREATE TABLE revision_gaps (after_revision BIGINT PRIMARY KEY, before_revision BIGINT NOT NULL);
     """,
-    # The revisions of the acts that a user could not undo: an undo without a batch passes over them. To-dos with a
-    # time and those without have an index each, since their order among each other depends on the reader's zone.
-    # And text as it comes in now, see clean_text() and trim(), and no order beyond its limit: with a revision that was
-    # never issued, so that no validator of before stands for what is there afterwards.
+    # An undo without a batch skips the revisions between passed_from and passed_to, which could not be undone. To-dos
+    # with a time and those without have an index each, since the time zone decides how they are merged.
+    # Stored text and orders become as clean_text(), trim() and MAX_ORDER make them now, with a revision that was
+    # never issued, so that no earlier ETag matches them.
     f"""
     ALTER TABLE users ADD COLUMN passed_from BIGINT NOT NULL DEFAULT 0;
     ALTER TABLE users ADD COLUMN passed_to BIGINT NOT NULL DEFAULT 0;
@@ -2979,7 +2979,7 @@ MIGRATIONS = (
         (PARTITION BY list_id ORDER BY position, id) AS place FROM todos WHERE list_id IN (SELECT list_id FROM todos
         WHERE position > {MAX_ORDER!r} OR position < -{MAX_ORDER!r})) AS numbered WHERE numbered.id = todos.id;
     """,
-    # Failed sign-ins by name and address, where there is no Redis to count them.
+    # Failed sign-ins by name and address, unless Redis counts them.
     """
     CREATE TABLE throttles (key TEXT PRIMARY KEY, value BIGINT NOT NULL, expires_at BIGINT NOT NULL);
     """,
