@@ -10785,9 +10785,9 @@ class OwnRedis(OwnServer):
 
 
 class OwnPgBouncer(OwnServer):
-    """A PgBouncer in transaction mode, with fewer connections to Postgres than its clients have to it."""
+    """A PgBouncer, with fewer connections to Postgres than its clients have to it."""
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, mode: str = "transaction"):
         super().__init__(folder)
         if not shutil.which("pgbouncer"):
             skip_or_fail("no pgbouncer is installed")
@@ -10800,7 +10800,7 @@ class OwnPgBouncer(OwnServer):
                 f"* = host={behind.hostname} port={behind.port or 5432} user={behind.username}{password}",
                 "[pgbouncer]",
                 f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\nauth_type = any",
-                "pool_mode = transaction\ndefault_pool_size = 3\nserver_login_retry = 1",
+                f"pool_mode = {mode}\ndefault_pool_size = 3\nserver_login_retry = 1",
             ]
         )
 
@@ -10827,8 +10827,8 @@ def own(tmp_path_factory):
         skip_or_fail("TEST_OWN_SERVERS=1 is not set, which allows to start servers and to kill them")
     with contextlib.ExitStack() as stack:
 
-        def make(kind: type[OwnServer]) -> OwnServer:
-            server = kind(tmp_path_factory.mktemp(kind.__name__))
+        def make(kind: type[OwnServer], **options: str) -> OwnServer:
+            server = kind(tmp_path_factory.mktemp(kind.__name__), **options)
             stack.callback(server.stop)
             server.start()
             return server
@@ -11464,6 +11464,83 @@ def test_reads_and_writes_work_through_a_pgbouncer_in_transaction_mode(own, fres
         assert one.delete("/api/todos?completed=false").status == 200
         undo(one)
         assert len(titles(other)) == 16 and other.get("/api/health").status == 200
+
+
+def test_pgbouncer_in_statement_mode_is_refused_at_the_start(own, fresh_postgres, tmp_path):
+    pooler = own(OwnPgBouncer, mode="statement")
+    ended = command(tmp_path, "--port", "0", DATABASE_URL=pooler.url_of(fresh_postgres["DATABASE_URL"]))
+    assert_refused(ended, "DATABASE_URL", "statement mode: use transaction or session mode")
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("limit", ["a role's", "PgBouncer's in session mode"])
+def test_requests_wait_for_the_connections_that_the_server_allows(own, fresh_postgres, limit):
+    url, role = fresh_postgres["DATABASE_URL"], own_name()
+    run_sql(
+        url, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 3", f"ALTER DATABASE {url.rpartition('/')[2]} OWNER TO {role}"
+    )
+    run_sql(url, f"GRANT ALL ON SCHEMA public TO {role}")
+    parts = urllib.parse.urlsplit(url)
+    few = parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}").geturl()
+    if limit != "a role's":
+        few = own(OwnPgBouncer, mode="session").url_of(url)
+    try:
+        with serving({"DATABASE_URL": few, "AUTH": "open"}) as server:
+
+            def use(number: int) -> list[int]:
+                with contextlib.closing(Client(server.url)) as client:
+                    todo = {"title": f"todo{number}"}
+                    answers = [
+                        (client.post("/api/todos", todo), client.get(f"/api/todos?q=x{number}.{n}")) for n in range(9)
+                    ]
+                    return [answer.status for pair in answers for answer in pair]
+
+            assert at_once(16, use) == [[201, 200] * 9] * 16
+            assert server.get("/api/health").status == 200
+    finally:
+        run_sql(url, f"REASSIGN OWNED BY {role} TO CURRENT_USER", f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_writes_of_two_servers_do_not_depend_on_the_default_isolation(fresh_postgres, level):
+    url = fresh_postgres["DATABASE_URL"]
+    url += "?options=" + urllib.parse.quote(f"-c default_transaction_isolation={level.replace(' ', chr(92) + ' ')}")
+    with serving({"DATABASE_URL": url, "AUTH": "open"}) as one, serving({"DATABASE_URL": url, "AUTH": "open"}) as other:
+
+        def use(number: int) -> list[int]:
+            with contextlib.closing(Client((one, other)[number % 2].url)) as client:
+                return [client.post("/api/todos", {"title": "x"}).status for _ in range(15)]
+
+        assert at_once(8, use) == [[201] * 15] * 8
+
+
+@pytest.mark.parametrize(
+    "query, words",
+    [
+        ("options=-c%20synchronous_commit%3Doff", "an acknowledged write can be lost"),
+        ("search_path=nowhere", "there is no schema of its search_path nowhere"),
+    ],
+)
+def test_a_setting_of_postgres_with_which_writes_fail_or_are_lost_is_refused(fresh_postgres, tmp_path, query, words):
+    ended = command(tmp_path, "--port", "0", DATABASE_URL=f"{fresh_postgres['DATABASE_URL']}?{query}")
+    assert_refused(ended, "DATABASE_URL", words)
+
+
+@pytest.mark.parametrize(
+    "query, words",
+    [
+        ("options=-c%20default_transaction_read_only%3Don", "takes no writes: default_transaction_read_only"),
+        ("statement_timeout=1", "statement timeout"),
+    ],
+)
+def test_a_postgres_that_takes_no_writes_is_named_in_the_log_without_a_traceback(
+    fresh_postgres, tmp_path, query, words
+):
+    with process(tmp_path, DATABASE_URL=f"{fresh_postgres['DATABASE_URL']}?{query}") as server:
+        assert todos_state(server.client) != "ok"
+        assert_problem(server.client.post("/api/todos", {"title": "lost"}), 503)
+    log = (tmp_path / "stderr.txt").read_text()
+    assert words in log and "Traceback" not in log
 
 
 def test_a_copy_into_a_database_behind_a_pgbouncer_is_whole(own, fresh_postgres, tmp_path):

@@ -1645,6 +1645,7 @@ ROWS_IN_LOOP = 8  # that one statement writes before other requests get a turn
 QUEUE_SECONDS = 1.5  # that a write waits for its turn before it is refused
 LOCK_SECONDS = 1.0  # to wait for another process's lock on a SQLite file
 CONNECT_SECONDS = 1.0  # to wait for a connection to Postgres
+FEWER_SECONDS = 30  # without another connection to Postgres where it allows no more
 IDLE_CONNECTION_SECONDS = 300  # after which one is not used again: a firewall may have forgotten it
 TRY_AGAIN_SECONDS = 5.0  # between writes by which the health check finds out whether writing works again
 MIN_FREE_BYTES = 256 * 1024  # on the disk; with less the next large write fails
@@ -2554,6 +2555,9 @@ def without_password(url: str) -> str:
     return f"{hosts or socket_folder or 'localhost'}{parts.path}"
 
 
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"  # whatever the default: a write holds a lock, and is not repeated
+
+
 class PostgresTransaction(Transaction):
     """A transaction on a connection."""
 
@@ -2606,6 +2610,10 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, lost) and not isinstance(error, (ValueError, asyncpg.QueryCanceledError))
 
 
+class TooManyConnections(ConnectionError):
+    """The server or a pooler allows no more connections at the moment."""
+
+
 class ConnectionPool:
     """Connections to Postgres, each for one at a time, in the order of requests.
 
@@ -2617,6 +2625,7 @@ class ConnectionPool:
         self._url, self._size, self._connect_seconds = url, size, connect_seconds
         self.options: dict[str, Any] = {}  # of asyncpg.connect()
         self._turns = asyncio.Semaphore(size)
+        self._users = self._missing_turns = 0
         self._idle: collections.deque[tuple[Any, float]] = collections.deque()  # and since when, the longest first
         self._is_closed = False
 
@@ -2627,34 +2636,64 @@ class ConnectionPool:
         Raises TimeoutError if there is none in time, Unavailable if the pool has been closed, and
         whatever asyncpg raises when it cannot connect.
         """
-        give_up = time.monotonic() + CONNECT_SECONDS
-        async with asyncio.timeout(CONNECT_SECONDS) if self._turns.locked() else contextlib.nullcontext():
-            await self._turns.acquire()
-        try:
-            if self._is_closed:
-                raise Unavailable("The database is closed.")
-            if fresh:  # the server may have ended the idle ones, too
-                self._end_idle()
-            connection = self._take_idle()
-            if connection is None:
-                seconds = self._connect_seconds or max(give_up - time.monotonic(), 0.01)
-                connection = await asyncpg_driver().connect(
-                    self._url, timeout=seconds, command_timeout=QUERY_SECONDS, **self.options
-                )
+        connection, give_up = None, time.monotonic() + CONNECT_SECONDS
+        while connection is None:
+            async with asyncio.timeout(CONNECT_SECONDS) if self._turns.locked() else contextlib.nullcontext():
+                await self._turns.acquire()
+            self._users += 1
             try:
-                yield connection
+                if self._is_closed:
+                    raise Unavailable("The database is closed.")
+                if fresh:  # the server may have ended the idle ones, too
+                    self._end_idle()
+                connection = self._take_idle() or await self._connect(give_up)
             except BaseException as error:
-                # The connection has ended, or it still waits for the server.
-                if is_lost_connection(error) or isinstance(error, TimeoutError) or not isinstance(error, Exception):
-                    connection.terminate()
-                raise
-            finally:
-                if not connection.is_closed() and (self._is_closed or connection.is_in_transaction()):
-                    connection.terminate()
-                if not connection.is_closed():
-                    self._idle.append((connection, time.monotonic()))
+                self._users -= 1
+                if not isinstance(error, TooManyConnections) or not (self._idle or self._users):
+                    self._turns.release()
+                    raise
+                # For a while, all wait for the connections that there are.
+                give_up = time.monotonic() + CONNECT_SECONDS
+                self._missing_turns += 1
+                asyncio.get_running_loop().call_later(FEWER_SECONDS, self._add_turn)
+        try:
+            yield connection
+        except BaseException as error:
+            # The connection has ended, or it still waits for the server.
+            if is_lost_connection(error) or isinstance(error, TimeoutError) or not isinstance(error, Exception):
+                connection.terminate()
+            raise
         finally:
+            if not connection.is_closed() and (self._is_closed or connection.is_in_transaction()):
+                connection.terminate()
+            if not connection.is_closed():
+                self._idle.append((connection, time.monotonic()))
+            self._users -= 1
             self._turns.release()
+
+    def _add_turn(self) -> None:
+        self._missing_turns -= 1
+        self._turns.release()
+
+    async def _connect(self, give_up: float) -> Any:
+        asyncpg, seconds = asyncpg_driver(), self._connect_seconds or max(give_up - time.monotonic(), 0.01)
+        try:
+            connection = await asyncpg.connect(
+                self._url, timeout=seconds, command_timeout=QUERY_SECONDS, **self.options
+            )
+        except asyncpg.PostgresError as error:
+            if isinstance(error, asyncpg.TooManyConnectionsError) or "no more connections" in str(error):
+                raise TooManyConnections(str(error)) from error
+            raise
+        try:
+            await connection.execute("SELECT 1", timeout=seconds)
+        except TimeoutError as error:  # a pooler signs in every client, and lets it wait for one of its connections
+            connection.terminate()
+            raise TooManyConnections("a new connection is not served") from error
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     def _take_idle(self) -> Any:
         """The connection that was used last, if there is one; those that were not used for long are ended."""
@@ -2676,7 +2715,7 @@ class ConnectionPool:
         self._is_closed = True
         try:
             async with asyncio.timeout(2.0):
-                for _ in range(self._size):
+                for _ in range(self._size - self._missing_turns):
                     await self._turns.acquire()
                 await asyncio.gather(*(connection.close() for connection, _ in self._idle))
         except Exception:  # the server does not answer
@@ -2724,30 +2763,44 @@ class PostgresDatabase(Database):
         try:
             self._pool = self._open_pool()
             await self._check_server(self._pool)
-        except Misconfigured:
+        except (Misconfigured, Unavailable):
             raise
         except Exception as error:
             raise self._connect_failure(error) from error
 
     async def _check_server(self, pool: ConnectionPool) -> None:
-        """Find out whether there is a pooler, unless the URL says it. Raises Misconfigured for a wrong encoding."""
+        """Find out whether there is a pooler, unless the URL says it. Raises Misconfigured or Unavailable."""
         is_known = bool(pool.options)
         # Nothing may be left in a server's connection before it is known whether there is a pooler.
         pool.options.setdefault("statement_cache_size", 0)
         async with pool.connection() as connection:
-            await connection.execute("BEGIN")
-            sql = "SELECT pg_backend_pid(), current_setting('server_encoding')"
-            process, encoding = (await connection.fetch(sql))[0]
+            await connection.execute(BEGIN)
+            names = ("server_encoding", "synchronous_commit", "transaction_read_only", "search_path")
+            settings = ", ".join(f"current_setting('{name}')" for name in names)
+            process, *values = (await connection.fetch(f"SELECT pg_backend_pid(), {settings}, current_schema()"))[0]
             await connection.execute("COMMIT")
-            if encoding != "UTF8":
-                reason = f"its encoding is {encoding}, which cannot keep every text"
-                raise Misconfigured(f"DATABASE_URL: {self.name}: {reason}; make one with createdb -E UTF8 -T template0")
+            self._check_settings(*values)
             if not is_known:
                 # A pooler does not pass on the process id by which a query is cancelled, but its own.
                 self._is_pooled = process != connection.get_server_pid()
             if not is_known and not self._is_pooled:
                 del pool.options["statement_cache_size"]
                 await connection.close()
+
+    def _check_settings(self, encoding: str, commit: str, read_only: str, path: str, schema: str | None) -> None:
+        """Raise Misconfigured or Unavailable for settings with which writes fail or may be lost."""
+        reason = ""
+        if encoding != "UTF8":
+            reason = f"its encoding is {encoding}, which cannot keep every text; make one with createdb -E UTF8"
+            reason += " -T template0"
+        elif commit == "off":
+            reason = "with synchronous_commit=off an acknowledged write can be lost; set it to on"
+        elif schema is None:
+            reason = f"there is no schema of its search_path {path}"
+        if reason:
+            raise Misconfigured(f"DATABASE_URL: {self.name}: {reason}")
+        if read_only == "on":
+            raise Unavailable(f"{self.name} takes no writes: default_transaction_read_only is on, or it is a standby.")
 
     def _connect_failure(self, error: Exception) -> Exception:
         asyncpg = asyncpg_driver()
@@ -2763,6 +2816,10 @@ class PostgresDatabase(Database):
             return Misconfigured(f"DATABASE_URL: {self.name}: there is no such database; make it with createdb")
         if isinstance(error, (asyncpg.ClientConfigurationError, ValueError)):
             return Misconfigured(f"DATABASE_URL: {self.name}: cannot use this URL: {reason}")
+        if "statement pooling mode" in reason:
+            return Misconfigured(
+                f"DATABASE_URL: {self.name} is a pooler in statement mode: use transaction or session mode"
+            )
         # Poolers have one code for refusals and for lost connections.
         wording = 'startup parameter|no such (user|database)|database ".*" does not exist|rejected SSL upgrade'
         refusals = (asyncpg.DataError, asyncpg.SyntaxOrAccessError, asyncpg.ObjectNotInPrerequisiteStateError)
@@ -2788,7 +2845,7 @@ class PostgresDatabase(Database):
     async def _read(self, fresh: bool, sql: str, arguments: Sequence[Any], seconds: float | None) -> Rows:
         async with self._connected(fresh) as connection:
             if self._is_pooled:
-                await connection.execute("BEGIN")
+                await connection.execute(BEGIN)
             rows = await connection.fetch(sql, *arguments, timeout=seconds)
             if self._is_pooled:
                 await connection.execute("COMMIT")
@@ -2814,7 +2871,7 @@ class PostgresDatabase(Database):
     async def _begin(connection: Any, last_try: bool) -> bool:
         """Begin a transaction; False if the connection was lost before, so that another may do better."""
         try:
-            await connection.execute("BEGIN")
+            await connection.execute(BEGIN)
             return True
         except Exception as error:
             if last_try or not is_lost_connection(error):
@@ -2854,7 +2911,10 @@ class PostgresDatabase(Database):
         return isinstance(error, (*kinds, asyncpg.DataCorruptedError))
 
     def _reason(self, error: BaseException) -> str | None:
-        if is_lost_connection(error) or isinstance(error, (TimeoutError, OSError)):
+        asyncpg = asyncpg_driver()
+        kinds = (TimeoutError, OSError, asyncpg.InvalidTransactionStateError, asyncpg.InsufficientPrivilegeError)
+        kinds += (asyncpg.InsufficientResourcesError, asyncpg.ObjectNotInPrerequisiteStateError)
+        if is_lost_connection(error) or isinstance(error, (*kinds, asyncpg.OperatorInterventionError)):
             return f"{type(error).__name__}: {error}".rstrip(": ")
         return None
 
