@@ -11597,6 +11597,13 @@ def test_an_option_of_a_postgres_url_that_is_supported_is_used(fresh_postgres, q
             for query in ("readPreference=secondary", "journal=false")
         ],
         *[("MONGODB_URI", query, query.partition("=")[0]) for query in ("compressors=snappy", "tlsCAFile=/no/file")],
+        *[("MONGODB_URI", "fsync=true", "fsync"), ("MONGODB_URI", "loadBalanced=true&replicaSet=x", "loadBalanced")],
+        *[("MONGODB_URI", "readPreferenceTags=dc:ny", "tag"), ("MONGODB_URI", "readPreference=PRIMARY", "readPref")],
+        *[("MONGODB_URI", "maxStalenessSeconds=120", "max"), ("MONGODB_URI", "srvServiceName=x", "srvServiceName")],
+        *[("MONGODB_URI", "minPoolSize=200&maxPoolSize=100", "minPoolSize"), ("MONGODB_URI", "w=majority#x", "%23")],
+        *[("DATABASE_URL", f"{option}=other", option) for option in ("dbname", "database", "user", "password", "host")],
+        *[("DATABASE_URL", "port=1", "port"), ("DATABASE_URL", "sslmode=disable#x", "%23"), ("MYSQL_URL", "#x", "%23")],
+        *[("REDIS_URL", "db=3", "db"), ("REDIS_URL", "protocol=3#x", "%23")],
     ],
 )
 def test_unsupported_option_of_an_engines_url_ends_the_start(tmp_path, name, query, named):
@@ -11609,6 +11616,18 @@ def test_unsupported_option_of_an_engines_url_ends_the_start(tmp_path, name, que
     done = command(tmp_path, "--port", "0", **{**in_file(tmp_path), name: url})
     assert_refused(done, name, named)
     assert "canary" not in done.stderr and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "name, url, words",
+    [
+        *[("REDIS_URL", f"redis://127.0.0.1/{path}", "number of a database") for path in ("abc", "1/2", "-1", "0/")],
+        ("MONGODB_URI", "mongodb+srv://todo.example:27017/x", "one host and no port"),
+        ("MONGODB_URI", "mongodb://127.0.0.1/x?authMechanism=SCRAM-SHA-256", "username"),
+    ],
+)
+def test_url_that_is_no_address_of_a_database_ends_the_start_with_one_line(tmp_path, name, url, words):
+    assert_refused(command(tmp_path, "--port", "0", **{**in_file(tmp_path), name: url}), name, words)
 
 
 @pytest.mark.parametrize("query", ["protocol=3", "protocol=2&socket_timeout=2", "client_name=todo&max_connections=10"])

@@ -397,6 +397,17 @@ REDIS_OPTIONS = by_name(
 )
 
 
+def check_twice(parts: urllib.parse.SplitResult, options: Mapping[str, Any]) -> None:
+    """Raise Misconfigured for what a URL has both in front of its options and among them, with different values."""
+    match = re.fullmatch(r"(?:([^:@]*)(?::(.*))?@)?(.*?)(?::([0-9]+))?", parts.netloc)
+    values = dict(zip(("user", "password", "host", "port"), match.groups() if match else (), strict=False))
+    name = parts.path.removeprefix("/") if parts.scheme != "unix" else ""
+    values |= {"username": values.get("user"), "dbname": name, "database": name, "db": name}
+    for option, value in values.items():
+        if value and option in options and str(options[option]) != urllib.parse.unquote(value):
+            raise Misconfigured(f"the option {option} and the rest of the URL differ: write it once")
+
+
 def server_url(*schemes: str, options: Mapping[str, Parser], others: Parser | None = None) -> Callable[[str], str]:
     """A parser for URLs of these schemes, with these options. It never shows the URL: there may be a password in it."""
 
@@ -405,8 +416,13 @@ def server_url(*schemes: str, options: Mapping[str, Parser], others: Parser | No
         # A slash or the like that stands for itself in a password would move the rest of it elsewhere.
         if text and (not parts or "@" in parts.path + parts.query + parts.fragment):
             raise Misconfigured(f"not a URL of the form {schemes[-1]}://user:password@host:port/name")
-        if parts:
-            parse_options(parts.query, options, others)
+        if not parts:
+            return text
+        if parts.fragment:
+            raise Misconfigured("a # begins a part that no server gets: write it as %23 if it belongs to a name")
+        if options is REDIS_OPTIONS and parts.scheme != "unix" and not re.fullmatch(r"/?|/[0-9]+", parts.path):
+            raise Misconfigured("the path is not the number of a database: write redis://host:port/0")
+        check_twice(parts, parse_options(parts.query, options, others))
         return text
 
     return parse
@@ -4933,6 +4949,9 @@ class SQLDocumentStore:
         return [DocumentEntry(*row) for row in rows]
 
 
+SAFE_WRITES = {"w": "majority", "journal": True}
+
+
 class MongoDocumentStore:
     """JSON documents in MongoDB, each user's apart. Motor is only maintained any more: nothing else imports it."""
 
@@ -4949,14 +4968,24 @@ class MongoDocumentStore:
         """The names of the options in the URI. Raises Misconfigured for one that the driver would leave out."""
         parse_uri = driver("pymongo.uri_parser", "MONGODB_URI", "mongo").parse_uri
         # With the other scheme the host would be looked up in the net; the options that go with it begin so.
+        is_srv = uri.startswith("mongodb+srv:")
         address, _, query = uri.replace("mongodb+srv:", "mongodb:").partition("?")
-        pairs = [pair for pair in query.split("&") if pair and not pair.lower().startswith("srv")]
-        parts = {f"mongodb://localhost/?{pair}": f"the option {pair.partition('=')[0]!a} " for pair in pairs}
-        for part, name in {**parts, "?".join(filter(None, (address, "&".join(pairs)))): ""}.items():
-            try:
-                parse_uri(part, warn=False)
-            except (self._errors.PyMongoError, ValueError, OSError) as error:
-                raise Misconfigured(f"MONGODB_URI: {name}cannot be used: {type(error).__name__}") from None
+        pairs = [pair for pair in query.split("&") if pair and not (is_srv and pair.lower().startswith("srv"))]
+        if is_srv and re.search("[:,]", urllib.parse.urlsplit(uri).netloc.rpartition("@")[2]):
+            raise Misconfigured("MONGODB_URI: a mongodb+srv:// URL has one host and no port")
+        client = driver("pymongo", "MONGODB_URI", "mongo").MongoClient
+        # What does not go together, only a client notices. It may see that there are a name and a password, not which.
+        masked = re.sub(r"(?<=//)[^/@]*(?=@)", lambda match: re.sub("[^:]+", "x", match[0]), address)
+        try:
+            for pair in pairs:
+                reason = f"the option {pair.partition('=')[0]!a} cannot be used"
+                parse_uri(f"mongodb://localhost/?{pair}", warn=False)
+            reason = "its parts cannot be used together"
+            client(f"{masked}?{'&'.join(pairs)}", connect=False, **SAFE_WRITES).close()
+            reason = "the name or the password has to be percent-encoded"
+            parse_uri(address)
+        except (self._errors.PyMongoError, ValueError, TypeError, OSError) as error:
+            raise Misconfigured(f"MONGODB_URI: {reason}: {error}") from None
         return parse_options(query, {}, str).keys()
 
     async def close(self) -> None:
@@ -4972,7 +5001,7 @@ class MongoDocumentStore:
             if self._client is None:
                 limits = {"serverSelectionTimeoutMS": 800, "timeoutMS": 1500}
                 limits = {name: value for name, value in limits.items() if name.lower() not in self._options}
-                self._client = self._motor.AsyncIOMotorClient(self._uri, w="majority", journal=True, **limits)
+                self._client = self._motor.AsyncIOMotorClient(self._uri, **SAFE_WRITES, **limits)
             documents = self._client.get_default_database("tornado_todo")["documents"]
             if not self._indexed:
                 await documents.create_index([("owner_id", 1), ("name", 1)], unique=True)
@@ -5175,7 +5204,8 @@ class RedisRecordStore:
         raise AssertionError("the last try either returns or raises")
 
     def _unavailable(self, error: Exception) -> Unavailable:
-        LOG.warning("%s: %s", self.name, type(error).__name__)
+        reason = f": {error}" if isinstance(error, self._errors.ResponseError) else ""
+        LOG.warning("%s: %s%s", self.name, type(error).__name__, reason)
         return Unavailable("The record store cannot be used right now; try again.")
 
     async def get(self, key: str) -> Record | None:
