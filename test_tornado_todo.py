@@ -8886,6 +8886,8 @@ UNUSUAL_NAMES = {
     "small capitals of phonetics": "\u1d04oco",
     "a click": "ann\u01c3",
     "an old italic letter": "\U00010300nn",
+    "a bar through a letter": "l\u0335",
+    "a stroke through a letter": "o\u0338",
     "Thai and Devanagari": "\u0e01\u0915",
     "the machine's own user": "\u217c\u03bfcal".replace("\u03bf", "o"),
 }
@@ -8908,6 +8910,18 @@ def test_a_name_with_letters_that_hide_or_pass_for_others_is_refused(town, kind)
         ("gil", "\u0261il"),
         ("ovo", "\u03bf\u03bd\u03bf"),
         ("caesar", "c\u00e6sar"),
+        *[
+            ("mimi", "mimi\u0307"),
+            ("jane", "j\u0307ane"),
+            ("hal", "hal\u0307"),
+            ("diana", "d\u0131\u0307ana"),
+        ],
+        *[("\u0639\u0644\u0649", "\u0639\u0644\u06cc"), ("\u0643\u0645", "\u06a9\u0645")],
+        *[("\u3078\u3044", "\u30d8\u3044"), ("\u52a0\u53e3", "\u52a0\u30ed"), ("\u4e8c\u90ce", "\u30cb\u90ce")],
+        *[("\u529b\u4e38", "\u30ab\u4e38"), ("\u4e00\u90ce", "\u30fc\u90ce"), ("\u516b\u7530", "\u30cf\u7530")],
+        *[("pau\u1e3b", "paul\u0332"), ("\u0259l", "\u01ddl"), ("\u0259", "\u04d9"), ("\u05f0", "\u05d5\u05d5")],
+        *[("\u0c05\u0c32", "\u0c85\u0cb2"), ("\u0e1a\u0e1b", "\u0e9a\u0e9b"), ("\u0906\u0936", "\u0905\u093e\u0936")],
+        *[("\u010fan", "d\u0306an"), ("\u0253ob", "b\u0314ob"), ("\u043a\u0442", "\u03ba\u03c4")],
     ],
 )
 def test_a_name_that_looks_like_that_of_an_account_is_taken(todo_engine, taken, similar):

@@ -885,25 +885,45 @@ MODERN_SCRIPTS = EAST_ASIAN_SCRIPTS | SCRIPTS_LIKE_LATIN
 MODERN_SCRIPTS |= {"LATIN", "HEBREW", "ARABIC", "ARABIC-INDIC", "EXTENDED", "THAANA", "ETHIOPIC", "GEORGIAN", "TIBETAN"}
 MODERN_SCRIPTS |= {"DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM"}
 MODERN_SCRIPTS |= {"SINHALA", "THAI", "LAO", "MYANMAR", "KHMER"}
-# Letters of these scripts, each after the ASCII letter that it looks like (UTS 39, confusables.txt).
+# Letters of these scripts, each group after the one that stands for all that look like it (UTS 39, confusables.txt).
 CONFUSABLES = """6б 8ଃ৪੪ȣ 9੧୨৭൭ aɑαа cс dԁ eҽе fքẝ gɡցƍ hһհ iıɪɩιі jϳј lӏ nոռ oంಂംං०੦૦௦౦೦൦๐໐၀οσоჿօഠဝ০୦ዐଠ
-pρр qԛգզ rг sƽѕ uʋυսሀ vνѵ wɯѡԝա xх yɣʏγуүყ"""
+pρр qԛգզ rг sƽѕ uʋυսሀ vνѵ wɯѡԝա xх yɣʏγуүყ
+iꙇ o۵ס rᴦ yỿ þƿϸ ħћ ĸκк ƀѣҍ ƅь ƞη ƨꙅ ǝəә ȝʒӡჳ ȷյ ɍғ ɏұ ɔͻ ɛεєԑ ɜз ɢԍ ɦꚕ ɰպሣ ɵѳө ɸφф ʌᴧ ʍм ʔॽ ʙв ʜн
+ͷи δծẟ πпᴨ τт ψѱ ωꙍ лᴫ ҷӌ ӈӊ ձኔ ۹१ ऽઽ २૨ ३૩ ४૪ ८૮ ॱൎ ৠৡ அ௮ ஈர உ௨ഉ எ௭ ஐஜജ க௧ ச௪ ணണ ய௰ ழഴ ஶശ అಅ ఆಆ ఇಇ
+ఒಒ ఓಓ ఔಔ జಜ ఞಞ ణಣ యಯ ఱಱ లಲ ౧೧ ౨೨ ౯೯ ഌങ ഞൡ രറ ൪ർ ൯ൻ ජ෪ ද෫ ขฃ
+คดต ฆม จຈ ชซ ฎฏ ฑท บບ ปປ ฝຝ พພ ฟຟ ภฦ ยຍ าๅ རཪ ၁ၥ ー一 អឣ く𡿨 へヘ イ亻 エ工 カ力
+タ夕 ト卜 ニ二 ノ丿 ハ八 ロ口囗 oهہھە lاןו ىیي كکڪ ٠۰ ٢۲ ٣۳ ٧۷ ٨۸ ٩۹ りリ 才オ 千チ"""
+# Letters that look like several, and marks that look like the first of their group.
+COMPOUNDS = """æ=ae ӕ=ae œ=oe ҫ=c̦ ƃ=b̄ ƌ=d̄ ƒ=f̦ ƙ=k̔ ƞ=n̩ η=n̩ ƥ=p̔ ƭ=t̔ ƴ=y̔ ȥ=z̦ ɓ=b̔ ɖ=d̨ ɗ=d̔ ɠ=g̔ ɦ=h̔ ꚕ=h̔
+ɭ=l̨ ɳ=n̨ ɼ=r̩ ɽ=r̨ ʂ=s̨ ʐ=z̨ ʠ=q̔ ы=ƅi ҋ=й̦ җ=ж̩ ҙ=ɜ̦ қ=ĸ̩ ң=ʜ̩ ӆ=л̦ ӊ=ʜ̦ ӈ=ʜ̦ ӎ=ʍ̦ ऄ=अॆ आ=अा ई=र्इ
+ऍ=एॅ ऎ=एॆ ऐ=एे ऑ=अॉ ऒ=अाॆ ओ=अाे औ=अाै আ=অা ৠ=ঋৃ ৡ=ঋৃ ਆ=ਅਾ ਇ=ੲਿ ਈ=ੲੀ ਉ=ੳੁ ਊ=ੳੂ ਏ=ੲੇ ਐ=ਅੈ ਔ=ਅੌ આ=અા
+ઍ=અૅ એ=અે ઐ=અૈ ઑ=અાૅ ઓ=અાે ઔ=અાૈ ଆ=ଅା ஊ=உள ௫=ஈு ௬=சு ௲=சூ ఓ=ఒౕ ಓ=ఒౕ ఔ=ఒౌ ಔ=ఒౌ ఠ=రּ ఢ=డ̣ థ=ధּ భ=బ̣
+మ=వు ష=వ̣ హ=వా ౠ=ఋా ౡ=ఌా ೡ=ಌಾ ഈ=ഇൗ ഊ=உൗ ഌ=നു ങ=നു ഐ=എെ ഓ=ഒാ ഔ=ഒൗ ഺ=டி ൚=ന്മ ൪=ര് ർ=ര് ൫=ദ്ര ൬=ന്ന
+൮=വ്ര ൯=ന് ൻ=ന് ൶=ഹ്മ ෩=෨ා ෯=෨ී แ=เเ ༀ=ཨོཾ က=ဂာ ဟ=ပာ ဩ=သြ ဪ=သြော် ၦ=ပှ ၯ=ပာှ ၰ=ဃှ ၾ=ၽှ ႁ=ဂှ װ=וו
+ױ=וי ײ=יי"""
+SIMILAR_MARKS = "302 311, 303 342, 304 305, 306 30c, 313 315, 331 320 332 333 347, 326 321 327, 328 322"
 LOOKS_LIKE = {ord(letter): word[0] for word in CONFUSABLES.split() for letter in word[1:]}
-LOOKS_LIKE |= {ord("æ"): "ae", ord("ӕ"): "ae", ord("œ"): "oe"}
+LOOKS_LIKE |= {ord(word[0]): word[2:] for word in COMPOUNDS.split()}
+LOOKS_LIKE |= {
+    int(mark, 16): chr(int(marks.split()[0], 16)) for marks in SIMILAR_MARKS.split(",") for mark in marks.split()[1:]
+}
 
 
 def skeleton(name: str) -> str:
     """What names that look the same have in common (UTS 39, section 4); an ASCII name is its own."""
     if name.isascii():
         return name
-    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).translate(LOOKS_LIKE))
+    text = unicodedata.normalize("NFD", name)
+    for _ in range(2):  # what a letter looks like may itself look like another
+        text = unicodedata.normalize("NFD", text.translate(LOOKS_LIKE))
+    return re.sub("([ijl][\u0316-\u0333]*)\u0307", r"\1", text)  # the dot hides the one that is there, or in an l
 
 
 def script_of(character: str) -> str:
     """The script of a letter, digit or mark; empty for those of all scripts, `unusual` if it is not for names."""
     code, word = ord(character), unicodedata.name(character, "").split(" ")[0]
     if character.isascii() and not character.isalpha() or (word == "COMBINING" and code < 0x370):
-        return ""
+        return "unusual" if 0x334 <= code <= 0x338 else ""  # strokes through a letter make it look like another
     # Latin letters of phonetics, and the clicks, which look like punctuation, are not for names.
     is_odd = word == "LATIN" and (0x1C0 <= code <= 0x1C3 or code >= 0x2B0 and not 0x1E00 <= code <= 0x1EFF)
     return word if word in MODERN_SCRIPTS and not is_odd else "unusual"
