@@ -1681,6 +1681,7 @@ ROWS_IN_LOOP = 8  # that one statement writes before other requests get a turn
 QUEUE_SECONDS = 1.5  # that a write waits for its turn before it is refused
 LOCK_SECONDS = 1.0  # to wait for another process's lock on a SQLite file
 CONNECT_SECONDS = 1.0  # to wait for a connection to Postgres
+PROBE_SECONDS = 0.3  # to wait for the first answer on a new connection while there are others
 FEWER_SECONDS = 30  # without another connection to Postgres where it allows no more
 IDLE_CONNECTION_SECONDS = 300  # after which one is not used again: a firewall may have forgotten it
 TRY_AGAIN_SECONDS = 5.0  # between writes by which the health check finds out whether writing works again
@@ -2722,7 +2723,8 @@ class ConnectionPool:
                 raise TooManyConnections(str(error)) from error
             raise
         try:
-            await connection.execute("SELECT 1", timeout=seconds)
+            has_others = self._idle or self._users > 1
+            await connection.execute("SELECT 1", timeout=min(seconds, PROBE_SECONDS) if has_others else seconds)
         except TimeoutError as error:  # a pooler signs in every client, and lets it wait for one of its connections
             connection.terminate()
             raise TooManyConnections("a new connection is not served") from error
