@@ -10534,6 +10534,7 @@ def test_unreadable_line_of_the_env_file_is_named(tmp_path, content, line, name)
         *[(name, "AUTH") for name in ("AUHT", "auth", "Auth", "AUT", "AUTHH", "TORNADO_TODO_AUTH", "\ufeffAUTH")],
         *[("databse_url", "DATABASE_URL"), ("DATABASEURL", "DATABASE_URL"), ("DATABSE_ULR", "DATABASE_URL")],
         *[("port", "SERVER_PORT"), ("server-host", "SERVER_HOST"), ("MONGODB_URL", "MONGODB_URI")],
+        *[("TRUSTED_PROXY", "TRUSTED_PROXIES"), ("MONGO_URL", "MONGODB_URI"), ("ALLOWED_HOST", "ALLOWED_HOSTS")],
     ],
 )
 def test_misspelt_setting_in_the_env_file_is_refused_with_a_hint(tmp_path, name, meant):
@@ -10541,6 +10542,13 @@ def test_misspelt_setting_in_the_env_file_is_refused_with_a_hint(tmp_path, name,
     done = command(tmp_path, "--check")
     assert_refused(done, ".env, line 2: ", f"{name!a} is not a setting; did you mean {meant}?")
     assert "canary" not in done.stderr
+
+
+def test_setting_that_the_env_file_has_twice_is_refused_if_the_values_differ(tmp_path):
+    (tmp_path / ".env").write_text("AUTH=accounts\nWORKERS=0\nAUTH=accounts\nX=1\nX=2\n")
+    assert_refused(command(tmp_path, "--check"), "WORKERS: ")
+    (tmp_path / ".env").write_text("AUTH=accounts\nAUTH=open\n")
+    assert_refused(command(tmp_path, "--check"), ".env: AUTH is there twice, with different values")
 
 
 def test_what_other_programs_keep_in_the_env_file_is_left_to_them(tmp_path):

@@ -593,11 +593,19 @@ SETTINGS = Config.table()
 SETTING_NAMES = {row.name for row in SETTINGS} | OLD_NAMES.keys()
 
 
+def without_variants(name: str) -> str:
+    """A name in the singular, with the words that others use for the same."""
+    return re.sub("IES$", "Y", name).removesuffix("S").replace("URI", "URL").replace("MONGODB", "MONGO")
+
+
 def nearest_setting(name: str) -> str | None:
     """The setting that a name stands for: in other letter case, as an option, or misspelt; None if there is none."""
     folded = re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_").removeprefix("TORNADO_TODO_")
-    options = {row.option.removeprefix("--").upper(): row.name for row in SETTINGS if row.option}
-    return options.get(folded) or nearest_name(folded, [row.name for row in SETTINGS])
+    same = {row.option.removeprefix("--").upper(): row.name for row in SETTINGS if row.option}
+    same |= {without_variants(row.name): row.name for row in SETTINGS}
+    return (
+        same.get(folded) or same.get(without_variants(folded)) or nearest_name(folded, [row.name for row in SETTINGS])
+    )
 
 
 # ==== domain: may call itself ===================================================================
@@ -17930,6 +17938,8 @@ def read_env_file(path: str) -> dict[str, str | None]:
         if (name or is_error) and (fault := env_fault(statement, name, value)):
             blank_lines = original.string[: len(original.string) - len(statement)].count("\n")
             raise Misconfigured(f"{path}, line {original.line + blank_lines}: {fault}")
+        if name in SETTING_NAMES and values.get(name, value) != value:
+            raise Misconfigured(f"{path}: {name} is there twice, with different values: remove one")
         values[name] = value
     return values
 
