@@ -17614,7 +17614,6 @@ COPIED_TABLES = {
     ),
 }
 Progress = Callable[[str, int, int], None]
-Rows = list[tuple[Any, ...]]
 
 
 async def read_table(database: Database, table: str, after: Any = None) -> AsyncIterator[Rows]:
@@ -17656,7 +17655,7 @@ async def copy_table(source: Database, target: Database, table: str, progress: P
     done, last = (await target.fetch(f"SELECT count(*), max({key}) FROM {table}"))[0]
     progress(table, done, total)
     async for rows in read_table(source, table, last):
-        await target.transaction(lambda transaction, rows=rows: transaction.execute_many(sql, rows))
+        await target.transaction(operator.methodcaller("execute_many", sql, rows))
         done += len(rows)
         progress(table, done, total)
 
