@@ -52,6 +52,7 @@ import errno
 import functools
 import getpass
 import hashlib
+import http.client
 import importlib
 import inspect
 import io
@@ -6350,9 +6351,6 @@ def body_too_large(limit: int) -> TooLarge:
 class Request:
     """One HTTP request. Raises HTTPInputError for one without a valid target and host."""
 
-    __slots__ = ("method", "path", "query", "version", "headers", "host", "remote_ip", "protocol", "root_path")
-    __slots__ += ("is_upgrade", "has_body", "length", "receive_body", "began", "id")
-
     def __init__(self, method: str, target: str, version: str, headers: dict[str, str], remote_ip: str, protocol: str):
         if not target.startswith("/"):
             target = path_of_target(method, target, headers)
@@ -6568,9 +6566,9 @@ class Hosts:
             raise Misdirected(f"{name or host[:100]!r} is not a name of this server. ALLOWED_HOSTS lists its names.")
 
 
-def is_of_host(origin: str, host: str) -> bool:
+def is_of_host(origin: str | None, host: str) -> bool:
     """Whether an origin has the host and port of a Host header, with any scheme: TLS may end at a proxy."""
-    reduced = origin_of(origin)
+    reduced = origin_of(origin or "")
     return bool(reduced) and reduced == origin_of(f"{reduced.partition('://')[0]}://{host}")
 
 
@@ -7069,9 +7067,9 @@ INTERNAL_ERROR = (
 )
 API_POLICY = "default-src 'none'"
 # What the page needs of a browser's powers: nothing.
-PERMISSIONS = ("accelerometer", "camera", "display-capture", "geolocation", "gyroscope", "hid", "magnetometer")
-PERMISSIONS += ("microphone", "midi", "payment", "publickey-credentials-get", "screen-wake-lock", "serial", "usb")
-PERMISSIONS_POLICY = ", ".join(f"{name}=()" for name in PERMISSIONS)
+PERMISSIONS = """accelerometer camera display-capture geolocation gyroscope hid magnetometer microphone midi payment
+publickey-credentials-get screen-wake-lock serial usb"""
+PERMISSIONS_POLICY = ", ".join(f"{name}=()" for name in PERMISSIONS.split())
 
 
 @functools.lru_cache(2)
@@ -7161,7 +7159,7 @@ def refusal(status: int, detail: str) -> Response[Any]:
     """The problem document (RFC 9457) for a request that reaches no handler; it is logged."""
     request_id = os.urandom(8).hex()
     LOG.info("%s refused a request that is not valid HTTP or is over a limit: %d", request_id, status)
-    title = tornado.httputil.responses[status]
+    title = http.client.responses[status]
     problem = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
     body = msgspec.json.encode(problem)
     headers = {
@@ -7176,7 +7174,7 @@ def refusal_bytes(status: int, detail: str) -> bytes:
     """The same as an HTTP/1.1 response."""
     response = refusal(status, detail)
     fields = map(": ".join, response.headers.items())
-    lines = [f"HTTP/1.1 {status} {tornado.httputil.responses[status]}", *fields, "", ""]
+    lines = [f"HTTP/1.1 {status} {http.client.responses[status]}", *fields, "", ""]
     return "\r\n".join(lines).encode() + cast(bytes, response.body)
 
 
@@ -7300,21 +7298,11 @@ def operation_of(function: Callable[..., Awaitable[Any]]) -> Operation:
         tuple(part.read for each in parameters if (part := marker(each.annotation, PathPart))),
         tuple(name for each in parameters for name in query_annotations(each)),
         tuple((name, field.name.lower()) for name, field in fields if field),
-        body and (marker(body.annotation, Fields) or marker(body.annotation, JSONBody)),
+        (marker(body.annotation, Fields) or marker(body.annotation, JSONBody)) if body else None,
         body is not None,
         statuses or ((204,) if returned is None else (200,)),
         value_type(returned),
     )
-
-
-@functools.cache
-def operations(handler: type["Handler"]) -> dict[str, Operation]:
-    """What a handler answers, by method."""
-    functions = {name: getattr(handler, name.lower(), None) for name in METHODS}
-    found = {name: operation_of(function) for name, function in functions.items() if function}
-    if "GET" in found and handler.has_head:
-        found["HEAD"] = found["GET"]
-    return found
 
 
 def path_text(part: str) -> str:
@@ -7365,10 +7353,18 @@ class Handler:
         self.body = b""  # the bytes of the body
         self.who: Caller | None = None  # for the log
 
+    @classmethod
+    @functools.cache
+    def operations(cls) -> dict[str, Operation]:
+        """What it answers, by method."""
+        functions = {name: getattr(cls, name.lower(), None) for name in METHODS}
+        found = {name: operation_of(function) for name, function in functions.items() if function}
+        return found | ({"HEAD": found["GET"]} if "GET" in found and cls.has_head else {})
+
     async def respond(self, parts: Sequence[str]) -> Response[Any]:
         """Carry the request out. Raises TodoError, HTTPError or NotModified."""
         method = self.request.method
-        known = operations(type(self))
+        known = self.operations()
         if method == "OPTIONS":
             return self._options((*known, "OPTIONS"))
         operation = known.get(method)
@@ -7623,7 +7619,7 @@ def error_statuses(route: Route, method: str, operation: Operation) -> set[int]:
 def error_title(status: int) -> str:
     """What an error of this status is called."""
     kinds = [kind for kind in TodoError.__subclasses__() if kind.status == status]
-    return f"{kinds[0].title}: {kinds[0].__doc__}" if kinds else tornado.httputil.responses[status]
+    return f"{kinds[0].title}: {kinds[0].__doc__}" if kinds else http.client.responses[status]
 
 
 class OpenAPI:
@@ -7657,7 +7653,7 @@ class OpenAPI:
         }
 
     def _path(self, route: Route) -> dict[str, Any]:
-        known = operations(route.handler)
+        known = route.handler.operations()
         return {method.lower(): self._operation(route, method, each) for method, each in known.items()}
 
     def _operation(self, route: Route, method: str, operation: Operation) -> dict[str, Any]:
@@ -7705,7 +7701,7 @@ class OpenAPI:
                 "content": {"*/*" if fields is None else "application/json": {"schema": {}}},
                 "required": fields is not None,
             }
-        schema = {"$ref": f"#/components/schemas/{fields.struct.__name__}"}
+        schema: dict[str, Any] = {"$ref": f"#/components/schemas/{fields.struct.__name__}"}
         self._types[fields.struct] = None
         schema |= {"required": list(fields.required)} if fields.required else {}
         if fields.many:
@@ -7713,7 +7709,7 @@ class OpenAPI:
         return {"content": {"application/json": {"schema": schema}}, "required": not fields.optional}
 
     def _success(self, status: int, method: str, operation: Operation) -> dict[str, Any]:
-        title = tornado.httputil.responses[status]
+        title = http.client.responses[status]
         if method == "HEAD" or status in (101, 204, 301) or operation.result is None:
             return self._content(title, "", None)
         media_type = {bytes: "*/*", str: "text/html"}.get(operation.result, "application/json")
@@ -7723,7 +7719,7 @@ class OpenAPI:
         headers = {name: {"$ref": f"#/components/headers/{name}"} for name in RESPONSE_HEADERS}
         described: dict[str, Any] = {"description": title, "headers": headers}
         if media_type:
-            schema = {}
+            schema: dict[str, Any] = {}
             if kind not in (bytes, Any):
                 self._types[kind] = None
                 (schema,), _ = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
@@ -7819,7 +7815,7 @@ def problem_response(request: Request, error: Exception) -> Response[Any]:
         error = Unavailable("The server's own configuration keeps it from opening its database; the log says why.")
     # The reasons of other errors may be internal.
     status = error.status_code if isinstance(error, tornado.web.HTTPError) else 500
-    title = tornado.httputil.responses.get(status, "Unknown")
+    title = http.client.responses.get(status, "Unknown")
     problem: dict[str, Any] = {"type": "about:blank", "title": title, "status": status}
     headers = {"WWW-Authenticate": 'Bearer realm="tornado_todo"'} if status == 401 else {}
     if isinstance(error, TodoError):
@@ -7931,7 +7927,7 @@ class TornadoSocket(tornado.websocket.WebSocketHandler):
     """A WebSocket of Tornado's, as a Socket. A message that comes while the last one waits is dropped."""
 
     def initialize(self, response: Response[Any]) -> None:
-        self._run = response.socket
+        self._run = cast(Callable[[Socket], Awaitable[None]], response.socket)
         self.clear_header("Server")
         for name, value in response.headers.items():
             self.set_header(name, value)
@@ -8059,7 +8055,7 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
             self._upgrade(response)
             return
         connection, headers, is_last = self._connection, WireHeaders(response.headers), "Connection" in response.headers
-        reason = tornado.httputil.responses.get(response.status, "Unknown")
+        reason = http.client.responses.get(response.status, "Unknown")
         start_line = tornado.httputil.ResponseStartLine("", response.status, reason)
         if is_last:
             connection.stream.lingers = True  # so that a client that still sends can read the response
@@ -8081,7 +8077,7 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
             raise
 
     def _upgrade(self, response: Response[Any]) -> None:
-        start_line, headers = cast(tuple, self._head)
+        start_line, headers = cast(tuple[Any, Any], self._head)
         request = tornado.httputil.HTTPServerRequest(
             start_line=start_line, headers=headers, connection=self._connection
         )
@@ -8095,7 +8091,7 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
 class ASGISocket:
     """The WebSocket of an ASGI server, which frames and pings."""
 
-    def __init__(self, receive: Callable, send: Callable):
+    def __init__(self, receive: Callable[..., Any], send: Callable[..., Any]):
         self._receive, self._send, self._is_closing = receive, send, False
 
     async def receive(self) -> str | bytes | None:
@@ -8130,7 +8126,7 @@ def wire_name(name: str) -> bytes:
 class ASGIExchange:
     """One request of an ASGI server (ASGI 3.0), and its response."""
 
-    def __init__(self, scope: dict[str, Any], receive: Callable, send: Callable):
+    def __init__(self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]):
         self._scope, self._receive, self._send = scope, receive, send
         self._is_socket = scope["type"] == "websocket"
         self._has_begun = False
@@ -8312,9 +8308,9 @@ class APIHandler(Handler):
         request = f"{self.request.method} {self.request.path}\n".encode() + self.body
         return Repeat(key, hashlib.sha256(request).hexdigest(), answer_type)
 
-    def show(self, thing: Todo | TodoList) -> Todo | TodoList:
+    def show(self, thing: Value) -> Value:
         """A to-do or list with its URL."""
-        return self.show_all([thing])[0]
+        return cast(Value, self.show_all([thing])[0])
 
     def show_all(self, things: Sequence[Any]) -> list[Any]:
         """To-dos, or lists, with their URLs."""
@@ -8337,7 +8333,7 @@ class APIHandler(Handler):
                 self.headers["Location"] = result.url
         return super().encode(result)
 
-    async def described(self, written: WriteResult) -> WriteResult:
+    async def described(self, written: WriteResult[TodoList]) -> WriteResult[TodoList]:
         """A write with what became of a list, and how many to-dos it has."""
         return written._replace(result=(await self.queries.described([written.result]))[0])
 
@@ -8538,13 +8534,14 @@ class ChangesHandler(APIHandler):
     async def get(
         self,
         *,
-        since: Revision = 0,
+        since: Revision = None,
         list: Annotated[str | None, QueryField(ID, "only those of this list")] = None,
         limit: Limit = 200,
     ) -> Changes:
         """Read what changed after a revision, oldest first."""
         if list and list not in {entry.id for entry in await self.queries.lists(deleted=True)}:
             await self.queries.todo_list(list)
+        since = since or 0
         await self.queries.check_revision(since)
         revision = await self.queries.revision()
         changes = await self.queries.changes(since, list, limit + 1)
@@ -8856,7 +8853,7 @@ class SessionHandler(AccountHandler):
         With `ended=true` only drop the cookie of a session that has ended: a page that forgets the old one must
         not end a new one, which began while it asked.
         """
-        secret = self.accounts and self.app.cookies.read(self.request)
+        secret = self.app.cookies.read(self.request) if self.accounts else None
         await self.services.open()
         # Without a cookie in the request there was none to drop, and the browser may have a new one by now.
         if ended and (not secret or await self.services.accounts.find(secret, "session")):
@@ -9085,7 +9082,7 @@ class ExportHandler(APIHandler):
             yield self.show_all(todos)
             after = todos[-1].id
 
-    async def _documents(self, store: SQLDocumentStore | MongoDocumentStore) -> AsyncIterator[list[dict]]:
+    async def _documents(self, store: SQLDocumentStore | MongoDocumentStore) -> AsyncIterator[list[dict[str, Any]]]:
         after = ""
         while entries := await store.entries(self.user.id, "", after, 20):
             documents = [(entry.name, await store.get(self.user.id, entry.name)) for entry in entries]
@@ -16946,7 +16943,7 @@ class TodoApplication(tornado.web.Application):
             return super().start_request(server_conn, request_conn)
         return TornadoExchange(self, self.state, request_conn)
 
-    def find_handler(self, request: Any, **options: Any) -> tornado.httputil.HTTPMessageDelegate:
+    def find_handler(self, request: Any, **options: Any) -> Any:
         """What answers a request, of which another application's router knows the head."""
         if self._has_added() and (added := self.default_router.find_handler(request, **options)):
             return added
@@ -16960,7 +16957,7 @@ def log_added(handler: tornado.web.RequestHandler) -> None:
         log_request(handler.get_status(), handler.request, began=began)
 
 
-def check_names(names: Iterable, spell: Callable[[str], str]) -> None:
+def check_names(names: Iterable[object], spell: Callable[[str], str]) -> None:
     """Raise Misconfigured for a name that is not a setting in upper or lower case, with the nearest one."""
     for name in map(str, names):
         if name not in map(spell, SETTING_NAMES):
@@ -17067,7 +17064,7 @@ class ConnectionLimits:
         self._idle: dict[Callable[[], Any], None] = {}  # without a whole head, the longest first
         self._busy: dict[Callable[[], Any], None] = {}
         self._idle_limit, self._head_limit = TimeLimit(keep_alive), TimeLimit(HEAD_SECONDS)
-        self._lingering: set[asyncio.Task] = set()
+        self._lingering: set[asyncio.Task[None]] = set()
 
     def arrive(self, close: Callable[[], Any]) -> None:
         """A connection has been made: the head of its first request must come."""
@@ -17150,7 +17147,7 @@ class ClientStream(tornado.iostream.IOStream):
         if not self._is_new:
             self._is_idle = True
             self._limits.become_idle(self.close)
-        head = super().read_until_regex(regex, max_bytes)
+        head = cast("asyncio.Future[bytes]", super().read_until_regex(regex, max_bytes))
         if head.done():
             self._take_head(head)
         else:
@@ -17159,7 +17156,7 @@ class ClientStream(tornado.iostream.IOStream):
                 self._limits.begin_head(self.close)
         return head
 
-    def _take_head(self, head: asyncio.Future) -> None:
+    def _take_head(self, head: asyncio.Future[bytes]) -> None:
         self._is_new = self._is_idle = self._reads_head = False
         if not head.cancelled() and head.exception() is None:
             self._limits.become_busy(self.close)
@@ -17174,7 +17171,7 @@ class ClientStream(tornado.iostream.IOStream):
 
     def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
         """Read the size of a chunk, which Tornado reads so, and nothing else."""
-        line = super().read_until(delimiter, MAX_HEAD)
+        line = cast("asyncio.Future[bytes]", super().read_until(delimiter, MAX_HEAD))
         if line.done() and not line.exception() and re.fullmatch(rb"0*[1-9A-Fa-f][0-9A-Fa-f]*\r\n", line.result()):
             return line
         return asyncio.ensure_future(self._read_size(line))
@@ -17202,7 +17199,7 @@ class ClientStream(tornado.iostream.IOStream):
         end.set_result(b"\r\n")
         return end
 
-    def write(self, data: bytes | memoryview) -> asyncio.Future:
+    def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
         """Write; where Tornado answers a malformed request by a status alone, a problem document."""
         error = sys.exception()
         if isinstance(error, tornado.httputil.HTTPInputError):
@@ -17228,13 +17225,15 @@ class Server(tornado.httpserver.HTTPServer):
     between: a thousand at once would keep them waiting for a third of a second.
     """
 
-    def initialize(self, app: TodoApplication, limits: ConnectionLimits, **options: Any) -> None:
+    def initialize(  # type: ignore[override]
+        self, app: TodoApplication, limits: ConnectionLimits, **options: Any
+    ) -> None:
         super().initialize(app, **options)
         self.conn_params.header_timeout = None  # Tornado's own has a timer for each request, which costs 30 µs
         self._limits = limits
-        self._arrived: collections.deque[tuple] = collections.deque()
+        self._arrived: collections.deque[tuple[Any, tuple[Any, ...]]] = collections.deque()
 
-    def handle_stream(self, stream: Any, address: tuple) -> None:
+    def handle_stream(self, stream: Any, address: tuple[Any, ...]) -> None:
         """Take a new connection."""
         self._arrived.append((stream.socket, address))
         if len(self._arrived) == 1:
@@ -17272,7 +17271,7 @@ def room_for_connections(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else max(10, min(wanted, (soft - own) // 2))
 
 
-def asgi_app(app: TodoApplication) -> Callable:
+def asgi_app(app: TodoApplication) -> Callable[..., Awaitable[None]]:
     """An app of `make_app` for ASGI servers, such as uvicorn, or to be mounted in FastAPI or Starlette.
 
     Mount it at the prefix that the app was made with; at another place all that it answers is 404, with what to change.
@@ -17281,7 +17280,7 @@ def asgi_app(app: TodoApplication) -> Callable:
     """
     services: Services = app.state.services
 
-    async def answer(scope: dict, receive: Callable, send: Callable) -> None:
+    async def answer(scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         if scope["type"] != "lifespan":
             await ASGIExchange(scope, receive, send).answer(app.state)
             return
@@ -17302,7 +17301,7 @@ def asgi_app(app: TodoApplication) -> Callable:
 OfUvicorn: Any = object  # stands for classes of uvicorn's, which are imported only if HTTP_SERVER asks for it
 
 
-class UvicornConnection(OfUvicorn):
+class UvicornConnection(OfUvicorn):  # type: ignore[misc]
     """What is added to uvicorn's HttpToolsProtocol: limits, and a problem document for every request that it refuses.
 
     A request that asks for an upgrade to something else than a WebSocket is read as if it did not
@@ -17312,13 +17311,18 @@ class UvicornConnection(OfUvicorn):
     limits: ConnectionLimits
     upgrade_error: type[Exception]  # of the parser
     parse_error: type[Exception]
+    parser: Any
+    headers: list[tuple[bytes, bytes]]
+    url: bytes
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Take a new connection."""
         self.limits.make_room()
         super().connection_made(transport)
         self._be_lenient()
-        self._unanswered: collections.deque = collections.deque()  # uvicorn's objects for requests, the oldest first
+        self._unanswered: collections.deque[Any] = (
+            collections.deque()
+        )  # uvicorn's objects for requests, the oldest first
         self._head_size = 0  # bytes so far, of a head that is not whole
         self._is_reading_head = self._is_reading_body = self._is_refused = False
         self._has_head_limit = True
@@ -17465,7 +17469,7 @@ class UvicornConnection(OfUvicorn):
         self.limits.linger(self.transport.get_extra_info("socket").dup())
 
 
-class UvicornSocket(OfUvicorn):
+class UvicornSocket(OfUvicorn):  # type: ignore[misc]
     """What is added to uvicorn's WebSocketsSansIOProtocol: text that is not UTF-8 closes it without a traceback."""
 
     _decoder: codecs.IncrementalDecoder | None = None  # of the text that comes
