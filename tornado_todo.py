@@ -17320,9 +17320,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         self.limits.make_room()
         super().connection_made(transport)
         self._be_lenient()
-        self._unanswered: collections.deque[Any] = (
-            collections.deque()
-        )  # uvicorn's objects for requests, the oldest first
+        self._unanswered: collections.deque[Any] = collections.deque()  # requests, the oldest first
         self._head_size = 0  # bytes so far, of a head that is not whole
         self._is_reading_head = self._is_reading_body = self._is_refused = False
         self._has_head_limit = True
