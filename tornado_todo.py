@@ -7286,6 +7286,22 @@ def query_annotations(parameter: inspect.Parameter) -> dict[str, Any]:
     return {}
 
 
+def is_path_part(parameter: inspect.Parameter) -> bool:
+    """Whether an argument comes from the path."""
+    return parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.name != "body"
+
+
+def path_part(parameter: inspect.Parameter) -> PathPart:
+    """How an argument is read from the path; as text, if its annotation does not say."""
+    return marker(parameter.annotation, PathPart) or PathPart(str)
+
+
+def query_field(annotation: Any) -> QueryField:
+    """The schema of a query parameter; that of its type, if its annotation has no other."""
+    names = {bool: "boolean", int: "integer", float: "number"}
+    return marker(annotation, QueryField) or QueryField({"type": names.get(annotation, "string")})
+
+
 def operation_of(function: Callable[..., Awaitable[Any]]) -> Operation:
     """Read the signature of a handler's method."""
     signature = inspect.signature(function)
@@ -7295,7 +7311,7 @@ def operation_of(function: Callable[..., Awaitable[Any]]) -> Operation:
     statuses = tuple(each for each in getattr(returned, "__metadata__", ()) if isinstance(each, int))
     return Operation(
         function,
-        tuple(part.read for each in parameters if (part := marker(each.annotation, PathPart))),
+        tuple(path_part(each).read for each in parameters if is_path_part(each)),
         tuple(name for each in parameters for name in query_annotations(each)),
         tuple((name, field.name.lower()) for name, field in fields if field),
         (marker(body.annotation, Fields) or marker(body.annotation, JSONBody)) if body else None,
@@ -7681,7 +7697,8 @@ class OpenAPI:
         _, *declared = inspect.signature(operation.function).parameters.values()
         found = []
         for each in declared:
-            if part := marker(each.annotation, PathPart):
+            if is_path_part(each):
+                part = path_part(each)
                 schema = {"type": "string", **({"format": "uuid"} if each.name.endswith("_id") else {})}
                 found.append(
                     {"name": each.name, "in": "path", "required": True, "description": part.help, "schema": schema}
@@ -7690,7 +7707,7 @@ class OpenAPI:
                 schema = {"type": "string"}
                 found.append({"name": field.name, "in": "header", "description": field.help, "schema": schema})
             for name, annotation in query_annotations(each).items():
-                query = marker(annotation, QueryField)
+                query = query_field(annotation)
                 found.append({"name": name, "in": "query", "description": query.help, "schema": query.schema})
         return found
 
