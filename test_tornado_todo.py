@@ -14670,7 +14670,7 @@ async def test_what_was_closed_on_a_phone_costs_no_step_back(page, way):
             await page.reload()
         else:
             await page.locator(".detail-delete").click()
-            await page.locator(".toast-action").click()
+            await page.locator(".toast-action", has_text="Undo").click()  # not the Redo of before
         await expect(page.locator(".detail")).to_be_hidden()
         await expect(rows(page)).to_have_count(1)
     await page.evaluate("history.back()")
