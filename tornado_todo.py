@@ -5401,15 +5401,15 @@ class EventHub:
         self._store, self._relay = store, relay
         self.accounts = AccountStore(store.database, store.known, self.rights_changed)
         self._listeners: dict[str, set[Listener]] = {}  # by the user's id
-        self._reads: dict[tuple[str, int], asyncio.Task[tuple[list[Change], str]]] = {}
+        self._latest: dict[str, tuple[int, list[Change], str]] = {}  # the last read for a user, and since when
         self._tasks: list[asyncio.Task[None]] = []
-        self._news = asyncio.Event()
+        self._news, self._looking = asyncio.Event(), asyncio.Lock()
         self._revision = self._access = 0  # when it looked last
         self._memberships: dict[str, dict[str, str]] = {}
 
     async def open(self) -> None:
         """Begin to look for commits."""
-        self._news = asyncio.Event()
+        self._news, self._looking = asyncio.Event(), asyncio.Lock()
         await self._look()
         self._tasks = [asyncio.ensure_future(self._look_forever())]
         if self._relay:
@@ -5418,7 +5418,7 @@ class EventHub:
     async def close(self) -> None:
         """End all listeners, and look no more."""
         self.end_listeners()
-        await end_tasks([*self._tasks, *self._reads.values()])
+        await end_tasks(self._tasks)
         self._tasks = []
 
     def end_listeners(self) -> None:
@@ -5449,17 +5449,15 @@ class EventHub:
             self._listeners[user.id].discard(listener)
             if not self._listeners[user.id]:
                 del self._listeners[user.id]
+                self._latest.pop(user.id, None)
 
     async def read(self, user: User, since: int) -> tuple[list[Change], str]:
         """The changes after a revision that a user may see, oldest first, also as a message of the event socket.
 
-        Listeners that read the same at the same time share it. Raises Unavailable.
+        Listeners that are up to date share what was read before they were woken. Raises Unavailable.
         """
-        key = user.id, since
-        if key not in self._reads:
-            self._reads[key] = task = asyncio.ensure_future(self._read(user, since))
-            task.add_done_callback(lambda task: self._reads.pop(key) and (task.cancelled() or task.exception()))
-        return await asyncio.shield(self._reads[key])
+        latest_since, changes, text = self._latest.get(user.id, (-1, [], ""))
+        return (changes, text) if latest_since == since else await self._read(user, since)
 
     async def _read(self, user: User, since: int) -> tuple[list[Change], str]:
         changes = await TodoQueries(self._store.database, user).changes(since, None, CHANGES_IN_MESSAGE)
@@ -5502,19 +5500,27 @@ class EventHub:
 
     async def _look(self) -> None:
         """Wake the listeners whom something that was committed since the last look concerns. Raises Unavailable."""
-        revision, access = await self._store.counters()
-        if access != self._access:
-            self._store.known.forget()
-        await self._store.known.confirm()
-        if access != self._access:
-            await self._look_at_rights()
-            self._access = access
-        if self._listeners and revision != self._revision:
-            for user_id in await self._store.users_changed_since(self._revision):
+        async with self._looking:  # or an older read could take the place of a newer one
+            revision, access = await self._store.counters()
+            if access != self._access:
+                self._store.known.forget()
+            await self._store.known.confirm()
+            if access != self._access:
+                await self._look_at_rights()
+                self._access = access
+            if self._listeners and revision != self._revision:
+                await self._look_at_changes()
+            self._revision = revision
+
+    async def _look_at_changes(self) -> None:
+        for user_id in await self._store.users_changed_since(self._revision):
+            if listeners := self._listeners.get(user_id):
+                newest = max(listeners, key=lambda listener: listener.since)
+                self._latest[user_id] = newest.since, *await self._read(newest.user, newest.since)
                 self._wake(user_id)
-        self._revision = revision
 
     async def _look_at_rights(self) -> None:
+        self._latest.clear()
         before, self._memberships = self._memberships, await self._store.memberships()
         for user_id in [*self._listeners]:
             if before.get(user_id) != self._memberships.get(user_id):
