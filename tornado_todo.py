@@ -8627,7 +8627,7 @@ class EventsHandler(APIHandler):
             raise UpgradeRequired("Use version 13 of the WebSocket protocol.", headers={"Sec-WebSocket-Version": "13"})
         if not self.is_from_here(self.is_trusted):
             raise Forbidden("A page of another site may not listen here. CORS_ORIGINS lists the sites that may.")
-        if not self.request.is_upgrade:
+        if not self.request.is_upgrade or self.request.version == "HTTP/1.0":  # it knows no upgrade (RFC 6455, 4.1)
             raise Malformed(
                 "Open this address as a WebSocket, with a Sec-WebSocket-Key of 16 bytes and without a body.",
                 headers={"Connection": "close"} if "upgrade" in headers else None,
