@@ -8797,7 +8797,7 @@ class AccountHandler(CredentialHandler):
     """What the handlers of accounts and sessions have in common: beginning and ending a session."""
 
     max_body = 4096  # of strangers
-    errors = (401, 404, 429)
+    errors = (401, 403, 404, 429)
 
     @property
     def accounts(self) -> Accounts:
