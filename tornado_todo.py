@@ -2959,9 +2959,10 @@ class PostgresDatabase(Database):
 
     def _reason(self, error: BaseException) -> str | None:
         asyncpg = asyncpg_driver()
-        kinds = (TimeoutError, OSError, asyncpg.InvalidTransactionStateError, asyncpg.InsufficientPrivilegeError)
-        kinds += (asyncpg.InsufficientResourcesError, asyncpg.ObjectNotInPrerequisiteStateError)
-        if is_lost_connection(error) or isinstance(error, (*kinds, asyncpg.OperatorInterventionError)):
+        kinds = (asyncpg.InvalidTransactionStateError, asyncpg.InsufficientPrivilegeError)
+        others = (asyncpg.InsufficientResourcesError, asyncpg.ObjectNotInPrerequisiteStateError)
+        expected = (OSError, *kinds, *others, asyncpg.OperatorInterventionError)  # a TimeoutError is an OSError
+        if is_lost_connection(error) or isinstance(error, expected):
             return f"{type(error).__name__}: {error}".rstrip(": ")
         return None
 
