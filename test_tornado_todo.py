@@ -11650,6 +11650,7 @@ def test_unsupported_option_of_an_engines_url_ends_the_start(tmp_path, name, que
     ],
 )
 def test_url_that_is_no_address_of_a_database_ends_the_start_with_one_line(tmp_path, name, url, words):
+    pytest.importorskip({"REDIS_URL": "redis", "MONGODB_URI": "motor"}[name])
     assert_refused(command(tmp_path, "--port", "0", **{**in_file(tmp_path), name: url}), name, words)
 
 
