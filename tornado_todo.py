@@ -8117,6 +8117,7 @@ class ASGISocket:
 
     def __init__(self, receive: Callable[..., Any], send: Callable[..., Any]):
         self._receive, self._send, self._is_closing = receive, send, False
+        self._closing: asyncio.Future[None] | None = None
 
     async def receive(self) -> str | bytes | None:
         """The next message; None when the socket has been closed."""
@@ -8137,8 +8138,14 @@ class ASGISocket:
         """Close the socket soon."""
         if not self._is_closing:
             self._is_closing = True
-            closing = asyncio.ensure_future(self._send({"type": "websocket.close", "code": code, "reason": reason}))
-            closing.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be gone already
+            message = {"type": "websocket.close", "code": code, "reason": reason}
+            self._closing = asyncio.ensure_future(self._send(message))
+            self._closing.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be gone already
+
+    async def end(self) -> None:
+        """Wait until the close has been sent: the server closes with a code of its own what returns before."""
+        if self._closing:
+            await asyncio.wait([self._closing])
 
 
 @functools.lru_cache(1000)
@@ -8228,7 +8235,9 @@ class ASGIExchange:
         self._has_begun = True
         offered = self._scope.get("subprotocols") or []
         await self._send({"type": "websocket.accept", "subprotocol": "todo" if "todo" in offered else None})
-        await run(ASGISocket(self._receive, self._send))
+        socket = ASGISocket(self._receive, self._send)
+        await run(socket)
+        await socket.end()
 
 
 # ==== handlers: may call http, service and auth =================================================
