@@ -7656,7 +7656,7 @@ class OpenAPI:
         _, schemas = msgspec.json.schema_components(self._types, ref_template="#/components/schemas/{name}")
         for name in EXAMPLES.keys() & schemas.keys():  # fields that are unknown are refused
             schemas[name] |= {"additionalProperties": False, "examples": [EXAMPLES[name]]}
-        self.document = {
+        self.document: dict[str, Any] = {
             "openapi": "3.1.0",
             "info": {"title": "tornado_todo", "version": __version__},
             "servers": [{"url": url}],
@@ -16873,13 +16873,14 @@ class TimeLimit:
         self._ends.pop(end, None)
 
     def _end_some(self) -> None:
-        now = self._loop.time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         due = [end for end, _ in itertools.takewhile(lambda item: item[1] <= now, self._ends.items())]
         for end in due:
             del self._ends[end]
         self._has_timer = bool(self._ends)
         if self._ends:
-            self._loop.call_later(next(iter(self._ends.values())) - now, self._end_some)
+            loop.call_later(next(iter(self._ends.values())) - now, self._end_some)
         for end in due:
             end()
 
@@ -17965,7 +17966,7 @@ def read_env_file(path: str) -> dict[str, str | None]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"{error}; save it as UTF-8"
         raise Misconfigured(f"{path} cannot be read: {reason}") from error
-    values = {}
+    values: dict[str, str | None] = {}
     # Imported where there is something to read: it takes as long as a tenth of the start.
     for name, value, original, is_error in importlib.import_module("dotenv.parser").parse_stream(io.StringIO(text)):
         statement = original.string.lstrip()
