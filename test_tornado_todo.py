@@ -13740,6 +13740,8 @@ async def test_text_that_can_be_saved_nowhere_any_more_becomes_a_new_to_do(page)
     await ask(page, "/api/todos?deleted=true", "DELETE")
     await expect(page.locator(".dispute")).to_contain_text("can’t be saved")
     await page.get_by_role("button", name="Keep as a new to-do").click()
+    while not await ask(page, "/api/todos"):
+        await asyncio.sleep(0.05)
     todo = await stored(page)
     assert (todo["title"], todo["notes"]) == (BUY, "precious")
 
@@ -14610,6 +14612,9 @@ async def test_nothing_is_wider_than_the_screen(page):
         assert not await page.evaluate(too_wide), width
         await row(page, "W" * 500).locator(".details-button").click()
         assert not await page.evaluate(too_wide), width
+        await page.keyboard.press("Escape")
+        # A step back in the history that is under way would end the next reload.
+        await page.wait_for_function("!history.state?.covers")
 
 
 async def test_lists_are_a_drawer_on_a_narrow_screen(page):
