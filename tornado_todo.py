@@ -1789,7 +1789,7 @@ class Write:
         )
 
     def begin(self) -> bool:
-        """Take the write's turn; False if nobody waits for it any more."""
+        """Begin the write; return False if its caller has given up."""
         self._limit.cancel()
         return not self.future.done()
 
@@ -3972,7 +3972,7 @@ class TodoBatch(TodoQueries):
         self.work = transaction
         self.log: list[tuple] = []  # rows of the change log
         self.saved: dict[str, Todo] = {}  # the newest states of to-dos, by id
-        self.renumbered: dict[str, float] = {}  # the greatest order in lists whose end has been moved, by list
+        self.renumbered: dict[str, float] = {}  # the greatest order by list, for lists whose end has been moved
         self._todos: list[tuple[Todo | None, Todo]] = []
         self._lists: list[TodoList] = []
         self._toggled_lists: list[str] = []  # that were moved to the trash or restored
@@ -4231,7 +4231,7 @@ class KnownUsers:
 
     Each is one row by a key, which is also its last column. `forget()` follows every commit that removes
     rights, in this process or another, and `confirm()` reads again what had been known until then.
-    So nobody is let in whose right was removed before the database was away.
+    A caller whose right was removed before the outage is not let in.
     """
 
     def __init__(self, database: Database):
@@ -6199,7 +6199,7 @@ class Services:
             raise Unavailable("The server is being stopped.")
         if self._opening is None or self._opening.done():
             self._opening = asyncio.ensure_future(self._open())
-            # If nobody waits any more when it fails, the next request tries again.
+            # If it fails when no request waits for it, the next request tries again.
             self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
         opened, _ = await asyncio.wait([self._opening], timeout=OPEN_SECONDS)
         if not opened:
@@ -6490,7 +6490,7 @@ def is_local(request: Request) -> bool:
 
 
 def is_encrypted(request: Request) -> bool:
-    """Whether nobody between the client and the server can read the request."""
+    """Whether the request was encrypted on its way."""
     return request.protocol == "https" or is_local(request)
 
 
@@ -8618,7 +8618,7 @@ class UndoHandler(APIHandler):
 # A browser reports neither pings nor a broken connection: a page notices it by the missing heartbeats.
 HEARTBEAT_SECONDS = 15.0
 
-# What fraction of all sockets of a process one user may have: the holder of a link can be anybody.
+# One user may have this fraction of a process's sockets; a link can be held by anybody.
 SHARE_OF_SOCKETS = {"session": 4, "token": 4, "host": 4, "link": 10}
 
 
