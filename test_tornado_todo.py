@@ -12548,7 +12548,9 @@ async def test_titles_stay_exactly_as_typed(page):
     await expect(shown_titles(page)).to_have_text(odd)
 
 
-async def test_todo_typed_while_the_list_is_loading_stays_on_the_screen(page):
+@pytest.mark.parametrize("path", [r"/api/todos\?.*limit=100", "/api/lists$"])
+async def test_todo_typed_during_loading_is_shown_and_counted(page, path):
+    await type_in(page, BUY)
     held, released = asyncio.Event(), asyncio.Event()
 
     async def hold(route):
@@ -12558,15 +12560,17 @@ async def test_todo_typed_while_the_list_is_loading_stays_on_the_screen(page):
             await released.wait()
         await route.fulfill(response=answer)
 
-    await page.route(re.compile(r"/api/todos\?.*limit=100"), hold)
-    await page.goto(page.server + "/#/all")
+    await page.route(re.compile(path), hold)
+    await page.reload(wait_until="commit")
     await held.wait()
-    await page.locator(".new-todo").fill(BUY)
+    await page.locator("html:not(.is-starting) .new-todo").fill(FEED)
     async with page.expect_response(lambda answer: answer.request.method == "PUT"):
         await page.locator(".new-todo").press("Enter")
     released.set()
     await settled(page)
-    await expect(shown_titles(page)).to_have_text([BUY])
+    await page.locator(".toggle-all").check()
+    await expect(page.locator(".toast")).to_contain_text("Marked 2 to-dos as completed")
+    await expect(shown_titles(page)).to_have_text([BUY, FEED])
 
 
 async def test_many_quick_to_dos_keep_their_order(page):

@@ -13141,8 +13141,19 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // ---- Loading -----------------------------------------------------------------------------------------
 
+  // An answer that was on its way while something was written may not know of it: it would take a new to-do off
+  // the screen again, or leave it out of the counts.
+  async function readAfterWrites(read, ticket = state.ticket) {
+    for (let attempt = 0; ; attempt += 1) {
+      if (queue.running) await Promise.race([queue.idle, sleep(1500)]);
+      const { writes } = state;
+      const answer = await read();
+      if (writes === state.writes || attempt === 3 || ticket !== state.ticket) return answer;
+    }
+  }
+
   async function loadLists() {
-    state.lists = await getJson('/api/lists');
+    state.lists = await readAfterWrites(() => getJson('/api/lists'));
   }
 
   function noteTags(items) {
@@ -13162,17 +13173,6 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     noteTags(items);
   }
 
-  // An answer that was on its way while something was written may not know of it, and would take it off the
-  // screen again.
-  async function fetchAfterWrites(ticket) {
-    for (let attempt = 0; ; attempt += 1) {
-      const { writes } = state;
-      const page = await fetchPage(viewQuery(PAGE_SIZE));
-      if (writes === state.writes || attempt === 3 || ticket !== state.ticket) return page;
-      if (queue.running) await Promise.race([queue.idle, sleep(1500)]);
-    }
-  }
-
   async function loadView() {
     const ticket = ++state.ticket;
     state.problem = null;
@@ -13180,13 +13180,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     showBusy();
     try {
       if (!state.lists.length) await loadLists();
-      if (queue.running) await Promise.race([queue.idle, sleep(1500)]);
       if (ticket !== state.ticket) return;
       if (isTrash()) state.trashedLists = await getJson('/api/lists?deleted=true');
       else if (state.view.kind === 'list' && !currentList()) await loadLists();
       if (state.view.kind === 'list' && !currentList())
         throw new Problem(404, 'This list is not there any more.');
-      const page = await fetchAfterWrites(ticket);
+      const page = await readAfterWrites(() => fetchPage(viewQuery(PAGE_SIZE)), ticket);
       if (ticket !== state.ticket) return;
       adopt(page.items, page.next);
       state.loaded = true;
