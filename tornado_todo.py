@@ -12603,7 +12603,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     next: null,
     view: null,
     loaded: false,
-    loading: false,
+    loading: true, // from the start: a write that comes before does not end it
     problem: null,
     matching: { active: 0, completed: 0, capped: false },
     dueToday: { count: 0, capped: false },
