@@ -10659,11 +10659,40 @@ def test_the_documentation_has_runnable_examples():
     assert len(marked_blocks("run")) >= 4 and len(marked_blocks("curl")) == 2
 
 
-def test_the_documentation_lists_every_route_with_its_methods():
-    rows = dict(re.findall(r"^\| `(/api/[^`]*)` \| ([A-Z ]+) \|", DOCUMENTATION, re.MULTILINE))
-    documented = {re.sub(r"\{\w+\}", "([^/]+)", path): {*methods.split()} for path, methods in rows.items()}
-    routes = {pattern: {*methods.split()} for pattern, (methods, _) in ROUTES.items() if pattern.startswith("/api/")}
-    assert documented == routes
+def described_operations() -> dict[str, dict]:
+    """The operations of the API's description, such as `GET /api/todos`."""
+    paths = tornado_todo.make_app(MEMORY).state.openapi().document["paths"]
+    return {f"{method.upper()} {path}": each for path, methods in paths.items() for method, each in methods.items()}
+
+
+def test_the_documentation_has_the_table_of_routes():
+    rows = []
+    for name, operation in described_operations().items():
+        query = " ".join(each["name"] for each in operation["parameters"] if each["in"] == "query")
+        rows += [f"| `{name}` | {operation['summary'].rstrip('.')} | {query} |"] * (not name.startswith("HEAD"))
+    table = "\n".join(rows)
+    assert table in DOCUMENTATION, f"the table of routes in docs/api.md must be:\n{table}"
+
+
+def test_every_parameter_body_and_json_response_is_described_with_an_example():
+    jsonschema = pytest.importorskip("jsonschema")
+    document = tornado_todo.make_app(MEMORY).state.openapi().document
+    examples = [each for response in document["components"]["responses"].values() for each in contents(response)]
+    for name, operation in described_operations().items():
+        assert all("example" in parameter for parameter in operation["parameters"]), name
+        described = [operation.get("requestBody", {}), *operation["responses"].values()]
+        found = [each for part in described for each in contents(part) if each["schema"]]
+        assert all("example" in each for each in found), name
+        examples += [*operation["parameters"], *found]
+    assert len(examples) > 150
+    for each in examples:
+        schema = {**each["schema"], "components": document["components"]}
+        jsonschema.Draft202012Validator(schema).validate(each["example"])
+
+
+def contents(response: dict) -> list[dict]:
+    """The JSON bodies of a response's or request's description."""
+    return [content for kind, content in response.get("content", {}).items() if kind.endswith("json")]
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ from typing import (
     Literal,
     NamedTuple,
     Protocol,
+    Self,
     TypedDict,
     TypeVar,
     Unpack,
@@ -622,6 +623,10 @@ EPOCH_DAY = EPOCH.toordinal()
 DAY = 86_400_000  # milliseconds
 
 
+def field_error(field: str, message: str) -> dict:
+    return {"field": field, "message": message}
+
+
 class TodoError(tornado.web.HTTPError):
     """An error that knows its HTTP status, to be shown as a problem document (RFC 9457)."""
 
@@ -636,6 +641,11 @@ class TodoError(tornado.web.HTTPError):
 
     def __str__(self) -> str:
         return self.detail
+
+    @classmethod
+    def of(cls, field: str, message: str, subject: str = "") -> Self:
+        """An error about one field, called `subject` in the sentence for people."""
+        return cls(f"{subject or field} {message}.", [field_error(field, message)])
 
 
 class Malformed(TodoError, status=400, title="Malformed request"):
@@ -725,13 +735,15 @@ class UpstreamTimedOut(TodoError, status=504, title="Upstream timed out"):
     """Another server that this answer depends on did not answer in time."""
 
 
-def field_error(field: str, message: str) -> dict:
-    return {"field": field, "message": message}
+invalid = Invalid.of
 
 
-def invalid(field: str, message: str, subject: str = "") -> Invalid:
-    """An error about one field, called `subject` in the sentence for people."""
-    return Invalid(f"{subject or field} {message}.", [field_error(field, message)])
+def cleaned(clean: Callable[[str], Value], text: str, field: str, subject: str = "") -> Value:
+    """`clean(text)`, whose ValueError becomes an Invalid about the field."""
+    try:
+        return clean(text)
+    except ValueError as error:
+        raise invalid(field, str(error), subject) from None
 
 
 class Cache:
@@ -1212,6 +1224,27 @@ CLEANERS = {name: declared.clean for name, declared in TODO_FIELDS.items() if de
     "batch": clean_id,
 }
 
+EXAMPLE_ID, EXAMPLE_TIME = "01a21b9e-172a-7cb5-8084-324af7b2a529", "2026-11-27T05:43:26.837Z"
+EXAMPLE_IDENTITY: dict[str, Any] = {
+    "id": EXAMPLE_ID,
+    "revision": 3,
+    "created_at": EXAMPLE_TIME,
+    "updated_at": EXAMPLE_TIME,
+}
+EXAMPLE_TODO = Todo(list=EXAMPLE_ID, title="Buy milk", due="2026-12-01", tags=["shop"], order=1.0, **EXAMPLE_IDENTITY)
+EXAMPLE_LIST = TodoList(
+    title="Garden", order=1.0, active=2, completed=1, owner="ann", role="owner", shared=True, **EXAMPLE_IDENTITY
+)
+
+
+def sort_value(todo: Todo, sort: str) -> Any:
+    """The value of the column by which a to-do is sorted."""
+    declared = TODO_FIELDS[sort]
+    if make := declared.derived.get(declared.sort):
+        return make(todo)
+    return declared.write(getattr(todo, sort)) if declared.write else getattr(todo, sort)
+
+
 OWNER, EDITOR, VIEWER = "owner", "editor", "viewer"  # the roles in a list; each may do all that the next may
 
 
@@ -1322,7 +1355,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         counts = collections.Counter(key for key, _ in pairs)
         double = counts.most_common(1)[0][0].encode(errors="replace").decode()[:200]
-        raise Malformed(f"The key {double!r} comes twice.", [field_error(double, "comes twice")])
+        raise Malformed.of(double, "comes twice", f"The key {double!r}")
     return value
 
 
@@ -1388,7 +1421,7 @@ def parse_json(body: bytes) -> Any:
         raise Malformed(f"The body is not JSON: {problem}.") from None
     if fault := json_fault(value):
         path, message = fault
-        raise Malformed(f"{path or 'The body'} {message}.", [field_error(path, message)])
+        raise Malformed.of(path, message, path or "The body")
     return value
 
 
@@ -1414,7 +1447,7 @@ def read_fields(body: Any, fields_type: type[msgspec.Struct], required: Iterable
     Raises Invalid with one entry for every field that is unknown, missing or cannot be used.
     """
     if not isinstance(body, dict):
-        raise Invalid("The body must be a JSON object.", [field_error("", "must be a JSON object")])
+        raise invalid("", "must be a JSON object", "The body")
     known = known_fields(fields_type)
     values, errors = {}, [field_error(name, "is required") for name in required if name not in body]
     for name, value in body.items():
@@ -1446,8 +1479,7 @@ def read_items(body: list, fields_type: type[msgspec.Struct], required: Iterable
     Raises Invalid for the first item that cannot be used, and unless there are 1 to MAX_ITEMS.
     """
     if not 1 <= len(body) <= MAX_ITEMS:
-        message = f"must have 1 to {MAX_ITEMS} items, not {len(body)}"
-        raise Invalid(f"The array {message}.", [field_error("", message)])
+        raise invalid("", f"must have 1 to {MAX_ITEMS} items, not {len(body)}", "The array")
     items = []
     for index, item in enumerate(body):
         with naming_item(index):
@@ -1464,7 +1496,7 @@ def read_boolean(text: str) -> bool:
     return text == "true"
 
 
-def read_whole_number(text: str, smallest: int, largest: int) -> int:
+def read_whole_number(smallest: int, largest: int, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,19}", text) or not smallest <= int(text) <= largest:
         raise ValueError(f"must be a whole number from {smallest} to {largest}")
     return int(text)
@@ -1472,13 +1504,10 @@ def read_whole_number(text: str, smallest: int, largest: int) -> int:
 
 def read_zone(text: str) -> str:
     """The name of a time zone. Raises Invalid."""
-    try:
-        return clean_zone(text)
-    except ValueError as error:
-        raise invalid("tz", str(error)) from None
+    return cleaned(clean_zone, text, "tz")
 
 
-def read_due_range(text: str) -> tuple[str, str] | str:
+def read_due(text: str) -> tuple[str, str] | str:
     """A day, a range of days open at either end (`2026-11-01..`), or `any` or `none`."""
     if text in ("any", "none"):
         return text
@@ -1491,6 +1520,10 @@ def read_due_range(text: str) -> tuple[str, str] | str:
     if not any(days):
         raise ValueError("must name a day")
     return days[0] or "0001-01-01", days[1] or "9999-12-31"
+
+
+def read_tag(text: str) -> str:
+    return fold(clean_line(text, 50))
 
 
 def read_words(text: str) -> tuple[str, ...]:
@@ -1512,17 +1545,21 @@ def read_sort(text: str) -> tuple[str, bool]:
     return text.removeprefix("-"), text.startswith("-")
 
 
+CURSOR_KINDS: dict[str, type] = {"name": str, "revision": int} | {
+    name: type(sort_value(EXAMPLE_TODO, name)) for name in SORT_COLUMNS
+}
+
+
 def read_cursor(text: str) -> list:
     """The inverse of `make_cursor`."""
     try:
         values = json.loads(base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4)))
         sort, value, last_id, revision = values
-        kinds: dict[str, Any] = {"title": str, "name": str, "order": (int, float)}
-        known = sort in (*SORT_COLUMNS, "name", "revision") and isinstance(last_id, str) and not text_fault(last_id)
+        known = isinstance(last_id, str) and not text_fault(last_id) and not json_fault(value)
         known = known and type(revision) is int and 0 <= revision < 2**63
-        if known and isinstance(value, kinds.get(sort, int)) and not json_fault(value):
+        if known and isinstance(value, CURSOR_KINDS[sort]):
             return values
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         pass
     raise ValueError("is not what a Link header of this server gave")
 
@@ -1538,33 +1575,11 @@ def read_text(text: str) -> str:
     return text
 
 
-# All query parameters. A handler names those that it takes; all others are refused, since a mistyped
-# filter on a bulk DELETE must never select everything.
-PARAMETERS: dict[str, Callable[[str], Any]] = {
-    "list": clean_id,
-    "completed": read_boolean,
-    "due": read_due_range,
-    "tag": lambda tag: fold(clean_line(tag, 50)),
-    "priority": read_priorities,
-    "q": read_words,
-    "deleted": read_boolean,
-    "ended": read_boolean,
-    "sort": read_sort,
-    "limit": lambda text: read_whole_number(text, 1, 1000),
-    "after": read_cursor,
-    "since": lambda text: read_whole_number(text, 0, 2**63 - 1),
-    "ttl": lambda text: read_whole_number(text, 1, 366 * 86_400),
-    "prefix": read_text,
-    "tz": read_zone,
-}
-
-
-@functools.lru_cache(500)  # the page sends the same queries often
-def read_query(query: str, allowed: tuple[str, ...]) -> Mapping[str, Any]:
+def read_query(parameters: Mapping[str, Callable[[str], Any]], query: str) -> Mapping[str, Any]:
     """Parse a query string; `tag` becomes a list, every other parameter may come once.
 
-    Raises Malformed with one entry for every parameter that is unknown, doubled or cannot be read, or
-    Invalid for a time zone that does not exist.
+    Raises Malformed with one entry for every parameter that is doubled, cannot be read or is unknown, since a
+    mistyped filter of a bulk DELETE must never select everything. Raises Invalid for an unknown time zone.
     """
     if not query:
         return {}
@@ -1579,13 +1594,13 @@ def read_query(query: str, allowed: tuple[str, ...]) -> Mapping[str, Any]:
         raise Malformed(message) from None
     for name, text in pairs:
         try:
-            if name not in allowed:
-                raise ValueError(f"is unknown here; known are {', '.join(allowed) or 'none'}")
+            if name not in parameters:
+                raise ValueError(f"is unknown here; known are {', '.join(parameters) or 'none'}")
             if name in values and name != "tag":
                 raise ValueError("comes twice")
             if fault := text_fault(text):
                 raise ValueError(fault)
-            value = PARAMETERS[name](text)
+            value = parameters[name](text)
             values.setdefault(name, []).append(value) if name == "tag" else values.update({name: value})
         except ValueError as error:
             errors.append(field_error(name, str(error)))
@@ -1604,8 +1619,7 @@ def page_from_query(query: Mapping[str, Any]) -> Page:
     sort, descending = query.get("sort", ("order", False))
     cursor = query.get("after")
     if cursor and cursor[0] != sort:
-        message = f"belongs to sort={cursor[0]}"
-        raise Malformed(f"after {message}.", [field_error("after", message)])
+        raise Malformed.of("after", f"belongs to sort={cursor[0]}")
     return Page(sort, descending, query.get("limit", 200), (cursor[1], cursor[2]) if cursor else None)
 
 
@@ -3233,11 +3247,6 @@ def update_todo(fields: tuple[str, ...]) -> tuple[str, tuple[Callable[[Todo], An
     settings = ", ".join(f"{name} = ${number}" for number, name in enumerate(names, 3))
     mine = "SELECT list_id FROM members WHERE user_id = $2 AND role = 'editor'"
     return f"UPDATE todos SET {settings} WHERE id = $1 AND (owner_id = $2 OR list_id IN ({mine}))", (*makers.values(),)
-
-
-def sort_value(todo: Todo, sort: str) -> Any:
-    """The value of the column by which a to-do is sorted."""
-    return TODOS.makers[SORT_COLUMNS[sort]](todo)
 
 
 # A change as a reader sees it: with its author's name, and of its images only those that were in a list which
@@ -6351,8 +6360,7 @@ def content_length(headers: Mapping[str, str]) -> int:
 
 
 def body_too_large(limit: int) -> TooLarge:
-    message = f"must have at most {limit:,} bytes"
-    return TooLarge(f"The body {message}.", [field_error("", message)])
+    return TooLarge.of("", f"must have at most {limit:,} bytes", "The body")
 
 
 class Request:
@@ -6712,7 +6720,7 @@ def check_new_password(password: str, name: str, field: str) -> None:
         message = "must have at least 4 different characters"
     else:
         return
-    raise Invalid(f"The password {message}.", [field_error(field, message)])
+    raise invalid(field, message, "The password")
 
 
 def lower_priority() -> None:
@@ -6868,15 +6876,11 @@ class Accounts:
 
         Raises Invalid, Conflict, Forbidden, TooManyRequests or Unavailable.
         """
-        try:
-            name = clean_user_name(name)
-        except ValueError as error:
-            raise Invalid(f"The name {error}.", [field_error("name", str(error))]) from None
+        name = cleaned(clean_user_name, name, "name", "The name")
         check_new_password(password, name, "password")
         await self._throttle.count_address(address)
         if not invite and await self.sign_up_rule() == "invite":
-            message = "is needed: somebody who has an account can make one"
-            raise Forbidden(f"An invitation {message}.", [field_error("invite", message)])
+            raise Forbidden.of("invite", "is needed: anybody who has an account can make one", "An invitation")
         if await self.sign_up_rule() == "closed":
             raise Forbidden("No new accounts are made here. Ask who runs this server.")
         hashed = await self._hasher.run(hash_password, password)
@@ -6885,7 +6889,7 @@ class Accounts:
     async def check_password(self, user: User, password: str, address: str | None) -> None:
         """Raise Unauthorized unless this is the user's password."""
         if await self._verified(user.name, password, address) is None:
-            raise Unauthorized("The password is wrong.", [field_error("password", "is wrong")])
+            raise Unauthorized.of("password", "is wrong", "The password")
 
     async def change_password(self, user: User, new_password: str) -> str:
         """Change a user's password, which ends all their sessions: its hash. Raises Invalid or Unavailable."""
@@ -7210,25 +7214,22 @@ def media_type_of(name: str) -> str:
 # ---- signatures: what a handler's methods take and return
 
 
-class PathPart(NamedTuple):
-    """How a part of the path becomes an argument, and what it is, for people."""
+class Parameter(NamedTuple):
+    """How an argument is read from its text in the path, the query or a header, and how OpenAPI describes it."""
 
-    read: Callable[[str], Any]
-    help: str = ""
+    help: str
+    schema: Mapping[str, Any] = {"type": "string"}
+    example: Any = None
+    reader: Callable[[str], Any] | None = None  # by default it follows from the schema
+    header: str = ""  # the name of the header, if it comes from one
 
-
-class QueryField(NamedTuple):
-    """The JSON schema of a query parameter, and its meaning."""
-
-    schema: Mapping[str, Any]
-    help: str = ""
-
-
-class HeaderField(NamedTuple):
-    """The header of the request that becomes a keyword argument."""
-
-    name: str
-    help: str = ""
+    @property
+    def read(self) -> Callable[[str], Any]:
+        """The function that reads a text, and raises ValueError or TodoError for one that does not fit."""
+        if not self.reader and self.schema.get("type") == "integer":
+            bounds = self.schema.get("minimum", 0), self.schema.get("maximum", 2**63 - 1)
+            return functools.partial(read_whole_number, *bounds)
+        return self.reader or (read_boolean if self.schema.get("type") == "boolean" else str)
 
 
 class Fields(NamedTuple):
@@ -7262,8 +7263,9 @@ class Operation(NamedTuple):
     """One method of a handler, as its signature declares it."""
 
     function: Callable[..., Awaitable[Any]]
-    path: tuple[Callable[[str], Any], ...]
-    query: tuple[str, ...]
+    parameters: tuple[tuple[str, str, Parameter], ...]  # where each comes from (path, query, header), and its name
+    read_path: tuple[Callable[[str], Any], ...]
+    read_query: Callable[[str], Mapping[str, Any]]
     headers: tuple[tuple[str, str], ...]  # keywords, and the headers that they come from
     body: Fields | JSONBody | None
     takes_body: bool
@@ -7284,43 +7286,32 @@ def value_type(annotation: Any) -> Any:
     return None if annotation is type(None) else annotation
 
 
-def query_annotations(parameter: inspect.Parameter) -> dict[str, Any]:
-    """The query parameters that a keyword stands for: itself, or all of a TypedDict (`**filters: Unpack[...]`)."""
-    if parameter.kind is parameter.VAR_KEYWORD:
-        return get_type_hints(get_args(parameter.annotation)[0], include_extras=True)
-    if parameter.kind is parameter.KEYWORD_ONLY and not marker(parameter.annotation, HeaderField):
-        return {parameter.name: parameter.annotation}
-    return {}
-
-
-def is_path_part(parameter: inspect.Parameter) -> bool:
-    """Whether an argument comes from the path."""
-    return parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.name != "body"
-
-
-def path_part(parameter: inspect.Parameter) -> PathPart:
-    """How an argument is read from the path; as text, if its annotation does not say."""
-    return marker(parameter.annotation, PathPart) or PathPart(str)
-
-
-def query_field(annotation: Any) -> QueryField:
-    """The schema of a query parameter; that of its type, if its annotation has no other."""
-    names = {bool: "boolean", int: "integer", float: "number"}
-    return marker(annotation, QueryField) or QueryField({"type": names.get(annotation, "string")})
+def declared_parameters(function: Callable[..., Any]) -> Iterator[tuple[str, str, Parameter]]:
+    """Where each argument of a handler's method comes from (path, query, header), its name and its declaration."""
+    for each in inspect.signature(function).parameters.values():
+        if each.kind is each.VAR_KEYWORD:  # **filters: Unpack[Filters]
+            hints = get_type_hints(get_args(each.annotation)[0], include_extras=True)
+            yield from (("query", name, marker(hint, Parameter)) for name, hint in hints.items())
+        elif each.name not in ("self", "body"):
+            kind = "boolean" if each.annotation is bool else "integer" if each.annotation is int else "string"
+            parameter = marker(each.annotation, Parameter) or Parameter("", {"type": kind})
+            place = "query" if each.kind is each.KEYWORD_ONLY else "path"
+            yield "header" if parameter.header else place, each.name, parameter
 
 
 def operation_of(function: Callable[..., Awaitable[Any]]) -> Operation:
     """Read the signature of a handler's method."""
+    parameters = tuple(declared_parameters(function))
+    readers = {name: parameter.read for place, name, parameter in parameters if place == "query"}
     signature = inspect.signature(function)
-    _, *parameters = signature.parameters.values()
-    fields = [(each.name, marker(each.annotation, HeaderField)) for each in parameters]
     body, returned = signature.parameters.get("body"), signature.return_annotation
     statuses = tuple(each for each in getattr(returned, "__metadata__", ()) if isinstance(each, int))
     return Operation(
         function,
-        tuple(path_part(each).read for each in parameters if is_path_part(each)),
-        tuple(name for each in parameters for name in query_annotations(each)),
-        tuple((name, field.name.lower()) for name, field in fields if field),
+        parameters,
+        tuple(parameter.read for place, _, parameter in parameters if place == "path"),
+        functools.lru_cache(500)(functools.partial(read_query, readers)),  # the page sends the same queries often
+        tuple((name, parameter.header.lower()) for place, name, parameter in parameters if place == "header"),
         (marker(body.annotation, Fields) or marker(body.annotation, JSONBody)) if body else None,
         body is not None,
         statuses or ((204,) if returned is None else (200,)),
@@ -7394,10 +7385,10 @@ class Handler:
         if operation is None:
             raise MethodNotAllowed((*known, "OPTIONS"))
         await self.admit()
-        query = {} if self.any_query else read_query(self.request.query, operation.query)
+        query = {} if self.any_query else operation.read_query(self.request.query)
         if self.takes_json and method not in ("GET", "HEAD") and "content-type" in self.request.headers:
             self._check_media_type()
-        arguments = [read(path_text(part)) for read, part in zip(operation.path, parts, strict=True)]
+        arguments = [read(path_text(part)) for read, part in zip(operation.read_path, parts, strict=True)]
         keywords = dict(query)
         for keyword, name in operation.headers:
             if name in self.request.headers:
@@ -7472,8 +7463,8 @@ class Handler:
     def _check_media_type(self) -> None:
         media_type = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not is_json_type(media_type):
-            message = f"is {media_type or 'not given'}; it must be application/json"
-            raise UnsupportedMediaType(f"The Content-Type {message}.", [field_error("Content-Type", message)])
+            message = f"is {media_type or 'missing'}; it must be application/json"
+            raise UnsupportedMediaType.of("Content-Type", message, "The Content-Type")
 
     def encode(self, result: Any) -> Response[Any]:
         """The response with a method's result."""
@@ -7606,43 +7597,64 @@ RESPONSE_HEADERS = {
     "Location": "the URL of what was created",
     "Retry-After": "seconds after which another try makes sense",
 }
-EXAMPLES = {
-    "TodoFields": {"title": "Buy milk", "due": "2026-12-01", "tags": ["shop"]},
-    "ListFields": {"title": "Garden"},
-    "MemberFields": {"role": "editor"},
-    "SignInFields": {"name": "ann", "password": "correct horse battery"},
-    "SignUpFields": {"name": "ann", "password": "correct horse battery"},
-    "UserFields": {"time_zone": "Europe/Berlin"},
-    "PasswordFields": {"password": "correct horse battery"},
-    "TokenFields": {"name": "backup script", "read_only": True, "days": 30},
-    "UndoFields": {"batch": "01a21b9e-172a-7cb5-8084-324af7b2a529"},
-    "NoFields": {},
+EXAMPLES: dict[Any, Any] = {
+    Todo: EXAMPLE_TODO,
+    TodoList: EXAMPLE_LIST,
+    Change: {
+        **dict.fromkeys(("batch", "list", "todo"), EXAMPLE_ID),
+        **{"revision": 3, "at": EXAMPLE_TIME, "user": "ann", "action": "create", "before": None, "after": EXAMPLE_TODO},
+    },
+    TodoFields: {"title": "Buy milk", "due": "2026-12-01", "tags": ["shop"]},
+    ListFields: {"title": "Garden"},
 }
+EXAMPLE_VALUES: dict[str, Any] = {  # by the name of a field
+    **dict.fromkeys(("id", "batch", "undone"), EXAMPLE_ID),
+    **{"url": f"http://localhost:8888/api/…/{EXAMPLE_ID}", "format": "tornado_todo"},
+    **dict.fromkeys(("created_at", "updated_at", "used_at", "expires_at", "exported_at", "since"), EXAMPLE_TIME),
+    **{"user": "ann", "name": "ann", "password": "correct horse battery", "new_password": "battery horse correct"},
+    **{"role": "editor", "kind": "session", "sign_up": "invite", "days": 30, "time_zone": "Europe/Berlin"},
+    **{"status": "ok", "engines": {"todos": {"engine": "SQLite", "state": "ok", "milliseconds": 0.2}}},
+    **{"documents": [{"name": "groceries", "document": {"items": ["milk"]}}]},
+    **{"temperature": "7", "text": "light rain", "place": "Berlin"},
+}
+
+
+def example_of(kind: Any, name: str = "") -> Any:
+    """An example of a type: one of those above, or made of the examples of its fields or parts."""
+    kind, parts = (kind.__origin__ if hasattr(kind, "__metadata__") else kind), get_args(kind)
+    if kind in EXAMPLES or name in EXAMPLE_VALUES:
+        return EXAMPLES.get(kind) or EXAMPLE_VALUES[name]
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        fields = [each for each in msgspec.structs.fields(kind) if each.required or each.name in EXAMPLE_VALUES]
+        return {each.name: example_of(each.type, each.name) for each in fields}
+    if get_origin(kind) in (list, dict):
+        return [example_of(parts[0])] if get_origin(kind) is list else {}
+    return example_of(parts[0], name) if parts else {bool: False, int: 1, str: "…"}.get(kind)
 
 
 def error_statuses(route: Route, method: str, operation: Operation) -> set[int]:
     """The statuses of a method's errors, as its signature implies."""
-    keywords, query = {keyword for keyword, _ in operation.headers}, set(operation.query)
+    names = {name for _, name, _ in operation.parameters}
     applies = {
         401: route.handler.public is not True,
         403: route.handler.public is not True or method != "GET",
-        404: bool(operation.path) or "list" in query or route.accounts_only,
+        404: bool(operation.read_path) or "list" in names or route.accounts_only,
         408: operation.takes_body,
         409: method != "GET",
-        410: bool(query & {"after", "since"}) or "idempotency_key" in keywords,
-        412: bool(keywords & {"if_match", "if_none_match"}),
+        410: not names.isdisjoint(("after", "since", "idempotency_key")),
+        412: not names.isdisjoint(("if_match", "if_none_match")),
         413: operation.takes_body,
         415: method not in ("GET", "HEAD") and route.handler.takes_json,
-        422: isinstance(operation.body, Fields) or bool(operation.path) or "tz" in query,
+        422: isinstance(operation.body, Fields) or bool(operation.read_path) or "tz" in names,
     }
     applies[304] = method in ("GET", "HEAD")
     return {400, 421, 500, 503, *(status for status, does in applies.items() if does), *route.handler.errors}
 
 
-def error_title(status: int) -> str:
-    """What an error of this status is called."""
+def error_title(status: int) -> tuple[str, str]:
+    """What an error of this status is called, and what it means."""
     kinds = [kind for kind in TodoError.__subclasses__() if kind.status == status]
-    return f"{kinds[0].title}: {kinds[0].__doc__}" if kinds else http.client.responses[status]
+    return (kinds[0].title, str(kinds[0].__doc__)) if kinds else (http.client.responses[status], "")
 
 
 class OpenAPI:
@@ -7654,8 +7666,8 @@ class OpenAPI:
         shown = [route for route in routes if route.path.startswith("/api/")]
         paths = {route.path: self._path(route) for route in shown}
         _, schemas = msgspec.json.schema_components(self._types, ref_template="#/components/schemas/{name}")
-        for name in EXAMPLES.keys() & schemas.keys():  # fields that are unknown are refused
-            schemas[name] |= {"additionalProperties": False, "examples": [EXAMPLES[name]]}
+        for name in schemas:
+            schemas[name] |= {"additionalProperties": False} if name.endswith("Fields") else {}  # others are refused
         self.document: dict[str, Any] = {
             "openapi": "3.1.0",
             "info": {"title": "tornado_todo", "version": __version__},
@@ -7664,10 +7676,7 @@ class OpenAPI:
             "paths": paths,
             "components": {
                 "schemas": schemas,
-                "responses": {
-                    str(status): self._content(error_title(status), "application/problem+json", Problem)
-                    for status in sorted(self._errors)
-                },
+                "responses": {str(status): self._error(status) for status in sorted(self._errors)},
                 "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
                 "headers": {
                     name: {"description": text, "schema": {"type": "string"}} for name, text in RESPONSE_HEADERS.items()
@@ -7701,22 +7710,14 @@ class OpenAPI:
 
     @staticmethod
     def _parameters(operation: Operation) -> list[dict[str, Any]]:
-        _, *declared = inspect.signature(operation.function).parameters.values()
-        found = []
-        for each in declared:
-            if is_path_part(each):
-                part = path_part(each)
-                schema = {"type": "string", **({"format": "uuid"} if each.name.endswith("_id") else {})}
-                found.append(
-                    {"name": each.name, "in": "path", "required": True, "description": part.help, "schema": schema}
-                )
-            elif field := marker(each.annotation, HeaderField):
-                schema = {"type": "string"}
-                found.append({"name": field.name, "in": "header", "description": field.help, "schema": schema})
-            for name, annotation in query_annotations(each).items():
-                query = query_field(annotation)
-                found.append({"name": name, "in": "query", "description": query.help, "schema": query.schema})
-        return found
+        return [
+            {
+                **{"name": parameter.header or name, "in": place, "required": place == "path"},
+                **{"description": parameter.help, "schema": parameter.schema},
+                **({"example": parameter.example} if parameter.example is not None else {}),
+            }
+            for place, name, parameter in operation.parameters
+        ]
 
     def _body(self, operation: Operation) -> dict[str, Any]:
         fields = operation.body
@@ -7725,30 +7726,39 @@ class OpenAPI:
                 "content": {"*/*" if fields is None else "application/json": {"schema": {}}},
                 "required": fields is not None,
             }
-        schema: dict[str, Any] = {"$ref": f"#/components/schemas/{fields.struct.__name__}"}
-        self._types[fields.struct] = None
+        schema = self._schema(fields.struct)
         schema |= {"required": list(fields.required)} if fields.required else {}
         if fields.many:
             schema = {"oneOf": [schema, {"type": "array", "items": schema, "minItems": 1, "maxItems": MAX_ITEMS}]}
-        return {"content": {"application/json": {"schema": schema}}, "required": not fields.optional}
+        content = {"schema": schema, "example": example_of(fields.struct)}
+        return {"content": {"application/json": content}, "required": not fields.optional}
 
     def _success(self, status: int, method: str, operation: Operation) -> dict[str, Any]:
-        title = http.client.responses[status]
         if method == "HEAD" or status in (101, 204, 301) or operation.result is None:
-            return self._content(title, "", None)
+            return self._response(http.client.responses[status])
         media_type = {bytes: "*/*", str: "text/html"}.get(operation.result, "application/json")
-        return self._content(title, media_type, operation.result)
+        content: dict[str, Any] = {"schema": {}}
+        if operation.result not in (bytes, str, Any):
+            example = msgspec.json.encode(example_of(operation.result))
+            content = {"schema": self._schema(operation.result), "example": msgspec.json.decode(example)}
+        return self._response(http.client.responses[status], {media_type: content})
 
-    def _content(self, title: str, media_type: str, kind: Any) -> dict[str, Any]:
+    def _error(self, status: int) -> dict[str, Any]:
+        title, meaning = error_title(status)
+        example = {"type": "about:blank", "title": title, "status": status, "detail": meaning, "request_id": "5f0c2d6b"}
+        content = {"schema": self._schema(Problem), "example": example}
+        return self._response(f"{title}: {meaning}", {"application/problem+json": content})
+
+    def _schema(self, kind: Any) -> dict[str, Any]:
+        """The schema of a type, by references to those of its structs, which are added to the document."""
+        self._types[kind] = None
+        (schema,), _ = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
+        return schema
+
+    @staticmethod
+    def _response(text: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
         headers = {name: {"$ref": f"#/components/headers/{name}"} for name in RESPONSE_HEADERS}
-        described: dict[str, Any] = {"description": title, "headers": headers}
-        if media_type:
-            schema: dict[str, Any] = {}
-            if kind not in (bytes, Any):
-                self._types[kind] = None
-                (schema,), _ = msgspec.json.schema_components([kind], ref_template="#/components/schemas/{name}")
-            described["content"] = {media_type: {"schema": schema}}
-        return described
+        return {"description": text, "headers": headers} | ({"content": content} if content else {})
 
 
 DOCS_STYLE = """
@@ -8253,42 +8263,57 @@ def path_id(what: str, text: str) -> str:
 
 def new_todo_id(text: str) -> str:
     """The id that a client chose for a to-do. Raises Invalid."""
-    try:
-        return clean_id(text)
-    except ValueError as error:
-        raise Invalid(f"The id {error}.", [field_error("id", str(error))]) from None
+    return cleaned(clean_id, text, "id", "The id")
 
 
-TodoId = Annotated[str, PathPart(functools.partial(path_id, "to-do"), "a to-do's id, a UUID")]
-NewTodoId = Annotated[str, PathPart(new_todo_id, "the to-do's id, a UUID, which the client makes")]
-ListId = Annotated[str, PathPart(functools.partial(path_id, "list"), "a list's id, a UUID")]
-LinkId = Annotated[str, PathPart(functools.partial(path_id, "link"), "a link's id, a UUID")]
-CredentialId = Annotated[str, PathPart(str, "the id of a session, token or invitation, a UUID")]
-UserName = Annotated[str, PathPart(str, "a user's name")]
-DocumentName = Annotated[str, PathPart(clean_document_name, "1 to 200 letters, digits, dots, underscores or hyphens")]
-RecordKey = Annotated[str, PathPart(clean_record_key, "1 to 200 characters that can be printed")]
-PathText = Annotated[str, PathPart(str)]
-
-IfMatch = Annotated[str | None, HeaderField("If-Match", "carry out only if the ETag is still this one")]
-IfNoneMatch = Annotated[str | None, HeaderField("If-None-Match", "`*`: write only what is not there yet")]
-IdempotencyKey = Annotated[
-    str | None, HeaderField("Idempotency-Key", "a repeated request with the same key is carried out only once")
-]
-
-BOOLEAN, TEXT = {"type": "boolean"}, {"type": "string", "minLength": 1, "maxLength": 200}
-Limit = Annotated[int, QueryField({"type": "integer", "minimum": 1, "maximum": 1000}, "how many at most")]
-Cursor = Annotated[list[Any] | None, QueryField({"type": "string"}, "where the page begins, as a Link header has it")]
-Deleted = Annotated[bool, QueryField(BOOLEAN, "whether what is meant is in the trash")]
-SORTS = [sign + name for name in SORT_COLUMNS for sign in ("", "-")]
-Sort = Annotated[tuple[str, bool], QueryField({"enum": SORTS}, "the order; with - in front descending")]
-TimeZone = Annotated[str, QueryField({"type": "string"}, "the IANA name of the time zone whose days are meant")]
-Revision = Annotated[
-    int | None,
-    QueryField({"type": "integer", "minimum": 0, "maximum": 2**63 - 1}, "only what came after this revision"),
-]
+ID, TEXT = {"type": "string", "format": "uuid"}, {"type": "string", "minLength": 1, "maxLength": 200}
+TAG, BOOLEAN = TEXT | {"maxLength": 50}, {"type": "boolean"}
+PRIORITIES = {"type": "string", "pattern": "^[0-3](,[0-3])*$"}
+EXAMPLE_CURSOR = make_cursor("order", 1.0, EXAMPLE_ID, 3)
+SORTS = {"enum": [sign + name for name in SORT_COLUMNS for sign in ("", "-")]}
 DUE = {"type": "string", "pattern": r"^(any|none|\d{4}-\d\d-\d\d(\.\.(\d{4}-\d\d-\d\d)?)?|\.\.\d{4}-\d\d-\d\d)$"}
-Lifetime = Annotated[int | None, QueryField({"type": "integer", "minimum": 1, "maximum": 366 * 86_400}, "in seconds")]
-ID = {"type": "string", "format": "uuid"}
+
+
+def whole(minimum: int, maximum: int) -> dict[str, Any]:
+    """The schema of a whole number."""
+    return {"type": "integer", "minimum": minimum, "maximum": maximum}
+
+
+TodoId = Annotated[str, Parameter("a to-do's id", ID, EXAMPLE_ID, functools.partial(path_id, "to-do"))]
+NewTodoId = Annotated[str, Parameter("the to-do's id, which the client makes", ID, EXAMPLE_ID, new_todo_id)]
+ListId = Annotated[str, Parameter("a list's id", ID, EXAMPLE_ID, functools.partial(path_id, "list"))]
+LinkId = Annotated[str, Parameter("a link's id", ID, EXAMPLE_ID, functools.partial(path_id, "link"))]
+CredentialId = Annotated[str, Parameter("the id of a session, token or invitation", ID, EXAMPLE_ID, str)]
+UserName = Annotated[str, Parameter("a user's name", example="ann")]
+DocumentName = Annotated[
+    str,
+    Parameter("1 to 200 letters, digits, dots, underscores or hyphens", TEXT, "groceries", clean_document_name),
+]
+RecordKey = Annotated[str, Parameter("1 to 200 characters that can be printed", TEXT, "greeting", clean_record_key)]
+PathText = Annotated[str, Parameter("a file")]
+
+IfMatch = Annotated[
+    str | None, Parameter("carry out only if the ETag is still this one", example='"3"', header="If-Match")
+]
+IfNoneMatch = Annotated[
+    str | None, Parameter("`*`: write only what is not there yet", example="*", header="If-None-Match")
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Parameter(
+        "a repeated request with the same key is carried out only once", example="7f3c", header="Idempotency-Key"
+    ),
+]
+
+Limit = Annotated[int, Parameter("how many at most", whole(1, 1000), 100)]
+Cursor = Annotated[
+    list[Any] | None, Parameter("where the page begins, from a Link header", example=EXAMPLE_CURSOR, reader=read_cursor)
+]
+Deleted = Annotated[bool, Parameter("whether to address the trash", BOOLEAN, False)]
+Sort = Annotated[tuple[str, bool], Parameter("the order; with - in front descending", SORTS, "-due", read_sort)]
+Revision = Annotated[int | None, Parameter("only changes after this revision", whole(0, 2**63 - 1), 0)]
+ListFilter = Annotated[str | None, Parameter("only those of this list", ID, EXAMPLE_ID, clean_id)]
+Lifetime = Annotated[int | None, Parameter("in seconds", whole(1, 366 * 86_400), 3600)]
 
 NewTodo = Annotated[dict[str, Any], Fields(TodoFields, ("title",))]
 NewTodos = Annotated[dict[str, Any] | list[dict[str, Any]], Fields(TodoFields, ("title",), many=True)]
@@ -8301,13 +8326,13 @@ Nothing = Annotated[dict[str, Any], Fields(NoFields, optional=True)]
 class Filters(TypedDict, total=False):
     """Which to-dos are meant; without any, all of them."""
 
-    list: Annotated[str, QueryField(ID, "only those of this list")]
-    completed: Annotated[bool, QueryField(BOOLEAN, "only those that are completed, or not")]
-    due: Annotated[str, QueryField(DUE, "a day, a range of days like 2026-11-01..2026-11-30, any or none")]
-    tag: Annotated[str, QueryField(TEXT | {"maxLength": 50}, "only those with this tag; may come several times")]
-    priority: Annotated[str, QueryField({"pattern": "^[0-3](,[0-3])*$"}, "several with commas between")]
-    q: Annotated[str, QueryField(TEXT, "words that the title or the notes have")]
-    tz: TimeZone
+    list: ListFilter
+    completed: Annotated[bool, Parameter("only those that are completed, or not", BOOLEAN, False)]
+    due: Annotated[str, Parameter("a day, days like 2026-11-01..2026-11-30, any, none", DUE, "..2026-12-31", read_due)]
+    tag: Annotated[str, Parameter("only those with this tag; may come several times", TAG, "shop", read_tag)]
+    priority: Annotated[str, Parameter("several with commas between", PRIORITIES, "2,3", read_priorities)]
+    q: Annotated[str, Parameter("words that the title or the notes have", TEXT, "milk", read_words)]
+    tz: Annotated[str, Parameter("the IANA time zone whose days are meant", TEXT, "Europe/Berlin", read_zone)]
 
 
 class AllFilters(Filters, total=False):
@@ -8336,8 +8361,7 @@ class APIHandler(Handler):
         if key is None:
             return None
         if not 1 <= len(key) <= 255 or not key.isprintable():
-            message = "must be 1 to 255 printable characters"
-            raise Malformed(f"Idempotency-Key {message}.", [field_error("Idempotency-Key", message)])
+            raise Malformed.of("Idempotency-Key", "must be 1 to 255 printable characters")
         request = f"{self.request.method} {self.request.path}\n".encode() + self.body
         return Repeat(key, hashlib.sha256(request).hexdigest(), answer_type)
 
@@ -8382,7 +8406,7 @@ class APIHandler(Handler):
 def check_cursor(after: Sequence[Any], sort: str) -> None:
     """Raise Malformed for the cursor of another list."""
     if after[0] != sort:
-        raise Malformed("after belongs to another list.", [field_error("after", "belongs to another list")])
+        raise Malformed.of("after", "belongs to another list")
 
 
 class TodosHandler(APIHandler):
@@ -8396,7 +8420,7 @@ class TodosHandler(APIHandler):
         after: Cursor = None,
         **filters: Unpack[AllFilters],
     ) -> Response[list[Todo]]:
-        """Read a page of to-dos."""
+        """Read all to-dos, or those that filters select, a page at a time."""
         page = page_from_query({"sort": sort, "limit": limit, "after": after})
         which = filter_from_query(filters, self.user.time_zone)
         # The validator is read before the rows: too old a tag costs a request, too new a one an update.
@@ -8431,7 +8455,7 @@ class TodosHandler(APIHandler):
     async def post(
         self, body: NewTodos, *, idempotency_key: IdempotencyKey = None
     ) -> Annotated[WriteResult[Todo | list[Todo]], 201]:
-        """Create a to-do, or all of an array."""
+        """Create a to-do, or all of an array of 1 to 1,000, as one batch."""
         if isinstance(body, list):
             repeat = self.repeat(idempotency_key, list[Todo])
             return await self.services.todos.create_all(self.user, body, repeat=repeat)
@@ -8440,12 +8464,12 @@ class TodosHandler(APIHandler):
     async def patch(
         self, body: TodoPatch, *, if_match: IfMatch = None, **filters: Unpack[Filters]
     ) -> WriteResult[BulkResult]:
-        """Change all to-dos that the filter selects."""
+        """Change all to-dos that the filters select."""
         which = filter_from_query(filters, self.user.time_zone)
         return await self.services.todos.patch_all(self.user, which, body, if_match)
 
     async def delete(self, *, if_match: IfMatch = None, **filters: Unpack[AllFilters]) -> WriteResult[BulkResult]:
-        """Move all to-dos that the filter selects to the trash, or delete those in the trash for good."""
+        """Move all to-dos that the filters select to the trash, or delete those in the trash for good."""
         which = filter_from_query(filters, self.user.time_zone)
         return await self.services.todos.delete_all(self.user, which, if_match)
 
@@ -8513,7 +8537,7 @@ class ListsHandler(APIHandler):
     """All lists, or those in the trash."""
 
     async def get(self, *, deleted: Deleted = False) -> list[TodoList]:
-        """Read the lists."""
+        """Read all lists, or those in the trash."""
         self.validate(collection_etag(self.user, await self.queries.revision()))
         return self.show_all(await self.queries.lists(deleted))
 
@@ -8568,7 +8592,7 @@ class ChangesHandler(APIHandler):
         self,
         *,
         since: Revision = None,
-        list: Annotated[str | None, QueryField(ID, "only those of this list")] = None,
+        list: ListFilter = None,
         limit: Limit = 200,
     ) -> Changes:
         """Read what changed after a revision, oldest first."""
@@ -8606,7 +8630,7 @@ class UndoHandler(APIHandler):
         *,
         idempotency_key: IdempotencyKey = None,
     ) -> WriteResult[UndoResult]:
-        """Undo a batch, or the caller's last one."""
+        """Undo the caller's last act, or the batch that a `Change-Batch` header named."""
         repeat = self.repeat(idempotency_key, Undone)
         written = await self.services.todos.undo(self.user, body.get("batch"), repeat)
         undone: Undone = written.result
@@ -8628,7 +8652,7 @@ class EventsHandler(APIHandler):
     has_head = False
 
     async def get(self, *, since: Revision = None) -> Annotated[Response[None], 101]:
-        """Open a WebSocket that sends the changes after a revision, then each that is made, and heartbeats."""
+        """Open a WebSocket that sends the changes after a revision, each later change, and heartbeats."""
         headers = self.request.headers
         is_offered = (
             headers.get("upgrade", "").lower() == "websocket" and "upgrade" in headers.get("connection", "").lower()
@@ -8777,7 +8801,7 @@ class LinksHandler(CredentialHandler):
         return [self._show(list_id, link) for link in await self.services.accounts.links(self.user, list_id)]
 
     async def post(self, list_id: ListId, body: Nothing) -> Annotated[ShownCredential, 201]:
-        """Make a link."""
+        """Make a link, with which anybody can read the list."""
         credential, secret = (await self.services.todos.make_link(self.user, list_id)).result
         return self._show(list_id, credential, link=self.page_url("link", secret))
 
@@ -8879,7 +8903,7 @@ class SessionHandler(AccountHandler):
         return await self.session_document(await self.start_session(session))
 
     async def delete(
-        self, *, ended: Annotated[bool, QueryField(BOOLEAN, "only if the session has ended")] = False
+        self, *, ended: Annotated[bool, Parameter("only if the session has ended", BOOLEAN, True)] = False
     ) -> None:
         """Sign out.
 
@@ -8907,8 +8931,7 @@ class SignUpHandler(AccountHandler):
         await self.services.open()
         takes_local = body.get("take_local_todos", False)
         if takes_local and not await self.app.authenticator.local_caller(self.request):
-            message = "is for whoever uses the server's own machine, where AUTH=auto"
-            raise Forbidden(f"take_local_todos {message}.", [field_error("take_local_todos", message)])
+            raise Forbidden.of("take_local_todos", "works only on the server's own machine, with AUTH=auto")
         user, hashed = await self.accounts.sign_up(
             body["name"], body["password"], body.get("invite", ""), self.request.remote_ip, takes_local
         )
@@ -8969,7 +8992,7 @@ class SessionsHandler(AccountHandler):
     needs_session = True
 
     async def get(self) -> list[ShownCredential]:
-        """Read the sessions."""
+        """Read where the caller is signed in."""
         return [
             self.show_credential(each, "sessions", device=each.name, current=each.id == self.caller.credential_id)
             for each in await self.services.accounts.credentials(self.user, "session")
@@ -8988,7 +9011,7 @@ class EndSessionHandler(APIHandler):
     kind = "session"
 
     async def delete(self, credential_id: CredentialId) -> None:
-        """End or revoke it."""
+        """End a session, or revoke a token or an invitation."""
         await self.services.accounts.end(self.user, self.kind, path_id(self.kind, credential_id))
 
 
@@ -9019,11 +9042,8 @@ class TokensHandler(CredentialHandler):
     async def post(
         self, body: Annotated[dict[str, Any], Fields(TokenFields, ("name",))]
     ) -> Annotated[ShownCredential, 201]:
-        """Make a token."""
-        try:
-            name = clean_line(body["name"], 100)
-        except ValueError as error:
-            raise Invalid(f"name {error}.", [field_error("name", str(error))]) from None
+        """Make a token for scripts."""
+        name = cleaned(functools.partial(clean_line, limit=100), body["name"], "name")
         lifetime = body.get("days", 90) * DAY
         token = new_credential("token", self.user, lifetime, name, body.get("read_only", False))
         return self._show(token, token=await self.services.accounts.issue(token))
@@ -9040,7 +9060,7 @@ class InvitesHandler(CredentialHandler):
         return [self.show_credential(invite, "invites") for invite in invites]
 
     async def post(self, body: Nothing) -> Annotated[ShownCredential, 201]:
-        """Make an invitation."""
+        """Make an invitation to sign up."""
         invite = new_credential("invite", self.user, INVITE_LIFETIME)
         link = self.page_url("sign-up", await self.services.accounts.issue(invite))
         return self.show_credential(invite, "invites", link=link)
@@ -9138,7 +9158,7 @@ class DocumentsHandler(APIHandler):
     async def get(
         self,
         *,
-        prefix: Annotated[str, QueryField(TEXT, "only names that begin so")] = "",
+        prefix: Annotated[str, Parameter("only names that begin so", TEXT, "gro", read_text)] = "",
         limit: Limit = 200,
         after: Cursor = None,
     ) -> list[ShownDocument]:
@@ -9214,8 +9234,7 @@ class RecordHandler(APIHandler):
         """Write a record."""
         content_type = self.request.headers.get("content-type", "application/octet-stream")
         if len(content_type) > 200 or not (content_type.isascii() and content_type.isprintable()):
-            message = "must be at most 200 printable ASCII characters"
-            raise Malformed(f"The Content-Type {message}.", [field_error("Content-Type", message)])
+            raise Malformed.of("Content-Type", "must be at most 200 printable ASCII characters", "The Content-Type")
         await self.services.records.set(f"{self.user.id}/{key}", Record(body, content_type), ttl)
 
     put = post
@@ -9254,7 +9273,10 @@ class HealthHandler(APIHandler):
     public = True
 
     async def get(self) -> Annotated[Health, 200, 503]:
-        """Try every engine; 503 if one is not well. Strangers learn only the kinds of the engines."""
+        """Try every engine; 503 if one is not well.
+
+        Strangers learn only the kinds of the engines.
+        """
         well, engines = await self.services.health()
         if engines["todos"]["state"] != "ok" or not await self._knows_caller():
             engines = {name: {**entry, "engine": entry["engine"].split()[0]} for name, entry in engines.items()}
@@ -9277,7 +9299,7 @@ class LiveHandler(APIHandler):
     public = True
 
     async def get(self) -> Health:
-        """Answer."""
+        """Check that the process answers at all."""
         return Health("ok")
 
 
@@ -9287,7 +9309,7 @@ class OpenAPIHandler(Handler):
     public = True
 
     async def get(self) -> dict[str, Any]:
-        """Read it."""
+        """Read this description, with every parameter, header, status and schema."""
         return self.app.openapi().document
 
 
@@ -9298,7 +9320,7 @@ class DocsHandler(Handler):
     content_security_policy = f"default-src 'none'; style-src 'sha256-{DOCS_DIGEST}'"
 
     async def get(self) -> Response[str]:
-        """Read it."""
+        """Read this description as a page."""
         text = functools.partial(json.dumps, indent=2)
         template = tornado.template.Template(DOCS)
         document = self.app.openapi().document
