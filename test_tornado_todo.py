@@ -10554,6 +10554,7 @@ def test_unreadable_line_of_the_env_file_is_named(tmp_path, content, line, name)
         *[("databse_url", "DATABASE_URL"), ("DATABASEURL", "DATABASE_URL"), ("DATABSE_ULR", "DATABASE_URL")],
         *[("port", "SERVER_PORT"), ("server-host", "SERVER_HOST"), ("MONGODB_URL", "MONGODB_URI")],
         *[("TRUSTED_PROXY", "TRUSTED_PROXIES"), ("MONGO_URL", "MONGODB_URI"), ("ALLOWED_HOST", "ALLOWED_HOSTS")],
+        *[(name, "AUTH") for name in ("$env:AUTH", "TODO_AUTH", "\uff21\uff35\uff34\uff28")],  # full width
     ],
 )
 def test_misspelt_setting_in_the_env_file_is_refused_with_a_hint(tmp_path, name, meant):
@@ -10595,6 +10596,7 @@ def test_misspelt_setting_in_the_environment_is_reported(tmp_path, name, meant):
 
 def test_the_environment_of_other_programs_is_not_taken_for_misspelt(tmp_path):
     other = {"PORT": "1", "HOST": "x", "MYSQL_USER": "x", "LOGLEVEL": "x", "LOG_LEVEL": "error", "LOGNAME": "x"}
+    other |= {"TODO_PORT": "tcp://10.0.0.1:80", "TORNADO_TODO_PORT": "tcp://10.0.0.1:80"}
     assert command(tmp_path, "--check", **other).stderr == ""
 
 

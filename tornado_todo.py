@@ -602,7 +602,8 @@ def without_variants(name: str) -> str:
 
 def nearest_setting(name: str) -> str | None:
     """The setting that a name stands for: in other letter case, as an option, or misspelt; None if there is none."""
-    folded = re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_").removeprefix("TORNADO_TODO_")
+    plain = unicodedata.normalize("NFKC", name).upper()  # an input method may write letters of full width
+    folded = re.sub("^(?:(?:TORNADO_)?TODO|ENV)_", "", re.sub("[^A-Z0-9]+", "_", plain).strip("_"))
     same = {row.option.removeprefix("--").upper(): row.name for row in SETTINGS if row.option}
     same |= {without_variants(row.name): row.name for row in SETTINGS}
     return (
@@ -18016,8 +18017,10 @@ def read_environment(options: Mapping[str, Any], logs: bool = False) -> dict[str
         set_up_logging(Config.from_env({name: environ.get(name, "") for name in ("LOG_LEVEL", "LOG_FORMAT")}))
     for name in sorted(os.environ.keys() - SETTING_NAMES):
         nearest = nearest_setting(name)
-        # Other programs may read HOST and PORT, or a similar name; where ours is set, nothing is missing.
-        if nearest and nearest not in environ and option_name(name) not in {row.option for row in SETTINGS}:
+        # Other programs may read HOST and PORT, or a similar name; where ours is set, nothing is missing. And for
+        # a service named todo Kubernetes sets TODO_PORT.
+        option = option_name(name.removeprefix("TORNADO_").removeprefix("TODO_"))
+        if nearest and nearest not in environ and option not in {row.option for row in SETTINGS}:
             LOG.warning("the environment has %a, which is not a setting; did you mean %s?", name, nearest)
     return dict(with_current_names(environ))
 
