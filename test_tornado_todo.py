@@ -5872,6 +5872,31 @@ def test_health_notices_that_postgres_does_not_take_writes(fresh_postgres, how, 
         run_sql(url, f"REASSIGN OWNED BY {role} TO CURRENT_USER", f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
+@pytest.mark.parametrize("how", ["replicaof ::1 1", "config set maxmemory 1", "config set min-replicas-to-write 1"])
+def test_health_notices_that_redis_takes_no_writes_before_a_write_does(own, how):
+    pytest.importorskip("redis")
+    server = own(OwnRedis)
+    with serving({**MEMORY, **server.settings}) as client:
+        assert put_record(client, "a").status == 204 and client.get("/api/health").status == 200
+        subprocess.run(["redis-cli", "-p", str(server.port), *how.split()], check=True, capture_output=True)
+        assert client.get("/api/health").json()["engines"]["records"]["state"] == "failing"
+        assert client.get("/api/records/a").status == 200
+        assert_problem(put_record(client, "b"), 503)
+
+
+def test_health_notices_that_mongodb_takes_no_writes_before_a_write_does(own):
+    pymongo = pytest.importorskip("pymongo")
+    server = own(OwnMongo)
+    with serving({**MEMORY, **server.settings}) as client, pymongo.MongoClient(port=server.port) as other:
+        assert put_document(client, "a").status == 204 and client.get("/api/health").status == 200
+        other.admin.command("fsync", lock=True)
+        assert client.get("/api/health").json()["engines"]["documents"]["state"] != "ok"
+        assert client.get("/api/documents/a").status == 200
+        other.admin.command("fsyncUnlock")
+        eventually(lambda: client.get("/api/health").status == 200)
+        assert client.get("/api/documents").json()[0]["name"] == "a"
+
+
 def end_connections(url: str, name: str) -> None:
     """End all connections to a database but our own: what is set for a database holds for new ones."""
     others = f"datname = '{name}' AND pid <> pg_backend_pid()"

@@ -5056,9 +5056,9 @@ class MongoDocumentStore:
             raise Unavailable(f"The document store cannot be used right now. {NOTHING_CHANGED}") from error
 
     async def ping(self) -> None:
-        """Raise unless the server answers."""
-        async with self._documents():
-            await self._client.admin.command("ping")
+        """Raise unless the server takes writes, by one that finds nothing to change."""
+        async with self._documents() as documents:
+            await documents.delete_one(self._one("", ""))
 
     @staticmethod
     def _one(owner_id: str, name: str) -> dict:
@@ -5231,8 +5231,8 @@ class RedisRecordStore:
         await self.client.aclose()
 
     async def ping(self) -> None:
-        """Raise unless the server answers."""
-        await self._send("PING")
+        """Raise unless the server takes writes, by one that finds nothing to change."""
+        await self._send("SET", self._prefix, b"", "XX")
 
     async def _send(self, *command: Any, repeatable: bool = True) -> Any:
         """Send one command. One that may be repeated is, when its connection turns out to be broken."""
