@@ -6658,6 +6658,59 @@ def test_an_idempotency_key_is_each_users_own():
         assert made[0] != made[1]
 
 
+@contextlib.asynccontextmanager
+async def deaf_proxy(url, delay=0):
+    """A TCP proxy before a server, and a function after which its connections stay open and carry nothing.
+
+    It passes everything on after a delay in seconds.
+    """
+    host, port = url.removeprefix("http://").split(":")
+    hearing, pipes, writers = asyncio.Event(), set(), set()
+    hearing.set()
+
+    async def pipe(reader, writer, is_heard):
+        try:
+            while data := await reader.read(65536):
+                if not is_heard.is_set():
+                    await asyncio.Event().wait()  # for ever: neither data nor an end
+                await asyncio.sleep(delay)
+                writer.write(data)
+        finally:
+            writer.close()
+
+    async def serve(reader, writer):
+        inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
+        writers.update((writer, inner_writer))
+        for pair in ((reader, inner_writer), (inner_reader, writer)):
+            pipes.add(asyncio.ensure_future(pipe(*pair, hearing)))
+
+    def deafen():
+        nonlocal hearing
+        hearing.clear()
+        hearing = asyncio.Event()
+        hearing.set()
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}", deafen
+    finally:
+        for each in pipes:
+            each.cancel()
+        await asyncio.gather(*pipes, return_exceptions=True)
+        for each in writers:
+            each.transport.abort()
+        proxy.close()
+        await proxy.wait_closed()
+
+
+async def test_start_waits_for_a_slow_network_before_postgres(fresh_postgres):
+    url = urllib.parse.urlsplit(fresh_postgres["DATABASE_URL"])
+    async with deaf_proxy(f"http://{url.hostname}:{url.port}", delay=0.15) as (address, _):
+        slow = url._replace(netloc=f"postgres@{address.removeprefix('http://')}", query="connect_timeout=10")
+        async with tornado_todo.lifespan(tornado_todo.make_app({"DATABASE_URL": slow.geturl()})):
+            run_sql(fresh_postgres["DATABASE_URL"], "SELECT id FROM todos")  # the table is there
+
+
 async def test_lifespan_opens_ahead_and_closes_what_it_opened(tmp_path):
     app = tornado_todo.make_app(in_file(tmp_path))
     assert list(tmp_path.iterdir()) == []
@@ -14350,47 +14403,6 @@ async def test_changes_of_others_appear_by_themselves(page):
     await expect(row(page, "from elsewhere")).to_have_class(re.compile("completed"))
     await ask(page, f"/api/todos/{other['id']}", "DELETE")
     await expect(shown_titles(page)).to_have_text([BUY])
-
-
-@contextlib.asynccontextmanager
-async def deaf_proxy(url):
-    """A TCP proxy before a server, and a function after which its connections stay open and carry nothing."""
-    host, port = url.removeprefix("http://").split(":")
-    hearing, pipes, writers = asyncio.Event(), set(), set()
-    hearing.set()
-
-    async def pipe(reader, writer, is_heard):
-        try:
-            while data := await reader.read(65536):
-                if not is_heard.is_set():
-                    await asyncio.Event().wait()  # for ever: neither data nor an end
-                writer.write(data)
-        finally:
-            writer.close()
-
-    async def serve(reader, writer):
-        inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
-        writers.update((writer, inner_writer))
-        for pair in ((reader, inner_writer), (inner_reader, writer)):
-            pipes.add(asyncio.ensure_future(pipe(*pair, hearing)))
-
-    def deafen():
-        nonlocal hearing
-        hearing.clear()
-        hearing = asyncio.Event()
-        hearing.set()
-
-    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}", deafen
-    finally:
-        for each in pipes:
-            each.cancel()
-        await asyncio.gather(*pipes, return_exceptions=True)
-        for each in writers:
-            each.transport.abort()
-        proxy.close()
-        await proxy.wait_closed()
 
 
 async def show_again(page):

@@ -6201,8 +6201,11 @@ class Services:
         """The engine of each store, in one line."""
         return f"to-dos: {self.database.name} · documents: {self.documents.name} · records: {self.records.name}"
 
-    async def open(self) -> None:
-        """Open everything; callers that come together share one try. Raises Misconfigured or Unavailable."""
+    async def open(self, seconds: float | None = OPEN_SECONDS) -> None:
+        """Open everything; callers that come together share one try. Raises Misconfigured or Unavailable.
+
+        A request waits for some seconds at most; a start that no client waits for takes None.
+        """
         if self._opened:
             return
         if self._closing:
@@ -6211,7 +6214,7 @@ class Services:
             self._opening = asyncio.ensure_future(self._open())
             # If it fails when no request waits for it, the next request tries again.
             self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
-        opened, _ = await asyncio.wait([self._opening], timeout=OPEN_SECONDS)
+        opened, _ = await asyncio.wait([self._opening], timeout=seconds)
         if not opened:
             raise self._slow_to_open()
         self._opening.result()
@@ -17097,7 +17100,7 @@ def make_app(
 async def lifespan(app: TodoApplication) -> AsyncIterator[None]:
     """Open an app's stores now, and close them at the end. Raises Misconfigured or Unavailable."""
     services: Services = app.state.services
-    await services.open()
+    await services.open(None)
     try:
         yield
     finally:
@@ -17342,7 +17345,7 @@ def asgi_app(app: TodoApplication) -> Callable[..., Awaitable[None]]:
             return
         await receive()
         try:
-            await services.open()
+            await services.open(None)
         except (Misconfigured, Unavailable) as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
@@ -17628,7 +17631,7 @@ def running(settings: Mapping[str, str] | None = None, **options: Any) -> Iterat
     async def serve_until_stopped() -> None:
         stop = asyncio.Event()
         async with listening(app, sockets):
-            await app.state.services.open()
+            await app.state.services.open(None)
             state.update(loop=asyncio.get_running_loop(), stop=stop)
             started.set()
             await stop.wait()
