@@ -54,8 +54,7 @@ import urllib.parse
 import urllib.request
 import uuid
 import zoneinfo
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pytest
 import tornado.httpclient
@@ -10530,6 +10529,24 @@ def test_an_unknown_command_is_refused_with_the_commands_that_there_are(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [["user", "--help"], ["user", "-h"]])
+def test_help_of_a_group_shows_its_commands_alone(tmp_path, words):
+    done = command(tmp_path, *words)
+    listed = re.findall(r"^  ([a-z]+ [a-z]+) +[A-Z]", done.stdout, re.MULTILINE)
+    assert done.returncode == 0 and "--port" not in done.stdout
+    assert listed == [name for name in tornado_todo.COMMANDS if name.startswith("user ")]
+
+
+def test_a_command_that_uses_no_settings_declares_none(monkeypatch, capsys):
+    def greet(name: Annotated[str, "a name"], *, word: Annotated[str, "a word"] = "Hello") -> None:
+        """Greet."""
+        print(f"{word}, {name}")
+
+    monkeypatch.setitem(tornado_todo.COMMANDS, "greet", greet)
+    assert tornado_todo.main(["greet", "Ann"]) == tornado_todo.main(["greet", "Ann", "--word", "Bye"]) == 0
+    assert capsys.readouterr().out == "Hello, Ann\nBye, Ann\n"
+
+
 def test_a_check_says_once_why_the_database_does_not_open(tmp_path):
     pytest.importorskip("asyncpg")
     away = f"postgresql://ann@127.0.0.1:{free_port()}/todo"
@@ -11246,40 +11263,6 @@ async def test_listener_hears_each_change_once_when_two_processes_write(tmp_path
 def add_many(url: str, count: int) -> list[str]:
     with Client(url) as client:
         return [add(client, f"to-do {number}")["id"] for number in range(count)]
-
-
-def test_time_limit_ends_only_what_is_late_in_every_loop():
-    limit = tornado_todo.TimeLimit(0.1)
-
-    async def use() -> list[str]:
-        ended: dict[str, float] = {}
-
-        async def ends(*names: str) -> None:
-            while not ended.keys() >= set(names):
-                await asyncio.sleep(0.01)
-
-        def begin(name: str) -> Callable[[], None]:
-            began = time.monotonic()
-
-            def end() -> None:
-                ended[name] = time.monotonic() - began
-
-            limit.begin(end)
-            return end
-
-        begin("first")
-        await asyncio.sleep(0.05)
-        begin("second")
-        limit.finish(begin("finished"))
-        await asyncio.wait_for(ends("first", "second"), PATIENCE)
-        await asyncio.sleep(0.15)  # there is no timer any more
-        begin("third")
-        await asyncio.wait_for(ends("third"), PATIENCE)
-        begin("overtaken by the end of the loop")
-        assert min(ended.values()) > 0.09
-        return list(ended)
-
-    assert asyncio.run(use()) == asyncio.run(use()) == ["first", "second", "third"]
 
 
 @pytest.fixture

@@ -42,7 +42,6 @@ if __name__ == "__main__":
 import argparse
 import asyncio
 import base64
-import codecs
 import collections
 import concurrent.futures
 import contextlib
@@ -6332,12 +6331,7 @@ def read_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return headers
 
 
-@functools.lru_cache(100)
-def host_name(host: str) -> str:
-    """The name in a Host header. Raises HTTPInputError for what Tornado does not accept as a host."""
-    headers = tornado.httputil.HTTPHeaders({"Host": host})
-    start_line = tornado.httputil.RequestStartLine("GET", "/", "HTTP/1.1")
-    return tornado.httputil.HTTPServerRequest(start_line=start_line, headers=headers).host_name
+HOST = re.compile(r"([A-Za-z0-9._~!$&'()*+;=:\[\]-]|%[0-9A-Fa-f]{2})*")  # as Tornado reads it, and RFC 3986
 
 
 def path_of_target(method: str, target: str, headers: MutableMapping[str, str]) -> str:
@@ -6377,9 +6371,8 @@ class Request:
         self.path, _, self.query = target.partition("?")
         self.remote_ip, self.protocol, self.root_path = remote_ip, protocol, ""
         host = headers.get("host", "127.0.0.1" if version == "HTTP/1.0" else None)
-        if host is None:
-            raise tornado.httputil.HTTPInputError("Missing Host header")
-        host_name(host)
+        if host is None or not HOST.fullmatch(host):
+            raise tornado.httputil.HTTPInputError(f"{'Missing' if host is None else 'Invalid'} Host header")
         self.host = host
         self.is_upgrade = False  # whether the connection can become a WebSocket
         # Whether a body, or a part of one, has still to be read; with a GET only if the headers say so.
@@ -7156,6 +7149,17 @@ class Response(Generic[Value]):
         self.socket: Callable[[Socket], Awaitable[None]] | None = None  # runs the WebSocket that begins with a 101
 
 
+class Problem(msgspec.Struct, frozen=True):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[dict[str, str]] | UnsetType = UNSET
+
+
 class NotModified(Exception):
     """The client has the response already."""
 
@@ -7174,9 +7178,7 @@ def refusal(status: int, detail: str) -> Response[Any]:
     """The problem document (RFC 9457) for a request that reaches no handler; it is logged."""
     request_id = os.urandom(8).hex()
     LOG.info("%s refused a request that is not valid HTTP or is over a limit: %d", request_id, status)
-    title = http.client.responses[status]
-    problem = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
-    body = msgspec.json.encode(problem)
+    body = msgspec.json.encode(Problem("about:blank", http.client.responses[status], status, detail, request_id))
     headers = {
         **{"X-Request-Id": request_id, "Date": date_header(int(time.time()))},
         **policy_headers(API_POLICY, "'none'", "http"),
@@ -7582,17 +7584,6 @@ class Router:
 # ---- OpenAPI
 
 
-class Problem(msgspec.Struct, frozen=True):
-    """An error (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    request_id: str
-    errors: list[dict[str, str]] | UnsetType = UNSET
-
-
 RESPONSE_HEADERS = {
     "X-Request-Id": "identifies the request in the log",
     "ETag": "the validator of what was read or written, for If-Match and If-None-Match",
@@ -7854,15 +7845,14 @@ def problem_response(request: Request, error: Exception) -> Response[Any]:
     # The reasons of other errors may be internal.
     status = error.status_code if isinstance(error, tornado.web.HTTPError) else 500
     title = http.client.responses.get(status, "Unknown")
-    problem: dict[str, Any] = {"type": "about:blank", "title": title, "status": status}
     headers = {"WWW-Authenticate": 'Bearer realm="tornado_todo"'} if status == 401 else {}
+    errors: list[dict[str, str]] = []
     if isinstance(error, TodoError):
-        problem.update(title=error.title, detail=error.detail, request_id=request.id)
-        problem.update({"errors": error.errors} if error.errors else {})
-        headers.update(error.headers)
+        title, detail, errors = error.title, error.detail, error.errors
+        headers |= error.headers
     else:
-        reason = error.reason if isinstance(error, tornado.web.HTTPError) else INTERNAL_ERROR
-        problem.update(detail=reason or title, request_id=request.id)
+        detail = (error.reason if isinstance(error, tornado.web.HTTPError) else INTERNAL_ERROR) or title
+    problem = Problem("about:blank", title, status, detail, request.id, errors or UNSET)
     return Response(msgspec.json.encode(problem), "application/problem+json", status=status, headers=headers)
 
 
@@ -16874,42 +16864,6 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 # ==== assembly: may call everything above =======================================================
 
 
-class TimeLimit:
-    """Ends what takes longer than so many seconds: one timer for all of it, since one for each costs more than this."""
-
-    def __init__(self, seconds: float):
-        self._seconds = seconds
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ends: dict[Callable[[], Any], float] = {}  # when each is to be called, the soonest first
-        self._has_timer = False
-
-    def begin(self, end: Callable[[], Any]) -> None:
-        """Have `end`, which raises nothing, called when the time is over, unless `finish` comes first."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # what began in another one ended with it
-            self._loop, self._ends, self._has_timer = loop, {}, False
-        self._ends[end] = loop.time() + self._seconds
-        if not self._has_timer:
-            self._has_timer = True
-            loop.call_later(self._seconds, self._end_some)
-
-    def finish(self, end: Callable[[], Any]) -> None:
-        """What was to be ended has ended by itself, or did not begin."""
-        self._ends.pop(end, None)
-
-    def _end_some(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        due = [end for end, _ in itertools.takewhile(lambda item: item[1] <= now, self._ends.items())]
-        for end in due:
-            del self._ends[end]
-        self._has_timer = bool(self._ends)
-        if self._ends:
-            loop.call_later(next(iter(self._ends.values())) - now, self._end_some)
-        for end in due:
-            end()
-
-
 class BuiltPage(NamedTuple):
     """The page ready to send: its HTML, validator and policy, and its assets by name."""
 
@@ -17119,41 +17073,52 @@ class ConnectionLimits:
     """
 
     def __init__(self, maximum: int, keep_alive: int):
-        self.maximum = maximum
+        self.maximum, self._keep_alive = maximum, keep_alive
         self._idle: dict[Callable[[], Any], None] = {}  # without a whole head, the longest first
         self._busy: dict[Callable[[], Any], None] = {}
-        self._idle_limit, self._head_limit = TimeLimit(keep_alive), TimeLimit(HEAD_SECONDS)
+        self._deadlines: dict[Callable[[], Any], float] = {}  # of the loop's time
+        self._timer: asyncio.TimerHandle | None = None
         self._lingering: set[asyncio.Task[None]] = set()
+
+    def _close_after(self, seconds: float, close: Callable[[], Any]) -> None:
+        loop = asyncio.get_running_loop()
+        self._deadlines[close] = loop.time() + seconds
+        self._timer = self._timer or loop.call_later(1.0, self._close_late)
+
+    def _close_late(self) -> None:
+        """Close, once in a second, what is over its time: a timer for each request would cost five times as much."""
+        loop = asyncio.get_running_loop()
+        for close in [each for each, deadline in self._deadlines.items() if deadline <= loop.time()]:
+            self.leave(close)
+            close()
+        self._timer = loop.call_later(1.0, self._close_late) if self._deadlines else None
 
     def arrive(self, close: Callable[[], Any]) -> None:
         """A connection has been made: the head of its first request must come."""
         self._idle[close] = None
-        self._head_limit.begin(close)
+        self._close_after(HEAD_SECONDS, close)
 
     def become_idle(self, close: Callable[[], Any]) -> None:
         """A request has been answered."""
         self._busy.pop(close, None)
         self._idle[close] = None
-        self._idle_limit.begin(close)
+        self._close_after(self._keep_alive, close)
 
     def begin_head(self, close: Callable[[], Any]) -> None:
         """The first bytes of a request have come."""
-        self._idle_limit.finish(close)
-        self._head_limit.begin(close)
+        self._close_after(HEAD_SECONDS, close)
 
     def become_busy(self, close: Callable[[], Any]) -> None:
         """The whole head of a request has come."""
         self._idle.pop(close, None)
-        self._idle_limit.finish(close)
-        self._head_limit.finish(close)
+        self._deadlines.pop(close, None)
         self._busy[close] = None
 
     def leave(self, close: Callable[[], Any]) -> None:
         """A connection has ended, or become a WebSocket."""
         for kept in (self._idle, self._busy):
             kept.pop(close, None)
-        self._idle_limit.finish(close)
-        self._head_limit.finish(close)
+        self._deadlines.pop(close, None)
 
     def make_room(self, count: int = 1) -> None:
         """Close connections, so that with `count` more there are not too many."""
@@ -17527,33 +17492,11 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
 
 
 class UvicornSocket(OfUvicorn):  # type: ignore[misc]
-    """What is added to uvicorn's WebSocketsSansIOProtocol: text that is not UTF-8 closes it without a traceback."""
+    """What is added to uvicorn's WebSocketsSansIOProtocol: it logs no tracebacks for text that is not UTF-8."""
 
-    _decoder: codecs.IncrementalDecoder | None = None  # of the text that comes
-
-    def handle_text(self, frame: Any) -> None:
-        """Take a frame that begins a text."""
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._take(frame, super().handle_text)
-
-    def handle_bytes(self, frame: Any) -> None:
-        """Take a frame that begins bytes."""
-        self._decoder = None
-        self._take(frame, super().handle_bytes)
-
-    def handle_cont(self, frame: Any) -> None:
-        """Take a frame that goes on with either."""
-        self._take(frame, super().handle_cont)
-
-    def _take(self, frame: Any, handle: Callable[[Any], None]) -> None:
-        try:
-            if self._decoder:
-                self._decoder.decode(frame.data, frame.fin)
-        except UnicodeDecodeError:
-            self.conn.fail(1007, "text that is not UTF-8")
-            self.handle_parser_exception()
-        else:
-            handle(frame)
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.logger = logging.Logger("uvicorn.error", logging.CRITICAL)
 
 
 @contextlib.asynccontextmanager
@@ -18382,6 +18325,7 @@ def list_users(*, environ: OfDatabase) -> None:
 
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
+    "": serve_command,
     "user add": add_user,
     "user password": change_password,
     "user rename": rename_user,
@@ -18404,38 +18348,53 @@ def add_settings(parser: argparse.ArgumentParser, names: Collection[str]) -> Non
         parser.add_argument(option_name(name), dest=name, help=argparse.SUPPRESS)
 
 
-def command_parser(name: str, command: Callable[..., Any], epilog: str) -> argparse.ArgumentParser:
-    """A parser of the arguments that the signature of a command declares."""
-    prog, description = f"tornado-todo {name}".strip(), inspect.getdoc(command)
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=prog, description=description, epilog=epilog, formatter_class=layout)
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """A parser of the arguments that the signature of a command declares; of a group, such as `user`, for its help."""
+    command = COMMANDS.get(name)
+    others = [each for each in COMMANDS if each.startswith(name) and each != name]
+    listed = [f"\n  {each:15} {str(COMMANDS[each].__doc__).splitlines()[0]}" for each in others]
+    parser = argparse.ArgumentParser(
+        prog=f"tornado-todo {name}".strip(),
+        description=inspect.getdoc(command) if command else None,
+        epilog=f"{'Other commands' if command else 'Commands'}, each with --help:{''.join(listed)}" if listed else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"tornado_todo {__version__}")
-    for parameter in inspect.signature(command).parameters.values():
+    for parameter in inspect.signature(command).parameters.values() if command else ():
         kind, (detail,) = parameter.annotation.__origin__, parameter.annotation.__metadata__
         if parameter.name == "environ":
             add_settings(parser, detail)
         elif kind is bool:
             parser.add_argument(option_name(parameter.name), action="store_true", help=detail)
         elif parameter.kind is parameter.KEYWORD_ONLY:
-            parser.add_argument(option_name(parameter.name), dest=parameter.name, metavar="URL", help=detail)
+            parser.add_argument(
+                option_name(parameter.name),
+                dest=parameter.name,
+                default=parameter.default,
+                metavar="VALUE",
+                help=detail,
+            )
         else:
             parser.add_argument(parameter.name, metavar=parameter.name.upper(), help=detail)
     return parser
 
 
 def find_command(words: Sequence[str]) -> str:
-    """The name of the command that arguments begin with, empty for the server. Raises Misconfigured."""
-    if name := next((name for name in COMMANDS if name.split() == [*words[: len(name.split())]]), None):
-        return name
-    if words[0].startswith("-") or words[-1] in ("-h", "--help"):
-        return ""
-    groups = {name.split()[0] for name in COMMANDS}
+    """The name of the command, or group of commands, that arguments begin with; empty for the server.
+
+    Raises Misconfigured.
+    """
+    named = [name for name in COMMANDS if name and name.split() == [*words[: len(name.split())]]]
+    groups = {name.partition(" ")[0] for name in COMMANDS if " " in name}
+    if named or words[0].startswith("-"):
+        return named[0] if named else ""
+    if words[-1] in ("-h", "--help"):
+        return words[0] if words[0] in groups else ""
     text = " ".join(words[:2]) if words[0] in groups else words[0]
-    nearest = nearest_name(text.lower(), [*COMMANDS, *groups - {text}])
+    names = [name for name in COMMANDS if name]
+    nearest = nearest_name(text.lower(), [*names, *groups - {text}])
     hint = f"; did you mean {nearest}?" if nearest else "."
-    raise Misconfigured(
-        f"{text!a} is not a command{hint} There are {', '.join(COMMANDS)}; without one the server starts"
-    )
+    raise Misconfigured(f"{text!a} is not a command{hint} There are {', '.join(names)}; without one the server starts")
 
 
 def run_command(words: Sequence[str]) -> int | None:
@@ -18443,12 +18402,12 @@ def run_command(words: Sequence[str]) -> int | None:
     if not words:
         return serve_command(environ=read_environment({}, logs=True))  # to make its parser takes 2 ms of a start
     name = find_command(words)
-    command = COMMANDS[name] if name else serve_command
-    summaries = [f"\n  {each:15} {str(COMMANDS[each].__doc__).splitlines()[0]}" for each in COMMANDS]
-    parser = command_parser(name, command, "" if name else f"Other commands, each with --help:{''.join(summaries)}")
-    options = vars(parser.parse_args(words[len(name.split()) :]))
-    settings = {key: options.pop(key) for key in SETTING_NAMES & options.keys()}
-    return command(**options, environ=read_environment(settings, logs=not name))
+    arguments = vars(command_parser(name).parse_args(words[len(name.split()) :]))
+    settings = {key: arguments.pop(key) for key in SETTING_NAMES & arguments.keys()}
+    command = COMMANDS[name]
+    if "environ" in inspect.signature(command).parameters:
+        arguments["environ"] = read_environment(settings, logs=not name)
+    return command(**arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
