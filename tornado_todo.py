@@ -12713,7 +12713,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const relativeFormat = new Intl.RelativeTimeFormat(undefined, { numeric: 'auto' });
 
   // The days of the view Today, and of due dates in every filter and order, are those of the reader's zone.
-  let zone = new Intl.DateTimeFormat().resolvedOptions().timeZone ?? '';
+  const readersZone = () => new Intl.DateTimeFormat().resolvedOptions().timeZone ?? '';
+  const zoneAtStart = readersZone();
+  let zone = zoneAtStart;
 
   function dayFromNow(days) {
     const date = new Date();
@@ -13637,8 +13639,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const isEach = await confirmed(`${amount}, one for each line?`, preview, choice, { isSafe: true });
     input.focus();
     input.value = before;
-    if (isEach && !complainOfDate() && !lines.some(line => complainOfTitle(line.title)))
+    if (isEach && !complainOfDate() && !lines.some(line => complainOfTitle(line.title))) {
+      typedIn.delete(input); // so that Ctrl+Z takes back the to-dos
       return createTodos(lines, oneLine(text));
+    }
     return input.setRangeText(oneLine(text), from, to, 'end');
   }
 
@@ -14278,21 +14282,27 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     ].filter(Boolean);
   }
 
+  // Returns whether all of it is kept.
   function stash({ isLeft = document.hidden } = {}) {
-    if (access.leaving || access.link) return;
+    if (access.leaving || access.link) return true;
     const fields = STASHED_FIELDS.map(selector => [selector, find(selector).value]);
     const texts = typedTexts();
     const isEmpty = !texts.length && !fields.some(isFilled);
     const entry = JSON.stringify({ owner: stashOwner(), fields, texts });
+    let isKept = isEmpty;
     for (const storage of stashes()) {
       const isWanted = storage === sessionStorage || isLeft || navigator.locks;
       try {
         if (isEmpty || !isWanted) storage.removeItem(ownStash);
-        else storage.setItem(ownStash, entry);
+        else {
+          storage.setItem(ownStash, entry);
+          isKept = true;
+        }
       } catch {
         /* no room */
       }
     }
+    return isKept;
   }
 
   let stashTimer = null;
@@ -15028,7 +15038,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       return ['Nothing completed yet', 'Tick a to-do and it will be kept here.'];
     if (isLockedView()) return ['All clear', 'There is nothing on this list yet.'];
     if (access.session?.kind === 'session' && access.session.local_todos) {
-      const where = `The ${localTodos(access.session)} are shown when you sign out.`;
+      const verb = access.session.local_todos === 1 ? 'is' : 'are';
+      const where = `The ${localTodos(access.session)} ${verb} shown when you sign out.`;
       return ['All clear', `Type what is on your mind and press Enter. ${where}`];
     }
     return ['All clear', 'Type what is on your mind and press Enter.'];
@@ -16530,6 +16541,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function followClock() {
     showDay();
     if (document.hidden || !state.view) return;
+    // Who has travelled gets a new page: all formats of this one are of the zone that it began in.
+    if (readersZone() !== zoneAtStart && !queue.jobs.length) location.reload();
     for (const time of findAll('.ago')) time.textContent = timeAgo(time.dateTime);
     if (!isTrash() && !state.drag) renderRows();
   }
@@ -16775,8 +16788,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     addEventListener('input', event => typedIn.add(event.target));
     for (const kind of ['input', 'keydown', 'click']) addEventListener(kind, stashSoon, true);
     addEventListener('beforeunload', event => {
-      // Only when a change can't be sent now is leaving a loss.
-      if ((state.away || gate.resolve) && queue.jobs.length) event.preventDefault();
+      // Only when a change can't be sent now, or a draft not be kept, is leaving a loss.
+      if (((state.away || gate.resolve) && queue.jobs.length) || !stash()) event.preventDefault();
     });
     document.addEventListener('visibilitychange', () => {
       if (document.hidden) saveDetailTexts();
