@@ -6587,13 +6587,19 @@ REFUSALS = [
     (lambda request: raise_error(tornado.web.HTTPError(503)), 503, "Service Unavailable"),
     (lambda request: b"ada", 500, "request id"),
     (lambda request: 7, 500, "request id"),
+    *[(lambda request, name=name: name, 500, "request id") for name in ("a\0b", "\udc80")],
     (lambda request: raise_error(ValueError("canary")), 500, "request id"),
     (lambda request: raise_error(urllib.error.URLError(OSError("canary"))), 500, "request id"),
     (lambda request: raise_error(UnicodeDecodeError("utf-8", b"x", 0, 1, "canary")), 500, "request id"),
+    *[
+        (lambda request, code=code: raise_error(tornado.web.HTTPError(code)), 500, "request id")
+        for code in (302, 200, 600)
+    ],
+    (lambda request: raise_error(asyncio.CancelledError()), 500, "request id"),
 ]
 
 
-def raise_error(error: Exception) -> None:
+def raise_error(error: BaseException) -> None:
     raise error
 
 

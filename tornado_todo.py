@@ -6122,8 +6122,17 @@ GetUser = Callable[[tornado.httputil.HTTPServerRequest], Awaitable[str | None] |
 
 async def call_host(function: Callable, *arguments: Any) -> Any:
     """Call a function of the program that this is embedded in, which may be a coroutine function."""
-    result = function(*arguments)
-    return await result if inspect.isawaitable(result) else result
+    try:
+        result = function(*arguments)
+        return await result if inspect.isawaitable(result) else result
+    except tornado.web.HTTPError as error:
+        if 400 <= error.status_code <= 599:
+            raise
+        raise ValueError(f"{function} raised {error!r}, which is not an error") from error
+    except asyncio.CancelledError as error:
+        if getattr(asyncio.current_task(), "cancelling", int)():
+            raise
+        raise RuntimeError(f"something that {function} waited for was cancelled") from error
 
 
 class MySQLCheck:
@@ -7033,8 +7042,8 @@ class Authenticator:
         """The caller of a request, or None. Raises Unauthorized for a token that is not valid."""
         if self._get_user:
             name = await call_host(self._get_user, request.for_host())
-            if name and not isinstance(name, str):
-                raise TypeError(f"get_user returned {type(name).__name__}: it must return the user's name, or None")
+            if name and (not isinstance(name, str) or text_fault(name)):
+                raise TypeError(f"get_user returned {name!a}: it must return the user's name, or None")
             return Caller(await self._store.user(name), "host") if name else None
         if self._auth == "open":
             return Caller(await self._store.user(LOCAL_USER), "open")
