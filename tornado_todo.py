@@ -208,7 +208,7 @@ def split_list(text: str) -> list[str]:
 
 
 def list_of(read: Callable[[str], str], advice: str) -> Callable[[str], frozenset[str]]:
-    """A parser for a comma-separated list or `*`; `read` returns an empty text for what is not an element."""
+    """A parser for a comma-separated list or `*`; `read` returns an empty text for an invalid element."""
     return parser(lambda text: frozenset(part if part == "*" else read(part) for part in split_list(text)), all, advice)
 
 
@@ -304,7 +304,7 @@ def parse_public_url(text: str) -> str:
 
 
 def frame_source(word: str) -> str:
-    """One source of a frame-ancestors directive, as it is sent; empty if it is not one."""
+    """One source of a frame-ancestors directive, in the form for the header; empty if it is not valid."""
     keyword = word.lower().strip("'")
     if keyword in ("self", "none", "*", "http:", "https:"):
         return f"'{keyword}'" if keyword.isalpha() else keyword
@@ -375,7 +375,7 @@ POSTGRES_OPTIONS = OWN_POSTGRES_OPTIONS | by_name(
         choice("any", "primary", "read-write", reason="the server has to take writes"): "target_session_attrs",
     }
 )
-# The driver checks its options itself. Other values of these would acknowledge what may be lost, or read what is old.
+# The driver checks its other options itself. Other values of these could lose acknowledged writes, or read old data.
 MONGODB_OPTIONS = by_name(
     {
         choice("majority", reason="a write is acknowledged only when it cannot be lost any more"): "w",
@@ -571,7 +571,7 @@ class Config:
         return cls(**values)
 
     def __post_init__(self) -> None:
-        """Raise Misconfigured for several processes that would not share what they have to."""
+        """Raise Misconfigured for several processes that would not share a database, records and secret."""
         # Beside a SQLite file they find the same secret; with a server between them each would make its own.
         shares_secret = self.cookie_secret or self.auth == "open" or self.database_url.startswith("sqlite:")
         faults = {
@@ -681,7 +681,7 @@ class Conflict(TodoError, status=409, title="Conflict"):
 
 
 class Gone(TodoError, status=410, title="Gone"):
-    """What the caller read or made before no longer exists (RFC 9110, section 15.5.11)."""
+    """The to-do, or the point in the change log, existed once but was removed (RFC 9110, section 15.5.11)."""
 
 
 class PreconditionFailed(TodoError, status=412, title="Precondition failed"):
@@ -709,7 +709,7 @@ class Invalid(TodoError, status=422, title="Invalid fields"):
 
 
 class UpgradeRequired(TodoError, status=426, title="Upgrade required"):
-    """The client speaks a version of WebSocket that is no longer in use."""
+    """The client uses another version of the WebSocket protocol."""
 
 
 class TooManyRequests(TodoError, status=429, title="Too many attempts"):
@@ -739,7 +739,7 @@ invalid = Invalid.of
 
 
 def cleaned(clean: Callable[[str], Value], text: str, field: str, subject: str = "") -> Value:
-    """`clean(text)`, whose ValueError becomes an Invalid about the field."""
+    """The result of `clean(text)`. A ValueError becomes an Invalid about the field."""
     try:
         return clean(text)
     except ValueError as error:
@@ -876,7 +876,7 @@ def clean_line(text: str, limit: int) -> str:
     return text
 
 
-Tags = list[str]  # a name of its own, since `list` is a field of Todo
+Tags = list[str]  # an alias, since inside Todo `list` is a field
 
 
 def clean_tags(tags: Tags | None) -> Tags:
@@ -891,7 +891,7 @@ def clean_tags(tags: Tags | None) -> Tags:
 
 
 def fold_user_name(name: str) -> str:
-    """An account's name as it is stored: without case, compatibility forms and space around it."""
+    """The stored form of an account's name: without case, compatibility forms and surrounding space."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", trim(name)).casefold())
 
 
@@ -931,11 +931,11 @@ LOOKS_LIKE |= {
 
 
 def skeleton(name: str) -> str:
-    """What names that look the same have in common (UTS 39, section 4); an ASCII name is its own."""
+    """The same text for all names that look the same (UTS 39, section 4); for an ASCII name the name itself."""
     if name.isascii():
         return name
     text = unicodedata.normalize("NFD", name)
-    for _ in range(2):  # what a letter looks like may itself look like another
+    for _ in range(2):  # a letter's look-alike may itself have one
         text = unicodedata.normalize("NFD", text.translate(LOOKS_LIKE))
     return re.sub("([ijl][\u0316-\u0333]*)\u0307", r"\1", text)  # the dot hides the one that is there, or in an l
 
@@ -1026,7 +1026,7 @@ def zone_named(name: str) -> datetime.tzinfo:
 
 
 def clean_zone(name: str) -> str:
-    """The name of a time zone. Raises ValueError if there is no such zone."""
+    """Check the name of a time zone, and return it. Raises ValueError if there is no such zone."""
     zone_named(name)
     return name
 
@@ -1095,7 +1095,7 @@ def due_range(first: str, last: str, zone: str) -> tuple[int, int, int, int]:
 
 
 class Field(NamedTuple):
-    """What is declared of a field beside its name, type and default; everything else is derived from it."""
+    """The declaration of a field, besides its name, type and default; everything else is derived from it."""
 
     help: str
     column: str = ""  # that stores it
@@ -1104,7 +1104,7 @@ class Field(NamedTuple):
     of: str = ""  # the column of another field, from which this one is read
     derived: Mapping[str, Callable[[Any], Any]] = {}  # more columns, made from the whole for sorting and searching
     patch: Any = None  # its type where clients may set it
-    clean: Callable[[Any], Any] | None = None  # makes what they send canonical, or raises ValueError
+    clean: Callable[[Any], Any] | None = None  # returns their value in canonical form, or raises ValueError
     sort: str = ""  # the column by which it is sorted
     undo: bool = True
 
@@ -1262,6 +1262,7 @@ class Member(msgspec.Struct, frozen=True):
     name: str
     role: str
     since: str
+    url: str | UnsetType = UNSET
 
 
 Password = Annotated[str, Meta(max_length=1000)]
@@ -1274,14 +1275,14 @@ class UndoFields(msgspec.Struct, kw_only=True):
 
 
 class SignInFields(msgspec.Struct, kw_only=True):
-    """A name and a password, unchecked: the rules for new ones are no hint to somebody who guesses."""
+    """A name and a password, not checked by the rules for new ones, which would help an attacker to guess."""
 
     name: Annotated[str, Meta(max_length=1000)]
     password: Password
 
 
 class SignUpFields(msgspec.Struct, kw_only=True):
-    """What a new account needs."""
+    """The data of a new account."""
 
     name: str
     password: str
@@ -1296,7 +1297,7 @@ class PasswordFields(msgspec.Struct, kw_only=True):
 
 
 class UserFields(msgspec.Struct, kw_only=True):
-    """What users may change of their own account: the password, with the present one as proof, or the time zone."""
+    """Changes of one's own account: of the password, with the present one as proof, or of the time zone."""
 
     password: Password | UnsetType = UNSET
     new_password: str | UnsetType = UNSET
@@ -1304,7 +1305,7 @@ class UserFields(msgspec.Struct, kw_only=True):
 
 
 class TokenFields(msgspec.Struct, kw_only=True):
-    """What an API token is for, whether it may only read, and for how many days it is valid."""
+    """An API token's purpose, whether it may only read, and for how many days it is valid."""
 
     name: str
     read_only: bool | UnsetType = UNSET
@@ -1312,7 +1313,7 @@ class TokenFields(msgspec.Struct, kw_only=True):
 
 
 class MemberFields(msgspec.Struct, kw_only=True):
-    """What a member may do."""
+    """The role of a member."""
 
     role: Literal["editor", "viewer"]
 
@@ -1369,7 +1370,7 @@ JSON_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_int=bounded
 
 
 def text_fault(text: str) -> str | None:
-    """What makes a text one that not every engine could keep; None if it is fine."""
+    """The reason why not every engine could store a text, or None."""
     if text.isascii() and "\0" not in text:
         return None
     if "\0" in text:
@@ -1436,9 +1437,9 @@ def read_field(name: str, value: Any, field_type: Any) -> Any:
 
 
 @functools.cache
-def known_fields(fields_type: type[msgspec.Struct]) -> dict[str, Any]:
-    """The types of a struct's fields by name; msgspec takes 60 µs to find them."""
-    return {each.name: each.type for each in msgspec.structs.fields(fields_type)}
+def known_fields(fields_type: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """A struct's fields by name; msgspec takes 60 µs to find them."""
+    return {each.name: each for each in msgspec.structs.fields(fields_type)}
 
 
 def read_fields(body: Any, fields_type: type[msgspec.Struct], required: Iterable[str] = ()) -> dict[str, Any]:
@@ -1449,13 +1450,14 @@ def read_fields(body: Any, fields_type: type[msgspec.Struct], required: Iterable
     if not isinstance(body, dict):
         raise invalid("", "must be a JSON object", "The body")
     known = known_fields(fields_type)
+    required = [*required, *(name for name, each in known.items() if each.required)]
     values, errors = {}, [field_error(name, "is required") for name in required if name not in body]
     for name, value in body.items():
         if name not in known:
             errors.append(field_error(name, f"is unknown; known are {', '.join(known)}"))
             continue
         try:
-            values[name] = read_field(name, value, known[name])
+            values[name] = read_field(name, value, known[name].type)
         except ValueError as error:
             errors.append(field_error(name, str(error)))
     if errors:
@@ -5317,7 +5319,7 @@ class Listener:
         self.since = 0
         self._hub = hub
         self._woken = asyncio.Event()
-        self._woken.set()  # what was committed before it came is read first
+        self._woken.set()  # earlier commits are read first
         self._rights_changed = False
 
     def wake(self, rights_changed: bool = False) -> None:
@@ -5348,7 +5350,7 @@ class Listener:
 class RedisRelay:
     """Wakes the other processes through Redis after a commit, and reports when they have committed.
 
-    Nothing else is sent: what has changed is read from the database, which is certain to have it.
+    The message has no changes: the other processes read them from the database.
     """
 
     def __init__(self, client: Any, prefix: str):
@@ -5404,7 +5406,7 @@ class EventHub:
     """Wakes the listeners of this process after commits that concern them, whichever process made these.
 
     Commits of other processes are announced by Redis if there is one, and found by polling in any case.
-    The same look finds out whose rights have changed.
+    The poll also finds changed rights.
     """
 
     def __init__(self, store: TodoStore, relay: RedisRelay | None):
@@ -5464,7 +5466,7 @@ class EventHub:
     async def read(self, user: User, since: int) -> tuple[list[Change], str]:
         """The changes after a revision that a user may see, oldest first, also as a message of the event socket.
 
-        Listeners that are up to date share what was read before they were woken. Raises Unavailable.
+        The result for the newest listeners of a user is read once, before they are woken. Raises Unavailable.
         """
         latest_since, changes, text = self._latest.get(user.id, (-1, [], ""))
         return (changes, text) if latest_since == since else await self._read(user, since)
@@ -5542,7 +5544,7 @@ class EventHub:
             listener.wake(rights_changed)
 
     async def _end_invalid(self, listeners: Collection[Listener]) -> None:
-        """End those whose credential is no longer valid, and those without one whose user was renamed."""
+        """End listeners with an invalid credential, and those without one if their user was renamed."""
         valid = await self.accounts.living({each.credential_id for each in listeners if each.credential_id})
         renamed = await self.accounts.renamed({each.user for each in listeners if not each.credential_id})
         for listener in listeners:
@@ -6430,7 +6432,7 @@ class Request:
             raise Malformed("No body has arrived, and nothing was changed. Send the request without an Upgrade header.")
 
     async def discard_body(self) -> None:
-        """Read a body that nobody needs: if the connection were closed instead, the client could not read why."""
+        """Read the body and drop it. If the connection were closed instead, the client could not read the response."""
         if not self.waits_to_send:
             with contextlib.suppress(TodoError):
                 await self.read_body(0)
@@ -6713,7 +6715,7 @@ def is_common(password: str) -> bool:
 
 def check_new_password(password: str, name: str, field: str) -> None:
     """Raise Invalid for a password that is too short, too long or easy to guess."""
-    password = unicodedata.normalize("NFKC", password)  # as it is hashed
+    password = unicodedata.normalize("NFKC", password)  # the form that is hashed
     if not 8 <= len(password) <= 128:
         message = f"must have 8 to 128 characters, not {len(password)}"
     elif password.isdecimal():
@@ -6870,7 +6872,7 @@ class Accounts:
         return user, kept
 
     async def begin_session(self, user: User, password: str, request: Request) -> Session:
-        """Begin a session for a user whose password with this hash was verified. Raises Unauthorized."""
+        """Begin a session for a user with this verified password hash. Raises Unauthorized if it has changed since."""
         device = device_name(request.headers.get("user-agent", ""))
         credential = new_credential("session", user, SESSION_LIFETIME, device)
         return Session(credential, await self.store.issue(credential, password))
@@ -6955,7 +6957,7 @@ class SessionCookies:
         return f"{'__Host-' if is_https else ''}todo_session_{port}{self._config.prefix.replace('/', '!')}"
 
     def read(self, request: Request) -> str | None:
-        """The secret in a request's cookie, empty if it has another signature; None if there is no cookie."""
+        """The secret in a request's cookie; empty if the signature is wrong, None without a cookie."""
         if "cookie" not in request.headers or self._origins.is_let_in_by_star(request):
             return None
         return self._read(request.headers["cookie"], self.name(request), int(time.time()) // 60)
@@ -6963,7 +6965,7 @@ class SessionCookies:
     def _check_signature(self, cookies: str, name: str, minute: int) -> str | None:
         """The result of `read`, which within a minute is the same for the same cookies."""
         found, keys, days = tornado.httputil.parse_cookie(cookies), self.keys(), SESSION_LIFETIME / DAY
-        # A session of version 0.1.0 goes on, whose cookie every server on the host used: here if the signature is ours.
+        # Sessions of version 0.1.0 continue. All servers of a host shared that cookie, so its signature must be ours.
         old_names = [SESSION_COOKIE_OF_0_1] if name.startswith(SESSION_COOKIE_OF_0_1) else []
         for each in (name, *old_names):
             if found.get(each):
@@ -7221,12 +7223,12 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
 def media_type_of(name: str) -> str:
     """The media type of a file by its name."""
     media_type, encoding = mimetypes.guess_type(name)
-    if encoding:  # RFC 6713; for other compressions there is no media type
+    if encoding:  # only gzip has a media type (RFC 6713)
         return "application/gzip" if encoding == "gzip" else "application/octet-stream"
     return media_type or "application/octet-stream"
 
 
-# ---- signatures: what a handler's methods take and return
+# ---- signatures of the handlers' methods
 
 
 class Parameter(NamedTuple):
@@ -7248,10 +7250,10 @@ class Parameter(NamedTuple):
 
 
 class Fields(NamedTuple):
-    """A JSON body whose fields are those of a struct; the argument is a dict of those that are there."""
+    """A JSON body with the fields of a struct; the argument is a dict of the fields that were sent."""
 
     struct: type[msgspec.Struct]
-    required: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()  # besides those that the struct requires
     optional: bool = False  # whether the body may be left out
     many: bool = False  # whether it may be an array
 
@@ -7266,7 +7268,7 @@ class Fields(NamedTuple):
 
 
 class JSONBody(NamedTuple):
-    """Any JSON, whose bytes are the argument."""
+    """Any JSON; the argument is its bytes."""
 
     def read(self, body: bytes) -> bytes:
         """The argument. Raises Malformed."""
@@ -7357,7 +7359,7 @@ def is_json_type(media_type: str) -> bool:
 
 
 class Handler:
-    """One resource: a method for each verb, whose signature is its contract.
+    """One resource: a method for each verb. The signature of a method is its contract.
 
     Arguments from the path are positional; query parameters and headers are keyword-only; `body` is the
     decoded body. A method returns a value, which is sent as JSON, or a Response. It may set `status` and `headers`.
@@ -7385,7 +7387,7 @@ class Handler:
     @classmethod
     @functools.cache
     def operations(cls) -> dict[str, Operation]:
-        """What it answers, by method."""
+        """Its operations, by HTTP method."""
         functions = {name: getattr(cls, name.lower(), None) for name in METHODS}
         found = {name: operation_of(function) for name, function in functions.items() if function}
         return found | ({"HEAD": found["GET"]} if "GET" in found and cls.has_head else {})
@@ -7505,7 +7507,7 @@ class NotFoundHandler(Handler):
     """Every address that no route serves, and `*`, the server as a whole (RFC 9110, 9.3.7)."""
 
     public = True
-    hint = ""  # what may be wrong with the settings
+    hint = ""  # which setting may be wrong
 
     async def respond(self, parts: Sequence[str]) -> Response[Any]:
         if self.request.path == "*":
@@ -7534,8 +7536,8 @@ class Router:
 
     def __init__(self, routes: Sequence[Route], prefix: str):
         self.prefix, self.routes = prefix, routes
-        # What is left of the prefix when a proxy, or a mount of an older Starlette, has removed its beginning.
-        # It comes twice if an ASGI server puts its root_path before what a proxy has left in place.
+        # A proxy, or a mount of an older Starlette, may have removed the beginning of the prefix. An ASGI server may
+        # have added its root_path to a path from which a proxy removed nothing.
         rests = [prefix[slash.start() :] for slash in re.finditer("/", prefix)][1:]
         self._rests = [2 * prefix, *rests, ""] if prefix else []
         self._reported: set[str] = set()  # mounts that do not fit
@@ -7544,7 +7546,7 @@ class Router:
         self._patterns = [(re.compile(re.escape(prefix) + pattern), handler) for pattern, handler in patterns]
 
     def find(self, app: "App", request: Request) -> tuple[Handler, Sequence[str]]:
-        """What answers a request, and the parts of its path."""
+        """The handler for a request, and the parts of its path."""
         mount = request.root_path
         if mount and not self.prefix.endswith(mount):
             hint = self._prefix_hint(mount, "is")
@@ -7575,7 +7577,7 @@ class Router:
         return None
 
     def _mount_hint(self, path: str) -> str:
-        """What to set if an address would be served without the beginning of its path."""
+        """The setting to change, if an address would be served without the beginning of its path."""
         for slash in list(re.finditer("/", path))[1:10]:
             mount = path[: slash.start()]
             if re.fullmatch(PREFIX_PATTERN, mount) and self._match(self.prefix + path[slash.start() :]):
@@ -7656,7 +7658,7 @@ def error_statuses(route: Route, method: str, operation: Operation) -> set[int]:
 
 
 def error_title(status: int) -> tuple[str, str]:
-    """What an error of this status is called, and what it means."""
+    """The title and the meaning of errors of this status."""
     kinds = [kind for kind in TodoError.__subclasses__() if kind.status == status]
     return (kinds[0].title, str(kinds[0].__doc__)) if kinds else (http.client.responses[status], "")
 
@@ -7955,7 +7957,7 @@ async def exchange(app: App, request: Request, write: Callable[[Response[Any]], 
 
 
 class WireHeaders(dict[str, str]):
-    """Headers by name, each once: what a connection of Tornado's needs of HTTPHeaders, at a tenth of the cost."""
+    """Headers by name, each once: a tenth of the cost of HTTPHeaders, with all that Tornado's connection uses of it."""
 
     get_all = dict.items
 
@@ -8075,7 +8077,7 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
             self._take(chunk)
 
     def finish(self) -> None:
-        """Answer a request that has no body, or go on with one whose body has ended."""
+        """Answer a request without a body; for others, report the end of the body."""
         if self._request:
             request, self._request = self._request, None
             self._answer(request)
@@ -8110,7 +8112,7 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
         except tornado.iostream.StreamClosedError:
             raise ClientGone from None
         except Exception:
-            connection.close()  # so that the client does not take what was sent for the whole
+            connection.close()  # so that the client notices that the response is incomplete
             raise
 
     def _upgrade(self, response: Response[Any]) -> None:
@@ -8144,7 +8146,7 @@ class ASGISocket:
         """Send a message. Raises ClientGone."""
         try:
             await self._send({"type": "websocket.send", "text": text})
-        except Exception as error:  # whatever the server raises when the client has gone
+        except Exception as error:  # every server raises another error when the client has gone
             raise ClientGone from error
 
     def close(self, code: int, reason: str) -> None:
@@ -8156,7 +8158,7 @@ class ASGISocket:
             self._closing.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be gone already
 
     async def end(self) -> None:
-        """Wait until the close has been sent: the server closes with a code of its own what returns before."""
+        """Wait until the close has been sent: otherwise the server would close with another code."""
         if self._closing:
             await asyncio.wait([self._closing])
 
@@ -8257,7 +8259,7 @@ class ASGIExchange:
 
 
 def path_id(what: str, text: str) -> str:
-    """An id from the path. Raises NotFound, since what is not a UUID names nothing."""
+    """An id from the path. Raises NotFound for a text that is not a UUID."""
     try:
         return clean_id(text)
     except ValueError:
@@ -8318,12 +8320,13 @@ Revision = Annotated[int | None, Parameter("only changes after this revision", w
 ListFilter = Annotated[str | None, Parameter("only those of this list", ID, EXAMPLE_ID, clean_id)]
 Lifetime = Annotated[int | None, Parameter("in seconds", whole(1, 366 * 86_400), 3600)]
 
-NewTodo = Annotated[dict[str, Any], Fields(TodoFields, ("title",))]
-NewTodos = Annotated[dict[str, Any] | list[dict[str, Any]], Fields(TodoFields, ("title",), many=True)]
-TodoPatch = Annotated[dict[str, Any], Fields(TodoFields)]
-NewList = Annotated[dict[str, Any], Fields(ListFields, ("title",))]
-ListPatch = Annotated[dict[str, Any], Fields(ListFields)]
-Nothing = Annotated[dict[str, Any], Fields(NoFields, optional=True)]
+Body = dict[str, Any]  # the fields that were sent
+NewTodo = Annotated[Body, Fields(TodoFields, ("title",))]
+NewTodos = Annotated[Body | list[Body], Fields(TodoFields, ("title",), many=True)]
+TodoPatch = Annotated[Body, Fields(TodoFields)]
+NewList = Annotated[Body, Fields(ListFields, ("title",))]
+ListPatch = Annotated[Body, Fields(ListFields)]
+Nothing = Annotated[Body, Fields(NoFields, optional=True)]
 
 
 class Filters(TypedDict, total=False):
@@ -8352,7 +8355,7 @@ class BulkResult(msgspec.Struct, frozen=True):
 
 
 class APIHandler(Handler):
-    """What the resources of the API have in common."""
+    """The base of the resources of the API."""
 
     @property
     def queries(self) -> TodoQueries:
@@ -8360,7 +8363,7 @@ class APIHandler(Handler):
         return self.services.todos.queries(self.user)
 
     def repeat(self, key: str | None, answer_type: Any) -> Repeat | None:
-        """What an Idempotency-Key makes of this request. Raises Malformed."""
+        """The key and the digest of a request with an Idempotency-Key. Raises Malformed."""
         if key is None:
             return None
         if not 1 <= len(key) <= 255 or not key.isprintable():
@@ -8378,7 +8381,7 @@ class APIHandler(Handler):
         return [msgspec.structs.replace(thing, url=base + thing.id) for thing in things]
 
     def encode(self, result: Any) -> Response[Any]:
-        """The response with a method's result; what it wrote is named, so that it can be undone."""
+        """The response with a method's result; after a write, also with the batch by which it can be undone."""
         if not isinstance(result, WriteResult):
             return super().encode(result)
         if result.batch:
@@ -8447,7 +8450,7 @@ class TodosHandler(APIHandler):
 
     async def _encoded(self, which: TodoFilter, page: Page, revision: int) -> bytes:
         """A page of to-dos of a revision as JSON; also set the Link header."""
-        # What is in the trash of a list is for those who could restore it.
+        # Only those who could restore to-dos see them in a list's trash.
         todos = await self.queries.todos(which, page, EDITOR if which.deleted else VIEWER)
         if len(todos) > page.limit:
             todos.pop()
@@ -8513,7 +8516,7 @@ class TodoHandler(APIHandler):
 
 
 class TodoHistoryHandler(APIHandler):
-    """What happened to a to-do."""
+    """The history of a to-do."""
 
     async def get(self, todo_id: TodoId, *, limit: Limit = 1000, after: Cursor = None) -> list[Change]:
         """Read the changes of a to-do, newest first."""
@@ -8629,7 +8632,7 @@ class UndoHandler(APIHandler):
 
     async def post(
         self,
-        body: Annotated[dict[str, Any], Fields(UndoFields, optional=True)],
+        body: Annotated[Body, Fields(UndoFields, optional=True)],
         *,
         idempotency_key: IdempotencyKey = None,
     ) -> WriteResult[UndoResult]:
@@ -8711,29 +8714,19 @@ class EventsHandler(APIHandler):
         return min(since, revision)
 
 
-class ShownMember(msgspec.Struct, frozen=True):
-    """A member of a list."""
-
-    name: str
-    role: str
-    since: str
-    url: str
-
-
 class MembersHandler(APIHandler):
-    """Who may see a list."""
+    """The members of a list."""
 
     async def admit(self) -> None:
         await super().admit()
         if self.caller.kind == "link":
             raise Forbidden("A link shows a list, and not who else may see it.")
 
-    def show_member(self, list_id: str, member: Member) -> ShownMember:
+    def show_member(self, list_id: str, member: Member) -> Member:
         """A member with its URL."""
-        url = self.url("api", "lists", list_id, "members", member.name)
-        return ShownMember(member.name, member.role, member.since, url)
+        return msgspec.structs.replace(member, url=self.url("api", "lists", list_id, "members", member.name))
 
-    async def get(self, list_id: ListId) -> list[ShownMember]:
+    async def get(self, list_id: ListId) -> list[Member]:
         """Read the members of a list, its owner first."""
         return [self.show_member(list_id, member) for member in await self.queries.members(list_id)]
 
@@ -8741,7 +8734,7 @@ class MembersHandler(APIHandler):
 class MemberHandler(MembersHandler):
     """One member of a list."""
 
-    async def get(self, list_id: ListId, name: UserName) -> ShownMember:  # type: ignore[override]
+    async def get(self, list_id: ListId, name: UserName) -> Member:  # type: ignore[override]
         """Read a member."""
         for member in await self.queries.members(list_id):
             if member.name in (name, fold_user_name(name)):
@@ -8749,8 +8742,8 @@ class MemberHandler(MembersHandler):
         raise NotFound("There is no such member.")
 
     async def put(
-        self, list_id: ListId, name: UserName, body: Annotated[dict[str, Any], Fields(MemberFields, ("role",))]
-    ) -> Annotated[ShownMember, 200, 201]:
+        self, list_id: ListId, name: UserName, body: Annotated[Body, Fields(MemberFields)]
+    ) -> Annotated[Member, 200, 201]:
         """Share a list with a user, or give a member another role."""
         written = await self.services.todos.share(self.user, list_id, name, body["role"])
         member, is_new = written.result
@@ -8779,34 +8772,46 @@ class ShownCredential(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=T
 
 
 class CredentialHandler(APIHandler):
-    """What the handlers of sessions, tokens, invitations and links have in common: how they show one."""
+    """The base of the handlers of sessions, tokens, invitations and links, which they show alike."""
 
-    def show_credential(self, credential: Credential, *path: str, **more: Any) -> ShownCredential:
-        """A credential as the API shows it, without its secret."""
-        times = {name: timestamp(getattr(credential, name)) for name in ("created_at", "used_at", "expires_at")}
-        url = self.url("api", *path, credential.id)
-        return ShownCredential(**{"id": credential.id, "url": url, **times, **more})
+    kind = "session"
+
+    def show_credential(self, credential: Credential, *path: str, **secret: Any) -> ShownCredential:
+        """A credential as the API shows it, with its secret only when it is made."""
+        times: dict[str, Any] = {
+            name: timestamp(getattr(credential, name)) for name in ("created_at", "used_at", "expires_at")
+        }
+        more: dict[str, dict[str, Any]] = {
+            "session": {"device": credential.name, "current": credential.id == self.caller.credential_id},
+            "token": {"name": credential.name, "read_only": credential.read_only},
+            "link": {"expires_at": None},
+        }
+        url = self.url("api", *path, f"{credential.kind}s", credential.id)
+        own = more.get(credential.kind, {})
+        return ShownCredential(**{"id": credential.id, "url": url, **times, **own, **secret})
+
+    async def all_shown(self) -> list[ShownCredential]:
+        """The caller's credentials of the handler's kind."""
+        return [self.show_credential(each) for each in await self.services.accounts.credentials(self.user, self.kind)]
 
     def page_url(self, *fragment: str) -> str:
-        """The address of a view of the page. What is behind the # reaches no server, log or Referer header."""
+        """The address of a view of the page. The part after the # reaches no server, log or Referer header."""
         return f"{self.url('')}#/{'/'.join(fragment)}"
 
 
 class LinksHandler(CredentialHandler):
     """The links by which anybody who has one can read a list."""
 
-    def _show(self, list_id: str, credential: Credential, **more: str) -> ShownCredential:
-        return self.show_credential(credential, "lists", list_id, "links", expires_at=None, **more)
-
     async def get(self, list_id: ListId) -> list[ShownCredential]:
         """Read the links of a list."""
         await self.queries.todo_list(list_id, role=OWNER)
-        return [self._show(list_id, link) for link in await self.services.accounts.links(self.user, list_id)]
+        links = await self.services.accounts.links(self.user, list_id)
+        return [self.show_credential(link, "lists", list_id) for link in links]
 
     async def post(self, list_id: ListId, body: Nothing) -> Annotated[ShownCredential, 201]:
         """Make a link, with which anybody can read the list."""
         credential, secret = (await self.services.todos.make_link(self.user, list_id)).result
-        return self._show(list_id, credential, link=self.page_url("link", secret))
+        return self.show_credential(credential, "lists", list_id, link=self.page_url("link", secret))
 
 
 class LinkHandler(APIHandler):
@@ -8831,14 +8836,18 @@ class SessionDocument(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AccountHandler(CredentialHandler):
-    """What the handlers of accounts and sessions have in common: beginning and ending a session."""
+    """The base of the handlers of accounts and sessions, which begin and end sessions."""
 
     max_body = 4096  # of strangers
     errors = (401, 403, 404, 429)
 
+    async def admit(self) -> None:
+        await self.services.open()
+        await super().admit()
+
     @property
     def accounts(self) -> Accounts:
-        """What people do with their accounts. Raises NotFound where there are none."""
+        """The accounts. Raises NotFound where there are none."""
         if not self.app.authenticator.has_accounts:
             raise NotFound("Nobody signs in here: whoever reaches this server may use it, or it is part of a program.")
         return self.app.accounts
@@ -8860,7 +8869,7 @@ class AccountHandler(CredentialHandler):
         )
 
     async def start_session(self, session: Session) -> Caller:
-        """Give the client a session's cookie; one that it had before ends."""
+        """Set the cookie of a new session, and end the client's earlier one."""
         await self.end_session(self.app.cookies.read(self.request))
         credential = session.credential
         self.who = Caller(credential.user, "session", credential_id=credential.id)
@@ -8891,17 +8900,13 @@ class SessionHandler(AccountHandler):
 
     async def get(self) -> SessionDocument:
         """Read who is signed in, and how others could sign in."""
-        await self.services.open()
         authenticator = self.app.authenticator
         # Of a session that has ended only the caller is left that the request would come from without it.
         self.who = await authenticator.caller(self.request) or await authenticator.local_caller(self.request)
         return await self.session_document(self.who)
 
-    async def post(
-        self, body: Annotated[dict[str, Any], Fields(SignInFields, ("name", "password"))]
-    ) -> SessionDocument:
+    async def post(self, body: Annotated[Body, Fields(SignInFields)]) -> SessionDocument:
         """Sign in."""
-        await self.services.open()
         session = await self.accounts.sign_in(body["name"], body["password"], self.request)
         return await self.session_document(await self.start_session(session))
 
@@ -8914,7 +8919,6 @@ class SessionHandler(AccountHandler):
         not end a new one, which began while it asked.
         """
         secret = self.app.cookies.read(self.request) if self.accounts else None
-        await self.services.open()
         # Without a cookie in the request there was none to drop, and the browser may have a new one by now.
         if ended and (not secret or await self.services.accounts.find(secret, "session")):
             return
@@ -8927,11 +8931,8 @@ class SignUpHandler(AccountHandler):
 
     public = True
 
-    async def post(
-        self, body: Annotated[dict[str, Any], Fields(SignUpFields, ("name", "password"))]
-    ) -> Annotated[SessionDocument, 201]:
+    async def post(self, body: Annotated[Body, Fields(SignUpFields)]) -> Annotated[SessionDocument, 201]:
         """Make an account and sign in."""
-        await self.services.open()
         takes_local = body.get("take_local_todos", False)
         if takes_local and not await self.app.authenticator.local_caller(self.request):
             raise Forbidden.of("take_local_todos", "works only on the server's own machine, with AUTH=auto")
@@ -8961,7 +8962,7 @@ class UserHandler(AccountHandler):
         created_at = timestamp(await self.services.accounts.created_at(self.user))
         return ShownUser(self.user.name, created_at, self.user.time_zone or None)
 
-    async def patch(self, body: Annotated[dict[str, Any], Fields(UserFields)]) -> Annotated[ShownUser | None, 200, 204]:
+    async def patch(self, body: Annotated[Body, Fields(UserFields)]) -> Annotated[ShownUser | None, 200, 204]:
         """Change the time zone, or the password, which ends all other sessions."""
         if "time_zone" not in body or not body.keys().isdisjoint(("password", "new_password")):
             missing = [field_error(name, "is required") for name in ("password", "new_password") if name not in body]
@@ -8982,7 +8983,7 @@ class UserHandler(AccountHandler):
         hashed = await self.accounts.change_password(self.user, new_password)
         await self.start_session(await self.accounts.begin_session(self.user, hashed, self.request))
 
-    async def delete(self, body: Annotated[dict[str, Any], Fields(PasswordFields, ("password",))]) -> None:
+    async def delete(self, body: Annotated[Body, Fields(PasswordFields)]) -> None:
         """Delete the account with everything that belongs to it."""
         await self.accounts.check_password(self.user, body["password"], self.request.remote_ip)
         await self.services.delete_user(self.user)
@@ -8996,10 +8997,7 @@ class SessionsHandler(AccountHandler):
 
     async def get(self) -> list[ShownCredential]:
         """Read where the caller is signed in."""
-        return [
-            self.show_credential(each, "sessions", device=each.name, current=each.id == self.caller.credential_id)
-            for each in await self.services.accounts.credentials(self.user, "session")
-        ]
+        return await self.all_shown()
 
     async def delete(self) -> None:
         """Sign out everywhere."""
@@ -9034,39 +9032,34 @@ class TokensHandler(CredentialHandler):
     """The caller's API tokens."""
 
     needs_session = True
-
-    def _show(self, credential: Credential, **more: str) -> ShownCredential:
-        return self.show_credential(credential, "tokens", name=credential.name, read_only=credential.read_only, **more)
+    kind = "token"
 
     async def get(self) -> list[ShownCredential]:
         """Read the tokens."""
-        return [self._show(token) for token in await self.services.accounts.credentials(self.user, "token")]
+        return await self.all_shown()
 
-    async def post(
-        self, body: Annotated[dict[str, Any], Fields(TokenFields, ("name",))]
-    ) -> Annotated[ShownCredential, 201]:
+    async def post(self, body: Annotated[Body, Fields(TokenFields)]) -> Annotated[ShownCredential, 201]:
         """Make a token for scripts."""
         name = cleaned(functools.partial(clean_line, limit=100), body["name"], "name")
         lifetime = body.get("days", 90) * DAY
         token = new_credential("token", self.user, lifetime, name, body.get("read_only", False))
-        return self._show(token, token=await self.services.accounts.issue(token))
+        return self.show_credential(token, token=await self.services.accounts.issue(token))
 
 
 class InvitesHandler(CredentialHandler):
-    """The caller's invitations that nobody has used yet."""
+    """The caller's unused invitations."""
 
     needs_session = True
+    kind = "invite"
 
     async def get(self) -> list[ShownCredential]:
         """Read the invitations."""
-        invites = await self.services.accounts.credentials(self.user, "invite")
-        return [self.show_credential(invite, "invites") for invite in invites]
+        return await self.all_shown()
 
     async def post(self, body: Nothing) -> Annotated[ShownCredential, 201]:
         """Make an invitation to sign up."""
         invite = new_credential("invite", self.user, INVITE_LIFETIME)
-        link = self.page_url("sign-up", await self.services.accounts.issue(invite))
-        return self.show_credential(invite, "invites", link=link)
+        return self.show_credential(invite, link=self.page_url("sign-up", await self.services.accounts.issue(invite)))
 
 
 class Export(msgspec.Struct, frozen=True):
@@ -9109,7 +9102,7 @@ class ExportHandler(APIHandler):
         file.write(b"}\n")
 
     async def _write_moment(self, file: IO[bytes], source: Any) -> None:
-        """Write all that is in the database, as it is at one moment."""
+        """Write everything from the database, as of one moment."""
         queries = TodoQueries(source, self.user)
         lists = [
             self.show(todo_list)
@@ -9215,7 +9208,7 @@ class RecordHandler(APIHandler):
 
     max_body = MAX_RECORD
     takes_json = False
-    # Whatever somebody has stored here, a browser that opens it runs nothing of it.
+    # A browser that opens a record must not run it, since anybody may have stored it.
     content_security_policy = "sandbox; default-src 'none'"
 
     async def get(self, key: RecordKey) -> Response[bytes]:
@@ -16960,7 +16953,7 @@ def served_routes(config: Config, has_accounts: bool) -> list[Route]:
 
 
 class TodoApplication(tornado.web.Application):
-    """Tornado's Application, whose own requests are answered by `state`, and others by what an embedder has added."""
+    """Tornado's Application: `state` answers its requests, except those for handlers that an embedder has added."""
 
     # Jupyter's server asks each target of a route for the methods that it answers without a sign-in of Jupyter's.
     SUPPORTED_METHODS: tuple[str, ...] = ()
@@ -16973,13 +16966,13 @@ class TodoApplication(tornado.web.Application):
         return len(self.default_router.rules) > 1 or bool(self.wildcard_router.rules)
 
     def start_request(self, server_conn: object, request_conn: Any) -> tornado.httputil.HTTPMessageDelegate:
-        """What receives a request."""
+        """The delegate that receives a request."""
         if self._has_added():
             return super().start_request(server_conn, request_conn)
         return TornadoExchange(self, self.state, request_conn)
 
     def find_handler(self, request: Any, **options: Any) -> Any:
-        """What answers a request, of which another application's router knows the head."""
+        """The delegate for a request that another application's router passes on."""
         if self._has_added() and (added := self.default_router.find_handler(request, **options)):
             return added
         return TornadoExchange(self, self.state, request.connection)
@@ -17020,7 +17013,7 @@ def app_state(config: Config, get_user: GetUser | None, checks: Mapping[str, Che
     authenticator = Authenticator(config, get_user, services, cookies, origins)
     hasher = PasswordHasher()
     services.close_too(hasher.close)
-    # Not among the records: whoever stores many of those would push the counts out.
+    # A store of their own, since a user who stores many records could push the counts out of the other.
     records = services.records if config.redis else DictRecordStore(max_items=100_000)
     routes = served_routes(config, authenticator.has_accounts)
     throttle = Throttle(records, None if config.redis else services.throttles)
@@ -17049,12 +17042,12 @@ def make_app(
 ) -> TodoApplication:
     """Build the application: to listen on, or to mount in another one as `(r"/todo(?:/.*)?", app)`.
 
-    `settings` maps the names in SETTINGS to strings (without it: the environment), and keyword
-    arguments of the same names in lower case override them. `get_user(request)` returns the name of the
-    user who sends an `HTTPServerRequest`, or None, or raises `tornado.web.HTTPError`, whose `reason` is
-    shown; with it nobody signs in here. `checks` are functions by name that join the health check, and
-    raise if something is not well. These functions may be coroutine functions. Does no I/O: the first
-    request opens the stores, or `async with lifespan(app)` does. Raises Misconfigured.
+    `settings` maps the names in SETTINGS to strings; by default it is the environment. Keyword arguments of
+    the same names in lower case override them. `get_user(request)` identifies the caller instead of a sign-in: from
+    an `HTTPServerRequest` it returns the user's name, or None, or it raises `tornado.web.HTTPError`; its `reason` is
+    shown to the caller. `checks` maps names to functions that the health check calls, too; they raise an error if
+    something is wrong. All these functions may be coroutine functions. This function does no I/O: the first request
+    opens the stores, or `async with lifespan(app)` does. Raises Misconfigured.
     """
     # A copy of the environment may be given, which has variables of other programs.
     check_names((settings or {}).keys() - os.environ.keys(), str.upper)
@@ -17090,8 +17083,8 @@ LINGER_SECONDS = 2  # that a client has to read a refusal before its connection 
 class ConnectionLimits:
     """Bounds on a server's connections: their number, how long they are idle, how long the head of a request takes.
 
-    One more than `maximum` closes the one that has been idle longest, or, if none is idle, the one whose
-    request began first. So slow connections push out each other. Connections are known by what closes them.
+    Above the `maximum`, the connection that has been idle longest is closed, or, if none is idle, the one with the
+    oldest request. So slow connections push out each other. A connection is identified by its method `close`.
     """
 
     def __init__(self, maximum: int, keep_alive: int):
@@ -17108,7 +17101,7 @@ class ConnectionLimits:
         self._timer = self._timer or loop.call_later(1.0, self._close_late)
 
     def _close_late(self) -> None:
-        """Close, once in a second, what is over its time: a timer for each request would cost five times as much."""
+        """Close late connections, once a second: timers for each request would cost five times as much."""
         loop = asyncio.get_running_loop()
         for close in [each for each, deadline in self._deadlines.items() if deadline <= loop.time()]:
             self.leave(close)
@@ -17253,7 +17246,7 @@ class ClientStream(tornado.iostream.IOStream):
         return super().write(data)
 
     def close(self, exc_info: Any = False) -> None:
-        """Close the connection; first answer what is too long to be read."""
+        """Close the connection, after a response if the request was too long to be read."""
         if not self.closed():
             if isinstance(exc_info, tornado.iostream.UnsatisfiableReadError):
                 status, what = (431, "The headers are") if self._reads_head else (400, "A line of a chunk is")
@@ -17348,10 +17341,10 @@ OfUvicorn: Any = object  # stands for classes of uvicorn's, which are imported o
 
 
 class UvicornConnection(OfUvicorn):  # type: ignore[misc]
-    """What is added to uvicorn's HttpToolsProtocol: limits, and a problem document for every request that it refuses.
+    """Adds to uvicorn's HttpToolsProtocol limits, and a problem document for every request that it refuses.
 
-    A request that asks for an upgrade to something else than a WebSocket is read as if it did not
-    (RFC 9110, 7.8): the parser would stop at the end of the head, and lose the body.
+    A request for an upgrade to another protocol than WebSocket is read as a plain request (RFC 9110, 7.8). Otherwise
+    the parser would stop at the end of the head, and lose the body.
     """
 
     limits: ConnectionLimits
@@ -17380,7 +17373,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
 
     def close(self) -> None:
         """Close the connection at once: to wait until all is sent would be for ever if the client reads nothing."""
-        for cycle in self._unanswered:  # uvicorn tells only the last one, and the others would write
+        for cycle in self._unanswered:  # uvicorn itself does so only for the last one, and the others would write
             cycle.disconnected = True
         self.transport.abort()
 
@@ -17428,7 +17421,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         self.parser = type(self.parser)(self)
         self._be_lenient()
         self.data_received(b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(fields)))
-        if upgrade[-1][1].lower() == b"websocket":  # the handler says what is wrong with it
+        if upgrade[-1][1].lower() == b"websocket":  # so that the handler can name the fault
             self.scope["headers"].extend(upgrade)
         if rest:
             self.data_received(rest)
@@ -17493,7 +17486,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
             self.limits.become_idle(self.close)
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answer what is no request that can be passed on, and close the connection."""
+        """Answer a malformed request, and close the connection."""
         self._is_refused = True
         if self._unanswered and self._unanswered[-1].more_body:  # it is the body of that request that is malformed
             cycle = self._unanswered.pop()
@@ -17514,7 +17507,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
 
 
 class UvicornSocket(OfUvicorn):  # type: ignore[misc]
-    """What is added to uvicorn's WebSocketsSansIOProtocol: it logs no tracebacks for text that is not UTF-8."""
+    """Keeps uvicorn's WebSocketsSansIOProtocol from logging a traceback for text that is not UTF-8."""
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
@@ -17525,7 +17518,7 @@ class UvicornSocket(OfUvicorn):  # type: ignore[misc]
 async def uvicorn_listening(
     app: TodoApplication, sockets: list[socket.socket], limits: ConnectionLimits
 ) -> AsyncIterator[None]:
-    """Serve an app on bound sockets by uvicorn; at the end answer what was asked. Raises Misconfigured."""
+    """Serve an app on bound sockets by uvicorn; at the end finish the open requests. Raises Misconfigured."""
     uvicorn = driver("uvicorn", "HTTP_SERVER", "fast")
     httptools = driver("httptools", "HTTP_SERVER", "fast")
     protocols = "uvicorn.protocols."
@@ -17557,7 +17550,7 @@ async def uvicorn_listening(
 async def listening(
     app: TodoApplication, sockets: list[socket.socket], maximum: int | None = None
 ) -> AsyncIterator[None]:
-    """Serve an app on bound sockets; at the end answer what was asked, then close its stores."""
+    """Serve an app on bound sockets; at the end finish the open requests, then close its stores."""
     services: Services = app.state.services
     config: Config = app.state.config
     limits = ConnectionLimits(maximum or config.max_connections, config.keep_alive)
@@ -17584,9 +17577,9 @@ async def listening(
 
 @contextlib.contextmanager
 def running(settings: Mapping[str, str] | None = None, **options: Any) -> Iterator[str]:
-    """Run a server in a thread of its own, on a free port of the loopback, for scripts and tests.
+    """Run a server in a new thread, on a free port of the loopback, for scripts and tests.
 
-    Takes what `make_app` takes and gives the server's URL; leaving the context stops the server.
+    The arguments are those of `make_app`, the value is the server's URL. Leaving the context stops the server.
     """
     app = make_app(settings, **options)
     sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
@@ -17727,7 +17720,7 @@ async def copy_all(source: Services, target: Services, resume: bool, progress: P
     Raises Misconfigured if both are the same database, Conflict if the target has users already, unless it is
     to resume an earlier copy, or if the target has been written to since.
     """
-    await check_ends(source, target)  # SQLite must not open a file by two names: each would have a log of its own
+    await check_ends(source, target)  # SQLite must not open a file under two names, since each would get its own log
     await source.open()
     await target.open()
     await check_ends(source, target)
@@ -17774,7 +17767,7 @@ def copy_file(source: str, target: str, hint: str) -> None:
     folder = os.path.dirname(os.path.abspath(target))
     if not os.path.isdir(folder):
         raise Misconfigured(f"the folder {folder} does not exist: make it, or name another")
-    # Where nobody may write, nobody does, and SQLite could not make the files by which it notices other writers.
+    # In a read-only folder there are no writers, and SQLite could not create the files by which it notices them.
     how = "mode=rw" if os.access(os.path.dirname(os.path.abspath(source)), os.W_OK) else "mode=ro&immutable=1"
     try:
         remove_database(target)  # the remains of an interrupted copy
@@ -17840,8 +17833,8 @@ def put_aside(path: str) -> str | None:
 def restore(file: str, path: str) -> str | None:
     """Put a backup in the place of a SQLite database; returns the new path of the old one.
 
-    Nothing is replaced before the backup is known to be whole. Whatever is in the place, even if it is damaged or
-    a folder, is put aside. Raises Misconfigured.
+    The backup is checked before anything is replaced. The old file is put aside, even if it is damaged or a folder.
+    Raises Misconfigured.
     """
     path = os.path.realpath(path)
     refuse_open(path)
@@ -17927,7 +17920,7 @@ def say(line: str, level: int = logging.INFO) -> None:
 
 
 def env_fault(text: str, name: str | None, value: str | None) -> str | None:
-    """What is wrong with a statement of .env that python-dotenv has read, if it is; never shows a value."""
+    """The fault in a statement of .env that python-dotenv has read, or None. It never shows a value."""
     begun = re.findall(r"^\s*(?:export\s+)?(\w+)\s*=", text, re.MULTILINE)
     if name is None:
         return f"{begun[0] if begun else 'this'} cannot be read; write NAME=value, and close every quote"
@@ -18108,14 +18101,14 @@ def run_loop(coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 def fork(work: Callable[[], int]) -> int:
-    """Run `work()` in a process of its own, which ends with its exit code; returns the process id."""
+    """Run `work()` in a new process, which ends with its result as the exit code; returns the process id."""
     if process := os.fork():
         return process
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os._exit(work())
     finally:
-        os._exit(1)  # whatever happens, the child must not go on as if it were the parent
+        os._exit(1)  # the child must never continue with the parent's code
 
 
 def run_workers(count: int, work: Callable[[], int]) -> int:
@@ -18193,7 +18186,7 @@ def serve_command(
     announce(services, sockets)
     parent = os.getpid()
 
-    def work() -> int:  # with an app of its own: connections and locks must not be shared across a fork
+    def work() -> int:  # a new app, since connections and locks must not be shared across a fork
         return report_errors(lambda: run_loop(serve(make_app(environ), sockets, parent)))
 
     return run_workers(config.workers, work)
