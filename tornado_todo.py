@@ -1616,15 +1616,6 @@ def filter_from_query(query: Mapping[str, Any], time_zone: str) -> TodoFilter:
     return TodoFilter(**{**query, "tz": query.get("tz") or time_zone or "UTC"})
 
 
-def page_from_query(query: Mapping[str, Any]) -> Page:
-    """The page that a query names; raises Malformed for a cursor of another sort order."""
-    sort, descending = query.get("sort", ("order", False))
-    cursor = query.get("after")
-    if cursor and cursor[0] != sort:
-        raise Malformed.of("after", f"belongs to sort={cursor[0]}")
-    return Page(sort, descending, query.get("limit", 200), (cursor[1], cursor[2]) if cursor else None)
-
-
 # ---- names and validators
 
 
@@ -7076,7 +7067,14 @@ class Authenticator:
 
 # ==== http: may call service and auth ===========================================================
 
-EXPOSED_HEADERS = "Change-Batch, ETag, Link, Location, Retry-After, X-Request-Id"
+RESPONSE_HEADERS = {
+    "X-Request-Id": "identifies the request in the log",
+    "ETag": "the validator of what was read or written, for If-Match and If-None-Match",
+    "Change-Batch": "the batch by which the write can be undone",
+    "Link": "the next page, with rel=next",
+    "Location": "the URL of what was created",
+    "Retry-After": "seconds after which another try makes sense",
+}
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match"
 METHODS = ("GET", "POST", "DELETE", "PATCH", "PUT")
 MAX_UNEXPECTED_BODY = 64 * 1024  # bytes that are read for a method that takes no body
@@ -7595,14 +7593,6 @@ class Router:
 # ---- OpenAPI
 
 
-RESPONSE_HEADERS = {
-    "X-Request-Id": "identifies the request in the log",
-    "ETag": "the validator of what was read or written, for If-Match and If-None-Match",
-    "Change-Batch": "the batch by which the write can be undone",
-    "Link": "the next page, with rel=next",
-    "Location": "the URL of what was created",
-    "Retry-After": "seconds after which another try makes sense",
-}
 EXAMPLES: dict[Any, Any] = {
     Todo: EXAMPLE_TODO,
     TodoList: EXAMPLE_LIST,
@@ -7875,7 +7865,7 @@ def cors_headers(app: App, origin: str) -> dict[str, str]:
     allowed = {"Origin": origin, "Credentials": "true"} if app.origins.is_named(origin) else {"Origin": "*"}
     return {
         "Vary": "Origin",
-        "Access-Control-Expose-Headers": EXPOSED_HEADERS,
+        "Access-Control-Expose-Headers": ", ".join(RESPONSE_HEADERS),
         "Cross-Origin-Resource-Policy": "cross-origin",
         **{f"Access-Control-Allow-{name}": value for name, value in allowed.items()},
     }
@@ -8008,14 +7998,12 @@ class TornadoSocket(tornado.websocket.WebSocketHandler):
 WEBSOCKET_KEY = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes (RFC 6455, 4.2.1)
 
 
-def opens_socket(request: Request) -> bool:
-    """Whether a request is a WebSocket's opening, with a key of 16 bytes (RFC 6455, 4.2.1) and without a body."""
-    headers = request.headers
+def opens_socket(headers: Mapping[str, str]) -> bool:
+    """Whether these headers open a WebSocket, with a key of 16 bytes (RFC 6455, 4.2.1) and without a body."""
     return (
-        "upgrade" in headers
-        and headers["upgrade"].lower() == "websocket"
+        headers.get("upgrade", "").lower() == "websocket"
         and "upgrade" in headers.get("connection", "").lower()
-        and not request.length
+        and not headers.get("content-length", "").strip("0")
         and "transfer-encoding" not in headers
         and bool(WEBSOCKET_KEY.fullmatch(headers.get("sec-websocket-key", "")))
     )
@@ -8043,7 +8031,7 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
             start_line.method, start_line.path, start_line.version, read, context.remote_ip, context.protocol
         )
         self._method = request.method
-        request.is_upgrade = opens_socket(request)
+        request.is_upgrade = "upgrade" in read and opens_socket(read)
         if not request.has_body:
             self._request = request
             self._head = (start_line, headers) if request.is_upgrade else None
@@ -8410,9 +8398,9 @@ class APIHandler(Handler):
 
 
 def check_cursor(after: Sequence[Any], sort: str) -> None:
-    """Raise Malformed for the cursor of another list."""
+    """Raise Malformed for the cursor of a list with another order."""
     if after[0] != sort:
-        raise Malformed.of("after", "belongs to another list")
+        raise Malformed.of("after", f"belongs to a list in the order of {after[0]}")
 
 
 class TodosHandler(APIHandler):
@@ -8427,7 +8415,9 @@ class TodosHandler(APIHandler):
         **filters: Unpack[AllFilters],
     ) -> Response[list[Todo]]:
         """Read all to-dos, or those that filters select, a page at a time."""
-        page = page_from_query({"sort": sort, "limit": limit, "after": after})
+        if after:
+            check_cursor(after, sort[0])
+        page = Page(*sort, limit, (after[1], after[2]) if after else None)
         which = filter_from_query(filters, self.user.time_zone)
         # The validator is read before the rows: too old a tag costs a request, too new a one an update.
         revision = await self.queries.revision(which.list)
@@ -8660,10 +8650,7 @@ class EventsHandler(APIHandler):
     async def get(self, *, since: Revision = None) -> Annotated[Response[None], 101]:
         """Open a WebSocket that sends the changes after a revision, each later change, and heartbeats."""
         headers = self.request.headers
-        is_offered = (
-            headers.get("upgrade", "").lower() == "websocket" and "upgrade" in headers.get("connection", "").lower()
-        )
-        if is_offered and headers.get("sec-websocket-version") != "13":
+        if headers.get("upgrade", "").lower() == "websocket" and headers.get("sec-websocket-version") != "13":
             raise UpgradeRequired("Use version 13 of the WebSocket protocol.", headers={"Sec-WebSocket-Version": "13"})
         if not self.is_from_here(self.is_trusted):
             raise Forbidden("A page of another site may not listen here. CORS_ORIGINS lists the sites that may.")
@@ -17137,11 +17124,8 @@ class ConnectionLimits:
 
     def make_room(self, count: int = 1) -> None:
         """Close connections, so that with `count` more there are not too many."""
-        # Those that go are known to have gone only at a later turn of the loop.
-        for _ in range(
-            min(len(self._idle) + len(self._busy) + count - self.maximum, len(self._idle) + len(self._busy))
-        ):
-            close = next(iter(self._idle or self._busy))
+        too_many = len(self._idle) + len(self._busy) + count - self.maximum
+        for close in list(itertools.islice(itertools.chain(self._idle, self._busy), max(0, too_many))):
             self.leave(close)
             close()
 
@@ -17427,16 +17411,13 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
             self.data_received(rest)
 
     def _should_upgrade(self) -> bool:
-        """Whether this is how a WebSocket is opened (RFC 6455, 4.2.1)."""
-        fields = dict(self.headers)
+        """Whether the request opens a WebSocket of the version that there is (RFC 6455, 4.2.1)."""
+        headers = read_headers((name.decode("latin-1"), text.decode("latin-1")) for name, text in self.headers)
         return (
-            not self._unanswered  # the socket would begin in the midst of the answer
+            not self._unanswered  # otherwise the socket would begin in the middle of a response
             and (self.parser.get_method(), self.parser.get_http_version()) == (b"GET", "1.1")
-            and self._get_upgrade() == b"websocket"
-            and b"transfer-encoding" not in fields
-            and not fields.get(b"content-length", b"").strip(b"0")
-            and fields.get(b"sec-websocket-version") == b"13"
-            and bool(WEBSOCKET_KEY.fullmatch(fields.get(b"sec-websocket-key", b"").decode("latin-1")))
+            and headers.get("sec-websocket-version") == "13"
+            and opens_socket(headers)
         )
 
     # ---- what the parser calls
@@ -18381,16 +18362,13 @@ def command_parser(name: str) -> argparse.ArgumentParser:
             add_settings(parser, detail)
         elif kind is bool:
             parser.add_argument(option_name(parameter.name), action="store_true", help=detail)
-        elif parameter.kind is parameter.KEYWORD_ONLY:
-            parser.add_argument(
-                option_name(parameter.name),
-                dest=parameter.name,
-                default=parameter.default,
-                metavar="VALUE",
-                help=detail,
-            )
         else:
-            parser.add_argument(parameter.name, metavar=parameter.name.upper(), help=detail)
+            options: dict[str, Any] = {"metavar": parameter.name.upper(), "type": kind if kind is int else str}
+            name = parameter.name
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                options |= {"metavar": "VALUE", "dest": name, "default": parameter.default}
+                name = option_name(name)
+            parser.add_argument(name, help=detail, **options)
     return parser
 
 
