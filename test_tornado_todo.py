@@ -4938,6 +4938,29 @@ def test_the_start_prints_a_name_that_the_terminal_cannot_show(tmp_path):
     assert (tmp_path / "漢.db").exists()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("where", ["a full disk", "a pipe that nobody reads"])
+def test_server_starts_though_its_output_cannot_be_written(tmp_path, where):
+    reader, pipe = os.pipe()
+    os.close(reader)
+    port = free_port()
+    arguments = [sys.executable, str(MODULE), "--port", str(port), "--host", "127.0.0.1"]
+    with open("/dev/full", "wb") as full, open(tmp_path / "stderr.txt", "w") as errors:
+        output = full if where == "a full disk" else pipe
+        child = subprocess.Popen(arguments, cwd=tmp_path, env=clean_environment(), stdout=output, stderr=errors)
+        try:
+            eventually(lambda: child.poll() is not None or accepts_connections(port))
+            with Client(f"http://127.0.0.1:{port}") as client:
+                assert child.poll() is None and client.get("/api/health").status == 200
+            child.terminate()
+            assert child.wait(PATIENCE) != 1
+        finally:
+            child.kill()
+            child.wait()
+            os.close(pipe)
+    assert "Traceback" not in (tmp_path / "stderr.txt").read_text()
+
+
 def test_a_failed_open_is_tried_again_by_the_next_request(tmp_path):
     folder = tmp_path / "later"
     app = tornado_todo.make_app({"DATABASE_URL": f"sqlite:///{folder}/todos.db"})
@@ -8922,7 +8945,7 @@ def user_command(folder, *arguments: str, password: str = "", **settings: str) -
 
 
 @pytest.mark.parametrize(
-    "answer, is_deleted", [("yes", True), ("Yes ", True), ("no", False), ("", False), ("y", False)]
+    "answer, is_deleted", [("yes", True), ("Yes ", True), ("no", False), ("", False), ("y", False), ("\4", False)]
 )
 def test_a_user_is_deleted_only_after_a_yes(tmp_path, answer, is_deleted):
     pty = pytest.importorskip("pty")
@@ -10513,7 +10536,9 @@ def test_each_line_of_the_start_is_json_where_the_log_is(tmp_path):
     assert not away or any("Redis" in each.get("message", "") for each in logged)
 
 
-@pytest.mark.parametrize("options", [["--host", "192.0.2.1"], ["--auth", "x"], ["--database", "sqlite:////no/x.db"]])
+@pytest.mark.parametrize(
+    "options", [["--host", "192.0.2.1"], ["--auth", "x"], ["--database", "sqlite:////no/x.db"], ["--log-level", "x"]]
+)
 def test_what_ends_the_start_is_json_where_the_log_is(tmp_path, options):
     done = command(tmp_path, "--port", "0", *options, LOG_FORMAT="json")
     assert done.returncode == 2 and done.stdout == ""
@@ -11934,14 +11959,15 @@ def test_a_trusted_proxy_reports_https_in_several_forms(protocol):
         assert answer.json()["url"].startswith("https://")
 
 
-def test_a_forgotten_trusted_proxy_is_logged_once(caplog):
+@pytest.mark.parametrize("name, value", [("X-Forwarded-For", "203.0.113.9"), ("X-Forwarded-Proto", "https")])
+def test_a_forgotten_trusted_proxy_is_logged_once(caplog, name, value):
     with serving({**MEMORY, "AUTH": "open"}) as client:
         assert client.get("/api/todos").status == 200
         assert "TRUSTED_PROXIES" not in caplog.text
-        for number in range(3):
-            assert client.get("/api/todos", X_Forwarded_For=f"203.0.113.{number}").status == 200
+        for _ in range(3):
+            assert client.get("/api/todos", **{name: value}).status == 200
     warnings = [record.getMessage() for record in caplog.records if "TRUSTED_PROXIES" in record.getMessage()]
-    assert len(warnings) == 1 and "TRUSTED_PROXIES=127.0.0.1" in warnings[0]
+    assert len(warnings) == 1 and "TRUSTED_PROXIES=127.0.0.1" in warnings[0] and f"sends {name}," in warnings[0]
 
 
 def test_a_trusted_proxy_is_not_logged_as_forgotten(caplog):

@@ -6511,6 +6511,9 @@ def hop_address(text: str) -> Address | None:
     return parse_address(match[1] or match[2] or match[3].strip()) if match else None
 
 
+PROXY_HEADERS = {"x-forwarded-for", "x-forwarded-proto"}  # that are read from trusted proxies
+
+
 class Proxies:
     """Reads the client's address and protocol from what trusted proxies report (TRUSTED_PROXIES)."""
 
@@ -6527,7 +6530,7 @@ class Proxies:
         The client is the rightmost address in X-Forwarded-For that is not a trusted proxy: it may have invented
         everything to the left of it. X-Forwarded-Host is ignored, since most proxies pass on the client's.
         """
-        if not self._trusted and (self._has_warned or "x-forwarded-for" not in request.headers):
+        if not self._trusted and (self._has_warned or not request.headers.keys() & PROXY_HEADERS):
             return
         if not self._is_trusted(parse_address(request.remote_ip)):
             self._warn(request)
@@ -6547,14 +6550,15 @@ class Proxies:
 
     def _warn(self, request: Request) -> None:
         """Log once that a proxy may have been forgotten: one with an address of a private network or this machine."""
-        address = parse_address(request.remote_ip)
-        if self._has_warned or address is None or address.is_global or "x-forwarded-for" not in request.headers:
+        address, sent = parse_address(request.remote_ip), PROXY_HEADERS & request.headers.keys()
+        if self._has_warned or address is None or address.is_global or not sent:
             return
         self._has_warned = True
+        name = "unix" if str(address) == NO_ADDRESS else address
         LOG.warning(
-            "TRUSTED_PROXIES does not list %s, which sends X-Forwarded-For, so the header is ignored: all clients that"
+            "TRUSTED_PROXIES does not list %s, which sends %s, so the header is ignored: all clients that"
             " come through it count as one, and https is not recognized. If it is your proxy, set TRUSTED_PROXIES=%s.",
-            *["unix" if str(address) == NO_ADDRESS else address] * 2,
+            *(name, " and ".join(sorted(each.title() for each in sent)), name),
         )
 
 
@@ -17885,7 +17889,7 @@ def set_up_logging(config: Config) -> None:
     level = logging.getLevelName(config.log_level.upper())
     LOG.setLevel(level)
     # Drivers' debugging messages contain people's texts, word for word.
-    logging.basicConfig(level=max(level, logging.INFO), handlers=[handler])
+    logging.basicConfig(level=max(level, logging.INFO), handlers=[handler], force=True)
 
 
 def say(line: str, level: int = logging.INFO) -> None:
@@ -17894,7 +17898,8 @@ def say(line: str, level: int = logging.INFO) -> None:
         if isinstance(handler.formatter, JSONFormatter):
             line = handler.formatter.format(logging.LogRecord(LOG.name, level, "", 0, line, None, None))
             break
-    print(line, file=sys.stderr if level > logging.INFO else sys.stdout, flush=True)
+    with contextlib.suppress(OSError):  # its reader has gone, or the disk is full, which keeps no server from serving
+        print(line, file=sys.stderr if level > logging.INFO else sys.stdout, flush=True)
 
 
 # ---- settings
@@ -17956,7 +17961,8 @@ def read_environment(options: Mapping[str, Any], logs: bool = False) -> dict[str
     sources = (file, os.environ, options)
     environ = {name: value for source in sources for name, value in source.items() if value and name in SETTING_NAMES}
     if logs:
-        set_up_logging(Config.from_env({name: environ.get(name, "") for name in ("LOG_LEVEL", "LOG_FORMAT")}))
+        for names in (("LOG_FORMAT",), ("LOG_FORMAT", "LOG_LEVEL")):  # so that LOG_LEVEL is complained of in the format
+            set_up_logging(Config.from_env({name: environ.get(name, "") for name in names}))
     for name in sorted(os.environ.keys() - SETTING_NAMES):
         nearest = nearest_setting(name)
         # Other programs may read HOST and PORT, or a similar name; where ours is set, nothing is missing. And for
@@ -18307,7 +18313,11 @@ def delete_user(name: NameArgument, *, yes: Annotated[bool, "do not ask"] = Fals
     if not yes and not sys.stdin.isatty():
         raise Misconfigured(f"without a terminal to ask on: add --yes to delete {user.name}. Nothing was deleted")
     question = f"Delete {user.name} with everything that is theirs, for good? Type yes: "
-    if not yes and input(question).strip().lower() != "yes":
+    try:
+        answer = "yes" if yes else input(question)
+    except (EOFError, KeyboardInterrupt):
+        answer = ""
+    if answer.strip().lower() != "yes":
         raise Misconfigured("nothing was deleted")
     on_stores(environ, lambda services: services.delete_user(user))
     print(f"{user.name} is deleted with everything that was theirs.")
