@@ -13389,18 +13389,28 @@ async def test_a_due_time_keeps_its_moment(page):
     assert todo["due"].startswith(in_days(1) + "T14:30")
 
 
-async def test_today_is_the_readers_day_for_what_is_due_at_a_time(browser, server):
-    async with opened(browser, server, timezone_id="Pacific/Kiritimati") as page:
-        today = datetime.datetime.now(zoneinfo.ZoneInfo("Pacific/Kiritimati")).date()
-        tonight = datetime.datetime.combine(today, datetime.time(23, 59), zoneinfo.ZoneInfo("Pacific/Kiritimati"))
-        utc = tonight.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        early = tonight.replace(hour=0, minute=1).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        tomorrow = (tonight + datetime.timedelta(minutes=2)).isoformat()
-        for title, due in (("all day", str(today)), ("tonight", utc), ("early", early), ("tomorrow", tomorrow)):
-            await ask(page, "/api/todos", "POST", {"title": title, "due": due})
+@pytest.mark.parametrize("hours", [14, -11])
+async def test_today_is_the_readers_day_for_what_is_due_at_a_time(browser, server, hours):
+    """Times are written in another zone, in whose calendar most of them are of another day."""
+    place = {14: "Pacific/Kiritimati", -11: "Pacific/Pago_Pago"}[hours]
+    async with opened(browser, server, timezone_id=place) as page:
+        today = datetime.datetime.now(zoneinfo.ZoneInfo(place)).date()
+        tonight = datetime.datetime.combine(today, datetime.time(23, 59), zoneinfo.ZoneInfo(place))
+        west = datetime.timezone(datetime.timedelta(hours=hours - 1))
+        early = tonight.replace(hour=0, minute=1).astimezone(west)
+        tomorrow = (tonight + datetime.timedelta(minutes=2)).astimezone(west)
+        for title, due in (("tonight", tonight.astimezone(UTC)), ("early", early), ("tomorrow", tomorrow)):
+            await ask(page, "/api/todos", "POST", {"title": title, "due": due.isoformat()})
+        await ask(page, "/api/todos", "POST", {"title": "all day", "due": str(today)})
         await page.goto(server + "/#/today/active")
         await expect(shown_titles(page)).to_have_text(["early", "tonight", "all day"])
         await expect(page.locator(".sidebar")).to_contain_text("Today3")
+        await expect(page.locator(".todo-count")).to_have_text("3 items left")
+        await page.locator(".toggle-all").click()
+        await expect(shown_titles(page)).to_have_text([])
+        await settled(page)
+        todos = await ask(page, "/api/todos")
+        assert [todo["title"] for todo in todos if not todo["completed"]] == ["tomorrow"]
 
 
 async def test_due_dates_are_shown_in_friendly_words(page):
@@ -13699,11 +13709,13 @@ async def test_typing_a_time_is_one_act(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
     await page.locator(".quick-due >> text=Tomorrow").click()
-    await page.locator(".detail-time").focus()
-    await page.keyboard.type("0230PM", delay=50)
-    await page.locator(".detail-title").focus()
-    await expect(rows(page).locator(".due")).to_contain_text("2:30")
-    assert [due[:16] for due in await changes_of_field(page, "due")] == [in_days(1) + "T14:30", in_days(1)]
+    for typed, shown in (("0945AM", "9:45"), ("0230PM", "2:30")):  # over a time there is one at each key
+        await page.locator(".detail-time").focus()
+        await page.keyboard.type(typed, delay=50)
+        await page.locator(".detail-title").focus()
+        await expect(rows(page).locator(".due")).to_contain_text(shown)
+    times = ["T14:30", "T09:45", ""]
+    assert [due[:16] for due in await changes_of_field(page, "due")] == [in_days(1) + time for time in times]
 
 
 async def test_a_due_date_that_nobody_typed_takes_nothing_back(page):
