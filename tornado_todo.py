@@ -17,13 +17,13 @@ The map. A line of code calls only upwards, so the file reads from top to bottom
     configuration   the one table of settings, and the frozen Config that is read from it
     domain          to-dos, lists, changes, errors, and pure functions on them
     databases       SQLite and Postgres, one writer each that commits in groups; know nothing of to-dos
-    stores          to-dos with their change log and who may see them, accounts, documents, records
-    live updates    who listens, and what committed since
-    service         the only writer: validate, store, publish; and what opens and closes it all
-    auth            passwords, throttles, sessions, and who is asking
+    stores          to-dos with their change log and rights, accounts, documents, records
+    live updates    listeners, which are woken after commits
+    service         the only writer: validate, store, publish; opening and closing of everything
+    auth            passwords, throttles, sessions, and the caller of a request
     http            requests, responses, dispatch, and the adapters of Tornado's connection and of ASGI
-    handlers        the resources: a method for each verb, whose signature is its contract
-    page            the HTML, CSS and JavaScript that people see
+    handlers        the resources: a method for each verb, with its contract in its signature
+    page            the HTML, CSS and JavaScript of the page
     assembly        ROUTES, make_app(), lifespan(), running()
     copying         from one database to another, and backups
     command line    main()
@@ -37,7 +37,7 @@ Another carries the rights: each statement selects only what the caller (`$1`) m
 import gc
 
 if __name__ == "__main__":
-    gc.disable()  # while all is imported nothing is garbage, and to look for it takes a tenth of the start; see main()
+    gc.disable()  # imports make no garbage, and the search for it takes a tenth of the start; see main()
 
 import argparse
 import asyncio
@@ -75,6 +75,7 @@ import stat
 import string
 import struct
 import sys
+import tempfile
 import threading
 import time
 import unicodedata
@@ -399,7 +400,7 @@ REDIS_OPTIONS = by_name(
 
 
 def check_twice(parts: urllib.parse.SplitResult, options: Mapping[str, Any]) -> None:
-    """Raise Misconfigured for what a URL has both in front of its options and among them, with different values."""
+    """Raise Misconfigured if an option and the rest of the URL have different values for the same thing."""
     match = re.fullmatch(r"(?:([^:@]*)(?::(.*))?@)?(.*?)(?::([0-9]+))?", parts.netloc)
     values = dict(zip(("user", "password", "host", "port"), match.groups() if match else (), strict=False))
     name = parts.path.removeprefix("/") if parts.scheme != "unix" else ""
@@ -414,7 +415,7 @@ def server_url(*schemes: str, options: Mapping[str, Parser], others: Parser | No
 
     def parse(text: str) -> str:
         parts = url_parts(text, *schemes)
-        # A slash or the like that stands for itself in a password would move the rest of it elsewhere.
+        # A slash, ? or # in a password that is not percent-encoded would end it early.
         if text and (not parts or "@" in parts.path + parts.query + parts.fragment):
             raise Misconfigured(f"not a URL of the form {schemes[-1]}://user:password@host:port/name")
         if not parts:
@@ -455,7 +456,7 @@ class Setting(NamedTuple):
 
 
 def setting(parse: Callable[[str], Value], help: str, default: str = "", option: str = "") -> Value:
-    """A field of Config. The default is a text, as it would stand in the environment."""
+    """A field of Config. The default is a text, in the form of an environment variable."""
     field: Value = dataclasses.field(metadata={"default": default, "parse": parse, "help": help, "option": option})
     return field
 
@@ -585,7 +586,7 @@ class Config:
 
     @property
     def redis(self) -> str:
-        """The URL of the Redis server, given whole or by host and port; empty if there is none."""
+        """The URL of the Redis server, from REDIS_URL or from host and port; empty if there is none."""
         host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
         return self.redis_url or (f"redis://{host}:{self.redis_port}/0" if host else "")
 
@@ -600,7 +601,7 @@ def without_variants(name: str) -> str:
 
 
 def nearest_setting(name: str) -> str | None:
-    """The setting that a name stands for: in other letter case, as an option, or misspelt; None if there is none."""
+    """The setting that somebody meant by a name in other letter case, an option's name, or a misspelling; or None."""
     plain = unicodedata.normalize("NFKC", name).upper()  # an input method may write letters of full width
     folded = re.sub("^(?:(?:TORNADO_)?TODO|ENV)_", "", re.sub("[^A-Z0-9]+", "_", plain).strip("_"))
     same = {row.option.removeprefix("--").upper(): row.name for row in SETTINGS if row.option}
@@ -850,7 +851,7 @@ SPACES = f"{BOM}\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2028\u2029\u202f\u205
 
 
 def trim(text: str) -> str:
-    """Text without what Python or a browser treats as space around it."""
+    """Text without surrounding space, as Python or browsers define it."""
     return text.strip(SPACES) if BOM in text else text.strip()
 
 
@@ -906,7 +907,7 @@ MODERN_SCRIPTS = EAST_ASIAN_SCRIPTS | SCRIPTS_LIKE_LATIN
 MODERN_SCRIPTS |= {"LATIN", "HEBREW", "ARABIC", "ARABIC-INDIC", "EXTENDED", "THAANA", "ETHIOPIC", "GEORGIAN", "TIBETAN"}
 MODERN_SCRIPTS |= {"DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM"}
 MODERN_SCRIPTS |= {"SINHALA", "THAI", "LAO", "MYANMAR", "KHMER"}
-# Letters of these scripts, each group after the one that stands for all that look like it (UTS 39, confusables.txt).
+# Letters of these scripts that look alike, each group after its representative (UTS 39, confusables.txt).
 CONFUSABLES = """6б 8ଃ৪੪ȣ 9੧୨৭൭ aɑαа cс dԁ eҽе fքẝ gɡցƍ hһհ iıɪɩιі jϳј lӏ nոռ oంಂംං०੦૦௦౦೦൦๐໐၀οσоჿօഠဝ০୦ዐଠ
 pρр qԛգզ rг sƽѕ uʋυսሀ vνѵ wɯѡԝա xх yɣʏγуүყ
 iꙇ o۵ס rᴦ yỿ þƿϸ ħћ ĸκк ƀѣҍ ƅь ƞη ƨꙅ ǝəә ȝʒӡჳ ȷյ ɍғ ɏұ ɔͻ ɛεєԑ ɜз ɢԍ ɦꚕ ɰպሣ ɵѳө ɸφф ʌᴧ ʍм ʔॽ ʙв ʜн
@@ -1197,7 +1198,7 @@ class Change(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def patch_type(struct: type[msgspec.Struct], name: str) -> type[msgspec.Struct]:
-    """The type of what clients may set of a to-do or list. Nothing is required; null clears where it is allowed."""
+    """The type of the fields that clients may set. Nothing is required; null clears a field where it is allowed."""
     settable = {each: declared for each, declared in declared_fields(struct).items() if declared.patch}
     types = {each: Annotated[row.patch | UnsetType, Meta(description=row.help)] for each, row in settable.items()}
     return msgspec.defstruct(name, [(each, kind, UNSET) for each, kind in types.items()], kw_only=True)
@@ -1257,7 +1258,7 @@ class User(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True):
-    """Another user who may see a list, since when, and in which role."""
+    """A member of a list: the user's name, role, and since when."""
 
     name: str
     role: str
@@ -1381,7 +1382,7 @@ def text_fault(text: str) -> str | None:
 
 
 def json_fault(value: Any, depth: int = 0) -> tuple[str, str] | None:
-    """Where and what in a parsed JSON value not every engine could keep; None if it is fine."""
+    """The place and kind of a part of a JSON value that not every engine could store, or None."""
     if isinstance(value, str):
         fault = text_fault(value)
         return ("", fault) if fault else None
@@ -1685,7 +1686,7 @@ def reverted(current: Any, before: Any, after: Any, fields: Iterable[str], at: s
 
 
 def smallest_gap(order: float) -> float:
-    """The distance below which neighbours are moved away: far above what a double can still halve."""
+    """The distance below which neighbours are moved apart, far above the precision of a double."""
     return max(1e-6, abs(order) * 1e-12)
 
 
@@ -5299,7 +5300,7 @@ ACCESS_MESSAGE = '{"type":"access"}'
 
 
 class Listener:
-    """One event socket: nothing is kept for it but the revision up to which it has read the change log.
+    """One event socket. The only state is the revision up to which it has read the change log.
 
     `end(code, reason)` is called when it must stop: its credential (None for the machine's own user) is no
     longer valid, or the server stops.
@@ -5473,7 +5474,7 @@ class EventHub:
             self._announce(written.changes_access)
 
     def rights_changed(self) -> None:
-        """Look, here and in other processes, who may still listen to what."""
+        """Have this and the other processes check the rights of their listeners."""
         self._announce(rights=True)
 
     def _announce(self, rights: bool) -> None:
@@ -6377,7 +6378,7 @@ class Request:
             raise tornado.httputil.HTTPInputError(f"{'Missing' if host is None else 'Invalid'} Host header")
         self.host = host
         self.is_upgrade = False  # whether the connection can become a WebSocket
-        # Whether a body, or a part of one, has still to be read; with a GET only if the headers say so.
+        # Whether there is an unread body, or a part of one; with a GET only if the headers announce one.
         self.has_body = method not in ("GET", "HEAD") or "content-length" in headers or "transfer-encoding" in headers
         self.length = content_length(headers) if self.has_body else 0
         self.receive_body: BodyReader | None = None
@@ -6440,7 +6441,7 @@ class Request:
 
 
 # The headers by which proxies, load balancers and content delivery networks identify themselves and their
-# clients: X-Forwarded-For and its like, CF-Connecting-IP and whatever else ends in IP, Via and their like.
+# clients: X-Forwarded-For, CF-Connecting-IP and others that end in IP, Via, and similar ones.
 FORWARDING_HEADER = re.compile(
     r".*forward.*|.*-ip(v[46])?|.*(client|socket)ip|.*remote-(addr|user)|(x-)?via|front-end-https|x-(url-)?scheme"
     r"|(cdn|cf|cloudfront|akamai|fastly|surrogate|tailscale)-.+"
@@ -6494,11 +6495,6 @@ def is_local(request: Request) -> bool:
     """
     forwarded = request.version == "HTTP/1.0" or any(map(is_forwarding_header, request.headers))
     return is_loopback(request.remote_ip) and not forwarded and is_loopback_name(request.headers.get("host", ""))
-
-
-def is_encrypted(request: Request) -> bool:
-    """Whether the request was encrypted on its way."""
-    return request.protocol == "https" or is_local(request)
 
 
 @functools.lru_cache(1000)
@@ -6563,7 +6559,7 @@ class Proxies:
 
 
 class Hosts:
-    """The host names of the server: its own, and those that ALLOWED_HOSTS lists.
+    """The server's host names, including those that ALLOWED_HOSTS lists.
 
     A page of another site can point a name of its own at the server's address (DNS rebinding). Its requests then
     look same-origin to the browser, but their Host header has that name. Addresses cannot be misused so.
@@ -6806,7 +6802,7 @@ class Throttle:
             raise TooManyRequests(left)
 
     async def forget(self, name: str, address: str | None) -> None:
-        """Forget the failures of a user who has signed in."""
+        """Forget the failures of a user after a successful sign-in."""
         for part in ("failures", "delay"):
             await self._failures.delete(f"{self._key(name, address)}/{part}")
 
@@ -6930,9 +6926,9 @@ SESSION_COOKIE_OF_0_1 = "__Host-todo_session"  # over https
 
 
 class SessionCookies:
-    """The cookie with a session's secret, signed, so that an invented one costs no look-up.
+    """The signed cookie with a session's secret. The signature saves a look-up for an invented one.
 
-    The keys come from COOKIE_SECRET, or are made when first needed and kept beside the database.
+    The keys come from COOKIE_SECRET, or from a file beside the database, which is made when it is first needed.
     """
 
     def __init__(self, config: Config, origins: Origins):
@@ -6975,7 +6971,7 @@ class SessionCookies:
         return signed.decode()
 
     def keys(self) -> dict[int, str]:
-        """The signing keys, newest first, by a number that stays the same when others come and go."""
+        """The signing keys, newest first, by a number that does not depend on the other keys."""
         if not self._keys:
             secret_texts = self._config.cookie_secret or (self._kept_secret(),)
             self._keys = {
@@ -7057,7 +7053,7 @@ class Authenticator:
         return await self.local_caller(request)
 
     async def local_caller(self, request: Request) -> Caller | None:
-        """The user of this machine, if a request comes from there and need not be signed in."""
+        """The user of this machine, if the request comes from it and AUTH allows it without a sign-in."""
         if self._get_user or self._auth != "auto" or not is_local(request) or self._origins.is_let_in_by_star(request):
             return None
         return Caller(await self._store.user(LOCAL_USER), "local")
@@ -7087,7 +7083,7 @@ INTERNAL_ERROR = (
     "Something went wrong here, and the log has it under this request id. Your request was not carried out."
 )
 API_POLICY = "default-src 'none'"
-# What the page needs of a browser's powers: nothing.
+# The page needs none of these features of browsers.
 PERMISSIONS = """accelerometer camera display-capture geolocation gyroscope hid magnetometer microphone midi payment
 publickey-credentials-get screen-wake-lock serial usb"""
 PERMISSIONS_POLICY = ", ".join(f"{name}=()" for name in PERMISSIONS.split())
@@ -7132,10 +7128,10 @@ class FileBody(NamedTuple):
 
 
 class Socket(Protocol):
-    """A WebSocket, whichever server has it."""
+    """A WebSocket of any HTTP server. Messages after the first are not needed, since it only sends."""
 
     async def receive(self) -> str | bytes | None:
-        """The next message; None when the socket has been closed."""
+        """The first message; None when the socket has been closed."""
 
     async def send(self, text: str) -> None:
         """Send a message. Raises ClientGone."""
@@ -7306,7 +7302,7 @@ def value_type(annotation: Any) -> Any:
 
 
 def declared_parameters(function: Callable[..., Any]) -> Iterator[tuple[str, str, Parameter]]:
-    """Where each argument of a handler's method comes from (path, query, header), its name and its declaration."""
+    """The source (path, query or header), name and declaration of each argument of a handler's method."""
     for each in inspect.signature(function).parameters.values():
         if each.kind is each.VAR_KEYWORD:  # **filters: Unpack[Filters]
             hints = get_type_hints(get_args(each.annotation)[0], include_extras=True)
@@ -7367,7 +7363,7 @@ class Handler:
     decoded body. A method returns a value, which is sent as JSON, or a Response. It may set `status` and `headers`.
     """
 
-    public = False  # deny by default: a handler that serves strangers says so
+    public = False  # deny by default
     needs_session = False  # whether a token, a link or this machine's own user is not enough
     local_methods: tuple[str, ...] = ()  # for which this machine's own user is enough all the same
     has_head = True
@@ -7456,7 +7452,7 @@ class Handler:
             raise Forbidden("This takes a session: sign in on the page, or by POST /api/session.")
 
     def is_from_here(self, trusts: Callable[[str], bool]) -> bool:
-        """Whether a request comes from no page, an own page or one of a trusted origin: Tornado's own rule."""
+        """Whether a request comes from no page, from an own page, or from a page of a trusted origin, as in Tornado."""
         site, origin = self.request.headers.get("sec-fetch-site"), self.request.headers.get("origin")
         if site in ("same-origin", "none") or (site is None and origin is None):
             return True
@@ -7468,8 +7464,8 @@ class Handler:
 
     def check_site(self) -> None:
         """Raise Forbidden for a write by a page of another site."""
-        # A browser does not add a token automatically, and one that is not valid is refused later. What is
-        # public takes no token, but may look at a cookie.
+        # Browsers do not add tokens automatically, and an invalid token is refused later. A public handler takes no
+        # token, but may read a cookie.
         takes_token = not self.public and self.app.authenticator.has_accounts
         if takes_token and "authorization" in self.request.headers and bearer_secret(self.request) is not None:
             return
@@ -7534,7 +7530,7 @@ class Route(NamedTuple):
 
 
 class Router:
-    """Finds the handler of a path, below the prefix or what a proxy or framework has left of it."""
+    """Finds the handler of a path below the prefix, of which a proxy or framework may have removed a part."""
 
     def __init__(self, routes: Sequence[Route], prefix: str):
         self.prefix, self.routes = prefix, routes
@@ -7832,7 +7828,7 @@ def log_request(
 
 
 def log_error(request: Request, error: Exception) -> None:
-    """Log what went wrong, if it is not the client's mistake."""
+    """Log an error, unless it is the client's mistake."""
     if isinstance(error, Misconfigured):
         LOG.error("%s", error)
     elif not isinstance(error, tornado.web.HTTPError):
@@ -7862,7 +7858,7 @@ def problem_response(request: Request, error: Exception) -> Response[Any]:
 
 
 def cors_headers(app: App, origin: str) -> dict[str, str]:
-    """What lets the pages of an origin read the response, if CORS_ORIGINS lists it."""
+    """The headers by which the pages of an origin may read the response, if CORS_ORIGINS lists it."""
     if not app.origins.allows(origin):
         return {"Vary": "Origin"}
     # Cookies are only for origins that are listed by name.
@@ -7895,13 +7891,13 @@ def finish_headers(app: App, request: Request, handler: Handler | None, response
         response.body = b"" if request.method == "HEAD" else body
     elif body.size is not None:
         headers["Content-Length"] = str(body.size)
-    if request.has_body:  # it was not read, and what follows on the connection would be taken for a request
+    if request.has_body:  # otherwise the unread body would be taken for the next request
         headers["Connection"] = "close"
     response.headers = headers
 
 
 async def respond(app: App, request: Request) -> tuple[Response[Any], Caller | None]:
-    """Answer a request, whatever goes wrong; also return the caller, if known. Raises ClientGone."""
+    """The response to a request, also for any error, and the caller, if known. Raises ClientGone."""
     handler: Handler | None = None
     try:
         app.proxies.read(request)
@@ -7957,7 +7953,7 @@ class WireHeaders(dict[str, str]):
 
 
 class TornadoSocket(tornado.websocket.WebSocketHandler):
-    """A WebSocket of Tornado's, as a Socket. A message that comes while the last one waits is dropped."""
+    """A WebSocket of Tornado's, as a Socket."""
 
     def initialize(self, response: Response[Any]) -> None:
         self._run = cast(Callable[[Socket], Awaitable[None]], response.socket)
@@ -7974,22 +7970,19 @@ class TornadoSocket(tornado.websocket.WebSocketHandler):
         return "todo" if "todo" in subprotocols else None
 
     def open(self, *_: str, **__: str) -> None:
-        self._next: asyncio.Future[str | bytes | None] = asyncio.get_running_loop().create_future()
+        self._message: asyncio.Future[str | bytes | None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.ensure_future(self._run(self))
 
     def on_message(self, message: str | bytes | None) -> None:
-        if not self._next.done():
-            self._next.set_result(message)
+        if not self._message.done():
+            self._message.set_result(message)
 
     def on_close(self) -> None:
         self.on_message(None)
 
     async def receive(self) -> str | bytes | None:
-        """The next message; None when the socket has been closed."""
-        message = await self._next
-        if message is not None:
-            self._next = asyncio.get_running_loop().create_future()
-        return message
+        """The first message; None when the socket has been closed."""
+        return await self._message
 
     async def send(self, text: str) -> None:
         """Send a message. Raises ClientGone."""
@@ -8002,11 +7995,15 @@ class TornadoSocket(tornado.websocket.WebSocketHandler):
 WEBSOCKET_KEY = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes (RFC 6455, 4.2.1)
 
 
+def asks_for_socket(headers: Mapping[str, str]) -> bool:
+    """Whether these headers ask for a WebSocket, of any version and perhaps incompletely."""
+    return headers.get("upgrade", "").lower() == "websocket" and "upgrade" in headers.get("connection", "").lower()
+
+
 def opens_socket(headers: Mapping[str, str]) -> bool:
     """Whether these headers open a WebSocket, with a key of 16 bytes (RFC 6455, 4.2.1) and without a body."""
     return (
-        headers.get("upgrade", "").lower() == "websocket"
-        and "upgrade" in headers.get("connection", "").lower()
+        asks_for_socket(headers)
         and not headers.get("content-length", "").strip("0")
         and "transfer-encoding" not in headers
         and bool(WEBSOCKET_KEY.fullmatch(headers.get("sec-websocket-key", "")))
@@ -8077,7 +8074,7 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
             self._body_end.set_result(None)
 
     def on_connection_close(self) -> None:
-        """The client has left, or what it sent is not HTTP."""
+        """Note that the client has left, or has sent malformed HTTP."""
         if self._body_end and not self._body_end.done():
             self._body_end.set_exception(ClientGone())
 
@@ -8127,7 +8124,7 @@ class ASGISocket:
         self._closing: asyncio.Future[None] | None = None
 
     async def receive(self) -> str | bytes | None:
-        """The next message; None when the socket has been closed."""
+        """The first message; None when the socket has been closed."""
         message = await self._receive()
         if message["type"] == "websocket.receive":
             return message.get("text") or message.get("bytes") or ""
@@ -8389,7 +8386,7 @@ class APIHandler(Handler):
         return super().encode(result)
 
     async def described(self, written: WriteResult[TodoList]) -> WriteResult[TodoList]:
-        """A write with what became of a list, and how many to-dos it has."""
+        """The result of a write with the list as it is now, and its numbers of to-dos."""
         return written._replace(result=(await self.queries.described([written.result]))[0])
 
     def set_link(self, cursor: str) -> None:
@@ -8428,7 +8425,7 @@ class TodosHandler(APIHandler):
         if after:
             await self.queries.check_revision(after[-1])
         etag = collection_etag(self.user, revision)
-        # The revision stays the same when the account gets another time zone, so it does not stand for its days.
+        # Another time zone of the account changes the days, but not the revision.
         if which.tz != filters.get("tz", "UTC") and (which.due or page.sort == "due"):
             self.headers["ETag"] = etag
         else:
@@ -8654,7 +8651,7 @@ class EventsHandler(APIHandler):
     async def get(self, *, since: Revision = None) -> Annotated[Response[None], 101]:
         """Open a WebSocket that sends the changes after a revision, each later change, and heartbeats."""
         headers = self.request.headers
-        if headers.get("upgrade", "").lower() == "websocket" and headers.get("sec-websocket-version") != "13":
+        if asks_for_socket(headers) and headers.get("sec-websocket-version") != "13":
             raise UpgradeRequired("Use version 13 of the WebSocket protocol.", headers={"Sec-WebSocket-Version": "13"})
         if not self.is_from_here(self.is_trusted):
             raise Forbidden("A page of another site may not listen here. CORS_ORIGINS lists the sites that may.")
@@ -8735,7 +8732,7 @@ class MemberHandler(MembersHandler):
     async def put(
         self, list_id: ListId, name: UserName, body: Annotated[Body, Fields(MemberFields)]
     ) -> Annotated[Member, 200, 201]:
-        """Share a list with a user, or give a member another role."""
+        """Share a list with a user, or change a member's role."""
         written = await self.services.todos.share(self.user, list_id, name, body["role"])
         member, is_new = written.result
         self.status = 201 if is_new else 200
@@ -8855,7 +8852,7 @@ class AccountHandler(CredentialHandler):
             read_only=bool(caller and caller.read_only),
             accounts=has_accounts,
             sign_up=await self.app.accounts.sign_up_rule() if has_accounts else "closed",
-            encrypted=is_encrypted(self.request),
+            encrypted=self.request.protocol == "https" or is_local(self.request),
             local_todos=await self.services.accounts.local_todos() if is_here else None,
         )
 
@@ -8892,7 +8889,7 @@ class SessionHandler(AccountHandler):
     async def get(self) -> SessionDocument:
         """Read who is signed in, and how others could sign in."""
         authenticator = self.app.authenticator
-        # Of a session that has ended only the caller is left that the request would come from without it.
+        # After the end of a session the caller is the one of the same request without a cookie.
         self.who = await authenticator.caller(self.request) or await authenticator.local_caller(self.request)
         return await self.session_document(self.who)
 
@@ -9072,7 +9069,7 @@ class ExportHandler(APIHandler):
         """Download lists, to-dos, the trash and documents as one JSON file."""
         self.headers["Content-Disposition"] = 'attachment; filename="todos.json"'
         # Written as a whole before it is sent, so that a slow reader keeps no transaction open.
-        file: IO[bytes] = importlib.import_module("tempfile").SpooledTemporaryFile(MAX_BODY)
+        file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_BODY)  # noqa: SIM115  # closed when it has been sent
         if self.request.method == "HEAD":
             return Response(FileBody(file, None), "application/json")
         try:
@@ -9190,7 +9187,7 @@ class DocumentHandler(APIHandler):
         await self.services.documents.delete(self.user.id, name, if_match)
 
 
-# What a page would load a record as to let it act on the page (Fetch Metadata, Sec-Fetch-Dest).
+# Sec-Fetch-Dest of requests by which a page would run a record, or apply it as a style (Fetch Metadata).
 ACTIVE_DESTINATIONS = ("script", "style", "worker", "sharedworker", "serviceworker", "object", "embed")
 
 
@@ -9317,7 +9314,7 @@ class DocsHandler(Handler):
 
 
 class PageHandler(Handler):
-    """The page, in which there is nothing private: it asks the API for what it shows, and whom to let in."""
+    """The page. It has no private data: it reads everything that it shows from the API."""
 
     any_query = True
 
@@ -9328,7 +9325,7 @@ class PageHandler(Handler):
 
     @property
     def content_security_policy(self) -> str:  # type: ignore[override]
-        """What lets the page's own script and style run, and nothing else."""
+        """The policy that allows the page's own script and style, and nothing else."""
         return self.app.page().policy
 
     async def get(self) -> Response[str]:
@@ -9378,7 +9375,7 @@ class StaticHandler(Handler):
             raise NotFound(NOT_FOUND) from None
 
     def _file(self, name: str) -> Response[bytes]:
-        """The file, or what Range and If-Range ask for. Raises OSError, NotModified, PreconditionFailed or BadRange."""
+        """The file, or the part that Range names. Raises OSError, NotModified, PreconditionFailed or BadRange."""
         headers, file = self.request.headers, open(name, "rb")  # noqa: SIM115  # closed when it has been sent
         try:
             facts = os.fstat(file.fileno())
@@ -9390,7 +9387,7 @@ class StaticHandler(Handler):
             self.validate(etag)
             if "if-none-match" not in headers and headers.get("if-modified-since") == modified:
                 raise NotModified
-            # A range of what the file was before would not fit what the client has of it (RFC 9110, 13.1.5).
+            # A range of a changed file would not fit the client's part of the old one (RFC 9110, 13.1.5).
             known = headers.get("if-range", "").strip()
             is_settled = time.time() - facts.st_mtime > 2  # or it could change once more within the second
             applies = not known or known == etag or (known == modified and is_settled)
@@ -9414,7 +9411,7 @@ class PrefixHandler(Handler):
         return Response(status=301, headers={"Location": self.app.config.prefix + "/"})
 
 
-# ==== page: calls nothing; HTML is a Tornado template, CSS and JavaScript go out as they stand =====
+# ==== page: calls nothing; HTML is a Tornado template, CSS and JavaScript are sent unchanged ========
 
 PAGE_HTML = r"""<!DOCTYPE html>
 <html lang="en" class="is-starting" data-base="{{ base }}" data-weather="{{ weather }}">
@@ -16880,7 +16877,7 @@ class BuiltPage(NamedTuple):
 
 
 def build_page(config: Config) -> BuiltPage:
-    """Render the page once: names that hold its assets' hashes, and a policy that lets nothing else run."""
+    """Render the page, with asset names that contain their hashes, and a policy that allows only these assets."""
     assets, values = {}, {}
     for kind, text, content_type in (("css", PAGE_CSS, "text/css"), ("js", PAGE_JS, "text/javascript")):
         digest = hashlib.sha256(text.encode()).digest()
@@ -16986,7 +16983,7 @@ def check_names(names: Iterable[object], spell: Callable[[str], str]) -> None:
 
 
 def app_config(settings: Mapping[str, str], prefix: str, overrides: Mapping[str, str]) -> Config:
-    """The settings that `make_app` was given, checked. Raises Misconfigured."""
+    """The configuration from the arguments of `make_app`. Raises Misconfigured."""
     environ = {**settings, **{name.upper(): str(value) for name, value in overrides.items()}}
     check_names(overrides, str.lower)
     if prefix:
@@ -17040,7 +17037,7 @@ def make_app(
     something is wrong. All these functions may be coroutine functions. This function does no I/O: the first request
     opens the stores, or `async with lifespan(app)` does. Raises Misconfigured.
     """
-    # A copy of the environment may be given, which has variables of other programs.
+    # The settings may be a copy of the environment, with variables of other programs.
     check_names((settings or {}).keys() - os.environ.keys(), str.upper)
     config = app_config(os.environ if settings is None else settings, prefix, overrides)
     given = {"get_user": get_user} if get_user is not None else {}
@@ -17100,28 +17097,28 @@ class ConnectionLimits:
         self._timer = loop.call_later(1.0, self._close_late) if self._deadlines else None
 
     def arrive(self, close: Callable[[], Any]) -> None:
-        """A connection has been made: the head of its first request must come."""
+        """Start the time limit for the head of a new connection's first request."""
         self._idle[close] = None
         self._close_after(HEAD_SECONDS, close)
 
     def become_idle(self, close: Callable[[], Any]) -> None:
-        """A request has been answered."""
+        """Start the time limit for an idle connection, whose request has been answered."""
         self._busy.pop(close, None)
         self._idle[close] = None
         self._close_after(self._keep_alive, close)
 
     def begin_head(self, close: Callable[[], Any]) -> None:
-        """The first bytes of a request have come."""
+        """Start the time limit for the head of a request, whose first bytes have arrived."""
         self._close_after(HEAD_SECONDS, close)
 
     def become_busy(self, close: Callable[[], Any]) -> None:
-        """The whole head of a request has come."""
+        """Stop the time limits: the whole head of a request has arrived."""
         self._idle.pop(close, None)
         self._deadlines.pop(close, None)
         self._busy[close] = None
 
     def leave(self, close: Callable[[], Any]) -> None:
-        """A connection has ended, or become a WebSocket."""
+        """Forget a connection that has ended, or become a WebSocket."""
         for kept in (self._idle, self._busy):
             kept.pop(close, None)
         self._deadlines.pop(close, None)
@@ -17156,15 +17153,16 @@ def size_of_chunk(line: bytes) -> bytes:
 
 
 class ClientStream(tornado.iostream.IOStream):
-    """A client's connection: kept to the limits; it adds what RFC 9112 demands and Tornado leaves out.
+    """A client's connection with limits, and with parts of RFC 9112 that Tornado leaves out.
 
-    Those are chunk extensions and trailers, and an answer for every request that is malformed or too long.
+    These are chunk extensions, trailers, and responses to all requests that are malformed or too long.
     """
 
     def __init__(self, connection: socket.socket, limits: ConnectionLimits):
         super().__init__(connection)
         self._limits = limits
         self._is_new, self._is_idle, self._reads_head, self._is_body_over = True, False, True, False
+        self._is_ahead = False  # whether bytes have arrived while the last request was being answered
         self.lingers = False  # whether to end the sending side first, because the client may still be sending
         limits.arrive(self.close)
 
@@ -17179,18 +17177,19 @@ class ClientStream(tornado.iostream.IOStream):
             self._take_head(head)
         else:
             head.add_done_callback(self._take_head)
-            if self._is_idle and self._read_buffer_size:  # they came while the last request was being answered
+            if self._is_idle and self._is_ahead:
                 self._limits.begin_head(self.close)
         return head
 
     def _take_head(self, head: asyncio.Future[bytes]) -> None:
-        self._is_new = self._is_idle = self._reads_head = False
+        self._is_new = self._is_idle = self._reads_head = self._is_ahead = False
         if not head.cancelled() and head.exception() is None:
             self._limits.become_busy(self.close)
 
     def read_from_fd(self, buffer: bytearray | memoryview) -> int | None:
         """Read from the socket."""
         size = super().read_from_fd(buffer)
+        self._is_ahead |= bool(size) and not self.reading()
         if size and self._is_idle:
             self._is_idle = False
             self._limits.begin_head(self.close)
@@ -17248,8 +17247,8 @@ class ClientStream(tornado.iostream.IOStream):
 class Server(tornado.httpserver.HTTPServer):
     """An HTTPServer that keeps connections to limits.
 
-    Of many that come at once only a few begin in each turn of the loop, which serves the others in
-    between: a thousand at once would keep them waiting for a third of a second.
+    It begins only a few new connections in each turn of the loop. Otherwise a thousand that arrive together would
+    keep all others waiting for a third of a second.
     """
 
     def initialize(  # type: ignore[override]
@@ -17283,13 +17282,13 @@ class Server(tornado.httpserver.HTTPServer):
 
 def room_for_connections(wanted: int) -> int:
     """How many connections there can be, after asking the system for as many file descriptors as that takes."""
-    try:
-        resource = importlib.import_module("resource")
-    except ImportError:  # Windows
+    if sys.platform == "win32":
         return wanted
+    import resource
+
     own = 100  # files, databases and the like
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = 2 * wanted + own  # sockets of WebSockets come on top
+    enough = 2 * wanted + own  # WebSockets need some, too
     if soft != resource.RLIM_INFINITY and soft < enough:
         soft = enough if hard == resource.RLIM_INFINITY else min(enough, hard)
         with contextlib.suppress(OSError, ValueError):
@@ -17301,9 +17300,8 @@ def room_for_connections(wanted: int) -> int:
 def asgi_app(app: TodoApplication) -> Callable[..., Awaitable[None]]:
     """An app of `make_app` for ASGI servers, such as uvicorn, or to be mounted in FastAPI or Starlette.
 
-    Mount it at the prefix that the app was made with; at another place all that it answers is 404, with what to change.
-    Servers that speak the lifespan protocol open
-    and close its stores; otherwise the first request opens them.
+    Mount it at the prefix of the app; elsewhere all responses are 404, with the setting to change. Servers with the
+    lifespan protocol open and close its stores; otherwise the first request opens them.
     """
     services: Services = app.state.services
 
@@ -17325,7 +17323,7 @@ def asgi_app(app: TodoApplication) -> Callable[..., Awaitable[None]]:
     return answer
 
 
-OfUvicorn: Any = object  # stands for classes of uvicorn's, which are imported only if HTTP_SERVER asks for it
+OfUvicorn: Any = object  # a placeholder for uvicorn's classes, which are imported only with HTTP_SERVER=uvicorn
 
 
 class UvicornConnection(OfUvicorn):  # type: ignore[misc]
@@ -17360,17 +17358,17 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         super().connection_lost(error)
 
     def close(self) -> None:
-        """Close the connection at once: to wait until all is sent would be for ever if the client reads nothing."""
+        """Close the connection at once: a client that reads nothing could delay a graceful close for ever."""
         for cycle in self._unanswered:  # uvicorn itself does so only for the last one, and the others would write
             cycle.disconnected = True
         self.transport.abort()
 
     def _be_lenient(self) -> None:
-        # There may be spaces before a chunk's extension (RFC 9112, 7.1.1). The other is what uvicorn sets.
+        # Spaces before a chunk's extension are legal (RFC 9112, 7.1.1). uvicorn itself sets the other one.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True, lenient_spaces_after_chunk_size=True)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client has sent."""
+        """Parse bytes from the client."""
         if self._is_refused:
             return
         try:
@@ -17424,7 +17422,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
             and opens_socket(headers)
         )
 
-    # ---- what the parser calls
+    # ---- called by the parser
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -17453,7 +17451,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
                 self.cycle.waiting_for_100_continue = False
 
     def on_message_complete(self) -> None:
-        """The body has come to its end."""
+        """Note the end of the body."""
         self._is_reading_body = False
         if not self.parser.should_upgrade():
             super().on_message_complete()
@@ -17518,7 +17516,7 @@ async def uvicorn_listening(
         **{"server_header": False, "date_header": False},
         **{"ws_max_size": 1024, "timeout_graceful_shutdown": 5, "backlog": 2048},
     )
-    # Signals are for whoever runs the app.
+    # The program that runs the app handles signals.
     server = type("Front", (uvicorn.Server,), {"capture_signals": lambda self: contextlib.nullcontext()})(front)
     serving = asyncio.ensure_future(server.serve(sockets))
     try:
@@ -17686,7 +17684,7 @@ async def check_ends(source: Services, target: Services) -> None:
 
 
 async def check_target(source: Services, target: Services, resume: bool) -> None:
-    """Raise Conflict unless a copy would only add to the target what the source has."""
+    """Raise Conflict unless the target is empty, or has only data of an interrupted copy."""
     if not await source.database.fetch("SELECT id FROM users LIMIT 1"):
         raise Conflict(f"{source.database.name} is empty: there is nothing to copy.")
     if not resume and await target.database.fetch("SELECT id FROM users LIMIT 1"):
@@ -17700,7 +17698,7 @@ async def check_target(source: Services, target: Services, resume: bool) -> None
 
 
 async def copy_all(source: Services, target: Services, resume: bool, progress: Progress) -> list[str]:
-    """Copy users, lists, to-dos, history, trash, revisions and documents; returns what differs afterwards.
+    """Copy users, lists, to-dos, history, trash, revisions and documents; returns the tables that differ afterwards.
 
     Raises Misconfigured if both are the same database, Conflict if the target has users already, unless it is
     to resume an earlier copy, or if the target has been written to since.
@@ -17801,7 +17799,7 @@ async def renew(path: str) -> None:
 
 
 def refuse_open(path: str) -> None:
-    """Raise Misconfigured if a server has a database open: it would go on with the old one, and lose it."""
+    """Raise Misconfigured if a server has the database open: its further writes would be lost."""
     if is_open_elsewhere(path):
         raise Misconfigured(f"{path} is in use: stop the server first. Nothing was changed")
 
@@ -17850,12 +17848,12 @@ def restore(file: str, path: str) -> str | None:
 
 
 def printable(text: str) -> str:
-    """Text without what would move a terminal's cursor or end a line."""
+    """Text without characters that move a terminal's cursor or end a line."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 class LineFormatter(logging.Formatter):
-    """One line a record, whatever is in it; the lines of a traceback are set apart, so none can pass for a record."""
+    """One line a record; the lines of a traceback are indented, so that none looks like a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's text."""
@@ -18008,9 +18006,9 @@ def announce(services: Services, sockets: Sequence[socket.socket]) -> None:
 
 
 async def open_at_start(services: Services, is_check: bool = False) -> bool:
-    """Open the stores, report the engines that are away, and go on; for a check print a line for every engine.
+    """Open the stores, and report the engines that are away; for a check print a line for every engine.
 
-    Whether all are well. Raises Misconfigured, unless it is a check.
+    Returns whether all are well. Raises Misconfigured, unless it is a check.
     """
     known = ""
     try:
@@ -18237,7 +18235,7 @@ def sqlite_path(environ: Settings) -> str:
 
 
 def backup_command(file: FileArgument, *, environ: OfDatabase) -> None:
-    """Copy the SQLite database into a new file. The server may go on meanwhile."""
+    """Copy the SQLite database into a new file. The server may run meanwhile."""
     path = sqlite_path(environ)
     backup(path, file)
     print(f"{path} is copied to {file}.")
