@@ -7501,16 +7501,13 @@ class Handler:
         return f"{base}{config.prefix}/{quoted_path(path)}"
 
 
-class NotFoundHandler(Handler):
-    """Every address that no route serves, and `*`, the server as a whole (RFC 9110, 9.3.7)."""
+class ServerHandler(Handler):
+    """The server as a whole, with the target `*` (RFC 9110, 9.3.7)."""
 
     public = True
-    hint = ""  # which setting may be wrong
 
     async def respond(self, parts: Sequence[str]) -> Response[Any]:
-        if self.request.path == "*":
-            return self._options((*METHODS, "HEAD", "OPTIONS"))
-        raise NotFound(f"{NOT_FOUND} {self.hint}".rstrip())
+        return self._options((*METHODS, "HEAD", "OPTIONS"))
 
 
 # ---- routes
@@ -7540,31 +7537,28 @@ class Router:
         self._rests = [2 * prefix, *rests, ""] if prefix else []
         self._reported: set[str] = set()  # mounts that do not fit
         self._fixed = {prefix + route.path: route.handler for route in routes if "{" not in route.path}
+        self._fixed["*"] = ServerHandler
         patterns = [(route.pattern, route.handler) for route in routes if "{" in route.path]
         self._patterns = [(re.compile(re.escape(prefix) + pattern), handler) for pattern, handler in patterns]
 
     def find(self, app: "App", request: Request) -> tuple[Handler, Sequence[str]]:
-        """The handler for a request, and the parts of its path."""
+        """The handler for a request, and the parts of its path. Raises NotFound."""
         mount = request.root_path
         if mount and not self.prefix.endswith(mount):
             hint = self._prefix_hint(mount, "is")
             if mount not in self._reported:
                 self._reported.add(mount)
                 LOG.error("%s", hint)
-            return self._nothing(app, request, hint)
-        if found := self._match(request.path):
-            return found[0](app, request), found[1]
-        for path in (self.prefix + request.path.removeprefix(rest) for rest in self._rests):
+            raise NotFound(f"{NOT_FOUND} {hint}")
+        found = self._match(request.path)
+        for rest in () if found else self._rests:
+            path = self.prefix + request.path.removeprefix(rest)
             if found := self._match(path):
                 request.path = path
-                return found[0](app, request), found[1]
-        return self._nothing(app, request, self._mount_hint(request.path))
-
-    @staticmethod
-    def _nothing(app: "App", request: Request, hint: str) -> tuple[Handler, Sequence[str]]:
-        handler = NotFoundHandler(app, request)
-        handler.hint = hint
-        return handler, ()
+                break
+        if not found:
+            raise NotFound(f"{NOT_FOUND} {self._mount_hint(request.path)}".rstrip())
+        return found[0](app, request), found[1]
 
     def _match(self, path: str) -> tuple[type[Handler], Sequence[str]] | None:
         if handler := self._fixed.get(path):
@@ -8015,14 +8009,12 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
 
     def __init__(self, application: tornado.web.Application, app: App, connection: Any):
         self._application, self._app, self._connection = application, app, connection
-        self._head: tuple[Any, tornado.httputil.HTTPHeaders] | None = None  # of a request without a body
-        self._request: Request | None = None
         self._take: Callable[[bytes], Any] | None = None
         self._body_wanted: asyncio.Future[None] | None = None
         self._body_end: asyncio.Future[None] | None = None
 
     def headers_received(self, start_line: Any, headers: tornado.httputil.HTTPHeaders) -> Awaitable[None] | None:
-        """Begin to answer a request that has a body. The result is done when the body is to be read."""
+        """Begin to answer a request. If it has a body, the result is done when the body is to be read."""
         if "Expect" in headers:
             # Tornado knows only this spelling, and HTTP/1.0 has no such response (RFC 9110, 10.1.1).
             is_known = headers["Expect"].lower() == "100-continue" and start_line.version != "HTTP/1.0"
@@ -8031,22 +8023,17 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
         request = Request(
             start_line.method, start_line.path, start_line.version, read, context.remote_ip, context.protocol
         )
-        self._method = request.method
+        self._method, self._head = request.method, (start_line, headers)
         request.is_upgrade = "upgrade" in read and opens_socket(read)
+        self._task = asyncio.get_running_loop().create_task(exchange(self._app, request, self._write))
         if not request.has_body:
-            self._request = request
-            self._head = (start_line, headers) if request.is_upgrade else None
             return None
         self._connection.set_max_body_size(2**60)  # limits and times are those of Request
         self._connection.set_body_timeout(None)
         request.receive_body = self._receive_body
         self._body_wanted = asyncio.get_running_loop().create_future()
-        self._answer(request).add_done_callback(self._ask_for_body)
+        self._task.add_done_callback(self._ask_for_body)
         return self._body_wanted
-
-    def _answer(self, request: Request) -> asyncio.Task[None]:
-        self._task = asyncio.get_running_loop().create_task(exchange(self._app, request, self._write))
-        return self._task
 
     def _ask_for_body(self, _: Any = None) -> None:
         if self._body_wanted and not self._body_wanted.done():
@@ -8066,11 +8053,8 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
             self._take(chunk)
 
     def finish(self) -> None:
-        """Answer a request without a body; for others, report the end of the body."""
-        if self._request:
-            request, self._request = self._request, None
-            self._answer(request)
-        elif self._body_end and not self._body_end.done():
+        """Report the end of the body."""
+        if self._body_end and not self._body_end.done():
             self._body_end.set_result(None)
 
     def on_connection_close(self) -> None:
@@ -8105,7 +8089,7 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
             raise
 
     def _upgrade(self, response: Response[Any]) -> None:
-        start_line, headers = cast(tuple[Any, Any], self._head)
+        start_line, headers = self._head
         request = tornado.httputil.HTTPServerRequest(
             start_line=start_line, headers=headers, connection=self._connection
         )
