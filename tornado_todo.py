@@ -9057,7 +9057,7 @@ class ExportHandler(APIHandler):
         if self.request.method == "HEAD":
             return Response(FileBody(file, None), "application/json")
         try:
-            await self._write(file)
+            await self.services.database.snapshot(functools.partial(self._write, file))
         except BaseException:
             file.close()
             raise
@@ -9065,45 +9065,34 @@ class ExportHandler(APIHandler):
         file.seek(0)
         return Response(FileBody(file, size), "application/json")
 
-    async def _write(self, file: IO[bytes]) -> None:
+    async def _write(self, file: IO[bytes], source: Any) -> None:
+        """Write everything, from the database as of one moment."""
+        queries, documents = TodoQueries(source, self.user), self.services.documents
+        if isinstance(documents, SQLDocumentStore):
+            documents = SQLDocumentStore(source)
         head = {"format": "tornado_todo", "version": 1, "user": self.user.name}
         file.write(msgspec.json.encode({**head, "exported_at": timestamp(now_milliseconds())})[:-1])
-        await self.services.database.snapshot(functools.partial(self._write_moment, file))
-        if not isinstance(self.services.documents, SQLDocumentStore):
-            await self._write_all(file, "documents", self._documents(self.services.documents))
+        parts = {"lists": self._lists(queries), "todos": self._todos(queries), "documents": self._documents(documents)}
+        for name, pages in parts.items():
+            separator = b""
+            file.write(f',\n"{name}": ['.encode())
+            async for page in pages:
+                file.write(separator + b",\n".join(map(msgspec.json.encode, page)))
+                separator = b",\n"
+            file.write(b"]")
         file.write(b"}\n")
 
-    async def _write_moment(self, file: IO[bytes], source: Any) -> None:
-        """Write everything from the database, as of one moment."""
-        queries = TodoQueries(source, self.user)
-        lists = [
-            self.show(todo_list)
-            for deleted in (False, True)
-            for todo_list in await queries.lists(deleted)
-            if todo_list.role == OWNER
-        ]
-        file.write(b',\n"lists": ' + msgspec.json.encode(lists))
-        await self._write_all(file, "todos", self._todos(queries))
-        if isinstance(self.services.documents, SQLDocumentStore):
-            await self._write_all(file, "documents", self._documents(SQLDocumentStore(source)))
+    async def _lists(self, queries: TodoQueries) -> AsyncIterator[list[Any]]:
+        lists = [*await queries.lists(), *await queries.lists(deleted=True)]
+        yield self.show_all([each for each in lists if each.role == OWNER])
 
-    @staticmethod
-    async def _write_all(file: IO[bytes], name: str, pages: AsyncIterator[list[Any]]) -> None:
-        """Write a list page by page."""
-        separator = b""
-        file.write(f',\n"{name}": ['.encode())
-        async for page in pages:
-            file.write(separator + b",\n".join(map(msgspec.json.encode, page)))
-            separator = b",\n"
-        file.write(b"]")
-
-    async def _todos(self, queries: TodoQueries) -> AsyncIterator[list[Todo]]:
+    async def _todos(self, queries: TodoQueries) -> AsyncIterator[list[Any]]:
         after = ""
         while todos := await queries.own_todos(after, 1000):
             yield self.show_all(todos)
             after = todos[-1].id
 
-    async def _documents(self, store: SQLDocumentStore | MongoDocumentStore) -> AsyncIterator[list[dict[str, Any]]]:
+    async def _documents(self, store: DocumentStore) -> AsyncIterator[list[Any]]:
         after = ""
         while entries := await store.entries(self.user.id, "", after, 20):
             documents = [(entry.name, await store.get(self.user.id, entry.name)) for entry in entries]
