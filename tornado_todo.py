@@ -6580,9 +6580,9 @@ class Hosts:
             raise Misdirected(f"{name or host[:100]!r} is not a name of this server. ALLOWED_HOSTS lists its names.")
 
 
-def is_of_host(origin: str | None, host: str) -> bool:
+def is_of_host(origin: str, host: str) -> bool:
     """Whether an origin has the host and port of a Host header, with any scheme: TLS may end at a proxy."""
-    reduced = origin_of(origin or "")
+    reduced = origin_of(origin)
     return bool(reduced) and reduced == origin_of(f"{reduced.partition('://')[0]}://{host}")
 
 
@@ -7451,16 +7451,15 @@ class Handler:
         if self.caller.kind != "session":
             raise Forbidden("This takes a session: sign in on the page, or by POST /api/session.")
 
-    def is_from_here(self, trusts: Callable[[str], bool]) -> bool:
-        """Whether a request comes from no page, from an own page, or from a page of a trusted origin, as in Tornado."""
+    def is_from_own_site(self) -> bool:
+        """Whether a request comes from no page, from an own page, or from one of an origin that CORS_ORIGINS lists."""
         site, origin = self.request.headers.get("sec-fetch-site"), self.request.headers.get("origin")
         if site in ("same-origin", "none") or (site is None and origin is None):
             return True
-        return (site is None and is_of_host(origin, self.request.host)) or bool(origin and trusts(origin))
-
-    def is_trusted(self, origin: str) -> bool:
-        """Whether an origin is the server's own, or one that CORS_ORIGINS lists."""
-        return self.app.origins.allows(origin) or self.app.origins.is_own(origin, self.request)
+        if not origin:
+            return False
+        is_ours = site is None and is_of_host(origin, self.request.host)
+        return is_ours or self.app.origins.allows(origin) or self.app.origins.is_own(origin, self.request)
 
     def check_site(self) -> None:
         """Raise Forbidden for a write by a page of another site."""
@@ -7469,7 +7468,7 @@ class Handler:
         takes_token = not self.public and self.app.authenticator.has_accounts
         if takes_token and "authorization" in self.request.headers and bearer_secret(self.request) is not None:
             return
-        if not self.is_from_here(self.is_trusted):
+        if not self.is_from_own_site():
             raise Forbidden(
                 "A page of another site may not write here. CORS_ORIGINS lists the sites that may. If this is the"
                 " server's own page behind a proxy, set PUBLIC_URL to its address."
@@ -7899,14 +7898,14 @@ async def respond(app: App, request: Request) -> tuple[Response[Any], Caller | N
         handler, parts = app.router.find(app, request)
         if request.method not in ("GET", "HEAD", "OPTIONS"):
             handler.check_site()
-        response = await handler.respond(parts)
+        try:
+            response = await handler.respond(parts)
+        except NotModified:
+            response = Response(status=304)
         response.headers = {**handler.headers, **response.headers}
         finish_headers(app, request, handler, response)
     except ClientGone:
         raise
-    except NotModified:
-        response = Response(status=304, headers=handler.headers if handler else None)
-        finish_headers(app, request, handler, response)
     except Exception as error:
         log_error(request, error)
         if request.has_body:
@@ -8637,7 +8636,7 @@ class EventsHandler(APIHandler):
         headers = self.request.headers
         if asks_for_socket(headers) and headers.get("sec-websocket-version") != "13":
             raise UpgradeRequired("Use version 13 of the WebSocket protocol.", headers={"Sec-WebSocket-Version": "13"})
-        if not self.is_from_here(self.is_trusted):
+        if not self.is_from_own_site():
             raise Forbidden("A page of another site may not listen here. CORS_ORIGINS lists the sites that may.")
         if not self.request.is_upgrade or self.request.version == "HTTP/1.0":  # it knows no upgrade (RFC 6455, 4.1)
             raise Malformed(
@@ -18360,7 +18359,7 @@ def find_command(words: Sequence[str]) -> str:
     """
     named = [name for name in COMMANDS if name and name.split() == [*words[: len(name.split())]]]
     groups = {name.partition(" ")[0] for name in COMMANDS if " " in name}
-    if named or words[0].startswith("-"):
+    if named or not words or words[0].startswith("-"):
         return named[0] if named else ""
     if words[-1] in ("-h", "--help"):
         return words[0] if words[0] in groups else ""
@@ -18373,8 +18372,6 @@ def find_command(words: Sequence[str]) -> str:
 
 def run_command(words: Sequence[str]) -> int | None:
     """Run the command that the first arguments name, or else the server. Raises Misconfigured if there is none."""
-    if not words:
-        return serve_command(environ=read_environment({}, logs=True))  # to make its parser takes 2 ms of a start
     name = find_command(words)
     arguments = vars(command_parser(name).parse_args(words[len(name.split()) :]))
     settings = {key: arguments.pop(key) for key in SETTING_NAMES & arguments.keys()}
