@@ -416,7 +416,7 @@ def server_url(*schemes: str, options: Mapping[str, Parser], others: Parser | No
     def parse(text: str) -> str:
         parts = url_parts(text, *schemes)
         # A slash, ? or # in a password that is not percent-encoded would end it early.
-        if text and (not parts or "@" in parts.path + parts.query + parts.fragment):
+        if text and (not parts or "@" in parts.path + parts.query + parts.fragment or "%00" in text):
             raise Misconfigured(f"not a URL of the form {schemes[-1]}://user:password@host:port/name")
         if not parts:
             return text
