@@ -101,8 +101,8 @@ class Answer(NamedTuple):
 
 @functools.cache
 def described_paths() -> list[tuple[re.Pattern, dict]]:
-    """The paths of the API's description as expressions, and their methods; nothing without jsonschema."""
-    if importlib.util.find_spec("jsonschema") is None:
+    """The paths of the API's description as expressions, and their methods; nothing without jsonschema-rs."""
+    if importlib.util.find_spec("jsonschema_rs") is None:
         return []
     document = tornado_todo.make_app(MEMORY).state.openapi().document
     paths = (
@@ -115,14 +115,14 @@ def described_paths() -> list[tuple[re.Pattern, dict]]:
 @functools.cache
 def schema_validator(path: re.Pattern, method: str, status: int):
     """What checks a response's JSON by the schema that the description has for it; None if it has none."""
-    import jsonschema
+    import jsonschema_rs
 
     document = tornado_todo.make_app(MEMORY).state.openapi().document
     response = dict(described_paths())[path][method.lower()]["responses"].get(str(status))
     assert response or status in UNDESCRIBED, f"{method} {path.pattern}: {status} is not in the description"
     response = document["components"]["responses"][str(status)] if "$ref" in (response or {}) else response or {}
     content = next(iter(response.get("content", {}).values()), {})
-    return jsonschema.Draft202012Validator({**content.get("schema", {}), "components": document["components"]})
+    return jsonschema_rs.Draft202012Validator({**content.get("schema", {}), "components": document["components"]})
 
 
 UNDESCRIBED = {402, 405, 426, 431}  # what HTTP itself brings, an embedder's own refusal, and another WebSocket version
@@ -173,8 +173,6 @@ class Client:
             self._connection.request(method, self.prefix + path, raw, named)
             response = self._connection.getresponse()
             answer = Answer(response.status, response.headers, response.read())
-            if answer.status >= 400:
-                self._connection.close()
         except (http.client.HTTPException, OSError):
             self._connection.close()
             raise
@@ -606,7 +604,11 @@ def mysql_url():
 # ==== fixtures: one parameter an engine =========================================================
 
 
-@pytest.fixture(params=["SQLite file", "SQLite memory", *if_set("TEST_POSTGRES_URL", "Postgres")])
+# The same statements and writer as in a file, and the tests with `shared` and the like are over memory anyway.
+IN_MEMORY = pytest.param("SQLite memory", marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=["SQLite file", IN_MEMORY, *if_set("TEST_POSTGRES_URL", "Postgres")])
 def todo_engine(request, tmp_path) -> dict:
     """Settings that choose an engine for to-dos."""
     if request.param == "Postgres":
@@ -649,7 +651,7 @@ class Shelf(NamedTuple):
 DOCUMENT_ENGINES = [*if_set("TEST_POSTGRES_URL", "Postgres"), *if_set("TEST_MONGODB_URI", "MongoDB")]
 
 
-@pytest.fixture(params=["SQLite file", "SQLite memory", *DOCUMENT_ENGINES])
+@pytest.fixture(params=["SQLite file", IN_MEMORY, *DOCUMENT_ENGINES])
 async def document_store(request, tmp_path):
     """A document store."""
     if request.param == "MongoDB":
@@ -880,13 +882,13 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(settings=MEMORY, **options):
+def served(settings=MEMORY, listener: socket.socket | None = None, **options):
     """A running server whose stores a test can reach, where people sign in."""
     app = tornado_todo.make_app({**HTTP_SERVER, **WITH_ACCOUNTS, **settings}, **options)
 
     @contextlib.asynccontextmanager
     async def host():
-        sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
+        sockets = [listener.dup()] if listener else tornado.netutil.bind_sockets(0, "127.0.0.1")
         async with tornado_todo.listening(app, sockets):
             await app.state.services.open()
             yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}{app.state.config.prefix}"
@@ -1062,7 +1064,9 @@ def told(answer: Answer) -> tuple:
 
 # ---- the page in Chromium: Playwright's async API runs on the session's event loop
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# The shell, which has no windows and menus to draw, takes three quarters of the time.
+CHROMIUMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, CHROMIUMS)), None)
 
 
 @pytest.fixture(scope="session")
@@ -1077,7 +1081,7 @@ async def browser():
     async with async_playwright() as playwright:
         options = [*sandbox, "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"]
         chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        chromium.free_windows = collections.defaultdict(list)
+        chromium.free_tabs = collections.defaultdict(list)
         yield chromium
         await chromium.close()
 
@@ -1086,79 +1090,94 @@ SCREENS = pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)], id
 BUY, FEED, BOOK = "buy some cheese", "feed the cat", "book a doctors appointment"
 
 
-@pytest.fixture
-def server():
-    with tornado_todo.running(MEMORY) as url:
-        yield url
+@pytest.fixture(scope="session")
+def page_address():
+    """The socket of all servers of page tests: a browser is faster on an address that it knows."""
+    (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
+    yield listener
+    listener.close()
 
 
 @pytest.fixture
-def accounts_server():
-    with served(MEMORY) as server:
+def server(page_address):
+    with served({**MEMORY, "AUTH": "auto", "SIGNUP": "invite"}, page_address) as server:
+        yield server.url
+
+
+@pytest.fixture
+def accounts_server(page_address):
+    with served(MEMORY, page_address) as server:
         yield server
 
 
-@contextlib.asynccontextmanager
-async def window(browser, origin, **options):
-    """A browser window without any data. Opening one costs as much as a test, so that it is used again afterwards."""
-    free = browser.free_windows[json.dumps(options, sort_keys=True)]
-    if free:
-        context = free.pop()
-    else:
-        screen = {"width": 1280, "height": 800}
-        context = await browser.new_context(viewport=screen, reduced_motion="reduce", **options)
-        context.set_default_timeout(1000 * PATIENCE)
-        context.has_real_clock = True
-        await context.new_page()  # keeps the window open
-    try:
-        yield context
-    except BaseException:
-        await context.close()
-        raise
-    if not context.has_real_clock:
+async def blank_tab(browser, **options):
+    """A tab in a window of its own. Opening one costs as much as a test, so tests leave it to each other."""
+    if free := browser.free_tabs[json.dumps(options, sort_keys=True)]:
+        return free.pop()
+    screen = {"width": 1280, "height": 800}
+    context = await browser.new_context(viewport=screen, reduced_motion="reduce", **options)
+    context.set_default_timeout(1000 * PATIENCE)
+    tab = await context.new_page()
+    tab.on("pageerror", lambda error: tab.faults.append(str(error)))
+    tab.on("console", lambda said: tab.faults.append(said.text) if "Content Security" in said.text else None)
+    tab.devtools = await context.new_cdp_session(tab)
+    tab.faults, tab.is_reusable, tab.options = [], True, json.dumps(options, sort_keys=True)
+    return tab
+
+
+async def wipe(browser, tab, origin):
+    """Leave a tab to the next test as if it were new, or close it with its window."""
+    context = tab.context
+    if not tab.is_reusable or tab.is_closed():
         await context.close()
         return
-    empty, *pages = context.pages
-    for page in pages:
-        await page.close()
+    for other in context.pages:
+        if other is not tab:
+            await other.close()
     await context.unroute_all()
+    await tab.unroute_all()
+    tab.server = origin
+    try:
+        await go_away(tab)  # or the page would write into the storage that is cleared
+    except Exception:  # the test has ended its server
+        await context.close()
+        return
+    await tab.evaluate("sessionStorage.clear()")
+    await tab.mouse.move(0, 0)
     await context.clear_cookies()
-    devtools = await context.new_cdp_session(empty)
-    await devtools.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"})
-    await devtools.detach()
-    free.append(context)
+    await tab.devtools.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"})
+    await tab.devtools.send("Page.resetNavigationHistory")
+    browser.free_tabs[tab.options].append(tab)
 
 
 @contextlib.asynccontextmanager
-async def opened(browser, url, cookies=(), **options):
-    """A page in a window of its own; any script error or refused policy in it fails the test."""
-    async with window(browser, url, **options) as context:
+async def opened(browser, url, width=1280, height=800, path="/", cookies=(), **options):
+    """A page of this size (a small one is touched, not hovered over); an error in it fails the test."""
+    page = await blank_tab(browser, has_touch=width < 600, **options)
+    try:
         if cookies:
-            await context.add_cookies(cookies)
-        page = await context.new_page()
-        page.faults = []
-        page.on("pageerror", lambda error: page.faults.append(str(error)))
-        page.on("console", lambda said: page.faults.append(said.text) if "Content Security" in said.text else None)
+            await page.context.add_cookies(cookies)
+        if page.viewport_size != {"width": width, "height": height}:
+            await page.set_viewport_size({"width": width, "height": height})
         page.server = url
-        await page.goto(url + "/")
+        await page.goto(url + path)
         yield page
-    assert page.faults == []
+    except BaseException:
+        await page.context.close()
+        raise
+    faults, page.faults = page.faults, []
+    await wipe(browser, page, url)
+    assert faults == []
 
 
-@contextlib.asynccontextmanager
-async def opened_at(browser, url, width=1280, height=800, path="/", cookies=()):
-    """A page of this size; a small one is touched, not hovered over."""
-    async with opened(browser, url, cookies, has_touch=width < 600) as page:
-        await page.set_viewport_size({"width": width, "height": height})
-        if path != "/":
-            await page.goto("about:blank")
-            await page.goto(url + path)
-        yield page
+async def go_away(page):
+    """Leave the page for an error without scripts. One of another site would take a process of its own."""
+    await page.goto(page.server + "/nothing")
 
 
 async def install_clock(page, **options):
     """Let the test move the page's clock. This holds for the window until it is closed."""
-    page.context.has_real_clock = False
+    page.is_reusable = False
     await page.clock.install(**options)
 
 
@@ -1309,7 +1328,7 @@ async def signed_in_page(browser, server, name, width=1280, height=800):
     person = await asyncio.to_thread(server.person, name)
     cookie, _, value = person.own["Cookie"].partition("=")
     cookies = [{"name": cookie, "value": value, "url": server.url}]
-    async with opened_at(browser, server.url, width, height, cookies=cookies) as page:
+    async with opened(browser, server.url, width, height, cookies=cookies) as page:
         await expect(page.locator(".account-button")).to_be_attached()
         yield page
 
@@ -13236,6 +13255,7 @@ async def test_text_survives_a_reload_that_interrupts_a_reload(page):
 @pytest.mark.parametrize("leave", [reload, reopen])
 async def test_what_waits_for_an_absent_server_survives_leaving(page, leave):
     await type_in(page, BUY)
+    page.is_reusable = False
     page.on("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
     await page.context.route("**/api/**", lambda route: route.abort())
     await page.locator(".new-todo").fill(FEED)
@@ -13282,7 +13302,7 @@ async def test_earlier_text_that_was_typed_again_is_chosen(page):
     await page.context.route("**/api/**", lambda route: route.abort())
     await page.locator(".detail-notes").fill("mine")
     await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"notes": "theirs"})
-    await page.goto("about:blank")
+    await go_away(page)
     await page.context.unroute_all()
     await page.go_back()
     await expect(page.locator(".dispute .version-text")).to_have_text(["mine", "theirs"])
@@ -13292,7 +13312,7 @@ async def test_text_that_was_saved_at_closing_asks_nobody_later(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
     await page.locator(".detail-notes").press_sequentially("mine")
-    await page.goto("about:blank")
+    await go_away(page)
     todo = await saved(page, notes="mine")
     await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"notes": "later"})
     await page.go_back()
@@ -13502,7 +13522,7 @@ async def test_open_details_take_back_nothing_that_others_wrote(page):
         await settled(page)
         todo = (await ask(page, "/api/todos"))[0]
         assert (todo["title"], todo["notes"]) == (name, f"notes {name}")
-        await page.goto("about:blank")
+        await go_away(page)
         await page.goto(page.server + "/")
 
 
@@ -13515,7 +13535,7 @@ async def test_tag_that_is_being_typed_is_added_on_leaving_the_details(page):
         await expect(row(page, BUY).locator(".tag")).to_have_text([*LEAVING_DETAILS][:number])
         await settled(page)
         assert [todo["tags"] for todo in await ask(page, "/api/todos")] == [[*LEAVING_DETAILS][:number], []]
-        await page.goto("about:blank")
+        await go_away(page)
         await page.goto(page.server + "/")
 
 
@@ -13757,6 +13777,7 @@ async def test_fields_of_the_new_to_do_go_with_it_once(page):
 @pytest.fixture
 async def mortal_page(page):
     """A page that can end as in a crash: nothing that it does at leaving happens then."""
+    page.is_reusable = False
     await page.add_init_script(
         "for (const kind of ['pagehide', 'visibilitychange'])"
         " addEventListener(kind, event => window.isDead && event.stopImmediatePropagation(), true)"
@@ -14739,7 +14760,7 @@ async def test_a_low_window_is_not_covered_by_what_sticks_to_it(page):
     # What 740 by 360 pixels, and 1280 by 800 at an enlargement of 200 and 400 percent, have for a page.
     for width, height in ((740, 360), (640, 400), (320, 200)):
         await page.set_viewport_size({"width": width, "height": height})
-        await page.goto("about:blank")
+        await go_away(page)
         await page.goto(page.server + "/")
         await expect(rows(page)).to_have_count(20)
         await rows(page).nth(10).locator(".toggle").focus()
@@ -14864,6 +14885,7 @@ async def test_a_printed_list_that_is_not_loaded_whole_says_so(page):
     await expect(rows(page)).to_have_count(100)
     note = page.locator(".print-note")
     await expect(note).to_be_hidden()
+    page.is_reusable = False
     await page.emulate_media(media="print")
     await expect(note).to_contain_text("Only the first 100 to-dos are printed")
     await expect(page.locator(".more:visible")).to_have_count(0)
@@ -14875,8 +14897,7 @@ async def test_a_printed_list_that_is_not_loaded_whole_says_so(page):
 
 
 async def test_a_tap_on_the_title_opens_the_details(browser, server):
-    async with opened(browser, server, has_touch=True) as page:
-        await page.set_viewport_size({"width": 360, "height": 740})
+    async with opened(browser, server, 360, 740) as page:
         await type_in(page, BUY)
         await row(page, BUY).locator("label").tap()
         await expect(page.locator(".detail")).to_be_visible()
@@ -14938,7 +14959,7 @@ async def make_link_on_page(page):
 
 @SCREENS
 async def test_a_person_signs_up_signs_out_and_signs_in_again_on_the_page(browser, accounts_server, width, height):
-    async with opened_at(browser, accounts_server.url, width, height) as page:
+    async with opened(browser, accounts_server.url, width, height) as page:
         await expect(page.locator("#gate-title")).to_have_text("Make the first account")
         await expect(page.locator("#sign-up-name")).to_be_focused()
         await assert_fits(page)
@@ -14971,7 +14992,7 @@ async def test_signing_in_works_by_the_keyboard_alone(browser, accounts_server):
 
 
 async def test_unencrypted_page_warns_and_password_managers_find_its_fields(browser, accounts_server):
-    async with opened_at(browser, accounts_server.url) as page:
+    async with opened(browser, accounts_server.url) as page:
         for form, kind in (("sign-in", "current-password"), ("sign-up", "new-password")):
             await expect(page.locator(f"form.{form}-form #{form}-name")).to_have_attribute("autocomplete", "username")
             password = page.locator(f"form.{form}-form #{form}-password")
@@ -15003,7 +15024,7 @@ async def test_a_wrong_password_is_told_at_its_field_and_selected(browser, accou
 
 
 async def test_what_is_wrong_with_a_new_account_stands_at_its_field(browser, accounts_server):
-    async with signed_in_page(browser, accounts_server, "ann"), opened_at(browser, accounts_server.url) as page:
+    async with signed_in_page(browser, accounts_server, "ann"), opened(browser, accounts_server.url) as page:
         await page.locator(".gate-switch").click()
         await page.locator(".sign-up-form [type=submit]").click()
         await expect(page.locator(".sign-up-form .complaint")).to_have_count(2)
@@ -15051,7 +15072,7 @@ async def test_the_first_account_is_offered_what_the_machines_own_user_has(brows
     with serving({**MEMORY, "SIGNUP": "open"}) as client:
         for title in ("milk", "bread")[: 1 + takes]:
             add(client, title)
-        async with opened_at(browser, client.url) as page:
+        async with opened(browser, client.url) as page:
             await expect(page.locator(".todo-list li")).to_have_count(1 + takes)
             await page.locator(".sign-in-button").click()
             amount = "2 to-dos" if takes else "1 to-do"
@@ -15070,7 +15091,7 @@ async def test_account_made_of_the_local_user_survives_its_other_windows(browser
     """Its answer, with the new cookie, comes after every window has noticed that the local user is gone."""
     with serving({**MEMORY, "SIGNUP": "open"}) as client:
         add(client, "milk")
-        async with opened_at(browser, client.url) as page:
+        async with opened(browser, client.url) as page:
             page.server = client.url
             await open_window(page)
             sent = asyncio.Event()
@@ -15096,7 +15117,7 @@ async def test_account_made_of_the_local_user_survives_its_other_windows(browser
 async def test_draft_and_notes_in_other_windows_are_taken_along_into_the_first_account(browser):
     with serving({**MEMORY, "SIGNUP": "open"}) as client:
         add(client, "milk")
-        async with opened_at(browser, client.url) as page, opened_at(browser, client.url) as elsewhere:
+        async with opened(browser, client.url) as page, opened(browser, client.url) as elsewhere:
             page.server = client.url
             other = await open_window(page)
             await open_details(other, "milk")
@@ -15113,7 +15134,7 @@ async def test_draft_and_notes_in_other_windows_are_taken_along_into_the_first_a
 
 async def test_who_is_second_to_make_the_first_account_is_told_so(browser):
     with serving({**MEMORY}) as client:
-        async with opened_at(browser, client.url) as page, opened_at(browser, client.url) as second:
+        async with opened(browser, client.url) as page, opened(browser, client.url) as second:
             for each, name in ((page, "ann"), (second, "ben")):
                 await each.locator(".sign-in-button").click()
                 await each.locator("#sign-up-name").fill(name)
@@ -15158,11 +15179,11 @@ async def test_an_invitation_opens_the_sign_up_filled_in_and_works_once(browser)
             await ann.locator(".make-invite").click()
             link = await ann.locator(".invites-part .secret").input_value()
             assert link.startswith(url + "/#/sign-up/")
-            async with opened_at(browser, url) as other:
+            async with opened(browser, url) as other:
                 await expect(other.locator(".gate-hint")).to_contain_text("invitation")
                 await expect(other.locator(".gate-switch")).to_be_hidden()
             for name, works in (("bob", True), ("cid", False)):
-                async with opened_at(browser, url, path=link.removeprefix(url)) as other:
+                async with opened(browser, url, path=link.removeprefix(url)) as other:
                     await expect(other.locator("#sign-up-invite")).to_have_value(link.rpartition("/")[2])
                     await other.locator("#sign-up-name").fill(name)
                     await other.locator("#sign-up-password").fill(PASSWORD)
@@ -15199,7 +15220,7 @@ async def test_signing_out_leaves_nothing_private_in_the_browser(browser, accoun
 async def test_signing_out_everywhere_closes_other_tabs_and_devices(browser, accounts_server):
     async with (
         signed_in_page(browser, accounts_server, "ann") as page,
-        opened_at(browser, accounts_server.url) as device,
+        opened(browser, accounts_server.url) as device,
     ):
         await type_in(page, BUY)
         await sign_in_on_page(device, "ann")
@@ -15255,7 +15276,7 @@ async def test_what_was_typed_and_left_is_shown_to_nobody_else(browser, accounts
             await page.route("**/api/session", lambda route: never.wait())
             await page.reload(wait_until="commit")
         await page.locator("html:not(.is-starting) .new-todo").fill("a secret")
-        await page.goto("about:blank")
+        await go_away(page)
         await page.unroute_all()
         never.set()
         await page.context.clear_cookies()
@@ -15270,7 +15291,7 @@ async def test_what_was_typed_and_left_is_shown_to_nobody_else(browser, accounts
 async def test_own_text_waits_for_whoever_signs_in_again(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ada") as page:
         await page.locator(".new-todo").fill("a secret")
-        await page.goto("about:blank")
+        await go_away(page)
         await page.context.clear_cookies()
         await page.goto(accounts_server.url + "/")
         await sign_in_on_page(page, "ada")
@@ -15378,7 +15399,7 @@ async def test_a_token_is_made_shown_once_and_revoked(browser, accounts_server, 
 async def test_sessions_are_listed_and_another_one_is_ended(browser, accounts_server):
     async with (
         signed_in_page(browser, accounts_server, "ann") as page,
-        opened_at(browser, accounts_server.url) as device,
+        opened(browser, accounts_server.url) as device,
     ):
         await sign_in_on_page(device, "ann")
         await expect(device.locator(".gate")).to_be_hidden()
@@ -15466,7 +15487,7 @@ async def test_escape_closes_the_account_and_the_focus_goes_back(browser, accoun
 
 
 async def test_the_machines_own_user_may_sign_in_or_go_on_without(browser, server):
-    async with opened_at(browser, server) as page:
+    async with opened(browser, server) as page:
         await type_in(page, BUY)
         await expect(page.locator(".account-button")).to_be_hidden()
         await page.locator(".sign-in-button").click()
@@ -15489,7 +15510,7 @@ async def test_the_machines_own_user_may_sign_in_or_go_on_without(browser, serve
 
 @pytest.mark.slow
 async def test_whose_session_ended_elsewhere_may_go_on_as_the_machines_own_user(browser, server):
-    async with opened_at(browser, server) as page, opened_at(browser, server) as device:
+    async with opened(browser, server) as page, opened(browser, server) as device:
         await type_in(page, BUY)
         await page.locator(".sign-in-button").click()
         await sign_up_on_page(page, "ann")
@@ -15507,7 +15528,7 @@ async def test_whose_session_ended_elsewhere_may_go_on_as_the_machines_own_user(
 
 
 async def test_a_page_opened_under_an_ended_session_is_the_machines_own_users(browser, server):
-    async with opened_at(browser, server) as page:
+    async with opened(browser, server) as page:
         await type_in(page, BUY)
         await page.locator(".sign-in-button").click()
         await sign_up_on_page(page, "ann")
@@ -15693,7 +15714,7 @@ async def test_a_link_shows_one_list_live_until_it_is_revoked(browser, accounts_
         await make_list_on_page(ann, "Groceries", BUY)
         link = await make_link_on_page(ann)
         assert link.startswith(accounts_server.url + "/#/link/")
-        async with opened_at(
+        async with opened(
             browser, accounts_server.url, width, height, link.removeprefix(accounts_server.url)
         ) as reader:
             await expect(reader.locator("h1")).to_have_text("Groceries")
@@ -15817,7 +15838,7 @@ async def test_payloads_in_titles_notes_tags_and_names_are_not_run(browser):
             assert client.post("/api/lists", {"title": payload}, **ann).status == 201
             assert client.post("/api/tokens", {"name": payload}, **ann).status == 201
         client.post("/api/session", {"name": "ann", "password": "the password of ann"}, User_Agent=PAYLOADS[3])
-        async with opened_at(browser, url) as page:
+        async with opened(browser, url) as page:
             name, _, value = ann["Cookie"].partition("=")
             await page.context.add_cookies([{"name": name, "value": value, "url": url}])
             await page.reload()
