@@ -1372,35 +1372,13 @@ async def assert_fits(page):
 # ==== configuration =============================================================================
 
 DEFAULTS = {
-    "SERVER_HOST": "localhost",
-    "SERVER_PORT": 8888,
-    "DATABASE_URL": "sqlite:///tornado_todo.db",
-    "MONGODB_URI": "",
-    "REDIS_URL": "",
-    "REDIS_HOST": "",
-    "REDIS_PORT": 6379,
-    "REDIS_PREFIX": "tornado_todo:",
-    "MYSQL_URL": "",
-    "AUTH": "auto",
-    "SIGNUP": "invite",
-    "COOKIE_SECRET": (),
-    "ALLOWED_HOSTS": frozenset(),
-    "CORS_ORIGINS": frozenset(),
-    "FRAME_ANCESTORS": "'none'",
-    "TRUSTED_PROXIES": (),
-    "PUBLIC_URL": "",
-    "PREFIX": "",
-    "STATIC_PATH": "",
-    "WEATHER_URI": "",
-    "WEATHER_PLACE": "",
-    "TRASH_DAYS": 30,
-    "WORKERS": 1,
-    "HTTP_SERVER": "tornado",
-    "MAX_CONNECTIONS": 4000,
-    "KEEP_ALIVE": 75,
-    "LOG_LEVEL": "info",
-    "LOG_FORMAT": "text",
-}
+    "SERVER_HOST": "localhost", "SERVER_PORT": 8888, "DATABASE_URL": "sqlite:///tornado_todo.db", "MONGODB_URI": "",
+    "REDIS_URL": "", "REDIS_HOST": "", "REDIS_PORT": 6379, "REDIS_PREFIX": "tornado_todo:", "MYSQL_URL": "",
+    "AUTH": "auto", "SIGNUP": "invite", "COOKIE_SECRET": (), "ALLOWED_HOSTS": frozenset(),
+    "CORS_ORIGINS": frozenset(), "FRAME_ANCESTORS": "'none'", "TRUSTED_PROXIES": (), "PUBLIC_URL": "", "PREFIX": "",
+    "STATIC_PATH": "", "WEATHER_URI": "", "WEATHER_PLACE": "", "TRASH_DAYS": 30, "WORKERS": 1,
+    "HTTP_SERVER": "tornado", "MAX_CONNECTIONS": 4000, "KEEP_ALIVE": 75, "LOG_LEVEL": "info", "LOG_FORMAT": "text",
+}  # fmt: skip
 
 
 def config(**environ: str) -> tornado_todo.Config:
@@ -1773,14 +1751,8 @@ def test_the_package_has_the_extras_and_the_command_that_were_promised():
     text = (HERE / "setup.cfg").read_text(encoding="utf-8")
     extras = text[text.index("[options.extras_require]") : text.index("[options.entry_points]")]
     assert re.findall(r"^([a-z]+) =", extras, re.MULTILINE) == [
-        "postgres",
-        "mongo",
-        "redis",
-        "mysql",
-        "fast",
-        "all",
-        "test",
-    ]
+        "postgres", "mongo", "redis", "mysql", "fast", "all", "test",
+    ]  # fmt: skip
     assert "tornado-todo = tornado_todo:main" in text and "py_modules = tornado_todo" in text
     assert "MIT License" in (HERE / "LICENSE").read_text(encoding="utf-8")
 
@@ -1812,15 +1784,8 @@ def test_importing_the_module_and_making_an_app_has_no_side_effect(tmp_path, act
 SERVED = tornado_todo.make_app({**MEMORY, "STATIC_PATH": str(HERE)}).state.router.routes
 # A route that is not named here is for users who have signed in, by a session or a token.
 ANYONES = (
-    "/",
-    "/page/",
-    "/api/health",
-    "/api/health/live",
-    "/api/session",
-    "/api/openapi.json",
-    "/api/docs",
-    "/api/users",
-)
+    "/", "/page/", "/api/health", "/api/health/live", "/api/session", "/api/openapi.json", "/api/docs", "/api/users",
+)  # fmt: skip
 SESSIONS = ("/api/sessions", "/api/user", "/api/tokens", "/api/invites")
 
 
@@ -2064,22 +2029,9 @@ def test_two_posts_at_once_are_both_kept(client):
 # ==== to-dos: fields =============================================================================
 
 FIELDS = [
-    "id",
-    "url",
-    "list",
-    "title",
-    "completed",
-    "completed_at",
-    "order",
-    "notes",
-    "due",
-    "priority",
-    "tags",
-    "created_at",
-    "updated_at",
-    "deleted_at",
-    "revision",
-]
+    "id", "url", "list", "title", "completed", "completed_at", "order", "notes", "due", "priority", "tags",
+    "created_at", "updated_at", "deleted_at", "revision",
+]  # fmt: skip
 
 
 def test_a_todo_has_exactly_the_fields_of_the_interface(client):
@@ -2135,17 +2087,12 @@ def test_a_title_has_1_to_500_characters_after_trimming(client):
 @pytest.mark.parametrize(
     "due, kept",
     [
-        ("2026-11-22", "2026-11-22"),
-        (" 2024-02-29 ", "2024-02-29"),
-        ("2026-11-22T14:00:00+01:00", "2026-11-22T14:00:00+01:00"),
-        ("2026-11-22T14:00Z", "2026-11-22T14:00:00Z"),
-        ("2026-11-22t14:00:00z", "2026-11-22T14:00:00Z"),
-        ("2026-11-22T14:00:00+00:00", "2026-11-22T14:00:00Z"),
-        ("0001-01-01", "0001-01-01"),
-        ("9999-12-31T23:59:59-23:59", "9999-12-31T23:59:59-23:59"),
-        (None, None),
+        ("2026-11-22", "2026-11-22"), (" 2024-02-29 ", "2024-02-29"),
+        ("2026-11-22T14:00:00+01:00", "2026-11-22T14:00:00+01:00"), ("2026-11-22T14:00Z", "2026-11-22T14:00:00Z"),
+        ("2026-11-22t14:00:00z", "2026-11-22T14:00:00Z"), ("2026-11-22T14:00:00+00:00", "2026-11-22T14:00:00Z"),
+        ("0001-01-01", "0001-01-01"), ("9999-12-31T23:59:59-23:59", "9999-12-31T23:59:59-23:59"), (None, None),
     ],
-)
+)  # fmt: skip
 def test_a_due_day_or_time_is_kept_as_it_was_meant(client, due, kept):
     assert add(client, due=due)["due"] == kept
 
@@ -2153,18 +2100,11 @@ def test_a_due_day_or_time_is_kept_as_it_was_meant(client, due, kept):
 @pytest.mark.parametrize(
     "due",
     [
-        "tomorrow",
-        "2026-02-29",
-        "2026-13-01",
-        "2026-1-1",
-        "26-01-01",
-        "2026-11-22T14:00:00",
-        "2026-11-22T25:00Z",
-        "2026-W01-1",
-        "20261122",
+        "tomorrow", "2026-02-29", "2026-13-01", "2026-1-1", "26-01-01", "2026-11-22T14:00:00", "2026-11-22T25:00Z",
+        "2026-W01-1", "20261122",
     ]
     + ["", "2026-11-22 14:00Z", "2026-11-22T14:00:00+99:00", "2026-11-22T14:00:60Z", "٢٠٢٦-١١-٢٢", 20261122, True, []],
-)
+)  # fmt: skip
 def test_a_due_that_is_no_day_and_no_time_with_an_offset_is_refused(shared, due):
     before = everything(shared)
     assert_problem(shared.post("/api/todos", {"title": "x", "due": due}), 422, "due")
@@ -2313,15 +2253,10 @@ def test_a_put_without_a_title_is_refused(shared):
 @pytest.mark.parametrize(
     "name",
     [
-        "x",
-        "1",
-        "00000000-0000-7000-8000-00000000000g",
-        "{" + "0" * 32 + "}--",
-        "0" * 32,
-        "urn:" + "0" * 32,
+        "x", "1", "00000000-0000-7000-8000-00000000000g", "{" + "0" * 32 + "}--", "0" * 32, "urn:" + "0" * 32,
         "0x" + "0" * 30 + "----",
     ],
-)
+)  # fmt: skip
 def test_a_put_of_an_id_that_is_no_uuid_is_refused(shared, name):
     before = everything(shared)
     assert_problem(shared.put("/api/todos/" + urllib.parse.quote(name, safe=""), {"title": "x"}), 422, "id")
@@ -2408,15 +2343,11 @@ def test_an_etag_changes_with_every_write(client):
     todo, seen = add(client), set()
     path = f"/api/todos/{todo['id']}"
     acts = [
-        lambda: client.patch(path, {"title": "b"}),
-        lambda: client.patch("/api/todos", {"priority": 2}),
-        lambda: client.delete(path),
-        lambda: client.post(path + "/restore"),
-        lambda: client.post("/api/undo", {}),
-        lambda: client.delete("/api/todos?deleted=true"),
-        lambda: client.post("/api/lists", {"title": "l"}),
+        lambda: client.patch(path, {"title": "b"}), lambda: client.patch("/api/todos", {"priority": 2}),
+        lambda: client.delete(path), lambda: client.post(path + "/restore"), lambda: client.post("/api/undo", {}),
+        lambda: client.delete("/api/todos?deleted=true"), lambda: client.post("/api/lists", {"title": "l"}),
         lambda: client.post("/api/todos", {"title": "c"}),
-    ]
+    ]  # fmt: skip
     for number, act in enumerate(acts):
         seen.add((client.get("/api/todos").headers["ETag"], client.get("/api/lists").headers["ETag"]))
         assert act().status < 300, number
@@ -2514,21 +2445,9 @@ def test_if_match_that_can_never_match_is_refused_with_what_to_send(client, form
 # ==== lists ======================================================================================
 
 LIST_FIELDS = [
-    "id",
-    "url",
-    "title",
-    "order",
-    "inbox",
-    "active",
-    "completed",
-    "owner",
-    "role",
-    "shared",
-    "created_at",
-    "updated_at",
-    "deleted_at",
-    "revision",
-]
+    "id", "url", "title", "order", "inbox", "active", "completed", "owner", "role", "shared", "created_at",
+    "updated_at", "deleted_at", "revision",
+]  # fmt: skip
 
 
 def test_list_has_exactly_the_documented_fields_everywhere(client):
@@ -3078,19 +2997,15 @@ def test_an_array_makes_its_todos_in_sequence_as_one_batch_and_one_undo(client):
 @pytest.mark.parametrize(
     "items, field",
     [
-        ([], ""),
-        ([{"title": "x"}] * 1001, ""),
-        ([{"title": "x"}, {"title": ""}], "1.title"),
-        ([{"title": "x"}, {"completed": True}], "1.title"),
-        ([{"title": "x"}, {"title": "x" * 501}], "1.title"),
+        ([], ""), ([{"title": "x"}] * 1001, ""), ([{"title": "x"}, {"title": ""}], "1.title"),
+        ([{"title": "x"}, {"completed": True}], "1.title"), ([{"title": "x"}, {"title": "x" * 501}], "1.title"),
         ([{"title": "x"}, {"title": "y", "due": "soon"}], "1.due"),
         ([{"title": "x"}, {"title": "y", "colour": "red"}], "1.colour"),
         ([{"title": "x"}, {"title": "y", "list": NO_ID}], "1.list"),
-        ([{"title": "x"}, {"title": "y", "order": 3}], "1.order"),
-        ([{"title": "x"}, ["y"]], "1"),
+        ([{"title": "x"}, {"title": "y", "order": 3}], "1.order"), ([{"title": "x"}, ["y"]], "1"),
         ([{"title": "x"}, None], "1"),
     ],
-)
+)  # fmt: skip
 def test_array_with_a_bad_item_makes_nothing_and_names_it(client, items, field):
     add(client)
     before = everything(client)
@@ -3147,43 +3062,14 @@ def test_a_bulk_write_to_a_list_that_is_not_there_writes_nothing(client):
 @pytest.mark.parametrize(
     "query",
     [
-        "complete=true",
-        "Completed=true",
-        "completed=True",
-        "completed=1",
-        "completed=",
-        "completed=true&completed=true",
-        "list=",
-        "list=inbox",
-        "list=x",
-        "priority=4",
-        "priority=1,,2",
-        "priority=high",
-        "tag=",
-        "q=",
-        "q=%20",
-        "due=",
-        "due=..",
-        "due=tomorrow",
-        "due=2026-02-30",
-        "deleted=yes",
-        "sort=order",
-        "limit=1",
-        "after=x",
-        "completed=true%20",
-        "complet%65%64=yes",
-        "completed=true;x=1",
-        "=true",
-        "x",
-        "a=b&completed=true",
-        "completed=true&%00=1",
-        "q=a&q=b",
-        "due=2026-11-22&due=any",
-        "%ff=1",
-        "q=%ff",
+        "complete=true", "Completed=true", "completed=True", "completed=1", "completed=",
+        "completed=true&completed=true", "list=", "list=inbox", "list=x", "priority=4", "priority=1,,2",
+        "priority=high", "tag=", "q=", "q=%20", "due=", "due=..", "due=tomorrow", "due=2026-02-30", "deleted=yes",
+        "sort=order", "limit=1", "after=x", "completed=true%20", "complet%65%64=yes", "completed=true;x=1", "=true",
+        "x", "a=b&completed=true", "completed=true&%00=1", "q=a&q=b", "due=2026-11-22&due=any", "%ff=1", "q=%ff",
         "q=%00",
     ],
-)
+)  # fmt: skip
 def test_a_mistyped_filter_on_a_bulk_write_changes_nothing(shared, query):
     before = everything(shared)
     assert_problem(shared.delete(f"/api/todos?{query}"), 400)
@@ -3354,35 +3240,15 @@ def test_moves_in_one_list_leave_other_lists_alone(client):
 @pytest.mark.parametrize(
     "title, query",
     [
-        ("Crème brûlée", "creme BRULEE"),
-        ("creme brulee", "CRÈME"),
-        ("e\u0301te\u0301", "été"),
-        ("Straße fegen", "strasse"),
-        ("STRASSE", "straße"),
-        ("Übergrößenträger", "ubergrossen"),
-        ("İstanbul'a git", "istanbul"),
-        ("istanbul", "İSTANBUL"),
-        ("ILIK SU", "ılık"),
-        ("ılık su", "ilik"),
-        ("Αθήνα", "αθηνα"),
-        ("Οδός", "ΟΔΟΣ"),
-        ("ΟΔΟΣ", "οδος"),
-        ("Đà Nẵng", "da nang"),
-        ("phở bò", "PHO BO"),
-        ("买牛奶和面包", "牛奶"),
-        ("हिन्दी किताब", "किताब"),
-        ("مُحَمَّد", "محمد"),
-        ("قهوة وشاي", "شاي"),
-        ("Ёлка и ель", "елка"),
-        ("МОСКВА", "москва"),
-        ("ﬁle Ｔｏｋｙｏ", "file tokyo"),
-        ("Łódź", "lodz"),
-        ("smørrebrød", "SMORREBROD"),
-        ("서울 여행", "서울"),
-        ("ガラス", "ｶﾞﾗｽ"),
-        ("פָּרָה", "פרה"),
+        ("Crème brûlée", "creme BRULEE"), ("creme brulee", "CRÈME"), ("e\u0301te\u0301", "été"),
+        ("Straße fegen", "strasse"), ("STRASSE", "straße"), ("Übergrößenträger", "ubergrossen"),
+        ("İstanbul'a git", "istanbul"), ("istanbul", "İSTANBUL"), ("ILIK SU", "ılık"), ("ılık su", "ilik"),
+        ("Αθήνα", "αθηνα"), ("Οδός", "ΟΔΟΣ"), ("ΟΔΟΣ", "οδος"), ("Đà Nẵng", "da nang"), ("phở bò", "PHO BO"),
+        ("买牛奶和面包", "牛奶"), ("हिन्दी किताब", "किताब"), ("مُحَمَّد", "محمد"), ("قهوة وشاي", "شاي"),
+        ("Ёлка и ель", "елка"), ("МОСКВА", "москва"), ("ﬁle Ｔｏｋｙｏ", "file tokyo"), ("Łódź", "lodz"),
+        ("smørrebrød", "SMORREBROD"), ("서울 여행", "서울"), ("ガラス", "ｶﾞﾗｽ"), ("פָּרָה", "פרה"),
     ],
-)
+)  # fmt: skip
 def test_search_finds_words_whatever_their_case_and_accents(title, query):
     with serving() as client:
         add(client, title)
@@ -3694,23 +3560,14 @@ def test_the_trash_is_sorted_and_paged_too(client):
         *[
             tornado_todo.make_cursor(*values)
             for values in (
-                ("order", "x", NO_ID),
-                ("order", None, NO_ID),
-                ("order", [1], NO_ID),
-                ("order", 10**400, NO_ID),
-                ("order", 2**64, NO_ID),
-                ("order", float("nan"), NO_ID),
-                ("order", float("inf"), NO_ID),
-                ("order", 1, 1),
-                ("order", 1, "\0"),
-                ("order", 1, "\ud800"),
-                ("title", "x", NO_ID),
-                ("name", "x", ""),
-                ("id; DROP TABLE todos", 1, NO_ID),
+                ("order", "x", NO_ID), ("order", None, NO_ID), ("order", [1], NO_ID), ("order", 10**400, NO_ID),
+                ("order", 2**64, NO_ID), ("order", float("nan"), NO_ID), ("order", float("inf"), NO_ID),
+                ("order", 1, 1), ("order", 1, "\0"), ("order", 1, "\ud800"), ("title", "x", NO_ID),
+                ("name", "x", ""), ("id; DROP TABLE todos", 1, NO_ID),
             )
         ],
     ],
-)
+)  # fmt: skip
 def test_a_cursor_that_this_server_did_not_give_is_refused(shared, cursor):
     assert_problem(shared.get("/api/todos?after=" + urllib.parse.quote(cursor, safe="%")), 400, "after")
     if not cursor.startswith("WyJuYW1l"):
@@ -3806,50 +3663,30 @@ def test_no_statement_pages_by_offset(tree):
 # ==== bad input ==================================================================================
 
 JSON_WRITES = [
-    ("POST", "/api/todos"),
-    ("PATCH", "/api/todos"),
-    ("PATCH", "/api/todos?completed=false"),
-    ("PUT", f"/api/todos/{NO_ID}"),
-    ("PATCH", "/api/todos/ONE"),
-    ("POST", "/api/lists"),
-    ("PATCH", "/api/lists/INBOX"),
-    ("POST", "/api/undo"),
-    ("POST", "/api/documents/kept"),
+    ("POST", "/api/todos"), ("PATCH", "/api/todos"), ("PATCH", "/api/todos?completed=false"),
+    ("PUT", f"/api/todos/{NO_ID}"), ("PATCH", "/api/todos/ONE"), ("POST", "/api/lists"),
+    ("PATCH", "/api/lists/INBOX"), ("POST", "/api/undo"), ("POST", "/api/documents/kept"),
     ("PUT", "/api/documents/new"),
-]
+]  # fmt: skip
 MALFORMED = {
-    "an open brace": b"{",
-    "no value": b'{"title":}',
-    "a trailing comma": b'{"title":"x",}',
-    "two values": b'{"title":"x"} {}',
-    "single quotes": b"{'title':'x'}",
-    "a comment": b'{"title":"x"} // y',
-    "a raw newline": b'{"title":"a\nb"}',
-    "a byte order mark": b'\xef\xbb\xbf{"title":"x"}',
-    "not UTF-8": b'{"title":"\xff"}',
-    "UTF-16": '{"title":"x"}'.encode("utf-16"),
-    "a surrogate in UTF-8": b'{"title":"\xed\xa0\x80"}',
-    "NaN": b'{"order":NaN}',
-    "Infinity": b'{"order":Infinity}',
-    "-Infinity": b'{"title":"x","order":-Infinity}',
-    "1e999": b'{"title":"x","order":1e999}',
+    "an open brace": b"{", "no value": b'{"title":}', "a trailing comma": b'{"title":"x",}',
+    "two values": b'{"title":"x"} {}', "single quotes": b"{'title':'x'}", "a comment": b'{"title":"x"} // y',
+    "a raw newline": b'{"title":"a\nb"}', "a byte order mark": b'\xef\xbb\xbf{"title":"x"}',
+    "not UTF-8": b'{"title":"\xff"}', "UTF-16": '{"title":"x"}'.encode("utf-16"),
+    "a surrogate in UTF-8": b'{"title":"\xed\xa0\x80"}', "NaN": b'{"order":NaN}', "Infinity": b'{"order":Infinity}',
+    "-Infinity": b'{"title":"x","order":-Infinity}', "1e999": b'{"title":"x","order":1e999}',
     "2**63": b'{"title":"x","priority":9223372036854775808}',
     "-2**63-1": b'{"title":"x","priority":-9223372036854775809}',
-    "5,000 digits": b'{"title":"x","order":' + b"1" * 5000 + b"}",
-    "a lone surrogate": b'{"title":"\\ud800"}',
+    "5,000 digits": b'{"title":"x","order":' + b"1" * 5000 + b"}", "a lone surrogate": b'{"title":"\\ud800"}',
     "a lone low surrogate": b'{"title":"x","notes":"a\\udfffb"}',
     "a lone surrogate in a key": b'{"title":"x","\\ud800":1}',
-    "a lone surrogate in a doubled key": b'{"title":"x","\\ud800":1,"\\ud800":2}',
-    "NUL": b'{"title":"a\\u0000b"}',
-    "NUL in a tag": b'{"title":"x","tags":["a\\u0000"]}',
-    "NUL in a key": b'{"title":"x","\\u0000":1}',
-    "a doubled key": b'{"title":"x","title":"y"}',
-    "a doubled key inside": b'{"title":"x","tags":[{"a":1,"a":1}]}',
-    "33 levels": b'{"title":' + b"[" * 32 + b"]" * 32 + b"}",
-    "100,000 levels": b"[" * 100_000 + b"]" * 100_000,
+    "a lone surrogate in a doubled key": b'{"title":"x","\\ud800":1,"\\ud800":2}', "NUL": b'{"title":"a\\u0000b"}',
+    "NUL in a tag": b'{"title":"x","tags":["a\\u0000"]}', "NUL in a key": b'{"title":"x","\\u0000":1}',
+    "a doubled key": b'{"title":"x","title":"y"}', "a doubled key inside": b'{"title":"x","tags":[{"a":1,"a":1}]}',
+    "33 levels": b'{"title":' + b"[" * 32 + b"]" * 32 + b"}", "100,000 levels": b"[" * 100_000 + b"]" * 100_000,
     "100,000 levels of objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
     "levels that never close": b"[" * 500_000,
-}
+}  # fmt: skip
 
 
 def addressed(client, writes) -> list[tuple[str, str]]:
@@ -3869,17 +3706,11 @@ def test_a_body_that_is_no_sound_json_is_refused_and_nothing_is_written(shared, 
 @pytest.mark.parametrize(
     "what, field",
     [
-        ("NaN", "order"),
-        ("1e999", "order"),
-        ("2**63", "priority"),
-        ("a lone surrogate", "title"),
-        ("a lone low surrogate", "notes"),
-        ("NUL", "title"),
-        ("NUL in a tag", "tags[0]"),
-        ("a doubled key", "title"),
+        ("NaN", "order"), ("1e999", "order"), ("2**63", "priority"), ("a lone surrogate", "title"),
+        ("a lone low surrogate", "notes"), ("NUL", "title"), ("NUL in a tag", "tags[0]"), ("a doubled key", "title"),
         ("5,000 digits", "order"),
     ],
-)
+)  # fmt: skip
 def test_a_refused_value_is_named_by_its_field(shared, what, field):
     answer = shared.request("POST", "/api/todos", MALFORMED[what], Content_Type="application/json")
     assert_problem(answer, 400, field)
@@ -3900,16 +3731,10 @@ def test_a_body_of_the_wrong_type_is_refused_and_nothing_is_written(shared, body
 @pytest.mark.parametrize(
     "content_type",
     [
-        None,
-        "",
-        "text/plain",
-        "application/x-www-form-urlencoded",
-        "multipart/form-data; boundary=x",
-        "application/jsonx",
-        "json",
-        "text/json;x=application/json",
+        None, "", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
+        "application/jsonx", "json", "text/json;x=application/json",
     ],
-)
+)  # fmt: skip
 def test_a_wrong_content_type_is_415_and_nothing_is_written(shared, content_type):
     before = everything(shared)
     headers = {} if content_type is None else {"Content_Type": content_type}
@@ -3936,11 +3761,7 @@ def test_an_empty_body_is_refused(shared):
     "query, field",
     [
         *[
-            ("x=1", "x"),
-            ("limit=1&x=1", "x"),
-            ("limit=1&limit=1", "limit"),
-            ("limit=", "limit"),
-            ("x", "x"),
+            ("x=1", "x"), ("limit=1&x=1", "x"), ("limit=1&limit=1", "limit"), ("limit=", "limit"), ("x", "x"),
             ("=1", ""),
         ],
         *[("sort=Order", "sort"), ("sort=--order", "sort"), ("sort=id", "sort"), ("sort=", "sort")],
@@ -3950,7 +3771,7 @@ def test_an_empty_body_is_refused(shared):
         *[("q=%ff", None), ("%ff=1", None), ("q=%ed%a0%80", None), ("&".join(f"a{n}=1" for n in range(60)), None)],
     ],
     ids=lambda value: str(value)[:30],
-)
+)  # fmt: skip
 def test_a_query_parameter_that_is_unknown_or_cannot_be_read_is_400(shared, query, field):
     assert_problem(shared.get(f"/api/todos?{query}"), 400, field)
 
@@ -4073,11 +3894,7 @@ def test_a_refused_read_leaves_the_connection_usable(shared, path):
     "garbage",
     [
         *[
-            b"\0" * 100,
-            b"\xff\xfe\n\n",
-            b"GET\r\n\r\n",
-            b"GET / HTTP/9.9\r\n\r\n",
-            b"\r\n\r\n\r\n",
+            b"\0" * 100, b"\xff\xfe\n\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\r\n\r\n\r\n",
             b"\x16\x03\x01\x02",
         ],
         *[b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"GET /" + b"x" * 70_000],
@@ -4091,7 +3908,7 @@ def test_a_refused_read_leaves_the_connection_usable(shared, path):
         b"CONNECT a:1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
     ids=lambda garbage: repr(garbage[:24]),
-)
+)  # fmt: skip
 def test_garbage_on_the_line_leaves_the_server_alive_and_is_no_5xx(shared, garbage):
     before = everything(shared)
     with socket.create_connection(shared.address, timeout=PATIENCE) as line:
@@ -4115,36 +3932,12 @@ def test_a_content_length_that_only_looks_like_digits_is_no_5xx(shared):
 def random_json(chance: random.Random, depth: int = 0):
     """Some JSON value, with a liking for what breaks programs."""
     leaves = [
-        None,
-        True,
-        False,
-        0,
-        -1,
-        3,
-        2**53,
-        2**63,
-        -(2**63),
-        1e308,
-        -0.0,
-        0.1,
-        "",
-        "x",
-        " ",
-        "\0",
-        "é",
-        "2026-11-22",
-    ]
+        None, True, False, 0, -1, 3, 2**53, 2**63, -(2**63), 1e308, -0.0, 0.1, "", "x", " ", "\0", "é", "2026-11-22",
+    ]  # fmt: skip
     leaves += [
-        "\ud800",
-        "💥" * 300,
-        "a,b",
-        "true",
-        NO_ID,
-        "9999-12-31T23:59:59Z",
-        "0001-01-01T00:00:00+14:00",
-        "%",
+        "\ud800", "💥" * 300, "a,b", "true", NO_ID, "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "%",
         "\u2028",
-    ]
+    ]  # fmt: skip
     kind = chance.random()
     if depth > 3 or kind < 0.6:
         return chance.choice(leaves)
@@ -4307,13 +4100,9 @@ def test_malformed_body_is_refused_after_earlier_answers(either):
 
 
 MALFORMED_REQUESTS = {
-    "GET /\r\n\r\n": 400,
-    "GET / HTTP/3.7\r\n\r\n": 400,
-    "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n": 400,
-    "\x16\x03\x01\x02 \x01\r\n\r\n": 400,
-    "GET / HTTP/1.1\r\n\r\n": 400,
-    "GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n": 400,
-    "GET / HTTP/1.1\r\nHost: a b\r\n\r\n": 400,
+    "GET /\r\n\r\n": 400, "GET / HTTP/3.7\r\n\r\n": 400, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n": 400,
+    "\x16\x03\x01\x02 \x01\r\n\r\n": 400, "GET / HTTP/1.1\r\n\r\n": 400,
+    "GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n": 400, "GET / HTTP/1.1\r\nHost: a b\r\n\r\n": 400,
     "GET / HTTP/1.1\r\nHost: localhost\r\nName : x\r\n\r\n": 400,
     "GET / HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n": 400,
     "GET / HTTP/1.1\r\nHost: localhost\r\nName: a\0b\r\n\r\n": 400,
@@ -4325,7 +4114,7 @@ MALFORMED_REQUESTS = {
     "PUT /api/records/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx": 400,
     "PUT /api/records/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n" + f"{CHUNKED}\r\n\r\n0\r\n\r\n": 400,
     "PUT /api/records/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n": 501,
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("raw", MALFORMED_REQUESTS, ids=ascii)
@@ -4364,14 +4153,9 @@ def test_content_length_may_begin_with_zeros(either, length):
 
 
 CERTAIN = {
-    "POST /nowhere": 404,
-    "POST /api/health": 405,
-    "POST /api/events": 405,
-    "PUT /page/00.css": 405,
-    "POST /api/todos?x=1": 400,
-    "PUT /api/records/k": 413,
-    "POST /api/todos": 413,
-}
+    "POST /nowhere": 404, "POST /api/health": 405, "POST /api/events": 405, "PUT /page/00.css": 405,
+    "POST /api/todos?x=1": 400, "PUT /api/records/k": 413, "POST /api/todos": 413,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("expect", ["100-continue", "100-Continue"])
@@ -6156,15 +5940,10 @@ def test_a_static_file_that_is_not_there_is_a_4xx_problem(static, path):
 @pytest.mark.parametrize(
     "path",
     [
-        "../secret.txt",
-        "%2e%2e/secret.txt",
-        "..%2fsecret.txt",
-        "sub/../../secret.txt",
-        "/etc/passwd",
-        "%2fetc%2fpasswd",
-        "..\\secret.txt",
+        "../secret.txt", "%2e%2e/secret.txt", "..%2fsecret.txt", "sub/../../secret.txt", "/etc/passwd",
+        "%2fetc%2fpasswd", "..\\secret.txt",
     ],
-)
+)  # fmt: skip
 def test_nothing_outside_the_static_folder_is_served(static, path):
     answer = static.get(f"/static/{path}")
     assert answer.status in (403, 404) and b"secret" not in answer.body and b"root:" not in answer.body
@@ -6947,16 +6726,11 @@ async def test_asgi_app_is_served_whichever_of_two_prefixes_are_left():
 @pytest.mark.parametrize(
     "prefix, path, root_path, right",
     [
-        ("", "/todo/api/todos", "/todo", "/todo"),
-        ("", "/api/todos", "/todo", "/todo"),
-        ("", "/", "/todo", "/todo"),
-        ("/todo", "/tasks/api/todos", "/tasks", "/tasks"),
-        ("/todo", "/todo/api/todos", "/v1/todo", "/v1/todo"),
-        ("", "/todo/api/todos", "", "/todo"),
-        ("", "/todo/", "", "/todo"),
-        ("", "/a/b/api/todos", "", "/a/b"),
+        ("", "/todo/api/todos", "/todo", "/todo"), ("", "/api/todos", "/todo", "/todo"), ("", "/", "/todo", "/todo"),
+        ("/todo", "/tasks/api/todos", "/tasks", "/tasks"), ("/todo", "/todo/api/todos", "/v1/todo", "/v1/todo"),
+        ("", "/todo/api/todos", "", "/todo"), ("", "/todo/", "", "/todo"), ("", "/a/b/api/todos", "", "/a/b"),
     ],
-)
+)  # fmt: skip
 async def test_prefix_that_does_not_fit_is_reported_with_the_right_one(prefix, path, root_path, right, caplog):
     app = tornado_todo.make_app(MEMORY, prefix=prefix, auth="open")
     async with tornado_todo.lifespan(app):
@@ -8453,13 +8227,9 @@ def test_the_session_document_says_who_asks_and_how(tmp_path):
             server.client.get("/api/session", **headers).json()["encrypted"] for headers in ({}, elsewhere, HTTPS)
         ]
     assert {kind: (each["user"], each["kind"], each["read_only"]) for kind, each in documents.items()} == {
-        "local": ("local", "local", False),
-        None: (None, None, False),
-        "session": ("ann", "session", False),
-        "token": ("ann", "token", False),
-        "token, read only": ("ann", "token", True),
-        "link": (None, "link", True),
-    }
+        "local": ("local", "local", False), None: (None, None, False), "session": ("ann", "session", False),
+        "token": ("ann", "token", False), "token, read only": ("ann", "token", True), "link": (None, "link", True),
+    }  # fmt: skip
     assert all(each["accounts"] is True and each["sign_up"] == "open" for each in documents.values())
     assert encrypted == [True, False, True]
 
@@ -8588,21 +8358,8 @@ def test_an_invitation_that_is_over_or_revoked_or_made_up_makes_none(inviting):
 
 
 BAD_NAMES = [
-    "",
-    " ",
-    "a b",
-    "a/b",
-    "link/x",
-    "local",
-    "LOCAL",
-    "ｌｏｃａｌ",
-    ".a",
-    "-a",
-    "@",
-    "a" * 65,
-    "a\nb",
-    "a\u202eb",
-]
+    "", " ", "a b", "a/b", "link/x", "local", "LOCAL", "ｌｏｃａｌ", ".a", "-a", "@", "a" * 65, "a\nb", "a\u202eb",
+]  # fmt: skip
 BAD_NAMES += ["a\u200bb", "😀", "a%2fb/", "<b>", "a'b", 'a"b', "a\\b", "ﷺ" * 10, "a\u0000b"]
 BAD_NAMES += [
     "ann\ufe0f",
@@ -8995,28 +8752,16 @@ def test_the_list_of_users_shows_those_without_a_password_and_says_so(todo_engin
 
 
 UNUSUAL_NAMES = {
-    "Egyptian blank at the end": "ann\U00013441",
-    "Khitan filler at the end": "ann\U00016fe4",
-    "Hangul filler at the end": "ann\u3164",
-    "Khmer vowel at the end": "ann\u17b4",
-    "variation selector at the end": "ann\ufe0f",
-    "Tifinagh joiner at the end": "ann\u2d7f",
-    "Brahmi joiner at the end": "ann\U0001107f",
-    "Arabic tatweel": "\u0645\u0640\u0627",
-    "Coptic": "\u2c9f\u2ca3\u2c89",
-    "Coptic in Latin": "c\u2c9fco",
-    "Lisu": "\ua4d0\ua4ea\ua4f3",
-    "Cherokee": "\u13aa\u13a1",
-    "Cyrillic in Latin": "\u0430nn",
-    "Greek in Latin": "\u03b1nn",
-    "small capitals of phonetics": "\u1d04oco",
-    "a click": "ann\u01c3",
-    "an old italic letter": "\U00010300nn",
-    "a bar through a letter": "l\u0335",
-    "a stroke through a letter": "o\u0338",
-    "Thai and Devanagari": "\u0e01\u0915",
-    "the machine's own user": "\u217c\u03bfcal".replace("\u03bf", "o"),
-}
+    "Egyptian blank at the end": "ann\U00013441", "Khitan filler at the end": "ann\U00016fe4",
+    "Hangul filler at the end": "ann\u3164", "Khmer vowel at the end": "ann\u17b4",
+    "variation selector at the end": "ann\ufe0f", "Tifinagh joiner at the end": "ann\u2d7f",
+    "Brahmi joiner at the end": "ann\U0001107f", "Arabic tatweel": "\u0645\u0640\u0627",
+    "Coptic": "\u2c9f\u2ca3\u2c89", "Coptic in Latin": "c\u2c9fco", "Lisu": "\ua4d0\ua4ea\ua4f3",
+    "Cherokee": "\u13aa\u13a1", "Cyrillic in Latin": "\u0430nn", "Greek in Latin": "\u03b1nn",
+    "small capitals of phonetics": "\u1d04oco", "a click": "ann\u01c3", "an old italic letter": "\U00010300nn",
+    "a bar through a letter": "l\u0335", "a stroke through a letter": "o\u0338",
+    "Thai and Devanagari": "\u0e01\u0915", "the machine's own user": "\u217c\u03bfcal".replace("\u03bf", "o"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", UNUSUAL_NAMES)
@@ -9065,26 +8810,12 @@ def test_a_name_that_looks_like_that_of_an_account_is_taken(todo_engine, taken, 
 @pytest.mark.parametrize(
     "name",
     [
-        "\u0131\u015f\u0131k",
-        "\u5b89\u5b89",
-        "ann\u5b89",
-        "\u0417\u043e\u044f",
-        "\u03a3\u03c9\u03ba\u03c1\u03ac\u03c4\u03b7\u03c2",
-        "\u3042\u30a2\u30fc\u4e00",
-        "\uae40\ucca0\uc218",
-        "\u05d3\u05d5\u05d3",
-        "\u0639\u0644\u064a",
-        "\u0928\u093f\u0936\u093e",
-        "\u0e2a\u0e21\u0e0a\u0e32\u0e22",
-        "b\u00f8rge",
-        "fran\u00e7ois",
-        "\u0259li",
-        "nguy\u1ec5n",
-        "ann1",
-        "annl",
-        "barn",
+        "\u0131\u015f\u0131k", "\u5b89\u5b89", "ann\u5b89", "\u0417\u043e\u044f",
+        "\u03a3\u03c9\u03ba\u03c1\u03ac\u03c4\u03b7\u03c2", "\u3042\u30a2\u30fc\u4e00", "\uae40\ucca0\uc218",
+        "\u05d3\u05d5\u05d3", "\u0639\u0644\u064a", "\u0928\u093f\u0936\u093e", "\u0e2a\u0e21\u0e0a\u0e32\u0e22",
+        "b\u00f8rge", "fran\u00e7ois", "\u0259li", "nguy\u1ec5n", "ann1", "annl", "barn",
     ],
-)
+)  # fmt: skip
 def test_names_of_today_are_taken_as_they_are(name):
     assert tornado_todo.clean_user_name(name)
 
@@ -9560,29 +9291,20 @@ WRITING = [
     if method in methods_of(pattern)
 ]
 FOREIGN_PAGES = [
-    {"Origin": FOE},
-    {"Origin": "null"},
-    {"Origin": FOE, "Sec_Fetch_Site": "cross-site"},
-    {"Sec_Fetch_Site": "cross-site"},
-    {"Sec_Fetch_Site": "same-site", "Origin": "http://other.localhost"},
+    {"Origin": FOE}, {"Origin": "null"}, {"Origin": FOE, "Sec_Fetch_Site": "cross-site"},
+    {"Sec_Fetch_Site": "cross-site"}, {"Sec_Fetch_Site": "same-site", "Origin": "http://other.localhost"},
     {"Origin": FOE, "Content_Type": "text/plain"},
     {"Origin": FOE, "X_Forwarded_Proto": "https", "X_Forwarded_Host": "foe.example"},
-    {"Origin": FOE, "Authorization": "Basic YTpi"},
-    {"Origin": FOE, "Authorization": "Bearer"},
+    {"Origin": FOE, "Authorization": "Basic YTpi"}, {"Origin": FOE, "Authorization": "Bearer"},
     {"Origin": FOE, "Authorization": "Bearer x"},
-]
+]  # fmt: skip
 
 
 def wealth(person: Client) -> list:
     """All that a forged request in somebody's name could change."""
     paths = (
-        "/api/todos?limit=1000",
-        "/api/lists",
-        "/api/documents",
-        "/api/records/kept",
-        "/api/tokens",
-        "/api/invites",
-    )
+        "/api/todos?limit=1000", "/api/lists", "/api/documents", "/api/records/kept", "/api/tokens", "/api/invites",
+    )  # fmt: skip
     paths += ("/api/user", "/api/lists?deleted=true", "/api/documents/kept", "/api/todos?deleted=true&limit=1000")
     sessions = [entry["id"] for entry in person.get("/api/sessions").json()]
     return [person.get(path).body for path in paths] + [sessions]
@@ -9825,34 +9547,22 @@ def ask_for_every_status(server: Served, headers: dict) -> dict[str, Answer]:
         if throttled.status == 429:
             break
     return {
-        "200": ann.get("/api/todos"),
-        "201": ann.post("/api/todos", {"title": "x"}),
-        "204": ann.delete(f"/api/todos/{todo['id']}"),
-        "301": anybody.get("", **headers),
-        "304": ann.get("/api/todos", If_None_Match="*"),
-        "400": ann.get("/api/todos?x=1"),
-        "401": anybody.get("/api/todos", **headers),
-        "403": ann.post("/api/todos", {"title": "x"}, Origin=FOE),
-        "404": ann.get(f"/api/todos/{NO_ID}"),
-        "404 nowhere": anybody.get("/nowhere", **headers),
+        "200": ann.get("/api/todos"), "201": ann.post("/api/todos", {"title": "x"}),
+        "204": ann.delete(f"/api/todos/{todo['id']}"), "301": anybody.get("", **headers),
+        "304": ann.get("/api/todos", If_None_Match="*"), "400": ann.get("/api/todos?x=1"),
+        "401": anybody.get("/api/todos", **headers), "403": ann.post("/api/todos", {"title": "x"}, Origin=FOE),
+        "404": ann.get(f"/api/todos/{NO_ID}"), "404 nowhere": anybody.get("/nowhere", **headers),
         "405": ann.request("DELETE", "/api/changes"),
         "409": ann.delete(f"/api/lists/{next(iter(lists_by_id(ann)))}"),
         "412": ann.patch(f"/api/todos?list={todo['list']}", {"priority": 1}, If_Match='"0"'),
         "413": ann.request("PUT", "/api/records/x", b"x" * (tornado_todo.MAX_RECORD + 1)),
         "415": ann.request("POST", "/api/todos", b"x", Content_Type="text/plain"),
-        "421": anybody.get("/api/todos", **{**headers, "Host": "evil.example"}),
-        "422": ann.post("/api/todos", {}),
-        "429": throttled,
-        "options": anybody.request("OPTIONS", "/api/todos", **headers),
-        "page": page,
-        "page 304": anybody.get("/", If_None_Match="*", **headers),
-        "asset": anybody.get(f"/{asset}", **headers),
-        "asset 304": anybody.get(f"/{asset}", If_None_Match="*", **headers),
-        "static": ann.get("/static/x.txt"),
-        "static 404": ann.get("/static/y.txt"),
-        "session": ann.get("/api/session"),
-        "export": ann.get("/api/export"),
-    }
+        "421": anybody.get("/api/todos", **{**headers, "Host": "evil.example"}), "422": ann.post("/api/todos", {}),
+        "429": throttled, "options": anybody.request("OPTIONS", "/api/todos", **headers), "page": page,
+        "page 304": anybody.get("/", If_None_Match="*", **headers), "asset": anybody.get(f"/{asset}", **headers),
+        "asset 304": anybody.get(f"/{asset}", If_None_Match="*", **headers), "static": ann.get("/static/x.txt"),
+        "static 404": ann.get("/static/y.txt"), "session": ann.get("/api/session"), "export": ann.get("/api/export"),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("https", [False, True], ids=["http", "https"])
@@ -10502,19 +10212,15 @@ def test_version_and_help_are_told(tmp_path):
 @pytest.mark.parametrize(
     "options, words",
     [
-        (["--database", "todo.db"], ["DATABASE_URL"]),
-        (["--database", "postgresql:x/y"], ["DATABASE_URL"]),
+        (["--database", "todo.db"], ["DATABASE_URL"]), (["--database", "postgresql:x/y"], ["DATABASE_URL"]),
         (["--database", "sqlite:////no/such/folder/x.db"], ["DATABASE_URL", "/no/such/folder/x.db"]),
         (["--database", "sqlite:////proc/x.db"], ["DATABASE_URL"]),
-        (["--database", "sqlite:////tmp"], ["DATABASE_URL"]),
-        (["--auth", "maybe"], ["AUTH", "maybe"]),
-        (["--port", "99999"], ["SERVER_PORT"]),
-        (["--host", "no.such.host.invalid"], ["SERVER_HOST"]),
+        (["--database", "sqlite:////tmp"], ["DATABASE_URL"]), (["--auth", "maybe"], ["AUTH", "maybe"]),
+        (["--port", "99999"], ["SERVER_PORT"]), (["--host", "no.such.host.invalid"], ["SERVER_HOST"]),
         *[(["--host", host], ["SERVER_HOST", host]) for host in ("192.0.2.1", "127.0.0.1:80", "a..b", "2001:db8::1")],
-        (["--weather-uri", "x"], ["WEATHER_URI"]),
-        (["--static-path", "/no/such"], ["STATIC_PATH"]),
+        (["--weather-uri", "x"], ["WEATHER_URI"]), (["--static-path", "/no/such"], ["STATIC_PATH"]),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_used_ends_the_start_with_one_line_and_exit_code_2(tmp_path, options, words):
     assert_refused(command(tmp_path, "--port", "0", *options), *words)
 
@@ -10927,17 +10633,9 @@ class OwnPostgres(OwnServer):
     def arguments(self) -> list[str]:
         data = str(self.folder / "data")
         return [
-            *self.as_user,
-            self.postgres,
-            "-D",
-            data,
-            "-p",
-            str(self.port),
-            "-k",
-            str(self.folder),
-            "-h",
+            *self.as_user, self.postgres, "-D", data, "-p", str(self.port), "-k", str(self.folder), "-h",
             "127.0.0.1",
-        ]
+        ]  # fmt: skip
 
     def accepts_connections(self) -> bool:
         ready = pathlib.Path(self.postgres).with_name("pg_isready")
@@ -11865,31 +11563,23 @@ async def test_a_commit_that_is_not_answered_in_time_is_told_as_uncertain(fresh_
 @pytest.mark.parametrize(
     "trusted, forwarded, address",
     [
-        ("", "203.0.113.9", "127.0.0.1"),
-        ("127.0.0.1", "203.0.113.9", "203.0.113.9"),
+        ("", "203.0.113.9", "127.0.0.1"), ("127.0.0.1", "203.0.113.9", "203.0.113.9"),
         ("127.0.0.1", "198.51.100.7, 203.0.113.9", "203.0.113.9"),
-        ("127.0.0.1, 10.0.0.0/8", "203.0.113.9, 10.1.2.3", "203.0.113.9"),
-        ("127.0.0.1", "nonsense", "127.0.0.1"),
-        ("192.0.2.1", "203.0.113.9", "127.0.0.1"),
-        ("127.0.0.1", "203.0.113.9:4711", "203.0.113.9"),
-        ("127.0.0.1", "[2001:db8::1]:4711", "2001:db8::1"),
-        ("127.0.0.1", "[2001:db8::1]", "2001:db8::1"),
-        ("127.0.0.1", "2001:DB8:0::1", "2001:db8::1"),
-        ("127.0.0.1", '"203.0.113.9:4711"', "203.0.113.9"),
-        ("127.0.0.1", '"[2001:db8::1]:4711"', "2001:db8::1"),
-        ("127.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
+        ("127.0.0.1, 10.0.0.0/8", "203.0.113.9, 10.1.2.3", "203.0.113.9"), ("127.0.0.1", "nonsense", "127.0.0.1"),
+        ("192.0.2.1", "203.0.113.9", "127.0.0.1"), ("127.0.0.1", "203.0.113.9:4711", "203.0.113.9"),
+        ("127.0.0.1", "[2001:db8::1]:4711", "2001:db8::1"), ("127.0.0.1", "[2001:db8::1]", "2001:db8::1"),
+        ("127.0.0.1", "2001:DB8:0::1", "2001:db8::1"), ("127.0.0.1", '"203.0.113.9:4711"', "203.0.113.9"),
+        ("127.0.0.1", '"[2001:db8::1]:4711"', "2001:db8::1"), ("127.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
         ("127.0.0.1", "[::ffff:203.0.113.9]:80", "203.0.113.9"),
         ("127.0.0.1, 10.0.0.0/8", "203.0.113.9:1, 10.1.2.3:2", "203.0.113.9"),
         ("127.0.0.1, 10.0.0.0/8", "198.51.100.7, 203.0.113.9:1 ,[::ffff:10.1.2.3]:2", "203.0.113.9"),
         ("127.0.0.1, 2001:db8:1::/48", "203.0.113.9:1, [2001:db8:1::7]:2", "203.0.113.9"),
         ("::ffff:127.0.0.1, ::ffff:10.0.0.0/104", "203.0.113.9, 10.1.2.3", "203.0.113.9"),
-        ("127.0.0.1", "203.0.113.9, ", "203.0.113.9"),
-        ("127.0.0.1, 10.0.0.0/8", "10.9.9.9, 10.1.2.3", "10.9.9.9"),
+        ("127.0.0.1", "203.0.113.9, ", "203.0.113.9"), ("127.0.0.1, 10.0.0.0/8", "10.9.9.9, 10.1.2.3", "10.9.9.9"),
         ("127.0.0.1, 10.0.0.0/8", "203.0.113.9, unknown, 10.1.2.3", "10.1.2.3"),
-        ("127.0.0.1", "203.0.113.9:x", "127.0.0.1"),
-        ("127.0.0.1", "[203.0.113.9", "127.0.0.1"),
+        ("127.0.0.1", "203.0.113.9:x", "127.0.0.1"), ("127.0.0.1", "[203.0.113.9", "127.0.0.1"),
     ],
-)
+)  # fmt: skip
 def test_the_rightmost_address_that_is_no_trusted_proxy_is_the_clients(trusted, forwarded, address):
     seen = []
 
@@ -11979,12 +11669,7 @@ def test_a_trusted_proxy_is_not_logged_as_forgotten(caplog):
     "name",
     [
         *(
-            "CF-Connecting-IP",
-            "CF-Connecting-IPv6",
-            "CF-Ray",
-            "CF-Visitor",
-            "CDN-Loop",
-            "True-Client-IP",
+            "CF-Connecting-IP", "CF-Connecting-IPv6", "CF-Ray", "CF-Visitor", "CDN-Loop", "True-Client-IP",
             "X-Client-IP",
         ),
         *("X-Forwarded-Port", "X-Forwarded-Server", "X-Forwarded-Scheme", "X-Forwarded-Ssl", "X-Forwarded-Prefix"),
@@ -11996,7 +11681,7 @@ def test_a_trusted_proxy_is_not_logged_as_forgotten(caplog):
         *("Tailscale-User-Login", "Remote-User", "X-NginX-Proxy", "Akamai-Origin-Hop"),
         *("Front-End-Https", "X-Url-Scheme", "X-Via", "X-Vercel-Forwarded-For", "X-Nf-Client-Connection-Ip"),
     ],
-)
+)  # fmt: skip
 def test_who_comes_through_a_proxy_that_says_so_is_not_this_machines_user(shared, name):
     assert_problem(shared.get("/api/todos", **{name: "x"}), 401)
     assert shared.get("/api/todos").status == 200
@@ -12873,26 +12558,12 @@ async def test_several_pasted_lines_become_a_to_do_each_with_one_undo(page):
 
 async def test_bullets_and_check_boxes_of_pasted_lines_are_taken_off(page):
     lines = {
-        "- a dash": "a dash",
-        "* a star": "a star",
-        "\t• a dot": "a dot",
-        "•no space": "no space",
-        "12. a number": "a number",
-        "3) a bracket": "a bracket",
-        "- [ ] open": "open",
-        "[] empty": "empty",
-        "☐ a box": "a box",
-        "1. [ ] both": "both",
-        "-5 degrees": "-5 degrees",
-        "3.5 kg of flour": "3.5 kg of flour",
-        "[draft] a letter": "[draft] a letter",
-        "1984": "1984",
-        "- ": None,
-        "2.": None,
-        f"wide{' ' * 400}gap": f"wide{' ' * 400}gap",
-        "- [x] done": "done",
-        "☑️ done too": "done too",
-    }
+        "- a dash": "a dash", "* a star": "a star", "\t• a dot": "a dot", "•no space": "no space",
+        "12. a number": "a number", "3) a bracket": "a bracket", "- [ ] open": "open", "[] empty": "empty",
+        "☐ a box": "a box", "1. [ ] both": "both", "-5 degrees": "-5 degrees", "3.5 kg of flour": "3.5 kg of flour",
+        "[draft] a letter": "[draft] a letter", "1984": "1984", "- ": None, "2.": None,
+        f"wide{' ' * 400}gap": f"wide{' ' * 400}gap", "- [x] done": "done", "☑️ done too": "done too",
+    }  # fmt: skip
     await paste(page, "\n".join(lines))
     await page.keyboard.press("Enter")
     await expect(rows(page)).to_have_count(17)
@@ -14482,13 +14153,9 @@ async def hear_nothing(page):
 
 
 WAKES = {
-    "visible": see,
-    "pageshow": show_again,
-    "online": come_online,
-    "write": write_something,
-    "clock": sleep_for_an_hour,
-    "silence": hear_nothing,
-}
+    "visible": see, "pageshow": show_again, "online": come_online, "write": write_something,
+    "clock": sleep_for_an_hour, "silence": hear_nothing,
+}  # fmt: skip
 
 
 @pytest.mark.slow
