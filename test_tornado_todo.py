@@ -3647,8 +3647,10 @@ async def test_page_of_a_list_uses_an_index_of_postgres_before_analyze(fresh_pos
         queries = tornado_todo.TodoQueries(PostgresExplainer(), user)
         page = tornado_todo.Page("order", False, 20, None)
         assert len(await queries.todos(tornado_todo.TodoFilter(list=inbox), page)) == 21
-        assert await queries.place_at_end(None) == (inbox, 1_999)
-        assert len(await queries.neighbours(todos[9], True, 3)) == 3
+        end = await queries.end_of_list(None)
+        assert (end.list_id, end.order) == (inbox, 1_999)
+        below, above = await queries.neighbours(inbox, todos[9].order, 3)
+        assert [todo.order for todo in (*below, *above)] == [8, 7, 6, 10, 11, 12]
     assert len(plans) == 3
     for plan in plans:
         assert "using todos_by_list" in plan and "Seq Scan on todos" not in plan and "todos_to_count" not in plan, plan
@@ -4235,7 +4237,7 @@ def lock_of(path):
 
 async def in_group(database, operation, committed=None):
     """Run an operation in a transaction that it may share with others."""
-    return await database.write(tornado_todo.run_group, tornado_todo.StoreWrite(operation), committed, is_short=True)
+    return await database.write(tornado_todo.run_checked, operation, committed)
 
 
 async def test_wal_and_full_synchronous_and_foreign_keys_are_in_force(service):
@@ -4297,20 +4299,19 @@ async def test_one_write_of_a_group_that_fails_fails_alone(service, is_short):
 
 async def test_what_a_group_puts_off_is_written_as_if_each_write_had_been_alone(service_anywhere):
     service, user = service_anywhere
-    todos = [(await service.create(user, {"title": f"{n}"})).result for n in range(10)]
+    *todos, taken = [(await service.create(user, {"title": f"{n}"})).result for n in range(11)]
 
-    async def fail_late(batch):
-        batch.save_todo(None, tornado_todo.msgspec.structs.replace(todos[0], title="again"))  # its id is in use
-        await batch.finish()
+    def fail_late(batch):
+        batch.save_todo(None, tornado_todo.msgspec.structs.replace(taken, title="again"))  # its id is in use
 
-    async def fail_early(batch):
+    def fail_early(batch):
         raise tornado_todo.Conflict("never")
 
     for failing in (fail_early, fail_late):
         before = await service.store.newest_revision()
         outcomes = await asyncio.gather(
             *(service.patch(user, todo.id, {"title": f"{failing.__name__} {todo.id}"}, None) for todo in todos[:5]),
-            service.store.write(user, failing, lambda written: None, is_short=True),
+            service.store.decide((tornado_todo.TodoQueries.end_of_list, None), user, failing, lambda written: None),
             *(service.patch(user, todo.id, {"notes": failing.__name__}, None) for todo in todos[5:]),
             return_exceptions=True,
         )
@@ -4468,13 +4469,13 @@ async def test_a_write_that_turns_out_to_be_long_leaves_the_loop_to_others(servi
     todos = [tornado_todo.msgspec.structs.replace(blank, id=id_, order=1 + n * 1e-9) for n, id_ in enumerate(ids)]
     rows = [tornado_todo.row_from_todo(todo, user.id) for todo in todos]
     await service.store.database.transaction(lambda write: write.execute_many(tornado_todo.INSERT_TODO, rows))
-    threads, neighbours = set(), tornado_todo.TodoBatch.neighbours
+    threads, next_todos = set(), tornado_todo.next_todos
 
-    async def watched(*arguments):
+    def watched(*arguments):
         threads.add(threading.current_thread().name)
-        return await neighbours(*arguments)
+        return next_todos(*arguments)
 
-    monkeypatch.setattr(tornado_todo.TodoBatch, "neighbours", watched)
+    monkeypatch.setattr(tornado_todo, "next_todos", watched)
     before = await service.store.newest_revision()
     written = await service.patch(user, ids[0], {"order": 1 + 1500.5e-9}, None)
     assert len(threads) == 2 and written.revision > before + 200

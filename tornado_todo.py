@@ -1728,8 +1728,8 @@ class Probe(NamedTuple):
     write: str  # SQL that stores $1, a number
 
 
-class RetryGroup(Exception):
-    """Roll the group back and commit each of its writes alone: one has failed after a change, or takes long."""
+class RepeatAlone(Exception):
+    """A short write has to be carried out after the others of its group: it takes long, or may have made them fail."""
 
 
 class Transaction:
@@ -1737,7 +1737,7 @@ class Transaction:
 
     name = ""  # as a source of reads it is no database of its own
     rows_at_once = 1000  # of execute_many, before other requests get a turn
-    is_in_loop = False  # where a long operation would hold up all requests
+    is_shared = False  # by a group of short writes, which one that takes long would hold up
 
     @property
     def in_transaction(self) -> bool:
@@ -1762,13 +1762,9 @@ class Transaction:
         """Make the transaction durable. Raises Unavailable if it is unknown whether it is."""
         raise NotImplementedError
 
-    async def let_join(self) -> None:
-        """Append the writes that have come meanwhile to the items of a group, where that is possible."""
-
-    def take_long(self) -> None:
-        """Report that the operation changes many rows. Raises RetryGroup where it would hold up the loop."""
-        if self.is_in_loop:
-            raise RetryGroup
+    async def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function that may take long and awaits nothing, where it does not hold up the loop."""
+        return function(*arguments)
 
 
 async def check_columns(transaction: Transaction, tables: Mapping[str, Collection[str]]) -> None:
@@ -1777,12 +1773,13 @@ async def check_columns(transaction: Transaction, tables: Mapping[str, Collectio
     await transaction.fetch(" UNION ALL ".join(f"SELECT 1 FROM {part} AS part" for part in parts))
 
 
-GroupRunner = Callable[[Transaction, Sequence[Any]], Awaitable[Sequence[Any]]]
+Take = Callable[[], Awaitable[Sequence[Any]]]  # returns the items of a group, to which others may have been added
+GroupRunner = Callable[[Transaction, Take], Awaitable[Sequence[Any]]]
 
 
-async def run_alone(transaction: Transaction, items: Sequence[Callable[[Transaction], Awaitable[Any]]]) -> list[Any]:
+async def run_alone(transaction: Transaction, take: Take) -> list[Any]:
     """Run one operation: the GroupRunner of writes that share no transaction."""
-    return [await operation(transaction) for operation in items]
+    return [await operation(transaction) for operation in await take()]
 
 
 class Write:
@@ -1855,17 +1852,18 @@ class Database:
         self, operation: Callable[[Transaction], Awaitable[Any]], committed: Callable[[Any], None] | None = None
     ) -> Any:
         """Run `await operation(transaction)` as one transaction, and return its answer; see `write`."""
-        return await self.write(run_alone, operation, committed)
+        return await self.write(run_alone, operation, committed, is_short=False)
 
     async def write(
-        self, run: GroupRunner, item: Any, committed: Callable[[Any], None] | None = None, is_short: bool = False
+        self, run: GroupRunner, item: Any, committed: Callable[[Any], None] | None = None, is_short: bool = True
     ) -> Any:
-        """Commit what `await run(transaction, items)` does for an item, and return its answer for it.
+        """Commit what `await run(transaction, take)` does for an item, and return its answer for it.
 
-        With `is_short`, items of other callers that name the same `run` may be in the same transaction. For each
-        it returns an answer, or the exception by which it was refused before it changed anything. If it raises, it is
-        repeated for each item alone. `committed(answer)` is called right after the commit, in the order of
-        commits, whether or not the caller still waits. Raises what `run` raises, with nothing written, or Unavailable.
+        If the write is short, items of others that name the same `run` are in the same transaction: `await take()`
+        returns all that there are by then. For each, `run` returns an answer, or the exception by which it was refused
+        before it wrote anything; RepeatAlone has it repeated. If `run` raises, it is repeated for each item.
+        `committed(answer)` is called right after the commit, in the order of commits, whether or not
+        the caller still waits. Raises what `run` raises, with nothing written, or Unavailable.
         """
         if self._writer_task is None:
             raise Unavailable("The database is closed.")
@@ -1881,7 +1879,7 @@ class Database:
             group: list[Write] = []
             self._fill(group)
             if group:
-                await self._commit_group(group)
+                await self._commit_group(group, group[0].is_short)
             else:
                 self._arrived.clear()
                 await self._arrived.wait()
@@ -1896,41 +1894,39 @@ class Database:
             if write.begin():
                 group.append(write)
 
-    async def _commit_group(self, group: list[Write], alone: bool = False) -> None:
+    async def _commit_group(self, group: list[Write], is_shared: bool) -> None:
         """Run a group of writes in one transaction, or each alone if that fails, and report to their callers."""
         self._is_writing = True
-        answers: Sequence[Any]
         try:
-            answers = await self._run(group, alone)
-        except RetryGroup:
-            for write in group:
-                await self._commit_group([write], alone=True)
-            return
+            answers = await self._run(group, is_shared)
         except Exception as error:
             answers = [self._explained(error) for _ in group]
         self._is_writing = False
         self._failure = next((answer for answer in answers if isinstance(answer, Unavailable)), None)
+        to_repeat = []
         for write, answer in zip(group, answers, strict=True):
-            write.finish(answer)
+            to_repeat.append(write) if isinstance(answer, RepeatAlone) else write.finish(answer)
+        for write in to_repeat:
+            await self._commit_group([write], is_shared=False)
 
-    async def _run(self, group: list[Write], alone: bool) -> Sequence[Any]:
-        items = [write.item for write in group]
+    async def _run(self, group: list[Write], is_shared: bool) -> Sequence[Any]:
+        """The answers of writes that were carried out in one transaction."""
 
-        async def let_join() -> None:
-            if not self._waiting:
-                await asyncio.sleep(0)
-            self._fill(group)
-            items.extend(write.item for write in group[len(items) :])
+        async def take() -> list[Any]:
+            if is_shared:
+                if not self._waiting:
+                    await asyncio.sleep(0)
+                self._fill(group)
+            return [write.item for write in group]
 
         async with self._session() as session:
-            if group[0].is_short and not alone:
-                session.let_join = let_join  # type: ignore[method-assign]
+            session.is_shared = is_shared
             try:
-                answers = await group[0].run(session, items)
+                answers = await group[0].run(session, take)
             except Exception as error:
                 # Otherwise the engine has undone the whole group itself, as SQLite does on a full disk, or is away.
                 if len(group) > 1 and session.in_transaction and not isinstance(error, OSError):
-                    raise RetryGroup from error
+                    return [RepeatAlone() for _ in group]
                 raise
             await session.commit()
         return answers
@@ -2019,8 +2015,8 @@ class Database:
 
 
 @functools.lru_cache(1000)
-def sqlite_statement(sql: str) -> tuple[str, Callable[[Sequence[Any]], Sequence[Any]]]:
-    """A statement of Postgres as SQLite takes it, and a function that puts its arguments in the order of its `?`.
+def sqlite_statement(sql: str) -> tuple[str, Callable[[Sequence[Any]], Sequence[Any]] | None]:
+    """A statement of Postgres as SQLite takes it, and what puts its arguments in the order of its `?`, if need be.
 
     To SQLite `$1` is a name: looking 18 of them up takes 10 µs, and `?1` with a sequence is deprecated in
     Python 3.12.0 to 3.12.3 by mistake (gh-117995).
@@ -2032,8 +2028,7 @@ def sqlite_statement(sql: str) -> tuple[str, Callable[[Sequence[Any]], Sequence[
         sql = "SELECT 1 WHERE 0"
     places = [int(place) - 1 for place in re.findall(r"\$(\d+)", sql)]
     is_in_order = places == list(range(len(places)))
-    arrange = (lambda arguments: arguments) if is_in_order else operator.itemgetter(*places)
-    return re.sub(r"\$\d+", "?", sql), arrange
+    return re.sub(r"\$\d+", "?", sql), None if is_in_order else operator.itemgetter(*places)
 
 
 class SQLiteTransaction(Transaction):
@@ -2041,8 +2036,7 @@ class SQLiteTransaction(Transaction):
 
     def __init__(self, connection: sqlite3.Connection, in_thread: Callable[..., Awaitable[Any]] | None):
         self._connection, self._in_thread = connection, in_thread
-        self.is_in_loop = in_thread is not None
-        if self.is_in_loop:
+        if in_thread:
             self.rows_at_once = ROWS_IN_LOOP
 
     @property
@@ -2051,11 +2045,12 @@ class SQLiteTransaction(Transaction):
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
         sql, arrange = sqlite_statement(sql)
-        return self._connection.execute(sql, arrange(arguments)).fetchall()  # a file needs no time limit
+        values = arrange(arguments) if arrange else arguments
+        return self._connection.execute(sql, values).fetchall()  # a file needs no time limit
 
     async def _execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         sql, arrange = sqlite_statement(sql)
-        self._connection.executemany(sql, map(arrange, rows))
+        self._connection.executemany(sql, map(arrange, rows) if arrange else rows)
 
     async def commit(self) -> None:
         if self._in_thread:
@@ -2075,7 +2070,7 @@ class SQLiteSnapshot:
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
         """Run one statement that reads, and return its rows."""
         sql, arrange = sqlite_statement(sql)
-        rows: Any = await self._connection.execute_fetchall(sql, arrange(arguments))
+        rows: Any = await self._connection.execute_fetchall(sql, arrange(arguments) if arrange else arguments)
         return [*rows]
 
 
@@ -2531,12 +2526,12 @@ class SQLiteDatabase(Database):
                 raise Unavailable(f"The disk that has {self.path} is full.")
         await (self._read if self._reader_count else self.fetch)(probe.counters)
 
-    async def _run(self, group: list[Write], alone: bool) -> Sequence[Any]:
-        self._writes_in_loop = group[0].is_short and not alone and self._begin_at_once()
+    async def _run(self, group: list[Write], is_shared: bool) -> Sequence[Any]:
+        self._writes_in_loop = is_shared and self._begin_at_once()
         try:
             if self._writes_in_loop:
-                return await super()._run(group, alone)
-            answers: Sequence[Any] = await self._in_writer_thread(run_without_waiting, super()._run(group, alone=True))
+                return await super()._run(group, is_shared)
+            answers: Sequence[Any] = await self._in_writer_thread(run_without_waiting, super()._run(group, False))
             return answers
         except FilesLost:
             if self._files:
@@ -2644,6 +2639,9 @@ class PostgresTransaction(Transaction):
                 "The database went away in the middle of the commit, so this may or may not have been done."
                 " Repeating it is harmless if it names an id or an Idempotency-Key."
             ) from error
+
+    async def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.to_thread(function, *arguments)
 
     async def roll_back(self) -> None:
         """Undo the transaction unless it has ended."""
@@ -3163,7 +3161,10 @@ def check_role(wanted: str, role: str) -> None:
 
 
 class Table:
-    """How a struct is stored, from the declarations of its fields; all of it is worked out at import."""
+    """How a struct is stored, from the declarations of its fields; all of it is worked out at import.
+
+    What reads and makes rows is generated, since a loop over the fields takes twice as long.
+    """
 
     def __init__(self, struct: type[msgspec.Struct]):
         declared = declared_fields(struct)
@@ -3171,29 +3172,30 @@ class Table:
         columns = [each.column for each in stored.values()]
         self.columns = ", ".join(columns)  # of the rows that `read` takes, more of which may follow
         self.width = len(columns)
-        # How each column is made, by the field that it depends on.
-        self.makers_of = {
-            name: {each.column: self._maker(name, each.write), **each.derived} for name, each in stored.items()
-        }
-        self.makers = {column: make for makers in self.makers_of.values() for column, make in makers.items()}
+        self._names: dict[str, Any] = {"struct": struct}
+        # How each column is made of a `thing`, by the field that it depends on.
+        self.makers_of = {name: self._makers(name, each) for name, each in stored.items()}
+        self.makers = {column: maker for makers in self.makers_of.values() for column, maker in makers.items()}
         places = {name: columns.index(each.column or each.of) for name, each in declared.items()}
-        readers = {f"read_{name}": each.read for name, each in declared.items() if each.read}
+        self._names |= {f"read_{name}": each.read for name, each in declared.items() if each.read}
         values = (
-            f"{n}=read_{n}(row[{at}])" if f"read_{n}" in readers else f"{n}=row[{at}]" for n, at in places.items()
+            f"{n}=read_{n}(row[{at}])" if f"read_{n}" in self._names else f"{n}=row[{at}]" for n, at in places.items()
         )
-        # The struct in a row that begins with `columns`. Generated, since a loop over the fields takes twice as long.
-        self.read: Callable[[Sequence[Any]], Any] = eval(
-            f"lambda row: struct({', '.join(values)})", {"struct": struct, **readers}
-        )
+        # The struct in a row that begins with `columns`, and the values of all columns that `makers` makes.
+        self.read: Callable[[Sequence[Any]], Any] = eval(f"lambda row: struct({', '.join(values)})", self._names)
+        self.row = self.row_maker(self.makers)
 
-    @staticmethod
-    def _maker(name: str, write: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
-        get = operator.attrgetter(name)
-        return (lambda thing: write(get(thing))) if write else get
+    def _makers(self, name: str, field: Field) -> dict[str, str]:
+        self._names |= {f"make_{column}": make for column, make in field.derived.items()}
+        self._names[f"write_{name}"] = field.write
+        own = f"write_{name}(thing.{name})" if field.write else f"thing.{name}"
+        return {field.column: own, **{column: f"make_{column}(thing)" for column in field.derived}}
 
-    def row(self, thing: Any) -> list[Any]:
-        """The values of the columns that `makers` makes."""
-        return [make(thing) for make in self.makers.values()]
+    def row_maker(self, columns: Iterable[str]) -> Callable[[Any], tuple[Any, ...]]:
+        """A function that makes the values of some columns."""
+        values = "".join(f"{self.makers[column]}, " for column in columns)
+        maker: Callable[[Any], tuple[Any, ...]] = eval(f"lambda thing: ({values})", self._names)
+        return maker
 
 
 def placeholders(count: int, first: int = 1) -> str:
@@ -3230,17 +3232,18 @@ def row_from_todo(todo: Todo, owner_id: str) -> tuple:
 
 
 @functools.lru_cache(1000)
-def update_todo(fields: tuple[str, ...]) -> tuple[str, tuple[Callable[[Todo], Any], ...]]:
+def update_todo(fields: tuple[str, ...]) -> tuple[str, Callable[[Todo], tuple[Any, ...]]]:
     """The statement that writes some fields of a to-do, and what makes its arguments from `$3` on.
 
     Before them come the to-do's id and the caller; after them, if it moves to another list, that list's owner.
     Columns that did not change are not written, which spares most of a to-do's nine indexes.
     """
-    makers = {column: make for field in fields for column, make in TODOS.makers_of[field].items()}
-    names = [*makers, *(["owner_id"] if "list" in fields else [])]
+    columns = dict.fromkeys(column for field in fields for column in TODOS.makers_of[field])
+    names = [*columns, *(["owner_id"] if "list" in fields else [])]
     settings = ", ".join(f"{name} = ${number}" for number, name in enumerate(names, 3))
     mine = "SELECT list_id FROM members WHERE user_id = $2 AND role = 'editor'"
-    return f"UPDATE todos SET {settings} WHERE id = $1 AND (owner_id = $2 OR list_id IN ({mine}))", (*makers.values(),)
+    sql = f"UPDATE todos SET {settings} WHERE id = $1 AND (owner_id = $2 OR list_id IN ({mine}))"
+    return sql, TODOS.row_maker(columns)
 
 
 # A change as a reader sees it: with its author's name, and of its images only those that were in a list which
@@ -3317,6 +3320,7 @@ NAMED = (
     f"SELECT id, name FROM users WHERE name IN ({{0}}, {{1}}) AND name NOT LIKE '{LINK_NAME}%'"
     " ORDER BY CASE WHEN name = {0} THEN 0 ELSE 1 END LIMIT 1"
 )
+SAVE_ANSWER = insert("idempotency_keys", "user_id, key, fingerprint, answer, todo_id, at")
 SET_COUNTER = "UPDATE counters SET value = $2 WHERE name = $1"
 SET_LIST_REVISION = "UPDATE lists SET revision = $2 WHERE id = $1"
 SET_USER_REVISION = "UPDATE users SET revision = $2 WHERE id = $1"
@@ -3328,22 +3332,42 @@ SET_READERS_REVISION = (
 
 
 @functools.cache
-def select_todos(count: int = 1) -> str:
-    """SQL for to-dos by their ids, in the trash or not, as the caller sees them: with owner and role."""
+def select_todos(count: int = 1, hidden: bool = False) -> str:
+    """SQL for to-dos by their ids, in the trash or not, with the owner and the caller's role.
+
+    Only of those that the caller may see; with `hidden` also of others, and the role is null.
+    """
     # No condition on deleted_at: on a table that it has not analysed yet, Postgres would use an index for that.
-    return (
-        f"SELECT {TODO_COLUMNS}, owner_id, {role_in('todos.list_id')} FROM todos"
-        f" WHERE id IN ({placeholders(count, 2)}) AND {may(VIEWER, 'list_id')} AND {IN_A_LIVING_LIST}"
-    )
+    which, role = f"id IN ({placeholders(count, 2)})", role_in("todos.list_id")
+    right = f"{may(VIEWER, 'list_id')} AND {IN_A_LIVING_LIST}"
+    if hidden:
+        return f"SELECT {TODO_COLUMNS}, owner_id, CASE WHEN {right} THEN {role} END FROM todos WHERE {which}"
+    return f"SELECT {TODO_COLUMNS}, owner_id, {role} FROM todos WHERE {which} AND {right}"
 
 
 class SeenTodo(NamedTuple):
-    """A to-do, the owner of its list, and the user who read it with their role in the list."""
+    """A to-do, the owner of its list, and the caller's role in it: None if the caller may not see it."""
 
     todo: Todo
     owner_id: str
-    user_id: str
+    role: str | None
+
+
+def visible_todo(seen: SeenTodo | None, deleted: bool, role: str) -> Todo:
+    """The to-do, if it is outside the trash, or in it, and the role is enough. Raises NotFound or Forbidden."""
+    if seen is None or seen.role is None or (seen.todo.deleted_at is not None) != deleted:
+        raise NotFound("There is no such to-do." if not deleted else "There is no such to-do in the trash.")
+    check_role(role, seen.role)
+    return seen.todo
+
+
+class EndOfList(msgspec.Struct):
+    """Where to-dos of a list are added: the list, its owner, the caller's role, and the greatest order, if any."""
+
+    list_id: str
+    owner_id: str
     role: str
+    order: float | None
 
 
 class TodoQueries:
@@ -3385,19 +3409,14 @@ class TodoQueries:
 
     async def todo(self, todo_id: str, deleted: bool = False, role: str = VIEWER) -> Todo:
         """One to-do, outside the trash or in it. Raises NotFound or Forbidden."""
-        seen = await self._find(todo_id)
-        if seen is None or (seen.todo.deleted_at is not None) != deleted:
-            raise NotFound("There is no such to-do." if not deleted else "There is no such to-do in the trash.")
-        check_role(role, seen.role)
-        self.owners[seen.todo.list] = seen.owner_id
-        return seen.todo
+        rows = await self.source.fetch(select_todos(), self.user.id, todo_id)
+        return visible_todo(SeenTodo(TODOS.read(rows[0]), *rows[0][-2:]) if rows else None, deleted, role)
 
-    async def _find(self, todo_id: str) -> SeenTodo | None:
-        """One to-do, in the trash or not, if the caller may see it."""
-        return next((self._seen(row) for row in await self.fetch(select_todos(), todo_id)), None)
-
-    def _seen(self, row: Sequence[Any]) -> SeenTodo:
-        return SeenTodo(TODOS.read(row), row[-2], self.user.id, row[-1])
+    async def seen_todos(self, *ids: str) -> dict[str, SeenTodo]:
+        """To-dos by their ids, in the trash or not, also those that the caller may not see."""
+        padding = ids[:1] * (next(size for size in (1, 8, MAX_IN_GROUP) if size >= len(ids)) - len(ids))
+        rows = await self.fetch(select_todos(len(ids) + len(padding), hidden=True), *ids, *padding)
+        return {row[0]: SeenTodo(TODOS.read(row), *row[-2:]) for row in rows}
 
     @staticmethod
     def _conditions(which: TodoFilter, bound: Callable[[Any], str]) -> list[str]:
@@ -3552,11 +3571,8 @@ class TodoQueries:
         """The id of the list that to-dos go to when none is named."""
         return (await self.fetch("SELECT id FROM lists WHERE owner_id = $1 AND inbox = 1"))[0][0]
 
-    async def place_at_end(self, list_id: str | None) -> tuple[str, float | None]:
-        """A list that the caller may write to, the Inbox if none is named, and the greatest `order` in it, if any.
-
-        Raises NotFound or Forbidden.
-        """
+    async def end_of_list(self, list_id: str | None) -> EndOfList | None:
+        """The end of a list, or of the Inbox if none is named; None if the caller may not see the list."""
         which = "id = $2" if list_id else "owner_id = $1 AND inbox = 1"
         rows = await self.fetch(
             f"SELECT id, owner_id, {role_in('lists.id')}, (SELECT max(position) FROM todos"
@@ -3564,21 +3580,20 @@ class TodoQueries:
             f" FROM lists WHERE {which} AND {self._seen_lists(deleted=False)}",
             *([list_id] if list_id else []),
         )
-        its_id, owner_id, role, last = first_row(rows, "There is no such list.")
-        check_role(EDITOR, role)
-        self.owners[its_id] = owner_id
-        return its_id, last
+        return EndOfList(*rows[0]) if rows else None
 
     _IN_LIST = f"list_id = (SELECT id FROM lists WHERE id = $2 AND {may(VIEWER, 'id')}) AND deleted_at IS NULL"
 
-    async def neighbours(self, todo: Todo, below: bool, limit: int) -> list[Todo]:
-        """The to-dos next to one in its list, nearest first; those with the same order are left out."""
-        comparison, direction = ("<", "DESC") if below else (">", "ASC")
-        return await self._select_todos(
-            f"{self._IN_LIST} AND position {comparison} $3 AND id <> $4"
-            f" ORDER BY position {direction}, id {direction} LIMIT {limit}",
-            *(todo.list, todo.order, todo.id),
+    async def neighbours(self, list_id: str, order: float, limit: int) -> tuple[list[Todo], list[Todo]]:
+        """The to-dos of a list below and above an order, nearest first."""
+        parts = " UNION ALL ".join(
+            f"SELECT * FROM (SELECT {TODO_COLUMNS} FROM todos WHERE {self._IN_LIST} AND position {comparison} $3"
+            f" ORDER BY position {direction}, id {direction} LIMIT {limit}) AS {direction}_part"
+            for comparison, direction in (("<", "DESC"), (">", "ASC"))
         )
+        todos = [TODOS.read(row) for row in await self.fetch(parts, list_id, order)]
+        todos.sort(key=lambda todo: (todo.order, todo.id))
+        return [todo for todo in reversed(todos) if todo.order < order], [todo for todo in todos if todo.order > order]
 
     async def far_out(self, list_id: str, sign: int) -> tuple[list[Todo], float]:
         """The to-dos of a list whose order is nearer to one limit than to 0, and the order next to theirs, if any.
@@ -3633,8 +3648,8 @@ class TodoQueries:
         """The changes to a to-do before a revision that the caller may see, newest first. Raises NotFound."""
         which = f"todo_id = $2 AND ({SEES_AFTER} OR {SEES_BEFORE}) AND revision < $3"
         changes = await self._changes(f"{which} ORDER BY revision DESC LIMIT {limit}", todo_id, before)
-        if not changes and await self._find(todo_id) is None:
-            raise NotFound("There is no such to-do.")
+        if not changes:
+            first_row(await self.fetch(select_todos(), todo_id), "There is no such to-do.")
         return changes
 
     async def members(self, list_id: str) -> list[Member]:
@@ -3677,20 +3692,10 @@ class TodoQueries:
         todos = await self._select_todos(f"{may(EDITOR, 'list_id')} AND id IN ({ids})", batch, seconds=BULK_SECONDS)
         return {todo.id: todo for todo in todos}
 
-    async def todo_of_this_id(self, todo_id: str) -> Todo | None:
-        """The to-do of this id to be replaced, in the trash or not. Raises Conflict if it is not the caller's."""
-        rows = await self.fetch(
-            f"SELECT {TODO_COLUMNS}, owner_id, {may(VIEWER, 'list_id')} AND {IN_A_LIVING_LIST},"
-            f" {role_in('todos.list_id')} FROM todos WHERE id = $2",
-            todo_id,
-        )
-        if not rows:
-            return None
-        *_, is_seen, role = rows[0]
-        if not is_seen:
-            raise Conflict("This id is in use already. Make a new UUID.")
-        check_role(EDITOR, role)
-        return self._todo(rows[0])
+    async def kept_answer(self, key: str) -> tuple | None:
+        """The fingerprint of the request that came with an Idempotency-Key, and its answer, if there was one."""
+        kept = "SELECT fingerprint, answer FROM idempotency_keys WHERE user_id = $1 AND key = $2"
+        return next(iter(await self.fetch(kept, key)), None)
 
     async def batch_changes(self, batch: str) -> tuple[list[Change], bool]:
         """A batch's changes, newest first, and whether it is itself an undo. Raises NotFound."""
@@ -3781,152 +3786,36 @@ async def lock_revision(transaction: Transaction) -> int:
     return (await transaction.fetch(lock))[0][0]
 
 
-class UnitOfWork:
-    """What the writes of one group have read, and what they defer to its end (Fowler's pattern of this name).
-
-    Writes that are committed together mostly go to the same list, and often to the same to-dos. So each finds
-    what the others have read or changed, and every row is written once: a group of 32 takes some ten statements
-    instead of a hundred, which on Postgres are as many round trips. Nobody else writes meanwhile, and
-    a write that changes rights is alone in its group. A statement that reads writes first what is deferred.
-    """
-
-    def __init__(self, transaction: Transaction, writes: "Sequence[StoreWrite]", revision: int):
-        self._transaction, self._writes = transaction, writes
-        self.take_long = transaction.take_long
-        self.revision = revision  # the newest of all
-        self.written = 0  # how often something was changed, or deferred
-        self._waits = False  # whether anything is deferred
-        self.todos: dict[str, SeenTodo] = {}
-        self._ends: dict[tuple[str, str | None], tuple[str, str]] = {}
-        self._greatest_order: dict[str, float | None] = {}
-        self._changed: dict[str, tuple[Todo | None, SeenTodo]] = {}
-        self._log: list[tuple] = []
-        self._revisions: dict[str, dict[str, int]] = {}
-
-    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> list[tuple]:
-        """Run one statement and return its rows."""
-        await self.flush()
-        self.written += not sql.lstrip().startswith("SELECT")
-        return await self._transaction.fetch(sql, *arguments, seconds=seconds)
-
-    async def fetch_ahead(self, sql: str, *arguments: Any) -> list[tuple]:
-        """Run one statement that reads nothing of what is deferred, and return its rows."""
-        return await self._transaction.fetch(sql, *arguments)
-
-    async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run one statement for every row of arguments."""
-        await self.flush()
-        self.written += 1
-        await self._transaction.execute_many(sql, rows)
-
-    def todo(self, user_id: str, todo_id: str) -> SeenTodo | None:
-        """A to-do, if this user has read or written it."""
-        seen = self.todos.get(todo_id)
-        return seen if seen and seen.user_id == user_id else None
-
-    def unread(self, user_id: str, todo_id: str) -> list[str]:
-        """This to-do and those that other writes of the user will read, except those that have been read."""
-        ids = [todo_id, *(write.todo_id for write in self._writes if write.user_id == user_id and write.todo_id)]
-        return [todo_id for todo_id in dict.fromkeys(ids) if todo_id not in self.todos][:MAX_IN_GROUP]
-
-    def end_of_list(self, user_id: str, list_id: str | None) -> tuple[str, str, float | None] | None:
-        """A list, its owner and its present greatest order, if `place_at_end` has read them before."""
-        found, owner_id = self._ends.get((user_id, list_id), ("", ""))
-        return (found, owner_id, self._greatest_order[found]) if found in self._greatest_order else None
-
-    def keep_end(self, user_id: str, asked: str | None, found: tuple[str, str, float | None]) -> None:
-        """Keep what has been read for `end_of_list`."""
-        list_id, owner_id, self._greatest_order[list_id] = found
-        self._ends[user_id, asked] = list_id, owner_id
-
-    def save_todo(self, before: Todo | None, after: Todo, owner_id: str, user_id: str) -> None:
-        """Defer the write of a to-do by a user who has the right to."""
-        self._defer()
-        seen = SeenTodo(after, owner_id, user_id, OWNER if owner_id == user_id else EDITOR)
-        first = self._changed[after.id][0] if after.id in self._changed else before
-        self._changed[after.id], self.todos[after.id] = (first, seen), seen
-        if before and (before.list, before.order, before.deleted_at) != (after.list, after.order, after.deleted_at):
-            self._greatest_order.clear()
-        elif after.list in self._greatest_order:
-            greatest = self._greatest_order[after.list]
-            self._greatest_order[after.list] = after.order if greatest is None else max(greatest, after.order)
-
-    def _defer(self) -> None:
-        self._waits = True
-        self.written += 1
-
-    def log(self, rows: Iterable[tuple]) -> None:
-        """Defer rows of the change log, in their order."""
-        self._defer()
-        self._log.extend(rows)
-
-    def raise_revision(self, sql: str, key: str, revision: int) -> None:
-        """Defer a statement that sets a greater revision."""
-        self._defer()
-        self._revisions.setdefault(sql, {})[key] = revision
-
-    def raise_newest(self, revision: int) -> None:
-        """Defer that this is the newest revision of all."""
-        self.revision = revision
-        self.raise_revision(SET_COUNTER, "revision", revision)
-
-    async def flush(self) -> None:
-        """Write everything that was deferred."""
-        if not self._waits:
-            return
-        changed, log, revisions = self._changed, self._log, self._revisions
-        self._changed, self._log, self._revisions, self._waits = {}, [], {}, False
-        rows: dict[str, list[tuple]] = {}
-        for before, seen in changed.values():
-            sql, row = self._statement(before, seen)
-            rows.setdefault(sql, []).append(row)
-        if log:
-            rows[SAVE_CHANGE] = log
-        rows.update({sql: [*values.items()] for sql, values in revisions.items()})
-        for sql, its_rows in rows.items():
-            await self._transaction.execute_many(sql, its_rows)
-
-    @staticmethod
-    def _statement(before: Todo | None, seen: SeenTodo) -> tuple[str, tuple]:
-        """The statement that writes a to-do: if there was one before, only what is different now."""
-        after = seen.todo
-        if before is None:
-            return INSERT_TODO, row_from_todo(after, seen.owner_id)
-        changed = tuple(name for name in TODOS.makers_of if getattr(before, name) != getattr(after, name))
-        sql, makers = update_todo(changed)
-        row = (after.id, seen.user_id, *[make(after) for make in makers])
-        return sql, (*row, seen.owner_id) if "list" in changed else row
-
-
-WRITES_IN_LOOP = 8  # of a group, before other requests get a turn
-
-
-class StoreWrite(NamedTuple):
-    """A write for `run_group`: an operation, and the to-do that it will read for a user, if that is known."""
-
-    operation: Callable[[UnitOfWork], Awaitable[Any]]
-    user_id: str = ""
-    todo_id: str = ""
-
-
-async def run_group(transaction: Transaction, writes: Sequence[StoreWrite]) -> list[Any]:
-    """Carry out writes that share a transaction; for each its answer, or the error that refused it."""
-    unit, answers = UnitOfWork(transaction, writes, await lock_revision(transaction)), []
-    await transaction.let_join()
-    for index, write in enumerate(writes, 1):
-        if index % WRITES_IN_LOOP == 0:
-            await asyncio.sleep(0)
-        if index == len(writes):
-            await transaction.let_join()
-        before = unit.written
-        try:
-            answers.append(await write.operation(unit))
-        except TodoError as error:
-            if unit.written != before:  # the others have to be repeated without it
-                raise
-            answers.append(error)
-    await unit.flush()
+async def run_checked(transaction: Transaction, take: Take) -> list[Any]:
+    """Carry out operations in one transaction: each checks first, and raises a TodoError only before it writes."""
+    answers: list[Any] = []
+    await lock_revision(transaction)
+    while new := (await take())[len(answers) :]:
+        for operation in new:
+            try:
+                answers.append(await operation(transaction))
+            except TodoError as error:
+                answers.append(error)
     return answers
+
+
+async def raise_revision(transaction: Any, unless_unused: bool = False) -> int:
+    """Raise the revision above all that were ever issued, to the time in microseconds, keep the gap, and return it.
+
+    The database may be an older copy that was put in its place by whatever means, and the revisions
+    after the copy's would be issued again, for something else. `check_revision` refuses those in a gap.
+    """
+    counted = "SELECT value FROM counters WHERE name = 'revision' UNION ALL SELECT max(revision) FROM changes"
+    revision = max(row[0] or 0 for row in await transaction.fetch(counted))
+    if unless_unused and not revision:
+        return 0
+    raised: int = max(time.time_ns() // 1000, revision + 1_000_000)
+    # Nothing was written since it was raised the last time, so this is one gap.
+    extend = "UPDATE revision_gaps SET before_revision = $2 WHERE before_revision = $1 RETURNING after_revision"
+    if not await transaction.fetch(extend, revision, raised):
+        await transaction.fetch(insert("revision_gaps", "after_revision, before_revision"), revision, raised)
+    await transaction.fetch(SET_COUNTER, "revision", raised)
+    return raised
 
 
 async def write_locked(
@@ -3962,124 +3851,288 @@ class WriteResult(NamedTuple, Generic[Value]):
     changes_access: bool = False
 
 
-class TodoBatch(TodoQueries):
-    """One write: collects what becomes of to-dos and lists, and writes it with its changes at the end.
+class Repeat(NamedTuple):
+    """An Idempotency-Key, a fingerprint of its request, and the type of the answer."""
+
+    key: str
+    fingerprint: str
+    answer_type: Any
+
+
+class Missing(Exception):
+    """A decision needs the answer of a query that has not been loaded: it is made again when it has been."""
+
+    def __init__(self, query: Callable, user: User, *arguments: Any):
+        super().__init__()
+        self.need = query, user, *arguments
+
+
+WRITES_IN_LOOP = 8  # that are decided before other requests get a turn
+
+
+class ShortWrite(NamedTuple):
+    """A write that is decided from what was loaded."""
+
+    needs: Sequence[tuple]  # that are known beforehand: queries of TodoQueries, each with a user and an argument
+    decide: "Callable[[Loaded], Any]"
+
+
+class Loaded:
+    """What the writes of one transaction are decided from: rows that were read, as the decisions before left them.
+
+    Writes that are committed together mostly go to the same list, and often to the same to-dos. What they need is
+    read for all of them, and every row is written once: a group of 32 takes some ten statements. Nobody else
+    writes meanwhile, and a write that changes rights is alone in its transaction.
+    """
+
+    def __init__(self, transaction: Transaction, revision: int):
+        self.transaction = transaction
+        self.revision = revision  # the newest of all
+        self._users: set[str] = set()  # that have asked for to-dos
+        self.answers: dict[Callable, dict[tuple, Any]] = collections.defaultdict(dict)  # of queries, by arguments
+        self._changed: dict[str, tuple[Todo | None, SeenTodo, str]] = {}  # to-dos: before, now, and by whom
+        self.rows: dict[str, list[tuple]] = collections.defaultdict(list)  # to be inserted, by statement
+        self.revisions: dict[str, dict[str, int]] = collections.defaultdict(dict)  # to be set, by statement and key
+
+    def answer(self, query: Callable, user: User, *arguments: Any) -> Any:
+        """The answer of a query. Raises Missing."""
+        try:
+            return self.answers[query][user.id, *arguments]
+        except KeyError:
+            raise Missing(query, user, *arguments) from None
+
+    async def load(self, query: Callable, user: User, *arguments: Any) -> None:
+        """Ask a query, after everything that was decided has been written."""
+        await self.save()
+        await self._ask(query, user, *arguments)
+
+    async def _ask(self, query: Callable, user: User, *arguments: Any) -> None:
+        answer, answers = await query(TodoQueries(self.transaction, user), *arguments), self.answers[query]
+        if query is TodoQueries.seen_todos:
+            self._users.add(user.id)
+            answers.update({(user.id, todo_id): answer.get(todo_id) for todo_id in arguments})
+        else:
+            answers[user.id, *arguments] = answer
+
+    async def load_for(self, writes: Sequence[ShortWrite]) -> None:
+        """Load what writes are known to need: the to-dos of a user by one statement."""
+        ids: dict[User, list[str]] = {}
+        for query, user, argument in dict.fromkeys(need for write in writes for need in write.needs):
+            if (user.id, argument) in self.answers[query]:
+                continue
+            if query is not TodoQueries.seen_todos:
+                await self.load(query, user, argument)
+            elif argument not in self._changed:
+                ids.setdefault(user, []).append(argument)
+        for user, its_ids in ids.items():
+            await self._ask(TodoQueries.seen_todos, user, *its_ids)
+
+    async def settle(self, decide: Callable[..., Any], *arguments: Any) -> Any:
+        """Return `decide(*arguments)`, and load what it turns out to need."""
+        while True:
+            try:
+                if self.transaction.is_shared:
+                    return decide(*arguments)
+                return await self.transaction.compute(decide, *arguments)
+            except Missing as missing:
+                need = missing.need
+            await self.load(*need)
+
+    def add(self, batch: "TodoBatch") -> None:
+        """Take over what a write has decided."""
+        user_id, self.revision = batch.user.id, batch.revision
+        for before, after in batch.todos:
+            owner_id = batch.owner(after.list)
+            seen = SeenTodo(after, owner_id, OWNER if owner_id == user_id else EDITOR)
+            first = self._changed[after.id][0] if after.id in self._changed else before
+            self._changed[after.id] = first, seen, user_id
+            for other_id in self._users:
+                self.answers[TodoQueries.seen_todos].pop((other_id, after.id), None)
+            self.answers[TodoQueries.seen_todos][user_id, after.id] = seen
+            self._note_place(before, after)
+        self.rows[SAVE_CHANGE].extend(batch.log)
+        for list_id, revision in batch.touched.items():
+            self.revisions[SET_LIST_REVISION][list_id] = revision
+            self.revisions[SET_READERS_REVISION][list_id] = batch.revision
+        self.revisions[SET_COUNTER]["revision"] = batch.revision
+
+    def _note_place(self, before: Todo | None, after: Todo) -> None:
+        """Keep the ends of lists right, and ask for neighbours again, after a to-do was placed."""
+        ends = self.answers[TodoQueries.end_of_list]
+        if before and (before.list, before.order, before.deleted_at) == (after.list, after.order, after.deleted_at):
+            return
+        self.answers.pop(TodoQueries.neighbours, None)
+        self.answers.pop(TodoQueries.far_out, None)
+        if before:
+            ends.clear()
+        for end in ends.values():
+            if end and end.list_id == after.list:
+                end.order = after.order if end.order is None else max(end.order, after.order)
+
+    async def save(self) -> None:
+        """Write what has been decided, by one `execute_many` for each statement."""
+        if not self.rows:
+            return
+        rows: dict[str, list[tuple]] = {}
+        for change in self._changed.values():
+            sql, row = self._statement(*change)
+            rows.setdefault(sql, []).append(row)
+        rows |= self.rows | {sql: [*values.items()] for sql, values in self.revisions.items()}
+        for waiting in (self._changed, self.rows, self.revisions):
+            waiting.clear()
+        for sql, its_rows in rows.items():
+            await self.transaction.execute_many(sql, its_rows)
+
+    @staticmethod
+    def _statement(before: Todo | None, seen: SeenTodo, user_id: str) -> tuple[str, tuple]:
+        """The statement that writes a to-do: if there was one before, only what is different now."""
+        after = seen.todo
+        if before is None:
+            return INSERT_TODO, row_from_todo(after, seen.owner_id)
+        changed = tuple(name for name in TODOS.makers_of if getattr(before, name) != getattr(after, name))
+        sql, make_row = update_todo(changed)
+        row = (after.id, user_id, *make_row(after))
+        return sql, (*row, seen.owner_id) if "list" in changed else row
+
+
+class TodoBatch:
+    """One write: what becomes of to-dos, decided from what was loaded, with its changes. It writes nothing itself.
 
     Since writers take turns, revisions have neither gaps nor doubles.
     """
 
-    def __init__(self, transaction: UnitOfWork, user: User, at: int):
-        super().__init__(transaction, user)
-        self.id, self.at = uuid7(), timestamp(at)
+    def __init__(self, loaded: Loaded, user: User):
+        self.loaded, self.user = loaded, user
+        self.id, self._now = uuid7(), now_milliseconds()
+        self.at, self.revision = timestamp(self._now), loaded.revision
         self.undoes: str | None = None  # the batch that this one undoes
-        self.work = transaction
+        self.owners: dict[str, str] = {}  # of the lists that have been read
         self.log: list[tuple] = []  # rows of the change log
+        self.todos: list[tuple[Todo | None, Todo]] = []
         self.saved: dict[str, Todo] = {}  # the newest states of to-dos, by id
+        self.touched: dict[str, int] = {}  # the newest revision of lists, by list
         self.renumbered: dict[str, float] = {}  # the greatest order by list, for lists whose end has been moved
-        self._todos: list[tuple[Todo | None, Todo]] = []
-        self._lists: list[TodoList] = []
-        self._toggled_lists: list[str] = []  # that were moved to the trash or restored
-        self._purged_todos: list[str] = []
-        self._concerned: list[str] = []  # users who gained or lost a right
-        self._touched: dict[str, int] = {}  # the newest revision of lists, by list
-        self._purges_list = False
-        self._revision = transaction.revision
 
-    def written(self, result: Any) -> WriteResult:
-        """The result of the write."""
-        if not self.log:
-            return WriteResult(result, None)
-        return WriteResult(result, self.id, self._revision, bool(self._concerned))
+    def ask(self, query: Callable, *arguments: Any) -> Any:
+        """The answer of a query of TodoQueries, as the decisions before have left it. Raises Missing."""
+        return self.loaded.answer(query, self.user, *arguments)
 
-    async def _find(self, todo_id: str) -> SeenTodo | None:
-        """One to-do, as the writes before it in the group have left it."""
-        if self.work.todo(self.user.id, todo_id) is None:
-            await self._read_ahead(todo_id)
-        return self.work.todo(self.user.id, todo_id) or await super()._find(todo_id)
+    def check_size(self, count: int) -> None:
+        """Raise RepeatAlone if the write is about many rows, and others wait for it."""
+        if count > 200 and self.loaded.transaction.is_shared:
+            raise RepeatAlone
 
-    async def _read_ahead(self, todo_id: str) -> None:
-        """Read a to-do, and with it those that others of the group will need."""
-        ids = self.work.unread(self.user.id, todo_id)
-        if not ids:
-            return
-        padding = ids[:1] * ((1 if len(ids) == 1 else MAX_IN_GROUP) - len(ids))  # so that few statements do
-        sql = select_todos(len(ids) + len(padding))
-        for row in await self.work.fetch_ahead(sql, self.user.id, *ids, *padding):
-            self.work.todos[row[0]] = self._seen(row)
+    def seen_todo(self, todo_id: str) -> SeenTodo | None:
+        """A to-do, in the trash or not, also one that the caller may not see; None if there is none."""
+        seen: SeenTodo | None = self.ask(TodoQueries.seen_todos, todo_id)
+        if seen:
+            self.owners[seen.todo.list] = seen.owner_id
+        return seen
 
-    async def place_at_end(self, list_id: str | None) -> tuple[str, float | None]:
-        """The end of a list, as the writes before it in the group have left it. Raises NotFound or Forbidden."""
-        end = self.work.end_of_list(self.user.id, list_id)
-        if end is None:
-            found, greatest = await super().place_at_end(list_id)
-            end = found, self.owners[found], greatest
-            self.work.keep_end(self.user.id, list_id, end)
-        found, self.owners[found], greatest = end
-        return found, greatest
+    def todo(self, todo_id: str, deleted: bool = False) -> Todo:
+        """A to-do that the caller may change, outside the trash or in it. Raises NotFound or Forbidden."""
+        return visible_todo(self.seen_todo(todo_id), deleted, EDITOR)
 
-    def _record(self, action: str, before: Todo | TodoList | None, after: Todo | TodoList | None) -> Any:
-        """Append a change and return `after` with its revision."""
-        self._revision += 1
+    def owner(self, list_id: str) -> str:
+        """The owner of a list: one that was not read before is being made, or purged, by its owner."""
+        return self.owners.get(list_id, self.user.id)
+
+    def earlier_answer(self, repeat: Repeat | None) -> WriteResult | None:
+        """The answer to the same request before. Raises Invalid if it was another request, or Gone if it was purged."""
+        kept = repeat and self.loaded.answer(TodoQueries.kept_answer, self.user, repeat.key)
+        if not (repeat and kept):
+            return None
+        fingerprint, answer = kept
+        if fingerprint != repeat.fingerprint:
+            raise invalid("Idempotency-Key", "was used for another request: use a new one for this")
+        if not answer:
+            raise Gone("This request was carried out before, and what it was about has been removed for good.")
+        result, batch_id = msgspec.json.decode(answer, type=tuple[msgspec.Raw, str | None])
+        return WriteResult(msgspec.json.decode(result, type=repeat.answer_type), batch_id)
+
+    def record(self, before: Any, after: Any, action: str | None = None) -> Any:
+        """Append a change of a to-do or list, and return it as it is afterwards, with its revision."""
+        self.revision += 1
         if after:
-            after = msgspec.structs.replace(after, revision=self._revision)
-        thing: Any = after or before
+            after = msgspec.structs.replace(after, revision=self.revision)
+        if action is None:
+            is_toggled = before and bool(before.deleted_at) != bool(after.deleted_at)
+            action = ("delete" if after.deleted_at else "restore") if is_toggled else "update" if before else "create"
+        thing = after or before
         list_id, todo_id = (thing.list, thing.id) if isinstance(thing, Todo) else (thing.id, None)
         from_list = before.list if isinstance(before, Todo) else list_id
-        owner_id, from_owner_id = self._owner(list_id), self._owner(from_list)
-        self._touched[from_list] = self._touched[list_id] = self._revision
+        owner_id = self.owner(list_id)
+        from_owner_id = owner_id if from_list == list_id else self.owner(from_list)
+        self.touched[from_list] = self.touched[list_id] = self.revision
         self.log.append(
             (
-                *(self._revision, self.id, milliseconds(self.at), self.user.id, list_id, todo_id, action),
+                *(self.revision, self.id, self._now, self.user.id, list_id, todo_id, action),
                 *(image(before if action != "purge" else None), image(after), self.undoes, owner_id, from_list),
                 from_owner_id if from_owner_id != owner_id else None,
             )
         )
         return after
 
-    def _owner(self, list_id: str) -> str:
-        """The owner of a list: one that was not read before is being made, or purged, by its owner."""
-        return self.owners.get(list_id, self.user.id)
-
-    @staticmethod
-    def _action(before: Todo | TodoList | None, after: Todo | TodoList) -> str:
-        if before is None:
-            return "create"
-        if bool(before.deleted_at) != bool(after.deleted_at):
-            return "delete" if after.deleted_at else "restore"
-        return "update"
-
     def save_todo(self, before: Todo | None, after: Todo, action: str | None = None) -> Todo:
-        """Write a to-do, unless nothing has changed. Returns it with its new revision."""
+        """Have a to-do written, unless nothing has changed. Returns it with its new revision."""
         if after == before:
             return before
-        after = self._record(action or self._action(before, after), before, after)
-        self._todos.append((before, after))
+        after = self.record(before, after, action)
+        self.todos.append((before, after))
         self.saved[after.id] = after
         return after
 
+    def written(self, result: Any, repeat: Repeat | None) -> WriteResult:
+        """Hand everything over to be written, and return the result of the write."""
+        written: WriteResult = WriteResult(result, None)
+        if self.log:
+            written = WriteResult(result, self.id, self.revision)
+            self.loaded.add(self)
+        if repeat:
+            answer = msgspec.json.encode((result, written.batch)).decode()
+            # An answer that shows several to-dos is found by its batch when one of them is purged.
+            about = getattr(result, "id", written.batch or "")
+            row = self.user.id, repeat.key, repeat.fingerprint, answer, about, self._now
+            self.loaded.rows[SAVE_ANSWER].append(row)
+            self.loaded.answers[TodoQueries.kept_answer][row[:2]] = row[2:4]
+        return written
+
+
+class LongBatch(TodoBatch):
+    """A write of many rows, or of rights: alone in its transaction, through which it reads, and removes at once."""
+
+    def __init__(self, loaded: Loaded, user: User):
+        super().__init__(loaded, user)
+        self.source, self.queries = loaded.transaction, TodoQueries(loaded.transaction, user)
+        self.fetch, self.owners = self.queries.fetch, self.queries.owners
+        self._lists: list[TodoList] = []
+        self._toggled_lists: list[str] = []  # that were moved to the trash or restored
+        self._purged_todos: list[str] = []
+        self.concerned: list[str] = []  # users who gained or lost a right
+        self._purges_list = False
+
     def save_list(self, before: TodoList | None, after: TodoList) -> TodoList:
-        """Write a list, unless nothing has changed. Returns it with its new revision."""
+        """Have a list written, unless nothing has changed. Returns it with its new revision."""
         if after == before:
             return before
-        action = self._action(before, after)
-        if action in ("delete", "restore"):
+        if before and before.deleted_at != after.deleted_at:
             self._toggled_lists.append(after.id)
-        after = self._record(action, before, after)
+        after = self.record(before, after)
         self._lists.append(after)
         return after
 
     def note_sharing(self, todo_list: TodoList) -> None:
         """Record that a list's members or links have changed: it looks different to its readers."""
-        self._record("share", todo_list, todo_list)
+        self.record(todo_list, todo_list, "share")
 
     def purge_todo(self, todo: Todo) -> None:
         """Remove a to-do and its history for good; the log keeps only that it existed."""
-        self._record("purge", todo, None)
+        self.record(todo, None, "purge")
         self._purged_todos.append(todo.id)
 
     async def purge_list(self, todo_list: TodoList) -> None:
         """Remove a list with all its to-dos and their history for good."""
-        self._record("purge", todo_list, None)
+        self.record(todo_list, None, "purge")
         self._purges_list = True
         here = "owner_id = $1 AND list_id = $2"
         its_todos = f"SELECT id FROM todos WHERE {here}"
@@ -4127,7 +4180,7 @@ class TodoBatch(TodoQueries):
             " SELECT CAST($2 AS TEXT), id, CAST($4 AS TEXT), CAST($5 AS TEXT), CAST($6 AS BIGINT), CAST($7 AS BIGINT)"
             " FROM lists WHERE id = $3 AND owner_id = $1"
             " ON CONFLICT (list_id, user_id) DO UPDATE SET role = excluded.role",
-            *(uuid7(), list_id, user_id, role, milliseconds(self.at), self._revision),
+            *(uuid7(), list_id, user_id, role, self._now, self.revision),
         )
         await self.change_access(user_id)
 
@@ -4147,7 +4200,7 @@ class TodoBatch(TodoQueries):
         await self._check_room(links, list_id, MAX_CREDENTIALS, "links already: revoke one first")
         holder_id = uuid7()
         credential = new_credential("link", User(holder_id, LINK_NAME + holder_id), LINK_LIFETIME, read_only=True)
-        await self.source.fetch(INSERT_USER, holder_id, credential.user.name, milliseconds(self.at), 0)
+        await self.source.fetch(INSERT_USER, holder_id, credential.user.name, self._now, 0)
         await self._put_member(list_id, holder_id, VIEWER)
         return credential, await insert_credential(self.source, credential, list_id)
 
@@ -4164,51 +4217,27 @@ class TodoBatch(TodoQueries):
 
     async def change_access(self, user_id: str) -> None:
         """Note that a user gained or lost a right: everything may look different to them."""
-        if not self._concerned:
+        if not self.concerned:
             await raise_access(self.source)
-        self._concerned.append(user_id)
+        self.concerned.append(user_id)
 
     async def finish(self) -> None:
-        """Write everything collected, table by table."""
-        if not self.log:
-            return
-        caller_id = self.user.id
+        """Write what does not concern to-dos, and remove what is purged."""
         for list_id in self._toggled_lists:
             for (user_id,) in await self.source.fetch("SELECT user_id FROM members WHERE list_id = $1", list_id):
                 await self.change_access(user_id)
         if self._lists:
-            rows = [(*LISTS.row(todo_list), caller_id) for todo_list in self._lists]
+            rows = [(*LISTS.row(todo_list), self.user.id) for todo_list in self._lists]
             await self.source.execute_many(SAVE_LIST, rows)
-        for before, after in self._todos:
-            self.work.save_todo(before, after, self._owner(after.list), caller_id)
-        if self._purged_todos:
-            await self._delete_purged()
-        self.work.log(self.log)
-        for list_id, revision in self._touched.items():
-            self.work.raise_revision(SET_LIST_REVISION, list_id, revision)
-            self.work.raise_revision(SET_READERS_REVISION, list_id, self._revision)
-        # The caller is among a list's readers, unless it no longer exists.
-        for user_id in (*self._concerned, *([caller_id] if self._purges_list else [])):
-            self.work.raise_revision(SET_USER_REVISION, user_id, self._revision)
-        self.work.raise_newest(self._revision)
-
-    async def _delete_purged(self) -> None:
         for places, part in in_parts(self._purged_todos, 2):
             which = f"owner_id = $1 AND id IN ({places})"
             purged = f"SELECT id FROM todos WHERE {which}"
             await self.fetch(forget_answers(purged), *part, seconds=BULK_SECONDS)
             changes = f"changes WHERE todo_id IN ({purged})"
             await remove(self.source, changes, f"todos WHERE {which}", arguments=(self.user.id, *part))
-        for todo_id in self._purged_todos:
-            self.work.todos.pop(todo_id, None)
-
-
-class Repeat(NamedTuple):
-    """An Idempotency-Key, a fingerprint of its request, and the type of the answer."""
-
-    key: str
-    fingerprint: str
-    answer_type: Any
+        # The caller is among a list's readers, unless it no longer exists.
+        for user_id in (*self.concerned, *([self.user.id] if self._purges_list else [])):
+            self.loaded.revisions[SET_USER_REVISION][user_id] = self.revision
 
 
 async def make_inbox(transaction: Any, user: User) -> None:
@@ -4370,28 +4399,8 @@ class TodoStore:
         await self._check_counters(transaction, "schema", "revision", *added)
         await check_columns(transaction, PROBE.tables)
         await transaction.fetch("DELETE FROM counters WHERE name = 'copied'")
-        await self._raise_revision(transaction, unless_unused=True)
+        await raise_revision(transaction, unless_unused=True)
         return version
-
-    @staticmethod
-    async def _raise_revision(transaction: Any, unless_unused: bool = False) -> None:
-        """Raise the revision above all that were ever issued, to the time in microseconds, and keep the gap.
-
-        The database may be an older copy that was put in its place by whatever means, and the revisions
-        after the copy's would be issued again, for something else. `check_revision` refuses those in a gap.
-        """
-        counted = "SELECT value FROM counters WHERE name = 'revision' UNION ALL SELECT max(revision) FROM changes"
-        revision = max(row[0] or 0 for row in await transaction.fetch(counted))
-        if unless_unused and not revision:
-            return
-        raised = max(time.time_ns() // 1000, revision + 1_000_000)
-        # Nothing was written since it was raised the last time, so this is one gap.
-        extend = "UPDATE revision_gaps SET before_revision = $2 WHERE before_revision = $1 RETURNING after_revision"
-        if not await transaction.fetch(extend, revision, raised):
-            await transaction.fetch(insert("revision_gaps", "after_revision, before_revision"), revision, raised)
-        await transaction.fetch(SET_COUNTER, "revision", raised)
-        if isinstance(transaction, UnitOfWork):
-            transaction.revision = raised
 
     async def _define(self, transaction: Any, statement: str, version: int) -> None:
         try:
@@ -4414,7 +4423,7 @@ class TodoStore:
         """End all sessions and set a new revision everywhere, which no earlier validator names. Raises TodoError."""
 
         async def run(transaction: Any) -> None:
-            await self._raise_revision(transaction)
+            await raise_revision(transaction)
             revision = await lock_revision(transaction) + 1
             await transaction.fetch("DELETE FROM credentials WHERE kind = 'session'")
             for table in ("users", "lists", "todos"):
@@ -4438,65 +4447,79 @@ class TodoStore:
         if not await transaction.fetch("SELECT id FROM lists WHERE owner_id = $1 AND inbox = 1", user.id):
             await make_inbox(transaction, user)
 
-    async def write(
+    async def decide(
         self,
+        need: tuple,
         user: User,
-        operation: Callable[[TodoBatch], Awaitable[Any]],
+        decide: Callable[[TodoBatch], Any],
         committed: Callable[[WriteResult], None],
         repeat: Repeat | None = None,
-        is_short: bool = False,
-        todo_id: str = "",
     ) -> WriteResult:
-        """Run `await operation(batch)` as one transaction, with its changes; `todo_id` is what it will read.
+        """Commit what `decide(batch)` makes of what was loaded, together with other short writes.
 
+        `need` is what it asks first: a method of TodoQueries and its argument. What else it turns out to need
+        takes another statement, and it is called again; so it must have no effect but on the batch.
         With `repeat`, a request that was answered before is answered so again and writes nothing;
         raises Invalid if the key came with another request, or Gone if its result has been purged.
         """
 
-        async def run(transaction: UnitOfWork) -> WriteResult:
-            if transaction.revision < self._newest:
-                # The database has gone back behind what was committed here, as when a standby takes over too early.
-                await self._raise_revision(transaction)
-            batch = TodoBatch(transaction, user, now_milliseconds())
-            if repeat and (earlier := await self._earlier_answer(batch, repeat)):
+        def run(loaded: Loaded) -> WriteResult:
+            batch = TodoBatch(loaded, user)
+            return batch.earlier_answer(repeat) or batch.written(decide(batch), repeat)
+
+        needs = [(need[0], user, need[1]), *([(TodoQueries.kept_answer, user, repeat.key)] if repeat else [])]
+        return await self.database.write(
+            self._run_group, ShortWrite(needs, run), functools.partial(self._note, committed)
+        )
+
+    async def write(
+        self,
+        user: User,
+        operation: Callable[[LongBatch], Awaitable[Any]],
+        committed: Callable[[WriteResult], None],
+        repeat: Repeat | None = None,
+    ) -> WriteResult:
+        """Run `await operation(batch)` as one transaction, with its changes; see `decide`."""
+
+        async def run(transaction: Transaction) -> WriteResult:
+            loaded = await self._begin(transaction)
+            batch = LongBatch(loaded, user)
+            if earlier := await loaded.settle(batch.earlier_answer, repeat):
                 return earlier
             result = await operation(batch)
             await batch.finish()
-            written = batch.written(result)
-            if repeat:
-                await self._keep_answer(batch, repeat, written)
-            return written
+            written = batch.written(result, repeat)
+            await loaded.save()
+            return written._replace(changes_access=bool(batch.concerned))
 
-        def note(written: WriteResult) -> None:
-            self._newest = written.revision or self._newest
-            committed(written)
+        return await self.database.transaction(run, functools.partial(self._note, committed))
 
-        return await self.database.write(run_group, StoreWrite(run, user.id, todo_id), note, is_short)
+    async def _begin(self, transaction: Transaction) -> Loaded:
+        revision = await lock_revision(transaction)
+        if revision < self._newest:
+            # The database has gone back behind what was committed here, as when a standby takes over too early.
+            revision = await raise_revision(transaction)
+        return Loaded(transaction, revision)
 
-    @staticmethod
-    async def _earlier_answer(batch: TodoBatch, repeat: Repeat) -> WriteResult | None:
-        rows = await batch.fetch(
-            "SELECT fingerprint, answer FROM idempotency_keys WHERE user_id = $1 AND key = $2", repeat.key
-        )
-        if not rows:
-            return None
-        fingerprint, answer = rows[0]
-        if fingerprint != repeat.fingerprint:
-            raise invalid("Idempotency-Key", "was used for another request: use a new one for this")
-        if not answer:
-            raise Gone("This request was carried out before, and what it was about has been removed for good.")
-        result, batch_id = msgspec.json.decode(answer, type=tuple[msgspec.Raw, str | None])
-        return WriteResult(msgspec.json.decode(result, type=repeat.answer_type), batch_id)
+    async def _run_group(self, transaction: Transaction, take: Take) -> list[Any]:
+        """Carry out short writes: load for all, decide each, save. Returns their answers, or what refused them."""
+        loaded = await self._begin(transaction)
+        answers: list[Any] = []
+        while new := (await take())[len(answers) :]:
+            await loaded.load_for(new)
+            for index, write in enumerate(new, 1):
+                if index % WRITES_IN_LOOP == 0:
+                    await asyncio.sleep(0)
+                try:
+                    answers.append(await loaded.settle(write.decide, loaded))
+                except (TodoError, RepeatAlone) as error:
+                    answers.append(error)
+        await loaded.save()
+        return answers
 
-    @staticmethod
-    async def _keep_answer(batch: TodoBatch, repeat: Repeat, written: WriteResult) -> None:
-        answer = msgspec.json.encode((written.result, written.batch)).decode()
-        # An answer that shows several to-dos is found by its batch when one of them is purged.
-        about = getattr(written.result, "id", written.batch or "")
-        await batch.fetch(
-            insert("idempotency_keys", "user_id, key, fingerprint, answer, todo_id, at"),
-            *(repeat.key, repeat.fingerprint, answer, about, milliseconds(batch.at)),
-        )
+    def _note(self, committed: Callable[[WriteResult], None], written: WriteResult) -> None:
+        self._newest = written.revision or self._newest
+        committed(written)
 
     async def pass_over(self, user: User, batch: str) -> None:
         """Leave a batch out when the user's last act is looked for: it could not be undone."""
@@ -4952,7 +4975,7 @@ class SQLDocumentStore:
             values = owner_id, name, body.decode(), len(body), etag, at or now_milliseconds()
             await transaction.fetch(self._PUT, *values)
 
-        await self.database.write(run_group, StoreWrite(upsert), is_short=True)
+        await self.database.write(run_checked, upsert)
         return etag
 
     async def delete(self, owner_id: str, name: str, if_match: str | None = None) -> None:
@@ -4962,7 +4985,7 @@ class SQLDocumentStore:
             await self._check(transaction, owner_id, name, if_match)
             return await transaction.fetch(f"DELETE {self._ONE} RETURNING name", owner_id, name)
 
-        rows = await self.database.write(run_group, StoreWrite(delete), is_short=True)
+        rows = await self.database.write(run_checked, delete)
         first_row(rows, missing_document(name))
 
     async def delete_all(self, owner_id: str) -> None:
@@ -5595,7 +5618,7 @@ def undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -
     return batch.save_todo(current, reverted(current, before, after, TODO_UNDOABLE, batch.at))
 
 
-async def undo_list_change(batch: TodoBatch, change: Change) -> TodoList:
+async def undo_list_change(batch: LongBatch, change: Change) -> TodoList:
     """Revert what a change did to a list, and return the list. Raises Conflict."""
     before, after = (decoded_image(side, TodoList) for side in (change.before, change.after))
     if after is None:
@@ -5603,32 +5626,147 @@ async def undo_list_change(batch: TodoBatch, change: Change) -> TodoList:
     if change.action == "share":
         raise Conflict("Who may see a list cannot be undone: change its members or links instead.")
     try:
-        current = await batch.todo_list(change.list, deleted=after.deleted_at is not None, role=OWNER)
+        current = await batch.queries.todo_list(change.list, deleted=after.deleted_at is not None, role=OWNER)
     except NotFound:
         raise Conflict(f"{after.title!r} has been changed since, so nothing was undone.") from None
     before = before or msgspec.structs.replace(after, deleted_at=batch.at)
     return batch.save_list(current, reverted(current, before, after, LIST_UNDOABLE, batch.at))
 
 
-def transactional(is_short: bool = False, reads_todo: bool = False) -> Callable:
+# ---- decisions: what becomes of to-dos, from what was loaded
+
+
+def refuse_order(fields: Mapping[str, Any]) -> None:
+    """Raise Invalid for an `order` in a request for several to-dos."""
+    if "order" in fields:
+        raise invalid("order", "is set of one to-do at a time")
+
+
+def check_move(batch: TodoBatch, todo: Todo, list_id: str) -> None:
+    """Raise Forbidden for an editor who would take a to-do away from the owner of its list."""
+    owner_id = batch.owners[todo.list]
+    if owner_id not in (batch.owners[list_id], batch.user.id):
+        check_role(OWNER, EDITOR)
+
+
+def reorder(batch: TodoBatch, before: Todo, order: float) -> None:
+    """Give a to-do another order."""
+    batch.save_todo(before, msgspec.structs.replace(before, order=order, updated_at=batch.at), "reorder")
+
+
+def renumber(batch: TodoBatch, list_id: str, sign: int, moved: Todo | None = None) -> float:
+    """Move the to-dos near a limit of orders back to those that are not, and return the outermost order.
+
+    They keep their sequence, with whole numbers, and `moved` keeps its new place among them.
+    """
+    far_out, order = batch.ask(TodoQueries.far_out, list_id, sign)
+    batch.check_size(len(far_out))
+    todos = {todo.id: batch.saved.get(todo.id, todo) for todo in [*far_out, *([moved] if moved else [])]}
+    for before in sorted(todos.values(), key=lambda todo: (todo.order, todo.id), reverse=sign < 0):
+        order = (math.floor(order) if sign > 0 else math.ceil(order)) + float(sign)
+        reorder(batch, before, order)
+    return order
+
+
+def next_todos(batch: TodoBatch, todo: Todo, side: int, count: int) -> list[Todo]:
+    """The to-dos below one in its list (or, with a side of 1, above), nearest first; one too many if there are more."""
+    batch.check_size(count)
+    found = batch.ask(TodoQueries.neighbours, todo.list, todo.order, count + 2)[side]
+    return [each for each in found if each.id != todo.id][: count + 1]
+
+
+def make_room(batch: TodoBatch, todo: Todo) -> Todo:
+    """Move neighbours that have come too close away, keeping their sequence. Returns the to-do.
+
+    A client that places a to-do halves the gap between two others. A double can be halved some
+    fifty times; so long before, as many neighbours as it takes are spread out evenly, twice as
+    many at each try, which keeps the cost of n moves in the order of n log n. Where there is no room
+    below a limit of orders, all near it are moved away from it, and with them the to-do.
+    """
+    for side, sign in enumerate((-1, 1)):
+        count = 8
+        neighbours = next_todos(batch, todo, side, count)
+        if not neighbours or abs(neighbours[0].order - todo.order) >= smallest_gap(todo.order):
+            continue
+        while True:
+            movable = neighbours[:count]
+            open_end = todo.order + sign * (len(movable) + 1)
+            if len(neighbours) > count:
+                edge = neighbours[count].order
+            else:  # nothing lies beyond, so there is room
+                edge = sign * max(sign * movable[-1].order, sign * open_end)
+                if abs(edge) > MAX_ORDER:
+                    renumber(batch, todo.list, sign, todo)
+                    return batch.saved[todo.id]
+            step = (edge - todo.order) / (len(movable) + 1)
+            if abs(step) >= 1000 * smallest_gap(todo.order) or len(neighbours) <= count:
+                break
+            count *= 2
+            neighbours = next_todos(batch, todo, side, count)
+        for index, before in enumerate(movable, 1):
+            reorder(batch, before, todo.order + step * index)
+    return todo
+
+
+def find_place(batch: TodoBatch, list_id: str | None, count: int = 1) -> tuple[str, float]:
+    """A list, and the greatest order in it, after which there is room for `count` more. Raises Invalid or Forbidden."""
+    end: EndOfList | None = batch.ask(TodoQueries.end_of_list, list_id)
+    if end is None:
+        raise invalid("list", "names no list of yours")
+    check_role(EDITOR, end.role)
+    batch.owners[end.list_id] = end.owner_id
+    last = end.order or 0.0
+    if last + count > MAX_ORDER:
+        if end.list_id not in batch.renumbered:
+            batch.renumbered[end.list_id] = renumber(batch, end.list_id, 1)
+        last = batch.renumbered[end.list_id]
+    return end.list_id, last
+
+
+def save_new(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
+    """Make a to-do of fields that name its list and its order."""
+    todo = Todo(id=todo_id, created_at=batch.at, updated_at=batch.at, **{"title": "", **fields})
+    return batch.save_todo(None, changed(todo, batch.at, completed_at=batch.at) if todo.completed else todo)
+
+
+def create_todo(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
+    """Make a to-do at the end of its list, unless `order` is set. Raises Invalid for a list that does not exist."""
+    list_id, last = find_place(batch, fields.get("list"), int("order" not in fields))
+    todo = save_new(batch, todo_id, {"order": last + 1, **fields, "list": list_id})
+    return make_room(batch, todo) if "order" in fields else todo
+
+
+def change_todo(batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> Todo:
+    """Save a to-do with these fields; moved to another list, it goes to the end unless `order` is set."""
+    values = fields
+    if fields.get("list", before.list) != before.list:
+        _, last = find_place(batch, fields["list"], int("order" not in fields))
+        check_move(batch, before, fields["list"])
+        before = batch.saved.get(before.id, before)
+        values = {"order": last + 1, **fields}
+    after = batch.save_todo(before, changed_todo(before, values, batch.at))
+    return make_room(batch, after) if "order" in fields and after is not before else after
+
+
+# ---- the service
+
+
+def transactional(
+    query: Callable | None = None, argument: Callable[..., Any] = lambda todo_id, *_: todo_id
+) -> Callable:
     """Make a method that works on a batch one that a user calls, with `repeat` for an Idempotency-Key.
 
-    It runs as one transaction and publishes after the commit. `is_short` is for methods that touch few rows,
-    `reads_todo` for those whose first argument is the id of a to-do that they read.
+    It runs in a transaction and publishes after the commit. With a `query` that it asks first, it is a short write,
+    decided from what was loaded; `argument` makes the query's argument from its own. Without, it is a coroutine.
     """
 
-    def decorate(run: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[WriteResult]]:
+    def decorate(run: Callable[..., Any]) -> Callable[..., Awaitable[WriteResult]]:
         @functools.wraps(run)
         async def write(
             self: "TodoService", user: User, *arguments: Any, repeat: Repeat | None = None, **options: Any
         ) -> WriteResult:
-            todo_id = arguments[0] if reads_todo else ""
-            return await self.store.write(
-                user,
-                lambda batch: run(self, batch, *arguments, **options),
-                self.hub.committed,
-                *(repeat, is_short, todo_id),
-            )
+            act = functools.partial(self.store.decide, (query, argument(*arguments))) if query else self.store.write
+            return await act(user, lambda batch: run(self, batch, *arguments, **options), self.hub.committed, repeat)
 
         return write
 
@@ -5645,43 +5783,15 @@ class TodoService:
         """Reads for this user."""
         return TodoQueries(self.store.database, user)
 
-    # ---- to-dos
+    # ---- one to-do
 
-    @transactional(is_short=True)
-    async def create(self, batch: TodoBatch, fields: Mapping[str, Any]) -> Todo:
+    @transactional(TodoQueries.end_of_list, lambda fields: fields.get("list"))
+    def create(self, batch: TodoBatch, fields: Mapping[str, Any]) -> Todo:
         """Make a to-do. Raises Invalid for a list that does not exist."""
-        return await self._create(batch, uuid7(), fields)
+        return create_todo(batch, uuid7(), fields)
 
-    async def _create(self, batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
-        list_id, last = await self._place_at_end(batch, fields.get("list"), int("order" not in fields))
-        todo = self._save_new(batch, todo_id, list_id, last, fields)
-        return await self._make_room(batch, todo) if "order" in fields else todo
-
-    @staticmethod
-    def _save_new(batch: TodoBatch, todo_id: str, list_id: str, last: float, fields: Mapping[str, Any]) -> Todo:
-        order = fields["order"] if "order" in fields else last + 1
-        blank = Todo(id=todo_id, list=list_id, title="", order=order, created_at=batch.at, updated_at=batch.at)
-        return batch.save_todo(None, changed_todo(blank, fields, batch.at))
-
-    @transactional()
-    async def create_all(self, batch: TodoBatch, items: Sequence[Mapping[str, Any]]) -> list[Todo]:
-        """Make a to-do of each item, in their sequence, as one batch.
-
-        Raises Invalid, and makes none, for a list that does not exist and for an `order`.
-        """
-        todos: list[Todo] = []
-        ends: dict[str, float] = {}
-        ids = sorted(uuid7() for _ in items)  # where all else is equal, to-dos are sorted by their ids
-        async for index, fields in in_batches(enumerate(items)):
-            with naming_item(index):
-                self._refuse_order(fields)
-                list_id, last = await self._place_at_end(batch, fields.get("list"), len(items))
-            todos.append(self._save_new(batch, ids[index], list_id, ends.get(list_id, last), fields))
-            ends[list_id] = todos[-1].order
-        return todos
-
-    @transactional(is_short=True)
-    async def replace(
+    @transactional(TodoQueries.seen_todos)
+    def replace(
         self,
         batch: TodoBatch,
         todo_id: str,
@@ -5694,180 +5804,122 @@ class TodoService:
         Fields that are not sent get their defaults, except `list` and `order`, which stay. To repeat
         the request that made it answers as that did. Raises Conflict for an id in the trash or in use.
         """
-        before = await batch.todo_of_this_id(todo_id)
-        if before is None:
+        seen = batch.seen_todo(todo_id)
+        if seen is None:
             if if_match is not None:
                 raise PreconditionFailed("There is no such to-do.")
-            return await self._create(batch, todo_id, fields), True
+            return create_todo(batch, todo_id, fields), True
+        if seen.role is None:
+            raise Conflict("This id is in use already. Make a new UUID.")
+        check_role(EDITOR, seen.role)
+        before = seen.todo
         if only_new:
             raise PreconditionFailed("There is a to-do of this id already.")
         if before.deleted_at:
             raise Conflict("This to-do is in the trash. Restore it first.")
         check_precondition(if_match, revision_etag(before.revision))
-        after = await self._change(batch, before, {**TODO_DEFAULTS, **fields})
+        after = change_todo(batch, before, {**TODO_DEFAULTS, **fields})
         untouched_since_made = after is before and before.created_at == before.updated_at
         return after, untouched_since_made
 
-    @transactional(is_short=True, reads_todo=True)
-    async def patch(self, batch: TodoBatch, todo_id: str, fields: Mapping[str, Any], if_match: str | None) -> Todo:
+    @transactional(TodoQueries.seen_todos)
+    def patch(self, batch: TodoBatch, todo_id: str, fields: Mapping[str, Any], if_match: str | None) -> Todo:
         """Set these fields of a to-do. Raises NotFound or PreconditionFailed."""
-        before = await batch.todo(todo_id, role=EDITOR)
+        before = batch.todo(todo_id)
         check_precondition(if_match, revision_etag(before.revision))
-        return await self._change(batch, before, fields)
+        return change_todo(batch, before, fields)
+
+    async def delete(self, user: User, todo_id: str, if_match: str | None, deleted: bool = False) -> WriteResult[None]:
+        """Move a to-do to the trash, or delete one in the trash for good. Raises NotFound."""
+        return await (self._purge if deleted else self._delete)(user, todo_id, if_match)
+
+    @transactional(TodoQueries.seen_todos)
+    def _delete(self, batch: TodoBatch, todo_id: str, if_match: str | None) -> None:
+        before = batch.todo(todo_id)
+        check_precondition(if_match, revision_etag(before.revision))
+        batch.save_todo(before, changed(before, batch.at, deleted_at=batch.at))
+
+    @transactional()
+    async def _purge(self, batch: LongBatch, todo_id: str, if_match: str | None) -> None:
+        before = await batch.queries.todo(todo_id, deleted=True, role=OWNER)
+        check_precondition(if_match, revision_etag(before.revision))
+        batch.purge_todo(before)
+
+    @transactional(TodoQueries.seen_todos)
+    def restore(self, batch: TodoBatch, todo_id: str) -> Todo:
+        """Take a to-do out of the trash. Raises NotFound."""
+        before = batch.todo(todo_id, deleted=True)
+        return batch.save_todo(before, changed(before, batch.at, deleted_at=None))
+
+    # ---- many to-dos
+
+    @transactional()
+    async def create_all(self, batch: LongBatch, items: Sequence[Mapping[str, Any]]) -> list[Todo]:
+        """Make a to-do of each item, in their sequence, as one batch.
+
+        Raises Invalid, and makes none, for a list that does not exist and for an `order`.
+        """
+        todos: list[Todo] = []
+        lists: dict[str | None, str] = {}  # by the id that an item names, if any
+        ends: dict[str, float] = {}
+        ids = sorted(uuid7() for _ in items)  # where all else is equal, to-dos are sorted by their ids
+        async for index, fields in in_batches(enumerate(items)):
+            asked = fields.get("list")
+            with naming_item(index):
+                refuse_order(fields)
+                if asked not in lists:
+                    lists[asked], last = await batch.loaded.settle(find_place, batch, asked, len(items))
+                    ends.setdefault(lists[asked], last)
+            list_id = lists[asked]
+            ends[list_id] += 1
+            todos.append(save_new(batch, ids[index], {**fields, "list": list_id, "order": ends[list_id]}))
+        return todos
 
     @transactional()
     async def patch_all(
-        self, batch: TodoBatch, which: TodoFilter, fields: Mapping[str, Any], if_match: str | None
+        self, batch: LongBatch, which: TodoFilter, fields: Mapping[str, Any], if_match: str | None
     ) -> int:
         """Set these fields of all to-dos that a filter selects, as one batch; returns their number."""
-        self._refuse_order(fields)
+        refuse_order(fields)
         selected = await self._select(batch, which, if_match, EDITOR)
         if "list" in fields:
-            _, last = await self._place_at_end(batch, fields["list"], len(selected))
+            _, last = await batch.loaded.settle(find_place, batch, fields["list"], len(selected))
         async for before in in_batches(selected):
             before, values = batch.saved.get(before.id, before), fields
             if fields.get("list", before.list) != before.list:
-                self._check_move(batch, before, fields["list"])
+                check_move(batch, before, fields["list"])
                 last += 1
                 values = {**fields, "order": last}
             batch.save_todo(before, changed_todo(before, values, batch.at))
         return len(batch.log)
 
-    @transactional(is_short=True, reads_todo=True)
-    async def delete(self, batch: TodoBatch, todo_id: str, if_match: str | None, deleted: bool = False) -> None:
-        """Move a to-do to the trash, or delete one in the trash for good. Raises NotFound."""
-        before = await batch.todo(todo_id, deleted, role=OWNER if deleted else EDITOR)
-        check_precondition(if_match, revision_etag(before.revision))
-        self._delete(batch, before)
-
     @transactional()
-    async def delete_all(self, batch: TodoBatch, which: TodoFilter, if_match: str | None) -> int:
+    async def delete_all(self, batch: LongBatch, which: TodoFilter, if_match: str | None) -> int:
         """Move all that a filter selects to the trash, or delete what it selects there for good."""
         selected = await self._select(batch, which, if_match, OWNER if which.deleted else EDITOR)
         async for before in in_batches(selected):
-            self._delete(batch, before)
+            if before.deleted_at:
+                batch.purge_todo(before)
+            else:
+                batch.save_todo(before, changed(before, batch.at, deleted_at=batch.at))
         return len(batch.log)
 
-    @transactional(is_short=True, reads_todo=True)
-    async def restore(self, batch: TodoBatch, todo_id: str) -> Todo:
-        """Take a to-do out of the trash. Raises NotFound."""
-        before = await batch.todo(todo_id, deleted=True, role=EDITOR)
-        return batch.save_todo(before, changed(before, batch.at, deleted_at=None))
-
     @staticmethod
-    def _delete(batch: TodoBatch, before: Todo) -> None:
-        if before.deleted_at:
-            batch.purge_todo(before)
-        else:
-            batch.save_todo(before, changed(before, batch.at, deleted_at=batch.at))
-
-    @staticmethod
-    def _refuse_order(fields: Mapping[str, Any]) -> None:
-        """Raise Invalid for an `order` in a request for several to-dos."""
-        if "order" in fields:
-            raise invalid("order", "is set of one to-do at a time")
-
-    @staticmethod
-    async def _select(batch: TodoBatch, which: TodoFilter, if_match: str | None, role: str) -> list[Todo]:
+    async def _select(batch: LongBatch, which: TodoFilter, if_match: str | None, role: str) -> list[Todo]:
         if which.list:
-            await batch.todo_list(which.list, role=role)
-        check_precondition(if_match, collection_etag(batch.user, await batch.revision(which.list)))
-        return await batch.todos(which, role=role)
-
-    async def _place_at_end(self, batch: TodoBatch, list_id: str | None, count: int = 1) -> tuple[str, float]:
-        """A list, and the greatest order in it, after which there is room for `count` more."""
-        try:
-            found, last = await batch.place_at_end(list_id)
-        except NotFound:
-            raise invalid("list", "names no list of yours") from None
-        if (last or 0.0) + count > MAX_ORDER:
-            if found not in batch.renumbered:
-                batch.renumbered[found] = await self._renumber(batch, found, 1)
-            last = batch.renumbered[found]
-        return found, last or 0.0
-
-    @staticmethod
-    def _check_move(batch: TodoBatch, todo: Todo, list_id: str) -> None:
-        """Raise Forbidden for an editor who would take a to-do away from the owner of its list."""
-        owner_id = batch.owners[todo.list]
-        if owner_id not in (batch.owners[list_id], batch.user.id):
-            check_role(OWNER, EDITOR)
-
-    async def _change(self, batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> Todo:
-        """Save a to-do with these fields; moved to another list, it goes to the end unless `order` is set."""
-        values = dict(fields)
-        if values.get("list", before.list) != before.list:
-            _, last = await self._place_at_end(batch, values["list"], int("order" not in values))
-            self._check_move(batch, before, values["list"])
-            before = batch.saved.get(before.id, before)
-            values.setdefault("order", last + 1)
-        after = batch.save_todo(before, changed_todo(before, values, batch.at))
-        return await self._make_room(batch, after) if "order" in fields and after is not before else after
-
-    # ---- order
-
-    @staticmethod
-    def _reorder(batch: TodoBatch, before: Todo, order: float) -> None:
-        batch.save_todo(before, msgspec.structs.replace(before, order=order, updated_at=batch.at), "reorder")
-
-    async def _renumber(self, batch: TodoBatch, list_id: str, sign: int, moved: Todo | None = None) -> float:
-        """Move the to-dos near a limit of orders back to those that are not, and return the outermost order.
-
-        They keep their sequence, with whole numbers, and `moved` keeps its new place among them.
-        """
-        far_out, order = await batch.far_out(list_id, sign)
-        if len(far_out) > 200:
-            batch.source.take_long()
-        todos = {todo.id: batch.saved.get(todo.id, todo) for todo in [*far_out, *([moved] if moved else [])]}
-        in_order = sorted(todos.values(), key=lambda todo: (todo.order, todo.id), reverse=sign < 0)
-        async for before in in_batches(in_order):
-            order = (math.floor(order) if sign > 0 else math.ceil(order)) + float(sign)
-            self._reorder(batch, before, order)
-        return order
-
-    async def _make_room(self, batch: TodoBatch, todo: Todo) -> Todo:
-        """Move neighbours that have come too close away, keeping their sequence. Returns the to-do.
-
-        A client that places a to-do halves the gap between two others. A double can be halved some
-        fifty times; so long before, as many neighbours as it takes are spread out evenly, twice as
-        many at each try, which keeps the cost of n moves in the order of n log n. Where there is no room
-        below a limit of orders, all near it are moved away from it, and with them the to-do.
-        """
-        for below in (True, False):
-            sign, count = -1 if below else 1, 8
-            neighbours = await batch.neighbours(todo, below, count + 1)
-            if not neighbours or abs(neighbours[0].order - todo.order) >= smallest_gap(todo.order):
-                continue
-            while True:
-                if count > 200:
-                    batch.source.take_long()
-                movable = neighbours[:count]
-                open_end = todo.order + sign * (len(movable) + 1)
-                if len(neighbours) > count:
-                    edge = neighbours[count].order
-                else:  # nothing lies beyond, so there is room
-                    edge = sign * max(sign * movable[-1].order, sign * open_end)
-                    if abs(edge) > MAX_ORDER:
-                        await self._renumber(batch, todo.list, sign, todo)
-                        return batch.saved[todo.id]
-                step = (edge - todo.order) / (len(movable) + 1)
-                if abs(step) >= 1000 * smallest_gap(todo.order) or len(neighbours) <= count:
-                    break
-                count *= 2
-                neighbours = await batch.neighbours(todo, below, count + 1)
-            for index, before in enumerate(movable, 1):
-                self._reorder(batch, before, todo.order + step * index)
-        return todo
+            await batch.queries.todo_list(which.list, role=role)
+        check_precondition(if_match, collection_etag(batch.user, await batch.queries.revision(which.list)))
+        return await batch.queries.todos(which, role=role)
 
     # ---- lists
 
     @transactional()
-    async def create_list(self, batch: TodoBatch, fields: Mapping[str, Any]) -> TodoList:
+    async def create_list(self, batch: LongBatch, fields: Mapping[str, Any]) -> TodoList:
         """Make a list."""
-        at, last = batch.at, max(entry.order for entry in await batch.lists())
+        at, last = batch.at, max(entry.order for entry in await batch.queries.lists())
         if last + 1 > MAX_ORDER:
             last = 0.0
-            for entry in await batch.own_lists():
+            for entry in await batch.queries.own_lists():
                 last += 1
                 batch.save_list(entry, changed(entry, at, order=last))
         values = {"order": last + 1, **fields}
@@ -5875,17 +5927,17 @@ class TodoService:
 
     @transactional()
     async def patch_list(
-        self, batch: TodoBatch, list_id: str, fields: Mapping[str, Any], if_match: str | None
+        self, batch: LongBatch, list_id: str, fields: Mapping[str, Any], if_match: str | None
     ) -> TodoList:
         """Set these fields of a list. Raises NotFound or PreconditionFailed."""
-        before = await batch.todo_list(list_id, role=OWNER)
+        before = await batch.queries.todo_list(list_id, role=OWNER)
         check_precondition(if_match, revision_etag(before.revision))
         return batch.save_list(before, changed(before, batch.at, **fields))
 
     @transactional()
-    async def delete_list(self, batch: TodoBatch, list_id: str, if_match: str | None, deleted: bool = False) -> None:
+    async def delete_list(self, batch: LongBatch, list_id: str, if_match: str | None, deleted: bool = False) -> None:
         """Move a list with its to-dos to the trash, or delete one in the trash for good."""
-        before = await batch.todo_list(list_id, deleted, role=OWNER)
+        before = await batch.queries.todo_list(list_id, deleted, role=OWNER)
         if before.inbox:
             raise Conflict("The Inbox always exists: to-dos without a list go there.")
         check_precondition(if_match, revision_etag(before.revision))
@@ -5895,15 +5947,15 @@ class TodoService:
             batch.save_list(before, changed(before, batch.at, deleted_at=batch.at))
 
     @transactional()
-    async def restore_list(self, batch: TodoBatch, list_id: str) -> TodoList:
+    async def restore_list(self, batch: LongBatch, list_id: str) -> TodoList:
         """Take a list with its to-dos out of the trash."""
-        before = await batch.todo_list(list_id, deleted=True)
+        before = await batch.queries.todo_list(list_id, deleted=True)
         return batch.save_list(before, changed(before, batch.at, deleted_at=None))
 
     # ---- sharing
 
     @transactional()
-    async def share(self, batch: TodoBatch, list_id: str, name: str, role: str) -> tuple[Member, bool]:
+    async def share(self, batch: LongBatch, list_id: str, name: str, role: str) -> tuple[Member, bool]:
         """Make somebody a member of a list, or change their role; also returns whether they are new.
 
         Raises NotFound, Forbidden, Conflict for the Inbox, or Invalid if nobody has this name.
@@ -5911,24 +5963,24 @@ class TodoService:
         return await self._share(batch, list_id, batch.put_member, name, role)
 
     @transactional()
-    async def make_link(self, batch: TodoBatch, list_id: str) -> tuple[Credential, str]:
+    async def make_link(self, batch: LongBatch, list_id: str) -> tuple[Credential, str]:
         """Make a link by which a list can be read; also returns its secret."""
         return await self._share(batch, list_id, batch.add_link)
 
     @transactional()
-    async def end_link(self, batch: TodoBatch, list_id: str, link_id: str) -> None:
+    async def end_link(self, batch: LongBatch, list_id: str, link_id: str) -> None:
         """Revoke a link. Raises NotFound or Forbidden."""
         await self._share(batch, list_id, batch.remove_link, link_id)
 
     @transactional()
-    async def unshare(self, batch: TodoBatch, list_id: str, name: str) -> None:
+    async def unshare(self, batch: LongBatch, list_id: str, name: str) -> None:
         """End a membership: the owner anybody's, a member their own. Raises NotFound or Forbidden."""
         role = VIEWER if fold_user_name(name) == fold_user_name(batch.user.name) else OWNER
         await self._share(batch, list_id, batch.remove_member, name, role=role)
 
     @staticmethod
-    async def _share(batch: TodoBatch, list_id: str, act: Callable, *arguments: Any, role: str = OWNER) -> Any:
-        todo_list = await batch.todo_list(list_id, role=role)
+    async def _share(batch: LongBatch, list_id: str, act: Callable, *arguments: Any, role: str = OWNER) -> Any:
+        todo_list = await batch.queries.todo_list(list_id, role=role)
         if todo_list.inbox:
             raise Conflict("The Inbox is yours alone. Make a list, and share that.")
         answer = await act(list_id, *arguments)
@@ -5954,8 +6006,8 @@ class TodoService:
             raise
 
     @transactional()
-    async def _undo(self, batch: TodoBatch, target: str | None, refused: list[str]) -> Undone:
-        undone = target or await batch.last_batch()
+    async def _undo(self, batch: LongBatch, target: str | None, refused: list[str]) -> Undone:
+        undone = target or await batch.queries.last_batch()
         try:
             return await self._revert(batch, undone)
         except (Conflict, Forbidden) as error:
@@ -5963,20 +6015,20 @@ class TodoService:
             error.errors = [field_error("batch", f"{undone} cannot be undone")]
             raise
 
-    async def _revert(self, batch: TodoBatch, undone: str) -> Undone:
-        changes, is_undo = await batch.batch_changes(undone)
+    async def _revert(self, batch: LongBatch, undone: str) -> Undone:
+        changes, is_undo = await batch.queries.batch_changes(undone)
         # To undo an undo is an act of its own, which can be undone again.
         batch.undoes = None if is_undo else undone
-        present = await batch.batch_todos(undone)
+        present = await batch.queries.batch_todos(undone)
         lists = [await undo_list_change(batch, change) for change in changes if change.todo is None]
         todos = [undo_change(batch, change, present) async for change in in_batches(changes) if change.todo]
         for list_id in {todo.list for todo in todos} - {todo_list.id for todo_list in lists}:
             try:
-                await batch.todo_list(list_id, role=EDITOR)
+                await batch.queries.todo_list(list_id, role=EDITOR)
             except NotFound:
                 raise Conflict("The list that this was in has been deleted. Restore the list first.") from None
         for todo in todos:
-            self._check_move(batch, present[todo.id], todo.list)
+            check_move(batch, present[todo.id], todo.list)
         return Undone(undone, len(todos), todos[:MAX_SHOWN], lists)
 
     # ---- once an hour
@@ -5988,9 +6040,9 @@ class TodoService:
                 pass
 
     @transactional()
-    async def _purge_expired(self, batch: TodoBatch, before: str, limit: int) -> bool:
+    async def _purge_expired(self, batch: LongBatch, before: str, limit: int) -> bool:
         """Delete expired to-dos up to a limit, and all expired lists; returns whether there may be more."""
-        todos, lists = await batch.expired(before, limit)
+        todos, lists = await batch.queries.expired(before, limit)
         for todo in todos:
             batch.purge_todo(todo)
         for todo_list in lists:
