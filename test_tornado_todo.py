@@ -32,6 +32,7 @@ import itertools
 import json
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
 import random
@@ -412,79 +413,109 @@ def run_python(folder, *arguments: str, **settings: str) -> subprocess.Completed
     )
 
 
-# Commands run in forks of a process that has imported the module, which takes longer than most of them.
+# Commands and servers run in forks of a process that has imported the module, which takes longer than most of them.
 FORKS = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
 FORKS.set_forkserver_preload([__name__])
 
 
-def run_main(folder, streams, options: list[str], environ: dict[str, str]) -> None:
-    """In a process of its own: run the command line with these files as its standard streams."""
+def run_main(folder, streams, options: list[str], environ: dict[str, str], strength) -> None:
+    """In a process of its own: run the command line with these files, or pipes, as its standard streams."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environ)
-    for number, mode in enumerate(("r", "w", "w")):
-        with open(streams / str(number), mode) as stream:
+    tornado_todo.SCRYPT, tornado_todo.UNKNOWN_PASSWORD = strength
+    for number, stream in enumerate(streams):
+        if isinstance(stream, multiprocessing.connection.Connection):
             os.dup2(stream.fileno(), number)
+            stream.close()
+            continue
+        with open(stream, "a" if number else "r") as file:
+            os.dup2(file.fileno(), number)
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-    sys.stdout.reconfigure(encoding="utf-8")
-    sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
+    sys.stdout = os.fdopen(1, "w", encoding=environ.get("PYTHONIOENCODING", "utf-8"), closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
     sys.exit(tornado_todo.main(options))
+
+
+class Fork:
+    """The command line in a fork, with what subprocess.Popen has for it. Passwords are hashed as weakly as here."""
+
+    def __init__(self, folder, streams, options, environ: dict[str, str]):
+        strength = tornado_todo.SCRYPT, tornado_todo.UNKNOWN_PASSWORD
+        self.process = FORKS.Process(target=run_main, args=(folder, streams, list(options), environ, strength))
+        self.process.start()
+        self.pid, self.kill, self.terminate = self.process.pid, self.process.kill, self.process.terminate
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired("tornado_todo", timeout)
+        return self.process.exitcode
 
 
 def command(folder, *options: str, typed: str = "", **settings: str) -> subprocess.CompletedProcess:
     """Run the command line to its end, with what somebody types."""
     with tempfile.TemporaryDirectory() as name:
-        streams = pathlib.Path(name)
-        (streams / "0").write_text(typed, encoding="utf-8")
-        process = FORKS.Process(target=run_main, args=(folder, streams, list(options), clean_environment(**settings)))
-        process.start()
-        process.join(PATIENCE)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        code = process.exitcode
-        process.close()
-        out, err = ((streams / number).read_text(encoding="utf-8") for number in "12")
+        streams = [pathlib.Path(name) / number for number in "012"]
+        streams[0].write_text(typed, encoding="utf-8")
+        fork = Fork(folder, streams, options, clean_environment(**settings))
+        try:
+            code = fork.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            fork.kill()
+            code = fork.wait()
+        out, err = (stream.read_text(encoding="utf-8") for stream in streams[1:])
     return subprocess.CompletedProcess(list(options), code, out, err)
 
 
 class Process(NamedTuple):
     """A server in a process of its own: its start-up lines, a client of it."""
 
-    child: subprocess.Popen
+    child: subprocess.Popen | Fork
     lines: list[str]
     client: Client
+
+
+def start_server(folder, options, through: tuple[str, ...], environ: dict[str, str]):
+    """A server as a process, and what it writes: in a fork, or by Python if another program or workers are wanted."""
+    if not through and "WORKERS" not in environ:
+        reader, writer = FORKS.Pipe(duplex=False)
+        with reader, writer:
+            child = Fork(folder, (os.devnull, writer, folder / "stderr.txt"), options, environ)
+            return child, os.fdopen(os.dup(reader.fileno()), encoding="utf-8")
+    arguments = [*through, sys.executable, str(MODULE), *options]
+    with open(folder / "stderr.txt", "a") as errors:
+        child = subprocess.Popen(
+            arguments, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
+        )
+    return child, child.stdout
 
 
 @contextlib.contextmanager
 def process(folder, *options: str, through: tuple[str, ...] = (), **settings: str):
     """Run the command line, by another program if one is named, as a server on a free port; at the end kill it."""
-    arguments = [*through, sys.executable, str(MODULE), *options]
-    with open(pathlib.Path(folder) / "stderr.txt", "a+") as errors:
-        child = subprocess.Popen(
-            arguments,
-            cwd=folder,
-            env=clean_environment(**{"SERVER_PORT": "0", "SERVER_HOST": "127.0.0.1", **settings}),
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            encoding="utf-8",
-        )
-        watchdog = threading.Timer(PATIENCE, child.kill)  # of a server that does not start
-        watchdog.start()
-        try:
-            lines = [child.stdout.readline().strip() for _ in range(3)]
-            watchdog.cancel()
-            url = re.search(r"http://\S+", lines[0])
-            errors.seek(0)
-            assert url, errors.read()
-            with Client(url[0]) as client:
-                yield Process(child, lines, client)
-        finally:
-            watchdog.cancel()
-            child.kill()
-            child.wait()
-            child.stdout.close()
+    environ = clean_environment(**{"SERVER_PORT": "0", "SERVER_HOST": "127.0.0.1", **settings})
+    child, output = start_server(pathlib.Path(folder), options, through, environ)
+    watchdog = threading.Timer(PATIENCE, child.kill)  # of a server that does not start
+    watchdog.start()
+    try:
+        lines = [output.readline().strip() for _ in range(3)]
+        watchdog.cancel()
+        url = re.search(r"http://\S+", lines[0])
+        assert url, (pathlib.Path(folder) / "stderr.txt").read_text()
+        with Client(url[0]) as client:
+            yield Process(child, lines, client)
+    finally:
+        watchdog.cancel()
+        child.kill()
+        child.wait()
+        output.close()
 
 
 async def ask(where, path: str, method: str = "GET", body: Any = None) -> Any:
@@ -10143,7 +10174,7 @@ def processor_seconds(process_id: int) -> float:
 
 
 @pytest.mark.slow
-def test_a_thousand_wrong_sign_ins_at_once_stop_nobody_and_take_no_memory(tmp_path, capsys):
+def test_a_thousand_wrong_sign_ins_at_once_stop_nobody_and_take_no_memory(full_strength, tmp_path, capsys):
     room_for_files(1_500)
     body = json.dumps({"name": "ann", "password": "wrong"}).encode()
     with process(tmp_path, **WITH_ACCOUNTS, **in_file(tmp_path), TRUSTED_PROXIES="127.0.0.1") as server:
