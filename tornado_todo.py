@@ -9108,7 +9108,7 @@ class ExportHandler(APIHandler):
         if self.request.method == "HEAD":
             return Response(FileBody(file, None), "application/json")
         try:
-            await self.services.database.snapshot(functools.partial(self._write, file))
+            await self._write(file)
         except BaseException:
             file.close()
             raise
@@ -9116,14 +9116,25 @@ class ExportHandler(APIHandler):
         file.seek(0)
         return Response(FileBody(file, size), "application/json")
 
-    async def _write(self, file: IO[bytes], source: Any) -> None:
-        """Write everything, from the database as of one moment."""
-        queries, documents = TodoQueries(source, self.user), self.services.documents
-        if isinstance(documents, SQLDocumentStore):
-            documents = SQLDocumentStore(source)
+    async def _write(self, file: IO[bytes]) -> None:
         head = {"format": "tornado_todo", "version": 1, "user": self.user.name}
         file.write(msgspec.json.encode({**head, "exported_at": timestamp(now_milliseconds())})[:-1])
-        parts = {"lists": self._lists(queries), "todos": self._todos(queries), "documents": self._documents(documents)}
+        documents = self.services.documents
+        await self.services.database.snapshot(functools.partial(self._write_moment, file))
+        if not isinstance(documents, SQLDocumentStore):  # a snapshot must not wait for another engine
+            await self._write_parts(file, documents=self._documents(documents))
+        file.write(b"}\n")
+
+    async def _write_moment(self, file: IO[bytes], source: Any) -> None:
+        """Write everything from the database, as of one moment."""
+        queries = TodoQueries(source, self.user)
+        await self._write_parts(file, lists=self._lists(queries), todos=self._todos(queries))
+        if isinstance(self.services.documents, SQLDocumentStore):
+            await self._write_parts(file, documents=self._documents(SQLDocumentStore(source)))
+
+    @staticmethod
+    async def _write_parts(file: IO[bytes], **parts: AsyncIterator[list[Any]]) -> None:
+        """Write lists page by page."""
         for name, pages in parts.items():
             separator = b""
             file.write(f',\n"{name}": ['.encode())
@@ -9131,7 +9142,6 @@ class ExportHandler(APIHandler):
                 file.write(separator + b",\n".join(map(msgspec.json.encode, page)))
                 separator = b",\n"
             file.write(b"]")
-        file.write(b"}\n")
 
     async def _lists(self, queries: TodoQueries) -> AsyncIterator[list[Any]]:
         lists = [*await queries.lists(), *await queries.lists(deleted=True)]
