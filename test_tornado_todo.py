@@ -4489,8 +4489,29 @@ async def test_revision_over_two_lists_is_that_of_the_last_write_of_a_group(serv
     assert await queries.revision(other) == newest - 1
 
 
-async def test_a_write_that_turns_out_to_be_long_leaves_the_loop_to_others(service, monkeypatch):
+async def test_group_of_new_todos_takes_as_many_statements_as_one(service, monkeypatch):
     service, user = service
+    statements, counts = [], []
+
+    def counting(run):
+        async def counted(transaction, sql, *arguments):
+            statements.append(sql)
+            return await run(transaction, sql, *arguments)
+
+        return counted
+
+    for owner, name in ((tornado_todo.SQLiteTransaction, "fetch"), (tornado_todo.Transaction, "execute_many")):
+        monkeypatch.setattr(owner, name, counting(getattr(owner, name)))
+    for count in (1, 30):
+        statements.clear()
+        ids = [tornado_todo.uuid7() for _ in range(count)]
+        await asyncio.gather(*(service.replace(user, todo_id, {"title": "x"}, None) for todo_id in ids))
+        counts.append(len(statements))
+    assert counts[0] == counts[1] == 8, statements
+
+
+async def test_a_write_that_turns_out_to_be_long_leaves_the_loop_to_others(service_anywhere, monkeypatch):
+    service, user = service_anywhere
     inbox, at = await service.queries(user).inbox(), tornado_todo.timestamp(tornado_todo.now_milliseconds())
     blank = tornado_todo.Todo(id="", list=inbox, title="x", order=0, created_at=at, updated_at=at)
     ids = [str(uuid.UUID(int=n)) for n in range(1, 3_001)]

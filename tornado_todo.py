@@ -1789,9 +1789,10 @@ class Write:
         self.run, self.item, self.committed, self.is_short = run, item, committed, is_short
         loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = loop.create_future()
-        self._limit = loop.call_later(
-            QUEUE_SECONDS, self.finish, Unavailable(f"The database is busy. {NOTHING_CHANGED}")
-        )
+        self._limit = loop.call_later(QUEUE_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        self.finish(Unavailable(f"The database is busy. {NOTHING_CHANGED}"))
 
     def begin(self) -> bool:
         """Begin the write; return False if its caller has given up."""
@@ -5792,12 +5793,7 @@ class TodoService:
 
     @transactional(TodoQueries.seen_todos)
     def replace(
-        self,
-        batch: TodoBatch,
-        todo_id: str,
-        fields: Mapping[str, Any],
-        if_match: str | None,
-        only_new: bool = False,
+        self, batch: TodoBatch, todo_id: str, fields: Mapping[str, Any], if_match: str | None, only_new: bool = False
     ) -> tuple[Todo, bool]:
         """Make the to-do of this id, or set all its fields; also returns whether it was made.
 
