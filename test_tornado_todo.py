@@ -1141,18 +1141,18 @@ def accounts_server(page_address):
         yield server
 
 
-async def blank_tab(browser, **options):
+async def blank_tab(browser, has_touch, **options):
     """A tab in a window of its own. Opening one costs as much as a test, so tests leave it to each other."""
-    if free := browser.free_tabs[json.dumps(options, sort_keys=True)]:
-        return free.pop()
+    if browser.free_tabs[has_touch] and not options:
+        return browser.free_tabs[has_touch].pop()
     screen = {"width": 1280, "height": 800}
-    context = await browser.new_context(viewport=screen, reduced_motion="reduce", **options)
+    context = await browser.new_context(viewport=screen, reduced_motion="reduce", has_touch=has_touch, **options)
     context.set_default_timeout(1000 * PATIENCE)
     tab = await context.new_page()
     tab.on("pageerror", lambda error: tab.faults.append(str(error)))
     tab.on("console", lambda said: tab.faults.append(said.text) if "Content Security" in said.text else None)
     tab.devtools = await context.new_cdp_session(tab)
-    tab.faults, tab.is_reusable, tab.options = [], True, json.dumps(options, sort_keys=True)
+    tab.faults, tab.has_touch, tab.is_reusable = [], has_touch, not options
     return tab
 
 
@@ -1178,13 +1178,13 @@ async def wipe(browser, tab, origin):
     await context.clear_cookies()
     await tab.devtools.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"})
     await tab.devtools.send("Page.resetNavigationHistory")
-    browser.free_tabs[tab.options].append(tab)
+    browser.free_tabs[tab.has_touch].append(tab)
 
 
 @contextlib.asynccontextmanager
 async def opened(browser, url, width=1280, height=800, path="/", cookies=(), **options):
     """A page of this size (a small one is touched, not hovered over); an error in it fails the test."""
-    page = await blank_tab(browser, has_touch=width < 600, **options)
+    page = await blank_tab(browser, width < 600, **options)
     try:
         if cookies:
             await page.context.add_cookies(cookies)
@@ -1204,6 +1204,12 @@ async def opened(browser, url, width=1280, height=800, path="/", cookies=(), **o
 async def go_away(page):
     """Leave the page for an error without scripts. One of another site would take a process of its own."""
     await page.goto(page.server + "/nothing")
+
+
+async def set_zone(page, name):
+    """Let the computer be in another time zone, as far as the page can know."""
+    page.is_reusable = False
+    await page.devtools.send("Emulation.setTimezoneOverride", {"timezoneId": name})
 
 
 async def install_clock(page, **options):
@@ -13844,16 +13850,14 @@ async def test_relative_times_move_on_in_an_open_page(page):
 
 
 async def test_open_page_follows_its_reader_into_another_time_zone(page):
-    page.context.has_real_clock = False
-    devtools = await page.context.new_cdp_session(page)
-    await devtools.send("Emulation.setTimezoneOverride", {"timezoneId": "America/New_York"})
+    await set_zone(page, "America/New_York")
     await page.goto(page.server + "/#/today")
     await page.reload()
     there = zoneinfo.ZoneInfo("Pacific/Kiritimati")
     tonight = datetime.datetime.combine(datetime.datetime.now(there), datetime.time(23, 59), there)
     await ask(page, "/api/todos", "POST", {"title": BUY, "due": tonight.isoformat()})
     await page.locator(".new-todo").fill(FEED)
-    await devtools.send("Emulation.setTimezoneOverride", {"timezoneId": "Pacific/Kiritimati"})
+    await set_zone(page, "Pacific/Kiritimati")
     await see(page)
     await expect(row(page, BUY).locator(".due")).to_have_text("Today, 11:59 PM")
     await expect(page.locator(".new-todo")).to_have_value(FEED)
@@ -13861,7 +13865,6 @@ async def test_open_page_follows_its_reader_into_another_time_zone(page):
 
 async def test_time_that_daylight_saving_skips_is_what_the_clock_shows_then(page):
     await install_clock(page, time="2026-01-15T12:00:00Z")
-    devtools = await page.context.new_cdp_session(page)
     await type_in(page, BUY)
     (todo,) = await ask(page, "/api/todos")
     for zone, day, typed, kept, shown in (
@@ -13873,7 +13876,7 @@ async def test_time_that_daylight_saving_skips_is_what_the_clock_shows_then(page
         ("America/Santiago", "2026-09-06", "00:30", "2026-09-06T04:30:00Z", "01:30"),
         ("Asia/Kathmandu", "2026-03-29", "02:30", "2026-03-28T20:45:00Z", "02:30"),
     ):
-        await devtools.send("Emulation.setTimezoneOverride", {"timezoneId": zone})
+        await set_zone(page, zone)
         await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"due": None})
         await page.reload()
         await open_details(page, BUY)
