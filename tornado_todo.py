@@ -140,7 +140,7 @@ ACCESS_LOG = logging.getLogger("tornado_todo.access")
 
 
 class Misconfigured(Exception):
-    """A setting cannot be used. The message is one line that a person can act on."""
+    """A setting cannot be used. The message is one line that explains how to correct it."""
 
 
 def is_misspelt(text: str, word: str, mistakes: int) -> bool:
@@ -157,7 +157,7 @@ def is_misspelt(text: str, word: str, mistakes: int) -> bool:
 
 def nearest_name(text: str, names: Iterable[str]) -> str | None:
     """The name that a text is a misspelling of, or None. (difflib rates MYSQL_USER above AUHT.)"""
-    maximum = 2 if len(text) > 7 else 1  # two mistakes in a short word make another word of it
+    maximum = 2 if len(text) > 7 else 1  # two mistakes turn a short word into another one
     similar = [name for name in names if len(set(text) ^ set(name)) <= 2 * maximum]  # quick to compute
     found = (name for mistakes in range(maximum + 1) for name in similar if is_misspelt(text, name, mistakes))
     return next(found, None)
@@ -275,10 +275,10 @@ def host_of(text: str) -> str:
 
 
 def url_parts(text: str, *schemes: str) -> urllib.parse.SplitResult | None:
-    """The parts of a URL that has one of these schemes; None if it is not one."""
+    """The parts of a URL with one of these schemes, or None."""
     try:
         parts = urllib.parse.urlsplit(text)
-        # Several hosts are separated by commas, which only the driver can take apart.
+        # Several hosts are separated by commas, which only the driver can parse.
         is_valid = "," in parts.netloc.rpartition("@")[2] or parts.port != 0
     except ValueError:
         return None
@@ -325,19 +325,19 @@ def parse_frame_ancestors(text: str) -> str:
 
 
 def parse_options(query: str, known: Mapping[str, Parser], others: Parser | None = None) -> dict[str, Any]:
-    """The options in the query of a server's URL, by name in lower case, parsed; `others` parses those not known.
+    """The options in the query of a server's URL, by name in lower case, parsed; `others` parses unknown ones.
 
-    Raises Misconfigured for an option that is not known, cannot be used or is there twice, naming it.
+    Raises Misconfigured, naming the option, if it is unknown, cannot be used or occurs twice.
     """
     try:
         pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError:
-        raise Misconfigured("its options have to be written as ?name=value&name=value") from None
+        raise Misconfigured("write its options as ?name=value&name=value") from None
     options: dict[str, Any] = {}
     for written, value in pairs:
         name = written.lower()
         if name in options:
-            raise Misconfigured(f"the option {name!a} is there twice")
+            raise Misconfigured(f"the option {name!a} occurs twice")
         if not (parse := known.get(name, others)):
             nearest = nearest_name(name, known)
             hint = f"; did you mean {nearest}?" if nearest else " here"
@@ -362,7 +362,7 @@ OWN_POSTGRES_OPTIONS = by_name(
         choice("utf8", "utf-8", "auto", reason="all text is sent as UTF-8"): "client_encoding",
         choice("disable", "prefer", reason="asyncpg does not encrypt by GSSAPI"): "gssencmode",
         choice("postgres", reason="not every asyncpg can begin with TLS"): "sslnegotiation",
-        choice("disable", "prefer", reason="asyncpg has none: use sslmode=verify-full instead"): "channel_binding",
+        choice("disable", "prefer", reason="asyncpg lacks it: use sslmode=verify-full instead"): "channel_binding",
     }
 )
 POSTGRES_OPTIONS = OWN_POSTGRES_OPTIONS | by_name(
@@ -373,7 +373,7 @@ POSTGRES_OPTIONS = OWN_POSTGRES_OPTIONS | by_name(
         FILE: "passfile sslcert sslkey sslrootcert sslcrl",
         choice("disable", "allow", "prefer", "require", "verify-ca", "verify-full"): "sslmode",
         choice("gssapi", "sspi"): "gsslib",
-        choice("any", "primary", "read-write", reason="the server has to take writes"): "target_session_attrs",
+        choice("any", "primary", "read-write", reason="the server must accept writes"): "target_session_attrs",
     }
 )
 # The driver checks its other options itself. Other values of these could lose acknowledged writes, or read old data.
@@ -411,7 +411,7 @@ def check_twice(parts: urllib.parse.SplitResult, options: Mapping[str, Any]) -> 
 
 
 def server_url(*schemes: str, options: Mapping[str, Parser], others: Parser | None = None) -> Callable[[str], str]:
-    """A parser for URLs of these schemes, with these options. It never shows the URL: there may be a password in it."""
+    """A parser for URLs of these schemes, with these options. Its errors never show the URL and its password."""
 
     def parse(text: str) -> str:
         parts = url_parts(text, *schemes)
@@ -421,7 +421,7 @@ def server_url(*schemes: str, options: Mapping[str, Parser], others: Parser | No
         if not parts:
             return text
         if parts.fragment:
-            raise Misconfigured("a # begins a part that no server gets: write it as %23 if it belongs to a name")
+            raise Misconfigured("a # begins a part that is never sent: write it as %23 if it belongs to a name")
         if options is REDIS_OPTIONS and parts.scheme != "unix" and not re.fullmatch(r"/?|/[0-9]+", parts.path):
             raise Misconfigured("the path is not the number of a database: write redis://host:port/0")
         check_twice(parts, parse_options(parts.query, options, others))
@@ -479,8 +479,8 @@ def with_current_names(environ: Mapping[str, str]) -> Mapping[str, str]:
 class Config:
     """Every setting, parsed and checked. Nothing else in the module reads the environment.
 
-    A field is all that there is to a setting: the environment variable, the option, `--help`, the lines of
-    .env.example and the table of docs/deploying.md follow from it.
+    A setting is one field. The environment variable, the option, `--help`, the lines of
+    .env.example and the table of docs/deploying.md are derived from it.
     """
 
     server_host: str = setting(
@@ -514,7 +514,7 @@ class Config:
         "invite",
     )
     cookie_secret: tuple[str, ...] = setting(
-        SECRETS, "signs the cookies: 32 characters or more; new,old to change it; by default made and kept in a file"
+        SECRETS, "secret that signs cookies, 32 characters or more; new,old to change it; by default kept in a file"
     )
     allowed_hosts: frozenset[str] = setting(
         list_of(host_of, "write host names, such as todo.example.com"),
@@ -526,12 +526,12 @@ class Config:
     )
     frame_ancestors: str = setting(parse_frame_ancestors, "sites that may show the page in a frame; self, none", "none")
     trusted_proxies: tuple[Network, ...] = setting(
-        NETWORKS, "addresses of proxies whose X-Forwarded headers are believed; unix for one at a Unix socket"
+        NETWORKS, "addresses of proxies whose X-Forwarded headers are trusted; unix for one at a Unix socket"
     )
     public_url: str = setting(
         parse_public_url, "URL at which browsers reach the server, if it is not the server's own address"
     )
-    prefix: str = setting(PREFIX, "path that everything is served under, such as /todo, also if a proxy takes it off")
+    prefix: str = setting(PREFIX, "path that everything is served under, such as /todo, also if a proxy removes it")
     static_path: str = setting(FOLDER, "folder to serve at /static/")
     weather_uri: str = setting(WEATHER_URL, "Open-Meteo's (or Yahoo's older) current weather, for /api/weather")
     weather_place: str = setting(str, "name of the place, if the weather server does not send it")
@@ -565,7 +565,7 @@ class Config:
                 values[row.name.lower()] = row.parse(str(environ.get(row.name) or row.default))
             except Misconfigured as error:
                 raise Misconfigured(f"{row.name}: {error}") from None
-        # The path of a PUBLIC_URL is a prefix that a proxy takes off. It may name the PREFIX, too.
+        # The path of a PUBLIC_URL is a prefix that a proxy removes. It may name the PREFIX, too.
         public, prefix = urllib.parse.urlsplit(values["public_url"]), values["prefix"]
         values["public_url"] = values["public_url"].removesuffix(public.path)
         values["prefix"] = public.path if public.path.endswith(prefix) else public.path + prefix
@@ -573,7 +573,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raise Misconfigured for several processes that would not share a database, records and secret."""
-        # Beside a SQLite file they find the same secret; with a server between them each would make its own.
+        # Processes read the secret beside a shared SQLite file; with a database server each would make its own.
         shares_secret = self.cookie_secret or self.auth == "open" or self.database_url.startswith("sqlite:")
         faults = {
             "share a database in memory: set DATABASE_URL": self.database_url == "sqlite://",
@@ -596,12 +596,12 @@ SETTING_NAMES = {row.name for row in SETTINGS} | OLD_NAMES.keys()
 
 
 def without_variants(name: str) -> str:
-    """A name in the singular, with the words that others use for the same."""
+    """A name in the singular, with synonyms replaced."""
     return re.sub("IES$", "Y", name).removesuffix("S").replace("URI", "URL").replace("MONGODB", "MONGO")
 
 
 def nearest_setting(name: str) -> str | None:
-    """The setting that somebody meant by a name in other letter case, an option's name, or a misspelling; or None."""
+    """The setting meant by a name in another letter case, an option's name, or a misspelling; or None."""
     plain = unicodedata.normalize("NFKC", name).upper()  # an input method may write letters of full width
     folded = re.sub("^(?:(?:TORNADO_)?TODO|ENV)_", "", re.sub("[^A-Z0-9]+", "_", plain).strip("_"))
     same = {row.option.removeprefix("--").upper(): row.name for row in SETTINGS if row.option}
@@ -617,7 +617,7 @@ MAX_BODY = 1024 * 1024  # bytes of a request's body
 MAX_RECORD = 64 * 1024  # bytes of a record
 MAX_ITEMS = 1000  # to-dos that one request makes
 MAX_DEPTH = 32  # levels of nesting in a JSON body
-MAX_ORDER = 1e12  # beyond it a double cannot be halved often enough between two whole numbers
+MAX_ORDER = 1e12  # beyond it too few doubles lie between two whole numbers
 NO_DUE = 2**53  # the sort key of a to-do without a due date: after every date
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 EPOCH_DAY = EPOCH.toordinal()
@@ -645,7 +645,7 @@ class TodoError(tornado.web.HTTPError):
 
     @classmethod
     def of(cls, field: str, message: str, subject: str = "") -> Self:
-        """An error about one field, called `subject` in the sentence for people."""
+        """An error about one field, called `subject` in the detail."""
         return cls(f"{subject or field} {message}.", [field_error(field, message)])
 
 
@@ -662,14 +662,14 @@ class Forbidden(TodoError, status=403, title="Forbidden"):
 
 
 class NotFound(TodoError, status=404, title="Not found"):
-    """It does not exist, or the caller may not know that it does."""
+    """It does not exist, or the caller may not see it."""
 
 
 class MethodNotAllowed(TodoError, status=405, title="Method not allowed"):
-    """The address does not know the method."""
+    """The address does not support the method."""
 
     def __init__(self, allowed: Iterable[str]):
-        detail = "This address does not know this method. The Allow header lists those that it does."
+        detail = "This address does not support this method. The Allow header lists those that it supports."
         super().__init__(detail, headers={"Allow": ", ".join(allowed)})
 
 
@@ -678,7 +678,7 @@ class RequestTimeout(TodoError, status=408, title="Request timeout"):
 
 
 class Conflict(TodoError, status=409, title="Conflict"):
-    """The request contradicts the present state."""
+    """The request conflicts with the current state."""
 
 
 class Gone(TodoError, status=410, title="Gone"):
@@ -726,7 +726,7 @@ class UpstreamFailed(TodoError, status=502, title="Upstream failed"):
 
 
 class Unavailable(TodoError, status=503, title="Temporarily unavailable"):
-    """An engine is away or busy. The same request may succeed in a moment."""
+    """An engine is unavailable or busy. The same request may succeed in a moment."""
 
     def __init__(self, detail: str):
         super().__init__(detail, headers={"Retry-After": "1"})
@@ -762,7 +762,7 @@ class Cache:
         return len(self._items)
 
     def get(self, key: Any) -> Any:
-        """The value, now the one used last; None if it is not kept."""
+        """The value, marked as used last, or None."""
         item = self._items.get(key)
         if item is None:
             return None
@@ -828,8 +828,8 @@ UNDECOMPOSED = str.maketrans(
 def is_accent(character: str) -> bool:
     """Whether a character is a mark that people leave out: accents, Hebrew points and Arabic vowels.
 
-    Decided by its combining class. The vowel signs of Indic scripts and the voicing marks of kana have
-    others: without them it would be another word.
+    The combining class decides. Vowel signs of Indic scripts and voicing marks of kana have other classes:
+    without them it would be another word.
     """
     combining_class = unicodedata.combining(character)
     return combining_class >= 200 or 10 <= combining_class <= 35
@@ -856,7 +856,7 @@ def trim(text: str) -> str:
 
 
 def clean_text(text: str) -> str:
-    """Text as a browser's text area returns it: lines end with a newline, and no byte order mark begins it."""
+    """Text as a browser's text area returns it: lines end with a newline, without a byte order mark."""
     return text.replace("\r\n", "\n").replace("\r", "\n").lstrip(BOM)
 
 
@@ -896,7 +896,7 @@ def fold_user_name(name: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", trim(name)).casefold())
 
 
-# Letters and marks that leave no mark (Unicode: Default_Ignorable_Code_Point), or only stretch a word.
+# Letters and marks that are invisible (Unicode: Default_Ignorable_Code_Point), or only stretch a word.
 INVISIBLE = re.compile(
     "[\u034f\u0640\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
@@ -938,11 +938,11 @@ def skeleton(name: str) -> str:
     text = unicodedata.normalize("NFD", name)
     for _ in range(2):  # a letter's look-alike may itself have one
         text = unicodedata.normalize("NFD", text.translate(LOOKS_LIKE))
-    return re.sub("([ijl][\u0316-\u0333]*)\u0307", r"\1", text)  # the dot hides the one that is there, or in an l
+    return re.sub("([ijl][\u0316-\u0333]*)\u0307", r"\1", text)  # the dot covers the letter's own, or is lost in an l
 
 
 def script_of(character: str) -> str:
-    """The script of a letter, digit or mark; empty for those of all scripts, `unusual` if it is not for names."""
+    """The script of a letter, digit or mark; empty if all scripts use it, `unusual` if names may not have it."""
     code, word = ord(character), unicodedata.name(character, "").split(" ")[0]
     if character.isascii() and not character.isalpha() or (word == "COMBINING" and code < 0x370):
         return "unusual" if 0x334 <= code <= 0x338 else ""  # strokes through a letter make it look like another
@@ -962,13 +962,13 @@ def clean_user_name(name: str) -> str:
         raise ValueError("must be 1 to 64 letters, digits or . _ - @ +, and must not begin with . _ - @ or +")
     scripts = {script_of(character) for character in name} - {""}
     if "unusual" in scripts:
-        raise ValueError("must have only letters and digits that people write today")
+        raise ValueError("must have only letters and digits in use today")
     others = scripts - {"LATIN"} - EAST_ASIAN_SCRIPTS
     mixes_latin = "LATIN" in scripts and others & SCRIPTS_LIKE_LATIN
     if len(others) > 1 or (others and scripts & EAST_ASIAN_SCRIPTS) or mixes_latin:
         raise ValueError("must not mix letters of alphabets that look the same")
     if name == LOCAL_USER or skeleton(name) == LOCAL_USER:
-        raise ValueError("stands for whoever uses this machine: choose another")
+        raise ValueError("is the name of this machine's own user: choose another")
     return name
 
 
@@ -1001,7 +1001,7 @@ def clean_due(due: str | None) -> str | None:
         if DATE_TIME.fullmatch(due):
             return parse_date_time(due).isoformat().replace("+00:00", "Z")
     except ValueError:
-        raise ValueError("is no day or time that exists") from None
+        raise ValueError("is not a day or time that exists") from None
     raise ValueError("must be a date like 2026-11-22, or a time like 2026-11-22T14:00:00+01:00")
 
 
@@ -1038,7 +1038,7 @@ def end_of_day(day: int) -> int:
 
 
 def due_sort_key(due: str | None) -> int:
-    """Epoch milliseconds of a due time; a day without a time comes at its end, no due date after all."""
+    """Epoch milliseconds of a due time; a day without a time sorts at its end, no due date last."""
     if due is None:
         return NO_DUE
     if len(due) == 10:
@@ -1052,7 +1052,7 @@ def is_all_day(due_at: int) -> bool:
 
 
 def offset(moment: datetime.datetime, zone: str) -> int:
-    """Milliseconds by which a zone is ahead of UTC at a moment, in UTC, or in the zone if it has no zone itself."""
+    """Milliseconds by which a zone is ahead of UTC at a moment; a moment without a zone is in that zone."""
     local = moment.astimezone(zone_named(zone)) if moment.tzinfo else moment.replace(tzinfo=zone_named(zone))
     return (local.utcoffset() or datetime.timedelta()) // MILLISECOND
 
@@ -1132,7 +1132,7 @@ DUE_AT = {"due_at": lambda todo: due_sort_key(todo.due)}
 TITLE = {"patch": Annotated[str, Meta(max_length=2000)], "clean": functools.partial(clean_line, limit=500)}
 ORDER = {
     "patch": Annotated[float, Meta(ge=-MAX_ORDER, le=MAX_ORDER)],
-    "clean": lambda order: order + 0.0,  # there is a -0.0, which not every engine keeps
+    "clean": lambda order: order + 0.0,  # turns -0.0, which not every engine keeps, into 0.0
 }
 NOTES = {"patch": Annotated[str, Meta(max_length=20_000)] | None, "clean": lambda notes: clean_text(notes or "")}
 PRIORITY = {"patch": Annotated[int, Meta(ge=0, le=3)] | None, "clean": lambda priority: priority or 0}
@@ -1140,7 +1140,7 @@ TAGS = {"patch": Annotated[Tags, Meta(max_length=20)] | None, "clean": clean_tag
 
 
 class Todo(msgspec.Struct, kw_only=True, frozen=True):
-    """A to-do as the API shows it. Times are RFC 3339 UTC; `url` is set only on its way out."""
+    """A to-do as the API shows it. Times are RFC 3339 UTC; `url` is set only in responses."""
 
     id: Annotated[str, declare("UUID", "id", undo=False)]
     url: str | UnsetType = UNSET
@@ -1165,7 +1165,7 @@ class Todo(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class TodoList(msgspec.Struct, kw_only=True, frozen=True):
-    """A list of to-dos. Its counts, its owner and the caller's role are set only on its way out."""
+    """A list of to-dos. Its counts, its owner and the caller's role are set only in responses."""
 
     id: Annotated[str, declare("UUID", "id", undo=False)]
     url: str | UnsetType = UNSET
@@ -1184,12 +1184,12 @@ class TodoList(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Change(msgspec.Struct, kw_only=True, frozen=True):
-    """One row of the change log. An image is null where there was nothing that the caller may see."""
+    """One row of the change log. An image is null if there was nothing that the caller may see."""
 
     revision: Annotated[int, declare("one more than that of the change before", "revision")]
     batch: Annotated[str, declare("what one request changed", "batch")]
     at: Annotated[str, declare("when", "at", **TIME)]
-    user: Annotated[str | None, declare("name of who made it", "user_id")]
+    user: Annotated[str | None, declare("name of the user who made it", "user_id")]
     list: Annotated[str, declare("id of the list", "list_id")]
     todo: Annotated[str | None, declare("id of the to-do; null where the list itself changed", "todo_id")]
     action: Annotated[str, declare("create, update, delete, restore, reorder, share or purge", "action")]
@@ -1324,7 +1324,7 @@ class NoFields(msgspec.Struct, kw_only=True):
 
 
 class TodoFilter(msgspec.Struct, kw_only=True, frozen=True):
-    """A selection of to-dos, by the query parameters of these names. Without any it is all outside the trash.
+    """A selection of to-dos, by the query parameters of these names; by default all outside the trash.
 
     Each condition narrows it. Days are those of a time zone, by its IANA name.
     """
@@ -1357,7 +1357,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         counts = collections.Counter(key for key, _ in pairs)
         double = counts.most_common(1)[0][0].encode(errors="replace").decode()[:200]
-        raise Malformed.of(double, "comes twice", f"The key {double!r}")
+        raise Malformed.of(double, "occurs twice", f"The key {double!r}")
     return value
 
 
@@ -1538,7 +1538,7 @@ def read_words(text: str) -> tuple[str, ...]:
 
 def read_priorities(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[0-3](,[0-3])*", text):
-        raise ValueError("must be 0, 1, 2 or 3, or several with commas between")
+        raise ValueError("must be 0, 1, 2 or 3, or several separated by commas")
     return tuple(sorted({int(digit) for digit in text.split(",")}))
 
 
@@ -1564,7 +1564,7 @@ def read_cursor(text: str) -> list:
             return values
     except (ValueError, TypeError, LookupError, RecursionError):
         pass
-    raise ValueError("is not what a Link header of this server gave")
+    raise ValueError("is not a cursor of a Link header of this server")
 
 
 def make_cursor(sort: str, value: Any, last_id: str, revision: int = 0) -> str:
@@ -1579,9 +1579,9 @@ def read_text(text: str) -> str:
 
 
 def read_query(parameters: Mapping[str, Callable[[str], Any]], query: str) -> Mapping[str, Any]:
-    """Parse a query string; `tag` becomes a list, every other parameter may come once.
+    """Parse a query string; `tag` becomes a list, every other parameter may occur once.
 
-    Raises Malformed with one entry for every parameter that is doubled, cannot be read or is unknown, since a
+    Raises Malformed with one entry for every parameter that is repeated, cannot be read or is unknown, since a
     mistyped filter of a bulk DELETE must never select everything. Raises Invalid for an unknown time zone.
     """
     if not query:
@@ -1600,7 +1600,7 @@ def read_query(parameters: Mapping[str, Callable[[str], Any]], query: str) -> Ma
             if name not in parameters:
                 raise ValueError(f"is unknown here; known are {', '.join(parameters) or 'none'}")
             if name in values and name != "tag":
-                raise ValueError("comes twice")
+                raise ValueError("occurs twice")
             if fault := text_fault(text):
                 raise ValueError(fault)
             value = parameters[name](text)
@@ -1648,7 +1648,7 @@ def check_precondition(if_match: str | None, etag: str) -> None:
         return
     if etag_matches(if_match, etag, weak=True):
         raise PreconditionFailed(
-            f"Send {etag} without the W/ in front: If-Match takes no weak tags. A proxy that compresses makes them."
+            f"Send {etag} without the W/ in front: If-Match needs strong tags; compressing proxies weaken them."
         )
     if '"' not in if_match:
         raise PreconditionFailed(f"If-Match takes tags in double quotes, as the ETag header has them: {etag}.")
