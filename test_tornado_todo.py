@@ -11440,7 +11440,7 @@ def test_writes_of_two_servers_do_not_depend_on_the_default_isolation(fresh_post
     "query, words",
     [
         ("options=-c%20synchronous_commit%3Doff", "an acknowledged write can be lost"),
-        ("search_path=nowhere", "there is no schema of its search_path nowhere"),
+        ("search_path=nowhere", "it has no schema of its search_path nowhere"),
     ],
 )
 def test_postgres_setting_that_would_lose_writes_is_refused(fresh_postgres, tmp_path, query, words):
@@ -11451,7 +11451,7 @@ def test_postgres_setting_that_would_lose_writes_is_refused(fresh_postgres, tmp_
 @pytest.mark.parametrize(
     "query, words",
     [
-        ("options=-c%20default_transaction_read_only%3Don", "takes no writes: default_transaction_read_only"),
+        ("options=-c%20default_transaction_read_only%3Don", "accepts no writes: default_transaction_read_only"),
         ("statement_timeout=1", "statement timeout"),
     ],
 )

@@ -1699,12 +1699,12 @@ QUEUE_SECONDS = 1.5  # that a write waits for its turn before it is refused
 LOCK_SECONDS = 1.0  # to wait for another process's lock on a SQLite file
 CONNECT_SECONDS = 1.0  # to wait for a connection to Postgres
 PROBE_SECONDS = 0.3  # to wait for the first answer on a new connection while there are others
-FEWER_SECONDS = 30  # without another connection to Postgres where it allows no more
-IDLE_CONNECTION_SECONDS = 300  # after which one is not used again: a firewall may have forgotten it
-TRY_AGAIN_SECONDS = 5.0  # between writes by which the health check finds out whether writing works again
+FEWER_SECONDS = 30  # before another attempt to connect to a Postgres that allows no more connections
+IDLE_CONNECTION_SECONDS = 300  # after which one is not reused: a firewall may have dropped it
+TRY_AGAIN_SECONDS = 5.0  # between test writes of the health check after a write has failed
 MIN_FREE_BYTES = 256 * 1024  # on the disk; with less the next large write fails
-QUERY_SECONDS = 1.2  # to wait for an answer from Postgres: a frozen server must not freeze us
-BULK_SECONDS = 60.0  # to wait for a statement on a whole list; meanwhile others get a 503 at the usual time
+QUERY_SECONDS = 1.2  # to wait for an answer from Postgres: a frozen server must not block this one
+BULK_SECONDS = 60.0  # to wait for a statement on a whole list; meanwhile other writes get a 503 at the usual time
 
 NOTHING_CHANGED = "Nothing was changed; try again."
 
@@ -1720,7 +1720,7 @@ async def end_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:
 
 
 class Probe(NamedTuple):
-    """How to find out whether a database works, for code that does not know what is in it."""
+    """How to check that a database works, for code that does not know its tables."""
 
     tables: Mapping[str, Collection[str]]  # that must be readable and writable, and their columns
     counters: str  # SQL for rows of a name and a number
@@ -1729,15 +1729,15 @@ class Probe(NamedTuple):
 
 
 class RepeatAlone(Exception):
-    """A short write has to be carried out after the others of its group: it takes long, or may have made them fail."""
+    """A short write must be repeated alone after its group: it takes long, or may have made the group fail."""
 
 
 class Transaction:
-    """What the transactions of both databases have in common."""
+    """The base of both databases' transactions."""
 
-    name = ""  # as a source of reads it is no database of its own
-    rows_at_once = 1000  # of execute_many, before other requests get a turn
-    is_shared = False  # by a group of short writes, which one that takes long would hold up
+    name = ""  # a source of reads that is not a database itself
+    rows_at_once = 1000  # rows of execute_many before other requests get a turn
+    is_shared = False  # by a group of short writes, which a long one would delay
 
     @property
     def in_transaction(self) -> bool:
@@ -1763,12 +1763,12 @@ class Transaction:
         raise NotImplementedError
 
     async def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function that may take long and awaits nothing, where it does not hold up the loop."""
+        """Call a slow synchronous function without blocking the loop."""
         return function(*arguments)
 
 
 async def check_columns(transaction: Transaction, tables: Mapping[str, Collection[str]]) -> None:
-    """Raise what the engine raises for a table or a column that is not there or cannot be read."""
+    """Raise the engine's error for a table or column that is missing or cannot be read."""
     parts = (f"(SELECT {', '.join(columns)} FROM {table} LIMIT 1)" for table, columns in tables.items())
     await transaction.fetch(" UNION ALL ".join(f"SELECT 1 FROM {part} AS part" for part in parts))
 
@@ -1811,14 +1811,14 @@ class Write:
 
 
 class Database:
-    """What SQLite and Postgres share: one task commits short writes in groups, and others alone.
+    """The base of both databases: one task commits short writes in groups, and others alone.
 
     A write is acknowledged after its commit, when it is durable. One that fails does not affect the others.
     """
 
     name = ""
     engine_errors: tuple[type[BaseException], ...] = ()  # that the driver raises
-    contradictions: tuple[type[BaseException], ...] = ()  # of these, when a constraint of the schema refuses a write
+    contradictions: tuple[type[BaseException], ...] = ()  # those of them for a violated constraint
 
     def __init__(self) -> None:
         self._waiting: collections.deque[Write] = collections.deque()
@@ -1830,7 +1830,7 @@ class Database:
         self._probe: Probe | None = None
 
     async def open(self, probe: Probe | None = None) -> None:
-        """Connect. Raises Misconfigured if that can never work, Unavailable if it may in a moment."""
+        """Connect. Raises Misconfigured if that can never work, Unavailable if it may work in a moment."""
         self._arrived, self._probe = asyncio.Event(), probe
         try:
             await self._connect()
@@ -1862,7 +1862,7 @@ class Database:
 
         If the write is short, items of others that name the same `run` are in the same transaction: `await take()`
         returns all that there are by then. For each, `run` returns an answer, or the exception by which it was refused
-        before it wrote anything; RepeatAlone has it repeated. If `run` raises, it is repeated for each item.
+        before it wrote anything; RepeatAlone repeats it alone. If `run` raises, it is repeated for each item.
         `committed(answer)` is called right after the commit, in the order of commits, whether or not
         the caller still waits. Raises what `run` raises, with nothing written, or Unavailable.
         """
@@ -1886,7 +1886,7 @@ class Database:
                 await self._arrived.wait()
 
     def _fill(self, group: list[Write]) -> None:
-        """Add the next write, and if it is short the short ones behind it: one commit does for all."""
+        """Add the next write, and if it is short the short ones behind it: they share one commit."""
         while self._waiting and len(group) < MAX_IN_GROUP:
             write = self._waiting[0]
             if group and not (write.is_short and group[0].is_short and write.run == group[0].run):
@@ -1925,7 +1925,7 @@ class Database:
             try:
                 answers = await group[0].run(session, take)
             except Exception as error:
-                # Otherwise the engine has undone the whole group itself, as SQLite does on a full disk, or is away.
+                # Otherwise the engine has undone the whole group itself, as SQLite does on a full disk, or has failed.
                 if len(group) > 1 and session.in_transaction and not isinstance(error, OSError):
                     return [RepeatAlone() for _ in group]
                 raise
@@ -1933,21 +1933,21 @@ class Database:
         return answers
 
     def _explained(self, error: BaseException) -> BaseException:
-        """An error as the client gets it: the engine's in general terms, any other as it is."""
+        """The error for the client: general terms for the engine's, any other unchanged."""
         if not isinstance(error, self.engine_errors):
             return error
         if isinstance(error, self.contradictions):
             LOG.warning("%s: %s", self.name, error)
-            return Conflict("This contradicts what is kept, so nothing was changed.")
+            return Conflict("This conflicts with the stored data, so nothing was changed.")
         reason = self._reason(error) or (str(error) if self.is_damage(error) else None)
         LOG.warning("%s: %s", self.name, reason or repr(error), exc_info=None if reason else error)
         return Unavailable(f"The database cannot be used right now. {NOTHING_CHANGED}")
 
     async def ping(self) -> None:
-        """Raise unless the tables have their columns, can be read and, as far as it shows without it, written.
+        """Raise unless the tables have their columns, can be read and, as far as can be checked without it, written.
 
-        What shows only in writing, such as a quota, is known from the last write. If that failed, a number
-        is written every few seconds, until that works.
+        Faults that only a write can show, such as a quota, are known from the last write. If that failed, a number
+        is written every few seconds until that succeeds.
         """
         if self._writer_task is None and self._failure:  # it could not be opened
             raise self._failure
@@ -1962,7 +1962,7 @@ class Database:
         statement: tuple[Any, ...] = (f"DELETE FROM {next(iter(tables))} WHERE 1 = 0",)
         if self._failure:
             self._try_again_at = time.monotonic() + TRY_AGAIN_SECONDS
-            # Another number each time: SQLite does not write what is there already.
+            # A new number each time: SQLite does not write an unchanged value.
             statement = self._probe.write, time.time_ns()
 
         async def write(transaction: Transaction) -> None:
@@ -1974,11 +1974,11 @@ class Database:
     # ---- what a subclass implements
 
     async def _look(self, probe: Probe) -> None:
-        """Raise unless the database can be read, and nothing is known that forbids writing."""
+        """Raise unless the database can be read, and no obstacle to writing is known."""
         raise NotImplementedError
 
     async def identity(self) -> tuple[Any, ...] | None:
-        """What no other database has, whatever its URL; None if that is unknown before it is open."""
+        """A value unique to the database, whatever its URL; None if it is unknown until the database is open."""
         raise NotImplementedError
 
     async def _connect(self) -> None:
@@ -1992,9 +1992,9 @@ class Database:
         raise NotImplementedError
 
     async def snapshot(self, operation: Callable[[Any], Awaitable[None]]) -> None:
-        """Run `await operation(source)`, whose reads through the source all see the same moment.
+        """Run `await operation(source)`; all reads through the source see the same moment.
 
-        Writes go on meanwhile. It must wait for nothing else: old versions of rows are kept for as long as it runs.
+        Writes go on meanwhile. The operation must wait for nothing else, since old rows are kept until it ends.
         Raises Unavailable if the database cannot be read.
         """
         raise NotImplementedError
@@ -2004,7 +2004,7 @@ class Database:
         raise NotImplementedError
 
     def is_damage(self, error: BaseException) -> bool:
-        """Whether an error reports that tables or columns are missing, double or unreadable."""
+        """Whether an error reports that tables or columns are missing, duplicate or unreadable."""
         raise NotImplementedError
 
     def _reason(self, error: BaseException) -> str | None:
@@ -2017,15 +2017,15 @@ class Database:
 
 @functools.lru_cache(1000)
 def sqlite_statement(sql: str) -> tuple[str, Callable[[Sequence[Any]], Sequence[Any]] | None]:
-    """A statement of Postgres as SQLite takes it, and what puts its arguments in the order of its `?`, if need be.
+    """A Postgres statement in SQLite's form, and a function that orders its arguments for the `?`, if necessary.
 
     To SQLite `$1` is a name: looking 18 of them up takes 10 µs, and `?1` with a sequence is deprecated in
     Python 3.12.0 to 3.12.3 by mistake (gh-117995).
     """
-    # SQLite compares bytes anyway; Postgres would compare by the locale of the database. And only an INTEGER
-    # that is the key is SQLite's own key of a row, which costs no index.
+    # SQLite compares bytes anyway; Postgres would compare by the locale of the database. And only an
+    # INTEGER PRIMARY KEY is SQLite's own key of a row, which needs no index.
     sql = sql.replace(' COLLATE "C"', "").replace("BIGINT PRIMARY KEY", "INTEGER PRIMARY KEY")
-    if "ALTER COLUMN" in sql:  # of which only the collation is ever altered
+    if "ALTER COLUMN" in sql:  # migrations alter only the collation of a column
         sql = "SELECT 1 WHERE 0"
     places = [int(place) - 1 for place in re.findall(r"\$(\d+)", sql)]
     is_in_order = places == list(range(len(places)))
@@ -2076,7 +2076,7 @@ class SQLiteSnapshot:
 
 
 def run_without_waiting(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end in this thread, without a loop: one that gives way to others, but never waits."""
+    """Run a coroutine that may yield but never waits, to its end in this thread, without a loop."""
     try:
         while True:
             waits_for = coroutine.send(None)
@@ -2086,11 +2086,11 @@ def run_without_waiting(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return end.value
 
 
-DATABASE_ENDINGS = ("", "-wal", "-shm", "-journal")  # of the names of the files of one database
+DATABASE_ENDINGS = ("", "-wal", "-shm", "-journal")  # of the file names of one database
 
 
 def file_uri(path: str, query: str) -> str:
-    """The URI by which SQLite opens a file in a certain way (https://sqlite.org/uri.html)."""
+    """The URI for SQLite to open a file with these options (https://sqlite.org/uri.html)."""
     return f"file:{urllib.parse.quote(os.path.abspath(path))}?{query}"
 
 
@@ -2101,7 +2101,7 @@ def database_files(path: str) -> list[str]:
 
 
 def is_open_elsewhere(path: str) -> bool:
-    """Whether another process has a SQLite database open, in whatever state the file is or whether it has gone.
+    """Whether another process has a SQLite database open, even if the file is damaged or was removed.
 
     Every connection in WAL mode holds a shared lock on the file and one on the index of the log
     (https://sqlite.org/src/file/src/os_unix.c). Where there are no such locks, on Windows, an open file cannot be
@@ -2122,17 +2122,17 @@ def is_open_elsewhere(path: str) -> bool:
 
 
 def make_private(path: str) -> None:
-    """Let nobody but its owner read a SQLite database, which is made if it is not there, and its log.
+    """Make a SQLite database and its log readable only by its owner; create it if it is missing.
 
     A group that may write the file keeps that right: several users may share it on purpose.
     """
-    with contextlib.suppress(OSError):  # what keeps SQLite from using the file, SQLite reports itself
+    with contextlib.suppress(OSError):  # SQLite itself reports why it cannot use the file
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     for file in (path, f"{path}-wal", f"{path}-shm"):
-        with contextlib.suppress(OSError):  # it is not there, or another user's
+        with contextlib.suppress(OSError):  # it is missing, or another user's
             mode = os.stat(file).st_mode
             kept = 0o770 if mode & 0o020 else 0o700
-            # A folder or a device that is named by mistake stays as it is.
+            # A folder or a device named by mistake is left unchanged.
             if stat.S_ISREG(mode) and mode & 0o777 & ~kept:
                 os.chmod(file, mode & kept)
 
@@ -2144,8 +2144,8 @@ class FilesLost(Unavailable):
         super().__init__(f"{file} has been moved, deleted or replaced. Put it back, or start the server again.")
 
 
-# How the log of a SQLite database begins (https://sqlite.org/fileformat2.html#walformat), and the size to which SQLite
-# may cut it when it begins it again; it never cuts what it still needs.
+# The first bytes of a SQLite database's log (https://sqlite.org/fileformat2.html#walformat), and the size to which
+# SQLite may truncate a log when it restarts it; it never cuts what it still needs.
 LOG_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 LOG_LIMIT = 64 * MAX_BODY
 
@@ -2160,7 +2160,7 @@ class Log(NamedTuple):
 
 
 def is_whole(header: bytes, before: bytes, frame: bytes) -> bool:
-    """Whether a frame of a log is as SQLite has written it; `before` is the checksum of the one before."""
+    """Whether a frame of a log is as SQLite has written it; `before` is the previous frame's checksum."""
     order = ">" if header[3:4] == LOG_MAGIC[1][3:] else "<"
     words = struct.unpack(f"{order}{len(frame) // 4 - 4}I", frame[:8] + frame[24:])
     first, second = struct.unpack(">2I", before)
@@ -2171,7 +2171,7 @@ def is_whole(header: bytes, before: bytes, frame: bytes) -> bool:
 
 
 def look_at_log(file: str, seen: Log) -> tuple[Log, bool]:
-    """A log as it is now, and whether the frame that was seen there is still whole, if the header is the same."""
+    """The log's present state, and whether the frame seen last is still intact, if the header is the same."""
     with open(file, "rb", buffering=0) as log:
 
         def read(place: int, length: int) -> bytes:
@@ -2180,7 +2180,7 @@ def look_at_log(file: str, seen: Log) -> tuple[Log, bool]:
 
         size, length = os.fstat(log.fileno()).st_size, len(seen.frame)
         frame = read(seen.end - length, length)
-        header = read(0, 32)  # after the frame: a log that is begun again gets its new header first
+        header = read(0, 32)  # after the frame: a restarted log gets its new header first
         now = Log(header, size, seen.end, frame) if header == seen.header else Log(header, size)
         is_same = frame == seen.frame
         if not is_same and len(frame) == length:  # it may have been read while another process was writing it
@@ -2197,7 +2197,7 @@ def look_at_log(file: str, seen: Log) -> tuple[Log, bool]:
 class SQLiteFiles:
     """Notices when the files of an open database are removed, replaced, emptied, overwritten or cut.
 
-    SQLite does not look until it opens them again, and would acknowledge writes that are lost. The methods whose
+    SQLite does not check until it opens them again, and would acknowledge lost writes. The methods whose
     names begin with `check` raise FilesLost, and `database`, `log` and `index` are the paths.
     """
 
@@ -2205,8 +2205,8 @@ class SQLiteFiles:
         self._probe = probe
         self.database, self.log, self.index = self.paths = database_files(path)
         self._opened = {file: self._identity(os.stat(file)) for file in self.paths}
-        self._last_look: tuple[int, int] | None = None  # when the database was written and its size, then
-        self._counters: Mapping[str, int] | None = None  # in the database itself, without the log, then
+        self._last_look: tuple[int, int] | None = None  # when the database was last written, and its size then
+        self._counters: Mapping[str, int] | None = None  # in the database itself, without the log, at that time
         self._is_overwritten = False
         self._log_before = Log()
         self.log_is_damaged = False
@@ -2238,7 +2238,7 @@ class SQLiteFiles:
         if not status.st_size:
             raise FilesLost(self.database)
         look = status.st_mtime_ns, status.st_size
-        if look != self._last_look:  # only a checkpoint writes to the file, seldom
+        if look != self._last_look:  # only a checkpoint writes to the file, and rarely
             is_continued, size_before = self._is_continued(), self._last_look[1] if self._last_look else 0
             if is_continued is not None or status.st_size < size_before:
                 self._is_overwritten = not is_continued
@@ -2247,10 +2247,10 @@ class SQLiteFiles:
             raise FilesLost(self.database)
 
     def _is_continued(self) -> bool | None:
-        """Whether the file has the contents that it had, or later ones; they are read without the log.
+        """Whether the file has its earlier contents, or later ones, read without the log.
 
-        None if they cannot be read, as in the middle of a checkpoint of another process or after one that was
-        killed: the first page counts pages that are still to come. What is in the log then must not be lost.
+        None if they cannot be read, as during a checkpoint of another process or after one that was
+        killed: the first page counts pages not yet written. Then the log must not be lost.
         """
         if self._probe is None:
             return True
@@ -2262,7 +2262,7 @@ class SQLiteFiles:
             is_strange = getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
             if before and not is_strange:
                 return None
-            counters = {}  # of another program, or all is in the log yet
+            counters = {}  # another program's file, or everything is still in the log
         if before is not None and not self._probe.is_continued(before, counters):
             return False
         self._counters = counters
@@ -2270,7 +2270,7 @@ class SQLiteFiles:
 
     def check_log(self) -> None:
         """Check that the log was neither emptied nor cut nor overwritten."""
-        before = self._log_before  # read before the file is: another thread may be writing, and may look, too
+        before = self._log_before  # read before the file: another thread may write and check meanwhile
         self._check_file(self.log)
         try:
             now, is_same = look_at_log(self.log, before)
@@ -2287,19 +2287,19 @@ class SQLiteFiles:
         self._log_before = now
 
     def _log_has_frames(self) -> bool:
-        """Whether SQLite believes, from the index of the log, that there is something in the log."""
+        """Whether the log has frames, according to SQLite's index of the log."""
         try:
             with contextlib.closing(sqlite3.connect(self.database, timeout=0, isolation_level=None)) as connection:
                 connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
                 return bool(connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1] > 0)
-        except sqlite3.Error:  # what the index names cannot be read
+        except sqlite3.Error:  # the frames in the index cannot be read
             return True
 
     def save_log(self, writer: sqlite3.Connection) -> None:
         """Copy the log into the file that was opened, so that it is neither lost nor applied to another file.
 
-        To a file that another was copied over it must not be applied at all. Of a damaged log, SQLite would copy
-        whatever is there; but when it opens the log again, it takes what is whole, if the header fits.
+        The log must not be applied to a file that was overwritten by another. SQLite would copy all of a damaged log;
+        but when it opens the log again, it takes the intact frames, if the header fits.
         """
         with contextlib.suppress(sqlite3.Error, OSError):
             if self.log_is_damaged:
@@ -2409,7 +2409,7 @@ class SQLiteDatabase(Database):
 
     async def _connection(self, path: str) -> aiosqlite.Connection:
         connection = aiosqlite.connect(path, timeout=LOCK_SECONDS, isolation_level=None)
-        # aiosqlite's thread is no daemon since 0.22: a program that embeds the app and ends without
+        # aiosqlite's thread is not a daemon since 0.22: a program that embeds the app and ends without
         # lifespan() would hang at its exit. Every acknowledged write is committed, so none is lost.
         thread: threading.Thread = getattr(connection, "_thread", connection)  # type: ignore[arg-type]
         thread.daemon = True
@@ -2425,7 +2425,7 @@ class SQLiteDatabase(Database):
     async def _disconnect(self) -> None:
         for reader in self._readers:
             await reader.close()
-        with contextlib.suppress(FilesLost):  # closing would apply the log to whatever is there now
+        with contextlib.suppress(FilesLost):  # closing would apply the log to another file
             await self._check_files()
         if self._writer:
             await self._in_writer_thread(self._writer.close)
@@ -2451,7 +2451,7 @@ class SQLiteDatabase(Database):
         rows = self._remembered.get((sql, arguments))
         if rows is None:
             rows = await self._read(sql, *arguments)
-            # It may have been read after a commit that came meanwhile: then it is new, and the version will differ.
+            # A commit may have preceded the read: then the rows are newer, and the version will differ.
             if version is not None and version == self._remembered_version:
                 size = 500 + sum(200 + sum(len(value) for value in row if isinstance(value, str)) for row in rows)
                 self._remembered.set((sql, arguments), rows, size)
@@ -2460,7 +2460,7 @@ class SQLiteDatabase(Database):
     def _version(self) -> int | None:
         """A number that changes with every commit of any process; None if it is unknown. Raises FilesLost.
 
-        Read once in a turn of the loop (or `list` takes 18 % longer): who knows of a commit reads in a later one.
+        Read once per turn of the loop, or `list` takes 18 % longer; callers learn of a commit in a later turn.
         """
         if time.monotonic() > self._version_until:
             if self._files:
@@ -2469,7 +2469,7 @@ class SQLiteDatabase(Database):
                 self._version_now = self._monitor.execute("PRAGMA data_version").fetchone()[0]
             except (AttributeError, sqlite3.Error):  # closed, or being deleted
                 self._version_now = None
-            self._version_until = time.monotonic() + 0.01  # should the loop end before its next turn
+            self._version_until = time.monotonic() + 0.01  # in case the loop ends before its next turn
             asyncio.get_running_loop().call_soon(self._end_version)
         return self._version_now
 
@@ -2548,7 +2548,7 @@ class SQLiteDatabase(Database):
                 self._begin()
             yield SQLiteTransaction(self._writer, self._in_writer_thread if self._writes_in_loop else None)
             if self._files:
-                self._files.check_log()  # what was committed to a damaged log is not acknowledged
+                self._files.check_log()  # a commit to a damaged log is not acknowledged
         finally:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
@@ -2569,7 +2569,7 @@ class SQLiteDatabase(Database):
         while not self._begin_at_once():
             if time.monotonic() > give_up:
                 raise Unavailable(f"Another process is writing to the database. {NOTHING_CHANGED}")
-            # Jitter, or two processes that wait would meet again at every try.
+            # Jitter keeps two waiting processes from colliding at every try.
             time.sleep(random.uniform(0.005, 0.025))
 
     def is_damage(self, error: BaseException) -> bool:
@@ -2605,7 +2605,7 @@ def without_password(url: str) -> str:
     return f"{hosts or socket_folder or 'localhost'}{parts.path}"
 
 
-BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"  # whatever the default: a write holds a lock, and is not repeated
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"  # also with a stricter default: a write holds a lock, and is not retried
 
 
 class PostgresTransaction(Transaction):
@@ -2619,7 +2619,7 @@ class PostgresTransaction(Transaction):
         return not self._connection.is_closed() and self._connection.is_in_transaction()
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
-        if sql.lstrip().startswith(("ALTER", "CREATE", "DROP")):  # without preparing it, which takes a round trip more
+        if sql.lstrip().startswith(("ALTER", "CREATE", "DROP")):  # unprepared, which saves a round trip
             await self._connection.execute(sql, timeout=seconds)
             return []
         return [tuple(row) for row in await self._connection.fetch(sql, *arguments, timeout=seconds)]
@@ -2634,10 +2634,10 @@ class PostgresTransaction(Transaction):
         try:
             await self._connection.execute("COMMIT")
         except Exception as error:
-            # To roll back now could only wait longer, and its own failure would report that nothing was changed.
+            # A rollback could only wait longer, and its failure would report that nothing was changed.
             self._connection.terminate()
             raise Unavailable(
-                "The database went away in the middle of the commit, so this may or may not have been done."
+                "The connection to the database was lost during the commit, so this may or may not have been done."
                 " Repeating it is harmless if it names an id or an Idempotency-Key."
             ) from error
 
@@ -2649,12 +2649,12 @@ class PostgresTransaction(Transaction):
         try:
             if self.in_transaction:
                 await self._connection.execute("ROLLBACK")
-        except Exception:  # the server rolls back what its client leaves
+        except Exception:  # the server rolls back when its client is gone
             self._connection.terminate()
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error reports that a connection has ended, so that another may do better."""
+    """Whether an error reports that a connection has ended, so that a new one may work."""
     asyncpg = asyncpg_driver()
     # An InternalClientError is what asyncpg raises when the connection ends between two of its steps.
     own = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -2670,7 +2670,7 @@ class TooManyConnections(ConnectionError):
 class ConnectionPool:
     """Connections to Postgres, each for one at a time, in the order of requests.
 
-    asyncpg's own pool keeps no order: the slowest hundredth of reads took 200 ms, and takes 10 with this. And it
+    asyncpg's own pool keeps no order: the slowest 1 % of reads took 200 ms, and take 10 ms with this one. It also
     makes two tasks for each use: 60 to 100 microseconds more, of the 300 that a read of one to-do takes.
     """
 
@@ -2679,7 +2679,7 @@ class ConnectionPool:
         self.options: dict[str, Any] = {}  # of asyncpg.connect()
         self._turns = asyncio.Semaphore(size)
         self._users = self._missing_turns = 0
-        self._idle: collections.deque[tuple[Any, float]] = collections.deque()  # and since when, the longest first
+        self._idle: collections.deque[tuple[Any, float]] = collections.deque()  # and since when, longest idle first
         self._is_closed = False
 
     @contextlib.asynccontextmanager
@@ -2687,7 +2687,7 @@ class ConnectionPool:
         """A connection, if `fresh` a new one.
 
         Raises TimeoutError if there is none in time, Unavailable if the pool has been closed, and
-        whatever asyncpg raises when it cannot connect.
+        asyncpg's error if it cannot connect.
         """
         connection, give_up = None, time.monotonic() + CONNECT_SECONDS
         while connection is None:
@@ -2705,7 +2705,7 @@ class ConnectionPool:
                 if not isinstance(error, TooManyConnections) or not (self._idle or self._users):
                     self._turns.release()
                     raise
-                # For a while, all wait for the connections that there are.
+                # For a while, all callers wait for the existing connections.
                 give_up = time.monotonic() + CONNECT_SECONDS
                 self._missing_turns += 1
                 asyncio.get_running_loop().call_later(FEWER_SECONDS, self._add_turn)
@@ -2750,7 +2750,7 @@ class ConnectionPool:
         return connection
 
     def _take_idle(self) -> Any:
-        """The connection that was used last, if there is one; those that were not used for long are ended."""
+        """The idle connection that was used last, or None; those idle for too long are ended."""
         longest_ago = time.monotonic() - IDLE_CONNECTION_SECONDS
         while self._idle and self._idle[0][1] < longest_ago:
             self._idle.popleft()[0].terminate()
@@ -2765,7 +2765,7 @@ class ConnectionPool:
             self._idle.pop()[0].terminate()
 
     async def close(self) -> None:
-        """End all connections; those that are in use have two seconds to be given back."""
+        """End all connections; those that are in use have two seconds to be returned."""
         self._is_closed = True
         try:
             async with asyncio.timeout(2.0):
@@ -2779,7 +2779,7 @@ class ConnectionPool:
 class PostgresDatabase(Database):
     """A Postgres database, or any that speaks its protocol, directly or through a pooler such as PgBouncer.
 
-    A pooler may take another connection to the server for each transaction. Then no prepared statement outlives its
+    A pooler may use another connection to the server for each transaction. Then no prepared statement outlives its
     transaction, and a read is a transaction, too, since asyncpg takes two steps for it.
     """
 
@@ -2823,7 +2823,7 @@ class PostgresDatabase(Database):
             raise self._connect_failure(error) from error
 
     async def _check_server(self, pool: ConnectionPool) -> None:
-        """Find out whether there is a pooler, unless the URL says it. Raises Misconfigured or Unavailable."""
+        """Find out whether there is a pooler, unless the URL states it. Raises Misconfigured or Unavailable."""
         is_known = bool(pool.options)
         # Nothing may be left in a server's connection before it is known whether there is a pooler.
         pool.options.setdefault("statement_cache_size", 0)
@@ -2835,7 +2835,7 @@ class PostgresDatabase(Database):
             await connection.execute("COMMIT")
             self._check_settings(*values)
             if not is_known:
-                # A pooler does not pass on the process id by which a query is cancelled, but its own.
+                # A pooler reports its own process id for cancelling queries, not the server's.
                 self._is_pooled = process != connection.get_server_pid()
             if not is_known and not self._is_pooled:
                 del pool.options["statement_cache_size"]
@@ -2850,11 +2850,11 @@ class PostgresDatabase(Database):
         elif commit == "off":
             reason = "with synchronous_commit=off an acknowledged write can be lost; set it to on"
         elif schema is None:
-            reason = f"there is no schema of its search_path {path}"
+            reason = f"it has no schema of its search_path {path}"
         if reason:
             raise Misconfigured(f"DATABASE_URL: {self.name}: {reason}")
         if read_only == "on":
-            raise Unavailable(f"{self.name} takes no writes: default_transaction_read_only is on, or it is a standby.")
+            raise Unavailable(f"{self.name} is read-only: default_transaction_read_only is on, or it is a standby.")
 
     def _connect_failure(self, error: Exception) -> Exception:
         asyncpg = asyncpg_driver()
@@ -2863,7 +2863,7 @@ class PostgresDatabase(Database):
             password = urllib.parse.urlsplit(self._url).password or ""
             hint = ""
             if re.fullmatch(r"md5[0-9a-f]{32}", urllib.parse.unquote(password)):
-                hint = ". The password looks like a stored md5 hash: the URL wants the password itself,"
+                hint = ". The password looks like a stored md5 hash: the URL needs the password itself,"
                 hint += " the hash is what the server keeps"
             return Misconfigured(f"DATABASE_URL: {self.name} refuses to sign in{hint}")
         if isinstance(error, asyncpg.InvalidCatalogNameError):
@@ -2923,7 +2923,7 @@ class PostgresDatabase(Database):
 
     @staticmethod
     async def _begin(connection: Any, last_try: bool) -> bool:
-        """Begin a transaction; False if the connection was lost before, so that another may do better."""
+        """Begin a transaction; False if the connection was lost before, so that a new one may work."""
         try:
             await connection.execute(BEGIN)
             return True
@@ -2980,7 +2980,7 @@ def open_database(url: str) -> Database:
         return PostgresDatabase(url)
     path = urllib.parse.unquote(url.removeprefix("sqlite://")[1:])
     if path.startswith("file:"):  # which SQLite itself would read as a URI, and open another file
-        raise Misconfigured(f"DATABASE_URL: give the path without file: as in sqlite:///{path.removeprefix('file:')}")
+        raise Misconfigured(f"DATABASE_URL: write the path without file: as in sqlite:///{path.removeprefix('file:')}")
     return SQLiteDatabase(os.path.abspath(path) if path else None)
 
 
