@@ -4717,7 +4717,7 @@ class AccountStore:
     @staticmethod
     async def _check_sign_up(transaction: Any, sign_up: str, invite: str) -> None:
         if sign_up == "closed":
-            raise Forbidden("No new accounts are made here. Ask who runs this server.")
+            raise Forbidden("This server does not accept new accounts. Ask its operator.")
         used = "DELETE FROM credentials WHERE secret_hash = $1 AND kind = 'invite' AND expires_at > $2 RETURNING id"
         if sign_up == "invite" and not await transaction.fetch(used, hash_secret(invite), now_milliseconds()):
             raise invalid("invite", "is not one that is still good: ask for another", "The invitation")
@@ -6374,7 +6374,7 @@ class ClientGone(Exception):
 
 
 def read_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers by their names in lower case; several of one name are joined with commas (RFC 9110, 5.3)."""
+    """Headers by name in lower case; repeated ones are joined with commas (RFC 9110, 5.3)."""
     headers: dict[str, str] = {}
     for name, value in pairs:
         name = name.lower()
@@ -6382,13 +6382,13 @@ def read_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return headers
 
 
-HOST = re.compile(r"([A-Za-z0-9._~!$&'()*+;=:\[\]-]|%[0-9A-Fa-f]{2})*")  # as Tornado reads it, and RFC 3986
+HOST = re.compile(r"([A-Za-z0-9._~!$&'()*+;=:\[\]-]|%[0-9A-Fa-f]{2})*")  # as in Tornado and RFC 3986
 
 
 def path_of_target(method: str, target: str, headers: MutableMapping[str, str]) -> str:
     """A request target without scheme and host, which become the Host header (RFC 9112, 3.2); `*` for the server.
 
-    Raises HTTPInputError for a target that is neither a path, nor such an address, nor `*`.
+    Raises HTTPInputError for any other target.
     """
     if target == "*" and method == "OPTIONS":
         return target
@@ -6402,7 +6402,7 @@ def path_of_target(method: str, target: str, headers: MutableMapping[str, str]) 
 
 def content_length(headers: Mapping[str, str]) -> int:
     """The number of bytes that Content-Length announces, 0 without it. Raises HTTPInputError."""
-    digits = headers.get("content-length", "0").partition(",")[0]  # Tornado checks that a repeated one is the same
+    digits = headers.get("content-length", "0").partition(",")[0]  # Tornado checks that repeated ones are equal
     if not re.fullmatch(r"[0-9]+", digits):
         raise tornado.httputil.HTTPInputError("Content-Length is not a whole number")
     return int(digits.lstrip("0")[:20] or "0")  # more digits are too long in any case
@@ -6434,7 +6434,7 @@ class Request:
 
     @property
     def waits_to_send(self) -> bool:
-        """Whether the client sends the body only when it is asked for it (RFC 9110, 10.1.1)."""
+        """Whether the client waits for a 100 before it sends the body (RFC 9110, 10.1.1)."""
         return self.headers.get("expect", "").lower() == "100-continue"
 
     async def read_body(self, limit: int) -> bytes:
@@ -6466,10 +6466,10 @@ class Request:
         """Raise Malformed if the server has lost the body, as uvicorn does when a request asks for an upgrade."""
         if "content-length" in self.headers and size != self.length:
             raise Malformed(
-                f"Content-Length announces {self.length:,} bytes, but {size:,} have arrived, and nothing was changed."
+                f"Content-Length announces {self.length:,} bytes, but {size:,} arrived, and nothing was changed."
             )
         if not size and "transfer-encoding" in self.headers and "upgrade" in self.headers:
-            raise Malformed("No body has arrived, and nothing was changed. Send the request without an Upgrade header.")
+            raise Malformed("No body arrived, and nothing was changed. Send the request without an Upgrade header.")
 
     async def discard_body(self) -> None:
         """Read the body and drop it. If the connection were closed instead, the client could not read the response."""
@@ -6478,7 +6478,7 @@ class Request:
                 await self.read_body(0)
 
     def for_host(self) -> tornado.httputil.HTTPServerRequest:
-        """The same as a request of Tornado's, for functions of the program that this is embedded in."""
+        """The request as Tornado's type, for functions of the embedding program."""
         target = f"{self.path}?{self.query}" if self.query else self.path
         start_line = tornado.httputil.RequestStartLine(self.method, target, self.version)
         request = tornado.httputil.HTTPServerRequest(
@@ -6488,7 +6488,7 @@ class Request:
         return request
 
 
-# The headers by which proxies, load balancers and content delivery networks identify themselves and their
+# Headers in which proxies, load balancers and content delivery networks identify themselves and their
 # clients: X-Forwarded-For, CF-Connecting-IP and others that end in IP, Via, and similar ones.
 FORWARDING_HEADER = re.compile(
     r".*forward.*|.*-ip(v[46])?|.*(client|socket)ip|.*remote-(addr|user)|(x-)?via|front-end-https|x-(url-)?scheme"
@@ -6538,7 +6538,7 @@ def is_loopback_name(host: str) -> bool:
 def is_local(request: Request) -> bool:
     """Whether a request truly comes from this machine.
 
-    The Host must name the loopback too, since a foreign web page can point a name of its own at 127.0.0.1 (DNS
+    The Host must name the loopback too, since a foreign web page can let its own name resolve to 127.0.0.1 (DNS
     rebinding). A forwarding header shows a proxy in between, and so does HTTP/1.0, which nginx speaks by default.
     """
     forwarded = request.version == "HTTP/1.0" or any(map(is_forwarding_header, request.headers))
@@ -6571,7 +6571,7 @@ class Proxies:
     def read(self, request: Request) -> None:
         """Set a request's client address and protocol to those that trusted proxies report.
 
-        The client is the rightmost address in X-Forwarded-For that is not a trusted proxy: it may have invented
+        The client is the rightmost address in X-Forwarded-For that is not a trusted proxy: it may have forged
         everything to the left of it. X-Forwarded-Host is ignored, since most proxies pass on the client's.
         """
         if not self._trusted and (self._has_warned or not request.headers.keys() & PROXY_HEADERS):
@@ -6588,12 +6588,12 @@ class Proxies:
                 if not self._is_trusted(address):
                     break
         protocol = request.headers.get("x-forwarded-proto", "").rpartition(",")[2].strip().lower()
-        protocol = {"ws": "http", "wss": "https"}.get(protocol, protocol)  # some proxies report a WebSocket so
+        protocol = {"ws": "http", "wss": "https"}.get(protocol, protocol)  # some proxies report these for a WebSocket
         if protocol in ("http", "https"):
             request.protocol = protocol
 
     def _warn(self, request: Request) -> None:
-        """Log once that a proxy may have been forgotten: one with an address of a private network or this machine."""
+        """Log once that TRUSTED_PROXIES may lack a proxy, if its address is private or this machine's."""
         address, sent = parse_address(request.remote_ip), PROXY_HEADERS & request.headers.keys()
         if self._has_warned or address is None or address.is_global or not sent:
             return
@@ -6609,8 +6609,8 @@ class Proxies:
 class Hosts:
     """The server's host names, including those that ALLOWED_HOSTS lists.
 
-    A page of another site can point a name of its own at the server's address (DNS rebinding). Its requests then
-    look same-origin to the browser, but their Host header has that name. Addresses cannot be misused so.
+    A page of another site can let its own name resolve to the server's address (DNS rebinding). Its requests then
+    look same-origin to the browser, but their Host header has that name. Addresses cannot be misused this way.
     """
 
     def __init__(self, config: Config, any_name: bool):
@@ -6656,7 +6656,7 @@ class Origins:
         return bool(origin) and (self._any or self.is_named(origin))
 
     def is_let_in_by_star(self, request: Request) -> bool:
-        """Whether only the `*` allows the page of a request: its cookies and its address then grant nothing."""
+        """Whether only the `*` allows the page of a request: then its cookies and address grant no rights."""
         origin = request.headers.get("origin") if self._any else None
         return origin is not None and not self.is_named(origin) and not self.is_own(origin, request)
 
@@ -6665,8 +6665,8 @@ class Origins:
 
 SCRYPT = {"log_n": 15, "r": 8, "p": 3}  # a quarter of a second, and 32 MiB
 SCRYPT_MAX_MEMORY = 64 * 1024 * 1024
-MAX_HASHING = 12  # passwords that wait; more would only wait until they time out
-# The words of the passwords that attackers try first, by the frequency lists of zxcvbn (MIT); none of them vulgar.
+MAX_HASHING = 12  # passwords that wait; more would only time out
+# Words in the passwords that attackers try first, from the frequency lists of zxcvbn (MIT), without vulgar ones.
 COMMON_WORDS = """
 abcd access admin administrator airborne airplane alexander amanda america andrew angel anthony arsenal ashley austin
 azerty babygirl banana barcelona baseball basketball batman bigdaddy blah blink boston brooklyn budlight bulldog
@@ -6716,7 +6716,7 @@ def parse_phc(text: str) -> tuple[bytes, bytes, dict[str, int]]:
     return parts[0], parts[1], {"log_n": log_n, "r": r, "p": p}
 
 
-# The password of an unknown name is checked against this one, so that the answer takes as long.
+# The password of an unknown name is checked against this one, so that the response takes as long.
 UNKNOWN_PASSWORD = phc_string(bytes(16), bytes(32), **SCRYPT)
 
 
@@ -6746,7 +6746,7 @@ def is_key_run(text: str) -> bool:
 
 
 def is_common(password: str) -> bool:
-    """Whether attackers try a password early: neighbouring keys, or common words, with digits and signs around."""
+    """Whether attackers try a password early: neighbouring keys, or common words with digits and symbols around."""
     text = password.casefold()
     word = text.strip(string.digits + string.punctuation)
     return is_key_run(text) or any(re.fullmatch(COMMON_PATTERN, each) for each in (word, word.translate(LOOK_ALIKES)))
@@ -6778,7 +6778,7 @@ def lower_priority() -> None:
 
 
 class PasswordHasher:
-    """Hashes passwords in a thread, one after the other, with a limit on those that wait."""
+    """Hashes passwords in a thread, one after the other, with a limit on those waiting."""
 
     def __init__(self) -> None:
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
@@ -6787,7 +6787,7 @@ class PasswordHasher:
     async def run(self, work: Callable[..., Value], *arguments: Any) -> Value:
         """Run `hash_password` or `verify_password` in the thread. Raises Unavailable if too many wait."""
         if self._pending >= MAX_HASHING:
-            raise Unavailable("Too many people are signing in at this moment. Try again.")
+            raise Unavailable("Too many people are signing in right now. Try again in a moment.")
         self._thread = self._thread or concurrent.futures.ThreadPoolExecutor(1, "password", lower_priority)
         self._pending += 1
         try:
@@ -6811,7 +6811,7 @@ ATTEMPTS_A_MINUTE = 20  # for an address
 
 
 def throttled_network(address: str | None) -> str:
-    """The network that counts as one client: an IPv4 address, or the /64 that a subscriber has of IPv6."""
+    """The network that counts as one client: an IPv4 address, or a subscriber's /64 of IPv6."""
     parsed = parse_address(address)
     if parsed is None:
         return "unknown"
@@ -6870,7 +6870,7 @@ class Session(NamedTuple):
 
 
 def device_name(user_agent: str) -> str:
-    """A browser in its owner's words: `Firefox on Linux`."""
+    """A browser's name for people: `Firefox on Linux`."""
     browsers = {"Edg": "Edge", "OPR": "Opera", "Firefox": "Firefox", "Chrome": "Chrome", "Safari": "Safari"}
     systems = ("Android", "iPhone", "iPad", "Windows", "Mac", "Linux")
     browser = next((name for word, name in browsers.items() if f"{word}/" in user_agent), "")
@@ -6886,7 +6886,7 @@ class Accounts:
         self.store, self._throttle, self._hasher, self._sign_up = store, throttle, hasher, sign_up
 
     async def sign_up_rule(self) -> str:
-        """The present rule for new accounts: open, invite, closed, or first while there is none."""
+        """The present rule for new accounts: open, invite, closed, or first while there is no account."""
         return self._sign_up if await self.store.any_account() else "first"
 
     async def sign_in(self, name: str, password: str, request: Request) -> Session:
@@ -6897,7 +6897,7 @@ class Accounts:
         return await self.begin_session(*verified, request)
 
     async def _verified(self, name: str, password: str, address: str | None) -> tuple[User, str] | None:
-        """The user with this name and password, and the password's hash, or None. Unknown names take as long."""
+        """The user with this name and password, and the password's hash, or None. Unknown names take equally long."""
         name = fold_user_name(name)
         await self._throttle.count_attempt(name, address)
         user, kept = await self.store.account(name) or (None, UNKNOWN_PASSWORD)
@@ -6919,7 +6919,7 @@ class Accounts:
     async def sign_up(
         self, name: str, password: str, invite: str, address: str | None, takes_local: bool = False
     ) -> tuple[User, str]:
-        """Make an account, out of the machine's own user if `takes_local`: the user and the password's hash.
+        """Make an account (from the machine's own user if `takes_local`); return the user and the password's hash.
 
         Raises Invalid, Conflict, Forbidden, TooManyRequests or Unavailable.
         """
@@ -6927,9 +6927,9 @@ class Accounts:
         check_new_password(password, name, "password")
         await self._throttle.count_address(address)
         if not invite and await self.sign_up_rule() == "invite":
-            raise Forbidden.of("invite", "is needed: anybody who has an account can make one", "An invitation")
+            raise Forbidden.of("invite", "is required: any account holder can make one", "An invitation")
         if await self.sign_up_rule() == "closed":
-            raise Forbidden("No new accounts are made here. Ask who runs this server.")
+            raise Forbidden("This server does not accept new accounts. Ask its operator.")
         hashed = await self._hasher.run(hash_password, password)
         return await self.store.add(name, hashed, self._sign_up, invite, takes_local), hashed
 
@@ -6939,7 +6939,7 @@ class Accounts:
             raise Unauthorized.of("password", "is wrong", "The password")
 
     async def change_password(self, user: User, new_password: str) -> str:
-        """Change a user's password, which ends all their sessions: its hash. Raises Invalid or Unavailable."""
+        """Change a user's password, end all their sessions, and return the hash. Raises Invalid or Unavailable."""
         check_new_password(new_password, user.name, "new_password")
         hashed = await self._hasher.run(hash_password, new_password)
         await self.store.set_password(user, hashed)
@@ -6950,7 +6950,7 @@ class Accounts:
 
 
 class Caller(NamedTuple):
-    """The caller of a request, and how it is known: local, open, host, session, token or link."""
+    """The caller of a request, and how it was identified: local, open, host, session, token or link."""
 
     user: User
     kind: str
@@ -6974,9 +6974,9 @@ SESSION_COOKIE_OF_0_1 = "__Host-todo_session"  # over https
 
 
 class SessionCookies:
-    """The signed cookie with a session's secret. The signature saves a look-up for an invented one.
+    """The signed cookie with a session's secret. The signature saves a look-up of a forged one.
 
-    The keys come from COOKIE_SECRET, or from a file beside the database, which is made when it is first needed.
+    The keys come from COOKIE_SECRET, or from a file beside the database, made when first needed.
     """
 
     def __init__(self, config: Config, origins: Origins):
@@ -7004,7 +7004,7 @@ class SessionCookies:
     def _check_signature(self, cookies: str, name: str, minute: int) -> str | None:
         """The result of `read`, which within a minute is the same for the same cookies."""
         found, keys, days = tornado.httputil.parse_cookie(cookies), self.keys(), SESSION_LIFETIME / DAY
-        # Sessions of version 0.1.0 continue. All servers of a host shared that cookie, so its signature must be ours.
+        # Sessions of 0.1.0 remain valid. All servers of a host shared that cookie, so check that we signed it.
         old_names = [SESSION_COOKIE_OF_0_1] if name.startswith(SESSION_COOKIE_OF_0_1) else []
         for each in (name, *old_names):
             if found.get(each):
@@ -7049,7 +7049,7 @@ class SessionCookies:
         with open(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_hex(32) + "\n")
         try:
-            with contextlib.suppress(FileExistsError):  # another process was first
+            with contextlib.suppress(FileExistsError):  # another process made it first
                 os.link(unfinished, path)
         finally:
             os.unlink(unfinished)
@@ -7071,7 +7071,7 @@ class Authenticator:
 
     @property
     def has_accounts(self) -> bool:
-        """Whether users sign in here."""
+        """Whether users sign in to this app."""
         return self._get_user is None and self._auth != "open"
 
     @property
@@ -7090,13 +7090,13 @@ class Authenticator:
             return Caller(await self._store.user(LOCAL_USER), "open")
         secret = bearer_secret(request)
         if secret is not None:
-            # Never anything else in its place: requests with a token skip the checks against other sites.
+            # No other identity replaces an invalid token: requests with one skip the checks against other sites.
             if caller := await self._from_credential(secret, "token", "link"):
                 return caller
-            raise Unauthorized("This token or link is not valid, or no longer.")
+            raise Unauthorized("This token or link is not valid, or has expired.")
         secret = self._cookies.read(request)
         if secret is not None:
-            # Nor in the place of a session that has ended: its user's pending writes belong to no other user.
+            # Nor an ended session: its user's pending writes belong to no other user.
             return await self._from_credential(secret, "session")
         return await self.local_caller(request)
 
