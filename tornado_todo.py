@@ -7117,19 +7117,17 @@ class Authenticator:
 
 RESPONSE_HEADERS = {
     "X-Request-Id": "identifies the request in the log",
-    "ETag": "the validator of what was read or written, for If-Match and If-None-Match",
+    "ETag": "the validator of the resource, for If-Match and If-None-Match",
     "Change-Batch": "the batch by which the write can be undone",
     "Link": "the next page, with rel=next",
-    "Location": "the URL of what was created",
-    "Retry-After": "seconds after which another try makes sense",
+    "Location": "the URL of the created resource",
+    "Retry-After": "seconds after which to try again",
 }
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match"
 METHODS = ("GET", "POST", "DELETE", "PATCH", "PUT")
 MAX_UNEXPECTED_BODY = 64 * 1024  # bytes that are read for a method that takes no body
 NOT_FOUND = "Nothing is served at this address."
-INTERNAL_ERROR = (
-    "Something went wrong here, and the log has it under this request id. Your request was not carried out."
-)
+INTERNAL_ERROR = "The server failed to carry out your request. Its log has the error under this request id."
 API_POLICY = "default-src 'none'"
 # The page needs none of these features of browsers.
 PERMISSIONS = """accelerometer camera display-capture geolocation gyroscope hid magnetometer microphone midi payment
@@ -7145,7 +7143,7 @@ def date_header(second: int) -> str:
 
 @functools.lru_cache(100)
 def policy_headers(policy: str, frame_ancestors: str, protocol: str) -> Mapping[str, str]:
-    """The headers that every response has, with this Content-Security-Policy."""
+    """The headers of every response, with this Content-Security-Policy."""
     headers = {
         "Content-Security-Policy": f"{policy}; frame-ancestors {frame_ancestors}",
         "X-Content-Type-Options": "nosniff",
@@ -7162,10 +7160,10 @@ def policy_headers(policy: str, frame_ancestors: str, protocol: str) -> Mapping[
 
 
 class FileBody(NamedTuple):
-    """A body that is read from an open file while it is sent: as many bytes as announced, though it may grow."""
+    """A body that is read from an open file while it is sent; bytes beyond the announced size are not read."""
 
     file: IO[bytes]
-    size: int | None  # None if it is not known, for a HEAD
+    size: int | None  # None if unknown, for a HEAD
 
     def chunks(self) -> Iterator[bytes]:
         """The bytes."""
@@ -7189,7 +7187,7 @@ class Socket(Protocol):
 
 
 class Response(Generic[Value]):
-    """A response, or that part of it that a method decides: `T` is the type of the value that its body encodes."""
+    """A response, or the part that a method decides: `Value` is the type of the value that its body encodes."""
 
     __slots__ = ("body", "headers", "status", "socket")
 
@@ -7253,7 +7251,7 @@ def refusal_bytes(status: int, detail: str) -> bytes:
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """The first byte that a Range header names, and the end of the part; None for the whole. Raises BadRange."""
+    """The first byte and the end of the part that a Range header names; None for the whole. Raises BadRange."""
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", header or "")
     if not match or not any(match.groups()):
         return None
@@ -7283,12 +7281,12 @@ class Parameter(NamedTuple):
     help: str
     schema: Mapping[str, Any] = {"type": "string"}
     example: Any = None
-    reader: Callable[[str], Any] | None = None  # by default it follows from the schema
-    header: str = ""  # the name of the header, if it comes from one
+    reader: Callable[[str], Any] | None = None  # by default derived from the schema
+    header: str = ""  # the name of its header, if it has one
 
     @property
     def read(self) -> Callable[[str], Any]:
-        """The function that reads a text, and raises ValueError or TodoError for one that does not fit."""
+        """The function that reads a text, and raises ValueError or TodoError for an invalid one."""
         if not self.reader and self.schema.get("type") == "integer":
             bounds = self.schema.get("minimum", 0), self.schema.get("maximum", 2**63 - 1)
             return functools.partial(read_whole_number, *bounds)
@@ -7326,13 +7324,13 @@ class Operation(NamedTuple):
     """One method of a handler, as its signature declares it."""
 
     function: Callable[..., Awaitable[Any]]
-    parameters: tuple[tuple[str, str, Parameter], ...]  # where each comes from (path, query, header), and its name
+    parameters: tuple[tuple[str, str, Parameter], ...]  # source (path, query or header), name, declaration
     read_path: tuple[Callable[[str], Any], ...]
     read_query: Callable[[str], Mapping[str, Any]]
-    headers: tuple[tuple[str, str], ...]  # keywords, and the headers that they come from
+    headers: tuple[tuple[str, str], ...]  # keywords, and their headers
     body: Fields | JSONBody | None
     takes_body: bool
-    statuses: tuple[int, ...]  # of success; a method sets another than the first
+    statuses: tuple[int, ...]  # of success; the first is the default
     result: Any  # the type of the value that is sent, or None
 
 
@@ -7413,7 +7411,7 @@ class Handler:
 
     public = False  # deny by default
     needs_session = False  # whether a token, a link or this machine's own user is not enough
-    local_methods: tuple[str, ...] = ()  # for which this machine's own user is enough all the same
+    local_methods: tuple[str, ...] = ()  # for which this machine's own user is enough
     has_head = True
     any_query = False  # whether unknown query parameters are ignored
     takes_json = True  # whether a body must be JSON
@@ -7428,7 +7426,7 @@ class Handler:
         self.headers: dict[str, str] = {}
         self.status = 0
         self.body = b""  # the bytes of the body
-        self.who: Caller | None = None  # for the log
+        self.who: Caller | None = None  # the caller, for the log
 
     @classmethod
     @functools.cache
@@ -7497,10 +7495,10 @@ class Handler:
     def check_session(self) -> None:
         """Raise Forbidden unless the caller has signed in."""
         if self.caller.kind != "session":
-            raise Forbidden("This takes a session: sign in on the page, or by POST /api/session.")
+            raise Forbidden("This requires a session: sign in on the page, or with POST /api/session.")
 
     def is_from_own_site(self) -> bool:
-        """Whether a request comes from no page, from an own page, or from one of an origin that CORS_ORIGINS lists."""
+        """Whether a request comes from no page, from the app's own, or from an origin in CORS_ORIGINS."""
         site, origin = self.request.headers.get("sec-fetch-site"), self.request.headers.get("origin")
         if site in ("same-origin", "none") or (site is None and origin is None):
             return True
@@ -7511,7 +7509,7 @@ class Handler:
 
     def check_site(self) -> None:
         """Raise Forbidden for a write by a page of another site."""
-        # Browsers do not add tokens automatically, and an invalid token is refused later. A public handler takes no
+        # Browsers do not add tokens automatically, and an invalid token is refused later. A public handler accepts no
         # token, but may read a cookie.
         takes_token = not self.public and self.app.authenticator.has_accounts
         if takes_token and "authorization" in self.request.headers and bearer_secret(self.request) is not None:
@@ -7542,7 +7540,7 @@ class Handler:
             raise NotModified
 
     def url(self, *path: str) -> str:
-        """The absolute URL of a path below the prefix, as the client reaches it."""
+        """The absolute URL, for the client, of a path below the prefix."""
         config = self.app.config
         base = config.public_url or f"{self.request.protocol}://{self.request.host}"
         return f"{base}{config.prefix}/{quoted_path(path)}"
@@ -7565,11 +7563,11 @@ class Route(NamedTuple):
 
     path: str
     handler: type[Handler]
-    accounts_only: bool = False  # whether it is served only where people sign in
+    accounts_only: bool = False  # whether it is served only if users sign in
 
     @property
     def pattern(self) -> str:
-        """The path as a regular expression. A name is followed by its own one in `{name:regex}`."""
+        """The path as a regular expression. `{name:regex}` has its own for a name."""
         return re.sub(r"\{\w+(?::([^{}]*))?\}", lambda part: f"({part[1] or '[^/]+'})", self.path)
 
 
@@ -7582,7 +7580,7 @@ class Router:
         # have added its root_path to a path from which a proxy removed nothing.
         rests = [prefix[slash.start() :] for slash in re.finditer("/", prefix)][1:]
         self._rests = [2 * prefix, *rests, ""] if prefix else []
-        self._reported: set[str] = set()  # mounts that do not fit
+        self._reported: set[str] = set()  # wrong mounts
         self._fixed = {prefix + route.path: route.handler for route in routes if "{" not in route.path}
         self._fixed["*"] = ServerHandler
         patterns = [(route.pattern, route.handler) for route in routes if "{" in route.path]
@@ -7616,7 +7614,7 @@ class Router:
         return None
 
     def _mount_hint(self, path: str) -> str:
-        """The setting to change, if an address would be served without the beginning of its path."""
+        """The setting to change, if the address would exist without the beginning of its path."""
         for slash in list(re.finditer("/", path))[1:10]:
             mount = path[: slash.start()]
             if re.fullmatch(PREFIX_PATTERN, mount) and self._match(self.prefix + path[slash.start() :]):
@@ -7657,7 +7655,7 @@ EXAMPLE_VALUES: dict[str, Any] = {  # by the name of a field
 
 
 def example_of(kind: Any, name: str = "") -> Any:
-    """An example of a type: one of those above, or made of the examples of its fields or parts."""
+    """An example of a type: one of those above, or composed of examples of its fields or parts."""
     kind, parts = (kind.__origin__ if hasattr(kind, "__metadata__") else kind), get_args(kind)
     if kind in EXAMPLES or name in EXAMPLE_VALUES:
         return EXAMPLES.get(kind) or EXAMPLE_VALUES[name]
@@ -7834,7 +7832,7 @@ DOCS = """<!DOCTYPE html>
 
 
 class App(NamedTuple):
-    """All that answers requests."""
+    """The parts of an app that answer requests."""
 
     config: Config
     services: Services
@@ -7844,9 +7842,9 @@ class App(NamedTuple):
     proxies: Proxies
     origins: Origins
     hosts: Hosts
-    page: Callable[[], "BuiltPage"]  # which is built when it is first needed
+    page: Callable[[], "BuiltPage"]  # built when first needed
     router: Router
-    openapi: Callable[[], OpenAPI]  # which is made when it is first needed
+    openapi: Callable[[], OpenAPI]  # made when first needed
 
 
 def log_request(
@@ -7883,7 +7881,7 @@ def log_error(request: Request, error: Exception) -> None:
 def problem_response(request: Request, error: Exception) -> Response[Any]:
     """An error as a problem document (RFC 9457)."""
     if isinstance(error, Misconfigured):
-        error = Unavailable("The server's own configuration keeps it from opening its database; the log says why.")
+        error = Unavailable("The server cannot open its database because of its configuration; see the log.")
     # The reasons of other errors may be internal.
     status = error.status_code if isinstance(error, tornado.web.HTTPError) else 500
     title = http.client.responses.get(status, "Unknown")
@@ -7899,7 +7897,7 @@ def problem_response(request: Request, error: Exception) -> Response[Any]:
 
 
 def cors_headers(app: App, origin: str) -> dict[str, str]:
-    """The headers by which the pages of an origin may read the response, if CORS_ORIGINS lists it."""
+    """The headers that let the pages of an origin read the response, if CORS_ORIGINS lists it."""
     if not app.origins.allows(origin):
         return {"Vary": "Origin"}
     # Cookies are only for origins that are listed by name.
@@ -7913,7 +7911,7 @@ def cors_headers(app: App, origin: str) -> dict[str, str]:
 
 
 def finish_headers(app: App, request: Request, handler: Handler | None, response: Response[Any]) -> None:
-    """Add the headers that every response has. Raises ValueError for a value that could begin another header."""
+    """Add the headers of every response. Raises ValueError for a value that could begin another header."""
     own, body = response.headers, response.body
     if not (all(map(str.isascii, own.values())) and all(map(str.isprintable, own.values()))):
         raise ValueError(f"headers that cannot be sent: {own!r}")
@@ -7964,17 +7962,17 @@ async def respond(app: App, request: Request) -> tuple[Response[Any], Caller | N
 
 
 async def exchange(app: App, request: Request, write: Callable[[Response[Any]], Awaitable[None]]) -> None:
-    """Answer a request, have the response written, and log it. A stop of the server waits until this is done."""
+    """Answer a request, have the response written, and log it. The server stops only after this."""
     app.services.requests += 1
     response = None
     try:
         response, caller = await respond(app, request)
         log_request(response.status, request, caller, request.id, request.began)
-        if response.socket:  # it stays open, and a stop must not wait for it
+        if response.socket:  # it stays open, and the server must not wait for it to stop
             app.services.requests -= 1
         await write(response)
     except ClientGone:
-        LOG.debug("%s: the client left before its response", request.id)
+        LOG.debug("%s: the client disconnected before its response", request.id)
     except Exception:
         LOG.exception("%s: the response could not be sent", request.id)
     finally:
@@ -7988,7 +7986,7 @@ async def exchange(app: App, request: Request, write: Callable[[Response[Any]], 
 
 
 class WireHeaders(dict[str, str]):
-    """Headers by name, each once: a tenth of the cost of HTTPHeaders, with all that Tornado's connection uses of it."""
+    """Headers by name, each once: a tenth of the cost of HTTPHeaders, with the methods that Tornado's connection needs."""
 
     get_all = dict.items
 
@@ -8003,7 +8001,7 @@ class TornadoSocket(tornado.websocket.WebSocketHandler):
             self.set_header(name, value)
 
     def check_origin(self, origin: str) -> bool:
-        """Whether pages of this origin may listen, which has been decided before."""
+        """Accept pages of every origin: the handler has checked it."""
         return True
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
@@ -8061,9 +8059,9 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
         self._body_end: asyncio.Future[None] | None = None
 
     def headers_received(self, start_line: Any, headers: tornado.httputil.HTTPHeaders) -> Awaitable[None] | None:
-        """Begin to answer a request. If it has a body, the result is done when the body is to be read."""
+        """Begin to answer a request. If it has a body, the future is done when the body should be read."""
         if "Expect" in headers:
-            # Tornado knows only this spelling, and HTTP/1.0 has no such response (RFC 9110, 10.1.1).
+            # Tornado supports only this spelling, and HTTP/1.0 has no such response (RFC 9110, 10.1.1).
             is_known = headers["Expect"].lower() == "100-continue" and start_line.version != "HTTP/1.0"
             headers["Expect"] = "100-continue" if is_known else ""
         context, read = self._connection.context, read_headers(headers.get_all())
@@ -8075,7 +8073,7 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
         self._task = asyncio.get_running_loop().create_task(exchange(self._app, request, self._write))
         if not request.has_body:
             return None
-        self._connection.set_max_body_size(2**60)  # limits and times are those of Request
+        self._connection.set_max_body_size(2**60)  # Request has its own limits
         self._connection.set_body_timeout(None)
         request.receive_body = self._receive_body
         self._body_wanted = asyncio.get_running_loop().create_future()
@@ -8105,7 +8103,7 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
             self._body_end.set_result(None)
 
     def on_connection_close(self) -> None:
-        """Note that the client has left, or has sent malformed HTTP."""
+        """Note that the client has disconnected, or has sent malformed HTTP."""
         if self._body_end and not self._body_end.done():
             self._body_end.set_exception(ClientGone())
 
@@ -8117,7 +8115,7 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
         reason = http.client.responses.get(response.status, "Unknown")
         start_line = tornado.httputil.ResponseStartLine("", response.status, reason)
         if is_last:
-            connection.stream.lingers = True  # so that a client that still sends can read the response
+            connection.stream.lingers = True  # a client that is still sending can then read the response
         try:
             if isinstance(response.body, bytes):
                 sent = connection.write_headers(start_line, headers, response.body or None)
@@ -8166,7 +8164,7 @@ class ASGISocket:
         """Send a message. Raises ClientGone."""
         try:
             await self._send({"type": "websocket.send", "text": text})
-        except Exception as error:  # every server raises another error when the client has gone
+        except Exception as error:  # servers raise different errors when the client is gone
             raise ClientGone from error
 
     def close(self, code: int, reason: str) -> None:
@@ -8175,7 +8173,9 @@ class ASGISocket:
             self._is_closing = True
             message = {"type": "websocket.close", "code": code, "reason": reason}
             self._closing = asyncio.ensure_future(self._send(message))
-            self._closing.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be gone already
+            self._closing.add_done_callback(
+                lambda done: done.cancelled() or done.exception()
+            )  # the client may be gone already
 
     async def end(self) -> None:
         """Wait until the close has been sent: otherwise the server would close with another code."""
@@ -8202,7 +8202,7 @@ class ASGIExchange:
         try:
             request = self._request()
             if self._is_socket:
-                await self._receive()  # the message that it connects
+                await self._receive()  # websocket.connect
             await exchange(app, request, self._write)
         except tornado.httputil.HTTPInputError as error:
             await self._write(refusal(input_error_status(error), f"{error}."))
@@ -8252,7 +8252,7 @@ class ASGIExchange:
         kind = "websocket.http.response" if self._is_socket else "http.response"
         try:
             if self._is_socket and "websocket.http.response" not in (self._scope.get("extensions") or {}):
-                await self._send({"type": "websocket.close", "code": 1008})  # the only refusal that the server has
+                await self._send({"type": "websocket.close", "code": 1008})  # the only refusal that ASGI offers
                 return
             self._has_begun = True
             headers = [(wire_name(name), value.encode("latin-1")) for name, value in response.headers.items()]
