@@ -7986,7 +7986,7 @@ async def exchange(app: App, request: Request, write: Callable[[Response[Any]], 
 
 
 class WireHeaders(dict[str, str]):
-    """Headers by name, each once: a tenth of the cost of HTTPHeaders, with the methods that Tornado's connection needs."""
+    """Headers by name, each once: a tenth of the cost of HTTPHeaders, with what Tornado's connection needs."""
 
     get_all = dict.items
 
@@ -8173,9 +8173,7 @@ class ASGISocket:
             self._is_closing = True
             message = {"type": "websocket.close", "code": code, "reason": reason}
             self._closing = asyncio.ensure_future(self._send(message))
-            self._closing.add_done_callback(
-                lambda done: done.cancelled() or done.exception()
-            )  # the client may be gone already
+            self._closing.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be gone already
 
     async def end(self) -> None:
         """Wait until the close has been sent: otherwise the server would close with another code."""
@@ -8278,12 +8276,12 @@ class ASGIExchange:
 # ==== handlers: may call http, service and auth =================================================
 
 
-def path_id(what: str, text: str) -> str:
+def path_id(kind: str, text: str) -> str:
     """An id from the path. Raises NotFound for a text that is not a UUID."""
     try:
         return clean_id(text)
     except ValueError:
-        raise NotFound(f"There is no such {what}.") from None
+        raise NotFound(f"There is no such {kind}.") from None
 
 
 def new_todo_id(text: str) -> str:
@@ -8305,7 +8303,7 @@ def whole(minimum: int, maximum: int) -> dict[str, Any]:
 
 
 TodoId = Annotated[str, Parameter("a to-do's id", ID, EXAMPLE_ID, functools.partial(path_id, "to-do"))]
-NewTodoId = Annotated[str, Parameter("the to-do's id, which the client makes", ID, EXAMPLE_ID, new_todo_id)]
+NewTodoId = Annotated[str, Parameter("the to-do's id, made by the client", ID, EXAMPLE_ID, new_todo_id)]
 ListId = Annotated[str, Parameter("a list's id", ID, EXAMPLE_ID, functools.partial(path_id, "list"))]
 LinkId = Annotated[str, Parameter("a link's id", ID, EXAMPLE_ID, functools.partial(path_id, "link"))]
 CredentialId = Annotated[str, Parameter("the id of a session, token or invitation", ID, EXAMPLE_ID, str)]
@@ -8318,10 +8316,10 @@ RecordKey = Annotated[str, Parameter("1 to 200 characters that can be printed", 
 PathText = Annotated[str, Parameter("a file")]
 
 IfMatch = Annotated[
-    str | None, Parameter("carry out only if the ETag is still this one", example='"3"', header="If-Match")
+    str | None, Parameter("carry out only if the ETag is still the same", example='"3"', header="If-Match")
 ]
 IfNoneMatch = Annotated[
-    str | None, Parameter("`*`: write only what is not there yet", example="*", header="If-None-Match")
+    str | None, Parameter("`*`: write only if it does not exist yet", example="*", header="If-None-Match")
 ]
 IdempotencyKey = Annotated[
     str | None,
@@ -8330,12 +8328,12 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-Limit = Annotated[int, Parameter("how many at most", whole(1, 1000), 100)]
+Limit = Annotated[int, Parameter("maximum number of results", whole(1, 1000), 100)]
 Cursor = Annotated[
     list[Any] | None, Parameter("where the page begins, from a Link header", example=EXAMPLE_CURSOR, reader=read_cursor)
 ]
 Deleted = Annotated[bool, Parameter("whether to address the trash", BOOLEAN, False)]
-Sort = Annotated[tuple[str, bool], Parameter("the order; with - in front descending", SORTS, "-due", read_sort)]
+Sort = Annotated[tuple[str, bool], Parameter("the order; a leading - means descending", SORTS, "-due", read_sort)]
 Revision = Annotated[int | None, Parameter("only changes after this revision", whole(0, 2**63 - 1), 0)]
 ListFilter = Annotated[str | None, Parameter("only those of this list", ID, EXAMPLE_ID, clean_id)]
 Lifetime = Annotated[int | None, Parameter("in seconds", whole(1, 366 * 86_400), 3600)]
@@ -8350,14 +8348,14 @@ Nothing = Annotated[Body, Fields(NoFields, optional=True)]
 
 
 class Filters(TypedDict, total=False):
-    """Which to-dos are meant; without any, all of them."""
+    """Conditions that select to-dos; without any, all are selected."""
 
     list: ListFilter
     completed: Annotated[bool, Parameter("only those that are completed, or not", BOOLEAN, False)]
     due: Annotated[str, Parameter("a day, days like 2026-11-01..2026-11-30, any, none", DUE, "..2026-12-31", read_due)]
-    tag: Annotated[str, Parameter("only those with this tag; may come several times", TAG, "shop", read_tag)]
-    priority: Annotated[str, Parameter("several with commas between", PRIORITIES, "2,3", read_priorities)]
-    q: Annotated[str, Parameter("words that the title or the notes have", TEXT, "milk", read_words)]
+    tag: Annotated[str, Parameter("only those with this tag; may be repeated", TAG, "shop", read_tag)]
+    priority: Annotated[str, Parameter("several separated by commas", PRIORITIES, "2,3", read_priorities)]
+    q: Annotated[str, Parameter("words in the title or the notes", TEXT, "milk", read_words)]
     tz: Annotated[str, Parameter("the IANA time zone whose days are meant", TEXT, "Europe/Berlin", read_zone)]
 
 
@@ -8368,7 +8366,7 @@ class AllFilters(Filters, total=False):
 
 
 class BulkResult(msgspec.Struct, frozen=True):
-    """How many to-dos a write changed, and the batch by which it can be undone."""
+    """The number of to-dos that a write changed, and the batch to undo it."""
 
     batch: str | None
     count: int
@@ -8379,7 +8377,7 @@ class APIHandler(Handler):
 
     @property
     def queries(self) -> TodoQueries:
-        """Reads as the caller."""
+        """Queries with the caller's rights."""
         return self.services.todos.queries(self.user)
 
     def repeat(self, key: str | None, answer_type: Any) -> Repeat | None:
@@ -8401,7 +8399,7 @@ class APIHandler(Handler):
         return [msgspec.structs.replace(thing, url=base + thing.id) for thing in things]
 
     def encode(self, result: Any) -> Response[Any]:
-        """The response with a method's result; after a write, also with the batch by which it can be undone."""
+        """The response with a method's result; after a write, also with the batch to undo it."""
         if not isinstance(result, WriteResult):
             return super().encode(result)
         if result.batch:
@@ -8417,7 +8415,7 @@ class APIHandler(Handler):
         return super().encode(result)
 
     async def described(self, written: WriteResult[TodoList]) -> WriteResult[TodoList]:
-        """The result of a write with the list as it is now, and its numbers of to-dos."""
+        """The result of a write with the current list and its counts of to-dos."""
         return written._replace(result=(await self.queries.described([written.result]))[0])
 
     def set_link(self, cursor: str) -> None:
@@ -8430,9 +8428,9 @@ class APIHandler(Handler):
 
 
 def check_cursor(after: Sequence[Any], sort: str) -> None:
-    """Raise Malformed for the cursor of a list with another order."""
+    """Raise Malformed for the cursor of another order."""
     if after[0] != sort:
-        raise Malformed.of("after", f"belongs to a list in the order of {after[0]}")
+        raise Malformed.of("after", f"belongs to results sorted by {after[0]}")
 
 
 class TodosHandler(APIHandler):
@@ -8451,7 +8449,7 @@ class TodosHandler(APIHandler):
             check_cursor(after, sort[0])
         page = Page(*sort, limit, (after[1], after[2]) if after else None)
         which = filter_from_query(filters, self.user.time_zone)
-        # The validator is read before the rows: too old a tag costs a request, too new a one an update.
+        # Read the validator before the rows: a tag that is too old costs a request, one too new hides an update.
         revision = await self.queries.revision(which.list)
         if after:
             await self.queries.check_revision(after[-1])
@@ -8472,7 +8470,7 @@ class TodosHandler(APIHandler):
 
     async def _encoded(self, which: TodoFilter, page: Page, revision: int) -> bytes:
         """A page of to-dos of a revision as JSON; also set the Link header."""
-        # Only those who could restore to-dos see them in a list's trash.
+        # Only callers who could restore to-dos see them in a list's trash.
         todos = await self.queries.todos(which, page, EDITOR if which.deleted else VIEWER)
         if len(todos) > page.limit:
             todos.pop()
@@ -8509,7 +8507,7 @@ class TodoHandler(APIHandler):
         """Read a to-do."""
         todo = await self.queries.todo(todo_id, deleted, EDITOR if deleted else VIEWER)
         self.validate(revision_etag(todo.revision))
-        key = (todo.id, todo.revision, self.url(""))  # no two states of a to-do have the same revision
+        key = (todo.id, todo.revision, self.url(""))  # every state of a to-do has its own revision
         body = self.services.answers.get(key)
         if body is None:
             body = msgspec.json.encode(self.show(todo))
@@ -8519,7 +8517,7 @@ class TodoHandler(APIHandler):
     async def put(
         self, todo_id: NewTodoId, body: NewTodo, *, if_match: IfMatch = None, if_none_match: IfNoneMatch = None
     ) -> Annotated[WriteResult[Todo], 200, 201]:
-        """Create a to-do under an id that the client makes, or replace it."""
+        """Create a to-do under an id made by the client, or replace it."""
         only_new = (if_none_match or "").strip() == "*"
         written = await self.services.todos.replace(self.user, todo_id, body, if_match, only_new)
         todo, made = written.result
@@ -8606,7 +8604,7 @@ class ListRestoreHandler(APIHandler):
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """Changes, oldest first, the revision up to which they go, and whether there are more."""
+    """Changes, oldest first, the last revision they cover, and whether there are more."""
 
     changes: list[Change]
     revision: int
@@ -8638,7 +8636,7 @@ class ChangesHandler(APIHandler):
 
 
 class UndoResult(msgspec.Struct, frozen=True):
-    """A new batch that took a batch back, and the first of the to-dos and lists that it changed."""
+    """A new batch that undid a batch, and the first of the to-dos and lists that it changed."""
 
     batch: str | None
     undone: str
@@ -8658,7 +8656,7 @@ class UndoHandler(APIHandler):
         *,
         idempotency_key: IdempotencyKey = None,
     ) -> WriteResult[UndoResult]:
-        """Undo the caller's last act, or the batch that a `Change-Batch` header named."""
+        """Undo the caller's last batch, or the one named in a `Change-Batch` header."""
         repeat = self.repeat(idempotency_key, Undone)
         written = await self.services.todos.undo(self.user, body.get("batch"), repeat)
         undone: Undone = written.result
@@ -8667,7 +8665,7 @@ class UndoHandler(APIHandler):
         return written._replace(result=result)
 
 
-# A browser reports neither pings nor a broken connection: a page notices it by the missing heartbeats.
+# Browsers report neither pings nor a broken connection: a page detects one by missing heartbeats.
 HEARTBEAT_SECONDS = 15.0
 
 # One user may have this fraction of a process's sockets; a link can be held by anybody.
@@ -8686,7 +8684,7 @@ class EventsHandler(APIHandler):
             raise UpgradeRequired("Use version 13 of the WebSocket protocol.", headers={"Sec-WebSocket-Version": "13"})
         if not self.is_from_own_site():
             raise Forbidden("A page of another site may not listen here. CORS_ORIGINS lists the sites that may.")
-        if not self.request.is_upgrade or self.request.version == "HTTP/1.0":  # it knows no upgrade (RFC 6455, 4.1)
+        if not self.request.is_upgrade or self.request.version == "HTTP/1.0":  # which has no upgrade (RFC 6455, 4.1)
             raise Malformed(
                 "Open this address as a WebSocket, with a Sec-WebSocket-Key of 16 bytes and without a body.",
                 headers={"Connection": "close"} if "upgrade" in headers else None,
@@ -8720,14 +8718,14 @@ class EventsHandler(APIHandler):
             socket.close(1011, error.title)
 
     async def _greet(self, socket: Socket, since: int | None) -> int:
-        """Send the first message; return the revision after which the client wants to read on."""
+        """Send the first message; return the revision after which the client reads."""
         revision = await self.queries.revision()
         hello: dict[str, Any] = {"type": "hello", "revision": revision}
         since = revision if since is None else since
         try:
             await self.queries.check_revision(since)
         except Gone:
-            # Not an error of the request, since a browser shows a page neither the status nor the text of one.
+            # Not an HTTP error, since a browser hides the status and text of one from the page.
             hello["reset"], since = True, revision
         await socket.send(msgspec.json.encode(hello).decode())
         return min(since, revision)
@@ -8739,7 +8737,7 @@ class MembersHandler(APIHandler):
     async def admit(self) -> None:
         await super().admit()
         if self.caller.kind == "link":
-            raise Forbidden("A link shows a list, and not who else may see it.")
+            raise Forbidden("A link shows a list, but not its members.")
 
     def show_member(self, list_id: str, member: Member) -> Member:
         """A member with its URL."""
@@ -8791,7 +8789,7 @@ class ShownCredential(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=T
 
 
 class CredentialHandler(APIHandler):
-    """The base of the handlers of sessions, tokens, invitations and links, which they show alike."""
+    """The base of the handlers of sessions, tokens, invitations and links."""
 
     kind = "session"
 
@@ -8814,12 +8812,12 @@ class CredentialHandler(APIHandler):
         return [self.show_credential(each) for each in await self.services.accounts.credentials(self.user, self.kind)]
 
     def page_url(self, *fragment: str) -> str:
-        """The address of a view of the page. The part after the # reaches no server, log or Referer header."""
+        """The address of a view of the page. The part after the # is never sent to a server."""
         return f"{self.url('')}#/{'/'.join(fragment)}"
 
 
 class LinksHandler(CredentialHandler):
-    """The links by which anybody who has one can read a list."""
+    """The links to a list; anybody with one can read it."""
 
     async def get(self, list_id: ListId) -> list[ShownCredential]:
         """Read the links of a list."""
@@ -8842,7 +8840,7 @@ class LinkHandler(APIHandler):
 
 
 class SessionDocument(msgspec.Struct, kw_only=True, frozen=True):
-    """The caller, and whether and how others could sign in or up."""
+    """The caller, and how to sign in or up."""
 
     user: str | None
     time_zone: str | None
@@ -8857,7 +8855,7 @@ class SessionDocument(msgspec.Struct, kw_only=True, frozen=True):
 class AccountHandler(CredentialHandler):
     """The base of the handlers of accounts and sessions, which begin and end sessions."""
 
-    max_body = 4096  # of strangers
+    max_body = 4096  # for anonymous callers
     errors = (401, 403, 404, 429)
 
     async def admit(self) -> None:
@@ -8866,13 +8864,13 @@ class AccountHandler(CredentialHandler):
 
     @property
     def accounts(self) -> Accounts:
-        """The accounts. Raises NotFound where there are none."""
+        """The accounts. Raises NotFound if users do not sign in to this app."""
         if not self.app.authenticator.has_accounts:
-            raise NotFound("Nobody signs in here: whoever reaches this server may use it, or it is part of a program.")
+            raise NotFound("This server has no sign-in: it is open to all, or part of a program that identifies users.")
         return self.app.accounts
 
     async def session_document(self, caller: Caller | None) -> SessionDocument:
-        """The caller, and whether and how others could sign in or up."""
+        """The caller, and how to sign in or up."""
         authenticator = self.app.authenticator
         has_accounts = authenticator.has_accounts
         is_here = has_accounts and await authenticator.local_caller(self.request) is not None
@@ -8908,7 +8906,7 @@ class AccountHandler(CredentialHandler):
         self.headers["Set-Cookie"] = f'{name}="{value}"; HttpOnly; {lifetime}; Path=/; SameSite=Lax{secure}'
 
     def drop_cookie(self) -> None:
-        """Have the client forget its session."""
+        """Drop the client's session cookie."""
         self._set_cookie("", "expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=0")
 
 
@@ -8918,9 +8916,9 @@ class SessionHandler(AccountHandler):
     public = True
 
     async def get(self) -> SessionDocument:
-        """Read who is signed in, and how others could sign in."""
+        """Read who is signed in, and how to sign in."""
         authenticator = self.app.authenticator
-        # After the end of a session the caller is the one of the same request without a cookie.
+        # After a session has ended, the caller is that of the same request without a cookie.
         self.who = await authenticator.caller(self.request) or await authenticator.local_caller(self.request)
         return await self.session_document(self.who)
 
@@ -8934,11 +8932,11 @@ class SessionHandler(AccountHandler):
     ) -> None:
         """Sign out.
 
-        With `ended=true` only drop the cookie of a session that has ended: a page that forgets the old one must
-        not end a new one, which began while it asked.
+        With `ended=true` only drop the cookie of a session that has ended: a page that forgets an old session must
+        not end a new one that has begun meanwhile.
         """
         secret = self.app.cookies.read(self.request) if self.accounts else None
-        # Without a cookie in the request there was none to drop, and the browser may have a new one by now.
+        # Drop no cookie unless the request had one: the browser may have a new one by now.
         if ended and (not secret or await self.services.accounts.find(secret, "session")):
             return
         await self.end_session(secret)
@@ -9010,12 +9008,12 @@ class UserHandler(AccountHandler):
 
 
 class SessionsHandler(AccountHandler):
-    """Where the caller is signed in."""
+    """The caller's sessions."""
 
     needs_session = True
 
     async def get(self) -> list[ShownCredential]:
-        """Read where the caller is signed in."""
+        """Read the caller's sessions."""
         return await self.all_shown()
 
     async def delete(self) -> None:
@@ -9099,7 +9097,7 @@ class ExportHandler(APIHandler):
     async def get(self) -> Response[Export]:
         """Download lists, to-dos, the trash and documents as one JSON file."""
         self.headers["Content-Disposition"] = 'attachment; filename="todos.json"'
-        # Written as a whole before it is sent, so that a slow reader keeps no transaction open.
+        # The file is complete before it is sent, so that a slow reader keeps no transaction open.
         file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_BODY)  # noqa: SIM115  # closed when it has been sent
         if self.request.method == "HEAD":
             return Response(FileBody(file, None), "application/json")
@@ -9172,7 +9170,7 @@ class DocumentsHandler(APIHandler):
     async def get(
         self,
         *,
-        prefix: Annotated[str, Parameter("only names that begin so", TEXT, "gro", read_text)] = "",
+        prefix: Annotated[str, Parameter("only names with this prefix", TEXT, "gro", read_text)] = "",
         limit: Limit = 200,
         after: Cursor = None,
     ) -> list[ShownDocument]:
@@ -9217,12 +9215,12 @@ class DocumentHandler(APIHandler):
         await self.services.documents.delete(self.user.id, name, if_match)
 
 
-# Sec-Fetch-Dest of requests by which a page would run a record, or apply it as a style (Fetch Metadata).
+# Sec-Fetch-Dest of requests with which a page would run a record, or apply it as a style (Fetch Metadata).
 ACTIVE_DESTINATIONS = ("script", "style", "worker", "sharedworker", "serviceworker", "object", "embed")
 
 
 class RecordHandler(APIHandler):
-    """One record: bytes with their media type, for a while or for as long as there is room."""
+    """One record: bytes with their media type, kept until they expire or room is needed."""
 
     max_body = MAX_RECORD
     takes_json = False
@@ -9232,7 +9230,7 @@ class RecordHandler(APIHandler):
     async def get(self, key: RecordKey) -> Response[bytes]:
         """Read a record."""
         if self.request.headers.get("sec-fetch-dest", "empty") in ACTIVE_DESTINATIONS:
-            raise Forbidden("A record is data: a page may read it, but not run it or style itself with it.")
+            raise Forbidden("A record is data: a page may read it, but not use it as a script or style.")
         record = await self.services.records.get(f"{self.user.id}/{key}")
         if record is None:
             raise NotFound(f"Missing record for key:{key}")
@@ -9265,7 +9263,7 @@ class WeatherHandler(APIHandler):
     errors = (404, 502, 504)
 
     async def get(self) -> Response[WeatherReport]:
-        """Read the weather now, as a sentence or, if Accept has application/json, as JSON."""
+        """Read the current weather as a sentence or, if Accept has application/json, as JSON."""
         report = await self.services.weather.report()
         self.headers.update({"Cache-Control": "private, max-age=60", "Vary": "Accept, Origin"})
         if "application/json" in self.request.headers.get("accept", ""):
@@ -9275,21 +9273,21 @@ class WeatherHandler(APIHandler):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """Whether all is well, and how each engine is."""
+    """Whether all engines work, and the state of each."""
 
     status: str
     engines: dict[str, dict[str, Any]] | UnsetType = UNSET
 
 
 class HealthHandler(APIHandler):
-    """How every engine is."""
+    """The health of every engine."""
 
     public = True
 
     async def get(self) -> Annotated[Health, 200, 503]:
-        """Try every engine; 503 if one is not well.
+        """Check every engine; 503 if one does not work.
 
-        Strangers learn only the kinds of the engines.
+        Anonymous callers get only the kinds of the engines.
         """
         well, engines = await self.services.health()
         if engines["todos"]["state"] != "ok" or not await self._knows_caller():
@@ -9299,7 +9297,7 @@ class HealthHandler(APIHandler):
         return Health("ok" if well else "failing", engines)
 
     async def _knows_caller(self) -> bool:
-        """Whether the caller has signed in, or uses this machine: others need no hosts, ports and file names."""
+        """Whether the caller has signed in, or uses this machine: others get no hosts, ports and file names."""
         try:
             caller = await self.app.authenticator.caller(self.request)
         except TodoError:
@@ -9308,12 +9306,12 @@ class HealthHandler(APIHandler):
 
 
 class LiveHandler(APIHandler):
-    """Whether the process answers at all."""
+    """Whether the process answers."""
 
     public = True
 
     async def get(self) -> Health:
-        """Check that the process answers at all."""
+        """Check that the process answers."""
         return Health("ok")
 
 
@@ -9350,7 +9348,7 @@ class PageHandler(Handler):
 
     @property
     def public(self) -> bool:  # type: ignore[override]
-        """Whether strangers get the page, where they can sign in: not where another program knows its users."""
+        """Whether anonymous callers get the page to sign in: not if another program identifies users."""
         return not self.app.authenticator.asks_host
 
     @property
@@ -9401,7 +9399,7 @@ class StaticHandler(Handler):
                     return Response(status=301, headers={"Location": f"{self.request.path}/"})
                 name = os.path.join(name, "index.html")
             return self._file(name)
-        except (OSError, ValueError):  # it is not there, not a file, or its name cannot be one
+        except (OSError, ValueError):  # missing, not a file, or not a possible name
             raise NotFound(NOT_FOUND) from None
 
     def _file(self, name: str) -> Response[bytes]:
@@ -9417,9 +9415,9 @@ class StaticHandler(Handler):
             self.validate(etag)
             if "if-none-match" not in headers and headers.get("if-modified-since") == modified:
                 raise NotModified
-            # A range of a changed file would not fit the client's part of the old one (RFC 9110, 13.1.5).
+            # A range of a changed file would not match the client's part of the old one (RFC 9110, 13.1.5).
             known = headers.get("if-range", "").strip()
-            is_settled = time.time() - facts.st_mtime > 2  # or it could change once more within the second
+            is_settled = time.time() - facts.st_mtime > 2  # otherwise it could change again within the second
             applies = not known or known == etag or (known == modified and is_settled)
             part = byte_range(headers.get("range") if applies else None, facts.st_size)
             first, end = part or (0, facts.st_size)
@@ -9437,7 +9435,7 @@ class PrefixHandler(Handler):
     public = True
 
     async def get(self) -> Annotated[Response[None], 301]:
-        """Lead to the page."""
+        """Redirect to the page."""
         return Response(status=301, headers={"Location": self.app.config.prefix + "/"})
 
 
