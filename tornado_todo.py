@@ -5324,10 +5324,10 @@ ACCESS_MESSAGE = '{"type":"access"}'
 
 
 class Listener:
-    """One event socket. The only state is the revision up to which it has read the change log.
+    """One event socket. Its only state is the last revision that it has read.
 
     `end(code, reason)` is called when it must stop: its credential (None for the machine's own user) is no
-    longer valid, or the server stops.
+    longer valid, or the server is stopping.
     """
 
     def __init__(self, hub: "EventHub", user: User, end: Callable[[int, str], None], credential_id: str | None):
@@ -5339,12 +5339,12 @@ class Listener:
         self._rights_changed = False
 
     def wake(self, rights_changed: bool = False) -> None:
-        """Report that there may be something new."""
+        """Report that there may be new changes."""
         self._rights_changed |= rights_changed
         self._woken.set()
 
     async def next_message(self, seconds: float) -> str | None:
-        """The next message after the revision `since`; None if there is none for this long. Raises Unavailable."""
+        """The next message after the revision `since`, or None after this time. Raises Unavailable."""
         while True:
             try:
                 async with asyncio.timeout(seconds):
@@ -5364,9 +5364,9 @@ class Listener:
 
 
 class RedisRelay:
-    """Wakes the other processes through Redis after a commit, and reports when they have committed.
+    """Wakes the other processes through Redis after a commit, and reports their commits.
 
-    The message has no changes: the other processes read them from the database.
+    The message contains no changes: the other processes read them from the database.
     """
 
     def __init__(self, client: Any, prefix: str):
@@ -5386,7 +5386,7 @@ class RedisRelay:
             message, self._commits, self._rights = b"rights" if self._rights else b"", False, False
             try:
                 await self._client.publish(self._channel, message)
-            except Exception as error:  # the other processes look for themselves
+            except Exception as error:  # the other processes poll
                 LOG.debug("redis: not announced: %s", error)
 
     async def listen_forever(self, heard: Callable[[bool], None]) -> None:
@@ -5399,7 +5399,7 @@ class RedisRelay:
                     level = logging.WARNING
                     await self._listen(subscriber, heard)
             except Exception as error:
-                LOG.log(level, "redis: cannot hear of changes, looking for them instead: %s", type(error).__name__)
+                LOG.log(level, "redis: cannot receive announcements, polling instead: %s", type(error).__name__)
                 level = logging.DEBUG  # reported once, not at every attempt
             await asyncio.sleep(random.uniform(0.3, 0.7))
 
@@ -5413,13 +5413,13 @@ class RedisRelay:
                 heard(message["data"] == b"rights")
             elif awaits_pong:
                 raise ConnectionError("no answer")
-            else:  # the only way to notice a connection that is dead without an error
+            else:  # the only way to detect a dead connection without an error
                 awaits_pong = True
                 await subscriber.ping()
 
 
 class EventHub:
-    """Wakes the listeners of this process after commits that concern them, whichever process made these.
+    """Wakes the listeners of this process after commits of any process that concern them.
 
     Commits of other processes are announced by Redis if there is one, and found by polling in any case.
     The poll also finds changed rights.
@@ -5429,14 +5429,14 @@ class EventHub:
         self._store, self._relay = store, relay
         self.accounts = AccountStore(store.database, store.known, self.rights_changed)
         self._listeners: dict[str, set[Listener]] = {}  # by the user's id
-        self._latest: dict[str, tuple[int, list[Change], str]] = {}  # the last read for a user, and since when
+        self._latest: dict[str, tuple[int, list[Change], str]] = {}  # the last result for a user, and its `since`
         self._tasks: list[asyncio.Task[None]] = []
         self._news, self._looking = asyncio.Event(), asyncio.Lock()
-        self._revision = self._access = 0  # when it looked last
+        self._revision = self._access = 0  # at the last poll
         self._memberships: dict[str, dict[str, str]] = {}
 
     async def open(self) -> None:
-        """Begin to look for commits."""
+        """Start polling."""
         self._news, self._looking = asyncio.Event(), asyncio.Lock()
         await self._look()
         self._tasks = [asyncio.ensure_future(self._look_forever())]
@@ -5444,7 +5444,7 @@ class EventHub:
             self._tasks.append(asyncio.ensure_future(self._relay.listen_forever(self._heard)))
 
     async def close(self) -> None:
-        """End all listeners, and look no more."""
+        """End all listeners, and stop polling."""
         self.end_listeners()
         await end_tasks(self._tasks)
         self._tasks = []
@@ -5452,13 +5452,13 @@ class EventHub:
     def end_listeners(self) -> None:
         """End all listeners."""
         for listener in self._all_listeners():
-            listener.end(1001, "the server stops")
+            listener.end(1001, "the server is stopping")
 
     def _all_listeners(self) -> list[Listener]:
         return [*itertools.chain.from_iterable(self._listeners.values())]
 
     def count(self, user: User) -> int:
-        """How many listeners a user has."""
+        """The number of a user's listeners."""
         return len(self._listeners.get(user.id, ()))
 
     @contextlib.asynccontextmanager
@@ -5466,11 +5466,11 @@ class EventHub:
         self, user: User, end: Callable[[int, str], None], credential_id: str | None
     ) -> AsyncIterator[Listener]:
         """A listener to the changes that a user may see, for as long as the context lasts. Raises Unavailable."""
-        await self._look()  # or the first listener would hear of rights that had changed before
+        await self._look()  # otherwise the first listener would be woken for earlier changes of rights
         listener = Listener(self, user, end, credential_id)
         self._listeners.setdefault(user.id, set()).add(listener)
         try:
-            # The credential may have ended since the request was authenticated, when this did not listen yet.
+            # The credential may have ended between the authentication and this registration.
             await self._end_invalid([listener])
             yield listener
         finally:
@@ -5482,7 +5482,7 @@ class EventHub:
     async def read(self, user: User, since: int) -> tuple[list[Change], str]:
         """The changes after a revision that a user may see, oldest first, also as a message of the event socket.
 
-        The result for the newest listeners of a user is read once, before they are woken. Raises Unavailable.
+        It is read once for all up-to-date listeners of a user, before they are woken. Raises Unavailable.
         """
         latest_since, changes, text = self._latest.get(user.id, (-1, [], ""))
         return (changes, text) if latest_since == since else await self._read(user, since)
@@ -5522,13 +5522,13 @@ class EventHub:
             try:
                 if known or self._listeners:
                     await self._look()
-            except Exception as error:  # the next look tries again
+            except Exception as error:  # the next poll tries again
                 known.is_away = isinstance(error, Unavailable)
-                LOG.debug("looking for changes failed: %s", error)
+                LOG.debug("polling for changes failed: %s", error)
 
     async def _look(self) -> None:
-        """Wake the listeners whom something that was committed since the last look concerns. Raises Unavailable."""
-        async with self._looking:  # or an older read could take the place of a newer one
+        """Wake the listeners that a commit since the last poll concerns. Raises Unavailable."""
+        async with self._looking:  # otherwise an older read could replace a newer one
             revision, access = await self._store.counters()
             if access != self._access:
                 self._store.known.forget()
