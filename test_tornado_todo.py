@@ -10461,7 +10461,7 @@ def test_env_file_with_two_values_of_a_setting_is_refused(tmp_path):
     (tmp_path / ".env").write_text("AUTH=accounts\nWORKERS=0\nAUTH=accounts\nX=1\nX=2\n")
     assert_refused(command(tmp_path, "--check"), "WORKERS: ")
     (tmp_path / ".env").write_text("AUTH=accounts\nAUTH=open\n")
-    assert_refused(command(tmp_path, "--check"), ".env: AUTH is there twice, with different values")
+    assert_refused(command(tmp_path, "--check"), ".env: AUTH occurs twice, with different values")
 
 
 def test_what_other_programs_keep_in_the_env_file_is_left_to_them(tmp_path):

@@ -16969,9 +16969,9 @@ def served_routes(config: Config, has_accounts: bool) -> list[Route]:
 
 
 class TodoApplication(tornado.web.Application):
-    """Tornado's Application: `state` answers its requests, except those for handlers that an embedder has added."""
+    """Tornado's Application: `state` answers its requests, except those for an embedder's handlers."""
 
-    # Jupyter's server asks each target of a route for the methods that it answers without a sign-in of Jupyter's.
+    # Jupyter's server reads from each target of a route which methods need no sign-in to Jupyter.
     SUPPORTED_METHODS: tuple[str, ...] = ()
 
     def __init__(self, state: App, **settings: Any):
@@ -16988,14 +16988,14 @@ class TodoApplication(tornado.web.Application):
         return TornadoExchange(self, self.state, request_conn)
 
     def find_handler(self, request: Any, **options: Any) -> Any:
-        """The delegate for a request that another application's router passes on."""
+        """The delegate for a request from another application's router."""
         if self._has_added() and (added := self.default_router.find_handler(request, **options)):
             return added
         return TornadoExchange(self, self.state, request.connection)
 
 
 def log_added(handler: tornado.web.RequestHandler) -> None:
-    """Log a request that a handler of an embedder's has answered."""
+    """Log a request that an embedder's handler has answered."""
     if not isinstance(handler, TornadoSocket):
         began = time.monotonic() - handler.request.request_time()
         log_request(handler.get_status(), handler.request, began=began)
@@ -17016,20 +17016,20 @@ def app_config(settings: Mapping[str, str], prefix: str, overrides: Mapping[str,
     check_names(overrides, str.lower)
     if prefix:
         environ["PREFIX"] = prefix
-    if tornado.version_info < (6, 6):  # it would take the setting cross_origin_protection and protect nothing
+    if tornado.version_info < (6, 6):  # it would ignore cross_origin_protection
         raise Misconfigured(f"Tornado {tornado.version} is too old: 6.6 or later is needed")
     return Config.from_env(environ)
 
 
 def app_state(config: Config, get_user: GetUser | None, checks: Mapping[str, Check]) -> App:
-    """All that answers the requests of an app."""
+    """The parts of an app that answer requests."""
     services = Services(config, checks)
     origins = Origins(config)
     cookies = SessionCookies(config, origins)
     authenticator = Authenticator(config, get_user, services, cookies, origins)
     hasher = PasswordHasher()
     services.close_too(hasher.close)
-    # A store of their own, since a user who stores many records could push the counts out of the other.
+    # A separate store, since a user with many records could evict the counts from the other one.
     records = services.records if config.redis else DictRecordStore(max_items=100_000)
     routes = served_routes(config, authenticator.has_accounts)
     throttle = Throttle(records, None if config.redis else services.throttles)
@@ -17097,15 +17097,15 @@ LINGER_SECONDS = 2  # that a client has to read a refusal before its connection 
 
 
 class ConnectionLimits:
-    """Bounds on a server's connections: their number, how long they are idle, how long the head of a request takes.
+    """Limits on a server's connections: their number, their idle time, and the time for the head of a request.
 
     Above the `maximum`, the connection that has been idle longest is closed, or, if none is idle, the one with the
-    oldest request. So slow connections push out each other. A connection is identified by its method `close`.
+    oldest request. So slow connections displace each other. A connection is identified by its method `close`.
     """
 
     def __init__(self, maximum: int, keep_alive: int):
         self.maximum, self._keep_alive = maximum, keep_alive
-        self._idle: dict[Callable[[], Any], None] = {}  # without a whole head, the longest first
+        self._idle: dict[Callable[[], Any], None] = {}  # without a complete head, longest first
         self._busy: dict[Callable[[], Any], None] = {}
         self._deadlines: dict[Callable[[], Any], float] = {}  # of the loop's time
         self._timer: asyncio.TimerHandle | None = None
@@ -17130,13 +17130,13 @@ class ConnectionLimits:
         self._close_after(HEAD_SECONDS, close)
 
     def become_idle(self, close: Callable[[], Any]) -> None:
-        """Start the time limit for an idle connection, whose request has been answered."""
+        """Start the time limit for a connection that is idle after a response."""
         self._busy.pop(close, None)
         self._idle[close] = None
         self._close_after(self._keep_alive, close)
 
     def begin_head(self, close: Callable[[], Any]) -> None:
-        """Start the time limit for the head of a request, whose first bytes have arrived."""
+        """Start the time limit for the head of a request when its first bytes arrive."""
         self._close_after(HEAD_SECONDS, close)
 
     def become_busy(self, close: Callable[[], Any]) -> None:
@@ -17146,20 +17146,20 @@ class ConnectionLimits:
         self._busy[close] = None
 
     def leave(self, close: Callable[[], Any]) -> None:
-        """Forget a connection that has ended, or become a WebSocket."""
+        """Forget a connection that has ended or become a WebSocket."""
         for kept in (self._idle, self._busy):
             kept.pop(close, None)
         self._deadlines.pop(close, None)
 
     def make_room(self, count: int = 1) -> None:
-        """Close connections, so that with `count` more there are not too many."""
+        """Close connections to make room for `count` more."""
         too_many = len(self._idle) + len(self._busy) + count - self.maximum
         for close in list(itertools.islice(itertools.chain(self._idle, self._busy), max(0, too_many))):
             self.leave(close)
             close()
 
     def linger(self, connection: socket.socket) -> None:
-        """Close a connection after a refusal; to close at once could take it back from a client that still sends."""
+        """Close a connection after a refusal; an immediate close could lose it for a client that is still sending."""
         task = asyncio.get_running_loop().create_task(self._discard(connection))
         self._lingering.add(task)
         task.add_done_callback(self._lingering.discard)
@@ -17173,7 +17173,7 @@ class ConnectionLimits:
 
 
 def size_of_chunk(line: bytes) -> bytes:
-    """The line with a chunk's size without its extensions (RFC 9112, 7.1.1). Raises HTTPInputError."""
+    """The line of a chunk's size, without extensions (RFC 9112, 7.1.1). Raises HTTPInputError."""
     size, semicolon, extensions = line.removesuffix(b"\r\n").partition(b";")
     if re.search(rb"[\0-\x08\x0a-\x1f\x7f]", extensions):
         raise tornado.httputil.HTTPInputError("A chunk extension has control characters")
@@ -17181,7 +17181,7 @@ def size_of_chunk(line: bytes) -> bytes:
 
 
 class ClientStream(tornado.iostream.IOStream):
-    """A client's connection with limits, and with parts of RFC 9112 that Tornado leaves out.
+    """A client's connection with limits, and with parts of RFC 9112 that Tornado lacks.
 
     These are chunk extensions, trailers, and responses to all requests that are malformed or too long.
     """
@@ -17190,12 +17190,12 @@ class ClientStream(tornado.iostream.IOStream):
         super().__init__(connection)
         self._limits = limits
         self._is_new, self._is_idle, self._reads_head, self._is_body_over = True, False, True, False
-        self._is_ahead = False  # whether bytes have arrived while the last request was being answered
+        self._is_ahead = False  # whether bytes arrived during the last response
         self.lingers = False  # whether to end the sending side first, because the client may still be sending
         limits.arrive(self.close)
 
     def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
-        """Read the head of a request, which Tornado reads so, and nothing else."""
+        """Read the head of a request: Tornado reads nothing else with this method."""
         self._reads_head = True
         if not self._is_new:
             self._is_idle = True
@@ -17224,7 +17224,7 @@ class ClientStream(tornado.iostream.IOStream):
         return size
 
     def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
-        """Read the size of a chunk, which Tornado reads so, and nothing else."""
+        """Read the size of a chunk: Tornado reads nothing else with this method."""
         line = cast("asyncio.Future[bytes]", super().read_until(delimiter, MAX_HEAD))
         if line.done() and not line.exception() and re.fullmatch(rb"0*[1-9A-Fa-f][0-9A-Fa-f]*\r\n", line.result()):
             return line
@@ -17254,7 +17254,7 @@ class ClientStream(tornado.iostream.IOStream):
         return end
 
     def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
-        """Write; where Tornado answers a malformed request by a status alone, a problem document."""
+        """Write; send a problem document where Tornado answers a malformed request with a bare status."""
         error = sys.exception()
         if isinstance(error, tornado.httputil.HTTPInputError):
             data, self.lingers = refusal_bytes(input_error_status(error), f"{error}."), True
@@ -17273,10 +17273,10 @@ class ClientStream(tornado.iostream.IOStream):
 
 
 class Server(tornado.httpserver.HTTPServer):
-    """An HTTPServer that keeps connections to limits.
+    """An HTTPServer with connection limits.
 
-    It begins only a few new connections in each turn of the loop. Otherwise a thousand that arrive together would
-    keep all others waiting for a third of a second.
+    It accepts only a few connections in each turn of the loop. Otherwise a thousand that arrive together would
+    delay all others by a third of a second.
     """
 
     def initialize(  # type: ignore[override]
@@ -17303,20 +17303,20 @@ class Server(tornado.httpserver.HTTPServer):
             asyncio.get_running_loop().call_soon(self._begin_some)
 
     def on_close(self, server_conn: Any) -> None:
-        """Forget a connection that has ended, or become a WebSocket."""
+        """Forget a connection that has ended or become a WebSocket."""
         self._limits.leave(server_conn.stream.close)
         super().on_close(server_conn)
 
 
 def room_for_connections(wanted: int) -> int:
-    """How many connections there can be, after asking the system for as many file descriptors as that takes."""
+    """The number of connections that are possible, after raising the limit of file descriptors as necessary."""
     if sys.platform == "win32":
         return wanted
     import resource
 
-    own = 100  # files, databases and the like
+    own = 100  # files, databases and others
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    enough = 2 * wanted + own  # WebSockets need some, too
+    enough = 2 * wanted + own  # WebSockets need descriptors, too
     if soft != resource.RLIM_INFINITY and soft < enough:
         soft = enough if hard == resource.RLIM_INFINITY else min(enough, hard)
         with contextlib.suppress(OSError, ValueError):
@@ -17328,7 +17328,7 @@ def room_for_connections(wanted: int) -> int:
 def asgi_app(app: TodoApplication) -> Callable[..., Awaitable[None]]:
     """An app of `make_app` for ASGI servers, such as uvicorn, or to be mounted in FastAPI or Starlette.
 
-    Mount it at the prefix of the app; elsewhere all responses are 404, with the setting to change. Servers with the
+    Mount it at the prefix of the app; elsewhere all responses are 404 and name the setting to change. Servers with the
     lifespan protocol open and close its stores; otherwise the first request opens them.
     """
     services: Services = app.state.services
@@ -17357,7 +17357,7 @@ OfUvicorn: Any = object  # a placeholder for uvicorn's classes, which are import
 class UvicornConnection(OfUvicorn):  # type: ignore[misc]
     """Adds to uvicorn's HttpToolsProtocol limits, and a problem document for every request that it refuses.
 
-    A request for an upgrade to another protocol than WebSocket is read as a plain request (RFC 9110, 7.8). Otherwise
+    A request for an upgrade to another protocol than WebSocket is treated as a plain request (RFC 9110, 7.8). Otherwise
     the parser would stop at the end of the head, and lose the body.
     """
 
@@ -17374,7 +17374,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         super().connection_made(transport)
         self._be_lenient()
         self._unanswered: collections.deque[Any] = collections.deque()  # requests, the oldest first
-        self._head_size = 0  # bytes so far, of a head that is not whole
+        self._head_size = 0  # bytes of an incomplete head
         self._is_reading_head = self._is_reading_body = self._is_refused = False
         self._has_head_limit = True
         self.limits.arrive(self.close)
@@ -17386,8 +17386,8 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         super().connection_lost(error)
 
     def close(self) -> None:
-        """Close the connection at once: a client that reads nothing could delay a graceful close for ever."""
-        for cycle in self._unanswered:  # uvicorn itself does so only for the last one, and the others would write
+        """Close the connection at once: a client that reads nothing could delay a graceful close forever."""
+        for cycle in self._unanswered:  # uvicorn does this only for the last one; others would still write
             cycle.disconnected = True
         self.transport.abort()
 
@@ -17435,13 +17435,13 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         self.parser = type(self.parser)(self)
         self._be_lenient()
         self.data_received(b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(fields)))
-        if upgrade[-1][1].lower() == b"websocket":  # so that the handler can name the fault
+        if upgrade[-1][1].lower() == b"websocket":  # so that the handler can report the fault
             self.scope["headers"].extend(upgrade)
         if rest:
             self.data_received(rest)
 
     def _should_upgrade(self) -> bool:
-        """Whether the request opens a WebSocket of the version that there is (RFC 6455, 4.2.1)."""
+        """Whether the request opens a WebSocket of version 13 (RFC 6455, 4.2.1)."""
         headers = read_headers((name.decode("latin-1"), text.decode("latin-1")) for name, text in self.headers)
         return (
             not self._unanswered  # otherwise the socket would begin in the middle of a response
@@ -17464,7 +17464,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         self.limits.become_busy(self.close)
         is_socket = self.parser.should_upgrade()
         if is_socket and not self._should_upgrade():
-            return  # data_received goes on from here
+            return  # data_received continues
         if not self.url.startswith(b"/"):
             found: dict[str, str] = {}
             target = path_of_target(self.parser.get_method().decode(), self.url.decode(), found)
@@ -17485,7 +17485,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request; uvicorn would have a timer for each."""
+        """Wait for the next request, without uvicorn's timer for each."""
         self._unanswered.popleft()
         if self.transport.is_closing() and self._is_reading_body:
             self._linger()
@@ -17499,7 +17499,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
     def _refuse(self, status: int, detail: str) -> None:
         """Answer a malformed request, and close the connection."""
         self._is_refused = True
-        if self._unanswered and self._unanswered[-1].more_body:  # it is the body of that request that is malformed
+        if self._unanswered and self._unanswered[-1].more_body:  # the body of that request is malformed
             cycle = self._unanswered.pop()
             cycle.disconnected = True
             cycle.message_event.set()
@@ -17529,7 +17529,7 @@ class UvicornSocket(OfUvicorn):  # type: ignore[misc]
 async def uvicorn_listening(
     app: TodoApplication, sockets: list[socket.socket], limits: ConnectionLimits
 ) -> AsyncIterator[None]:
-    """Serve an app on bound sockets by uvicorn; at the end finish the open requests. Raises Misconfigured."""
+    """Serve an app on bound sockets with uvicorn; at the end finish the open requests. Raises Misconfigured."""
     uvicorn = driver("uvicorn", "HTTP_SERVER", "fast")
     httptools = driver("httptools", "HTTP_SERVER", "fast")
     protocols = "uvicorn.protocols."
@@ -17544,7 +17544,7 @@ async def uvicorn_listening(
         **{"server_header": False, "date_header": False},
         **{"ws_max_size": 1024, "timeout_graceful_shutdown": 5, "backlog": 2048},
     )
-    # The program that runs the app handles signals.
+    # The embedding program handles signals.
     server = type("Front", (uvicorn.Server,), {"capture_signals": lambda self: contextlib.nullcontext()})(front)
     serving = asyncio.ensure_future(server.serve(sockets))
     try:
@@ -17631,7 +17631,7 @@ def running(settings: Mapping[str, str] | None = None, **options: Any) -> Iterat
 # ==== copying: may call service, stores and databases ====================================================
 
 COPY_ROWS = 1000  # in one transaction
-# Tables in the order in which they refer to each other: their columns, and the key they are read by.
+# Tables, each after those it refers to: their columns, and the key by which they are read.
 COPIED_TABLES = {
     "users": ("id, name, created_at, revision, password, time_zone", "id"),
     "lists": (STORED_LIST_COLUMNS, "id"),
@@ -17667,7 +17667,7 @@ async def read_documents(store: DocumentStore, owners: Iterable[str]) -> AsyncIt
 
 
 async def checksum(batches: AsyncIterator[Rows]) -> tuple[int, int]:
-    """The number of rows, and a sum over them that does not depend on their order: engines sort in their own ways."""
+    """The number of rows, and a sum that does not depend on their order, since engines sort differently."""
     count = total = 0
     async for rows in batches:
         digests = (hashlib.blake2b(msgspec.json.encode(row), digest_size=8).digest() for row in rows)
@@ -17703,12 +17703,10 @@ async def copy_documents(source: Services, target: Services, owners: Sequence[st
 
 
 async def check_ends(source: Services, target: Services) -> None:
-    """Raise Misconfigured if both are known to be the same database."""
+    """Raise Misconfigured if both are the same database, as far as known."""
     identity = await source.database.identity()
     if identity is not None and identity == await target.database.identity():
-        raise Misconfigured(
-            "the copy would have the same source and target: name one with --from URL, or the other with --to URL"
-        )
+        raise Misconfigured("the copy would have the same source and target: name another with --from URL or --to URL")
 
 
 async def check_target(source: Services, target: Services, resume: bool) -> None:
@@ -17722,14 +17720,14 @@ async def check_target(source: Services, target: Services, resume: bool) -> None
     newest = "SELECT max(revision) FROM changes"
     ours, theirs = [(await side.database.fetch(newest))[0][0] or 0 for side in (source, target)]
     if theirs > ours:
-        raise Conflict(f"{target.database.name} has been written to since: it has changes that the source has not.")
+        raise Conflict(f"{target.database.name} has been written to since: it has changes that the source lacks.")
 
 
 async def copy_all(source: Services, target: Services, resume: bool, progress: Progress) -> list[str]:
-    """Copy users, lists, to-dos, history, trash, revisions and documents; returns the tables that differ afterwards.
+    """Copy users, lists, to-dos, history, trash, revisions and documents; return the tables that differ.
 
-    Raises Misconfigured if both are the same database, Conflict if the target has users already, unless it is
-    to resume an earlier copy, or if the target has been written to since.
+    Raises Misconfigured if both are the same database, Conflict if the target has users already (unless an earlier
+    copy is resumed) or has been written to since.
     """
     await check_ends(source, target)  # SQLite must not open a file under two names, since each would get its own log
     await source.open()
@@ -17752,7 +17750,7 @@ async def copy_all(source: Services, target: Services, resume: bool, progress: P
     for side in (source, target):
         parts = {table: read_table(side.database, table) for table in COPIED_TABLES}
         documents = read_documents(side.documents, owners)
-        # Engines write JSON with other spaces.
+        # Engines write JSON with different spaces.
         parts["documents"] = ([(*row[:3], json.loads(row[3])) for row in rows] async for rows in documents)
         sums.append({part: await checksum(batches) for part, batches in parts.items()})
     return [part for part in sums[0] if sums[0][part] != sums[1][part]]
@@ -17762,7 +17760,7 @@ async def copy_all(source: Services, target: Services, resume: bool, progress: P
 
 
 def remove_database(path: str) -> None:
-    """Remove a SQLite database and the files that belong to it, those that exist."""
+    """Remove the existing files of a SQLite database."""
     for ending in DATABASE_ENDINGS:
         with contextlib.suppress(FileNotFoundError):
             os.remove(path + ending)
@@ -17771,13 +17769,13 @@ def remove_database(path: str) -> None:
 def copy_file(source: str, target: str, hint: str) -> None:
     """Copy a SQLite database into a new file, consistently, also while it is used.
 
-    Raises Misconfigured, with the hint if the source is not a database of ours.
+    Raises Misconfigured, with the hint if the source is not our database.
     """
     if not os.path.isfile(source):
         raise Misconfigured(f"there is no file {source}")
     folder = os.path.dirname(os.path.abspath(target))
     if not os.path.isdir(folder):
-        raise Misconfigured(f"the folder {folder} does not exist: make it, or name another")
+        raise Misconfigured(f"the folder {folder} does not exist: create it, or use another one")
     # In a read-only folder there are no writers, and SQLite could not create the files by which it notices them.
     how = "mode=rw" if os.access(os.path.dirname(os.path.abspath(source)), os.W_OK) else "mode=ro&immutable=1"
     try:
@@ -17787,7 +17785,7 @@ def copy_file(source: str, target: str, hint: str) -> None:
             contextlib.closing(sqlite3.connect(file_uri(source, how), uri=True)) as reading,
             contextlib.closing(sqlite3.connect(target)) as writing,
         ):
-            reading.execute("SELECT value FROM counters")  # fails if it is not a database of ours
+            reading.execute("SELECT value FROM counters")  # fails if it is not our database
             reading.backup(writing)
     except (sqlite3.Error, OSError) as error:
         code = getattr(error, "sqlite_errorcode", None)
@@ -17802,16 +17800,16 @@ def backup(path: str, target: str) -> None:
     if os.path.exists(target):
         raise Misconfigured(f"{target} exists already: name a new file")
     unfinished = f"{target}.unfinished"
-    copy_file(path, unfinished, "let DATABASE_URL name the one that the server uses")
+    copy_file(path, unfinished, "set DATABASE_URL to the database of the server")
     with contextlib.closing(sqlite3.connect(unfinished)) as connection, connection:
         if connection.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]:
-            raise Misconfigured(f"{path} is damaged, so {unfinished} is, too: keep your earlier backups")
-        connection.execute("INSERT INTO counters VALUES ('copied', 1)")  # by which a server notices it in its place
+            raise Misconfigured(f"{path} is damaged, and so is the copy {unfinished}: keep your earlier backups")
+        connection.execute("INSERT INTO counters VALUES ('copied', 1)")  # marks the copy for a running server
     os.replace(unfinished, target)
 
 
 async def renew(path: str) -> None:
-    """Check that a copy of a database is whole and can be opened, and renew its revisions. Raises Misconfigured."""
+    """Check that a copy of a database is intact and can be opened, and renew its revisions. Raises Misconfigured."""
     store = TodoStore(SQLiteDatabase(path))
     await store.open()
     try:
@@ -17833,7 +17831,7 @@ def refuse_open(path: str) -> None:
 
 
 def put_aside(path: str) -> str | None:
-    """Rename a database and the files beside it, which SQLite would apply to another one; its new path."""
+    """Rename a database with its other files, which SQLite would apply to another one; return its new path."""
     aside = f"{path}.before-restore-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     found = [ending for ending in DATABASE_ENDINGS if os.path.lexists(path + ending)]
     for ending in found:
@@ -17842,7 +17840,7 @@ def put_aside(path: str) -> str | None:
 
 
 def restore(file: str, path: str) -> str | None:
-    """Put a backup in the place of a SQLite database; returns the new path of the old one.
+    """Replace a SQLite database by a backup; return the new path of the old one.
 
     The backup is checked before anything is replaced. The old file is put aside, even if it is damaged or a folder.
     Raises Misconfigured.
@@ -17858,7 +17856,7 @@ def restore(file: str, path: str) -> str | None:
             raise Misconfigured(f"{file} cannot be restored, and nothing was changed: {error}") from error
         model = os.stat(path if os.path.isfile(path) else os.path.dirname(path))
         if (model.st_uid, model.st_gid) != (os.stat(unfinished).st_uid, os.stat(unfinished).st_gid):
-            os.chown(unfinished, model.st_uid, model.st_gid)  # or a server of another user could not write to it
+            os.chown(unfinished, model.st_uid, model.st_gid)  # otherwise another user's server could not write to it
         refuse_open(path)
         aside = put_aside(path)
         os.replace(unfinished, path)
@@ -17881,7 +17879,7 @@ def printable(text: str) -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """One line a record; the lines of a traceback are indented, so that none looks like a record."""
+    """One line per record; lines of a traceback are indented, so that they do not look like records."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's text."""
@@ -17892,7 +17890,7 @@ class LineFormatter(logging.Formatter):
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line, for programs that collect logs."""
+    """One JSON object per line, for programs that collect logs."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's object."""
@@ -17914,17 +17912,17 @@ def set_up_logging(config: Config) -> None:
     handler.setFormatter(JSONFormatter() if config.log_format == "json" else line)
     level = logging.getLevelName(config.log_level.upper())
     LOG.setLevel(level)
-    # Drivers' debugging messages contain people's texts, word for word.
+    # Drivers' debug messages contain users' texts.
     logging.basicConfig(level=max(level, logging.INFO), handlers=[handler], force=True)
 
 
 def say(line: str, level: int = logging.INFO) -> None:
-    """Print a line for people, warnings and errors on the standard error stream; as an object with LOG_FORMAT=json."""
+    """Print a line, warnings and errors on the standard error stream; as an object with LOG_FORMAT=json."""
     for handler in logging.root.handlers:
         if isinstance(handler.formatter, JSONFormatter):
             line = handler.formatter.format(logging.LogRecord(LOG.name, level, "", 0, line, None, None))
             break
-    with contextlib.suppress(OSError):  # its reader has gone, or the disk is full, which keeps no server from serving
+    with contextlib.suppress(OSError):  # no reader, or a full disk: the server can still serve
         print(line, file=sys.stderr if level > logging.INFO else sys.stdout, flush=True)
 
 
@@ -17932,7 +17930,7 @@ def say(line: str, level: int = logging.INFO) -> None:
 
 
 def env_fault(text: str, name: str | None, value: str | None) -> str | None:
-    """The fault in a statement of .env that python-dotenv has read, or None. It never shows a value."""
+    """The fault in a statement that python-dotenv has read from .env, or None. It never contains a value."""
     begun = re.findall(r"^\s*(?:export\s+)?(\w+)\s*=", text, re.MULTILINE)
     if name is None:
         return f"{begun[0] if begun else 'this'} cannot be read; write NAME=value, and close every quote"
@@ -17941,18 +17939,18 @@ def env_fault(text: str, name: str | None, value: str | None) -> str | None:
         return f"{name!a} is not a setting; did you mean {nearest}?"
     if value is None:
         is_foreign = not is_ours and re.fullmatch(r"[A-Z_][A-Z0-9_]*", name)
-        return None if is_foreign else "there is no value; write NAME=value, all of it on one line"
+        return None if is_foreign else "has no value; write NAME=value on one line"
     if is_ours and "\n" in value or SETTING_NAMES & set(begun[1:]):
-        return f"{name} goes on to the next line; close its quote"
+        return f"{name} continues on the next line; close its quote"
     quotes, written = ("'", '"'), text.partition("=")[2].lstrip()
-    # python-dotenv leaves a quote in the value that is only at its end.
+    # python-dotenv keeps a quote that is only at the end of a value.
     if is_ours and value.endswith(quotes) and value.count(value[-1]) % 2 and not written.startswith(quotes):
-        return f"{name} ends with a quote that has no partner"
+        return f"{name} ends with a quote, but does not begin with one"
     return None
 
 
 def read_env_file(path: str) -> dict[str, str | None]:
-    """The settings in a file of NAME=value lines. Raises Misconfigured, naming the first line that is not one."""
+    """The settings in a file of NAME=value lines. Raises Misconfigured, naming the first invalid line."""
     try:
         with open(path, encoding="utf-8-sig") as file:  # some editors put a byte order mark in front
             text = file.read()
@@ -17962,14 +17960,14 @@ def read_env_file(path: str) -> dict[str, str | None]:
         reason = error.strerror if isinstance(error, OSError) else f"{error}; save it as UTF-8"
         raise Misconfigured(f"{path} cannot be read: {reason}") from error
     values: dict[str, str | None] = {}
-    # Imported where there is something to read: it takes as long as a tenth of the start.
+    # Imported only when needed: it takes a tenth of the start.
     for name, value, original, is_error in importlib.import_module("dotenv.parser").parse_stream(io.StringIO(text)):
         statement = original.string.lstrip()
         if (name or is_error) and (fault := env_fault(statement, name, value)):
             blank_lines = original.string[: len(original.string) - len(statement)].count("\n")
             raise Misconfigured(f"{path}, line {original.line + blank_lines}: {fault}")
         if name in SETTING_NAMES and values.get(name, value) != value:
-            raise Misconfigured(f"{path}: {name} is there twice, with different values: remove one")
+            raise Misconfigured(f"{path}: {name} occurs twice, with different values: remove one")
         values[name] = value
     return values
 
@@ -17979,20 +17977,20 @@ def option_name(name: str) -> str:
 
 
 def read_environment(options: Mapping[str, Any], logs: bool = False) -> dict[str, str]:
-    """Settings from options, the environment and .env, the first of them that has a value.
+    """Settings from options, the environment and .env; the first one with a value counts.
 
-    With `logs` it sets up the log by them, before anything is logged. Raises Misconfigured.
+    With `logs`, set up the log with them, before anything is logged. Raises Misconfigured.
     """
     file = read_env_file(".env") if os.path.lexists(".env") else {}
     sources = (file, os.environ, options)
     environ = {name: value for source in sources for name, value in source.items() if value and name in SETTING_NAMES}
     if logs:
-        for names in (("LOG_FORMAT",), ("LOG_FORMAT", "LOG_LEVEL")):  # so that LOG_LEVEL is complained of in the format
+        for names in (("LOG_FORMAT",), ("LOG_FORMAT", "LOG_LEVEL")):  # so that errors of LOG_LEVEL have the format
             set_up_logging(Config.from_env({name: environ.get(name, "") for name in names}))
     for name in sorted(os.environ.keys() - SETTING_NAMES):
         nearest = nearest_setting(name)
-        # Other programs may read HOST and PORT, or a similar name; where ours is set, nothing is missing. And for
-        # a service named todo Kubernetes sets TODO_PORT.
+        # Other programs may read HOST and PORT, or a similar name; no warning is needed if ours is set. And for
+        # a service named todo, Kubernetes sets TODO_PORT.
         option = option_name(name.removeprefix("TORNADO_").removeprefix("TODO_"))
         if nearest and nearest not in environ and option not in {row.option for row in SETTINGS}:
             LOG.warning("the environment has %a, which is not a setting; did you mean %s?", name, nearest)
@@ -18013,7 +18011,7 @@ def bound_sockets(config: Config) -> list[socket.socket]:
         return tornado.netutil.bind_sockets(config.server_port, "0.0.0.0")
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) == errno.EADDRINUSE:
-            fault = f"SERVER_PORT: {where} is in use: stop the program that runs there, or use another --port"
+            fault = f"SERVER_PORT: {where} is in use: stop the program that uses it, or choose another --port"
         elif isinstance(error, PermissionError):
             fault = f"SERVER_PORT: cannot listen on {where}: {error.strerror}"
         else:
@@ -18022,7 +18020,7 @@ def bound_sockets(config: Config) -> list[socket.socket]:
 
 
 def announce(services: Services, sockets: Sequence[socket.socket]) -> None:
-    """Print the address that a person can open, and the engines in use."""
+    """Print the address for a browser, and the engines in use."""
     config = services.config
     host = "localhost" if config.server_host in ("", "*", "0.0.0.0", "::") else config.server_host
     host = f"[{host}]" if ":" in host else host
@@ -18034,9 +18032,9 @@ def announce(services: Services, sockets: Sequence[socket.socket]) -> None:
 
 
 async def open_at_start(services: Services, is_check: bool = False) -> bool:
-    """Open the stores, and report the engines that are away; for a check print a line for every engine.
+    """Open the stores, and report the engines that fail; for a check print a line for every engine.
 
-    Returns whether all are well. Raises Misconfigured, unless it is a check.
+    Returns whether all work. Raises Misconfigured, unless it is a check.
     """
     known = ""
     try:
@@ -18057,7 +18055,7 @@ async def open_at_start(services: Services, is_check: bool = False) -> bool:
 
 
 def ended_children() -> Iterator[tuple[int, int]]:
-    """The ids of the child processes that have ended, with their exit codes. The system forgets them.
+    """The ids of the child processes that have ended, with their exit codes, each returned once.
 
     Some may not be our own: those of a shell that has become this process and, as process 1 of a container, orphans.
     """
@@ -18127,9 +18125,9 @@ def fork(work: Callable[[], int]) -> int:
 def run_workers(count: int, work: Callable[[], int]) -> int:
     """Run `work()` in `count` processes until SIGINT or SIGTERM, which is passed on to all of them.
 
-    A worker that dies is started again. Returns 2 if one finds that it is misconfigured, else 0.
+    A worker that dies is restarted. Returns 2 if a worker is misconfigured, else 0.
     """
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # or a system may discard it
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # otherwise a system may discard it
     signals = {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until sigwait() takes them
     workers = {fork(work): time.monotonic() for _ in range(count)}  # when each process was started, by its id
@@ -18140,7 +18138,7 @@ def run_workers(count: int, work: Callable[[], int]) -> int:
             if code == 2 and started:
                 exit_code, is_stopping = 2, True
             if started and not is_stopping:
-                LOG.error("worker %d ended (%d) and is started again", worker, code)
+                LOG.error("worker %d ended (%d) and is restarted", worker, code)
                 time.sleep(max(0.0, started + 1.0 - time.monotonic()))  # for one that dies at once
                 workers[fork(work)] = time.monotonic()
         for worker in workers if is_stopping else ():
@@ -18151,7 +18149,7 @@ def run_workers(count: int, work: Callable[[], int]) -> int:
 
 
 def report_errors(run: Callable[[], int | None]) -> int:
-    """Run a command; print an error that people can act on as one line. Returns the exit code."""
+    """Run a command; print an expected error as one line. Returns the exit code."""
     try:
         return run() or 0
     except (Misconfigured, TodoError) as error:
@@ -18171,7 +18169,7 @@ FileArgument = Annotated[str, "the backup"]
 
 def serve_command(
     *,
-    check: Annotated[bool, "try every engine once, print how it is, and end"] = False,
+    check: Annotated[bool, "check every engine once, print its state, and exit"] = False,
     environ: Annotated[Settings, SETTING_NAMES],
 ) -> int:
     """A to-do server: a page and a JSON API, kept in one SQLite file unless the settings name another database.
@@ -18195,7 +18193,7 @@ def serve_command(
     if config.workers == 1:
         run_loop(serve(app, sockets))
         return 0
-    asyncio.run(open_and_close())  # so that a fault is reported once, not by every worker
+    asyncio.run(open_and_close())  # so that a fault is reported once, not by each worker
     announce(services, sockets)
     parent = os.getpid()
 
@@ -18216,7 +18214,7 @@ def print_progress(part: str, done: int, total: int) -> None:
 
 
 def copy_side(database: str | None, documents: str | None, environ: Settings) -> Services:
-    """One end of a copy: named by its options, or else by the settings. Raises Misconfigured."""
+    """One side of a copy: named by its options, or else by the settings. Raises Misconfigured."""
     if database is None and documents is None:
         database, documents = environ.get("DATABASE_URL"), environ.get("MONGODB_URI")
     return Services(Config.from_env({"DATABASE_URL": database or "", "MONGODB_URI": documents or ""}), {})
@@ -18228,13 +18226,13 @@ def copy_command(
     to: Annotated[str | None, "URL of the database to fill"] = None,
     from_documents: Annotated[str | None, "URL of the MongoDB that has the documents"] = None,
     to_documents: Annotated[str | None, "URL of the MongoDB to put the documents into"] = None,
-    resume: Annotated[bool, "go on with a copy that was interrupted"] = False,
+    resume: Annotated[bool, "continue an interrupted copy"] = False,
     environ: Annotated[Settings, ()],
 ) -> int:
     """Copy users, lists, to-dos, history, trash and documents into an empty database, then compare.
 
-    An end that no option names is the one in the settings (environment or .env). That is the place for a URL with
-    a password, since everybody can see a command line. Stop the servers that write first.
+    A side without an option is the one in the settings (environment or .env). Put a URL with a password there,
+    since other users can see a command line. First stop the servers that write.
     """
     source, target = copy_side(from_, from_documents, environ), copy_side(to, to_documents, environ)
     if isinstance(source.database, SQLiteDatabase) and not os.path.isfile(source.database.path or ""):
@@ -18258,7 +18256,7 @@ def sqlite_path(environ: Settings) -> str:
     """The path of the SQLite file that the settings name. Raises Misconfigured if they name another database."""
     database = open_database(Config.from_env(environ).database_url)
     if not isinstance(database, SQLiteDatabase) or database.path is None:
-        raise Misconfigured("DATABASE_URL: this is for a SQLite file only; Postgres has pg_dump and pg_restore")
+        raise Misconfigured("DATABASE_URL: this command is only for a SQLite file; Postgres has pg_dump and pg_restore")
     return database.path
 
 
@@ -18266,17 +18264,17 @@ def backup_command(file: FileArgument, *, environ: OfDatabase) -> None:
     """Copy the SQLite database into a new file. The server may run meanwhile."""
     path = sqlite_path(environ)
     backup(path, file)
-    print(f"{path} is copied to {file}.")
+    print(f"Copied {path} to {file}.")
 
 
 def restore_command(file: FileArgument, *, environ: OfDatabase) -> None:
     """Replace the SQLite database by a backup, and keep the old one under another name. Stop the server first."""
     path = sqlite_path(environ)
     aside = restore(file, path)
-    print(f"{file} is restored to {path}. Everybody has to sign in again.")
-    print("Tokens, links, members and passwords are those of the backup: revoke again what was revoked after it.")
+    print(f"{file} is restored to {path}. All users have to sign in again.")
+    print("Tokens, links, members and passwords are those of the backup: repeat later revocations.")
     if aside:
-        print(f"The database before that is kept as {aside}. Remove it when you no longer need it.")
+        print(f"The previous database is kept as {aside}. Remove it when you no longer need it.")
 
 
 def on_stores(environ: Settings, act: Callable[[Services], Awaitable[Value]]) -> Value:
@@ -18299,7 +18297,7 @@ def clean_argument(name: str) -> str:
 
 
 def ask_password(name: str) -> str:
-    """Ask for a user's new password without showing it, or read a line from a pipe; its hash. Raises Invalid."""
+    """Ask for a user's new password without showing it, or read a line from a pipe; return its hash. Raises Invalid."""
     if sys.stdin.isatty():
         password = getpass.getpass(f"Password for {name}: ")
         if password != getpass.getpass(f"Password for {name} again: "):
@@ -18334,11 +18332,11 @@ def rename_user(name: NameArgument, new_name: Annotated[str, "the name from now 
 
 
 def delete_user(name: NameArgument, *, yes: Annotated[bool, "do not ask"] = False, environ: OfDatabase) -> None:
-    """Delete a user with everything that is theirs, after asking."""
+    """Delete a user with all their data, after asking."""
     user = on_stores(environ, lambda services: services.accounts.user(fold_user_name(name)))
     if not yes and not sys.stdin.isatty():
-        raise Misconfigured(f"without a terminal to ask on: add --yes to delete {user.name}. Nothing was deleted")
-    question = f"Delete {user.name} with everything that is theirs, for good? Type yes: "
+        raise Misconfigured(f"nothing was deleted: there is no terminal to ask on; add --yes to delete {user.name}")
+    question = f"Delete {user.name} with all their data, for good? Type yes: "
     try:
         answer = "yes" if yes else input(question)
     except (EOFError, KeyboardInterrupt):
@@ -18346,7 +18344,7 @@ def delete_user(name: NameArgument, *, yes: Annotated[bool, "do not ask"] = Fals
     if answer.strip().lower() != "yes":
         raise Misconfigured("nothing was deleted")
     on_stores(environ, lambda services: services.delete_user(user))
-    print(f"{user.name} is deleted with everything that was theirs.")
+    print(f"{user.name} is deleted with all their data.")
 
 
 def list_users(*, environ: OfDatabase) -> None:
@@ -18381,7 +18379,7 @@ def add_settings(parser: argparse.ArgumentParser, names: Collection[str]) -> Non
 
 
 def command_parser(name: str) -> argparse.ArgumentParser:
-    """A parser of the arguments that the signature of a command declares; of a group, such as `user`, for its help."""
+    """A parser of the arguments in a command's signature; for a group, such as `user`, only for its help."""
     command = COMMANDS.get(name)
     others = [each for each in COMMANDS if each.startswith(name) and each != name]
     listed = [f"\n  {each:15} {str(COMMANDS[each].__doc__).splitlines()[0]}" for each in others]
