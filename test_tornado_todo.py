@@ -12854,10 +12854,17 @@ async def leave_for_another_site(page):
     await page.go_back()
 
 
-WAYS_OUT = {"back": go_back, "reload": reload, "close": reopen, "leave": leave_for_another_site}
+# What happens at leaving is the same for the last two, so that only CI tries these with everything that can be typed.
+BY_EACH_WAY_OUT = pytest.mark.parametrize(
+    "leave",
+    [
+        *(pytest.param(way, id=way.__name__) for way in (reload, reopen)),
+        *(pytest.param(way, id=way.__name__, marks=pytest.mark.slow) for way in (go_back, leave_for_another_site)),
+    ],
+)
 
 
-@pytest.mark.parametrize("leave", WAYS_OUT.values(), ids=WAYS_OUT)
+@BY_EACH_WAY_OUT
 async def test_title_edited_in_place_survives_leaving(page, leave):
     await page.goto(page.server + "/#/all")
     await page.goto(page.server + "/#/")
@@ -12868,7 +12875,7 @@ async def test_title_edited_in_place_survives_leaving(page, leave):
     await expect(shown_titles(page)).to_have_text(["buy bread"])
 
 
-@pytest.mark.parametrize("leave", WAYS_OUT.values(), ids=WAYS_OUT)
+@BY_EACH_WAY_OUT
 async def test_name_of_a_list_being_typed_survives_leaving(page, leave):
     await new_list(page, "Garden")
     await page.locator(".rename-list-button").click()
@@ -12877,7 +12884,7 @@ async def test_name_of_a_list_being_typed_survives_leaving(page, leave):
     await expect(page.locator(".lists .place")).to_contain_text("Allotment")
 
 
-@pytest.mark.parametrize("leave", WAYS_OUT.values(), ids=WAYS_OUT)
+@BY_EACH_WAY_OUT
 async def test_name_of_a_new_list_survives_leaving(page, leave):
     await page.goto(page.server + "/#/all")
     await page.goto(page.server + "/#/")
@@ -12891,7 +12898,7 @@ async def test_name_of_a_new_list_survives_leaving(page, leave):
         await expect(page.locator(".lists .place")).to_contain_text("Garden")
 
 
-@pytest.mark.parametrize("leave", WAYS_OUT.values(), ids=WAYS_OUT)
+@BY_EACH_WAY_OUT
 async def test_new_to_do_being_typed_survives_leaving(page, leave):
     await page.goto(page.server + "/#/all")
     await page.goto(page.server + "/#/")
@@ -12962,6 +12969,7 @@ async def test_text_survives_a_reload_that_interrupts_a_reload(page):
     never.set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leave", [reload, reopen])
 async def test_what_waits_for_an_absent_server_survives_leaving(page, leave):
     await type_in(page, BUY)
@@ -13169,6 +13177,7 @@ async def test_history_tells_what_happened(page):
     await expect(page.locator(".history-what").first).to_have_text("Priority low")
 
 
+@pytest.mark.slow
 async def test_long_history_is_shown_to_its_end(page):
     await type_in(page, BUY)
     todo = (await ask(page, "/api/todos"))[0]
@@ -13222,6 +13231,7 @@ LEAVING_DETAILS = {
 }
 
 
+@pytest.mark.slow
 async def test_open_details_take_back_nothing_that_others_wrote(page):
     await type_in(page, BUY, FEED)
     for title, (name, leave) in zip((BUY, *LEAVING_DETAILS), LEAVING_DETAILS.items(), strict=False):
@@ -13236,6 +13246,7 @@ async def test_open_details_take_back_nothing_that_others_wrote(page):
         await page.goto(page.server + "/")
 
 
+@pytest.mark.slow
 async def test_tag_that_is_being_typed_is_added_on_leaving_the_details(page):
     await type_in(page, BUY, FEED)
     for number, (name, leave) in enumerate(LEAVING_DETAILS.items(), 1):
@@ -13290,6 +13301,7 @@ async def test_title_that_is_too_long_is_shown_after_a_reload(page):
     assert (await stored(page))["title"] == BUY
 
 
+@pytest.mark.slow
 async def test_fields_of_open_details_show_what_others_write(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
@@ -13501,6 +13513,7 @@ async def crash(page):
     await page.reload()
 
 
+@pytest.mark.slow
 async def test_after_a_crash_only_what_was_still_being_typed_is_there(mortal_page):
     page = mortal_page
     await type_in(page, BUY)
@@ -13628,6 +13641,7 @@ async def test_dates_that_two_people_chose_are_for_the_user_to_choose(page):
     await saved(page, due="3035-01-02")
 
 
+@pytest.mark.slow
 async def test_text_that_can_be_saved_nowhere_any_more_becomes_a_new_to_do(page):
     garden = await ask(page, "/api/lists", "POST", {"title": "Garden"})
     for title in (BUY, FEED):
@@ -13864,6 +13878,7 @@ async def test_open_page_follows_its_reader_into_another_time_zone(page):
     await expect(page.locator(".new-todo")).to_have_value(FEED)
 
 
+@pytest.mark.slow
 async def test_time_that_daylight_saving_skips_is_what_the_clock_shows_then(page):
     await install_clock(page, time="2026-01-15T12:00:00Z")
     await type_in(page, BUY)
@@ -13928,6 +13943,7 @@ async def test_adding_to_a_long_list_keeps_the_page_where_it_is(page, amount, wi
     await expect(shown).to_be_in_viewport(ratio=1)
 
 
+@pytest.mark.slow
 async def test_new_todo_below_the_window_is_scrolled_to_below_the_composer(page):
     await page.set_viewport_size({"width": 1280, "height": 800})
     seen = "document.querySelector('.new-todo').getBoundingClientRect().top >= 0"
@@ -14347,6 +14363,7 @@ KEYBOARDS = {  # what the keys N, Z, Y, 2 and / of a US keyboard type elsewhere
 }
 
 
+@pytest.mark.slow
 async def test_shortcuts_work_on_every_keyboard_layout(page):
     async def press(us, **modifiers):
         if us == "z" and typed[us] == "y":  # where Z and Y are exchanged, Z is the one that says Z
@@ -14453,6 +14470,7 @@ async def test_the_names_of_filters_and_tags_contain_what_is_seen_on_them(page):
         await expect(button).to_have_text(text)
 
 
+@pytest.mark.slow
 async def test_a_low_window_is_not_covered_by_what_sticks_to_it(page):
     await fill_list(page, 20)
     covered = """() => {
@@ -14475,6 +14493,7 @@ async def test_a_low_window_is_not_covered_by_what_sticks_to_it(page):
         await expect(page.locator(".detail-delete")).to_be_in_viewport(ratio=1)
 
 
+@pytest.mark.slow
 async def test_nothing_is_wider_than_the_screen(page):
     await ask(page, "/api/todos", "POST", {"title": "W" * 500, "tags": ["T" * 50], "notes": "x", "priority": 2})
     too_wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
@@ -14817,6 +14836,7 @@ async def test_account_made_of_the_local_user_survives_its_other_windows(browser
             await expect(page.locator(".account-button")).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_draft_and_notes_of_other_windows_go_into_the_first_account(browser):
     with serving({**MEMORY, "SIGNUP": "open"}) as client:
         add(client, "milk")
@@ -14848,6 +14868,7 @@ async def test_who_is_second_to_make_the_first_account_is_told_so(browser):
             await expect(second.locator(".gate-words")).to_be_hidden()
 
 
+@pytest.mark.slow
 async def test_notes_of_an_editor_who_became_a_viewer_are_not_lost(browser, accounts_server):
     async with (
         signed_in_page(browser, accounts_server, "ann") as ann,
@@ -15316,6 +15337,7 @@ async def test_a_shared_list_is_read_by_its_viewer_and_nothing_more(browser, acc
         assert [todo["title"] for todo in await ask_with_cookies(ann, "/api/todos")] == [BUY, FEED]
 
 
+@pytest.mark.slow
 async def test_a_list_is_shared_changed_and_taken_away_live(browser, accounts_server):
     async with (
         signed_in_page(browser, accounts_server, "ann") as ann,
@@ -15387,6 +15409,7 @@ async def test_who_is_not_known_cannot_be_shared_with(browser, accounts_server):
         await expect(page.locator(".share-button")).to_be_focused()
 
 
+@pytest.mark.slow
 async def test_an_editor_moves_no_todo_to_another_list_and_leaves_the_list(browser, accounts_server):
     async with (
         signed_in_page(browser, accounts_server, "ann") as ann,
@@ -15410,6 +15433,7 @@ async def test_an_editor_moves_no_todo_to_another_list_and_leaves_the_list(brows
         await expect(ann.locator(".lists .place-shared")).to_have_count(0)
 
 
+@pytest.mark.slow
 @SCREENS
 async def test_a_link_shows_one_list_live_until_it_is_revoked(browser, accounts_server, width, height):
     async with signed_in_page(browser, accounts_server, "ann") as ann:
