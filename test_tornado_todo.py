@@ -57,6 +57,7 @@ import uuid
 import zoneinfo
 from typing import Annotated, Any, NamedTuple
 
+import msgspec
 import pytest
 import tornado.httpclient
 import tornado.httpserver
@@ -2080,6 +2081,14 @@ def test_a_todo_has_exactly_the_fields_of_the_interface(client):
         moment = datetime.datetime.fromisoformat(todo[name].replace("Z", "+00:00"))
         assert todo[name].endswith("Z")
         assert abs((moment - datetime.datetime.now(UTC)).total_seconds()) < 60
+
+
+def test_field_whose_column_can_be_null_is_not_sorted_by_it():
+    class Estimated(msgspec.Struct):
+        estimate: Annotated[int | None, tornado_todo.declare("minutes", "estimate", sort="estimate")] = None
+
+    with pytest.raises(TypeError, match="estimate: no page would follow a null"):
+        tornado_todo.declared_fields(Estimated)
 
 
 def test_every_field_can_be_set_when_a_todo_is_made(client):
@@ -10279,6 +10288,7 @@ def test_version_and_help_are_told(tmp_path):
         (["--port", "99999"], ["SERVER_PORT"]), (["--host", "no.such.host.invalid"], ["SERVER_HOST"]),
         *[(["--host", host], ["SERVER_HOST", host]) for host in ("192.0.2.1", "127.0.0.1:80", "a..b", "2001:db8::1")],
         (["--weather-uri", "x"], ["WEATHER_URI"]), (["--static-path", "/no/such"], ["STATIC_PATH"]),
+        (["--weather-place", "\udcff"], ["WEATHER_PLACE"]), (["--redis-prefix", "a\n"], ["REDIS_PREFIX"]),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_ends_the_start_with_one_line_and_exit_code_2(tmp_path, options, words):

@@ -226,6 +226,7 @@ def read_network(text: str) -> Network:
 
 
 PORT = whole_number(maximum=65535)
+LINE = parser(str, str.isprintable, "use UTF-8 text of one line")
 SECONDS = parser(float, bool, "use a number of seconds, such as 0.5", r"[0-9]{1,6}(\.[0-9]+)?")
 FILE = parser(os.path.abspath, os.path.isfile, "there is no such file")
 FOLDER = parser(
@@ -479,12 +480,12 @@ def with_current_names(environ: Mapping[str, str]) -> Mapping[str, str]:
 class Config:
     """Every setting, parsed and checked. Nothing else in the module reads the environment.
 
-    A setting is one field. The environment variable, the option, `--help`, the lines of
-    .env.example and the table of docs/deploying.md are derived from it.
+    A setting is one field. The environment variable, the option and `--help` are derived from it; tests compare
+    .env.example and the table of docs/deploying.md with it.
     """
 
     server_host: str = setting(
-        str, "host name or address to listen on; 0.0.0.0 for all of IPv4, * for IPv6 too", "localhost", "--host"
+        LINE, "host name or address to listen on; 0.0.0.0 for all of IPv4, * for IPv6 too", "localhost", "--host"
     )
     server_port: int = setting(PORT, "port to listen on; 0 picks a free one", "8888", "--port")
     database_url: str = setting(
@@ -499,9 +500,9 @@ class Config:
     redis_url: str = setting(
         server_url("rediss", "unix", "redis", options=REDIS_OPTIONS), "Redis for records and live updates"
     )
-    redis_host: str = setting(str, "host of that Redis, instead of REDIS_URL")
+    redis_host: str = setting(LINE, "host of that Redis, instead of REDIS_URL")
     redis_port: int = setting(PORT, "port of that Redis", "6379")
-    redis_prefix: str = setting(str, "prefix of all keys, in case other programs use the same Redis", "tornado_todo:")
+    redis_prefix: str = setting(LINE, "prefix of all keys, in case other programs use the same Redis", "tornado_todo:")
     mysql_url: str = setting(server_url("mariadb", "mysql", options={}), "MySQL server that the health check includes")
     auth: str = setting(
         choice("auto", "accounts", "open"),
@@ -534,7 +535,7 @@ class Config:
     prefix: str = setting(PREFIX, "path that everything is served under, such as /todo, also if a proxy removes it")
     static_path: str = setting(FOLDER, "folder to serve at /static/")
     weather_uri: str = setting(WEATHER_URL, "Open-Meteo's (or Yahoo's older) current weather, for /api/weather")
-    weather_place: str = setting(str, "name of the place, if the weather server does not send it")
+    weather_place: str = setting(LINE, "name of the place, if the weather server does not send it")
     trash_days: int = setting(whole_number(1, 99_999), "days after which the trash is emptied for good", "30")
     workers: int = setting(whole_number(1, 999), "processes that share the port; more than one needs REDIS_URL", "1")
     http_server: str = setting(choice("tornado", "uvicorn"), "HTTP server: tornado, or the faster uvicorn", "tornado")
@@ -1117,8 +1118,15 @@ def declare(text: str, *arguments: Any, **options: Any) -> Meta:
 
 def declared_fields(struct: type[msgspec.Struct]) -> dict[str, Field]:
     """The declarations of a struct's fields, by name."""
-    metas = {each.name: getattr(each.type, "__metadata__", ()) for each in msgspec.structs.fields(struct)}
-    return {name: meta[0].extra["field"] for name, meta in metas.items() if meta and meta[0].extra}
+    types = {each.name: each.type for each in msgspec.structs.fields(struct)}
+    metas = {name: getattr(each, "__metadata__", ()) for name, each in types.items()}
+    declared: dict[str, Field] = {
+        name: meta[0].extra["field"] for name, meta in metas.items() if meta and meta[0].extra
+    }
+    for name, field in declared.items():
+        if field.sort == (field.column or None) and type(None) in get_args(get_args(types[name])[0]):
+            raise TypeError(f"{name}: no page would follow a null; sort by a derived column that is never null")
+    return declared
 
 
 TIME = {"write": milliseconds, "read": lambda value: None if value is None else timestamp(value)}
