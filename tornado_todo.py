@@ -1446,9 +1446,10 @@ def read_field(name: str, value: Any, field_type: Any) -> Any:
 
 
 @functools.cache
-def known_fields(fields_type: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
-    """A struct's fields by name; msgspec takes 60 µs to find them."""
-    return {each.name: each for each in msgspec.structs.fields(fields_type)}
+def known_fields(fields_type: type[msgspec.Struct]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The types of a struct's fields by name, and the required ones; msgspec takes 60 µs to find them."""
+    fields = msgspec.structs.fields(fields_type)
+    return {each.name: each.type for each in fields}, tuple(each.name for each in fields if each.required)
 
 
 def read_fields(body: Any, fields_type: type[msgspec.Struct], required: Iterable[str] = ()) -> dict[str, Any]:
@@ -1458,15 +1459,15 @@ def read_fields(body: Any, fields_type: type[msgspec.Struct], required: Iterable
     """
     if not isinstance(body, dict):
         raise invalid("", "must be a JSON object", "The body")
-    known = known_fields(fields_type)
-    required = [*required, *(name for name, each in known.items() if each.required)]
-    values, errors = {}, [field_error(name, "is required") for name in required if name not in body]
+    known, always = known_fields(fields_type)
+    missing = [name for name in (*required, *always) if name not in body]
+    values, errors = {}, [field_error(name, "is required") for name in missing]
     for name, value in body.items():
         if name not in known:
             errors.append(field_error(name, f"is unknown; known are {', '.join(known)}"))
             continue
         try:
-            values[name] = read_field(name, value, known[name].type)
+            values[name] = read_field(name, value, known[name])
         except ValueError as error:
             errors.append(field_error(name, str(error)))
     if errors:
