@@ -546,7 +546,7 @@ class Config:
         whole_number(1, 99_999), "seconds that idle connections are kept: more than a proxy in front keeps them", "75"
     )
     log_level: str = setting(choice("debug", "info", "warning", "error"), "debug, info, warning or error", "info")
-    log_format: str = setting(choice("text", "json"), "text, or json: one object a line", "text")
+    log_format: str = setting(choice("text", "json"), "text, or json: one object per line", "text")
 
     @classmethod
     def table(cls) -> tuple[Setting, ...]:
