@@ -10106,12 +10106,12 @@ PAGE_CSS = r"""/* The page of tornado_todo: the colours of the sky after a storm
   box-sizing: border-box;
 }
 
-/* Hidden must win over every display below, or a rule here could show what the script has put away. */
+/* Hidden must win over every display below, or a rule could show an element that the script has hidden. */
 [hidden] {
   display: none !important;
 }
 
-/* What is scrolled to, or gets the focus, must not lie under the footer that sticks to the bottom. */
+/* An element that is scrolled to, or gets the focus, must not lie under the sticky footer. */
 html {
   scroll-padding-top: var(--banner-height);
   scroll-padding-bottom: 4.5rem;
@@ -10468,7 +10468,7 @@ kbd {
 
 /* ---- Top ---- */
 
-/* Also what lies over the page leaves room for it. */
+/* Overlays leave room for it, too. */
 .banner {
   position: sticky;
   z-index: 45;
@@ -10669,7 +10669,7 @@ kbd {
   font-size: 1.12rem;
 }
 
-/* The whole card takes the focus colour, a second ring inside it would only be noise. */
+/* The whole card takes the focus colour, so it needs no second ring inside. */
 .new-todo:focus-visible {
   outline: none;
 }
@@ -11817,7 +11817,7 @@ li.open > .view > .details-button {
 
 /* ---- Signing in ---- */
 
-/* Until it is known who is here there is nothing to show; a short wait shows better as none. */
+/* Show nothing until the user is known; a short wait needs no sign. */
 .is-starting .shell {
   opacity: 0;
 }
@@ -11993,7 +11993,7 @@ li.open > .view > .details-button {
   color: var(--storm);
 }
 
-/* What an act brought must be seen at the end of a long dialog, too. */
+/* The result of an act must be visible at the end of a long dialog, too. */
 .dialog > .said:not(:empty) {
   position: sticky;
   z-index: 1;
@@ -12161,7 +12161,7 @@ button:disabled {
   vertical-align: middle;
 }
 
-/* What is only to be read keeps its look, but nothing of it offers to be changed. */
+/* Read-only items keep their look, but show no controls for changes. */
 .locked .toggle {
   cursor: default;
   opacity: 0.55;
@@ -12199,7 +12199,7 @@ button:disabled {
   font-size: 0.85rem;
 }
 
-/* A link is to one list, and there is nowhere else to go from it. */
+/* A link shows only one list, so it needs no navigation. */
 .is-link .shell {
   grid-template-columns: minmax(0, 1fr);
 }
@@ -12367,7 +12367,7 @@ button:disabled {
   }
 }
 
-/* In a low window, or an enlarged one, nothing but the banner keeps its place over what is read. */
+/* In a low window, or an enlarged one, only the banner stays fixed over the text. */
 @media (max-height: 32rem) {
   html {
     scroll-padding-bottom: 0;
@@ -12568,7 +12568,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return text.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
   }
 
-  // Storage can be forbidden or full; a preference is never worth an error.
+  // Storage can be forbidden or full; a lost preference is not an error.
   function remember(key, value) {
     try {
       localStorage.setItem(`tornado_todo.${key}`, JSON.stringify(value));
@@ -12589,7 +12589,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const lengthOf = text => [...text].length;
   const oneLine = text => text.replace(/\s*[\r\n]+\s*/g, ' ').trim();
 
-  // What a reader takes for one character: an emoji or a letter with its marks is never cut in two.
+  // A character as people see it: an emoji or a letter with its marks is never cut in two.
   const graphemes = text => Array.from(new Intl.Segmenter().segment(text), ({ segment }) => segment);
 
   function quoted(title) {
@@ -12612,7 +12612,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find(isThere ? '.new-todo' : 'h1').focus({ preventScroll: true });
   }
 
-  // The box of a to-do that is only to be read takes no focus; its details do.
+  // The box of a read-only to-do takes no focus; its details do.
   const rowFocus = row => find('.toggle:enabled, .details-button', row);
 
   const isTextField = node =>
@@ -12646,7 +12646,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     next: null,
     view: null,
     loaded: false,
-    loading: true, // from the start: a write that comes before does not end it
+    loading: true, // from the start: an earlier write does not end it
     problem: null,
     matching: { active: 0, completed: 0, capped: false },
     dueToday: { count: 0, capped: false },
@@ -12660,18 +12660,18 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     undoable: [],
     redoable: [],
     ownBatches: new Set(),
-    away: null, // while the server can't be reached: why, and the seconds until the next attempt
+    away: null, // while the server can't be reached: the reason, and the seconds until the next attempt
     hasKept: false, // whether changes that were kept meanwhile may still have to be sent
     revision: null,
     knownTags: new Set(),
   };
   const rows = new Map();
 
-  // A link's address holds its secret behind the #, which no request shows to anybody on the way.
+  // A link's address holds its secret behind the #, which is never part of a request.
   const linkOf = hash => /^#\/link\/([\w.~-]+)/.exec(hash)?.[1] ?? null;
   const inviteOf = hash => /^#\/sign-up\/([\w.~-]+)/.exec(hash)?.[1] ?? null;
 
-  // Who is here. A page never changes its user or its link: for another one it is loaded anew.
+  // The user or link. A page never changes it: for another one it is reloaded.
   const access = { session: null, link: linkOf(location.hash), hasForgotten: false, leaving: false, renewing: null };
 
   const inbox = () => state.lists.find(list => list.inbox);
@@ -12691,13 +12691,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return state.view.list === null && !access.link ? 'Inbox' : 'List';
   }
 
-  // What somebody else shares has their rules; a to-do whose list isn't known is one's own.
+  // A shared list has its owner's rules; a to-do whose list isn't known is the user's own.
   const isOthers = list => ['editor', 'viewer'].includes(list?.role);
   const isLockedList = list => list?.role === 'viewer' || access.link !== null;
   const isLocked = item => isLockedList(item.list ? listById(item.list) : inbox());
   const isShared = list => Boolean(list?.shared) || isOthers(list);
 
-  // An editor changes what is in a list, but does not take it away from whose list it is.
+  // An editor changes the to-dos of a list, but can't move them out of the owner's lists.
   function mayMove(item, list) {
     const from = item.list ? listById(item.list) : inbox();
     return from === list || (!isLockedList(list) && (!isOthers(from) || from.owner === list.owner));
@@ -12710,7 +12710,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return `${list.owner} shares this list with you${list.role === 'viewer' ? ' to read' : ''}.`;
   }
 
-  // Says why nothing happens, wherever a key or a finger would change what is only to be read.
+  // Explains why nothing happens when a key or a finger would change something read-only.
   function refuses(item) {
     if (!isLocked(item)) return false;
     const words = shareWords(listById(item.list)) || 'This is only to be read.';
@@ -12739,7 +12739,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   });
   const relativeFormat = new Intl.RelativeTimeFormat(undefined, { numeric: 'auto' });
 
-  // The days of the view Today, and of due dates in every filter and order, are those of the reader's zone.
+  // The days of the view Today, and of due dates in every filter and order, are those of the user's zone.
   const readersZone = () => new Intl.DateTimeFormat().resolvedOptions().timeZone ?? '';
   const zoneAtStart = readersZone();
   let zone = zoneAtStart;
@@ -12811,7 +12811,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       this.errors = errors;
     }
 
-    // A gateway's error says the same as no answer: the server behind it is away for now.
+    // A gateway's error means the same as no answer: the server behind it is unavailable.
     get isAbsence() {
       return [0, 502, 504].includes(this.status);
     }
@@ -12832,12 +12832,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return new Problem(response.status, detail, pause, errors);
   }
 
-  // A link speaks for itself alone, except where the person who opened it is asked for (asSelf).
+  // With a link, requests use only its token, except those for the user who opened it (asSelf).
   async function send(method, path, more = {}) {
     const { body, headers = {}, asSelf = false, patience = REQUEST_PATIENCE } = more;
     const options = { method, headers: { Accept: 'application/json', ...headers } };
     if (access.link && !asSelf) options.headers.Authorization = `Bearer ${access.link}`;
-    // A page that is being left is nobody's any more and must not act for who comes next.
+    // A page that is being left has no user any more and must not act for the next one.
     if (access.leaving) await new Promise(() => {});
     const request = { method, started: Date.now(), abort: new AbortController() };
     options.signal = request.abort.signal;
@@ -12850,7 +12850,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const response = await fetchInTime(request, base + path, options, patience);
     if (response.ok) return response;
     const problem = await problemOf(response);
-    // A wrong password is told at its field, or when signing in; any other 401 is the end of the session.
+    // A wrong password is reported at its field, or when signing in; any other 401 is the end of the session.
     if (problem.status === 401 && !problem.errors.length && path !== '/api/session') noteSignedOut();
     throw problem;
   }
@@ -12872,7 +12872,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
   }
 
-  // Where the line is dead, nothing is worth waiting for: reading begins again, and so does a late write.
+  // On a dead connection, waiting is useless: reading begins again, and so does a late write.
   function abortRequests() {
     const isLate = ({ started }) => Date.now() - started >= CHECK_PATIENCE;
     for (const request of requests) if (request.method === 'GET' || isLate(request)) request.abort.abort();
@@ -12905,7 +12905,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // ---- Away and back -----------------------------------------------------------------------------------
 
-  const retries = new Set(); // everything that waits for another attempt goes on at once
+  const retries = new Set(); // everything that waits for another attempt continues at once
   const wakeRetry = () => retries.forEach(retry => retry());
 
   function showAway(detail, milliseconds) {
@@ -12922,7 +12922,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return `${detail}${kept} Trying again in ${seconds} s.`;
   }
 
-  // Stays until all that was kept has been sent.
+  // Stays until all pending changes have been sent.
   function renderBanner() {
     if (!state.away && !queue.jobs.length) state.hasKept = false;
     find('.banner').hidden = !state.hasKept;
@@ -12938,7 +12938,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     renderBanner();
     announce('Connected again.');
     wakeRetry();
-    if (!access.session) return; // the start is still asking, and goes on by itself
+    if (!access.session) return; // the start is still waiting for its answer, and continues automatically
     if (!state.loaded) loadView();
     else scheduleRefresh();
     if (live.socket === null) connect();
@@ -12959,7 +12959,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   // ---- Writing -----------------------------------------------------------------------------------------
-  // One queue, one write at a time: the order of acts is kept, an undo never overtakes what it undoes, and
+  // One queue, one write at a time: the order of acts is kept, an undo never overtakes its act, and
   // while the server is away everything simply waits.
 
   const queue = { jobs: [], running: false, idle: Promise.resolve() };
@@ -13070,13 +13070,13 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     state.undoable = state.undoable.filter(other => other !== entry);
   }
 
-  // The parts of a write that makes something once, however often it is sent, also by the next page.
+  // The parts of a write that creates something once, even if it is sent again, also by the next page.
   function postedOnce(path, body) {
     const request = { method: 'POST', path, body, headers: { 'Idempotency-Key': newId() } };
     return { typed: { request }, request: () => request };
   }
 
-  // The entry is filled with its batch when the answer comes; the queue sees to it that undo comes later.
+  // The answer fills in the entry's batch; the queue ensures that undo comes later.
   function undoEntry(text) {
     const entry = { text, batch: null };
     state.undoable.push(entry);
@@ -13097,7 +13097,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // A closing page can't wait for one answer before the next request, so what is left goes out at once.
   function flushQueue() {
-    // Who is signed in by now may be somebody else.
+    // Another user may have signed in meanwhile.
     if (gate.resolve || access.leaving) return;
     for (const job of queue.jobs) {
       if (job.sent) continue;
@@ -13106,7 +13106,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
         const { method, path, body, headers } = job.request();
         send(method, path, { body, headers }).catch(() => {});
       } catch {
-        /* a text that somebody else has changed as well waits for the next start, see `stash` */
+        /* a text that another user has changed as well waits for the next start, see `stash` */
       }
     }
   }
@@ -13172,8 +13172,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return `?${parameters}`;
   }
 
-  // Whether a to-do that was changed here still has its place in the view. What the search would say is the
-  // server's to know, so a to-do that was found stays until the next answer.
+  // Whether a to-do that was changed here still has its place in the view. Only the server knows the search's
+  // result, so a found to-do stays until the next answer.
   function belongs(item) {
     const { kind, show, tags } = state.view;
     const list = currentList();
@@ -13245,7 +13245,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (state.refreshWanted) scheduleRefresh();
   }
 
-  // The lists that the page knows may be of before: one was deleted, or an account took all of them along.
+  // The lists that the page knows may be outdated: one was deleted, or an account took all of them over.
   async function findsOtherLists() {
     const known = currentList();
     await loadLists().catch(() => {});
@@ -13258,7 +13258,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function loadFailed(error) {
     if (!(error instanceof Problem)) throw error;
     state.problem = error;
-    // Whoever signs in again finds everything as it was.
+    // After signing in again, the user finds everything unchanged.
     if (error.status === 401 && access.session?.accounts) return;
     state.items = state.items.filter(item => item.pending);
     state.next = null;
@@ -13299,7 +13299,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     { rootMargin: '600px' },
   );
 
-  // Observing anew reports at once, so a page too short to push the mark out of sight doesn't end loading.
+  // Observing again reports at once, so a page too short to push the mark out of sight doesn't end loading.
   function watchForMore() {
     for (const more of findAll('.more')) {
       moreWatcher.unobserve(more);
@@ -13307,7 +13307,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
   }
 
-  // The further somebody scrolls, the more comes at a time, so that the end of a long list is in reach.
+  // The further the user scrolls, the more is loaded at a time, so that the end of a long list is in reach.
   function widened(query) {
     const parameters = new URLSearchParams(query);
     const limit = Math.min(MAXIMUM_LIMIT, Math.max(PAGE_SIZE, state.items.length));
@@ -13355,19 +13355,19 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   async function refresh() {
     if (!state.view) return;
-    // Somebody who is typing or dragging is not to be disturbed, nor is the first loading; the end of it asks again.
+    // Typing, dragging and the first loading must not be disturbed; their end refreshes again.
     if (!state.loaded || isOccupied()) {
       state.refreshWanted = true;
       return;
     }
     state.refreshWanted = false;
     const { ticket, writes } = state;
-    // Of a list that was loaded to its end the new end is wanted too.
+    // A list that was loaded to its end is loaded to its new end, too.
     const wanted = state.items.length + (state.next === null ? PAGE_SIZE : 0);
     try {
       const [lists, page] = await Promise.all([getJson('/api/lists'), fetchWindow(wanted)]);
       if (isTrash()) state.trashedLists = await getJson('/api/lists?deleted=true');
-      if (ticket !== state.ticket) return scheduleRefresh(); // another view: what is beside it is still old
+      if (ticket !== state.ticket) return scheduleRefresh(); // another view: the rest of the page is still old
       if (isOccupied() || writes !== state.writes) {
         state.refreshWanted = true;
         return;
@@ -13401,7 +13401,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       loadDueToday().catch(() => {});
       render();
     } catch {
-      /* the next write or the socket's return asks again */
+      /* the next write or the socket's return reads again */
     }
   }, REFRESH_PAUSE);
 
@@ -13418,7 +13418,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return { active: sum('active'), completed: sum('completed'), capped: false };
   }
 
-  // What an act on everything shown can change: in a view of many lists some may only be read.
+  // The to-dos that a bulk act can change: in a view of many lists some may be read-only.
   function changeableCounts() {
     const { active, completed } = counts();
     const isWhole = state.view.kind === 'all' && !isFiltered();
@@ -13453,7 +13453,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function toastOf(text, { label, action, tone }) {
     const toast = element('div', { className: `toast ${tone}` });
-    // The region around it is polite; what went wrong may interrupt.
+    // The region around it is polite; errors may interrupt.
     if (tone === 'bad') toast.setAttribute('role', 'alert');
     const act = () => {
       hideToast();
@@ -13469,7 +13469,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return toast;
   }
 
-  // One at a time: the newest act is the one to take back, and Ctrl+Z reaches the older ones.
+  // One at a time: it offers to undo the newest act, and Ctrl+Z reaches the older ones.
   function showToast(text, { label = null, action = null, tone = '' } = {}) {
     hideToast();
     const toast = toastOf(text, { label, action, tone });
@@ -13500,7 +13500,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return takeBack(entry, 'Done again', state.undoable, undo);
   }
 
-  // What was done before the page was loaded is known to the server. One's last act of long ago is hardly meant.
+  // The server knows acts from before the page was loaded. An act of long ago is hardly meant.
   async function undoEarlier() {
     const since = Math.max(0, (state.revision ?? newestRevision()) - RECENT_CHANGES);
     const { user } = access.session ?? {};
@@ -13568,7 +13568,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return tags.slice(0, MAXIMUM_TAGS).map(tag => shortened(tag, TAG_LENGTH));
   }
 
-  // A new to-do takes what the view is about: its list, its tags, today's date.
+  // A new to-do gets the view's list, its tags, or today's date.
   function newFields(title) {
     const fields = { title };
     const { kind, list } = state.view;
@@ -13645,7 +13645,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return filled.map(({ box, title }) => ({ title, completed: /[xX✓✔☑☒✅]/u.test(box ?? '') }));
   }
 
-  // Several lines, pasted or dropped, are most often several to-dos; whoever meant one still gets one.
+  // Several lines, pasted or dropped, are most often several to-dos; the user can still make one.
   async function takeLines(event) {
     const text = (event.clipboardData ?? event.dataTransfer).getData('text/plain');
     const lines = readLines(text);
@@ -13667,7 +13667,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     input.focus();
     input.value = before;
     if (isEach && !complainOfDate() && !lines.some(line => complainOfTitle(line.title))) {
-      typedIn.delete(input); // so that Ctrl+Z takes back the to-dos
+      typedIn.delete(input); // so that Ctrl+Z undoes the to-dos
       return createTodos(lines, oneLine(text));
     }
     return input.setRangeText(oneLine(text), from, to, 'end');
@@ -13723,7 +13723,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return rowFocus(row).focus({ preventScroll: true });
   }
 
-  // What somebody typed comes back to where it was typed, unless the next thing stands there already.
+  // A typed text returns to its field, unless the field has the next text already.
   function giveBack(title, error) {
     const input = find('.new-todo');
     const put = () => {
@@ -13808,7 +13808,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     render();
   }
 
-  // An act on all that the view selects; what isn't loaded is included, so the server does the selecting.
+  // An act on all to-dos of the view, including those not loaded, so the server selects them.
   function bulk({ method, show, body, text, change }) {
     const query = selection(show);
     const entry = undoEntry(text);
@@ -14077,8 +14077,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const itemOf = row => (row ? itemById(row.dataset.id) : undefined);
 
   // ---- Texts that are edited ---------------------------------------------------------------------------
-  // What a field was filled with is kept beside it. Only what somebody typed is written, and only over the
-  // text that they saw; a field that nobody typed in follows what others write.
+  // The original content of a field is kept beside it. Only typed texts are written, and only over the
+  // text that the user saw; an untouched field follows other users' changes.
 
   const drafts = new Map();
   const unsaved = new Map(); // texts that were refused, such as a title that is too long, by to-do and field
@@ -14116,7 +14116,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     field.value = text;
   }
 
-  // What is refused because of what others did is for the person who typed it to decide on.
+  // The user decides on a text that conflicts with other users' changes.
   function changeText(draft, text, failed, { words, ...more } = {}) {
     const { kind, thing, name } = draft;
     const job = { ...guarded(draft, text), ...more };
@@ -14186,7 +14186,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     isSettling = false;
   }
 
-  // Over the other text, by the address that restores what was deleted, or else only as something new.
+  // Over the other text, at the address that restores a deleted to-do, or else only as a new one.
   async function wayToSave({ typed: { kind, id, list }, thing, error }) {
     if (error.status === 412) return 'over';
     if (error.status !== 404) return 'new';
@@ -14251,7 +14251,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('[value=theirs]', dialog).textContent = isNew && error.status === 404 ? 'Discard yours' : 'Keep the other';
     dialog.returnValue = '';
     dialog.showModal();
-    // Whoever is still typing must not choose by that.
+    // A user who is still typing must not choose by accident.
     find('#dispute-title').focus();
     return new Promise(resolve => {
       dialog.addEventListener('close', () => resolve(dialog.returnValue), { once: true });
@@ -14259,7 +14259,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   // ---- What is typed outlives the page -----------------------------------------------------------------
-  // One entry of the storage has what is being typed and what is not answered yet: it is written again whenever
+  // One entry of the storage has the unfinished texts and the pending writes: it is written again whenever
   // that changes. The tab has it for its next page, the browser for the next window once this one is gone: a
   // window holds a lock while it lives. Without locks (plain http) the browser has it while nobody sees the page.
 
@@ -14268,12 +14268,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const STASHED_FIELDS = ['.new-todo', '.new-due', '.new-priority', '.new-tags', '.new-list'];
   const isFilled = ([, text]) => !['', '0'].includes(text);
 
-  // Until the page knows who is here, it is taken to be who was here last.
+  // Until the page knows its user, it assumes the last one.
   const OWNERS = `owners:${base}`;
   const ownerOf = session => JSON.stringify([session.user, isLocalUser(session)]);
   const stashOwner = () => (access.session ? ownerOf(access.session) : recall(OWNERS, [null])[0]);
 
-  // Whether an account has taken along what another user had.
+  // Whether an account has taken over another user's to-dos.
   function hasTaken(owner, other) {
     const [newest, ...earlier] = recall(OWNERS, []);
     return newest === owner && earlier.includes(other);
@@ -14353,7 +14353,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return new Set(held.map(({ name }) => name));
   }
 
-  // Takes up what this tab and every closed window left. Of two new to-dos one waits for the next page.
+  // Takes over the texts of this tab and of closed windows. Of two new to-dos one waits for the next page.
   async function takeUp() {
     if (access.link || !stashes().length) return;
     if (recall(OWNERS, [null])[0] !== stashOwner()) remember(OWNERS, [stashOwner()]);
@@ -14369,7 +14369,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
   }
 
-  // Returns what has to wait. What cannot be read, such as an entry of another version, is left out.
+  // Returns the entries that have to wait, without unreadable ones, such as those of another version.
   function takeUpEntry(entry) {
     try {
       const { owner, fields, texts } = JSON.parse(entry);
@@ -14394,7 +14394,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     for (const typed of untaken) (typed.request ? makeAgain : takeUpText)(typed);
   }
 
-  // What was made already is not made twice: its id or its key says so.
+  // The id or key prevents creating anything twice.
   function makeAgain(typed) {
     untaken.delete(typed);
     write({
@@ -14430,7 +14430,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     });
   }
 
-  // Looks only at what came after the text that was edited: to type an earlier text again is a change as well.
+  // Compares only texts after the edited one: typing an earlier text again is a change as well.
   async function wasSaved({ kind, id, name, base: before, text }) {
     if (kind === 'lists' || name === 'tags') return false;
     const changes = await getJson(`/api/todos/${id}/history`).catch(() => []);
@@ -14501,7 +14501,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     else if (event.target.closest('.details-button')) openDetail(item);
     else if (event.target.closest('.tag')) toggleTag(event.target.closest('.tag').dataset.tag);
     else if (event.target.closest('label')) {
-      // A finger has no double-click worth the name; it gets the details, where the title can be edited too.
+      // Double-clicks with a finger are unreliable; a tap opens the details, where the title can be edited too.
       const isFinger = event.pointerType === 'touch';
       if (isFinger || (state.open && state.open.id !== item.id))
         openDetail(item, { takeFocus: isFinger });
@@ -14715,7 +14715,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const everything = { name: 'Everything', iconName: 'all', count: all, current: kind === 'all' };
     return [
       { ...box, hash: '#/', iconName: 'inbox', current: isInbox },
-      // What was due once and is done would only pile up, so Today opens on what is still to be done.
+      // Completed to-dos would pile up, so Today opens with the active ones.
       { ...today, hash: hashOf({ ...plainView, kind: 'today', show: 'active' }) },
       { ...everything, hash: hashOf({ ...plainView, kind: 'all' }) },
     ];
@@ -14728,7 +14728,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       name: list.title,
       iconName: isOthers(list) ? 'people' : 'list',
       count: list.active,
-      // Without its id a place is none to drop a to-do on.
+      // A place without an id accepts no dropped to-do.
       list: isLockedList(list) ? null : list.id,
       current: currentList() === list,
       owner: isOthers(list) ? list.owner : null,
@@ -14877,7 +14877,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.open-drawer').focus({ preventScroll: true });
   }
 
-  // What lies under a drawer or a covering panel is out of reach for the keyboard and for screen readers too.
+  // Content under a drawer or a covering panel is out of reach for the keyboard and for screen readers too.
   function settleLayout() {
     const drawer = document.documentElement.classList.contains('drawer-open');
     const covered = state.open !== null && coveringDetail.matches;
@@ -14888,7 +14888,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     settleHistory(covered || drawer);
   }
 
-  // On a phone, Back takes away what lies over the page: an entry of the browser's history stands for it.
+  // On a phone, Back closes the overlay: an entry of the browser's history stands for it.
   // Closed in another way, it takes its entry along; until that has happened nothing is added.
   let isStepping = false;
 
@@ -14907,7 +14907,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     settleLayout();
   }
 
-  // What leads on takes the place of what lay over the page, or going back would need one step more.
+  // A link in an overlay replaces its entry, or going back would need one step more.
   function visit(hash) {
     if (history.state?.covers) location.replace(hash);
     else location.hash = hash;
@@ -14952,7 +14952,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     loadView();
   }
 
-  // The label contains the text that is seen, because that is what people say to the button.
+  // The label contains the text that is seen, because voice control uses it as the button's name.
   function filterChip(text, label, click) {
     return element(
       'button',
@@ -15096,7 +15096,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     );
   }
 
-  // What is pressed must not move before it is let go, or the click hits something else.
+  // A pressed element must not move before its release, or the click hits something else.
   const press = { until: 0, rendersLater: false };
 
   function listenToPress() {
@@ -15140,8 +15140,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     purge['aria-label'] = `Delete ${item.title} for good`;
     purge.click = () => purgeTodo(item);
     if (!isList && isLocked(item)) return [];
-    // A deleted list can only be restored; the server empties it out by itself after a while. What is in
-    // somebody else's list is theirs to delete for good.
+    // A deleted list can only be restored; the server removes it automatically later. To-dos in
+    // another user's list can be deleted for good only by its owner.
     const isTheirs = isList || isOthers(listById(item.list));
     const buttons = [element('button', restore, icon('restore'), 'Restore')];
     return isTheirs ? buttons : [...buttons, element('button', purge, icon('trash'))];
@@ -15367,7 +15367,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.detail-note').textContent = shareWords(listById(item.list)) || 'This is only to be read.';
   }
 
-  // What was typed before it could only be read is sent as well: the answer says that it is refused.
+  // A text typed before the to-do became read-only is sent as well: the answer reports the refusal.
   function saveDetailTexts() {
     if (!state.open) return;
     addTag();
@@ -15386,7 +15386,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (text !== draft.base) changeText(draft, text, keepTyped(field, draft));
   }
 
-  // The view rolls back to what the server has, the field keeps what was typed.
+  // The view rolls back to the server's state, the field keeps the typed text.
   function keepTyped(field, draft) {
     const typed = field.value;
     return () => {
@@ -15400,11 +15400,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   const saveNotesSoon = debounce(() => saveText(find('.detail-notes')), NOTES_PAUSE);
 
-  // A browser reports a date after each key: the year 2026 is also the years 2, 20 and 202. What is typed is
+  // A browser reports a date after each key: the year 2026 is also the years 2, 20 and 202. The field is
   // read when the field is left, at Enter, or after a pause.
   const dueFields = () => [find('.detail-due'), find('.detail-time')];
 
-  // A year of two digits is one of this century. One that is over is rather half of a year, such as the 20 of
+  // A year of two digits is in this century. A past one is probably half of a year, such as the 20 of
   // 2031; the field's limits refuse it.
   function isWholeDate(field) {
     const [, year, rest] = /^00(\d\d)(-.*)$/.exec(field.value) ?? [];
@@ -15418,7 +15418,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     saveDueSoon();
   }
 
-  // What is half typed stays while the cursor is in it, also while another window is looked at.
+  // A half-typed value stays while the cursor is in it, also while another window has the focus.
   function saveTypedDue() {
     const isTyped = state.isTypingDue || dueFields().some(field => field.validity.badInput);
     if (!isTyped || !state.open) return;
@@ -15449,12 +15449,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     choose('due', base, due, { words: `${words}: ${quoted(state.open.title)}`, said: `${words}.` });
   }
 
-  // A choice, as a text, goes only over the one that was seen.
+  // A choice, like a text, replaces only the one that the user saw.
   function choose(name, base, value, more) {
     changeText({ kind: 'todos', thing: state.open, name, base }, value, () => false, more);
   }
 
-  // Takes or adds single tags, so that those that somebody else adds meanwhile stay.
+  // Takes or adds single tags, so that other users' new tags stay.
   function changeTags(item, change, typed) {
     const path = `/api/todos/${item.id}`;
     const changed = tags => ({ tags: splitTags(change(tags).join(',')) });
@@ -15639,7 +15639,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
   }
 
-  // A link that has ended may tell so already here. The next request will say it in the view.
+  // An expired link may be detected already here. The next request will report it in the view.
   function refusedSession(error) {
     if (!access.link) console.error(error);
     return { ...NO_ACCOUNTS, read_only: access.link !== null };
@@ -15652,8 +15652,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return known !== null && session.user === known.user && isLocalUser(session) === isLocalUser(known);
   }
 
-  // Nothing of one user may be left for the next, neither in memory nor in the page nor unsent: a page that
-  // is loaded anew has nothing. Some browsers fill its fields again, so they are emptied before.
+  // Nothing of one user may be left for the next, neither in memory nor in the page nor unsent: a reload
+  // clears it. Some browsers fill the fields again, so they are emptied before.
   // An account that takes along what a user had takes along what they are typing: the next page knows whether
   // one does, once the window that makes the account has its answer.
   async function leave(session = null) {
@@ -15669,7 +15669,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return new Promise(() => {});
   }
 
-  // Says whether something comes of it by itself: signing in again, or the words that a link has ended.
+  // Returns whether the page handles it: by signing in again, or with the text that a link has expired.
   function noteSignedOut() {
     if (access.link) {
       endLink();
@@ -15695,7 +15695,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     // the answer with the cookie of the new one arrives.
     await access.renewing?.catch(() => {});
     let session = await askSessionPatiently();
-    // Where nobody need sign in, who was signed in is still another user than the machine's own.
+    // Even without a required sign-in, a signed-in user is not the machine's own.
     const hasEnded = session.user === null || (isLocalUser(session) && !isLocalUser(access.session));
     const isAsked = session.accounts && hasEnded;
     if (isAsked) session = (await openGate(session)) ?? (await forgetSession());
@@ -15719,7 +15719,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return askSessionPatiently();
   }
 
-  // Another tab may have signed out, or in as somebody else.
+  // Another tab may have signed out, or in as another user.
   async function checkSession() {
     if (access.link || !(access.session ?? gate.session)?.accounts) return;
     const session = await askSession().catch(() => null);
@@ -15762,7 +15762,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     else field.removeAttribute('aria-describedby');
   }
 
-  // What is wrong stands at its field, is read with it, and the first one takes the focus.
+  // Each error stands at its field and is read with it; the first one takes the focus.
   function complain(field, message) {
     const id = `${field.id}-complaint`;
     const text = { className: 'complaint', id, dir: 'auto', textContent: message };
@@ -15785,7 +15785,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function showRefusal(form, error) {
     const told = error.errors.filter(({ field }) => form.elements[field]?.closest('[hidden]') === null);
     for (const { field, message } of told) {
-      // About one field the server writes a sentence, of several only how each one goes on.
+      // For one field the server sends a sentence, for several only the rest of each sentence.
       const { labels } = form.elements[field];
       const words = error.errors.length === 1 ? error.message : `${labels[0].textContent} ${message}.`;
       complain(form.elements[field], words.charAt(0).toUpperCase() + words.slice(1));
@@ -15795,7 +15795,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     else if (!told.length) say(form, error.message, 'bad');
   }
 
-  // Nobody has to guess when it is worth trying again: the button counts and then works.
+  // The button counts down the seconds until the next try, and then works.
   async function holdBack(form, seconds) {
     const button = find('[type=submit]', form);
     const words = button.textContent;
@@ -15853,7 +15853,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   const gate = { resolve: null, session: null, isSignUp: false };
 
-  // Gives the new session, or null to whoever goes on without one.
+  // Returns the new session, or null if the user continues without one.
   function openGate(session) {
     gate.session = session;
     for (const dialog of findAll('dialog[open]')) dialog.close();
@@ -15959,16 +15959,16 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
   }
 
-  // Somebody else was faster to make the first account: by another browser, or by another window of this one.
+  // Another browser, or another window of this one, was faster to make the first account.
   async function showGateAgain() {
     gate.session = await askSessionPatiently();
     if (gate.session.kind === 'session') closeGate(gate.session);
     else showGateForm({ isSignUp: true });
   }
 
-  // An invitation is for who has no account yet.
+  // An invitation is for users without an account.
   async function invited() {
-    if (!access.session && !gate.resolve) return; // the start sees to it
+    if (!access.session && !gate.resolve) return; // the start handles it
     if (gate.resolve) {
       find('#sign-up-invite').value = inviteOf(location.hash);
       showGateForm({ isSignUp: true });
@@ -15980,12 +15980,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
   }
 
-  // From the machine's own user to an account. What is under way is the former's and has to be sent first.
+  // From the machine's own user to an account. The former's pending writes have to be sent first.
   async function changeUser() {
     closeDrawer();
     saveDetailTexts();
     await queue.idle;
-    // Since the page was loaded, somebody else may have made the first account.
+    // Since the page was loaded, another user may have made the first account.
     const session = await openGate(await askSessionPatiently());
     if (session) await leave(session);
     find('.sign-in-button').focus();
@@ -16015,7 +16015,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     openDialog('.account');
   }
 
-  // A dialog opens as if for the first time: nothing said, nothing typed, no secret of last time.
+  // A dialog opens as if for the first time: without messages, typed texts and earlier secrets.
   function openDialog(name) {
     const dialog = find(name);
     for (const form of findAll('form', dialog)) {
@@ -16029,7 +16029,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return dialog;
   }
 
-  // What an act in a dialog brings is said in the dialog: everything else lies behind it.
+  // The result of an act in a dialog is shown in the dialog: everything else lies behind it.
   async function inDialog(part, act) {
     const dialog = part.closest('dialog');
     try {
@@ -16085,7 +16085,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const usedAgo = thing => (isUsed(thing) ? withTime('last used', thing.used_at) : '');
   const expiry = ({ expires_at: end }) => (end ? `good until ${yearFormat.format(new Date(end))}` : '');
 
-  // The server's address of itself can be another than the one it is reached by, so only its tail is used.
+  // The server's own address can differ from the one the browser uses, so only its tail is used.
   const addressHere = link => new URL(new URL(link).hash, location.href).href;
 
   async function copy(field, button) {
@@ -16093,7 +16093,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     try {
       await navigator.clipboard.writeText(field.value);
     } catch {
-      // Without https there is no clipboard to ask for, but the old command is.
+      // Without https there is no clipboard API, but the old command works.
       if (!document.execCommand('copy')) return;
     }
     button.textContent = 'Copied';
@@ -16204,11 +16204,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   const ROLES = { viewer: 'read', editor: 'change to-dos' };
   let sharedList = null;
-  let shownList = null; // kept when it has gone, to be able to say which it was
+  let shownList = null; // kept after its removal, for the message
 
   const sharePath = (...parts) => ['/api/lists', sharedList.id, ...parts.map(encodeURIComponent)].join('/');
 
-  // Where nobody has an account but one, there is nobody to share with.
+  // With only one account, there is no other user to share with.
   const canShare = list => list.role === 'owner' && access.session?.kind !== 'open' && !access.link;
 
   function renderSharing(list) {
@@ -16223,7 +16223,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.share-note').hidden = !(list && isOthers(list)) && find('.own-lists').hidden;
   }
 
-  // Somebody who is signed in and looks at a link has lists to go back to.
+  // A signed-in user who opens a link has lists to go back to.
   async function offerOwnLists() {
     const session = await askSession({ asSelf: true }).catch(() => null);
     find('.own-lists').hidden = !session?.user;
@@ -16241,7 +16241,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function openSharing() {
     sharedList = currentList();
-    // A link speaks by a header that only a server with accounts listens to.
+    // A link sends a header that only a server with accounts reads.
     find('.links-part').hidden = !access.session.accounts;
     find('#share-title').textContent = `Share ${quoted(sharedList.title)}`;
     openDialog('.share');
@@ -16366,8 +16366,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     connect();
   }
 
-  // A line that died in a sleep stays open for the browser, the socket as well as the connections that it
-  // keeps for requests. So the server is asked, and what doesn't answer is given up.
+  // A connection that died in a sleep stays open for the browser, the socket as well as the connections that it
+  // keeps for requests. So the server is asked, and connections without an answer are given up.
   let check = null;
 
   function catchUp() {
@@ -16411,7 +16411,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
   }
 
-  // A clock that jumps has been asleep.
+  // A jump of the clock shows that the computer was asleep.
   function watchLine() {
     const now = Date.now();
     const isJump = Math.abs(now - live.watched) > 3 * CLOCK_INTERVAL && !document.hidden;
@@ -16435,7 +16435,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     live.socket = null;
     if (event.code === SIGNED_OUT && noteSignedOut()) return;
     connectLater();
-    // A socket may fail alone, behind a proxy that knows none; only a failing request means an absent server.
+    // A socket may fail alone, behind a proxy without WebSockets; only a failing request means an unavailable server.
     if (live.attempt > 1) probeLater(live.attempt);
   }
 
@@ -16459,7 +16459,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     showBack();
     if (state.problem?.isAbsence) loadView();
     else if (state.refreshWanted) scheduleRefresh();
-    // A socket that is refused from the start doesn't say that it is the session that has ended.
+    // A socket that is refused from the start doesn't report that the session has ended.
     if (live.socket === null) checkSession();
   }
 
@@ -16474,7 +16474,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     applyChanges(message.changes);
   }
 
-  // The first hello only says where the log stands; anything newer than what was read has to be read again.
+  // The first hello only reports the log's revision; newer changes than those read have to be read again.
   function hearHello({ revision, reset }) {
     const isFirst = state.revision === null;
     const wasReplaced = reset || (!isFirst && revision < state.revision);
@@ -16487,7 +16487,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   // The orders the server had to move are taken over at once, since the next move needs them; the rest of
-  // what others did is read again when there is a quiet moment. Own changes are on the screen already.
+  // other users' changes are read again in a quiet moment. Own changes are on the screen already.
   function applyChanges(changes) {
     const known = new Map(state.items.map(item => [item.id, item]));
     for (const change of changes) {
@@ -16502,7 +16502,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     });
   }
 
-  // Whose batch it was is known for certain only when the answers to all writes are in.
+  // The page knows its own batches for certain only after the answers to all writes.
   function afterQueue(action) {
     if (queue.running) queue.idle.then(action);
     else action();
@@ -16518,7 +16518,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return true;
   }
 
-  // A list came, went, or may be changed no more.
+  // A list was added, removed, or became read-only.
   async function reloadAccess() {
     try {
       await loadLists();
@@ -16563,12 +16563,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (isNewDay) scheduleRefresh();
   }
 
-  // What says how long ago or whether it is late must go on being true. The details and the trash aren't
+  // Relative times and overdue marks must stay true. The details and the trash aren't
   // built again: that would close an open choice in them.
   function followClock() {
     showDay();
     if (document.hidden || !state.view) return;
-    // Who has travelled gets a new page: all formats of this one are of the zone that it began in.
+    // After a change of the time zone the page is reloaded: all its formats are of the zone at its start.
     if (readersZone() !== zoneAtStart && !queue.jobs.length) location.reload();
     for (const time of findAll('.ago')) time.textContent = timeAgo(time.dateTime);
     if (!isTrash() && !state.drag) renderRows();
@@ -16604,8 +16604,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.help-close').focus();
   }
 
-  // A field that somebody typed in takes that back itself. An empty composer, or a field that was only filled
-  // by the page, has nothing to take back.
+  // A field undoes its own typing. An empty composer, or a field that was only filled
+  // by the page, has nothing to undo.
   const typedIn = new WeakSet();
 
   const hasOwnUndo = field =>
@@ -16665,7 +16665,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // ---- Start -------------------------------------------------------------------------------------------
 
-  // The secret in the address says who asks, so another one is another page.
+  // The secret in the address identifies the caller, so another one is another page.
   function hashChanged() {
     if (linkOf(location.hash) !== access.link) location.reload();
     else if (inviteOf(location.hash)) invited();
@@ -16777,7 +16777,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       button.addEventListener('click', () => dialog.close(button.value));
   }
 
-  // Only a press that begins on the veil closes: who drags over a text may well let go out there.
+  // Only a press that begins on the veil closes: a drag over a text may end there.
   function listenToVeil(dialog) {
     let isOnVeil = false;
     dialog.addEventListener('pointerdown', event => {
@@ -16795,7 +16795,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     addEventListener('hashchange', hashChanged);
     addEventListener('popstate', historyMoved);
     addEventListener('pageshow', event => {
-      // A page that "back" brings out of the browser's memory may be somebody else's by now.
+      // A page that "back" restores from the browser's memory may belong to another user by now.
       if (!event.persisted) return;
       holdStash();
       wake();
@@ -16808,14 +16808,14 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
         try {
           part();
         } catch (error) {
-          reportError(error); // one part that fails must not take the others along
+          reportError(error); // the other parts must work all the same
         }
       }
     });
     addEventListener('input', event => typedIn.add(event.target));
     for (const kind of ['input', 'keydown', 'click']) addEventListener(kind, stashSoon, true);
     addEventListener('beforeunload', event => {
-      // Only when a change can't be sent now, or a draft not be kept, is leaving a loss.
+      // Leaving loses data only if a change can't be sent now, or a draft can't be kept.
       if (((state.away || gate.resolve) && queue.jobs.length) || !stash()) event.preventDefault();
     });
     document.addEventListener('visibilitychange', () => {
@@ -16832,7 +16832,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.banner-retry').addEventListener('click', () => wakeRetry());
     for (const button of findAll('.more-button')) button.addEventListener('click', loadMore);
     watchForMore();
-    // What is fixed to the top of the window begins below the banner.
+    // Elements fixed to the top of the window begin below the banner.
     const banner = find('.banner');
     const measure = () =>
       document.documentElement.style.setProperty('--banner-height', `${banner.offsetHeight}px`);
@@ -16849,10 +16849,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     catchUp();
   }
 
-  // Everything that asks for something private waits until it is known who is here.
+  // Requests for private data wait until the user is known.
   async function begin() {
     const asked = askSessionPatiently();
-    // Whoever is signed in sees the page at once, and a slow answer is no reason to show nothing at all.
+    // A signed-in user sees the page at once, even while an answer is slow.
     await Promise.race([asked, sleep(1500)]);
     document.documentElement.classList.remove('is-starting');
     let session = await asked;
