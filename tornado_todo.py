@@ -9889,7 +9889,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
           </select>
         </div>
         <div class="field">
-          <label for="token-days">Days it is good for</label>
+          <label for="token-days">Days it is valid for</label>
           <input id="token-days" name="days" type="number" inputmode="numeric" min="1" max="366" value="90"
                  required>
         </div>
@@ -9899,7 +9899,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   </details>
   <details class="part invites-part" name="account-part" hidden>
     <summary>Invitations</summary>
-    <p class="part-text">Whoever has an invitation link can make one account. It is good for seven days.</p>
+    <p class="part-text">An invitation link is valid for one account and for seven days.</p>
     <ul class="entries invite-entries"></ul>
     <div class="secret-place"></div>
     <p class="part-acts">
@@ -9974,7 +9974,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   </form>
   <div class="links-part">
     <h3 class="part-title">Link to read</h3>
-    <p class="part-text">Whoever has the link can read this list, without an account, until you revoke it.</p>
+    <p class="part-text">Anyone with the link can read this list, without an account, until you revoke it.</p>
     <ul class="entries link-entries"></ul>
     <div class="secret-place"></div>
     <p class="part-acts"><button class="quiet-button make-link" type="button">Make a link</button></p>
@@ -12713,7 +12713,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   // Explains why nothing happens when a key or a finger would change something read-only.
   function refuses(item) {
     if (!isLocked(item)) return false;
-    const words = shareWords(listById(item.list)) || 'This is only to be read.';
+    const words = shareWords(listById(item.list)) || 'This is read-only.';
     announce(words);
     return true;
   }
@@ -13856,7 +13856,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       method: 'DELETE',
       show: 'completed',
       text: isFiltered()
-        ? 'Cleared what was completed'
+        ? 'Cleared the completed to-dos'
         : `Cleared ${plural(amount, 'completed to-do', 'completed to-dos')}`,
       change: () => {
         setCounts(() => ({ completed: 0 }));
@@ -13983,7 +13983,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       className: `tag${chosen ? ' chosen' : ''}`,
       dir: 'auto',
       textContent: tag,
-      'aria-label': `Show only what is tagged ${tag}`,
+      'aria-label': `Show only to-dos tagged ${tag}`,
       dataset: { tag },
     });
   }
@@ -14138,7 +14138,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return {
       typed: { kind, id: thing.id, name, base, text, title: thing.title, list: thing.list },
       request() {
-        if (!isAgreed()) throw new Problem(412, 'Somebody else has changed it.');
+        if (!isAgreed()) throw new Problem(412, 'Another person has changed it.');
         const headers = { 'If-Match': `"${thing.saved.revision}"` };
         return { method: 'PATCH', path, body: { [name]: text }, headers };
       },
@@ -15041,7 +15041,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function emptyWords() {
     const { kind, show, q, tags } = state.view;
     if (state.problem?.status === 401 && access.link)
-      return ['This link is no longer valid', 'Whoever sent it to you can make a new one.'];
+      return ['This link is no longer valid', 'Ask the sender for a new one.'];
     if (state.problem?.status === 401) return ['Not signed in', state.problem.message, 'retry'];
     if (state.problem) return ['Out of reach', state.problem.message, 'retry'];
     if (kind === 'trash') {
@@ -15364,7 +15364,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     find('.detail-tag').hidden = isFixed;
     find('.detail-delete').hidden = isFixed;
     find('.detail-note').hidden = !isFixed;
-    find('.detail-note').textContent = shareWords(listById(item.list)) || 'This is only to be read.';
+    find('.detail-note').textContent = shareWords(listById(item.list)) || 'This is read-only.';
   }
 
   // A text typed before the to-do became read-only is sent as well: the answer reports the refusal.
@@ -15426,7 +15426,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (!isWhole && dueFields().includes(document.activeElement)) return;
     state.isTypingDue = false;
     const typed = dueFields().map(field => field.value);
-    if (!isWhole) showToast('The date is not complete. The one of before was kept.', { tone: 'bad' });
+    if (!isWhole) showToast('The date is not complete. The previous one was kept.', { tone: 'bad' });
     else if (String(typed) !== String(filledDue.values)) saveDue(dueOf(...typed), filledDue.due);
     render();
   }
@@ -15575,7 +15575,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (!isShared(listById(state.open.list))) return '';
     if (user === undefined) return '';
     if (user === access.session?.user && !access.link) return 'you, ';
-    return `${user ?? 'somebody who is gone'}, `;
+    return `${user ?? 'a deleted user'}, `;
   }
 
   function historyLine(change) {
@@ -15733,7 +15733,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (queue.running) await Promise.race([queue.idle, sleep(3000)]);
     if (queue.jobs.length) {
       const lost = `${plural(queue.jobs.length, 'change is', 'changes are')} not sent yet and would be lost.`;
-      if (!(await confirmed('Sign out all the same?', lost, ['Sign out', 'Stay']))) return;
+      if (!(await confirmed('Sign out anyway?', lost, ['Sign out', 'Stay']))) return;
     }
     await send('DELETE', everywhere ? '/api/sessions' : '/api/session');
     await leave();
@@ -15895,7 +15895,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function gateWords() {
     if (gate.isSignUp) {
       return gate.session.sign_up === 'first'
-        ? 'Welcome. Nobody has an account here yet: make the first one.'
+        ? 'Welcome. There is no account here yet: make the first one.'
         : '';
     }
     if (access.session?.kind !== 'session') return '';
@@ -15919,7 +15919,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     document.title = `${title} · tornado_todo`;
     find('.gate-words').textContent = gateWords();
     find('.gate-words').hidden = !gateWords();
-    const hints = { closed: '', invite: 'New here? Whoever has an account can send you an invitation link.' };
+    const hints = { closed: '', invite: 'New here? Anyone with an account can send you an invitation link.' };
     find('.gate-hint').textContent = isSignUp ? 'Have an account?' : (hints[way] ?? 'New here?');
     find('.gate-switch').textContent = isSignUp ? 'Sign in' : making;
     find('.gate-switch').hidden = !isSignUp && !['open', 'first'].includes(way);
@@ -15976,7 +15976,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       await changeUser();
     } else {
       history.replaceState(null, '', hashOf(state.view));
-      showToast('You have an account already. An invitation is for somebody who has none.');
+      showToast('You have an account already. An invitation is for people without one.');
     }
   }
 
