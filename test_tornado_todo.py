@@ -13742,6 +13742,7 @@ async def test_bulk_acts_in_a_filtered_view_spare_the_rest(page):
     await ask(page, "/api/todos", "POST", {"title": FEED, "completed": True})
     await page.goto(page.server + "/#/?tag=shop")
     await expect(shown_titles(page)).to_have_text([BUY])
+    await settled(page)
     await page.locator(".toggle-all").check()
     await page.locator(".clear-completed").click()
     await settled(page)
