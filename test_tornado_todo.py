@@ -8788,7 +8788,7 @@ def test_a_user_is_deleted_only_after_a_yes(tmp_path, answer, is_deleted):
     os.write(parent, f"{answer}\n".encode())
     said, _ = child.communicate(timeout=PATIENCE)
     os.close(parent), os.close(terminal)
-    assert "Delete ann with everything" in said
+    assert "Delete ann with all their data" in said
     assert (child.returncode == 0, "nothing was deleted" not in said) == (is_deleted, is_deleted)
     assert ("ann" not in user_command(tmp_path, "list", **settings).stdout) == is_deleted
 
