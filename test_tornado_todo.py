@@ -116,7 +116,7 @@ def described_paths() -> list[tuple[re.Pattern, dict]]:
 
 @functools.cache
 def schema_validator(path: re.Pattern, method: str, status: int):
-    """What checks a response's JSON by the schema that the description has for it; None if it has none."""
+    """The validator of a response's JSON by its schema in the description, or None."""
     import jsonschema_rs
 
     document = tornado_todo.make_app(MEMORY).state.openapi().document
@@ -131,7 +131,7 @@ UNDESCRIBED = {402, 405, 426, 431}  # what HTTP itself brings, an embedder's own
 
 
 def assert_described(method: str, path: str, answer: Answer) -> None:
-    """Check that a response is as the API's own description says, unless a proxy made it."""
+    """Check a response against the API's own description, unless a proxy made it."""
     if "X-Request-Id" not in answer.headers:
         return
     media_type = answer.headers.get("Content-Type", "")
@@ -255,7 +255,7 @@ def revision(client) -> int:
 
 
 def everything(client) -> tuple:
-    """What a refused request must leave as it was."""
+    """The state that a refused request must not change."""
     paths = ("/api/todos?limit=1000", "/api/lists", "/api/documents", "/api/changes")
     return tuple(client.get(path).body for path in paths)
 
@@ -308,7 +308,7 @@ def at_once(count: int, act) -> list:
 
 
 def sign_up(client: Client, name: str = "ann", **fields: str) -> dict:
-    """Make an account and give the header that says who asks."""
+    """Make an account and return the header that authenticates it."""
     answer = client.post("/api/users", {"name": name, "password": f"the password of {name}", **fields})
     assert answer.status == 201, answer.body
     return {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
@@ -339,7 +339,7 @@ class Attempt:
 
 
 def within(seconds: float):
-    """Yield attempts until the block of one takes less than so many seconds. A busy machine needs more than one."""
+    """Yield attempts until the block of one takes less than this many seconds. A busy machine needs more than one."""
     for number in range(20):
         attempt = Attempt(number, seconds)
         yield attempt
@@ -350,7 +350,7 @@ def within(seconds: float):
 
 @contextlib.contextmanager
 def in_background(manager):
-    """Enter an async context manager in a thread with a loop of its own; gives what it gives, and the loop."""
+    """Enter an async context manager in a thread with its own loop; yield its value and the loop."""
     entered = concurrent.futures.Future()
 
     async def run() -> None:
@@ -461,7 +461,7 @@ class Fork:
 
 
 def command(folder, *options: str, typed: str = "", **settings: str) -> subprocess.CompletedProcess:
-    """Run the command line to its end, with what somebody types."""
+    """Run the command line to its end, with this input."""
     with tempfile.TemporaryDirectory() as name:
         streams = [pathlib.Path(name) / number for number in "012"]
         streams[0].write_text(typed, encoding="utf-8")
@@ -538,7 +538,7 @@ async def ask(where, path: str, method: str = "GET", body: Any = None) -> Any:
 
 
 def skip_or_fail(reason: str) -> None:
-    """Skip a test for want of an engine; fail it if REQUIRE_BACKENDS=all says that none may be wanting."""
+    """Skip a test whose engine is missing; fail it with REQUIRE_BACKENDS=all."""
     if os.environ.get("REQUIRE_BACKENDS") == "all":
         pytest.fail(f"REQUIRE_BACKENDS=all, but {reason}")
     pytest.skip(reason)
@@ -649,7 +649,7 @@ def todo_engine(request, tmp_path) -> dict:
 
 
 def engine_name(settings: dict) -> str:
-    """What the health check calls the engine that these settings choose."""
+    """The health check's name for the engine of these settings."""
     url = settings["DATABASE_URL"]
     return (
         "Postgres " if url.startswith("postgres") else "SQLite in memory" if url == "sqlite://" else "SQLite todos.db"
@@ -803,7 +803,7 @@ def raw_exchange(client, head: str, pieces=(), tolerated=()) -> bytes:
 
 
 def request_bytes(start: str, *fields: str, body: bytes = b"", host: str = "localhost") -> bytes:
-    """A request, with Content-Length if the fields do not say how its body is sent."""
+    """A request, with Content-Length unless the fields set the framing of its body."""
     if body and not any(field.startswith(("Content-Length", "Transfer-Encoding")) for field in fields):
         fields = (*fields, f"Content-Length: {len(body)}")
     return "\r\n".join([f"{start} HTTP/1.1", f"Host: {host}", *fields, "", ""]).encode() + body
@@ -835,7 +835,7 @@ async def next_message(line) -> dict | None:
 
 
 async def until_closed(line) -> int:
-    """Read to the end, and give the code that the line was closed with."""
+    """Read to the end, and return the close code."""
     while await asyncio.wait_for(line.read_message(), PATIENCE) is not None:
         pass
     line.ended = True
@@ -875,7 +875,7 @@ def weak_hashes(request, monkeypatch):
 
 
 class Served:
-    """A running server whose stores a test can reach: for what would take passwords or days over HTTP."""
+    """A running server whose stores a test can reach: for states that take passwords or days over HTTP."""
 
     def __init__(self, app, url: str, loop, closing: contextlib.ExitStack):
         self.app, self.url, self._loop, self._closing = app, url, loop, closing
@@ -894,7 +894,7 @@ class Served:
         return self._closing.enter_context(Client(self.url, name, **own))
 
     def session(self, name: str) -> Client:
-        """Somebody with an account, in a new session that no password was asked for."""
+        """A user with an account, in a new session made without a password."""
         user = self.run(self.services.accounts.user(name))
         credential = tornado_todo.new_credential("session", user, tornado_todo.SESSION_LIFETIME, "Firefox")
         return self.somebody(name, Cookie=self.cookie(self.run(self.services.accounts.issue(credential))))
@@ -908,7 +908,7 @@ class Served:
         return f"{cookie}={signed.decode()}"
 
     def person(self, name: str) -> Client:
-        """Somebody with a new account, whose password is PASSWORD, signed in."""
+        """A signed-in user with a new account, whose password is PASSWORD."""
         self.run(self.services.accounts.add(name, weak_hash(PASSWORD)))
         return self.session(name)
 
@@ -1045,7 +1045,7 @@ def make_invite(person: Client) -> tuple[dict, str]:
 
 @contextlib.asynccontextmanager
 async def hearing(person: Client, query: str = ""):
-    """A WebSocket of somebody's events, after its greeting."""
+    """A WebSocket of a user's events, after its greeting."""
     named = {name.replace("_", "-"): value for name, value in person.own.items()}
     async with listening(person.url, query, **named) as line:
         assert (await next_message(line))["type"] == "hello"
@@ -1053,7 +1053,7 @@ async def hearing(person: Client, query: str = ""):
 
 
 async def until_access(line) -> None:
-    """Read up to the message that says that rights have changed."""
+    """Read up to the message that reports changed rights."""
     while (await next_message(line))["type"] != "access":
         pass
 
@@ -1089,7 +1089,7 @@ def whole_answer(answer: Answer) -> str:
 
 
 def told(answer: Answer) -> tuple:
-    """An answer but for what differs at each request."""
+    """An answer without the parts that differ at each request."""
     body = answer.json() if answer.body else {}
     return answer.status, {**body, "request_id": ""}, sorted(answer.headers.keys())
 
@@ -1233,7 +1233,7 @@ async def type_in(page, *titles):
 
 
 async def settled(page):
-    """Wait until what is on the screen is on the server."""
+    """Wait until the server has the changes on the screen."""
     await expect(page.locator(".todoapp")).to_have_attribute("aria-busy", "false")
 
 
@@ -1265,7 +1265,7 @@ async def open_window(page):
 
 
 async def patch_todo(page, title, fields):
-    """Change a to-do as somebody else would, and wait until this page has heard of it."""
+    """Change a to-do as another user would, and wait until this page shows it."""
     (todo,) = [each for each in await ask(page, "/api/todos") if each["title"] == title]
     async with page.expect_response(lambda response: "/api/todos?" in response.url):
         changed = await ask(page, f"/api/todos/{todo['id']}", "PATCH", fields)
@@ -1279,7 +1279,7 @@ async def stored(page):
 
 
 async def saved(page, **wanted):
-    """Wait until the only to-do on the server has these values: what a dialog decides is written after it is closed."""
+    """Wait until the only to-do on the server has these values: a dialog's choice is written after it is closed."""
     give_up = time.monotonic() + PATIENCE
     while not (found := await ask(page, "/api/todos")) or not wanted.items() <= found[0].items():
         assert time.monotonic() < give_up, found
@@ -1288,7 +1288,7 @@ async def saved(page, **wanted):
 
 
 async def stash_has(page, text, does=True):
-    """Wait until what the tab keeps for its next page has a text, or has it no more."""
+    """Wait until the tab's entry for its next page has a text, or no longer has it."""
     await page.wait_for_function(
         "([text, does]) => Object.values({ ...sessionStorage }).join().includes(text) === does", arg=[text, does]
     )
@@ -1335,7 +1335,7 @@ async def lose_the_server(page):
 
 
 async def reach_the_server_again_by_the_button(page):
-    """Let requests through again and press the banner's button, before the page tries again by itself."""
+    """Let requests through again and press the banner's button, before the page tries again automatically."""
     await page.clock.pause_at(time.time() + 5)  # the clock cannot be set back, so this is later than the page's now
     await page.evaluate("fetch('/api/lists').catch(() => {})")  # fails after an attempt that was on its way
     await page.unroute("**/api/**")
@@ -1362,7 +1362,7 @@ async def sign_in_on_page(page, name, password=PASSWORD):
 
 @contextlib.asynccontextmanager
 async def signed_in_page(browser, server, name, width=1280, height=800):
-    """The page of somebody with a new account, whose password is PASSWORD."""
+    """The page of a user with a new account, whose password is PASSWORD."""
     person = await asyncio.to_thread(server.person, name)
     cookie, _, value = person.own["Cookie"].partition("=")
     cookies = [{"name": cookie, "value": value, "url": server.url}]
@@ -1617,7 +1617,7 @@ def test_a_config_cannot_be_changed():
     ],
     ids=str,
 )
-def test_make_app_refuses_what_is_no_setting_and_names_the_nearest(settings, overrides, nearest):
+def test_make_app_refuses_an_unknown_setting_and_names_the_nearest(settings, overrides, nearest):
     with pytest.raises(tornado_todo.Misconfigured, match=nearest) as caught:
         tornado_todo.make_app(settings, **overrides)
     assert repr(str([*settings, *overrides][-1])) in str(caught.value)
@@ -1637,7 +1637,7 @@ def test_other_programs_variables_may_be_in_the_environment_and_in_a_file(tmp_pa
 @pytest.mark.parametrize(
     "options", [{"get_user": "ada"}, {"get_user": ["ada"]}, {"get_user": ""}, {"checks": {"x": 1}}]
 )
-def test_make_app_refuses_what_must_be_a_function_and_is_not(options):
+def test_make_app_refuses_a_hook_that_is_not_a_function(options):
     with pytest.raises(tornado_todo.Misconfigured, match="must be a function"):
         tornado_todo.make_app(MEMORY, **options)
 
@@ -1929,7 +1929,7 @@ def test_options_answers_204_on_every_route(routed, pattern):
 
 @pytest.mark.parametrize("stranger", STRANGERS, ids=lambda headers: "-".join(headers) + str(len(str(headers))))
 @pytest.mark.parametrize("pattern", ROUTES)
-def test_a_stranger_gets_nothing_but_what_is_for_anyone(routed, pattern, stranger):
+def test_an_anonymous_caller_gets_only_public_resources(routed, pattern, stranger):
     for method in sorted(methods_of(pattern) - {"OPTIONS"}):
         answer = routed.request(
             method, path_of(pattern), b"" if method in ("POST", "PUT", "PATCH") else None, **stranger
@@ -1990,7 +1990,7 @@ def test_an_unknown_path_is_404_with_any_method(routed, path):
             assert_problem(answer, answer.status)
 
 
-def test_open_auth_answers_whoever_reaches_the_server():
+def test_open_auth_answers_every_caller():
     with serving(MEMORY, auth="open", allowed_hosts="todo.example") as client:
         assert client.get("/api/todos", Host="todo.example", X_Forwarded_For="203.0.113.9").status == 200
 
@@ -2047,7 +2047,7 @@ def test_deleting_one_todo_leaves_the_others(client):
     assert_problem(client.delete(f"/api/todos/{first['id']}"), 404)
 
 
-def test_deleting_all_todos_leaves_none(client):
+def test_deleting_all_todos_leaves_an_empty_list(client):
     add(client), add(client)
     answer = client.delete("/api/todos")
     assert (answer.status, answer.json()["count"]) == (200, 2)
@@ -2199,14 +2199,14 @@ def test_patch_touches_only_the_fields_sent(client):
     assert "priority" in differing and differing <= {"priority", "updated_at", "revision"}
 
 
-def test_null_clears_what_can_be_cleared(client):
+def test_null_clears_an_optional_field(client):
     todo = add(client, notes="n", due="2026-11-22", priority=2, tags=["a"])
     cleared = change(client, todo["id"], notes=None, due=None, priority=None, tags=None)
     assert (cleared["notes"], cleared["due"], cleared["priority"], cleared["tags"]) == ("", None, 0, [])
 
 
 @pytest.mark.parametrize("name", ["title", "completed", "order", "list"])
-def test_null_is_refused_for_what_cannot_be_cleared(shared, name):
+def test_null_is_refused_for_a_required_field(shared, name):
     one, before = shared.get("/api/todos").json()[0]["id"], everything(shared)
     assert_problem(shared.patch(f"/api/todos/{one}", {name: None}), 422, name)
     assert everything(shared) == before
@@ -3183,7 +3183,7 @@ async def test_random_moves_follow_a_python_list(moves):
         await moves.move(chance.randrange(25), min(spot + chance.randrange(2), 24))
 
 
-def test_neighbours_that_are_moved_away_are_told_of_as_reorder(client):
+def test_neighbours_that_are_moved_are_reported_as_reorder(client):
     first, second = add(client, "a", order=1), add(client, "b", order=2)
     middle, start = add(client, "c"), revision(client)
     change(client, middle["id"], order=1 + 1e-9)
@@ -3336,7 +3336,7 @@ def test_filters_narrow_one_by_one_and_together(client):
 
 
 def sort_key(todo: dict, sort: str):
-    """What the interface sorts by, worked out anew."""
+    """The interface's sort key, computed independently."""
     if sort == "title":
         stripped = unicodedata.normalize("NFKD", todo["title"].casefold())
         return "".join(character for character in stripped if not unicodedata.combining(character))
@@ -3578,7 +3578,7 @@ def test_titles_tags_and_names_are_trimmed_of_what_is_space_to_a_browser(client,
     assert_problem(client.post("/api/todos", {"title": around}), 422, "title")
 
 
-def test_a_page_has_200_todos_unless_told_otherwise_and_1000_at_most():
+def test_a_page_has_200_todos_by_default_and_1000_at_most():
     with serving() as client:
         for number in range(201):
             add(client, f"{number}")
@@ -3611,7 +3611,7 @@ def test_the_trash_is_sorted_and_paged_too(client):
         ],
     ],
 )  # fmt: skip
-def test_a_cursor_that_this_server_did_not_give_is_refused(shared, cursor):
+def test_a_forged_cursor_is_refused(shared, cursor):
     assert_problem(shared.get("/api/todos?after=" + urllib.parse.quote(cursor, safe="%")), 400, "after")
     if not cursor.startswith("WyJuYW1l"):
         assert_problem(shared.get("/api/documents?after=" + urllib.parse.quote(cursor, safe="%")), 400, "after")
@@ -3868,7 +3868,7 @@ def as_chunks(size: int):
 @pytest.mark.parametrize(
     "method, path", [("POST", "/api/todos"), ("PUT", "/api/documents/big"), ("PUT", "/api/records/big")]
 )
-def test_body_over_its_limit_is_413_for_who_sends_before_reading(shared, method, path, chunked, mebibytes):
+def test_body_over_its_limit_is_413_for_a_client_that_sends_first(shared, method, path, chunked, mebibytes):
     before, size = everything(shared), mebibytes * 2**20
     length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
     head = f"{method} {path} HTTP/1.1\nHost: localhost\nContent-Type: application/json\nConnection: close\n{length}\n\n"
@@ -3975,7 +3975,7 @@ def test_a_content_length_that_only_looks_like_digits_is_no_5xx(shared):
 
 
 def random_json(chance: random.Random, depth: int = 0):
-    """Some JSON value, with a liking for what breaks programs."""
+    """A random JSON value, with a preference for those that break programs."""
     leaves = [
         None, True, False, 0, -1, 3, 2**53, 2**63, -(2**63), 1e308, -0.0, 0.1, "", "x", " ", "\0", "é", "2026-11-22",
     ]  # fmt: skip
@@ -4219,7 +4219,7 @@ def test_client_that_sends_a_body_too_long_to_be_read_can_read_why(either):
     assert_problem(answer, 413)
 
 
-def test_body_of_a_stranger_is_not_asked_for(http_server):
+def test_body_of_an_anonymous_caller_is_not_requested(http_server):
     with serving({**MEMORY, "AUTH": "accounts", "HTTP_SERVER": http_server}) as client:
         fields = (JSON_TYPE, "Expect: 100-continue", "Content-Length: 13")
         (answer,) = exchange(client, request_bytes("POST /api/todos", *fields))
@@ -4257,7 +4257,7 @@ def test_absolute_target_names_the_host_and_the_path(either):
         assert b" 101 " in line.recv(65536)
 
 
-def test_export_to_http_1_0_ends_where_its_length_says(either):
+def test_export_to_http_1_0_has_its_announced_length(either):
     title = add(either, "in the export")["title"]
     ask = request_bytes("GET /api/export", "Connection: keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0")
     answer, *others = exchange(either, ask, request_bytes("GET /api/health/live", LAST))
@@ -4385,7 +4385,7 @@ class OneByOne:
 
 
 async def what_becomes_of_writes(writer, service, users, todo_ids, lists, seed):
-    """What a hundred short writes, called at once, have answered, and left behind."""
+    """The results of a hundred concurrent short writes, and the state afterwards."""
     chance, calls = random.Random(seed), []
     for number in range(100):
         user, todo_id = chance.choice(users), chance.choice(todo_ids)
@@ -4768,7 +4768,7 @@ def test_a_file_that_cannot_be_written_is_refused_at_the_start(mount_folder, whi
 
 @contextlib.contextmanager
 def read_only(file: pathlib.Path):
-    """Let nobody write to a file, not even root."""
+    """Make a file read-only, even for root."""
     file.touch()
     file.chmod(0o444)
     if not os.access(file, os.W_OK):
@@ -5146,7 +5146,7 @@ def test_a_document_has_one_mebibyte_at_most(client):
     assert client.get("/api/documents").json()[0]["size"] == 2**20
 
 
-async def test_a_document_store_keeps_what_it_is_given(document_store):
+async def test_a_document_store_keeps_documents_exactly(document_store):
     store, owner, other = document_store
     for name, body in itertools.product(("a", "b"), DOCUMENTS):
         etag = await store.put(owner, name, body)
@@ -5275,7 +5275,7 @@ async def test_a_record_store_keeps_sets_and_deletes(record_store):
     await record_store.ping()
 
 
-async def test_a_record_store_forgets_what_has_expired(record_store):
+async def test_a_record_store_removes_expired_records(record_store):
     await record_store.set("short", record(), 0.1)
     await record_store.set("long", record(), 60)
     await record_store.set("forever", record())
@@ -5356,7 +5356,7 @@ CONDITION = {
 
 @contextlib.contextmanager
 def upstream(answer):
-    """A weather server on the loopback that calls `await answer(handler)`; gives its URL and its hits."""
+    """A weather server on the loopback that calls `await answer(handler)`; yields its URL and its hits."""
     hits = []
 
     class Handler(tornado.web.RequestHandler):
@@ -5394,7 +5394,7 @@ def weather_from(answer, **settings):
         (CONDITION, "", "Currently 61 degrees and Fair in Sunnyvale"),
     ],
 )
-def test_the_weather_is_told_in_a_sentence(answer, place, sentence):
+def test_the_weather_is_a_sentence(answer, place, sentence):
     with weather_from(fixed(answer), WEATHER_PLACE=place) as (client, hits):
         told = client.get("/api/weather")
         assert (told.status, told.body.decode()) == (200, sentence)
@@ -5402,7 +5402,7 @@ def test_the_weather_is_told_in_a_sentence(answer, place, sentence):
         assert hits == ["/v1/forecast?x=1"]
 
 
-def test_the_weather_is_told_as_json_to_who_accepts_it():
+def test_the_weather_is_json_if_accept_has_it():
     with weather_from(fixed(OPEN_METEO)) as (client, _):
         report = client.get("/api/weather", Accept="application/json").json()
         assert list(report) == ["temperature", "text", "place"]
@@ -5417,7 +5417,7 @@ def test_every_weather_code_becomes_words_of_its_own(code):
     assert re.fullmatch("[a-z ]{3,}", words[code]) and list(words.values()).count(words[code]) == 1
 
 
-def test_many_who_ask_for_the_weather_make_one_request():
+def test_concurrent_requests_for_weather_make_one_upstream_request():
     async def slow(handler) -> None:
         await asyncio.sleep(0.1)
         handler.write(OPEN_METEO)
@@ -5516,7 +5516,7 @@ def test_without_a_weather_server_weather_is_404_and_not_asked_for():
 
 
 @pytest.mark.parametrize("auth", ["auto", "accounts", "open"])
-def test_health_tells_strangers_no_hosts_ports_and_file_names(todo_engine, auth):
+def test_health_hides_hosts_ports_and_files_from_anonymous_callers(todo_engine, auth):
     with served({**todo_engine, "AUTH": auth}) as server:
         strange = {"X_Forwarded_For": "203.0.113.9"}
         for path in ("/api/health", "/api/health?"):
@@ -5625,7 +5625,7 @@ def test_a_database_that_cannot_be_opened_makes_health_503_and_not_live(tmp_path
 
 
 def todos_state(client: Client) -> str:
-    """What health reports of the to-do store."""
+    """The health of the to-do store."""
     answer = client.get("/api/health")
     state = answer.json()["engines"]["todos"]["state"]
     assert (answer.status == 200) == (state == "ok"), answer.body
@@ -6045,7 +6045,7 @@ async def test_events_begin_with_the_present_revision(client):
         assert await next_message(line) == {"type": "hello", "revision": revision(client)}
 
 
-async def test_a_change_is_told_as_it_happens(client):
+async def test_a_change_is_sent_as_it_happens(client):
     async with listening(client.url) as one, listening(client.url) as two:
         for line in (one, two):
             assert (await next_message(line))["type"] == "hello"
@@ -6066,7 +6066,7 @@ async def test_events_since_a_revision_are_replayed_and_then_go_on(client):
         assert [entry["after"]["title"] for entry in (await next_message(line))["changes"]] == ["c"]
 
 
-async def test_a_refused_write_is_told_to_nobody(client):
+async def test_a_refused_write_is_not_announced(client):
     add(client)
     async with listening(client.url) as line:
         await next_message(line)
@@ -6076,7 +6076,7 @@ async def test_a_refused_write_is_told_to_nobody(client):
         assert (await next_message(line))["changes"][0]["todo"] == todo["id"]
 
 
-async def test_a_bulk_write_is_told_whole(client):
+async def test_a_bulk_write_is_sent_whole(client):
     for number in range(250):
         add(client, f"{number}")
     async with listening(client.url) as line:
@@ -6141,7 +6141,7 @@ UPGRADE = (
 )
 
 
-def test_slow_reader_holds_up_nobody_and_misses_nothing(client):
+def test_slow_reader_delays_no_other_and_misses_nothing(client):
     for number in range(50):
         add(client, f"{number}")
     with socket.socket() as line:
@@ -6186,7 +6186,7 @@ async def test_events_with_a_mistyped_parameter_are_refused(shared, query, statu
     assert caught.value.code == status
 
 
-def test_a_plain_request_for_events_is_told_to_use_a_websocket(shared):
+def test_a_plain_request_to_the_event_socket_is_refused(shared):
     assert "WebSocket" in assert_problem(shared.get("/api/events"), 400)["detail"]
     assert shared.request("HEAD", "/api/events").status == 405
 
@@ -6229,7 +6229,7 @@ async def test_a_listener_that_talks_is_closed(client):
         assert await until_closed(line) == 1003
 
 
-async def test_listeners_are_told_when_the_server_stops(todo_engine):
+async def test_listeners_are_closed_when_the_server_stops(todo_engine):
     for attempt in within(4):
         stack = contextlib.ExitStack()
         url = stack.enter_context(tornado_todo.running(todo_engine))
@@ -6858,7 +6858,7 @@ async def test_an_asgi_server_that_speaks_lifespan_opens_and_closes_the_stores(t
     await running
 
 
-async def test_an_asgi_server_is_told_what_keeps_the_stores_from_opening(tmp_path):
+async def test_an_asgi_server_learns_why_the_stores_cannot_open(tmp_path):
     application = tornado_todo.asgi_app(tornado_todo.make_app({"DATABASE_URL": f"sqlite:///{tmp_path}/no/such.db"}))
     coming, sent = asyncio.Queue(), asyncio.Queue()
     await coming.put({"type": "lifespan.startup"})
@@ -6951,7 +6951,7 @@ SHARED, PRIVATE = "canarysharedq8", "canaryprivatez7"
 class Cell(NamedTuple):
     """A request to what is ann's, and what it is answered to her, an editor, a viewer and a stranger.
 
-    `$name` is replaced by what there is in her estate. All others' answers follow from these.
+    `$name` is replaced by what there is in her estate. The answers to all others follow from these.
     """
 
     method: str
@@ -6966,7 +6966,7 @@ class Cell(NamedTuple):
 
 
 def for_all(method: str, path: str, status: Any, body: Any = None, **headers: str) -> Cell:
-    """What everybody is answered the same, since it is their own, or nobody's."""
+    """The same answer for all callers, for resources of their own or of no user."""
     return Cell(method, path, status, status, status, status, body, headers, True)
 
 
@@ -7121,7 +7121,7 @@ def route_of(path: str) -> str:
 
 
 def may_not(cell: Cell, who: str) -> bool:
-    """Whether what somebody comes with is not enough: a token or a link where it takes a session or a writer."""
+    """Whether a credential does not suffice: a token or a link where a session or a writer is required."""
     is_for_sessions = cell.path.split("?")[0].split("/")[2:3] in (["sessions"], ["user"], ["tokens"], ["invites"])
     reads = cell.method in ("GET", "HEAD")
     if who == "link" and "/members" in cell.path:  # who else sees the list is not for whoever has the link
@@ -7130,7 +7130,7 @@ def may_not(cell: Cell, who: str) -> bool:
 
 
 def expected(cell: Cell, who: str) -> set[int]:
-    """The statuses that an answer to somebody may have."""
+    """The statuses that an answer to this caller may have."""
     public = ROUTES[route_of(cell.path)][1] == "anyone"
     column = {"token": "owner", "reader": "owner", "link": "viewer"}.get(who, who)
     status = getattr(cell, column if column in Cell._fields else "stranger")
@@ -7163,7 +7163,7 @@ class Estate(NamedTuple):
         return self.people[who].request(cell.method, self.fill(cell.path), raw, **headers)
 
     def of_nothing(self) -> "Estate":
-        """The same requests for what does not exist."""
+        """The same requests for resources that do not exist."""
         kept = {name: value if len(value) != 36 else str(uuid.uuid4()) for name, value in self.ids.items()}
         return self._replace(ids=kept)
 
@@ -7181,7 +7181,7 @@ class Estate(NamedTuple):
 
 
 def furnish(town: Town) -> Estate:
-    """Give ann what others might like to see: a shared list, a private one, one in the trash, and all else."""
+    """Create ann's data that others might want to see: a shared list, a private one, one in the trash, and all else."""
     ann, mark = town.ann, uuid.uuid4().hex[:8]
     for path in ("/api/todos", "/api/todos?deleted=true"):  # what earlier tests left
         assert ann.delete(path).status == 200
@@ -7225,7 +7225,7 @@ def furnish(town: Town) -> Estate:
 
 
 def open_doors(town: Town, ids: dict) -> tuple[dict, dict]:
-    """Add the credentials to an estate, and those who come with them."""
+    """Add the credentials to an estate, and their holders."""
     ann, server = town.ann, town.server
     first = ann.get("/api/todos?sort=title&limit=2").headers["Link"]
     ids["cursor"] = re.search(r"after=([^&>]+)", first)[1]
@@ -7259,7 +7259,7 @@ def may_change(cell: Cell, who: str) -> bool:
 
 
 def check_cell(estate: Estate, cell: Cell, who: str) -> None:
-    """Ask, and check that the answer is the expected one and tells nothing that it must not."""
+    """Send the request, and check that the answer is as expected and reveals nothing private."""
     answer, where = estate.ask(cell, who), f"{who}: {cell.method} {cell.path} {cell.body}"
     assert answer.status in expected(cell, who), f"{where}: {answer.status} {answer.body[:300]}"
     hidden = {"editor": [PRIVATE], "viewer": [PRIVATE], "link": [PRIVATE]}.get(who, [])
@@ -7280,7 +7280,7 @@ def test_every_route_and_method_is_in_the_matrix(town):
 
 
 @pytest.mark.parametrize("pattern", ROUTES)
-def test_nobody_sees_or_changes_what_is_not_theirs(town, pattern):
+def test_no_caller_sees_or_changes_without_the_right(town, pattern):
     estate, cells = furnish(town), cells_of(pattern)
     before = estate.snapshot()
     assert all(canary in "".join(before) for canary in (SHARED, PRIVATE))
@@ -7298,7 +7298,7 @@ def test_nobody_sees_or_changes_what_is_not_theirs(town, pattern):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pattern", ROUTES)
-def test_who_has_the_right_can_use_it(town, pattern):
+def test_a_caller_with_the_right_can_use_it(town, pattern):
     for cell, who in itertools.product(cells_of(pattern), ("owner", "token", "editor")):
         if may_change(cell, who):
             check_cell(furnish(town), cell, who)
@@ -7453,7 +7453,7 @@ def test_a_removed_member_has_lost_all_at_once(town):
     assert town.cid.post("/api/todos", {"title": "x", "list": list_id}).status == 422
 
 
-async def test_a_removed_member_is_told_so_and_hears_nothing_more(town):
+async def test_a_removed_member_is_notified_and_then_hears_nothing(town):
     list_id = await asyncio.to_thread(shared_list, town)
     async with hearing(town.cid) as line, hearing(town.bob) as owners:
         first = await asyncio.to_thread(add, town.bob, "heard", list=list_id)
@@ -7466,7 +7466,7 @@ async def test_a_removed_member_is_told_so_and_hears_nothing_more(town):
         assert [entry["todo"] for entry in await heard_until(line, own["id"])] == [own["id"]]
 
 
-async def test_a_new_member_is_told_so_and_hears_what_happens_then(town):
+async def test_a_new_member_is_notified_and_hears_later_changes(town):
     list_id = (await asyncio.to_thread(add_list, town.bob))["id"]
     await asyncio.to_thread(add, town.bob, "before", list=list_id)
     async with hearing(town.cid) as line:
@@ -7487,7 +7487,7 @@ async def test_each_hears_of_their_own_and_shared_lists_and_of_no_other(town):
         assert [entry["todo"] for entry in await heard_until(stranger, strangers["id"])] == [strangers["id"]]
 
 
-async def test_a_replay_gives_only_what_one_may_see(town):
+async def test_a_replay_has_only_changes_that_the_caller_may_see(town):
     since = await asyncio.to_thread(revision, town.bob)
     list_id = await asyncio.to_thread(shared_list, town)
     for title, where in ((PRIVATE, {}), ("common", {"list": list_id}), (PRIVATE, {})):
@@ -7616,7 +7616,7 @@ def test_move_into_a_list_is_not_undone_after_losing_access(town):
 
 
 @pytest.mark.parametrize("role", ["viewer", None])
-def test_who_may_no_longer_edit_cannot_undo(town, role):
+def test_a_former_editor_cannot_undo(town, role):
     list_id = shared_list(town)
     todo = add(town.bob, "bob's", list=list_id)
     batch = town.cid.patch(f"/api/todos/{todo['id']}", {"title": "cid's"}).headers["Change-Batch"]
@@ -8507,7 +8507,7 @@ def test_a_sign_in_that_is_no_name_and_password_is_refused_at_once(town, body):
     assert town.server.client.post("/api/session", body).status in (400, 422)
 
 
-def test_a_wrong_password_and_an_unknown_name_are_told_alike():
+def test_a_wrong_password_and_an_unknown_name_get_the_same_answer():
     with with_ann() as server:
         answers = [
             sign_in(server.client, password="wrong"),
@@ -8729,7 +8729,7 @@ def test_a_slow_reader_of_an_export_keeps_nothing_open_in_the_database(tmp_path,
 
 
 async def no_open_transactions(url: str) -> None:
-    """Wait until nobody but us has a transaction open in a database."""
+    """Wait until no other connection has a transaction open in a database."""
     import asyncpg
 
     connection = await asyncpg.connect(url)
@@ -9142,7 +9142,7 @@ def throttle(clock):
 
 
 async def refused_for(throttle, name: str = "ann", address: str = ADDRESS) -> int:
-    """Try, and give for how many seconds that was refused; 0 if it was not."""
+    """Try, and return for how many seconds that was refused; 0 if it was not."""
     try:
         await throttle.count_attempt(name, address)
     except tornado_todo.TooManyRequests as error:
@@ -9225,7 +9225,7 @@ async def test_an_address_of_ipv6_counts_with_its_network_of_64_bits(throttle, o
 
 @pytest.fixture(params=["in memory", *if_set("TEST_REDIS_URL", "Redis")])
 def throttled(request):
-    """A server where ann has an account, whose proxies are believed."""
+    """A server where ann has an account, whose proxies are trusted."""
     settings = dict(MEMORY)
     if request.param == "Redis":
         settings.update(request.getfixturevalue("fresh_redis"))
@@ -9370,7 +9370,7 @@ FOREIGN_PAGES = [
 
 
 def wealth(person: Client) -> list:
-    """All that a forged request in somebody's name could change."""
+    """The state that a forged request in a user's name could change."""
     paths = (
         "/api/todos?limit=1000", "/api/lists", "/api/documents", "/api/records/kept", "/api/tokens", "/api/invites",
     )  # fmt: skip
@@ -9380,7 +9380,7 @@ def wealth(person: Client) -> list:
 
 
 def forged_path(person: Client, pattern: str) -> str:
-    """An address below a route at which there is something of somebody's."""
+    """An address below a route with a user's data."""
     lists = list(lists_by_id(person))
     real = {
         "/api/todos/([^/]+)": f"/api/todos/{todo_ids(person)[0]}",
@@ -9395,7 +9395,7 @@ def forged_path(person: Client, pattern: str) -> str:
 
 @pytest.fixture(scope="module")
 def victim():
-    """Somebody signed in, with something to lose."""
+    """A signed-in user with data to lose."""
     with served({**MEMORY, "CORS_ORIGINS": FRIEND}) as server:
         ann, _ = server.person("ann"), server.person("cid")
         add(ann, list=add_list(ann)["id"])
@@ -9427,7 +9427,7 @@ def test_a_page_of_another_site_writes_nothing_with_a_session(victim, headers):
 
 @pytest.fixture(scope="module")
 def mounted():
-    """Somebody signed in to an app that is part of another, which protects nothing."""
+    """A user signed in to an app that is mounted in another app without protection."""
     app = tornado_todo.make_app({**MEMORY, **WITH_ACCOUNTS}, prefix="/todo")
     host = tornado.web.Application([(r"/todo(?:/.*)?", app)])
     with hosting(host, app) as outer, Client(f"{outer.url}/todo") as person:
@@ -10195,7 +10195,7 @@ def resident_bytes(process_id: int) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
-async def test_who_hashes_a_password_gives_way_to_the_loop():
+async def test_password_hashing_has_lower_priority_than_the_loop():
     hasher = tornado_todo.PasswordHasher()
     try:
         behind = await hasher.run(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
@@ -10205,7 +10205,7 @@ async def test_who_hashes_a_password_gives_way_to_the_loop():
 
 
 def processor_seconds(process_id: int) -> float:
-    """How long a process has computed, in all its threads. What others do on a busy machine does not lengthen it."""
+    """How long a process has computed, in all its threads. Other programs on a busy machine do not lengthen it."""
     user, system = pathlib.Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
@@ -10272,7 +10272,7 @@ def test_starting_up_tells_the_address_the_engines_and_how_to_stop(tmp_path):
     assert (tmp_path / "tornado_todo.db").exists()
 
 
-def test_version_and_help_are_told(tmp_path):
+def test_version_and_help_are_printed(tmp_path):
     assert command(tmp_path, "--version").stdout == f"tornado_todo {tornado_todo.__version__}\n"
     assert command(tmp_path, "--help").returncode == 0
     assert list(tmp_path.iterdir()) == []
@@ -10735,7 +10735,7 @@ class OwnMongo(OwnServer):
 
 
 class OwnRedis(OwnServer):
-    """A Redis server that keeps what it is told on disk."""
+    """A Redis server that keeps its data on disk."""
 
     def __init__(self, folder: pathlib.Path):
         super().__init__(folder)
@@ -10814,7 +10814,7 @@ class Tried(NamedTuple):
 
 
 class Load:
-    """Writes from several threads until it is told to stop, and what became of each write."""
+    """Writes from several threads until it is stopped, and the outcome of each write."""
 
     def __init__(self, url: str, send, threads: int = 8):
         self.url, self._send, self._stop = url, send, threading.Event()
@@ -10905,7 +10905,7 @@ def test_an_engine_that_goes_away_under_load_costs_no_acknowledged_write(own, tm
 
 @contextlib.contextmanager
 def somebody_known(auth: str, settings: dict):
-    """A client of a server that knows who sends its requests, by one of the ways to tell that there are."""
+    """A client of a server that authenticates its requests, in one of the possible ways."""
     if auth == "get_user":
 
         async def get_user(request) -> str | None:
@@ -10979,7 +10979,7 @@ def test_revoked_token_stays_refused_when_postgres_goes_away(tmp_path, own, fres
             time.sleep(0.3)
 
 
-def test_whoever_was_known_is_so_for_a_limited_time(own, fresh_redis, monkeypatch):
+def test_a_known_user_stays_known_for_a_limited_time(own, fresh_redis, monkeypatch):
     postgres = own(OwnPostgres)
     with serving({**fresh_redis, **postgres.settings}) as client:
         assert put_record(client, "before").status == 204
@@ -11093,7 +11093,7 @@ async def test_who_waits_for_a_connection_is_not_overtaken_by_who_gives_it_back(
     assert served == ["a", "b", "c", "again"]
 
 
-async def test_who_waits_to_read_a_file_is_not_overtaken(tmp_path):
+async def test_reads_of_a_file_are_served_in_order(tmp_path):
     database = tornado_todo.SQLiteDatabase(str(tmp_path / "a.db"), readers=1)
     await database.open()
     served = []
@@ -11769,7 +11769,7 @@ def test_urls_are_those_that_a_trusted_proxy_shows_and_no_other(trusted, protoco
 
 @pytest.fixture
 def nginx(tmp_path):
-    """Starts nginx as docs/deploying.md configures it, with a certificate of its own; gives its URL."""
+    """Starts nginx as docs/deploying.md configures it, with a certificate of its own; yields its URL."""
     for program in ("nginx", "openssl"):
         if not shutil.which(program):
             skip_or_fail(f"{program} is not installed")
@@ -12092,7 +12092,7 @@ def spoil(path: pathlib.Path, how: str) -> None:
     "how, words",
     [("no database", "is not a SQLite database"), ("another program's", "is not a database of tornado_todo")],
 )
-def test_a_file_that_is_no_backup_is_said_to_be_none(tmp_path, how, words):
+def test_restore_refuses_a_file_that_is_not_a_backup(tmp_path, how, words):
     make_backup(tmp_path)
     spoil(tmp_path / "copy.db", how)
     refused = command(tmp_path, "restore", "copy.db", **in_file(tmp_path))
@@ -12841,7 +12841,7 @@ async def go_back(page):
 
 
 async def close_tab(page):
-    """Close a tab as its user does: what the page does at leaving is done."""
+    """Close a tab as its user does: the page's handlers for leaving run."""
     async with page.expect_event("close"):
         await page.close(run_before_unload=True)
 
@@ -13050,7 +13050,7 @@ async def test_text_that_was_saved_at_closing_asks_nobody_later(page):
     assert (await ask(page, f"/api/todos/{todo['id']}"))["notes"] == "later"
 
 
-async def test_escape_gives_up_a_new_list(page):
+async def test_escape_cancels_a_new_list(page):
     await page.locator(".new-list-button").click()
     await page.locator(".new-list").fill("never")
     await page.keyboard.press("Escape")
@@ -13808,7 +13808,7 @@ async def test_dragging_by_the_grip_moves_a_to_do(page):
     await expect(shown_titles(page)).to_have_text(["four", "two", "three", "one"])
 
 
-async def test_escape_gives_up_a_drag(page):
+async def test_escape_cancels_a_drag(page):
     await type_in(page, "one", "two", "three")
     await row(page, "one").hover()
     grip = await row(page, "one").locator(".grip").bounding_box()
@@ -14100,7 +14100,7 @@ async def test_changes_wait_while_the_server_refuses_all_writes(page, status):
 
 
 def log_announcements(page):
-    """From now on, collect what screen readers are told in `window.heard`."""
+    """From now on, collect the announcements to screen readers in `window.heard`."""
     return page.evaluate("""() => {
         window.heard = [];
         document.querySelector(".announcer").textContent = "";
@@ -15003,7 +15003,7 @@ async def test_a_lost_session_keeps_what_is_unsent_for_the_same_user(browser, ac
 
 
 @pytest.mark.parametrize("is_early", [False, True])
-async def test_what_was_typed_and_left_is_shown_to_nobody_else(browser, accounts_server, is_early):
+async def test_an_unsent_text_is_not_shown_to_another_user(browser, accounts_server, is_early):
     async with signed_in_page(browser, accounts_server, "ada") as page:
         await type_in(page, BUY)
         never = asyncio.Event()
@@ -15033,7 +15033,7 @@ async def test_own_text_waits_for_whoever_signs_in_again(browser, accounts_serve
         await expect(page.locator(".new-todo")).to_have_value("a secret")
 
 
-async def test_somebody_else_who_signs_in_sends_nothing_of_what_was_left(browser, accounts_server):
+async def test_another_user_who_signs_in_sends_no_earlier_texts(browser, accounts_server):
     async with (
         signed_in_page(browser, accounts_server, "bob") as bob,
         signed_in_page(browser, accounts_server, "ann") as page,
@@ -15406,7 +15406,7 @@ async def test_a_view_of_many_lists_changes_only_what_one_may_change(browser, ac
         assert await bob.locator(".detail-list option").all_inner_texts() == ["Inbox"]
 
 
-async def test_who_is_not_known_cannot_be_shared_with(browser, accounts_server):
+async def test_sharing_with_an_unknown_user_is_refused(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann") as page:
         await expect(page.locator(".list-tools")).to_be_hidden()
         await make_list_on_page(page, "Groceries")
@@ -15597,7 +15597,7 @@ async def test_payloads_in_titles_notes_tags_and_names_are_not_run(browser):
 
 
 @pytest.mark.parametrize("content_type", ["text/html", "image/svg+xml", "application/xhtml+xml", "text/xml"])
-async def test_what_somebody_stored_runs_nothing_when_a_browser_opens_it(browser, content_type):
+async def test_a_stored_record_runs_no_script_in_a_browser(browser, content_type):
     script = "<svg xmlns='http://www.w3.org/2000/svg'><script>document.title = 'hacked'</script></svg>"
     with serving() as client:
         client.request("PUT", "/api/records/x", script.encode(), Content_Type=content_type)
