@@ -2999,7 +2999,7 @@ def open_database(url: str) -> Database:
 TIMED, UNTIMED = "length(due) > 10", "COALESCE(length(due), 10) <= 10"
 
 NEXT_REVISION = "revision = (SELECT value + 1 FROM counters WHERE name = 'revision')"
-# One entry a version of the schema; never change one that was released, append another.
+# One entry for each version of the schema. Never change a released one: append another.
 MIGRATIONS = (
     """
     CREATE TABLE users (
@@ -3063,8 +3063,8 @@ MIGRATIONS = (
     CREATE INDEX changes_from_owner ON changes (from_owner_id, revision) WHERE from_owner_id IS NOT NULL;
     INSERT INTO counters (name, value) VALUES ('access', 0);
     """,
-    # Postgres compares two columns by one collation, and uses no index of another: each page of a list was read
-    # from all to-dos.
+    # Postgres uses an index only for comparisons in its collation: without this, each page of a list read
+    # all to-dos.
     """
     ALTER TABLE todos ALTER COLUMN list_id TYPE TEXT COLLATE "C";
     ALTER TABLE members ALTER COLUMN list_id TYPE TEXT COLLATE "C";
@@ -3120,7 +3120,7 @@ def schema_tables() -> dict[str, list[str]]:
 
 
 def can_follow(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
-    """Whether counters can have become others: not if these are older, or a copy's."""
+    """Whether the first counters can have become the second, which are not older, nor those of a copy."""
     is_copy = "copied" in after.keys() - before.keys()
     return not is_copy and after.get("revision", -1) >= before.get("revision", -1)
 
@@ -3142,7 +3142,7 @@ MEMBERSHIPS = "SELECT list_id FROM members JOIN lists ON lists.id = list_id WHER
 
 
 def editing(role: str) -> str:
-    """What narrows memberships to those with this role."""
+    """The SQL condition that narrows memberships to those with this role."""
     return " AND role = 'editor'" if role == EDITOR else ""
 
 
@@ -3173,7 +3173,7 @@ def check_role(wanted: str, role: str) -> None:
 class Table:
     """How a struct is stored, from the declarations of its fields; all of it is worked out at import.
 
-    What reads and makes rows is generated, since a loop over the fields takes twice as long.
+    The functions that read and make rows are generated, since a loop over the fields takes twice as long.
     """
 
     def __init__(self, struct: type[msgspec.Struct]):
@@ -3243,7 +3243,7 @@ def row_from_todo(todo: Todo, owner_id: str) -> tuple:
 
 @functools.lru_cache(1000)
 def update_todo(fields: tuple[str, ...]) -> tuple[str, Callable[[Todo], tuple[Any, ...]]]:
-    """The statement that writes some fields of a to-do, and what makes its arguments from `$3` on.
+    """The statement that writes some fields of a to-do, and a function for its arguments from `$3` on.
 
     Before them come the to-do's id and the caller; after them, if it moves to another list, that list's owner.
     Columns that did not change are not written, which spares most of a to-do's nine indexes.
@@ -3302,7 +3302,7 @@ def first_row(rows: Sequence[tuple], missing: str) -> tuple:
 
 
 async def raise_access(transaction: Any) -> None:
-    """Note that somebody gained or lost a right: every process checks who may still listen to what."""
+    """Note that a user gained or lost a right, so that every process checks its listeners again."""
     await transaction.fetch("UPDATE counters SET value = value + 1 WHERE name = 'access'")
 
 
@@ -3319,13 +3319,13 @@ async def end_sharing(transaction: Any, lists: str, *arguments: Any) -> list[str
 def forget_answers(ids: str, column: str = "todo_id") -> str:
     """SQL to forget the stored answers that show a to-do (or, by the column of lists, a list) that a SELECT names.
 
-    Without the answer, an Idempotency-Key does not repeat what was removed for good, and does not make it again.
+    Then an Idempotency-Key neither repeats the text of a purged to-do nor makes the to-do again.
     """
     batches = f"SELECT batch FROM changes WHERE {column} IN ({ids})"
     return f"UPDATE idempotency_keys SET answer = '' WHERE answer <> '' AND todo_id IN ({ids} UNION ALL {batches})"
 
 
-# A user by name: an account however it is written, but a host program's user by exactly that name.
+# A user by name: an account in any spelling of its name, but a host program's user by exactly that name.
 NAMED = (
     f"SELECT id, name FROM users WHERE name IN ({{0}}, {{1}}) AND name NOT LIKE '{LINK_NAME}%'"
     " ORDER BY CASE WHEN name = {0} THEN 0 ELSE 1 END LIMIT 1"
@@ -3412,7 +3412,7 @@ class TodoQueries:
         return [LISTS.read(row) for row in rows]
 
     async def revision(self, list_id: str | None = None) -> int:
-        """The revision of the newest change to a list, or to any list; NotFound if there is no such list."""
+        """The revision of the newest change to a list, or to any list. Raises NotFound."""
         if list_id is None:
             return (await self.fetch("SELECT revision FROM users WHERE id = $1"))[0][0]
         return (await self.todo_list(list_id)).revision
@@ -3423,7 +3423,7 @@ class TodoQueries:
         return visible_todo(SeenTodo(TODOS.read(rows[0]), *rows[0][-2:]) if rows else None, deleted, role)
 
     async def seen_todos(self, *ids: str) -> dict[str, SeenTodo]:
-        """To-dos by their ids, in the trash or not, also those that the caller may not see."""
+        """To-dos by their ids, in the trash or not, including those that the caller may not see."""
         padding = ids[:1] * (next(size for size in (1, 8, MAX_IN_GROUP) if size >= len(ids)) - len(ids))
         rows = await self.fetch(select_todos(len(ids) + len(padding), hidden=True), *ids, *padding)
         return {row[0]: SeenTodo(TODOS.read(row), *row[-2:]) for row in rows}
@@ -3606,7 +3606,7 @@ class TodoQueries:
         return [todo for todo in reversed(todos) if todo.order < order], [todo for todo in todos if todo.order > order]
 
     async def far_out(self, list_id: str, sign: int) -> tuple[list[Todo], float]:
-        """The to-dos of a list whose order is nearer to one limit than to 0, and the order next to theirs, if any.
+        """The to-dos of a list whose order is nearer to one limit than to 0, and the next order, or 0 if there is none.
 
         With a sign of 1 those above, in their sequence, and with -1 those below, in reverse.
         """
@@ -3689,7 +3689,7 @@ class TodoQueries:
         return rows[0][0]
 
     async def expired(self, before: str, limit: int) -> tuple[list[Todo], list[TodoList]]:
-        """What has been in the trash since before a time (RFC 3339 UTC): to-dos up to a limit, and all lists."""
+        """The to-dos, up to a limit, and all lists that were put in the trash before a time (RFC 3339 UTC)."""
         old, moment = "owner_id = $1 AND deleted_at < $2", milliseconds(before)
         return await self._select_todos(f"{old} LIMIT {limit}", moment), await self._select_lists(old, moment)
 
@@ -3703,7 +3703,7 @@ class TodoQueries:
         return {todo.id: todo for todo in todos}
 
     async def kept_answer(self, key: str) -> tuple | None:
-        """The fingerprint of the request that came with an Idempotency-Key, and its answer, if there was one."""
+        """The fingerprint and the answer of the request with an Idempotency-Key; None if there was none."""
         kept = "SELECT fingerprint, answer FROM idempotency_keys WHERE user_id = $1 AND key = $2"
         return next(iter(await self.fetch(kept, key)), None)
 
@@ -3724,7 +3724,7 @@ INVITE_LIFETIME = 7 * DAY
 LINK_LIFETIME = 100 * 365 * DAY  # until it is revoked
 MAX_CREDENTIALS = 100  # of a kind for a user, and of links to a list
 MAX_MEMBERS = 1000  # of a list
-NOTE_USE = 300_000  # milliseconds: a use so soon after another is not written down
+NOTE_USE = 300_000  # milliseconds; a use so soon after the last one is not stored
 
 
 class Credential(NamedTuple):
@@ -3748,7 +3748,7 @@ class Credential(NamedTuple):
         return idle or now >= self.expires_at
 
     def is_from_the_future(self, now: int) -> bool:
-        """Whether the clock is behind a session's last use: then it is wrong, and the session's age unknown."""
+        """Whether the last use is later than now: then the clock is wrong, and the session's age unknown."""
         return self.kind == "session" and now < self.used_at - 2 * NOTE_USE
 
 
@@ -3788,7 +3788,7 @@ async def insert_credential(transaction: Any, credential: Credential, list_id: s
 async def lock_revision(transaction: Transaction) -> int:
     """Wait until no other write is under way, and return the newest revision.
 
-    Every write begins so. On Postgres it makes the writers of all processes take turns, as those on
+    Every write begins with this. On Postgres it makes the writers of all processes take turns, as those on
     SQLite do anyway, and since all take this lock first, they cannot wait for each other in a ring.
     It is held until the commit, for the other writes of the group.
     """
@@ -3812,8 +3812,8 @@ async def run_checked(transaction: Transaction, take: Take) -> list[Any]:
 async def raise_revision(transaction: Any, unless_unused: bool = False) -> int:
     """Raise the revision above all that were ever issued, to the time in microseconds, keep the gap, and return it.
 
-    The database may be an older copy that was put in its place by whatever means, and the revisions
-    after the copy's would be issued again, for something else. `check_revision` refuses those in a gap.
+    The database may be an older copy put in place of the real one, and the revisions after the
+    copy's would be issued again for other changes. `check_revision` refuses those in the gap.
     """
     counted = "SELECT value FROM counters WHERE name = 'revision' UNION ALL SELECT max(revision) FROM changes"
     revision = max(row[0] or 0 for row in await transaction.fetch(counted))
@@ -3870,29 +3870,29 @@ class Repeat(NamedTuple):
 
 
 class Missing(Exception):
-    """A decision needs the answer of a query that has not been loaded: it is made again when it has been."""
+    """A decision needs a query that has not been loaded. The query is loaded, and the decision made again."""
 
     def __init__(self, query: Callable, user: User, *arguments: Any):
         super().__init__()
         self.need = query, user, *arguments
 
 
-WRITES_IN_LOOP = 8  # that are decided before other requests get a turn
+WRITES_IN_LOOP = 8  # decided before other requests get a turn
 
 
 class ShortWrite(NamedTuple):
-    """A write that is decided from what was loaded."""
+    """A write that is decided from loaded rows."""
 
-    needs: Sequence[tuple]  # that are known beforehand: queries of TodoQueries, each with a user and an argument
+    needs: Sequence[tuple]  # the queries of TodoQueries that are known beforehand, each with a user and an argument
     decide: "Callable[[Loaded], Any]"
 
 
 class Loaded:
-    """What the writes of one transaction are decided from: rows that were read, as the decisions before left them.
+    """The rows from which the writes of one transaction are decided, as changed by the earlier decisions.
 
-    Writes that are committed together mostly go to the same list, and often to the same to-dos. What they need is
-    read for all of them, and every row is written once: a group of 32 takes some ten statements. Nobody else
-    writes meanwhile, and a write that changes rights is alone in its transaction.
+    Writes of a group mostly go to the same list, and often to the same to-dos. Their rows are read for all of
+    them, and each is written once: a group of 32 takes some ten statements. There is no other writer meanwhile,
+    and a write that changes rights is alone in its transaction.
     """
 
     def __init__(self, transaction: Transaction, revision: int):
@@ -3905,14 +3905,14 @@ class Loaded:
         self.revisions: dict[str, dict[str, int]] = collections.defaultdict(dict)  # to be set, by statement and key
 
     def answer(self, query: Callable, user: User, *arguments: Any) -> Any:
-        """The answer of a query. Raises Missing."""
+        """The answer of a query. Raises Missing if it has not been loaded."""
         try:
             return self.answers[query][user.id, *arguments]
         except KeyError:
             raise Missing(query, user, *arguments) from None
 
     async def load(self, query: Callable, user: User, *arguments: Any) -> None:
-        """Ask a query, after everything that was decided has been written."""
+        """Ask a query, after saving everything that was decided."""
         await self.save()
         await self._ask(query, user, *arguments)
 
@@ -3925,7 +3925,7 @@ class Loaded:
             answers[user.id, *arguments] = answer
 
     async def load_for(self, writes: Sequence[ShortWrite]) -> None:
-        """Load what writes are known to need: the to-dos of a user by one statement."""
+        """Load what writes declare that they need, with one statement for all to-dos of a user."""
         ids: dict[User, list[str]] = {}
         for query, user, argument in dict.fromkeys(need for write in writes for need in write.needs):
             if (user.id, argument) in self.answers[query]:
@@ -3938,7 +3938,7 @@ class Loaded:
             await self._ask(TodoQueries.seen_todos, user, *its_ids)
 
     async def settle(self, decide: Callable[..., Any], *arguments: Any) -> Any:
-        """Return `decide(*arguments)`, and load what it turns out to need."""
+        """Return `decide(*arguments)`, loading the queries that it misses."""
         while True:
             try:
                 if self.transaction.is_shared:
@@ -3949,7 +3949,7 @@ class Loaded:
             await self.load(*need)
 
     def add(self, batch: "TodoBatch") -> None:
-        """Take over what a write has decided."""
+        """Add the decisions of a write."""
         user_id, self.revision = batch.user.id, batch.revision
         for before, after in batch.todos:
             owner_id = batch.owner(after.list)
@@ -3967,7 +3967,7 @@ class Loaded:
         self.revisions[SET_COUNTER]["revision"] = batch.revision
 
     def _note_place(self, before: Todo | None, after: Todo) -> None:
-        """Keep the ends of lists right, and ask for neighbours again, after a to-do was placed."""
+        """After a to-do was placed, correct the ends of lists and forget the neighbours."""
         ends = self.answers[TodoQueries.end_of_list]
         if before and (before.list, before.order, before.deleted_at) == (after.list, after.order, after.deleted_at):
             return
@@ -3980,7 +3980,7 @@ class Loaded:
                 end.order = after.order if end.order is None else max(end.order, after.order)
 
     async def save(self) -> None:
-        """Write what has been decided, by one `execute_many` for each statement."""
+        """Write what was decided, with one `execute_many` for each statement."""
         if not self.rows:
             return
         rows: dict[str, list[tuple]] = {}
@@ -3995,7 +3995,7 @@ class Loaded:
 
     @staticmethod
     def _statement(before: Todo | None, seen: SeenTodo, user_id: str) -> tuple[str, tuple]:
-        """The statement that writes a to-do: if there was one before, only what is different now."""
+        """The statement that writes a to-do; of one that existed, only the fields that changed."""
         after = seen.todo
         if before is None:
             return INSERT_TODO, row_from_todo(after, seen.owner_id)
@@ -4006,7 +4006,7 @@ class Loaded:
 
 
 class TodoBatch:
-    """One write: what becomes of to-dos, decided from what was loaded, with its changes. It writes nothing itself.
+    """One write: to-dos before and after it, and its changes in the log. It only decides; `Loaded` writes.
 
     Since writers take turns, revisions have neither gaps nor doubles.
     """
@@ -4021,19 +4021,19 @@ class TodoBatch:
         self.todos: list[tuple[Todo | None, Todo]] = []
         self.saved: dict[str, Todo] = {}  # the newest states of to-dos, by id
         self.touched: dict[str, int] = {}  # the newest revision of lists, by list
-        self.renumbered: dict[str, float] = {}  # the greatest order by list, for lists whose end has been moved
+        self.renumbered: dict[str, float] = {}  # the greatest order by list, of lists with a new end
 
     def ask(self, query: Callable, *arguments: Any) -> Any:
-        """The answer of a query of TodoQueries, as the decisions before have left it. Raises Missing."""
+        """The answer of a query of TodoQueries, as changed by earlier decisions. Raises Missing."""
         return self.loaded.answer(query, self.user, *arguments)
 
     def check_size(self, count: int) -> None:
-        """Raise RepeatAlone if the write is about many rows, and others wait for it."""
+        """Raise RepeatAlone if the write changes many rows while others wait for it."""
         if count > 200 and self.loaded.transaction.is_shared:
             raise RepeatAlone
 
     def seen_todo(self, todo_id: str) -> SeenTodo | None:
-        """A to-do, in the trash or not, also one that the caller may not see; None if there is none."""
+        """A to-do, in the trash or not, even if the caller may not see it; None if there is none."""
         seen: SeenTodo | None = self.ask(TodoQueries.seen_todos, todo_id)
         if seen:
             self.owners[seen.todo.list] = seen.owner_id
@@ -4044,7 +4044,7 @@ class TodoBatch:
         return visible_todo(self.seen_todo(todo_id), deleted, EDITOR)
 
     def owner(self, list_id: str) -> str:
-        """The owner of a list: one that was not read before is being made, or purged, by its owner."""
+        """The owner of a list. One that was not read is being made or purged, by its owner."""
         return self.owners.get(list_id, self.user.id)
 
     def earlier_answer(self, repeat: Repeat | None) -> WriteResult | None:
@@ -4061,7 +4061,7 @@ class TodoBatch:
         return WriteResult(msgspec.json.decode(result, type=repeat.answer_type), batch_id)
 
     def record(self, before: Any, after: Any, action: str | None = None) -> Any:
-        """Append a change of a to-do or list, and return it as it is afterwards, with its revision."""
+        """Append a change of a to-do or list to the log, and return its new state with the revision."""
         self.revision += 1
         if after:
             after = msgspec.structs.replace(after, revision=self.revision)
@@ -4093,7 +4093,7 @@ class TodoBatch:
         return after
 
     def written(self, result: Any, repeat: Repeat | None) -> WriteResult:
-        """Hand everything over to be written, and return the result of the write."""
+        """Add everything to `Loaded`, and return the result of the write."""
         written: WriteResult = WriteResult(result, None)
         if self.log:
             written = WriteResult(result, self.id, self.revision)
@@ -4109,7 +4109,7 @@ class TodoBatch:
 
 
 class LongBatch(TodoBatch):
-    """A write of many rows, or of rights: alone in its transaction, through which it reads, and removes at once."""
+    """A write of many rows, or of rights. It is alone in its transaction, and reads and removes through it."""
 
     def __init__(self, loaded: Loaded, user: User):
         super().__init__(loaded, user)
@@ -4132,7 +4132,7 @@ class LongBatch(TodoBatch):
         return after
 
     def note_sharing(self, todo_list: TodoList) -> None:
-        """Record that a list's members or links have changed: it looks different to its readers."""
+        """Record that a list's members or links have changed, which its readers see."""
         self.record(todo_list, todo_list, "share")
 
     def purge_todo(self, todo: Todo) -> None:
@@ -4152,7 +4152,7 @@ class LongBatch(TodoBatch):
             await self.source.fetch(sql, *both, seconds=BULK_SECONDS)
         await remove(
             self.source,
-            # The history of a to-do goes where the to-do is now, whichever lists it has been in before.
+            # The history of a to-do goes with the to-do, even if it was in other lists before.
             f"changes WHERE todo_id IN ({its_todos})",
             f"changes WHERE {here} AND todo_id IS NULL",
             f"todos WHERE {here}",
@@ -4163,7 +4163,7 @@ class LongBatch(TodoBatch):
         await remove(self.source, "lists WHERE owner_id = $1 AND id = $2", arguments=both)
 
     async def put_member(self, list_id: str, name: str, role: str) -> tuple[Member, bool]:
-        """Make somebody a member, or change their role; also returns whether they are new. Raises Invalid."""
+        """Make a user a member, or change their role; also returns whether they are new. Raises Invalid."""
         named = f"SELECT id, name FROM ({NAMED.format('$1', '$2')}) AS named"
         rows = await self.source.fetch(named, name, fold_user_name(name))
         if not rows:
@@ -4180,7 +4180,7 @@ class LongBatch(TodoBatch):
         return Member(its_name, role, since), not was_one
 
     async def _check_room(self, which: str, list_id: str, limit: int, message: str) -> None:
-        """Raise Conflict if a list has as many rows as it may."""
+        """Raise Conflict if a list has its maximum of rows."""
         if (await self.source.fetch(f"SELECT count(*) FROM {which}", list_id))[0][0] >= limit:
             raise Conflict(f"This list has {limit} {message}.")
 
@@ -4195,7 +4195,7 @@ class LongBatch(TodoBatch):
         await self.change_access(user_id)
 
     async def remove_member(self, list_id: str, name: str) -> None:
-        """End somebody's membership of the caller's list, or the caller's own. Raises NotFound."""
+        """End a membership of the caller's list, or the caller's own membership. Raises NotFound."""
         rows = await self.fetch(
             "DELETE FROM members WHERE list_id = $2"
             f" AND user_id IN (SELECT id FROM ({NAMED.format('$3', '$4')}) AS named)"
@@ -4226,13 +4226,13 @@ class LongBatch(TodoBatch):
         await self.change_access(holder[0])
 
     async def change_access(self, user_id: str) -> None:
-        """Note that a user gained or lost a right: everything may look different to them."""
+        """Note that a user gained or lost a right, which may change everything that they see."""
         if not self.concerned:
             await raise_access(self.source)
         self.concerned.append(user_id)
 
     async def finish(self) -> None:
-        """Write what does not concern to-dos, and remove what is purged."""
+        """Write everything except to-dos, and remove what was purged."""
         for list_id in self._toggled_lists:
             for (user_id,) in await self.source.fetch("SELECT user_id FROM members WHERE list_id = $1", list_id):
                 await self.change_access(user_id)
@@ -4251,7 +4251,7 @@ class LongBatch(TodoBatch):
 
 
 async def make_inbox(transaction: Any, user: User) -> None:
-    """Make the list that a user has from the beginning."""
+    """Make the first list of a user."""
     at = timestamp(now_milliseconds())
     inbox = TodoList(id=uuid7(), title="Inbox", order=0.0, inbox=True, created_at=at, updated_at=at)
     await transaction.fetch(SAVE_LIST, *LISTS.row(inbox), user.id)
@@ -4259,8 +4259,8 @@ async def make_inbox(transaction: Any, user: User) -> None:
 
 POLL_SECONDS = 0.5  # between checks for other processes' changes, should no message announce them
 MAX_KNOWN = 2000  # users, sessions and tokens that a process remembers
-RECENT_SECONDS = 2 * POLL_SECONDS  # in which what is known need not be read again
-KNOWN_SECONDS = 3600  # in which it is enough while the database is away
+RECENT_SECONDS = 2 * POLL_SECONDS  # for which a known row is used without reading it again
+KNOWN_SECONDS = 3600  # for which a known row is enough while the database is away
 AWAY_SECONDS = 0.3  # to wait for the next answer of a database that has not answered
 USER_BY_NAME = "SELECT id, name, time_zone, name FROM users WHERE name"
 CREDENTIAL_BY_HASH = (
@@ -4279,7 +4279,7 @@ class KnownUsers:
     def __init__(self, database: Database):
         self._database = database
         self._rows = Cache(MAX_KNOWN)  # by statement and key
-        self._doubtful: set[tuple[str, str]] = set()  # keys of what was known before rights have changed
+        self._doubtful: set[tuple[str, str]] = set()  # keys of rows known before the last change of rights
         self._version = 0  # of the rights
         self.is_away = False  # whether the database did not answer last time
         self._confirmed_at = -math.inf
@@ -4288,12 +4288,12 @@ class KnownUsers:
         return bool(self._rows or self._doubtful)
 
     def recent(self, sql: str, key: str) -> tuple | None:
-        """A row that was known a moment ago; None if it has to be read."""
+        """A row that was read a moment ago; None if it has to be read again."""
         is_recent = time.monotonic() - self._confirmed_at < RECENT_SECONDS
         return self._rows.get((sql, key)) if is_recent else None
 
     async def find(self, sql: str, key: str) -> tuple | None:
-        """The row of a key, None if there is none; while the database is away, the one that is known.
+        """The row of a key, or None; while the database is away, the last known row.
 
         Raises Unavailable if the database is away and has been for too long, or the key is not known.
         """
@@ -4314,13 +4314,13 @@ class KnownUsers:
         return rows[0] if rows else None
 
     def forget(self) -> None:
-        """Know nobody until `confirm()`: somebody lost a right."""
+        """Trust no known row until `confirm()`, since a user lost a right."""
         self._version += 1
         self._doubtful |= set(self._rows)
         self._rows.clear()
 
     async def confirm(self) -> None:
-        """Read what is in doubt again; call it also whenever rights are found unchanged. Raises Unavailable."""
+        """Read the doubtful rows again; to be called also when rights are found unchanged. Raises Unavailable."""
         while self._doubtful:
             version, doubtful, self._doubtful = self._version, self._doubtful, set()
             rows = await self._read(doubtful)
@@ -4379,7 +4379,7 @@ class TodoStore:
         return Misconfigured(f"DATABASE_URL: {self.database.name} is damaged ({reason}): restore a backup")
 
     async def _check_counters(self, transaction: Any, *names: str) -> None:
-        """Raise Misconfigured unless these counters can be what this program has written."""
+        """Raise Misconfigured for counters that this program cannot have written."""
         counters = dict(await transaction.fetch("SELECT name, value FROM counters"))
         for name in names:
             if type(value := counters.get(name)) is not int or not 0 <= value < 2**53:
@@ -4430,7 +4430,7 @@ class TodoStore:
         self._newest = 0
 
     async def renew(self) -> None:
-        """End all sessions and set a new revision everywhere, which no earlier validator names. Raises TodoError."""
+        """End all sessions and set a new revision everywhere, which no earlier validator matches. Raises TodoError."""
 
         async def run(transaction: Any) -> None:
             await raise_revision(transaction)
@@ -4465,11 +4465,11 @@ class TodoStore:
         committed: Callable[[WriteResult], None],
         repeat: Repeat | None = None,
     ) -> WriteResult:
-        """Commit what `decide(batch)` makes of what was loaded, together with other short writes.
+        """Commit what `decide(batch)` decides from loaded rows, together with other short writes.
 
-        `need` is what it asks first: a method of TodoQueries and its argument. What else it turns out to need
-        takes another statement, and it is called again; so it must have no effect but on the batch.
-        With `repeat`, a request that was answered before is answered so again and writes nothing;
+        `need` is its first query: a method of TodoQueries and its argument. Each further query takes another
+        statement, after which `decide` is called again, so it must have no effect except on the batch.
+        With `repeat`, a request that was answered before gets the same answer and writes nothing;
         raises Invalid if the key came with another request, or Gone if its result has been purged.
         """
 
@@ -4507,12 +4507,12 @@ class TodoStore:
     async def _begin(self, transaction: Transaction) -> Loaded:
         revision = await lock_revision(transaction)
         if revision < self._newest:
-            # The database has gone back behind what was committed here, as when a standby takes over too early.
+            # The database is older than the last commit here, as after a failover to a standby that lags.
             revision = await raise_revision(transaction)
         return Loaded(transaction, revision)
 
     async def _run_group(self, transaction: Transaction, take: Take) -> list[Any]:
-        """Carry out short writes: load for all, decide each, save. Returns their answers, or what refused them."""
+        """Carry out short writes: load for all, decide each, save. Returns their answers, or exceptions."""
         loaded = await self._begin(transaction)
         answers: list[Any] = []
         while new := (await take())[len(answers) :]:
@@ -4532,8 +4532,8 @@ class TodoStore:
         committed(written)
 
     async def pass_over(self, user: User, batch: str) -> None:
-        """Leave a batch out when the user's last act is looked for: it could not be undone."""
-        # What lies between this batch and those passed over before has been undone.
+        """Skip a batch, which could not be undone, in searches for the user's last batch."""
+        # Everything between this batch and those skipped before has been undone.
         await write_locked(
             self.database,
             "UPDATE users SET passed_from = its.first, passed_to = CASE WHEN its.last < passed_from"
@@ -4556,7 +4556,7 @@ class TodoStore:
         return (await self.database.fetch("SELECT value FROM counters WHERE name = 'revision'"))[0][0]
 
     async def counters(self) -> tuple[int, int]:
-        """The newest revision of all, and a number that is raised whenever somebody's rights change."""
+        """The newest revision of all, and a number that is raised whenever rights change."""
         rows = await self.database.fetch(
             "SELECT value FROM counters WHERE name IN ('access', 'revision') ORDER BY name DESC"
         )
@@ -4617,14 +4617,14 @@ class ThrottleStore:
         await self._write("DELETE FROM throttles WHERE key = $1", key)
 
     async def forget_expired(self) -> None:
-        """Remove what has ended."""
+        """Remove what has expired."""
         await self._write("DELETE FROM throttles WHERE expires_at <= $1", now_milliseconds())
 
 
 class AccountStore:
     """Users who have a password, and the credentials of all users.
 
-    `rights_changed()` is called after a commit that removed somebody's right.
+    `rights_changed()` is called after a commit that removed a right.
     """
 
     def __init__(self, database: Database, known: KnownUsers, rights_changed: Callable[[], None]):
@@ -4643,7 +4643,7 @@ class AccountStore:
             return answer
 
         answer = await write_locked(self.database, run, committed=lambda answer: self._rights_changed())
-        with contextlib.suppress(Unavailable):  # it is away again, and nobody is known any more
+        with contextlib.suppress(Unavailable):  # it is away again, and no row is trusted
             await self._known.confirm()
         return answer
 
@@ -4711,7 +4711,7 @@ class AccountStore:
 
     @staticmethod
     async def _check_free(transaction: Any, name: str, old: str = "") -> None:
-        """Raise Conflict if a name is taken, or looks like that of an account other than the one to be renamed."""
+        """Raise Conflict if a name is taken, or looks like the name of an account other than the renamed one."""
         message = ""
         if await transaction.fetch("SELECT 1 FROM users WHERE name = $1", name):
             message = "is taken: choose another"
@@ -4764,7 +4764,7 @@ class AccountStore:
     async def delete_account(self, user: User) -> None:
         """Remove a user with everything that is in the database: lists, to-dos, history, documents, credentials.
 
-        What they did in others' lists stays there, without their name.
+        Their changes in the lists of others stay, without their name.
         """
         mine, my_todos = "SELECT id FROM lists WHERE owner_id = $1", "SELECT id FROM todos WHERE owner_id = $1"
         others = "SELECT list_id FROM members WHERE user_id = $1"
@@ -4789,7 +4789,7 @@ class AccountStore:
                 arguments=[user.id],
             )
             await transaction.fetch("UPDATE changes SET user_id = NULL WHERE user_id = $1", user.id)
-            # What came from there into another's list keeps nothing of what it was before.
+            # To-dos that were moved from there into another's list lose their earlier history.
             await transaction.fetch(
                 "UPDATE changes SET before_image = 'null', from_list_id = list_id, from_owner_id = NULL"
                 " WHERE from_owner_id = $1",
@@ -4830,13 +4830,13 @@ class AccountStore:
         return secret
 
     async def find(self, secret: str, *kinds: str) -> Credential | None:
-        """The credential of one of these kinds that a secret is; None if there is none, or it is over."""
+        """The credential of one of these kinds with this secret; None if there is none, or it has expired."""
         row = await self._known.find(CREDENTIAL_BY_HASH, hash_secret(secret))
         if row is None or row[1] not in kinds:
             return None
         credential, now = credential_from_row(row), now_milliseconds()
         if credential.is_over(now):
-            # Gone for good: a clock that is set back does not bring it back.
+            # It is removed, so that a clock that is set back does not revive it.
             with contextlib.suppress(NotFound, Unavailable):  # another request has come first, or the next will do it
                 await self.end(credential.user, credential.kind, credential.id)
             return None
@@ -4877,7 +4877,7 @@ class AccountStore:
             first_row(rows, f"There is no such {kind}.")
 
     async def living(self, credential_ids: Collection[str]) -> set[str]:
-        """Those of these credentials that are still valid."""
+        """The credentials among these that are still valid."""
         living: set[str] = set()
         now = now_milliseconds()
         for places, part in in_parts(sorted(credential_ids), 3):
@@ -4890,7 +4890,7 @@ class AccountStore:
         return living
 
     async def renamed(self, users: Collection[User]) -> set[User]:
-        """Those of these users who have another name now, or no longer exist."""
+        """The users among these who have another name now, or no longer exist."""
         named: set[User] = set()
         for places, part in in_parts(sorted(user.id for user in users), 1):
             rows = await self.database.fetch(f"SELECT id, name FROM users WHERE id IN ({places})", *part)
@@ -4898,7 +4898,7 @@ class AccountStore:
         return set(users) - named
 
     async def forget_expired(self) -> None:
-        """Remove credentials that are over."""
+        """Remove expired credentials."""
         over = "credentials WHERE expires_at <= $1 OR (kind = 'session' AND used_at <= $2)"
         now = now_milliseconds()
         if await self.database.fetch(f"SELECT 1 FROM {over} LIMIT 1", now, now - SESSION_IDLE):
@@ -5021,7 +5021,7 @@ SAFE_WRITES = {"w": "majority", "journal": True}
 
 
 class MongoDocumentStore:
-    """JSON documents in MongoDB, each user's apart. Motor is only maintained any more: nothing else imports it."""
+    """JSON documents in MongoDB, each user's apart. Motor is in maintenance only, so nothing else imports it."""
 
     def __init__(self, uri: str):
         self._motor = driver("motor.motor_asyncio", "MONGODB_URI", "mongo")
@@ -5035,14 +5035,14 @@ class MongoDocumentStore:
     def _checked_options(self, uri: str) -> Collection[str]:
         """The names of the options in the URI. Raises Misconfigured for one that the driver would leave out."""
         parse_uri = driver("pymongo.uri_parser", "MONGODB_URI", "mongo").parse_uri
-        # With the other scheme the host would be looked up in the net; the options that go with it begin so.
+        # mongodb+srv would look the host up in DNS; the options that belong to it begin with srv.
         is_srv = uri.startswith("mongodb+srv:")
         address, _, query = uri.replace("mongodb+srv:", "mongodb:").partition("?")
         pairs = [pair for pair in query.split("&") if pair and not (is_srv and pair.lower().startswith("srv"))]
         if is_srv and re.search("[:,]", urllib.parse.urlsplit(uri).netloc.rpartition("@")[2]):
             raise Misconfigured("MONGODB_URI: a mongodb+srv:// URL has one host and no port")
         client = driver("pymongo", "MONGODB_URI", "mongo").MongoClient
-        # What does not go together, only a client notices. It may see that there are a name and a password, not which.
+        # Only a client notices options that contradict each other. It gets another name and password.
         masked = re.sub(r"(?<=//)[^/@]*(?=@)", lambda match: re.sub("[^:]+", "x", match[0]), address)
         try:
             for pair in pairs:
@@ -5064,7 +5064,7 @@ class MongoDocumentStore:
 
     @contextlib.asynccontextmanager
     async def _documents(self) -> AsyncIterator[Any]:
-        """The collection, connected and indexed; what the driver raises becomes Unavailable."""
+        """The collection, connected and indexed; errors of the driver become Unavailable."""
         try:
             if self._client is None:
                 limits = {"serverSelectionTimeoutMS": 800, "timeoutMS": 1500}
@@ -5088,7 +5088,7 @@ class MongoDocumentStore:
 
     @staticmethod
     def _one(owner_id: str, name: str) -> dict:
-        # $eq: what comes here is matched as a value, never read as an operator.
+        # $eq: the argument is matched as a value, never read as an operator.
         return {"owner_id": {"$eq": owner_id}, "name": {"$eq": name}}
 
     async def get(self, owner_id: str, name: str) -> Document:
@@ -5144,7 +5144,7 @@ class MongoDocumentStore:
             await documents.delete_many({"owner_id": {"$eq": owner_id}})
 
     async def _which(self, owner_id: str, name: str, if_match: str | None) -> dict:
-        """What selects a document, in the version that If-Match names if it names one."""
+        """The query for a document, in the version that If-Match names, if there is one."""
         if if_match is None:
             return self._one(owner_id, name)
         etag = (await self.get(owner_id, name)).etag
@@ -5202,7 +5202,7 @@ class DictRecordStore:
         return found and found[0]
 
     async def set(self, key: str, record: Record, ttl: float | None = None) -> None:
-        """Store a record, for `ttl` seconds or until there is no more room for it."""
+        """Store a record for `ttl` seconds, or until others take its room."""
         expires = math.inf if ttl is None else self._clock() + ttl
         self._entries.set(key, (record, expires), len(key) + len(record.body) + len(record.content_type))
 
@@ -5213,7 +5213,7 @@ class DictRecordStore:
         return was_there
 
     async def delete_all(self, prefix: str) -> None:
-        """Remove every record whose key begins so."""
+        """Remove every record with a key that begins with this text."""
         for key in [key for key in self._entries if key.startswith(prefix)]:
             self._entries.remove(key)
 
@@ -5245,9 +5245,9 @@ class RedisRecordStore:
         limits = {"timeout": 0.5, "socket_timeout": 0.5, "socket_connect_timeout": 0.5}
         try:
             pool = redis.BlockingConnectionPool.from_url(url, max_connections=20, retry=retry, **limits)
-            pool.make_connection()  # which only now looks at the options in the URL
+            pool.make_connection()  # which checks the options in the URL only now
         except (TypeError, ValueError) as error:
-            # It ends with the name of the option, where it is one that this kind of connection does not have.
+            # It ends with the name of the option, if this kind of connection does not have it.
             name = str(error).rpartition(" ")[2] if isinstance(error, TypeError) else ""
             raise Misconfigured(f"REDIS_URL: cannot be used: {type(error).__name__} {name}".strip()) from None
         self.client = redis.Redis.from_pool(pool)
@@ -5292,11 +5292,11 @@ class RedisRecordStore:
 
     async def delete(self, key: str) -> bool:
         """Remove a record; returns whether there was one."""
-        # Repeated, it would say that there was none.
+        # A repeated command would report that there was none.
         return bool(await self._send("DEL", self._prefix + key, repeatable=False))
 
     async def delete_all(self, prefix: str) -> None:
-        """Remove every record whose key begins so."""
+        """Remove every record with a key that begins with this text."""
         pattern = re.sub(r"([][*?\\])", r"\\\1", self._prefix + prefix) + "*"
         cursor: Any = 0
         while True:
@@ -5491,7 +5491,7 @@ class EventHub:
     async def read(self, user: User, since: int) -> tuple[list[Change], str]:
         """The changes after a revision that a user may see, oldest first, also as a message of the event socket.
 
-        It is read once for all up-to-date listeners of a user, before they are woken. Raises Unavailable.
+        They are read once for all up-to-date listeners of a user, before these are woken. Raises Unavailable.
         """
         latest_since, changes, text = self._latest.get(user.id, (-1, [], ""))
         return (changes, text) if latest_since == since else await self._read(user, since)
@@ -5643,7 +5643,7 @@ async def undo_list_change(batch: LongBatch, change: Change) -> TodoList:
     return batch.save_list(current, reverted(current, before, after, LIST_UNDOABLE, batch.at))
 
 
-# ---- decisions: what becomes of to-dos, from what was loaded
+# ---- decisions: pure functions of loaded rows
 
 
 def refuse_order(fields: Mapping[str, Any]) -> None:
@@ -5660,12 +5660,12 @@ def check_move(batch: TodoBatch, todo: Todo, list_id: str) -> None:
 
 
 def reorder(batch: TodoBatch, before: Todo, order: float) -> None:
-    """Give a to-do another order."""
+    """Set the order of a to-do."""
     batch.save_todo(before, msgspec.structs.replace(before, order=order, updated_at=batch.at), "reorder")
 
 
 def renumber(batch: TodoBatch, list_id: str, sign: int, moved: Todo | None = None) -> float:
-    """Move the to-dos near a limit of orders back to those that are not, and return the outermost order.
+    """Move the to-dos near a limit of orders back to the others, and return the outermost order.
 
     They keep their sequence, with whole numbers, and `moved` keeps its new place among them.
     """
@@ -5679,7 +5679,7 @@ def renumber(batch: TodoBatch, list_id: str, sign: int, moved: Todo | None = Non
 
 
 def next_todos(batch: TodoBatch, todo: Todo, side: int, count: int) -> list[Todo]:
-    """The to-dos below one in its list (or, with a side of 1, above), nearest first; one too many if there are more."""
+    """Up to n to-dos below one in its list (side 0) or above it (side 1), nearest first, and one more if there are."""
     batch.check_size(count)
     found = batch.ask(TodoQueries.neighbours, todo.list, todo.order, count + 2)[side]
     return [each for each in found if each.id != todo.id][: count + 1]
@@ -5689,9 +5689,9 @@ def make_room(batch: TodoBatch, todo: Todo) -> Todo:
     """Move neighbours that have come too close away, keeping their sequence. Returns the to-do.
 
     A client that places a to-do halves the gap between two others. A double can be halved some
-    fifty times; so long before, as many neighbours as it takes are spread out evenly, twice as
-    many at each try, which keeps the cost of n moves in the order of n log n. Where there is no room
-    below a limit of orders, all near it are moved away from it, and with them the to-do.
+    fifty times; well before that, enough neighbours are spread out evenly, twice as many at each
+    try, which keeps the cost of n moves at O(n log n). Where there is no room below a limit
+    of orders, all to-dos near it are moved away from it, including this one.
     """
     for side, sign in enumerate((-1, 1)):
         count = 8
@@ -5766,8 +5766,8 @@ def transactional(
 ) -> Callable:
     """Make a method that works on a batch one that a user calls, with `repeat` for an Idempotency-Key.
 
-    It runs in a transaction and publishes after the commit. With a `query` that it asks first, it is a short write,
-    decided from what was loaded; `argument` makes the query's argument from its own. Without, it is a coroutine.
+    It runs in a transaction and publishes after the commit. With a `query`, its first one, it is a short write,
+    decided from loaded rows; `argument` makes the query's argument from its own. Without, it is a coroutine.
     """
 
     def decorate(run: Callable[..., Any]) -> Callable[..., Awaitable[WriteResult]]:
@@ -5867,7 +5867,7 @@ class TodoService:
         todos: list[Todo] = []
         lists: dict[str | None, str] = {}  # by the id that an item names, if any
         ends: dict[str, float] = {}
-        ids = sorted(uuid7() for _ in items)  # where all else is equal, to-dos are sorted by their ids
+        ids = sorted(uuid7() for _ in items)  # to-dos that are equal otherwise are sorted by id
         async for index, fields in in_batches(enumerate(items)):
             asked = fields.get("list")
             with naming_item(index):
@@ -5961,9 +5961,9 @@ class TodoService:
 
     @transactional()
     async def share(self, batch: LongBatch, list_id: str, name: str, role: str) -> tuple[Member, bool]:
-        """Make somebody a member of a list, or change their role; also returns whether they are new.
+        """Make a user a member of a list, or change their role; also returns whether they are new.
 
-        Raises NotFound, Forbidden, Conflict for the Inbox, or Invalid if nobody has this name.
+        Raises NotFound, Forbidden, Conflict for the Inbox, or Invalid for an unknown name.
         """
         return await self._share(batch, list_id, batch.put_member, name, role)
 
@@ -5995,7 +5995,7 @@ class TodoService:
     # ---- undo
 
     async def undo(self, user: User, target: str | None, repeat: Repeat | None = None) -> WriteResult:
-        """Write back what a batch changed (without one: the caller's last), as a batch of its own.
+        """Revert what a batch changed (by default the caller's last one), as another batch.
 
         The result is Undone. Raises NotFound, Conflict if there is nothing to undo or the same fields have
         since been changed, or Forbidden if the caller may not set them. The error names the batch;
@@ -6022,7 +6022,7 @@ class TodoService:
 
     async def _revert(self, batch: LongBatch, undone: str) -> Undone:
         changes, is_undo = await batch.queries.batch_changes(undone)
-        # To undo an undo is an act of its own, which can be undone again.
+        # The undo of an undo can be undone again.
         batch.undoes = None if is_undo else undone
         present = await batch.queries.batch_todos(undone)
         lists = [await undo_list_change(batch, change) for change in changes if change.todo is None]
@@ -6187,7 +6187,7 @@ async def call_host(function: Callable, *arguments: Any) -> Any:
 
 
 class MySQLCheck:
-    """A MySQL or MariaDB server that belongs to the health check, as a program's neighbour may need it."""
+    """A MySQL or MariaDB server that belongs to the health check, for programs beside this one that need it."""
 
     def __init__(self, url: str):
         self._aiomysql = driver("aiomysql", "MYSQL_URL", "mysql")
@@ -6195,7 +6195,7 @@ class MySQLCheck:
         self.name = f"MySQL {without_password(url)}"
 
     async def ping(self) -> None:
-        """Sign in and ask for something; raise if there is no answer."""
+        """Sign in and run a query; raise if there is no answer."""
         parts = self._parts
         connection = await self._aiomysql.connect(
             host=parts.hostname or "localhost",
@@ -6335,7 +6335,7 @@ class Services:
 
         Each failure is logged once for all stores of an engine, unless its reason is `known` to the reader.
         """
-        cause: Exception | None = None  # why the database does not open, and so why its stores fail
+        cause: Exception | None = None  # why the database does not open and its stores fail
         try:
             await asyncio.wait_for(self.open(), seconds)
         except TimeoutError:
