@@ -5652,6 +5652,22 @@ def test_health_notices_that_another_program_has_changed_the_schema(tmp_path, st
         assert todos_state(client) != "ok"
 
 
+def test_health_notices_a_missing_table_while_a_write_waits(tmp_path):
+    with (
+        serving(in_file(tmp_path)) as client,
+        Client(client.url) as writer,
+        concurrent.futures.ThreadPoolExecutor(1) as thread,
+        contextlib.closing(sqlite3.connect(tmp_path / "todos.db", isolation_level=None)) as other,
+    ):
+        add(client)
+        other.execute("DROP TABLE throttles")
+        other.execute("BEGIN IMMEDIATE")
+        waiting = thread.submit(writer.post, "/api/todos", {"title": "x"})
+        time.sleep(0.3)  # by then it waits for the lock
+        assert todos_state(client) != "ok"
+        waiting.result()
+
+
 def test_health_does_not_write(tmp_path):
     with serving(in_file(tmp_path)) as client:
         add(client)

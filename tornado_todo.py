@@ -1776,10 +1776,10 @@ class Transaction:
         return function(*arguments)
 
 
-async def check_columns(transaction: Transaction, tables: Mapping[str, Collection[str]]) -> None:
+async def check_columns(source: "Database | Transaction", tables: Mapping[str, Collection[str]]) -> None:
     """Raise the engine's error for a table or column that is missing or cannot be read."""
     parts = (f"(SELECT {', '.join(columns)} FROM {table} LIMIT 1)" for table, columns in tables.items())
-    await transaction.fetch(" UNION ALL ".join(f"SELECT 1 FROM {part} AS part" for part in parts))
+    await source.fetch(" UNION ALL ".join(f"SELECT 1 FROM {part} AS part" for part in parts))
 
 
 Take = Callable[[], Awaitable[Sequence[Any]]]  # returns the items of a group, to which others may have been added
@@ -1963,22 +1963,18 @@ class Database:
         if self._probe is None:
             raise Unavailable("The database is closed.")
         await self._look(self._probe)
+        tables = self._probe.tables
+        await check_columns(self, tables)
         if self._is_writing or (self._failure and time.monotonic() < self._try_again_at):
             if self._failure:
                 raise self._failure
             return
-        tables = self._probe.tables
         statement: tuple[Any, ...] = (f"DELETE FROM {next(iter(tables))} WHERE 1 = 0",)
         if self._failure:
             self._try_again_at = time.monotonic() + TRY_AGAIN_SECONDS
             # A new number each time: SQLite does not write an unchanged value.
             statement = self._probe.write, time.time_ns()
-
-        async def write(transaction: Transaction) -> None:
-            await transaction.fetch(*statement)
-            await check_columns(transaction, tables)
-
-        await self.transaction(write)
+        await self.transaction(lambda transaction: transaction.fetch(*statement))
 
     # ---- what a subclass implements
 
