@@ -10004,7 +10004,7 @@ def log_of(folder) -> list[str]:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_each_request_is_one_line_with_its_id_user_status_and_time(tmp_path, log_format):
+def test_each_request_is_one_line_with_its_id_user_status_and_time(full_strength, tmp_path, log_format):
     with process(tmp_path, **WITH_ACCOUNTS, **in_file(tmp_path), LOG_FORMAT=log_format) as server:
         answers = [sign_up_as(server.client), server.client.get("/api/todos"), server.client.get("/nowhere")]
         cookie = cookie_header(answers[0])
