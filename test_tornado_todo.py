@@ -13154,6 +13154,27 @@ async def test_a_due_time_keeps_its_moment(page):
     assert todo["due"].startswith(in_days(1) + "T14:30")
 
 
+async def test_count_of_today_has_what_is_made_before_the_page_listens(page):
+    made = asyncio.Event()
+
+    async def hold(route):
+        await made.wait()
+        await route.continue_()
+
+    async def hold_socket(socket):
+        await made.wait()
+        socket.connect_to_server()
+
+    await page.route(re.compile(r"/api/todos\?.*sort="), hold)
+    await page.route_web_socket(re.compile("/api/events"), hold_socket)
+    async with page.expect_response(re.compile(r"/api/todos\?due=")):
+        await page.reload(wait_until="commit")
+    await ask(page, "/api/todos", "POST", {"title": BUY, "due": "2020-01-01"})
+    made.set()
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await expect(page.locator(".sidebar")).to_contain_text("Today1")
+
+
 @pytest.mark.parametrize("hours", [14, -11])
 async def test_today_is_the_readers_day_for_what_is_due_at_a_time(browser, server, hours):
     """Times are written in another zone, in whose calendar most of them are of another day."""

@@ -13275,8 +13275,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     };
   }
 
+  let dueTicket = 0;
+
   async function loadDueToday() {
     if (access.link) return;
+    dueTicket += 1;
+    const ticket = dueTicket;
     const query = new URLSearchParams({
       due: `..${dayFromNow(0)}`,
       completed: 'false',
@@ -13284,6 +13288,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       ...(zone && { tz: zone }),
     });
     const page = await fetchPage(`?${query}`);
+    if (ticket !== dueTicket) return;
     state.dueToday = { count: page.items.length, capped: page.next !== null };
     renderSidebar();
   }
@@ -16475,6 +16480,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const isFirst = state.revision === null;
     const wasReplaced = reset || (!isFirst && revision < state.revision);
     if (isFirst || wasReplaced) state.revision = revision;
+    if (isFirst) loadDueToday().catch(() => {});
     if (wasReplaced || (isFirst && state.loaded && revision > newestRevision())) scheduleRefresh();
   }
 
@@ -16861,7 +16867,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     await takeUp();
     loadView().then(takeUpTexts);
     connect();
-    loadDueToday().catch(() => {});
+    // The first hello has it read, since a change before that is not reported; this is for a page without one.
+    sleep(1500)
+      .then(() => state.revision === null && loadDueToday())
+      .catch(() => {});
     if (access.link) offerOwnLists();
     else if (weatherIsConfigured) {
       showWeather();
