@@ -5108,8 +5108,8 @@ class MongoDocumentStore:
         which = await self._which(owner_id, name, precondition.if_match)
         document = {"owner_id": owner_id, "name": name, "size": len(body), "etag": etag}
         document["updated_at"] = at or now_milliseconds()
-        # The text is what is answered: BSON has values, such as {"$ref", "$id"}, that come back as something
-        # else. The tree is for people who look at their documents with MongoDB's own tools.
+        # The text is the answer: BSON returns some values, such as {"$ref", "$id"}, in another form.
+        # The tree is for people who read their documents with MongoDB's own tools.
         document.update(text=body.decode(), body=json.loads(body))
         async with self._documents() as documents:
             try:
