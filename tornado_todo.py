@@ -9549,10 +9549,10 @@ PAGE_HTML = r"""<!DOCTYPE html>
   </symbol>
 </svg>
 
-<button class="skip" type="button">Skip to the new to-do box</button>
+<button class="skip" data-action="focusStart" type="button">Skip to the new to-do box</button>
 
 <div class="banner" role="status" hidden>
-  <span class="banner-text"></span><button class="banner-retry" type="button">Try now</button>
+  <span class="banner-text"></span><button class="banner-retry" data-action="wakeRetry" type="button">Try now</button>
 </div>
 
 <div class="shell">
@@ -9560,14 +9560,14 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <div class="brand">
       <svg class="icon brand-mark" aria-hidden="true"><use href="#icon-funnel"/></svg>
       <span class="brand-name">tornado<span class="brand-tail">todo</span></span>
-      <button class="icon-button close-drawer" type="button" aria-label="Close the lists">
+      <button class="icon-button close-drawer" data-action="closeDrawer" type="button" aria-label="Close the lists">
         <svg class="icon" aria-hidden="true"><use href="#icon-close"/></svg>
       </button>
     </div>
     <ul class="views"></ul>
     <h2 class="sidebar-heading">My lists</h2>
     <ul class="lists"></ul>
-    <button class="new-list-button" type="button">
+    <button class="new-list-button" data-action="startNewList" type="button">
       <svg class="icon" aria-hidden="true"><use href="#icon-plus"/></svg><span>New list</span>
     </button>
     <input class="new-list" type="text" aria-label="Name of the new list" placeholder="Name, then Enter"
@@ -9575,29 +9575,29 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <h2 class="sidebar-heading shared-heading" hidden>Shared with me</h2>
     <ul class="shared-lists"></ul>
     <div class="sidebar-foot">
-      <a class="place trash-link" href="#/trash">
+      <a class="place trash-link" data-action="visitPlace" href="#/trash">
         <svg class="icon" aria-hidden="true"><use href="#icon-trash"/></svg>
         <span class="place-name">Trash</span>
       </a>
-      <button class="place help-button" type="button">
+      <button class="place help-button" data-action="openHelp" type="button">
         <svg class="icon" aria-hidden="true"><use href="#icon-help"/></svg>
         <span class="place-name">Shortcuts</span><kbd>?</kbd>
       </button>
-      <button class="place account-button" type="button" aria-haspopup="dialog" hidden>
+      <button class="place account-button" data-action="openAccount" type="button" aria-haspopup="dialog" hidden>
         <svg class="icon" aria-hidden="true"><use href="#icon-person"/></svg>
         <span class="hidden-words">Account of </span><span class="place-name account-name" dir="auto"></span>
       </button>
-      <button class="place sign-in-button" type="button" hidden>
+      <button class="place sign-in-button" data-action="changeUser" type="button" hidden>
         <svg class="icon" aria-hidden="true"><use href="#icon-person"/></svg>
         <span class="place-name">Sign in</span>
       </button>
     </div>
   </nav>
-  <div class="scrim" hidden></div>
+  <div class="scrim" data-action="closeDrawer" hidden></div>
 
   <main class="page">
     <div class="top-bar">
-      <button class="icon-button open-drawer" type="button" aria-label="Open the lists"
+      <button class="icon-button open-drawer" data-action="openDrawer" type="button" aria-label="Open the lists"
               aria-controls="sidebar" aria-expanded="false">
         <svg class="icon" aria-hidden="true"><use href="#icon-menu"/></svg>
       </button>
@@ -9617,22 +9617,24 @@ PAGE_HTML = r"""<!DOCTYPE html>
           <input class="rename-list" type="text" aria-label="Name of this list" autocomplete="off" dir="auto"
                  maxlength="500" hidden>
           <div class="list-tools" hidden>
-            <button class="icon-button share-button" type="button" aria-label="Share this list" title="Share"
-                    aria-haspopup="dialog" hidden>
+            <button class="icon-button share-button" data-action="openSharing" type="button" title="Share"
+                    aria-label="Share this list" aria-haspopup="dialog" hidden>
               <svg class="icon" aria-hidden="true"><use href="#icon-share"/></svg>
             </button>
-            <button class="icon-button rename-list-button" type="button" aria-label="Rename this list">
+            <button class="icon-button rename-list-button" data-action="startRename" type="button"
+                    aria-label="Rename this list">
               <svg class="icon" aria-hidden="true"><use href="#icon-pencil"/></svg>
             </button>
-            <button class="icon-button delete-list-button" type="button" aria-label="Delete this list">
+            <button class="icon-button delete-list-button" data-action="deleteList" type="button"
+                    aria-label="Delete this list">
               <svg class="icon" aria-hidden="true"><use href="#icon-trash"/></svg>
             </button>
-            <button class="icon-button leave-button" type="button" aria-label="Leave this list"
+            <button class="icon-button leave-button" data-action="leaveList" type="button" aria-label="Leave this list"
                     title="Leave this list" hidden>
               <svg class="icon" aria-hidden="true"><use href="#icon-leave"/></svg>
             </button>
           </div>
-          <button class="quiet-button empty-trash" type="button" hidden>Empty trash</button>
+          <button class="quiet-button empty-trash" data-action="emptyTrash" type="button" hidden>Empty trash</button>
         </div>
         <p class="share-note" hidden><span class="share-words" dir="auto"></span>
           <a class="own-lists" href="#/" hidden>Back to my lists</a></p>
@@ -9641,7 +9643,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
           <svg class="icon composer-plus" aria-hidden="true"><use href="#icon-plus"/></svg>
           <input class="new-todo" type="text" placeholder="What needs to be done?"
                  aria-label="What needs to be done?" autocomplete="off" enterkeyhint="done" dir="auto">
-          <button class="icon-button new-options-button" type="button" aria-expanded="false"
+          <button class="icon-button new-options-button" data-action="toggleOptions" type="button" aria-expanded="false"
                   aria-controls="new-options" aria-label="Due date, priority and tags for the new to-do">
             <svg class="icon" aria-hidden="true"><use href="#icon-options"/></svg>
           </button>
@@ -9672,11 +9674,11 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <section class="main" aria-label="To-dos" hidden>
         <div class="list-bar">
           <span class="toggle-all-box">
-            <input id="toggle-all" class="toggle-all" type="checkbox">
+            <input id="toggle-all" class="toggle-all" data-action="toggleAll" type="checkbox">
             <label for="toggle-all">Mark all as complete</label>
           </span>
           <span class="sort-box"><label for="sort">Sort</label>
-            <select id="sort" class="sort" aria-label="Sort">
+            <select id="sort" class="sort" data-action="chooseSort" aria-label="Sort">
               <option value="order">My order</option>
               <option value="due">Due date</option>
               <option value="-priority">Priority</option>
@@ -9686,7 +9688,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
         </div>
         <ul class="todo-list" aria-labelledby="view-title"></ul>
         <div class="more" hidden>
-          <button class="quiet-button more-button" type="button">Show more</button>
+          <button class="quiet-button more-button" data-action="loadMore" type="button">Show more</button>
         </div>
       </section>
 
@@ -9694,7 +9696,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
         <p class="trash-hint">Nothing here is lost yet. Restore it, or delete it for good.</p>
         <ul class="trash-list"></ul>
         <div class="more" hidden>
-          <button class="quiet-button more-button" type="button">Show more</button>
+          <button class="quiet-button more-button" data-action="loadMore" type="button">Show more</button>
         </div>
       </section>
 
@@ -9722,7 +9724,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
           <li><a data-show="active" href="#/active">Active</a></li>
           <li><a data-show="completed" href="#/completed">Completed</a></li>
         </ul>
-        <button class="clear-completed" type="button" hidden>Clear completed</button>
+        <button class="clear-completed" data-action="clearCompleted" type="button" hidden>Clear completed</button>
       </footer>
     </section>
   </main>
@@ -9730,7 +9732,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   <aside class="detail" aria-label="Details of the to-do" hidden>
     <header class="detail-head">
       <span class="detail-state"></span>
-      <button class="icon-button detail-close" type="button" aria-label="Close the details">
+      <button class="icon-button detail-close" data-action="closeDetail" type="button" aria-label="Close the details">
         <svg class="icon" aria-hidden="true"><use href="#icon-close"/></svg>
       </button>
     </header>
@@ -9745,10 +9747,10 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <fieldset class="field">
         <legend>Due</legend>
         <div class="quick-due">
-          <button class="chip-button" type="button" data-days="0">Today</button>
-          <button class="chip-button" type="button" data-days="1">Tomorrow</button>
-          <button class="chip-button" type="button" data-days="7">In a week</button>
-          <button class="chip-button clear-due" type="button">No date</button>
+          <button class="chip-button" data-action="quickDue" type="button" data-days="0">Today</button>
+          <button class="chip-button" data-action="quickDue" type="button" data-days="1">Tomorrow</button>
+          <button class="chip-button" data-action="quickDue" type="button" data-days="7">In a week</button>
+          <button class="chip-button clear-due" data-action="quickDue" type="button">No date</button>
         </div>
         <div class="due-inputs">
           <input class="detail-due" type="date" min="1000-01-01" max="9999-12-31" aria-label="Due date">
@@ -9758,10 +9760,10 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <fieldset class="field">
         <legend>Priority</legend>
         <div class="priorities">
-          <label><input type="radio" name="priority" value="0"><span>None</span></label>
-          <label><input type="radio" name="priority" value="1"><span>Low</span></label>
-          <label><input type="radio" name="priority" value="2"><span>Medium</span></label>
-          <label><input type="radio" name="priority" value="3"><span>High</span></label>
+          <label><input type="radio" name="priority" value="0" data-action="choosePriority"><span>None</span></label>
+          <label><input type="radio" name="priority" value="1" data-action="choosePriority"><span>Low</span></label>
+          <label><input type="radio" name="priority" value="2" data-action="choosePriority"><span>Medium</span></label>
+          <label><input type="radio" name="priority" value="3" data-action="choosePriority"><span>High</span></label>
         </div>
       </fieldset>
       <div class="field">
@@ -9775,17 +9777,17 @@ PAGE_HTML = r"""<!DOCTYPE html>
       </div>
       <div class="field">
         <label for="detail-list">List</label>
-        <select id="detail-list" class="detail-list"></select>
+        <select id="detail-list" class="detail-list" data-action="chooseList"></select>
       </div>
       <details class="field history">
         <summary>History</summary>
         <ol class="history-list"></ol>
-        <button class="quiet-button history-more" type="button" hidden>Show more</button>
+        <button class="quiet-button history-more" data-action="moreHistory" type="button" hidden>Show more</button>
       </details>
     </div>
     <footer class="detail-foot">
       <span class="detail-created"></span>
-      <button class="quiet-button danger detail-delete" type="button">Delete</button>
+      <button class="quiet-button danger detail-delete" data-action="deleteOpen" type="button">Delete</button>
     </footer>
   </aside>
 </div>
@@ -9803,7 +9805,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <p class="gate-words" hidden></p>
     <p class="gate-warning" hidden>This connection isn’t encrypted: on its way, a password can be read by
       others. Sign in over https if you can.</p>
-    <form class="form sign-in-form" method="post" novalidate>
+    <form class="form sign-in-form" data-action="signIn" method="post" novalidate>
       <div class="field">
         <label for="sign-in-name">Name</label>
         <input id="sign-in-name" name="name" type="text" autocomplete="username" autocapitalize="none"
@@ -9816,7 +9818,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <p class="said" role="status"></p>
       <button class="solid-button" type="submit">Sign in</button>
     </form>
-    <form class="form sign-up-form" method="post" novalidate hidden>
+    <form class="form sign-up-form" data-action="signUp" method="post" novalidate hidden>
       <div class="field">
         <label for="sign-up-name">Name</label>
         <input id="sign-up-name" name="name" type="text" autocomplete="username" autocapitalize="none"
@@ -9844,8 +9846,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <button class="solid-button" type="submit">Make the account</button>
     </form>
     <p class="gate-foot"><span class="gate-hint"></span>
-      <button class="link-button gate-switch" type="button">Make an account</button>
-      <button class="link-button gate-back" type="button" hidden>Go on without signing in</button></p>
+      <button class="link-button gate-switch" data-action="switchForm" type="button">Make an account</button>
+      <button class="link-button gate-back" data-action="leaveGate" type="button" hidden>Go on without signing in</button></p>
   </div>
 </section>
 
@@ -9853,7 +9855,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   <div class="dialog-head">
     <h2 id="account-title"><span class="hidden-words">Account of </span><span class="account-name"
       dir="auto"></span></h2>
-    <button class="icon-button dialog-close" type="button" aria-label="Close">
+    <button class="icon-button dialog-close" data-action="closeDialog" type="button" aria-label="Close">
       <svg class="icon" aria-hidden="true"><use href="#icon-close"/></svg>
     </button>
   </div>
@@ -9862,7 +9864,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <summary>Where you are signed in</summary>
     <ul class="entries session-entries"></ul>
     <p class="part-acts">
-      <button class="quiet-button danger end-all" type="button">Sign out everywhere</button>
+      <button class="quiet-button danger end-all" data-action="signOutEverywhere" type="button">Sign out everywhere</button>
     </p>
   </details>
   <details class="part tokens-part" name="account-part">
@@ -9870,7 +9872,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <p class="part-text">With a token, a program acts in your name without knowing your password.</p>
     <ul class="entries token-entries"></ul>
     <div class="secret-place"></div>
-    <form class="form token-form" novalidate>
+    <form class="form token-form" data-action="makeToken" novalidate>
       <div class="field">
         <label for="token-name">Name of the new token</label>
         <input id="token-name" name="name" type="text" placeholder="Backup script" autocomplete="off"
@@ -9899,12 +9901,12 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <ul class="entries invite-entries"></ul>
     <div class="secret-place"></div>
     <p class="part-acts">
-      <button class="quiet-button make-invite" type="button">Make an invitation</button>
+      <button class="quiet-button make-invite" data-action="makeInvite" type="button">Make an invitation</button>
     </p>
   </details>
   <details class="part password-part" name="account-part">
     <summary>Password</summary>
-    <form class="form password-form" method="post" novalidate>
+    <form class="form password-form" data-action="changePassword" method="post" novalidate>
       <input class="account-username" name="username" type="text" autocomplete="username" aria-label="Name"
              readonly hidden>
       <div class="field">
@@ -9925,7 +9927,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <p class="part-text">Everything you have here, in one file.</p>
     <p class="part-acts"><a class="quiet-button export-link" href="{{ base }}/api/export" download>Download
       everything</a></p>
-    <form class="form delete-form" method="post" novalidate>
+    <form class="form delete-form" data-action="deleteAccount" method="post" novalidate>
       <h3 class="part-title">Delete the account</h3>
       <p class="part-text">The account goes with all its lists, to-dos, history, tokens and links, for you
         and for everybody you share a list with. This can’t be undone, so download everything first.</p>
@@ -9938,20 +9940,22 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <button class="quiet-button danger" type="submit">Delete the account</button>
     </form>
   </details>
-  <div class="dialog-buttons"><button class="solid-button sign-out" type="button">Sign out</button></div>
+  <div class="dialog-buttons">
+    <button class="solid-button sign-out" data-action="signOut" type="button">Sign out</button>
+  </div>
 </dialog>
 
 <dialog class="dialog wide share" aria-labelledby="share-title">
   <div class="dialog-head">
     <h2 id="share-title" dir="auto"></h2>
-    <button class="icon-button dialog-close" type="button" aria-label="Close">
+    <button class="icon-button dialog-close" data-action="closeDialog" type="button" aria-label="Close">
       <svg class="icon" aria-hidden="true"><use href="#icon-close"/></svg>
     </button>
   </div>
   <p class="said" role="status"></p>
   <h3 class="part-title">People</h3>
   <ul class="entries member-entries"></ul>
-  <form class="form member-form" novalidate>
+  <form class="form member-form" data-action="addMember" novalidate>
     <div class="field-row">
       <div class="field">
         <label for="member-name">Share with</label>
@@ -9973,7 +9977,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <p class="part-text">Anyone with the link can read this list, without an account, until you revoke it.</p>
     <ul class="entries link-entries"></ul>
     <div class="secret-place"></div>
-    <p class="part-acts"><button class="quiet-button make-link" type="button">Make a link</button></p>
+    <p class="part-acts"><button class="quiet-button make-link" data-action="makeLink" type="button">Make a link</button></p>
   </div>
 </dialog>
 
@@ -9984,12 +9988,12 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <section class="version" aria-labelledby="version-mine">
       <h3 id="version-mine">Yours</h3>
       <p class="version-text" dir="auto" tabindex="0"></p>
-      <button class="solid-button" type="button" value="mine">Keep yours</button>
+      <button class="solid-button" data-action="closeDialog" type="button" value="mine">Keep yours</button>
     </section>
     <section class="version theirs" aria-labelledby="version-theirs">
       <h3 id="version-theirs">The other</h3>
       <p class="version-text" dir="auto" tabindex="0"></p>
-      <button class="quiet-button" type="button" value="theirs">Keep the other</button>
+      <button class="quiet-button" data-action="closeDialog" type="button" value="theirs">Keep the other</button>
     </section>
   </div>
 </dialog>
@@ -9998,17 +10002,18 @@ PAGE_HTML = r"""<!DOCTYPE html>
   <h2 id="confirm-title"></h2>
   <p class="confirm-text"></p>
   <div class="dialog-buttons">
-    <button class="quiet-button confirm-no" type="button">Keep</button>
-    <button class="solid-button danger confirm-yes" type="button">Delete for good</button>
+    <button class="quiet-button confirm-no" data-action="closeDialog" type="button">Keep</button>
+    <button class="solid-button danger confirm-yes" data-action="closeDialog" type="button"
+            value="yes">Delete for good</button>
   </div>
 </dialog>
 
 <dialog class="dialog help" aria-labelledby="help-title">
   <h2 id="help-title">Shortcuts</h2>
   <dl class="keys"></dl>
-  <p class="choice help-choice"><input id="single-keys" class="single-keys" type="checkbox"><label
+  <p class="choice help-choice"><input id="single-keys" class="single-keys" data-action="chooseSingleKeys" type="checkbox"><label
     for="single-keys">Single-key shortcuts (<kbd>n</kbd> <kbd>/</kbd> <kbd>1</kbd> …)</label></p>
-  <div class="dialog-buttons"><button class="solid-button help-close" type="button">Close</button></div>
+  <div class="dialog-buttons"><button class="solid-button help-close" data-action="closeDialog" type="button">Close</button></div>
 </dialog>
 
 <noscript><p class="no-script">This page needs JavaScript. The same to-dos are at
