@@ -44,8 +44,8 @@ def send(work: Work, running: Running, headers: dict[str, str], first: int, coun
     for number in range(first, first + count):
         body = work.body(number)
         sent = {**headers, **(JSON if body else {})}
-        response, answer = ask(connection, work.method, work.path_of(running.server), body, sent)
-        if response.status != work.status:
+        response, answer = ask(connection, work.method, running.server.path(work.path), body, sent)
+        if response.status != work.status_of(running.server):
             raise NotRun(f"it answers {response.status} under valgrind: {answer[:200]!r}")
     connection.close()
 

@@ -57,9 +57,14 @@ class Row:
         """The median of the requests a second."""
         return statistics.median(self.rates) if self.samples else 0.0
 
-    def median(self, of: Callable[[Sample], float]) -> float:
-        """The median of something over the rounds."""
-        return statistics.median(of(sample) for sample in self.samples)
+    @property
+    def p50(self) -> float:
+        """The median of the rounds' 50th percentiles, in milliseconds."""
+        return statistics.median(sample.p50_milliseconds for sample in self.samples)
+
+    @property
+    def p99(self) -> float:
+        return statistics.median(sample.p99_milliseconds for sample in self.samples)
 
 
 class Contest(NamedTuple):
@@ -76,7 +81,7 @@ def run_wrk(work: Work, server: Running, headers: dict[str, str], seconds: float
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{round(seconds)}s", "-s", str(FOLDER / work.script), *options]
     used = server.processor_seconds()
     try:
-        url = server.url + work.path_of(server.server)
+        url = server.url + server.server.path(work.path)
         done = subprocess.run([*command, url], capture_output=True, text=True, timeout=seconds + 30)
     except subprocess.TimeoutExpired:
         raise NotRun("wrk did not end") from None

@@ -32,9 +32,17 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines))
 
 
-def reference_in(rows: Mapping[str, Row], store: str) -> str:
-    """Which server the ratios are to: where the usual one cannot do the work, Tornado's hello world."""
-    return REFERENCES[store] if REFERENCES[store] in rows else "hello-tornado"
+def references_in(
+    work: Work, rows: Mapping[str, Row], store: str, base: Mapping[str, Row]
+) -> dict[str, Mapping[str, Row]]:
+    """What the ratios are to: by the title of a column, the row to compare with for each server.
+
+    It is what the same server does in the work's base, and what the usual servers do in this work; where none of them
+    can do it, Tornado's hello world.
+    """
+    names = [name for name in REFERENCES[store] if name in rows] or ([] if work.base else ["hello-tornado"])
+    columns = {f"× {BY_NAME[work.base].title}": base} if base else {}
+    return columns | {f"× {TITLES[name]}": dict.fromkeys(rows, rows.get(name)) for name in names}
 
 
 def ratio(row: Row, reference: Row | None) -> str:
@@ -42,17 +50,18 @@ def ratio(row: Row, reference: Row | None) -> str:
     return f"{row.rate / reference.rate:.2f}" if reference and reference.samples and row.samples else "–"
 
 
-def work_line(name: str, row: Row, reference: Row | None, with_instructions: bool) -> list[str]:
+def work_line(name: str, row: Row, references: Sequence[Row | None], with_instructions: bool) -> list[str]:
     """The line of one server in the table of a work."""
     if not row.samples:
-        return [f"{TITLES[name]} (not run)", *["–"] * (6 + with_instructions)]
+        return [f"{TITLES[name]} (not run)", *["–"] * (6 + len(references) + with_instructions)]
     requests = sum(sample.requests for sample in row.samples)
     used = sum(sample.processor_seconds for sample in row.samples)
     cells = [
         f"{row.rate:,.0f} ({min(row.rates):,.0f} to {max(row.rates):,.0f})",
-        ratio(row, reference),
-        f"{row.median(lambda sample: sample.p50_milliseconds):.2f}",
-        f"{row.median(lambda sample: sample.p99_milliseconds):.2f}",
+        *(ratio(row, reference) for reference in references),
+        f"{row.p50:.2f}",
+        f"{row.p99:.2f}",
+        f"{row.p99 / row.p50:.1f}",
         f"{used / requests * 1e6:.0f}",
         f"{row.memory / MEBIBYTE:.0f}",
     ]
@@ -62,18 +71,16 @@ def work_line(name: str, row: Row, reference: Row | None, with_instructions: boo
 
 
 def work_table(work: Work, rows: Mapping[str, Row], store: str, base: Mapping[str, Row]) -> str:
-    """The table of one work on one kind of database, and what went wrong under it.
-
-    Ratios are to the server that they are to, or to what the same server does in the work's base.
-    """
+    """The table of one work on one kind of database, and what went wrong under it."""
     with_instructions = any(row.instructions is not None for row in rows.values())
-    reference = reference_in(rows, store)
-    references = {name: base.get(name) if work.base else rows.get(reference) for name in rows}
-    compared = BY_NAME[work.base].title if work.base else TITLES[reference]
+    references = references_in(work, rows, store, base)
     title = work.title + (", on Postgres" if store == "postgres" else "")
-    header = [title, "requests/s (min to max)", f"× {compared}", "p50 ms", "p99 ms", "CPU µs/request", "MiB"]
+    header = [title, "requests/s (min to max)", *references, "p50 ms", "p99 ms", "p99/p50", "CPU µs/request", "MiB"]
     header += ["1,000 instr./request"] if with_instructions else []
-    lines = [work_line(name, row, references[name], with_instructions) for name, row in rows.items()]
+    lines = [
+        work_line(name, row, [column.get(name) for column in references.values()], with_instructions)
+        for name, row in rows.items()
+    ]
     text = table(header, lines)
     for name, row in rows.items():
         if row.reason:
@@ -85,28 +92,31 @@ def work_table(work: Work, rows: Mapping[str, Row], store: str, base: Mapping[st
     return text
 
 
-def overview(results: Results, store: str) -> str:
-    """All works on one kind of database in one table: requests a second, and the ratio to the reference."""
-    columns = {name: by_store(rows, store) for name, rows in results.items()}
-    columns = {name: rows for name, rows in columns.items() if rows}
+def overview(results: Results, store: str, works: Sequence[Work]) -> str:
+    """Works on one kind of database in one table: requests a second, and the ratios to the references."""
+    columns = {work.title: by_store(results.get(work.name, {}), store) for work in works}
+    columns = {title: rows for title, rows in columns.items() if rows}
     lines = []
     for server in SERVERS:
         cells = []
         for rows in columns.values():
-            row, reference = rows.get(server.name, Row()), rows.get(REFERENCES[store])
-            suffix = f" ({ratio(row, reference)})" if reference else ""
+            row = rows.get(server.name, Row())
+            ratios = [ratio(row, rows[name]) for name in REFERENCES[store] if name in rows]
+            suffix = f" ({', '.join(ratios)})" if ratios else ""
             cells.append(f"{row.rate:,.0f}{suffix}" if row.samples else "")
         if any(cells):
             lines.append([server.title, *cells])
-    title = f"requests/s (× {TITLES[REFERENCES[store]]})"
-    return table([title, *(BY_NAME[name].title for name in columns)], lines) if lines else ""
+    title = f"requests/s ({', '.join(f'× {TITLES[name]}' for name in REFERENCES[store])})"
+    return table([title, *columns], lines) if lines else ""
 
 
 def load_tables(results: Results) -> list[str]:
-    """An overview, and one table for each work, of each kind of database."""
+    """Overviews, of the small tables and by size, and one table for each work, of each kind of database."""
+    groups = [[work for work in WORKS if work.todos == 20]]
+    groups += [[work for work in WORKS if work.todos != 20 and work.name.startswith(name)] for name in CHARTED]
     tables = []
     for store in REFERENCES:
-        tables.append(overview(results, store))
+        tables += [overview(results, store, group) for group in groups]
         for work in WORKS:
             if rows := by_store(results.get(work.name, {}), store):
                 tables.append(work_table(work, rows, store, results.get(work.base, {})))

@@ -11,6 +11,7 @@ import itertools
 import os
 import platform
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -59,7 +60,7 @@ def parse_options() -> argparse.Namespace:
         epilog=f"Servers: {', '.join(servers)}. Works: {', '.join(works)}.",
     )
     add = parser.add_argument
-    add("--quick", action="store_true", help="2 rounds of 1 s, and no list of 100,000: a smoke test")
+    add("--quick", action="store_true", help="2 rounds of 1 s, and no tables of 100 and of 100,000: a smoke test")
     add("--only", metavar="NAME,…", type=names_from(servers), default=servers, help="only these servers")
     add("--work", metavar="NAME,…", type=names_from(works), help="only these works")
     add("--seconds", type=int, metavar="N", help="seconds of load in a round (default 3)")
@@ -72,7 +73,9 @@ def parse_options() -> argparse.Namespace:
         parser.error("these servers need --postgres URL")
     options.seconds = options.seconds or (1 if options.quick else 3)
     options.rounds = options.rounds or (2 if options.quick else 5)
-    options.work = options.work or [name for name in works if not (options.quick and name == "list-100000")]
+    options.work = options.work or [
+        name for name in works if not (options.quick and name.endswith(("-100", "-100000")))
+    ]
     options.chart = options.chart or installation.WORK_FOLDER / "chart.svg"
     return options
 
@@ -105,18 +108,35 @@ class Benchmark:
         return [server for server in chosen if server.name not in ON_POSTGRES or self.options.postgres]
 
     def new_place(self, server: Server, count: int) -> Place:
-        """A folder and a new database with that many to-dos (ours gets them once it runs). Raises NotRun."""
+        """A folder and a new database with that many to-dos (ours on Postgres gets them later). Raises NotRun."""
         if reason := self.missing.get(server.name):
             raise NotRun(reason)
         folder = Path(tempfile.mkdtemp(dir=self.folder))
-        return Place(folder, todos.prepare_database(server, folder, count, self.options.postgres))
+        if server.store == "postgres":
+            return Place(folder, todos.prepare_postgres(server, count, self.options.postgres))
+        if server.store:
+            shutil.copytree(self.filled_folder(server, count), folder, dirs_exist_ok=True)
+        return Place(folder, todos.DATABASE)
+
+    def filled_folder(self, server: Server, count: int) -> Path:
+        """What the servers of one kind begin with, made once for all of them. Raises NotRun."""
+        filled = self.folder / f"{server.kind}-{count}"
+        if not filled.exists():
+            folder = Path(tempfile.mkdtemp(dir=self.folder))
+            todos.fill_folder(server.kind, folder, count)
+            if server.ours:
+                with running(server, Place(folder, todos.DATABASE), self.processors_for(server)) as process:
+                    process.wait(START_SECONDS)
+                    todos.fill_ours(process, count)
+            folder.rename(filled)
+        return filled
 
     @contextlib.contextmanager
     def started(self, server: Server, place: Place, count: int) -> Iterator[Running]:
         """A server that answers, with that many to-dos. Raises NotRun."""
         with running(server, place, self.processors_for(server)) as process:
             process.wait(START_SECONDS)
-            if server.ours:
+            if server.ours and server.store == "postgres":
                 todos.fill_ours(process, count)
             yield process
 
@@ -153,7 +173,7 @@ class Benchmark:
             wrapper = instructions.wrapper(place.folder)
             with running(server, place, self.processors_for(server), wrapper) as process:
                 process.wait(instructions.START_SECONDS)
-                if server.ours:
+                if server.ours and server.store == "postgres":
                     todos.fill_ours(process, 20)
                 for work in works:
                     row = self.results[work.name][server.name]

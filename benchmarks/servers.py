@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pocketbase
 from installation import FOLDER, NODE_FOLDER, PYTHON, ROOT
 
 UVICORN = (
@@ -18,6 +19,9 @@ UVICORN = (
     " --loop uvloop --http httptools --no-access-log --log-level warning "
 )
 GUNICORN = "{python} -m gunicorn --pythonpath {peers} --bind 127.0.0.1:{port} --log-level warning "
+POCKETBASE = (
+    "{pocketbase} serve --http 127.0.0.1:{port} --dir pb_data --migrationsDir {peers}/pocketbase --automigrate=0"
+)
 OURS = "{python} -m tornado_todo"  # like the installed command, which Python compiles only once
 LIST = "/api/todos?limit=20"
 HELLO = "/"
@@ -28,7 +32,8 @@ TICKS_IN_SECOND = os.sysconf("SC_CLK_TCK")
 class Server:
     """How to start one server. `store` is what it keeps to-dos in; a hello world keeps none.
 
-    `only` names the one work that it is measured at.
+    `kind` is `ours`, `peer` or `pocketbase`: servers of one kind have the same tables and addresses. `only` names the
+    one work that it is measured at.
     """
 
     name: str
@@ -36,7 +41,7 @@ class Server:
     command: str
     store: str = "sqlite"
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    ours: bool = False
+    kind: str = "peer"
     makes_etags: bool = False
     workers: int = 1
     only: str = ""
@@ -47,9 +52,14 @@ class Server:
         return self.title.replace("*", "")
 
     @property
-    def first_path(self) -> str:
-        """What it is asked first."""
-        return LIST if self.store else HELLO
+    def ours(self) -> bool:
+        return self.kind == "ours"
+
+    def path(self, path: str) -> str:
+        """Where this server has what ours has at this path; a hello world has one address only."""
+        if not self.store:
+            return HELLO
+        return pocketbase.path(path) if self.kind == "pocketbase" else path
 
 
 # Peers write no access log, so ours writes none either.
@@ -59,18 +69,18 @@ ON_SQLITE = {"DATABASE_URL": "sqlite:///{database}"}
 ON_POSTGRES = {"DATABASE_URL": "{database}"}
 
 SERVERS = (
-    Server("ours", "**tornado_todo**", OURS, "sqlite", OUR_SETTINGS | ON_SQLITE, True, True),
+    Server("ours", "**tornado_todo**", OURS, "sqlite", OUR_SETTINGS | ON_SQLITE, "ours", True),
     Server(
         *("ours-uvicorn", "**tornado_todo**, on uvicorn", OURS, "sqlite"),
-        *(OUR_SETTINGS | ON_SQLITE | BY_UVICORN, True, True),
+        *(OUR_SETTINGS | ON_SQLITE | BY_UVICORN, "ours", True),
     ),
     Server(
         *("ours-workers", "**tornado_todo**, two workers", OURS, "sqlite"),
-        *(OUR_SETTINGS | ON_SQLITE | {"WORKERS": "2"}, True, True, 2, "list"),
+        *(OUR_SETTINGS | ON_SQLITE | {"WORKERS": "2"}, "ours", True, 2, "list"),
     ),
     Server(
         *("ours-file", "**tornado_todo**, as `python tornado_todo.py`", "{python} {ours}", "sqlite"),
-        *(OUR_SETTINGS | ON_SQLITE, True, True, 1, "start"),
+        *(OUR_SETTINGS | ON_SQLITE, "ours", True, 1, "start"),
     ),
     Server("fastapi-aiosqlite", "FastAPI + aiosqlite", UVICORN + "fastapi_aiosqlite:app"),
     Server("fastapi-sqlalchemy", "FastAPI + SQLAlchemy", UVICORN + "fastapi_sqlalchemy:app"),
@@ -78,16 +88,18 @@ SERVERS = (
     Server("aiohttp", "aiohttp + aiosqlite", "{python} {peers}/aiohttp_aiosqlite.py {port}"),
     Server("starlette", "Starlette + aiosqlite", UVICORN + "starlette_aiosqlite:app"),
     Server("express", "Express + better-sqlite3", "node {peers}/express_better_sqlite3.js {port}", makes_etags=True),
+    Server("pocketbase", "PocketBase", POCKETBASE, kind="pocketbase"),
     Server("hello-tornado", "Tornado hello world", "{python} {peers}/hello_tornado.py {port}", "", makes_etags=True),
     Server("hello-asgi", "raw ASGI hello world", UVICORN + "hello_asgi:app", ""),
-    Server("ours-postgres", "**tornado_todo** (Postgres)", OURS, "postgres", OUR_SETTINGS | ON_POSTGRES, True, True),
+    Server("ours-postgres", "**tornado_todo** (Postgres)", OURS, "postgres", OUR_SETTINGS | ON_POSTGRES, "ours", True),
     Server(
         *("ours-postgres-uvicorn", "**tornado_todo** (Postgres), on uvicorn", OURS, "postgres"),
-        *(OUR_SETTINGS | ON_POSTGRES | BY_UVICORN, True, True),
+        *(OUR_SETTINGS | ON_POSTGRES | BY_UVICORN, "ours", True),
     ),
     Server("fastapi-asyncpg", "FastAPI + asyncpg", UVICORN + "fastapi_asyncpg:app", "postgres"),
 )
-REFERENCES = {"sqlite": "fastapi-aiosqlite", "postgres": "fastapi-asyncpg"}  # what the ratios are to
+# What the ratios are to: the first also in the overview.
+REFERENCES = {"sqlite": ("fastapi-aiosqlite", "pocketbase"), "postgres": ("fastapi-asyncpg",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +135,7 @@ class Running:
         self.server = server
         self.port = free_port()
         values = {"python": PYTHON, "peers": FOLDER / "peers", "ours": ROOT / "tornado_todo.py"}
-        values.update(port=self.port, database=place.database)
+        values.update(port=self.port, database=place.database, pocketbase=pocketbase.PROGRAM)
         command = [*wrapper, *(word.format(**values) for word in server.command.split())]
         # Not this environment: a setting of the person who runs this must not reach a server.
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
@@ -163,7 +175,7 @@ class Running:
 
     def _first_status(self, seconds: float) -> int:
         with contextlib.closing(self.connect(seconds)) as connection:
-            connection.request("GET", self.server.first_path)
+            connection.request("GET", self.server.path(LIST))
             response = connection.getresponse()
             response.read()
             return response.status

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 
+import pocketbase
 from installation import FOLDER, PYTHON
 from servers import NotRun, Running, Server
 
 INBOX = "0198c0de-0000-7000-9000-000000000000"
 AT = "2026-01-01T08:00:00.000Z"
+DATABASE = "todos.db"
 FILLING_CONNECTIONS = 16
 
 
@@ -45,24 +47,28 @@ def fill_file(path: Path, count: int) -> None:
     database.close()
 
 
-def prepare_database(server: Server, folder: Path, count: int, postgres: str) -> str:
-    """Make the database that a server begins with. Gives its file's name or its URL.
+def fill_folder(kind: str, folder: Path, count: int) -> None:
+    """Make what a server of a kind begins with on SQLite; ours makes its tables itself. Raises NotRun."""
+    if kind == "peer":
+        fill_file(folder / DATABASE, count)
+    if kind == "pocketbase":
+        try:
+            pocketbase.fill(folder, rows(count))
+        except (OSError, subprocess.SubprocessError, sqlite3.Error) as error:
+            raise NotRun(f"its database could not be made: {error}") from error
 
-    Ours is made by the server itself, and filled through its API once it runs.
-    """
-    if server.store == "postgres":
-        command = [PYTHON, FOLDER / "postgres.py", "create", server.name, str(0 if server.ours else count)]
-        answer = subprocess.run(command, input=postgres, capture_output=True, text=True)
-        if answer.returncode:
-            raise NotRun(f"its database could not be made: {answer.stderr.strip()[-300:]}")
-        return answer.stdout.strip()
-    if server.store and not server.ours:
-        fill_file(folder / f"{server.name}.db", count)
-    return f"{server.name}.db"
+
+def prepare_postgres(server: Server, count: int, postgres: str) -> str:
+    """Make the database that a server begins with on Postgres. Gives its URL. Raises NotRun."""
+    command = [PYTHON, FOLDER / "postgres.py", "create", server.name, str(0 if server.ours else count)]
+    answer = subprocess.run(command, input=postgres, capture_output=True, text=True)
+    if answer.returncode:
+        raise NotRun(f"its database could not be made: {answer.stderr.strip()[-300:]}")
+    return answer.stdout.strip()
 
 
 def drop_databases(postgres: str, servers: list[Server]) -> None:
-    """Drop what `prepare_database` made on Postgres."""
+    """Drop what `prepare_postgres` made."""
     for server in servers:
         if server.store == "postgres":
             # It says itself what fails; the figures that have been measured must not be lost by it.
