@@ -2,7 +2,7 @@
 
 Run them:  pytest                 no set-up; what needs Chromium is skipped without it
            pytest -k undo         what has to do with undo
-           pytest -m ""           also what is marked slow, which takes long by nature
+           pytest -m "not alone"  also what is marked slow, which takes long by nature
 
 The real engines are found by TEST_POSTGRES_URL, TEST_MONGODB_URI, TEST_REDIS_URL and TEST_MYSQL_URL; tests
 that kill an engine start one of their own (TEST_MONGOD names the program of MongoDB's). What is not there is
@@ -558,6 +558,11 @@ def if_set(variable: str, engine: str) -> list[str]:
 @pytest.mark.parametrize("variable", ["TEST_POSTGRES_URL", "TEST_MONGODB_URI", "TEST_REDIS_URL", "TEST_MYSQL_URL"])
 def test_the_suite_runs_over_this_engine_too(variable):
     assert address_of(variable)
+
+
+def test_the_suite_runs_what_is_slow_too(pytestconfig):
+    if pytestconfig.getoption("markexpr") == "not slow":
+        skip_or_fail("tests that are long by nature are left out; python -m pytest -n auto -m 'not alone' runs them")
 
 
 def address_of(variable: str) -> str:
@@ -1124,7 +1129,8 @@ async def browser():
         await chromium.close()
 
 
-SCREENS = pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)], ids=["desktop", "phone"])
+PHONE = pytest.param(390, 844, marks=pytest.mark.slow)
+SCREENS = pytest.mark.parametrize("width, height", [(1280, 800), PHONE], ids=["desktop", "phone"])
 BUY, FEED, BOOK = "buy some cheese", "feed the cat", "book a doctors appointment"
 
 
@@ -12447,6 +12453,7 @@ async def test_empty_page_shows_the_box_for_a_new_to_do_with_the_focus(page):
     await expect(page.locator(".empty-text")).to_contain_text("not there any more")
 
 
+@pytest.mark.slow
 async def test_enter_appends_a_trimmed_title_and_clears_the_box(page):
     await type_in(page, f"   {BUY}   ", "   ")
     await expect(shown_titles(page)).to_have_text([BUY])
@@ -12463,6 +12470,7 @@ async def test_enter_appends_a_trimmed_title_and_clears_the_box(page):
     await expect(page.locator(".todo-count")).to_have_text("0 items left")
 
 
+@pytest.mark.slow
 async def test_titles_stay_exactly_as_typed(page):
     odd = ["a #1 thing", "pay !3 due:today", "<b>bold</b> & {{x}}", "שלום 123", "買い物 🛒"]
     await type_in(page, *odd)
@@ -12471,6 +12479,7 @@ async def test_titles_stay_exactly_as_typed(page):
     await expect(shown_titles(page)).to_have_text(odd)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [r"/api/todos\?.*limit=100", "/api/lists$"])
 async def test_todo_typed_during_loading_is_shown_and_counted(page, path):
     await type_in(page, BUY)
@@ -12496,6 +12505,7 @@ async def test_todo_typed_during_loading_is_shown_and_counted(page, path):
     await expect(shown_titles(page)).to_have_text([BUY, FEED])
 
 
+@pytest.mark.slow
 async def test_many_quick_to_dos_keep_their_order(page):
     wanted = [f"number {number}" for number in range(12)]
     await type_in(page, *wanted)
@@ -12515,6 +12525,7 @@ async def test_toggling_completes_and_reopens(page):
     await expect(row(page, BUY)).not_to_have_class(re.compile("completed"))
 
 
+@pytest.mark.slow
 async def test_a_change_survives_an_immediate_reload(page):
     await type_in(page, BUY)
     await page.locator(".new-todo").fill(FEED)
@@ -12724,6 +12735,7 @@ async def test_the_toast_undoes_a_deletion(page):
     await expect(shown_titles(page)).to_have_text([BUY, BOOK])
 
 
+@pytest.mark.slow
 async def test_the_toast_undoes_clear_completed_and_toggle_all(page):
     await type_in(page, BUY, FEED)
     await page.locator(".toggle-all").check()
@@ -12763,6 +12775,7 @@ async def test_control_z_in_a_text_field_is_left_to_the_field(page):
     await expect(shown_titles(page)).to_have_text([BUY])
 
 
+@pytest.mark.slow
 async def test_control_z_right_after_adding_takes_the_to_do_back(page):
     await type_in(page, BUY, FEED)
     await expect(page.locator(".new-todo")).to_be_focused()
@@ -12775,6 +12788,7 @@ async def test_control_z_right_after_adding_takes_the_to_do_back(page):
     await expect(page.locator(".new-todo")).to_be_focused()
 
 
+@pytest.mark.slow
 async def test_control_z_in_a_field_that_the_page_filled_undoes_the_last_act(page):
     await type_in(page, BUY)
     await row(page, BUY).locator(".toggle").check()
@@ -12784,6 +12798,7 @@ async def test_control_z_in_a_field_that_the_page_filled_undoes_the_last_act(pag
     await expect(row(page, BUY).locator(".toggle")).not_to_be_checked()
 
 
+@pytest.mark.slow
 async def test_control_z_after_a_reload_undoes_what_the_server_knows(page):
     await type_in(page, BUY, FEED)
     await row(page, BUY).locator(".toggle").check()
@@ -12829,6 +12844,7 @@ async def test_the_trash_restores_and_deletes_for_good(page):
     assert await ask(page, "/api/todos?deleted=true") == []
 
 
+@pytest.mark.slow
 async def test_emptying_the_trash_asks_first(page):
     await type_in(page, BUY, FEED)
     await page.locator(".toggle-all").check()
@@ -12893,12 +12909,14 @@ async def leave_for_another_site(page):
     await page.go_back()
 
 
-# What happens at leaving is the same for the last two, so that only CI tries these with everything that can be typed.
 BY_EACH_WAY_OUT = pytest.mark.parametrize(
     "leave",
     [
-        *(pytest.param(way, id=way.__name__) for way in (reload, reopen)),
-        *(pytest.param(way, id=way.__name__, marks=pytest.mark.slow) for way in (go_back, leave_for_another_site)),
+        pytest.param(reload, id="reload"),
+        *(
+            pytest.param(way, id=way.__name__, marks=pytest.mark.slow)
+            for way in (reopen, go_back, leave_for_another_site)
+        ),
     ],
 )
 
@@ -12914,6 +12932,7 @@ async def test_title_edited_in_place_survives_leaving(page, leave):
     await expect(shown_titles(page)).to_have_text(["buy bread"])
 
 
+@pytest.mark.slow
 @BY_EACH_WAY_OUT
 async def test_name_of_a_list_being_typed_survives_leaving(page, leave):
     await new_list(page, "Garden")
@@ -12923,6 +12942,7 @@ async def test_name_of_a_list_being_typed_survives_leaving(page, leave):
     await expect(page.locator(".lists .place")).to_contain_text("Allotment")
 
 
+@pytest.mark.slow
 @BY_EACH_WAY_OUT
 async def test_name_of_a_new_list_survives_leaving(page, leave):
     await page.goto(page.server + "/#/all")
@@ -12957,6 +12977,7 @@ async def test_new_to_do_being_typed_survives_leaving(page, leave):
     await expect(page.locator(".new-todo")).to_have_value("")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", ["", "more"])
 async def test_text_typed_in_a_closed_window_outlives_the_other_windows(page, typed):
     await page.locator(".new-todo").fill(BUY)
@@ -12972,6 +12993,7 @@ async def test_text_typed_in_a_closed_window_outlives_the_other_windows(page, ty
     await expect(other.locator(".new-todo")).to_have_value((typed and ({BUY, typed} - {first}).pop()) or "")
 
 
+@pytest.mark.slow
 async def test_leaving_is_asked_about_where_a_draft_cannot_be_kept(page):
     await page.evaluate("""() => {
         for (const storage of [localStorage, sessionStorage])
@@ -12987,6 +13009,7 @@ async def test_leaving_is_asked_about_where_a_draft_cannot_be_kept(page):
     await close_tab(page)
 
 
+@pytest.mark.slow
 async def test_text_typed_before_the_session_is_known_survives_a_reload(page):
     never = asyncio.Event()
     await page.route("**/api/session", lambda route: never.wait())
@@ -13034,6 +13057,7 @@ async def test_what_waits_for_an_absent_server_survives_leaving(page, leave):
     assert [each["title"] for each in await ask(page, "/api/lists")] == ["Inbox", "Garden"]
 
 
+@pytest.mark.slow
 async def test_text_that_another_changed_while_the_tab_was_closed_is_chosen(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
@@ -13048,6 +13072,7 @@ async def test_text_that_another_changed_while_the_tab_was_closed_is_chosen(page
     await saved(other, notes="mine")
 
 
+@pytest.mark.slow
 async def test_earlier_text_that_was_typed_again_is_chosen(page):
     await type_in(page, BUY)
     (todo,) = await ask(page, "/api/todos")
@@ -13065,6 +13090,7 @@ async def test_earlier_text_that_was_typed_again_is_chosen(page):
     await expect(page.locator(".dispute .version-text")).to_have_text(["mine", "theirs"])
 
 
+@pytest.mark.slow
 async def test_text_that_was_saved_at_closing_asks_nobody_later(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
@@ -13088,6 +13114,7 @@ async def test_escape_cancels_a_new_list(page):
     assert len(await ask(page, "/api/lists")) == 1
 
 
+@pytest.mark.slow
 async def test_counts_and_filters_are_of_the_list_on_the_screen(page):
     await type_in(page, BUY, FEED)
     await new_list(page, "Garden")
@@ -13104,6 +13131,7 @@ async def test_counts_and_filters_are_of_the_list_on_the_screen(page):
     await expect(page.locator(".todo-count")).to_have_text("2 items left")
 
 
+@pytest.mark.slow
 async def test_a_deleted_list_is_restored_from_the_trash(page):
     await new_list(page, "Garden")
     await type_in(page, "plant beans")
@@ -13156,6 +13184,7 @@ async def test_details_edit_every_field(page):
     assert {each["title"]: each["active"] for each in await ask(page, "/api/lists")} == {"Inbox": 0, "Garden": 1}
 
 
+@pytest.mark.slow
 async def test_a_due_time_keeps_its_moment(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
@@ -13188,6 +13217,7 @@ async def test_count_of_today_has_what_is_made_before_the_page_listens(page):
     await expect(page.locator(".sidebar")).to_contain_text("Today1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hours", [14, -11])
 async def test_today_is_the_readers_day_for_what_is_due_at_a_time(browser, server, hours):
     """Times are written in another zone, in whose calendar most of them are of another day."""
@@ -13227,6 +13257,7 @@ async def test_due_dates_are_shown_in_friendly_words(page):
     await expect(shown_titles(page)).to_have_text(["late", "now"])
 
 
+@pytest.mark.slow
 async def test_history_tells_what_happened(page):
     await type_in(page, BUY)
     await row(page, BUY).locator(".toggle").check()
@@ -13263,6 +13294,7 @@ async def test_escape_closes_the_details_and_returns_the_focus(page):
     await expect(row(page, FEED).locator(".toggle")).to_be_focused()
 
 
+@pytest.mark.slow
 async def test_notes_typed_just_before_leaving_are_kept(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
@@ -13320,6 +13352,7 @@ async def test_tag_that_is_being_typed_is_added_on_leaving_the_details(page):
         await page.goto(page.server + "/")
 
 
+@pytest.mark.slow
 async def test_tags_that_two_people_add_both_stay(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
@@ -13334,6 +13367,7 @@ async def test_tags_that_two_people_add_both_stay(page):
     assert (await stored(page))["tags"] == ["theirs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leave", ["close", "other", "view"])
 async def test_title_that_is_too_long_waits_in_the_details(page, leave):
     await type_in(page, BUY, FEED)
@@ -13351,6 +13385,7 @@ async def test_title_that_is_too_long_waits_in_the_details(page, leave):
     assert [todo["title"] for todo in await ask(page, "/api/todos")] == ["x" * 500, FEED]
 
 
+@pytest.mark.slow
 async def test_title_that_is_too_long_is_shown_after_a_reload(page):
     await type_in(page, BUY)
     await row(page, BUY).locator("label").dblclick()
@@ -13375,6 +13410,7 @@ async def test_fields_of_open_details_show_what_others_write(page):
         await expect(page.locator(focused)).to_be_focused()
 
 
+@pytest.mark.slow
 async def test_typed_notes_stay_while_others_write_the_title(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
@@ -13387,6 +13423,7 @@ async def test_typed_notes_stay_while_others_write_the_title(page):
     assert (todo["title"], todo["notes"]) == ("buy ham", "mine alone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice, kept", [("Keep yours", "mine"), ("Keep the other", "theirs")])
 @pytest.mark.parametrize("hears", [True, False], ids=["heard", "unheard"])
 async def test_notes_that_two_people_wrote_are_for_the_user_to_choose(page, choice, kept, hears):
@@ -13425,6 +13462,7 @@ async def test_title_edited_in_place_by_two_people_is_chosen(page):
     assert (await stored(page))["title"] == "buy bread"
 
 
+@pytest.mark.slow
 async def test_list_name_that_two_people_wrote_is_chosen(page):
     await new_list(page, "Garden")
     (garden,) = [each for each in await ask(page, "/api/lists") if not each["inbox"]]
@@ -13440,6 +13478,7 @@ async def test_list_name_that_two_people_wrote_is_chosen(page):
         assert (await ask(page, f"/api/lists/{garden['id']}"))["title"] == kept
 
 
+@pytest.mark.slow
 async def test_untouched_name_of_a_list_takes_nothing_back(page):
     await new_list(page, "Garden")
     (garden,) = [each for each in await ask(page, "/api/lists") if not each["inbox"]]
@@ -13452,6 +13491,7 @@ async def test_untouched_name_of_a_list_takes_nothing_back(page):
     assert (await ask(page, f"/api/lists/{garden['id']}"))["title"] == "Park"
 
 
+@pytest.mark.slow
 async def test_text_typed_into_a_deleted_to_do_can_restore_it(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
@@ -13464,6 +13504,7 @@ async def test_text_typed_into_a_deleted_to_do_can_restore_it(page):
     await saved(page, notes="precious")
 
 
+@pytest.mark.slow
 async def test_lost_answer_to_a_text_asks_nobody(page):
     await type_in(page, BUY)
     lost = []
@@ -13483,6 +13524,7 @@ async def test_lost_answer_to_a_text_asks_nobody(page):
     await expect(page.locator(".dispute")).to_be_hidden()
 
 
+@pytest.mark.slow
 async def test_own_changes_of_other_fields_dispute_no_text(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
@@ -13495,6 +13537,7 @@ async def test_own_changes_of_other_fields_dispute_no_text(page):
     await expect(page.locator(".dispute")).to_be_hidden()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["Tab", "Enter", "pause"])
 async def test_typing_a_year_is_one_act(page, end):
     await type_in(page, BUY)
@@ -13508,6 +13551,7 @@ async def test_typing_a_year_is_one_act(page, end):
     assert await changes_of_field(page, "due") == ["2031-05-06"]
 
 
+@pytest.mark.slow
 async def test_typing_a_time_is_one_act(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
@@ -13606,6 +13650,7 @@ async def test_after_a_crash_only_what_was_still_being_typed_is_there(mortal_pag
     await expect(page.locator(".new-todo")).to_have_value("")
 
 
+@pytest.mark.slow
 async def test_to_do_purged_after_its_slow_answer_stays_purged_after_a_crash(mortal_page):
     page = mortal_page
     answered = asyncio.Event()
@@ -13628,6 +13673,7 @@ async def test_to_do_purged_after_its_slow_answer_stays_purged_after_a_crash(mor
     assert await ask(page, "/api/todos") == []
 
 
+@pytest.mark.slow
 async def test_draft_of_a_killed_window_moves_to_the_next_one(mortal_page):
     page = mortal_page
     await page.locator(".new-todo").fill(BUY)
@@ -13640,6 +13686,7 @@ async def test_draft_of_a_killed_window_moves_to_the_next_one(mortal_page):
     await expect(other.locator(".new-todo")).to_have_value(BUY)
 
 
+@pytest.mark.slow
 async def test_leaving_keeps_pasted_lines_and_deletes_no_emptied_title(page):
     await type_in(page, BUY)
     await row(page, BUY).locator("label").dblclick()
@@ -13653,6 +13700,7 @@ async def test_leaving_keeps_pasted_lines_and_deletes_no_emptied_title(page):
     assert (await stored(page))["title"] == BUY
 
 
+@pytest.mark.slow
 async def test_a_date_that_is_not_complete_changes_nothing_and_is_complained_of(page):
     await type_in(page, FEED)
     await ask(page, "/api/todos", "POST", {"title": BUY, "due": "2031-05-06T10:00:00Z"})
@@ -13686,6 +13734,7 @@ async def test_a_date_that_is_not_complete_changes_nothing_and_is_complained_of(
     assert dues == [None, "2035-07-08T10:00:00Z", "2035-01-02"]
 
 
+@pytest.mark.slow
 async def test_dates_that_two_people_chose_are_for_the_user_to_choose(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
@@ -13725,6 +13774,7 @@ async def test_text_that_can_be_saved_nowhere_any_more_becomes_a_new_to_do(page)
     await saved(page, title=BUY, notes="precious")
 
 
+@pytest.mark.slow
 async def test_to_do_typed_before_the_lists_are_loaded_goes_into_the_shown_one(page):
     garden = await ask(page, "/api/lists", "POST", {"title": "Garden"})
     await page.goto(f"{page.server}/#/list/{garden['id']}")
@@ -13763,6 +13813,7 @@ async def test_search_folds_case_and_accents_and_keeps_the_focus(page):
     await expect(rows(page)).to_have_count(2)
 
 
+@pytest.mark.slow
 async def test_a_search_is_widened_to_every_list(page):
     await new_list(page, "Garden")
     await type_in(page, "plant cheese")
@@ -13774,6 +13825,7 @@ async def test_a_search_is_widened_to_every_list(page):
     await expect(rows(page)).to_have_count(2)
 
 
+@pytest.mark.slow
 async def test_a_tag_filters_and_its_chip_takes_the_filter_away(page):
     await ask(page, "/api/todos", "POST", {"title": BUY, "tags": ["shop"]})
     await ask(page, "/api/todos", "POST", {"title": FEED, "tags": ["home"]})
@@ -13858,6 +13910,7 @@ async def test_dragging_by_the_grip_moves_a_to_do(page):
     await expect(shown_titles(page)).to_have_text(["four", "two", "three", "one"])
 
 
+@pytest.mark.slow
 async def test_escape_cancels_a_drag(page):
     await type_in(page, "one", "two", "three")
     await row(page, "one").hover()
@@ -13870,6 +13923,7 @@ async def test_escape_cancels_a_drag(page):
     await expect(shown_titles(page)).to_have_text(["one", "two", "three"])
 
 
+@pytest.mark.slow
 async def test_dropping_on_a_list_moves_a_to_do_there(page):
     await new_list(page, "Garden")
     await page.goto(page.server + "/#/")
@@ -13905,6 +13959,7 @@ async def test_a_timed_to_do_becomes_overdue_in_an_open_page(page):
     await expect(row(page, BUY).locator(".toggle")).to_be_focused()
 
 
+@pytest.mark.slow
 async def test_relative_times_move_on_in_an_open_page(page):
     await install_clock(page)
     await page.reload()
@@ -13925,6 +13980,7 @@ async def test_relative_times_move_on_in_an_open_page(page):
     await expect(page.locator(".trash-when")).to_contain_text("1 hour ago")
 
 
+@pytest.mark.slow
 async def test_open_page_follows_its_reader_into_another_time_zone(page):
     await set_zone(page, "America/New_York")
     await page.goto(page.server + "/#/today")
@@ -13971,6 +14027,7 @@ async def test_time_that_daylight_saving_skips_is_what_the_clock_shows_then(page
 # ==== big lists ===================================================================================
 
 
+@pytest.mark.slow
 async def test_a_big_list_loads_as_it_is_scrolled(page):
     await fill_list(page, 260)
     await page.reload()
@@ -13985,6 +14042,7 @@ async def test_a_big_list_loads_as_it_is_scrolled(page):
     await expect(shown_titles(page).last).to_have_text("number 259")
 
 
+@pytest.mark.slow
 @SCREENS
 @pytest.mark.parametrize("amount", [30, 130])
 async def test_adding_to_a_long_list_keeps_the_page_where_it_is(page, amount, width, height):
@@ -14020,6 +14078,7 @@ async def test_new_todo_below_the_window_is_scrolled_to_below_the_composer(page)
     assert await page.evaluate("scrollY") > 0
 
 
+@pytest.mark.slow
 async def test_a_new_to_do_comes_to_its_place_in_a_sorted_list(page):
     await type_in(page, "b", "c")
     await page.locator(".sort").select_option("-created_at")
@@ -14030,6 +14089,7 @@ async def test_a_new_to_do_comes_to_its_place_in_a_sorted_list(page):
     await expect(shown_titles(page)).to_have_text(["a", "aa", "b", "c"])
 
 
+@pytest.mark.slow
 async def test_bulk_acts_reach_what_is_not_loaded(page):
     await fill_list(page, 130)
     await page.reload()
@@ -14045,6 +14105,7 @@ async def test_bulk_acts_reach_what_is_not_loaded(page):
 # ==== trouble =====================================================================================
 
 
+@pytest.mark.slow
 async def test_a_refused_toggle_is_rolled_back_and_a_refused_edit_stays_open(page):
     await type_in(page, BUY)
     await page.route("**/api/todos/**", refuse(409, "Somebody was faster."))
@@ -14061,6 +14122,7 @@ async def test_a_refused_toggle_is_rolled_back_and_a_refused_edit_stays_open(pag
     await expect(page.locator(".editing .edit")).to_have_value("a better title")
 
 
+@pytest.mark.slow
 async def test_the_cut_title_of_a_message_ends_with_a_whole_character(page):
     for character in ("👩‍👩‍👧‍👦", "🇩🇪", "👍🏽", "e\u0301", "नि", "한"):
         title = "x" * 39 + character + "y" * 20
@@ -14070,6 +14132,7 @@ async def test_the_cut_title_of_a_message_ends_with_a_whole_character(page):
         await expect(page.locator(".toast-text")).to_have_text(f"Deleted “{'x' * 39}{character}…”")
 
 
+@pytest.mark.slow
 async def test_a_tag_that_is_too_long_ends_with_a_whole_character(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
@@ -14106,6 +14169,7 @@ async def test_changes_wait_for_an_absent_server_and_are_sent_once(page):
     assert [(todo["title"], todo["completed"]) for todo in todos] == [(BUY, True), (FEED, False)]
 
 
+@pytest.mark.slow
 async def test_try_again_wakes_all_that_waits_for_the_server(page):
     await type_in(page, BUY)
     await lose_the_server(page)
@@ -14119,6 +14183,7 @@ async def test_try_again_wakes_all_that_waits_for_the_server(page):
     assert [todo["title"] for todo in await ask(page, "/api/todos")] == [BUY, FEED]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 async def test_changes_wait_while_the_server_refuses_all_writes(page, status):
     await type_in(page, BUY)
@@ -14162,6 +14227,7 @@ def log_announcements(page):
     }""")
 
 
+@pytest.mark.slow
 async def test_what_the_server_refuses_is_never_announced_as_done(page):
     await type_in(page, BUY, FEED)
     await page.route("**/api/todos**", refuse(409, "Not now."))
@@ -14188,6 +14254,7 @@ async def test_what_the_server_refuses_is_never_announced_as_done(page):
     assert heard and all("Not now." in text for text in heard), heard
 
 
+@pytest.mark.slow
 async def test_what_the_server_has_accepted_is_announced(page):
     await log_announcements(page)
     for act, words in [
@@ -14201,6 +14268,7 @@ async def test_what_the_server_has_accepted_is_announced(page):
         await page.wait_for_function("words => window.heard.includes(words)", arg=words)
 
 
+@pytest.mark.slow
 @SCREENS
 async def test_the_banner_stays_in_sight_and_until_all_that_was_kept_is_sent(page, width, height):
     await page.set_viewport_size({"width": width, "height": height})
@@ -14238,6 +14306,7 @@ async def test_the_banner_stays_in_sight_and_until_all_that_was_kept_is_sent(pag
     assert sum(todo["completed"] for todo in await ask(page, "/api/todos")) == 4
 
 
+@pytest.mark.slow
 async def test_a_lost_answer_does_not_make_a_second_to_do(page):
     lost = []
 
@@ -14313,6 +14382,7 @@ async def test_page_whose_line_died_in_a_sleep_shows_what_others_do(browser, ser
             assert FEED in [todo["title"] for todo in await ask(server, "/api/todos")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", ["**/api/lists", "**/api/todos?*"])
 async def test_counts_follow_others_also_while_the_view_changes(page, held):
     await expect(page.locator(".empty-title")).to_be_visible()
@@ -14334,6 +14404,7 @@ async def test_counts_follow_others_also_while_the_view_changes(page, held):
     await expect(page.locator(".sidebar")).to_contain_text("Today2")
 
 
+@pytest.mark.slow
 async def test_page_reads_all_again_when_the_server_does_not_know_its_revision(page):
     await type_in(page, BUY)
 
@@ -14348,6 +14419,7 @@ async def test_page_reads_all_again_when_the_server_does_not_know_its_revision(p
     await expect(shown_titles(page)).to_have_text([BUY, "from elsewhere"])
 
 
+@pytest.mark.slow
 async def test_changes_of_others_do_not_disturb_an_edit(page):
     await type_in(page, BUY, FEED)
     await row(page, FEED).locator("label").dblclick()
@@ -14380,6 +14452,7 @@ async def test_an_open_page_shows_what_a_restored_backup_has(browser, tmp_path):
                 await expect(shown_titles(page)).to_have_text([BUY, BOOK])
 
 
+@pytest.mark.slow
 async def test_changes_of_others_do_not_take_the_focus(page):
     await type_in(page, BUY, FEED)
     await row(page, FEED).locator(".toggle").focus()
@@ -14620,6 +14693,7 @@ async def test_back_on_a_phone_closes_the_drawer(page):
     await expect(page.locator("h1")).to_have_text("Inbox")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["button", "Escape", "reload", "delete"])
 async def test_what_was_closed_on_a_phone_costs_no_step_back(page, way):
     await go_to_list_on_a_phone(page)
@@ -14642,6 +14716,7 @@ async def test_what_was_closed_on_a_phone_costs_no_step_back(page, way):
     assert await page.evaluate("history.state") is None
 
 
+@pytest.mark.slow
 async def test_back_beside_open_details_goes_to_the_view_before(page):
     await go_to_list_on_a_phone(page)
     await page.set_viewport_size({"width": 1280, "height": 800})
@@ -14650,6 +14725,7 @@ async def test_back_beside_open_details_goes_to_the_view_before(page):
     await expect(page.locator("h1")).to_have_text("Inbox")
 
 
+@pytest.mark.slow
 async def test_a_new_list_made_in_the_drawer_is_one_step_from_where_it_was_made(page):
     await go_to_list_on_a_phone(page)
     await page.locator(".open-drawer").click()
@@ -14662,6 +14738,7 @@ async def test_a_new_list_made_in_the_drawer_is_one_step_from_where_it_was_made(
     await expect(page.locator("h1")).to_have_text("Work")
 
 
+@pytest.mark.slow
 async def test_a_printed_list_that_is_not_loaded_whole_says_so(page):
     await fill_list(page, 120)
     await page.reload()
@@ -14679,6 +14756,7 @@ async def test_a_printed_list_that_is_not_loaded_whole_says_so(page):
     await expect(note).to_be_hidden()
 
 
+@pytest.mark.slow
 async def test_a_tap_on_the_title_opens_the_details(browser, server):
     async with opened(browser, server, 360, 740) as page:
         await type_in(page, BUY)
@@ -14688,6 +14766,7 @@ async def test_a_tap_on_the_title_opens_the_details(browser, server):
         await expect(page.locator(".detail")).to_be_hidden()
 
 
+@pytest.mark.slow
 async def test_the_weather_is_shown_when_it_answers(browser):
     with tornado_todo.running({"DATABASE_URL": "sqlite://", "WEATHER_URI": "http://127.0.0.1:1/"}) as url:
         async with opened(browser, url.rstrip("/")) as page:
@@ -14699,6 +14778,7 @@ async def test_the_weather_is_shown_when_it_answers(browser):
             await expect(page.locator(".weather")).to_have_text("9° and light rain in Bergen")
 
 
+@pytest.mark.slow
 async def test_the_page_works_under_a_prefix(browser):
     with tornado_todo.running({"DATABASE_URL": "sqlite://"}, prefix="/todo") as url:
         url = url.rstrip("/")
@@ -14806,6 +14886,7 @@ async def test_a_wrong_password_is_told_at_its_field_and_selected(browser, accou
         await expect(page.locator(".gate")).to_be_hidden()
 
 
+@pytest.mark.slow
 async def test_what_is_wrong_with_a_new_account_stands_at_its_field(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann"), opened(browser, accounts_server.url) as page:
         await page.locator(".gate-switch").click()
@@ -14824,6 +14905,7 @@ async def test_what_is_wrong_with_a_new_account_stands_at_its_field(browser, acc
         await expect(page.locator("#sign-up-password")).not_to_have_attribute("aria-invalid", "true")
 
 
+@pytest.mark.slow
 async def test_too_many_attempts_are_counted_down(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann") as page:
         await sign_out_on_page(page)
@@ -14850,6 +14932,7 @@ async def test_too_many_attempts_are_counted_down(browser, accounts_server):
         await expect(page.locator(".gate")).to_be_hidden()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("takes", [True, False])
 async def test_the_first_account_is_offered_what_the_machines_own_user_has(browser, takes):
     with serving({**MEMORY, "SIGNUP": "open"}) as client:
@@ -14870,6 +14953,7 @@ async def test_the_first_account_is_offered_what_the_machines_own_user_has(brows
         assert len(titles(client)) == (0 if takes else 1)
 
 
+@pytest.mark.slow
 async def test_account_made_of_the_local_user_survives_its_other_windows(browser):
     """Its answer, with the new cookie, comes after every window has noticed that the local user is gone."""
     with serving({**MEMORY, "SIGNUP": "open"}) as client:
@@ -14916,6 +15000,7 @@ async def test_draft_and_notes_of_other_windows_go_into_the_first_account(browse
             await expect(elsewhere.locator(".empty-title")).to_have_text("All clear")
 
 
+@pytest.mark.slow
 async def test_who_is_second_to_make_the_first_account_is_told_so(browser):
     with serving({**MEMORY}) as client:
         async with opened(browser, client.url) as page, opened(browser, client.url) as second:
@@ -14980,6 +15065,7 @@ async def test_an_invitation_opens_the_sign_up_filled_in_and_works_once(browser)
                         await expect(other.locator("#sign-up-invite-complaint")).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_signing_out_leaves_nothing_private_in_the_browser(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann") as page:
         await make_list_on_page(page, "Diary", "see the doctor")
@@ -15024,6 +15110,7 @@ async def test_signing_out_everywhere_closes_other_tabs_and_devices(browser, acc
         await expect(shown_titles(tab)).to_have_text([BUY, FEED])
 
 
+@pytest.mark.slow
 async def test_a_lost_session_keeps_what_is_unsent_for_the_same_user(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann") as page:
         await type_in(page, BUY)
@@ -15052,6 +15139,7 @@ async def test_a_lost_session_keeps_what_is_unsent_for_the_same_user(browser, ac
         await expect(rows(page)).to_have_count(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_early", [False, True])
 async def test_an_unsent_text_is_not_shown_to_another_user(browser, accounts_server, is_early):
     async with signed_in_page(browser, accounts_server, "ada") as page:
@@ -15073,6 +15161,7 @@ async def test_an_unsent_text_is_not_shown_to_another_user(browser, accounts_ser
         assert "a secret" not in await page.evaluate(kept)
 
 
+@pytest.mark.slow
 async def test_own_text_waits_for_whoever_signs_in_again(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ada") as page:
         await page.locator(".new-todo").fill("a secret")
@@ -15083,6 +15172,7 @@ async def test_own_text_waits_for_whoever_signs_in_again(browser, accounts_serve
         await expect(page.locator(".new-todo")).to_have_value("a secret")
 
 
+@pytest.mark.slow
 async def test_another_user_who_signs_in_sends_no_earlier_texts(browser, accounts_server):
     async with (
         signed_in_page(browser, accounts_server, "bob") as bob,
@@ -15100,6 +15190,7 @@ async def test_another_user_who_signs_in_sends_no_earlier_texts(browser, account
         assert await ask_with_cookies(bob, "/api/todos") == []
 
 
+@pytest.mark.slow
 async def test_another_tab_that_signs_in_as_somebody_else_is_noticed(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "bob"), signed_in_page(browser, accounts_server, "ann") as page:
         await type_in(page, BUY)
@@ -15114,6 +15205,7 @@ async def test_another_tab_that_signs_in_as_somebody_else_is_noticed(browser, ac
         await expect(rows(page)).to_have_count(0)
 
 
+@pytest.mark.slow
 async def test_the_page_waits_for_a_server_that_is_away_and_then_goes_on(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann") as page:
         await type_in(page, BUY)
@@ -15134,6 +15226,7 @@ async def last_row_is_above_the_footer(page):
     await page.wait_for_function(f"() => {room} >= 0")
 
 
+@pytest.mark.slow
 @SCREENS
 async def test_new_and_focused_todos_are_whole_above_the_footer(page, width, height):
     await page.set_viewport_size({"width": width, "height": height})
@@ -15149,6 +15242,7 @@ async def test_new_and_focused_todos_are_whole_above_the_footer(page, width, hei
     await last_row_is_above_the_footer(page)
 
 
+@pytest.mark.slow
 @SCREENS
 async def test_a_token_is_made_shown_once_and_revoked(browser, accounts_server, width, height):
     async with signed_in_page(browser, accounts_server, "ann", width, height) as page:
@@ -15181,6 +15275,7 @@ async def test_a_token_is_made_shown_once_and_revoked(browser, accounts_server, 
         assert await asyncio.to_thread(status_with_token) == 401
 
 
+@pytest.mark.slow
 async def test_sessions_are_listed_and_another_one_is_ended(browser, accounts_server):
     async with (
         signed_in_page(browser, accounts_server, "ann") as page,
@@ -15198,6 +15293,7 @@ async def test_sessions_are_listed_and_another_one_is_ended(browser, accounts_se
         await expect(page.locator("dialog.account")).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_the_password_is_changed_with_the_present_one(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann") as page:
         await open_account(page, "password")
@@ -15241,6 +15337,7 @@ async def test_new_password_keeps_its_user_signed_in_though_its_answer_is_late(b
         await expect(page.locator(".gate")).to_be_hidden()
 
 
+@pytest.mark.slow
 @SCREENS
 async def test_everything_is_downloaded_and_then_the_account_deleted(browser, accounts_server, width, height):
     async with signed_in_page(browser, accounts_server, "ann", width, height) as page:
@@ -15271,6 +15368,7 @@ async def test_escape_closes_the_account_and_the_focus_goes_back(browser, accoun
         await expect(page.locator(".account-button")).to_be_focused()
 
 
+@pytest.mark.slow
 async def test_the_machines_own_user_may_sign_in_or_go_on_without(browser, server):
     async with opened(browser, server) as page:
         await type_in(page, BUY)
@@ -15312,6 +15410,7 @@ async def test_whose_session_ended_elsewhere_may_go_on_as_the_machines_own_user(
         await expect(shown_titles(page)).to_have_text([BUY])
 
 
+@pytest.mark.slow
 async def test_a_page_opened_under_an_ended_session_is_the_machines_own_users(browser, server):
     async with opened(browser, server) as page:
         await type_in(page, BUY)
@@ -15435,6 +15534,7 @@ async def test_a_list_is_shared_changed_and_taken_away_live(browser, accounts_se
         assert BOOK not in await bob.locator(".todo-list").inner_text()
 
 
+@pytest.mark.slow
 async def test_a_view_of_many_lists_changes_only_what_one_may_change(browser, accounts_server):
     async with (
         signed_in_page(browser, accounts_server, "ann") as ann,
@@ -15456,6 +15556,7 @@ async def test_a_view_of_many_lists_changes_only_what_one_may_change(browser, ac
         assert await bob.locator(".detail-list option").all_inner_texts() == ["Inbox"]
 
 
+@pytest.mark.slow
 async def test_sharing_with_an_unknown_user_is_refused(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann") as page:
         await expect(page.locator(".list-tools")).to_be_hidden()
@@ -15527,6 +15628,7 @@ async def test_a_link_shows_one_list_live_until_it_is_revoked(browser, accounts_
             await expect(reader.locator(".empty-title")).to_have_text("This link is no longer valid")
 
 
+@pytest.mark.slow
 async def test_who_is_signed_in_reads_a_link_and_goes_back_to_their_lists(browser, accounts_server):
     async with (
         signed_in_page(browser, accounts_server, "ann") as ann,
@@ -15544,6 +15646,7 @@ async def test_who_is_signed_in_reads_a_link_and_goes_back_to_their_lists(browse
         await expect(bob.locator(".account-button")).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_controls_of_account_views_have_names_and_large_targets(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann", 390, 844) as page:
         await make_list_on_page(page, "Groceries")
