@@ -1755,7 +1755,7 @@ def test_a_function_fits_a_screen_and_is_not_deeply_nested(tree):
     assert [node.name for node in functions if nesting(node) > 3] == []
 
 
-def test_what_is_public_says_what_it_promises(tree):
+def test_public_names_have_docstrings(tree):
     public = [node for node in tree.body if isinstance(node, DEFINITIONS) and not node.name.startswith("_")]
     longer = [node for node in public if node.end_lineno - node.lineno > 5]
     assert [node.name for node in longer if not ast.get_docstring(node)] == []
@@ -1897,7 +1897,7 @@ class EmbeddersHandler(tornado.web.RequestHandler):
         self.write("mine")
 
 
-def test_what_an_embedder_adds_is_served_and_comes_first():
+def test_routes_of_an_embedder_are_served_first():
     app = tornado_todo.make_app(MEMORY)
     app.add_handlers(".*", [("/mine", EmbeddersHandler), ("/", EmbeddersHandler)])
     other = tornado_todo.make_app(MEMORY)
@@ -1959,7 +1959,7 @@ FOREIGN_HOSTS = ["evil.example", "127.0.0.1.evil.example", "localhost.evil.examp
 
 
 @pytest.mark.parametrize("host", FOREIGN_HOSTS)
-def test_a_host_that_is_not_ours_gets_nothing_at_all(routed, host):
+def test_foreign_host_is_refused_on_every_route(routed, host):
     for pattern, method in itertools.product([*ROUTES, "/nowhere"], METHODS):
         answer = routed.request(method, path_of(pattern), Host=host)
         # 400: refused before any of our code, as no Host header at all is.
@@ -2163,7 +2163,7 @@ def test_a_due_day_or_time_is_kept_as_it_was_meant(client, due, kept):
     ]
     + ["", "2026-11-22 14:00Z", "2026-11-22T14:00:00+99:00", "2026-11-22T14:00:60Z", "٢٠٢٦-١١-٢٢", 20261122, True, []],
 )  # fmt: skip
-def test_a_due_that_is_no_day_and_no_time_with_an_offset_is_refused(shared, due):
+def test_due_must_be_a_day_or_a_time_with_an_offset(shared, due):
     before = everything(shared)
     assert_problem(shared.post("/api/todos", {"title": "x", "due": due}), 422, "due")
     assert everything(shared) == before
@@ -2315,7 +2315,7 @@ def test_a_put_without_a_title_is_refused(shared):
         "0x" + "0" * 30 + "----",
     ],
 )  # fmt: skip
-def test_a_put_of_an_id_that_is_no_uuid_is_refused(shared, name):
+def test_put_needs_a_uuid(shared, name):
     before = everything(shared)
     assert_problem(shared.put("/api/todos/" + urllib.parse.quote(name, safe=""), {"title": "x"}), 422, "id")
     assert everything(shared) == before
@@ -2484,7 +2484,7 @@ def test_of_writers_at_once_under_one_if_match_one_wins(client):
 @pytest.mark.parametrize(
     "form, words", [("W/{}", "without the W/"), ('"x", W/{}', "without the W/"), ("1", "double quotes")]
 )
-def test_if_match_that_can_never_match_is_refused_with_what_to_send(client, form, words):
+def test_if_match_that_can_never_match_is_refused_with_advice(client, form, words):
     todo = add(client)
     etag = client.get(f"/api/todos/{todo['id']}").headers["ETag"]
     client.put("/api/documents/kept", {"a": 1})
@@ -2636,7 +2636,7 @@ def test_a_list_purged_leaves_the_history_of_todos_that_have_left_it(client):
 # ==== the change log: history, trash, undo, changes ==============================================
 
 
-def test_history_tells_what_happened_newest_first(client):
+def test_history_lists_changes_newest_first(client):
     todo = add(client)
     change(client, todo["id"], title="bread")
     client.delete(f"/api/todos/{todo['id']}")
@@ -2679,7 +2679,7 @@ def test_history_of_more_than_1000_changes_does_not_end_silently(own_server):
     assert [len(page) for page in pages(ann, f"/api/todos/{todo['id']}/history")] == [1000, 6]
 
 
-def test_history_of_a_todo_in_the_trash_can_be_read_and_of_none_is_404(client):
+def test_history_is_kept_in_the_trash_and_404_for_an_unknown_todo(client):
     todo = add(client)
     client.delete(f"/api/todos/{todo['id']}")
     assert len(client.get(f"/api/todos/{todo['id']}/history").json()) == 2
@@ -2722,7 +2722,7 @@ def test_emptying_the_trash_purges_all_in_it_and_nothing_else(client):
 
 
 @pytest.mark.parametrize("headers", [{}, {"Idempotency_Key": "k"}], ids=["without a key", "with an idempotency key"])
-def test_what_was_purged_leaves_no_trace_in_the_tables(tmp_path, headers):
+def test_purged_todo_leaves_no_trace_in_the_tables(tmp_path, headers):
     with serving(in_file(tmp_path)) as client:
         todo = client.post("/api/todos", {"title": "Krokodilsecret"}, **headers).json()
         client.delete(f"/api/todos/{todo['id']}")
@@ -2846,7 +2846,7 @@ def test_to_undo_an_undo_is_to_redo(client):
         {"order": 99},
     ],
 )
-def test_an_undone_change_gives_back_what_was(client, fields):
+def test_undo_restores_the_earlier_values(client, fields):
     todo = add(client)
     change(client, todo["id"], **fields)
     undo(client)
@@ -2981,7 +2981,7 @@ async def test_old_trash_is_emptied_and_young_trash_is_kept(service):
     assert await service.queries(user).todos(tornado_todo.TodoFilter(deleted=True)) == []
 
 
-async def test_emptying_old_trash_takes_old_lists_along_and_leaves_what_lives(service):
+async def test_emptying_old_trash_removes_old_lists_and_nothing_else(service):
     service, user = service
     other = (await service.create_list(user, {"title": "other"})).result
     await service.create(user, {"title": "in it", "list": other.id})
@@ -2993,7 +2993,7 @@ async def test_emptying_old_trash_takes_old_lists_along_and_leaves_what_lives(se
     assert [todo.title for todo in await queries.todos(tornado_todo.TodoFilter())] == ["alive"]
 
 
-async def test_emptying_old_trash_never_removes_what_is_restored_meanwhile(service):
+async def test_emptying_old_trash_spares_a_todo_restored_meanwhile(service):
     service, user = service
     for _ in range(30):
         made = (await service.create(user, {"title": "x"})).result
@@ -3420,7 +3420,7 @@ def test_days_of_due_are_those_of_the_readers_zone(client):
     assert client.delete(f"/api/todos?deleted=true&due=2026-11-27&{NEW_YORK}").json()["count"] == 2
 
 
-def test_sorted_by_due_each_day_of_the_reader_has_what_is_timed_first(client):
+def test_sorting_by_due_puts_timed_todos_first_in_each_day(client):
     for title, due in (
         *(("today 8:00", "2026-11-26T08:00:00+13:00"), ("yesterday", "2026-11-25"), ("today", "2026-11-26")),
         *(("yesterday 23:00", "2026-11-25T23:00:00+13:00"), ("never", None), ("tomorrow 0:00", "2026-11-26T11:00:00Z")),
@@ -3576,7 +3576,7 @@ def test_notes_are_kept_as_a_browser_gives_them_back(client, sent, kept):
 
 
 @pytest.mark.parametrize("around", ["\ufeff", " \ufeff ", "\ufeff \ufeff", "\r\n", "\u2003\ufeff\xa0"], ids=ascii)
-def test_titles_tags_and_names_are_trimmed_of_what_is_space_to_a_browser(client, around):
+def test_titles_tags_and_names_are_trimmed_as_in_a_browser(client, around):
     def spaced(text: str) -> str:
         return f"{around}{text}{around}"
 
@@ -3753,7 +3753,7 @@ def addressed(client, writes) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("what", MALFORMED)
-def test_a_body_that_is_no_sound_json_is_refused_and_nothing_is_written(shared, what):
+def test_invalid_json_is_refused_and_nothing_is_written(shared, what):
     before = everything(shared)
     for method, path in addressed(shared, JSON_WRITES):
         assert_problem(shared.request(method, path, MALFORMED[what], Content_Type="application/json"), 400)
@@ -3893,7 +3893,7 @@ def test_body_over_its_limit_is_413_for_a_client_that_sends_first(shared, method
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/", "/api/health"])
-def test_a_large_body_to_an_address_that_takes_none_is_a_4xx_problem(shared, path):
+def test_large_body_to_a_route_without_one_is_a_4xx_problem(shared, path):
     head = f"POST {path} HTTP/1.1\nHost: localhost\nConnection: close\nContent-Length: {40 * 2**20}\n\n"
     answer = raw_exchange(shared, head, itertools.repeat(b" " * 65536, 640), tolerated=(ConnectionError,))
     assert re.match(rb"HTTP/1.1 4\d\d ", answer), answer[:200]
@@ -3966,7 +3966,7 @@ def test_a_refused_read_leaves_the_connection_usable(shared, path):
     ],
     ids=lambda garbage: repr(garbage[:24]),
 )  # fmt: skip
-def test_garbage_on_the_line_leaves_the_server_alive_and_is_no_5xx(shared, garbage):
+def test_garbage_on_a_connection_harms_no_other(shared, garbage):
     before = everything(shared)
     with socket.create_connection(shared.address, timeout=PATIENCE) as line:
         with contextlib.suppress(OSError):
@@ -3980,7 +3980,7 @@ def test_garbage_on_the_line_leaves_the_server_alive_and_is_no_5xx(shared, garba
     assert everything(shared) == before
 
 
-def test_a_content_length_that_only_looks_like_digits_is_no_5xx(shared):
+def test_content_length_of_other_digits_is_not_a_5xx(shared):
     head = "POST /api/todos HTTP/1.1\nHost: localhost\nConnection: close\nContent-Length: \xb2\n\n"
     assert re.match(rb"HTTP/1.1 4|$", raw_exchange(shared, head))
     assert shared.get("/api/todos").status == 200
@@ -4311,7 +4311,7 @@ async def test_a_statement_may_use_its_arguments_in_any_order(service_anywhere):
     assert await in_group(database, lambda write: write.fetch(sql, "a", "b", "c")) == expected
 
 
-async def test_a_reader_cannot_write_and_sees_only_what_is_committed(service):
+async def test_a_reader_cannot_write_and_sees_only_commits(service):
     database = service[0].store.database
     with pytest.raises(tornado_todo.Unavailable):
         await database.fetch("DELETE FROM users")
@@ -4352,7 +4352,7 @@ async def test_one_write_of_a_group_that_fails_fails_alone(service, is_short):
     assert [row[0] for row in rows] == [number for number in range(60) if number % 3 == 2]
 
 
-async def test_what_a_group_puts_off_is_written_as_if_each_write_had_been_alone(service_anywhere):
+async def test_writes_put_off_by_a_group_equal_single_writes(service_anywhere):
     service, user = service_anywhere
     *todos, taken = [(await service.create(user, {"title": f"{n}"})).result for n in range(11)]
 
@@ -4479,7 +4479,7 @@ async def test_failed_flush_fails_only_its_write(service_anywhere, faulty, is_re
     assert await service.store.newest_revision() == revisions[-1]
 
 
-async def test_what_is_made_and_changed_in_one_group_is_there_as_it_became(service_anywhere):
+async def test_todo_created_and_changed_in_one_group_has_both_writes(service_anywhere):
     service, user = service_anywhere
     todo_id = tornado_todo.uuid7()
     await asyncio.gather(
@@ -4492,7 +4492,7 @@ async def test_what_is_made_and_changed_in_one_group_is_there_as_it_became(servi
     assert [change.action for change in await service.queries(user).history(todo_id)] == ["update", "update", "create"]
 
 
-async def test_what_is_purged_in_a_group_is_gone_for_the_rest_of_it(service_anywhere):
+async def test_todo_purged_in_a_group_is_gone_for_the_rest_of_it(service_anywhere):
     service, user = service_anywhere
     todo_id = (await service.create(user, {"title": "x"})).result.id
     outcomes = await asyncio.gather(
@@ -4578,7 +4578,7 @@ async def test_changes_are_published_after_and_in_order_of_commits(service, is_s
     assert seen == list(range(30))
 
 
-async def test_a_write_whose_caller_has_gone_is_whole_or_not_at_all(service):
+async def test_cancelled_write_is_whole_or_absent(service):
     service, user = service
     writes = [asyncio.ensure_future(service.create(user, {"title": f"{n}"})) for n in range(20)]
     await asyncio.sleep(0)
@@ -4693,7 +4693,7 @@ def test_a_database_from_a_newer_version_is_refused_and_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\0" + b"x" * 5000])
-def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path, content):
+def test_file_that_is_not_a_database_is_refused_and_unchanged(tmp_path, content):
     (tmp_path / "todos.db").write_bytes(content)
     with pytest.raises(tornado_todo.Misconfigured, match="DATABASE_URL"), serving(in_file(tmp_path)):
         pass
@@ -5015,7 +5015,7 @@ def test_write_to_a_damaged_log_is_not_acknowledged(tmp_path, damage):
         add(client, "bread")
 
 
-def test_checkpoint_of_another_process_that_is_not_finished_is_no_damage(tmp_path):
+def test_unfinished_checkpoint_of_another_process_is_not_damage(tmp_path):
     with process(tmp_path, **in_file(tmp_path)) as server:
         add(server.client)
         with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as other:
@@ -5035,7 +5035,7 @@ def test_checkpoint_of_another_process_that_is_not_finished_is_no_damage(tmp_pat
         assert len(titles(client)) == 152
 
 
-def test_log_that_another_process_empties_after_a_checkpoint_is_no_damage(tmp_path):
+def test_log_emptied_by_another_process_is_not_damage(tmp_path):
     with process(tmp_path, **in_file(tmp_path)) as server:
         kept = [add(server.client)["id"]]
         for _ in range(2):
@@ -5902,7 +5902,7 @@ async def test_a_star_opens_no_socket_for_whoever_uses_this_machine():
         assert caught.value.code == 401
 
 
-def test_a_star_gives_no_site_what_is_for_whoever_uses_this_machine():
+def test_cors_for_all_does_not_open_the_local_users_data():
     with serving({**MEMORY, "CORS_ORIGINS": "*"}) as client:
         assert_problem(client.post("/api/todos", {"title": "x"}, Origin=FOE), 401)
         assert_problem(client.get("/api/todos", Origin=FOE), 401)
@@ -6142,7 +6142,7 @@ async def test_replay_under_writers_at_once_misses_and_doubles_nothing(client):
     assert heard == [list(range(since + 1, 231)) for since in (0, 0, 60, 149)]
 
 
-async def test_a_listener_from_the_future_still_hears_what_happens(client):
+async def test_listener_with_a_future_revision_still_hears_changes(client):
     """As after a restart of a server in memory, whose revisions begin again."""
     add(client)
     async with listening(client.url, "?since=1000") as line:
@@ -6470,7 +6470,7 @@ def test_an_embedders_users_are_shown_their_own_things_only(path):
         assert [b"secret" in body or b'"name"' in body for body in answers] == [True, False]
 
 
-def test_who_has_no_user_is_a_stranger_to_an_embedders_app():
+def test_request_without_a_user_is_refused_in_an_embedders_app():
     with serving(MEMORY, get_user=user_of_header) as client:
         for pattern, (_, who) in ROUTES.items():
             for method in sorted(methods_of(pattern) - {"OPTIONS", "HEAD"}):
@@ -6506,7 +6506,7 @@ def raise_error(error: BaseException) -> None:
 
 @pytest.mark.parametrize("get_user, status, detail", REFUSALS)
 @pytest.mark.parametrize("is_coroutine", [False, True], ids=["function", "coroutine function"])
-async def test_what_an_embedders_function_raises_is_answered_as_it_says(get_user, status, detail, is_coroutine):
+async def test_error_raised_by_get_user_is_the_answer(get_user, status, detail, is_coroutine):
     async def coroutine_function(request):
         return get_user(request)
 
@@ -6521,7 +6521,7 @@ async def test_what_an_embedders_function_raises_is_answered_as_it_says(get_user
         assert caught.value.code == status
 
 
-def test_what_an_embedders_function_says_for_the_log_is_logged(caplog):
+def test_log_message_of_get_users_error_is_logged(caplog):
     with serving(MEMORY, get_user=REFUSALS[3][0]) as client:
         client.get("/api/todos")
     assert "for the log: canary" in caplog.text
@@ -6617,7 +6617,7 @@ async def test_start_waits_for_a_slow_network_before_postgres(fresh_postgres):
             run_sql(fresh_postgres["DATABASE_URL"], "SELECT id FROM todos")  # the table is there
 
 
-async def test_lifespan_opens_ahead_and_closes_what_it_opened(tmp_path):
+async def test_lifespan_opens_the_stores_ahead_and_closes_them(tmp_path):
     app = tornado_todo.make_app(in_file(tmp_path))
     assert list(tmp_path.iterdir()) == []
     threads = set(threading.enumerate())
@@ -6650,7 +6650,7 @@ def test_a_plain_script_listens_and_ends_even_if_it_never_closes_the_app(tmp_pat
         assert connection.execute("SELECT title FROM todos").fetchall() == [("x",)]
 
 
-def test_what_a_request_has_used_is_freed_without_the_garbage_collector(http_server, tmp_path):
+def test_requests_leave_nothing_to_the_garbage_collector(http_server, tmp_path):
     with served({"HTTP_SERVER": http_server, **in_file(tmp_path)}) as server:
         ann = server.person("ann")
         to_do = ann.post("/api/todos", {"title": "x"}).json()["id"]
@@ -7344,7 +7344,7 @@ def test_a_caller_with_the_right_can_use_it(town, pattern):
 # ==== accounts: sharing ==========================================================================
 
 
-def test_a_shared_list_shows_to_each_whose_it_is_and_what_they_may(town):
+def test_shared_list_shows_its_owner_and_the_readers_role(town):
     list_id = shared_list(town, "viewer")
     for person, role in ((town.bob, "owner"), (town.cid, "viewer")):
         entry = lists_by_id(person)[list_id]
@@ -7385,14 +7385,14 @@ def test_sharing_twice_changes_the_role_and_not_since_when(town):
 
 
 @pytest.mark.parametrize("name", ["nobody-here", "bob", "BOB", "link/x", "%25", "' OR 1=1 --"])
-def test_a_list_can_be_shared_only_with_another_who_is_there(town, name):
+def test_list_can_be_shared_only_with_another_existing_user(town, name):
     list_id = add_list(town.bob)["id"]
     path = f"/api/lists/{list_id}/members/{urllib.parse.quote(name, safe='')}"
     assert_problem(town.bob.put(path, {"role": "viewer"}), 422, "name")
     assert_problem(town.bob.delete(path), 404)
 
 
-def test_the_holder_of_a_link_is_no_member_by_name(town):
+def test_holder_of_a_link_is_not_a_member(town):
     list_id = shared_list(town)
     make_link(town.bob, list_id)
     holders = town.server.sql(
@@ -7536,7 +7536,7 @@ async def test_a_replay_has_only_changes_that_the_caller_may_see(town):
         assert {entry["list"] for entry in heard} == {list_id}
 
 
-async def test_what_a_todo_was_before_it_came_into_a_shared_list_is_not_shown(town):
+async def test_history_before_a_move_into_a_shared_list_is_hidden(town):
     list_id = await asyncio.to_thread(shared_list, town)
     since = await asyncio.to_thread(revision, town.cid)
     todo = await asyncio.to_thread(add, town.bob, PRIVATE, notes=PRIVATE)
@@ -7619,7 +7619,7 @@ def test_sharing_cannot_be_undone_by_batch(town):
     assert town.cid.get(f"/api/lists/{list_id}").status == 200
 
 
-def test_what_was_said_before_a_list_was_shared_is_not_shared(town):
+def test_history_before_sharing_is_hidden(town):
     list_id = add_list(town.bob, "list")["id"]
     todo, thrown = (
         add(town.bob, "confidential wages", list=list_id),
@@ -7730,7 +7730,7 @@ def test_counts_and_validators_change_for_members_when_anybody_writes(town):
 
 
 @pytest.mark.parametrize("act", ["share", "role", "unshare", "delete", "restore", "rename", "purge", "link"])
-def test_lists_look_different_to_those_whose_rights_change(town, act):
+def test_validator_of_lists_changes_with_rights(town, act):
     list_id = add_list(town.bob)["id"]
     path, member = f"/api/lists/{list_id}", f"/api/lists/{list_id}/members/cid"
     if act != "share":
@@ -8086,7 +8086,7 @@ def test_expired_session_stays_over_whatever_the_clock_says_later(town):
     assert town.server.sql("SELECT 1 FROM credentials WHERE id = $1", session_id) == []
 
 
-def test_a_session_that_is_over_is_401_to_all_who_ask_at_once(town):
+def test_ended_session_is_401_to_simultaneous_requests(town):
     person = town.server.session("bob")
     session_id = next(entry["id"] for entry in person.get("/api/sessions").json() if entry["current"])
     town.server.sql("UPDATE credentials SET expires_at = 1 WHERE id = $1", session_id)
@@ -8311,7 +8311,7 @@ async def test_removed_member_hears_nothing_through_another_process(tmp_path):
             assert [entry["todo"] for entry in await heard_until(line, own["id"])] == [own["id"]]
 
 
-def test_the_session_document_says_who_asks_and_how(tmp_path):
+def test_session_document_has_the_user_and_the_credential(tmp_path):
     elsewhere = {"X_Forwarded_For": ADDRESS}
     with served({**MEMORY, "AUTH": "auto", "TRUSTED_PROXIES": "127.0.0.1"}) as server:
         ann = server.person("ann")
@@ -8540,7 +8540,7 @@ def test_a_password_is_the_same_from_every_keyboard():
      {"name": "ann", "password": "x" * 1001}, {"name": "x" * 1001, "password": "x"},
      {"name": "a", "password": "x", "y": 1}]
 )  # fmt: skip
-def test_a_sign_in_that_is_no_name_and_password_is_refused_at_once(town, body):
+def test_sign_in_without_a_name_and_password_is_refused_at_once(town, body):
     assert town.server.client.post("/api/session", body).status in (400, 422)
 
 
@@ -8664,7 +8664,7 @@ def test_an_account_that_goes_takes_a_revision_that_no_change_gets_again():
         assert add(bob, list=list_id)["revision"] > after_it
 
 
-async def test_members_are_told_when_an_account_goes_with_a_list_they_see():
+async def test_deleted_account_announces_its_shared_lists_to_members():
     with served() as server:
         ann, bob = server.person("ann"), server.person("bob")
         list_id = add_list(ann)["id"]
@@ -8685,7 +8685,7 @@ def test_the_head_of_an_export_says_nothing_of_its_length():
         assert (head.status, head.body, "Content-Length" in head.headers) == (200, b"", False)
 
 
-def test_an_origin_that_is_no_address_is_a_strangers():
+def test_invalid_origin_is_a_foreign_one():
     with served() as server:
         assert_problem(server.person("ann").post("/api/todos", {"title": "x"}, Origin="http://["), 403)
 
@@ -9044,7 +9044,7 @@ def own_machine(todo_engine):
         yield server
 
 
-def test_the_first_account_can_take_along_what_the_machines_own_user_has(own_machine):
+def test_first_account_can_take_over_the_local_users_data(own_machine):
     client = own_machine.client
     assert client.get("/api/session").json()["local_todos"] == 2
     mine = everything(client)
@@ -9090,7 +9090,7 @@ def test_new_account_may_leave_todos_with_the_local_user(own_machine, fields):
     ],
     ids=str,
 )
-def test_strangers_neither_take_nor_count_what_the_machines_own_user_has(own_machine, settings, headers):
+def test_strangers_neither_take_nor_count_the_local_users_data(own_machine, settings, headers):
     database = own_machine.app.state.config.database_url
     if database == "sqlite://":
         pytest.skip("a database in memory has one server")
@@ -9190,7 +9190,7 @@ async def test_five_failures_are_free_and_then_each_costs_twice_the_time(throttl
         assert await refused_for(throttle) == 0
 
 
-async def test_what_was_refused_was_not_tried_and_makes_the_wait_no_longer(throttle, clock):
+async def test_refused_attempt_is_not_tried_and_adds_no_wait(throttle, clock):
     for _ in range(5):
         await refused_for(throttle)
     for _ in range(10):
@@ -9199,7 +9199,7 @@ async def test_what_was_refused_was_not_tried_and_makes_the_wait_no_longer(throt
     assert await refused_for(throttle) == 0 and await refused_for(throttle) == 2
 
 
-async def test_of_many_who_try_at_once_after_the_wait_one_may(throttle, clock):
+async def test_after_the_wait_one_of_many_attempts_is_let_through(throttle, clock):
     for _ in range(5):
         await refused_for(throttle)
     clock.now += 61
@@ -9546,7 +9546,7 @@ def test_a_token_that_cannot_be_is_refused(town, fields):
 
 
 @pytest.mark.parametrize("host", ["evil.example", "todo.evil.example", "evil.example:80"])
-def test_a_host_that_is_not_ours_gets_nothing_with_a_session_either(town, host):
+def test_foreign_host_is_refused_with_a_session_too(town, host):
     for method, path in (("GET", "/api/todos"), ("POST", "/api/todos"), ("GET", "/"), ("GET", "/api/session")):
         answer = town.bob.request(method, path, Host=host)
         assert_problem(answer, 421)
@@ -9718,7 +9718,7 @@ def test_content_security_policy_names_only_hashes_of_own_scripts(town):
 
 
 @pytest.mark.parametrize("given", ["'self'", "https://portal.example.com", "'self' https://*.example.com"])
-def test_who_may_frame_the_page_is_configurable(given):
+def test_frame_ancestors_are_configurable(given):
     with served({**MEMORY, "FRAME_ANCESTORS": given}) as server:
         for path in ("/", "/api/session", "/api/todos", "/nowhere"):
             assert f"frame-ancestors {given}" in server.client.get(path).headers["Content-Security-Policy"] + ";"
@@ -9968,7 +9968,7 @@ def test_the_bound_holds_when_many_connect_at_once():
         assert client.get("/api/health/live").status == 200
 
 
-def test_a_user_has_a_hundred_tokens_at_the_most(own_server):
+def test_a_user_has_at_most_a_hundred_tokens(own_server):
     ann = own_server.person("ann")
     for number in range(100):
         assert ann.post("/api/tokens", {"name": f"{number}"}).status == 201
@@ -10075,7 +10075,7 @@ def read_any(line: str) -> dict:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_a_user_whose_name_the_host_gives_cannot_forge_a_line(log_format, caplog):
+def test_name_from_get_user_cannot_forge_a_log_line(log_format, caplog):
     caplog.set_level(logging.INFO, tornado_todo.ACCESS_LOG.name)
     formatter = {"text": tornado_todo.LineFormatter("%(asctime)s %(message)s"), "json": tornado_todo.JSONFormatter()}
     lines = []
@@ -10315,7 +10315,7 @@ def test_version_and_help_are_printed(tmp_path):
         (["--weather-place", "\udcff"], ["WEATHER_PLACE"]), (["--redis-prefix", "a\n"], ["REDIS_PREFIX"]),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_ends_the_start_with_one_line_and_exit_code_2(tmp_path, options, words):
+def test_invalid_setting_ends_the_start_with_one_line_and_code_2(tmp_path, options, words):
     assert_refused(command(tmp_path, "--port", "0", *options), *words)
 
 
@@ -10340,7 +10340,7 @@ def test_each_line_of_the_start_is_json_where_the_log_is(tmp_path):
 @pytest.mark.parametrize(
     "options", [["--host", "192.0.2.1"], ["--auth", "x"], ["--database", "sqlite:////no/x.db"], ["--log-level", "x"]]
 )
-def test_what_ends_the_start_is_json_where_the_log_is(tmp_path, options):
+def test_error_at_the_start_is_json_with_json_logs(tmp_path, options):
     done = command(tmp_path, "--port", "0", *options, LOG_FORMAT="json")
     assert done.returncode == 2 and done.stdout == ""
     assert [each["level"] for each in assert_all_json(done.stderr)] == ["error"]
@@ -10387,7 +10387,7 @@ def test_a_check_says_once_why_the_database_does_not_open(tmp_path):
     assert checked.stderr.count("\n") == 1 and "cannot be reached" in checked.stderr, checked.stderr
 
 
-def test_a_check_says_once_that_there_is_no_such_database(tmp_path):
+def test_check_reports_a_missing_database_once(tmp_path):
     url = urllib.parse.urlsplit(address_of("TEST_POSTGRES_URL"))._replace(path=f"/{own_name()}").geturl()
     checked = command(tmp_path, "--check", DATABASE_URL=url)
     assert checked.returncode == 1 and checked.stdout.count("failing") == 2
@@ -10414,7 +10414,7 @@ def test_a_port_in_use_ends_the_start_with_one_line_and_makes_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_database_ends_the_start_with_one_line(tmp_path):
+def test_file_that_is_not_a_database_ends_the_start_in_one_line(tmp_path):
     (tmp_path / "tornado_todo.db").write_bytes(b"garbage" * 1000)
     assert_refused(command(tmp_path, "--port", "0"), "DATABASE_URL", "tornado_todo.db")
 
@@ -10424,7 +10424,7 @@ def test_a_database_name_with_a_nul_ends_the_start_with_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("prefix, public", [("/todo", ""), ("/todo", "https://a.example"), ("", "https://a.example")])
-def test_the_address_that_is_told_at_the_start_is_one_that_can_be_opened(tmp_path, prefix, public):
+def test_address_printed_at_the_start_can_be_opened(tmp_path, prefix, public):
     arguments = [sys.executable, str(MODULE), "--port", "0", "--prefix", prefix, "--public-url", public]
     with subprocess.Popen(arguments, cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE, text=True) as child:
         line = child.stdout.readline()
@@ -10498,7 +10498,7 @@ def test_env_file_with_two_values_of_a_setting_is_refused(tmp_path):
     assert_refused(command(tmp_path, "--check"), ".env: AUTH occurs twice, with different values")
 
 
-def test_what_other_programs_keep_in_the_env_file_is_left_to_them(tmp_path):
+def test_variables_of_other_programs_in_the_env_file_are_ignored(tmp_path):
     lines = ["MYSQL_USER=x", "DATABASE_USER=x", "COMPOSE_PROJECT_NAME=todo", "PASSED_ON", 'KEY="-----BEGIN', 'x="']
     (tmp_path / ".env").write_text("\n".join([*lines, "WORKERS=0"]), encoding="utf-8")
     assert_refused(command(tmp_path, "--check"), "WORKERS: ")
@@ -10529,7 +10529,7 @@ def test_the_environment_of_other_programs_is_not_taken_for_misspelt(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_server_answers_what_is_in_flight_and_exits_0(tmp_path, number):
+def test_stopped_server_answers_open_requests_and_exits_0(tmp_path, number):
     asked, go = threading.Event(), threading.Event()
 
     async def slow(handler) -> None:
@@ -11102,7 +11102,7 @@ async def backend(pool) -> int:
         return await connection.fetchval("SELECT pg_backend_pid()")
 
 
-async def test_who_waits_for_a_connection_is_not_overtaken_by_who_gives_it_back(one_connection):
+async def test_connections_are_handed_out_in_the_order_of_waiting(one_connection):
     served = []
 
     async def use(name: str) -> None:
@@ -11135,7 +11135,7 @@ async def test_reads_of_a_file_are_served_in_order(tmp_path):
     assert served == [0, 1, 2, 3]
 
 
-async def test_who_waits_too_long_for_a_connection_is_told_so_and_takes_no_turn(one_connection, monkeypatch):
+async def test_wait_for_a_connection_ends_with_an_error(one_connection, monkeypatch):
     monkeypatch.setattr(tornado_todo, "CONNECT_SECONDS", 0.1)
     async with one_connection.connection():
         with pytest.raises(TimeoutError):
@@ -11634,7 +11634,7 @@ def test_a_url_that_its_driver_cannot_use_ends_the_start_with_one_line(tmp_path,
     assert ended.returncode == 2 and name in ended.stderr and ended.stderr.count("\n") == 1
 
 
-async def test_a_commit_that_is_not_answered_in_time_is_told_as_uncertain(fresh_postgres):
+async def test_commit_without_a_timely_answer_is_reported_as_uncertain(fresh_postgres):
     url = fresh_postgres["DATABASE_URL"]
     store = tornado_todo.TodoStore(tornado_todo.open_database(url))
     await store.open()
@@ -11674,7 +11674,7 @@ async def test_a_commit_that_is_not_answered_in_time_is_told_as_uncertain(fresh_
         ("127.0.0.1", "203.0.113.9:x", "127.0.0.1"), ("127.0.0.1", "[203.0.113.9", "127.0.0.1"),
     ],
 )  # fmt: skip
-def test_the_rightmost_address_that_is_no_trusted_proxy_is_the_clients(trusted, forwarded, address):
+def test_client_is_the_rightmost_untrusted_address(trusted, forwarded, address):
     seen = []
 
     async def who(request):
@@ -11776,7 +11776,7 @@ def test_a_trusted_proxy_is_not_logged_as_forgotten(caplog):
         *("Front-End-Https", "X-Url-Scheme", "X-Via", "X-Vercel-Forwarded-For", "X-Nf-Client-Connection-Ip"),
     ],
 )  # fmt: skip
-def test_who_comes_through_a_proxy_that_says_so_is_not_this_machines_user(shared, name):
+def test_request_with_a_proxys_header_is_not_the_local_users(shared, name):
     assert_problem(shared.get("/api/todos", **{name: "x"}), 401)
     assert shared.get("/api/todos").status == 200
 
@@ -12148,7 +12148,7 @@ SPOILT += ["a folder", "another program's"]
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_a_restore_does_not_mind_what_it_replaces_and_keeps_it(tmp_path, how):
+def test_restore_replaces_anything_and_keeps_it(tmp_path, how):
     make_backup(tmp_path)
     spoil(tmp_path / "todos.db", how)
     kept = None if how in ("missing", "a folder") else (tmp_path / "todos.db").read_bytes()
@@ -12694,7 +12694,7 @@ async def test_pasted_lines_can_be_kept_as_one_to_do(page):
     assert await ask(page, "/api/todos") == []
 
 
-async def test_pasted_lines_take_what_the_view_is_about(page):
+async def test_pasted_lines_take_the_fields_of_the_view(page):
     await page.goto(page.server + "/#/today")
     await page.locator(".new-todo").wait_for()
     await paste(page, f"{BUY}\n{FEED}")
@@ -12799,7 +12799,7 @@ async def test_control_z_in_a_field_that_the_page_filled_undoes_the_last_act(pag
 
 
 @pytest.mark.slow
-async def test_control_z_after_a_reload_undoes_what_the_server_knows(page):
+async def test_control_z_after_a_reload_undoes_the_last_change(page):
     await type_in(page, BUY, FEED)
     await row(page, BUY).locator(".toggle").check()
     await settled(page)
@@ -13033,7 +13033,7 @@ async def test_text_survives_a_reload_that_interrupts_a_reload(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("leave", [reload, reopen])
-async def test_what_waits_for_an_absent_server_survives_leaving(page, leave):
+async def test_unsent_changes_survive_leaving(page, leave):
     await type_in(page, BUY)
     page.is_reusable = False
     page.on("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
@@ -13196,7 +13196,7 @@ async def test_a_due_time_keeps_its_moment(page):
     assert todo["due"].startswith(in_days(1) + "T14:30")
 
 
-async def test_count_of_today_has_what_is_made_before_the_page_listens(page):
+async def test_count_of_today_has_a_todo_made_before_the_page_listens(page):
     made = asyncio.Event()
 
     async def hold(route):
@@ -13219,7 +13219,7 @@ async def test_count_of_today_has_what_is_made_before_the_page_listens(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hours", [14, -11])
-async def test_today_is_the_readers_day_for_what_is_due_at_a_time(browser, server, hours):
+async def test_today_is_the_readers_day_for_timed_todos(browser, server, hours):
     """Times are written in another zone, in whose calendar most of them are of another day."""
     place = {14: "Pacific/Kiritimati", -11: "Pacific/Pago_Pago"}[hours]
     async with opened(browser, server, timezone_id=place) as page:
@@ -13258,7 +13258,7 @@ async def test_due_dates_are_shown_in_friendly_words(page):
 
 
 @pytest.mark.slow
-async def test_history_tells_what_happened(page):
+async def test_history_lists_the_changes_on_the_page(page):
     await type_in(page, BUY)
     await row(page, BUY).locator(".toggle").check()
     await open_details(page, BUY)
@@ -13397,7 +13397,7 @@ async def test_title_that_is_too_long_is_shown_after_a_reload(page):
 
 
 @pytest.mark.slow
-async def test_fields_of_open_details_show_what_others_write(page):
+async def test_fields_of_open_details_follow_others(page):
     await type_in(page, BUY)
     await open_details(page, BUY)
     for number, focused in enumerate((".detail-title", ".detail-notes", ".detail-tag", ".detail-due"), 1):
@@ -13618,7 +13618,7 @@ async def crash(page):
 
 
 @pytest.mark.slow
-async def test_after_a_crash_only_what_was_still_being_typed_is_there(mortal_page):
+async def test_after_a_crash_only_unsaved_text_is_there(mortal_page):
     page = mortal_page
     await type_in(page, BUY)
     for end in ("Escape", "Enter"):
@@ -13996,7 +13996,7 @@ async def test_open_page_follows_its_reader_into_another_time_zone(page):
 
 
 @pytest.mark.slow
-async def test_time_that_daylight_saving_skips_is_what_the_clock_shows_then(page):
+async def test_time_skipped_by_daylight_saving_moves_on_with_the_clock(page):
     await install_clock(page, time="2026-01-15T12:00:00Z")
     await type_in(page, BUY)
     (todo,) = await ask(page, "/api/todos")
@@ -14090,7 +14090,7 @@ async def test_a_new_to_do_comes_to_its_place_in_a_sorted_list(page):
 
 
 @pytest.mark.slow
-async def test_bulk_acts_reach_what_is_not_loaded(page):
+async def test_bulk_acts_reach_todos_that_are_not_loaded(page):
     await fill_list(page, 130)
     await page.reload()
     await expect(rows(page).first).to_be_visible()
@@ -14228,7 +14228,7 @@ def log_announcements(page):
 
 
 @pytest.mark.slow
-async def test_what_the_server_refuses_is_never_announced_as_done(page):
+async def test_refused_change_is_never_announced_as_done(page):
     await type_in(page, BUY, FEED)
     await page.route("**/api/todos**", refuse(409, "Not now."))
     await page.route("**/api/todos/**", refuse(409, "Not now."))
@@ -14255,7 +14255,7 @@ async def test_what_the_server_refuses_is_never_announced_as_done(page):
 
 
 @pytest.mark.slow
-async def test_what_the_server_has_accepted_is_announced(page):
+async def test_accepted_change_is_announced(page):
     await log_announcements(page)
     for act, words in [
         (lambda: type_in(page, BUY), f"Added {BUY}."),
@@ -14326,7 +14326,7 @@ async def test_a_lost_answer_does_not_make_a_second_to_do(page):
 # ==== live ========================================================================================
 
 
-async def test_changes_of_others_appear_by_themselves(page):
+async def test_changes_of_others_appear_live(page):
     await type_in(page, BUY)
     other = await ask(page, "/api/todos", "POST", {"title": "from elsewhere"})
     await expect(shown_titles(page)).to_have_text([BUY, "from elsewhere"])
@@ -14363,7 +14363,7 @@ WAKES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wake", WAKES.values(), ids=WAKES)
-async def test_page_whose_line_died_in_a_sleep_shows_what_others_do(browser, server, wake):
+async def test_page_whose_socket_died_in_a_sleep_follows_others(browser, server, wake):
     async with deaf_proxy(server) as (address, deafen), opened(browser, address) as page:
         if wake in (sleep_for_an_hour, hear_nothing):
             await install_clock(page)
@@ -14433,7 +14433,7 @@ async def test_changes_of_others_do_not_disturb_an_edit(page):
 
 
 @pytest.mark.slow
-async def test_an_open_page_shows_what_a_restored_backup_has(browser, tmp_path):
+async def test_open_page_follows_a_restored_backup(browser, tmp_path):
     with process(tmp_path, **in_file(tmp_path)) as server:
         add(server.client, BUY)
         done = await asyncio.to_thread(lambda: command(tmp_path, "backup", "copy.db", **in_file(tmp_path)))
@@ -14590,7 +14590,7 @@ async def test_every_control_has_a_name(page):
     assert await page.locator("html").get_attribute("lang") == "en"
 
 
-async def test_the_names_of_filters_and_tags_contain_what_is_seen_on_them(page):
+async def test_names_of_filters_and_tags_contain_their_text(page):
     await ask(page, "/api/todos", "POST", {"title": BUY, "tags": ["shop", "home"]})
     await page.goto(page.server + "/#/?tag=shop&q=buy")
     await open_details(page, BUY)
@@ -14605,7 +14605,7 @@ async def test_the_names_of_filters_and_tags_contain_what_is_seen_on_them(page):
 
 
 @pytest.mark.slow
-async def test_a_low_window_is_not_covered_by_what_sticks_to_it(page):
+async def test_sticky_parts_do_not_cover_a_low_window(page):
     await fill_list(page, 20)
     covered = """() => {
         const places = Array.from({ length: 40 }, (_, index) => (index + 0.5) * innerHeight / 40);
@@ -14695,7 +14695,7 @@ async def test_back_on_a_phone_closes_the_drawer(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["button", "Escape", "reload", "delete"])
-async def test_what_was_closed_on_a_phone_costs_no_step_back(page, way):
+async def test_closed_dialog_on_a_phone_costs_no_step_back(page, way):
     await go_to_list_on_a_phone(page)
     for _ in range(2):
         await row(page, BUY).locator(".details-button").click()
@@ -14870,7 +14870,7 @@ async def test_unencrypted_page_warns_and_password_managers_find_its_fields(brow
         await expect(page.locator(".gate-hint")).to_have_text("")
 
 
-async def test_a_wrong_password_is_told_at_its_field_and_selected(browser, accounts_server):
+async def test_wrong_password_is_shown_at_its_field_and_selected(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann") as page:
         await sign_out_on_page(page)
         await sign_in_on_page(page, "ann", "not the password")
@@ -14887,7 +14887,7 @@ async def test_a_wrong_password_is_told_at_its_field_and_selected(browser, accou
 
 
 @pytest.mark.slow
-async def test_what_is_wrong_with_a_new_account_stands_at_its_field(browser, accounts_server):
+async def test_error_in_a_new_account_is_shown_at_its_field(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann"), opened(browser, accounts_server.url) as page:
         await page.locator(".gate-switch").click()
         await page.locator(".sign-up-form [type=submit]").click()
@@ -14934,7 +14934,7 @@ async def test_too_many_attempts_are_counted_down(browser, accounts_server):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("takes", [True, False])
-async def test_the_first_account_is_offered_what_the_machines_own_user_has(browser, takes):
+async def test_first_account_is_offered_the_local_users_data(browser, takes):
     with serving({**MEMORY, "SIGNUP": "open"}) as client:
         for title in ("milk", "bread")[: 1 + takes]:
             add(client, title)
@@ -15001,7 +15001,7 @@ async def test_draft_and_notes_of_other_windows_go_into_the_first_account(browse
 
 
 @pytest.mark.slow
-async def test_who_is_second_to_make_the_first_account_is_told_so(browser):
+async def test_second_maker_of_the_first_account_reads_the_reason(browser):
     with serving({**MEMORY}) as client:
         async with opened(browser, client.url) as page, opened(browser, client.url) as second:
             for each, name in ((page, "ann"), (second, "ben")):
@@ -15111,7 +15111,7 @@ async def test_signing_out_everywhere_closes_other_tabs_and_devices(browser, acc
 
 
 @pytest.mark.slow
-async def test_a_lost_session_keeps_what_is_unsent_for_the_same_user(browser, accounts_server):
+async def test_lost_session_keeps_unsent_changes_for_the_same_user(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann") as page:
         await type_in(page, BUY)
         typed = asyncio.Event()
@@ -15392,7 +15392,7 @@ async def test_the_machines_own_user_may_sign_in_or_go_on_without(browser, serve
 
 
 @pytest.mark.slow
-async def test_whose_session_ended_elsewhere_may_go_on_as_the_machines_own_user(browser, server):
+async def test_after_a_session_ended_elsewhere_the_local_user_may_go_on(browser, server):
     async with opened(browser, server) as page, opened(browser, server) as device:
         await type_in(page, BUY)
         await page.locator(".sign-in-button").click()
@@ -15439,7 +15439,7 @@ async def test_without_accounts_nothing_of_them_is_shown(browser):
                 await expect(page.locator(name)).to_be_hidden()
 
 
-async def test_whom_the_program_around_turns_away_reads_its_words(browser):
+async def test_refusal_of_the_embedding_program_is_shown(browser):
     known = ["ann"]
 
     async def get_user(request):
@@ -15535,7 +15535,7 @@ async def test_a_list_is_shared_changed_and_taken_away_live(browser, accounts_se
 
 
 @pytest.mark.slow
-async def test_a_view_of_many_lists_changes_only_what_one_may_change(browser, accounts_server):
+async def test_view_of_many_lists_changes_only_writable_todos(browser, accounts_server):
     async with (
         signed_in_page(browser, accounts_server, "ann") as ann,
         signed_in_page(browser, accounts_server, "bob") as bob,
@@ -15629,7 +15629,7 @@ async def test_a_link_shows_one_list_live_until_it_is_revoked(browser, accounts_
 
 
 @pytest.mark.slow
-async def test_who_is_signed_in_reads_a_link_and_goes_back_to_their_lists(browser, accounts_server):
+async def test_signed_in_user_reads_a_link_and_returns_to_own_lists(browser, accounts_server):
     async with (
         signed_in_page(browser, accounts_server, "ann") as ann,
         signed_in_page(browser, accounts_server, "bob") as bob,
