@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["tornado>=6.6", "aiosqlite>=0.20", "python-dotenv>=1.0", "msgspec>=0.19", "tzdata>=2024.1"]
+# dependencies = [
+#   "tornado>=6.6", "aiosqlite>=0.20", "python-dotenv>=1.0", "msgspec>=0.19", "python-dateutil>=2.9", "tzdata>=2024.1",
+# ]
 # ///
 """A to-do server in one file.
 
@@ -42,6 +44,7 @@ if __name__ == "__main__":
 import argparse
 import asyncio
 import base64
+import bisect
 import collections
 import concurrent.futures
 import contextlib
@@ -618,6 +621,7 @@ MAX_BODY = 1024 * 1024  # bytes of a request's body
 MAX_RECORD = 64 * 1024  # bytes of a record
 MAX_ITEMS = 1000  # to-dos that one request makes
 MAX_DEPTH = 32  # levels of nesting in a JSON body
+MAX_TITLE, MAX_TAGS = 500, 20  # characters of a title, tags of a to-do
 MAX_ORDER = 1e12  # beyond it too few doubles lie between two whole numbers
 NO_DUE = 2**53  # the sort key of a to-do without a due date: after every date
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -1093,6 +1097,95 @@ def due_range(first: str, last: str, zone: str) -> tuple[int, int, int, int]:
     return end_of_day(begin), end_of_day(end), since, until
 
 
+# ---- repeats: rules of iCalendar (RFC 5545, 3.3.10), of which a part is supported
+
+FREQUENCIES, UNITS = ("DAILY", "WEEKLY", "MONTHLY", "YEARLY"), ("days", "weeks", "months", "years")
+WEEKDAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
+MONTH_DAYS = (-1, *range(1, 32))
+# The parts of a rule, in their canonical order, with the values of each.
+RULE_PARTS = {
+    "FREQ": "|".join(FREQUENCIES),
+    "INTERVAL": r"[1-9]\d{0,2}",
+    "BYMONTH": r"[1-9]|1[0-2]",
+    "BYMONTHDAY": rf"(?:{'|'.join(map(str, MONTH_DAYS))})(?:,(?:{'|'.join(map(str, MONTH_DAYS))}))*",
+    "BYDAY": rf"(?:[1-4]|-1)?(?:{'|'.join(WEEKDAYS)})(?:,(?:[1-4]|-1)?(?:{'|'.join(WEEKDAYS)}))*",
+    "COUNT": r"[1-9]\d{0,2}",
+    "UNTIL": r"\d{8}(?:T\d{6}Z)?",
+    "FROM": "COMPLETION",
+}
+
+
+class Rule(NamedTuple):
+    """How a to-do repeats: the parts of a rule as they are written, without their names; empty if there are none."""
+
+    freq: str
+    interval: str = ""
+    bymonth: str = ""
+    bymonthday: str = ""
+    byday: str = ""
+    times: str = ""
+    until: str = ""
+    start: str = ""  # COMPLETION if the next is counted from when this one is completed, not from when it is due
+
+    def __str__(self) -> str:
+        return ";".join(f"{name}={value}" for name, value in zip(RULE_PARTS, self, strict=True) if value)
+
+
+def rule_fault(rule: Rule) -> str:
+    """The reason why parts of a rule, each of which is valid, do not go together; empty if they do."""
+    has_ordinals, by_month_or_day = re.search(r"\d", rule.byday), rule.bymonth or rule.bymonthday
+    if rule.times and rule.until:
+        return "cannot have both COUNT and UNTIL"
+    if rule.freq == "DAILY" and (rule.byday or by_month_or_day):
+        return "cannot have BYDAY, BYMONTHDAY or BYMONTH with FREQ=DAILY"
+    if rule.freq == "WEEKLY" and (has_ordinals or by_month_or_day):
+        return "can have with FREQ=WEEKLY only days like BYDAY=MO,FR"
+    if rule.freq == "MONTHLY" and (rule.bymonth or rule.byday and rule.bymonthday):
+        return "can have with FREQ=MONTHLY either BYMONTHDAY or BYDAY"
+    if rule.freq == "MONTHLY" and not all(re.match(r"-?\d", day) for day in filter(None, rule.byday.split(","))):
+        return "needs with FREQ=MONTHLY days like BYDAY=2TU or BYDAY=-1FR"
+    if rule.freq == "YEARLY" and (rule.byday or bool(rule.bymonth) != bool(rule.bymonthday)):
+        return "can have with FREQ=YEARLY only BYMONTH and BYMONTHDAY together"
+    return ""
+
+
+@functools.lru_cache(1000)
+def read_rule(text: str) -> Rule:
+    """Read a rule. Raises ValueError for one that is not supported."""
+    parts = dict.fromkeys(RULE_PARTS, "")
+    for part in trim(text).upper().removeprefix("RRULE:").split(";"):
+        name, _, value = part.partition("=")
+        if name not in parts or parts[name]:
+            raise ValueError(f"must be a rule like FREQ=WEEKLY;BYDAY=MO,FR, of the parts {', '.join(RULE_PARTS)}")
+        if not re.fullmatch(RULE_PARTS[name], value, re.ASCII):
+            raise ValueError(f"has a {name} that is not supported: {value[:40]!a}")
+        parts[name] = value
+    if not parts["FREQ"]:
+        raise ValueError("must have a FREQ, such as FREQ=DAILY")
+    parts["INTERVAL"] = parts["INTERVAL"].replace("1", "") if parts["INTERVAL"] == "1" else parts["INTERVAL"]
+    rule = Rule(*parts.values())
+    if fault := rule_fault(rule):
+        raise ValueError(fault)
+    if rule.until:
+        try:
+            datetime.datetime.fromisoformat(rule.until)
+        except ValueError:
+            raise ValueError("has an UNTIL that is not a day or time that exists") from None
+    return rule
+
+
+def clean_repeat(text: str | None) -> str | None:
+    """A rule in canonical form. Raises ValueError for one that is not supported."""
+    return None if text is None else str(read_rule(text))
+
+
+def calendar_delta(**parts: Any) -> Any:
+    """A difference in days, weeks, months or years; added to a date, it stays within the month."""
+    from dateutil.relativedelta import relativedelta  # takes 5 ms, and few requests need it
+
+    return relativedelta(**parts)
+
+
 # ---- to-dos, lists and changes: one row a field
 
 
@@ -1137,14 +1230,14 @@ TITLE_KEY = {"title_key": lambda todo: fold(todo.title)[:100]}
 SEARCH = {"search": lambda todo: f"{fold(todo.title)}\n{fold(todo.notes)}"}
 TAG_KEYS = {"tag_keys": lambda todo: "".join(f"\n{fold(tag)}" for tag in todo.tags) + "\n"}
 DUE_AT = {"due_at": lambda todo: due_sort_key(todo.due)}
-TITLE = {"patch": Annotated[str, Meta(max_length=2000)], "clean": functools.partial(clean_line, limit=500)}
+TITLE = {"patch": Annotated[str, Meta(max_length=2000)], "clean": functools.partial(clean_line, limit=MAX_TITLE)}
 ORDER = {
     "patch": Annotated[float, Meta(ge=-MAX_ORDER, le=MAX_ORDER)],
     "clean": lambda order: order + 0.0,  # turns -0.0, which not every engine keeps, into 0.0
 }
 NOTES = {"patch": Annotated[str, Meta(max_length=20_000)] | None, "clean": lambda notes: clean_text(notes or "")}
 PRIORITY = {"patch": Annotated[int, Meta(ge=0, le=3)] | None, "clean": lambda priority: priority or 0}
-TAGS = {"patch": Annotated[Tags, Meta(max_length=20)] | None, "clean": clean_tags}
+TAGS = {"patch": Annotated[Tags, Meta(max_length=MAX_TAGS)] | None, "clean": clean_tags}
 
 
 class Todo(msgspec.Struct, kw_only=True, frozen=True):
@@ -1697,6 +1790,604 @@ def reverted(current: Any, before: Any, after: Any, fields: Iterable[str], at: s
 def smallest_gap(order: float) -> float:
     """The distance below which neighbours are moved apart, far above the precision of a double."""
     return max(1e-6, abs(order) * 1e-12)
+
+
+# ---- quick add: the words of a line that become fields of a to-do
+
+# The words of each language, without accents: the alternatives of one meaning are separated by |, and meanings of a
+# series by commas. Words after ~ are read only for a reader of the language, since others use them for other things.
+ENGLISH = {
+    "relative": "tonight|this evening,today,tomorrow|~tmr,(?:the )?day after tomorrow",
+    "next": "next week,next month,next year",
+    "on": "on(?: the)?|by(?: the)?|this|due|until",
+    "coming": "next",
+    "following": "",
+    "days": "monday,tuesday,wednesday,thursday,friday,saturday,sunday",
+    "short_days": "~mon,~tues?,~wed,~thu(?:rs?)?,~fri,~sat,~sun",
+    "plural_days": "mondays,tuesdays,wednesdays,thursdays,fridays,saturdays,sundays",
+    "plural_on": "(?:on )?",
+    "months": "january,february,march,april,may,june,july,august,september,october,november,december",
+    "short_months": "~jan,~feb,~mar,~apr,~may,~june?,~july?,~aug,~sept?,~oct,~nov,~dec",
+    "of": "of",
+    "in": "in",
+    "numbers": "an?|one,two,three,four,five,six,seven,eight,nine,ten",
+    "units": "days?,weeks?,months?,years?,hours?,min(?:ute)?s?",
+    "at": "at",
+    "noon": "noon|midday",
+    "midnight": "midnight",
+    "oclock": "o['’]clock",
+    "every": "every|each",
+    "other": "other|second|2nd",
+    "and": "and",
+    "workdays": "weekdays?|workdays?",
+    "bare_workdays": "(?:on )?weekdays|(?:on )?workdays",
+    "ordinals": "first|1st,second|2nd,third|3rd,fourth|4th,last",
+    "of_month": "of (?:the|each|every) month",
+    "last_day": "last day",
+    "month_day": r"(?P<month_day>\d\d?)(?:st|nd|rd|th)",
+    "adverbs": "daily,weekly,monthly,yearly|annually",
+    "until": "until|till",
+    "times": "times",
+}
+GERMAN = {
+    "relative": "heute abend,heute,morgen,(?:ue|u)bermorgen",
+    "next": "n(?:ae|a)chste woche,n(?:ae|a)chste[nr]? monat,n(?:ae|a)chste[sn]? jahr",
+    "on": "am|bis(?: zum)?|diese[nrs]?|kommende[nrs]?|am kommenden|an",
+    "coming": "(?:am )?n(?:ae|a)chste[nrs]?",
+    "following": "",
+    "days": "montag,dienstag,mittwoch,donnerstag,freitag,samstag|sonnabend,sonntag",
+    "short_days": "~mo,~di,~mi,~do,~fr,~sa,~so",
+    "plural_days": "montags,dienstags,mittwochs,donnerstags,freitags,samstags|sonnabends,sonntags",
+    "plural_on": "(?:)",
+    "months": "januar|janner,februar|feber,marz|maerz,april,~mai,juni,juli,august,september,oktober,november,dezember",
+    "short_months": "~jan,~feb,~mrz|~mar,~apr,~mai,~jun,~jul,~aug,~sept?,~okt,~nov,~dez",
+    "of": "des",
+    "in": "in",
+    "numbers": "eine[mnrs]?,zwei,drei,vier,f(?:ue|u)nf,sechs,sieben,acht,neun,zehn",
+    "units": "tag(?:en?)?,wochen?,monat(?:en?)?,jahr(?:en?)?,stunden?|std,minuten?|min",
+    "at": "um|ab|gegen",
+    "noon": "mittags?",
+    "midnight": "mitternacht",
+    "oclock": "uhr",
+    "every": "jede[nrsm]?|alle",
+    "other": "zweite[nrs]?",
+    "and": "und",
+    "workdays": "werktage?|arbeitstage?",
+    "bare_workdays": "werktags",
+    "ordinals": "erste[nrs]?|1\\.,zweite[nrs]?|2\\.,dritte[nrs]?|3\\.,vierte[nrs]?|4\\.,letzte[nrs]?",
+    "of_month": "(?:im|des|jedes) monats?|im monat",
+    "last_day": "letzten tag",
+    "month_day": r"(?P<month_day>\d\d?)\.",
+    "adverbs": "t(?:ae|a)glich,w(?:oe|o)chentlich,monatlich,j(?:ae|a)hrlich",
+    "until": "bis(?: zum)?",
+    "times": "mal",
+}
+PORTUGUESE = {
+    "relative": "hoje a noite|~esta noite,hoje,amanha,depois de amanha",
+    "next": "(?:na )?(?:proxima semana|semana que vem),(?:no )?(?:proximo mes|mes que vem),"
+    "(?:no )?(?:proximo ano|ano que vem)",
+    "on": "na|no|em|ate|este|esta|neste|nesta|(?:no )?dia",
+    "coming": "(?:na |no )?proxim[ao]",
+    "following": "que vem",
+    "days": "segunda-feira,terca-feira,quarta-feira,quinta-feira,sexta-feira,sabado,domingo",
+    "short_days": "~segunda|~seg,~terca|~ter,~quarta|~qua,~quinta|~qui,~sexta|~sex,~sab,~dom",
+    "plural_days": "segundas(?:-feiras)?,tercas(?:-feiras)?,quartas(?:-feiras)?,quintas(?:-feiras)?,"
+    "sextas(?:-feiras)?,sabados,domingos",
+    "plural_on": "",
+    "months": "janeiro,fevereiro,~marco,abril,maio,junho,julho,agosto,setembro,outubro,novembro,dezembro",
+    "short_months": "~jan,~fev,~mar,~abr,~mai,~jun,~jul,~ago,~set,~out,~nov,~dez",
+    "of": "de",
+    "in": "em|daqui a|dentro de",
+    "numbers": "uma?,dois|duas,tres,quatro,cinco,seis,sete,oito,nove,dez",
+    "units": "dias?,semanas?,mes(?:es)?,anos?,horas?,min(?:uto)?s?",
+    "at": "as?",
+    "noon": "(?:ao )?meio[- ]dia",
+    "midnight": "(?:a )?meia[- ]noite",
+    "oclock": "horas",
+    "every": "(?:a )?cada|~todo|~toda|todos os|todas as",
+    "other": "segund[oa]",
+    "and": "e",
+    "workdays": "dias? ute?is|dia util",
+    "bare_workdays": "(?:nos )?dias uteis",
+    "ordinals": "primeir[oa],segund[oa],terceir[oa],quart[oa],ultim[oa]",
+    "of_month": "d[oe] (?:cada )?mes",
+    "last_day": "ultimo dia",
+    "month_day": r"dia (?P<month_day>\d\d?)",
+    "adverbs": "diariamente,semanalmente,mensalmente,anualmente",
+    "until": "ate(?: o)?",
+    "times": "vezes",
+}
+SPANISH = {
+    "relative": "esta noche,hoy,manana,pasado manana",
+    "next": "(?:la )?(?:proxima semana|semana que viene),(?:el )?(?:proximo mes|mes que viene),"
+    "(?:el )?(?:proximo ano|ano que viene)",
+    "on": "el|este|para el|hasta el|hasta|en",
+    "coming": "(?:el )?proximo",
+    "following": "que viene|proximo",
+    "days": "lunes,martes,miercoles,jueves,viernes,sabado,domingo",
+    "short_days": "~lun,~mar,~mie,~jue,~vie,~sab,~dom",
+    "plural_days": "lunes,martes,miercoles,jueves,viernes,sabados,domingos",
+    "plural_on": "",
+    "months": "enero,febrero,marzo,abril,mayo,junio,julio,agosto,sep?tiembre,octubre,noviembre,diciembre",
+    "short_months": "~ene,~feb,~mar,~abr,~may,~jun,~jul,~ago,~sept?|~set,~oct,~nov,~dic",
+    "of": "del?",
+    "in": "en|dentro de",
+    "numbers": "una?,dos,tres,cuatro,cinco,seis,siete,ocho,nueve,diez",
+    "units": "dias?,semanas?,mes(?:es)?,anos?,horas?,min(?:uto)?s?",
+    "at": "a las?|a",
+    "noon": "(?:al )?mediodia",
+    "midnight": "(?:a )?medianoche",
+    "oclock": "horas",
+    "every": "cada|todos los|todas las",
+    "other": "segund[oa]",
+    "and": "y",
+    "workdays": "dias? (?:laborables?|habil(?:es)?)",
+    "bare_workdays": "entre semana",
+    "ordinals": "primer[oa]?,segund[oa],tercer[oa]?,cuart[oa],ultim[oa]",
+    "of_month": "del? (?:cada )?mes",
+    "last_day": "ultimo dia",
+    "month_day": r"dia (?P<month_day>\d\d?)",
+    "adverbs": "diariamente|a diario,semanalmente,mensualmente,anualmente",
+    "until": "hasta(?: el)?",
+    "times": "veces",
+}
+LANGUAGES = {"en": ENGLISH, "de": GERMAN, "pt": PORTUGUESE, "es": SPANISH}
+# What may stand before and after a phrase: \0 stands for what has been taken already.
+LEFT, RIGHT = r"(?<![^\s(\[,;\0])", r"(?![^\s)\],;.:!?\0]|[.,:!?][^\s\0])"
+ANY_DAY = "(?:%(plural_days)s|%(days)s|%(short_days)s)"
+DAY_PHRASE = r"""(?:
+(?P<relative>%(relative)s)
+|(?P<next>%(next)s)
+|(?:(?P<coming>%(coming)s) )?(?:(?P<day>%(days)s)|(?P<short>%(short_days)s))(?P<following> (?:%(following)s))?
+|%(in)s (?P<number>\d\d?\d?|%(numbers)s) (?P<unit>%(units)s)
+|(?P<date>\d\d?)(?:st|nd|rd|th|\.)?(?: %(of)s)? (?P<month>%(months)s|%(short_months)s)
+(?:,?(?: %(of)s)? (?P<year>\d{4}))?
+|(?P<month_2>%(months)s|%(short_months)s) (?P<date_2>\d\d?)(?:st|nd|rd|th)?(?:,? (?P<year_2>\d{4}))?
+|%(month_day)s
+|(?P<iso>\d{4}-\d\d-\d\d)
+|(?P<first>\d\d?)(?P<separator>[/.])(?P<second>\d\d?)(?:(?P=separator)(?P<year_3>\d{4}|\d\d)|(?P<dot>\.))?
+)"""
+# A phrase of another language than the reader's has at least one of these.
+KEY_WORD = "(?:%(relative)s|%(next)s|%(days)s|%(units)s|%(months)s|%(noon)s|%(midnight)s|%(every)s|%(adverbs)s"
+KEY_WORD += "|%(bare_workdays)s|%(plural_days)s|%(until)s|%(times)s|\\d\\d? ?%(oclock)s)"
+PHRASES = {
+    "any_day": ANY_DAY,
+    "repeat": rf"""(?:%(every)s(?P<restart>!)? (?:
+(?P<nth>%(ordinals)s) (?P<nth_day>%(days)s|%(short_days)s)(?: %(of_month)s)?
+|%(last_day)s(?P<last>)(?: %(of_month)s)?
+|(?:the )?%(month_day)s(?: %(of_month)s)?(?! %(times)s)
+|(?P<workdays>%(workdays)s)
+|(?:(?P<other>%(other)s) |(?P<number>\d\d?\d?|%(numbers)s) )?(?P<unit>%(units)s)(?: (?:%(on)s )?(?P<on_days>{ANY_DAY}))?
+|(?P<days>{ANY_DAY}(?:(?:, ?| %(and)s |, %(and)s ){ANY_DAY})*)
+)|(?P<adverb>%(adverbs)s)|(?P<bare_workdays>%(bare_workdays)s)|%(plural_on)s(?P<plural>%(plural_days)s))""",
+    "until": rf"(?P<on>%(until)s) {DAY_PHRASE}",
+    "count": r"(?P<count>\d\d?\d?) %(times)s",
+    "day": rf"(?:(?P<on>%(on)s) )?{DAY_PHRASE}",
+    "time": r"""(?:(?P<at>%(at)s) )?(?:(?P<noon>%(noon)s)|(?P<midnight>%(midnight)s)
+|(?P<hour>\d\d?)(?:(?P<colon>[:.h])(?P<minute>[0-5]\d))?
+(?: ?(?:(?P<half>[ap])\.?m\.?|(?P<h>hs?)|(?P<oclock>%(oclock)s)))?)""",
+}
+TAG_SIGN = LEFT + r"#(?=[\w\x80-\U0010ffff])(?!\d+(?:\s|$))[^\s,#\0\1]*[^\s,#\0\1.;:!?)\]]"
+
+
+def folded_letters(text: str) -> tuple[str, Sequence[int]]:
+    """A text folded letter by letter, and for each letter, and the end, its place in the text."""
+    if text.isascii():
+        return text.lower(), range(len(text) + 1)
+    letters: list[str] = []
+    places: list[int] = []
+    for place, character in enumerate(text):
+        folded = " " if character.isspace() else fold(character).replace(" ", "")
+        letters.append(folded)
+        places += [place] * len(folded)
+    return "".join(letters), [*places, len(text)]
+
+
+class Language:
+    """The words of a language, for its own readers or for others."""
+
+    def __init__(self, name: str, own: bool):
+        self.name, self.own = name, own
+        self.items = {
+            key: ["|".join(self._alternatives(item, own)) for item in text.split(",")]
+            for key, text in LANGUAGES[name].items()
+        }
+        self._words = {key: f"(?:{'|'.join(filter(None, items)) or '(?!)'})" for key, items in self.items.items()}
+        self._key_word = self._compiled(KEY_WORD)
+        self._phrases: dict[str, re.Pattern[str]] = {}
+
+    @staticmethod
+    def _alternatives(item: str, own: bool) -> Iterator[str]:
+        for word in item.split("|"):
+            if own or not word.startswith("~"):
+                yield word.removeprefix("~")
+
+    def _compiled(self, phrase: str) -> re.Pattern[str]:
+        text = (phrase % self._words).replace("\n", "").replace(" ?", r"\s*").replace(" ", r"\s+")
+        return re.compile(LEFT + text + RIGHT, re.ASCII)
+
+    def phrase(self, name: str) -> re.Pattern[str]:
+        """The pattern of a phrase, compiled when it is first needed, which takes some ms."""
+        return self._phrases.get(name) or self._phrases.setdefault(name, self._compiled(PHRASES[name]))
+
+    def occurs(self, letters: str) -> bool:
+        """Whether a text can have a phrase of the language."""
+        return self.own or bool(self._key_word.search(letters))
+
+    def place(self, key: str, text: str) -> int:
+        """The place of a word in its series, from 0; -1 if it is not there."""
+        places = (place for place, item in enumerate(self.items[key]) if re.fullmatch(item, text))
+        return next(places, -1)
+
+    def weekday(self, text: str) -> int:
+        """The number of a day of the week, from 0 for Monday."""
+        return max(self.place(key, text) for key in ("days", "short_days", "plural_days"))
+
+    def number(self, text: str) -> int:
+        """A number in digits or as a word."""
+        return int(text) if text.isdecimal() else self.place("numbers", text) + 1
+
+    def month(self, text: str) -> int:
+        """The number of a month, from 1."""
+        return max(self.place(key, text) for key in ("months", "short_months")) + 1
+
+
+@functools.cache
+def languages_for(reader: str) -> list[Language]:
+    """The language of a reader, then the others."""
+    return [Language(name, name == reader) for name in sorted(LANGUAGES, key=lambda name: name != reader)]
+
+
+def nearest_date(year: int | None, month: int, day: int, today: datetime.date) -> datetime.date | None:
+    """A date; without a year, the next one that exists. None if there is none."""
+    for each in [year] if year is not None else range(today.year, today.year + 9):
+        try:
+            date = datetime.date(each, month, day)
+        except ValueError:
+            continue
+        if year is not None or date >= today:
+            return date
+    return None
+
+
+def time_in_zone(day: datetime.date, clock: datetime.time, zone: datetime.tzinfo) -> str:
+    """A due time in a zone.
+
+    In the hour that a clock skips it is the moment that the clock would show without skipping, and an hour that occurs
+    twice is its first occurrence (RFC 5545, 3.3.5).
+    """
+    return datetime.datetime.combine(day, clock, zone).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+class Reader(NamedTuple):
+    """What a reader's words mean: their language, whether 3/4 is in March, and the present time in their zone."""
+
+    language: str
+    month_first: bool
+    now: datetime.datetime
+
+
+class Span(msgspec.Struct, frozen=True):
+    """A part of a text that becomes a field; its place is counted in characters (Unicode code points)."""
+
+    kind: str
+    start: int
+    end: int
+    text: str
+
+
+class DayTime(NamedTuple):
+    """A day, and a time if the words for the day imply one."""
+
+    day: datetime.date
+    clock: datetime.time | None = None
+    is_exact: bool = False  # whether no other time can be meant
+
+
+KINDS = ("day", "time", "repeat", "tag", "priority", "list")
+EVENING = datetime.time(20)
+
+
+class QuickAdd:
+    """Reads one line: the title of a to-do with words for its other fields.
+
+    A phrase that has been taken is masked by \\0, one that is to be left by \\1, so that no other phrase contains it.
+    Of several phrases for one field the last is taken; where phrases of languages overlap, the reader's own.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        reader: Reader,
+        lists: Mapping[str, str],
+        tags: Sequence[str],
+        keep: Collection[str | tuple[int, int]],
+    ):
+        self.text, self.reader, self.lists, self.tags, self.keep = text, reader, lists, tags, keep
+        self.today = reader.now.date()
+        self.letters, self.places = folded_letters(text)
+        self.languages = [each for each in languages_for(reader.language) if each.occurs(self.letters)]
+        self.spans: list[Span] = []
+
+    def read(self) -> dict[str, Any]:
+        """Find all phrases, and return their fields."""
+        for span in (each for each in self.keep if not isinstance(each, str)):
+            first, end = (min(bisect.bisect_left(self.places, place), len(self.letters)) for place in span)
+            self._mask(first, max(first, end), "\1")
+        for match in re.finditer(r"(?<!\S)\\[#!*]", self.letters):
+            self._take("escape", match.start(), match.start() + 1)
+            self._mask(*match.span(), "\1")
+        fields = self._read_signs()
+        if rule := self._find("repeat", "repeat", self._read_repeat):
+            end = self._find("repeat", "until", self._read_until) or self._find("repeat", "count", self._read_count)
+            fields["repeat"] = clean_repeat(f"{rule};{end}" if end else rule)
+        day = self._find("day", "day", self._read_day)
+        time = None if day and day.is_exact else self._find("time", "time", self._read_time)
+        day, time = (value if kind not in self.keep else None for kind, value in (("day", day), ("time", time)))
+        if day or time:
+            try:
+                fields["due"] = clean_due(self._due(day, time))
+            except (ValueError, OverflowError):  # a year that has no days, or an offset in seconds
+                self.spans = [span for span in self.spans if span.kind not in ("day", "time")]
+        return {name: value for name, value in fields.items() if name not in self.keep}
+
+    def title(self) -> str:
+        """The text without the phrases that were taken, and without what they leave of brackets and commas."""
+        title, rest = "", self.text
+        for span in sorted(self.spans, key=lambda span: span.start):
+            title += rest[: span.start - len(self.text) + len(rest)]
+            rest = self.text[span.end :]
+            if span.kind != "escape":
+                title, rest = title.rstrip(), rest.lstrip()
+                if title[-1:] + rest[:1] in ("()", "[]"):
+                    title, rest = title[:-1].rstrip(), rest[1:].lstrip()
+                title = title.rstrip(" ,;") if rest[:1] in tuple(",.;:!?)") else f"{title} "
+        return (title + rest).strip(" ,;") if self.spans else self.text
+
+    def _mask(self, start: int, end: int, character: str) -> None:
+        self.letters = self.letters[:start] + character * (end - start) + self.letters[end:]
+
+    def _take(self, kind: str, start: int, end: int) -> bool:
+        """Take a phrase, unless this kind is to be left as text."""
+        is_kept = kind in self.keep
+        self._mask(start, end, "\1" if is_kept else "\0")
+        if not is_kept:
+            first, last = self.places[start], self.places[end]
+            self.spans.append(Span(kind, first, last, self.text[first:last]))
+        return not is_kept
+
+    def _find(self, kind: str, name: str, read: Callable[[Language, re.Match[str]], Any]) -> Any:
+        """The value of the last phrase that can be read, which is then taken; None if there is none."""
+        found = [
+            (match.end(), -match.start(), language.own, value)
+            for language in self.languages
+            for match in language.phrase(name).finditer(self.letters)
+            if (value := read(language, match)) is not None
+        ]
+        if not found:
+            return None
+        end, start, *_ = max(found, key=operator.itemgetter(0, 1))
+        own = [each for each in found if each[2] and each[0] > -start and -each[1] < end]
+        end, start, _, value = max(own or found, key=operator.itemgetter(0, 1))
+        self._take(kind, -start, end)
+        return value
+
+    def _read_signs(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        tags = {fold(tag): tag for tag in self.tags}
+        for match in re.finditer(TAG_SIGN, self.letters):
+            try:
+                (tag,) = clean_tags([self.text[self.places[match.start()] + 1 : self.places[match.end()]]])
+            except ValueError:
+                continue
+            if len(tags.keys() | {fold(tag)}) <= MAX_TAGS and self._take("tag", *match.span()):
+                tags.setdefault(fold(tag), tag)
+                fields["tags"] = [*tags.values()]
+        priorities = [*re.finditer(f"{LEFT}!([0-3]){RIGHT}", self.letters)]
+        if priorities and self._take("priority", *priorities[-1].span()):
+            fields["priority"] = int(priorities[-1][1])
+        for title in sorted(self.lists, key=len, reverse=True):
+            found = [*re.finditer(rf"{LEFT}\*{re.escape(title)}{RIGHT}", self.letters)]
+            if found and self._take("list", *found[-1].span()):
+                return {**fields, "list": self.lists[title]}
+        return fields
+
+    def _read_repeat(self, language: Language, match: re.Match[str]) -> str | None:
+        rule = self._rule(language, match)
+        return rule and rule + (";FROM=COMPLETION" if match["restart"] else "")
+
+    def _rule(self, language: Language, match: re.Match[str]) -> str | None:
+        """The rule of a phrase (RFC 5545), or None."""
+        days = match["days"] or match["on_days"] or match["plural"]
+        names = language.phrase("any_day").finditer(days or "")
+        by_day = f";BYDAY={','.join(WEEKDAYS[language.weekday(name[0])] for name in names)}" if days else ""
+        if match["unit"]:
+            number, unit = language.number(match["number"] or "1"), language.place("units", match["unit"])
+            every = f";INTERVAL={2 if match['other'] else number}"
+            return (
+                f"FREQ={FREQUENCIES[unit]}{every}{by_day}" if unit < 4 and number and (unit == 1 or not days) else None
+            )
+        if match["nth"]:
+            number, day = language.place("ordinals", match["nth"]), language.weekday(match["nth_day"])
+            return f"FREQ=MONTHLY;BYDAY={number + 1 if number < 4 else -1}{WEEKDAYS[day]}"
+        if match["last"] is not None or match["month_day"]:
+            day = int(match["month_day"] or -1)
+            return f"FREQ=MONTHLY;BYMONTHDAY={day}" if day in MONTH_DAYS else None
+        if match["workdays"] or match["days"]:
+            return f"FREQ=WEEKLY{by_day or ';BYDAY=MO,TU,WE,TH,FR'}"
+        if not self._ends(match.end()):
+            return None
+        if match["adverb"]:
+            return f"FREQ={FREQUENCIES[language.place('adverbs', match['adverb'])]}"
+        return f"FREQ=WEEKLY{by_day or ';BYDAY=MO,TU,WE,TH,FR'}"
+
+    def _read_until(self, language: Language, match: re.Match[str]) -> str | None:
+        found = self._read_day(language, match)
+        return found and f"UNTIL={found.day.isoformat().replace('-', '')}"
+
+    def _read_count(self, language: Language, match: re.Match[str]) -> str | None:
+        return f"COUNT={int(match['count'])}" if int(match["count"]) else None
+
+    # ---- days and times
+
+    def _ends(self, end: int) -> bool:
+        """Whether a phrase ends the line, apart from phrases that have been taken and days and times."""
+        end += len(self.letters[end:]) - len(self.letters[end:].lstrip())
+        if self.letters[end : end + 1] in ("", "\0"):
+            return True
+        return any(self.languages[0].phrase(name).match(self.letters, end) for name in ("day", "time", "until"))
+
+    def _read_day(self, language: Language, match: re.Match[str]) -> DayTime | None:
+        readers: tuple[tuple[str, Callable[[Language, re.Match[str]], Any]], ...] = (
+            ("relative", self._read_relative),
+            ("next", self._read_next),
+            ("day", self._read_weekday),
+            ("short", self._read_weekday),
+            ("unit", self._read_interval),
+            ("iso", self._read_iso),
+            ("separator", self._read_numbers),
+        )
+        for name, read in readers:
+            if match[name]:
+                try:
+                    found = read(language, match)
+                except (ValueError, OverflowError):
+                    return None
+                return DayTime(found) if isinstance(found, datetime.date) else found
+        if match["month_day"]:
+            return self._read_month_day(match)
+        year, month = match["year"] or match["year_2"], language.month(match["month"] or match["month_2"])
+        date = nearest_date(int(year) if year else None, month, int(match["date"] or match["date_2"]), self.today)
+        return DayTime(date) if date else None
+
+    def _read_relative(self, language: Language, match: re.Match[str]) -> DayTime:
+        days = language.place("relative", match["relative"])
+        return DayTime(self.today + datetime.timedelta(max(days - 1, 0)), None if days else EVENING)
+
+    def _monday(self) -> datetime.date:
+        return self.today - datetime.timedelta(self.today.weekday())
+
+    def _read_next(self, language: Language, match: re.Match[str]) -> datetime.date:
+        """The first day of the next week, month or year."""
+        unit = language.place("next", match["next"])
+        if unit == 0:
+            return self._monday() + datetime.timedelta(7)
+        return datetime.date(
+            self.today.year + (unit == 2 or self.today.month == 12), 1 if unit == 2 else self.today.month % 12 + 1, 1
+        )
+
+    def _read_weekday(self, language: Language, match: re.Match[str]) -> datetime.date | None:
+        """The next day of this name after today, or that of the next week."""
+        number, coming = language.weekday(match["day"] or match["short"]), match["coming"] or match["following"]
+        if match["short"] and not (match["on"] or coming or self._ends(match.end())):
+            return None
+        if coming:
+            return self._monday() + datetime.timedelta(7 + number)
+        return self.today + datetime.timedelta((number - self.today.weekday() - 1) % 7 + 1)
+
+    def _read_interval(self, language: Language, match: re.Match[str]) -> datetime.date | DayTime:
+        number, unit = language.number(match["number"]), language.place("units", match["unit"])
+        if unit < 4:
+            return self.today + calendar_delta(**{UNITS[unit]: number})
+        seconds = number * (3600 if unit == 4 else 60)
+        moment = self.reader.now.astimezone(datetime.UTC) + datetime.timedelta(seconds=seconds)
+        local = moment.astimezone(self.reader.now.tzinfo).replace(second=0, microsecond=0)
+        return DayTime(local.date(), local.time(), is_exact=True)
+
+    def _read_month_day(self, match: re.Match[str]) -> DayTime | None:
+        """The next day of this number, if a preposition says that it is a day."""
+        if match[0][0].isdigit():
+            return None
+        first = self.today.replace(day=1)
+        months = ((first + calendar_delta(months=number)).replace(day=1) for number in range(3))
+        found = (nearest_date(each.year, each.month, int(match["month_day"]), self.today) for each in months)
+        return next((DayTime(date) for date in found if date and date >= self.today), None)
+
+    def _read_iso(self, _: Language, match: re.Match[str]) -> datetime.date:
+        return datetime.date.fromisoformat(match["iso"])
+
+    def _read_numbers(self, language: Language, match: re.Match[str]) -> datetime.date | None:
+        """24/12, 24.12. or 24/12/2026; where either may be the month, with a preposition, a year or at the end."""
+        first, second, year = int(match["first"]), int(match["second"]), match["year_3"]
+        is_certain = year or match["on"] or (max(first, second) > 12 or self._ends(match.end()))
+        has_dots = match["separator"] == "." and not (match["dot"] or year or match["on"] or language.name == "de")
+        if not is_certain or has_dots or (first, second) == (24, 7):
+            return None
+        if match["separator"] == "/" and (second > 12 or self.reader.month_first and first <= 12):
+            first, second = second, first
+        full_year = None if year is None else int(year) + (2000 if len(year) == 2 else 0)
+        return nearest_date(full_year, second, first, self.today)
+
+    def _read_time(self, language: Language, match: re.Match[str]) -> tuple[datetime.time, int] | None:
+        """A time, and the days after the day that it belongs to: midnight is the end of a day."""
+        if match["noon"] or match["midnight"]:
+            return (datetime.time(12), 0) if match["noon"] else (datetime.time(0), 1)
+        hour, minute, half = int(match["hour"]), int(match["minute"] or 0), match["half"]
+        is_at = match["at"] and language.own
+        follows = self.letters[: match.start()].rstrip()[-1:] == "\0"
+        is_time = (
+            half or match["oclock"] or is_at or match["colon"] in (":", "h") or match["h"] and (hour > 12 or follows)
+        )
+        if not is_time or hour > 24 or hour == 24 and minute or half and not 1 <= hour <= 12:
+            return None
+        if half:
+            hour = hour % 12 + (12 if half == "p" else 0)
+        return datetime.time(hour % 24, minute), hour // 24
+
+    def _due(self, day: DayTime | None, time: tuple[datetime.time, int] | None) -> str:
+        """The due date or time; a time without a day is the next one that comes."""
+        now = self.reader.now
+        zone = cast(datetime.tzinfo, now.tzinfo)
+        clock, after = time or (day.clock if day else None, 0)
+        date = (day.day if day else self.today) + datetime.timedelta(after)
+        if clock is None:
+            return date.isoformat()
+        if day and day.clock and time and 1 <= clock.hour < 12:  # tonight at 9
+            clock = clock.replace(hour=clock.hour + 12)
+        if not day and datetime.datetime.combine(date, clock, zone) <= now:
+            date += datetime.timedelta(1)
+        return time_in_zone(date, clock, zone)
+
+
+def read_keep(text: str) -> tuple[str | tuple[int, int], ...]:
+    """Kinds and places of the phrases that stay in a title, separated by commas."""
+    kept: list[str | tuple[int, int]] = []
+    for part in text.split(","):
+        place = re.fullmatch(r"([0-9]{1,4})-([0-9]{1,4})", part)
+        if not place and part not in KINDS:
+            raise ValueError(f"must be several of {', '.join(KINDS)}, or places like 5-13, separated by commas")
+        kept.append((int(place[1]), int(place[2])) if place else part)
+    return tuple(kept)
+
+
+def read_language(header: str) -> tuple[str, bool]:
+    """The language of an Accept-Language header whose words can be read, and whether 3/4 is in March there."""
+    choices = [each.replace(" ", "").lower().partition(";q=") for each in header.split(",")]
+    weighted = [(tag, float(weight) if re.fullmatch(r"[01](\.[0-9]*)?", weight) else 1.0) for tag, _, weight in choices]
+    for tag, _ in sorted(weighted, key=lambda choice: -choice[1]):
+        if (name := tag.partition("-")[0]) in LANGUAGES:
+            return name, tag in ("en", "en-us")
+    return "en", True
+
+
+def parse_title(
+    fields: Mapping[str, Any], reader: Reader, lists: Mapping[str, str], keep: Collection[str | tuple[int, int]] = ()
+) -> tuple[dict[str, Any], list[Span]]:
+    """The fields of a to-do, of which the title may have words for others, and those parts of the title.
+
+    Lists are ids by folded title. The text is the title as it is if nothing else would remain of it. Words replace the
+    fields that were sent, except that tags are added.
+    """
+    line = QuickAdd(fields["title"], reader, lists, fields.get("tags") or (), keep)
+    found, title = line.read(), line.title()
+    if not title.strip(string.punctuation + " "):
+        return dict(fields), []
+    try:
+        title = clean_line(title, MAX_TITLE)
+    except ValueError:
+        return dict(fields), []
+    shown = [span for span in line.spans if span.kind != "escape"]
+    return {**fields, **found, "title": title}, sorted(shown, key=lambda span: span.start)
 
 
 # ==== databases: may call the domain's errors; know nothing of to-dos ===========================
@@ -3572,6 +4263,14 @@ class TodoQueries:
             for list_id, owner, role, shared, total, done in rows
         }
         return [msgspec.structs.replace(todo_list, **facts.get(todo_list.id, {})) for todo_list in lists]
+
+    async def writable_lists(self) -> dict[str, str]:
+        """The ids of the lists in which the caller may write, by folded title; of equal titles the caller's own."""
+        order = "CASE WHEN owner_id = $1 THEN 1 ELSE 0 END, inbox, position DESC, id DESC"
+        rows = await self.fetch(
+            f"SELECT title, id FROM lists WHERE {may(EDITOR, 'id')} AND deleted_at IS NULL ORDER BY {order}"
+        )
+        return {fold(title): list_id for title, list_id in rows}
 
     async def inbox(self) -> str:
         """The id of the list that to-dos go to when none is named."""
@@ -8302,6 +9001,10 @@ SORTS = {"enum": [sign + name for name in SORT_COLUMNS for sign in ("", "-")]}
 DUE = {"type": "string", "pattern": r"^(any|none|\d{4}-\d\d-\d\d(\.\.(\d{4}-\d\d-\d\d)?)?|\.\.\d{4}-\d\d-\d\d)$"}
 
 
+KEPT_PART = f"({'|'.join(KINDS)}|[0-9]{{1,4}}-[0-9]{{1,4}})"
+KEPT = {"type": "string", "pattern": f"^{KEPT_PART}(,{KEPT_PART})*$"}
+
+
 def whole(minimum: int, maximum: int) -> dict[str, Any]:
     """The schema of a whole number."""
     return {"type": "integer", "minimum": minimum, "maximum": maximum}
@@ -8339,6 +9042,14 @@ Cursor = Annotated[
 ]
 Deleted = Annotated[bool, Parameter("whether to address the trash", BOOLEAN, False)]
 Sort = Annotated[tuple[str, bool], Parameter("the order; a leading - means descending", SORTS, "-due", read_sort)]
+Parse = Annotated[bool, Parameter("whether words of the title are read as other fields", BOOLEAN, False)]
+Keep = Annotated[
+    tuple[Any, ...], Parameter("what stays in the title: kinds, or places like 5-13", KEPT, "tag,5-13", read_keep)
+]
+TimeZone = Annotated[str, Parameter("the IANA time zone whose days are meant", TEXT, "Europe/Berlin", read_zone)]
+AcceptLanguage = Annotated[
+    str, Parameter("whose words are read, and whether 3/4 is in March", example="de", header="Accept-Language")
+]
 Revision = Annotated[int | None, Parameter("only changes after this revision", whole(0, 2**63 - 1), 0)]
 ListFilter = Annotated[str | None, Parameter("only those of this list", ID, EXAMPLE_ID, clean_id)]
 Lifetime = Annotated[int | None, Parameter("in seconds", whole(1, 366 * 86_400), 3600)]
@@ -8361,7 +9072,7 @@ class Filters(TypedDict, total=False):
     tag: Annotated[str, Parameter("only those with this tag; may be repeated", TAG, "shop", read_tag)]
     priority: Annotated[str, Parameter("several separated by commas", PRIORITIES, "2,3", read_priorities)]
     q: Annotated[str, Parameter("words in the title or the notes", TEXT, "milk", read_words)]
-    tz: Annotated[str, Parameter("the IANA time zone whose days are meant", TEXT, "Europe/Berlin", read_zone)]
+    tz: TimeZone
 
 
 class AllFilters(Filters, total=False):
@@ -8391,7 +9102,8 @@ class APIHandler(Handler):
             return None
         if not 1 <= len(key) <= 255 or not key.isprintable():
             raise Malformed.of("Idempotency-Key", "must be 1 to 255 printable characters")
-        request = f"{self.request.method} {self.request.path}\n".encode() + self.body
+        query = f"?{self.request.query}" if self.request.query else ""
+        request = f"{self.request.method} {self.request.path}{query}\n".encode() + self.body
         return Repeat(key, hashlib.sha256(request).hexdigest(), answer_type)
 
     def show(self, thing: Value) -> Value:
@@ -8438,7 +9150,43 @@ def check_cursor(after: Sequence[Any], sort: str) -> None:
         raise Malformed.of("after", f"belongs to results sorted by {after[0]}")
 
 
-class TodosHandler(APIHandler):
+class ParsedTodo(msgspec.Struct, frozen=True):
+    """A to-do that words of a title would make, ready to be sent, and the parts of the title that would be taken."""
+
+    todo: TodoFields  # type: ignore[valid-type]
+    text: str
+    spans: list[Span]
+
+
+class ParsingHandler(APIHandler):
+    """The base of the handlers that read words of titles."""
+
+    async def parsed(
+        self, items: Sequence[Body], keep: Sequence[Any], tz: str, accept_language: str
+    ) -> list[tuple[Body, list[Span]]]:
+        """For new to-dos the fields, for which titles may have words, and those parts of the titles."""
+        now = (EPOCH + now_milliseconds() * MILLISECOND).astimezone(zone_named(tz or self.user.time_zone or "UTC"))
+        lists = await self.queries.writable_lists() if any("*" in item["title"] for item in items) else {}
+        reader = Reader(*read_language(accept_language), now)
+        parsed = []
+        for item in items:
+            parsed.append(parse_title(item, reader, lists, keep))
+            await asyncio.sleep(0)  # an odd title takes some ms, and an array has up to 1,000
+        return parsed
+
+
+class ParseHandler(ParsingHandler):
+    """The words of a title."""
+
+    async def post(
+        self, body: NewTodo, *, keep: Keep = (), tz: TimeZone = "", accept_language: AcceptLanguage = ""
+    ) -> ParsedTodo:
+        """Show what `POST /api/todos?parse=true` would make, and which parts of the title it would take."""
+        ((fields, spans),) = await self.parsed([body], keep, tz, accept_language)
+        return ParsedTodo(TodoFields(**fields), body["title"], spans)
+
+
+class TodosHandler(ParsingHandler):
     """All to-dos, or those that a filter selects."""
 
     async def get(
@@ -8484,9 +9232,20 @@ class TodosHandler(APIHandler):
         return msgspec.json.encode(self.show_all(todos))
 
     async def post(
-        self, body: NewTodos, *, idempotency_key: IdempotencyKey = None
+        self,
+        body: NewTodos,
+        *,
+        parse: Parse = False,
+        keep: Keep = (),
+        tz: TimeZone = "",
+        accept_language: AcceptLanguage = "",
+        idempotency_key: IdempotencyKey = None,
     ) -> Annotated[WriteResult[Todo | list[Todo]], 201]:
-        """Create a to-do, or all of an array of 1 to 1,000, as one batch."""
+        """Create a to-do, or all of an array of 1 to 1,000, as one batch; words of titles can become fields."""
+        if parse:
+            items = body if isinstance(body, list) else [body]
+            parsed = [fields for fields, _ in await self.parsed(items, (*keep, "repeat"), tz, accept_language)]
+            body = parsed if isinstance(body, list) else parsed[0]
         if isinstance(body, list):
             repeat = self.repeat(idempotency_key, list[Todo])
             return await self.services.todos.create_all(self.user, body, repeat=repeat)
@@ -16946,6 +17705,7 @@ ROUTES = (
     Route("/", PageHandler),
     Route(r"/page/{name:[0-9a-f]+\.(?:css|js)}", PageAssetHandler),
     Route("/api/todos", TodosHandler),
+    Route("/api/parse", ParseHandler),
     Route("/api/todos/{todo_id}", TodoHandler),
     Route("/api/todos/{todo_id}/history", TodoHistoryHandler),
     Route("/api/todos/{todo_id}/restore", TodoRestoreHandler),
