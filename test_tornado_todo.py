@@ -4188,6 +4188,16 @@ def test_this_machines_own_user_has_a_time_zone(client):
     assert_problem(client.send("DELETE", "/api/user", {"password": "x"}), 403)
 
 
+def test_etag_of_days_in_another_time_zone_is_not_current(client):
+    path = "/api/todos?due=2026-11-26"
+    etag = client.get(path).headers["ETag"]
+    client.patch("/api/user", {"time_zone": "Asia/Tokyo"})
+    # Once read from the database, then kept.
+    assert [client.get(path, If_None_Match=etag).status for _ in range(2)] == [200, 200]
+    etag = client.get("/api/todos").headers["ETag"]
+    assert [client.get("/api/todos", If_None_Match=etag).status for _ in range(2)] == [304, 304]
+
+
 def test_pages_keep_their_filters_and_end(client):
     for number in range(5):
         add(client, f"{number}", tags=["a b", "ü"] if number != 2 else [])
