@@ -7090,7 +7090,7 @@ def read_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return headers
 
 
-HOST = re.compile(r"([A-Za-z0-9._~!$&'()*+;=:\[\]-]|%[0-9A-Fa-f]{2})*")  # as in Tornado and RFC 3986
+HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=:\[\]-]++|%[0-9A-Fa-f]{2})*+")  # as in Tornado and RFC 3986
 
 
 def path_of_target(method: str, target: str, headers: MutableMapping[str, str]) -> str:
@@ -7937,6 +7937,13 @@ def input_error_status(error: tornado.httputil.HTTPInputError) -> int:
     return 400
 
 
+def response_bytes(response: Response[Any]) -> bytes:
+    """A response, whose body is bytes, as HTTP/1.1."""
+    fields = map(": ".join, response.headers.items())
+    status = f"HTTP/1.1 {response.status} {http.client.responses.get(response.status, 'Unknown')}"
+    return "\r\n".join([status, *fields, "", ""]).encode() + cast(bytes, response.body)
+
+
 def refusal(status: int, detail: str) -> Response[Any]:
     """The problem document (RFC 9457) for a request that reaches no handler; it is logged."""
     request_id = os.urandom(8).hex()
@@ -7952,10 +7959,7 @@ def refusal(status: int, detail: str) -> Response[Any]:
 
 def refusal_bytes(status: int, detail: str) -> bytes:
     """The same as an HTTP/1.1 response."""
-    response = refusal(status, detail)
-    fields = map(": ".join, response.headers.items())
-    lines = [f"HTTP/1.1 {status} {http.client.responses[status]}", *fields, "", ""]
-    return "\r\n".join(lines).encode() + cast(bytes, response.body)
+    return response_bytes(refusal(status, detail))
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -8896,6 +8900,10 @@ def wire_name(name: str) -> bytes:
     return name.lower().encode()
 
 
+# An extension of ASGI by UvicornConnection: a function that takes a response as a whole, or returns False.
+WRITE_WHOLE = "tornado_todo.write_whole"
+
+
 class ASGIExchange:
     """One request of an ASGI server (ASGI 3.0), and its response."""
 
@@ -8903,6 +8911,7 @@ class ASGIExchange:
         self._scope, self._receive, self._send = scope, receive, send
         self._is_socket = scope["type"] == "websocket"
         self._has_begun = False
+        self._write_whole = (scope.get("extensions") or {}).get(WRITE_WHOLE)
 
     async def answer(self, app: App) -> None:
         """Have the app answer the request."""
@@ -8953,6 +8962,8 @@ class ASGIExchange:
             has_more = message.get("more_body", False)
 
     async def _write(self, response: Response[Any]) -> None:
+        if isinstance(response.body, bytes) and self._write_whole and self._write_whole(response):
+            return
         if response.socket:
             await self._run_socket(response.socket)
             return
@@ -18178,6 +18189,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         """Take a new connection."""
         self.limits.make_room()
         super().connection_made(transport)
+        self._extensions = {WRITE_WHOLE: self._write_whole}
         self._be_lenient()
         self._unanswered: collections.deque[Any] = collections.deque()  # requests, the oldest first
         self._head_size = 0  # bytes of an incomplete head
@@ -18262,6 +18274,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         """A request begins."""
         self._is_reading_head = True
         super().on_message_begin()
+        self.scope["extensions"] = self._extensions
 
     def on_headers_complete(self) -> None:
         """Have the request answered."""
@@ -18283,6 +18296,21 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
             self.headers = []  # where uvicorn puts the trailers, which are dropped (RFC 9110, 6.5.1)
             if self.parser.get_http_version() == "1.0":
                 self.cycle.waiting_for_100_continue = False
+
+    def _write_whole(self, response: Response[Any]) -> bool:
+        """Write the response to the oldest request, as uvicorn would in two parts after checking every header again."""
+        cycle = self._unanswered[0]
+        if response.socket or cycle.disconnected or self.flow.write_paused:
+            return False
+        if not cycle.keep_alive:
+            response.headers["Connection"] = "close"
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        self.transport.write(response_bytes(response))
+        if "Connection" in response.headers:
+            self.transport.close()
+        self.on_response_complete()
+        return True
 
     def on_message_complete(self) -> None:
         """Note the end of the body."""
