@@ -60,11 +60,11 @@ class Row:
     @property
     def p50(self) -> float:
         """The median of the rounds' 50th percentiles, in milliseconds."""
-        return statistics.median(sample.p50_milliseconds for sample in self.samples)
+        return statistics.median(sample.p50_milliseconds for sample in self.samples) if self.samples else 0.0
 
     @property
     def p99(self) -> float:
-        return statistics.median(sample.p99_milliseconds for sample in self.samples)
+        return statistics.median(sample.p99_milliseconds for sample in self.samples) if self.samples else 0.0
 
 
 class Contest(NamedTuple):

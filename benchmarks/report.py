@@ -1,12 +1,17 @@
 """The figures as Markdown tables, and as a bar chart in SVG."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 from xml.sax.saxutils import escape
 
+from figures import Figures
+from lines import LINES
 from load import Row
+from meanwhile import Meanwhile
 from servers import REFERENCES, SERVERS
-from sockets import FanOut
+from targets import TARGETS
+from timing import Timing
 from works import WORKS, Work
 
 BY_NAME = {work.name: work for work in WORKS}
@@ -136,13 +141,59 @@ def start_table(starts: Mapping[str, Sequence[float]], idle: Mapping[str, int]) 
     return table(header, lines)
 
 
-def sockets_table(fan_out: FanOut) -> str:
-    """What a thousand sockets cost, and how fast a change reaches them."""
-    times = fan_out.milliseconds
-    header = [f"{fan_out.sockets:,} WebSockets", "ms to the last (min to max)", "MiB before", "MiB with", "KiB each"]
-    spread = f"{fan_out.median:.0f} ({min(times):.0f} to {max(times):.0f})"
-    memory = [f"{size / MEBIBYTE:.0f}" for size in (fan_out.memory_before, fan_out.memory_with)]
-    return table(header, [[TITLES["ours"], spread, *memory, f"{fan_out.memory_each / 1024:.1f}"]])
+def found_by_lines(figures: Figures, kind: type) -> list[tuple[str, Any]]:
+    """The titles of a line and of a server, and what was found there, for what is of a kind."""
+    found = [(line.title, figures.lines.get(line.name, {})) for line in LINES]
+    return [
+        (f"{title}: {TITLES[name]}", value)
+        for title, by_server in found
+        for name, value in by_server.items()
+        if isinstance(value, kind)
+    ]
+
+
+def timing_cells(timing: Timing) -> list[str]:
+    times = [f"{time:,.1f}" for time in (timing.p50, timing.p99)]
+    memory = [f"{size / MEBIBYTE:.0f}" for size in (timing.memory_before, timing.memory_peak)]
+    return [*times, f"{timing.p99 / timing.p50:.1f}", *memory]
+
+
+def timings_table(figures: Figures) -> str:
+    """What one client waits for."""
+    header = ["one client, one request after the other", "p50 ms", "p99 ms", "p99/p50", "MiB before", "MiB at most"]
+    found = found_by_lines(figures, Timing)
+    return table(header, [[title, *timing_cells(timing)] for title, timing in found]) if found else ""
+
+
+def meanwhiles_table(figures: Figures) -> str:
+    """How long other clients wait while something big goes on."""
+    header = ["what others wait", "seconds in all", "their requests", "503", "longest ms"]
+    header += ["p50 ms", "p99 ms", "p99/p50", "MiB before", "MiB at most"]
+    lines = []
+    for title, found in found_by_lines(figures, Meanwhile):
+        others = found.others
+        counts = [f"{len(others.milliseconds):,}", f"{found.refused:,}", f"{others.longest:,.0f}"]
+        lines.append([title, f"{found.seconds:.1f}", *counts, *timing_cells(others)])
+    return table(header, lines) if lines else ""
+
+
+def page_tables(figures: Figures) -> Iterator[str]:
+    """What the page takes in a browser."""
+    for title, found in found_by_lines(figures, dict):
+        lines = []
+        for name, values in found.items():
+            spread = f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})" if values else "–"
+            lines.append([name, f"{len(values)}", spread])
+        yield table([title, "number", "median (min to max)"], lines)
+
+
+def tables(figures: Figures) -> list[str]:
+    """All tables, and what could not be measured."""
+    parts = [*load_tables(figures.results), timings_table(figures), meanwhiles_table(figures), *page_tables(figures)]
+    parts += [start_table(figures.starts, figures.idle)] if figures.starts else []
+    parts += [f"Not measured: {failure}" for failure in figures.failures]
+    parts.append(table(["target", "bound", "measured", ""], [target.line(figures) for target in TARGETS]))
+    return [part for part in parts if part]
 
 
 def panel(title: str, rows: Mapping[str, Row], left: int, top: int) -> list[str]:

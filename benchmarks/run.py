@@ -17,21 +17,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from http.client import HTTPException
 from pathlib import Path
 
 import installation
 import instructions
 import load
 import report
-import sockets
 import todos
+from figures import Figures
+from lines import LINES, SOCKETS, Line
 from load import Row
 from servers import SERVERS, NotRun, Place, Running, Server, running
 from works import WORKS, Work
 
-SOCKETS = 1000
 ON_POSTGRES = [server.name for server in SERVERS if server.store == "postgres"]
-OTHER_WORKS = {"start": "start to first answer, memory idle", "sockets": "one change to 1,000 WebSockets"}
 START_SECONDS = 30.0
 
 
@@ -54,7 +54,7 @@ def names_from(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 def parse_options() -> argparse.Namespace:
     """The options of the command line, with their defaults."""
-    servers, works = [server.name for server in SERVERS], [*(work.name for work in WORKS), *OTHER_WORKS]
+    servers, works = [server.name for server in SERVERS], [work.name for work in (*WORKS, *LINES)] + ["start"]
     parser = argparse.ArgumentParser(
         description="Compare tornado_todo with what people would pick instead. Prints Markdown.",
         epilog=f"Servers: {', '.join(servers)}. Works: {', '.join(works)}.",
@@ -96,10 +96,7 @@ class Benchmark:
         self.processors = installation.choose_processors()
         self.busy = os.getloadavg()[1]
         self.missing: dict[str, str] = {}
-        self.results: dict[str, dict[str, Row]] = {}
-        self.starts: dict[str, list[float]] = {}
-        self.idle: dict[str, int] = {}
-        self.fan_out: sockets.FanOut | None = None
+        self.figures = Figures()
 
     @property
     def servers(self) -> list[Server]:
@@ -140,6 +137,11 @@ class Benchmark:
                 todos.fill_ours(process, count)
             yield process
 
+    def fail(self, reason: str) -> None:
+        """Note what could not be measured, for the report, too."""
+        say(f"  {reason}")
+        self.figures.failures.append(reason)
+
     def processors_for(self, server: Server) -> set[int]:
         """A processor for each of a server's workers. Raises NotRun."""
         free = self.processors.free[: server.workers - 1]
@@ -155,7 +157,7 @@ class Benchmark:
             for server, work in itertools.product(self.servers, works):
                 if not work.servers(server) or server.only not in ("", work.name):
                     continue
-                row = self.results.setdefault(work.name, {}).setdefault(server.name, Row())
+                row = self.figures.results.setdefault(work.name, {}).setdefault(server.name, Row())
                 try:
                     place = self.new_place(server, work.todos)
                     process = stack.enter_context(self.started(server, place, work.todos))
@@ -166,7 +168,7 @@ class Benchmark:
 
     def count_instructions(self, server: Server) -> None:
         """Count what one request takes, for each work that this server has been loaded with."""
-        works = [work for work in WORKS if server.name in self.results.get(work.name, {}) and work.todos == 20]
+        works = [work for work in WORKS if server.name in self.figures.results.get(work.name, {}) and work.todos == 20]
         short, long = (20, 60) if self.options.quick else (50, 250)
         try:
             place = self.new_place(server, 20)
@@ -176,10 +178,10 @@ class Benchmark:
                 if server.ours and server.store == "postgres":
                     todos.fill_ours(process, 20)
                 for work in works:
-                    row = self.results[work.name][server.name]
+                    row = self.figures.results[work.name][server.name]
                     row.instructions = instructions.count_instructions(work, process, place.folder, short, long)
         except NotRun as error:
-            say(f"  {server.plain_title}: {error}")
+            self.fail(f"{server.plain_title}: {error}")
 
     def measure_starts(self) -> None:
         """Start every server several times, round by round, on a database that is there already."""
@@ -190,7 +192,7 @@ class Benchmark:
                 with self.started(server, place, 20):
                     places[server.name] = place
             except NotRun as error:
-                say(f"  {server.plain_title}: {error}")
+                self.fail(f"{server.plain_title}: {error}")
         for server in [server for _ in range(self.options.rounds) for server in self.servers if server.name in places]:
             self._start_once(server, places[server.name])
 
@@ -200,21 +202,23 @@ class Benchmark:
             try:
                 process.wait(START_SECONDS)
             except NotRun as error:
-                say(f"  {server.plain_title}: {error}")
+                self.fail(f"{server.plain_title}: {error}")
                 return
-            self.starts.setdefault(server.name, []).append(time.perf_counter() - began)
-            self.idle[server.name] = process.memory()
+            self.figures.starts.setdefault(server.name, []).append(time.perf_counter() - began)
+            self.figures.idle[server.name] = process.memory()
 
-    def measure_sockets(self) -> None:
-        """Let one change go out to a thousand sockets of ours."""
-        for server in self.servers:
-            if server.name != "ours":
-                continue
+    def measure_line(self, line: Line) -> None:
+        """Measure a line on each server that it is for, which runs alone on a table of its own."""
+        for server in filter(line.servers, self.servers):
             try:
-                with self.started(server, self.new_place(server, 20), 20) as process:
-                    self.fan_out = sockets.fan_out(process, SOCKETS, 5 if self.options.quick else 20)
-            except (NotRun, OSError) as error:
-                say(f"  {server.plain_title}: {error}")
+                place = self.new_place(server, line.todos)
+                with self.started(line.variant(server), place, line.todos) as process:
+                    self.figures.lines.setdefault(line.name, {})[server.name] = line.measure(
+                        process, self.options.quick
+                    )
+                shutil.rmtree(place.folder)
+            except (NotRun, OSError, ValueError, HTTPException) as error:
+                self.fail(f"{line.title}: {server.plain_title}: {error}")
 
     def run(self) -> None:
         """Measure all that the options ask for."""
@@ -224,10 +228,13 @@ class Benchmark:
                 group = [work, *(other for other in chosen if other.base == work.name)]
                 say(f"{'; '.join(each.title for each in group)} …")
                 self.load(group)
-        for name, measure in (("start", self.measure_starts), ("sockets", self.measure_sockets)):
-            if name in self.options.work:
-                say(f"{OTHER_WORKS[name]} …")
-                measure()
+        for line in LINES:
+            if line.name in self.options.work:
+                say(f"{line.title} …")
+                self.measure_line(line)
+        if "start" in self.options.work:
+            say("start to first answer, memory idle …")
+            self.measure_starts()
         for server in self.servers if self.options.instructions else ():
             say(f"instructions: {server.plain_title} …")
             self.count_instructions(server)
@@ -257,12 +264,7 @@ class Benchmark:
 
     def markdown(self) -> str:
         """All tables."""
-        parts = [self.conditions(), *report.load_tables(self.results)]
-        if self.starts:
-            parts.append(report.start_table(self.starts, self.idle))
-        if self.fan_out:
-            parts.append(report.sockets_table(self.fan_out))
-        return "\n\n".join(parts) + "\n"
+        return "\n\n".join([self.conditions(), *report.tables(self.figures)]) + "\n"
 
 
 def main() -> int:
@@ -279,7 +281,7 @@ def main() -> int:
         finally:
             todos.drop_databases(options.postgres, benchmark.servers)
     print(benchmark.markdown(), end="")
-    if chart := report.chart(benchmark.results):
+    if chart := report.chart(benchmark.figures.results):
         options.chart.write_text(chart, encoding="utf-8")
         say(f"The chart is in {options.chart}.")
     return 0

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -134,7 +135,7 @@ class Running:
     def __init__(self, server: Server, place: Place, processors: Collection[int], wrapper: Sequence[str] = ()):
         self.server = server
         self.port = free_port()
-        values = {"python": PYTHON, "peers": FOLDER / "peers", "ours": ROOT / "tornado_todo.py"}
+        values = {"python": PYTHON, "peers": FOLDER / "peers", "ours": ROOT / "tornado_todo.py", "root": ROOT}
         values.update(port=self.port, database=place.database, pocketbase=pocketbase.PROGRAM)
         command = [*wrapper, *(word.format(**values) for word in server.command.split())]
         # Not this environment: a setting of the person who runs this must not reach a server.
@@ -168,7 +169,7 @@ class Running:
         give_up = time.monotonic() + seconds
         while time.monotonic() < give_up and self._process.poll() is None:
             with contextlib.suppress(OSError, http.client.HTTPException):
-                if self._first_status(seconds) == 200:
+                if self._first_status(seconds) in (200, 401):  # 401 where everybody has to sign in
                     return
             time.sleep(0.002)
         raise NotRun(f"it did not start: {self.last_words()}")
@@ -200,6 +201,11 @@ class Running:
         """The bytes of memory that all its processes have resident."""
         fields = (process_fields(process) for process in self.processes())
         return sum(int(field[21]) for field in fields if field) * os.sysconf("SC_PAGE_SIZE")
+
+    def peak_memory(self) -> int:
+        """The bytes that all its processes had resident at their highest."""
+        statuses = (Path(f"/proc/{process}/status").read_text() for process in self.processes())
+        return sum(int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024 for status in statuses)
 
     def stop(self) -> None:
         """End the server with all its processes; by force what has not ended after ten seconds."""

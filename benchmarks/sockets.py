@@ -1,37 +1,18 @@
 """One change to a thousand open WebSockets: how long until the last has it, and what a socket costs in memory."""
 
 import base64
-import dataclasses
 import json
 import os
 import selectors
 import socket
-import statistics
 import time
 
 from servers import NotRun, Running
+from timing import Timing
 from works import JSON, ask
 
 OPENED_AT_ONCE = 50
 SECONDS_FOR_ALL = 20.0
-
-
-@dataclasses.dataclass(frozen=True)
-class FanOut:
-    """What a thousand sockets cost. Times in milliseconds, memory in bytes."""
-
-    sockets: int
-    milliseconds: list[float]
-    memory_before: int
-    memory_with: int
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.milliseconds)
-
-    @property
-    def memory_each(self) -> float:
-        return (self.memory_with - self.memory_before) / self.sockets
 
 
 def open_socket(port: int) -> socket.socket:
@@ -57,13 +38,13 @@ def read_some(selector: selectors.EpollSelector, read: dict[socket.socket, bytes
             raise NotRun(f"it closed a socket after {read[key.fileobj][-300:]!r}")
 
 
-def wait_for_all(sockets: list[socket.socket], mark: bytes) -> None:
-    """Read every socket until `mark` has come on it. Raises NotRun.
+def wait_for_all(sockets: list[socket.socket], mark: bytes, seconds: float = SECONDS_FOR_ALL) -> list[bytes]:
+    """Read every socket until `mark` has come on it; gives what came. Raises NotRun.
 
     The frames are not parsed: they come unmasked and uncompressed, and the mark is in one of them
     only, so that the reader costs as little as it can of the time that it measures.
     """
-    give_up = time.monotonic() + SECONDS_FOR_ALL
+    give_up = time.monotonic() + seconds
     read = dict.fromkeys(sockets, b"")
     with selectors.EpollSelector() as selector:
         for each in sockets:
@@ -71,7 +52,8 @@ def wait_for_all(sockets: list[socket.socket], mark: bytes) -> None:
         while (waiting := len(selector.get_map())) and time.monotonic() < give_up:
             read_some(selector, read, mark)
     if waiting:
-        raise NotRun(f"{waiting} sockets did not get {mark.decode()} in {SECONDS_FOR_ALL:.0f} s")
+        raise NotRun(f"{waiting} sockets did not get {mark.decode()} in {seconds:.0f} s")
+    return list(read.values())
 
 
 def change_and_wait(running: Running, sockets: list[socket.socket], number: int) -> float:
@@ -91,8 +73,8 @@ def change_and_wait(running: Running, sockets: list[socket.socket], number: int)
     return took * 1e3
 
 
-def fan_out(running: Running, count: int, changes: int) -> FanOut:
-    """Open sockets, make changes, and measure. Raises NotRun."""
+def fan_out(count: int, running: Running, quick: bool) -> Timing:
+    """Open sockets, make changes, and time each until the last socket has it. Raises NotRun."""
     connection = running.connect()
     ask(connection, "GET", "/api/todos", None, {})
     connection.close()
@@ -104,8 +86,8 @@ def fan_out(running: Running, count: int, changes: int) -> FanOut:
             sockets += opened
             wait_for_all(opened, b'"hello"')
         memory = running.memory()
-        times = [change_and_wait(running, sockets, number) for number in range(1, changes + 1)]
+        times = [change_and_wait(running, sockets, number) for number in range(1, 6 if quick else 21)]
     finally:
         for each in sockets:
             each.close()
-    return FanOut(count, times, before, memory)
+    return Timing(times, before, memory)

@@ -1,6 +1,5 @@
 """The to-dos that every server begins with, the same for all."""
 
-import concurrent.futures
 import json
 import sqlite3
 import subprocess
@@ -15,7 +14,7 @@ from servers import NotRun, Running, Server
 INBOX = "0198c0de-0000-7000-9000-000000000000"
 AT = "2026-01-01T08:00:00.000Z"
 DATABASE = "todos.db"
-FILLING_CONNECTIONS = 16
+KNOWN_IDS = 100
 
 
 def todo_id(number: int) -> str:
@@ -76,22 +75,23 @@ def drop_databases(postgres: str, servers: list[Server]) -> None:
 
 
 def fill_ours(running: Running, count: int) -> None:
-    """Make the to-dos through our server's API, over several connections at once."""
+    """Make the to-dos through our server's API: those with known ids one by one, the others a thousand at a time."""
+    connection = running.connect()
 
-    def put(first: int) -> None:
-        connection = running.connect()
-        for number in range(first, count + 1, FILLING_CONNECTIONS):
-            # The order is the number, so that the first page is the same as the peers'.
-            body = json.dumps({**todo_fields(number), "order": number})
-            connection.request("PUT", f"/api/todos/{todo_id(number)}", body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            answer = response.read()
-            if response.status != 201:
-                raise NotRun(f"PUT answers {response.status}: {answer[:300]!r}")
+    def send(method: str, path: str, body: object) -> None:
+        connection.request(method, path, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status != 201:
+            raise NotRun(f"{method} answers {response.status}: {answer[:300]!r}")
+
+    fields = [todo_fields(number) for number in range(1, count + 1)]
+    try:
+        for number, body in enumerate(fields[:KNOWN_IDS], 1):
+            send("PUT", f"/api/todos/{todo_id(number)}", body)
+        for first in range(KNOWN_IDS, count, 1000):
+            send("POST", "/api/todos", fields[first : first + 1000])
+    except (OSError, HTTPException) as error:
+        raise NotRun(f"it could not be filled: {error}") from error
+    finally:
         connection.close()
-
-    with concurrent.futures.ThreadPoolExecutor(FILLING_CONNECTIONS) as pool:
-        try:
-            list(pool.map(put, range(1, FILLING_CONNECTIONS + 1)))
-        except (OSError, HTTPException) as error:
-            raise NotRun(f"it could not be filled: {error}") from error
