@@ -10671,7 +10671,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
     </form>
     <p class="gate-foot"><span class="gate-hint"></span>
       <button class="link-button gate-switch" data-action="switchForm" type="button">Make an account</button>
-      <button class="link-button gate-back" data-action="leaveGate" type="button" hidden>Go on without signing in</button></p>
+      <button class="link-button gate-back" data-action="leaveGate" type="button" hidden>Go on without signing
+        in</button></p>
   </div>
 </section>
 
@@ -10688,7 +10689,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <summary>Where you are signed in</summary>
     <ul class="entries session-entries"></ul>
     <p class="part-acts">
-      <button class="quiet-button danger end-all" data-action="signOutEverywhere" type="button">Sign out everywhere</button>
+      <button class="quiet-button danger end-all" data-action="signOutEverywhere" type="button">Sign out
+        everywhere</button>
     </p>
   </details>
   <details class="part tokens-part" name="account-part">
@@ -10801,7 +10803,9 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <p class="part-text">Anyone with the link can read this list, without an account, until you revoke it.</p>
     <ul class="entries link-entries"></ul>
     <div class="secret-place"></div>
-    <p class="part-acts"><button class="quiet-button make-link" data-action="makeLink" type="button">Make a link</button></p>
+    <p class="part-acts">
+      <button class="quiet-button make-link" data-action="makeLink" type="button">Make a link</button>
+    </p>
   </div>
 </dialog>
 
@@ -10835,9 +10839,11 @@ PAGE_HTML = r"""<!DOCTYPE html>
 <dialog class="dialog help" aria-labelledby="help-title">
   <h2 id="help-title">Shortcuts</h2>
   <dl class="keys"></dl>
-  <p class="choice help-choice"><input id="single-keys" class="single-keys" data-action="chooseSingleKeys" type="checkbox"><label
-    for="single-keys">Single-key shortcuts (<kbd>n</kbd> <kbd>/</kbd> <kbd>1</kbd> …)</label></p>
-  <div class="dialog-buttons"><button class="solid-button help-close" data-action="closeDialog" type="button">Close</button></div>
+  <p class="choice help-choice"><input id="single-keys" class="single-keys" data-action="chooseSingleKeys"
+    type="checkbox"><label for="single-keys">Single-key shortcuts (<kbd>n</kbd> <kbd>/</kbd> <kbd>1</kbd> …)</label></p>
+  <div class="dialog-buttons">
+    <button class="solid-button help-close" data-action="closeDialog" type="button">Close</button>
+  </div>
 </dialog>
 
 <noscript><p class="no-script">This page needs JavaScript. The same to-dos are at
