@@ -13300,15 +13300,15 @@ button:disabled {
 }
 """
 
-PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a change at once, and sends changes one
-// after another, so that the screen is never more than a moment ahead of the database.
+PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `state` is what is shown: `saved` with the commands that
+// wait to be sent. `render()` brings the document in line with `state`, `command()` makes every change, and `sync()`
+// reads everything. The tables ACTIONS, EVENTS and KEYS connect what the user does with the functions that do it.
 (() => {
   'use strict';
 
   // ---- Settings ----------------------------------------------------------------------------------------
 
-  const base = document.documentElement.dataset.base;
-  const weatherIsConfigured = document.documentElement.dataset.weather === 'True';
+  const { base: root, weather } = document.documentElement.dataset;
   const PAGE_SIZE = 100;
   const MAXIMUM_LIMIT = 1000;
   const TITLE_LENGTH = 500;
@@ -13317,7 +13317,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const TOAST_MILLISECONDS = 8000;
   const SEARCH_PAUSE = 220;
   const NOTES_PAUSE = 60000; // a session of editing with pauses for thought is one entry of the history
-  const REFRESH_PAUSE = 200;
+  const SYNC_PAUSE = 200;
   const STASH_PAUSE = 500;
   const PRESS_PATIENCE = 1000;
   const DUE_PAUSE = 2000;
@@ -13325,6 +13325,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const RECENT_MILLISECONDS = 60 * 60 * 1000;
   const REQUEST_PATIENCE = 20000;
   const CHECK_PATIENCE = 4000;
+  const SLOW_START = 1500;
   const MAXIMUM_SILENCE = 35000; // the server sends a heartbeat every 15 s
   const CONNECTIONS_OF_BROWSER = 6; // to one server, with HTTP/1.1
   const LONGEST_RETRY = 30000;
@@ -13333,48 +13334,26 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const CLOCK_INTERVAL = 5000;
   const WEATHER_INTERVAL = 15 * 60 * 1000;
   const PRIORITIES = ['None', 'Low', 'Medium', 'High'];
+  const ROLES = { viewer: 'read', editor: 'change to-dos' };
   const isApple = /Mac|iPhone|iPad/.test(navigator.platform);
   const narrowScreen = matchMedia('(max-width: 899px)');
   const coveringDetail = matchMedia('(max-width: 719px)');
+  const canHover = matchMedia('(hover: hover)');
 
   // ---- Small helpers -----------------------------------------------------------------------------------
 
-  const find = (selector, root = document) => root.querySelector(selector);
-  const findAll = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const find = (selector, within = document) => within.querySelector(selector);
+  const findAll = (selector, within = document) => [...within.querySelectorAll(selector)];
   const sleep = milliseconds => new Promise(resolve => setTimeout(resolve, milliseconds));
-
-  // Data only ever enters the page as text or as a property, never as markup.
-  function element(tag, properties = {}, ...children) {
-    const node = document.createElement(tag);
-    for (const [name, value] of Object.entries(properties)) {
-      if (name === 'dataset') Object.assign(node.dataset, value);
-      else if (typeof value === 'function') node.addEventListener(name, value);
-      else if (name.includes('-') || name === 'role' || name === 'list') node.setAttribute(name, value);
-      else node[name] = value;
-    }
-    node.append(...children.filter(child => child !== null && child !== undefined));
-    return node;
-  }
-
-  function icon(name) {
-    const namespace = 'http://www.w3.org/2000/svg';
-    const picture = document.createElementNS(namespace, 'svg');
-    picture.setAttribute('class', 'icon');
-    picture.setAttribute('aria-hidden', 'true');
-    const use = document.createElementNS(namespace, 'use');
-    use.setAttribute('href', `#icon-${name}`);
-    picture.append(use);
-    return picture;
-  }
+  const byId = (things, id) => things.find(thing => thing.id === id);
+  const sum = (things, field) => things.reduce((total, thing) => total + thing[field], 0);
+  const isSameWord = (one, other) => one.toLowerCase() === other.toLowerCase();
 
   function debounce(action, pause) {
     let timer = null;
     const later = () => {
       clearTimeout(timer);
-      timer = setTimeout(() => {
-        timer = null;
-        action();
-      }, pause);
+      timer = setTimeout(later.now, pause);
     };
     later.now = () => {
       if (timer === null) return;
@@ -13387,16 +13366,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // A UUIDv7 sorts by its time, as the server's own do. getRandomValues works without https, randomUUID not.
   function newId() {
-    const bytes = crypto.getRandomValues(new Uint8Array(16));
-    let time = Date.now();
-    for (let index = 5; index >= 0; index -= 1) {
-      bytes[index] = time % 256;
-      time = Math.floor(time / 256);
-    }
-    bytes[6] = (bytes[6] & 0x0f) | 0x70;
-    bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    const text = [...bytes].map(byte => byte.toString(16).padStart(2, '0')).join('');
-    return text.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+    const random = [...crypto.getRandomValues(new Uint8Array(10))].map(byte => pad(byte.toString(16))).join('');
+    const time = pad(Date.now().toString(16), 12);
+    const variant = '89ab'[parseInt(random[18], 16) % 4];
+    const parts = [time.slice(0, 8), time.slice(8), `7${random.slice(0, 3)}`, variant + random.slice(3, 6)];
+    return [...parts, random.slice(6, 18)].join('-');
   }
 
   // Storage can be forbidden or full; a lost preference is not an error.
@@ -13417,6 +13391,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   const plural = (count, one, many) => `${count} ${count === 1 ? one : many}`;
+  const todosText = count => plural(count, 'to-do', 'to-dos');
+  const changesText = count => `${plural(count, 'change is', 'changes are')}`;
   const lengthOf = text => [...text].length;
   const oneLine = text => text.replace(/\s*[\r\n]+\s*/g, ' ').trim();
 
@@ -13437,66 +13413,142 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return kept || [...text].slice(0, length).join('');
   }
 
-  // Where the composer isn't, the title is the place to begin from.
-  function focusStart() {
-    const isThere = !find('.composer').hidden;
-    find(isThere ? '.new-todo' : 'h1').focus({ preventScroll: true });
+  function splitTags(text) {
+    const tags = [];
+    for (const part of text.split(',')) {
+      const tag = part.trim().replace(/^#/, '');
+      if (tag && !tags.some(other => isSameWord(other, tag))) tags.push(tag);
+    }
+    return tags.slice(0, MAXIMUM_TAGS).map(tag => shortened(tag, TAG_LENGTH));
   }
 
-  // The box of a read-only to-do takes no focus; its details do.
-  const rowFocus = row => find('.toggle:enabled, .details-button', row);
+  // ---- Views -------------------------------------------------------------------------------------------
+  // A view describes an element: its tag with classes, its properties, its children. Data only ever enters the
+  // page as text or as a property, never as markup.
 
-  const isTextField = node =>
-    node instanceof HTMLElement &&
-    node.matches('textarea, select, input:not([type=checkbox], [type=radio], [type=button])');
-  // The Enter that ends the composing of a Chinese or Japanese word isn't meant for the page.
-  const isEnter = event => event.key === 'Enter' && !event.isComposing && event.keyCode !== 229;
+  const h = (name, properties = {}, ...children) => ({ name, properties, children });
+  const icon = name => h('svg.icon', { 'aria-hidden': 'true' }, h('use', { href: `#icon-${name}` }));
+  const hiddenWords = text => h('span.hidden-words', {}, text);
+  const button = (name, properties, ...children) => h(`button.${name}`, { type: 'button', ...properties }, ...children);
+  // What a control does: a function of ACTIONS by its name, with the value that it gets, or any function.
+  const action = (what, value = null) =>
+    typeof what === 'string' ? { 'data-action': what, 'data-value': value } : { 'data-action': '', act: what };
+  const keyOf = view => view?.properties?.key;
 
-  // The key of a shortcut. A layout without Latin letters has the shortcut where a US keyboard has it.
-  function shortcutKey({ key, code, shiftKey }) {
-    if (/^[\p{ASCII}\p{Script=Latin}]/u.test(key)) return key.length === 1 ? key.toLowerCase() : key;
-    if (code === 'Slash') return shiftKey ? '?' : '/';
-    return /^(?:Key|Digit|Numpad)(.)$/.exec(code)?.[1].toLowerCase() ?? key;
+  function isViewOf(view, node) {
+    return node?.view !== undefined && keyOf(node.view) === keyOf(view) && node.view.name === view.name;
   }
 
-  function announce(text) {
-    const region = find('.announcer');
-    // The same words twice are read twice only if the region was empty in between.
-    region.textContent = '';
-    setTimeout(() => {
-      region.textContent = text;
-    }, 30);
+  // A name with a dot is a class that is there or not, and `children` are views.
+  function set(node, name, value) {
+    if (name === 'key') return;
+    if (name === 'children') patch(node, value);
+    else if (name.startsWith('.')) node.classList.toggle(name.slice(1), Boolean(value));
+    else if (!/-|^(?:role|list|href)$/.test(name)) {
+      if (node[name] !== value) node[name] = value;
+    } else if (value === null || value === undefined) node.removeAttribute(name);
+    else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
+  }
+
+  const setAll = (node, properties) => Object.entries(properties).forEach(([name, value]) => set(node, name, value));
+
+  function create(view) {
+    if (typeof view === 'string') return update(document.createTextNode(''), view);
+    const [tag, ...classes] = view.name.split('.');
+    const isDrawing = ['svg', 'use'].includes(tag);
+    const node = isDrawing ? document.createElementNS('http://www.w3.org/2000/svg', tag) : document.createElement(tag);
+    if (classes.length) node.setAttribute('class', classes.join(' '));
+    return update(node, view);
+  }
+
+  function update(node, view) {
+    if (node.view === view) return node;
+    node.view = view;
+    if (typeof view === 'string') node.data = view;
+    else {
+      setAll(node, view.properties);
+      patch(node, view.children);
+    }
+    return node;
+  }
+
+  // Gives an element the children of these views. Children are kept by key, or else by place, and moved only
+  // when they must be, so that focus, selections and running transitions survive.
+  function patch(parent, views) {
+    const wanted = views.flat(Infinity).filter(Boolean);
+    const keys = new Set(wanted.map(keyOf));
+    const keyed = new Map();
+    for (const node of [...parent.childNodes]) {
+      if (keys.has(keyOf(node.view))) keyed.set(keyOf(node.view), node);
+      else node.remove();
+    }
+    let cursor = parent.firstChild;
+    for (const view of wanted) {
+      const kept = keyOf(view) === undefined ? cursor : keyed.get(keyOf(view));
+      const node = isViewOf(view, kept) ? update(kept, view) : create(view);
+      // A child that was moved to a later place is passed over here, so that the others need not move.
+      if (keyOf(cursor?.view) !== undefined && node === cursor.nextSibling) cursor = node;
+      if (node === cursor) cursor = cursor.nextSibling;
+      else parent.insertBefore(node, cursor);
+    }
+    while (cursor) {
+      const { nextSibling } = cursor;
+      cursor.remove();
+      cursor = nextSibling;
+    }
   }
 
   // ---- State -------------------------------------------------------------------------------------------
 
-  const state = {
+  // What the server has, as far as it was read.
+  const saved = {
     lists: [],
     trashedLists: [],
     items: [],
-    next: null,
-    view: null,
-    loaded: false,
-    loading: true, // from the start: an earlier write does not end it
-    problem: null,
+    next: null, // the query of the page after those that were read
     matching: { active: 0, completed: 0, capped: false },
+    open: null, // the to-do of the details
+  };
+
+  const state = {
+    ...saved,
+    view: null,
     dueToday: { count: 0, capped: false },
+    loaded: false,
+    loading: true, // from the start: an earlier command does not end it
+    problem: null,
+    stale: '', // what has to be read again in a quiet moment: 'counts' or 'all'
     editing: null,
-    open: null,
-    isTypingDue: false,
     drag: null,
-    refreshWanted: false,
-    ticket: 0,
+    hasDrawer: false,
+    history: [],
+    nextHistory: null, // the query of the page after those that are shown
     writes: 0,
     undoable: [],
     redoable: [],
     ownBatches: new Set(),
     away: null, // while the server can't be reached: the reason, and the seconds until the next attempt
     hasKept: false, // whether changes that were kept meanwhile may still have to be sent
+    hasOwnLists: false, // whether the reader of a link has lists to go back to
     revision: null,
     knownTags: new Set(),
+    weather: null,
+    collections: {}, // the entries of dialogs, by kind
+    secret: null, // a new token or link, shown once
   };
-  const rows = new Map();
+
+  // One command is sent at a time: the order of acts is kept, an undo never overtakes its act, and while the
+  // server is away everything simply waits.
+  const queue = { jobs: [], running: false, idle: Promise.resolve() };
+  const gate = { resolve: null, session: {}, isSignUp: false };
+
+  function project() {
+    const draft = { ...saved, lists: saved.lists.map(list => ({ ...list })), matching: { ...saved.matching } };
+    state.lists = draft.lists;
+    for (const job of queue.jobs) job.apply?.(draft);
+    if (draft.open) draft.open = itemIn(draft, draft.open.id);
+    Object.assign(state, draft);
+  }
 
   // A link's address holds its secret behind the #, which is never part of a request.
   const linkOf = hash => /^#\/link\/([\w.~-]+)/.exec(hash)?.[1] ?? null;
@@ -13504,70 +13556,67 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // The user or link. A page never changes it: for another one it is reloaded.
   const access = { session: null, link: linkOf(location.hash), hasForgotten: false, leaving: false, renewing: null };
-
-  const inbox = () => state.lists.find(list => list.inbox);
-  const listById = id => state.lists.find(list => list.id === id);
+  const inbox = ({ lists } = state) => lists.find(list => list.inbox);
+  const listById = id => byId(state.lists, id);
+  const listOf = (item, draft = state) => (item.list ? byId(draft.lists, item.list) : inbox(draft));
+  const itemIn = (draft, id) => byId(draft.items, id) ?? (draft.open?.id === id ? draft.open : undefined);
+  const itemById = id => itemIn(state, id);
   const isTrash = () => state.view.kind === 'trash';
 
   function currentList() {
     if (state.view.kind !== 'list') return null;
     if (access.link) return state.lists[0] ?? null;
-    return state.view.list === null ? inbox() : listById(state.view.list);
+    return state.view.list === null ? (inbox() ?? null) : (listById(state.view.list) ?? null);
   }
 
   function viewTitle() {
     const titles = { all: 'Everything', today: 'Today', trash: 'Trash' };
-    if (titles[state.view.kind]) return titles[state.view.kind];
-    if (currentList()) return currentList().title;
-    return state.view.list === null && !access.link ? 'Inbox' : 'List';
+    const otherwise = state.view.list === null && !access.link ? 'Inbox' : 'List';
+    return titles[state.view.kind] ?? currentList()?.title ?? otherwise;
   }
 
   // A shared list has its owner's rules; a to-do whose list isn't known is the user's own.
   const isOthers = list => ['editor', 'viewer'].includes(list?.role);
   const isLockedList = list => list?.role === 'viewer' || access.link !== null;
-  const isLocked = item => isLockedList(item.list ? listById(item.list) : inbox());
+  const isLocked = item => isLockedList(listOf(item));
+  const isLockedView = () => isLockedList(currentList());
   const isShared = list => Boolean(list?.shared) || isOthers(list);
 
   // An editor changes the to-dos of a list, but can't move them out of the owner's lists.
   function mayMove(item, list) {
-    const from = item.list ? listById(item.list) : inbox();
+    const from = listOf(item);
     return from === list || (!isLockedList(list) && (!isOthers(from) || from.owner === list.owner));
   }
 
-  const isLockedView = () => isLockedList(currentList());
-
   function shareWords(list) {
-    if (!isOthers(list)) return '';
-    return `${list.owner} shares this list with you${list.role === 'viewer' ? ' to read' : ''}.`;
+    return isOthers(list) ? `${list.owner} shares this list with you${list.role === 'viewer' ? ' to read' : ''}.` : '';
   }
+
+  const lockWords = item => shareWords(listById(item.list)) || 'This is read-only.';
 
   // Explains why nothing happens when a key or a finger would change something read-only.
   function refuses(item) {
-    if (!isLocked(item)) return false;
-    const words = shareWords(listById(item.list)) || 'This is read-only.';
-    announce(words);
-    return true;
+    if (isLocked(item)) announce(lockWords(item));
+    return isLocked(item);
   }
 
   // ---- Days and times ----------------------------------------------------------------------------------
 
-  const pad = number => String(number).padStart(2, '0');
-  const dayText = date =>
-    `${String(date.getFullYear()).padStart(4, '0')}-${pad(date.getMonth() + 1)}-${pad(date.getDate())}`;
-  const clockFormat = new Intl.DateTimeFormat(undefined, { hour: 'numeric', minute: '2-digit' });
-  const weekdayFormat = new Intl.DateTimeFormat(undefined, { weekday: 'long' });
-  const dayFormat = new Intl.DateTimeFormat(undefined, { day: 'numeric', month: 'short' });
-  const yearFormat = new Intl.DateTimeFormat(undefined, {
-    day: 'numeric',
-    month: 'short',
-    year: 'numeric',
-  });
-  const fullFormat = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short' });
-  const todayFormat = new Intl.DateTimeFormat(undefined, {
-    weekday: 'long',
-    day: 'numeric',
-    month: 'long',
-  });
+  const pad = (number, size = 2) => String(number).padStart(size, '0');
+  const dayText = date => `${pad(date.getFullYear(), 4)}-${pad(date.getMonth() + 1)}-${pad(date.getDate())}`;
+  const timeText = date => `${pad(date.getHours())}:${pad(date.getMinutes())}`;
+
+  function formatter(options) {
+    const format = new Intl.DateTimeFormat(undefined, options);
+    return date => format.format(new Date(date));
+  }
+
+  const clockFormat = formatter({ hour: 'numeric', minute: '2-digit' });
+  const weekdayFormat = formatter({ weekday: 'long' });
+  const dayFormat = formatter({ day: 'numeric', month: 'short' });
+  const yearFormat = formatter({ day: 'numeric', month: 'short', year: 'numeric' });
+  const fullFormat = formatter({ dateStyle: 'medium', timeStyle: 'short' });
+  const todayFormat = formatter({ weekday: 'long', day: 'numeric', month: 'long' });
   const relativeFormat = new Intl.RelativeTimeFormat(undefined, { numeric: 'auto' });
 
   // The days of the view Today, and of due dates in every filter and order, are those of the user's zone.
@@ -13581,55 +13630,45 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return dayText(date);
   }
 
+  const midnightOf = day => new Date(`${day}T00:00:00`);
+
   // A bare date is a day in the reader's own calendar, a date with a time is a moment.
-  function dueMoment(due) {
-    return due.includes('T') ? new Date(due) : new Date(`${due}T00:00:00`);
-  }
+  const dueMoment = due => (due.includes('T') ? new Date(due) : midnightOf(due));
 
   function friendlyDue(due) {
     const moment = dueMoment(due);
-    const midnight = new Date(`${dayFromNow(0)}T00:00:00`);
-    const days = Math.round((new Date(`${dayText(moment)}T00:00:00`) - midnight) / 86400000);
-    const timed = due.includes('T');
-    const late = days < 0 || (timed && moment < new Date());
-    const time = timed ? `, ${clockFormat.format(moment)}` : '';
-    const sameYear = moment.getFullYear() === midnight.getFullYear();
-    let words = (sameYear ? dayFormat : yearFormat).format(moment);
-    if (days === -1) words = 'Yesterday';
-    else if (days === 0) words = 'Today';
-    else if (days === 1) words = 'Tomorrow';
-    else if (days > 1 && days < 7) words = weekdayFormat.format(moment);
-    return { text: words + time, tone: late ? 'overdue' : days === 0 ? 'today' : '' };
+    const midnight = midnightOf(dayFromNow(0));
+    const days = Math.round((midnightOf(dayText(moment)) - midnight) / 86400000);
+    const isTimed = due.includes('T');
+    const isLate = days < 0 || (isTimed && moment < new Date());
+    const near = { '-1': 'Yesterday', 0: 'Today', 1: 'Tomorrow' }[days];
+    const plain = moment.getFullYear() === midnight.getFullYear() ? dayFormat : yearFormat;
+    const words = near ?? (days > 1 && days < 7 ? weekdayFormat : plain)(moment);
+    const tone = isLate ? 'overdue' : days === 0 ? 'today' : '';
+    return { text: isTimed ? `${words}, ${clockFormat(moment)}` : words, tone };
   }
 
-  function timeAgo(text) {
-    const seconds = (new Date(text) - Date.now()) / 1000;
+  function timeAgo(at) {
+    const seconds = (new Date(at) - Date.now()) / 1000;
     if (Math.abs(seconds) < 45) return 'just now';
-    if (Math.abs(seconds) < 3600) return relativeFormat.format(Math.round(seconds / 60), 'minute');
-    if (Math.abs(seconds) < 86400) return relativeFormat.format(Math.round(seconds / 3600), 'hour');
-    if (Math.abs(seconds) < 7 * 86400) return relativeFormat.format(Math.round(seconds / 86400), 'day');
-    return fullFormat.format(new Date(text));
+    for (const [unit, size, limit] of [['minute', 60, 3600], ['hour', 3600, 86400], ['day', 86400, 7 * 86400]])
+      if (Math.abs(seconds) < limit) return relativeFormat.format(Math.round(seconds / size), unit);
+    return fullFormat(at);
   }
 
-  // The words move on with the clock, see `followClock`.
-  function agoTime(at) {
-    const time = { className: 'ago', dateTime: at, title: fullFormat.format(new Date(at)) };
-    return element('time', { ...time, textContent: timeAgo(at) });
-  }
-
-  const timeText = date => `${pad(date.getHours())}:${pad(date.getMinutes())}`;
+  // The words move on with the clock, see `tick`.
+  const agoTime = at => h('time.ago', { dateTime: at, title: fullFormat(at) }, timeAgo(at));
 
   // The server takes a time only with its offset, so the offset of that very moment is worked out. A time
   // that daylight saving skips is the moment that the clock shows after it: 2:30 is 3:30.
   function dueOf(day, time) {
-    if (!day) return null;
-    if (!time) return day;
+    if (!day || !time) return day || null;
     const moment = new Date(`${day}T${time}`);
     const offset = -moment.getTimezoneOffset();
     const size = Math.abs(offset);
     const sign = offset < 0 ? '-' : '+';
-    const zone = offset ? `${sign}${pad(Math.floor(size / 60))}:${pad(size % 60)}` : 'Z'; // as the server has it
-    return `${dayText(moment)}T${timeText(moment)}:00${zone}`;
+    const tail = offset ? `${sign}${pad(Math.floor(size / 60))}:${pad(size % 60)}` : 'Z'; // as the server has it
+    return `${dayText(moment)}T${timeText(moment)}:00${tail}`;
   }
 
   // ---- The server --------------------------------------------------------------------------------------
@@ -13646,21 +13685,24 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     get isAbsence() {
       return [0, 502, 504].includes(this.status);
     }
+
+    get isTemporary() {
+      return this.isAbsence || [429, 503].includes(this.status);
+    }
   }
 
   async function problemOf(response) {
-    let told = {};
-    try {
-      told = await response.json();
-    } catch {
-      /* not every proxy answers in JSON */
-    }
+    const told = await response.json().catch(() => ({})); // not every proxy answers in JSON
     const errors = (told.errors ?? []).filter(error => error.message);
-    const fields = errors.map(error => error.message);
-    const detail =
-      told.detail || fields.join(' ') || told.title || `The server answered ${response.status}.`;
-    const pause = Number(response.headers.get('Retry-After')) || null;
-    return new Problem(response.status, detail, pause, errors);
+    const words = errors.map(error => error.message).join(' ');
+    const detail = told.detail || words || told.title || `The server answered ${response.status}.`;
+    return new Problem(response.status, detail, Number(response.headers.get('Retry-After')) || null, errors);
+  }
+
+  // Problems are shown; any other error is a fault of the page.
+  function expected(error) {
+    if (!(error instanceof Problem)) throw error;
+    return error;
   }
 
   // With a link, requests use only its token, except those for the user who opened it (asSelf).
@@ -13678,7 +13720,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
     // A write outlives the page that sent it; browsers allow that for small bodies only.
     options.keepalive = method !== 'GET' && (options.body ?? '').length < 16000;
-    const response = await fetchInTime(request, base + path, options, patience);
+    const response = await fetchInTime(request, root + path, options, patience);
     if (response.ok) return response;
     const problem = await problemOf(response);
     // A wrong password is reported at its field, or when signing in; any other 401 is the end of the session.
@@ -13715,22 +13757,22 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   // Only the query of the next page's address is used: behind a proxy its host may be another than ours.
-  function nextQuery(response) {
+  async function getPage(path) {
+    const response = await send('GET', path);
     const match = /<([^>]+)>;\s*rel="?next"?/.exec(response.headers.get('Link') ?? '');
-    return match ? new URL(match[1], location.href).search : null;
+    return { items: await response.json(), next: match ? new URL(match[1], location.href).search : null };
   }
 
-  async function fetchPage(query) {
+  async function getTodos(query) {
     try {
-      const response = await send('GET', `/api/todos${query}`);
-      return { items: await response.json(), next: nextQuery(response) };
+      return await getPage(`/api/todos${query}`);
     } catch (error) {
       // A zone that this server does not know, such as one that is newer than its own table: days are UTC's then.
       if (!zone || !error.errors?.some(({ field }) => field === 'tz')) throw error;
       zone = '';
       const parameters = new URLSearchParams(query);
       parameters.delete('tz');
-      return fetchPage(`?${parameters}`);
+      return getTodos(`?${parameters}`);
     }
   }
 
@@ -13738,42 +13780,6 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   const retries = new Set(); // everything that waits for another attempt continues at once
   const wakeRetry = () => retries.forEach(retry => retry());
-
-  function showAway(detail, milliseconds) {
-    state.away = { detail, seconds: Math.max(1, Math.round(milliseconds / 1000)) };
-    state.hasKept = true;
-    renderBanner();
-  }
-
-  function awayWords({ detail, seconds }) {
-    const waiting = queue.jobs.length;
-    const kept = waiting
-      ? ` ${plural(waiting, 'change is', 'changes are')} kept here and will be sent.`
-      : '';
-    return `${detail}${kept} Trying again in ${seconds} s.`;
-  }
-
-  // Stays until all pending changes have been sent.
-  function renderBanner() {
-    if (!state.away && !queue.jobs.length) state.hasKept = false;
-    find('.banner').hidden = !state.hasKept;
-    if (!state.hasKept) return;
-    find('.banner-retry').hidden = !state.away;
-    const words = state.away ? awayWords(state.away) : 'Connected again. Sending what was kept here …';
-    if (find('.banner-text').textContent !== words) find('.banner-text').textContent = words;
-  }
-
-  function showBack() {
-    if (!state.away) return;
-    state.away = null;
-    renderBanner();
-    announce('Connected again.');
-    wakeRetry();
-    if (!access.session) return; // the start is still waiting for its answer, and continues automatically
-    if (!state.loaded) loadView();
-    else scheduleRefresh();
-    if (live.socket === null) connect();
-  }
 
   // Jitter keeps many pages from coming back in the same instant.
   const backoff = attempt => Math.min(LONGEST_RETRY, 500 * 2 ** attempt) * (0.6 + Math.random() * 0.4);
@@ -13789,24 +13795,78 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     });
   }
 
-  // ---- Writing -----------------------------------------------------------------------------------------
-  // One queue, one write at a time: the order of acts is kept, an undo never overtakes its act, and
-  // while the server is away everything simply waits.
-
-  const queue = { jobs: [], running: false, idle: Promise.resolve() };
-
-  function write(job) {
-    state.writes += 1;
-    return new Promise(resolve => {
-      queue.jobs.push({ ...job, resolve, sent: false });
-      renderBanner();
-      stash();
-      if (!queue.running) queue.idle = runQueue();
-    });
+  // Tries until the server answers. The banner shows from attempt `quiet` on that it does not.
+  async function patiently(act, { attempt = 0, quiet = 1 } = {}) {
+    for (let number = attempt; ; number += 1) {
+      try {
+        const answer = await act();
+        showBack();
+        return answer;
+      } catch (error) {
+        if (!expected(error).isTemporary) throw error;
+        const pause = error.retryAfter ? Math.min(error.retryAfter, 5) * 1000 : backoff(number);
+        if (number >= quiet) showAway(error.message, pause);
+        await waitForRetry(pause);
+      }
+    }
   }
 
-  function showBusy() {
-    find('.todoapp').setAttribute('aria-busy', String(queue.running || state.loading));
+  function showAway(detail, milliseconds) {
+    state.away = { detail, seconds: Math.max(1, Math.round(milliseconds / 1000)) };
+    state.hasKept = true;
+    render();
+  }
+
+  function showBack() {
+    if (!state.away) return;
+    state.away = null;
+    render();
+    announce('Connected again.');
+    wakeRetry();
+    if (!access.session) return; // the start is still waiting for its answer, and continues automatically
+    if (state.loaded) want('all');
+    else sync({ moved: true });
+    if (live.socket === null) connect();
+  }
+
+  function awayWords() {
+    if (!state.away) return 'Connected again. Sending what was kept here …';
+    const waiting = queue.jobs.length;
+    const kept = waiting ? ` ${changesText(waiting)} kept here and will be sent.` : '';
+    return `${state.away.detail}${kept} Trying again in ${state.away.seconds} s.`;
+  }
+
+  let probing = null;
+
+  // Waits for a server that does not answer, and goes on with what was left undone.
+  function probe(attempt = 0) {
+    probing ??= patiently(() => send('GET', '/api/health/live', { patience: 2 * CHECK_PATIENCE }), {
+      attempt,
+      quiet: queue.running ? Infinity : 0, // the queue's own attempts show it
+    })
+      .catch(expected)
+      .then(() => {
+        probing = null;
+        showBack();
+        if (state.problem?.isAbsence) sync({ moved: true });
+        else if (state.stale) want();
+        // A socket that is refused from the start doesn't report that the session has ended.
+        if (live.socket === null) checkSession();
+      });
+  }
+
+  // ---- Commands ----------------------------------------------------------------------------------------
+  // A command has the request, the words of its undo, and `apply`: that is done to what is shown at once, and to
+  // what the server has when it has accepted the command. One that fails is simply left out from then on.
+
+  function command(job) {
+    state.writes += 1;
+    if (job.words) job.entry = undoEntry(job.words);
+    queue.jobs.push({ ...job, sent: false });
+    project();
+    stash();
+    render();
+    if (!queue.running) queue.idle = runQueue();
   }
 
   async function runQueue() {
@@ -13814,127 +13874,91 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const started = Date.now();
     showBusy();
     while (queue.jobs.length) {
-      const job = queue.jobs[0];
+      const [job] = queue.jobs;
       try {
-        const response = await sendPatiently(job);
+        const response = await deliver(job);
         const answer = response.status === 204 ? null : await response.json();
         queue.jobs.shift();
-        finishWrite(job, answer, response.headers.get('Change-Batch') ?? answer?.batch ?? null);
+        finish(job, answer, response.headers.get('Change-Batch') ?? answer?.batch ?? null);
       } catch (error) {
-        queue.jobs.shift();
-        failWrite(job, error);
+        if (queue.jobs[0] === job) queue.jobs.shift();
+        fail(job, error);
       }
-      renderBanner();
+      project();
       stash();
+      if (state.hasKept) render();
     }
     queue.running = false;
     showBusy();
     render();
-    scheduleListRefresh();
-    if (state.refreshWanted) scheduleRefresh();
+    want('counts');
     // The socket reports one's own writes as well, if it works.
     setTimeout(() => live.heard < started && catchUp(), CHECK_PATIENCE);
   }
 
-  async function sendWatched(method, path, options) {
+  function showBusy() {
+    find('.todoapp').setAttribute('aria-busy', String(queue.running || state.loading));
+  }
+
+  const requestOf = job => (typeof job.request === 'function' ? job.request() : job.request);
+
+  async function attempt(job, outdated) {
+    job.sent = true;
+    if (outdated && !(await job.recheck())) throw outdated;
+    const { method, path, body, headers } = requestOf(job);
     const timer = setTimeout(catchUp, CHECK_PATIENCE);
     try {
-      return await send(method, path, options);
+      return await send(method, path, { body, headers });
     } finally {
       clearTimeout(timer);
     }
   }
 
-  async function sendPatiently(job) {
+  async function deliver(job) {
     let refusals = 0;
     let outdated = null;
-    for (let attempt = 0; ; attempt += 1) {
+    for (;;) {
       try {
-        job.sent = true;
-        if (outdated && !(await job.recheck())) throw outdated;
-        outdated = null;
-        const { method, path, body, headers } = job.request();
-        const response = await sendWatched(method, path, { body, headers });
-        showBack();
-        return response;
+        return await patiently(() => attempt(job, outdated));
       } catch (error) {
-        if (!(error instanceof Problem)) throw error;
-        if (error.status === 412 && job.recheck && error !== outdated) {
-          outdated = error;
-          continue;
-        }
         const isSignedOut = error.status === 401 && Boolean(access.session?.accounts) && !access.link;
         if (isSignedOut) refusals += 1;
-        else if (!error.isAbsence && ![429, 503].includes(error.status)) throw error;
-        if (refusals > REFUSALS_BEFORE_GIVING_UP) throw error;
-        if (isSignedOut) {
-          await regainSession();
-          continue;
-        }
-        const pause = error.retryAfter ? Math.min(error.retryAfter, 5) * 1000 : backoff(attempt);
-        if (attempt > 0) showAway(error.message, pause);
-        await waitForRetry(pause);
+        if (error.status === 412 && job.recheck && error !== outdated) outdated = error;
+        else if (isSignedOut && refusals <= REFUSALS_BEFORE_GIVING_UP) await regainSession();
+        else throw error;
       }
     }
   }
 
-  function finishWrite(job, answer, batch) {
+  function finish(job, answer, batch) {
     if (batch) state.ownBatches.add(batch);
     if (job.entry) job.entry.batch = batch;
     if (job.entry && !batch) forgetEntry(job.entry); // nothing was changed
+    job.apply?.(saved);
+    if (job.kind && answer) absorb(job.kind, answer);
+    if (job.rereads) state.stale = 'all';
     job.accept?.(answer, batch);
     if (job.said) announce(job.said);
+    if (job.toast) showToast(job.toast);
     if (job.offersUndo && state.undoable.includes(job.entry)) offerUndo(job.entry);
-    job.resolve(true);
   }
 
-  function failWrite(job, error) {
+  function fail(job, error) {
     if (job.entry) forgetEntry(job.entry);
-    job.revert?.(error);
+    project();
     if (!job.failed?.(error)) showToast(error.message, { tone: 'bad' });
     if (!(error instanceof Problem)) console.error(error);
-    state.refreshWanted = true;
-    job.resolve(false);
-  }
-
-  function forgetEntry(entry) {
-    state.undoable = state.undoable.filter(other => other !== entry);
-  }
-
-  // The parts of a write that creates something once, even if it is sent again, also by the next page.
-  function postedOnce(path, body) {
-    const request = { method: 'POST', path, body, headers: { 'Idempotency-Key': newId() } };
-    return { typed: { request }, request: () => request };
-  }
-
-  // The answer fills in the entry's batch; the queue ensures that undo comes later.
-  function undoEntry(text) {
-    const entry = { text, batch: null };
-    state.undoable.push(entry);
-    state.redoable = [];
-    if (state.undoable.length > 100) state.undoable.shift();
-    return entry;
-  }
-
-  // What is still to be sent outranks an older answer: two quick clicks must not flicker.
-  function pendingFields(id) {
-    return Object.assign({}, ...queue.jobs.filter(job => job.id === id).map(job => job.fields ?? {}));
-  }
-
-  // `saved` is the to-do as the server has it, without what is still to be sent.
-  function merge(item, answer) {
-    return Object.assign(item, answer, pendingFields(item.id ?? answer.id), { pending: false, saved: answer });
+    state.stale = 'all';
   }
 
   // A closing page can't wait for one answer before the next request, so what is left goes out at once.
   function flushQueue() {
     // Another user may have signed in meanwhile.
     if (gate.resolve || access.leaving) return;
-    for (const job of queue.jobs) {
-      if (job.sent) continue;
+    for (const job of queue.jobs.filter(({ sent }) => !sent)) {
       job.sent = true;
       try {
-        const { method, path, body, headers } = job.request();
+        const { method, path, body, headers } = requestOf(job);
         send(method, path, { body, headers }).catch(() => {});
       } catch {
         /* a text that another user has changed as well waits for the next start, see `stash` */
@@ -13942,14 +13966,88 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
   }
 
+  // The page knows its own batches for certain only after the answers to all commands.
+  function afterQueue(action) {
+    if (queue.running) queue.idle.then(action);
+    else action();
+  }
+
+  // The parts of a command that creates something once, even if it is sent again, also by the next page.
+  function postedOnce(path, body) {
+    const request = { method: 'POST', path, body, headers: { 'Idempotency-Key': newId() } };
+    return { typed: { request }, request };
+  }
+
+  // ---- What commands do to what is shown, and to what the server has -----------------------------------
+
+  const seen = new Map(); // the server's version of what is edited, also where the view does not have it
+
+  const savedThing = (kind, id) => (kind === 'lists' ? byId(saved.lists, id) : itemIn(saved, id)) ?? seen.get(id);
+
+  function absorb(kind, thing) {
+    seen.set(thing.id, thing);
+    const renew = each => (each.id === thing.id ? { ...each, pending: false, ...thing } : each);
+    if (kind === 'lists') saved.lists = saved.lists.map(renew);
+    else saved.items = saved.items.map(renew);
+    if (saved.open?.id === thing.id) saved.open = renew(saved.open);
+    project();
+  }
+
+  function count(draft, item, change) {
+    const field = item.completed ? 'completed' : 'active';
+    for (const counted of [listOf(item, draft), draft.matching])
+      if (counted) counted[field] = Math.max(0, counted[field] + change);
+  }
+
+  function insertIn(draft, item) {
+    if (byId(draft.items, item.id)) return;
+    count(draft, item, +1);
+    // A new to-do comes last, or first where the newest come first. Before the end of a long list is loaded
+    // its place isn't on the page.
+    const isFirst = sortOf() === '-created_at';
+    if (!belongs(item) || state.view.q !== '' || (!isFirst && draft.next !== null)) return;
+    draft.items = isFirst ? [item, ...draft.items] : [...draft.items, item];
+  }
+
+  function changeIn(draft, kind, id, fields) {
+    if (kind === 'lists') {
+      draft.lists = draft.lists.map(list => (list.id === id ? { ...list, ...fields } : list));
+      return;
+    }
+    const before = itemIn(draft, id);
+    if (!before) return;
+    const after = { ...before, ...fields };
+    count(draft, before, -1);
+    count(draft, after, +1);
+    if (draft.open?.id === id) draft.open = after;
+    draft.items = draft.items.map(item => (item.id === id ? after : item));
+    if (!belongs(after)) draft.items = draft.items.filter(item => item !== after);
+  }
+
+  function removeIn(draft, name, id) {
+    const gone = byId(draft[name], id) ?? (name === 'items' ? itemIn(draft, id) : undefined);
+    if (gone && name === 'items' && !isTrash()) count(draft, gone, -1);
+    draft[name] = draft[name].filter(thing => thing.id !== id);
+  }
+
+  function moveIn(draft, id, previous, following) {
+    const item = byId(draft.items, id);
+    if (!item) return;
+    const items = draft.items.filter(other => other !== item);
+    const after = items.findIndex(other => other.id === previous) + 1;
+    const before = items.findIndex(other => other.id === following);
+    draft.items = items.toSpliced(after || (before < 0 ? items.length : before), 0, item);
+  }
+
   // ---- The view in the address -------------------------------------------------------------------------
+
+  const plainView = { kind: 'list', list: null, show: 'all', q: '', tags: [] };
 
   function parseHash(hash) {
     const [path, query = ''] = hash.replace(/^#\/?/, '').split('?');
     const parts = path.split('/').filter(Boolean);
     const parameters = new URLSearchParams(query);
-    const view = { kind: 'list', list: null, show: 'all', q: parameters.get('q') ?? '' };
-    view.tags = parameters.getAll('tag');
+    const view = { ...plainView, q: parameters.get('q') ?? '', tags: parameters.getAll('tag') };
     if (parts[0] === 'link') parts.splice(0, 2);
     else if (parts[0] === 'list') [, view.list = null] = parts.splice(0, 2);
     else if (['all', 'today', 'trash'].includes(parts[0])) view.kind = parts.shift();
@@ -13962,45 +14060,42 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (view.kind !== 'list') parts.push(view.kind);
     else if (view.list !== null) parts.push('list', view.list);
     if (view.show !== 'all' && view.kind !== 'trash') parts.push(view.show);
-    const parameters = new URLSearchParams();
+    const parameters = new URLSearchParams(view.tags.map(tag => ['tag', tag]));
     if (view.q) parameters.set('q', view.q);
-    for (const tag of view.tags) parameters.append('tag', tag);
     const query = parameters.toString();
     return `#/${parts.join('/')}${query ? `?${query}` : ''}`;
   }
 
-  const samePlace = (one, other) => one && other && one.kind === other.kind && one.list === other.list;
-  const isFiltered = () =>
-    state.view.q !== '' || state.view.tags.length > 0 || state.view.kind === 'today';
+  const hashOfList = id => hashOf({ ...plainView, list: id });
+  const isFiltered = () => state.view.q !== '' || state.view.tags.length > 0 || state.view.kind === 'today';
+  const searched = () => state.view.q.trim();
 
   function viewKey() {
     if (state.view.kind !== 'list') return state.view.kind;
     return access.link ? 'link' : (state.view.list ?? 'inbox');
   }
 
-  function sortOf() {
-    return recall('sort', {})[viewKey()] ?? (state.view.kind === 'today' ? 'due' : 'order');
-  }
+  const sortOf = () => recall('sort', {})[viewKey()] ?? (state.view.kind === 'today' ? 'due' : 'order');
+  const hasTag = (item, tag) => item.tags.some(other => isSameWord(other, tag));
+  const isDueToday = item => Boolean(item.due) && dayText(dueMoment(item.due)) <= dayFromNow(0);
 
   // The filters of the view without its limit and order, for reading and for acts on all that is shown.
-  function selection(show) {
-    const parameters = new URLSearchParams();
+  function selection(show, more = {}) {
+    const parameters = new URLSearchParams(more);
     const list = currentList();
     if (list) parameters.set('list', list.id);
     if (zone) parameters.set('tz', zone);
     if (state.view.kind === 'today') parameters.set('due', `..${dayFromNow(0)}`);
-    if (state.view.q.trim()) parameters.set('q', state.view.q.trim());
+    if (searched()) parameters.set('q', searched());
     for (const tag of state.view.tags) parameters.append('tag', tag);
     if (show !== 'all') parameters.set('completed', String(show === 'completed'));
-    return parameters;
+    return `?${parameters}`;
   }
 
   function viewQuery(limit) {
-    const parameters = isTrash() ? new URLSearchParams({ deleted: 'true' }) : selection(state.view.show);
-    if (isTrash() && state.view.q.trim()) parameters.set('q', state.view.q.trim());
-    parameters.set('sort', isTrash() ? '-updated_at' : sortOf());
-    parameters.set('limit', String(limit));
-    return `?${parameters}`;
+    if (!isTrash()) return selection(state.view.show, { sort: sortOf(), limit });
+    const query = { deleted: 'true', sort: '-updated_at', limit, ...(searched() && { q: searched() }) };
+    return `?${new URLSearchParams(query)}`;
   }
 
   // Whether a to-do that was changed here still has its place in the view. Only the server knows the search's
@@ -14009,129 +14104,209 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const { kind, show, tags } = state.view;
     const list = currentList();
     if (kind === 'list' && list && item.list && item.list !== list.id) return false;
-    if (kind === 'today' && !(item.due && dayText(dueMoment(item.due)) <= dayFromNow(0))) return false;
-    const own = item.tags.map(tag => tag.toLowerCase());
-    if (!tags.every(tag => own.includes(tag.toLowerCase()))) return false;
-    return show === 'all' || item.completed === (show === 'completed');
+    if (kind === 'today' && !isDueToday(item)) return false;
+    return tags.every(tag => hasTag(item, tag)) && (show === 'all' || item.completed === (show === 'completed'));
   }
 
-  // ---- Loading -----------------------------------------------------------------------------------------
+  // ---- Reading -----------------------------------------------------------------------------------------
+
+  const reading = { ticket: 0, running: false };
+  const isOccupied = () => queue.running || state.editing !== null || state.drag !== null;
+  const syncSoon = debounce(() => sync(), SYNC_PAUSE);
+
+  // Has the counts, or everything, read again in a quiet moment.
+  function want(what = state.stale) {
+    if (state.stale !== 'all') state.stale = what;
+    if (state.stale) syncSoon();
+  }
+
+  // Everything that is shown is read here: after a change of the view (`moved`), of others' changes and own
+  // commands, after a sleep, and when the socket opens. A new view does not wait for an earlier reading, and
+  // that one's answers are dropped. Typing, dragging and the first loading are not disturbed; their end reads again.
+  async function sync({ moved = false } = {}) {
+    const what = moved ? 'all' : state.stale;
+    if (!moved && (!state.loaded || reading.running || queue.running || (what === 'all' && isOccupied()))) return;
+    reading.ticket += 1;
+    const { ticket } = reading;
+    reading.running = true;
+    state.stale = '';
+    if (moved) Object.assign(state, { loading: true, problem: null });
+    showBusy();
+    const isLater = () => ticket !== reading.ticket;
+    try {
+      const answer = await readAfterCommands(what, moved, isLater);
+      if (isLater()) return;
+      if (!moved && what === 'all' && isOccupied()) state.stale = 'all';
+      else adopt(answer);
+      if (moved) state.loaded = true;
+    } catch (error) {
+      if (isLater() || (await readingFailed(expected(error), moved, isLater))) return;
+    }
+    reading.running = false;
+    if (moved) state.loading = false;
+    showBusy();
+    render();
+    if (state.stale && !state.problem?.isAbsence) want();
+  }
 
   // An answer that was on its way while something was written may not know of it: it would take a new to-do off
   // the screen again, or leave it out of the counts.
-  async function readAfterWrites(read, ticket = state.ticket) {
-    for (let attempt = 0; ; attempt += 1) {
-      if (queue.running) await Promise.race([queue.idle, sleep(1500)]);
+  async function readAfterCommands(what, moved, isLater) {
+    for (let number = 0; ; number += 1) {
+      if (queue.running) await Promise.race([queue.idle, sleep(SLOW_START)]);
       const { writes } = state;
-      const answer = await read();
-      if (writes === state.writes || attempt === 3 || ticket !== state.ticket) return answer;
+      const answer = await read(what, moved ? PAGE_SIZE : windowSize());
+      if (writes === state.writes || number === 3 || isLater()) return answer;
     }
   }
 
-  async function loadLists() {
-    state.lists = await readAfterWrites(() => getJson('/api/lists'));
+  // A list that was loaded to its end is loaded to its new end, too.
+  const windowSize = () => Math.max(PAGE_SIZE, saved.items.length + (saved.next === null ? PAGE_SIZE : 0));
+
+  async function read(what, size) {
+    const lists = getJson('/api/lists');
+    if (!saved.lists.length) await absorbLists(lists);
+    const answer = {
+      lists,
+      trashedLists: isTrash() ? getJson('/api/lists?deleted=true') : [],
+      matching: isFiltered() && !isTrash() ? countMatching() : saved.matching,
+      dueToday: access.link ? state.dueToday : countDueToday(),
+      ...(what === 'all' && readItems(size)),
+    };
+    // All are awaited together, so that none fails unnoticed.
+    const values = await Promise.all(Object.values(answer));
+    return Object.fromEntries(Object.keys(answer).map((name, index) => [name, values[index]]));
   }
 
-  function noteTags(items) {
-    for (const item of items) for (const tag of item.tags) state.knownTags.add(tag);
+  async function absorbLists(lists) {
+    saved.lists = await lists;
+    project();
   }
 
-  // A to-do that is still on its way to the server is in no answer yet, but it is on the screen. One that is
-  // known stays the same object, so that acts under way keep hold of it.
-  function adopt(items, next) {
-    const known = new Map(state.items.map(item => [item.id, item]));
-    if (state.open) known.set(state.open.id, state.open);
-    const fresh = new Set(items.map(item => item.id));
-    const waiting = state.items.filter(item => item.pending && !fresh.has(item.id) && belongs(item));
-    const merged = items.map(item => merge(known.get(item.id) ?? {}, item));
-    state.items = [...merged, ...waiting];
-    state.next = next;
-    noteTags(items);
+  // Reads as many to-dos as are on the screen.
+  async function readWindow(size) {
+    const { list, kind } = state.view;
+    if (kind === 'list' && list !== null && !currentList()) throw new Problem(404, 'This list is not there any more.');
+    const page = await getTodos(viewQuery(Math.min(MAXIMUM_LIMIT, size)));
+    while (page.next && page.items.length < size) {
+      const { items, next } = await getTodos(page.next);
+      page.items.push(...items);
+      page.next = next;
+    }
+    return page;
   }
 
-  async function loadView() {
-    const ticket = ++state.ticket;
-    state.problem = null;
-    state.loading = true;
-    showBusy();
+  function readItems(size) {
+    const page = readWindow(size);
+    return { page, open: page.then(readOpen) };
+  }
+
+  // The open to-do is read alone where the view does not have it. Without `item` it is gone.
+  async function readOpen({ items }) {
+    const { id, pending } = saved.open ?? {};
+    if (!id || pending) return {};
     try {
-      if (!state.lists.length) await loadLists();
-      if (ticket !== state.ticket) return;
-      if (isTrash()) state.trashedLists = await getJson('/api/lists?deleted=true');
-      else if (state.view.kind === 'list' && !currentList()) await loadLists();
-      if (state.view.kind === 'list' && !currentList())
-        throw new Problem(404, 'This list is not there any more.');
-      const page = await readAfterWrites(() => fetchPage(viewQuery(PAGE_SIZE)), ticket);
-      if (ticket !== state.ticket) return;
-      adopt(page.items, page.next);
-      state.loaded = true;
-      if (isFiltered() && !isTrash()) await loadMatching();
+      return { id, item: byId(items, id) ?? (await getJson(`/api/todos/${id}`)) };
     } catch (error) {
-      if (ticket !== state.ticket || (error.status === 404 && (await findsOtherLists()))) return;
-      loadFailed(error);
+      if (error.status !== 404) throw error;
+      return { id };
     }
-    state.loading = false;
-    showBusy();
-    render();
-    if (state.refreshWanted) scheduleRefresh();
+  }
+
+  // Only whole lists are counted by the server; what a filter selects is counted up to one page here.
+  async function countMatching() {
+    const [open, done] = await Promise.all([
+      getTodos(selection('active', { limit: PAGE_SIZE })),
+      getTodos(selection('completed', { limit: 1 })),
+    ]);
+    return { active: open.items.length, completed: done.items.length, capped: open.next !== null };
+  }
+
+  async function countDueToday() {
+    const query = { due: `..${dayFromNow(0)}`, completed: 'false', limit: PAGE_SIZE, ...(zone && { tz: zone }) };
+    const page = await getTodos(`?${new URLSearchParams(query)}`).catch(() => null);
+    return page ? { count: page.items.length, capped: page.next !== null } : state.dueToday;
+  }
+
+  // A to-do that has not changed stays the same object, so that its row need not be compared.
+  function adopt({ lists, trashedLists, matching, dueToday, page, open }) {
+    Object.assign(saved, { lists, trashedLists, matching });
+    state.dueToday = dueToday;
+    if (page) {
+      const known = new Map(saved.items.map(item => [item.id, item]));
+      const isSame = (one, other) => one?.revision === other.revision && one.order === other.order;
+      saved.items = page.items.map(item => (isSame(known.get(item.id), item) ? known.get(item.id) : item));
+      saved.next = page.next;
+      noteTags(saved.items);
+      for (const item of [...saved.items, open.item]) if (seen.has(item?.id)) seen.set(item.id, item);
+      // Closed before it is forgotten, so that what was typed into it is sent: the answer reports the refusal.
+      const isOpen = saved.open !== null && saved.open.id === open.id;
+      if (isOpen && open.item) saved.open = open.item;
+      else if (isOpen) closeDetail();
+    }
+    state.problem = null;
+    // An answer that began while commands were on their way may lack them.
+    if (queue.running) state.stale = 'all';
+    project();
+    if (state.problem === null && leaveGoneList()) return;
+    if (page) adoptOpen();
+  }
+
+  function adoptOpen() {
+    if (!state.open) return;
+    // A text typed before the to-do became read-only is sent as well: the answer reports the refusal.
+    if (isLocked(state.open)) saveDetailTexts();
+    fillTexts();
+    loadHistory();
+  }
+
+  const noteTags = items => items.forEach(item => item.tags.forEach(tag => state.knownTags.add(tag)));
+
+  // Returns whether another reading takes over.
+  async function readingFailed(error, moved, isLater) {
+    if (error.isAbsence) {
+      state.stale ||= 'all';
+      probe();
+    }
+    if (!moved) {
+      if (error.status === 404) sync({ moved: true });
+      return error.status === 404;
+    }
+    if (error.status === 404 && (await findsOtherLists())) return true;
+    if (isLater()) return true;
+    state.problem = error;
+    // After signing in again, the user finds everything unchanged.
+    if (error.status === 401 && access.session?.accounts) return false;
+    Object.assign(saved, { items: [], next: null });
+    project();
+    return false;
   }
 
   // The lists that the page knows may be outdated: one was deleted, or an account took all of them over.
   async function findsOtherLists() {
     const known = currentList();
-    await loadLists().catch(() => {});
+    await absorbLists(getJson('/api/lists')).catch(expected);
     if (leaveGoneList()) return true;
     const hasOther = Boolean(currentList()) && currentList().id !== known?.id;
-    if (hasOther) loadView();
+    if (hasOther) sync({ moved: true });
     return hasOther;
   }
 
-  function loadFailed(error) {
-    if (!(error instanceof Problem)) throw error;
-    state.problem = error;
-    // After signing in again, the user finds everything unchanged.
-    if (error.status === 401 && access.session?.accounts) return;
-    state.items = state.items.filter(item => item.pending);
-    state.next = null;
-    if (error.isAbsence) probeLater(0);
-  }
+  // A list that was deleted, or is not shared any more, is left. Its last version has the words for that.
+  let shownList = null;
 
-  // Only whole lists are counted by the server; what a filter selects is counted up to one page here.
-  async function loadMatching() {
-    const active = selection('active');
-    active.set('limit', String(PAGE_SIZE));
-    const completed = selection('completed');
-    completed.set('limit', '1');
-    const [open, done] = await Promise.all([fetchPage(`?${active}`), fetchPage(`?${completed}`)]);
-    state.matching = {
-      active: open.items.length,
-      completed: done.items.length,
-      capped: open.next !== null,
-    };
-  }
-
-  let dueTicket = 0;
-
-  async function loadDueToday() {
-    if (access.link) return;
-    dueTicket += 1;
-    const ticket = dueTicket;
-    const query = new URLSearchParams({
-      due: `..${dayFromNow(0)}`,
-      completed: 'false',
-      limit: PAGE_SIZE,
-      ...(zone && { tz: zone }),
-    });
-    const page = await fetchPage(`?${query}`);
-    if (ticket !== dueTicket) return;
-    state.dueToday = { count: page.items.length, capped: page.next !== null };
-    renderSidebar();
+  function leaveGoneList() {
+    const { list: id } = state.view;
+    if (id === null || shownList?.id !== id || listById(id)) return false;
+    location.replace('#/'); // or Back would lead here again
+    closeDetail();
+    const what = isOthers(shownList) ? 'shared with you' : 'there';
+    showToast(`${quoted(shownList.title)} is not ${what} any more.`);
+    return true;
   }
 
   const moreWatcher = new IntersectionObserver(
-    entries => {
-      if (entries.some(entry => entry.isIntersecting)) loadMore();
-    },
+    entries => entries.some(entry => entry.isIntersecting) && loadMore(),
     { rootMargin: '600px' },
   );
 
@@ -14146,112 +14321,40 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   // The further the user scrolls, the more is loaded at a time, so that the end of a long list is in reach.
   function widened(query) {
     const parameters = new URLSearchParams(query);
-    const limit = Math.min(MAXIMUM_LIMIT, Math.max(PAGE_SIZE, state.items.length));
-    parameters.set('limit', String(limit));
+    parameters.set('limit', Math.min(MAXIMUM_LIMIT, Math.max(PAGE_SIZE, saved.items.length)));
     return `?${parameters}`;
   }
 
   let loadingMore = null;
 
   function loadMore() {
-    if (!state.next || loadingMore) return loadingMore ?? Promise.resolve();
-    const ticket = state.ticket;
-    loadingMore = fetchPage(widened(state.next))
-      .then(page => {
-        if (ticket !== state.ticket) return;
-        const fresh = new Set(page.items.map(item => item.id));
-        const before = state.items.filter(item => !fresh.has(item.id));
-        noteTags(page.items);
-        state.items = [...before, ...page.items];
-        state.next = page.next;
-        render();
-      })
-      .catch(error => showToast(error.message, { tone: 'bad' }))
-      .finally(() => {
-        loadingMore = null;
-        watchForMore();
-      });
+    if (saved.next) loadingMore ??= readMore().finally(() => (loadingMore = null)).then(watchForMore);
     return loadingMore;
   }
 
-  // Reads again as many to-dos as are on the screen.
-  async function fetchWindow(wanted) {
-    const first = await fetchPage(viewQuery(Math.min(MAXIMUM_LIMIT, Math.max(PAGE_SIZE, wanted))));
-    const items = first.items;
-    let { next } = first;
-    while (next && items.length < wanted) {
-      const page = await fetchPage(next);
-      items.push(...page.items);
-      next = page.next;
-    }
-    return { items, next };
-  }
-
-  const isOccupied = () => state.editing !== null || state.drag !== null || queue.running;
-
-  async function refresh() {
-    if (!state.view) return;
-    // Typing, dragging and the first loading must not be disturbed; their end refreshes again.
-    if (!state.loaded || isOccupied()) {
-      state.refreshWanted = true;
-      return;
-    }
-    state.refreshWanted = false;
-    const { ticket, writes } = state;
-    // A list that was loaded to its end is loaded to its new end, too.
-    const wanted = state.items.length + (state.next === null ? PAGE_SIZE : 0);
+  async function readMore() {
+    const { ticket } = reading;
     try {
-      const [lists, page] = await Promise.all([getJson('/api/lists'), fetchWindow(wanted)]);
-      if (isTrash()) state.trashedLists = await getJson('/api/lists?deleted=true');
-      if (ticket !== state.ticket) return scheduleRefresh(); // another view: the rest of the page is still old
-      if (isOccupied() || writes !== state.writes) {
-        state.refreshWanted = true;
-        return;
-      }
-      state.lists = lists;
-      adopt(page.items, page.next);
-      if (isFiltered() && !isTrash()) await loadMatching();
-      state.problem = null;
-      if (state.open) await reloadOpen();
-      loadDueToday().catch(() => {});
-    } catch (error) {
-      if (!(error instanceof Problem)) throw error;
-      if (error.status === 404) return loadView();
-      if (error.isAbsence) state.refreshWanted = true;
-      if (error.isAbsence) probeLater(0);
-    }
-    render();
-    return undefined;
-  }
-
-  const scheduleRefresh = debounce(refresh, REFRESH_PAUSE);
-
-  const scheduleListRefresh = debounce(async () => {
-    if (queue.running) return;
-    const { writes } = state;
-    try {
-      const lists = await getJson('/api/lists');
-      if (queue.running || writes !== state.writes) return;
-      state.lists = lists;
-      if (isFiltered() && !isTrash()) await loadMatching();
-      loadDueToday().catch(() => {});
+      const { items, next } = await getTodos(widened(saved.next));
+      if (ticket !== reading.ticket) return;
+      const fresh = new Set(items.map(item => item.id));
+      noteTags(items);
+      Object.assign(saved, { items: [...saved.items.filter(item => !fresh.has(item.id)), ...items], next });
+      project();
       render();
-    } catch {
-      /* the next write or the socket's return reads again */
+    } catch (error) {
+      showToast(expected(error).message, { tone: 'bad' });
     }
-  }, REFRESH_PAUSE);
+  }
 
   // ---- Counting ----------------------------------------------------------------------------------------
 
   function counts() {
     if (isFiltered()) return state.matching;
     const lists = state.view.kind === 'all' ? state.lists : [currentList()].filter(Boolean);
-    if (!lists.length) {
-      const active = state.items.filter(item => !item.completed).length;
-      return { active, completed: state.items.length - active, capped: false };
-    }
-    const sum = field => lists.reduce((total, list) => total + list[field], 0);
-    return { active: sum('active'), completed: sum('completed'), capped: false };
+    if (lists.length) return { active: sum(lists, 'active'), completed: sum(lists, 'completed'), capped: false };
+    const active = state.items.filter(item => !item.completed).length;
+    return { active, completed: state.items.length - active, capped: false };
   }
 
   // The to-dos that a bulk act can change: in a view of many lists some may be read-only.
@@ -14260,80 +14363,84 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const isWhole = state.view.kind === 'all' && !isFiltered();
     const lists = isWhole ? state.lists.filter(isLockedList) : [];
     const items = isWhole ? [] : state.items.filter(isLocked);
-    const sum = field => lists.reduce((total, list) => total + list[field], 0);
     const done = items.filter(item => item.completed).length;
     return {
-      active: Math.max(0, active - sum('active') - (items.length - done)),
-      completed: Math.max(0, completed - sum('completed') - done),
+      active: Math.max(0, active - sum(lists, 'active') - (items.length - done)),
+      completed: Math.max(0, completed - sum(lists, 'completed') - done),
     };
   }
 
-  function adjustCounts(item, change) {
-    const field = item.completed ? 'completed' : 'active';
-    const list = item.list ? listById(item.list) : inbox();
-    if (list) list[field] = Math.max(0, list[field] + change);
-    state.matching[field] = Math.max(0, state.matching[field] + change);
-  }
+  // ---- Messages ----------------------------------------------------------------------------------------
 
-  // ---- Toasts ------------------------------------------------------------------------------------------
+  function announce(text) {
+    const region = find('.announcer');
+    // The same words twice are read twice only if the region was empty in between.
+    region.textContent = '';
+    setTimeout(() => (region.textContent = text), 30);
+  }
 
   let toastTimer = null;
 
   function hideToast() {
     clearTimeout(toastTimer);
-    const toast = find('.toast');
-    if (!toast) return;
-    if (toast.contains(document.activeElement)) focusStart();
-    toast.remove();
+    if (find('.toasts').contains(document.activeElement)) focusStart();
+    find('.toasts').replaceChildren();
   }
 
-  function toastOf(text, { label, action, tone }) {
-    const toast = element('div', { className: `toast ${tone}` });
-    // The region around it is polite; errors may interrupt.
-    if (tone === 'bad') toast.setAttribute('role', 'alert');
-    const act = () => {
-      hideToast();
-      action();
-    };
-    toast.append(element('span', { className: 'toast-text', dir: 'auto', textContent: text }));
-    if (action) {
-      const properties = { type: 'button', className: 'toast-action', textContent: label, click: act };
-      toast.append(element('button', properties));
-    }
-    const closing = { type: 'button', className: 'icon-button toast-close', click: hideToast };
-    toast.append(element('button', { ...closing, 'aria-label': 'Close this message' }, icon('close')));
-    return toast;
+  // A message under the pointer, or with the focus, stays.
+  function hideToastLater() {
+    clearTimeout(toastTimer);
+    toastTimer = setTimeout(() => {
+      const isHeld = (canHover.matches && find('.toast:hover')) || find('.toast:focus-within');
+      (isHeld ? hideToastLater : hideToast)();
+    }, TOAST_MILLISECONDS);
   }
 
   // One at a time: it offers to undo the newest act, and Ctrl+Z reaches the older ones.
-  function showToast(text, { label = null, action = null, tone = '' } = {}) {
+  function showToast(text, { label, act, tone = '' } = {}) {
     hideToast();
-    const toast = toastOf(text, { label, action, tone });
-    const pause = () => clearTimeout(toastTimer);
-    const start = () => {
-      pause();
-      toastTimer = setTimeout(hideToast, TOAST_MILLISECONDS);
+    const actAndHide = () => {
+      hideToast();
+      act();
     };
-    for (const kind of ['pointerenter', 'focusin']) toast.addEventListener(kind, pause);
-    for (const kind of ['pointerleave', 'focusout']) toast.addEventListener(kind, start);
-    find('.toasts').append(toast);
-    start();
+    const toast = h(
+      'div.toast',
+      { '.bad': tone === 'bad', role: tone === 'bad' ? 'alert' : null }, // the region is polite; errors may interrupt
+      h('span.toast-text', { dir: 'auto' }, text),
+      act && button('toast-action', action(actAndHide), label),
+      button('icon-button.toast-close', { ...action('hideToast'), 'aria-label': 'Close this message' }, icon('close')),
+    );
+    find('.toasts').append(create(toast));
+    hideToastLater();
   }
 
-  const offerUndo = entry => showToast(entry.text, { label: 'Undo', action: () => undo(entry) });
+  const complain = (text, more = {}) => showToast(text, { tone: 'bad', ...more });
+  const offerUndo = entry => showToast(entry.text, { label: 'Undo', act: () => undo(entry) });
 
   // ---- Undo --------------------------------------------------------------------------------------------
 
+  // The answer to the command fills in the batch; the queue ensures that undo comes later.
+  function undoEntry(text) {
+    const entry = { text, batch: null };
+    state.undoable = [...state.undoable.slice(-99), entry];
+    state.redoable = [];
+    return entry;
+  }
+
+  function forgetEntry(entry) {
+    state.undoable = state.undoable.filter(other => other !== entry);
+  }
+
   function undo(entry = state.undoable.at(-1)) {
     if (!entry) return undoEarlier();
-    state.undoable = state.undoable.filter(other => other !== entry);
-    return takeBack(entry, 'Undone', state.redoable, redo);
+    forgetEntry(entry);
+    return takeBack(entry, 'Undone', state.redoable, 'Redo', redo);
   }
 
   function redo(entry = state.redoable.at(-1)) {
     if (!entry) return announce('Nothing to redo.');
     state.redoable = state.redoable.filter(other => other !== entry);
-    return takeBack(entry, 'Done again', state.undoable, undo);
+    return takeBack(entry, 'Done again', state.undoable, 'Undo', undo);
   }
 
   // The server knows acts from before the page was loaded. An act of long ago is hardly meant.
@@ -14345,33 +14452,30 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       const own = changes.filter(change => change.user === user);
       const isRecent = own.length > 0 && Date.now() - new Date(own.at(-1).at) < RECENT_MILLISECONDS;
       if (access.link || !isRecent) announce('Nothing to undo.');
-      else takeBack({ changes: own }, 'Undone', state.redoable, redo);
+      else takeBack({ changes: own }, 'Undone', state.redoable, 'Redo', redo);
     } catch (error) {
-      if (!(error instanceof Problem)) throw error;
-      showToast(error.message, { tone: 'bad' });
+      complain(expected(error).message);
     }
   }
 
   function describeBatch(changes) {
     if (!changes.length) return 'what you did last';
-    const [change] = changes;
-    const { title } = change.after ?? change.before ?? {};
+    const { title } = changes[0].after ?? changes[0].before ?? {};
     const more = changes.length > 1 ? ` and ${changes.length - 1} more` : '';
-    return `${describeChange(change)}${title ? ` (${quoted(title)})` : ''}${more}`;
+    return `${describeChange(changes[0])}${title ? ` (${quoted(title)})` : ''}${more}`;
   }
 
   // An undo is itself a batch; undoing that one does the act again.
-  function takeBack(entry, word, stack, opposite) {
+  function takeBack(entry, word, stack, label, opposite) {
     const back = { text: entry.text, batch: null };
-    return write({
+    command({
       request: () => ({ method: 'POST', path: '/api/undo', body: { batch: entry.batch } }),
+      rereads: true,
       accept: (answer, batch) => {
         back.batch = batch;
         back.text ??= describeBatch(entry.changes.filter(change => change.batch === answer.undone));
         stack.push(back);
-        const label = word === 'Undone' ? 'Redo' : 'Undo';
-        showToast(`${word}: ${back.text}`, { label, action: () => opposite(back) });
-        state.refreshWanted = true;
+        showToast(`${word}: ${back.text}`, { label, act: () => opposite(back) });
       },
     });
   }
@@ -14379,43 +14483,31 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   // ---- To-dos: acts ------------------------------------------------------------------------------------
 
   function complainOfTitle(title) {
-    if (lengthOf(title) <= TITLE_LENGTH) return false;
-    showToast(`A title has at most ${TITLE_LENGTH} characters; this one has ${lengthOf(title)}.`, {
-      tone: 'bad',
-    });
-    return true;
+    const isLong = lengthOf(title) > TITLE_LENGTH;
+    if (isLong) complain(`A title has at most ${TITLE_LENGTH} characters; this one has ${lengthOf(title)}.`);
+    return isLong;
   }
 
   function complainOfDate() {
     if (isWholeDate(find('.new-due'))) return false;
-    showToast('The date is not complete.', { tone: 'bad' });
+    complain('The date is not complete.');
     find('.new-due').focus();
     return true;
   }
 
-  function splitTags(text) {
-    const tags = [];
-    for (const tag of text
-      .split(',')
-      .map(part => part.trim().replace(/^#/, ''))
-      .filter(Boolean)) {
-      if (!tags.some(other => other.toLowerCase() === tag.toLowerCase())) tags.push(tag);
-    }
-    return tags.slice(0, MAXIMUM_TAGS).map(tag => shortened(tag, TAG_LENGTH));
-  }
-
   // A new to-do gets the view's list, its tags, or today's date.
   function newFields(title) {
-    const fields = { title };
-    const { kind, list } = state.view;
-    if (kind === 'list' && list !== null) fields.list = list;
-    const due = find('.new-due').value || (state.view.kind === 'today' ? dayFromNow(0) : '');
+    const { kind, list, tags: shown } = state.view;
+    const due = find('.new-due').value || (kind === 'today' ? dayFromNow(0) : '');
     const priority = Number(find('.new-priority').value);
-    const tags = splitTags([...state.view.tags, find('.new-tags').value].join(','));
-    if (due) fields.due = due;
-    if (priority) fields.priority = priority;
-    if (tags.length) fields.tags = tags;
-    return fields;
+    const tags = splitTags([...shown, find('.new-tags').value].join(','));
+    return {
+      title,
+      ...(kind === 'list' && list !== null && { list }),
+      ...(due && { due }),
+      ...(priority && { priority }),
+      ...(tags.length && { tags }),
+    };
   }
 
   function empty(field) {
@@ -14423,51 +14515,31 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     typedIn.delete(field);
   }
 
-  function clearComposer() {
-    for (const name of ['.new-todo', '.new-due', '.new-tags']) empty(find(name));
-    find('.new-priority').value = '0';
-  }
-
   function createTodo() {
     const title = oneLine(find('.new-todo').value);
     if (!title || isTrash() || isLockedView() || complainOfTitle(title) || complainOfDate()) return;
     const fields = newFields(title);
-    const item = {
-      id: newId(),
-      list: fields.list ?? inbox()?.id ?? null,
-      completed: false,
-      notes: '',
-      due: null,
-      priority: 0,
-      tags: [],
-      order: (state.items.at(-1)?.order ?? 0) + 1,
-      pending: true,
-      ...fields,
-    };
-    clearComposer();
-    const isPlaced = placeNew(item);
-    let isSeen = false;
-    adjustCounts(item, +1);
+    const plain = { list: inbox()?.id ?? null, completed: false, notes: '', due: null, priority: 0, tags: [] };
+    const order = (state.items.at(-1)?.order ?? 0) + 1;
+    const item = { id: newId(), ...plain, order, pending: true, ...fields };
     const request = { method: 'PUT', path: `/api/todos/${item.id}`, body: fields };
-    write({
-      id: item.id,
-      entry: undoEntry(`Added ${quoted(title)}`),
+    for (const name of ['.new-todo', '.new-due', '.new-tags']) empty(find(name));
+    find('.new-priority').value = '0';
+    let isSeen = false;
+    command({
+      kind: 'todos',
+      words: `Added ${quoted(title)}`,
       typed: { request: { ...request, headers: { 'If-None-Match': '*' } } },
-      request: () => request,
+      request,
+      apply: draft => insertIn(draft, item),
       accept: answer => {
-        merge(item, answer);
-        noteTags([item]);
-        if (sortOf() !== 'order') state.refreshWanted = true;
-        reportAdded(item, isSeen);
-      },
-      revert: () => {
-        adjustCounts(item, -1);
-        state.items = state.items.filter(other => other !== item);
+        noteTags([answer]);
+        if (sortOf() !== 'order') state.stale = 'all';
+        reportAdded(answer, isSeen);
       },
       failed: error => giveBack(title, error),
     });
-    render();
-    isSeen = isPlaced && reveal(rows.get(item.id));
+    isSeen = reveal(rowOf(item.id));
   }
 
   // A line of a list as other programs write it: a bullet or a number, a check box, and the title.
@@ -14482,61 +14554,45 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   // Several lines, pasted or dropped, are most often several to-dos; the user can still make one.
-  async function takeLines(event) {
+  async function takeLines(input, event) {
     const text = (event.clipboardData ?? event.dataTransfer).getData('text/plain');
     const lines = readLines(text);
-    if (lines.length < 2) return undefined;
+    if (lines.length < 2) return;
     event.preventDefault();
     if (lines.length > MAXIMUM_LIMIT) {
-      const words = `These are ${lines.length} lines. At most ${MAXIMUM_LIMIT} to-dos are added at once.`;
-      return showToast(words, { tone: 'bad' });
+      complain(`These are ${lines.length} lines. At most ${MAXIMUM_LIMIT} to-dos are added at once.`);
+      return;
     }
-    const input = find('.new-todo');
     const { value: before, selectionStart: from, selectionEnd: to } = input;
     input.setRangeText(oneLine(text), from, to, 'end'); // there it outlives the page
     input.dispatchEvent(new Event('input', { bubbles: true }));
     const amount = `Add ${lines.length} to-dos`;
-    const first = lines.slice(0, 3).map(line => quoted(line.title));
-    const preview = `${first.join(', ')}${lines.length > 3 ? ' …' : ''}`;
-    const choice = [amount, 'Keep as one'];
-    const isEach = await confirmed(`${amount}, one for each line?`, preview, choice, { isSafe: true });
+    const first = lines.slice(0, 3).map(line => quoted(line.title)).join(', ');
+    const choice = { yes: amount, no: 'Keep as one', isSafe: true };
+    const isEach = await confirmed(`${amount}, one for each line?`, `${first}${lines.length > 3 ? ' …' : ''}`, choice);
     input.focus();
     input.value = before;
     if (isEach && !complainOfDate() && !lines.some(line => complainOfTitle(line.title))) {
       typedIn.delete(input); // so that Ctrl+Z undoes the to-dos
-      return createTodos(lines, oneLine(text));
-    }
-    return input.setRangeText(oneLine(text), from, to, 'end');
+      createTodos(lines, oneLine(text));
+    } else input.setRangeText(oneLine(text), from, to, 'end');
   }
 
   function createTodos(lines, text) {
-    const entry = undoEntry(`Added ${lines.length} to-dos`);
-    const body = lines.map(line => ({ ...newFields(line.title), completed: line.completed }));
-    write({
-      entry,
-      ...postedOnce('/api/todos', body),
+    command({
+      words: `Added ${lines.length} to-dos`,
+      ...postedOnce('/api/todos', lines.map(line => ({ ...newFields(line.title), completed: line.completed }))),
       offersUndo: true,
-      accept: answer => {
-        noteTags(answer);
-        state.refreshWanted = true;
-      },
+      rereads: true,
+      accept: noteTags,
       failed: error => giveBack(text, error),
     });
-  }
-
-  // A new to-do comes last, or first where the newest come first. Before the end of a long list is loaded
-  // its place isn't on the page.
-  function placeNew(item) {
-    const isFirst = sortOf() === '-created_at';
-    if (!belongs(item) || state.view.q !== '' || (!isFirst && state.next !== null)) return false;
-    if (isFirst) state.items.unshift(item);
-    else state.items.push(item);
-    return true;
   }
 
   // Scrolls only as far as the composer stays in sight, because the next key would scroll back to it.
   // Returns whether the row can be seen.
   function reveal(row) {
+    if (!row) return false;
     const edge = selector => find(selector).getBoundingClientRect();
     const { top, bottom } = row.getBoundingClientRect();
     const ceiling = Math.max(0, edge('.banner').bottom);
@@ -14549,449 +14605,323 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function reportAdded(item, isSeen) {
     if (isSeen) return announce(`Added ${item.title}.`);
     const where = belongs(item) ? '.' : '; this view doesn’t show it.';
-    return showToast(`Added ${quoted(item.title)}${where}`, { label: 'Show', action: () => showTodo(item) });
+    return showToast(`Added ${quoted(item.title)}${where}`, { label: 'Show', act: () => showTodo(item) });
   }
 
   function showTodo(item) {
-    const row = rows.get(item.id);
-    if (!row) return openDetail(itemById(item.id) ?? item);
+    const row = rowOf(item.id);
+    if (!row) return openDetail(item);
     row.scrollIntoView({ block: 'nearest' });
-    return rowFocus(row).focus({ preventScroll: true });
+    return focusIn(row);
   }
 
   // A typed text returns to its field, unless the field has the next text already.
   function giveBack(title, error) {
     const input = find('.new-todo');
+    const isFree = input.value === '';
     const put = () => {
       input.value = title;
       input.focus();
     };
-    if (input.value === '') {
-      put();
-      return false;
-    }
-    showToast(`Not saved: ${quoted(title)}. ${error.message}`, {
-      tone: 'bad',
-      label: 'Edit it',
-      action: put,
-    });
-    return true;
+    if (isFree) put();
+    else complain(`Not saved: ${quoted(title)}. ${error.message}`, { label: 'Edit it', act: put });
+    return !isFree;
   }
 
-  function applyFields(item, fields) {
-    adjustCounts(item, -1);
-    Object.assign(item, fields);
-    adjustCounts(item, +1);
-    const shown = state.items.includes(item);
-    if (shown && !belongs(item)) state.items = state.items.filter(other => other !== item);
-  }
-
-  function itemById(id) {
-    return state.items.find(item => item.id === id) ?? (state.open?.id === id ? state.open : undefined);
-  }
-
-  function changeTodo(item, fields, text, more = {}) {
-    const before = Object.fromEntries(Object.keys(fields).map(name => [name, item[name]]));
-    const place = state.items.indexOf(item);
-    const entry = undoEntry(text);
-    applyFields(item, fields);
-    write({
-      id: item.id,
-      fields,
-      entry,
-      request: () => ({ method: 'PATCH', path: `/api/todos/${item.id}`, body: fields }),
+  // Changes fields of a to-do or a list.
+  function change(kind, { id }, fields, words, more = {}) {
+    command({
+      kind,
+      words,
+      request: { method: 'PATCH', path: `/api/${kind}/${id}`, body: fields },
+      apply: draft => changeIn(draft, kind, id, fields),
       accept: answer => {
-        merge(item, answer);
+        if (kind === 'lists') return;
         noteTags([answer]);
-        if (sortOf() !== 'order' || state.view.q) state.refreshWanted = true;
-        if (state.open?.id === item.id) loadHistory();
-      },
-      revert: error => {
-        applyFields(item, error.status === 412 ? { ...item.saved, ...pendingFields(item.id) } : before);
-        if (place >= 0 && !state.items.includes(item)) state.items.splice(place, 0, item);
+        if (sortOf() !== 'order' || state.view.q) state.stale = 'all';
+        if (state.open?.id === id) loadHistory();
       },
       ...more,
     });
-    render();
-    return entry;
   }
 
   function toggleTodo(item) {
     if (refuses(item)) return;
     const completed = !item.completed;
-    changeTodo(item, { completed }, `${completed ? 'Completed' : 'Reopened'} ${quoted(item.title)}`, {
-      said: `${item.title}: ${completed ? 'completed' : 'active'}.`,
-    });
+    const said = `${item.title}: ${completed ? 'completed' : 'active'}.`;
+    change('todos', item, { completed }, `${completed ? 'Completed' : 'Reopened'} ${quoted(item.title)}`, { said });
   }
 
   function deleteTodo(item) {
     if (refuses(item)) return;
-    const place = state.items.indexOf(item);
-    const entry = undoEntry(`Deleted ${quoted(item.title)}`);
-    state.items = state.items.filter(other => other.id !== item.id);
-    adjustCounts(item, -1);
     if (state.open?.id === item.id) closeDetail();
-    write({
-      id: item.id,
-      entry,
+    command({
+      words: `Deleted ${quoted(item.title)}`,
       offersUndo: true,
-      request: () => ({ method: 'DELETE', path: `/api/todos/${item.id}` }),
-      revert: () => {
-        adjustCounts(item, +1);
-        if (place >= 0) state.items.splice(place, 0, item);
-      },
+      request: { method: 'DELETE', path: `/api/todos/${item.id}` },
+      apply: draft => removeIn(draft, 'items', item.id),
     });
-    render();
   }
 
-  // An act on all to-dos of the view, including those not loaded, so the server selects them.
-  function bulk({ method, show, body, text, change }) {
-    const query = selection(show);
-    const entry = undoEntry(text);
-    change();
-    write({
-      entry,
+  // An act on all to-dos of the view, including those not loaded, so the server selects them. `recount` has the
+  // new counts of all to-dos of a list or filter, `renew` the new version of a to-do, or null.
+  function bulk({ method, show, body, words, recount, renew }) {
+    const isNarrowed = isFiltered();
+    const lists = state.view.kind === 'all' ? state.lists.filter(list => !isLockedList(list)) : [currentList()];
+    const ids = new Set(lists.map(list => list?.id));
+    command({
+      words,
       offersUndo: true,
-      request: () => ({ method, path: `/api/todos?${query}`, body }),
-      accept: () => {
-        state.refreshWanted = true;
+      rereads: true,
+      request: { method, path: `/api/todos${selection(show)}`, body },
+      apply: draft => {
+        const counted = isNarrowed ? [draft.matching] : draft.lists.filter(({ id }) => ids.has(id));
+        for (const each of counted) Object.assign(each, recount(each));
+        const changed = draft.items.map(item => (isLocked(item) ? item : renew(item)));
+        draft.items = changed.filter(item => item && belongs(item));
+        if (draft.open && !isLocked(draft.open)) draft.open = renew(draft.open) ?? draft.open;
       },
     });
-    render();
-  }
-
-  function setCounts(change) {
-    const list = currentList();
-    const own = state.lists.filter(each => !isLockedList(each));
-    const counted = state.view.kind === 'all' ? own : [list].filter(Boolean);
-    for (const each of isFiltered() ? [state.matching] : counted) Object.assign(each, change(each));
   }
 
   function toggleAll() {
-    const completed = changeableCounts().active > 0;
-    const amount = completed ? changeableCounts().active : changeableCounts().completed;
-    const word = completed ? 'completed' : 'active';
+    const { active, completed: done } = changeableCounts();
+    const completed = active > 0;
+    const what = isFiltered() ? 'all shown here' : todosText(completed ? active : done);
     bulk({
       method: 'PATCH',
       show: completed ? 'active' : 'completed',
       body: { completed },
-      text: `Marked ${isFiltered() ? 'all shown here' : plural(amount, 'to-do', 'to-dos')} as ${word}`,
-      change: () => {
-        setCounts(({ active, completed: done }) =>
-          completed ? { active: 0, completed: active + done } : { active: active + done, completed: 0 },
-        );
-        for (const item of state.items) item.completed = isLocked(item) ? item.completed : completed;
-        state.items = state.items.filter(belongs);
-      },
+      words: `Marked ${what} as ${completed ? 'completed' : 'active'}`,
+      recount: ({ active: open, completed: closed }) =>
+        completed ? { active: 0, completed: open + closed } : { active: open + closed, completed: 0 },
+      renew: item => ({ ...item, completed }),
     });
   }
 
   function clearCompleted() {
-    const amount = changeableCounts().completed;
+    const what = plural(changeableCounts().completed, 'completed to-do', 'completed to-dos');
+    if (state.open?.completed && !isLocked(state.open)) closeDetail();
     bulk({
       method: 'DELETE',
       show: 'completed',
-      text: isFiltered()
-        ? 'Cleared the completed to-dos'
-        : `Cleared ${plural(amount, 'completed to-do', 'completed to-dos')}`,
-      change: () => {
-        setCounts(() => ({ completed: 0 }));
-        if (state.open?.completed && !isLocked(state.open)) closeDetail();
-        state.items = state.items.filter(item => !item.completed || isLocked(item));
-      },
+      words: isFiltered() ? 'Cleared the completed to-dos' : `Cleared ${what}`,
+      recount: () => ({ completed: 0 }),
+      renew: item => (item.completed ? null : item),
     });
     focusStart();
   }
 
   // ---- To-dos: order -----------------------------------------------------------------------------------
 
-  const canReorder = () =>
-    !isTrash() && !isLockedView() && sortOf() === 'order' && state.view.q === '';
+  const canReorder = () => !isTrash() && !isLockedView() && sortOf() === 'order' && state.view.q === '';
 
-  // The order is worked out when the write is sent: by then the neighbours' own moves are answered.
   function orderBetween(previous, following, otherwise) {
     if (previous && following) return (previous.order + following.order) / 2;
     if (previous) return previous.order + 1;
     return following ? following.order - 1 : otherwise;
   }
 
-  function putAt(item, place) {
-    state.items = state.items.filter(other => other !== item);
-    state.items.splice(place, 0, item);
-  }
-
   async function moveTodo(item, target) {
-    if (target >= state.items.length - 1 && state.next) await loadMore();
-    const from = state.items.indexOf(item);
-    if (from < 0 || target === from || target < 0 || target >= state.items.length) return;
-    putAt(item, target);
-    const [previous, following] = [state.items[target - 1], state.items[target + 1]];
-    const before = item.order;
+    if (target >= state.items.length - 1) await loadMore();
+    const others = state.items.filter(({ id }) => id !== item.id);
+    const from = state.items.findIndex(({ id }) => id === item.id);
+    if (from < 0 || target === from || target < 0 || target > others.length) return;
+    const [previous, following] = [others[target - 1]?.id, others[target]?.id];
     let order = null;
-    write({
-      id: item.id,
-      entry: undoEntry(`Moved ${quoted(item.title)}`),
+    command({
+      kind: 'todos',
+      words: `Moved ${quoted(item.title)}`,
       said: `${item.title}: moved to position ${target + 1} of ${state.items.length}.`,
+      apply: draft => moveIn(draft, item.id, previous, following),
+      // The order is worked out when the command is sent: by then the neighbours' own moves are answered.
       request: () => {
-        order ??= orderBetween(previous, following, before);
-        item.order = order;
+        order ??= orderBetween(byId(saved.items, previous), byId(saved.items, following), item.order);
         return { method: 'PATCH', path: `/api/todos/${item.id}`, body: { order } };
       },
-      accept: answer => merge(item, answer),
-      revert: () => {
-        item.order = before;
-        putAt(item, from);
-      },
     });
-    render();
   }
 
   function moveByKey(item, step) {
     if (refuses(item)) return undefined;
     if (!canReorder()) return announce('Choose “My order” and clear the search to move to-dos.');
-    const target = state.items.indexOf(item) + step;
+    const target = state.items.findIndex(({ id }) => id === item.id) + step;
     if (target < 0) return announce('Already the first.');
     if (target >= state.items.length && !state.next) return announce('Already the last.');
     return moveTodo(item, target);
   }
 
+  function moveToList(item, listId) {
+    const list = listById(listId);
+    if (mayMove(item, list)) {
+      const draft = draftOf('todos', item, 'list');
+      const words = `Moved ${quoted(item.title)} to ${list.title}`;
+      changeText(draft, listId, () => false, { words, offersUndo: true });
+    } else {
+      complain('Only its owner can take a to-do out of this list.');
+      render();
+    }
+  }
+
   // ---- To-dos: rows ------------------------------------------------------------------------------------
 
-  function createRow(item) {
-    const label = element('label', { dir: 'auto' });
-    const view = element(
-      'div',
-      { className: 'view' },
-      element('span', { className: 'grip', title: 'Drag to move', 'aria-hidden': 'true' }, icon('grip')),
-      element('input', { type: 'checkbox', className: 'toggle' }),
-      element('div', { className: 'words' }, label, element('div', { className: 'meta' })),
-      element('button', { type: 'button', className: 'icon-button details-button' }, icon('details')),
-      element('button', { type: 'button', className: 'icon-button destroy' }, icon('close')),
-    );
-    const edit = element('input', {
-      type: 'text',
-      className: 'edit',
-      'aria-label': 'Edit the title',
-      autocomplete: 'off',
-      enterKeyHint: 'done',
-      dir: 'auto',
-    });
-    return element('li', { dataset: { id: item.id } }, view, edit);
-  }
+  const rowOf = id => find(`.todo-list > [data-id="${CSS.escape(id)}"]`);
+  const itemOf = node => itemById(node.closest('.todo-list > li')?.dataset.id);
 
-  function rowSignature(item) {
-    return JSON.stringify([
-      item.title,
-      item.completed,
-      item.due,
-      item.priority,
-      item.tags,
-      item.notes !== '',
-      item.pending,
-      state.view.kind === 'list' || listById(item.list)?.title,
-      item.due && dueWords(item),
-      state.open?.id === item.id,
-      state.view.tags,
-      isLocked(item),
-    ]);
-  }
+  // The box of a read-only to-do takes no focus; its details do.
+  const ROW_FOCUS = '.toggle:enabled, .details-button, .restore';
+  const focusIn = row => find(ROW_FOCUS, row)?.focus({ preventScroll: true });
 
-  function dueWords({ due, completed }) {
+  function dueMark({ due, completed }) {
     const { text, tone } = friendlyDue(due);
-    if (completed) return { words: text, tone: '' };
-    return { words: tone === 'overdue' ? `Overdue · ${text}` : text, tone };
-  }
-
-  function dueMark(item) {
-    const { words, tone } = dueWords(item);
-    return element(
-      'span',
-      { className: `mark due ${tone}` },
+    const [isLate, isToday] = ['overdue', 'today'].map(each => each === tone && !completed);
+    return h('span.mark.due', { '.overdue': isLate, '.today': isToday },
       icon('calendar'),
-      element('time', { dateTime: item.due, textContent: words }),
-    );
+      h('time', { dateTime: due }, isLate ? `Overdue · ${text}` : text));
   }
 
   function tagButton(tag) {
-    const chosen = state.view.tags.some(other => other.toLowerCase() === tag.toLowerCase());
-    return element('button', {
-      type: 'button',
-      className: `tag${chosen ? ' chosen' : ''}`,
-      dir: 'auto',
-      textContent: tag,
-      'aria-label': `Show only to-dos tagged ${tag}`,
-      dataset: { tag },
-    });
+    const isChosen = state.view.tags.some(other => isSameWord(other, tag));
+    const label = `Show only to-dos tagged ${tag}`;
+    return button('tag', { '.chosen': isChosen, dir: 'auto', 'aria-label': label, ...action('toggleTag', tag) }, tag);
   }
 
   function priorityMark(priority) {
-    return element(
-      'span',
-      { className: `mark priority level-${priority}` },
-      element(
-        'span',
-        { className: 'bars', 'aria-hidden': 'true' },
-        element('i'),
-        element('i'),
-        element('i'),
-      ),
-      element('span', { textContent: PRIORITIES[priority] }),
-    );
+    const bars = h('span.bars', { 'aria-hidden': 'true' }, h('i'), h('i'), h('i'));
+    return h(`span.mark.priority.level-${priority}`, {}, bars, h('span', {}, PRIORITIES[priority]));
   }
 
-  function metaOf(item) {
-    const marks = [];
-    if (item.priority) marks.push(priorityMark(item.priority));
-    if (item.due) marks.push(dueMark(item));
-    if (state.view.kind !== 'list' && listById(item.list)) {
-      marks.push(
-        element('span', {
-          className: 'mark in-list',
-          dir: 'auto',
-          textContent: listById(item.list).title,
-        }),
-      );
-    }
-    marks.push(...item.tags.map(tagButton));
-    if (item.notes) {
-      const note = element('span', { className: 'mark note', title: 'Has notes' }, icon('note'));
-      note.append(element('span', { className: 'hidden-words', textContent: 'Has notes' }));
-      marks.push(note);
-    }
-    return marks;
+  function marksOf(item) {
+    const list = state.view.kind !== 'list' && listById(item.list);
+    return [
+      item.priority > 0 && priorityMark(item.priority),
+      item.due && dueMark(item),
+      list && h('span.mark.in-list', { dir: 'auto' }, list.title),
+      item.tags.map(tagButton),
+      item.notes && h('span.mark.note', { title: 'Has notes' }, icon('note'), hiddenWords('Has notes')),
+    ];
   }
 
-  function updateRow(row, item) {
-    const signature = rowSignature(item);
-    if (row.signature === signature) return;
-    row.signature = signature;
-    row.classList.toggle('completed', item.completed);
-    row.classList.toggle('pending', Boolean(item.pending));
-    row.classList.toggle('locked', isLocked(item));
-    find('.toggle', row).disabled = isLocked(item);
-    find('.destroy', row).hidden = isLocked(item);
-    row.classList.toggle('open', state.open?.id === item.id);
-    for (const level of [1, 2, 3]) row.classList.toggle(`priority-${level}`, item.priority === level);
-    find('label', row).textContent = item.title;
-    find('.toggle', row).checked = item.completed;
-    find('.toggle', row).setAttribute('aria-label', item.title);
-    find('.details-button', row).setAttribute('aria-label', `Details of ${item.title}`);
-    find('.destroy', row).setAttribute('aria-label', `Delete ${item.title}`);
-    find('.meta', row).replaceChildren(...metaOf(item));
+  function newRowView(item, { isOpen, isEditing }) {
+    const { id, title, completed, priority, pending } = item;
+    const locked = isLocked(item);
+    const classes = { '.completed': completed, '.pending': pending, '.locked': locked, '.open': isOpen };
+    for (const level of [1, 2, 3]) classes[`.priority-${level}`] = priority === level;
+    const toggle = { ...action('toggleRow'), type: 'checkbox', disabled: locked, checked: completed };
+    const details = { ...action('openRow'), 'aria-label': `Details of ${title}` };
+    const destroy = { ...action('deleteRow'), hidden: locked, 'aria-label': `Delete ${title}` };
+    const edit = { type: 'text', autocomplete: 'off', enterKeyHint: 'done', dir: 'auto' };
+    return h('li', { key: id, 'data-id': id, ...classes, '.editing': isEditing },
+      h('div.view', {},
+        h('span.grip', { title: 'Drag to move', 'aria-hidden': 'true' }, icon('grip')),
+        h('input.toggle', { ...toggle, 'aria-label': title }),
+        h('div.words', {}, h('label', { dir: 'auto' }, title), h('div.meta', {}, marksOf(item))),
+        button('icon-button.details-button', details, icon('details')),
+        button('icon-button.destroy', destroy, icon('close'))),
+      h('input.edit', { ...edit, 'aria-label': 'Edit the title' }));
   }
 
-  // Rows are kept by id and moved only when they must be, so focus, scroll and running transitions survive.
-  function renderRows() {
-    const list = find('.todo-list');
-    const focused = document.activeElement;
-    const focusedPlace = [...list.children].findIndex(row => row.contains(focused));
-    const shown = new Set(state.items.map(item => item.id));
-    for (const [id, row] of rows) {
-      if (shown.has(id) || row.classList.contains('editing')) continue;
-      row.remove();
-      rows.delete(id);
-    }
-    let cursor = list.firstElementChild;
-    for (const item of state.items) {
-      const row = rows.get(item.id) ?? createRow(item);
-      rows.set(item.id, row);
-      updateRow(row, item);
-      if (row === cursor) cursor = cursor.nextElementSibling;
-      else list.insertBefore(row, cursor);
-    }
-    if (focusedPlace >= 0) keepFocus(list, focused, focusedPlace);
+  const rowViews = new WeakMap();
+  let rowContext = { text: '' }; // what rows show of everything but their to-do
+
+  // A row is described again only when its to-do, or what it shows of everything else, is another.
+  function rowView(item) {
+    const flags = { isOpen: state.open?.id === item.id, isEditing: state.editing === item.id };
+    const due = item.due && friendlyDue(item.due);
+    const signature = `${flags.isOpen} ${flags.isEditing} ${due?.text} ${due?.tone}`;
+    const known = rowViews.get(item);
+    if (known?.context === rowContext && known.signature === signature) return known.view;
+    const view = newRowView(item, flags);
+    rowViews.set(item, { context: rowContext, signature, view });
+    return view;
   }
 
-  function keepFocus(list, focused, place) {
-    if (document.activeElement === focused) return;
-    if (list.contains(focused)) return focused.focus({ preventScroll: true });
-    const row = list.children[Math.min(place, list.children.length - 1)];
-    return row ? rowFocus(row).focus({ preventScroll: true }) : focusStart();
+  function rowsView() {
+    if (isTrash()) return [];
+    const { kind, tags } = state.view;
+    const text = JSON.stringify([kind, tags, access.link, state.lists.map(({ id, title, role }) => [id, title, role])]);
+    if (text !== rowContext.text) rowContext = { text };
+    return state.items.map(rowView);
   }
-
-  const rowOf = node => (node instanceof Element ? node.closest('.todo-list li') : null);
-  const itemOf = row => (row ? itemById(row.dataset.id) : undefined);
 
   // ---- Texts that are edited ---------------------------------------------------------------------------
-  // The original content of a field is kept beside it. Only typed texts are written, and only over the
-  // text that the user saw; an untouched field follows other users' changes.
+  // A draft has what identifies an edited field of a to-do or list, and the content that the user saw. Only typed
+  // texts are written, and only over that content; an untouched field follows other users' changes.
 
-  const drafts = new Map();
-  const unsaved = new Map(); // texts that were refused, such as a title that is too long, by to-do and field
+  const drafts = new Map(); // by the field of the page
+  const unsaved = new Map(); // typed texts that were refused, such as a title that is too long, by to-do and field
 
   const isText = name => ['title', 'notes', 'tags'].includes(name);
   const isTyped = field => drafts.has(field) && field.value !== drafts.get(field).shown;
+  const unsavedKey = ({ id, name }) => `${id} ${name}`;
+  const keepUnsaved = (draft, text) => unsaved.set(unsavedKey(draft), { ...draft, text });
 
-  function beginText(field, { kind, thing, name }) {
-    field.value = thing[name];
-    typedIn.delete(field);
-    drafts.set(field, { kind, thing, name, base: thing[name], shown: field.value });
+  function draftOf(kind, thing, name, base = thing[name]) {
+    seen.set(thing.id, savedThing(kind, thing.id) ?? thing);
+    return { kind, id: thing.id, name, base, title: thing.title, list: thing.list };
   }
 
-  function fillText(field, { kind, thing, name }) {
-    const isSame = drafts.get(field)?.thing.id === thing.id;
-    if (isSame && (isTyped(field) || drafts.get(field).base === thing[name])) return;
+  function beginText(field, draft) {
+    field.value = draft.base;
+    typedIn.delete(field);
+    drafts.set(field, { ...draft, shown: field.value });
+  }
+
+  function fillText(field, draft) {
+    const before = drafts.get(field);
+    const isSame = before?.id === draft.id;
+    if (isSame && (isTyped(field) || before.base === draft.base)) return;
     const { selectionStart, selectionEnd, scrollTop } = field;
-    if (isTyped(field)) keepUnsaved(drafts.get(field), field.value);
-    beginText(field, { kind, thing, name });
-    takeUnsaved(field);
+    if (isTyped(field)) keepUnsaved(before, field.value);
+    beginText(field, draft);
+    const refused = unsaved.get(unsavedKey(draft));
+    if (refused) {
+      unsaved.delete(unsavedKey(draft));
+      drafts.set(field, refused);
+      field.value = refused.text;
+    }
     if (!isSame || document.activeElement !== field) return;
     field.setSelectionRange(selectionStart, selectionEnd);
     field.scrollTop = scrollTop;
   }
 
-  const keepUnsaved = (draft, text) => unsaved.set(`${draft.thing.id} ${draft.name}`, { draft, text });
-
-  function takeUnsaved(field) {
-    const { thing, name } = drafts.get(field);
-    const key = `${thing.id} ${name}`;
-    if (!unsaved.has(key)) return;
-    const { draft, text } = unsaved.get(key);
-    unsaved.delete(key);
-    drafts.set(field, { ...draft, thing });
-    field.value = text;
-  }
-
   // The user decides on a text that conflicts with other users' changes.
   function changeText(draft, text, failed, { words, ...more } = {}) {
-    const { kind, thing, name } = draft;
-    const job = { ...guarded(draft, text), ...more };
-    job.failed = error => {
-      const isLost = isText(name) && [403, 404].includes(error.status);
-      const isForUser = !failed || isLost || error.status === 412;
-      return isForUser ? dispute(job.typed, thing, error) : failed(error);
-    };
-    if (kind === 'lists') return renameList(thing, text, job);
+    const { kind, name, title } = draft;
     const act = { title: 'Renamed', notes: 'Changed the notes of' }[name] ?? 'Changed';
-    return changeTodo(thing, { [name]: text }, words ?? `${act} ${quoted(thing.title)}`, job);
+    const typed = { ...draft, text };
+    change(kind, draft, { [name]: text }, words ?? `${act} ${kind === 'lists' ? 'the list ' : ''}${quoted(title)}`, {
+      ...guarded(typed),
+      failed: error => {
+        const isLost = isText(name) && [403, 404].includes(error.status);
+        return !failed || isLost || error.status === 412 ? dispute(typed, error) : failed(error);
+      },
+      ...more,
+    });
   }
 
-  // The parts of a write that goes through only over the text that was edited. Where another field has changed
+  // The parts of a command that goes through only over the text that was edited. Where another field has changed
   // or only an answer was lost, it is sent again.
-  function guarded({ kind, thing, name, base }, text) {
-    const path = `/api/${kind}/${thing.id}`;
-    const isAgreed = () => thing.saved && [base, text].includes(thing.saved[name]);
+  function guarded(typed) {
+    const { kind, id, name, base, text } = typed;
+    const path = `/api/${kind}/${id}`;
+    const isAgreed = () => [base, text].includes(savedThing(kind, id)?.[name]);
     return {
-      typed: { kind, id: thing.id, name, base, text, title: thing.title, list: thing.list },
-      request() {
+      typed,
+      request: () => {
         if (!isAgreed()) throw new Problem(412, 'Another person has changed it.');
-        const headers = { 'If-Match': `"${thing.saved.revision}"` };
+        const headers = { 'If-Match': `"${savedThing(kind, id).revision}"` };
         return { method: 'PATCH', path, body: { [name]: text }, headers };
       },
-      async recheck() {
-        thing.saved = await getJson(path);
+      recheck: async () => {
+        absorb(kind, await getJson(path));
         return isAgreed();
       },
     };
   }
 
   // On leaving, an emptied title deletes nothing.
-  const typedParts = [
-    saveDetailTexts,
-    () => rows.has(state.editing) && saveEdit(rows.get(state.editing), { deletes: false }),
-    () => endRename({ save: true }),
-  ];
-
+  const typedParts = [saveDetailTexts, () => saveEdit({ deletes: false }), () => endRename({ saves: true })];
   const saveTyped = () => typedParts.forEach(part => part());
 
   // ---- Two texts of one field --------------------------------------------------------------------------
@@ -14999,8 +14929,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   const disputes = [];
   let isSettling = false;
 
-  function dispute(typed, thing, error) {
-    disputes.push({ typed, thing, error });
+  function dispute(typed, error) {
+    disputes.push({ typed, error });
     settleDisputes();
     return true;
   }
@@ -15023,43 +14953,33 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   // Over the other text, at the address that restores a deleted to-do, or else only as a new one.
-  async function wayToSave({ typed: { kind, id, list }, thing, error }) {
+  async function wayToSave({ typed: { kind, id, list }, error }) {
     if (error.status === 412) return 'over';
     if (error.status !== 404) return 'new';
     const read = path => getJson(`${path}?deleted=true`).catch(() => null);
-    const listId = kind === 'lists' ? id : (thing.list ?? list);
-    if ((await read('/api/lists'))?.some(each => each.id === listId)) return `/api/lists/${listId}/restore`;
+    const listId = kind === 'lists' ? id : (savedThing(kind, id)?.list ?? list);
+    if (byId((await read('/api/lists')) ?? [], listId)) return `/api/lists/${listId}/restore`;
     return kind === 'todos' && (await read(`/api/todos/${id}`)) ? `/api/todos/${id}/restore` : 'new';
   }
 
-  function insist({ typed, thing, error, way }) {
-    if (way === 'new') return keepAsNew(typed, thing);
-    if (way === 'over') return changeText({ ...typed, thing, base: thing.saved?.[typed.name] }, typed.text);
-    write({
-      request: () => ({ method: 'POST', path: way }),
-      accept: () => {
-        state.refreshWanted = true;
-      },
-    });
+  function insist({ typed, way }) {
+    if (way === 'new') return keepAsNew(typed);
+    const { kind, id, name, text } = typed;
+    if (way === 'over') return changeText({ ...typed, base: savedThing(kind, id)?.[name] }, text);
+    command({ request: { method: 'POST', path: way }, rereads: true });
     untaken.add(typed);
     return takeUpText(typed);
   }
 
   // A title that is too long for one goes into the notes as well.
-  function keepAsNew(typed, thing) {
+  function keepAsNew(typed) {
     const { kind, name, text, title } = typed;
     const body = { ...(name !== 'title' && { [name]: name === 'tags' ? splitTags(text) : text }) };
     body.title = shortened(oneLine(name === 'title' ? text : title), TITLE_LENGTH);
     if (name === 'title' && lengthOf(text) > TITLE_LENGTH && kind === 'todos') body.notes = text;
-    write({
-      entry: undoEntry(`Added ${quoted(body.title)}`),
-      ...postedOnce(`/api/${kind}`, body),
-      offersUndo: true,
-      accept: () => {
-        state.refreshWanted = true;
-      },
-      failed: error => dispute(typed, thing, error),
-    });
+    const words = `Added ${quoted(body.title)}`;
+    const failed = error => dispute(typed, error);
+    command({ words, ...postedOnce(`/api/${kind}`, body), offersUndo: true, rereads: true, failed });
   }
 
   function disputeWords({ typed, error, way }) {
@@ -15073,39 +14993,36 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     return `Your change of ${what} can’t be saved. ${why}`;
   }
 
-  function chosenText({ typed, thing, error, way }) {
-    const dialog = find('.dispute');
+  function chosenText({ typed, error, way }) {
+    const { kind, id, name, text } = typed;
     const isNew = way === 'new';
-    const words = text => (isText(typed.name) ? text : FIELD_WORDS[typed.name](null, text)) || 'Nothing';
-    find('#dispute-text').textContent = disputeWords({ typed, error, way });
-    find('.version-text', dialog).textContent = words(typed.text);
-    find('.theirs .version-text', dialog).textContent =
-      error.status === 404 ? (isNew ? 'Not there any more' : 'Deleted') : words(thing.saved?.[typed.name]);
-    find('[value=mine]', dialog).textContent = isNew
-      ? `Keep as a new ${typed.kind === 'lists' ? 'list' : 'to-do'}`
-      : 'Keep yours';
-    find('[value=theirs]', dialog).textContent = isNew && error.status === 404 ? 'Discard yours' : 'Keep the other';
-    dialog.returnValue = '';
-    dialog.showModal();
+    const isGone = error.status === 404;
+    const words = value => (isText(name) ? String(value ?? '') : FIELD_WORDS[name](null, value)) || 'Nothing';
+    const other = savedThing(kind, id)?.[name];
+    const texts = {
+      '#dispute-text': disputeWords({ typed, error, way }),
+      '.version:not(.theirs) .version-text': words(text),
+      '.theirs .version-text': isGone ? (isNew ? 'Not there any more' : 'Deleted') : words(other),
+      '.dispute [value=mine]': isNew ? `Keep as a new ${kind === 'lists' ? 'list' : 'to-do'}` : 'Keep yours',
+      '.dispute [value=theirs]': isNew && isGone ? 'Discard yours' : 'Keep the other',
+    };
+    for (const [selector, words] of Object.entries(texts)) find(selector).textContent = words;
     // A user who is still typing must not choose by accident.
-    find('#dispute-title').focus();
-    return new Promise(resolve => {
-      dialog.addEventListener('close', () => resolve(dialog.returnValue), { once: true });
-    });
+    return answerOf('.dispute', '#dispute-title');
   }
 
   // ---- What is typed outlives the page -----------------------------------------------------------------
-  // One entry of the storage has the unfinished texts and the pending writes: it is written again whenever
+  // One entry of the storage has the unfinished texts and the pending commands: it is written again whenever
   // that changes. The tab has it for its next page, the browser for the next window once this one is gone: a
   // window holds a lock while it lives. Without locks (plain http) the browser has it while nobody sees the page.
 
-  const STASH = `tornado_todo.typed:${base}:`;
+  const STASH = `tornado_todo.typed:${root}:`;
   const ownStash = STASH + newId(); // all windows share the browser's storage
   const STASHED_FIELDS = ['.new-todo', '.new-due', '.new-priority', '.new-tags', '.new-list'];
   const isFilled = ([, text]) => !['', '0'].includes(text);
 
   // Until the page knows its user, it assumes the last one.
-  const OWNERS = `owners:${base}`;
+  const OWNERS = `owners:${root}`;
   const ownerOf = session => JSON.stringify([session.user, isLocalUser(session)]);
   const stashOwner = () => (access.session ? ownerOf(access.session) : recall(OWNERS, [null])[0]);
 
@@ -15132,13 +15049,12 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function typedTexts() {
-    const isKept = (field, { name }) => isTyped(field) && (name === 'notes' || oneLine(field.value));
-    const typing = [...drafts].filter(([field, draft]) => isKept(field, draft));
+    const isKept = ([field, { name }]) => isTyped(field) && (name === 'notes' || oneLine(field.value));
     const tags = find('.detail-tag').value;
     return [
       ...untaken,
-      ...typing.map(([field, draft]) => guarded(draft, field.value).typed),
-      ...[...unsaved.values()].map(({ draft, text }) => guarded(draft, text).typed),
+      ...[...drafts].filter(isKept).map(([field, draft]) => ({ ...draft, text: field.value })),
+      ...unsaved.values(),
       ...(state.open && tags ? [typedTags(state.open, tags)] : []),
       ...queue.jobs.map(job => job.typed),
       ...disputes.map(({ typed }) => typed),
@@ -15221,8 +15137,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const filled = fields.filter(isFilled);
     if (filled.some(([selector]) => isFilled([selector, find(selector).value]))) return false;
     for (const [selector, text] of filled) find(selector).value = text;
-    if (fields.slice(1, 4).some(isFilled) && find('.new-options').hidden) find('.new-options-button').click();
-    if (find('.new-list').value) showNewList();
+    if (fields.slice(1, 4).some(isFilled) && find('.new-options').hidden) toggleOptions();
+    if (find('.new-list').value) showNewList(true);
     return true;
   }
 
@@ -15233,12 +15149,10 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   // The id or key prevents creating anything twice.
   function makeAgain(typed) {
     untaken.delete(typed);
-    write({
+    command({
       typed,
-      request: () => typed.request,
-      accept: () => {
-        state.refreshWanted = true;
-      },
+      request: typed.request,
+      rereads: true,
       failed: error => {
         const titles = [typed.request.body].flat().map(({ title }) => title);
         return [409, 410, 412].includes(error.status) || giveBack(titles.join(' '), error);
@@ -15247,152 +15161,81 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function takeUpText(typed) {
-    const { kind, id, name, base: before, text } = typed;
-    const path = `/api/${kind}/${id}`;
-    write({
-      request: () => ({ method: 'GET', path }),
-      accept: async answer => {
-        const thing = kind === 'lists' ? { ...answer, saved: answer } : merge(itemById(id) ?? {}, answer);
-        const isSaved = answer[name] === text || (answer[name] !== before && (await wasSaved(typed)));
+    const { kind, id, name, base, text } = typed;
+    command({
+      kind,
+      request: { method: 'GET', path: `/api/${kind}/${id}` },
+      accept: async thing => {
+        const isSaved = thing[name] === text || (thing[name] !== base && (await wasSaved(typed)));
         untaken.delete(typed);
         if (name === 'tags') addTags(thing, text);
-        else if (!isSaved) changeText({ kind, thing, name, base: before }, text);
+        else if (!isSaved) changeText(draftOf(kind, thing, name, base), text);
         stash();
       },
       failed: error => {
         untaken.delete(typed);
-        return dispute(typed, { id, title: typed.title }, error);
+        return dispute(typed, error);
       },
     });
   }
 
   // Compares only texts after the edited one: typing an earlier text again is a change as well.
-  async function wasSaved({ kind, id, name, base: before, text }) {
+  async function wasSaved({ kind, id, name, base, text }) {
     if (kind === 'lists' || name === 'tags') return false;
     const changes = await getJson(`/api/todos/${id}/history`).catch(() => []);
-    const edited = changes.findIndex(({ after }) => after?.[name] === before);
+    const edited = changes.findIndex(({ after }) => after?.[name] === base);
     return changes.some(({ after }, place) => after?.[name] === text && (edited < 0 || place < edited));
   }
 
-  const typedTags = ({ id, title, list }, text) => ({ kind: 'todos', id, name: 'tags', text, title, list });
-
   // ---- To-dos: editing in place ------------------------------------------------------------------------
 
-  function startEdit(row, text = null) {
-    const item = itemOf(row);
+  function startEdit(item, text) {
     if (!item || state.editing === item.id || refuses(item)) return;
     state.editing = item.id;
-    row.classList.add('editing');
-    const edit = find('.edit', row);
-    beginText(edit, { kind: 'todos', thing: item, name: 'title' });
+    rowOf(item.id).classList.add('editing');
+    const edit = find('.edit', rowOf(item.id));
+    beginText(edit, draftOf('todos', item, 'title'));
     edit.value = text ?? edit.value;
     edit.focus();
     edit.setSelectionRange(edit.value.length, edit.value.length);
   }
 
-  function endEdit(row) {
-    drafts.delete(find('.edit', row));
+  function endEdit() {
+    const row = rowOf(state.editing);
+    const hadFocus = row?.contains(document.activeElement);
     state.editing = null;
-    row.classList.remove('editing');
-    if (state.refreshWanted) scheduleRefresh();
+    row?.classList.remove('editing');
+    drafts.delete(find('.edit', row));
+    if (hadFocus) focusIn(row);
+    want();
   }
 
-  function saveEdit(row, { deletes = true } = {}) {
-    const edit = find('.edit', row);
+  function saveEdit({ deletes = true } = {}) {
+    const edit = state.editing && find('.editing .edit');
+    if (!edit) return;
     const draft = drafts.get(edit);
     const title = oneLine(edit.value);
-    if (isTyped(edit) && complainOfTitle(title)) return undefined;
+    if (isTyped(edit) && complainOfTitle(title)) return;
     const isChanged = isTyped(edit) && title !== draft.base;
-    endEdit(row);
-    if (!isChanged) return undefined;
-    if (!title) return deletes ? deleteTodo(draft.thing) : undefined;
-    return changeText(draft, title, error => {
-      showToast(error.message, { tone: 'bad' });
-      if (rows.has(draft.thing.id)) startEdit(rows.get(draft.thing.id), title);
-      else find('.new-todo').value ||= title;
-      return true;
-    });
+    endEdit();
+    if (isChanged && title) changeText(draft, title, error => editAgain(draft.id, title, error));
+    else if (isChanged && deletes) deleteTodo(itemById(draft.id));
   }
 
-  function editKey(event, row) {
-    if (isEnter(event)) {
-      event.preventDefault();
-      saveEdit(row);
-    } else if (event.key === 'Escape' && !event.isComposing) {
-      event.stopPropagation();
-      endEdit(row);
-    } else {
-      return;
-    }
-    if (state.editing === null && row.isConnected) rowFocus(row).focus({ preventScroll: true });
-  }
-
-  // ---- To-dos: events ----------------------------------------------------------------------------------
-
-  function listClick(event) {
-    const row = rowOf(event.target);
-    const item = itemOf(row);
-    if (!item) return;
-    if (event.target.closest('.destroy')) deleteTodo(item);
-    else if (event.target.closest('.details-button')) openDetail(item);
-    else if (event.target.closest('.tag')) toggleTag(event.target.closest('.tag').dataset.tag);
-    else if (event.target.closest('label')) {
-      // Double-clicks with a finger are unreliable; a tap opens the details, where the title can be edited too.
-      const isFinger = event.pointerType === 'touch';
-      if (isFinger || (state.open && state.open.id !== item.id))
-        openDetail(item, { takeFocus: isFinger });
-    }
-  }
-
-  function listKey(event) {
-    const row = rowOf(event.target);
-    if (!row) return;
-    if (event.target.matches('.edit')) {
-      editKey(event, row);
-      return;
-    }
-    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
-    if (step && event.altKey) moveByKey(itemOf(row), step);
-    else if (step && !event.ctrlKey && !event.metaKey) focusRow(row, step);
-    else if (event.key === 'F2') startEdit(row);
-    else if (event.key === 'Delete') deleteTodo(itemOf(row));
-    else if (event.key === 'Enter' && event.target.matches('.toggle')) openDetail(itemOf(row));
-    else return;
-    event.preventDefault();
-  }
-
-  function focusRow(row, step) {
-    const next = step < 0 ? row.previousElementSibling : row.nextElementSibling;
-    if (next) rowFocus(next).focus();
-    else if (step < 0) focusStart();
-  }
-
-  function listenToList() {
-    const list = find('.todo-list');
-    list.addEventListener('click', listClick);
-    list.addEventListener('keydown', listKey);
-    list.addEventListener('change', event => {
-      if (event.target.matches('.toggle')) toggleTodo(itemOf(rowOf(event.target)));
-    });
-    list.addEventListener('dblclick', event => {
-      if (event.target.matches('label')) startEdit(rowOf(event.target));
-    });
-    list.addEventListener('focusout', event => {
-      const row = rowOf(event.target);
-      if (event.target.matches('.edit') && row.classList.contains('editing')) saveEdit(row);
-    });
-    list.addEventListener('pointerdown', startDrag);
+  function editAgain(id, title, error) {
+    complain(error.message);
+    if (rowOf(id)) startEdit(itemById(id), title);
+    else find('.new-todo').value ||= title;
+    return true;
   }
 
   // ---- To-dos: dragging --------------------------------------------------------------------------------
   // The dragged row follows the pointer by a transform and the others make room; the document itself changes
   // only at the drop, because a moved element would lose the pointer.
 
-  function startDrag(event) {
-    const grip = event.target.closest('.grip');
-    if (!grip || event.button !== 0 || !canReorder()) return;
-    const row = rowOf(grip);
-    if (isLocked(itemOf(row))) return;
+  function startDrag(grip, event) {
+    const row = grip.closest('li');
+    if (event.button !== 0 || !canReorder() || isLocked(itemOf(row))) return;
     const all = findAll('.todo-list > li');
     const from = all.indexOf(row);
     state.drag = {
@@ -15403,7 +15246,6 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       startY: event.clientY,
       y: event.clientY,
       scroll: scrollY,
-      grip,
       tops: all.map(each => each.offsetTop),
       heights: all.map(each => each.offsetHeight),
       place: null,
@@ -15412,19 +15254,14 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     grip.setPointerCapture(event.pointerId);
     row.classList.add('dragging');
     document.documentElement.classList.add('is-dragging');
-    grip.addEventListener('pointermove', followDrag);
-    grip.addEventListener('pointerup', dropDrag);
-    grip.addEventListener('pointercancel', cancelDrag);
     requestAnimationFrame(scrollWhileDragging);
   }
 
-  function followDrag(event) {
-    const { drag } = state;
-    if (!drag) return;
-    drag.y = event.clientY;
-    markDropPlace(
-      document.elementFromPoint(event.clientX, event.clientY)?.closest('.place[data-list]') ?? null,
-    );
+  function followDrag(grip, event) {
+    if (!state.drag) return;
+    state.drag.y = event.clientY;
+    const target = document.elementFromPoint(event.clientX, event.clientY);
+    markDropPlace(target?.closest('.place[data-list]') ?? null);
     shiftRows();
   }
 
@@ -15437,23 +15274,18 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function shiftRows() {
-    const { row, all, from, tops, heights, startY, y, scroll } = state.drag;
+    const { row, all, from, to: before, tops, heights, startY, y, scroll } = state.drag;
     const distance = y - startY + scrollY - scroll;
     const middle = tops[from] + heights[from] / 2 + distance;
     let to = from;
     while (to + 1 < all.length && middle > tops[to + 1] + heights[to + 1] / 2) to += 1;
     while (to > 0 && middle < tops[to - 1] + heights[to - 1] / 2) to -= 1;
     row.style.transform = `translateY(${distance}px)`;
-    const [low, high] = [Math.min(from, to, state.drag.to), Math.max(from, to, state.drag.to)];
-    for (let index = low; index <= high; index += 1) {
-      if (index === from) continue;
+    for (let index = Math.min(from, to, before); index <= Math.max(from, to, before); index += 1) {
       const down = index < from && index >= to;
       const up = index > from && index <= to;
-      all[index].style.transform = down
-        ? `translateY(${heights[from]}px)`
-        : up
-          ? `translateY(-${heights[from]}px)`
-          : '';
+      const shift = down ? heights[from] : -heights[from];
+      if (index !== from) all[index].style.transform = down || up ? `translateY(${shift}px)` : '';
     }
     state.drag.to = to;
   }
@@ -15475,15 +15307,11 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (!drag) return null;
     markDropPlace(null);
     state.drag = null;
-    for (const kind of ['pointermove', 'pointerup', 'pointercancel']) {
-      for (const listener of [followDrag, dropDrag, cancelDrag])
-        drag.grip.removeEventListener(kind, listener);
-    }
     // Without this the rows would glide back from where the transforms left them.
     document.documentElement.classList.remove('is-dragging');
     for (const row of drag.all) row.style.transform = '';
     drag.row.classList.remove('dragging');
-    if (state.refreshWanted) scheduleRefresh();
+    want();
     return drag;
   }
 
@@ -15496,239 +15324,177 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     else if (!listId && drag.to !== drag.from) moveTodo(item, drag.to);
   }
 
-  function cancelDrag() {
-    endDrag();
-  }
-
-  function moveToList(item, listId) {
-    if (!mayMove(item, listById(listId))) {
-      showToast('Only its owner can take a to-do out of this list.', { tone: 'bad' });
-      render();
-      return;
-    }
-    const words = `Moved ${quoted(item.title)} to ${listById(listId).title}`;
-    const draft = { kind: 'todos', thing: item, name: 'list', base: item.list };
-    changeText(draft, listId, () => false, { words, offersUndo: true });
-  }
-
   // ---- Lists -------------------------------------------------------------------------------------------
 
-  function placeLink({ hash, name, iconName, count, current, list, owner, shared }) {
-    const link = element(
-      'a',
-      { className: 'place', href: hash },
+  function placeView({ hash, name, iconName, count: left, current, list, owner, shared }) {
+    const link = {
+      href: hash,
+      title: owner ? `Shared by ${owner}` : '',
+      'aria-current': current ? 'page' : null,
+      'data-list': list,
+      ...action('visitPlace'),
+    };
+    return h('li', { key: hash }, h('a.place', link,
       icon(iconName),
-      element('span', { className: 'place-name', dir: 'auto', textContent: name }),
-    );
-    if (current) link.setAttribute('aria-current', 'page');
-    if (list) link.dataset.list = list;
-    if (owner) {
-      link.title = `Shared by ${owner}`;
-      link.append(element('span', { className: 'hidden-words', textContent: `, shared by ${owner},` }));
-    }
-    if (shared) {
-      const mark = element('span', { className: 'place-shared', title: 'Shared' }, icon('people'));
-      link.append(mark, element('span', { className: 'hidden-words', textContent: ', shared,' }));
-    }
-    if (count) {
-      link.append(
-        element('span', { className: 'place-count', 'aria-hidden': 'true', textContent: count }),
-        element('span', { className: 'hidden-words', textContent: ` ${count} left` }),
-      );
-    }
-    return element('li', {}, link);
+      h('span.place-name', { dir: 'auto' }, name),
+      owner && hiddenWords(`, shared by ${owner},`),
+      shared && [h('span.place-shared', { title: 'Shared' }, icon('people')), hiddenWords(', shared,')],
+      left && [h('span.place-count', { 'aria-hidden': 'true' }, String(left)), hiddenWords(` ${left} left`)]));
   }
-
-  const plainView = { kind: 'list', list: null, show: 'all', q: '', tags: [] };
 
   function viewPlaces() {
     const { kind } = state.view;
-    const isInbox = kind === 'list' && (!state.view.list || currentList()?.inbox);
-    const box = { name: inbox()?.title ?? 'Inbox', count: inbox()?.active, list: inbox()?.id };
-    const late = state.dueToday.count ? `${state.dueToday.count}${state.dueToday.capped ? '+' : ''}` : 0;
-    const all = state.lists.reduce((sum, list) => sum + list.active, 0);
-    const today = { name: 'Today', iconName: 'today', count: late, current: kind === 'today' };
-    const everything = { name: 'Everything', iconName: 'all', count: all, current: kind === 'all' };
+    const isInbox = kind === 'list' && (!state.view.list || Boolean(currentList()?.inbox));
+    const { count: late, capped } = state.dueToday;
+    // Completed to-dos would pile up, so Today opens with the active ones.
+    const today = { hash: hashOf({ ...plainView, kind: 'today', show: 'active' }), name: 'Today', iconName: 'today' };
+    const all = { hash: hashOf({ ...plainView, kind: 'all' }), name: 'Everything', iconName: 'all' };
+    const { title = 'Inbox', active, id } = inbox() ?? {};
     return [
-      { ...box, hash: '#/', iconName: 'inbox', current: isInbox },
-      // Completed to-dos would pile up, so Today opens with the active ones.
-      { ...today, hash: hashOf({ ...plainView, kind: 'today', show: 'active' }) },
-      { ...everything, hash: hashOf({ ...plainView, kind: 'all' }) },
-    ];
+      { hash: '#/', name: title, iconName: 'inbox', count: active, list: id, current: isInbox },
+      { ...today, count: late && `${late}${capped ? '+' : ''}`, current: kind === 'today' },
+      { ...all, count: sum(state.lists, 'active'), current: kind === 'all' },
+    ].map(placeView);
   }
 
-  function listPlaces() {
-    const named = state.lists.filter(list => !list.inbox);
-    return named.map(list => ({
-      hash: hashOf({ ...plainView, list: list.id }),
-      name: list.title,
-      iconName: isOthers(list) ? 'people' : 'list',
-      count: list.active,
-      // A place without an id accepts no dropped to-do.
-      list: isLockedList(list) ? null : list.id,
-      current: currentList() === list,
-      owner: isOthers(list) ? list.owner : null,
-      shared: isShared(list) && !isOthers(list),
-    }));
+  const namedLists = areOthers => state.lists.filter(list => !list.inbox && isOthers(list) === areOthers);
+
+  function listPlaces(areOthers) {
+    return namedLists(areOthers).map(list =>
+      placeView({
+        hash: hashOfList(list.id),
+        name: list.title,
+        iconName: areOthers ? 'people' : 'list',
+        count: list.active,
+        // A place without an id accepts no dropped to-do.
+        list: isLockedList(list) ? null : list.id,
+        current: currentList() === list,
+        owner: areOthers ? list.owner : null,
+        shared: isShared(list) && !areOthers,
+      }),
+    );
   }
 
-  let sidebarSignature = '';
+  function toggleOptions() {
+    const options = find('.new-options');
+    options.hidden = !options.hidden;
+    find('.composer').classList.toggle('with-options', !options.hidden);
+    find('.new-options-button').setAttribute('aria-expanded', String(!options.hidden));
+  }
 
-  function renderSidebar() {
-    if (access.link) return;
-    const views = viewPlaces();
-    const lists = listPlaces();
-    const signature = JSON.stringify([views, lists]);
-    const trash = find('.trash-link');
-    if (isTrash()) trash.setAttribute('aria-current', 'page');
-    else trash.removeAttribute('aria-current');
-    if (signature === sidebarSignature || state.drag) return;
-    sidebarSignature = signature;
-    const focused = document.activeElement.closest('.sidebar li a')?.getAttribute('href');
-    const [own, others] = [lists.filter(list => !list.owner), lists.filter(list => list.owner)];
-    find('.views').replaceChildren(...views.map(placeLink));
-    find('.lists').replaceChildren(...own.map(placeLink));
-    find('.shared-lists').replaceChildren(...others.map(placeLink));
-    find('.sidebar-heading').hidden = own.length === 0;
-    find('.shared-heading').hidden = others.length === 0;
-    if (focused)
-      findAll('.sidebar li a')
-        .find(link => link.getAttribute('href') === focused)
-        ?.focus();
+  function showNewList(isShown) {
+    find('.new-list-button').hidden = isShown;
+    find('.new-list').hidden = !isShown;
   }
 
   function startNewList() {
-    showNewList();
+    showNewList(true);
     find('.new-list').focus();
   }
 
-  function showNewList() {
-    find('.new-list-button').hidden = true;
-    find('.new-list').hidden = false;
-  }
-
   function endNewList() {
-    const input = find('.new-list');
-    input.value = '';
-    input.hidden = true;
-    find('.new-list-button').hidden = false;
+    find('.new-list').value = '';
+    showNewList(false);
   }
 
   function createList() {
-    const input = find('.new-list');
-    const title = oneLine(input.value);
-    if (!title) {
-      endNewList();
-      return;
-    }
+    const title = oneLine(find('.new-list').value);
     endNewList();
-    write({
-      entry: undoEntry(`Created the list ${quoted(title)}`),
+    if (!title) return;
+    command({
+      words: `Created the list ${quoted(title)}`,
       ...postedOnce('/api/lists', { title }),
       accept: answer => {
-        if (!listById(answer.id)) state.lists.push({ active: 0, completed: 0, ...answer });
-        visit(`#/list/${answer.id}`);
+        if (!byId(saved.lists, answer.id)) saved.lists.push({ active: 0, completed: 0, ...answer });
+        project();
+        visit(hashOfList(answer.id));
         closeDrawer();
         focusStart();
       },
-      revert: () => {
+      failed: () => {
         startNewList();
         find('.new-list').value = title;
       },
     });
   }
 
-  function startRename(text = null) {
-    const list = currentList();
+  function startRename(text) {
     const input = find('.rename-list');
-    beginText(input, { kind: 'lists', thing: { ...list, saved: { ...list } }, name: 'title' });
+    beginText(input, draftOf('lists', currentList(), 'title'));
     input.value = text ?? input.value;
-    find('h1').hidden = true;
-    input.hidden = false;
+    showRename(true);
     input.focus();
     input.select();
   }
 
-  function endRename({ save }) {
+  function showRename(isShown) {
+    find('.rename-list').hidden = !isShown;
+    find('h1').hidden = isShown;
+  }
+
+  function endRename({ saves }) {
     const input = find('.rename-list');
     if (input.hidden) return;
     const draft = drafts.get(input);
     const title = oneLine(input.value);
-    const isChanged = save && isTyped(input) && title && title !== draft.base;
+    const isChanged = saves && isTyped(input) && title && title !== draft.base;
     if (isChanged && complainOfTitle(title)) return;
-    input.hidden = true;
-    find('h1').hidden = false;
     drafts.delete(input);
+    showRename(false);
     if (!isChanged) return;
     changeText(draft, title, error => {
-      if (currentList()?.id === draft.thing.id) startRename(title);
+      if (currentList()?.id === draft.id) startRename(title);
       else find('.new-todo').value ||= title;
-      showToast(error.message, { tone: 'bad' });
+      complain(error.message);
       return true;
     });
   }
 
-  // Renames the list that is known by now: while a name is typed, all lists may be read again.
-  function renameList(list, title, job) {
-    const show = text => Object.assign(listById(list.id) ?? {}, { title: text });
-    show(title);
-    write({
-      entry: undoEntry(`Renamed the list ${quoted(list.title)}`),
-      revert: () => show(list.saved.title),
-      ...job,
-    });
-    render();
-  }
-
-  function deleteList() {
-    const list = currentList();
-    const entry = undoEntry(`Deleted the list ${quoted(list.title)}`);
-    state.lists = state.lists.filter(other => other !== list);
-    write({
-      entry,
-      offersUndo: true,
-      request: () => ({ method: 'DELETE', path: `/api/lists/${list.id}` }),
-      revert: () => {
-        state.lists.push(list);
-      },
-    });
+  // A list goes for everybody, or only for the one who leaves it.
+  function dropList(list, path, more) {
+    const request = { method: 'DELETE', path };
+    command({ request, apply: draft => removeIn(draft, 'lists', list.id), ...more });
     location.hash = '#/';
     focusStart();
   }
 
+  function deleteList() {
+    const list = currentList();
+    dropList(list, `/api/lists/${list.id}`, { words: `Deleted the list ${quoted(list.title)}`, offersUndo: true });
+  }
+
+  async function leaveList() {
+    const list = currentList();
+    const text = `Only ${list.owner} can share it with you again.`;
+    if (!(await confirmed(`Leave ${quoted(list.title)}?`, text, { yes: 'Leave', no: 'Stay' }))) return;
+    const path = `/api/lists/${list.id}/members/${encodeURIComponent(access.session.user)}`;
+    dropList(list, path, { toast: `You have left ${quoted(list.title)}.` });
+  }
+
+  // ---- Drawer and panel --------------------------------------------------------------------------------
+
   function openDrawer() {
-    document.documentElement.classList.add('drawer-open');
-    find('.scrim').hidden = false;
-    find('.open-drawer').setAttribute('aria-expanded', 'true');
+    state.hasDrawer = true;
     settleLayout();
     (find('.sidebar [aria-current]') ?? find('.close-drawer')).focus();
   }
 
   function closeDrawer() {
-    if (!document.documentElement.classList.contains('drawer-open')) return;
-    document.documentElement.classList.remove('drawer-open');
-    find('.scrim').hidden = true;
-    find('.open-drawer').setAttribute('aria-expanded', 'false');
+    if (!state.hasDrawer) return;
+    state.hasDrawer = false;
     settleLayout();
     find('.open-drawer').focus({ preventScroll: true });
   }
 
-  // Content under a drawer or a covering panel is out of reach for the keyboard and for screen readers too.
-  function settleLayout() {
-    const drawer = document.documentElement.classList.contains('drawer-open');
-    const covered = state.open !== null && coveringDetail.matches;
-    find('.sidebar').inert = covered || (narrowScreen.matches && !drawer);
-    find('.page').inert = covered || drawer;
-    find('.detail').inert = drawer;
-    document.documentElement.classList.toggle('detail-open', state.open !== null);
-    settleHistory(covered || drawer);
-  }
+  const isCovered = () => state.open !== null && coveringDetail.matches;
 
   // On a phone, Back closes the overlay: an entry of the browser's history stands for it.
   // Closed in another way, it takes its entry along; until that has happened nothing is added.
   let isStepping = false;
 
-  function settleHistory(covers) {
+  function settleLayout() {
+    paint();
+    const covers = isCovered() || state.hasDrawer;
     if (isStepping || covers === Boolean(history.state?.covers)) return;
     isStepping = !covers;
     if (covers) history.pushState({ covers }, '');
@@ -15749,9 +15515,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     else location.hash = hash;
   }
 
-  function sidebarClick(event) {
-    const link = event.target.closest('a');
-    if (!link) return;
+  function visitPlace(link, event) {
     const isPlain = !event.ctrlKey && !event.metaKey && !event.shiftKey;
     if (isPlain && link.hash !== (location.hash || '#/')) {
       event.preventDefault();
@@ -15764,12 +15528,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function goTo(changes, { replace = false } = {}) {
     const hash = hashOf({ ...state.view, ...changes });
-    if (replace) {
-      history.replaceState(null, '', hash);
-      followHash();
-    } else {
-      visit(hash);
-    }
+    if (!replace) return visit(hash);
+    history.replaceState(null, '', hash);
+    return followHash();
   }
 
   const search = debounce(() => {
@@ -15777,320 +15538,392 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (q !== state.view.q) goTo({ q }, { replace: true });
   }, SEARCH_PAUSE);
 
-  function toggleTag(tag) {
-    const has = state.view.tags.some(other => other.toLowerCase() === tag.toLowerCase());
-    const tags = state.view.tags.filter(other => other.toLowerCase() !== tag.toLowerCase());
-    goTo({ tags: has ? tags : [...tags, tag] });
+  function clearSearch() {
+    find('.search').value = '';
+    goTo({ q: '' });
+    find('.search').focus();
   }
 
-  function chooseSort() {
-    remember('sort', { ...recall('sort', {}), [viewKey()]: find('.sort').value });
-    loadView();
+  function leaveSearch() {
+    find('.search').value = '';
+    if (state.view.q) goTo({ q: '' }, { replace: true });
+    focusStart();
+  }
+
+  function toggleTag(tag) {
+    const tags = state.view.tags.filter(other => !isSameWord(other, tag));
+    goTo({ tags: tags.length < state.view.tags.length ? tags : [...tags, tag] });
+  }
+
+  function chooseSort(field) {
+    remember('sort', { ...recall('sort', {}), [viewKey()]: field.value });
+    sync({ moved: true });
   }
 
   // The label contains the text that is seen, because voice control uses it as the button's name.
-  function filterChip(text, label, click) {
-    return element(
-      'button',
-      { type: 'button', className: 'filter-chip', 'aria-label': label, click },
-      element('span', { dir: 'auto', textContent: text }),
-      icon('close'),
-    );
+  function filterChip(text, label, acts) {
+    return button('filter-chip', { 'aria-label': label, ...acts }, h('span', { dir: 'auto' }, text), icon('close'));
   }
 
-  function renderActiveFilters() {
+  function activeFilters() {
     const { q, tags, kind } = state.view;
-    const clearSearch = () => {
-      find('.search').value = '';
-      goTo({ q: '' });
-      find('.search').focus();
-    };
     const chips = tags.map(tag =>
-      filterChip(`Tagged ${tag}`, `Tagged ${tag}: remove this filter`, () => toggleTag(tag)),
+      filterChip(`Tagged ${tag}`, `Tagged ${tag}: remove this filter`, action('toggleTag', tag)),
     );
-    if (q) chips.unshift(filterChip(`Search: ${q}`, `Search: ${q} – clear it`, clearSearch));
-    if (chips.length && kind === 'list' && !access.link) {
-      chips.push(
-        element('a', {
-          className: 'widen',
-          href: hashOf({ ...state.view, kind: 'all', list: null }),
-          textContent: 'Look in every list',
-        }),
-      );
-    }
-    const box = find('.active-filters');
-    const signature = JSON.stringify([q, tags, kind, state.view.list]);
-    box.hidden = chips.length === 0;
-    if (box.signature === signature) return;
-    box.signature = signature;
-    box.replaceChildren(...chips);
+    if (q) chips.unshift(filterChip(`Search: ${q}`, `Search: ${q} – clear it`, action('clearSearch')));
+    const isWidenable = chips.length > 0 && kind === 'list' && !access.link;
+    const everywhere = hashOf({ ...state.view, kind: 'all', list: null });
+    return [...chips, isWidenable && h('a.widen', { href: everywhere }, 'Look in every list')];
   }
 
   // ---- Rendering ---------------------------------------------------------------------------------------
 
-  function renderHeader() {
-    const title = viewTitle();
-    const list = currentList();
-    find('h1').textContent = title;
-    document.title = `${title} · tornado_todo`;
-    renderSharing(list);
-    find('.composer').hidden = isTrash() || isLockedView();
-    find('.skip').textContent = `Skip to the ${find('.composer').hidden ? 'title' : 'new to-do box'}`;
-    find('.empty-trash').hidden = !isTrash() || state.items.length === 0;
-    const { active, completed } = counts();
-    const progress = find('.progress');
-    progress.hidden = isTrash() || isFiltered() || completed === 0;
-    progress.max = Math.max(1, active + completed);
-    progress.value = completed;
-    progress.setAttribute('aria-valuetext', `${completed} of ${active + completed} completed`);
-    find('.composer').classList.toggle('with-options', !find('.new-options').hidden);
-    if (document.activeElement !== find('.search')) find('.search').value = state.view.q;
-  }
-
-  function renderFooter() {
-    const { active, completed, capped } = counts();
-    const total = active + completed;
-    const isNarrowed = state.view.q !== '' || state.view.tags.length > 0;
-    // A search that finds nothing isn't an empty list; its filters must stay in reach.
-    const hasTodos = total > 0 || state.items.length > 0 || (isNarrowed && state.view.show !== 'all');
-    find('.main').hidden = isTrash() || !hasTodos;
-    find('.footer').hidden = isTrash() || !hasTodos;
-    const changeable = changeableCounts();
-    const some = changeable.active + changeable.completed > 0;
-    find('.toggle-all').checked = changeable.active === 0 && some;
-    find('.toggle-all-box').hidden = total > 0 && !some;
-    find('.todo-count').replaceChildren(
-      element('strong', { textContent: `${active}${capped ? '+' : ''}` }),
-      ` ${active === 1 && !capped ? 'item' : 'items'} left`,
-    );
-    find('.clear-completed').hidden = changeable.completed === 0;
-    find('.list-bar').hidden = total === 0;
-    for (const link of findAll('.filters a')) {
-      const selected = link.dataset.show === state.view.show;
-      link.setAttribute('href', hashOf({ ...state.view, show: link.dataset.show }));
-      link.classList.toggle('selected', selected);
-      if (selected) link.setAttribute('aria-current', 'true');
-      else link.removeAttribute('aria-current');
-    }
-  }
-
   function emptyWords() {
     const { kind, show, q, tags } = state.view;
-    if (state.problem?.status === 401 && access.link)
+    const { problem } = state;
+    if (problem?.status === 401 && access.link)
       return ['This link is no longer valid', 'Ask the sender for a new one.'];
-    if (state.problem?.status === 401) return ['Not signed in', state.problem.message, 'retry'];
-    if (state.problem) return ['Out of reach', state.problem.message, 'retry'];
+    if (problem) return [problem.status === 401 ? 'Not signed in' : 'Out of reach', problem.message, 'retry'];
     if (kind === 'trash') {
       return q
         ? ['Nothing found', 'Nothing in the trash has these words.']
         : ['The trash is empty', 'What you delete comes here first and can be restored.'];
     }
-    if (q)
-      return ['Nothing found', `Nothing here has the words ${quoted(q)}. Case and accents don’t matter.`];
-    if (tags.length)
-      return [
-        'Nothing here',
-        `No ${show === 'all' ? '' : `${show} `}to-do has ${quoted(tags.join(', '))}.`,
-      ];
+    if (q) return ['Nothing found', `Nothing here has the words ${quoted(q)}. Case and accents don’t matter.`];
+    const which = show === 'all' ? '' : `${show} `;
+    if (tags.length) return ['Nothing here', `No ${which}to-do has ${quoted(tags.join(', '))}.`];
     const { active, completed } = counts();
     if (kind === 'today' && active === 0 && show !== 'completed')
       return ['Clear skies', 'Nothing is due today, and nothing is late.'];
-    if (show === 'active' && completed > 0)
-      return ['All done', 'Every single one. The rest of the day is yours.'];
+    if (show === 'active' && completed > 0) return ['All done', 'Every single one. The rest of the day is yours.'];
     if (show === 'completed' && active > 0)
       return ['Nothing completed yet', 'Tick a to-do and it will be kept here.'];
     if (isLockedView()) return ['All clear', 'There is nothing on this list yet.'];
-    if (access.session?.kind === 'session' && access.session.local_todos) {
-      const verb = access.session.local_todos === 1 ? 'is' : 'are';
-      const where = `The ${localTodos(access.session)} ${verb} shown when you sign out.`;
-      return ['All clear', `Type what is on your mind and press Enter. ${where}`];
-    }
-    return ['All clear', 'Type what is on your mind and press Enter.'];
+    return ['All clear', `Type what is on your mind and press Enter.${localTodosWords()}`];
   }
 
-  function renderEmpty() {
-    const box = find('.empty');
-    const deletedLists = isTrash() ? state.trashedLists.length : 0;
-    box.hidden = state.items.length > 0 || deletedLists > 0 || (!state.loaded && !state.problem);
-    if (box.hidden) return;
-    const [title, text, action] = emptyWords();
-    find('.empty-title').textContent = title;
-    find('.empty-text').textContent = text;
-    const place = find('.empty-action');
-    if (!action) {
-      place.replaceChildren();
-      return;
-    }
-    if (place.firstChild) return;
-    place.append(
-      element('button', {
-        type: 'button',
-        className: 'quiet-button',
-        textContent: 'Try again',
-        click: () => loadView(),
-      }),
-    );
+  function localTodosWords() {
+    const { kind, local_todos: count } = access.session ?? {};
+    if (kind !== 'session' || !count) return '';
+    return ` The ${localTodos(access.session)} ${count === 1 ? 'is' : 'are'} shown when you sign out.`;
   }
+
+  function localTodos({ local_todos: count }) {
+    const number = count?.toLocaleString('en');
+    return `${number} ${count === 1 ? 'to-do' : 'to-dos'} of this computer’s own user`;
+  }
+
+  // What several bindings need, worked out once.
+  function facts() {
+    const { active, completed, capped } = counts();
+    const changeable = changeableCounts();
+    const total = active + completed;
+    const isNarrowed = state.view.q !== '' || state.view.tags.length > 0;
+    const hasTrash = state.items.length > 0 || state.trashedLists.length > 0;
+    const isEmpty = state.items.length === 0 && !(isTrash() && hasTrash) && (state.loaded || state.problem !== null);
+    if (!state.away && !queue.jobs.length) state.hasKept = false;
+    if (currentList()) shownList = currentList();
+    return {
+      list: currentList(), item: state.open, active, completed, capped, total, changeable, hasTrash,
+      canChange: changeable.active + changeable.completed > 0,
+      // A search that finds nothing isn't an empty list; its filters must stay in reach.
+      hasTodos: total > 0 || state.items.length > 0 || (isNarrowed && state.view.show !== 'all'),
+      isEmpty, empty: isEmpty ? emptyWords() : [],
+      hasComposer: !isTrash() && !isLockedView(),
+      isFixed: state.open !== null && isLocked(state.open),
+      session: access.session ?? {},
+    };
+  }
+
+  const each = (values, selectorOf, properties) =>
+    Object.fromEntries(values.map(value => [selectorOf(value), known => properties(value, known)]));
+
+  const option = (value, text, selected = false) => h('option', { key: value, value, selected }, text);
+
+  // The properties of elements that follow from the state.
+  const BINDINGS = {
+    html: ({ item }) => ({
+      '.is-link': access.link !== null,
+      '.drawer-open': state.hasDrawer,
+      '.detail-open': item !== null,
+      '.gate-open': gate.resolve !== null,
+    }),
+    '.banner': () => ({ hidden: !state.hasKept }),
+    '.banner-text': () => ({ children: [state.hasKept ? awayWords() : ''] }),
+    '.banner-retry': () => ({ hidden: !state.away }),
+    '.skip': ({ hasComposer }) => ({ children: [`Skip to the ${hasComposer ? 'new to-do box' : 'title'}`] }),
+    '.shell': () => ({ inert: gate.resolve !== null }),
+    '.sidebar': () => ({ inert: isCovered() || (narrowScreen.matches && !state.hasDrawer) }),
+    '.page': () => ({ inert: isCovered() || state.hasDrawer }),
+    '.scrim': () => ({ hidden: !state.hasDrawer }),
+    '.open-drawer': () => ({ 'aria-expanded': state.hasDrawer }),
+    '.views': () => ({ children: access.link ? [] : viewPlaces() }),
+    '.lists': () => ({ children: access.link ? [] : listPlaces(false) }),
+    '.shared-lists': () => ({ children: access.link ? [] : listPlaces(true) }),
+    '.sidebar-heading:not(.shared-heading)': () => ({ hidden: namedLists(false).length === 0 }),
+    '.shared-heading': () => ({ hidden: namedLists(true).length === 0 }),
+    '.trash-link': () => ({ 'aria-current': isTrash() ? 'page' : null }),
+    '.account-button': ({ session }) => ({ hidden: session.kind !== 'session' }),
+    '.account-name': ({ session }) => ({ children: [session.user ?? ''] }),
+    '.sign-in-button': ({ session }) => ({ hidden: !session.accounts || session.kind !== 'local' }),
+    '.today': () => ({ dateTime: dayFromNow(0), children: [todayFormat(new Date())] }),
+    '.weather': () => ({ hidden: !state.weather, children: [state.weather] }),
+    h1: () => ({ children: [viewTitle()] }),
+    '.list-tools': ({ list }) => ({ hidden: !list || list.inbox || access.link !== null }),
+    '.rename-list-button, .delete-list-button': ({ list }) => ({ hidden: isOthers(list) }),
+    '.share-button': ({ list, session }) => ({
+      hidden: list?.role !== 'owner' || session.kind === 'open' || access.link !== null,
+    }),
+    '.leave-button': ({ list }) => ({ hidden: !isOthers(list) }),
+    '.empty-trash': () => ({ hidden: !isTrash() || state.items.length === 0 }),
+    '.header .share-note': ({ list }) => ({ hidden: !isOthers(list) && !state.hasOwnLists }),
+    '.share-words': ({ list }) => ({ children: [shareWords(list)] }),
+    '.own-lists': () => ({ hidden: !state.hasOwnLists }),
+    '.progress': ({ completed, total }) => ({
+      hidden: isTrash() || isFiltered() || completed === 0,
+      max: Math.max(1, total),
+      value: completed,
+      'aria-valuetext': `${completed} of ${total} completed`,
+    }),
+    '.composer': ({ hasComposer }) => ({ hidden: !hasComposer }),
+    '.search:not(:focus)': () => ({ value: state.view.q }),
+    '.active-filters': () => {
+      const children = activeFilters();
+      return { hidden: !children.some(Boolean), children };
+    },
+    '.main, .footer': ({ hasTodos }) => ({ hidden: isTrash() || !hasTodos }),
+    '.list-bar': ({ total }) => ({ hidden: total === 0 }),
+    '.toggle-all': ({ changeable, canChange }) => ({ checked: changeable.active === 0 && canChange }),
+    '.toggle-all-box': ({ total, canChange }) => ({ hidden: total > 0 && !canChange }),
+    '.sort': () => ({ value: sortOf() }),
+    '.todo-list': () => ({ '.sortable': canReorder(), children: rowsView() }),
+    '.trash-view': ({ hasTrash }) => ({ hidden: !isTrash() || !hasTrash }),
+    '.trash-list': () => ({ children: trashView() }),
+    '.more': () => ({ hidden: state.next === null }),
+    '.print-note': () => ({
+      hidden: state.next === null,
+      children: [
+        `Only the first ${state.items.length} to-dos are printed.`,
+        ' To print all of them, scroll to the end of the list before.',
+      ],
+    }),
+    '.empty': ({ isEmpty }) => ({ hidden: !isEmpty }),
+    '.empty-title': ({ empty: [title = ''] }) => ({ children: [title] }),
+    '.empty-text': ({ empty: [, text = ''] }) => ({ children: [text] }),
+    '.empty-action': ({ empty: [, , action] }) => ({
+      children: [action && button('quiet-button', action('loadAgain'), 'Try again')],
+    }),
+    '.todo-count': ({ active, capped }) => ({
+      children: [
+        h('strong', {}, `${active}${capped ? '+' : ''}`),
+        ` ${active === 1 && !capped ? 'item' : 'items'} left`,
+      ],
+    }),
+    '.clear-completed': ({ changeable }) => ({ hidden: changeable.completed === 0 }),
+    ...each(['all', 'active', 'completed'], show => `.filters [data-show=${show}]`, show => ({
+      href: hashOf({ ...state.view, show }),
+      '.selected': show === state.view.show,
+      'aria-current': show === state.view.show ? 'true' : null,
+    })),
+    '.detail': ({ item, isFixed }) => ({
+      hidden: !item,
+      inert: state.hasDrawer,
+      '.is-completed': item?.completed,
+      '.locked': isFixed,
+    }),
+    // Texts stay selectable where they can't be changed, everything else is switched off.
+    '.detail-title, .detail-notes': ({ isFixed }) => ({ readOnly: isFixed }),
+    '.detail-notes': ({ isFixed }) => ({ placeholder: isFixed ? 'No notes' : 'Anything worth remembering' }),
+    '.detail fieldset, .detail-list': ({ isFixed }) => ({ disabled: isFixed }),
+    '.detail-tag, .detail-delete': ({ isFixed }) => ({ hidden: isFixed }),
+    '.detail-note': ({ item, isFixed }) => ({ hidden: !isFixed, children: [isFixed && lockWords(item)] }),
+    '.detail-state': ({ item }) => ({ children: [item?.completed ? 'Completed' : 'Active'] }),
+    ...each([0, 1, 7], days => `.quick-due [data-days="${days}"]`, (days, { item }) => ({
+      'aria-pressed': Boolean(item?.due) && dayText(dueMoment(item.due)) === dayFromNow(days),
+    })),
+    ...each([0, 1, 2, 3], level => `.priorities [value="${level}"]`, (level, { item }) => ({
+      checked: (item?.priority ?? 0) === level,
+    })),
+    '.clear-due': ({ item }) => ({ 'aria-pressed': !item?.due }),
+    '.detail-tags': ({ item, isFixed }) => ({ children: item?.tags.map(isFixed ? tagButton : removableTag) ?? [] }),
+    '#known-tags': () => ({ children: [...state.knownTags].slice(0, 200).map(tag => option(tag)) }),
+    '.detail-list': ({ item }) => ({
+      children: state.lists.filter(list => item && mayMove(item, list)).map(({ id, title }) => option(id, title)),
+      value: item?.list ?? '',
+    }),
+    '.history-list': () => ({ children: state.history.map(historyLine) }),
+    '.history-more': () => ({ hidden: state.nextHistory === null }),
+    '.detail-created': ({ item }) => ({ children: item?.created_at ? ['Added ', agoTime(item.created_at)] : [] }),
+    '.gate': () => ({ hidden: gate.resolve === null }),
+    '#gate-title': () => ({ children: [gateTitle()] }),
+    '.gate-words': () => ({ hidden: !gateWords(), children: [gateWords()] }),
+    '.gate-warning': () => ({ hidden: gate.session.encrypted !== false }),
+    '.sign-in-form': () => ({ hidden: gate.isSignUp }),
+    '.sign-up-form': () => ({ hidden: !gate.isSignUp }),
+    '.invite-field': () => ({ hidden: gate.session.sign_up !== 'invite' && inviteOf(location.hash) === null }),
+    '#sign-up-invite': () => ({ required: gate.session.sign_up === 'invite' }),
+    '.take-field': () => ({ hidden: !gate.session.local_todos }),
+    '.take-field label': () => ({ children: [`Take along the ${localTodos(gate.session)}`] }),
+    '.gate-hint': () => ({ children: [gateHint()] }),
+    '.gate-switch': () => ({
+      hidden: !gate.isSignUp && !['open', 'first'].includes(gate.session.sign_up),
+      children: [gate.isSignUp ? 'Sign in' : makingWords()],
+    }),
+    '.gate-back': () => ({ hidden: !isLocalUser(gate.session) }),
+    '.invites-part': ({ session }) => ({ hidden: session.sign_up !== 'invite' }),
+    '.account-username': ({ session }) => ({ value: session.user ?? '' }),
+    '.links-part': ({ session }) => ({ hidden: !session.accounts }), // a link's header is read only with accounts
+    '#share-title': () => ({ children: [sharedList && `Share ${quoted(sharedList.title)}`] }),
+    ...each(['session', 'token', 'invite', 'member', 'link'], kind => `.${kind}-entries`, kind => ({
+      children: (state.collections[kind] ?? []).map(thing => entryView(kind, thing)),
+    })),
+    ...each(['token', 'invite', 'link'], kind => `.${kind}-entries ~ .secret-place`, kind => ({
+      children: state.secret?.kind === kind ? secretView(state.secret) : [],
+    })),
+  };
 
   // A pressed element must not move before its release, or the click hits something else.
   const press = { until: 0, rendersLater: false };
 
-  function listenToPress() {
-    addEventListener('pointerdown', () => (press.until = Date.now() + PRESS_PATIENCE), true);
-    const release = () => {
-      press.until = 0;
-      if (press.rendersLater) setTimeout(render);
-    };
-    for (const kind of ['pointerup', 'pointercancel']) addEventListener(kind, release, true);
+  function endPress() {
+    press.until = 0;
+    if (press.rendersLater) setTimeout(render);
   }
 
   function render() {
-    if (!state.view) return;
     press.rendersLater = Date.now() < press.until;
-    if (press.rendersLater) return void setTimeout(() => press.rendersLater && render(), PRESS_PATIENCE);
-    renderSidebar();
-    renderHeader();
-    renderActiveFilters();
-    if (isTrash()) renderTrash();
-    else renderRows();
-    find('.trash-view').hidden =
-      !isTrash() || (state.items.length === 0 && state.trashedLists.length === 0);
-    find('.todo-list').classList.toggle('sortable', canReorder());
-    find('.sort').value = sortOf();
-    renderFooter();
-    renderEmpty();
-    for (const more of findAll('.more, .print-note')) more.hidden = state.next === null;
-    find('.print-note').textContent =
-      `Only the first ${state.items.length} to-dos are printed.` +
-      ' To print all of them, scroll to the end of the list before.';
-    return renderDetail();
+    if (press.rendersLater) setTimeout(() => press.rendersLater && render(), PRESS_PATIENCE);
+    else paint();
+  }
+
+  // Where the composer isn't, the title is the place to begin from.
+  function focusStart() {
+    find(find('.composer').hidden ? 'h1' : '.new-todo').focus({ preventScroll: true });
+  }
+
+  function paint() {
+    const focused = document.activeElement;
+    const row = focused.closest('.todo-list > li, .trash-row');
+    const list = row?.parentNode;
+    const place = row ? [...list.children].indexOf(row) : 0;
+    const known = facts();
+    for (const [selector, properties] of Object.entries(BINDINGS)) {
+      const values = properties(known);
+      for (const node of findAll(selector)) setAll(node, values);
+    }
+    fillDue();
+    document.title = `${gate.resolve ? gateTitle() : viewTitle()} · tornado_todo`;
+    if (document.activeElement === focused) return;
+    if (focused.isConnected) focused.focus({ preventScroll: true });
+    else if (list?.children.length) focusIn(list.children[Math.min(place, list.children.length - 1)]);
+    else focusStart();
   }
 
   // ---- Trash -------------------------------------------------------------------------------------------
 
-  function trashButtons(item, isList) {
-    const restore = { type: 'button', className: 'quiet-button restore' };
-    restore['aria-label'] = `Restore ${item.title}`;
-    restore.click = () => restoreFromTrash(item, isList);
-    const purge = { type: 'button', className: 'icon-button purge' };
-    purge['aria-label'] = `Delete ${item.title} for good`;
-    purge.click = () => purgeTodo(item);
-    if (!isList && isLocked(item)) return [];
+  function trashRow(kind, item) {
+    const { id, title, deleted_at: at } = item;
+    const list = listById(item.list);
+    const where = kind === 'lists' ? 'List' : (list?.title ?? 'a deleted list');
+    const restore = { ...action(() => restoreFromTrash(kind, item)), 'aria-label': `Restore ${title}` };
+    const purge = { ...action(() => purgeTodo(item)), 'aria-label': `Delete ${title} for good` };
+    const isFixed = kind === 'todos' && isLocked(item);
     // A deleted list can only be restored; the server removes it automatically later. To-dos in
     // another user's list can be deleted for good only by its owner.
-    const isTheirs = isList || isOthers(listById(item.list));
-    const buttons = [element('button', restore, icon('restore'), 'Restore')];
-    return isTheirs ? buttons : [...buttons, element('button', purge, icon('trash'))];
+    const isOwn = kind === 'todos' && !isOthers(list);
+    return h('li.trash-row', { key: id, 'data-id': id },
+      h('div.words', {},
+        h('span.trash-title', { dir: 'auto' }, title),
+        h('span.trash-when', {}, `${where} · deleted `, agoTime(at))),
+      !isFixed && button('quiet-button.restore', restore, icon('restore'), 'Restore'),
+      !isFixed && isOwn && button('icon-button.purge', purge, icon('trash')));
   }
 
-  function trashRow(item, { isList }) {
-    const where = isList ? 'List' : (listById(item.list)?.title ?? 'a deleted list');
-    const words = element(
-      'div',
-      { className: 'words' },
-      element('span', { className: 'trash-title', dir: 'auto', textContent: item.title }),
-      element('span', { className: 'trash-when' }, `${where} · deleted `, agoTime(item.deleted_at)),
-    );
-    const row = { className: 'trash-row', dataset: { id: item.id, kind: isList ? 'list' : 'to-do' } };
-    return element('li', row, words, ...trashButtons(item, isList));
+  function trashView() {
+    if (!isTrash()) return [];
+    const lists = state.trashedLists.map(list => trashRow('lists', list));
+    return [...lists, ...state.items.map(item => trashRow('todos', item))];
   }
 
-  function renderTrash() {
-    const focusedRow = document.activeElement.closest('.trash-row');
-    const place = focusedRow ? [...find('.trash-list').children].indexOf(focusedRow) : -1;
-    find('.trash-list').replaceChildren(
-      ...state.trashedLists.map(list => trashRow(list, { isList: true })),
-      ...state.items.map(item => trashRow(item, { isList: false })),
-    );
-    if (place < 0) return;
-    const row = find('.trash-list').children[Math.min(place, find('.trash-list').children.length - 1)];
-    ((row && find('.restore', row)) ?? find('.open-drawer')).focus();
-  }
-
-  function restoreFromTrash(item, isList) {
-    const name = isList ? 'trashedLists' : 'items';
-    const place = state[name].indexOf(item);
-    state[name] = state[name].filter(other => other !== item);
-    write({
-      entry: undoEntry(`Restored ${quoted(item.title)}`),
-      request: () => ({ method: 'POST', path: `/api/${isList ? 'lists' : 'todos'}/${item.id}/restore` }),
-      accept: () => {
-        state.refreshWanted = true;
-        showToast(`Restored ${quoted(item.title)}.`);
-      },
-      revert: () => {
-        state[name].splice(place, 0, item);
-      },
+  function restoreFromTrash(kind, { id, title }) {
+    command({
+      words: `Restored ${quoted(title)}`,
+      request: { method: 'POST', path: `/api/${kind}/${id}/restore` },
+      apply: draft => removeIn(draft, kind === 'lists' ? 'trashedLists' : 'items', id),
+      rereads: true,
+      toast: `Restored ${quoted(title)}.`,
     });
-    render();
   }
 
-  async function purgeTodo(item) {
-    const sure = await confirmed(`Delete ${quoted(item.title)} for good?`, 'This can’t be undone.');
-    if (!sure) return;
-    const place = state.items.indexOf(item);
-    state.items = state.items.filter(other => other.id !== item.id);
-    write({
-      request: () => ({ method: 'DELETE', path: `/api/todos/${item.id}?deleted=true` }),
-      revert: () => {
-        state.items.splice(place, 0, item);
-      },
-      accept: () => announce(`${item.title}: deleted for good.`),
+  async function purgeTodo({ id, title }) {
+    if (!(await confirmed(`Delete ${quoted(title)} for good?`, 'This can’t be undone.'))) return;
+    command({
+      request: { method: 'DELETE', path: `/api/todos/${id}?deleted=true` },
+      apply: draft => removeIn(draft, 'items', id),
+      said: `${title}: deleted for good.`,
     });
-    render();
   }
 
   async function emptyTrash() {
-    const sure = await confirmed(
-      'Empty the trash?',
-      'Every to-do in it is deleted for good. This can’t be undone.',
-    );
-    if (!sure) return;
-    const kept = state.items;
-    state.items = kept.filter(item => isOthers(listById(item.list)));
-    state.next = null;
-    write({
-      request: () => ({ method: 'DELETE', path: '/api/todos?deleted=true' }),
-      accept: () => {
-        state.refreshWanted = true;
-        showToast('The trash is empty.');
+    const text = 'Every to-do in it is deleted for good. This can’t be undone.';
+    if (!(await confirmed('Empty the trash?', text))) return;
+    command({
+      request: { method: 'DELETE', path: '/api/todos?deleted=true' },
+      apply: draft => {
+        if (!isTrash()) return;
+        draft.items = draft.items.filter(item => isOthers(listById(item.list)));
+        draft.next = null;
       },
-      revert: () => {
-        state.items = kept;
-      },
+      rereads: true,
+      toast: 'The trash is empty.',
     });
-    render();
   }
 
-  function confirmed(title, text, [yes, no] = ['Delete for good', 'Keep'], { isSafe = false } = {}) {
-    const dialog = find('.confirm');
-    find('#confirm-title').textContent = title;
-    find('.confirm-text').textContent = text;
-    find('.confirm-yes').textContent = yes;
-    find('.confirm-no').textContent = no;
-    find('.confirm-yes').classList.toggle('danger', !isSafe);
+  // ---- Dialogs -----------------------------------------------------------------------------------------
+
+  // Shows a dialog with this element focused, and returns the value of the button that closes it.
+  function answerOf(selector, focus) {
+    const dialog = find(selector);
     dialog.returnValue = '';
     dialog.showModal();
-    find(isSafe ? '.confirm-yes' : '.confirm-no').focus();
+    find(focus, dialog).focus();
     return new Promise(resolve => {
-      dialog.addEventListener('close', () => resolve(dialog.returnValue === 'yes'), { once: true });
+      dialog.addEventListener('close', () => resolve(dialog.returnValue), { once: true });
     });
+  }
+
+  async function confirmed(title, text, { yes = 'Delete for good', no = 'Keep', isSafe = false } = {}) {
+    const texts = { '#confirm-title': title, '.confirm .confirm-text': text, '.confirm-yes': yes, '.confirm-no': no };
+    for (const [selector, words] of Object.entries(texts)) find(selector).textContent = words;
+    find('.confirm-yes').classList.toggle('danger', !isSafe);
+    return (await answerOf('.confirm', isSafe ? '.confirm-yes' : '.confirm-no')) === 'yes';
+  }
+
+  const closeDialog = node => node.closest('dialog').close(node.value);
+
+  // Only a press that begins on the veil closes: a drag over a text may end there.
+  let isOnVeil = false;
+
+  function pressDialog(dialog, event) {
+    const { left, right, top, bottom } = dialog.getBoundingClientRect();
+    const { clientX: x, clientY: y } = event;
+    isOnVeil = event.target === dialog && (x < left || x > right || y < top || y > bottom);
+  }
+
+  function clickDialog(dialog, event) {
+    if (event.target === dialog && isOnVeil) dialog.close();
   }
 
   // ---- Details of a to-do ------------------------------------------------------------------------------
 
-  let detailOpener = null;
-
   function openDetail(item, { takeFocus = true } = {}) {
     saveDetailTexts();
-    state.isTypingDue = false;
-    state.open = item;
-    detailOpener = item.id;
-    find('.detail').hidden = false;
-    find('.history-list').replaceChildren();
-    find('.history-more').hidden = true;
+    due.isTyped = false;
+    saved.open = savedThing('todos', item.id) ?? item;
+    seen.set(item.id, saved.open);
+    Object.assign(state, { history: [], nextHistory: null });
+    project();
     settleLayout();
-    render();
     fillTexts();
     loadHistory();
     for (const part of findAll('.detail, .detail-body')) part.scrollTop = 0;
@@ -16101,37 +15934,20 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function closeDetail() {
-    if (!state.open) return;
+    if (!saved.open) return;
     saveDetailTexts();
     const hadFocus = find('.detail').contains(document.activeElement);
-    state.open = null;
-    find('.detail').hidden = true;
+    const row = rowOf(saved.open.id);
+    saved.open = null;
+    project();
     settleLayout();
-    render();
-    const row = rows.get(detailOpener);
     if (!hadFocus) return;
-    if (row) rowFocus(row).focus({ preventScroll: true });
+    if (row?.isConnected) focusIn(row);
     else focusStart();
   }
 
-  async function reloadOpen() {
-    try {
-      const { id } = state.open;
-      const shown = state.items.find(item => item.id === id);
-      const fresh = shown ?? (await getJson(`/api/todos/${id}`));
-      if (state.open?.id !== id) return;
-      state.open = shown ?? merge(state.open, fresh);
-      fillTexts();
-      loadHistory();
-    } catch (error) {
-      if (error.status === 404) closeDetail();
-    }
-  }
-
   function fillTexts() {
-    const shown = { kind: 'todos', thing: state.open };
-    fillText(find('.detail-title'), { ...shown, name: 'title' });
-    fillText(find('.detail-notes'), { ...shown, name: 'notes' });
+    for (const name of ['title', 'notes']) fillText(find(`.detail-${name}`), draftOf('todos', state.open, name));
     growTitle();
   }
 
@@ -16142,68 +15958,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     title.style.height = `${title.scrollHeight}px`;
   }
 
-  let filledDue = { due: null, values: [] }; // what the fields were filled with
+  const removableTag = tag => filterChip(tag, `Remove the tag ${tag}`, { key: tag, ...action('removeTag', tag) });
 
-  function renderDetail() {
-    const item = state.open;
-    if (!item) return;
-    find('.detail-state').textContent = item.completed ? 'Completed' : 'Active';
-    find('.detail').classList.toggle('is-completed', item.completed);
-    renderDetailLock(item);
-    const moment = item.due ? dueMoment(item.due) : null;
-    const timed = item.due?.includes('T');
-    const values = [moment ? dayText(moment) : '', timed ? timeText(moment) : ''];
-    if (!state.isTypingDue) filledDue = { due: item.due, values };
-    for (const [index, field] of dueFields().entries()) {
-      const isLeft = field.validity.badInput && field !== document.activeElement;
-      if (!state.isTypingDue && (isLeft || field.value !== values[index])) field.value = values[index];
-    }
-    find('.detail-time').disabled = !find('.detail-due').value || isLocked(item);
-    for (const button of findAll('.quick-due [data-days]')) {
-      const chosen = moment !== null && dayText(moment) === dayFromNow(Number(button.dataset.days));
-      button.setAttribute('aria-pressed', String(chosen));
-    }
-    find('.clear-due').setAttribute('aria-pressed', String(!item.due));
-    find(`.priorities input[value="${item.priority}"]`).checked = true;
-    find('.detail-tags').replaceChildren(
-      ...item.tags.map(tag => (isLocked(item) ? tagButton(tag) : removableTag(item, tag))),
-    );
-    find('#known-tags').replaceChildren(
-      ...[...state.knownTags].slice(0, 200).map(tag => element('option', { value: tag })),
-    );
-    find('.detail-list').replaceChildren(
-      ...state.lists
-        .filter(list => mayMove(item, list))
-        .map(list =>
-          element('option', { value: list.id, textContent: list.title, selected: list.id === item.list }),
-        ),
-    );
-    find('.detail-created').replaceChildren(
-      ...(item.created_at ? ['Added ', agoTime(item.created_at)] : []),
-    );
-  }
-
-  function removableTag(item, tag) {
-    return filterChip(tag, `Remove the tag ${tag}`, () => {
-      changeTags(item, tags => tags.filter(other => other !== tag));
-      find('.detail-tag').focus();
-    });
-  }
-
-  // Texts stay selectable where they can't be changed, everything else is switched off.
-  function renderDetailLock(item) {
-    const isFixed = isLocked(item);
-    find('.detail').classList.toggle('locked', isFixed);
-    for (const field of findAll('.detail-title, .detail-notes')) field.readOnly = isFixed;
-    for (const field of findAll('.detail fieldset, .detail-list')) field.disabled = isFixed;
-    find('.detail-notes').placeholder = isFixed ? 'No notes' : 'Anything worth remembering';
-    find('.detail-tag').hidden = isFixed;
-    find('.detail-delete').hidden = isFixed;
-    find('.detail-note').hidden = !isFixed;
-    find('.detail-note').textContent = shareWords(listById(item.list)) || 'This is read-only.';
-  }
-
-  // A text typed before the to-do became read-only is sent as well: the answer reports the refusal.
   function saveDetailTexts() {
     if (!state.open) return;
     addTag();
@@ -16217,28 +15973,39 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const isTitle = draft.name === 'title';
     const text = isTitle ? oneLine(field.value) : field.value;
     if (isTitle && !text) field.value = draft.shown;
-    if ((isTitle && !text) || (isTitle && complainOfTitle(text))) return;
-    drafts.set(field, { ...draft, base: text, shown: field.value });
-    if (text !== draft.base) changeText(draft, text, keepTyped(field, draft));
-  }
-
-  // The view rolls back to the server's state, the field keeps the typed text.
-  function keepTyped(field, draft) {
+    if (isTitle && (!text || complainOfTitle(text))) return;
     const typed = field.value;
-    return () => {
-      if (drafts.get(field)?.thing === draft.thing) {
+    drafts.set(field, { ...draft, base: text, shown: typed });
+    if (text === draft.base) return;
+    changeText(draft, text, () => {
+      // The view rolls back to the server's state, the field keeps the typed text.
+      if (drafts.get(field)?.id === draft.id) {
         field.value = typed;
         drafts.set(field, draft);
       } else keepUnsaved(draft, typed);
       return false;
-    };
+    });
   }
 
   const saveNotesSoon = debounce(() => saveText(find('.detail-notes')), NOTES_PAUSE);
 
   // A browser reports a date after each key: the year 2026 is also the years 2, 20 and 202. The field is
   // read when the field is left, at Enter, or after a pause.
+  const due = { isTyped: false, base: null, values: [] }; // what the fields were filled with
   const dueFields = () => [find('.detail-due'), find('.detail-time')];
+
+  function fillDue() {
+    const { open } = state;
+    if (!open) return;
+    const isTimed = Boolean(open.due?.includes('T'));
+    const values = [open.due ? dayText(dueMoment(open.due)) : '', isTimed ? timeText(dueMoment(open.due)) : ''];
+    if (!due.isTyped) Object.assign(due, { base: open.due, values });
+    for (const [index, field] of dueFields().entries()) {
+      const isLeft = field.validity.badInput && field !== document.activeElement;
+      if (!due.isTyped && (isLeft || field.value !== values[index])) field.value = values[index];
+    }
+    find('.detail-time').disabled = !find('.detail-due').value || isLocked(open);
+  }
 
   // A year of two digits is in this century. A past one is probably half of a year, such as the 20 of
   // 2031; the field's limits refuse it.
@@ -16249,59 +16016,61 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   }
 
   function typeDue() {
-    state.isTypingDue = true;
+    due.isTyped = true;
     find('.detail-time').disabled = !find('.detail-due').value;
     saveDueSoon();
   }
 
   // A half-typed value stays while the cursor is in it, also while another window has the focus.
   function saveTypedDue() {
-    const isTyped = state.isTypingDue || dueFields().some(field => field.validity.badInput);
+    const isTyped = due.isTyped || dueFields().some(field => field.validity.badInput);
     if (!isTyped || !state.open) return;
     const isWhole = dueFields().every(isWholeDate);
     if (!isWhole && dueFields().includes(document.activeElement)) return;
-    state.isTypingDue = false;
+    due.isTyped = false;
     const typed = dueFields().map(field => field.value);
-    if (!isWhole) showToast('The date is not complete. The previous one was kept.', { tone: 'bad' });
-    else if (String(typed) !== String(filledDue.values)) saveDue(dueOf(...typed), filledDue.due);
+    if (!isWhole) complain('The date is not complete. The previous one was kept.');
+    else if (String(typed) !== String(due.values)) saveDue(dueOf(...typed), due.base);
     render();
   }
 
   const saveDueSoon = debounce(saveTypedDue, DUE_PAUSE);
 
-  function listenToDue() {
-    for (const field of dueFields()) {
-      field.addEventListener('input', typeDue);
-      field.addEventListener('blur', saveTypedDue);
-      field.addEventListener('keydown', event => {
-        if (isEnter(event)) saveTypedDue();
-      });
-    }
+  function saveDue(value, base = state.open.due) {
+    if (value === state.open.due) return;
+    const words = value ? `Due ${friendlyDue(value).text}` : 'No due date';
+    choose('due', base, value, { words: `${words}: ${quoted(state.open.title)}`, said: `${words}.` });
   }
 
-  function saveDue(due, base = state.open.due) {
-    if (due === state.open.due) return;
-    const words = due ? `Due ${friendlyDue(due).text}` : 'No due date';
-    choose('due', base, due, { words: `${words}: ${quoted(state.open.title)}`, said: `${words}.` });
+  function quickDue({ dataset: { days } }) {
+    saveDue(days ? dueOf(dayFromNow(Number(days)), find('.detail-time').value) : null);
+  }
+
+  function choosePriority({ value }) {
+    const { priority, title } = state.open;
+    const words = `Priority ${PRIORITIES[value].toLowerCase()}: ${quoted(title)}`;
+    choose('priority', priority, Number(value), { words });
   }
 
   // A choice, like a text, replaces only the one that the user saw.
   function choose(name, base, value, more) {
-    changeText({ kind: 'todos', thing: state.open, name, base }, value, () => false, more);
+    changeText(draftOf('todos', state.open, name, base), value, () => false, more);
   }
 
+  const typedTags = (item, text) => ({ ...draftOf('todos', item, 'tags'), text });
+
   // Takes or adds single tags, so that other users' new tags stay.
-  function changeTags(item, change, typed) {
+  function changeTags(item, renew, typed) {
     const path = `/api/todos/${item.id}`;
-    const changed = tags => ({ tags: splitTags(change(tags).join(',')) });
-    changeTodo(item, changed(item.tags), `Changed the tags of ${quoted(item.title)}`, {
+    const changed = tags => ({ tags: splitTags(renew(tags).join(',')) });
+    change('todos', item, changed(item.tags), `Changed the tags of ${quoted(item.title)}`, {
       typed,
-      request() {
-        const { tags, revision } = item.saved ?? item;
+      request: () => {
+        const { tags, revision } = savedThing('todos', item.id);
         return { method: 'PATCH', path, body: changed(tags), headers: { 'If-Match': `"${revision}"` } };
       },
-      async recheck() {
-        item.saved = await getJson(path);
+      recheck: async () => {
+        absorb('todos', await getJson(path));
         return true;
       },
     });
@@ -16319,59 +16088,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (all(item.tags).length > item.tags.length) changeTags(item, all, typedTags(item, text));
   }
 
-  function listenToDetailTexts() {
-    const title = find('.detail-title');
-    title.addEventListener('input', growTitle);
-    title.addEventListener('keydown', event => {
-      if (isEnter(event)) {
-        event.preventDefault();
-        saveDetailTexts();
-      }
-    });
-    for (const field of [title, find('.detail-notes')]) {
-      field.addEventListener('change', saveDetailTexts);
-      field.addEventListener('keydown', event => {
-        if (event.key !== 'Escape' || event.isComposing || field !== title) return;
-        title.value = drafts.get(title).shown;
-      });
-    }
-    find('.detail-notes').addEventListener('input', saveNotesSoon);
-    const tag = find('.detail-tag');
-    tag.addEventListener('keydown', event => {
-      if (isEnter(event) || event.key === ',') {
-        event.preventDefault();
-        addTag();
-      }
-      if (event.key === 'Backspace' && tag.value === '' && state.open.tags.length) {
-        const last = state.open.tags.at(-1);
-        changeTags(state.open, tags => tags.filter(tag => tag !== last));
-      }
-    });
-    tag.addEventListener('change', addTag);
-  }
-
-  function listenToDetail() {
-    listenToDetailTexts();
-    find('.detail-tags').addEventListener('click', event => {
-      if (event.target.closest('.tag')) toggleTag(event.target.closest('.tag').dataset.tag);
-    });
-    find('.detail-close').addEventListener('click', closeDetail);
-    find('.detail-delete').addEventListener('click', () => deleteTodo(itemById(state.open.id)));
-    listenToDue();
-    find('.quick-due').addEventListener('click', event => {
-      const button = event.target.closest('button');
-      if (!button) return;
-      const time = button.dataset.days ? find('.detail-time').value : '';
-      saveDue(button.dataset.days ? dueOf(dayFromNow(Number(button.dataset.days)), time) : null);
-    });
-    find('.priorities').addEventListener('change', event => {
-      const priority = Number(event.target.value);
-      const words = `Priority ${PRIORITIES[priority].toLowerCase()}: ${quoted(state.open.title)}`;
-      choose('priority', state.open.priority, priority, { words });
-    });
-    find('.detail-list').addEventListener('change', event => moveToList(state.open, event.target.value));
-    find('.history').addEventListener('toggle', () => loadHistory());
-    find('.history-more').addEventListener('click', () => loadHistory(nextHistory));
+  function removeTag(tag) {
+    changeTags(state.open, tags => tags.filter(other => other !== tag));
+    find('.detail-tag').focus();
   }
 
   // ---- History -----------------------------------------------------------------------------------------
@@ -16382,106 +16101,68 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     title: (before, after) => `Renamed from ${quoted(before)} to ${quoted(after)}`,
     completed: (before, after) => (after ? 'Completed' : 'Reopened'),
     due: (before, after) => (after ? `Due ${friendlyDue(after).text}` : 'Due date removed'),
-    priority: (before, after) =>
-      after ? `Priority ${PRIORITIES[after].toLowerCase()}` : 'Priority removed',
+    priority: (before, after) => (after ? `Priority ${PRIORITIES[after].toLowerCase()}` : 'Priority removed'),
     tags: (before, after) => (after.length ? `Tagged ${after.join(', ')}` : 'Tags removed'),
     notes: (before, after) => (after ? 'Notes changed' : 'Notes removed'),
     list: (before, after) => `Moved to ${listName(after)}`,
     order: () => 'Reordered',
   };
+  const ACTION_WORDS = {
+    create: 'Created',
+    delete: 'Moved to the trash',
+    restore: 'Restored',
+    purge: 'Deleted for good',
+  };
 
   function describeChange({ action, before, after }) {
-    const plain = {
-      create: 'Created',
-      delete: 'Moved to the trash',
-      restore: 'Restored',
-      purge: 'Deleted for good',
-    };
-    if (plain[action]) return plain[action];
+    if (ACTION_WORDS[action]) return ACTION_WORDS[action];
     if (!before || !after) return before ? 'Moved to another list' : 'Moved here from another list';
-    const changed = Object.keys(FIELD_WORDS).filter(
-      name => JSON.stringify(before[name]) !== JSON.stringify(after[name]),
-    );
+    const isChanged = name => JSON.stringify(before[name]) !== JSON.stringify(after[name]);
+    const changed = Object.keys(FIELD_WORDS).filter(isChanged);
     const telling = changed.length > 1 ? changed.filter(name => name !== 'order') : changed;
     return telling.map(name => FIELD_WORDS[name](before[name], after[name])).join('; ') || 'Changed';
   }
 
   // In a list of one's own it was always oneself.
   function whoDid({ user }) {
-    if (!isShared(listById(state.open.list))) return '';
-    if (user === undefined) return '';
+    if (!isShared(listById(state.open?.list)) || user === undefined) return '';
     if (user === access.session?.user && !access.link) return 'you, ';
     return `${user ?? 'a deleted user'}, `;
   }
 
   function historyLine(change) {
-    const what = { className: 'history-what', dir: 'auto', textContent: describeChange(change) };
-    return element(
-      'li',
-      {},
-      element('span', what),
-      element(
-        'span',
-        { className: 'history-when', dir: 'auto' },
-        whoDid(change),
-        agoTime(change.at),
-      ),
-    );
+    return h('li', {},
+      h('span.history-what', { dir: 'auto' }, change.problem ?? describeChange(change)),
+      change.at && h('span.history-when', { dir: 'auto' }, whoDid(change), agoTime(change.at)));
   }
-
-  let nextHistory = null; // the query of the page after those that are shown
 
   async function loadHistory(query = `?limit=${PAGE_SIZE}`) {
     const item = state.open;
     if (!item || item.pending || !find('.history').open) return;
-    const list = find('.history-list');
-    const isMore = query === nextHistory;
+    const isMore = query === state.nextHistory;
     try {
-      const response = await send('GET', `/api/todos/${item.id}/history${query}`);
-      const lines = (await response.json()).map(historyLine);
-      if (state.open?.id !== item.id || (isMore && query !== nextHistory)) return;
-      nextHistory = nextQuery(response);
-      find('.history-more').hidden = nextHistory === null;
-      if (isMore) list.append(...lines);
-      else list.replaceChildren(...lines);
+      const { items, next } = await getPage(`/api/todos/${item.id}/history${query}`);
+      if (state.open?.id !== item.id || (isMore && query !== state.nextHistory)) return;
+      Object.assign(state, { history: isMore ? [...state.history, ...items] : items, nextHistory: next });
     } catch (error) {
       if (isMore) announce(error.message);
-      else list.replaceChildren(element('li', { textContent: error.message }));
+      else Object.assign(state, { history: [{ problem: error.message }], nextHistory: null });
     }
+    render();
   }
 
   // ---- Who is here -------------------------------------------------------------------------------------
 
   const NO_ACCOUNTS = { user: null, kind: null, accounts: false, sign_up: 'closed', encrypted: true };
-
-  async function askSession(options) {
-    const response = await send('GET', '/api/session', options);
-    return response.json();
-  }
-
-  async function askSessionPatiently() {
-    for (let attempt = 0; ; attempt += 1) {
-      try {
-        const session = await askSession();
-        showBack();
-        return session;
-      } catch (error) {
-        if (!(error instanceof Problem)) throw error;
-        if (!error.isAbsence && ![429, 503].includes(error.status)) return refusedSession(error);
-        const pause = error.retryAfter ? error.retryAfter * 1000 : backoff(attempt);
-        if (attempt > 0) showAway(error.message, pause);
-        await waitForRetry(pause);
-      }
-    }
-  }
+  const isLocalUser = session => session?.kind === 'local';
 
   // An expired link may be detected already here. The next request will report it in the view.
-  function refusedSession(error) {
-    if (!access.link) console.error(error);
-    return { ...NO_ACCOUNTS, read_only: access.link !== null };
+  function askSession() {
+    return patiently(() => getJson('/api/session')).catch(error => {
+      if (!access.link) console.error(expected(error));
+      return { ...NO_ACCOUNTS, read_only: access.link !== null };
+    });
   }
-
-  const isLocalUser = session => session?.kind === 'local';
 
   function isSameUser(session) {
     const known = access.session;
@@ -16498,8 +16179,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     access.leaving = true;
     document.documentElement.classList.add('is-starting');
     queue.jobs.length = 0;
-    state.open = null;
     for (const field of findAll('input, textarea')) field.value = '';
+    saved.open = state.open = null;
     history.replaceState(null, '', '#/');
     location.reload();
     return new Promise(() => {});
@@ -16507,12 +16188,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // Returns whether the page handles it: by signing in again, or with the text that a link has expired.
   function noteSignedOut() {
-    if (access.link) {
-      endLink();
-      return true;
-    }
-    if (!access.session?.accounts) return false;
-    regainSession();
+    if (access.link) endLink();
+    else if (access.session?.accounts) regainSession();
+    else return false;
     return true;
   }
 
@@ -16520,9 +16198,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // Kept when the same user is here again. For another one the page is left, and it is kept never.
   function regainSession() {
-    regaining ??= signInAgain().finally(() => {
-      regaining = null;
-    });
+    regaining ??= signInAgain().finally(() => (regaining = null));
     return regaining;
   }
 
@@ -16530,7 +16206,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     // A new password, or an account made of this computer's own user, ends the session and its socket before
     // the answer with the cookie of the new one arrives.
     await access.renewing?.catch(() => {});
-    let session = await askSessionPatiently();
+    let session = await askSession();
     // Even without a required sign-in, a signed-in user is not the machine's own.
     const hasEnded = session.user === null || (isLocalUser(session) && !isLocalUser(access.session));
     const isAsked = session.accounts && hasEnded;
@@ -16541,39 +16217,42 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (!isSameUser(session)) await leave(session);
     access.session = session;
     if (live.socket === null) connectLater();
-    if (isAsked || isStale) loadView();
+    if (isAsked || isStale) sync({ moved: true });
   }
 
   // The windows of a browser begin and forget sessions one after another: the later answer has its cookie.
-  const alone = act => navigator.locks?.request(`tornado_todo.session:${base}`, act) ?? act();
+  const alone = act => navigator.locks?.request(`tornado_todo.session:${root}`, act) ?? act();
 
   // To go on without signing in, the cookie of the ended session has to go. A session that another window, or
   // this one, has begun in the meantime stays.
   async function forgetSession() {
     access.hasForgotten = true;
     await alone(() => send('DELETE', '/api/session?ended=true').catch(() => {}));
-    return askSessionPatiently();
+    return askSession();
   }
 
   // Another tab may have signed out, or in as another user.
   async function checkSession() {
     if (access.link || !(access.session ?? gate.session)?.accounts) return;
-    const session = await askSession().catch(() => null);
+    const session = await getJson('/api/session').catch(() => null);
     if (session === null) return;
     if (!gate.resolve && !isSameUser(session)) regainSession();
     else if (gate.resolve && session.kind === 'session') closeGate(session);
   }
 
-  async function signOut({ everywhere = false } = {}) {
+  async function endSession(path) {
     saveDetailTexts();
     if (queue.running) await Promise.race([queue.idle, sleep(3000)]);
     if (queue.jobs.length) {
-      const lost = `${plural(queue.jobs.length, 'change is', 'changes are')} not sent yet and would be lost.`;
-      if (!(await confirmed('Sign out anyway?', lost, ['Sign out', 'Stay']))) return;
+      const lost = `${changesText(queue.jobs.length)} not sent yet and would be lost.`;
+      if (!(await confirmed('Sign out anyway?', lost, { yes: 'Sign out', no: 'Stay' }))) return;
     }
-    await send('DELETE', everywhere ? '/api/sessions' : '/api/session');
+    await send('DELETE', path);
     await leave();
   }
+
+  const signOut = () => inDialog('.account', () => endSession('/api/session'));
+  const signOutEverywhere = () => inDialog('.account', () => endSession('/api/sessions'));
 
   // ---- Forms -------------------------------------------------------------------------------------------
 
@@ -16588,23 +16267,21 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     for (const complaint of findAll('.complaint', form)) complaint.remove();
     for (const field of findAll('[aria-invalid]', form)) {
       field.removeAttribute('aria-invalid');
-      setDescription(field);
+      describe(field);
     }
   }
 
-  function setDescription(field, ...more) {
-    const ids = [find(`#${field.id}-hint`)?.id, ...more].filter(Boolean);
-    if (ids.length) field.setAttribute('aria-describedby', ids.join(' '));
-    else field.removeAttribute('aria-describedby');
+  function describe(field, ...more) {
+    const ids = [find(`#${field.id}-hint`)?.id, ...more].filter(Boolean).join(' ');
+    set(field, 'aria-describedby', ids || null);
   }
 
   // Each error stands at its field and is read with it; the first one takes the focus.
-  function complain(field, message) {
+  function complainAt(field, message) {
     const id = `${field.id}-complaint`;
-    const text = { className: 'complaint', id, dir: 'auto', textContent: message };
-    field.closest('.field').append(element('p', text));
+    field.closest('.field').append(create(h('p.complaint', { id, dir: 'auto' }, message)));
     field.setAttribute('aria-invalid', 'true');
-    setDescription(field, id);
+    describe(field, id);
     const first = find('[aria-invalid]', field.form);
     first.focus();
     first.select?.();
@@ -16612,9 +16289,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function findMissing(form) {
     const missing = findAll('[required]', form).filter(field => !field.value.trim());
-    for (const field of missing) {
-      complain(field, field.validity.badInput ? 'This is not a number.' : 'This is missing.');
-    }
+    for (const field of missing)
+      complainAt(field, field.validity.badInput ? 'This is not a number.' : 'This is missing.');
     return missing.length > 0;
   }
 
@@ -16624,7 +16300,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       // For one field the server sends a sentence, for several only the rest of each sentence.
       const { labels } = form.elements[field];
       const words = error.errors.length === 1 ? error.message : `${labels[0].textContent} ${message}.`;
-      complain(form.elements[field], words.charAt(0).toUpperCase() + words.slice(1));
+      complainAt(form.elements[field], words.charAt(0).toUpperCase() + words.slice(1));
     }
     if (error.status === 429) holdBack(form, error.retryAfter ?? 30);
     if (error.status === 503) say(form, `${error.message} Try again in a moment.`, 'bad');
@@ -16633,137 +16309,104 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // The button counts down the seconds until the next try, and then works.
   async function holdBack(form, seconds) {
-    const button = find('[type=submit]', form);
-    const words = button.textContent;
-    button.disabled = true;
+    const submit = find('[type=submit]', form);
+    const words = submit.textContent;
+    submit.disabled = true;
     const end = Date.now() + seconds * 1000;
     for (let left = seconds; left > 0; left = Math.ceil((end - Date.now()) / 1000)) {
-      button.textContent = `${words} (in ${left < 120 ? `${left} s` : `${Math.ceil(left / 60)} min`})`;
+      submit.textContent = `${words} (in ${left < 120 ? `${left} s` : `${Math.ceil(left / 60)} min`})`;
       await sleep(1000);
     }
-    button.textContent = words;
-    button.disabled = false;
+    submit.textContent = words;
+    submit.disabled = false;
     say(form, 'You can try again now.');
   }
 
   // The policy of the page lets no form be sent, and none needs to be: its fields go out as JSON.
-  function onSubmit(form, act) {
-    let isBusy = false;
-    form.addEventListener('submit', async event => {
-      event.preventDefault();
-      clearComplaints(form);
-      if (isBusy || findMissing(form)) return;
-      isBusy = true;
-      form.setAttribute('aria-busy', 'true');
-      try {
-        await act(Object.fromEntries(new FormData(form)));
-      } catch (error) {
-        if (!(error instanceof Problem)) throw error;
-        showRefusal(form, error);
-      } finally {
-        isBusy = false;
-        form.removeAttribute('aria-busy');
-      }
-    });
+  async function submitForm(form, event) {
+    event.preventDefault();
+    // Password managers look at what is sent, and it must not stay readable after that.
+    for (const shown of findAll('.show-password', form)) showPassword(shown, false);
+    clearComplaints(form);
+    if (form.hasAttribute('aria-busy') || findMissing(form)) return;
+    form.setAttribute('aria-busy', 'true');
+    try {
+      await ACTIONS[form.dataset.action](Object.fromEntries(new FormData(form)));
+    } catch (error) {
+      showRefusal(form, expected(error));
+    } finally {
+      form.removeAttribute('aria-busy');
+    }
   }
 
   function addShowButton(input) {
-    const button = element('button', { type: 'button', className: 'show-password' });
-    const show = isShown => {
-      input.type = isShown ? 'text' : 'password';
-      button.replaceChildren(
-        isShown ? 'Hide' : 'Show',
-        element('span', { className: 'hidden-words', textContent: ' the password' }),
-      );
-    };
-    button.addEventListener('click', () => show(input.type === 'password'));
-    // Password managers look at what is sent, and it must not stay readable after that.
-    input.form.addEventListener('submit', () => show(false));
-    show(false);
-    const box = element('div', { className: 'password-box' });
+    const show = create(button('show-password', action('showPassword')));
+    const box = create(h('div.password-box'));
     input.before(box);
-    box.append(input, button);
+    box.append(input, show);
+    showPassword(show, false);
+  }
+
+  function showPassword(shown, isShown = shown.previousSibling.type === 'password') {
+    shown.previousSibling.type = isShown ? 'text' : 'password';
+    patch(shown, [isShown ? 'Hide' : 'Show', hiddenWords(' the password')]);
   }
 
   // ---- Sign-in view ------------------------------------------------------------------------------------
 
-  const gate = { resolve: null, session: null, isSignUp: false };
-
   // Returns the new session, or null if the user continues without one.
   function openGate(session) {
-    gate.session = session;
     for (const dialog of findAll('dialog[open]')) dialog.close();
     hideToast();
-    document.documentElement.classList.add('gate-open');
-    find('.shell').inert = true;
-    find('.gate').hidden = false;
-    find('.gate-warning').hidden = session.encrypted !== false;
-    find('.gate-back').hidden = !isLocalUser(session);
     const isAgain = access.session?.kind === 'session';
     if (isAgain) find('#sign-in-name').value = access.session.user;
     find('#sign-up-invite').value = inviteOf(location.hash) ?? '';
-    showGateForm({ isSignUp: !isAgain && (Boolean(inviteOf(location.hash)) || session.sign_up === 'first') });
-    return new Promise(resolve => {
-      gate.resolve = resolve;
-    });
+    const answer = new Promise(resolve => (gate.resolve = resolve));
+    showGate(session, !isAgain && (inviteOf(location.hash) !== null || session.sign_up === 'first'));
+    return answer;
   }
+
+  function showGate(session, isSignUp) {
+    Object.assign(gate, { session, isSignUp });
+    paint();
+    const fields = findAll(`.sign-${isSignUp ? 'up' : 'in'}-form input`);
+    (fields.find(input => !input.value) ?? fields[0]).focus();
+  }
+
+  const switchForm = () => showGate(gate.session, !gate.isSignUp);
+  const leaveGate = () => closeGate(null);
 
   function closeGate(session) {
     if (!gate.resolve) return;
-    document.documentElement.classList.remove('gate-open');
-    find('.shell').inert = false;
-    find('.gate').hidden = true;
     for (const field of findAll('.gate input')) field.value = '';
     if (inviteOf(location.hash)) history.replaceState(null, '', '#/');
     const { resolve } = gate;
     gate.resolve = null;
     settleDisputes();
-    document.title = `${viewTitle()} · tornado_todo`;
+    paint();
     focusStart();
     resolve(session);
   }
 
-  function localTodos({ local_todos: count }) {
-    const number = count?.toLocaleString('en');
-    return `${number} ${count === 1 ? 'to-do' : 'to-dos'} of this computer’s own user`;
+  const makingWords = () => (gate.session.sign_up === 'first' ? 'Make the first account' : 'Make an account');
+  const gateTitle = () => (gate.isSignUp ? makingWords() : 'Sign in');
+
+  function gateHint() {
+    if (gate.isSignUp) return 'Have an account?';
+    const hints = { closed: '', invite: 'New here? Anyone with an account can send you an invitation link.' };
+    return hints[gate.session.sign_up] ?? 'New here?';
   }
 
   function gateWords() {
-    if (gate.isSignUp) {
-      return gate.session.sign_up === 'first'
-        ? 'Welcome. There is no account here yet: make the first one.'
-        : '';
-    }
+    const isFirst = gate.session.sign_up === 'first';
+    if (gate.isSignUp) return isFirst ? 'Welcome. There is no account here yet: make the first one.' : '';
     if (access.session?.kind !== 'session') return '';
     const waiting = queue.jobs.length;
-    const kept = `${plural(waiting, 'change is', 'changes are')} kept here and will be sent.`;
-    return `You have been signed out. Sign in again to go on${waiting ? `; ${kept}` : '.'}`;
+    const kept = waiting ? `; ${changesText(waiting)} kept here and will be sent.` : '.';
+    return `You have been signed out. Sign in again to go on${kept}`;
   }
 
-  function showGateForm({ isSignUp }) {
-    gate.isSignUp = isSignUp;
-    const { sign_up: way } = gate.session;
-    find('.sign-in-form').hidden = isSignUp;
-    find('.sign-up-form').hidden = !isSignUp;
-    find('.invite-field').hidden = !(way === 'invite' || inviteOf(location.hash));
-    find('#sign-up-invite').required = way === 'invite';
-    find('.take-field').hidden = !gate.session.local_todos;
-    find('.take-field label').textContent = `Take along the ${localTodos(gate.session)}`;
-    const making = way === 'first' ? 'Make the first account' : 'Make an account';
-    const title = isSignUp ? making : 'Sign in';
-    find('#gate-title').textContent = title;
-    document.title = `${title} · tornado_todo`;
-    find('.gate-words').textContent = gateWords();
-    find('.gate-words').hidden = !gateWords();
-    const hints = { closed: '', invite: 'New here? Anyone with an account can send you an invitation link.' };
-    find('.gate-hint').textContent = isSignUp ? 'Have an account?' : (hints[way] ?? 'New here?');
-    find('.gate-switch').textContent = isSignUp ? 'Sign in' : making;
-    find('.gate-switch').hidden = !isSignUp && !['open', 'first'].includes(way);
-    const form = find(isSignUp ? '.sign-up-form' : '.sign-in-form');
-    (findAll('input', form).find(input => !input.value) ?? find('input', form)).focus();
-  }
-
-  async function renewSession(method, path, body, accept = () => {}) {
+  function renewSession(method, path, body, accept = () => {}) {
     access.renewing = alone(async () => {
       const response = await send(method, path, { body });
       const session = response.status === 204 ? null : await response.json();
@@ -16777,8 +16420,8 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     try {
       closeGate(await renewSession('POST', '/api/session', fields));
     } catch (error) {
-      if (error.status === 401) complain(find('#sign-in-password'), error.message);
-      else throw error;
+      if (error.status !== 401) throw error;
+      complainAt(find('#sign-in-password'), error.message);
     }
   }
 
@@ -16797,9 +16440,9 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   // Another browser, or another window of this one, was faster to make the first account.
   async function showGateAgain() {
-    gate.session = await askSessionPatiently();
-    if (gate.session.kind === 'session') closeGate(gate.session);
-    else showGateForm({ isSignUp: true });
+    const session = await askSession();
+    if (session.kind === 'session') closeGate(session);
+    else showGate(session, true);
   }
 
   // An invitation is for users without an account.
@@ -16807,7 +16450,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (!access.session && !gate.resolve) return; // the start handles it
     if (gate.resolve) {
       find('#sign-up-invite').value = inviteOf(location.hash);
-      showGateForm({ isSignUp: true });
+      showGate(gate.session, true);
     } else if (isLocalUser(access.session) && access.session.accounts) {
       await changeUser();
     } else {
@@ -16816,115 +16459,159 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     }
   }
 
-  // From the machine's own user to an account. The former's pending writes have to be sent first.
+  // From the machine's own user to an account. The former's pending commands have to be sent first.
   async function changeUser() {
     closeDrawer();
     saveDetailTexts();
     await queue.idle;
     // Since the page was loaded, another user may have made the first account.
-    const session = await openGate(await askSessionPatiently());
+    const session = await openGate(await askSession());
     if (session) await leave(session);
     find('.sign-in-button').focus();
   }
 
-  function listenToGate() {
-    for (const input of findAll('input[type=password]')) addShowButton(input);
-    onSubmit(find('.sign-in-form'), signIn);
-    onSubmit(find('.sign-up-form'), signUp);
-    find('.gate-switch').addEventListener('click', () => showGateForm({ isSignUp: !gate.isSignUp }));
-    find('.gate-back').addEventListener('click', () => closeGate(null));
-  }
-
-  // ---- Account -----------------------------------------------------------------------------------------
-
-  function renderAccount() {
-    const { user, kind, accounts } = access.session;
-    find('.account-button').hidden = kind !== 'session';
-    for (const place of findAll('.account-name')) place.textContent = user ?? '';
-    find('.sign-in-button').hidden = !accounts || kind !== 'local';
-  }
-
-  function openAccount() {
-    const { user, sign_up: way } = access.session;
-    find('.invites-part').hidden = way !== 'invite';
-    for (const field of findAll('.account-username')) field.value = user;
-    openDialog('.account');
-  }
-
-  // A dialog opens as if for the first time: without messages, typed texts and earlier secrets.
-  function openDialog(name) {
-    const dialog = find(name);
-    for (const form of findAll('form', dialog)) {
-      form.reset();
-      clearComplaints(form);
-    }
-    for (const part of findAll('.part', dialog)) part.open = false;
-    for (const place of findAll('.secret-place, .entries', dialog)) place.replaceChildren();
-    say(dialog, '');
-    dialog.showModal();
-    return dialog;
-  }
-
-  // The result of an act in a dialog is shown in the dialog: everything else lies behind it.
-  async function inDialog(part, act) {
-    const dialog = part.closest('dialog');
-    try {
-      say(dialog, (await act()) ?? '');
-    } catch (error) {
-      if (!(error instanceof Problem)) throw error;
-      say(dialog, error.message, 'bad');
-    }
-  }
-
-  function entry({ name, mark, notes, acts }) {
-    const title = element('span', { className: 'entry-name', dir: 'auto', textContent: name });
-    if (mark) title.append(' ', element('span', { className: 'entry-mark', textContent: mark }));
-    const parts = notes.filter(Boolean).flatMap((note, index) => (index ? [' · ', note] : [note]));
-    const note = element('span', { className: 'entry-note' }, ...parts);
-    const words = element('div', { className: 'words' }, title, note);
-    return element('li', { className: 'entry' }, words, ...acts);
-  }
-
-  function actButton(textContent, label, click) {
-    const properties = { type: 'button', className: 'quiet-button', textContent, 'aria-label': label };
-    return element('button', { ...properties, click: event => click(event.currentTarget.closest('li')) });
-  }
-
-  // The focus goes to the neighbour, from where the next one can be removed just as well.
-  function removeEntry(row, path, said) {
-    return inDialog(row, async () => {
-      await send('DELETE', path).catch(error => {
-        if (error.status !== 404) throw error;
-      });
-      const next = row.nextElementSibling ?? row.previousElementSibling;
-      const dialog = row.closest('dialog');
-      row.remove();
-      (find('button', next ?? dialog) ?? find('.dialog-close', dialog)).focus();
-      return said;
-    });
-  }
-
-  async function fillEntries(place, path, show) {
-    try {
-      const entries = await getJson(path);
-      place.replaceChildren(...entries.map(show));
-    } catch (error) {
-      if (!(error instanceof Problem)) throw error;
-      say(place, error.message, 'bad');
-    }
-  }
+  // ---- Collections in dialogs: sessions, tokens, invitations, members, links ---------------------------
 
   // The server counts the making as the first use, and notes later ones only now and then.
   const isUsed = ({ used_at: used, created_at: made }) => Boolean(used) && used !== made;
-  const withTime = (word, at) => element('span', {}, `${word} `, agoTime(at));
-  const madeAgo = ({ created_at: made }) => withTime('made', made);
-  const usedAgo = thing => (isUsed(thing) ? withTime('last used', thing.used_at) : '');
-  const expiry = ({ expires_at: end }) => (end ? `good until ${yearFormat.format(new Date(end))}` : '');
+  const madeAgo = ({ created_at: made }) => h('span', {}, 'made ', agoTime(made));
+  const usedAgo = ({ used_at: used }) => h('span', {}, 'last used ', agoTime(used));
+  const since = at => `since ${yearFormat(at)}`;
+  const expiry = ({ expires_at: end }) => end && `good until ${yearFormat(end)}`;
+  const sharePath = name => `/api/lists/${sharedList.id}/${name}`;
+  let sharedList = null;
+
+  // `act` removes an entry, and `of` is what it says it does that to; `gone` is said when it is done.
+  const COLLECTIONS = {
+    session: {
+      path: () => '/api/sessions',
+      entry: session => ({
+        name: session.device,
+        mark: session.current && 'this one',
+        notes: [usedAgo(session), since(session.created_at)],
+        act: 'Sign out',
+        of: session.current ? 'here' : session.device,
+        gone: `${session.device}: signed out.`,
+      }),
+    },
+    token: {
+      path: () => '/api/tokens',
+      entry: token => ({
+        name: token.name,
+        mark: token.read_only ? 'reads' : 'reads and changes',
+        notes: [isUsed(token) ? usedAgo(token) : madeAgo(token), expiry(token)],
+        act: 'Revoke',
+        of: `the token ${token.name}`,
+        gone: `${token.name} is revoked.`,
+      }),
+      secret: ({ name, token }) =>
+        [`The token ${name}`, token, 'This is the token. Copy it now: it is not shown again.'],
+    },
+    invite: {
+      path: () => '/api/invites',
+      entry: invite => ({
+        name: 'Invitation',
+        notes: [madeAgo(invite), expiry(invite)],
+        act: 'Revoke',
+        of: `the invitation made ${timeAgo(invite.created_at)}`,
+        gone: 'The invitation is revoked.',
+      }),
+      secret: ({ link }) =>
+        ['The invitation link', addressHere(link), 'Send this link to one person. Copy it now: it is not shown again.'],
+    },
+    member: {
+      path: () => sharePath('members'),
+      entry: ({ name, role, since: at }) => ({
+        name,
+        mark: role === 'owner' && 'owner',
+        notes: [role !== 'owner' && since(at)],
+        choice: role !== 'owner' && roleChoice(name, role),
+        act: role !== 'owner' && 'Remove',
+        of: name,
+        gone: `${name} can’t see this list any more.`,
+      }),
+    },
+    link: {
+      path: () => sharePath('links'),
+      entry: link => ({
+        name: 'Link',
+        notes: [madeAgo(link), isUsed(link) && usedAgo(link)],
+        act: 'Revoke',
+        of: `the link made ${timeAgo(link.created_at)}`,
+        gone: 'The link is revoked.',
+      }),
+      secret: ({ link }) =>
+        ['The link to read this list', addressHere(link), 'Copy the link now: it is not shown again.'],
+    },
+  };
+
+  function entryView(kind, thing) {
+    const { name, mark, notes, choice, act, of, gone } = COLLECTIONS[kind].entry(thing);
+    const texts = notes.filter(Boolean).flatMap((note, index) => (index ? [' · ', note] : [note]));
+    const remove = node => (thing.current ? signOut() : removeEntry(kind, thing, gone, node.closest('li')));
+    const properties = { ...action(remove), 'aria-label': `${act} ${of}` };
+    return h('li.entry', { key: thing.id ?? name },
+      h('div.words', {},
+        h('span.entry-name', { dir: 'auto' }, name, mark && [' ', h('span.entry-mark', {}, mark)]),
+        h('span.entry-note', {}, texts)),
+      choice,
+      act && button('quiet-button', properties, act));
+  }
+
+  async function loadEntries(kind) {
+    try {
+      state.collections[kind] = await getJson(COLLECTIONS[kind].path());
+      render();
+    } catch (error) {
+      say(find(`.${kind}-entries`), expected(error).message, 'bad');
+    }
+  }
+
+  function openPart(part) {
+    const kind = Object.keys(COLLECTIONS).find(name => find(`.${name}-entries`, part));
+    if (part.open && kind) loadEntries(kind);
+  }
+
+  // The focus goes to the neighbour, from where the next one can be removed just as well.
+  function removeEntry(kind, thing, gone, row) {
+    return inDialog(row, async () => {
+      const dialog = row.closest('dialog');
+      const next = row.nextElementSibling ?? row.previousElementSibling;
+      await send('DELETE', `${COLLECTIONS[kind].path()}/${encodeURIComponent(thing.id ?? thing.name)}`).catch(error => {
+        if (error.status !== 404) throw error;
+      });
+      state.collections[kind] = state.collections[kind].filter(other => other !== thing);
+      paint();
+      (find('button', next ?? dialog) ?? find('.dialog-close', dialog)).focus();
+      return gone;
+    });
+  }
+
+  async function makeEntry(kind, body = {}) {
+    const response = await send('POST', COLLECTIONS[kind].path(), { body });
+    const thing = await response.json();
+    const [label, text, words] = COLLECTIONS[kind].secret(thing);
+    state.collections[kind] = [thing, ...(state.collections[kind] ?? [])];
+    state.secret = { kind, label, text, words };
+    paint();
+    find(`dialog[open] .copy`).focus();
+  }
+
+  function secretView({ label, text, words }) {
+    const field = { type: 'text', readOnly: true, value: text, 'aria-label': label };
+    return [
+      h('p.secret-words', { role: 'status' }, words),
+      h('div.secret-line', {},
+        h('input.secret', field),
+        button('solid-button.copy', { key: text, ...action('copy'), 'aria-live': 'polite' }, 'Copy')),
+    ];
+  }
 
   // The server's own address can differ from the one the browser uses, so only its tail is used.
   const addressHere = link => new URL(new URL(link).hash, location.href).href;
 
-  async function copy(field, button) {
+  async function copy(node) {
+    const field = node.previousSibling;
     field.select();
     try {
       await navigator.clipboard.writeText(field.value);
@@ -16932,84 +16619,47 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       // Without https there is no clipboard API, but the old command works.
       if (!document.execCommand('copy')) return;
     }
-    button.textContent = 'Copied';
+    node.textContent = 'Copied';
   }
 
-  function showSecret(part, label, text, words) {
-    const field = element('input', { type: 'text', className: 'secret', readOnly: true, value: text });
-    field.setAttribute('aria-label', label);
-    const button = { type: 'button', className: 'solid-button copy', textContent: 'Copy' };
-    button['aria-live'] = 'polite';
-    const copying = element('button', { ...button, click: event => copy(field, event.currentTarget) });
-    find('.secret-place', part).replaceChildren(
-      element('p', { className: 'secret-words', role: 'status', textContent: words }),
-      element('div', { className: 'secret-line' }, field, copying),
-    );
-    copying.focus();
+  // A dialog opens as if for the first time: without messages, typed texts and earlier secrets.
+  function openDialog(selector) {
+    const dialog = find(selector);
+    for (const form of findAll('form', dialog)) {
+      form.reset();
+      clearComplaints(form);
+    }
+    for (const part of findAll('.part', dialog)) part.open = false;
+    Object.assign(state, { collections: {}, secret: null });
+    say(dialog, '');
+    paint();
+    dialog.showModal();
   }
 
-  function sessionEntry(session) {
-    const end = row =>
-      session.current
-        ? inDialog(row, signOut)
-        : removeEntry(row, `/api/sessions/${session.id}`, `${session.device}: signed out.`);
-    return entry({
-      name: session.device,
-      mark: session.current ? 'this one' : '',
-      notes: [
-        withTime('last used', session.used_at),
-        `since ${yearFormat.format(new Date(session.created_at))}`,
-      ],
-      acts: [actButton('Sign out', `Sign out ${session.current ? 'here' : session.device}`, end)],
-    });
+  // The result of an act in a dialog is shown in the dialog: everything else lies behind it.
+  async function inDialog(part, act) {
+    const dialog = typeof part === 'string' ? find(part) : part.closest('dialog');
+    try {
+      say(dialog, (await act()) ?? '');
+    } catch (error) {
+      say(dialog, expected(error).message, 'bad');
+    }
   }
 
-  function tokenEntry(token) {
-    const path = `/api/tokens/${token.id}`;
-    const revoke = row => removeEntry(row, path, `${token.name} is revoked.`);
-    return entry({
-      name: token.name,
-      mark: token.read_only ? 'reads' : 'reads and changes',
-      notes: [usedAgo(token) || madeAgo(token), expiry(token)],
-      acts: [actButton('Revoke', `Revoke the token ${token.name}`, revoke)],
-    });
-  }
+  // ---- Account -----------------------------------------------------------------------------------------
 
-  function inviteEntry(invite) {
-    const revoke = row => removeEntry(row, `/api/invites/${invite.id}`, 'The invitation is revoked.');
-    const made = madeAgo(invite);
-    return entry({
-      name: 'Invitation',
-      notes: [made, expiry(invite)],
-      acts: [actButton('Revoke', `Revoke the invitation ${made.textContent}`, revoke)],
-    });
-  }
-
-  const loadSessions = () => fillEntries(find('.session-entries'), '/api/sessions', sessionEntry);
-  const loadTokens = () => fillEntries(find('.token-entries'), '/api/tokens', tokenEntry);
-  const loadInvites = () => fillEntries(find('.invite-entries'), '/api/invites', inviteEntry);
+  const openAccount = () => openDialog('.account');
+  const makeInvite = () => inDialog('.account', () => makeEntry('invite'));
 
   async function makeToken({ name, may, days }) {
-    const body = { name: oneLine(name), read_only: may === 'read', days: Number(days) };
-    const response = await send('POST', '/api/tokens', { body });
-    const token = await response.json();
+    await makeEntry('token', { name: oneLine(name), read_only: may === 'read', days: Number(days) });
     find('.token-form').reset();
-    find('.token-entries').prepend(tokenEntry(token));
-    const words = 'This is the token. Copy it now: it is not shown again.';
-    showSecret(find('.tokens-part'), `The token ${token.name}`, token.token, words);
-  }
-
-  async function makeInvite() {
-    const response = await send('POST', '/api/invites', { body: {} });
-    const invite = await response.json();
-    find('.invite-entries').prepend(inviteEntry(invite));
-    const words = 'Send this link to one person. Copy it now: it is not shown again.';
-    showSecret(find('.invites-part'), 'The invitation link', addressHere(invite.link), words);
   }
 
   async function changePassword({ password, new_password }) {
     await renewSession('PATCH', '/api/user', { password, new_password });
     find('.password-form').reset();
+    paint();
     say(find('.account'), 'The password is changed. All other devices are signed out.');
   }
 
@@ -17018,58 +16668,19 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     await leave();
   }
 
-  function listenToAccount() {
-    find('.account-button').addEventListener('click', openAccount);
-    find('.sign-in-button').addEventListener('click', changeUser);
-    const loading = { sessions: loadSessions, tokens: loadTokens, invites: loadInvites };
-    for (const [name, load] of Object.entries(loading)) {
-      find(`.${name}-part`).addEventListener('toggle', event => {
-        if (event.target.open) load();
-      });
-    }
-    onSubmit(find('.token-form'), makeToken);
-    onSubmit(find('.password-form'), changePassword);
-    onSubmit(find('.delete-form'), deleteAccount);
-    const dialog = find('.account');
-    find('.make-invite').addEventListener('click', () => inDialog(dialog, makeInvite));
-    find('.sign-out').addEventListener('click', () => inDialog(dialog, signOut));
-    find('.end-all').addEventListener('click', () => inDialog(dialog, () => signOut({ everywhere: true })));
-  }
-
   // ---- Sharing -----------------------------------------------------------------------------------------
-
-  const ROLES = { viewer: 'read', editor: 'change to-dos' };
-  let sharedList = null;
-  let shownList = null; // kept after its removal, for the message
-
-  const sharePath = (...parts) => ['/api/lists', sharedList.id, ...parts.map(encodeURIComponent)].join('/');
-
-  // With only one account, there is no other user to share with.
-  const canShare = list => list.role === 'owner' && access.session?.kind !== 'open' && !access.link;
-
-  function renderSharing(list) {
-    find('.list-tools').hidden = !list || list.inbox || access.link !== null;
-    if (list) {
-      shownList = list;
-      for (const name of ['rename-list', 'delete-list']) find(`.${name}-button`).hidden = isOthers(list);
-      find('.share-button').hidden = !canShare(list);
-      find('.leave-button').hidden = !isOthers(list);
-    }
-    find('.share-words').textContent = list ? shareWords(list) : '';
-    find('.share-note').hidden = !(list && isOthers(list)) && find('.own-lists').hidden;
-  }
 
   // A signed-in user who opens a link has lists to go back to.
   async function offerOwnLists() {
-    const session = await askSession({ asSelf: true }).catch(() => null);
-    find('.own-lists').hidden = !session?.user;
+    const session = await getJson('/api/session', { asSelf: true }).catch(() => null);
+    state.hasOwnLists = Boolean(session?.user);
     render();
   }
 
   function endLink() {
-    if (state.open) closeDetail();
-    for (const name of ['lists', 'items']) state[name] = [];
-    state.next = null;
+    closeDetail();
+    Object.assign(saved, { lists: [], items: [], next: null });
+    project();
     state.problem = new Problem(401, 'This link is no longer valid.');
     live.isOver = true;
     render();
@@ -17077,102 +16688,52 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
 
   function openSharing() {
     sharedList = currentList();
-    // A link sends a header that only a server with accounts reads.
-    find('.links-part').hidden = !access.session.accounts;
-    find('#share-title').textContent = `Share ${quoted(sharedList.title)}`;
     openDialog('.share');
     find('#member-name').focus();
     loadSharing();
   }
 
   async function loadSharing() {
-    await fillEntries(find('.member-entries'), sharePath('members'), memberEntry);
-    if (!access.session.accounts) return;
-    await fillEntries(find('.link-entries'), sharePath('links'), linkEntry);
-  }
-
-  function memberEntry({ name, role, since }) {
-    const isOwner = role === 'owner';
-    const remove = row =>
-      removeEntry(row, sharePath('members', name), `${name} can’t see this list any more.`);
-    return entry({
-      name,
-      mark: isOwner ? 'owner' : '',
-      notes: [isOwner ? '' : `since ${yearFormat.format(new Date(since))}`],
-      acts: isOwner ? [] : [roleChoice(name, role), actButton('Remove', `Remove ${name}`, remove)],
-    });
+    await loadEntries('member');
+    if (access.session.accounts) await loadEntries('link');
   }
 
   function roleChoice(name, role) {
-    const options = Object.entries(ROLES).map(([value, words]) =>
-      element('option', { value, textContent: `can ${words}`, selected: value === role }),
-    );
-    const change = event => inDialog(event.target, () => changeRole(name, event.target));
-    return element('select', { className: 'role', 'aria-label': `What ${name} can do`, change }, ...options);
+    const properties = { ...action(field => changeRole(name, field)), 'aria-label': `What ${name} can do` };
+    const options = Object.entries(ROLES).map(([value, words]) => option(value, `can ${words}`, value === role));
+    return h('select.role', properties, options);
   }
 
-  async function changeRole(name, choice) {
-    try {
-      await send('PUT', sharePath('members', name), { body: { role: choice.value } });
-    } catch (error) {
-      choice.value = Object.keys(ROLES).find(role => role !== choice.value);
-      throw error;
-    }
-    return `${name} can ${ROLES[choice.value]} now.`;
+  const memberPath = name => `${sharePath('members')}/${encodeURIComponent(name)}`;
+  const putMember = (name, role) => send('PUT', memberPath(name), { body: { role } });
+
+  function changeRole(name, field) {
+    const role = field.value;
+    return inDialog(field, async () => {
+      try {
+        await putMember(name, role);
+      } catch (error) {
+        field.value = Object.keys(ROLES).find(other => other !== role);
+        throw error;
+      }
+      state.collections.member.find(member => member.name === name).role = role;
+      return `${name} can ${ROLES[role]} now.`;
+    });
   }
 
   async function addMember({ name, role }) {
     const who = name.trim();
-    await send('PUT', sharePath('members', who), { body: { role } });
+    await putMember(who, role);
     find('.member-form').reset();
     find('#member-name').focus();
-    await fillEntries(find('.member-entries'), sharePath('members'), memberEntry);
+    await loadEntries('member');
     say(find('.share'), `${who} can ${ROLES[role]} now.`);
-    scheduleListRefresh();
-  }
-
-  function linkEntry(link) {
-    const made = madeAgo(link);
-    const revoke = row => removeEntry(row, sharePath('links', link.id), 'The link is revoked.');
-    return entry({
-      name: 'Link',
-      notes: [made, usedAgo(link)],
-      acts: [actButton('Revoke', `Revoke the link ${made.textContent}`, revoke)],
-    });
+    want('counts');
   }
 
   async function makeLink() {
-    const response = await send('POST', sharePath('links'), { body: {} });
-    const link = await response.json();
-    find('.link-entries').prepend(linkEntry(link));
-    const words = 'Copy the link now: it is not shown again.';
-    showSecret(find('.share'), 'The link to read this list', addressHere(link.link), words);
-    scheduleListRefresh();
-  }
-
-  async function leaveList() {
-    const list = currentList();
-    const text = `Only ${list.owner} can share it with you again.`;
-    if (!(await confirmed(`Leave ${quoted(list.title)}?`, text, ['Leave', 'Stay']))) return;
-    const path = `/api/lists/${list.id}/members/${encodeURIComponent(access.session.user)}`;
-    state.lists = state.lists.filter(other => other !== list);
-    write({
-      request: () => ({ method: 'DELETE', path }),
-      accept: () => showToast(`You have left ${quoted(list.title)}.`),
-      revert: () => {
-        state.lists.push(list);
-      },
-    });
-    location.hash = '#/';
-    focusStart();
-  }
-
-  function listenToSharing() {
-    find('.share-button').addEventListener('click', openSharing);
-    find('.leave-button').addEventListener('click', leaveList);
-    find('.make-link').addEventListener('click', () => inDialog(find('.share'), makeLink));
-    find('.share').addEventListener('close', scheduleListRefresh);
-    onSubmit(find('.member-form'), addMember);
+    await inDialog('.share', () => makeEntry('link'));
+    want('counts');
   }
 
   // ---- Live changes ------------------------------------------------------------------------------------
@@ -17182,7 +16743,7 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
   function connect() {
     clearTimeout(live.timer);
     if (live.isOver || gate.resolve) return; // signing in again connects
-    const address = new URL(`${base}/api/events`, location.href);
+    const address = new URL(`${root}/api/events`, location.href);
     address.protocol = address.protocol === 'https:' ? 'wss:' : 'ws:';
     address.hash = '';
     if (state.revision !== null) address.searchParams.set('since', state.revision);
@@ -17202,63 +16763,6 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     connect();
   }
 
-  // A connection that died in a sleep stays open for the browser, the socket as well as the connections that it
-  // keeps for requests. So the server is asked, and connections without an answer are given up.
-  let check = null;
-
-  function catchUp() {
-    check ??= checkChanges().finally(() => {
-      check = null;
-    });
-    return check;
-  }
-
-  async function checkChanges() {
-    if (!access.session || gate.resolve || live.isOver) return;
-    try {
-      const { changes, more, revision } = await askChanges(state.revision ?? newestRevision());
-      const missed = changes.filter(change => change.revision > (state.revision ?? 0));
-      state.revision = Math.max(state.revision ?? 0, revision);
-      if (missed.length && live.socket?.readyState === WebSocket.OPEN) reconnect();
-      if (more) scheduleRefresh();
-      else if (missed.length) applyChanges(missed);
-    } catch (error) {
-      if (!(error instanceof Problem)) throw error;
-      if (error.isAbsence) {
-        state.refreshWanted = true;
-        probeLater(0);
-      } else if (error.status === 410) {
-        state.revision = null;
-        reconnect();
-        scheduleRefresh();
-      }
-    }
-  }
-
-  async function askChanges(since) {
-    const ask = () => getJson(`/api/changes?since=${since}`, { patience: CHECK_PATIENCE });
-    try {
-      return await ask();
-    } catch (error) {
-      if (!error.isAbsence) throw error;
-      reconnect();
-      // Enough to have the browser drop all connections that are dead; the request after them gets a new one.
-      return Promise.any(Array.from({ length: CONNECTIONS_OF_BROWSER }, ask)).catch(ask);
-    }
-  }
-
-  // A jump of the clock shows that the computer was asleep.
-  function watchLine() {
-    const now = Date.now();
-    const isJump = Math.abs(now - live.watched) > 3 * CLOCK_INTERVAL && !document.hidden;
-    live.watched = now;
-    if (isJump) wake();
-    else if (live.socket && now - live.heard > MAXIMUM_SILENCE) {
-      reconnect();
-      catchUp();
-    }
-  }
-
   function connectLater() {
     if (live.isOver) return;
     const pause = backoff(live.attempt);
@@ -17272,31 +16776,49 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     if (event.code === SIGNED_OUT && noteSignedOut()) return;
     connectLater();
     // A socket may fail alone, behind a proxy without WebSockets; only a failing request means an unavailable server.
-    if (live.attempt > 1) probeLater(live.attempt);
+    if (live.attempt > 1) probe(live.attempt);
   }
 
-  let probing = false;
+  // A connection that died in a sleep stays open for the browser, the socket as well as the connections that it
+  // keeps for requests. So the server is asked, and connections without an answer are given up.
+  let check = null;
 
-  async function probeLater(firstAttempt) {
-    if (probing) return;
-    probing = true;
-    for (let attempt = firstAttempt; ; attempt += 1) {
-      try {
-        await send('GET', '/api/health/live', { patience: 2 * CHECK_PATIENCE });
-        break;
-      } catch (error) {
-        if (!error.isAbsence) break;
-        const pause = backoff(attempt);
-        if (!queue.running) showAway(error.message, pause);
-        await waitForRetry(pause);
+  function catchUp() {
+    check ??= checkChanges().finally(() => (check = null));
+    return check;
+  }
+
+  async function checkChanges() {
+    if (!access.session || gate.resolve || live.isOver) return;
+    try {
+      const { changes, more, revision } = await askChanges(state.revision ?? newestRevision());
+      const missed = changes.filter(change => change.revision > (state.revision ?? 0));
+      state.revision = Math.max(state.revision ?? 0, revision);
+      if (missed.length && live.socket?.readyState === WebSocket.OPEN) reconnect();
+      if (more) want('all');
+      else if (missed.length) applyChanges(missed);
+    } catch (error) {
+      if (expected(error).isAbsence) {
+        state.stale = 'all';
+        probe();
+      } else if (error.status === 410) {
+        state.revision = null;
+        reconnect();
+        want('all');
       }
     }
-    probing = false;
-    showBack();
-    if (state.problem?.isAbsence) loadView();
-    else if (state.refreshWanted) scheduleRefresh();
-    // A socket that is refused from the start doesn't report that the session has ended.
-    if (live.socket === null) checkSession();
+  }
+
+  async function askChanges(after) {
+    const ask = () => getJson(`/api/changes?since=${after}`, { patience: CHECK_PATIENCE });
+    try {
+      return await ask();
+    } catch (error) {
+      if (!error.isAbsence) throw error;
+      reconnect();
+      // Enough to have the browser drop all connections that are dead; the request after them gets a new one.
+      return Promise.any(Array.from({ length: CONNECTIONS_OF_BROWSER }, ask)).catch(ask);
+    }
   }
 
   function hear(message) {
@@ -17315,189 +16837,273 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const isFirst = state.revision === null;
     const wasReplaced = reset || (!isFirst && revision < state.revision);
     if (isFirst || wasReplaced) state.revision = revision;
-    if (isFirst) loadDueToday().catch(() => {});
-    if (wasReplaced || (isFirst && state.loaded && revision > newestRevision())) scheduleRefresh();
+    if (wasReplaced || (isFirst && state.loaded && revision > newestRevision())) want('all');
+    else if (isFirst) want('counts');
   }
 
-  function newestRevision() {
-    return Math.max(0, ...[...state.lists, ...state.items].map(({ revision }) => revision ?? 0));
-  }
+  const newestRevision = () => Math.max(0, ...[...saved.lists, ...saved.items].map(({ revision }) => revision ?? 0));
 
   // The orders the server had to move are taken over at once, since the next move needs them; the rest of
   // other users' changes are read again in a quiet moment. Own changes are on the screen already.
   function applyChanges(changes) {
-    const known = new Map(state.items.map(item => [item.id, item]));
-    for (const change of changes) {
-      const item = known.get(change.todo);
-      if (item && change.action === 'reorder' && change.after && !pendingFields(item.id).order) {
-        item.order = change.after.order;
-      }
-    }
-    afterQueue(() => {
-      if (changes.some(change => !state.ownBatches.has(change.batch))) scheduleRefresh();
-      else scheduleListRefresh();
-    });
-  }
-
-  // The page knows its own batches for certain only after the answers to all writes.
-  function afterQueue(action) {
-    if (queue.running) queue.idle.then(action);
-    else action();
-  }
-
-  function leaveGoneList() {
-    const { list: id } = state.view;
-    if (id === null || shownList?.id !== id || listById(id)) return false;
-    location.replace('#/'); // or Back would lead here again
-    if (state.open) closeDetail();
-    const what = isOthers(shownList) ? 'shared with you' : 'there';
-    showToast(`${quoted(shownList.title)} is not ${what} any more.`);
-    return true;
+    for (const { action, todo, after } of changes)
+      if (action === 'reorder' && after)
+        saved.items = saved.items.map(item => (item.id === todo ? { ...item, order: after.order } : item));
+    project();
+    afterQueue(() => want(changes.some(change => !state.ownBatches.has(change.batch)) ? 'all' : 'counts'));
   }
 
   // A list was added, removed, or became read-only.
   async function reloadAccess() {
-    try {
-      await loadLists();
-    } catch (error) {
-      if (!(error instanceof Problem)) throw error;
-      return;
+    if (state.problem || access.link) await sync({ moved: true });
+    else {
+      state.stale ||= 'counts';
+      await sync();
+      want('all');
     }
     if (state.open && isLocked(state.open)) saveDetailTexts();
-    if (leaveGoneList()) return;
-    if (state.loaded && !state.problem && !access.link) {
-      render();
-      scheduleRefresh();
-    } else {
-      loadView();
-    }
     if (find('.share').open && !find('.share .entries :focus')) loadSharing();
   }
 
-  // ---- Weather and the day -----------------------------------------------------------------------------
+  // ---- Weather and the clock ---------------------------------------------------------------------------
 
   async function showWeather() {
-    const place = find('.weather');
-    try {
-      const { temperature, text, place: where } = await getJson('/api/weather');
-      place.textContent = `${Math.round(Number(temperature))}° and ${text} in ${where}`;
-      place.hidden = false;
-    } catch {
-      place.hidden = true;
+    const { temperature, text, place } = await getJson('/api/weather').catch(() => ({}));
+    state.weather = text ? `${Math.round(Number(temperature))}° and ${text} in ${place}` : null;
+    render();
+  }
+
+  let shownDay = dayFromNow(0);
+
+  // Relative times, overdue marks and the day must stay true.
+  function followClock() {
+    // A page left open over midnight must not call yesterday's to-dos due today.
+    if (shownDay !== dayFromNow(0)) want('all');
+    shownDay = dayFromNow(0);
+    if (document.hidden) return;
+    // After a change of the time zone the page is reloaded: all its formats are of the zone at its start.
+    if (readersZone() !== zoneAtStart && !queue.jobs.length) location.reload();
+    if (!state.drag) render();
+  }
+
+  // A jump of the clock shows that the computer was asleep.
+  function tick() {
+    followClock();
+    const now = Date.now();
+    const isJump = Math.abs(now - live.watched) > 3 * CLOCK_INTERVAL && !document.hidden;
+    live.watched = now;
+    if (isJump) wake();
+    else if (live.socket && now - live.heard > MAXIMUM_SILENCE) {
+      reconnect();
+      catchUp();
     }
   }
 
-  let shownDay = '';
-
-  // A page left open over midnight must not call yesterday's to-dos due today.
-  function showDay() {
-    const day = dayFromNow(0);
-    if (day === shownDay) return;
-    const isNewDay = shownDay !== '';
-    shownDay = day;
-    find('.today').dateTime = day;
-    find('.today').textContent = todayFormat.format(new Date());
-    if (isNewDay) scheduleRefresh();
-  }
-
-  // Relative times and overdue marks must stay true. The details and the trash aren't
-  // built again: that would close an open choice in them.
-  function followClock() {
-    showDay();
-    if (document.hidden || !state.view) return;
-    // After a change of the time zone the page is reloaded: all its formats are of the zone at its start.
-    if (readersZone() !== zoneAtStart && !queue.jobs.length) location.reload();
-    for (const time of findAll('.ago')) time.textContent = timeAgo(time.dateTime);
-    if (!isTrash() && !state.drag) renderRows();
-  }
-
-  // ---- Shortcuts ---------------------------------------------------------------------------------------
-
-  const modifier = isApple ? '⌘' : 'Ctrl';
-  const SHORTCUTS = [
-    [['n'], 'New to-do'],
-    [['/'], 'Search'],
-    [['1', '2', '3'], 'All, active, completed'],
-    [['↑', '↓'], 'From to-do to to-do'],
-    [['Space'], 'Complete the to-do'],
-    [['Enter'], 'Its details'],
-    [['F2'], 'Edit its title, as a double-click does'],
-    [['Delete'], 'Move it to the trash'],
-    [[isApple ? '⌥' : 'Alt', '↑ ↓'], 'Move it up or down'],
-    [[modifier, 'Z'], 'Undo'],
-    [[modifier, isApple ? '⇧' : 'Shift', 'Z'], 'Redo'],
-    [['Esc'], 'Close, or discard an edit'],
-    [['?'], 'This help'],
-  ];
-
-  function openHelp() {
-    const terms = SHORTCUTS.flatMap(([keys, words]) => [
-      element('dt', {}, ...keys.map(key => element('kbd', { textContent: key }))),
-      element('dd', { textContent: words }),
-    ]);
-    find('.keys').replaceChildren(...terms);
-    find('.single-keys').checked = recall('single-keys', true);
-    find('.help').showModal();
-    find('.help-close').focus();
-  }
+  // ---- What the user does ------------------------------------------------------------------------------
 
   // A field undoes its own typing. An empty composer, or a field that was only filled
   // by the page, has nothing to undo.
   const typedIn = new WeakSet();
-
   const hasOwnUndo = field =>
-    isTextField(field) && typedIn.has(field) && !field.matches('select, [type=date], [type=time]');
+    typedIn.has(field) && field.matches(TEXT_FIELD) && !field.matches('select, [type=date], [type=time]');
 
-  function undoKey(event) {
+  // The functions that `data-action` names: they get the element, or a form's fields.
+  const ACTIONS = {
+    addMember, changePassword, changeUser, chooseSort, clearCompleted, clearSearch, closeDetail, closeDialog,
+    closeDrawer, copy, deleteAccount, deleteList, emptyTrash, focusStart, hideToast, leaveGate, leaveList, loadMore,
+    makeInvite, makeLink, makeToken, openAccount, openDrawer, openHelp, openSharing, choosePriority, quickDue,
+    showPassword, signIn, signOut, signOutEverywhere, signUp, startNewList, switchForm, toggleAll, toggleOptions,
+    visitPlace, wakeRetry,
+    startRename: () => startRename(),
+    loadAgain: () => sync({ moved: true }),
+    moreHistory: () => loadHistory(state.nextHistory),
+    toggleTag: ({ dataset }) => toggleTag(dataset.value),
+    removeTag: ({ dataset }) => removeTag(dataset.value),
+    toggleRow: node => toggleTodo(itemOf(node)),
+    openRow: node => openDetail(itemOf(node)),
+    deleteRow: node => deleteTodo(itemOf(node)),
+    deleteOpen: () => deleteTodo(state.open),
+    chooseList: ({ value }) => moveToList(state.open, value),
+    chooseSingleKeys: ({ checked }) => remember('single-keys', checked),
+  };
+
+  const act = (node, event) => (node.act ?? ACTIONS[node.dataset.action])(node, event);
+
+  // Double-clicks with a finger are unreliable; a tap opens the details, where the title can be edited too.
+  function clickTitle(label, event) {
+    const isFinger = event.pointerType === 'touch';
+    const item = itemOf(label);
+    if (isFinger || (state.open && state.open.id !== item.id)) openDetail(item, { takeFocus: isFinger });
+  }
+
+  // The page's listeners: kind of event, selector, and what is done with the element.
+  const EVENTS = [
+    ['click', '[data-action]:not(input, select, form)', act],
+    ['change', ':is(input, select)[data-action]', act],
+    ['submit', 'form', submitForm],
+    ['click', '.todo-list label', clickTitle],
+    ['dblclick', '.todo-list label', label => startEdit(itemOf(label))],
+    ['dblclick', 'h1', () => !find('.list-tools').hidden && !isOthers(currentList()) && startRename()],
+    ['focusout', '.edit', () => saveEdit()],
+    ['focusout', '.new-list', field => field.hidden || createList()],
+    ['focusout', '.rename-list', () => endRename({ saves: true })],
+    ['focusout', '.detail-due, .detail-time', () => saveTypedDue()],
+    ['paste', '.new-todo', takeLines],
+    ['drop', '.new-todo', takeLines],
+    ['input', '.search', () => search()],
+    ['input', '.detail-title', growTitle],
+    ['input', '.detail-notes', () => saveNotesSoon()],
+    ['input', '.detail-due, .detail-time', typeDue],
+    ['change', '.detail-title, .detail-notes', saveDetailTexts],
+    ['change', '.detail-tag', addTag],
+    ['toggle', '.history', () => loadHistory()],
+    ['toggle', '.part', openPart],
+    ['pointerdown', '.grip', startDrag],
+    ['pointermove', '.grip', followDrag],
+    ['pointerup', '.grip', dropDrag],
+    ['pointercancel', '.grip', endDrag],
+    ['pointerdown', 'dialog:not(.dispute)', pressDialog],
+    ['click', 'dialog:not(.dispute)', clickDialog],
+    ['cancel', '.dispute', (dialog, event) => event.preventDefault()],
+    ['close', '.share', () => want('counts')],
+    ['keydown', '*', pressKey],
+    ['input', '*', field => typedIn.add(field)],
+    // A press, a key, or an entry may change what has to outlive the page.
+    ['input', '*', stashSoon],
+    ['keydown', '*', stashSoon],
+    ['click', '*', stashSoon],
+    ['pointerdown', '*', () => (press.until = Date.now() + PRESS_PATIENCE)],
+    ['pointerup', '*', endPress],
+    ['pointercancel', '*', endPress],
+  ];
+
+  function dispatch(event) {
+    if (!(event.target instanceof Element)) return;
+    for (const [kind, selector, handle] of EVENTS) {
+      const node = kind === event.type && event.target.closest(selector);
+      if (node) handle(node, event);
+    }
+  }
+
+  // ---- Keys --------------------------------------------------------------------------------------------
+
+  const ROW = '.todo-list > li :not(.edit)';
+  const TEXT_FIELD = 'textarea, select, input:not([type=checkbox], [type=radio], [type=button])';
+  const FREE = `:not(${TEXT_FIELD})`;
+  const SHOWS = { 1: 'all', 2: 'active', 3: 'completed' };
+
+  // Keys, where they work, what they do (false leaves the key to the browser), and words for the help.
+  const KEYS = [
+    [['n'], FREE, focusStart, 'New to-do'],
+    [['/'], FREE, () => find('.search').focus(), 'Search'],
+    [['1', '2', '3'], FREE, (node, key) => goTo({ show: SHOWS[key] }), 'All, active, completed'],
+    [['Enter'], '.new-todo, .new-due, .new-tags', createTodo],
+    [['ArrowDown'], '.new-todo', () => focusRow(find('.todo-list > li'))],
+    [['ArrowUp', 'ArrowDown'], ROW, stepToRow, 'From to-do to to-do'],
+    [['Space'], ROW, () => false, 'Complete the to-do'],
+    [['Enter'], '.todo-list .toggle', node => openDetail(itemOf(node)), 'Its details'],
+    [['F2'], ROW, node => startEdit(itemOf(node)), 'Edit its title, as a double-click does'],
+    [['Delete'], ROW, node => deleteTodo(itemOf(node)), 'Move it to the trash'],
+    [['Alt+ArrowUp'], ROW, node => moveByKey(itemOf(node), -1), 'Move it up or down'],
+    [['Alt+ArrowDown'], ROW, node => moveByKey(itemOf(node), +1)],
+    [['Enter'], '.edit', () => saveEdit()],
+    [['Escape'], '.edit', () => endEdit()],
+    [['Enter'], '.new-list', createList],
+    [['Escape'], '.new-list', endNewList],
+    [['Enter'], '.rename-list', () => endRename({ saves: true })],
+    [['Escape'], '.rename-list', () => endRename({ saves: false })],
+    [['Enter'], '.search', () => search.now()],
+    [['Enter'], '.detail-title', saveDetailTexts],
+    [['Escape'], '.detail-title', discardTitle],
+    [['Enter'], '.detail-due, .detail-time', saveTypedDue],
+    [['Enter', ','], '.detail-tag', addTag],
+    [['Backspace'], '.detail-tag', removeLastTag],
+    [['Mod+z'], '*', node => takeBackByKey(node, undo), 'Undo'],
+    [['Mod+Shift+z'], '*', node => takeBackByKey(node, redo), 'Redo'],
+    [['Ctrl+y'], '*', node => takeBackByKey(node, redo)],
+    [['Escape'], '*', escape, 'Close, or discard an edit'],
+    [['?'], FREE, openHelp, 'This help'],
+  ];
+
+  // The key of a shortcut. A layout without Latin letters has the shortcut where a US keyboard has it.
+  function shortcutKey({ key, code, shiftKey }) {
+    if (key === ' ') return 'Space';
+    if (/^[\p{ASCII}\p{Script=Latin}]/u.test(key)) return key.length === 1 ? key.toLowerCase() : key;
+    if (code === 'Slash') return shiftKey ? '?' : '/';
+    return /^(?:Key|Digit|Numpad)(.)$/.exec(code)?.[1].toLowerCase() ?? key;
+  }
+
+  function pressKey(node, event) {
+    // The Enter that ends the composing of a Chinese or Japanese word isn't meant for the page.
+    if (event.isComposing || event.keyCode === 229 || find('dialog[open]')) return;
+    if (gate.resolve) {
+      if (event.key === 'Escape' && !find('.gate-back').hidden) leaveGate();
+      return;
+    }
     const key = shortcutKey(event);
-    const isUndo = (event.ctrlKey || event.metaKey) && !event.altKey && key === 'z';
-    const isRedo = (isUndo && event.shiftKey) || (event.ctrlKey && key === 'y');
-    if ((!isUndo && !isRedo) || hasOwnUndo(event.target)) return false;
-    event.preventDefault();
+    const mark = event.ctrlKey || event.metaKey;
+    const isPlain = !mark && !event.altKey;
+    const names = isPlain || key.length > 1 ? [key] : [];
+    if (event.altKey && key.startsWith('Arrow')) names.splice(0, 1, `Alt+${key}`);
+    if (mark && !event.altKey) names.push(`Mod+${event.shiftKey ? 'Shift+' : ''}${key}`);
+    if (event.ctrlKey) names.push(`Ctrl+${key}`);
+    for (const [keys, selector, handle] of KEYS) {
+      if (!keys.some(name => names.includes(name)) || !event.target.matches(selector)) continue;
+      if (selector === FREE && !recall('single-keys', true)) continue;
+      if (handle(event.target, key) === false) continue;
+      event.preventDefault();
+      return;
+    }
+  }
+
+  function takeBackByKey(node, turn) {
+    if (hasOwnUndo(node)) return false;
     saveTypedDue();
-    if (isRedo) redo();
-    else undo();
+    turn();
     return true;
   }
 
-  function escapeKey(event) {
-    if (state.drag) cancelDrag();
-    else if (document.documentElement.classList.contains('drawer-open')) closeDrawer();
-    else if (event.target === find('.search')) leaveSearch();
-    else if (state.open && event.target !== find('.new-todo')) closeDetail();
+  function focusRow(row) {
+    if (row) find('.toggle:enabled, .details-button', row).focus();
+    return Boolean(row);
   }
 
-  function leaveSearch() {
-    find('.search').value = '';
-    if (state.view.q) goTo({ q: '' }, { replace: true });
-    focusStart();
+  function stepToRow(node, key) {
+    const { previousElementSibling: previous, nextElementSibling: next } = node.closest('li');
+    if (!focusRow(key === 'ArrowUp' ? previous : next) && key === 'ArrowUp') focusStart();
   }
 
-  const SINGLE_KEYS = {
-    n: focusStart,
-    '/': () => find('.search').focus(),
-    '?': openHelp,
-    1: () => goTo({ show: 'all' }),
-    2: () => goTo({ show: 'active' }),
-    3: () => goTo({ show: 'completed' }),
-  };
+  function discardTitle(field) {
+    field.value = drafts.get(field).shown;
+    return false;
+  }
 
-  function documentKey(event) {
-    if (find('dialog[open]') || event.isComposing) return;
-    if (gate.resolve) {
-      if (event.key === 'Escape' && !find('.gate-back').hidden) closeGate(null);
-      return;
-    }
-    if (event.key === 'Escape') {
-      escapeKey(event);
-      return;
-    }
-    if (undoKey(event) || isTextField(event.target)) return;
-    if (event.ctrlKey || event.metaKey || event.altKey || !recall('single-keys', true)) return;
-    const act = SINGLE_KEYS[shortcutKey(event)];
-    if (!act) return;
-    event.preventDefault();
-    act();
+  function removeLastTag(field) {
+    if (field.value !== '' || !state.open.tags.length) return false;
+    const last = state.open.tags.at(-1);
+    changeTags(state.open, tags => tags.filter(tag => tag !== last));
+    return true;
+  }
+
+  function escape(node) {
+    if (state.drag) endDrag();
+    else if (state.hasDrawer) closeDrawer();
+    else if (node.matches('.search')) leaveSearch();
+    else if (state.open && !node.matches('.new-todo')) closeDetail();
+    else return false;
+    return true;
+  }
+
+  function openHelp() {
+    const apple = { Mod: '⌘', Shift: '⇧', Alt: '⌥' };
+    const names = { Mod: 'Ctrl', ArrowUp: '↑', ArrowDown: '↓', Escape: 'Esc', z: 'Z', ...(isApple && apple) };
+    const rows = KEYS.filter(([, , , words]) => words).flatMap(([keys, , , words]) => [
+      h('dt', {}, keys.flatMap(key => key.split('+')).map(key => h('kbd', {}, names[key] ?? key))),
+      h('dd', {}, words),
+    ]);
+    patch(find('.keys'), rows);
+    find('.single-keys').checked = recall('single-keys', true);
+    answerOf('.help', '.help-close');
   }
 
   // ---- Start -------------------------------------------------------------------------------------------
@@ -17513,167 +17119,30 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     const before = state.view;
     saveTyped();
     state.view = parseHash(location.hash);
-    const moved = !samePlace(before, state.view);
-    if (moved) {
+    const isMoved = before.kind !== state.view.kind || before.list !== state.view.list;
+    if (isMoved) {
       closeDetail();
       closeDrawer();
-      state.items = [];
       state.loaded = false;
       scrollTo({ top: 0, behavior: 'instant' });
-    } else {
-      // A narrower filter can be shown before its answer is here.
-      state.items = state.items.filter(belongs);
     }
-    state.next = null;
-    state.problem = null;
+    // A narrower filter can be shown before its answer is here.
+    Object.assign(saved, { items: isMoved ? [] : saved.items.filter(belongs), next: null });
+    project();
+    sync({ moved: true });
     render();
-    loadView();
   }
 
-  function listenToComposer() {
-    for (const kind of ['paste', 'drop']) find('.new-todo').addEventListener(kind, takeLines);
-    find('.new-todo').addEventListener('keydown', event => {
-      if (isEnter(event)) {
-        event.preventDefault();
-        createTodo();
+  function leavePage() {
+    if (access.leaving) return;
+    const createTyped = () => find('.new-list').hidden || createList();
+    for (const part of [...typedParts, createTyped, flushQueue, () => stash({ isLeft: true }), letGo]) {
+      try {
+        part();
+      } catch (error) {
+        reportError(error); // the other parts must work all the same
       }
-      const first = find('.todo-list > li');
-      if (event.key === 'ArrowDown' && !event.isComposing && first) rowFocus(first).focus();
-    });
-    for (const name of ['.new-due', '.new-tags']) {
-      find(name).addEventListener('keydown', event => {
-        if (isEnter(event)) {
-          event.preventDefault();
-          createTodo();
-        }
-      });
     }
-    find('.new-options-button').addEventListener('click', event => {
-      const options = find('.new-options');
-      options.hidden = !options.hidden;
-      event.currentTarget.setAttribute('aria-expanded', String(!options.hidden));
-      render();
-    });
-    find('.toggle-all').addEventListener('change', toggleAll);
-    find('.clear-completed').addEventListener('click', clearCompleted);
-    find('.sort').addEventListener('change', chooseSort);
-    find('.search').addEventListener('input', search);
-    find('.search').addEventListener('keydown', event => {
-      if (isEnter(event)) search.now();
-    });
-    find('.skip').addEventListener('click', focusStart);
-  }
-
-  function listenToLists() {
-    find('.new-list-button').addEventListener('click', startNewList);
-    const inputs = [
-      ['.new-list', createList, endNewList],
-      ['.rename-list', () => endRename({ save: true }), () => endRename({ save: false })],
-    ];
-    for (const [selector, save, discard] of inputs) {
-      find(selector).addEventListener('keydown', event => {
-        if (isEnter(event)) save();
-        else if (event.key === 'Escape' && !event.isComposing) {
-          event.stopPropagation();
-          discard();
-        }
-      });
-      find(selector).addEventListener('blur', () => {
-        if (!find(selector).hidden) save();
-      });
-    }
-    find('.rename-list-button').addEventListener('click', () => startRename());
-    find('h1').addEventListener('dblclick', () => {
-      if (!find('.list-tools').hidden && !isOthers(currentList())) startRename();
-    });
-    find('.delete-list-button').addEventListener('click', deleteList);
-    find('.open-drawer').addEventListener('click', openDrawer);
-    find('.close-drawer').addEventListener('click', closeDrawer);
-    find('.scrim').addEventListener('click', closeDrawer);
-    find('.sidebar').addEventListener('click', sidebarClick);
-  }
-
-  function listenToDialogs() {
-    const confirmDialog = find('.confirm');
-    find('.confirm-yes').addEventListener('click', () => confirmDialog.close('yes'));
-    find('.confirm-no').addEventListener('click', () => confirmDialog.close());
-    find('.empty-trash').addEventListener('click', emptyTrash);
-    find('.help-button').addEventListener('click', openHelp);
-    find('.help-close').addEventListener('click', () => find('.help').close());
-    find('.single-keys').addEventListener('change', event =>
-      remember('single-keys', event.target.checked),
-    );
-    for (const dialog of findAll('dialog:not(.dispute)')) listenToVeil(dialog);
-    listenToDispute();
-  }
-
-  function listenToDispute() {
-    const dialog = find('.dispute');
-    dialog.addEventListener('cancel', event => event.preventDefault());
-    for (const button of findAll('button', dialog))
-      button.addEventListener('click', () => dialog.close(button.value));
-  }
-
-  // Only a press that begins on the veil closes: a drag over a text may end there.
-  function listenToVeil(dialog) {
-    let isOnVeil = false;
-    dialog.addEventListener('pointerdown', event => {
-      const { left, right, top, bottom } = dialog.getBoundingClientRect();
-      const { clientX: x, clientY: y } = event;
-      isOnVeil = event.target === dialog && (x < left || x > right || y < top || y > bottom);
-    });
-    dialog.addEventListener('click', event => {
-      if (event.target === dialog && isOnVeil) dialog.close();
-    });
-    find('.dialog-close', dialog)?.addEventListener('click', () => dialog.close());
-  }
-
-  function listenToWindow() {
-    addEventListener('hashchange', hashChanged);
-    addEventListener('popstate', historyMoved);
-    addEventListener('pageshow', event => {
-      // A page that "back" restores from the browser's memory may belong to another user by now.
-      if (!event.persisted) return;
-      holdStash();
-      wake();
-    });
-    addEventListener('online', wake);
-    addEventListener('pagehide', () => {
-      if (access.leaving) return;
-      const createTyped = () => find('.new-list').hidden || createList();
-      for (const part of [...typedParts, createTyped, flushQueue, () => stash({ isLeft: true }), letGo]) {
-        try {
-          part();
-        } catch (error) {
-          reportError(error); // the other parts must work all the same
-        }
-      }
-    });
-    addEventListener('input', event => typedIn.add(event.target));
-    for (const kind of ['input', 'keydown', 'click']) addEventListener(kind, stashSoon, true);
-    addEventListener('beforeunload', event => {
-      // Leaving loses data only if a change can't be sent now, or a draft can't be kept.
-      if (((state.away || gate.resolve) && queue.jobs.length) || !stash()) event.preventDefault();
-    });
-    document.addEventListener('visibilitychange', () => {
-      if (document.hidden) saveDetailTexts();
-      else wake();
-      stash();
-    });
-    document.addEventListener('keydown', documentKey);
-    narrowScreen.addEventListener('change', () => {
-      closeDrawer();
-      settleLayout();
-    });
-    coveringDetail.addEventListener('change', settleLayout);
-    find('.banner-retry').addEventListener('click', () => wakeRetry());
-    for (const button of findAll('.more-button')) button.addEventListener('click', loadMore);
-    watchForMore();
-    // Elements fixed to the top of the window begin below the banner.
-    const banner = find('.banner');
-    const measure = () =>
-      document.documentElement.style.setProperty('--banner-height', `${banner.offsetHeight}px`);
-    new ResizeObserver(measure).observe(banner);
   }
 
   function wake() {
@@ -17686,11 +17155,40 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
     catchUp();
   }
 
+  function listen() {
+    for (const kind of new Set(EVENTS.map(([name]) => name))) document.addEventListener(kind, dispatch, true);
+    addEventListener('hashchange', hashChanged);
+    addEventListener('popstate', historyMoved);
+    addEventListener('online', wake);
+    addEventListener('pagehide', leavePage);
+    addEventListener('pageshow', event => {
+      // A page that "back" restores from the browser's memory may belong to another user by now.
+      if (!event.persisted) return;
+      holdStash();
+      wake();
+    });
+    addEventListener('beforeunload', event => {
+      // Leaving loses data only if a change can't be sent now, or a draft can't be kept.
+      if (((state.away || gate.resolve) && queue.jobs.length) || !stash()) event.preventDefault();
+    });
+    document.addEventListener('visibilitychange', () => {
+      if (document.hidden) saveDetailTexts();
+      else wake();
+      stash();
+    });
+    narrowScreen.addEventListener('change', () => (state.hasDrawer ? closeDrawer() : settleLayout()));
+    coveringDetail.addEventListener('change', settleLayout);
+    // Elements fixed to the top of the window begin below the banner.
+    const banner = find('.banner');
+    const { style } = document.documentElement;
+    new ResizeObserver(() => style.setProperty('--banner-height', `${banner.offsetHeight}px`)).observe(banner);
+  }
+
   // Requests for private data wait until the user is known.
   async function begin() {
-    const asked = askSessionPatiently();
+    const asked = askSession();
     // A signed-in user sees the page at once, even while an answer is slow.
-    await Promise.race([asked, sleep(1500)]);
+    await Promise.race([asked, sleep(SLOW_START)]);
     document.documentElement.classList.remove('is-starting');
     let session = await asked;
     const wantsAccount = inviteOf(location.hash) && session.accounts && session.kind !== 'session';
@@ -17698,41 +17196,26 @@ PAGE_JS = r"""// The page of tornado_todo. It shows what the server has, shows a
       session = (await openGate(session)) ?? session;
     }
     access.session = session;
-    renderAccount();
+    render();
     await takeUp();
-    loadView().then(takeUpTexts);
+    sync({ moved: true }).then(takeUpTexts);
     connect();
-    // The first hello has it read, since a change before that is not reported; this is for a page without one.
-    sleep(1500)
-      .then(() => state.revision === null && loadDueToday())
-      .catch(() => {});
     if (access.link) offerOwnLists();
-    else if (weatherIsConfigured) {
+    else if (weather === 'True') {
       showWeather();
       setInterval(showWeather, WEATHER_INTERVAL);
     }
   }
 
   function start() {
-    listenToComposer();
-    listenToList();
-    listenToLists();
-    listenToDetail();
-    listenToDialogs();
-    listenToAccount();
-    listenToSharing();
-    listenToGate();
-    listenToWindow();
-    listenToPress();
+    listen();
+    findAll('input[type=password]').forEach(addShowButton);
     holdStash();
-    document.documentElement.classList.toggle('is-link', access.link !== null);
-    showDay();
-    setInterval(followClock, CLOCK_INTERVAL);
-    setInterval(watchLine, CLOCK_INTERVAL);
-    settleLayout();
     state.view = parseHash(location.hash);
-    render();
+    settleLayout();
+    watchForMore();
     focusStart();
+    setInterval(tick, CLOCK_INTERVAL);
     begin();
   }
 
