@@ -13300,9 +13300,9 @@ button:disabled {
 }
 """
 
-PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `state` is what is shown: `saved` with the commands that
-// wait to be sent. `render()` brings the document in line with `state`, `command()` makes every change, and `sync()`
-// reads everything. The tables ACTIONS, EVENTS and KEYS connect what the user does with the functions that do it.
+PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `state` what is shown: `saved` with the
+// commands that wait to be sent. `render()` brings the document in line with `state`, `command()` makes every
+// change, and `sync()` reads everything. The tables BINDINGS, ACTIONS, EVENTS and KEYS connect both sides.
 (() => {
   'use strict';
 
@@ -13364,6 +13364,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     return later;
   }
 
+  // Who calls while the work is under way waits for the same end.
+  function shared(work) {
+    let running = null;
+    return () => (running ??= work().finally(() => (running = null)));
+  }
+
   // A UUIDv7 sorts by its time, as the server's own do. getRandomValues works without https, randomUUID not.
   function newId() {
     const random = [...crypto.getRandomValues(new Uint8Array(10))].map(byte => pad(byte.toString(16))).join('');
@@ -13373,22 +13379,18 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     return [...parts, random.slice(6, 18)].join('-');
   }
 
-  // Storage can be forbidden or full; a lost preference is not an error.
-  function remember(key, value) {
+  // For what may fail without harm, such as a storage that is forbidden or full.
+  function quietly(act, otherwise = null) {
     try {
-      localStorage.setItem(`tornado_todo.${key}`, JSON.stringify(value));
-    } catch {
-      /* see above */
-    }
-  }
-
-  function recall(key, otherwise) {
-    try {
-      return JSON.parse(localStorage.getItem(`tornado_todo.${key}`)) ?? otherwise;
+      return act() ?? otherwise;
     } catch {
       return otherwise;
     }
   }
+
+  const storageKey = key => `tornado_todo.${key}`;
+  const remember = (key, value) => quietly(() => localStorage.setItem(storageKey(key), JSON.stringify(value)));
+  const recall = (key, otherwise) => quietly(() => JSON.parse(localStorage.getItem(storageKey(key))), otherwise);
 
   const plural = (count, one, many) => `${count} ${count === 1 ? one : many}`;
   const todosText = count => plural(count, 'to-do', 'to-dos');
@@ -13548,6 +13550,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     for (const job of queue.jobs) job.apply?.(draft);
     if (draft.open) draft.open = itemIn(draft, draft.open.id);
     Object.assign(state, draft);
+  }
+
+  function keep(fields) {
+    Object.assign(saved, fields);
+    project();
   }
 
   // A link's address holds its secret behind the #, which is never part of a request.
@@ -13836,24 +13843,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     return `${state.away.detail}${kept} Trying again in ${state.away.seconds} s.`;
   }
 
-  let probing = null;
-
   // Waits for a server that does not answer, and goes on with what was left undone.
-  function probe(attempt = 0) {
-    probing ??= patiently(() => send('GET', '/api/health/live', { patience: 2 * CHECK_PATIENCE }), {
-      attempt,
-      quiet: queue.running ? Infinity : 0, // the queue's own attempts show it
-    })
-      .catch(expected)
-      .then(() => {
-        probing = null;
-        showBack();
-        if (state.problem?.isAbsence) sync({ moved: true });
-        else if (state.stale) want();
-        // A socket that is refused from the start doesn't report that the session has ended.
-        if (live.socket === null) checkSession();
-      });
-  }
+  const probe = shared(async () => {
+    const quiet = queue.running ? Infinity : 0; // the queue's own attempts show it
+    const ask = () => send('GET', '/api/health/live', { patience: 2 * CHECK_PATIENCE });
+    await patiently(ask, { attempt: live.attempt, quiet }).catch(expected);
+    showBack();
+    if (state.problem?.isAbsence) sync({ moved: true });
+    else want();
+    // A socket that is refused from the start doesn't report that the session has ended.
+    if (live.socket === null) checkSession();
+  });
 
   // ---- Commands ----------------------------------------------------------------------------------------
   // A command has the request, the words of its undo, and `apply`: that is done to what is shown at once, and to
@@ -13957,12 +13957,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     if (gate.resolve || access.leaving) return;
     for (const job of queue.jobs.filter(({ sent }) => !sent)) {
       job.sent = true;
-      try {
-        const { method, path, body, headers } = requestOf(job);
-        send(method, path, { body, headers }).catch(() => {});
-      } catch {
-        /* a text that another user has changed as well waits for the next start, see `stash` */
-      }
+      // A text that another user has changed as well has no request; it waits for the next start, see `stash`.
+      const { method, path, body, headers } = quietly(() => requestOf(job), {});
+      if (path) send(method, path, { body, headers }).catch(() => {});
     }
   }
 
@@ -14110,7 +14107,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
 
   // ---- Reading -----------------------------------------------------------------------------------------
 
-  const reading = { ticket: 0, running: false };
+  const reading = { ticket: 0, running: false, isAway: false };
   const isOccupied = () => queue.running || state.editing !== null || state.drag !== null;
   const syncSoon = debounce(() => sync(), SYNC_PAUSE);
 
@@ -14126,13 +14123,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
   async function sync({ moved = false } = {}) {
     const what = moved ? 'all' : state.stale;
     if (!moved && (!state.loaded || reading.running || queue.running || (what === 'all' && isOccupied()))) return;
-    reading.ticket += 1;
-    const { ticket } = reading;
-    reading.running = true;
-    state.stale = '';
-    if (moved) Object.assign(state, { loading: true, problem: null });
-    showBusy();
+    const ticket = reading.ticket + 1;
     const isLater = () => ticket !== reading.ticket;
+    Object.assign(reading, { ticket, running: true, isAway: false });
+    Object.assign(state, { stale: '' }, moved && { loading: true, problem: null });
+    showBusy();
     try {
       const answer = await readAfterCommands(what, moved, isLater);
       if (isLater()) return;
@@ -14140,13 +14135,18 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
       else adopt(answer);
       if (moved) state.loaded = true;
     } catch (error) {
-      if (isLater() || (await readingFailed(expected(error), moved, isLater))) return;
+      if (!isLater()) await readingFailed(expected(error), moved, isLater);
+    } finally {
+      if (!isLater()) endReading(moved);
     }
+  }
+
+  function endReading(moved) {
     reading.running = false;
     if (moved) state.loading = false;
     showBusy();
     render();
-    if (state.stale && !state.problem?.isAbsence) want();
+    if (!reading.isAway) want(); // otherwise the probe does
   }
 
   // An answer that was on its way while something was written may not know of it: it would take a new to-do off
@@ -14165,7 +14165,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
 
   async function read(what, size) {
     const lists = getJson('/api/lists');
-    if (!saved.lists.length) await absorbLists(lists);
+    if (!saved.lists.length) keep({ lists: await lists });
     const answer = {
       lists,
       trashedLists: isTrash() ? getJson('/api/lists?deleted=true') : [],
@@ -14176,11 +14176,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     // All are awaited together, so that none fails unnoticed.
     const values = await Promise.all(Object.values(answer));
     return Object.fromEntries(Object.keys(answer).map((name, index) => [name, values[index]]));
-  }
-
-  async function absorbLists(lists) {
-    saved.lists = await lists;
-    project();
   }
 
   // Reads as many to-dos as are on the screen.
@@ -14248,12 +14243,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     // An answer that began while commands were on their way may lack them.
     if (queue.running) state.stale = 'all';
     project();
-    if (state.problem === null && leaveGoneList()) return;
-    if (page) adoptOpen();
-  }
-
-  function adoptOpen() {
-    if (!state.open) return;
+    if (leaveGoneList() || !page || !state.open) return;
     // A text typed before the to-do became read-only is sent as well: the answer reports the refusal.
     if (isLocked(state.open)) saveDetailTexts();
     fillTexts();
@@ -14262,30 +14252,24 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
 
   const noteTags = items => items.forEach(item => item.tags.forEach(tag => state.knownTags.add(tag)));
 
-  // Returns whether another reading takes over.
   async function readingFailed(error, moved, isLater) {
     if (error.isAbsence) {
-      state.stale ||= 'all';
+      state.stale = 'all';
+      reading.isAway = true;
       probe();
     }
-    if (!moved) {
-      if (error.status === 404) sync({ moved: true });
-      return error.status === 404;
-    }
-    if (error.status === 404 && (await findsOtherLists())) return true;
-    if (isLater()) return true;
+    if (!moved) return void (error.status === 404 && sync({ moved: true }));
+    if (error.status === 404 && (await findsOtherLists())) return;
+    if (isLater()) return;
     state.problem = error;
     // After signing in again, the user finds everything unchanged.
-    if (error.status === 401 && access.session?.accounts) return false;
-    Object.assign(saved, { items: [], next: null });
-    project();
-    return false;
+    if (error.status !== 401 || !access.session?.accounts) keep({ items: [], next: null });
   }
 
   // The lists that the page knows may be outdated: one was deleted, or an account took all of them over.
   async function findsOtherLists() {
     const known = currentList();
-    await absorbLists(getJson('/api/lists')).catch(expected);
+    await getJson('/api/lists').then(lists => keep({ lists }), expected);
     if (leaveGoneList()) return true;
     const hasOther = Boolean(currentList()) && currentList().id !== known?.id;
     if (hasOther) sync({ moved: true });
@@ -14306,7 +14290,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
   }
 
   const moreWatcher = new IntersectionObserver(
-    entries => entries.some(entry => entry.isIntersecting) && loadMore(),
+    entries => entries.some(entry => entry.isIntersecting) && saved.next && loadMore(),
     { rootMargin: '600px' },
   );
 
@@ -14325,27 +14309,22 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     return `?${parameters}`;
   }
 
-  let loadingMore = null;
-
-  function loadMore() {
-    if (saved.next) loadingMore ??= readMore().finally(() => (loadingMore = null)).then(watchForMore);
-    return loadingMore;
-  }
-
-  async function readMore() {
+  const loadMore = shared(async () => {
+    if (!saved.next) return;
     const { ticket } = reading;
     try {
       const { items, next } = await getTodos(widened(saved.next));
-      if (ticket !== reading.ticket) return;
       const fresh = new Set(items.map(item => item.id));
-      noteTags(items);
-      Object.assign(saved, { items: [...saved.items.filter(item => !fresh.has(item.id)), ...items], next });
-      project();
-      render();
+      if (ticket === reading.ticket) {
+        noteTags(items);
+        keep({ items: [...saved.items.filter(item => !fresh.has(item.id)), ...items], next });
+        render();
+      }
     } catch (error) {
-      showToast(expected(error).message, { tone: 'bad' });
+      complain(expected(error).message);
     }
-  }
+    watchForMore();
+  });
 
   // ---- Counting ----------------------------------------------------------------------------------------
 
@@ -14419,7 +14398,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
 
   // ---- Undo --------------------------------------------------------------------------------------------
 
-  // The answer to the command fills in the batch; the queue ensures that undo comes later.
+  // The answer to the command fills in the batch; the queue ensures that an undo is sent after it.
   function undoEntry(text) {
     const entry = { text, batch: null };
     state.undoable = [...state.undoable.slice(-99), entry];
@@ -14921,8 +14900,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
   }
 
   // On leaving, an emptied title deletes nothing.
-  const typedParts = [saveDetailTexts, () => saveEdit({ deletes: false }), () => endRename({ saves: true })];
-  const saveTyped = () => typedParts.forEach(part => part());
+  function saveInPlace() {
+    for (const field of drafts.keys()) if (field.matches('.edit, .rename-list')) endInPlace(field, { deletes: false });
+  }
 
   // ---- Two texts of one field --------------------------------------------------------------------------
 
@@ -14999,16 +14979,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     const isGone = error.status === 404;
     const words = value => (isText(name) ? String(value ?? '') : FIELD_WORDS[name](null, value)) || 'Nothing';
     const other = savedThing(kind, id)?.[name];
-    const texts = {
+    // A user who is still typing must not choose by accident, so that the title has the focus.
+    return answerOf('.dispute', '#dispute-title', {
       '#dispute-text': disputeWords({ typed, error, way }),
       '.version:not(.theirs) .version-text': words(text),
       '.theirs .version-text': isGone ? (isNew ? 'Not there any more' : 'Deleted') : words(other),
-      '.dispute [value=mine]': isNew ? `Keep as a new ${kind === 'lists' ? 'list' : 'to-do'}` : 'Keep yours',
-      '.dispute [value=theirs]': isNew && isGone ? 'Discard yours' : 'Keep the other',
-    };
-    for (const [selector, words] of Object.entries(texts)) find(selector).textContent = words;
-    // A user who is still typing must not choose by accident.
-    return answerOf('.dispute', '#dispute-title');
+      '[value=mine]': isNew ? `Keep as a new ${kind === 'lists' ? 'list' : 'to-do'}` : 'Keep yours',
+      '[value=theirs]': isNew && isGone ? 'Discard yours' : 'Keep the other',
+    });
   }
 
   // ---- What is typed outlives the page -----------------------------------------------------------------
@@ -15034,13 +15012,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
 
   const untaken = new Set(); // the texts of an earlier page that wait for the view
 
-  function stashes() {
-    try {
-      return [sessionStorage, localStorage];
-    } catch {
-      return []; // forbidden
-    }
-  }
+  const stashes = () => quietly(() => [sessionStorage, localStorage], []);
 
   let letGo = () => {};
 
@@ -15068,20 +15040,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     const texts = typedTexts();
     const isEmpty = !texts.length && !fields.some(isFilled);
     const entry = JSON.stringify({ owner: stashOwner(), fields, texts });
-    let isKept = isEmpty;
-    for (const storage of stashes()) {
+    const kept = stashes().filter(storage => {
       const isWanted = storage === sessionStorage || isLeft || navigator.locks;
-      try {
-        if (isEmpty || !isWanted) storage.removeItem(ownStash);
-        else {
-          storage.setItem(ownStash, entry);
-          isKept = true;
-        }
-      } catch {
-        /* no room */
-      }
-    }
-    return isKept;
+      if (isEmpty || !isWanted) return storage.removeItem(ownStash);
+      return quietly(() => storage.setItem(ownStash, entry) ?? true); // there may be no room
+    });
+    return isEmpty || kept.length > 0;
   }
 
   let stashTimer = null;
@@ -15112,7 +15076,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     const living = await livingStashes();
     const left = stashKeys(localStorage).filter(key => !living.has(key));
     const keys = [...new Set([...left, ...stashKeys(sessionStorage)])].filter(key => key !== ownStash);
-    const rests = keys.map(key => takeUpEntry(sessionStorage.getItem(key) ?? localStorage.getItem(key)));
+    const entryOf = key => sessionStorage.getItem(key) ?? localStorage.getItem(key);
+    const rests = keys.map(key => quietly(() => takeUpEntry(entryOf(key))));
     stash();
     for (const [index, key] of keys.entries()) {
       sessionStorage.removeItem(key);
@@ -15123,14 +15088,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
 
   // Returns the entries that have to wait, without unreadable ones, such as those of another version.
   function takeUpEntry(entry) {
-    try {
-      const { owner, fields, texts } = JSON.parse(entry);
-      if (owner !== stashOwner() && !hasTaken(stashOwner(), owner)) return null;
-      for (const typed of texts) if (typed.request || (typed.id && typed.name)) untaken.add(typed);
-      return takeUpFields(fields) ? null : JSON.stringify({ owner, fields, texts: [] });
-    } catch {
-      return null;
-    }
+    const { owner, fields, texts } = JSON.parse(entry);
+    if (owner !== stashOwner() && !hasTaken(stashOwner(), owner)) return null;
+    for (const typed of texts) if (typed.request || (typed.id && typed.name)) untaken.add(typed);
+    return takeUpFields(fields) ? null : JSON.stringify({ owner, fields, texts: [] });
   }
 
   function takeUpFields(fields) {
@@ -15187,44 +15148,59 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     return changes.some(({ after }, place) => after?.[name] === text && (edited < 0 || place < edited));
   }
 
-  // ---- To-dos: editing in place ------------------------------------------------------------------------
+  // ---- Titles that are edited in place -----------------------------------------------------------------
 
   function startEdit(item, text) {
     if (!item || state.editing === item.id || refuses(item)) return;
     state.editing = item.id;
-    rowOf(item.id).classList.add('editing');
-    const edit = find('.edit', rowOf(item.id));
-    beginText(edit, draftOf('todos', item, 'title'));
-    edit.value = text ?? edit.value;
-    edit.focus();
-    edit.setSelectionRange(edit.value.length, edit.value.length);
+    const row = rowOf(item.id);
+    row.classList.add('editing');
+    const field = find('.edit', row);
+    beginInPlace(field, 'todos', item, text);
+    field.setSelectionRange(field.value.length, field.value.length);
   }
 
-  function endEdit() {
-    const row = rowOf(state.editing);
-    const hadFocus = row?.contains(document.activeElement);
-    state.editing = null;
-    row?.classList.remove('editing');
-    drafts.delete(find('.edit', row));
+  function startRename(text) {
+    showRename(true);
+    beginInPlace(find('.rename-list'), 'lists', currentList(), text);
+    find('.rename-list').select();
+  }
+
+  function showRename(isShown) {
+    find('.rename-list').hidden = !isShown;
+    find('h1').hidden = isShown;
+  }
+
+  function beginInPlace(field, kind, thing, text) {
+    beginText(field, draftOf(kind, thing, 'title'));
+    field.value = text ?? field.value;
+    field.focus();
+  }
+
+  function endInPlace(field, { saves = true, deletes = true } = {}) {
+    const draft = drafts.get(field);
+    const title = oneLine(field.value);
+    const isChanged = saves && isTyped(field) && title !== draft.base;
+    if (!draft || (isChanged && complainOfTitle(title))) return;
+    drafts.delete(field);
+    if (draft.kind === 'lists') showRename(false);
+    else endEdit(field.closest('li'));
+    if (isChanged && title) changeText(draft, title, error => editAgain(draft, title, error));
+    else if (isChanged && deletes && draft.kind === 'todos') deleteTodo(itemById(draft.id));
+  }
+
+  function endEdit(row) {
+    const hadFocus = row.contains(document.activeElement);
+    if (state.editing === row.dataset.id) state.editing = null;
+    row.classList.remove('editing');
     if (hadFocus) focusIn(row);
     want();
   }
 
-  function saveEdit({ deletes = true } = {}) {
-    const edit = state.editing && find('.editing .edit');
-    if (!edit) return;
-    const draft = drafts.get(edit);
-    const title = oneLine(edit.value);
-    if (isTyped(edit) && complainOfTitle(title)) return;
-    const isChanged = isTyped(edit) && title !== draft.base;
-    endEdit();
-    if (isChanged && title) changeText(draft, title, error => editAgain(draft.id, title, error));
-    else if (isChanged && deletes) deleteTodo(itemById(draft.id));
-  }
-
-  function editAgain(id, title, error) {
+  function editAgain({ kind, id }, title, error) {
     complain(error.message);
-    if (rowOf(id)) startEdit(itemById(id), title);
+    if (kind === 'todos' && rowOf(id)) startEdit(itemById(id), title);
+    else if (currentList()?.id === id) startRename(title);
     else find('.new-todo').value ||= title;
     return true;
   }
@@ -15405,8 +15381,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
       words: `Created the list ${quoted(title)}`,
       ...postedOnce('/api/lists', { title }),
       accept: answer => {
-        if (!byId(saved.lists, answer.id)) saved.lists.push({ active: 0, completed: 0, ...answer });
-        project();
+        if (!byId(saved.lists, answer.id)) keep({ lists: [...saved.lists, { active: 0, completed: 0, ...answer }] });
         visit(hashOfList(answer.id));
         closeDrawer();
         focusStart();
@@ -15415,38 +15390,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
         startNewList();
         find('.new-list').value = title;
       },
-    });
-  }
-
-  function startRename(text) {
-    const input = find('.rename-list');
-    beginText(input, draftOf('lists', currentList(), 'title'));
-    input.value = text ?? input.value;
-    showRename(true);
-    input.focus();
-    input.select();
-  }
-
-  function showRename(isShown) {
-    find('.rename-list').hidden = !isShown;
-    find('h1').hidden = isShown;
-  }
-
-  function endRename({ saves }) {
-    const input = find('.rename-list');
-    if (input.hidden) return;
-    const draft = drafts.get(input);
-    const title = oneLine(input.value);
-    const isChanged = saves && isTyped(input) && title && title !== draft.base;
-    if (isChanged && complainOfTitle(title)) return;
-    drafts.delete(input);
-    showRename(false);
-    if (!isChanged) return;
-    changeText(draft, title, error => {
-      if (currentList()?.id === draft.id) startRename(title);
-      else find('.new-todo').value ||= title;
-      complain(error.message);
-      return true;
     });
   }
 
@@ -15710,8 +15653,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     '.empty': ({ isEmpty }) => ({ hidden: !isEmpty }),
     '.empty-title': ({ empty: [title = ''] }) => ({ children: [title] }),
     '.empty-text': ({ empty: [, text = ''] }) => ({ children: [text] }),
-    '.empty-action': ({ empty: [, , action] }) => ({
-      children: [action && button('quiet-button', action('loadAgain'), 'Try again')],
+    '.empty-action': ({ empty: [, , retry] }) => ({
+      children: [retry && button('quiet-button', action('loadAgain'), 'Try again')],
     }),
     '.todo-count': ({ active, capped }) => ({
       children: [
@@ -15881,9 +15824,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
 
   // ---- Dialogs -----------------------------------------------------------------------------------------
 
-  // Shows a dialog with this element focused, and returns the value of the button that closes it.
-  function answerOf(selector, focus) {
+  // Shows a dialog with these texts and this element focused; returns the value of the button that closes it.
+  function answerOf(selector, focus, texts = {}) {
     const dialog = find(selector);
+    for (const [part, text] of Object.entries(texts)) find(part, dialog).textContent = text;
     dialog.returnValue = '';
     dialog.showModal();
     find(focus, dialog).focus();
@@ -15893,10 +15837,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
   }
 
   async function confirmed(title, text, { yes = 'Delete for good', no = 'Keep', isSafe = false } = {}) {
-    const texts = { '#confirm-title': title, '.confirm .confirm-text': text, '.confirm-yes': yes, '.confirm-no': no };
-    for (const [selector, words] of Object.entries(texts)) find(selector).textContent = words;
     find('.confirm-yes').classList.toggle('danger', !isSafe);
-    return (await answerOf('.confirm', isSafe ? '.confirm-yes' : '.confirm-no')) === 'yes';
+    const texts = { '#confirm-title': title, '.confirm-text': text, '.confirm-yes': yes, '.confirm-no': no };
+    return (await answerOf('.confirm', isSafe ? '.confirm-yes' : '.confirm-no', texts)) === 'yes';
   }
 
   const closeDialog = node => node.closest('dialog').close(node.value);
@@ -15919,10 +15862,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
   function openDetail(item, { takeFocus = true } = {}) {
     saveDetailTexts();
     due.isTyped = false;
-    saved.open = savedThing('todos', item.id) ?? item;
-    seen.set(item.id, saved.open);
     Object.assign(state, { history: [], nextHistory: null });
-    project();
+    keep({ open: savedThing('todos', item.id) ?? item });
     settleLayout();
     fillTexts();
     loadHistory();
@@ -15938,8 +15879,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     saveDetailTexts();
     const hadFocus = find('.detail').contains(document.activeElement);
     const row = rowOf(saved.open.id);
-    saved.open = null;
-    project();
+    keep({ open: null });
     settleLayout();
     if (!hadFocus) return;
     if (row?.isConnected) focusIn(row);
@@ -16063,6 +16003,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
   function changeTags(item, renew, typed) {
     const path = `/api/todos/${item.id}`;
     const changed = tags => ({ tags: splitTags(renew(tags).join(',')) });
+    seen.set(item.id, savedThing('todos', item.id) ?? item);
     change('todos', item, changed(item.tags), `Changed the tags of ${quoted(item.title)}`, {
       typed,
       request: () => {
@@ -16180,7 +16121,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     document.documentElement.classList.add('is-starting');
     queue.jobs.length = 0;
     for (const field of findAll('input, textarea')) field.value = '';
-    saved.open = state.open = null;
+    keep({ open: null });
     history.replaceState(null, '', '#/');
     location.reload();
     return new Promise(() => {});
@@ -16194,15 +16135,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     return true;
   }
 
-  let regaining = null;
-
   // Kept when the same user is here again. For another one the page is left, and it is kept never.
-  function regainSession() {
-    regaining ??= signInAgain().finally(() => (regaining = null));
-    return regaining;
-  }
-
-  async function signInAgain() {
+  const regainSession = shared(async () => {
     // A new password, or an account made of this computer's own user, ends the session and its socket before
     // the answer with the cookie of the new one arrives.
     await access.renewing?.catch(() => {});
@@ -16218,7 +16152,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     access.session = session;
     if (live.socket === null) connectLater();
     if (isAsked || isStale) sync({ moved: true });
-  }
+  });
 
   // The windows of a browser begin and forget sessions one after another: the later answer has its cookie.
   const alone = act => navigator.locks?.request(`tornado_todo.session:${root}`, act) ?? act();
@@ -16679,8 +16613,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
 
   function endLink() {
     closeDetail();
-    Object.assign(saved, { lists: [], items: [], next: null });
-    project();
+    keep({ lists: [], items: [], next: null });
     state.problem = new Problem(401, 'This link is no longer valid.');
     live.isOver = true;
     render();
@@ -16776,19 +16709,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     if (event.code === SIGNED_OUT && noteSignedOut()) return;
     connectLater();
     // A socket may fail alone, behind a proxy without WebSockets; only a failing request means an unavailable server.
-    if (live.attempt > 1) probe(live.attempt);
+    if (live.attempt > 1) probe();
   }
 
   // A connection that died in a sleep stays open for the browser, the socket as well as the connections that it
   // keeps for requests. So the server is asked, and connections without an answer are given up.
-  let check = null;
-
-  function catchUp() {
-    check ??= checkChanges().finally(() => (check = null));
-    return check;
-  }
-
-  async function checkChanges() {
+  const catchUp = shared(async () => {
     if (!access.session || gate.resolve || live.isOver) return;
     try {
       const { changes, more, revision } = await askChanges(state.revision ?? newestRevision());
@@ -16807,7 +16733,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
         want('all');
       }
     }
-  }
+  });
 
   async function askChanges(after) {
     const ask = () => getJson(`/api/changes?since=${after}`, { patience: CHECK_PATIENCE });
@@ -16846,10 +16772,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
   // The orders the server had to move are taken over at once, since the next move needs them; the rest of
   // other users' changes are read again in a quiet moment. Own changes are on the screen already.
   function applyChanges(changes) {
-    for (const { action, todo, after } of changes)
-      if (action === 'reorder' && after)
-        saved.items = saved.items.map(item => (item.id === todo ? { ...item, order: after.order } : item));
-    project();
+    const moved = changes.filter(({ action, after }) => action === 'reorder' && after);
+    const orders = new Map(moved.map(({ todo, after }) => [todo, after.order]));
+    const withOrder = item => (orders.has(item.id) ? { ...item, order: orders.get(item.id) } : item);
+    keep({ items: saved.items.map(withOrder) });
     afterQueue(() => want(changes.some(change => !state.ownBatches.has(change.batch)) ? 'all' : 'counts'));
   }
 
@@ -16944,9 +16870,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     ['click', '.todo-list label', clickTitle],
     ['dblclick', '.todo-list label', label => startEdit(itemOf(label))],
     ['dblclick', 'h1', () => !find('.list-tools').hidden && !isOthers(currentList()) && startRename()],
-    ['focusout', '.edit', () => saveEdit()],
+    ['focusout', '.edit, .rename-list', field => endInPlace(field)],
     ['focusout', '.new-list', field => field.hidden || createList()],
-    ['focusout', '.rename-list', () => endRename({ saves: true })],
     ['focusout', '.detail-due, .detail-time', () => saveTypedDue()],
     ['paste', '.new-todo', takeLines],
     ['drop', '.new-todo', takeLines],
@@ -17006,12 +16931,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
     [['Delete'], ROW, node => deleteTodo(itemOf(node)), 'Move it to the trash'],
     [['Alt+ArrowUp'], ROW, node => moveByKey(itemOf(node), -1), 'Move it up or down'],
     [['Alt+ArrowDown'], ROW, node => moveByKey(itemOf(node), +1)],
-    [['Enter'], '.edit', () => saveEdit()],
-    [['Escape'], '.edit', () => endEdit()],
+    [['Enter'], '.edit, .rename-list', field => endInPlace(field)],
+    [['Escape'], '.edit, .rename-list', field => endInPlace(field, { saves: false })],
     [['Enter'], '.new-list', createList],
     [['Escape'], '.new-list', endNewList],
-    [['Enter'], '.rename-list', () => endRename({ saves: true })],
-    [['Escape'], '.rename-list', () => endRename({ saves: false })],
     [['Enter'], '.search', () => search.now()],
     [['Enter'], '.detail-title', saveDetailTexts],
     [['Escape'], '.detail-title', discardTitle],
@@ -17117,7 +17040,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
 
   function followHash() {
     const before = state.view;
-    saveTyped();
+    saveDetailTexts();
+    saveInPlace();
     state.view = parseHash(location.hash);
     const isMoved = before.kind !== state.view.kind || before.list !== state.view.list;
     if (isMoved) {
@@ -17127,8 +17051,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
       scrollTo({ top: 0, behavior: 'instant' });
     }
     // A narrower filter can be shown before its answer is here.
-    Object.assign(saved, { items: isMoved ? [] : saved.items.filter(belongs), next: null });
-    project();
+    keep({ items: isMoved ? [] : saved.items.filter(belongs), next: null });
     sync({ moved: true });
     render();
   }
@@ -17136,7 +17059,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has; `stat
   function leavePage() {
     if (access.leaving) return;
     const createTyped = () => find('.new-list').hidden || createList();
-    for (const part of [...typedParts, createTyped, flushQueue, () => stash({ isLeft: true }), letGo]) {
+    for (const part of [saveDetailTexts, saveInPlace, createTyped, flushQueue, () => stash({ isLeft: true }), letGo]) {
       try {
         part();
       } catch (error) {
