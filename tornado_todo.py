@@ -14721,10 +14721,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
-  function moveByKey(item, step) {
+  function moveByKey(node, key) {
+    const item = itemOf(node);
     if (refuses(item)) return undefined;
     if (!canReorder()) return announce('Choose “My order” and clear the search to move to-dos.');
-    const target = state.items.findIndex(({ id }) => id === item.id) + step;
+    const target = state.items.findIndex(({ id }) => id === item.id) + (key === 'ArrowUp' ? -1 : +1);
     if (target < 0) return announce('Already the first.');
     if (target >= state.items.length && !state.next) return announce('Already the last.');
     return moveTodo(item, target);
@@ -15214,18 +15215,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (event.button !== 0 || !canReorder() || isLocked(itemOf(row))) return;
     const all = findAll('.todo-list > li');
     const from = all.indexOf(row);
-    state.drag = {
-      row,
-      all,
-      from,
-      to: from,
-      startY: event.clientY,
-      y: event.clientY,
-      scroll: scrollY,
-      tops: all.map(each => each.offsetTop),
-      heights: all.map(each => each.offsetHeight),
-      place: null,
-    };
+    const place = { from, to: from, place: null, startY: event.clientY, y: event.clientY, scroll: scrollY };
+    const sizes = { tops: all.map(each => each.offsetTop), heights: all.map(each => each.offsetHeight) };
+    state.drag = { row, all, ...place, ...sizes };
     event.preventDefault();
     grip.setPointerCapture(event.pointerId);
     row.classList.add('dragging');
@@ -15609,7 +15601,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.account-button': ({ session }) => ({ hidden: session.kind !== 'session' }),
     '.account-name': ({ session }) => ({ children: [session.user ?? ''] }),
     '.sign-in-button': ({ session }) => ({ hidden: !session.accounts || session.kind !== 'local' }),
-    '.today': () => ({ dateTime: dayFromNow(0), children: [todayFormat(new Date())] }),
+    'time.today': () => ({ dateTime: dayFromNow(0), children: [todayFormat(new Date())] }),
     '.weather': () => ({ hidden: !state.weather, children: [state.weather] }),
     h1: () => ({ children: [viewTitle()] }),
     '.list-tools': ({ list }) => ({ hidden: !list || list.inbox || access.link !== null }),
@@ -16838,8 +16830,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     addMember, changePassword, changeUser, chooseSort, clearCompleted, clearSearch, closeDetail, closeDialog,
     closeDrawer, copy, deleteAccount, deleteList, emptyTrash, focusStart, hideToast, leaveGate, leaveList, loadMore,
     makeInvite, makeLink, makeToken, openAccount, openDrawer, openHelp, openSharing, choosePriority, quickDue,
-    showPassword, signIn, signOut, signOutEverywhere, signUp, startNewList, switchForm, toggleAll, toggleOptions,
+    signIn, signOut, signOutEverywhere, signUp, startNewList, switchForm, toggleAll, toggleOptions,
     visitPlace, wakeRetry,
+    showPassword: node => showPassword(node),
     startRename: () => startRename(),
     loadAgain: () => sync({ moved: true }),
     moreHistory: () => loadHistory(state.nextHistory),
@@ -16929,8 +16922,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     [['Enter'], '.todo-list .toggle', node => openDetail(itemOf(node)), 'Its details'],
     [['F2'], ROW, node => startEdit(itemOf(node)), 'Edit its title, as a double-click does'],
     [['Delete'], ROW, node => deleteTodo(itemOf(node)), 'Move it to the trash'],
-    [['Alt+ArrowUp'], ROW, node => moveByKey(itemOf(node), -1), 'Move it up or down'],
-    [['Alt+ArrowDown'], ROW, node => moveByKey(itemOf(node), +1)],
+    [['Alt+ArrowUp', 'Alt+ArrowDown'], ROW, moveByKey, 'Move it up or down'],
     [['Enter'], '.edit, .rename-list', field => endInPlace(field)],
     [['Escape'], '.edit, .rename-list', field => endInPlace(field, { saves: false })],
     [['Enter'], '.new-list', createList],
@@ -17021,7 +17013,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const apple = { Mod: '⌘', Shift: '⇧', Alt: '⌥' };
     const names = { Mod: 'Ctrl', ArrowUp: '↑', ArrowDown: '↓', Escape: 'Esc', z: 'Z', ...(isApple && apple) };
     const rows = KEYS.filter(([, , , words]) => words).flatMap(([keys, , , words]) => [
-      h('dt', {}, keys.flatMap(key => key.split('+')).map(key => h('kbd', {}, names[key] ?? key))),
+      h('dt', {}, [...new Set(keys.flatMap(key => key.split('+')))].map(key => h('kbd', {}, names[key] ?? key))),
       h('dd', {}, words),
     ]);
     patch(find('.keys'), rows);
