@@ -943,19 +943,7 @@ def served(settings=MEMORY, listener: socket.socket | None = None, **options):
 TOWNSPEOPLE = ("ann", "eve", "vic", "mia", "rem", "sam", "bob", "cid", "dee")
 
 
-class Town(NamedTuple):
-    """A server, and people with accounts there."""
-
-    server: Served
-    ann: Client
-    eve: Client
-    vic: Client
-    mia: Client
-    rem: Client
-    sam: Client
-    bob: Client
-    cid: Client
-    dee: Client
+Town = collections.namedtuple("Town", ("server", *TOWNSPEOPLE))  # a server, and people with accounts there
 
 
 @pytest.fixture(scope="module", params=["SQLite file", *if_set("TEST_POSTGRES_URL", "Postgres")])
@@ -1468,17 +1456,9 @@ def test_an_empty_setting_counts_as_not_set(name):
         *[("CORS_ORIGINS", text) for text in ("example.com", "https://*.example", "https://", "null x", "null")],
         *[
             ("PUBLIC_URL", text)
-            for text in (
-                "ftp://a.example",
-                "http://",
-                "a.example",
-                "http://a:99999",
-                "http://[::1",
-                "http://a.example/?b=c",
-                "http://ann@a.example",
-                "http://a.example#b",
-            )
+            for text in ("ftp://a.example", "http://", "a.example", "http://a:99999", "http://[::1")
         ],
+        *[("PUBLIC_URL", f"http://{text}") for text in ("a.example/?b=c", "ann@a.example", "a.example#b")],
         *[("PREFIX", text) for text in ("/a b", "/a?b", "/a//b", "/ä", "/(.*)")],
         ("STATIC_PATH", "/no/such/folder"),
         *[("WEATHER_URI", text) for text in ("file:///etc/passwd", "weather", "http://:0/")],
@@ -1590,11 +1570,6 @@ async def test_path_of_public_url_is_part_of_the_prefix_behind_any_proxy(public,
             line.close()
 
 
-def test_a_public_url_with_a_path_gives_urls_without_a_double_slash():
-    with serving(MEMORY, public_url="https://a.example/tools/") as client:
-        assert "//" not in add(client)["url"].removeprefix("https://")
-
-
 @pytest.mark.parametrize(
     "public, links",
     [
@@ -1672,9 +1647,8 @@ def test_config_has_a_field_for_every_setting_and_no_other():
 
 
 def test_old_name_of_a_setting_works_with_one_warning(tmp_path, caplog):
-    assert (
-        config(FRONT="uvicorn").http_server == config(FRONT="uvicorn", HTTP_SERVER="uvicorn").http_server == "uvicorn"
-    )
+    for new in ({}, {"HTTP_SERVER": "uvicorn"}):
+        assert config(FRONT="uvicorn", **new).http_server == "uvicorn"
     tornado_todo.make_app({**MEMORY, "FRONT": "tornado"}, front="tornado")
     assert "FRONT is now called HTTP_SERVER" in caplog.records[-1].getMessage() and len(caplog.records) == 3
     (tmp_path / ".env").write_text("FRONT=tornado\n")
@@ -1951,9 +1925,8 @@ def test_options_answers_204_on_every_route(routed, pattern):
 @pytest.mark.parametrize("pattern", ROUTES)
 def test_an_anonymous_caller_gets_only_public_resources(routed, pattern, stranger):
     for method in sorted(methods_of(pattern) - {"OPTIONS"}):
-        answer = routed.request(
-            method, path_of(pattern), b"" if method in ("POST", "PUT", "PATCH") else None, **stranger
-        )
+        body = b"" if method in ("POST", "PUT", "PATCH") else None
+        answer = routed.request(method, path_of(pattern), body, **stranger)
         if ROUTES[pattern][1] == "anyone":
             assert answer.status in (200, 204, 404, 415), method
         elif method == "HEAD":
@@ -3586,11 +3559,8 @@ def test_changes_of_a_list_include_todos_that_leave_it(client):
     todo = add(client, list=other["id"])
     change(client, todo["id"], list=client.get("/api/lists").json()[0]["id"])
     changes = client.get(f"/api/changes?list={other['id']}").json()["changes"]
-    assert [(entry["todo"], entry["action"]) for entry in changes] == [
-        (None, "create"),
-        (todo["id"], "create"),
-        (todo["id"], "update"),
-    ]
+    expected = [(None, "create"), (todo["id"], "create"), (todo["id"], "update")]
+    assert [(entry["todo"], entry["action"]) for entry in changes] == expected
     assert_problem(client.get(f"/api/changes?list={NO_ID}"), 404)
 
 
@@ -3845,9 +3815,8 @@ def test_neighbours_that_are_moved_are_reported_as_reorder(client):
     assert len({entry["batch"] for entry in changes}) == 1
     assert titles(client) == ["a", "c", "b"] and show(client, middle["id"])["order"] == 1 + 1e-9
     undo(client)
-    assert [todo["order"] for todo in client.get("/api/todos").json()] == [1, 2, middle["order"]] and show(
-        client, second["id"]
-    )
+    assert [todo["order"] for todo in client.get("/api/todos").json()] == [1, 2, middle["order"]]
+    assert show(client, second["id"])
 
 
 LIMIT = tornado_todo.MAX_ORDER
@@ -4110,15 +4079,12 @@ def test_pages_sorted_by_due_are_right_in_every_zone(client):
             assert {todo["id"] for todo in found} == {todo["id"] for todo in whole} and len(found) == len(whole)
             assert [todo["id"] for todo in found if todo["id"] in known] == expected[::step], (zone, sign)
         for first, last in (("2026-11-26", "2026-11-26"), ("2011-12-30", "2011-12-31"), ("2026-03-08", "2026-03-29")):
-            span = range(
-                datetime.date.fromisoformat(first).toordinal(), datetime.date.fromisoformat(last).toordinal() + 1
-            )
-            days_of = {todo["id"] for todo in inside if todo["due"] and by_day(todo, zone)[0] in span}
+            start, end = (datetime.date.fromisoformat(day).toordinal() for day in (first, last))
+            days_of = {todo["id"] for todo in inside if todo["due"] and start <= by_day(todo, zone)[0] <= end}
             query = f"?due={first}..{last}&tz={quoted}"
             assert set(todo_ids(client, query)) == set(todo_ids(client, f"{query}&sort=due")) == days_of, (zone, first)
-        assert len(todo_ids(client, f"?due=0001-01-01..9999-12-31&tz={quoted}&limit=1000")) == sum(
-            todo["due"] is not None for todo in whole
-        )
+        dated = todo_ids(client, f"?due=0001-01-01..9999-12-31&tz={quoted}&limit=1000")
+        assert len(dated) == sum(todo["due"] is not None for todo in whole)
 
 
 def test_pages_sorted_by_due_in_a_zone_stay_right_while_todos_change(client):
@@ -4325,9 +4291,8 @@ async def test_page_sorted_by_due_in_a_zone_is_read_from_indexes(service, in_lis
     for descending, due in itertools.product((False, True), (None, ("0001-01-01", "2026-11-26"))):
         for after in (None, (tornado_todo.due_sort_key("2026-11-26"), NO_ID)):
             which = tornado_todo.TodoFilter(list=list_id, due=due, tz="Pacific/Auckland")
-            await tornado_todo.TodoQueries(explainer, user).todos(
-                which, tornado_todo.Page("due", descending, 50, after)
-            )
+            page = tornado_todo.Page("due", descending, 50, after)
+            await tornado_todo.TodoQueries(explainer, user).todos(which, page)
     assert len(explainer.plans) == 8
     for _, plan in explainer.plans:
         named = ("todos_by_list_and_time", "todos_by_list_and_day") if in_list else ("todos_by_time", "todos_by_day")
@@ -4584,38 +4549,26 @@ def test_a_body_of_exactly_one_mebibyte_is_taken(client):
 
 
 @pytest.mark.parametrize(
-    "method, path, headers, status",
+    "method, path, host, status",
     [
-        ("PUT", "/api/todos", {}, 405),
-        ("POST", "/api/todos?nonsense=1", {}, 400),
-        ("POST", "/api/todos", {"Host": "evil.example"}, 421),
-        ("POST", "/api/todos", {"Host": "192.0.2.7"}, 401),
-        ("POST", "/api/nowhere", {}, 404),
+        ("PUT", "/api/todos", "localhost", 405),
+        ("POST", "/api/todos?nonsense=1", "localhost", 400),
+        ("POST", "/api/todos", "evil.example", 421),
+        ("POST", "/api/todos", "192.0.2.7", 401),
+        ("POST", "/api/nowhere", "localhost", 404),
+        ("GET", "/api/todos?nonsense=1", "localhost", 400),
+        *[("GET", path, "localhost", 404) for path in ("/api/nowhere", f"/api/todos/{NO_ID}", "/api/weather")],
     ],
 )
-def test_refused_request_with_a_body_leaves_the_connection_usable(shared, method, path, headers, status):
-    body = b" " * 500_000
+def test_refused_request_leaves_the_connection_usable(shared, method, path, host, status):
+    body = None if method == "GET" else b" " * 500_000
     for _ in range(5):
         connection = http.client.HTTPConnection(*shared.address, timeout=PATIENCE)
         with contextlib.closing(connection):
-            connection.request(method, path, body, {"Content-Type": "application/json", **headers})
+            connection.request(method, path, body, {"Content-Type": "application/json", "Host": host})
             first = connection.getresponse()
             first.read()
             assert first.status == status
-            if first.headers["Connection"] != "close":
-                connection.request("GET", "/api/todos")
-                assert connection.getresponse().read().startswith(b"[")
-
-
-@pytest.mark.parametrize("path", ["/api/todos?nonsense=1", "/api/nowhere", f"/api/todos/{NO_ID}", "/api/weather"])
-def test_a_refused_read_leaves_the_connection_usable(shared, path):
-    for _ in range(5):
-        connection = http.client.HTTPConnection(*shared.address, timeout=PATIENCE)
-        with contextlib.closing(connection):
-            connection.request("GET", path)
-            first = connection.getresponse()
-            first.read()
-            assert first.status in (400, 404)
             if first.headers["Connection"] != "close":
                 connection.request("GET", "/api/todos")
                 assert connection.getresponse().read().startswith(b"[")
@@ -4685,18 +4638,10 @@ def test_random_json_never_makes_the_server_fail():
         for _ in range(600):
             value = {"title": "x"} if chance.random() < 0.7 else random_json(chance)
             if isinstance(value, dict):
-                value[chance.choice(["notes", "order", "due", "tags", "priority", "completed", "list", "title"])] = (
-                    random_json(chance)
-                )
-            method, path = chance.choice(
-                [
-                    ("POST", "/api/todos"),
-                    ("PATCH", f"/api/todos/{one}"),
-                    ("PUT", f"/api/todos/{one}"),
-                    ("PUT", "/api/documents/d"),
-                    ("POST", "/api/lists"),
-                ]
-            )
+                fields = ["notes", "order", "due", "tags", "priority", "completed", "list", "title"]
+                value[chance.choice(fields)] = random_json(chance)
+            writes = [("POST", "/api/todos"), ("PATCH", f"/api/todos/{one}"), ("PUT", f"/api/todos/{one}")]
+            method, path = chance.choice([*writes, ("PUT", "/api/documents/d"), ("POST", "/api/lists")])
             answer = client.send(method, path, value)
             assert answer.status < 500, (method, path, value)
             if answer.status >= 400:
@@ -4728,9 +4673,7 @@ def either(http_server):
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
 def test_body_of_a_request_that_offers_an_upgrade_is_kept(either, upgrade, chunked):
     fields = [PLAIN, "Connection: Upgrade, HTTP2-Settings", f"Upgrade: {upgrade}", "HTTP2-Settings: AAMAAABkAAQ"]
-    head = request_bytes(
-        "PUT /api/records/kept", *fields, "Transfer-Encoding: chunked" if chunked else "Content-Length: 8"
-    )
+    head = request_bytes("PUT /api/records/kept", *fields, CHUNKED if chunked else "Content-Length: 8")
     body = b"3\r\npre\r\n5\r\ncious\r\n0\r\n\r\n" if chunked else b"precious"
     read = request_bytes("GET /api/records/kept", LAST)
     for pieces in ([head + body + read], [head, body[:5], body[5:], read], [head[:30], head[30:] + body, read]):
@@ -4792,9 +4735,8 @@ async def test_asgi_server_that_loses_a_body_gets_no_acknowledgement():
             ([b"precious!"], {"Content_Length": "8"}),
             ([], {"Transfer_Encoding": "chunked", "Upgrade": "h2c", "Connection": "upgrade"}),
         ):
-            status, headers, body = await client.ask(
-                "PUT", "/api/records/k", *sent, Content_Type="text/plain", **fields
-            )
+            fields = {"Content_Type": "text/plain", **fields}
+            status, headers, body = await client.ask("PUT", "/api/records/k", *sent, **fields)
             assert status == 400 and headers["content-type"] == "application/problem+json", fields
             assert "nothing was changed" in json.loads(body)["detail"]
             assert (await client.ask("GET", "/api/records/k"))[0] == 404
@@ -4877,10 +4819,8 @@ def test_headers_over_16_kib_are_answered_with_431(either, head):
 @pytest.mark.parametrize("length", ["13", "000000013", "0" * 30 + "13"])
 def test_content_length_may_begin_with_zeros(either, length):
     body = b'{"title":"x"}'
-    (answer,) = exchange(
-        either, request_bytes("POST /api/todos", JSON_TYPE, LAST, f"Content-Length: {length}", body=body)
-    )
-    assert answer.status == 201
+    request = request_bytes("POST /api/todos", JSON_TYPE, LAST, f"Content-Length: {length}", body=body)
+    assert [answer.status for answer in exchange(either, request)] == [201]
 
 
 CERTAIN = {
@@ -5810,9 +5750,8 @@ def test_documents_are_listed_by_prefix_and_page_by_page(client):
     for prefix in ("", "a", "a.", "a_", "aä", "b", "x", "A", "%"):
         query = f"?prefix={urllib.parse.quote(prefix)}&limit=2" if prefix else "?limit=2"
         found = pages(client, f"/api/documents{query}")
-        assert [entry["name"] for page in found for entry in page] == [
-            name for name in names if name.startswith(prefix)
-        ]
+        expected = [name for name in names if name.startswith(prefix)]
+        assert [entry["name"] for page in found for entry in page] == expected
         assert all(len(page) == 2 for page in found[:-1])
 
 
@@ -5898,9 +5837,7 @@ def test_a_record_without_a_content_type_is_bytes(client):
 def test_a_record_can_run_nothing_in_a_browser(client):
     client.request("PUT", "/api/records/k", b"<script>alert(1)</script>", Content_Type="text/html")
     headers = client.get("/api/records/k").headers
-    assert (
-        "sandbox" in headers["Content-Security-Policy"] and "default-src 'none'" in headers["Content-Security-Policy"]
-    )
+    assert all(rule in headers["Content-Security-Policy"] for rule in ("sandbox", "default-src 'none'"))
     assert headers["X-Content-Type-Options"] == "nosniff"
 
 
@@ -6609,11 +6546,9 @@ def test_a_page_of_another_site_can_write_nothing(shared, headers):
 
 
 def test_the_servers_own_page_may_write(client):
-    host = f"{client.address[0]}:{client.address[1]}"
-    assert client.post("/api/todos", {"title": "x"}, Origin=f"http://{host}").status == 201
-    assert (
-        client.post("/api/todos", {"title": "x"}, Origin=f"http://{host}", Sec_Fetch_Site="same-origin").status == 201
-    )
+    own = {"Origin": f"http://{client.address[0]}:{client.address[1]}"}
+    for headers in (own, {**own, "Sec_Fetch_Site": "same-origin"}):
+        assert client.post("/api/todos", {"title": "x"}, **headers).status == 201
 
 
 # ==== static files and the page's own ============================================================
@@ -6871,26 +6806,22 @@ def test_slow_reader_delays_no_other_and_misses_nothing(client):
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Origin": FOE}, {"Origin": FOE, "Sec_Fetch_Site": "cross-site"}, {"Host": "evil.example"}], ids=str
+    "query, headers, status",
+    [
+        *[("", {"Origin": FOE}, 403), ("", {"Origin": FOE, "Sec_Fetch_Site": "cross-site"}, 403)],
+        *[("", {"Host": "evil.example"}, 421), ("?since=x", {}, 400), ("?x=1", {}, 400)],
+    ],
 )
-async def test_a_page_of_another_site_hears_nothing(client, headers):
+async def test_socket_is_refused_to_another_site_and_with_a_mistyped_parameter(shared, query, headers, status):
     with pytest.raises(tornado.httpclient.HTTPClientError) as caught:
-        async with listening(client.url, **headers):
+        async with listening(shared.url, query, **headers):
             pass
-    assert caught.value.code in (403, 421)
+    assert caught.value.code == status
 
 
 async def test_an_allowed_origin_hears(befriended):
     async with listening(befriended.url, Origin=FRIEND) as line:
         assert (await next_message(line))["type"] == "hello"
-
-
-@pytest.mark.parametrize("query, status", [("?since=x", 400), ("?x=1", 400)])
-async def test_events_with_a_mistyped_parameter_are_refused(shared, query, status):
-    with pytest.raises(tornado.httpclient.HTTPClientError) as caught:
-        async with listening(shared.url, query):
-            pass
-    assert caught.value.code == status
 
 
 def test_a_plain_request_to_the_event_socket_is_refused(shared):
@@ -6952,10 +6883,8 @@ async def test_listeners_are_closed_when_the_server_stops(todo_engine):
 
 
 def test_running_gives_a_server_and_leaves_no_thread_and_no_file_behind(tmp_path):
-    threads, descriptors = (
-        set(threading.enumerate()),
-        len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0,
-    )
+    threads = set(threading.enumerate())
+    descriptors = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
     for _ in range(3):
         with serving(in_file(tmp_path)) as client:
             add(client)
@@ -7088,11 +7017,8 @@ def test_page_urls_redirect_and_link_honour_the_prefix():
 
 def test_urls_follow_the_host_that_was_asked_or_the_public_url():
     with serving() as client:
-        assert (
-            client.post("/api/todos", {"title": "x"}, Host="localhost:99")
-            .json()["url"]
-            .startswith("http://localhost:99/")
-        )
+        made = client.post("/api/todos", {"title": "x"}, Host="localhost:99").json()
+        assert made["url"].startswith("http://localhost:99/")
     with serving({**MEMORY, "PUBLIC_URL": "https://todo.example"}, prefix="/x") as client:
         answer = client.post("/api/todos", {"title": "x"})
         assert answer.json()["url"].startswith("https://todo.example/x/api/todos/")
@@ -7234,10 +7160,8 @@ async def test_an_embedders_users_do_not_hear_each_other():
 
 def test_an_idempotency_key_is_each_users_own():
     with serving(MEMORY, get_user=user_of_header) as client:
-        made = [
-            client.post("/api/todos", {"title": "x"}, Idempotency_Key="k", X_User=user).json()["id"]
-            for user in ("ada", "bob")
-        ]
+        people = ({"X_User": name, "Idempotency_Key": "k"} for name in ("ada", "bob"))
+        made = [client.post("/api/todos", {"title": "x"}, **headers).json()["id"] for headers in people]
         assert made[0] != made[1]
 
 
@@ -7382,9 +7306,8 @@ class ASGIClient:
             sent.append(message)
 
         await self.application(scope, receive, send)
-        assert [message["type"] for message in sent] == ["http.response.start"] + ["http.response.body"] * (
-            len(sent) - 1
-        )
+        start, *parts = [message["type"] for message in sent]
+        assert start == "http.response.start" and set(parts) == {"http.response.body"}
         assert [message.get("more_body") for message in sent[1:]] == [True] * (len(sent) - 2) + [False]
         headers_sent = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
         return sent[0]["status"], headers_sent, b"".join(message["body"] for message in sent[1:])
@@ -8125,11 +8048,8 @@ def test_an_editor_works_in_a_list_as_its_owner_does(town):
     for query in ("", "?deleted=true"):  # what an editor made is the owner's
         assert town.bob.delete(f"/api/todos/{todo['id']}{query}").status == 204
     history = town.bob.get(f"/api/todos/{theirs['id']}/history").json()
-    assert [(entry["action"], entry["user"]) for entry in history] == [
-        ("restore", "cid"),
-        ("delete", "cid"),
-        ("create", "bob"),
-    ]
+    expected = [("restore", "cid"), ("delete", "cid"), ("create", "bob")]
+    assert [(entry["action"], entry["user"]) for entry in history] == expected
 
 
 def test_an_editor_can_remove_nothing_for_good_nor_rename_delete_or_share(town):
@@ -8313,10 +8233,8 @@ def test_sharing_cannot_be_undone_by_batch(town):
 
 def test_history_before_sharing_is_hidden(town):
     list_id = add_list(town.bob, "list")["id"]
-    todo, thrown = (
-        add(town.bob, "confidential wages", list=list_id),
-        add(town.bob, "thrown away for good", list=list_id),
-    )
+    todo = add(town.bob, "confidential wages", list=list_id)
+    thrown = add(town.bob, "thrown away for good", list=list_id)
     change(town.bob, todo["id"], title="plain")
     town.bob.delete(f"/api/todos/{thrown['id']}")
     share(town.bob, list_id, "cid", "viewer")
@@ -8467,9 +8385,8 @@ def test_own_and_shared_todos_merge_in_every_order(town):
             found = pages(person, f"/api/todos?sort={sign}{sort}&limit={limit}")
             assert [todo["id"] for page in found for todo in page] == whole[sign]
             assert all(len(page) == limit for page in found[:-1])
-    assert set(todo_ids(person, "?q=a&limit=1000")) == {
-        todo["id"] for todo in everything_there if tornado_todo.fold(todo["title"]) == "a"
-    }
+    named_a = {todo["id"] for todo in everything_there if tornado_todo.fold(todo["title"]) == "a"}
+    assert set(todo_ids(person, "?q=a&limit=1000")) == named_a
 
 
 def test_shared_list_in_the_trash_is_gone_for_members_until_restored(town):
@@ -8494,10 +8411,8 @@ def test_a_purged_list_takes_its_members_links_and_history_along(town):
     assert town.server.sql("SELECT 1 FROM changes WHERE todo_id = $1", todo["id"]) == []
     assert town.cid.get(f"/api/todos/{todo['id']}/history").status == 404
     assert town.server.somebody(**bearer(secret)).get("/api/lists").status == 401
-    assert (
-        town.server.sql("SELECT 1 FROM users WHERE name LIKE 'link/%' AND id NOT IN (SELECT user_id FROM credentials)")
-        == []
-    )
+    unused = "SELECT 1 FROM users WHERE name LIKE 'link/%' AND id NOT IN (SELECT user_id FROM credentials)"
+    assert town.server.sql(unused) == []
 
 
 @pytest.mark.parametrize("act", ["to-do", "list", "account"])
@@ -8669,12 +8584,8 @@ def test_a_session_of_the_version_before_goes_on_over_https(prefix):
         assert server.client.get("/api/todos", Cookie=old, Host="todo.example").status == 401  # not over http
         forged = {"Cookie": "__Host-todo_session=2|1:0|", **https}  # or of another server on the host
         assert server.client.get("/api/todos", **forged).status == 401
-        assert (
-            server.client.get(
-                "/api/todos", Cookie=f"{old}; {cookie_header(sign_in(server.client, **https))}", **https
-            ).status
-            == 200
-        )
+        both = f"{old}; {cookie_header(sign_in(server.client, **https))}"
+        assert server.client.get("/api/todos", Cookie=both, **https).status == 200
         assert server.client.delete("/api/session", Cookie=old, **https).status == 204
         assert server.client.get("/api/todos", Cookie=old, **https).status == 401
 
@@ -8693,12 +8604,8 @@ def damaged(cookie: str) -> dict[str, str]:
     v1 = tornado.web.create_signed_value("f" * 64, name, "todo_session_x", version=1).decode()
     spoilt = {"empty": "", "garbage": "garbage", "cut": value[:-5], "bit": value[:-1] + "0f"[value[-1] == "0"]}
     spoilt |= {"middle": value.replace("|76:", "|76:A"), "foreign": foreign, "old form": v1, "old form, cut": "a|1|b"}
-    spoilt |= {
-        "version": "3" + value[1:],
-        "unsigned": "todo_session_" + "x" * 43,
-        "binary": "\\377\\000",
-        "long": "2" * 9000,
-    }
+    spoilt |= {"version": "3" + value[1:], "unsigned": "todo_session_" + "x" * 43}
+    spoilt |= {"binary": "\\377\\000", "long": "2" * 9000}
     return {kind: f"{name}={spoiled}" for kind, spoiled in spoilt.items()}
 
 
@@ -8770,14 +8677,6 @@ def test_a_session_lasts_30_days_and_says_so(town):
     assert expires - created == 30 * DAY
 
 
-def test_expired_session_stays_over_whatever_the_clock_says_later(town):
-    person = town.server.session("bob")
-    session_id = next(entry["id"] for entry in person.get("/api/sessions").json() if entry["current"])
-    town.server.sql("UPDATE credentials SET expires_at = 1 WHERE id = $1", session_id)
-    assert person.get("/api/todos").status == 401
-    assert town.server.sql("SELECT 1 FROM credentials WHERE id = $1", session_id) == []
-
-
 def test_ended_session_is_401_to_simultaneous_requests(town):
     person = town.server.session("bob")
     session_id = next(entry["id"] for entry in person.get("/api/sessions").json() if entry["current"])
@@ -8785,6 +8684,8 @@ def test_ended_session_is_401_to_simultaneous_requests(town):
     askers = [town.server.somebody(**person.own) for _ in range(10)]
     answers = at_once(10, lambda number: askers[number].get("/api/session" if number % 2 else "/api/todos"))
     assert [answer.status for answer in answers] == [401, 200] * 5
+    # It is over whatever the clock says later.
+    assert town.server.sql("SELECT 1 FROM credentials WHERE id = $1", session_id) == []
 
 
 def test_use_is_noted_and_lengthens_the_idle_time(town):
@@ -9018,15 +8919,13 @@ def test_session_document_has_the_user_and_the_credential(tmp_path):
             "link": server.client.get("/api/session", **bearer(secret)),
         }
         documents = {kind: answer.json() for kind, answer in asked.items()}
-        encrypted = [
-            server.client.get("/api/session", **headers).json()["encrypted"] for headers in ({}, elsewhere, HTTPS)
-        ]
+        sessions = [server.client.get("/api/session", **headers).json() for headers in ({}, elsewhere, HTTPS)]
     assert {kind: (each["user"], each["kind"], each["read_only"]) for kind, each in documents.items()} == {
         "local": ("local", "local", False), None: (None, None, False), "session": ("ann", "session", False),
         "token": ("ann", "token", False), "token, read only": ("ann", "token", True), "link": (None, "link", True),
     }  # fmt: skip
     assert all(each["accounts"] is True and each["sign_up"] == "open" for each in documents.values())
-    assert encrypted == [True, False, True]
+    assert [session["encrypted"] for session in sessions] == [True, False, True]
 
 
 @pytest.mark.parametrize("auth", ["open", "host"])
@@ -9040,9 +8939,8 @@ def test_where_nobody_signs_in_the_session_document_says_so(auth):
         assert (document["accounts"], document["sign_up"], document["kind"]) == (False, "closed", auth)
         assert document["user"] == ("local" if auth == "open" else "ann")
         assert sign_in(client).status == 404 and client.delete("/api/session").status == 404
-        assert client.get("/api/todos", Cookie=f"todo_session_{client.address[1]}=x").status == (
-            200 if auth == "open" else 401
-        )
+        cookie = f"todo_session_{client.address[1]}=x"
+        assert client.get("/api/todos", Cookie=cookie).status == (200 if auth == "open" else 401)
 
 
 def test_accounts_sessions_and_sharing_come_along_in_a_copy(tmp_path):
@@ -9156,13 +9054,7 @@ BAD_NAMES = [
     "", " ", "a b", "a/b", "link/x", "local", "LOCAL", "ｌｏｃａｌ", ".a", "-a", "@", "a" * 65, "a\nb", "a\u202eb",
 ]  # fmt: skip
 BAD_NAMES += ["a\u200bb", "😀", "a%2fb/", "<b>", "a'b", 'a"b', "a\\b", "ﷺ" * 10, "a\u0000b"]
-BAD_NAMES += [
-    "ann\ufe0f",
-    "ann\u1160",
-    "ann\u034f",
-    "\u0430nn",
-    "\u03bdictor",
-]  # with letters that hide or pass for others
+BAD_NAMES += ["ann\ufe0f", "ann\u1160", "ann\u034f", "\u0430nn", "\u03bdictor"]  # letters that hide or pass for others
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
@@ -9238,11 +9130,7 @@ def test_sign_in_without_a_name_and_password_is_refused_at_once(town, body):
 
 def test_a_wrong_password_and_an_unknown_name_get_the_same_answer():
     with with_ann() as server:
-        answers = [
-            sign_in(server.client, password="wrong"),
-            sign_in(server.client, "nobody"),
-            sign_in(server.client, "local"),
-        ]
+        answers = [sign_in(server.client, name, "wrong") for name in ("ann", "nobody", "local")]
         assert len({str(told(answer)) for answer in answers}) == 1
         assert_problem(answers[0], 401)
         assert not any("Set-Cookie" in answer.headers for answer in answers)
@@ -9336,6 +9224,7 @@ def test_an_account_is_deleted_with_everything_in_it_and_nothing_else(engines_of
 
 
 def test_lists_of_others_change_when_a_member_deletes_their_account():
+    """They take a revision that no later change gets."""
     with served() as server:
         ann, bob = server.person("ann"), server.person("bob")
         list_id = add_list(bob)["id"]
@@ -9343,17 +9232,9 @@ def test_lists_of_others_change_when_a_member_deletes_their_account():
         before = bob.get("/api/lists")
         assert ann.send("DELETE", "/api/user", {"password": PASSWORD}).status == 204
         now = bob.get("/api/lists", If_None_Match=before.headers["ETag"])
-        assert now.status == 200 and lists_by_id(bob)[list_id]["shared"] is False
-
-
-def test_an_account_that_goes_takes_a_revision_that_no_change_gets_again():
-    with served() as server:
-        ann, bob = server.person("ann"), server.person("bob")
-        list_id = add_list(bob)["id"]
-        share(bob, list_id, "ann")
-        assert ann.send("DELETE", "/api/user", {"password": PASSWORD}).status == 204
-        after_it = lists_by_id(bob)[list_id]["revision"]
-        assert add(bob, list=list_id)["revision"] > after_it
+        entry = lists_by_id(bob)[list_id]
+        assert now.status == 200 and entry["shared"] is False
+        assert add(bob, list=list_id)["revision"] > entry["revision"]
 
 
 async def test_deleted_account_announces_its_shared_lists_to_members():
@@ -9531,11 +9412,8 @@ def test_the_list_of_users_shows_those_without_a_password_and_says_so(todo_engin
         make_link(ann, add_list(ann)["id"])
         server.run(server.services.todos.store.user("ada"))  # whom a host program knows
     lines = user_command(tmp_path, "list", **todo_engine).stdout.splitlines()
-    assert [line.partition("  ")[2] for line in lines] == [
-        "ada  (no password)",
-        "ann",
-        "local  (this machine's own user)",
-    ]
+    expected = ["ada  (no password)", "ann", "local  (this machine's own user)"]
+    assert [line.partition("  ")[2] for line in lines] == expected
 
 
 UNUSUAL_NAMES = {
@@ -9568,12 +9446,7 @@ def test_a_name_with_letters_that_hide_or_pass_for_others_is_refused(town, kind)
         ("gil", "\u0261il"),
         ("ovo", "\u03bf\u03bd\u03bf"),
         ("caesar", "c\u00e6sar"),
-        *[
-            ("mimi", "mimi\u0307"),
-            ("jane", "j\u0307ane"),
-            ("hal", "hal\u0307"),
-            ("diana", "d\u0131\u0307ana"),
-        ],
+        *[("mimi", "mimi\u0307"), ("jane", "j\u0307ane"), ("hal", "hal\u0307"), ("diana", "d\u0131\u0307ana")],
         *[("\u0639\u0644\u0649", "\u0639\u0644\u06cc"), ("\u0643\u0645", "\u06a9\u0645")],
         *[("\u3078\u3044", "\u30d8\u3044"), ("\u52a0\u53e3", "\u52a0\u30ed"), ("\u4e8c\u90ce", "\u30cb\u90ce")],
         *[("\u529b\u4e38", "\u30ab\u4e38"), ("\u4e00\u90ce", "\u30fc\u90ce"), ("\u516b\u7530", "\u30cf\u7530")],
@@ -9692,9 +9565,8 @@ def test_accounts_are_made_changed_and_removed_on_the_command_line(tmp_path):
         assert show(eve, todo["id"])["title"] == "kept"
     assert "deleted" in run("delete", "eve", "--yes").stdout and run("list").stdout.strip() == ""
     with served(settings) as server:
-        assert (
-            server.sql("SELECT 1 FROM todos") == [] and server.client.get("/api/session").json()["sign_up"] == "first"
-        )
+        assert server.sql("SELECT 1 FROM todos") == []
+        assert server.client.get("/api/session").json()["sign_up"] == "first"
     assert PASSWORD not in str([run("list"), run("add", "x", password=PASSWORD)]).replace("input", "")
 
 
@@ -9798,9 +9670,8 @@ def test_strangers_neither_take_nor_count_the_local_users_data(own_machine, sett
 async def test_local_user_no_longer_hears_todos_taken_along(own_machine):
     async with listening(own_machine.url) as line:
         assert (await next_message(line))["type"] == "hello"
-        answer = await asyncio.to_thread(
-            lambda: own_machine.client.post("/api/users", {**NEW_ACCOUNT, "take_local_todos": True})
-        )
+        body = {**NEW_ACCOUNT, "take_local_todos": True}
+        answer = await asyncio.to_thread(own_machine.client.post, "/api/users", body)
         assert answer.status == 201
         assert await until_closed(line) == 4401
 
@@ -10669,9 +10540,7 @@ def test_of_more_than_a_hundred_sessions_the_one_used_longest_ago_ends(own_serve
     people = [own_server.session("ann") for _ in range(99)]
     assert first.get("/api/todos").status == 200
     people.append(own_server.session("ann"))
-    assert [first.get("/api/todos").status, *(person.get("/api/todos").status for person in people[::20])] == [401] + [
-        200
-    ] * 5
+    assert [person.get("/api/todos").status for person in (first, *people[::20])] == [401] + [200] * 5
 
 
 def test_a_sign_in_that_a_change_of_password_overtakes_begins_no_session(own_server):
@@ -10997,6 +10866,7 @@ def test_version_and_help_are_printed(tmp_path):
         (["--database", "sqlite:////no/such/folder/x.db"], ["DATABASE_URL", "/no/such/folder/x.db"]),
         (["--database", "sqlite:////proc/x.db"], ["DATABASE_URL"]),
         (["--database", "sqlite:////tmp"], ["DATABASE_URL"]), (["--auth", "maybe"], ["AUTH", "maybe"]),
+        (["--database", "sqlite:///%00"], ["DATABASE_URL"]),
         (["--port", "99999"], ["SERVER_PORT"]), (["--host", "no.such.host.invalid"], ["SERVER_HOST"]),
         *[(["--host", host], ["SERVER_HOST", host]) for host in ("192.0.2.1", "127.0.0.1:80", "a..b", "2001:db8::1")],
         (["--weather-uri", "x"], ["WEATHER_URI"]), (["--static-path", "/no/such"], ["STATIC_PATH"]),
@@ -11105,10 +10975,6 @@ def test_a_port_in_use_ends_the_start_with_one_line_and_makes_no_file(tmp_path):
 def test_file_that_is_not_a_database_ends_the_start_in_one_line(tmp_path):
     (tmp_path / "tornado_todo.db").write_bytes(b"garbage" * 1000)
     assert_refused(command(tmp_path, "--port", "0"), "DATABASE_URL", "tornado_todo.db")
-
-
-def test_a_database_name_with_a_nul_ends_the_start_with_one_line(tmp_path):
-    assert_refused(command(tmp_path, "--port", "0", "--database", "sqlite:///%00"), "DATABASE_URL")
 
 
 @pytest.mark.parametrize("prefix, public", [("/todo", ""), ("/todo", "https://a.example"), ("", "https://a.example")])
@@ -11392,9 +11258,19 @@ class OwnServer:
             self.thaw()
             self.kill()
 
+    def be_postgres(self) -> list[str]:
+        """Where root runs the tests: give the folder to the user postgres, and return how to run as that user."""
+        if os.getuid() != 0:
+            return []
+        shutil.chown(self.folder, "postgres", "postgres")
+        for parent in self.folder.parents:
+            if parent.stat().st_uid == 0 and "pytest-of" in str(parent):
+                parent.chmod(0o755)
+        return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+
 
 class OwnPostgres(OwnServer):
-    """A Postgres cluster; run as the user postgres where the tests run as root, which Postgres refuses."""
+    """A Postgres cluster; Postgres refuses to be run by root."""
 
     def __init__(self, folder: pathlib.Path):
         super().__init__(folder)
@@ -11403,12 +11279,7 @@ class OwnPostgres(OwnServer):
         self.postgres = next((path for path in programs if path), None)
         if not self.postgres:
             skip_or_fail("no Postgres server is installed")
-        self.as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
-        if self.as_user:
-            shutil.chown(folder, "postgres", "postgres")
-            for parent in folder.parents:
-                if parent.stat().st_uid == 0 and "pytest-of" in str(parent):
-                    parent.chmod(0o755)
+        self.as_user = self.be_postgres()
         initdb = pathlib.Path(self.postgres).with_name("initdb")
         making = [*self.as_user, str(initdb), "-D", str(folder / "data"), "-U", "todo", "--auth=trust", "-E", "UTF8"]
         subprocess.run(making, check=True, capture_output=True)
@@ -11471,7 +11342,7 @@ class OwnPgBouncer(OwnServer):
         super().__init__(folder)
         if not shutil.which("pgbouncer"):
             skip_or_fail("no pgbouncer is installed")
-        self.as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
+        self.as_user = self.be_postgres()
         behind = urllib.parse.urlsplit(address_of("TEST_POSTGRES_URL"))
         password = f" password={behind.password}" if behind.password else ""
         self.configuration = "\n".join(
@@ -11487,11 +11358,6 @@ class OwnPgBouncer(OwnServer):
     def arguments(self) -> list[str]:
         file = self.folder / "pgbouncer.ini"
         file.write_text(self.configuration)
-        if self.as_user:
-            shutil.chown(self.folder, "postgres")
-            for parent in self.folder.parents:
-                if parent.stat().st_uid == 0 and "pytest-of" in str(parent):
-                    parent.chmod(0o755)
         return [*self.as_user, shutil.which("pgbouncer"), str(file)]
 
     def url_of(self, database_url: str, query: str = "") -> str:
@@ -11624,10 +11490,7 @@ def somebody_known(auth: str, settings: dict):
         async def get_user(request) -> str | None:
             return request.headers.get("X-User")
 
-        with (
-            serving(settings, get_user=get_user) as client,
-            Client(client.url, X_User="ann") as ann,
-        ):
+        with serving(settings, get_user=get_user) as client, Client(client.url, X_User="ann") as ann:
             yield ann
     elif auth in ("auto", "open"):
         with serving({**settings, "AUTH": auth}) as client:
@@ -11942,9 +11805,7 @@ def test_a_worker_that_dies_is_started_again_and_one_signal_ends_all(tmp_path, t
     with process(tmp_path, **team, WORKERS="2", COOKIE_SECRET=SECRET) as server:
         before = eventually(lambda: len(worker_ids(server)) == 2 and worker_ids(server))
         os.kill(before[0], signal.SIGKILL)
-        after = eventually(
-            lambda: len(worker_ids(server)) == 2 and before[0] not in worker_ids(server) and worker_ids(server)
-        )
+        after = eventually(lambda: len(now := worker_ids(server)) == 2 and before[0] not in now and now)
         add(server.client, "still here")
         server.child.terminate()
         assert server.child.wait(PATIENCE) == 0
@@ -11969,9 +11830,8 @@ def is_running(process_id: int) -> bool:
 def test_star_as_server_host_listens_on_ipv4_and_ipv6(tmp_path, http_server):
     with process(tmp_path, SERVER_HOST="*", HTTP_SERVER=http_server, **in_file(tmp_path)) as server:
         assert "//localhost:" in server.client.url
-        for address in (
-            ("127.0.0.1", "::1") if socket.has_ipv6 and os.path.exists("/proc/net/if_inet6") else ("127.0.0.1",)
-        ):
+        has_ipv6 = socket.has_ipv6 and os.path.exists("/proc/net/if_inet6")
+        for address in ("127.0.0.1", "::1") if has_ipv6 else ("127.0.0.1",):
             with socket.create_connection((address, server.client.address[1]), timeout=PATIENCE) as line:
                 line.sendall(request_bytes("GET /api/health/live", LAST))
                 assert b" 200 " in read_to_end(line)
@@ -12124,10 +11984,8 @@ def test_pgbouncer_in_statement_mode_is_refused_at_the_start(own, fresh_postgres
 @pytest.mark.parametrize("limit", ["a role's", "PgBouncer's in session mode"])
 def test_requests_wait_for_the_connections_that_the_server_allows(own, fresh_postgres, limit):
     url, role = fresh_postgres["DATABASE_URL"], own_name()
-    run_sql(
-        url, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 3", f"ALTER DATABASE {url.rpartition('/')[2]} OWNER TO {role}"
-    )
-    run_sql(url, f"GRANT ALL ON SCHEMA public TO {role}")
+    grants = (f"ALTER DATABASE {url.rpartition('/')[2]} OWNER TO {role}", f"GRANT ALL ON SCHEMA public TO {role}")
+    run_sql(url, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 3", *grants)
     parts = urllib.parse.urlsplit(url)
     few = parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}").geturl()
     if limit != "a role's":
@@ -12521,9 +12379,8 @@ def nginx(tmp_path):
                 f"daemon off; pid {tmp_path}/nginx.pid; error_log {tmp_path}/nginx.log; user root;"
                 f"events {{}} http {{ access_log off; {temporary} {site} }}"
             )
-            child = subprocess.Popen(
-                ["nginx", "-c", str(configuration), "-p", str(tmp_path)], stderr=subprocess.DEVNULL
-            )
+            arguments = ["nginx", "-c", str(configuration), "-p", str(tmp_path)]
+            child = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
             stack.callback(child.wait)
             stack.callback(child.terminate)
             eventually(lambda: accepts_connections(port))
@@ -12553,9 +12410,7 @@ async def test_changes_of_one_worker_are_live_in_others_through_nginx(tmp_path, 
                 request = tornado.httpclient.HTTPRequest(address, headers=ann, validate_cert=False)
                 sockets.append(await tornado.websocket.websocket_connect(request))
                 assert json.loads(await sockets[-1].read_message())["type"] == "hello"
-            made = (
-                await asyncio.to_thread(lambda: client.post("/api/todos", {"title": "through nginx"}, **ann))
-            ).json()
+            made = (await asyncio.to_thread(client.post, "/api/todos", {"title": "through nginx"}, **ann)).json()
             assert made["url"] == f"{url}/api/todos/{made['id']}"
             for each in sockets:
                 assert (await next_change(each))["todo"] == made["id"]
@@ -12647,11 +12502,19 @@ def test_a_copy_to_the_real_engines_and_back_brings_everything_along(tmp_path, f
         assert undo(client)["todos"][0]["title"] == "after the copy"
 
 
-def test_a_copy_refuses_a_target_that_is_not_empty(tmp_path):
+@pytest.fixture
+def copied(tmp_path) -> tuple[str, str, list]:
+    """The URLs of a database and of a copy of it, and what both hold."""
     source, target = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
     with serving({"DATABASE_URL": source}) as client:
         some_data(client)
+        kept = all_that_is_kept(client)
     assert command(tmp_path, "copy", "--from", source, "--to", target).returncode == 0
+    return source, target, kept
+
+
+def test_a_copy_refuses_a_target_that_is_not_empty(tmp_path, copied):
+    source, target, _ = copied
     with serving({"DATABASE_URL": source}) as client:
         add(client, "later")
     refused = command(tmp_path, "copy", "--from", source, "--to", target)
@@ -12661,11 +12524,8 @@ def test_a_copy_refuses_a_target_that_is_not_empty(tmp_path):
     assert resumed.returncode == 1 and "differs in" in resumed.stderr
 
 
-def test_copy_does_not_resume_into_a_target_written_to_since(tmp_path):
-    source, target = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
-    with serving({"DATABASE_URL": source}) as client:
-        some_data(client)
-    assert command(tmp_path, "copy", "--from", source, "--to", target).returncode == 0
+def test_copy_does_not_resume_into_a_target_written_to_since(tmp_path, copied):
+    source, target, _ = copied
     with serving({"DATABASE_URL": target}) as client:
         add(client, "newer")
         kept = all_that_is_kept(client)
@@ -12711,9 +12571,8 @@ def test_a_postgres_database_is_never_copied_onto_itself(tmp_path, fresh_postgre
         some_data(client)
     other = url.replace("postgresql://", "postgres://") + "?application_name=copy"
     for target in (["--to", other], []):
-        assert_refused(
-            command(tmp_path, "copy", "--from", url, *target, **fresh_postgres), "the same source and target"
-        )
+        ended = command(tmp_path, "copy", "--from", url, *target, **fresh_postgres)
+        assert_refused(ended, "the same source and target")
 
 
 def test_a_copy_takes_the_end_that_no_option_names_from_the_settings(tmp_path):
@@ -12724,31 +12583,22 @@ def test_a_copy_takes_the_end_that_no_option_names_from_the_settings(tmp_path):
     assert ended.returncode == 0 and (tmp_path / "b.db").exists(), ended.stderr
 
 
-def test_a_copy_that_was_interrupted_is_resumed(tmp_path):
-    source, target = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
-    with serving({"DATABASE_URL": source}) as client:
-        some_data(client)
-        kept = all_that_is_kept(client)
-    assert command(tmp_path, "copy", "--from", source, "--to", target).returncode == 0
-    with contextlib.closing(sqlite3.connect(tmp_path / "b.db")) as connection:  # as if it had ended here
+def test_a_copy_that_was_interrupted_is_resumed(tmp_path, copied):
+    source, target, kept = copied
+    with contextlib.closing(sqlite3.connect(tmp_path / "b.db")) as connection, connection:  # as if it had ended here
         connection.execute("DELETE FROM changes WHERE revision > 2")
         connection.execute("DELETE FROM todos WHERE id = (SELECT max(id) FROM todos)")
         connection.execute("DELETE FROM documents")
-        connection.commit()
     resumed = command(tmp_path, "copy", "--from", source, "--to", target, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     with serving({"DATABASE_URL": target}) as client:
         assert all_that_is_kept(client) == kept
 
 
-def test_a_copy_that_differs_from_its_source_is_reported(tmp_path):
-    source, target = f"sqlite:///{tmp_path}/a.db", f"sqlite:///{tmp_path}/b.db"
-    with serving({"DATABASE_URL": source}) as client:
-        some_data(client)
-    assert command(tmp_path, "copy", "--from", source, "--to", target).returncode == 0
-    with contextlib.closing(sqlite3.connect(tmp_path / "b.db")) as connection:
+def test_a_copy_that_differs_from_its_source_is_reported(tmp_path, copied):
+    source, target, _ = copied
+    with contextlib.closing(sqlite3.connect(tmp_path / "b.db")) as connection, connection:
         connection.execute("UPDATE todos SET title = 'tampered with'")
-        connection.commit()
     ended = command(tmp_path, "copy", "--from", source, "--to", target, "--resume")
     assert ended.returncode == 1 and "todos" in ended.stderr
 
@@ -13115,10 +12965,8 @@ def test_new_database_refuses_validators_of_the_one_before(todo_engine, tmp_path
     with serving(todo_engine) as client:
         for _ in range(known):
             add(client)
-        assert [
-            client.get(path, If_None_Match=etag).status
-            for path, etag in zip(("/api/todos", "/api/lists"), etags, strict=True)
-        ] == [200, 200]
+        for path, etag in zip(("/api/todos", "/api/lists"), etags, strict=True):
+            assert client.get(path, If_None_Match=etag).status == 200, path
         assert_problem(client.patch("/api/todos", {"title": "x"}, If_Match=etags[0]), 412)
         assert_problem(client.get(f"/api/changes?since={revision(client) + 1}"), 410)
 
@@ -13956,9 +13804,7 @@ async def test_due_dates_are_shown_in_friendly_words(page):
     await type_in(page, BUY)  # all rows are compared with what they show
     await expect(row(page, "now").locator(".due")).to_have_text("Today")
     await expect(row(page, "next").locator(".due")).to_have_text("Tomorrow")
-    await expect(row(page, "far").locator(".due")).to_contain_text(
-        str((datetime.date.today() + datetime.timedelta(400)).year)
-    )
+    await expect(row(page, "far").locator(".due")).to_contain_text(in_days(400)[:4])
     await page.goto(page.server + "/#/today")
     await expect(shown_titles(page)).to_have_text(["late", "now"])
 
@@ -15801,10 +15647,7 @@ async def test_signing_out_leaves_nothing_private_in_the_browser(browser, accoun
 
 @pytest.mark.slow
 async def test_signing_out_everywhere_closes_other_tabs_and_devices(browser, accounts_server):
-    async with (
-        signed_in_page(browser, accounts_server, "ann") as page,
-        opened(browser, accounts_server.url) as device,
-    ):
+    async with signed_in_page(browser, accounts_server, "ann") as page, opened(browser, accounts_server.url) as device:
         await type_in(page, BUY)
         await sign_in_on_page(device, "ann")
         await expect(shown_titles(device)).to_have_text([BUY])
@@ -15990,10 +15833,7 @@ async def test_a_token_is_made_shown_once_and_revoked(browser, accounts_server, 
 
 @pytest.mark.slow
 async def test_sessions_are_listed_and_another_one_is_ended(browser, accounts_server):
-    async with (
-        signed_in_page(browser, accounts_server, "ann") as page,
-        opened(browser, accounts_server.url) as device,
-    ):
+    async with signed_in_page(browser, accounts_server, "ann") as page, opened(browser, accounts_server.url) as device:
         await sign_in_on_page(device, "ann")
         await expect(device.locator(".gate")).to_be_hidden()
         await open_account(page, "sessions")
@@ -16423,22 +16263,15 @@ async def test_payloads_run_where_nothing_keeps_them_from_it(browser):
 
 @pytest.mark.slow
 async def test_payloads_in_titles_notes_tags_and_names_are_not_run(browser):
-    with (
-        tornado_todo.running({**PAGE_ACCOUNTS, "TRUSTED_PROXIES": ""}) as url,
-        Client(url) as client,
-    ):
+    with tornado_todo.running({**PAGE_ACCOUNTS, "TRUSTED_PROXIES": ""}) as url, Client(url) as client:
         ann = sign_up(client)
         for payload in PAYLOADS:
             tags = [payload[:50].replace(",", " ").strip()]
             fields = {"title": payload, "notes": payload, "tags": tags}
             assert client.post("/api/todos", fields, **ann).status == 201
             assert client.post("/api/documents/" + urllib.parse.quote(payload, safe=""), 1, **ann).status == 422
-            assert (
-                client.get(
-                    "/api/todos", Cookie=f"todo_session_{client.address[1]}={urllib.parse.quote(payload)}"
-                ).status
-                == 401
-            )
+            cookie = f"todo_session_{client.address[1]}={urllib.parse.quote(payload)}"
+            assert client.get("/api/todos", Cookie=cookie).status == 401
         for payload in PAYLOADS[:25]:
             assert client.post("/api/lists", {"title": payload}, **ann).status == 201
             assert client.post("/api/tokens", {"name": payload}, **ann).status == 201
