@@ -2060,7 +2060,7 @@ def test_two_posts_at_once_are_both_kept(client):
 # ==== to-dos: fields =============================================================================
 
 FIELDS = [
-    "id", "url", "list", "title", "completed", "completed_at", "order", "notes", "due", "priority", "tags",
+    "id", "url", "list", "title", "completed", "completed_at", "order", "notes", "due", "repeat", "priority", "tags",
     "created_at", "updated_at", "deleted_at", "revision",
 ]  # fmt: skip
 
@@ -2868,6 +2868,369 @@ def test_title_to_be_read_is_checked_like_any_other(shared):
     for title in ("", " ", "a\nb", "x" * 501, 7):
         assert_problem(shared.post("/api/parse", {"title": title}), 422, "title")
     assert_problem(shared.post("/api/parse", {"text": "Pay"}), 422, "title")
+
+
+# ==== to-dos that repeat =========================================================================
+
+
+@pytest.mark.parametrize(
+    ("sent", "stored"),
+    [
+        ("FREQ=DAILY", "FREQ=DAILY"),
+        (" rrule:freq=weekly;byday=mo,fr;interval=1 ", "FREQ=WEEKLY;BYDAY=MO,FR"),
+        ("INTERVAL=2;FREQ=MONTHLY;BYMONTHDAY=1,-1", "FREQ=MONTHLY;INTERVAL=2;BYMONTHDAY=1,-1"),
+        ("FREQ=MONTHLY;BYDAY=2TU,-1FR;COUNT=5", "FREQ=MONTHLY;BYDAY=2TU,-1FR;COUNT=5"),
+        ("FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29", "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29"),
+        ("FREQ=DAILY;UNTIL=20261224T080000Z;FROM=COMPLETION", "FREQ=DAILY;UNTIL=20261224T080000Z;FROM=COMPLETION"),
+        (None, None),
+    ],
+)
+def test_rule_is_stored_in_canonical_form(client, sent, stored):
+    todo = add(client, repeat=sent, due=TODAY)
+    assert todo["repeat"] == stored == show(client, todo["id"])["repeat"]
+    assert change(client, todo["id"], repeat=None)["repeat"] is None
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "", "daily", "FREQ=HOURLY", "FREQ=DAILY;", "FREQ=DAILY;FREQ=DAILY", "INTERVAL=2", "FREQ=DAILY;INTERVAL=0",
+        "FREQ=DAILY;INTERVAL=1000", "FREQ=DAILY;COUNT=0", "FREQ=DAILY;COUNT=2;UNTIL=20261224", "FREQ=DAILY;BYDAY=MO",
+        "FREQ=DAILY;UNTIL=20261324", "FREQ=DAILY;UNTIL=2026-12-24", "FREQ=DAILY;UNTIL=20261224T250000Z",
+        "FREQ=WEEKLY;BYDAY=1MO", "FREQ=WEEKLY;BYDAY=", "FREQ=WEEKLY;BYMONTHDAY=1", "FREQ=WEEKLY;WKST=SU",
+        "FREQ=MONTHLY;BYDAY=MO", "FREQ=MONTHLY;BYDAY=5MO", "FREQ=MONTHLY;BYMONTHDAY=32", "FREQ=MONTHLY;BYMONTHDAY=-2",
+        "FREQ=MONTHLY;BYMONTHDAY=1;BYDAY=1MO", "FREQ=MONTHLY;BYMONTH=1", "FREQ=YEARLY;BYMONTH=2",
+        "FREQ=YEARLY;BYDAY=1MO",
+        "FREQ=DAILY;FROM=START", "FREQ=DAILY;COUNT=٣", "FREQ=DAILY\nINTERVAL=2", 7, ["FREQ=DAILY"], "F" * 201,
+    ],
+)  # fmt: skip
+def test_rule_that_is_not_supported_is_refused(shared, rule):
+    answer = shared.post("/api/todos", {"title": "x", "repeat": rule})
+    assert_problem(answer, 422, "repeat")
+
+
+AT = "2026-11-27T12:00:00.000Z"  # a Friday
+
+
+@pytest.mark.parametrize(
+    ("due", "rule", "expected", "left"),
+    [
+        (TODAY, "FREQ=DAILY", TOMORROW, None),
+        ("2026-12-03", "FREQ=DAILY", "2026-12-04", None),  # done early
+        ("2026-11-20", "FREQ=DAILY", TODAY, None),  # nobody has to catch up, and today is not over
+        ("2026-11-20", "FREQ=DAILY;INTERVAL=3", "2026-11-29", None),
+        ("0001-01-01", "FREQ=DAILY", TODAY, None),
+        ("2026-11-20T09:00:00Z", "FREQ=DAILY", "2026-11-28T09:00:00Z", None),
+        ("2026-11-20T13:00:00Z", "FREQ=DAILY", "2026-11-27T13:00:00Z", None),
+        (None, "FREQ=DAILY", TOMORROW, None),
+        ("2026-11-26", "FREQ=WEEKLY;INTERVAL=2", "2026-12-10", None),
+        (TODAY, "FREQ=WEEKLY;BYDAY=MO,FR", MONDAY, None),
+        (MONDAY, "FREQ=WEEKLY;BYDAY=MO,FR", IN_A_WEEK, None),
+        (TODAY, "FREQ=WEEKLY;INTERVAL=2;BYDAY=MO,FR", "2026-12-07", None),
+        # months are as long as they are
+        ("2027-01-31", "FREQ=MONTHLY", "2027-02-28", "FREQ=MONTHLY;BYMONTHDAY=31"),
+        ("2027-02-28", "FREQ=MONTHLY;BYMONTHDAY=31", "2027-03-31", None),
+        ("2028-01-30", "FREQ=MONTHLY", "2028-02-29", "FREQ=MONTHLY;BYMONTHDAY=30"),
+        ("2027-02-28", "FREQ=MONTHLY", "2027-03-28", None),
+        ("2026-11-30", "FREQ=MONTHLY;BYMONTHDAY=-1", "2026-12-31", None),
+        ("2026-12-01", "FREQ=MONTHLY;BYMONTHDAY=1,15", "2026-12-15", None),
+        ("2026-12-15", "FREQ=MONTHLY;BYMONTHDAY=1,15", "2027-01-01", None),
+        ("2026-12-08", "FREQ=MONTHLY;BYDAY=2TU", "2027-01-12", None),
+        ("2026-12-25", "FREQ=MONTHLY;BYDAY=-1FR", "2027-01-29", None),
+        ("2026-12-08", "FREQ=MONTHLY;INTERVAL=6;BYDAY=2TU", "2027-06-08", None),
+        # and so are years
+        ("2028-02-29", "FREQ=YEARLY", "2029-02-28", "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29"),
+        ("2031-02-28", "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29", "2032-02-29", None),
+        ("2028-02-29", "FREQ=YEARLY;INTERVAL=4", "2032-02-29", "FREQ=YEARLY;INTERVAL=4;BYMONTH=2;BYMONTHDAY=29"),
+        ("2026-12-24", "FREQ=YEARLY", "2027-12-24", None),
+        ("2026-12-24", "FREQ=YEARLY;BYMONTH=3;BYMONTHDAY=1", "2027-03-01", None),
+        # from completion
+        ("2026-11-10", "FREQ=DAILY;INTERVAL=3;FROM=COMPLETION", MONDAY, None),
+        ("2026-12-10", "FREQ=WEEKLY;FROM=COMPLETION", IN_A_WEEK, None),
+        ("2026-11-10T09:00:00Z", "FREQ=DAILY;FROM=COMPLETION", "2026-11-28T09:00:00Z", None),
+        ("2026-11-10", "FREQ=MONTHLY;BYDAY=1MO;FROM=COMPLETION", "2026-12-07", None),
+        # the end
+        (TODAY, "FREQ=DAILY;COUNT=2", TOMORROW, "FREQ=DAILY;COUNT=1"),
+        (TODAY, "FREQ=DAILY;COUNT=1", None, None),
+        (TODAY, "FREQ=DAILY;UNTIL=20261128", TOMORROW, None),
+        (TODAY, "FREQ=DAILY;UNTIL=20261127", None, None),
+        ("2026-11-27T09:00:00Z", "FREQ=DAILY;UNTIL=20261128", "2026-11-28T09:00:00Z", None),
+        ("2026-11-27T09:00:00Z", "FREQ=DAILY;UNTIL=20261128T090000Z", "2026-11-28T09:00:00Z", None),
+        ("2026-11-27T09:00:01Z", "FREQ=DAILY;UNTIL=20261128T090000Z", None, None),
+        ("9999-12-31", "FREQ=DAILY", None, None),
+        ("9999-12-01", "FREQ=YEARLY;INTERVAL=999", None, None),
+        ("0001-01-01T00:00:00+01:00", "FREQ=WEEKLY", "2026-11-30T00:00:00+01:00", None),
+    ],
+)  # fmt: skip
+def test_next_due_date_follows_the_rule(due, rule, expected, left):
+    found = tornado_todo.next_occurrence(due, rule, AT, "")
+    assert found == (expected and {"due": expected, "repeat": left or rule})
+
+
+@pytest.mark.parametrize(
+    ("zone", "due", "rule", "expected"),
+    [
+        # 9:00 stays 9:00 when the clocks change.
+        ("Europe/Berlin", "2027-03-27T09:00:00+01:00", "FREQ=DAILY", "2027-03-28T09:00:00+02:00"),
+        ("Europe/Berlin", "2027-10-30T09:00:00+02:00", "FREQ=WEEKLY", "2027-11-06T09:00:00+01:00"),
+        # 2:30 is skipped on one day, which does not move the days after it.
+        ("Europe/Berlin", "2027-03-27T02:30:00+01:00", "FREQ=DAILY", "2027-03-28T02:30:00+01:00"),
+        ("Europe/Berlin", "2027-03-28T02:30:00+01:00", "FREQ=DAILY", "2027-03-29T02:30:00+02:00"),
+        # On another it occurs twice, and the first is meant.
+        ("Europe/Berlin", "2027-10-30T02:30:00+02:00", "FREQ=DAILY", "2027-10-31T02:30:00+02:00"),
+        ("Europe/Berlin", "2027-10-31T02:30:00+01:00", "FREQ=DAILY", "2027-11-01T02:30:00+01:00"),
+        # A time that was sent in UTC is one of the zone.
+        ("Europe/Berlin", "2027-03-27T08:00:00Z", "FREQ=DAILY", "2027-03-28T09:00:00+02:00"),
+        ("America/New_York", "2026-11-28T03:00:00Z", "FREQ=WEEKLY;BYDAY=FR", "2026-12-04T22:00:00-05:00"),
+        # One that was written in another zone keeps its own days of the week.
+        ("America/New_York", "2026-11-30T01:00:00+01:00", "FREQ=WEEKLY;BYDAY=MO", "2026-12-07T01:00:00+01:00"),
+        ("", "2027-03-27T09:00:00+01:00", "FREQ=DAILY", "2027-03-28T09:00:00+01:00"),
+        # Today is that of the zone: at noon UTC it is Saturday already.
+        ("Pacific/Kiritimati", "2026-11-20", "FREQ=DAILY", "2026-11-28"),
+    ],
+)
+def test_repeated_time_is_that_of_the_zone(zone, due, rule, expected):
+    assert tornado_todo.next_occurrence(due, rule, AT, zone) == {"due": expected, "repeat": rule}
+
+
+def test_days_of_random_rules_are_those_of_dateutil():
+    from dateutil import rrule
+
+    chance = random.Random(20261127)
+    weekdays = ["MO", "TU", "WE", "TH", "FR", "SA", "SU"]
+    for _ in range(400):
+        rule, ends = f"FREQ={chance.choice(['DAILY', 'WEEKLY', 'MONTHLY', 'YEARLY'])}", chance.choice([2, 1, 12, 7])
+        rule += f";INTERVAL={ends}" if ends > 1 else ""
+        if "WEEKLY" in rule and chance.random() < 0.7:
+            rule += f";BYDAY={','.join(chance.sample(weekdays, 3))}"
+        if "MONTHLY" in rule:
+            by_day = f"BYDAY={chance.choice([1, 2, 3, 4, -1])}{chance.choice(weekdays)}"
+            rule += ";" + chance.choice([f"BYMONTHDAY={chance.choice([1, 15, 28, -1])}", by_day])
+        base = datetime.date(2026, 1, 1) + datetime.timedelta(chance.randrange(3000))
+        base = base.replace(day=min(base.day, 28))
+        start = datetime.datetime.combine(base, datetime.time())
+        since = base + datetime.timedelta(chance.choice([1, 1, 100, 5000]))
+        theirs = rrule.rrulestr(rule, dtstart=start).xafter(
+            datetime.datetime.combine(since, datetime.time()), 5, inc=True
+        )
+        ours = tornado_todo.rule_days(tornado_todo.read_rule(rule), base, since)
+        assert [each.date() for each in theirs] == list(itertools.islice(ours, 5)), (rule, base, since)
+
+
+def complete(client, todo_id, **fields) -> tuple[dict, str]:
+    """Complete a to-do; returns it and the batch."""
+    answer = client.patch(f"/api/todos/{todo_id}", {"completed": True, **fields})
+    assert answer.status == 200, answer.body
+    return answer.json(), answer.headers["Change-Batch"]
+
+
+def open_todos(client) -> list[dict]:
+    return client.get("/api/todos?completed=false&limit=1000").json()
+
+
+LATER = {"due": "2099-01-31", "repeat": "FREQ=MONTHLY"}
+
+
+def test_completing_a_todo_that_repeats_makes_the_next_in_one_batch(client):
+    place = add_list(client)["id"]
+    fields = {"title": "rent", "list": place, "notes": "n", "priority": 2, "tags": ["home"], **LATER}
+    first = add(client, **fields)
+    done, batch = complete(client, first["id"])
+    assert (done["completed"], done["repeat"], done["due"]) == (True, None, "2099-01-31")
+    (following,) = open_todos(client)
+    expected = {**fields, "due": "2099-02-28", "repeat": "FREQ=MONTHLY;BYMONTHDAY=31", "order": first["order"]}
+    assert {name: following[name] for name in expected} == expected
+    assert following["id"] != first["id"] and following["completed_at"] is None
+    changes = [change for change in client.get("/api/changes").json()["changes"] if change["batch"] == batch]
+    assert [(change["todo"], change["action"]) for change in changes] == [
+        (first["id"], "update"), (following["id"], "create"),
+    ]  # fmt: skip
+    (update,) = [each for each in client.get(f"/api/todos/{first['id']}/history").json() if each["batch"] == batch]
+    assert update["before"]["repeat"] == "FREQ=MONTHLY" and update["after"]["repeat"] is None
+
+
+def test_undo_of_a_completion_removes_the_next_and_reopens(client):
+    first = add(client, **LATER)
+    _, batch = complete(client, first["id"])
+    undone = undo(client, batch)
+    assert undone["count"] == 2
+    (reopened,) = client.get("/api/todos").json()
+    same = ("id", "completed", "due", "repeat", "order")
+    assert {name: reopened[name] for name in same} == {name: first[name] for name in same}
+    assert len(client.get("/api/todos?deleted=true").json()) == 1
+    undo(client, undone["batch"])  # again
+    (following,) = open_todos(client)
+    assert following["due"] == "2099-02-28" and show(client, first["id"])["completed"]
+
+
+def test_undo_of_a_completion_puts_an_edited_next_into_the_trash(client):
+    first = add(client, **LATER)
+    _, batch = complete(client, first["id"])
+    change(client, open_todos(client)[0]["id"], title="edited")
+    undo(client, batch)
+    assert [each["id"] for each in open_todos(client)] == [first["id"]]
+    assert titles(client, "?deleted=true") == ["edited"]
+
+
+def test_undo_of_a_completion_is_refused_once_the_next_is_completed(client):
+    first = add(client, **LATER)
+    _, batch = complete(client, first["id"])
+    _, second = complete(client, open_todos(client)[0]["id"])
+    problem = assert_problem(client.post("/api/undo", {"batch": batch}), 409, "batch")
+    assert "completed since" in problem["detail"]
+    for each in (second, batch):
+        undo(client, each)
+    assert [each["id"] for each in open_todos(client)] == [first["id"]]
+
+
+def test_reopened_todo_no_longer_repeats(client):
+    first = add(client, **LATER)
+    complete(client, first["id"])
+    assert change(client, first["id"], completed=False)["repeat"] is None
+    complete(client, first["id"])
+    assert [each["due"] for each in open_todos(client)] == ["2099-02-28"]
+
+
+def test_completed_todo_has_no_rule(client):
+    todo = add(client, completed=True, **LATER)
+    assert todo["repeat"] is None and todo["completed_at"]
+    assert change(client, todo["id"], repeat="FREQ=DAILY")["repeat"] is None
+    assert open_todos(client) == []
+
+
+def test_repeated_put_completes_once(client):
+    path = f"/api/todos/{uuid.uuid4()}"
+    assert client.put(path, {"title": "x", **LATER}).status == 201
+    answers = [client.put(path, {"title": "x", "completed": True, **LATER}) for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 200] and answers[0].body == answers[1].body
+    assert [each["due"] for each in open_todos(client)] == ["2099-02-28"]
+
+
+def test_fields_that_come_with_the_completion_are_those_of_the_next(client):
+    other = add_list(client)["id"]
+    todo = add(client, **LATER)
+    complete(client, todo["id"], title="new", due="2099-05-05", repeat="FREQ=DAILY", list=other)
+    (following,) = open_todos(client)
+    assert (following["title"], following["due"], following["list"]) == ("new", "2099-05-06", other)
+    complete(client, following["id"], repeat=None)
+    assert open_todos(client) == []
+
+
+def test_series_ends_by_count_until_and_null(client):
+    todo = add(client, due="2099-01-01", repeat="FREQ=DAILY;COUNT=3")
+    for left in (2, 1):
+        complete(client, todo["id"])
+        (todo,) = open_todos(client)
+        assert todo["repeat"] == f"FREQ=DAILY;COUNT={left}"
+    complete(client, todo["id"])
+    assert open_todos(client) == [] and len(titles(client)) == 3
+    todo = add(client, due="2099-01-01", repeat="FREQ=WEEKLY;UNTIL=20990107")
+    complete(client, todo["id"])
+    assert open_todos(client) == []
+
+
+def test_completion_of_many_makes_the_next_of_each(client):
+    add(client, "once")
+    for number in range(300):
+        add(client, f"t{number}", due="2099-01-01", repeat="FREQ=DAILY")
+    answer = client.patch("/api/todos", {"completed": True})
+    assert answer.json()["count"] == 301
+    following = open_todos(client)
+    assert len(following) == 300 and {each["due"] for each in following} == {"2099-01-02"}
+    assert [each["title"] for each in following] == [f"t{number}" for number in range(300)]
+    undo(client, answer.json()["batch"])
+    assert len(open_todos(client)) == 301 and {each["due"] for each in open_todos(client)} == {"2099-01-01", None}
+
+
+def test_two_clients_that_complete_at_once_make_one_next(todo_engine):
+    with serving(todo_engine) as one, serving(todo_engine) as other:
+        todos = [add(one, f"t{number}", **LATER) for number in range(10)]
+        clients = [Client(url) for url in (one.url, other.url) * 4]
+        for todo in todos:
+            path = f"/api/todos/{todo['id']}"
+            answers = at_once(8, lambda number, path=path: clients[number].patch(path, {"completed": True}))
+            assert {answer.status for answer in answers} == {200}
+            assert sum("Change-Batch" in answer.headers for answer in answers) == 1
+        assert sorted(each["title"] for each in open_todos(other)) == sorted(todo["title"] for todo in todos)
+        for client in clients:
+            client.close()
+
+
+def test_skip_moves_a_todo_to_its_next_due_date(client):
+    todo = add(client, due="2099-01-31", repeat="FREQ=MONTHLY;COUNT=3")
+    path = f"/api/todos/{todo['id']}/skip"
+    answer = client.post(path, If_Match=f'"{todo["revision"]}"')
+    skipped = answer.json()
+    assert (skipped["id"], skipped["due"]) == (todo["id"], "2099-02-28")
+    assert skipped["repeat"] == "FREQ=MONTHLY;BYMONTHDAY=31;COUNT=2" and not skipped["completed"]
+    assert_problem(client.post(path, If_Match=f'"{todo["revision"]}"'), 412)
+    assert client.post(path).json()["due"] == "2099-03-31"
+    assert_problem(client.post(path), 409)
+    undo(client)
+    undo(client)
+    assert show(client, todo["id"])["due"] == "2099-01-31"
+    assert_problem(client.post(f"/api/todos/{add(client)['id']}/skip"), 409)
+    assert_problem(client.post(f"/api/todos/{NO_ID}/skip"), 404)
+
+
+def test_next_time_is_that_of_the_zone_of_the_request_or_account(client, town):
+    for query, expected in (("?tz=Europe/Berlin", "2099-03-29T09:00:00+02:00"), ("", "2099-03-29T08:00:00Z")):
+        todo = add(client, due="2099-03-28T08:00:00Z", repeat="FREQ=DAILY")
+        assert client.patch(f"/api/todos/{todo['id']}{query}", {"completed": True}).status == 200
+        (following,) = open_todos(client)
+        assert following["due"] == expected
+        assert client.post(f"/api/todos/{following['id']}/skip{query}").json()["due"][11:16] == expected[11:16]
+        assert client.patch(f"/api/todos{query}", {"completed": True}).json()["count"] == 1
+        (following,) = open_todos(client)
+        assert following["due"][:16] == f"2099-03-31{expected[10:16]}"
+        assert client.delete("/api/todos").status == 200
+    assert town.ann.patch("/api/user", {"time_zone": "Europe/Berlin"}).status == 200
+    todo = add(town.ann, due="2099-03-28T08:00:00Z", repeat="FREQ=DAILY", tags=["zoned"])
+    complete(town.ann, todo["id"])
+    assert town.ann.get("/api/todos?tag=zoned&completed=false").json()[0]["due"] == "2099-03-29T09:00:00+02:00"
+    assert town.ann.patch("/api/user", {"time_zone": None}).status == 200
+
+
+def test_editor_completes_and_skips_in_the_owners_list_and_a_viewer_does_not(town):
+    list_id = shared_list(town, "viewer", "chores")
+    todo = add(town.bob, list=list_id, **LATER)
+    path = f"/api/todos/{todo['id']}"
+    assert_problem(town.cid.post(f"{path}/skip"), 403)
+    assert_problem(town.cid.patch(path, {"completed": True}), 403)
+    share(town.bob, list_id, "cid", "editor")
+    _, batch = complete(town.cid, todo["id"])
+    (following,) = town.bob.get(f"/api/todos?list={list_id}&completed=false").json()
+    assert following["due"] == "2099-02-28"
+    undo(town.cid, batch)
+    assert [each["id"] for each in town.bob.get(f"/api/todos?list={list_id}").json()] == [todo["id"]]
+
+
+def test_quick_add_makes_a_todo_that_repeats(client):
+    todo = quick_add(client, "Water plants every! 3 days until 2099-12-24 #garden")
+    assert (todo["title"], todo["tags"]) == ("Water plants", ["garden"])
+    assert todo["repeat"] == "FREQ=DAILY;INTERVAL=3;UNTIL=20991224;FROM=COMPLETION"
+    complete(client, todo["id"])
+    assert len(open_todos(client)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "due"),
+    [
+        ("x every day", TODAY),
+        ("x every day at 9", NINE),
+        ("x every day at 14:00", "2026-11-27T14:00:00+01:00"),
+        ("x every monday and friday", TODAY),
+        ("x every monday and friday 9:00", "2026-11-30T09:00:00+01:00"),
+        ("x every weekday at midnight", "2026-11-28T00:00:00+01:00"),
+        ("x every last day", MONDAY),
+        ("x every 15th", "2026-12-15"),
+        ("x every first monday", "2026-12-07"),
+        ("x every month 24 dec", "2026-12-24"),
+        ("x every year", TODAY),
+    ],
+)
+def test_repeat_without_a_day_begins_on_the_first_day_of_its_rule(text, due):
+    assert found_due(text) == ("x", due)
 
 
 # ==== to-dos: safe to repeat =====================================================================
@@ -5515,7 +5878,8 @@ async def test_database_of_an_earlier_version_is_migrated_with_its_contents(todo
             ("users (id, name, created_at, revision)", user_id, "local", 1, 1),
             (f"lists ({tornado_todo.LIST_COLUMNS}, owner_id)", list_id, "\ufeffInbox", 0.0, 1, 1, 1, None, 1, user_id),
             (
-                f"todos ({tornado_todo.TODO_COLUMNS}, owner_id, due_at, title_key, search, tag_keys)",
+                "todos (id, list_id, title, completed_at, position, notes, due, priority, tags, created_at, updated_at,"
+                " deleted_at, revision, owner_id, due_at, title_key, search, tag_keys)",
                 *(
                     todo_id,
                     list_id,
@@ -7671,6 +8035,9 @@ CELLS = [
     Cell("GET", "/api/todos/$buried/history", 200, 404, 404, 404),
     Cell("POST", "/api/todos/$trashed/restore", 200, 200, 403, 404),
     Cell("POST", "/api/todos/$gone/restore", 200, 404, 404, 404),
+    Cell("POST", "/api/todos/$todo/skip", 200, 200, 403, 404),
+    Cell("POST", "/api/todos/$todo/skip", 412, 412, 403, 404, headers={"If_Match": '"1"'}),
+    Cell("POST", "/api/todos/$secret/skip", 409, 404, 404, 404),
     for_all("GET", "/api/lists", 200),
     for_all("GET", "/api/lists?deleted=true", 200),
     for_all("POST", "/api/lists", 201, {"title": "x"}),
@@ -7829,7 +8196,7 @@ def furnish(town: Town) -> Estate:
     for list_id in (ids["list"], ids["dead"]):  # while they are empty: members see what comes afterwards
         for name, role in (("eve", "editor"), ("vic", "viewer"), ("mia", "viewer"), ("rem", "editor")):
             share(ann, list_id, name, role)
-    looks = {"notes": f"note {SHARED}", "tags": [SHARED], "due": "2026-11-22", "priority": 2}
+    looks = {"notes": f"note {SHARED}", "tags": [SHARED], "due": "2026-11-22", "priority": 2, "repeat": "FREQ=DAILY"}
     secret = {"notes": f"note {PRIVATE}", "tags": [PRIVATE], "due": "2026-11-22", "priority": 2}
     for name, place in (("todo", "list"), ("trashed", "list"), ("buried", "dead")):
         ids[name] = add(ann, f"{SHARED} {name}", list=ids[place], **looks)["id"]

@@ -1179,11 +1179,99 @@ def clean_repeat(text: str | None) -> str | None:
     return None if text is None else str(read_rule(text))
 
 
-def calendar_delta(**parts: Any) -> Any:
-    """A difference in days, weeks, months or years; added to a date, it stays within the month."""
-    from dateutil.relativedelta import relativedelta  # takes 5 ms, and few requests need it
+def calendar_delta(weekday: tuple[int, int] | None = None, **parts: int) -> Any:
+    """A difference between days that stays within a month, or leads to the n-th of a day of the week."""
+    from dateutil import relativedelta  # takes 5 ms, and few requests need it
 
-    return relativedelta(**parts)
+    return relativedelta.relativedelta(weekday=weekday and relativedelta.weekdays[weekday[0]](weekday[1]), **parts)
+
+
+def period_of(rule: Rule, base: datetime.date, day: datetime.date) -> int:
+    """How many periods of a rule (each as long as its interval) lie between those of two days."""
+    months = 12 * (day.year - base.year) + day.month - base.month
+    lengths = {"DAILY": (day - base).days, "WEEKLY": ((day - base).days + base.weekday()) // 7, "MONTHLY": months}
+    return lengths.get(rule.freq, day.year - base.year) // int(rule.interval or 1)
+
+
+def days_of_period(rule: Rule, base: datetime.date, number: int) -> list[datetime.date]:
+    """The days of the n-th period after that of the base; a day that a month does not have is its last day."""
+    steps, names = number * int(rule.interval or 1), [name for name in rule.byday.split(",") if name]
+    if rule.freq == "DAILY":
+        return [base + calendar_delta(days=steps)]
+    if rule.freq == "WEEKLY":
+        monday = base + calendar_delta(days=-base.weekday(), weeks=steps)
+        weekdays = {WEEKDAYS.index(name) for name in names} or {base.weekday()}
+        return [monday + calendar_delta(days=each) for each in sorted(weekdays)]
+    first = base.replace(day=1, month=int(rule.bymonth or base.month))
+    first += calendar_delta(months=steps if rule.freq == "MONTHLY" else 12 * steps)
+    ordinals = [(int(name[:-2]), WEEKDAYS.index(name[-2:])) for name in names]  # such as 2TU and -1FR
+    weekdays_of_month = [calendar_delta((day, each), day=1 if each > 0 else 31) for each, day in ordinals]
+    numbers = [int(number) for number in rule.bymonthday.split(",") if number] or [base.day]
+    days_of_month = [calendar_delta(day=31 if each < 0 else each) for each in numbers]
+    return sorted({first + each for each in weekdays_of_month or days_of_month})
+
+
+def rule_days(rule: Rule, base: datetime.date, since: datetime.date) -> Iterator[datetime.date]:
+    """The days of a rule from one on, in periods that are counted from the base.
+
+    Raises ValueError or OverflowError after the last year of the calendar.
+    """
+    for number in itertools.count(period_of(rule, base, since)):
+        yield from (day for day in days_of_period(rule, base, number) if day >= since)
+
+
+def time_in_zone(day: datetime.date, clock: datetime.time, zone: datetime.tzinfo) -> str:
+    """A due time in a zone.
+
+    In the hour that a clock skips it is the moment that the clock would show without skipping, and an hour that occurs
+    twice is its first occurrence (RFC 5545, 3.3.5).
+    """
+    return datetime.datetime.combine(day, clock, zone).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def due_in_zone(due: str, zone: str) -> tuple[datetime.date, datetime.time | None, datetime.tzinfo]:
+    """The day and time that a due date has in a zone, or in its own zone if it was written in another one."""
+    known = zone_named(zone or "UTC")
+    if len(due) == 10:
+        return datetime.date.fromisoformat(due), None, known
+    moment = parse_date_time(due)
+    wall = moment.replace(tzinfo=known)  # also in an hour that this zone skips: its next occurrence is not moved
+    if moment.utcoffset() not in (wall.utcoffset(), wall.replace(fold=1).utcoffset()):
+        wall = moment if moment.utcoffset() else moment.astimezone(known)
+    return wall.date(), wall.time(), cast(datetime.tzinfo, wall.tzinfo)
+
+
+def is_over(until: str, due: str) -> bool:
+    """Whether a due date is after the day or time that ends a rule; empty if nothing ends it."""
+    if not until:
+        return False
+    end = datetime.datetime.fromisoformat(until)
+    return parse_date_time(due) > end if end.tzinfo and len(due) > 10 else due[:10] > end.date().isoformat()
+
+
+def next_occurrence(due: str | None, repeat: str, at: str, zone: str) -> dict[str, str] | None:
+    """The due date and the rule of the to-do that follows one, at a time (RFC 3339 UTC); None if none follows.
+
+    It is due on the first day of the rule that is not over yet, so that nobody has to catch up.
+    """
+    rule, present = read_rule(repeat), parse_date_time(at)
+    try:
+        day, clock, its_zone = due_in_zone(due, zone) if due else (None, None, zone_named(zone or "UTC"))
+        today = present.astimezone(its_zone).date()
+        base = today if day is None or rule.start else day
+        days = rule_days(rule, base, max(base + datetime.timedelta(1), today))
+        dates = (time_in_zone(each, clock, its_zone) if clock else each.isoformat() for each in days)
+        following = next(each for each in dates if not clock or parse_date_time(each) > present)
+    except (ValueError, OverflowError):
+        return None
+    if rule.times == "1" or is_over(rule.until, following):
+        return None
+    # After a shorter month it is the 31st again, or the 29th of February.
+    is_cut = (base.day > 28 and rule.freq == "MONTHLY") or ((base.month, base.day) == (2, 29) and rule.freq == "YEARLY")
+    if is_cut and not (rule.byday or rule.bymonthday or rule.start):
+        month = str(base.month) if rule.freq == "YEARLY" else ""
+        rule = rule._replace(bymonthday=str(base.day), bymonth=month)
+    return {"due": following, "repeat": str(rule._replace(times=str(int(rule.times) - 1) if rule.times else ""))}
 
 
 # ---- to-dos, lists and changes: one row a field
@@ -1235,6 +1323,7 @@ ORDER = {
     "patch": Annotated[float, Meta(ge=-MAX_ORDER, le=MAX_ORDER)],
     "clean": lambda order: order + 0.0,  # turns -0.0, which not every engine keeps, into 0.0
 }
+REPEAT = {"patch": Annotated[str, Meta(max_length=200)] | None, "clean": clean_repeat}
 NOTES = {"patch": Annotated[str, Meta(max_length=20_000)] | None, "clean": lambda notes: clean_text(notes or "")}
 PRIORITY = {"patch": Annotated[int, Meta(ge=0, le=3)] | None, "clean": lambda priority: priority or 0}
 TAGS = {"patch": Annotated[Tags, Meta(max_length=MAX_TAGS)] | None, "clean": clean_tags}
@@ -1257,6 +1346,7 @@ class Todo(msgspec.Struct, kw_only=True, frozen=True):
             "date, or time with an offset", "due", derived=DUE_AT, patch=str | None, clean=clean_due, sort="due_at"
         ),
     ] = None
+    repeat: Annotated[str | None, declare("rule (RFC 5545) by which it repeats", "repeat", **REPEAT)] = None
     priority: Annotated[int, declare("0 (none) to 3 (high)", "priority", sort="priority", **PRIORITY)] = 0
     tags: Annotated[Tags, declare("words", "tags", derived=TAG_KEYS, **WORDS, **TAGS)] = []
     created_at: Annotated[str, declare("when it was made", "created_at", sort="created_at", undo=False, **TIME)]
@@ -1767,8 +1857,13 @@ def changed(before: Any, at: str, **values: Any) -> Any:
 
 
 def changed_todo(before: Todo, fields: Mapping[str, Any], at: str) -> Todo:
-    """The to-do with these fields set; completing and reopening also set `completed_at`."""
+    """The to-do with these fields set; completing and reopening also set `completed_at`.
+
+    A completed to-do has no rule: it has passed it on to the next one, and does so only once.
+    """
     values = dict(fields)
+    if values.get("completed", before.completed):
+        values["repeat"] = None
     if "completed" in values and values["completed"] != before.completed:
         values["completed_at"] = at if values["completed"] else None
     return changed(before, at, **values)
@@ -2050,15 +2145,6 @@ def nearest_date(year: int | None, month: int, day: int, today: datetime.date) -
     return None
 
 
-def time_in_zone(day: datetime.date, clock: datetime.time, zone: datetime.tzinfo) -> str:
-    """A due time in a zone.
-
-    In the hour that a clock skips it is the moment that the clock would show without skipping, and an hour that occurs
-    twice is its first occurrence (RFC 5545, 3.3.5).
-    """
-    return datetime.datetime.combine(day, clock, zone).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
 class Reader(NamedTuple):
     """What a reader's words mean: their language, whether 3/4 is in March, and the present time in their zone."""
 
@@ -2124,9 +2210,10 @@ class QuickAdd:
         day = self._find("day", "day", self._read_day)
         time = None if day and day.is_exact else self._find("time", "time", self._read_time)
         day, time = (value if kind not in self.keep else None for kind, value in (("day", day), ("time", time)))
-        if day or time:
+        repeat = fields.get("repeat") if "repeat" not in self.keep else None
+        if day or time or repeat:
             try:
-                fields["due"] = clean_due(self._due(day, time))
+                fields["due"] = clean_due(self._due(day, time, repeat))
             except (ValueError, OverflowError):  # a year that has no days, or an offset in seconds
                 self.spans = [span for span in self.spans if span.kind not in ("day", "time")]
         return {name: value for name, value in fields.items() if name not in self.keep}
@@ -2288,7 +2375,7 @@ class QuickAdd:
     def _read_interval(self, language: Language, match: re.Match[str]) -> datetime.date | DayTime:
         number, unit = language.number(match["number"]), language.place("units", match["unit"])
         if unit < 4:
-            return self.today + calendar_delta(**{UNITS[unit]: number})
+            return self.today + calendar_delta(None, **{UNITS[unit]: number})
         seconds = number * (3600 if unit == 4 else 60)
         moment = self.reader.now.astimezone(datetime.UTC) + datetime.timedelta(seconds=seconds)
         local = moment.astimezone(self.reader.now.tzinfo).replace(second=0, microsecond=0)
@@ -2334,19 +2421,19 @@ class QuickAdd:
             hour = hour % 12 + (12 if half == "p" else 0)
         return datetime.time(hour % 24, minute), hour // 24
 
-    def _due(self, day: DayTime | None, time: tuple[datetime.time, int] | None) -> str:
-        """The due date or time; a time without a day is the next one that comes."""
-        now = self.reader.now
-        zone = cast(datetime.tzinfo, now.tzinfo)
+    def _due(self, day: DayTime | None, time: tuple[datetime.time, int] | None, repeat: str | None) -> str:
+        """The due date or time; without a day, the next one that comes, of those of the rule if there is one."""
+        now, zone = self.reader.now, cast(datetime.tzinfo, self.reader.now.tzinfo)
         clock, after = time or (day.clock if day else None, 0)
-        date = (day.day if day else self.today) + datetime.timedelta(after)
-        if clock is None:
-            return date.isoformat()
-        if day and day.clock and time and 1 <= clock.hour < 12:  # tonight at 9
-            clock = clock.replace(hour=clock.hour + 12)
-        if not day and datetime.datetime.combine(date, clock, zone) <= now:
-            date += datetime.timedelta(1)
-        return time_in_zone(date, clock, zone)
+        if day and day.clock and time and 1 <= time[0].hour < 12:  # tonight at 9
+            clock = time[0].replace(hour=time[0].hour + 12)
+        days = [day.day] if day else rule_days(read_rule(repeat or "FREQ=DAILY"), self.today, self.today)
+        for date in (each + datetime.timedelta(after) for each in days):
+            if clock is None:
+                return date.isoformat()
+            if day or datetime.datetime.combine(date, clock, zone) > now:
+                return time_in_zone(date, clock, zone)
+        raise ValueError
 
 
 def read_keep(text: str) -> tuple[str | tuple[int, int], ...]:
@@ -3815,6 +3902,9 @@ MIGRATIONS = (
     CREATE INDEX todos_by_list_and_day ON todos (list_id, due_at, id) WHERE deleted_at IS NULL AND {UNTIMED};
     DROP INDEX changes_by_user;
     CREATE INDEX changes_by_user ON changes (user_id, revision) WHERE user_id <> owner_id;
+    """,
+    """
+    ALTER TABLE todos ADD COLUMN repeat TEXT;
     """,
 )
 
@@ -6346,6 +6436,10 @@ def undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -
     if before is None and change.action != "create":
         raise Conflict("What this was before has gone with the account that it came from.")
     if before is None:
+        if after.repeat and current.completed:
+            raise Conflict(
+                f"{current.title!r} has been completed since, and was followed by the next: undo that first."
+            )
         before = msgspec.structs.replace(after, deleted_at=batch.at)
         if current.deleted_at:
             return current
@@ -6462,7 +6556,8 @@ def find_place(batch: TodoBatch, list_id: str | None, count: int = 1) -> tuple[s
 def save_new(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
     """Make a to-do of fields that name its list and its order."""
     todo = Todo(id=todo_id, created_at=batch.at, updated_at=batch.at, **{"title": "", **fields})
-    return batch.save_todo(None, changed(todo, batch.at, completed_at=batch.at) if todo.completed else todo)
+    done = {"completed_at": batch.at, "repeat": None}
+    return batch.save_todo(None, changed(todo, batch.at, **done) if todo.completed else todo)
 
 
 def create_todo(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
@@ -6470,6 +6565,18 @@ def create_todo(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> To
     list_id, last = find_place(batch, fields.get("list"), int("order" not in fields))
     todo = save_new(batch, todo_id, {"order": last + 1, **fields, "list": list_id})
     return make_room(batch, todo) if "order" in fields else todo
+
+
+def save_changed(batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> Todo:
+    """Save a to-do with these fields. If that completes one that repeats, also make the next, in the same place."""
+    after = batch.save_todo(before, changed_todo(before, fields, batch.at))
+    repeat = fields.get("repeat", before.repeat)
+    if not repeat or before.completed or not after.completed:
+        return after
+    if following := next_occurrence(after.due, repeat, batch.at, batch.user.time_zone):
+        new = {"id": uuid7(), "created_at": batch.at, "completed": False, "completed_at": None}
+        batch.save_todo(None, msgspec.structs.replace(after, **new, **following))
+    return after
 
 
 def change_todo(batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> Todo:
@@ -6480,7 +6587,7 @@ def change_todo(batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> To
         check_move(batch, before, fields["list"])
         before = batch.saved.get(before.id, before)
         values = {"order": last + 1, **fields}
-    after = batch.save_todo(before, changed_todo(before, values, batch.at))
+    after = save_changed(batch, before, values)
     return make_room(batch, after) if "order" in fields and after is not before else after
 
 
@@ -6560,6 +6667,18 @@ class TodoService:
         check_precondition(if_match, revision_etag(before.revision))
         return change_todo(batch, before, fields)
 
+    @transactional(TodoQueries.seen_todos)
+    def skip(self, batch: TodoBatch, todo_id: str, if_match: str | None) -> Todo:
+        """Move a to-do that repeats to its next due date. Raises NotFound, PreconditionFailed or Conflict."""
+        before = batch.todo(todo_id)
+        check_precondition(if_match, revision_etag(before.revision))
+        if not before.repeat:
+            raise Conflict("This to-do does not repeat.")
+        following = next_occurrence(before.due, before.repeat, batch.at, batch.user.time_zone)
+        if not following:
+            raise Conflict("This is the last one of its series. Complete it, or move it to the trash.")
+        return batch.save_todo(before, changed(before, batch.at, **following))
+
     async def delete(self, user: User, todo_id: str, if_match: str | None, deleted: bool = False) -> WriteResult[None]:
         """Move a to-do to the trash, or delete one in the trash for good. Raises NotFound."""
         return await (self._purge if deleted else self._delete)(user, todo_id, if_match)
@@ -6613,6 +6732,7 @@ class TodoService:
         """Set these fields of all to-dos that a filter selects, as one batch; returns their number."""
         refuse_order(fields)
         selected = await self._select(batch, which, if_match, EDITOR)
+        count = 0
         if "list" in fields:
             _, last = await batch.loaded.settle(find_place, batch, fields["list"], len(selected))
         async for before in in_batches(selected):
@@ -6621,8 +6741,8 @@ class TodoService:
                 check_move(batch, before, fields["list"])
                 last += 1
                 values = {**fields, "order": last}
-            batch.save_todo(before, changed_todo(before, values, batch.at))
-        return len(batch.log)
+            count += save_changed(batch, before, values) is not before
+        return count
 
     @transactional()
     async def delete_all(self, batch: LongBatch, which: TodoFilter, if_match: str | None) -> int:
@@ -9149,6 +9269,10 @@ class APIHandler(Handler):
         request = f"{self.request.method} {self.request.path}{query}\n".encode() + self.body
         return Repeat(key, hashlib.sha256(request).hexdigest(), answer_type)
 
+    def user_in(self, zone: str) -> User:
+        """The caller, in the time zone that a request names, if it does."""
+        return msgspec.structs.replace(self.user, time_zone=zone) if zone else self.user
+
     def show(self, thing: Value) -> Value:
         """A to-do or list with its URL."""
         return cast(Value, self.show_all([thing])[0])
@@ -9311,7 +9435,7 @@ class TodosHandler(ParsingHandler):
         """Create a to-do, or all of an array of 1 to 1,000, as one batch; words of titles can become fields."""
         if parse:
             items = body if isinstance(body, list) else [body]
-            parsed = [fields for fields, _ in await self.parsed(items, (*keep, "repeat"), tz, accept_language)]
+            parsed = [fields for fields, _ in await self.parsed(items, keep, tz, accept_language)]
             body = parsed if isinstance(body, list) else parsed[0]
         if isinstance(body, list):
             repeat = self.repeat(idempotency_key, list[Todo])
@@ -9323,7 +9447,7 @@ class TodosHandler(ParsingHandler):
     ) -> WriteResult[BulkResult]:
         """Change all to-dos that the filters select."""
         which = filter_from_query(filters, self.user.time_zone)
-        return await self.services.todos.patch_all(self.user, which, body, if_match)
+        return await self.services.todos.patch_all(self.user_in(filters.get("tz", "")), which, body, if_match)
 
     async def delete(self, *, if_match: IfMatch = None, **filters: Unpack[AllFilters]) -> WriteResult[BulkResult]:
         """Move all to-dos that the filters select to the trash, or delete those in the trash for good."""
@@ -9342,18 +9466,26 @@ class TodoHandler(APIHandler):
         return Response(msgspec.json.encode(self.show(todo)), "application/json")
 
     async def put(
-        self, todo_id: NewTodoId, body: NewTodo, *, if_match: IfMatch = None, if_none_match: IfNoneMatch = None
+        self,
+        todo_id: NewTodoId,
+        body: NewTodo,
+        *,
+        tz: TimeZone = "",
+        if_match: IfMatch = None,
+        if_none_match: IfNoneMatch = None,
     ) -> Annotated[WriteResult[Todo], 200, 201]:
         """Create a to-do under an id made by the client, or replace it."""
         only_new = (if_none_match or "").strip() == "*"
-        written = await self.services.todos.replace(self.user, todo_id, body, if_match, only_new)
+        written = await self.services.todos.replace(self.user_in(tz), todo_id, body, if_match, only_new)
         todo, made = written.result
         self.status = 201 if made else 200
         return written._replace(result=todo)
 
-    async def patch(self, todo_id: TodoId, body: TodoPatch, *, if_match: IfMatch = None) -> WriteResult[Todo]:
-        """Change some fields of a to-do."""
-        return await self.services.todos.patch(self.user, todo_id, body, if_match)
+    async def patch(
+        self, todo_id: TodoId, body: TodoPatch, *, tz: TimeZone = "", if_match: IfMatch = None
+    ) -> WriteResult[Todo]:
+        """Change some fields of a to-do; completing one that repeats makes the next."""
+        return await self.services.todos.patch(self.user_in(tz), todo_id, body, if_match)
 
     async def delete(
         self, todo_id: TodoId, *, deleted: Deleted = False, if_match: IfMatch = None
@@ -9384,6 +9516,14 @@ class TodoRestoreHandler(APIHandler):
     async def post(self, todo_id: TodoId) -> WriteResult[Todo]:
         """Take a to-do out of the trash."""
         return await self.services.todos.restore(self.user, todo_id)
+
+
+class TodoSkipHandler(APIHandler):
+    """A to-do that repeats, to be skipped once."""
+
+    async def post(self, todo_id: TodoId, *, tz: TimeZone = "", if_match: IfMatch = None) -> WriteResult[Todo]:
+        """Move a to-do that repeats to its next due date."""
+        return await self.services.todos.skip(self.user_in(tz), todo_id, if_match)
 
 
 class ListsHandler(APIHandler):
@@ -17178,6 +17318,7 @@ ROUTES = (
     Route("/api/todos/{todo_id}", TodoHandler),
     Route("/api/todos/{todo_id}/history", TodoHistoryHandler),
     Route("/api/todos/{todo_id}/restore", TodoRestoreHandler),
+    Route("/api/todos/{todo_id}/skip", TodoSkipHandler),
     Route("/api/lists", ListsHandler),
     Route("/api/lists/{list_id}", ListHandler),
     Route("/api/lists/{list_id}/restore", ListRestoreHandler),
