@@ -10575,11 +10575,11 @@ PAGE_HTML = r"""<!DOCTYPE html>
         <div class="more" hidden><button class="button more-button" data-action="loadMore">Show more</button></div>
       </section>
 
-      <section class="trash-view stack" aria-label="Trash" hidden>
+      <div class="trash-view stack" hidden>
         <p class="soft">Nothing here is lost yet. Restore it, or delete it for good.</p>
         <ul class="trash-list entries card"></ul>
         <div class="more" hidden><button class="button more-button" data-action="loadMore">Show more</button></div>
-      </section>
+      </div>
 
       <p class="print-note" hidden></p>
 
@@ -12132,7 +12132,7 @@ dialog {
 
 @media print {
   :root { color-scheme: light; }
-  .banner, .sidebar, .top-bar, .composer, .list-bar, .footer, .toasts, .detail, .grip, .button, .icon-button,
+  .banner, .sidebar, .top-bar, .composer, .list-bar, .footer, .toasts, .detail, .grip, .button, .icon-button, .more,
   .trash-view > .soft { display: none !important; }
   .shell { display: block; }
   body { overflow: visible !important; }
@@ -14012,7 +14012,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function showRename(isShown) {
     find('.rename-list').hidden = !isShown;
-    find('h1').hidden = isShown;
+    find('h1').classList.toggle('hidden-words', isShown); // screen readers still need the heading
   }
 
   function beginInPlace(field, kind, thing, text) {
