@@ -5134,6 +5134,29 @@ def test_malformed_chunks_are_refused_with_a_problem_document(either, body):
     assert either.get("/api/records/chunks").status == 404
 
 
+@pytest.mark.parametrize("server", ["tornado", "uvicorn"])
+async def test_older_connection_does_not_wait_for_all_new_ones(server):
+    paths = []
+    settings = {"DATABASE_URL": "sqlite://", "HTTP_SERVER": server}
+    app = tornado_todo.make_app(settings, get_user=lambda request: paths.append(request.path) or "ann")
+    sockets = tornado.netutil.bind_sockets(0, "127.0.0.1", backlog=1000)
+    address, new = sockets[0].getsockname(), []
+    async with tornado_todo.listening(app, sockets):
+        reader, writer = await asyncio.open_connection(*address)
+        for path in ("/api/user", "/api/lists"):
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(re.search(rb"(?i)content-length: (\d+)", head)[1]))
+            for _ in range(0 if new else 300):
+                new.append(socket.create_connection(address))
+                new[-1].sendall(b"GET /api/todos HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            for _ in range(10):
+                await asyncio.sleep(0)
+        for each in (*new, writer):
+            each.close()
+    assert paths.index("/api/lists") < 200
+
+
 def test_malformed_body_is_refused_after_earlier_answers(either):
     todos = request_bytes("GET /api/todos")
     answers = exchange(either, todos + todos + request_bytes("PUT /api/records/k", PLAIN, CHUNKED, body=b"zz\r\n"))

@@ -69,7 +69,6 @@ import os
 import random
 import re
 import secrets
-import selectors
 import shutil
 import signal
 import socket
@@ -16184,6 +16183,7 @@ async def lifespan(app: TodoApplication) -> AsyncIterator[None]:
         await services.close()
 
 
+BACKLOG = 2048  # connections that wait to be accepted
 CONNECTIONS_A_TURN = 10
 LINGER_SECONDS = 2  # that a client has to read a refusal before its connection is closed
 
@@ -16202,6 +16202,22 @@ class ConnectionLimits:
         self._deadlines: dict[Callable[[], Any], float] = {}  # of the loop's time
         self._timer: asyncio.TimerHandle | None = None
         self._lingering: set[asyncio.Task[None]] = set()
+        self._beginning: collections.deque[Callable[[], Any]] = collections.deque()
+
+    def begin(self, start: Callable[[], Any]) -> None:
+        """Call `start` to begin a new connection's first request, soon: only a few begin in each turn of the loop.
+
+        Otherwise a thousand that arrive together would delay those of older connections by a third of a second.
+        """
+        self._beginning.append(start)
+        if len(self._beginning) == 1:
+            asyncio.get_running_loop().call_soon(self._begin_some)
+
+    def _begin_some(self) -> None:
+        for _ in range(min(CONNECTIONS_A_TURN, len(self._beginning))):
+            self._beginning.popleft()()
+        if self._beginning:
+            asyncio.get_running_loop().call_soon(self._begin_some)
 
     def _close_after(self, seconds: float, close: Callable[[], Any]) -> None:
         loop = asyncio.get_running_loop()
@@ -16243,9 +16259,9 @@ class ConnectionLimits:
             kept.pop(close, None)
         self._deadlines.pop(close, None)
 
-    def make_room(self, count: int = 1) -> None:
-        """Close connections to make room for `count` more."""
-        too_many = len(self._idle) + len(self._busy) + count - self.maximum
+    def make_room(self) -> None:
+        """Close connections to make room for another one."""
+        too_many = len(self._idle) + len(self._busy) + 1 - self.maximum
         for close in list(itertools.islice(itertools.chain(self._idle, self._busy), max(0, too_many))):
             self.leave(close)
             close()
@@ -16365,11 +16381,7 @@ class ClientStream(tornado.iostream.IOStream):
 
 
 class Server(tornado.httpserver.HTTPServer):
-    """An HTTPServer with connection limits.
-
-    It accepts only a few connections in each turn of the loop. Otherwise a thousand that arrive together would
-    delay all others by a third of a second.
-    """
+    """An HTTPServer with connection limits."""
 
     def initialize(  # type: ignore[override]
         self, app: TodoApplication, limits: ConnectionLimits, **options: Any
@@ -16377,22 +16389,14 @@ class Server(tornado.httpserver.HTTPServer):
         super().initialize(app, **options)
         self.conn_params.header_timeout = None  # Tornado's own has a timer for each request, which costs 30 µs
         self._limits = limits
-        self._arrived: collections.deque[tuple[Any, tuple[Any, ...]]] = collections.deque()
 
     def handle_stream(self, stream: Any, address: tuple[Any, ...]) -> None:
         """Take a new connection."""
-        self._arrived.append((stream.socket, address))
-        if len(self._arrived) == 1:
-            asyncio.get_running_loop().call_soon(self._begin_some)
+        self._limits.begin(functools.partial(self._begin, stream.socket, address))
 
-    def _begin_some(self) -> None:
-        beginning = min(CONNECTIONS_A_TURN, len(self._arrived))
-        self._limits.make_room(beginning)
-        for _ in range(beginning):
-            connection, address = self._arrived.popleft()
-            super().handle_stream(ClientStream(connection, self._limits), address)
-        if self._arrived:
-            asyncio.get_running_loop().call_soon(self._begin_some)
+    def _begin(self, connection: socket.socket, address: tuple[Any, ...]) -> None:
+        self._limits.make_room()
+        super().handle_stream(ClientStream(connection, self._limits), address)
 
     def on_close(self, server_conn: Any) -> None:
         """Forget a connection that has ended or become a WebSocket."""
@@ -16470,6 +16474,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         self._head_size = 0  # bytes of an incomplete head
         self._is_reading_head = self._is_reading_body = self._is_refused = False
         self._has_head_limit = True
+        self._is_new, self._early = True, b""  # the first bytes, until its turn
         self.limits.arrive(self.close)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -16490,6 +16495,12 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes from the client."""
+        if self._is_new:
+            if not self._early:
+                self.flow.pause_reading()
+                self.limits.begin(self._begin)
+            self._early += data
+            return
         if self._is_refused:
             return
         try:
@@ -16507,6 +16518,12 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
             self._refuse(400, f"The request is not valid HTTP: {error.__context__ or error}.")
             return
         self._limit_head(len(data))
+
+    def _begin(self) -> None:
+        self._is_new = False
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            self.data_received(self._early)
 
     def _limit_head(self, size: int) -> None:
         if not self._is_reading_head and (self._unanswered or self._is_reading_body):
@@ -16651,7 +16668,7 @@ async def uvicorn_listening(
         ws=type("Socket", (UvicornSocket, web_socket), {}),
         **{"lifespan": "off", "log_config": None, "access_log": False, "proxy_headers": False},
         **{"server_header": False, "date_header": False},
-        **{"ws_max_size": 1024, "timeout_graceful_shutdown": 5, "backlog": 2048},
+        **{"ws_max_size": 1024, "timeout_graceful_shutdown": 5, "backlog": CONNECTIONS_A_TURN},
     )
     # The embedding program handles signals.
     server = type("Front", (uvicorn.Server,), {"capture_signals": lambda self: contextlib.nullcontext()})(front)
@@ -16659,6 +16676,8 @@ async def uvicorn_listening(
     try:
         while not (server.started or serving.done()):
             await asyncio.sleep(0.005)
+        for each in sockets:
+            each.listen(BACKLOG)  # the one above is also the number that asyncio accepts in a turn of the loop
         yield
     finally:
         app.state.services.hub.end_listeners()
@@ -17197,22 +17216,12 @@ async def serve(app: TodoApplication, sockets: list[socket.socket], parent: int 
                 stop.set()
 
 
-class FairSelector(selectors.DefaultSelector):
-    """A selector that returns 16 of the ready connections, and the others at the next turn of the loop.
-
-    Otherwise one turn would answer a thousand requests that arrive together, and nothing else for 80 ms.
-    """
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        return super().select(timeout)[:16]
-
-
 def run_loop(coroutine: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine to its end in a loop of uvloop's if that is installed, since it is faster, or of asyncio's."""
     try:
         new_loop = importlib.import_module("uvloop").new_event_loop
     except ImportError:
-        new_loop = functools.partial(asyncio.SelectorEventLoop, FairSelector())
+        new_loop = asyncio.SelectorEventLoop
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(coroutine)
 
