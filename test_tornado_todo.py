@@ -4652,6 +4652,32 @@ async def test_a_page_of_20_000_todos_is_read_from_an_index(service):
         assert "OFFSET" not in sql.upper()
 
 
+async def test_writes_that_wait_too_long_are_refused_and_the_next_ones_are_not(service, monkeypatch):
+    service, user = service
+    monkeypatch.setattr(tornado_todo, "QUEUE_SECONDS", 0.05)
+    begun, released = threading.Event(), threading.Event()
+
+    async def hold(transaction) -> None:
+        begun.set()
+        released.wait(20)
+
+    for title in ("first", "second"):
+        begun.clear()
+        released.clear()
+        holding = asyncio.ensure_future(service.store.database.transaction(hold))
+        await asyncio.to_thread(begun.wait, 20)
+        waiting = [service.create(user, {"title": "late"}) for _ in range(3)]
+        for answer in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(answer, tornado_todo.Unavailable) and "busy" in answer.detail
+        released.set()
+        await holding
+        monkeypatch.setattr(tornado_todo, "QUEUE_SECONDS", 20)
+        await service.create(user, {"title": title})
+        monkeypatch.setattr(tornado_todo, "QUEUE_SECONDS", 0.05)
+    found = await service.queries(user).todos(tornado_todo.TodoFilter())
+    assert [todo.title for todo in found] == ["first", "second"]
+
+
 @pytest.mark.parametrize("in_list", [False, True], ids=["all lists", "one list"])
 async def test_page_sorted_by_due_in_a_zone_is_read_from_indexes(service, in_list):
     service, user = service

@@ -1311,7 +1311,7 @@ def declared_fields(struct: type[msgspec.Struct]) -> dict[str, Field]:
 
 TIME = {"write": milliseconds, "read": lambda value: None if value is None else timestamp(value)}
 IMAGE = {"write": lambda image: bytes(image).decode(), "read": lambda text: msgspec.Raw(text.encode())}
-WORDS = {"write": lambda words: json.dumps(words, ensure_ascii=False) if words else "[]", "read": json.loads}
+WORDS = {"write": lambda words: msgspec.json.encode(words).decode(), "read": msgspec.json.decode}
 COMPLETED = {"of": "completed_at", "read": lambda value: value is not None}
 TITLE_KEY = {"title_key": lambda todo: fold(todo.title)[:100]}
 SEARCH = {"search": lambda todo: f"{fold(todo.title)}\n{fold(todo.notes)}"}
@@ -2575,15 +2575,7 @@ class Write:
         self.run, self.item, self.committed, self.is_short = run, item, committed, is_short
         loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = loop.create_future()
-        self._limit = loop.call_later(QUEUE_SECONDS, self._give_up)
-
-    def _give_up(self) -> None:
-        self.finish(Unavailable(f"The database is busy. {NOTHING_CHANGED}"))
-
-    def begin(self) -> bool:
-        """Begin the write; return False if its caller has given up."""
-        self._limit.cancel()
-        return not self.future.done()
+        self.refused_at = loop.time() + QUEUE_SECONDS  # unless it has begun
 
     def finish(self, answer: Any) -> None:
         """Report an answer, or an exception, to the caller."""
@@ -2609,6 +2601,7 @@ class Database:
     def __init__(self) -> None:
         self._waiting: collections.deque[Write] = collections.deque()
         self._arrived = asyncio.Event()
+        self._refusal: asyncio.TimerHandle | None = None  # of the longest waiting write, or one that was before it
         self._writer_task: asyncio.Task[None] | None = None
         self._is_writing = False
         self._failure: Unavailable | None = None  # of the last write, if the engine was the reason
@@ -2617,7 +2610,7 @@ class Database:
 
     async def open(self, probe: Probe | None = None) -> None:
         """Connect. Raises Misconfigured if that can never work, Unavailable if it may work in a moment."""
-        self._arrived, self._probe = asyncio.Event(), probe
+        self._arrived, self._refusal, self._probe = asyncio.Event(), None, probe
         try:
             await self._connect()
         except BaseException as error:
@@ -2662,8 +2655,16 @@ class Database:
             raise Unavailable(f"Too many writes are waiting. {NOTHING_CHANGED}")
         write = Write(run, item, committed, is_short)
         self._waiting.append(write)
+        self._refusal = self._refusal or asyncio.get_running_loop().call_at(write.refused_at, self._refuse_late)
         self._arrived.set()
         return await write.future
+
+    def _refuse_late(self) -> None:
+        """Refuse the writes that have waited too long; one timer for all of them, since they wait in order."""
+        loop = asyncio.get_running_loop()
+        while self._waiting and self._waiting[0].refused_at <= loop.time():
+            self._waiting.popleft().finish(Unavailable(f"The database is busy. {NOTHING_CHANGED}"))
+        self._refusal = loop.call_at(self._waiting[0].refused_at, self._refuse_late) if self._waiting else None
 
     async def _write_forever(self) -> None:
         while self._waiting or self._writer_task:
@@ -2682,7 +2683,7 @@ class Database:
             if group and not (write.is_short and group[0].is_short and write.run == group[0].run):
                 break
             self._waiting.popleft()
-            if write.begin():
+            if not write.future.done():  # by a caller that has given up
                 group.append(write)
 
     async def _commit_group(self, group: list[Write], is_shared: bool) -> None:
@@ -2973,10 +2974,10 @@ def look_at_log(file: str, seen: Log) -> tuple[Log, bool]:
             is_first = seen.end == 32 + length
             is_same = is_whole(header, header[24:] if is_first else read(seen.end - 2 * length + 16, 8), frame)
         length, place = 24 + int.from_bytes(header[8:12], "big"), now.end
-        while len(frame := read(place, length)) == length and frame[8:16] == header[16:24]:
+        while place + length <= size and (start := read(place, 24))[8:16] == header[16:24]:
             place += length
-            if any(frame[4:8]):  # the last one of a commit
-                now = Log(header, size, place, frame)
+            if any(start[4:8]):  # the last one of a commit
+                now = Log(header, size, place, read(place - length, length))
         return now, is_same
 
 
@@ -4017,6 +4018,7 @@ def insert(table: str, columns: str) -> str:
 
 TODOS, LISTS, CHANGES = Table(Todo), Table(TodoList), Table(Change)
 TODO_COLUMNS, LIST_COLUMNS, CHANGE_COLUMNS = TODOS.columns, LISTS.columns, CHANGES.columns
+STORED_FIELDS = operator.attrgetter(*TODOS.makers_of)  # of a to-do
 STORED_TODO_COLUMNS = f"{', '.join(TODOS.makers)}, owner_id"
 STORED_LIST_COLUMNS = f"{LIST_COLUMNS}, owner_id"
 STORED_CHANGE_COLUMNS = f"{CHANGE_COLUMNS}, undoes, owner_id, from_list_id, from_owner_id"
@@ -4814,7 +4816,8 @@ class Loaded:
         after = seen.todo
         if before is None:
             return INSERT_TODO, row_from_todo(after, seen.owner_id)
-        changed = tuple(name for name in TODOS.makers_of if getattr(before, name) != getattr(after, name))
+        differences = map(operator.ne, STORED_FIELDS(before), STORED_FIELDS(after))
+        changed = tuple(itertools.compress(TODOS.makers_of, differences))
         sql, make_row = update_todo(changed)
         row = (after.id, user_id, *make_row(after))
         return sql, (*row, seen.owner_id) if "list" in changed else row
