@@ -3704,7 +3704,37 @@ def test_purged_todo_leaves_no_trace_in_the_tables(tmp_path, headers):
         client.delete(f"/api/todos/{todo['id']}")
         client.delete("/api/todos?deleted=true")
     with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as connection:
-        assert "Krokodilsecret" not in "\n".join(connection.iterdump())
+        tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'"
+        names = [row[0] for row in connection.execute(tables)]
+        rows = [row for name in names for row in connection.execute(f"SELECT * FROM {name}")]
+    assert len(names) > 10 and rows and "Krokodilsecret" not in str(rows)
+
+
+def indexed_threes(path) -> set:
+    """The sequences of three characters in the search index of a file."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE VIRTUAL TABLE temp.terms USING fts5vocab(main, todos_search, row)")
+        return {row[0] for row in connection.execute("SELECT term FROM temp.terms")}
+
+
+@pytest.mark.parametrize("when", ["at the next start", "after an hour"])
+def test_purged_todo_leaves_no_trace_in_the_search_index(tmp_path, monkeypatch, when):
+    path = tmp_path / "todos.db"
+    if when == "after an hour":
+        monkeypatch.setattr(tornado_todo, "INDEX_STALE_SECONDS", 0.0)
+    with serving(in_file(tmp_path)) as client:
+        todo = add(client, "secret")
+        add(client, "milk")
+        eventually(lambda: {"sec", "mil"} <= indexed_threes(path))
+        client.delete(f"/api/todos/{todo['id']}")
+        client.delete(f"/api/todos/{todo['id']}?deleted=true")
+        if when == "after an hour":
+            eventually(lambda: {"mil"} == indexed_threes(path) & {"mil", "sec", "ret"})
+    if when == "at the next start":
+        assert "sec" in indexed_threes(path)
+        with serving(in_file(tmp_path)) as client:
+            eventually(lambda: {"mil"} == indexed_threes(path) & {"mil", "sec", "ret"})
+            assert titles(client, "?q=milk") == ["milk"]
 
 
 @pytest.mark.parametrize("purge", ["one", "trash", "list"])
@@ -4306,6 +4336,259 @@ def test_search_takes_signs_literally(searched, sign):
     assert searched.post("/api/todos", todos).status == 201
     quoted = urllib.parse.quote(f"a{sign}b", safe="")
     assert titles(searched, f"?q={quoted}") == titles(searched, f"?tag={quoted}") == [f"a{sign}b"]
+
+
+# ---- the search index
+
+ALPHABETS = [
+    *("abc", "milk Bread", "AbÇéßs", "ıİiI", "ﬁﬂǆ", "牛奶和面包", "ガｶﾞラス", "שָלוֹם", "مُحَمَّد", "हिन्दी"),
+    *("👍🏽👩\u200d👩\u200d👧", "e\u0301\u0327o\u0308", "%_!\\'\"*?[]^-", " \t\u3000", "\u200b\u2060a", "𐐀𐐨x", "Ⅷ№½", "\U0010ffff\ufffd~"),
+]  # fmt: skip
+
+
+def odd_text(dice: random.Random, longest: int) -> str:
+    alphabet = "".join(dice.sample(ALPHABETS, 2))
+    return "".join(dice.choices(alphabet, k=dice.randint(1, longest)))
+
+
+class Scan:
+    """A database that reads every row for a search."""
+
+    def __init__(self, database):
+        self.fetch = database.fetch
+
+    async def narrowed(self, searched, words, bound):
+        return searched.table
+
+
+class Narrowing(Scan):
+    """A database that notes whether its search index is used."""
+
+    def __init__(self, database):
+        super().__init__(database)
+        self.database, self.used = database, 0
+
+    async def narrowed(self, searched, words, bound):
+        table = await self.database.narrowed(searched, words, bound)
+        self.used += table != searched.table
+        return table
+
+
+async def index_more(database, entries=100) -> None:
+    """Have SQLite's index follow the log by some entries; that of Postgres does by itself."""
+    if isinstance(database, tornado_todo.SQLiteDatabase):
+        database._index._entries = entries
+        await database.transaction(database._index.follow)
+
+
+async def change_something(dice: random.Random, service, user, ids: list) -> None:
+    """Do something with one of these to-dos or a few; what another change has made impossible fails."""
+    todo_id, title, notes = dice.choice(ids), odd_text(dice, 12), odd_text(dice, 30)
+    acts = [
+        lambda: service.patch(user, todo_id, {"title": title}, None),
+        lambda: service.patch(user, todo_id, {"notes": notes, "completed": dice.random() < 0.5}, None),
+        lambda: service.create_all(user, [{"title": odd_text(dice, 20), "notes": notes} for _ in range(9)]),
+        lambda: service.replace(user, todo_id, {"title": title}, None),
+        lambda: service.delete(user, todo_id, None),
+        lambda: service.delete(user, todo_id, None, deleted=True),
+        lambda: service.restore(user, todo_id),
+        lambda: service.undo(user, None),
+        lambda: service.patch_all(user, tornado_todo.TodoFilter(q=(title[:1] or "a",)), {"notes": title}, None),
+    ]
+    try:
+        done = (await dice.choice(acts)()).result
+    except tornado_todo.TodoError:
+        return
+    ids.extend(todo.id for todo in done) if isinstance(done, list) else None
+
+
+@pytest.fixture
+async def indexed_service(todo_engine):
+    """A to-do service on each engine with an index, also of a small table."""
+    if (url := todo_engine["DATABASE_URL"]) == "sqlite://":
+        pytest.skip("a database in memory has no search index")
+    if url.startswith("postgres"):
+        run_sql(url, f"ALTER DATABASE {url.rpartition('/')[2]} SET enable_seqscan = off")
+    async with service_on(tornado_todo.open_database(url)) as both:
+        yield both
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_search_by_index_finds_the_same_as_a_scan(indexed_service, seed):
+    service, user = indexed_service
+    dice, database = random.Random(seed), service.store.database
+    narrowing = Narrowing(database)
+    by_index, by_scan = (tornado_todo.TodoQueries(source, user) for source in (narrowing, Scan(database)))
+    ids = [
+        each.id for each in (await service.create_all(user, [{"title": odd_text(dice, 20)} for _ in range(40)])).result
+    ]
+    found = 0
+    for _ in range(40):
+        await change_something(dice, service, user, ids)
+        if dice.random() < 0.5:
+            await index_more(database, dice.choice((3, 1000)))
+        texts = await database.fetch("SELECT search FROM todos")
+        for _ in range(10):
+            text = dice.choice(texts)[0] if dice.random() < 0.8 else odd_text(dice, 6)
+            start = dice.randrange(len(text))
+            try:
+                words = tornado_todo.read_words(text[start : start + dice.choice((1, 2, 3, 4, 9, 30))])
+            except ValueError:
+                continue
+            which = tornado_todo.TodoFilter(q=words, deleted=dice.random() < 0.2, completed=dice.choice((None, False)))
+            page = tornado_todo.Page(
+                dice.choice([*tornado_todo.SORT_COLUMNS]), dice.random() < 0.5, dice.choice((2, 50))
+            )
+            expected = await by_scan.todos(which, page)
+            assert await by_index.todos(which, page) == expected, (words, which, page)
+            found += len(expected)
+            if len(expected) > page.limit:
+                last = expected[-2]
+                page = page._replace(after=(tornado_todo.sort_value(last, page.sort), last.id))
+                assert await by_index.todos(which, page) == await by_scan.todos(which, page), (words, which, page)
+    assert narrowing.used > 100 and found > 300
+
+
+async def test_search_index_is_used_for_rare_words_only(indexed_service):
+    service, user = indexed_service
+    database = service.store.database
+    for _ in range(2):
+        items = [{"title": f"every one {'rarely' * (number == 7)}"} for number in range(1000)]
+        await service.create_all(user, items)
+        await index_more(database, 2000)
+    await database.transaction(lambda transaction: transaction.fetch("ANALYZE todos"))
+    narrowing = Narrowing(database)
+    queries, page = tornado_todo.TodoQueries(narrowing, user), tornado_todo.Page(limit=50)
+    for words, count, is_used in [(("every",), 51, 0), (("rarely",), 2, 1), (("every", "rare"), 2, 1), (("ra",), 2, 0)]:
+        narrowing.used = 0
+        assert (len(await queries.todos(tornado_todo.TodoFilter(q=words), page)), narrowing.used) == (count, is_used)
+
+
+def search_state(folder) -> tuple:
+    """The revision that the index of a file has reached, and the newest."""
+    with contextlib.closing(sqlite3.connect(folder / "todos.db")) as connection:
+        states = "SELECT end_number FROM todos_search_state", "SELECT max(revision) FROM changes"
+        return tuple(connection.execute(sql).fetchone()[0] for sql in states)
+
+
+def test_search_index_follows_while_a_server_is_idle(tmp_path):
+    with serving(in_file(tmp_path)) as client:
+        for number in range(3):
+            add(client, f"milk {number}")
+        eventually(lambda: len(set(search_state(tmp_path))) == 1)
+        assert titles(client, "?q=ilk+2") == ["milk 2"]
+
+
+def made_from_dump(connection) -> None:
+    """What reading the output of sqlite3's .dump does: rows get numbers without gaps."""
+    connection.execute("UPDATE todos SET rowid = rowid - 1")
+
+
+def damaged_index(connection) -> None:
+    connection.execute("UPDATE todos_search_data SET block = x'ffffffffffffffff' WHERE id > 10")
+
+
+def vacuumed(connection) -> None:
+    connection.execute("VACUUM")
+
+
+def without_state(connection) -> None:
+    connection.execute("DROP TABLE todos_search_state")
+
+
+def without_index(connection) -> None:
+    connection.execute("DROP TABLE todos_search")
+
+
+@pytest.mark.parametrize("happen", [made_from_dump, damaged_index, vacuumed, without_state, without_index])
+def test_search_finds_everything_after_the_file_was_changed_by_others(tmp_path, happen):
+    with serving(in_file(tmp_path)) as client:
+        gone, *_, milk = [add(client, title) for title in ("gone", "bread", "butter", "milk")]
+        client.delete(f"/api/todos/{gone['id']}")
+        client.delete(f"/api/todos/{gone['id']}?deleted=true")
+        eventually(lambda: len(set(search_state(tmp_path))) == 1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "todos.db", isolation_level=None)) as connection:
+        happen(connection)
+    with serving(in_file(tmp_path)) as client:
+        for word, found in (("read", ["bread"]), ("butter", ["butter"]), ("milk", ["milk"]), ("gone", [])):
+            assert titles(client, f"?q={word}") == found
+        client.patch(f"/api/todos/{milk['id']}", {"notes": "oats"})
+        eventually(lambda: len(set(search_state(tmp_path))) == 1)
+        assert titles(client, "?q=oats+milk") == titles(client, "?q=milk") == ["milk"]
+        assert titles(client, "?q=read") == ["bread"]
+
+
+@pytest.mark.parametrize("who", ["a search", "the index"])
+async def test_damaged_search_index_of_an_open_database_is_made_again(service, who, caplog):
+    service, user = service
+    database, page = service.store.database, tornado_todo.Page()
+    await service.create(user, {"title": "milk"})
+    await index_more(database)
+    with contextlib.closing(sqlite3.connect(database.path, isolation_level=None)) as connection:
+        damaged_index(connection)
+        milk, narrowing = tornado_todo.TodoFilter(q=("milk",)), Narrowing(database)
+        queries = tornado_todo.TodoQueries(narrowing, user)
+        if who == "a search":
+            assert [todo.title for todo in await queries.todos(milk, page)] == ["milk"] and not narrowing.used
+        else:
+            await service.create(user, {"title": "milky"})
+            connection.execute("UPDATE todos_search_data SET block = x'ff' WHERE id = 10")
+            with pytest.raises(tornado_todo.TodoError):
+                await index_more(database)
+    await index_more(database)
+    assert "the search index is damaged" in caplog.text
+    assert {todo.title for todo in await queries.todos(milk, page)} >= {"milk"} and narrowing.used
+
+
+def test_sqlite_without_fts5_reads_every_row_and_leaves_the_index_alone(tmp_path, caplog):
+    path, settings = tmp_path / "todos.db", in_file(tmp_path)
+
+    def rename_module(before: str, after: str) -> None:
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute(
+                "UPDATE sqlite_schema SET sql = replace(sql, ?, ?)", (f"USING {before}(", f"USING {after}(")
+            )
+
+    with serving(settings) as client:
+        add(client, "bread")
+        eventually(lambda: len(set(search_state(tmp_path))) == 1)
+    rename_module("fts5", "missing5")
+    with caplog.at_level(logging.INFO, "tornado_todo"), serving(settings) as client:
+        milk = add(client, "milk")
+        assert titles(client, "?q=bread") == ["bread"] and titles(client, "?q=milk") == ["milk"]
+        assert command(tmp_path, "backup", "copy.db", **settings).returncode == 0
+    assert "a search reads every row: no such module: missing5" in caplog.text
+    restored = command(tmp_path, "restore", "copy.db", **settings)
+    assert restored.returncode == 0, restored.stderr
+    with serving(settings) as client:
+        assert titles(client, "?q=milk") == ["milk"]
+        client.patch(f"/api/todos/{milk['id']}", {"title": "oat milk"})
+    rename_module("missing5", "fts5")
+    with serving(settings) as client:
+        assert titles(client, "?q=oat") == ["oat milk"]
+        eventually(lambda: len(set(search_state(tmp_path))) == 1)
+        assert titles(client, "?q=oat") == ["oat milk"] and titles(client, "?q=bread") == ["bread"]
+
+
+def test_postgres_that_refuses_the_extension_reads_every_row(fresh_postgres, caplog):
+    url, role = fresh_postgres["DATABASE_URL"], own_name()
+    name = url.rpartition("/")[2]
+    run_sql(url, f"CREATE ROLE {role} LOGIN PASSWORD 'x'", f"GRANT ALL ON SCHEMA public TO {role}")
+    run_sql(url, f"ALTER DATABASE {name} SET enable_seqscan = off")
+    parts = urllib.parse.urlsplit(url)
+    own = {"DATABASE_URL": parts._replace(netloc=f"{role}:x@{parts.netloc.rpartition('@')[2]}").geturl()}
+    try:
+        with caplog.at_level(logging.INFO, "tornado_todo"), serving(own) as client:
+            add(client, "milk")
+            assert titles(client, "?q=ilk") == ["milk"]
+        assert "a search reads every row: permission denied to create extension" in caplog.text
+        run_sql(url, "CREATE EXTENSION pg_trgm")  # by an administrator
+        with serving(own) as client:
+            assert titles(client, "?q=ilk") == ["milk"]
+        run_sql(url, "DO $$ BEGIN ASSERT to_regclass('todos_search') IS NOT NULL; END $$")
+    finally:
+        run_sql(url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 def test_filters_narrow_one_by_one_and_together(client):
@@ -15533,17 +15816,17 @@ async def test_tab_reaches_every_control(page):
     seen = set()
     for _ in range(40):
         await page.keyboard.press("Tab")
-        seen.update(await page.evaluate("[...document.activeElement.classList]"))
+        seen.add(await page.evaluate("document.activeElement.className"))
     for name in (
         "toggle",
         "toggle-all",
         "sort",
         "search",
         "new-todo",
-        "details-button",
-        "destroy",
+        "icon-button details-button",
+        "icon-button destroy",
         "selected",
-        "trash-link",
+        "place trash-link",
         "new-list-button",
     ):
         assert name in seen, name
