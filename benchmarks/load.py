@@ -58,6 +58,12 @@ class Row:
         return statistics.median(self.rates) if self.samples else 0.0
 
     @property
+    def processor_seconds(self) -> float:
+        """The processor time of one request."""
+        requests = sum(sample.requests for sample in self.samples)
+        return sum(sample.processor_seconds for sample in self.samples) / requests
+
+    @property
     def p50(self) -> float:
         """The median of the rounds' 50th percentiles, in milliseconds."""
         return statistics.median(sample.p50_milliseconds for sample in self.samples) if self.samples else 0.0

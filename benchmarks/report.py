@@ -59,15 +59,13 @@ def work_line(name: str, row: Row, references: Sequence[Row | None], with_instru
     """The line of one server in the table of a work."""
     if not row.samples:
         return [f"{TITLES[name]} (not run)", *["–"] * (6 + len(references) + with_instructions)]
-    requests = sum(sample.requests for sample in row.samples)
-    used = sum(sample.processor_seconds for sample in row.samples)
     cells = [
         f"{row.rate:,.0f} ({min(row.rates):,.0f} to {max(row.rates):,.0f})",
         *(ratio(row, reference) for reference in references),
         f"{row.p50:.2f}",
         f"{row.p99:.2f}",
         f"{row.p99 / row.p50:.1f}",
-        f"{used / requests * 1e6:.0f}",
+        f"{row.processor_seconds * 1e6:.0f}",
         f"{row.memory / MEBIBYTE:.0f}",
     ]
     if with_instructions:
