@@ -269,7 +269,7 @@ class Benchmark:
 
 def main() -> int:
     """Run the benchmark; gives the exit code."""
-    options = parse_options()
+    options, code = parse_options(), 0
     # A SIGTERM ends the run as Ctrl+C does, so that no server is left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     installation.WORK_FOLDER.mkdir(exist_ok=True)
@@ -278,13 +278,16 @@ def main() -> int:
         benchmark.prepare()
         try:
             benchmark.run()
+        except (KeyboardInterrupt, SystemExit):
+            say("Ended early: the tables have what was measured before.")
+            code = 143
         finally:
             todos.drop_databases(options.postgres, benchmark.servers)
     print(benchmark.markdown(), end="")
     if chart := report.chart(benchmark.figures.results):
         options.chart.write_text(chart, encoding="utf-8")
         say(f"The chart is in {options.chart}.")
-    return 0
+    return code
 
 
 if __name__ == "__main__":
