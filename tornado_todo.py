@@ -13701,7 +13701,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- Small helpers -----------------------------------------------------------------------------------
 
-  const find = (selector, within = document) => within.querySelector(selector);
+  // The parts of the page are found once: with thousands of rows, looking for each of them takes milliseconds.
+  const parts = new Map();
+
+  function find(selector, within = document) {
+    if (within !== document || !/^[.#][\w-]+$/.test(selector)) return within.querySelector(selector);
+    if (!parts.get(selector)?.isConnected) parts.set(selector, document.querySelector(selector));
+    return parts.get(selector);
+  }
+
   const findAll = (selector, within = document) => [...within.querySelectorAll(selector)];
   const sleep = milliseconds => new Promise(resolve => setTimeout(resolve, milliseconds));
   const byId = (things, id) => things.find(thing => thing.id === id);
@@ -13834,7 +13842,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // Gives an element the children of these views. Children are kept by key, or else by place, and moved only
-  // when they must be, so that focus, selections and running transitions survive.
+  // when they must be, so that focus, selections and running transitions survive. `keyed` finds them.
   function patch(parent, views) {
     const wanted = views.flat(Infinity).filter(Boolean);
     const keys = new Set(wanted.map(keyOf));
@@ -13847,6 +13855,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     for (const view of wanted) {
       const kept = keyOf(view) === undefined ? cursor : keyed.get(keyOf(view));
       const node = isViewOf(view, kept) ? update(kept, view) : create(view);
+      keyed.set(keyOf(view), node);
       // A child that was moved to a later place is passed over here, so that the others need not move.
       if (keyOf(cursor?.view) !== undefined && node === cursor.nextSibling) cursor = node;
       if (node === cursor) cursor = cursor.nextSibling;
@@ -13857,6 +13866,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       cursor.remove();
       cursor = nextSibling;
     }
+    parent.keyed = keyed;
   }
 
   // ---- State -------------------------------------------------------------------------------------------
@@ -14001,7 +14011,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // A bare date is a day in the reader's own calendar, a date with a time is a moment.
   const dueMoment = due => (due.includes('T') ? new Date(due) : midnightOf(due));
 
+  const dueTexts = new Map(); // what is shown for a due date, and until when
+
   function friendlyDue(due) {
+    const known = dueTexts.get(due);
+    if (known?.until > Date.now()) return known;
     const moment = dueMoment(due);
     const midnight = midnightOf(dayFromNow(0));
     const days = Math.round((midnightOf(dayText(moment)) - midnight) / 86400000);
@@ -14011,7 +14025,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const plain = moment.getFullYear() === midnight.getFullYear() ? dayFormat : yearFormat;
     const words = near ?? (days > 1 && days < 7 ? weekdayFormat : plain)(moment);
     const tone = isLate ? 'overdue' : days === 0 ? 'today' : '';
-    return { text: isTimed ? `${words}, ${clockFormat(moment)}` : words, tone };
+    const until = Math.min(midnightOf(dayFromNow(1)), isTimed && !isLate ? moment : Infinity);
+    dueTexts.set(due, { text: isTimed ? `${words}, ${clockFormat(moment)}` : words, tone, until });
+    return dueTexts.get(due);
   }
 
   function timeAgo(at) {
@@ -15104,7 +15120,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- To-dos: rows ------------------------------------------------------------------------------------
 
-  const rowOf = id => find(`.todo-list > [data-id="${CSS.escape(id)}"]`);
+  const rowOf = id => find('.todo-list').keyed.get(id);
   const itemOf = node => itemById(node.closest('.todo-list > li')?.dataset.id);
 
   // The box of a read-only to-do takes no focus; its details do.
@@ -15980,7 +15996,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       'aria-valuetext': `${completed} of ${total} completed`,
     }),
     '.composer': ({ hasComposer }) => ({ hidden: !hasComposer }),
-    '.search:not(:focus)': () => ({ value: state.view.q }),
+    '.search': () => ({ value: document.activeElement === find('.search') ? find('.search').value : state.view.q }),
     '.active-filters': () => {
       const children = activeFilters();
       return { hidden: !children.some(Boolean), children };
@@ -16076,6 +16092,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     })),
   };
 
+  let bound = null; // the elements of BINDINGS, with the functions of their properties
+
   // A pressed element must not move before its release, or the click hits something else.
   const press = { until: 0, rendersLater: false };
 
@@ -16101,9 +16119,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const list = row?.parentNode;
     const place = row ? [...list.children].indexOf(row) : 0;
     const known = facts();
-    for (const [selector, properties] of Object.entries(BINDINGS)) {
+    bound ??= Object.entries(BINDINGS).map(([selector, properties]) => [findAll(selector), properties]);
+    for (const [nodes, properties] of bound) {
       const values = properties(known);
-      for (const node of findAll(selector)) setAll(node, values);
+      for (const node of nodes) setAll(node, values);
     }
     fillDue();
     document.title = `${gate.resolve ? gateTitle() : viewTitle()} · tornado_todo`;
