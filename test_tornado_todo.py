@@ -2060,8 +2060,8 @@ def test_two_posts_at_once_are_both_kept(client):
 # ==== to-dos: fields =============================================================================
 
 FIELDS = [
-    "id", "url", "list", "title", "completed", "completed_at", "order", "notes", "due", "repeat", "priority", "tags",
-    "created_at", "updated_at", "deleted_at", "revision",
+    "id", "url", "list", "title", "completed", "completed_at", "order", "notes", "due", "start", "repeat", "priority",
+    "tags", "created_at", "updated_at", "deleted_at", "revision",
 ]  # fmt: skip
 
 
@@ -3231,6 +3231,73 @@ def test_quick_add_makes_a_todo_that_repeats(client):
 )
 def test_repeat_without_a_day_begins_on_the_first_day_of_its_rule(text, due):
     assert found_due(text) == ("x", due)
+
+
+# ==== to-dos that start later ====================================================================
+
+
+def test_start_is_a_day_or_time_that_can_be_cleared(client):
+    todo = add(client, start="2026-12-24T09:00:00+01:00")
+    assert todo["start"] == show(client, todo["id"])["start"] == "2026-12-24T09:00:00+01:00"
+    assert change(client, todo["id"], start="2026-12-24")["start"] == "2026-12-24"
+    assert change(client, todo["id"], start=None)["start"] is None
+    undo(client)
+    assert show(client, todo["id"])["start"] == "2026-12-24"
+    assert_problem(client.patch(f"/api/todos/{todo['id']}", {"start": "2026-02-31"}), 422, "start")
+
+
+def test_todos_are_found_by_their_start_in_the_readers_zone(client):
+    starts = {
+        "none": None,
+        "day": "2026-11-27",
+        "evening": "2026-11-27T23:30:00Z",
+        "next": "2026-11-28",
+        "old": "0001-01-01",
+    }
+    for title, start in starts.items():
+        add(client, title, start=start)
+    for query, expected in {
+        "": [*starts],
+        "start=..2026-11-27": ["none", "day", "evening", "old"],  # the default view of a list
+        "start=2026-11-28..": ["next"],  # later
+        "start=..2026-11-27&tz=Europe/Berlin": ["none", "day", "old"],
+        "start=2026-11-28..&tz=Europe/Berlin": ["evening", "next"],
+        "start=2026-11-27": ["day", "evening"],
+        "start=any": ["day", "evening", "next", "old"],
+        "start=none": ["none"],
+        "start=none&start=any": None,
+        "start=2026-02-31": None,
+        "start=now": None,
+    }.items():
+        if expected is None:
+            assert_problem(client.get(f"/api/todos?{query}"), 400, "start")
+        else:
+            assert titles(client, f"?{query}") == expected, query
+    assert client.patch("/api/todos?start=2026-11-28..", {"priority": 3}).json()["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("due", "start", "expected"),
+    [
+        ("2099-01-31", "2099-01-25", "2099-02-22"),
+        ("2099-01-31", "2099-02-01", "2099-03-01"),
+        ("2099-03-01T09:00:00Z", "2099-02-28T20:00:00+01:00", "2099-03-31T20:00:00+02:00"),
+        ("9999-11-30", "9999-12-31", None),
+    ],
+)
+def test_start_of_the_next_keeps_its_distance_from_the_due_date(client, due, start, expected):
+    todo = add(client, due=due, start=start, repeat="FREQ=MONTHLY")
+    assert client.patch(f"/api/todos/{todo['id']}?tz=Europe/Berlin", {"completed": True}).status == 200
+    assert [each["start"] for each in open_todos(client)] == [expected]
+    undo(client)
+    assert client.post(f"/api/todos/{todo['id']}/skip?tz=Europe/Berlin").json()["start"] == expected
+
+
+def test_start_without_a_due_date_moves_to_the_next_day_of_the_rule(client):
+    todo = add(client, start="2026-11-01", repeat="FREQ=DAILY")
+    complete(client, todo["id"])
+    (following,) = open_todos(client)
+    assert following["start"] == following["due"]
 
 
 # ==== to-dos: safe to repeat =====================================================================

@@ -1317,6 +1317,7 @@ TITLE_KEY = {"title_key": lambda todo: fold(todo.title)[:100]}
 SEARCH = {"search": lambda todo: f"{fold(todo.title)}\n{fold(todo.notes)}"}
 TAG_KEYS = {"tag_keys": lambda todo: "".join(f"\n{fold(tag)}" for tag in todo.tags) + "\n"}
 DUE_AT = {"due_at": lambda todo: due_sort_key(todo.due)}
+START_AT = {"start_at": lambda todo: due_sort_key(todo.start)}
 TITLE = {"patch": Annotated[str, Meta(max_length=2000)], "clean": functools.partial(clean_line, limit=MAX_TITLE)}
 ORDER = {
     "patch": Annotated[float, Meta(ge=-MAX_ORDER, le=MAX_ORDER)],
@@ -1344,6 +1345,10 @@ class Todo(msgspec.Struct, kw_only=True, frozen=True):
         declare(
             "date, or time with an offset", "due", derived=DUE_AT, patch=str | None, clean=clean_due, sort="due_at"
         ),
+    ] = None
+    start: Annotated[
+        str | None,
+        declare("date or time before which it can wait", "start", derived=START_AT, patch=str | None, clean=clean_due),
     ] = None
     repeat: Annotated[str | None, declare("rule (RFC 5545) by which it repeats", "repeat", **REPEAT)] = None
     priority: Annotated[int, declare("0 (none) to 3 (high)", "priority", sort="priority", **PRIORITY)] = 0
@@ -1522,6 +1527,7 @@ class TodoFilter(msgspec.Struct, kw_only=True, frozen=True):
     list: str | None = None
     completed: bool | None = None
     due: tuple[str, str] | str | None = None
+    start: tuple[str, str] | str | None = None
     tag: Sequence[str] = ()
     priority: Sequence[int] = ()
     q: Sequence[str] = ()
@@ -1701,6 +1707,9 @@ def read_zone(text: str) -> str:
     return cleaned(clean_zone, text, "tz")
 
 
+FIRST_DAY = "0001-01-01"  # of the calendar
+
+
 def read_due(text: str) -> tuple[str, str] | str:
     """A day, a range of days open at either end (`2026-11-01..`), or `any` or `none`."""
     if text in ("any", "none"):
@@ -1713,7 +1722,7 @@ def read_due(text: str) -> tuple[str, str] | str:
         datetime.date.fromisoformat(day)
     if not any(days):
         raise ValueError("must name a day")
-    return days[0] or "0001-01-01", days[1] or "9999-12-31"
+    return days[0] or FIRST_DAY, days[1] or "9999-12-31"
 
 
 def read_tag(text: str) -> str:
@@ -4121,6 +4130,10 @@ MIGRATIONS = (
     """
     ALTER TABLE todos ADD COLUMN repeat TEXT;
     """,
+    f"""
+    ALTER TABLE todos ADD COLUMN start TEXT;
+    ALTER TABLE todos ADD COLUMN start_at BIGINT NOT NULL DEFAULT {NO_DUE};
+    """,
 )
 
 
@@ -4454,6 +4467,14 @@ class TodoQueries:
             conditions.append("completed_at IS NOT NULL" if which.completed else "completed_at IS NULL")
         if which.due in ("any", "none"):
             conditions.append("due IS NOT NULL" if which.due == "any" else "due IS NULL")
+        if which.start in ("any", "none"):
+            conditions.append("start IS NOT NULL" if which.start == "any" else "start IS NULL")
+        elif isinstance(which.start, tuple):
+            first, last, since, until = map(bound, due_range(*which.start, which.tz))
+            timed, untimed = f"start_at >= {since} AND start_at < {until}", f"start_at BETWEEN {first} AND {last}"
+            # What has no start has started before every day.
+            always = "start IS NULL OR " if which.start[0] == FIRST_DAY else ""
+            conditions.append(f"({always}CASE WHEN length(start) > 10 THEN {timed} ELSE {untimed} END)")
         if which.priority:
             conditions.append(f"priority IN ({', '.join(map(bound, which.priority))})")
         for tag in which.tag:
@@ -6786,13 +6807,30 @@ def create_todo(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> To
     return make_room(batch, todo) if "order" in fields else todo
 
 
+def following_fields(todo: Todo, repeat: str, batch: TodoBatch) -> dict[str, str | None]:
+    """The due date, start and rule of the to-do that follows one; empty if none follows.
+
+    The start keeps its distance from the due date.
+    """
+    zone = batch.user.time_zone
+    found: dict[str, str | None] = {**(next_occurrence(todo.due, repeat, batch.at, zone) or {})}
+    if not found or not todo.start:
+        return found
+    start, clock, its_zone = due_in_zone(todo.start, zone)
+    try:
+        start += due_in_zone(str(found["due"]), zone)[0] - due_in_zone(todo.due or todo.start, zone)[0]
+    except OverflowError:
+        return {**found, "start": None}
+    return {**found, "start": time_in_zone(start, clock, its_zone) if clock else start.isoformat()}
+
+
 def save_changed(batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> Todo:
     """Save a to-do with these fields. If that completes one that repeats, also make the next, in the same place."""
     after = batch.save_todo(before, changed_todo(before, fields, batch.at))
     repeat = fields.get("repeat", before.repeat)
     if not repeat or before.completed or not after.completed:
         return after
-    if following := next_occurrence(after.due, repeat, batch.at, batch.user.time_zone):
+    if following := following_fields(after, repeat, batch):
         new = {"id": uuid7(), "created_at": batch.at, "completed": False, "completed_at": None}
         batch.save_todo(None, msgspec.structs.replace(after, **new, **following))
     return after
@@ -6893,7 +6931,7 @@ class TodoService:
         check_precondition(if_match, revision_etag(before.revision))
         if not before.repeat:
             raise Conflict("This to-do does not repeat.")
-        following = next_occurrence(before.due, before.repeat, batch.at, batch.user.time_zone)
+        following = following_fields(before, before.repeat, batch)
         if not following:
             raise Conflict("This is the last one of its series. Complete it, or move it to the trash.")
         return batch.save_todo(before, changed(before, batch.at, **following))
@@ -9451,6 +9489,9 @@ class Filters(TypedDict, total=False):
     list: ListFilter
     completed: Annotated[bool, Parameter("only those that are completed, or not", BOOLEAN, False)]
     due: Annotated[str, Parameter("a day, days like 2026-11-01..2026-11-30, any, none", DUE, "..2026-12-31", read_due)]
+    start: Annotated[
+        str, Parameter("the same for starts; without a first day also what has none", DUE, "..2026-12-31", read_due)
+    ]
     tag: Annotated[str, Parameter("only those with this tag; may be repeated", TAG, "shop", read_tag)]
     priority: Annotated[str, Parameter("several separated by commas", PRIORITIES, "2,3", read_priorities)]
     q: Annotated[str, Parameter("words in the title or the notes", TEXT, "milk", read_words)]
@@ -9618,7 +9659,7 @@ class TodosHandler(ParsingHandler):
             await self.queries.check_revision(after[-1])
         etag = collection_etag(self.user, revision)
         # Another time zone of the account changes the days, but not the revision.
-        if which.tz != filters.get("tz", "UTC") and (which.due or page.sort == "due"):
+        if which.tz != filters.get("tz", "UTC") and (which.due or which.start or page.sort == "due"):
             self.headers["ETag"] = etag
         else:
             self.validate(etag)
