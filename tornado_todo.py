@@ -17761,7 +17761,7 @@ async def lifespan(app: TodoApplication) -> AsyncIterator[None]:
 
 
 BACKLOG = 2048  # connections that wait to be accepted
-CONNECTIONS_A_TURN = 10
+CONNECTIONS_A_TURN = 4
 LINGER_SECONDS = 2  # that a client has to read a refusal before its connection is closed
 
 
