@@ -10671,6 +10671,10 @@ class PrefixHandler(Handler):
 # ==== page: calls nothing; HTML is a Tornado template, CSS and JavaScript are sent unchanged ========
 
 PAGE_HTML = r"""<!DOCTYPE html>
+{% set icon = '<svg class="icon" aria-hidden="true"><use href="#icon-%s"/></svg>' %}
+{% set brand = icon % 'funnel' + '<b>tornado <em>todo</em></b>' %}
+{% set close = '<button class="icon-button %s" data-action="%s" aria-label="%s">' + icon % 'close' + '</button>' %}
+{% set priorities = list(enumerate(('None', 'Low', 'Medium', 'High'))) %}
 <html lang="en" class="is-starting" data-base="{{ base }}" data-weather="{{ weather }}">
 <head>
 <meta charset="utf-8">
@@ -10691,559 +10695,411 @@ PAGE_HTML = r"""<!DOCTYPE html>
 
 <!-- Every icon is drawn once here and used by name, so that none needs a request or an inline style. -->
 <svg class="icon-sheet" width="0" height="0" aria-hidden="true" focusable="false">
+{% for name, lines in (
+  ('inbox', 'M4 13.5 6.2 6h11.6L20 13.5V18a1 1 0 0 1-1 1H5a1 1 0 0 1-1-1zM4 13.5h4.5a3.5 3.5 0 0 0 7 0H20'),
+  ('today', 'M8.3 12a3.7 3.7 0 1 0 7.4 0 3.7 3.7 0 1 0-7.4 0M12 3.5v2M12 18.5v2M3.5 12h2M18.5 12h2M6 6l1.4 1.4'
+            'M16.6 16.6 18 18M18 6l-1.4 1.4M7.4 16.6 6 18'),
+  ('all', 'm12 4 8.5 4.3L12 12.6 3.5 8.3zM3.5 12.2 12 16.5l8.5-4.3M3.5 15.9 12 20.2l8.5-4.3'),
+  ('list', 'M9 7h10M9 12h10M9 17h10M4.8 7h.01M4.8 12h.01M4.8 17h.01'),
+  ('trash', 'M4.5 6.5h15M9.5 6.5V4.8c0-.7.5-1.3 1.2-1.3h2.6c.7 0 1.2.6 1.2 1.3v1.7M10 10.5v6M14 10.5v6'
+            'M6.5 6.5l.8 12.2c.1 1 .9 1.8 1.9 1.8h5.6c1 0 1.8-.8 1.9-1.8l.8-12.2'),
+  ('plus', 'M12 5v14M5 12h14'),
+  ('search', 'M4.5 10.5a6 6 0 1 0 12 0 6 6 0 1 0-12 0M15 15l5 5'),
+  ('menu', 'M4 7h16M4 12h16M4 17h10'),
+  ('close', 'm6.5 6.5 11 11M17.5 6.5l-11 11'),
+  ('details', 'm9.5 6 6 6-6 6'),
+  ('flag', 'M6 20.5v-16h11.5l-2.5 4 2.5 4H6'),
+  ('grip', 'M9.5 6.5h.01M14.5 6.5h.01M9.5 12h.01M14.5 12h.01M9.5 17.5h.01M14.5 17.5h.01'),
+  ('note', 'M5 7h14M5 12h14M5 17h8'),
+  ('calendar', 'M6.5 5.5h11A2.5 2.5 0 0 1 20 8v9.5a2.5 2.5 0 0 1-2.5 2.5h-11A2.5 2.5 0 0 1 4 17.5V8a2.5 2.5 0 0 1 2.5'
+               '-2.5zM4 10h16M8.5 3.5v4M15.5 3.5v4'),
+  ('pencil', 'm14.5 5.8 3.7 3.7M5 19l.9-4L16 4.9c.7-.7 1.9-.7 2.6 0l.5.5c.7.7.7 1.9 0 2.6L9 18.1z'),
+  ('restore', 'M5 5v5h5M5.5 10a7.5 7.5 0 1 1-.8 5'),
+  ('help', 'M3.2 12a8.8 8.8 0 1 0 17.6 0 8.8 8.8 0 1 0-17.6 0M9 9.2a3 3 0 1 1 4.3 2.7c-.8.4-1.3 1-1.3 1.9M12 17.2h.01'),
+  ('options', 'M4 8h8M18 8h2M4 16h2M12 16h8M12.5 8a2.5 2.5 0 1 0 5 0 2.5 2.5 0 1 0-5 0'
+              'M6.5 16a2.5 2.5 0 1 0 5 0 2.5 2.5 0 1 0-5 0'),
+  ('person', 'M8.3 8.2a3.7 3.7 0 1 0 7.4 0 3.7 3.7 0 1 0-7.4 0M4.8 19.5c.7-3.6 3.5-5.6 7.2-5.6s6.5 2 7.2 5.6'),
+  ('people', 'M5.8 8.6a3.2 3.2 0 1 0 6.4 0 3.2 3.2 0 1 0-6.4 0M3 18.5c.5-3.1 2.8-4.9 6-4.9s5.5 1.8 6 4.9'
+             'M15.2 5.7a3.2 3.2 0 0 1 0 5.8M17.3 14c2 .7 3.3 2.2 3.7 4.5'),
+  ('share', 'M6.3 8.6a3.2 3.2 0 1 0 6.4 0 3.2 3.2 0 1 0-6.4 0M3.5 18.5c.5-3.1 2.8-4.9 6-4.9s5.5 1.8 6 4.9'
+            'M18.5 6.5v6M15.5 9.5h6'),
+  ('leave', 'M13.5 5H7a1.5 1.5 0 0 0-1.5 1.5v11A1.5 1.5 0 0 0 7 19h6.5M10.5 12H20M16.5 8.5 20 12l-3.5 3.5'),
+) %}<symbol id="icon-{{ name }}" viewBox="0 0 24 24"><path d="{{ lines }}"/></symbol>{% end %}
   <symbol id="icon-funnel" viewBox="0 0 24 24">
-    <path d="M4 5h16M7 10h11M9 15h6"/>
-    <path class="sun" d="M10 20h1.5"/>
-  </symbol>
-  <symbol id="icon-inbox" viewBox="0 0 24 24">
-    <path d="M4 13.5 6.2 6h11.6L20 13.5V18a1 1 0 0 1-1 1H5a1 1 0 0 1-1-1zM4 13.5h4.5a3.5 3.5 0 0 0 7 0H20"/>
-  </symbol>
-  <symbol id="icon-today" viewBox="0 0 24 24">
-    <circle cx="12" cy="12" r="3.7"/>
-    <path d="M12 3.5v2 M12 18.5v2 M3.5 12h2 M18.5 12h2 M6 6l1.4 1.4 M16.6 16.6 18 18
-      M18 6l-1.4 1.4 M7.4 16.6 6 18"/>
-  </symbol>
-  <symbol id="icon-all" viewBox="0 0 24 24">
-    <path d="m12 4 8.5 4.3L12 12.6 3.5 8.3zM3.5 12.2 12 16.5l8.5-4.3M3.5 15.9 12 20.2l8.5-4.3"/>
-  </symbol>
-  <symbol id="icon-list" viewBox="0 0 24 24">
-    <path d="M9 7h10M9 12h10M9 17h10M4.8 7h.01M4.8 12h.01M4.8 17h.01"/>
-  </symbol>
-  <symbol id="icon-trash" viewBox="0 0 24 24">
-    <path d="M4.5 6.5h15 M9.5 6.5V4.8c0-.7.5-1.3 1.2-1.3h2.6c.7 0 1.2.6 1.2 1.3v1.7
-      M6.5 6.5l.8 12.2c.1 1 .9 1.8 1.9 1.8h5.6c1 0 1.8-.8 1.9-1.8l.8-12.2 M10 10.5v6
-      M14 10.5v6"/>
-  </symbol>
-  <symbol id="icon-plus" viewBox="0 0 24 24">
-    <path d="M12 5v14M5 12h14"/>
-  </symbol>
-  <symbol id="icon-search" viewBox="0 0 24 24">
-    <circle cx="10.5" cy="10.5" r="6"/>
-    <path d="m15 15 5 5"/>
-  </symbol>
-  <symbol id="icon-menu" viewBox="0 0 24 24">
-    <path d="M4 7h16M4 12h16M4 17h10"/>
-  </symbol>
-  <symbol id="icon-close" viewBox="0 0 24 24">
-    <path d="m6.5 6.5 11 11M17.5 6.5l-11 11"/>
-  </symbol>
-  <symbol id="icon-details" viewBox="0 0 24 24">
-    <path d="m9.5 6 6 6-6 6"/>
-  </symbol>
-  <symbol id="icon-grip" viewBox="0 0 24 24">
-    <path d="M9.5 6.5h.01M14.5 6.5h.01M9.5 12h.01M14.5 12h.01M9.5 17.5h.01M14.5 17.5h.01"/>
-  </symbol>
-  <symbol id="icon-note" viewBox="0 0 24 24">
-    <path d="M5 7h14M5 12h14M5 17h8"/>
-  </symbol>
-  <symbol id="icon-calendar" viewBox="0 0 24 24">
-    <rect x="4" y="5.5" width="16" height="14.5" rx="2.5"/>
-    <path d="M4 10h16M8.5 3.5v4M15.5 3.5v4"/>
-  </symbol>
-  <symbol id="icon-pencil" viewBox="0 0 24 24">
-    <path d="m14.5 5.8 3.7 3.7M5 19l.9-4L16 4.9c.7-.7 1.9-.7 2.6 0l.5.5c.7.7.7 1.9 0 2.6L9 18.1z"/>
-  </symbol>
-  <symbol id="icon-restore" viewBox="0 0 24 24">
-    <path d="M5 5v5h5M5.5 10a7.5 7.5 0 1 1-.8 5"/>
-  </symbol>
-  <symbol id="icon-help" viewBox="0 0 24 24">
-    <path d="M9 9.2a3 3 0 1 1 4.3 2.7c-.8.4-1.3 1-1.3 1.9M12 17.2h.01"/>
-    <circle cx="12" cy="12" r="8.8"/>
-  </symbol>
-  <symbol id="icon-options" viewBox="0 0 24 24">
-    <path d="M4 8h8M18 8h2M4 16h2M12 16h8"/>
-    <circle cx="15" cy="8" r="2.5"/>
-    <circle cx="9" cy="16" r="2.5"/>
-  </symbol>
-  <symbol id="icon-person" viewBox="0 0 24 24">
-    <circle cx="12" cy="8.2" r="3.7"/>
-    <path d="M4.8 19.5c.7-3.6 3.5-5.6 7.2-5.6s6.5 2 7.2 5.6"/>
-  </symbol>
-  <symbol id="icon-people" viewBox="0 0 24 24">
-    <circle cx="9" cy="8.6" r="3.2"/>
-    <path d="M3 18.5c.5-3.1 2.8-4.9 6-4.9s5.5 1.8 6 4.9M15.2 5.7a3.2 3.2 0 0 1 0 5.8
-      M17.3 14c2 .7 3.3 2.2 3.7 4.5"/>
-  </symbol>
-  <symbol id="icon-share" viewBox="0 0 24 24">
-    <circle cx="9.5" cy="8.6" r="3.2"/>
-    <path d="M3.5 18.5c.5-3.1 2.8-4.9 6-4.9s5.5 1.8 6 4.9M18.5 6.5v6M15.5 9.5h6"/>
-  </symbol>
-  <symbol id="icon-leave" viewBox="0 0 24 24">
-    <path d="M13.5 5H7a1.5 1.5 0 0 0-1.5 1.5v11A1.5 1.5 0 0 0 7 19h6.5M10.5 12H20M16.5 8.5 20 12l-3.5 3.5"/>
-  </symbol>
+    <path d="M4 5h16M7 10h11M9 15h6"/><path class="sun" d="M10 20h1.5"/></symbol>
 </svg>
 
-<button class="skip" data-action="focusStart" type="button">Skip to the new to-do box</button>
+<button class="skip button solid" data-action="focusStart">Skip to the new to-do box</button>
 
-<div class="banner" role="status" hidden>
-  <span class="banner-text"></span><button class="banner-retry" data-action="wakeRetry" type="button">Try now</button>
+<div class="banner notice row" role="status" hidden>
+  <span class="banner-text"></span><button class="banner-retry link" data-action="wakeRetry">Try now</button>
 </div>
 
 <div class="shell">
   <nav class="sidebar" id="sidebar" aria-label="Lists">
-    <div class="brand">
-      <svg class="icon brand-mark" aria-hidden="true"><use href="#icon-funnel"/></svg>
-      <span class="brand-name">tornado<span class="brand-tail">todo</span></span>
-      <button class="icon-button close-drawer" data-action="closeDrawer" type="button" aria-label="Close the lists">
-        <svg class="icon" aria-hidden="true"><use href="#icon-close"/></svg>
-      </button>
-    </div>
+    <div class="brand row">{% raw brand %}{% raw close % ('close-drawer', 'closeDrawer', 'Close the lists') %}</div>
     <ul class="views"></ul>
     <h2 class="sidebar-heading">My lists</h2>
     <ul class="lists"></ul>
-    <button class="new-list-button" data-action="startNewList" type="button">
-      <svg class="icon" aria-hidden="true"><use href="#icon-plus"/></svg><span>New list</span>
-    </button>
-    <input class="new-list" type="text" aria-label="Name of the new list" placeholder="Name, then Enter"
+    <button class="place row new-list-button" data-action="startNewList">
+      {% raw icon % 'plus' %}<span>New list</span></button>
+    <input class="new-list control" type="text" aria-label="Name of the new list" placeholder="Name, then Enter"
            maxlength="500" autocomplete="off" dir="auto" hidden>
     <h2 class="sidebar-heading shared-heading" hidden>Shared with me</h2>
     <ul class="shared-lists"></ul>
     <div class="sidebar-foot">
-      <a class="place trash-link" data-action="visitPlace" href="#/trash">
-        <svg class="icon" aria-hidden="true"><use href="#icon-trash"/></svg>
-        <span class="place-name">Trash</span>
-      </a>
-      <button class="place help-button" data-action="openHelp" type="button">
-        <svg class="icon" aria-hidden="true"><use href="#icon-help"/></svg>
-        <span class="place-name">Shortcuts</span><kbd>?</kbd>
-      </button>
-      <button class="place account-button" data-action="openAccount" type="button" aria-haspopup="dialog" hidden>
-        <svg class="icon" aria-hidden="true"><use href="#icon-person"/></svg>
-        <span class="hidden-words">Account of </span><span class="place-name account-name" dir="auto"></span>
-      </button>
-      <button class="place sign-in-button" data-action="changeUser" type="button" hidden>
-        <svg class="icon" aria-hidden="true"><use href="#icon-person"/></svg>
-        <span class="place-name">Sign in</span>
-      </button>
+      <a class="place row trash-link" data-action="visitPlace" href="#/trash">{% raw icon % 'trash' %}
+        <span class="place-name">Trash</span></a>
+      <button class="place row help-button" data-action="openHelp">{% raw icon % 'help' %}
+        <span class="place-name">Shortcuts</span><kbd>?</kbd></button>
+      <button class="place row account-button" data-action="openAccount" aria-haspopup="dialog" hidden>
+        {% raw icon % 'person' %}<span class="hidden-words">Account of </span>
+        <span class="place-name account-name" dir="auto"></span></button>
+      <button class="place row sign-in-button" data-action="changeUser" hidden>{% raw icon % 'person' %}
+        <span class="place-name">Sign in</span></button>
     </div>
   </nav>
   <div class="scrim" data-action="closeDrawer" hidden></div>
 
   <main class="page">
-    <div class="top-bar">
-      <button class="icon-button open-drawer" data-action="openDrawer" type="button" aria-label="Open the lists"
-              aria-controls="sidebar" aria-expanded="false">
-        <svg class="icon" aria-hidden="true"><use href="#icon-menu"/></svg>
-      </button>
-      <p class="eyebrow"><time class="today"></time><span class="weather" hidden></span></p>
+    <div class="top-bar row wrap">
+      <button class="icon-button open-drawer" data-action="openDrawer" aria-label="Open the lists"
+              aria-controls="sidebar" aria-expanded="false">{% raw icon % 'menu' %}</button>
+      <p class="eyebrow soft"><time class="today"></time><span class="weather" hidden></span></p>
       <div class="search-box">
-        <svg class="icon" aria-hidden="true"><use href="#icon-search"/></svg>
-        <input class="search" type="search" aria-label="Search to-dos" placeholder="Search" autocomplete="off"
-               dir="auto" maxlength="200">
+        {% raw icon % 'search' %}
+        <input class="search control" type="search" aria-label="Search to-dos" placeholder="Search"
+               autocomplete="off" dir="auto" maxlength="200">
         <kbd class="search-key" aria-hidden="true">/</kbd>
       </div>
     </div>
 
     <section class="todoapp" aria-labelledby="view-title">
       <header class="header">
-        <div class="title-row">
+        <div class="title-row row">
           <h1 id="view-title" dir="auto" tabindex="-1">Inbox</h1>
-          <input class="rename-list" type="text" aria-label="Name of this list" autocomplete="off" dir="auto"
-                 maxlength="500" hidden>
-          <div class="list-tools" hidden>
-            <button class="icon-button share-button" data-action="openSharing" type="button" title="Share"
-                    aria-label="Share this list" aria-haspopup="dialog" hidden>
-              <svg class="icon" aria-hidden="true"><use href="#icon-share"/></svg>
-            </button>
-            <button class="icon-button rename-list-button" data-action="startRename" type="button"
-                    aria-label="Rename this list">
-              <svg class="icon" aria-hidden="true"><use href="#icon-pencil"/></svg>
-            </button>
-            <button class="icon-button delete-list-button" data-action="deleteList" type="button"
-                    aria-label="Delete this list">
-              <svg class="icon" aria-hidden="true"><use href="#icon-trash"/></svg>
-            </button>
-            <button class="icon-button leave-button" data-action="leaveList" type="button" aria-label="Leave this list"
-                    title="Leave this list" hidden>
-              <svg class="icon" aria-hidden="true"><use href="#icon-leave"/></svg>
-            </button>
+          <input class="rename-list control" type="text" aria-label="Name of this list" autocomplete="off"
+                 dir="auto" maxlength="500" hidden>
+          <div class="list-tools row" hidden>
+            <button class="icon-button share-button" data-action="openSharing" title="Share"
+                    aria-label="Share this list" aria-haspopup="dialog" hidden>{% raw icon % 'share' %}</button>
+            <button class="icon-button rename-list-button" data-action="startRename"
+                    aria-label="Rename this list">{% raw icon % 'pencil' %}</button>
+            <button class="icon-button delete-list-button" data-action="deleteList"
+                    aria-label="Delete this list">{% raw icon % 'trash' %}</button>
+            <button class="icon-button leave-button" data-action="leaveList" title="Leave this list"
+                    aria-label="Leave this list" hidden>{% raw icon % 'leave' %}</button>
           </div>
-          <button class="quiet-button empty-trash" data-action="emptyTrash" type="button" hidden>Empty trash</button>
+          <button class="button empty-trash" data-action="emptyTrash" hidden>Empty trash</button>
         </div>
-        <p class="share-note" hidden><span class="share-words" dir="auto"></span>
-          <a class="own-lists" href="#/" hidden>Back to my lists</a></p>
+        <p class="share-note soft" hidden><span class="share-words" dir="auto"></span>
+          <a class="own-lists link" href="#/" hidden>Back to my lists</a></p>
         <progress class="progress" max="1" value="0" aria-label="Completed" hidden></progress>
-        <div class="composer">
-          <svg class="icon composer-plus" aria-hidden="true"><use href="#icon-plus"/></svg>
-          <input class="new-todo" type="text" placeholder="What needs to be done?"
-                 aria-label="What needs to be done?" autocomplete="off" enterkeyhint="done" dir="auto">
-          <button class="icon-button new-options-button" data-action="toggleOptions" type="button" aria-expanded="false"
-                  aria-controls="new-options" aria-label="Due date, priority and tags for the new to-do">
-            <svg class="icon" aria-hidden="true"><use href="#icon-options"/></svg>
-          </button>
+        <div class="composer card">
+          {% raw icon % 'plus' %}
+          <input class="new-todo" type="text" placeholder="What needs to be done?" aria-label="What needs to be
+                 done?" autocomplete="off" enterkeyhint="done" dir="auto">
+          <button class="icon-button new-options-button" data-action="toggleOptions" aria-expanded="false"
+                  aria-controls="new-options"
+                  aria-label="Due date, priority and tags for the new to-do">{% raw icon % 'options' %}</button>
           <div class="new-options" id="new-options" role="group" aria-label="For the new to-do" hidden>
-            <p class="option">
-              <label for="new-due">Due</label>
-              <input id="new-due" class="new-due" type="date" min="1000-01-01" max="9999-12-31" autocomplete="off">
-            </p>
-            <p class="option">
-              <label for="new-priority">Priority</label>
-              <select id="new-priority" class="new-priority" autocomplete="off">
-                <option value="0">None</option>
-                <option value="1">Low</option>
-                <option value="2">Medium</option>
-                <option value="3">High</option>
-              </select>
-            </p>
-            <p class="option option-wide">
-              <label for="new-tags">Tags</label>
-              <input id="new-tags" class="new-tags" type="text" placeholder="home, errands" autocomplete="off"
-                     dir="auto">
-            </p>
+            <label class="soft" for="new-due">Due</label>
+            <input id="new-due" class="new-due control" type="date" min="1000-01-01" max="9999-12-31"
+                   autocomplete="off">
+            <label class="soft" for="new-priority">Priority</label>
+            <select id="new-priority" class="new-priority control" autocomplete="off">
+              {% for value, name in priorities %}<option value="{{ value }}">{{ name }}</option>{% end %}
+            </select>
+            <label class="soft" for="new-tags">Tags</label>
+            <input id="new-tags" class="new-tags control" type="text" placeholder="home, errands"
+                   autocomplete="off" dir="auto">
           </div>
         </div>
-        <div class="active-filters" hidden></div>
+        <div class="active-filters row wrap" hidden></div>
       </header>
 
       <section class="main" aria-label="To-dos" hidden>
-        <div class="list-bar">
-          <span class="toggle-all-box">
-            <input id="toggle-all" class="toggle-all" data-action="toggleAll" type="checkbox">
-            <label for="toggle-all">Mark all as complete</label>
-          </span>
-          <span class="sort-box"><label for="sort">Sort</label>
-            <select id="sort" class="sort" data-action="chooseSort" aria-label="Sort">
-              <option value="order">My order</option>
-              <option value="due">Due date</option>
-              <option value="-priority">Priority</option>
-              <option value="-created_at">Newest</option>
-              <option value="title">Title</option>
-            </select></span>
+        <div class="list-bar row soft">
+          <span class="toggle-all-box row"><input id="toggle-all" class="toggle-all" data-action="toggleAll"
+            type="checkbox"><label for="toggle-all">Mark all as complete</label></span>
+          <label class="sort-label" for="sort">Sort</label>
+          <select id="sort" class="sort" data-action="chooseSort" aria-label="Sort">
+            <option value="order">My order</option>
+            <option value="due">Due date</option>
+            <option value="-priority">Priority</option>
+            <option value="-created_at">Newest</option>
+            <option value="title">Title</option>
+          </select>
         </div>
-        <ul class="todo-list" aria-labelledby="view-title"></ul>
-        <div class="more" hidden>
-          <button class="quiet-button more-button" data-action="loadMore" type="button">Show more</button>
-        </div>
+        <ul class="todo-list card" aria-labelledby="view-title"></ul>
+        <div class="more" hidden><button class="button more-button" data-action="loadMore">Show more</button></div>
       </section>
 
-      <section class="trash-view" aria-label="Trash" hidden>
-        <p class="trash-hint">Nothing here is lost yet. Restore it, or delete it for good.</p>
-        <ul class="trash-list"></ul>
-        <div class="more" hidden>
-          <button class="quiet-button more-button" data-action="loadMore" type="button">Show more</button>
-        </div>
-      </section>
+      <div class="trash-view stack" hidden>
+        <p class="soft">Nothing here is lost yet. Restore it, or delete it for good.</p>
+        <ul class="trash-list entries card"></ul>
+        <div class="more" hidden><button class="button more-button" data-action="loadMore">Show more</button></div>
+      </div>
 
       <p class="print-note" hidden></p>
 
       <section class="empty" hidden>
         <svg class="empty-picture" viewBox="0 0 200 120" aria-hidden="true">
-          <g class="wind">
-            <path d="M52 22h92"/><path d="M68 42h66"/><path d="M80 62h40"/><path d="M86 82h20"/>
-          </g>
+          <g class="wind"><path d="M52 22h92"/><path d="M68 42h66"/><path d="M80 62h40"/><path d="M86 82h20"/></g>
           <path class="sun" d="M92 102h6"/>
-          <g class="breeze">
-            <path d="M18 34h18"/><path d="M160 30h22"/><path d="M150 54h30"/><path d="M30 58h26"/>
-          </g>
+          <path class="breeze" d="M18 34h18M160 30h22M150 54h30M30 58h26"/>
         </svg>
         <h2 class="empty-title"></h2>
-        <p class="empty-text"></p>
+        <p class="empty-text soft"></p>
         <p class="empty-action"></p>
       </section>
 
-      <footer class="footer" hidden>
+      <footer class="footer soft" hidden>
         <span class="todo-count"><strong>0</strong> items left</span>
-        <ul class="filters" aria-label="Show">
+        <ul class="filters segments" aria-label="Show">
           <li><a data-show="all" href="#/">All</a></li>
           <li><a data-show="active" href="#/active">Active</a></li>
           <li><a data-show="completed" href="#/completed">Completed</a></li>
         </ul>
-        <button class="clear-completed" data-action="clearCompleted" type="button" hidden>Clear completed</button>
+        <button class="clear-completed link" data-action="clearCompleted" hidden>Clear completed</button>
       </footer>
     </section>
   </main>
 
   <aside class="detail" aria-label="Details of the to-do" hidden>
-    <header class="detail-head">
-      <span class="detail-state"></span>
-      <button class="icon-button detail-close" data-action="closeDetail" type="button" aria-label="Close the details">
-        <svg class="icon" aria-hidden="true"><use href="#icon-close"/></svg>
-      </button>
+    <header class="detail-head row soft">
+      <span class="detail-state"></span>{% raw close % ('detail-close', 'closeDetail', 'Close the details') %}
     </header>
     <div class="detail-body">
-      <p class="share-note detail-note" dir="auto" hidden></p>
+      <p class="detail-note soft" dir="auto" hidden></p>
       <textarea class="detail-title" rows="1" aria-label="Title" dir="auto" enterkeyhint="done"></textarea>
-      <div class="field">
-        <label for="detail-notes">Notes</label>
+      <div class="field"><label for="detail-notes">Notes</label>
         <textarea id="detail-notes" class="detail-notes" rows="4" maxlength="20000" dir="auto"
-                  placeholder="Anything worth remembering"></textarea>
-      </div>
+                  placeholder="Anything worth remembering"></textarea></div>
       <fieldset class="field">
         <legend>Due</legend>
-        <div class="quick-due">
-          <button class="chip-button" data-action="quickDue" type="button" data-days="0">Today</button>
-          <button class="chip-button" data-action="quickDue" type="button" data-days="1">Tomorrow</button>
-          <button class="chip-button" data-action="quickDue" type="button" data-days="7">In a week</button>
-          <button class="chip-button clear-due" data-action="quickDue" type="button">No date</button>
+        <div class="quick-due row wrap">
+          <button class="chip" data-action="quickDue" data-days="0">Today</button>
+          <button class="chip" data-action="quickDue" data-days="1">Tomorrow</button>
+          <button class="chip" data-action="quickDue" data-days="7">In a week</button>
+          <button class="chip clear-due" data-action="quickDue">No date</button>
         </div>
-        <div class="due-inputs">
+        <div class="due-inputs row wrap">
           <input class="detail-due" type="date" min="1000-01-01" max="9999-12-31" aria-label="Due date">
           <input class="detail-time" type="time" aria-label="Due time (optional)">
         </div>
       </fieldset>
       <fieldset class="field">
         <legend>Priority</legend>
-        <div class="priorities">
-          <label><input type="radio" name="priority" value="0" data-action="choosePriority"><span>None</span></label>
-          <label><input type="radio" name="priority" value="1" data-action="choosePriority"><span>Low</span></label>
-          <label><input type="radio" name="priority" value="2" data-action="choosePriority"><span>Medium</span></label>
-          <label><input type="radio" name="priority" value="3" data-action="choosePriority"><span>High</span></label>
+        <div class="priorities segments">
+          {% for value, name in priorities %}
+          <label><input type="radio" name="priority" value="{{ value }}"
+            data-action="choosePriority"><span>{{ name }}</span></label>
+          {% end %}
         </div>
       </fieldset>
-      <div class="field">
-        <label for="detail-tag">Tags</label>
-        <div class="tag-editor">
-          <span class="detail-tags"></span>
+      <div class="field"><label for="detail-tag">Tags</label>
+        <div class="tag-editor row wrap">
+          <span class="detail-tags row wrap"></span>
           <input id="detail-tag" class="detail-tag" type="text" list="known-tags" placeholder="Add a tag"
-                 autocomplete="off" maxlength="50" dir="auto" enterkeyhint="done">
-        </div>
+                 autocomplete="off" maxlength="50" dir="auto" enterkeyhint="done"></div>
         <datalist id="known-tags"></datalist>
       </div>
-      <div class="field">
-        <label for="detail-list">List</label>
-        <select id="detail-list" class="detail-list" data-action="chooseList"></select>
-      </div>
-      <details class="field history">
+      <div class="field"><label for="detail-list">List</label>
+        <select id="detail-list" class="detail-list" data-action="chooseList"></select></div>
+      <details class="part history">
         <summary>History</summary>
         <ol class="history-list"></ol>
-        <button class="quiet-button history-more" data-action="moreHistory" type="button" hidden>Show more</button>
+        <button class="button history-more" data-action="moreHistory" hidden>Show more</button>
       </details>
     </div>
-    <footer class="detail-foot">
+    <footer class="detail-foot row soft">
       <span class="detail-created"></span>
-      <button class="quiet-button danger detail-delete" data-action="deleteOpen" type="button">Delete</button>
+      <button class="button danger detail-delete" data-action="deleteOpen">Delete</button>
     </footer>
   </aside>
 </div>
 
 <div class="toasts" role="region" aria-label="Messages" aria-live="polite"></div>
-<p class="announcer" role="status" aria-live="polite"></p>
+<p class="announcer hidden-words" role="status" aria-live="polite"></p>
 
 <section class="gate" aria-labelledby="gate-title" hidden>
-  <div class="gate-card">
-    <div class="brand">
-      <svg class="icon brand-mark" aria-hidden="true"><use href="#icon-funnel"/></svg>
-      <span class="brand-name">tornado<span class="brand-tail">todo</span></span>
-    </div>
+  <div class="gate-card card stack">
+    <div class="brand row">{% raw brand %}</div>
     <h2 id="gate-title">Sign in</h2>
-    <p class="gate-words" hidden></p>
-    <p class="gate-warning" hidden>This connection isn’t encrypted: on its way, a password can be read by
+    <p class="gate-words soft" hidden></p>
+    <p class="gate-warning notice" hidden>This connection isn’t encrypted: on its way, a password can be read by
       others. Sign in over https if you can.</p>
-    <form class="form sign-in-form" data-action="signIn" method="post" novalidate>
-      <div class="field">
-        <label for="sign-in-name">Name</label>
+    <form class="sign-in-form" data-action="signIn" method="post" novalidate>
+      <div class="field"><label for="sign-in-name">Name</label>
         <input id="sign-in-name" name="name" type="text" autocomplete="username" autocapitalize="none"
-               spellcheck="false" dir="auto" maxlength="64" required>
-      </div>
-      <div class="field">
-        <label for="sign-in-password">Password</label>
-        <input id="sign-in-password" name="password" type="password" autocomplete="current-password" required>
-      </div>
+               spellcheck="false" dir="auto" maxlength="64" required></div>
+      <div class="field"><label for="sign-in-password">Password</label>
+        <input id="sign-in-password" name="password" type="password" autocomplete="current-password" required></div>
       <p class="said" role="status"></p>
-      <button class="solid-button" type="submit">Sign in</button>
+      <button class="button solid" type="submit">Sign in</button>
     </form>
-    <form class="form sign-up-form" data-action="signUp" method="post" novalidate hidden>
-      <div class="field">
-        <label for="sign-up-name">Name</label>
+    <form class="sign-up-form" data-action="signUp" method="post" novalidate hidden>
+      <div class="field"><label for="sign-up-name">Name</label>
         <input id="sign-up-name" name="name" type="text" autocomplete="username" autocapitalize="none"
                spellcheck="false" dir="auto" maxlength="64" aria-describedby="sign-up-name-hint" required>
-        <p class="hint" id="sign-up-name-hint">Letters, digits and . _ - @ +</p>
-      </div>
-      <div class="field">
-        <label for="sign-up-password">Password</label>
+        <p class="soft" id="sign-up-name-hint">Letters, digits and . _ - @ +</p></div>
+      <div class="field"><label for="sign-up-password">Password</label>
         <input id="sign-up-password" name="password" type="password" autocomplete="new-password"
                aria-describedby="sign-up-password-hint" required>
-        <p class="hint" id="sign-up-password-hint">At least 8 characters</p>
-      </div>
-      <div class="field invite-field">
-        <label for="sign-up-invite">Invitation</label>
+        <p class="soft" id="sign-up-password-hint">At least 8 characters</p></div>
+      <div class="field invite-field"><label for="sign-up-invite">Invitation</label>
         <input id="sign-up-invite" name="invite" type="text" autocomplete="off" autocapitalize="none"
-               spellcheck="false">
-      </div>
+               spellcheck="false"></div>
       <div class="take-field" hidden>
-        <p class="choice"><input id="sign-up-take" type="checkbox" aria-describedby="sign-up-take-hint"><label
+        <p class="choice row"><input id="sign-up-take" type="checkbox" aria-describedby="sign-up-take-hint"><label
           for="sign-up-take"></label></p>
-        <p class="hint" id="sign-up-take-hint">Otherwise they stay where they are: this computer shows them to
+        <p class="soft" id="sign-up-take-hint">Otherwise they stay where they are: this computer shows them to
           whoever is not signed in.</p>
       </div>
       <p class="said" role="status"></p>
-      <button class="solid-button" type="submit">Make the account</button>
+      <button class="button solid" type="submit">Make the account</button>
     </form>
-    <p class="gate-foot"><span class="gate-hint"></span>
-      <button class="link-button gate-switch" data-action="switchForm" type="button">Make an account</button>
-      <button class="link-button gate-back" data-action="leaveGate" type="button" hidden>Go on without signing
-        in</button></p>
+    <p class="row wrap soft"><span class="gate-hint"></span>
+      <button class="link gate-switch" data-action="switchForm">Make an account</button>
+      <button class="link gate-back" data-action="leaveGate" hidden>Go on without signing in</button></p>
   </div>
 </section>
 
-<dialog class="dialog wide account" aria-labelledby="account-title">
-  <div class="dialog-head">
-    <h2 id="account-title"><span class="hidden-words">Account of </span><span class="account-name"
-      dir="auto"></span></h2>
-    <button class="icon-button dialog-close" data-action="closeDialog" type="button" aria-label="Close">
-      <svg class="icon" aria-hidden="true"><use href="#icon-close"/></svg>
-    </button>
+<dialog class="account" aria-labelledby="account-title">
+  <div class="dialog-head row">
+    <h2 id="account-title"><span class="hidden-words">Account of </span>
+      <span class="account-name" dir="auto"></span></h2>
+    {% raw close % ('dialog-close', 'closeDialog', 'Close') %}
   </div>
   <p class="said" role="status"></p>
   <details class="part sessions-part" name="account-part">
     <summary>Where you are signed in</summary>
     <ul class="entries session-entries"></ul>
-    <p class="part-acts">
-      <button class="quiet-button danger end-all" data-action="signOutEverywhere" type="button">Sign out
-        everywhere</button>
-    </p>
+    <button class="button danger end-all" data-action="signOutEverywhere">Sign out everywhere</button>
   </details>
   <details class="part tokens-part" name="account-part">
     <summary>API tokens</summary>
-    <p class="part-text">With a token, a program acts in your name without knowing your password.</p>
+    <p class="soft">With a token, a program acts in your name without knowing your password.</p>
     <ul class="entries token-entries"></ul>
     <div class="secret-place"></div>
-    <form class="form token-form" data-action="makeToken" novalidate>
-      <div class="field">
-        <label for="token-name">Name of the new token</label>
-        <input id="token-name" name="name" type="text" placeholder="Backup script" autocomplete="off"
-               dir="auto" maxlength="100" required>
-      </div>
-      <div class="field-row">
-        <div class="field">
-          <label for="token-may">It may</label>
+    <form class="token-form" data-action="makeToken" novalidate>
+      <div class="field"><label for="token-name">Name of the new token</label>
+        <input id="token-name" name="name" type="text" placeholder="Backup script" autocomplete="off" dir="auto"
+               maxlength="100" required></div>
+      <div class="field-row row wrap">
+        <div class="field"><label for="token-may">It may</label>
           <select id="token-may" name="may">
             <option value="read">read</option>
             <option value="write">read and change</option>
-          </select>
-        </div>
-        <div class="field">
-          <label for="token-days">Days it is valid for</label>
+          </select></div>
+        <div class="field"><label for="token-days">Days it is valid for</label>
           <input id="token-days" name="days" type="number" inputmode="numeric" min="1" max="366" value="90"
-                 required>
-        </div>
+                 required></div>
       </div>
-      <button class="quiet-button" type="submit">Make a token</button>
+      <button class="button" type="submit">Make a token</button>
     </form>
   </details>
   <details class="part invites-part" name="account-part" hidden>
     <summary>Invitations</summary>
-    <p class="part-text">An invitation link is valid for one account and for seven days.</p>
+    <p class="soft">An invitation link is valid for one account and for seven days.</p>
     <ul class="entries invite-entries"></ul>
     <div class="secret-place"></div>
-    <p class="part-acts">
-      <button class="quiet-button make-invite" data-action="makeInvite" type="button">Make an invitation</button>
-    </p>
+    <button class="button make-invite" data-action="makeInvite">Make an invitation</button>
   </details>
   <details class="part password-part" name="account-part">
     <summary>Password</summary>
-    <form class="form password-form" data-action="changePassword" method="post" novalidate>
+    <form class="password-form" data-action="changePassword" method="post" novalidate>
       <input class="account-username" name="username" type="text" autocomplete="username" aria-label="Name"
              readonly hidden>
-      <div class="field">
-        <label for="old-password">Present password</label>
-        <input id="old-password" name="password" type="password" autocomplete="current-password" required>
-      </div>
-      <div class="field">
-        <label for="new-password">New password</label>
+      <div class="field"><label for="old-password">Present password</label>
+        <input id="old-password" name="password" type="password" autocomplete="current-password" required></div>
+      <div class="field"><label for="new-password">New password</label>
         <input id="new-password" name="new_password" type="password" autocomplete="new-password"
                aria-describedby="new-password-hint" required>
-        <p class="hint" id="new-password-hint">At least 8 characters. All other devices are signed out.</p>
-      </div>
-      <button class="quiet-button" type="submit">Change the password</button>
+        <p class="soft" id="new-password-hint">At least 8 characters. All other devices are signed out.</p></div>
+      <button class="button" type="submit">Change the password</button>
     </form>
   </details>
   <details class="part data-part" name="account-part">
     <summary>Your data</summary>
-    <p class="part-text">Everything you have here, in one file.</p>
-    <p class="part-acts"><a class="quiet-button export-link" href="{{ base }}/api/export" download>Download
-      everything</a></p>
-    <form class="form delete-form" data-action="deleteAccount" method="post" novalidate>
-      <h3 class="part-title">Delete the account</h3>
-      <p class="part-text">The account goes with all its lists, to-dos, history, tokens and links, for you
-        and for everybody you share a list with. This can’t be undone, so download everything first.</p>
+    <p class="soft">Everything you have here, in one file.</p>
+    <a class="button export-link" href="{{ base }}/api/export" download>Download everything</a>
+    <form class="delete-form" data-action="deleteAccount" method="post" novalidate>
+      <h3>Delete the account</h3>
+      <p class="soft">The account goes with all its lists, to-dos, history, tokens and links, for you and for everybody
+        you share a list with. This can’t be undone, so download everything first.</p>
       <input class="account-username" name="username" type="text" autocomplete="username" aria-label="Name"
              readonly hidden>
-      <div class="field">
-        <label for="delete-password">Password</label>
-        <input id="delete-password" name="password" type="password" autocomplete="current-password" required>
-      </div>
-      <button class="quiet-button danger" type="submit">Delete the account</button>
+      <div class="field"><label for="delete-password">Password</label>
+        <input id="delete-password" name="password" type="password" autocomplete="current-password" required></div>
+      <button class="button danger" type="submit">Delete the account</button>
     </form>
   </details>
-  <div class="dialog-buttons">
-    <button class="solid-button sign-out" data-action="signOut" type="button">Sign out</button>
-  </div>
+  <div class="dialog-buttons row wrap">
+    <button class="button solid sign-out" data-action="signOut">Sign out</button></div>
 </dialog>
 
-<dialog class="dialog wide share" aria-labelledby="share-title">
-  <div class="dialog-head">
-    <h2 id="share-title" dir="auto"></h2>
-    <button class="icon-button dialog-close" data-action="closeDialog" type="button" aria-label="Close">
-      <svg class="icon" aria-hidden="true"><use href="#icon-close"/></svg>
-    </button>
-  </div>
+<dialog class="share" aria-labelledby="share-title">
+  <div class="dialog-head row"><h2 id="share-title" dir="auto"></h2>
+    {% raw close % ('dialog-close', 'closeDialog', 'Close') %}</div>
   <p class="said" role="status"></p>
-  <h3 class="part-title">People</h3>
+  <h3>People</h3>
   <ul class="entries member-entries"></ul>
-  <form class="form member-form" data-action="addMember" novalidate>
-    <div class="field-row">
-      <div class="field">
-        <label for="member-name">Share with</label>
-        <input id="member-name" name="name" type="text" placeholder="Their name here" autocomplete="off"
-               autocapitalize="none" spellcheck="false" dir="auto" maxlength="64" required>
-      </div>
-      <div class="field">
-        <label for="member-role">They can</label>
-        <select id="member-role" name="role">
-          <option value="viewer">read</option>
-          <option value="editor">change to-dos</option>
-        </select>
-      </div>
-      <button class="solid-button" type="submit">Share</button>
-    </div>
+  <form class="member-form field-row row wrap" data-action="addMember" novalidate>
+    <div class="field"><label for="member-name">Share with</label>
+      <input id="member-name" name="name" type="text" placeholder="Their name here" autocomplete="off"
+             autocapitalize="none" spellcheck="false" dir="auto" maxlength="64" required></div>
+    <div class="field"><label for="member-role">They can</label>
+      <select id="member-role" name="role">
+        <option value="viewer">read</option>
+        <option value="editor">change to-dos</option>
+      </select></div>
+    <button class="button solid" type="submit">Share</button>
   </form>
-  <div class="links-part">
-    <h3 class="part-title">Link to read</h3>
-    <p class="part-text">Anyone with the link can read this list, without an account, until you revoke it.</p>
+  <div class="links-part stack">
+    <h3>Link to read</h3>
+    <p class="soft">Anyone with the link can read this list, without an account, until you revoke it.</p>
     <ul class="entries link-entries"></ul>
     <div class="secret-place"></div>
-    <p class="part-acts">
-      <button class="quiet-button make-link" data-action="makeLink" type="button">Make a link</button>
-    </p>
+    <button class="button make-link" data-action="makeLink">Make a link</button>
   </div>
 </dialog>
 
-<dialog class="dialog wide dispute" aria-labelledby="dispute-title" aria-describedby="dispute-text">
+<dialog class="dispute" aria-labelledby="dispute-title" aria-describedby="dispute-text">
   <h2 id="dispute-title" tabindex="-1">Two versions</h2>
-  <p id="dispute-text" class="confirm-text"></p>
-  <div class="versions">
-    <section class="version" aria-labelledby="version-mine">
+  <p id="dispute-text" class="confirm-text soft"></p>
+  <div class="field-row row wrap">
+    <section class="version stack" aria-labelledby="version-mine">
       <h3 id="version-mine">Yours</h3>
-      <p class="version-text" dir="auto" tabindex="0"></p>
-      <button class="solid-button" data-action="closeDialog" type="button" value="mine">Keep yours</button>
+      <p class="version-text control" dir="auto" tabindex="0"></p>
+      <button class="button solid" data-action="closeDialog" value="mine">Keep yours</button>
     </section>
-    <section class="version theirs" aria-labelledby="version-theirs">
+    <section class="version theirs stack" aria-labelledby="version-theirs">
       <h3 id="version-theirs">The other</h3>
-      <p class="version-text" dir="auto" tabindex="0"></p>
-      <button class="quiet-button" data-action="closeDialog" type="button" value="theirs">Keep the other</button>
+      <p class="version-text control" dir="auto" tabindex="0"></p>
+      <button class="button" data-action="closeDialog" value="theirs">Keep the other</button>
     </section>
   </div>
 </dialog>
 
-<dialog class="dialog confirm" aria-labelledby="confirm-title">
+<dialog class="confirm" aria-labelledby="confirm-title">
   <h2 id="confirm-title"></h2>
-  <p class="confirm-text"></p>
-  <div class="dialog-buttons">
-    <button class="quiet-button confirm-no" data-action="closeDialog" type="button">Keep</button>
-    <button class="solid-button danger confirm-yes" data-action="closeDialog" type="button"
-            value="yes">Delete for good</button>
+  <p class="confirm-text soft"></p>
+  <div class="dialog-buttons row wrap">
+    <button class="button confirm-no" data-action="closeDialog">Keep</button>
+    <button class="button solid danger confirm-yes" data-action="closeDialog" value="yes">Delete for good</button>
   </div>
 </dialog>
 
-<dialog class="dialog help" aria-labelledby="help-title">
+<dialog class="help" aria-labelledby="help-title">
   <h2 id="help-title">Shortcuts</h2>
   <dl class="keys"></dl>
-  <p class="choice help-choice"><input id="single-keys" class="single-keys" data-action="chooseSingleKeys"
-    type="checkbox"><label for="single-keys">Single-key shortcuts (<kbd>n</kbd> <kbd>/</kbd> <kbd>1</kbd> …)</label></p>
-  <div class="dialog-buttons">
-    <button class="solid-button help-close" data-action="closeDialog" type="button">Close</button>
-  </div>
+  <p class="choice row">
+    <input id="single-keys" class="single-keys" data-action="chooseSingleKeys" type="checkbox">
+    <label for="single-keys">Single-key shortcuts (<kbd>n</kbd> <kbd>/</kbd> <kbd>1</kbd> …)</label></p>
+  <div class="dialog-buttons row wrap">
+    <button class="button solid help-close" data-action="closeDialog">Close</button></div>
 </dialog>
 
 <noscript><p class="no-script">This page needs JavaScript. The same to-dos are at
@@ -11252,153 +11108,149 @@ PAGE_HTML = r"""<!DOCTYPE html>
 </html>
 """
 
-PAGE_CSS = r"""/* The page of tornado_todo: the colours of the sky after a storm. One set of variables for
-   light and one for dark; nothing below them names a colour. */
+PAGE_CSS = r"""/* The page of tornado_todo: the colours of the sky after a storm. Below the tokens every length, colour
+   and time is one of them or follows from them. */
 
 :root {
   color-scheme: light dark;
-  --ground: #edf1f0;
-  --ground-deep: #e2e9e8;
-  --surface: #fbfdfc;
-  --surface-hover: #f5f8f7;
-  --ink: #14262b;
-  --ink-soft: #4c6067;
-  --line: #d2dcdb;
-  --line-strong: #71868b;
-  --accent: #0b6570;
-  --accent-deep: #084a52;
-  --accent-wash: #d6e8e8;
-  --chosen: #e1ecec;
-  --on-accent: #ffffff;
-  --sun: #e0a100;
-  --sun-edge: #a06f00;
-  --sun-wash: #fdf0c9;
-  --sun-ink: #6b4a00;
-  --storm: #a8331c;
-  --storm-wash: #fbe3dc;
-  --toast: #14262b;
-  --toast-ink: #eef4f3;
-  --toast-action: #ffd166;
-  --shadow: 0 1px 2px rgb(20 38 43 / 6%), 0 6px 24px rgb(20 38 43 / 7%);
-  --shadow-high: 0 4px 10px rgb(20 38 43 / 10%), 0 18px 50px rgb(20 38 43 / 20%);
-  --veil: rgb(20 38 43 / 38%);
-  --sans:
-    ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans',
-    sans-serif;
-  --serif:
-    'Iowan Old Style', Charter, 'Bitstream Charter', 'Sitka Text', 'Palatino Linotype', Palatino,
-    'Noto Serif', 'DejaVu Serif', serif;
-  --tick: url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24'%3E%3Cpath\
- fill='none' stroke='%23000' stroke-width='3' stroke-linecap='round'\
- stroke-linejoin='round' d='m6 12.5 4.2 4.2L18.5 8'/%3E%3C/svg%3E");
-  --quick: 140ms cubic-bezier(0.3, 0.7, 0.4, 1);
-  --calm: 260ms cubic-bezier(0.2, 0.8, 0.2, 1);
-  --gutter: 1.1rem;
-  --sidebar-width: 16.5rem;
-  --detail-width: 23.5rem;
-  --banner-height: 0px;
-}
 
-@media (prefers-color-scheme: dark) {
-  :root {
-    --ground: #11191c;
-    --ground-deep: #0c1315;
-    --surface: #192428;
-    --surface-hover: #1e2b2f;
-    --ink: #e4edee;
-    --ink-soft: #9db0b5;
-    --line: #29373c;
-    --line-strong: #6d8288;
-    --accent: #74ccd2;
-    --accent-deep: #9be0e4;
-    --accent-wash: #1d3b40;
-    --chosen: #182b2f;
-    --on-accent: #06272b;
-    --sun: #f1c04c;
-    --sun-edge: #f1c04c;
-    --sun-wash: #3a3115;
-    --sun-ink: #f5d588;
-    --storm: #ff9c86;
-    --storm-wash: #44221b;
-    --toast: #e4edee;
-    --toast-ink: #14262b;
-    --toast-action: #084a52;
-    --shadow: 0 1px 2px rgb(0 0 0 / 30%), 0 6px 24px rgb(0 0 0 / 22%);
-    --shadow-high: 0 4px 12px rgb(0 0 0 / 40%), 0 18px 50px rgb(0 0 0 / 55%);
-    --veil: rgb(0 0 0 / 58%);
+  /* Spaces, sizes of text, radii, heights of controls: one that a finger must hit is 44 px high. */
+  --s1: 0.25rem;
+  --s2: 0.5rem;
+  --s3: 0.75rem;
+  --s4: 1rem;
+  --s5: 1.5rem;
+  --s6: 3rem;
+  --small: 0.875rem;
+  --text: 1rem;
+  --large: 1.375rem;
+  --huge: clamp(2rem, 1.4rem + 2.4vw, 2.75rem);
+  --slight: 0.375rem;
+  --round: 0.875rem;
+  --pill: 99rem;
+  --low: 2.25rem;
+  --high: 2.5rem;
+
+  /* Parts of the page. A row is as high as one line of a title with its padding. */
+  --icon: 1.25rem;
+  --row: calc(1.5rem + 2 * var(--s4));
+  --hair: 1px;
+  --ring: 2px;
+  --edge: max(var(--s4), min(4vw, var(--s6)));
+  --check: 2.75rem;
+  --bar: 4.5rem;
+  --footer: var(--bar);
+  --narrow: 9rem;
+  --wide: 14rem;
+  --sidebar: 17rem;
+  --detail: 25rem;
+  --dialog: 32rem;
+  --column: 44rem;
+  --banner-height: 0px;
+
+  --ground: light-dark(#edf1f0, #11191c);
+  --deep: light-dark(#e2e9e8, #0c1315);
+  --surface: light-dark(#fbfdfc, #192428);
+  --hover: light-dark(#f2f7f6, #1f2c30);
+  --ink: light-dark(#14262b, #e4edee);
+  --soft: light-dark(#4a5e65, #9db0b5);
+  --line: light-dark(#d6dfde, #2b3a3f);
+  --strong: light-dark(#71868b, #6d8288);
+  --accent: light-dark(#0b6570, #74ccd2);
+  --accent-ink: light-dark(#084a52, #9be0e4);
+  --wash: light-dark(#d6e8e8, #1d3b40);
+  --on-accent: light-dark(#fff, #06272b);
+  --sun: light-dark(#e0a100, #f1c04c);
+  --sun-edge: light-dark(#a06f00, #f1c04c);
+  --sun-ink: light-dark(#6b4a00, #f5d588);
+  --sun-wash: light-dark(#fdf0c9, #3a3115);
+  --storm: light-dark(#a8331c, #ff9c86);
+  --storm-wash: light-dark(#fbe3dc, #44221b);
+  --veil: light-dark(rgb(20 38 43 / 38%), rgb(0 0 0 / 58%));
+  --shade: light-dark(rgb(20 38 43 / 8%), rgb(0 0 0 / 30%));
+  --shadow: 0 1px 2px var(--shade), 0 6px 24px var(--shade);
+  --shadow-high: 0 4px 12px var(--shade), 0 16px 48px var(--veil);
+
+  --sans: ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', sans-serif;
+  --serif: 'Iowan Old Style', Charter, 'Sitka Text', 'Palatino Linotype', Palatino, 'Noto Serif', 'DejaVu Serif', serif;
+  --tick: url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24'%3E%3Cpath fill='none'\
+ stroke='%23000' stroke-width='3.5' stroke-linecap='round' d='m5 12.5 4.8 4.8L19.5 7'/%3E%3C/svg%3E");
+  --quick: 140ms ease-out;
+  --calm: 260ms cubic-bezier(0.2, 0.8, 0.2, 1);
+
+  @media (hover: none) {
+    --low: 2.75rem;
+    --high: 2.75rem;
+  }
+  @media (width < 600px) {
+    --footer: 7rem;
   }
 }
 
 /* ---- Ground rules ---- */
 
-*,
-*::before,
-*::after {
-  box-sizing: border-box;
-}
+*, ::before, ::after { box-sizing: border-box; }
 
 /* Hidden must win over every display below, or a rule could show an element that the script has hidden. */
-[hidden] {
-  display: none !important;
-}
+[hidden] { display: none !important; }
 
-/* An element that is scrolled to, or gets the focus, must not lie under the sticky footer. */
+/* An element that is scrolled to, or gets the focus, must not lie under the banner or the sticky footer. */
 html {
-  scroll-padding-top: var(--banner-height);
-  scroll-padding-bottom: 4.5rem;
+  scroll-padding-block: var(--banner-height) calc(var(--footer) + env(safe-area-inset-bottom));
   background: var(--ground);
   color: var(--ink);
+  font: var(--text) / 1.5 var(--sans);
+  overflow-wrap: break-word;
   -webkit-text-size-adjust: 100%;
-}
-
-body {
-  margin: 0;
-  font: 400 1rem/1.5 var(--sans);
   -webkit-tap-highlight-color: transparent;
 }
 
-h1,
-h2,
-p,
-ul,
-ol,
-dl,
-dd,
-fieldset {
+body, h1, h2, h3, p, ul, ol, dl, dd, fieldset, legend {
   margin: 0;
   padding: 0;
   border: 0;
 }
 
-ul,
-ol {
-  list-style: none;
+h1, h2, .words, .toast-text, .chip { overflow-wrap: anywhere; }
+
+h1, h2, .detail-title {
+  font: 600 var(--large) / 1.25 var(--serif);
+  letter-spacing: -0.01em;
 }
 
-button,
-input,
-select,
-textarea {
+h3 { font: 600 var(--text) / 1.5 var(--sans); }
+
+:is(h2, h3) + .soft { margin-block-start: calc(-1 * var(--s2)); }
+
+ul, ol { list-style: none; }
+
+button, input, select, textarea {
+  margin: 0;
   font: inherit;
   color: inherit;
-  letter-spacing: inherit;
 }
 
+button, a, li, .segments span { transition: background var(--quick); }
+
 button {
+  padding: 0;
   border: 0;
   background: none;
-  padding: 0;
   cursor: pointer;
+  &:disabled {
+    cursor: default;
+    opacity: 0.6;
+  }
 }
 
 ::placeholder {
-  color: var(--ink-soft);
+  color: var(--soft);
   opacity: 1;
 }
 
 :focus-visible {
-  outline: 2px solid var(--accent);
-  outline-offset: 2px;
+  outline: var(--ring) solid var(--accent);
+  outline-offset: var(--ring);
 }
 
 ::selection {
@@ -11406,9 +11258,18 @@ button {
   color: var(--on-accent);
 }
 
+kbd {
+  padding-inline: 0.5em;
+  border: var(--hair) solid var(--line);
+  border-radius: var(--slight);
+  background: var(--surface);
+  color: var(--soft);
+  font: var(--small) / 1.5 var(--sans);
+}
+
 .icon {
-  width: 1.25rem;
-  height: 1.25rem;
+  width: var(--icon);
+  height: var(--icon);
   flex: none;
   fill: none;
   stroke: currentColor;
@@ -11417,280 +11278,315 @@ button {
   stroke-linejoin: round;
 }
 
-.icon-sheet {
+.icon-sheet { position: absolute; }
+.sun { stroke: var(--sun); }
+
+.hidden-words {
   position: absolute;
-}
-
-.icon-button {
-  display: inline-grid;
-  place-items: center;
-  width: 2.5rem;
-  height: 2.5rem;
-  flex: none;
-  border-radius: 50%;
-  color: var(--ink-soft);
-  transition:
-    background var(--quick),
-    color var(--quick);
-}
-
-.icon-button:hover {
-  background: var(--accent-wash);
-  color: var(--accent-deep);
-}
-
-.hidden-words,
-.announcer {
-  position: absolute;
-  width: 1px;
-  height: 1px;
+  width: var(--hair);
+  height: var(--hair);
   overflow: hidden;
   clip-path: inset(50%);
   white-space: nowrap;
 }
 
-.skip {
-  position: fixed;
-  z-index: 60;
-  top: -4rem;
-  left: 1rem;
-  padding: 0.6rem 1rem;
-  border-radius: 0.5rem;
-  background: var(--accent);
-  color: var(--on-accent);
+/* ---- Primitives ---- */
+
+.control, .field :is(input, select, textarea), .detail-title, .card, dialog, .notice, .said, .secret-place, .place,
+.show-password, .dragging { border-radius: var(--round); }
+
+.button, .chip, .icon-button, .search, .toast-action, .progress, .progress::-webkit-progress-value, .toggle::before,
+.segments, .segments :is(a, span), .history-list li::before { border-radius: var(--pill); }
+
+.row {
+  display: flex;
+  align-items: center;
+  gap: var(--s2);
 }
 
-.skip:focus {
-  top: 1rem;
+.stack, form, .field, dialog[open] {
+  display: grid;
+  gap: var(--s4);
+  > .button { justify-self: start; }
 }
 
-kbd {
-  display: inline-block;
-  min-width: 1.5em;
-  padding: 0 0.4em;
-  border: 1px solid var(--line);
-  border-bottom-width: 2px;
-  border-radius: 0.35em;
+.wrap { flex-wrap: wrap; }
+
+.page, .todoapp, .eyebrow, .words, .place-name, .toast-text, .toggle-all-box {
+  flex: 1;
+  min-width: 0;
+}
+
+.soft {
+  color: var(--soft);
+  font-size: var(--small);
+}
+
+.control, .field :is(input, select, textarea) {
+  width: 100%;
+  min-width: 0;
+  min-height: var(--high);
+  padding: var(--s1) var(--s3);
+  border: var(--hair) solid var(--line);
+  background: var(--ground);
+  &:hover:enabled { border-color: var(--strong); }
+  &:focus-visible { outline-offset: calc(-1 * var(--hair)); }
+  &[aria-invalid] { border-color: var(--storm); }
+}
+
+.card, dialog, .dragging {
   background: var(--surface);
-  color: var(--ink-soft);
-  font: 500 0.75rem/1.55 var(--sans);
-  text-align: center;
+  box-shadow: var(--shadow);
 }
 
-.quiet-button,
-.solid-button {
+.chip {
   display: inline-flex;
   align-items: center;
-  gap: 0.45rem;
-  min-height: 2.5rem;
-  padding: 0.35rem 1rem;
-  border-radius: 99px;
-  font-weight: 550;
-  white-space: nowrap;
-  transition:
-    background var(--quick),
-    color var(--quick),
-    border-color var(--quick);
+  gap: var(--s1);
+  max-width: 100%;
+  padding-inline: var(--s2);
+  background: var(--wash);
+  color: var(--accent-ink);
+  font-size: var(--small);
+  text-align: start;
+  .icon { --icon: var(--s4); }
 }
 
-.quiet-button {
-  border: 1px solid var(--line);
+.button {
+  display: inline-flex;
+  align-items: center;
+  justify-content: center;
+  gap: var(--s2);
+  min-height: var(--high);
+  padding: var(--s1) var(--s4);
+  border: var(--hair) solid var(--line);
   background: var(--surface);
-  color: var(--accent-deep);
+  color: var(--accent-ink);
+  font-weight: 600;
+  text-decoration: none;
+  white-space: nowrap;
+  &:hover {
+    border-color: currentColor;
+    background: var(--wash);
+  }
+  &.danger { color: var(--storm); }
+  &.danger:hover { background: var(--storm-wash); }
+  &.solid {
+    border-color: transparent;
+    background: var(--accent);
+    color: var(--on-accent);
+  }
+  &.solid.danger { background: var(--storm); }
+  &.solid:hover { filter: brightness(1.1); }
 }
 
-.quiet-button:hover {
-  border-color: var(--accent);
-  background: var(--accent-wash);
+.icon-button {
+  display: inline-grid;
+  place-items: center;
+  width: var(--high);
+  height: var(--high);
+  flex: none;
+  color: var(--soft);
+  &:hover, &[aria-expanded='true'] {
+    background: var(--wash);
+    color: var(--accent-ink);
+  }
+  &:is(.destroy, .purge, .delete-list-button):hover {
+    background: var(--storm-wash);
+    color: var(--storm);
+  }
 }
 
-.quiet-button.danger {
-  color: var(--storm);
+.link {
+  display: inline-block;
+  color: inherit;
+  line-height: var(--high);
+  text-decoration: underline var(--strong);
+  text-underline-offset: 0.25em;
+  white-space: nowrap;
+  &:hover { text-decoration-color: currentColor; }
 }
 
-.quiet-button.danger:hover {
-  border-color: var(--storm);
-  background: var(--storm-wash);
+.notice, .said:not(:empty), .secret-place:not(:empty) {
+  padding: var(--s2) var(--s3);
+  background: var(--sun-wash);
+  color: var(--sun-ink);
+  font-size: var(--small);
 }
 
-.solid-button {
-  background: var(--accent);
-  color: var(--on-accent);
-}
-
-.solid-button.danger {
-  background: var(--storm);
-}
-
-.solid-button:hover {
-  filter: brightness(1.08);
+/* Exclusive choices side by side. */
+.segments {
+  display: flex;
+  padding: var(--s1);
+  background: var(--deep);
+  > * {
+    position: relative;
+    flex: 1;
+  }
+  input {
+    position: absolute;
+    inset: 0;
+    min-height: 0;
+    opacity: 0;
+    cursor: pointer;
+  }
+  :is(a, span) {
+    display: grid;
+    place-items: center;
+    min-height: var(--low);
+    padding-inline: var(--s3);
+    color: var(--soft);
+    font-size: var(--small);
+    text-decoration: none;
+  }
+  a:hover { color: var(--ink); }
+  a.selected, :checked + span {
+    background: var(--surface);
+    color: var(--ink);
+    font-weight: 600;
+    box-shadow: var(--shadow);
+  }
+  :focus-visible + span { outline: var(--ring) solid var(--accent); }
+  [value='2']:checked + span {
+    background: var(--sun-wash);
+    color: var(--sun-ink);
+  }
+  [value='3']:checked + span {
+    background: var(--storm-wash);
+    color: var(--storm);
+  }
 }
 
 /* ---- Shell ---- */
 
+.skip {
+  position: fixed;
+  z-index: 60;
+  inset: var(--s4) auto auto var(--s4);
+  &:not(:focus) { transform: translateY(-200%); }
+}
+
+/* Overlays leave room for it, too. */
+.banner {
+  position: sticky;
+  z-index: 45;
+  top: 0;
+  justify-content: center;
+  max-height: 50vh;
+  overflow-y: auto;
+  border-radius: 0;
+}
+
 .shell {
   display: grid;
-  grid-template-columns: var(--sidebar-width) minmax(0, 1fr);
-  min-height: 100vh;
+  grid-template-columns: var(--sidebar) minmax(0, 1fr);
   min-height: 100dvh;
-  transition: padding-right var(--calm);
+  transition: padding var(--calm);
+  /* Show nothing until the user is known; a short wait needs no sign. */
+  .is-starting & { opacity: 0; }
+  /* A link shows only one list, so it needs no navigation. */
+  .is-link & { grid-template-columns: minmax(0, 1fr); }
+}
+
+.is-link :is(.sidebar, .open-drawer) { display: none; }
+
+.page, .todoapp {
+  display: flex;
+  flex-direction: column;
 }
 
 .page {
-  display: flex;
-  flex-direction: column;
   width: 100%;
-  max-width: 48rem;
-  margin: 0 auto;
-  padding: 0 clamp(1rem, 4vw, 3rem);
-}
-
-.todoapp {
-  display: flex;
-  flex: 1;
-  flex-direction: column;
+  max-width: calc(var(--column) + 2 * var(--edge));
+  margin-inline: auto;
+  padding-inline: var(--edge);
 }
 
 /* ---- Sidebar ---- */
 
 .sidebar {
   position: sticky;
-  top: var(--banner-height);
+  inset-block: var(--banner-height) 0;
   display: flex;
   flex-direction: column;
-  gap: 0.15rem;
-  height: calc(100vh - var(--banner-height));
   height: calc(100dvh - var(--banner-height));
-  padding: 1.4rem 0.9rem 1rem;
+  padding: var(--s5) var(--s3) var(--s3);
   overflow-y: auto;
   overscroll-behavior: contain;
-  background: var(--ground-deep);
+  background: var(--deep);
 }
 
 .brand {
-  display: flex;
-  align-items: center;
-  gap: 0.7rem;
-  padding: 0 0.6rem;
-  margin-bottom: 1.5rem;
-}
-
-.brand-mark {
-  width: 1.9rem;
-  height: 1.9rem;
-  color: var(--accent);
-  stroke-width: 2.3;
-}
-
-.sun {
-  stroke: var(--sun);
-}
-
-.brand-name {
-  flex: 1;
-  font: 600 1.16rem/1 var(--serif);
-  letter-spacing: -0.01em;
-}
-
-.brand-tail {
-  margin-left: 0.28em;
-  color: var(--ink-soft);
-  font-style: italic;
-  font-weight: 400;
-}
-
-.close-drawer {
-  display: none;
+  margin-block-end: var(--s5);
+  padding-inline-start: var(--s3);
+  font: 600 var(--large) / 1 var(--serif);
+  > .icon {
+    --icon: 1.5em;
+    color: var(--accent);
+    stroke-width: 2.3;
+  }
+  b {
+    flex: 1;
+    font-weight: inherit;
+    white-space: nowrap;
+  }
+  em {
+    color: var(--soft);
+    font-weight: 400;
+  }
 }
 
 .sidebar-heading {
-  padding: 1.3rem 0.75rem 0.35rem;
-  color: var(--ink-soft);
-  font-size: 0.8rem;
-  font-weight: 550;
+  padding: var(--s5) var(--s3) var(--s1);
+  color: var(--soft);
+  font: 600 var(--small) / 1.5 var(--sans);
+}
+
+.sidebar-foot {
+  margin-block-start: auto;
+  padding-block-start: var(--s5);
 }
 
 .place {
-  display: flex;
-  align-items: center;
-  gap: 0.75rem;
+  gap: var(--s3);
   width: 100%;
-  min-height: 2.5rem;
-  padding: 0.3rem 0.75rem;
-  border-radius: 0.6rem;
-  color: var(--ink);
+  min-height: var(--high);
+  padding-inline: var(--s3);
+  color: inherit;
   text-align: start;
   text-decoration: none;
-  transition: background var(--quick);
-}
-
-.place .icon,
-.new-list-button .icon {
-  color: var(--ink-soft);
-}
-
-.place:hover,
-.new-list-button:hover {
-  background: color-mix(in srgb, var(--surface) 60%, transparent);
-}
-
-.place[aria-current] {
-  background: var(--surface);
-  font-weight: 600;
-  box-shadow: var(--shadow);
-}
-
-.place[aria-current] .icon {
-  color: var(--accent);
-}
-
-.place.drop-here {
-  background: var(--accent-wash);
-  outline: 2px dashed var(--accent);
-  outline-offset: -2px;
+  .icon, .place-count, &.new-list-button { color: var(--soft); }
+  &:hover { background: var(--hover); }
+  &[aria-current] {
+    background: var(--surface);
+    font-weight: 600;
+    box-shadow: var(--shadow);
+    > .icon { color: var(--accent); }
+  }
+  &.drop-here {
+    background: var(--wash);
+    outline: var(--ring) dashed var(--accent);
+  }
 }
 
 .place-name {
-  flex: 1;
-  min-width: 0;
   overflow: hidden;
   text-overflow: ellipsis;
   white-space: nowrap;
 }
 
-.place-count {
-  color: var(--ink-soft);
-  font-size: 0.86rem;
-  font-variant-numeric: tabular-nums;
-  font-weight: 400;
-}
-
-.new-list-button {
+.place-shared {
+  --icon: var(--s4);
   display: flex;
-  align-items: center;
-  gap: 0.75rem;
-  min-height: 2.5rem;
-  padding: 0.3rem 0.75rem;
-  border-radius: 0.6rem;
-  color: var(--ink-soft);
 }
 
-.new-list,
-.rename-list {
-  width: 100%;
-  min-height: 2.5rem;
-  padding: 0.3rem 0.75rem;
-  border: 1px solid var(--accent);
-  border-radius: 0.6rem;
-  background: var(--surface);
+.place-count {
+  font-size: var(--small);
+  font-weight: 400;
+  font-variant-numeric: tabular-nums;
 }
 
-.sidebar-foot {
-  margin-top: auto;
-  padding-top: 1.5rem;
-}
-
-.scrim {
+.scrim, .gate {
   position: fixed;
   z-index: 30;
   inset: 0;
@@ -11699,927 +11595,385 @@ kbd {
 
 /* ---- Top ---- */
 
-/* Overlays leave room for it, too. */
-.banner {
-  position: sticky;
-  z-index: 45;
-  top: 0;
-  display: flex;
-  align-items: safe center;
-  justify-content: center;
-  gap: 1rem;
-  min-height: 3rem;
-  max-height: 40vh;
-  padding: 0.25rem 1rem;
-  overflow-y: auto;
-  background: var(--sun-wash);
-  color: var(--sun-ink);
-  font-size: 0.93rem;
-}
+.top-bar { min-height: var(--bar); }
 
-.banner-retry {
-  min-height: 2.5rem;
-  padding: 0 0.9rem;
-  border-radius: 99px;
-  color: inherit;
-  font-weight: 600;
-  text-decoration: underline;
-  text-underline-offset: 0.2em;
-  white-space: nowrap;
-}
-
-.top-bar {
-  display: flex;
-  align-items: center;
-  gap: 0.75rem;
-  min-height: 4.5rem;
-}
-
-.open-drawer {
-  display: none;
-}
-
-.eyebrow {
-  flex: 1;
-  min-width: 0;
-  color: var(--ink-soft);
-  font-size: 0.92rem;
-}
-
-.weather::before {
-  content: '·';
-  margin: 0 0.5em;
-}
+.weather::before { content: ' · '; }
 
 .search-box {
   position: relative;
-  display: flex;
-  align-items: center;
-  width: 13.5rem;
-}
-
-.search-box .icon {
-  position: absolute;
-  left: 0.8rem;
-  color: var(--ink-soft);
-  pointer-events: none;
+  width: var(--wide);
+  .icon, kbd {
+    position: absolute;
+    inset-block: 0;
+    margin-block: auto;
+    color: var(--soft);
+    pointer-events: none;
+  }
+  .icon { inset-inline-start: var(--s3); }
+  kbd {
+    inset-inline-end: var(--s3);
+    height: fit-content;
+  }
 }
 
 .search {
-  width: 100%;
-  min-height: 2.5rem;
-  padding: 0.3rem 2.3rem 0.3rem 2.5rem;
-  border: 1px solid var(--line);
-  border-radius: 99px;
-  background: transparent;
+  padding-inline: calc(var(--icon) + var(--s5)) var(--s6);
+  background: none;
   appearance: none;
-  transition:
-    background var(--quick),
-    border-color var(--quick);
-}
-
-.search:hover,
-.search:focus {
-  border-color: var(--line-strong);
-  background: var(--surface);
-}
-
-.search:focus-visible {
-  border-color: var(--accent);
-  outline-offset: -2px;
-}
-
-.search::-webkit-search-cancel-button {
-  appearance: none;
-}
-
-.search-key {
-  position: absolute;
-  right: 0.75rem;
-  pointer-events: none;
-}
-
-.search:focus + .search-key,
-.search:not(:placeholder-shown) + .search-key {
-  display: none;
+  &::-webkit-search-cancel-button { appearance: none; }
+  &:is(:hover, :focus) { background: var(--surface); }
+  &:is(:focus, :not(:placeholder-shown)) + .search-key { display: none; }
 }
 
 .title-row {
-  display: flex;
-  align-items: center;
-  gap: 0.25rem;
-  min-height: 3.6rem;
+  min-height: var(--row);
+  h1 {
+    font-size: var(--huge);
+    /* It takes the focus only where there is no box for a new to-do, to read on from there. */
+    &:focus { outline: none; }
+  }
 }
 
-/* It takes the focus only where there is no box for a new to-do, to read on from there. */
-.header h1:focus {
-  outline: none;
-}
-
-.header h1 {
-  flex: 0 1 auto;
-  min-width: 0;
-  margin-right: 0.5rem;
-  overflow-wrap: anywhere;
-  font: 600 clamp(2rem, 5vw, 2.7rem)/1.15 var(--serif);
-  letter-spacing: -0.022em;
-}
-
-.rename-list {
-  font: 600 1.7rem/1.3 var(--serif);
-}
-
-.list-tools {
-  display: flex;
-}
-
-.empty-trash {
-  margin-left: auto;
-}
+.rename-list { font: 600 var(--large) / 1.25 var(--serif); }
+.list-tools { gap: 0; }
+.empty-trash { margin-inline-start: auto; }
 
 .progress {
   display: block;
   width: 100%;
-  height: 3px;
-  margin: 0.35rem 0 0;
+  height: var(--s1);
+  margin-block-start: var(--s2);
+  overflow: hidden;
   border: 0;
-  border-radius: 3px;
   background: var(--line);
   appearance: none;
-  overflow: hidden;
+  &::-webkit-progress-bar { background: none; }
+  &::-webkit-progress-value {
+    background: var(--accent);
+    transition: width var(--calm);
+  }
+  &::-moz-progress-bar { background: var(--accent); }
 }
 
-.progress::-webkit-progress-bar {
-  background: var(--line);
-}
+/* ---- The box for a new to-do, and the list: cards with the same columns ---- */
 
-.progress::-webkit-progress-value {
-  background: var(--accent);
-  border-radius: 3px;
-  transition: width var(--calm);
-}
-
-.progress::-moz-progress-bar {
-  background: var(--accent);
-  border-radius: 3px;
-}
-
-/* ---- Composer ---- */
+.todoapp { --grip: var(--s5); }
 
 .composer {
-  position: relative;
   display: grid;
-  grid-template-columns: 3.4rem minmax(0, 1fr) auto;
+  grid-template-columns: var(--check) minmax(0, 1fr) auto;
   align-items: center;
-  margin-top: 1.1rem;
-  padding-right: 0.5rem;
-  border: 1px solid transparent;
-  border-radius: 1rem;
-  background: var(--surface);
-  box-shadow: var(--shadow);
+  margin-block-start: var(--s4);
+  padding-inline: var(--grip) var(--s2);
+  border: var(--hair) solid transparent;
   transition: border-color var(--quick);
-}
-
-.composer:focus-within {
-  border-color: var(--accent);
-}
-
-.composer-plus {
-  justify-self: center;
-  color: var(--accent);
-  stroke-width: 2.2;
-  pointer-events: none;
+  &:focus-within { border-color: var(--accent); }
+  > .icon {
+    justify-self: center;
+    color: var(--accent);
+    stroke-width: 2.3;
+  }
 }
 
 .new-todo {
-  width: 100%;
-  min-height: 3.6rem;
+  min-width: 0;
+  min-height: var(--row);
   padding: 0;
   border: 0;
   background: none;
-  font-size: 1.12rem;
-}
-
-/* The whole card takes the focus colour, so it needs no second ring inside. */
-.new-todo:focus-visible {
-  outline: none;
-}
-
-.new-options-button[aria-expanded='true'] {
-  background: var(--accent-wash);
-  color: var(--accent-deep);
+  /* The whole card takes the focus colour, so it needs no second ring inside. */
+  &:focus-visible { outline: none; }
 }
 
 .new-options {
-  grid-column: 1 / -1;
-  display: flex;
-  flex-wrap: wrap;
-  gap: 0.6rem 1.1rem;
-  padding: 0.2rem 0.5rem 0.9rem 3.4rem;
-}
-
-.option {
-  display: flex;
+  grid-column: 2 / -1;
+  display: grid;
+  grid-template-columns: auto minmax(0, 1fr) auto minmax(0, 1fr);
   align-items: center;
-  gap: 0.55rem;
+  gap: var(--s2) var(--s3);
+  padding-block-end: var(--s3);
 }
 
-.option label,
-.sort-box label {
-  color: var(--ink-soft);
-  font-size: 0.9rem;
-}
+.new-tags { grid-column: 2 / -1; }
 
-.option-wide {
-  flex: 1 1 11rem;
-}
-
-.option-wide input {
-  flex: 1;
-  min-width: 0;
-  width: 100%;
-}
-
-.option input,
-.option select,
-.field input,
-.field select,
-.field textarea {
-  min-height: 2.5rem;
-  padding: 0.3rem 0.7rem;
-  border: 1px solid var(--line);
-  border-radius: 0.6rem;
-  background: var(--ground);
-}
-
-.option input:hover,
-.option select:hover,
-.field input:hover,
-.field select:hover,
-.field textarea:hover {
-  border-color: var(--line-strong);
-}
-
-.active-filters {
-  display: flex;
-  flex-wrap: wrap;
-  align-items: center;
-  gap: 0.5rem;
-  margin-top: 0.9rem;
-}
+.active-filters { margin-block-start: var(--s3); }
 
 .filter-chip {
-  display: inline-flex;
-  align-items: center;
-  gap: 0.35rem;
-  max-width: 100%;
-  min-height: 2rem;
-  padding: 0.1rem 0.5rem 0.1rem 0.8rem;
-  border-radius: 99px;
-  background: var(--accent-wash);
-  color: var(--accent-deep);
-  font-size: 0.9rem;
-  overflow-wrap: anywhere;
-  text-align: start;
+  min-height: var(--low);
+  padding-inline: var(--s3) var(--s2);
+  &:hover { background: var(--line); }
 }
-
-.filter-chip .icon {
-  width: 0.95rem;
-  height: 0.95rem;
-}
-
-.filter-chip:hover {
-  box-shadow: inset 0 0 0 1px var(--accent);
-}
-
-.widen {
-  padding: 0.3rem;
-  color: var(--accent-deep);
-  font-size: 0.9rem;
-  text-underline-offset: 0.2em;
-}
-
-/* ---- The list ---- */
 
 .list-bar {
-  display: flex;
-  align-items: center;
-  justify-content: space-between;
-  gap: 1rem;
-  min-height: 3rem;
-  margin-top: 0.7rem;
-  color: var(--ink-soft);
-  font-size: 0.9rem;
+  min-height: var(--row);
+  padding-inline-start: var(--grip);
 }
 
 .toggle-all-box {
-  display: flex;
-  align-items: center;
-}
-
-.toggle-all-box label {
-  padding: 0.5rem 0.5rem 0.5rem 0;
-  cursor: pointer;
-}
-
-.toggle-all-box:hover label {
-  color: var(--ink);
-}
-
-.sort-box {
-  display: flex;
-  align-items: center;
-  gap: 0.4rem;
+  gap: 0;
+  &:hover { color: var(--ink); }
 }
 
 .sort {
-  min-height: 2.5rem;
-  max-width: 9rem;
-  padding: 0 0.3rem;
+  min-height: var(--high);
   border: 0;
-  border-radius: 0.5rem;
-  background: transparent;
+  border-radius: var(--slight);
+  background: none;
   color: var(--ink);
-}
-
-.sort:hover {
-  background: var(--ground-deep);
-}
-
-.sort option {
-  background: var(--surface);
-  color: var(--ink);
+  &:hover { background: var(--deep); }
+  option { background: var(--surface); }
 }
 
 .todo-list {
   position: relative;
-  margin: 0 calc(-1 * var(--gutter));
-}
-
-/* The rows reach into the margin, where the grip lives; their hairlines keep to the column. */
-.todo-list::before,
-.todo-list > li::after {
-  content: '';
-  position: absolute;
-  right: var(--gutter);
-  bottom: 0;
-  left: var(--gutter);
-  height: 1px;
-  background: var(--line);
-}
-
-.todo-list::before {
-  top: 0;
-  bottom: auto;
-}
-
-/* Rows far away aren't laid out, which keeps thousands of them cheap. */
-.todo-list > li {
-  position: relative;
-  padding: 0 var(--gutter);
-  border-radius: 0.7rem;
-  content-visibility: auto;
-  contain-intrinsic-size: auto 3.6rem;
-  animation: arrive var(--calm);
-  transition: background var(--quick);
+  /* Rows far away aren't laid out, which keeps thousands of them cheap. */
+  > li {
+    position: relative;
+    padding-inline: var(--grip) var(--s2);
+    content-visibility: auto;
+    contain-intrinsic-size: auto var(--row);
+    animation: arrive var(--calm);
+    &:first-child { border-radius: var(--round) var(--round) 0 0; }
+    &:last-child { border-radius: 0 0 var(--round) var(--round); }
+    &:only-child { border-radius: var(--round); }
+    + li { border-block-start: var(--hair) solid var(--line); }
+    &:is(:hover, :focus-within) { background: var(--hover); }
+    &.open { background: color-mix(in srgb, var(--wash) 50%, var(--surface)); }
+  }
+  .view {
+    display: grid;
+    grid-template-columns: var(--check) minmax(0, 1fr) auto auto;
+    align-items: start;
+    .icon-button { margin-block-start: calc((var(--row) - var(--high)) / 2); }
+  }
+  label {
+    display: block;
+    text-align: start;
+    unicode-bidi: plaintext;
+  }
 }
 
 @keyframes arrive {
   from {
     opacity: 0;
-    transform: translateY(-0.4rem);
+    transform: translateY(calc(-1 * var(--s2)));
   }
 }
 
-.todo-list > li:hover,
-.todo-list > li:focus-within {
-  background: var(--surface-hover);
-}
-
-.todo-list > li.open {
-  background: var(--chosen);
-}
-
-.todo-list .view {
-  display: grid;
-  grid-template-columns: 3.4rem minmax(0, 1fr) auto auto;
-  align-items: start;
-  min-height: 3.4rem;
-  padding-right: 0.3rem;
-}
-
-.toggle,
-.toggle-all {
+/* The circle stands on the first line of the title, however long the title is. */
+.toggle, .toggle-all {
+  --size: var(--s5);
   display: grid;
   place-items: center;
-  width: 2.75rem;
-  height: 2.75rem;
-  margin: 0 0 0 0.32rem;
-  border-radius: 50%;
+  width: var(--check);
+  height: var(--row);
   appearance: none;
   cursor: pointer;
+  &::before, &::after {
+    content: '';
+    grid-area: 1 / 1;
+    width: var(--size);
+    height: var(--size);
+  }
+  &::before {
+    border: var(--ring) solid var(--strong);
+    background: var(--surface);
+    transition: all var(--quick);
+  }
+  /* The tick is drawn from left to right, as a hand would. */
+  &::after {
+    background: var(--on-accent);
+    mask: var(--tick) center / 66% no-repeat;
+    clip-path: inset(0 100% 0 0);
+    transition: clip-path var(--calm);
+  }
+  &:hover:enabled::before {
+    border-color: var(--accent);
+    background: var(--wash);
+  }
+  &:active:enabled::before { transform: scale(0.88); }
+  .priority-2 &::before {
+    border-color: var(--sun-edge);
+    background: var(--sun-wash);
+  }
+  .priority-3 &::before {
+    border-color: var(--storm);
+    background: var(--storm-wash);
+  }
+  &:checked::before, &:checked:hover:enabled::before {
+    border-color: var(--accent);
+    background: var(--accent);
+  }
+  &:checked::after { clip-path: inset(0); }
+  &:focus-visible { outline: none; }
+  &:focus-visible::before {
+    outline: var(--ring) solid var(--accent);
+    outline-offset: var(--ring);
+  }
+  &:disabled {
+    cursor: default;
+    opacity: 0.6;
+  }
 }
 
-.toggle::before,
-.toggle-all::before,
-.toggle::after,
-.toggle-all::after {
-  content: '';
-  grid-area: 1 / 1;
-}
-
-.toggle::before {
-  width: 1.5rem;
-  height: 1.5rem;
-  border: 1.8px solid var(--line-strong);
-  border-radius: 50%;
-  background: var(--surface);
-  transition:
-    background var(--quick),
-    border-color var(--quick),
-    transform var(--quick);
-}
-
-.toggle-all::before {
-  width: 1.15rem;
-  height: 1.15rem;
-  border: 1.6px solid var(--line-strong);
-  border-radius: 0.35rem;
-  background: var(--surface);
-  transition:
-    background var(--quick),
-    border-color var(--quick);
-}
-
-/* The circle sits on the first line of the title, however long the title is. */
-.todo-list .toggle {
-  margin-top: 0.33rem;
-}
-
-.todo-list .icon-button {
-  margin-top: 0.45rem;
-}
-
-.toggle:hover::before,
-.toggle-all:hover::before {
-  border-color: var(--accent);
-  background: var(--accent-wash);
-}
-
-.toggle:active::before {
-  transform: scale(0.88);
-}
-
-/* The tick is drawn from left to right, as a hand would. */
-.toggle::after,
-.toggle-all::after {
-  width: 1.2rem;
-  height: 1.2rem;
-  background: var(--on-accent);
-  mask: var(--tick) center / contain no-repeat;
-  clip-path: inset(0 100% 0 0);
-  transition: clip-path var(--calm);
-}
-
-.toggle-all::after {
-  width: 1rem;
-  height: 1rem;
-}
-
-.toggle:checked::before,
-.toggle-all:checked::before {
-  border-color: var(--accent);
-  background: var(--accent);
-}
-
-.toggle:checked::after,
-.toggle-all:checked::after {
-  clip-path: inset(0);
-}
-
-.toggle:focus-visible,
-.toggle-all:focus-visible {
-  outline-offset: -4px;
-}
-
-.priority-2 .toggle:not(:checked)::before {
-  border-color: var(--sun-edge);
-  background: var(--sun-wash);
-}
-
-.priority-3 .toggle:not(:checked)::before {
-  border-color: var(--storm);
-  background: var(--storm-wash);
+.toggle-all {
+  --size: var(--icon);
+  &::before { border-radius: var(--slight); }
 }
 
 .grip {
   position: absolute;
-  left: 0;
-  top: 0;
+  inset-block: 0;
+  inset-inline-start: 0;
   display: none;
   place-items: start center;
-  padding-top: 1.05rem;
-  width: 1.6rem;
-  height: 100%;
-  color: var(--line-strong);
+  width: var(--grip);
+  padding-block-start: calc((var(--row) - var(--icon)) / 2);
+  color: var(--strong);
   cursor: grab;
-  opacity: 0;
   touch-action: none;
-  transition: opacity var(--quick);
+  .icon { stroke-width: 2.3; }
+  .sortable li:not(.locked) & { display: grid; }
 }
 
-.sortable .grip {
-  display: grid;
+/* What hovering or the focus shows; a finger can't hover. */
+@media (hover: hover) {
+  .todo-list li:not(:hover) .grip,
+  .todo-list li:not(:hover, :focus-within) .icon-button:not(.open .details-button) { opacity: 0; }
 }
 
-.grip .icon {
-  width: 1.3rem;
-  stroke-width: 2.6;
-}
+.words { display: grid; }
 
-li:hover > .view > .grip {
-  opacity: 1;
-}
-
-.words {
-  min-width: 0;
-  padding: 1rem 0.4rem 1rem 0;
-}
-
-.todo-list label {
-  display: block;
-  overflow-wrap: anywhere;
-  line-height: 1.4;
-  text-align: start;
-  cursor: default;
-  transition: color var(--quick);
-}
-
-.todo-list label[dir='auto'] {
-  unicode-bidi: plaintext;
-}
-
-.completed .words label {
-  color: var(--ink-soft);
-  text-decoration: line-through;
-  text-decoration-color: var(--line-strong);
-}
-
-.pending .words {
-  opacity: 0.75;
+.todo-list .words {
+  padding-block: var(--s4);
+  .completed & label {
+    color: var(--soft);
+    text-decoration: line-through var(--strong);
+  }
+  .pending & { opacity: 0.75; }
 }
 
 .meta {
-  display: flex;
-  flex-wrap: wrap;
-  align-items: center;
-  gap: 0.35rem 0.75rem;
-  color: var(--ink-soft);
-  font-size: 0.86rem;
-}
-
-.meta:not(:empty) {
-  margin-top: 0.3rem;
+  gap: var(--s1) var(--s3);
+  &:not(:empty) { margin-block-start: var(--s1); }
 }
 
 .mark {
-  display: inline-flex;
-  align-items: center;
-  gap: 0.3rem;
+  gap: var(--s1);
   min-width: 0;
-  overflow-wrap: anywhere;
-}
-
-.mark .icon {
-  width: 1rem;
-  height: 1rem;
-}
-
-.due.today {
-  color: var(--sun-ink);
-  font-weight: 600;
-}
-
-.due.overdue {
-  color: var(--storm);
-  font-weight: 600;
-}
-
-.completed .due {
-  color: inherit;
-  font-weight: 400;
-}
-
-.bars {
-  display: inline-flex;
-  align-items: end;
-  gap: 2px;
-  height: 0.8rem;
-}
-
-.bars i {
-  width: 3px;
-  height: 34%;
-  border-radius: 1px;
-  background: var(--line-strong);
-  opacity: 0.45;
-}
-
-.bars i:nth-child(2) {
-  height: 66%;
-}
-
-.bars i:nth-child(3) {
-  height: 100%;
-}
-
-.level-1 i:nth-child(1),
-.level-2 i:nth-child(-n + 2),
-.level-3 i {
-  background: currentColor;
-  opacity: 1;
-}
-
-.level-2 .bars {
-  color: var(--sun-edge);
-}
-
-.level-3 {
-  color: var(--storm);
+  .icon { --icon: var(--s4); }
+  &.level-2 .icon { color: var(--sun-edge); }
+  &:is(.level-3, .overdue) { color: var(--storm); }
+  &.today { color: var(--sun-ink); }
+  &:is(.today, .overdue) { font-weight: 600; }
 }
 
 .tag {
   position: relative;
-  max-width: 100%;
-  padding: 0.05rem 0.6rem;
-  border-radius: 99px;
-  background: var(--accent-wash);
-  color: var(--accent-deep);
-  font-size: 0.84rem;
-  overflow-wrap: anywhere;
-  text-align: start;
-}
-
-.tag:hover,
-.tag.chosen {
-  background: var(--accent);
-  color: var(--on-accent);
-}
-
-.details-button,
-.destroy {
-  opacity: 0;
-  transition:
-    opacity var(--quick),
-    background var(--quick),
-    color var(--quick);
-}
-
-li:hover > .view > .icon-button,
-li:focus-within > .view > .icon-button,
-li.open > .view > .details-button {
-  opacity: 1;
-}
-
-.destroy:hover {
-  background: var(--storm-wash);
-  color: var(--storm);
+  /* A finger hits more than is drawn. */
+  &::after {
+    content: '';
+    position: absolute;
+    inset: calc(50% - var(--low) / 2) 0;
+  }
+  &:hover, &.chosen {
+    background: var(--accent);
+    color: var(--on-accent);
+  }
 }
 
 .edit {
   display: none;
-  width: calc(100% - 3rem);
-  min-height: 2.9rem;
-  margin: 0.3rem 0.3rem 0.3rem 2.7rem;
-  padding: 0.4rem 0.7rem;
-  border: 1px solid var(--accent);
-  border-radius: 0.6rem;
-  background: var(--surface);
+  width: calc(100% - var(--check));
+  margin: var(--s2) 0 var(--s2) auto;
+  border-color: var(--accent);
 }
 
-.editing .view {
-  display: none !important;
+.editing {
+  .view { display: none !important; }
+  .edit { display: block; }
 }
 
-.editing .edit {
-  display: block;
-}
-
-.is-dragging,
-.is-dragging * {
-  cursor: grabbing !important;
-  user-select: none;
-}
-
-.is-dragging .todo-list > li {
-  transition: transform var(--calm);
-  content-visibility: visible;
-}
-
-.is-dragging .todo-list > li.dragging {
-  z-index: 5;
-  background: var(--surface);
-  box-shadow: var(--shadow-high);
-  transition: none;
-  pointer-events: none;
+.is-dragging {
+  &, & * {
+    cursor: grabbing !important;
+    user-select: none;
+  }
+  .todo-list > li {
+    transition: transform var(--calm);
+    content-visibility: visible;
+  }
+  .todo-list > .dragging {
+    z-index: 5;
+    transition: none;
+    pointer-events: none;
+  }
 }
 
 .more {
-  display: grid;
-  place-items: center;
-  padding: 1rem;
+  padding: var(--s4);
+  text-align: center;
 }
-
-.print-note {
-  display: none;
-  padding: 1rem 0;
-}
-
-/* ---- Footer ---- */
 
 .footer {
   position: sticky;
   z-index: 10;
-  bottom: 0;
+  inset-block-end: 0;
   display: grid;
   grid-template-columns: 1fr auto 1fr;
   align-items: center;
-  gap: 0.4rem 0.6rem;
-  margin: auto calc(-1 * var(--gutter)) 0;
-  padding: 0.7rem var(--gutter) max(0.9rem, env(safe-area-inset-bottom));
-  background: linear-gradient(to bottom, transparent, var(--ground) 0.7rem);
-  color: var(--ink-soft);
-  font-size: 0.92rem;
+  gap: var(--s2);
+  margin: auto calc(-1 * var(--s4)) 0;
+  padding: var(--s4) var(--s5) max(var(--s3), env(safe-area-inset-bottom));
+  background: linear-gradient(transparent, var(--ground) var(--s4));
 }
 
-.todo-count {
-  padding-left: 0.4rem;
-  white-space: nowrap;
-}
-
-.todo-count strong {
-  color: var(--ink);
-  font-weight: 650;
-  font-variant-numeric: tabular-nums;
-}
-
-.filters {
-  display: flex;
-  padding: 0.2rem;
-  border-radius: 99px;
-  background: var(--ground-deep);
-}
-
-.filters a {
-  display: grid;
-  place-items: center;
-  min-height: 2.2rem;
-  padding: 0 0.95rem;
-  border-radius: 99px;
-  color: var(--ink-soft);
-  text-decoration: none;
-  transition:
-    background var(--quick),
-    color var(--quick);
-}
-
-.filters a:hover {
-  color: var(--ink);
-}
-
-.filters a.selected {
-  background: var(--surface);
-  color: var(--ink);
-  font-weight: 600;
-  box-shadow: var(--shadow);
-}
+.todo-count strong { color: var(--ink); }
 
 .clear-completed {
   justify-self: end;
-  min-height: 2.5rem;
-  padding: 0 0.4rem;
-  white-space: nowrap;
-  border-radius: 0.5rem;
-  color: var(--ink-soft);
-  text-decoration: underline;
-  text-decoration-color: var(--line-strong);
-  text-underline-offset: 0.25em;
+  &:hover { color: var(--storm); }
 }
 
-.clear-completed:hover {
-  color: var(--storm);
-  text-decoration-color: currentColor;
-}
-
-/* ---- Empty ---- */
+/* ---- Empty views ---- */
 
 .empty {
   display: grid;
-  justify-items: center;
-  align-content: center;
   flex: 1;
-  padding: 2rem 1rem 5rem;
+  place-content: center;
+  justify-items: center;
+  gap: var(--s2);
+  padding-block: var(--s5) var(--s6);
   text-align: center;
 }
 
 .empty-picture {
-  width: 12.5rem;
+  width: var(--wide);
   fill: none;
   stroke: var(--accent);
   stroke-width: 6;
   stroke-linecap: round;
-}
-
-.empty-picture .sun {
-  stroke-width: 6;
-}
-
-.empty-picture .breeze {
-  stroke: var(--line-strong);
-  stroke-width: 2.5;
-  opacity: 0.6;
-}
-
-.wind path {
-  animation: sway 5s ease-in-out infinite alternate;
-}
-
-.wind path:nth-child(2) {
-  animation-delay: -1.2s;
-}
-
-.wind path:nth-child(3) {
-  animation-delay: -2.4s;
-}
-
-.wind path:nth-child(4) {
-  animation-delay: -3.6s;
+  .breeze {
+    stroke: var(--strong);
+    stroke-width: 2.5;
+    opacity: 0.6;
+  }
+  .wind path {
+    animation: sway 5s ease-in-out infinite alternate;
+    &:nth-child(2) { animation-delay: -1.2s; }
+    &:nth-child(3) { animation-delay: -2.4s; }
+    &:nth-child(4) { animation-delay: -3.6s; }
+  }
 }
 
 @keyframes sway {
-  from {
-    transform: translateX(-5px);
-  }
-  to {
-    transform: translateX(5px);
-  }
-}
-
-.empty-title {
-  margin-top: 1.1rem;
-  font: 600 1.5rem/1.3 var(--serif);
-  letter-spacing: -0.01em;
+  from { transform: translateX(calc(-1 * var(--s1))); }
+  to { transform: translateX(var(--s1)); }
 }
 
 .empty-text {
-  max-width: 26rem;
-  margin-top: 0.35rem;
-  color: var(--ink-soft);
-  overflow-wrap: anywhere;
-}
-
-.empty-action {
-  margin-top: 1rem;
-}
-
-/* ---- Trash ---- */
-
-.trash-hint {
-  margin: 0.6rem 0 1rem;
-  color: var(--ink-soft);
-}
-
-.trash-list {
-  border-top: 1px solid var(--line);
-}
-
-.trash-row {
-  display: flex;
-  align-items: center;
-  gap: 0.5rem;
-  min-height: 4rem;
-  border-bottom: 1px solid var(--line);
-}
-
-.trash-row .words {
-  flex: 1;
-}
-
-.trash-title {
-  display: block;
-  overflow-wrap: anywhere;
-  line-height: 1.4;
-}
-
-.trash-when {
-  color: var(--ink-soft);
-  font-size: 0.86rem;
-  overflow-wrap: anywhere;
-}
-
-.purge:hover {
-  background: var(--storm-wash);
-  color: var(--storm);
+  max-width: var(--detail);
+  font-size: var(--text);
 }
 
 /* ---- Details ---- */
@@ -12627,1076 +11981,425 @@ li.open > .view > .details-button {
 .detail {
   position: fixed;
   z-index: 20;
-  top: var(--banner-height);
-  right: 0;
-  bottom: 0;
+  inset: var(--banner-height) 0 0 auto;
   display: flex;
   flex-direction: column;
-  width: var(--detail-width);
-  max-width: 100%;
+  width: min(var(--detail), 100%);
   background: var(--surface);
   box-shadow: var(--shadow-high);
-  animation: slide var(--calm);
+  animation: arrive var(--calm);
+  &:dir(rtl) { inset: var(--banner-height) auto 0 0; }
 }
 
-@keyframes slide {
-  from {
-    opacity: 0;
-    transform: translateX(2rem);
-  }
-}
-
-.detail-head,
-.detail-foot {
-  display: flex;
-  align-items: center;
+.detail-head, .detail-foot {
   justify-content: space-between;
-  gap: 1rem;
-  padding: 0.9rem 0.9rem 0.5rem 1.5rem;
-  color: var(--ink-soft);
-  font-size: 0.9rem;
+  padding: var(--s3) var(--s3) 0 var(--s5);
 }
 
 .detail-foot {
-  padding: 0.7rem 1.5rem max(0.9rem, env(safe-area-inset-bottom));
-  border-top: 1px solid var(--line);
+  padding: var(--s3) var(--s5) max(var(--s3), env(safe-area-inset-bottom));
+  border-block-start: var(--hair) solid var(--line);
 }
 
 .detail-body {
+  display: flex;
   flex: 1;
-  padding: 0 1.5rem 1.5rem;
+  flex-direction: column;
+  gap: var(--s4);
+  padding: var(--s1) var(--s5) var(--s5);
   overflow-y: auto;
   overscroll-behavior: contain;
 }
 
 .detail-title {
-  display: block;
-  width: calc(100% + 1rem);
-  margin: 0 -0.5rem 0.6rem;
-  padding: 0.3rem 0.5rem;
-  border: 1px solid transparent;
-  border-radius: 0.6rem;
-  background: none;
-  font: 600 1.45rem/1.3 var(--serif);
-  letter-spacing: -0.01em;
-  resize: none;
-  overflow: hidden;
-  overflow-wrap: anywhere;
-  max-height: 40vh;
+  flex: none;
+  max-height: 50vh;
+  margin-inline: calc(-1 * var(--s2));
+  padding: var(--s1) var(--s2);
   overflow-y: auto;
-}
-
-.detail-title:hover {
-  border-color: var(--line);
-}
-
-.is-completed .detail-title {
-  color: var(--ink-soft);
-  text-decoration: line-through;
+  border: var(--hair) solid transparent;
+  background: none;
+  resize: none;
+  &:hover:read-write { border-color: var(--line); }
+  .is-completed & {
+    color: var(--soft);
+    text-decoration: line-through;
+  }
 }
 
 .field {
-  margin-top: 1.15rem;
-}
-
-.field > label,
-.field > legend,
-.history summary {
-  display: block;
-  margin-bottom: 0.4rem;
-  color: var(--ink-soft);
-  font-size: 0.88rem;
-  font-weight: 550;
-}
-
-.field textarea,
-.field select {
-  display: block;
-  width: 100%;
-}
-
-.field textarea {
-  min-height: 6.5rem;
-  padding: 0.6rem 0.75rem;
-  line-height: 1.5;
-  resize: vertical;
-}
-
-.quick-due,
-.due-inputs {
-  display: flex;
-  flex-wrap: wrap;
-  gap: 0.3rem;
-}
-
-.due-inputs {
-  margin-top: 0.5rem;
-}
-
-.due-inputs input {
-  flex: 1 1 7rem;
+  gap: var(--s1);
   min-width: 0;
+  > label, > legend {
+    padding-block-end: var(--s1);
+    color: var(--soft);
+    font: 600 var(--small) / 1.5 var(--sans);
+  }
+  textarea { resize: vertical; }
 }
 
-.due-inputs input:disabled {
-  opacity: 0.5;
+.quick-due {
+  gap: var(--s1);
+  .chip {
+    min-height: var(--low);
+    &:not(:hover, [aria-pressed='true']) { background: var(--ground); }
+    &[aria-pressed='true'] { font-weight: 600; }
+  }
 }
 
-.chip-button {
-  min-height: 2.2rem;
-  padding: 0 0.6rem;
-  border: 1px solid var(--line);
-  border-radius: 99px;
-  font-size: 0.86rem;
+.due-inputs input, .detail-tag { flex: 1 1 var(--narrow); }
+.detail-tags:empty { display: none; }
+
+.part {
+  &[open] { padding-block-end: var(--s5); }
+  + .part {
+    margin-block-start: calc(-1 * var(--s4));
+    border-block-start: var(--hair) solid var(--line);
+  }
+  summary {
+    min-height: var(--check);
+    align-content: center;
+    font-weight: 600;
+    cursor: pointer;
+    &::marker { color: var(--strong); }
+  }
+  > :not(summary) + * { margin-block-start: var(--s3); }
 }
 
-.chip-button:hover {
-  border-color: var(--accent);
-}
-
-.chip-button[aria-pressed='true'] {
-  border-color: transparent;
-  background: var(--accent-wash);
-  color: var(--accent-deep);
-  font-weight: 600;
-}
-
-.priorities {
-  display: grid;
-  grid-template-columns: repeat(4, 1fr);
-  padding: 0.2rem;
-  border-radius: 0.75rem;
-  background: var(--ground-deep);
-}
-
-.priorities label {
-  position: relative;
-}
-
-.priorities input {
-  position: absolute;
-  inset: 0;
-  min-height: 0;
-  margin: 0;
-  opacity: 0;
-  cursor: pointer;
-}
-
-.priorities span {
-  display: grid;
-  place-items: center;
-  min-height: 2.3rem;
-  border-radius: 0.6rem;
-  color: var(--ink-soft);
-  font-size: 0.9rem;
-}
-
-.priorities input:checked + span {
-  background: var(--surface);
-  color: var(--ink);
-  font-weight: 600;
-  box-shadow: var(--shadow);
-}
-
-.priorities input[value='2']:checked + span {
-  background: var(--sun-wash);
-  color: var(--sun-ink);
-}
-
-.priorities input[value='3']:checked + span {
-  background: var(--storm-wash);
-  color: var(--storm);
-}
-
-.priorities input:focus-visible + span {
-  outline: 2px solid var(--accent);
-  outline-offset: 1px;
-}
-
-.tag-editor,
-.detail-tags {
-  display: flex;
-  flex-wrap: wrap;
-  gap: 0.4rem;
-}
-
-.detail-tags:empty {
-  display: none;
-}
-
-.detail-tag {
-  flex: 1 1 8rem;
-  min-width: 0;
-}
-
-.history summary {
-  display: list-item;
-  padding: 0.4rem 0;
-  cursor: pointer;
-}
-
+/* A line with a dot for each change. */
 .history-list li {
   position: relative;
   display: grid;
-  padding: 0 0 0.8rem 1.2rem;
-  font-size: 0.9rem;
-  overflow-wrap: anywhere;
+  margin-inline-start: var(--s1);
+  padding: 0 var(--s4) var(--s3);
+  border-inline-start: var(--hair) solid var(--line);
+  font-size: var(--small);
+  &:last-child { border-color: transparent; }
+  &::before {
+    content: '';
+    position: absolute;
+    inset-block-start: var(--s2);
+    inset-inline-start: calc(-0.5 * var(--s2));
+    width: var(--s2);
+    height: var(--s2);
+    background: var(--accent);
+  }
 }
 
-.history-list li::before {
-  content: '';
-  position: absolute;
-  left: 0.1rem;
-  top: 0.5rem;
-  width: 0.5rem;
-  height: 0.5rem;
-  border-radius: 50%;
-  background: var(--accent);
+/* Read-only items keep their look, but show no controls for changes. */
+.detail.locked {
+  .quick-due, .field:has(> .tag-editor > .detail-tags:empty) { display: none; }
+  .segments input { cursor: default; }
 }
 
-.history-list li::after {
-  content: '';
-  position: absolute;
-  left: 0.3rem;
-  top: 1.2rem;
-  bottom: -0.3rem;
-  width: 1px;
-  background: var(--line);
-}
-
-.history-list li:last-child::after {
-  display: none;
-}
-
-.history-list time {
-  color: var(--ink-soft);
-  font-size: 0.85rem;
-}
-
-/* ---- Toasts and dialogs ---- */
+/* ---- Messages and dialogs ---- */
 
 .toasts {
   position: fixed;
   z-index: 50;
-  left: 0;
-  right: 0;
-  bottom: max(5.2rem, calc(env(safe-area-inset-bottom) + 5rem));
+  inset: auto 0 calc(var(--footer) + env(safe-area-inset-bottom));
   display: grid;
   justify-items: center;
-  padding: 0 1rem;
+  padding: var(--s3) var(--s4);
   pointer-events: none;
 }
 
+/* Dark in both themes. */
 .toast {
-  display: flex;
-  align-items: center;
-  gap: 0.5rem;
-  max-width: min(34rem, 100%);
-  padding: 0.45rem 0.45rem 0.45rem 1.2rem;
-  border-radius: 1rem;
-  background: var(--toast);
-  color: var(--toast-ink);
+  color-scheme: dark;
+  max-width: min(var(--dialog), 100%);
+  padding: var(--s1) var(--s1) var(--s1) var(--s4);
+  background: var(--wash);
+  color: var(--ink);
   box-shadow: var(--shadow-high);
   pointer-events: auto;
-  animation: rise var(--calm);
+  animation: arrive var(--calm);
+  &.bad { border-inline-start: var(--s1) solid var(--sun); }
+  .icon-button:hover, .toast-action:hover { background: var(--veil); }
+  :focus-visible { outline-color: var(--sun); }
 }
 
-@keyframes rise {
-  from {
-    opacity: 0;
-    transform: translateY(1rem);
-  }
-}
-
-.toast.bad {
-  border-left: 5px solid var(--sun);
-}
-
-.toast-text {
-  flex: 1;
-  min-width: 0;
-  padding: 0.3rem 0.4rem 0.3rem 0;
-  overflow-wrap: anywhere;
-  line-height: 1.35;
-}
+.toast-text { padding-block: var(--s2); }
 
 .toast-action {
-  min-height: 2.5rem;
-  padding: 0 1rem;
-  border-radius: 99px;
-  color: var(--toast-action);
-  font-weight: 650;
+  min-height: var(--high);
+  margin-inline-start: var(--s2);
+  padding-inline: var(--s3);
+  color: var(--sun);
+  font-weight: 600;
   white-space: nowrap;
 }
 
-.toast-action:hover {
-  background: rgb(128 150 155 / 25%);
-}
-
-.toast :focus-visible {
-  outline-color: var(--toast-action);
-  outline-offset: -2px;
-}
-
-.toast-close {
-  color: inherit;
-}
-
-.toast-close:hover {
-  background: rgb(128 150 155 / 25%);
-  color: inherit;
-}
-
-.dialog {
-  width: min(30rem, calc(100vw - 2rem));
-  max-height: calc(100dvh - 2rem);
-  padding: 1.7rem;
+dialog {
+  width: min(var(--dialog), 100vw - 2 * var(--s4));
+  max-height: calc(100dvh - 2 * var(--s4));
+  padding: var(--s5);
   border: 0;
-  border-radius: 1.2rem;
-  background: var(--surface);
   color: var(--ink);
-  box-shadow: var(--shadow-high);
+  &[open] { animation: arrive var(--calm); }
+  &::backdrop { background: var(--veil); }
 }
 
-.dialog[open] {
-  animation: rise var(--calm);
-}
-
-.dialog::backdrop {
-  background: var(--veil);
-}
-
-.confirm-text {
-  margin-top: 0.5rem;
-  color: var(--ink-soft);
-}
-
-.versions {
-  display: grid;
-  grid-template-columns: repeat(auto-fit, minmax(min(13rem, 100%), 1fr));
-  gap: 1rem;
-  margin-top: 1.2rem;
-}
-
-.version {
-  display: flex;
-  flex-direction: column;
+.dialog-head {
   align-items: start;
-  gap: 0.6rem;
+  justify-content: space-between;
+  .icon-button { margin: calc(-1 * var(--s1)) calc(-1 * var(--s2)) 0 0; }
 }
 
-.version h3 {
-  margin: 0;
-  font: 600 1rem/1.4 var(--sans);
-}
+.dialog-buttons { justify-content: end; }
 
-.version-text {
-  flex: 1;
-  width: 100%;
-  max-height: 30vh;
-  overflow: auto;
-  padding: 0.6rem 0.9rem;
-  border: 1px solid var(--line);
-  border-radius: 0.75rem;
-  white-space: pre-wrap;
-  overflow-wrap: anywhere;
-}
-
-.dialog-buttons {
-  display: flex;
-  flex-wrap: wrap;
-  justify-content: end;
-  gap: 0.6rem;
-  margin-top: 1.5rem;
+/* An empty place takes no room between its neighbours, but is there for screen readers before it is filled. */
+.said {
+  &:empty { position: absolute; }
+  &:not(:empty) {
+    background: var(--wash);
+    color: var(--accent-ink);
+  }
+  &.bad:not(:empty) {
+    background: var(--storm-wash);
+    color: var(--storm);
+  }
+  /* The result of an act must be visible at the end of a long dialog, too. */
+  dialog > &:not(:empty) {
+    position: sticky;
+    z-index: 1;
+    top: 0;
+  }
 }
 
 .keys {
   display: grid;
   grid-template-columns: auto 1fr;
-  gap: 0.5rem 1.2rem;
-  margin-top: 1.1rem;
-}
-
-.keys dt {
-  display: flex;
-  gap: 0.25rem;
-  align-items: start;
-}
-
-.choice {
-  display: flex;
-  align-items: center;
-  gap: 0.6rem;
-}
-
-.help-choice {
-  margin-top: 1.3rem;
-  padding-top: 1rem;
-  border-top: 1px solid var(--line);
+  gap: var(--s2) var(--s5);
+  dt {
+    display: flex;
+    align-items: start;
+    gap: var(--s1);
+  }
 }
 
 .choice input {
-  width: 1.15rem;
-  height: 1.15rem;
+  width: var(--icon);
+  height: var(--icon);
+  flex: none;
   accent-color: var(--accent);
 }
 
 .no-script {
-  padding: 2rem;
+  padding: var(--s5);
   text-align: center;
 }
 
-/* ---- Signing in ---- */
-
-/* Show nothing until the user is known; a short wait needs no sign. */
-.is-starting .shell {
-  opacity: 0;
-}
-
-.gate-open body {
-  overflow: hidden;
-}
-
-.gate-open .skip {
-  display: none;
-}
-
-.gate {
-  position: fixed;
-  z-index: 60;
-  inset: 0;
-  display: grid;
-  padding: 1rem;
-  overflow-y: auto;
-  overscroll-behavior: contain;
-  background: var(--ground);
-}
-
-.gate-card {
-  width: min(25rem, 100%);
-  margin: auto;
-  padding: 2rem 2rem 1.5rem;
-  border-radius: 1.2rem;
-  background: var(--surface);
-  box-shadow: var(--shadow);
-  animation: rise var(--calm);
-}
-
-.gate .brand {
-  padding: 0;
-}
-
-.gate h2,
-.dialog h2 {
-  font: 600 1.45rem/1.3 var(--serif);
-  letter-spacing: -0.01em;
-  overflow-wrap: anywhere;
-}
-
-.gate-words {
-  margin-top: 0.4rem;
-  color: var(--ink-soft);
-}
-
-.gate-warning {
-  margin-top: 1rem;
-  padding: 0.6rem 0.9rem;
-  border-radius: 0.75rem;
-  background: var(--sun-wash);
-  color: var(--sun-ink);
-  font-size: 0.93rem;
-}
-
-.gate .solid-button {
-  justify-content: center;
-  width: 100%;
-  min-height: 2.75rem;
-}
-
-.gate-foot {
-  display: flex;
-  flex-wrap: wrap;
-  align-items: center;
-  column-gap: 0.4rem;
-  margin-top: 1.1rem;
-  color: var(--ink-soft);
-  font-size: 0.93rem;
-}
-
-.gate-back {
-  margin-left: auto;
-}
-
-.link-button,
-.own-lists {
-  min-height: 2.5rem;
-  color: var(--accent-deep);
-  text-decoration: underline;
-  text-decoration-color: var(--line-strong);
-  text-underline-offset: 0.25em;
-}
-
-.link-button:hover,
-.own-lists:hover {
-  text-decoration-color: currentColor;
-}
-
-/* ---- Forms in the sign-in view and in dialogs ---- */
-
-.form .field input,
-.form .field select {
-  display: block;
-  width: 100%;
-}
-
-.form > button[type='submit'] {
-  margin-top: 1.15rem;
-}
-
-.form .field [aria-invalid] {
-  border-color: var(--storm);
-}
+/* ---- Forms ---- */
 
 .field-row {
-  display: flex;
-  flex-wrap: wrap;
-  align-items: start;
-  gap: 0 0.75rem;
-}
-
-.field-row .field {
-  flex: 1 1 9rem;
-  min-width: 0;
-}
-
-/* Beside a field with a label the button stands as low as the field. */
-.field-row button {
-  margin-top: 2.9rem;
+  align-items: end;
+  gap: var(--s3);
+  > :not(.button) { flex: 1 1 var(--narrow); }
 }
 
 .password-box {
   position: relative;
-}
-
-.form .password-box input {
-  padding-right: 4rem;
+  input { padding-inline-end: var(--bar); }
 }
 
 .show-password {
   position: absolute;
-  top: 0;
-  right: 0;
-  min-height: 100%;
-  padding: 0 0.85rem;
-  border-radius: 0.6rem;
-  color: var(--accent-deep);
-  font-size: 0.9rem;
-}
-
-.hint,
-.complaint {
-  margin-top: 0.3rem;
-  color: var(--ink-soft);
-  font-size: 0.86rem;
+  inset-block: 0;
+  inset-inline-end: 0;
+  padding-inline: var(--s3);
+  color: var(--accent-ink);
+  font-size: var(--small);
 }
 
 .complaint {
   color: var(--storm);
-  overflow-wrap: anywhere;
+  font-size: var(--small);
 }
 
-.said {
-  color: var(--ink-soft);
-  overflow-wrap: anywhere;
+/* ---- Signing in ---- */
+
+.gate-open {
+  body { overflow: hidden; }
+  .skip { display: none; }
 }
 
-.said:not(:empty) {
-  margin-top: 0.9rem;
-  padding: 0.55rem 0.9rem;
-  border-radius: 0.75rem;
-  background: var(--accent-wash);
-  color: var(--accent-deep);
-  font-size: 0.93rem;
+.gate {
+  z-index: 60;
+  display: grid;
+  padding: var(--s4);
+  overflow-y: auto;
+  overscroll-behavior: contain;
+  background: var(--ground);
+  .brand {
+    margin: 0;
+    padding: 0;
+  }
+  form > .solid { justify-self: stretch; }
 }
 
-.said.bad:not(:empty) {
-  background: var(--storm-wash);
-  color: var(--storm);
+.gate-card {
+  width: min(var(--detail), 100%);
+  margin: auto;
+  padding: var(--s5);
+  animation: arrive var(--calm);
 }
 
-/* The result of an act must be visible at the end of a long dialog, too. */
-.dialog > .said:not(:empty) {
-  position: sticky;
-  z-index: 1;
-  top: 0;
-}
-
-button:disabled {
-  cursor: default;
-  opacity: 0.6;
-}
+.gate-back { margin-inline-start: auto; }
 
 /* ---- Account and sharing ---- */
 
-.wide {
-  width: min(34rem, calc(100vw - 1.5rem));
-}
-
-.dialog-head {
-  display: flex;
-  align-items: start;
-  justify-content: space-between;
-  gap: 1rem;
-}
-
-.dialog-head .icon-button {
-  margin: -0.3rem -0.6rem 0 0;
-}
-
-.part {
-  border-bottom: 1px solid var(--line);
-}
-
-.said + .part {
-  margin-top: 0.8rem;
-}
-
-.part > summary {
-  padding: 0.85rem 0;
-  font-weight: 550;
-  cursor: pointer;
-}
-
-.part > summary::marker {
-  color: var(--line-strong);
-}
-
-.part[open] {
-  padding-bottom: 1.3rem;
-}
-
-.part-title {
-  margin: 1.5rem 0 0;
-  font-size: 1rem;
-  font-weight: 600;
-}
-
-.part-text {
-  margin-top: 0.2rem;
-  color: var(--ink-soft);
-  font-size: 0.93rem;
-}
-
-.part-acts {
-  margin-top: 0.9rem;
-}
-
-.part-acts a {
-  text-decoration: none;
-}
-
-.entries:not(:empty) {
-  margin-top: 0.6rem;
-}
-
 .entry {
-  display: flex;
-  flex-wrap: wrap;
-  align-items: center;
-  gap: 0.2rem 0.6rem;
-  min-height: 3.4rem;
-  padding: 0.4rem 0;
+  gap: var(--s1) var(--s2);
+  padding-block: var(--s2);
+  .words { flex: 1 1 var(--narrow); }
+  + .entry { border-block-start: var(--hair) solid var(--line); }
 }
 
-.entry + .entry {
-  border-top: 1px solid var(--line);
+.trash-row {
+  padding-inline: var(--s4);
+  .words { flex-basis: var(--wide); }
 }
 
-.entry .words {
-  flex: 1 1 9rem;
-  padding: 0;
-  overflow-wrap: anywhere;
-}
-
-.entry-name {
-  display: block;
-  line-height: 1.35;
-}
-
-.entry-mark {
-  margin-left: 0.25rem;
-  padding: 0.05rem 0.55rem;
-  border-radius: 99px;
-  background: var(--accent-wash);
-  color: var(--accent-deep);
-  font-size: 0.8rem;
-  white-space: nowrap;
-}
-
-.entry-note {
-  color: var(--ink-soft);
-  font-size: 0.86rem;
-}
-
-.role {
-  min-height: 2.5rem;
-  max-width: 100%;
-  padding: 0 0.4rem;
-  border: 1px solid var(--line);
-  border-radius: 0.6rem;
-  background: var(--ground);
-}
-
-.secret-place:not(:empty) {
-  margin-top: 0.9rem;
-  padding: 0.9rem;
-  border-radius: 0.75rem;
-  background: var(--sun-wash);
-  color: var(--sun-ink);
-  font-size: 0.93rem;
-}
-
-.secret-line {
-  display: flex;
-  gap: 0.5rem;
-  margin-top: 0.6rem;
-}
+.secret-line { margin-block-start: var(--s2); }
 
 .secret {
-  flex: 1;
-  min-width: 0;
-  min-height: 2.5rem;
-  padding: 0.3rem 0.7rem;
-  border: 1px solid var(--line-strong);
-  border-radius: 0.6rem;
   background: var(--surface);
   color: var(--ink);
   font-family: ui-monospace, monospace;
 }
 
-.share-note {
-  margin-top: 0.4rem;
-  overflow-wrap: anywhere;
-  color: var(--ink-soft);
-  font-size: 0.95rem;
+.role { width: auto; }
+
+.dispute {
+  .row { align-items: stretch; }
+  .stack { grid-template-rows: auto 1fr auto; }
 }
 
-.own-lists {
-  display: inline-block;
-  padding: 0.2rem 0;
+.version-text {
+  max-height: 50vh;
+  overflow: auto;
+  white-space: pre-wrap;
 }
 
-.place-shared .icon {
-  width: 1.05rem;
-  height: 1.05rem;
-  vertical-align: middle;
-}
+/* ---- Widths, heights and media ---- */
 
-/* Read-only items keep their look, but show no controls for changes. */
-.locked .toggle {
-  cursor: default;
-  opacity: 0.55;
-}
-
-.locked .toggle:hover:not(:checked)::before {
-  border-color: var(--line-strong);
-  background: var(--surface);
-}
-
-.sortable .locked .grip {
-  display: none;
-}
-
-.detail.locked .detail-title:hover,
-.detail.locked .field textarea:hover {
-  border-color: transparent;
-}
-
-.detail.locked .due-inputs input {
-  opacity: 1;
-}
-
-.detail.locked .priorities input {
-  cursor: default;
-}
-
-.detail.locked .quick-due,
-.detail.locked .field:has(> .tag-editor > .detail-tags:empty) {
-  display: none;
-}
-
-.history-when {
-  color: var(--ink-soft);
-  font-size: 0.85rem;
-}
-
-/* A link shows only one list, so it needs no navigation. */
-.is-link .shell {
-  grid-template-columns: minmax(0, 1fr);
-}
-
-.is-link .sidebar,
-.is-link .open-drawer {
-  display: none;
-}
-
-.is-link .toasts {
-  left: 0;
-}
-
-/* ---- Room for the details beside the list; below that they lie over it ---- */
-
-@media (min-width: 1180px) {
-  .detail-open .shell {
-    padding-right: var(--detail-width);
-  }
-  .detail {
-    box-shadow: -1px 0 var(--line);
-  }
-  .detail-open .toasts {
-    right: var(--detail-width);
-  }
-  .toasts {
-    left: var(--sidebar-width);
+/* Room for the details beside the list; below that they lie over it. */
+@media (width >= 1180px) {
+  .toasts { inset-inline-start: var(--sidebar); }
+  .is-link .toasts { inset-inline-start: 0; }
+  .detail { box-shadow: none; }
+  .detail-open {
+    .shell { padding-inline-end: var(--detail); }
+    .toasts { inset-inline-end: var(--detail); }
   }
 }
 
-@media (max-width: 899px) {
-  .shell {
-    grid-template-columns: minmax(0, 1fr);
-  }
+@media (width < 900px) {
+  .shell { grid-template-columns: minmax(0, 1fr); }
   .sidebar {
     position: fixed;
     z-index: 40;
-    bottom: 0;
-    left: 0;
-    width: min(19rem, 86vw);
+    width: min(var(--sidebar), 86vw);
     visibility: hidden;
     transform: translateX(-100%);
-    transition:
-      transform var(--calm),
-      visibility var(--calm);
+    transition: transform var(--calm), visibility var(--calm);
+    &:dir(rtl) { transform: translateX(100%); }
   }
-  .drawer-open .sidebar {
-    visibility: visible;
-    transform: none;
-    box-shadow: var(--shadow-high);
-  }
-  .drawer-open body {
-    overflow: hidden;
-  }
-  .open-drawer,
-  .close-drawer {
-    display: inline-grid;
-  }
-  .open-drawer {
-    margin-left: -0.6rem;
+  .drawer-open {
+    body { overflow: hidden; }
+    .sidebar {
+      visibility: visible;
+      transform: none;
+    }
   }
 }
 
-@media (max-width: 719px) {
-  .detail {
-    width: 100%;
-    box-shadow: none;
-  }
-  .detail-open body {
-    overflow: hidden;
-  }
+@media (width >= 900px) {
+  .open-drawer, .close-drawer { display: none; }
 }
 
-@media (max-width: 599px) {
-  :root {
-    --gutter: 1rem;
-  }
-  .gate-card {
-    padding: 1.6rem 1.3rem 1.2rem;
-  }
-  .dialog.wide {
-    padding: 1.3rem;
-  }
-  .field-row button {
-    margin-top: 1rem;
-  }
-  .top-bar {
-    flex-wrap: wrap;
-    gap: 0.5rem;
-    padding: 0.7rem 0 0.5rem;
-  }
-  .weather {
-    display: block;
-  }
-  .weather::before {
-    content: none;
-  }
+@media (width < 720px) {
+  .detail { width: 100%; }
+  .detail-open body { overflow: hidden; }
+}
+
+@media (width < 600px) {
+  .top-bar { padding-block: var(--s3); }
   .eyebrow {
     order: 3;
-    flex: 1 0 100%;
-    margin-top: 0.6rem;
+    flex-basis: 100%;
   }
-  .search-box {
-    flex: 1;
-  }
-  .search {
-    padding-right: 0.8rem;
-  }
-  .search-key,
-  .sidebar kbd {
-    display: none;
-  }
-  .composer,
-  .todo-list .view {
-    grid-template-columns: 3rem minmax(0, 1fr) auto auto;
-  }
-  .todo-list .view {
-    padding-right: 0;
-  }
-  .toggle,
-  .toggle-all {
-    margin-left: 0.15rem;
-  }
+  .search-box { flex: 1; }
+  .search { padding-inline-end: var(--s3); }
+  .search-key, .sidebar kbd, .sort-label { display: none; }
+  .todoapp { --grip: var(--s2); }
+  .todo-list, .trash-list { margin-inline: calc(-1 * var(--edge)); }
+  .todo-list, .trash-list, .todo-list > li:nth-child(n) { border-radius: 0; }
   .new-options {
-    padding-left: 1rem;
+    grid-column: 1 / -1;
+    grid-template-columns: auto minmax(0, 1fr);
+    padding-inline-start: var(--s3);
   }
-  .option {
-    flex: 1 1 100%;
-  }
-  .option label {
-    flex: 0 0 4rem;
-  }
-  .option input,
-  .option select {
-    flex: 1;
-    min-width: 0;
-  }
-  .grip {
-    width: 1.5rem;
-  }
-  .todo-list .view {
-    margin-left: 0.3rem;
-  }
-  html {
-    scroll-padding-bottom: calc(7rem + env(safe-area-inset-bottom));
-  }
-  .footer {
-    grid-template-columns: 1fr auto;
-  }
+  .footer { grid-template-columns: 1fr auto; }
   .filters {
     grid-column: 1 / -1;
     grid-row: 2;
   }
-  .filters li {
-    flex: 1;
-  }
-  .filters a {
-    min-height: 2.5rem;
-  }
-  .toasts {
-    bottom: max(7.2rem, calc(env(safe-area-inset-bottom) + 7rem));
-  }
-  .sort-box label {
-    display: none;
-  }
 }
 
 /* In a low window, or an enlarged one, only the banner stays fixed over the text. */
-@media (max-height: 32rem) {
-  html {
-    scroll-padding-bottom: 0;
-  }
-  .footer {
-    position: static;
-  }
-  .toasts {
-    bottom: max(1rem, env(safe-area-inset-bottom));
-  }
+@media (height <= 32rem) {
+  :root { --footer: 0px; }
+  .footer { position: static; }
   .detail {
     display: block;
     overflow-y: auto;
   }
-  .detail-body {
-    overflow: visible;
-  }
+  .detail-body { overflow: visible; }
 }
 
-/* A finger can't hover, so what hovering shows is there from the start, and everything is finger-sized. */
 @media (hover: none) {
-  .details-button,
-  .destroy {
-    opacity: 0.75;
+  /* The grip is at the end, wide enough for a finger. */
+  .sortable {
+    .grip {
+      inset-inline: auto 0;
+      width: var(--high);
+    }
+    > li:not(.locked) { padding-inline-end: var(--high); }
   }
-  .grip {
-    opacity: 0.8;
-  }
-  .tag {
-    min-height: 1.75rem;
-    padding-inline: 0.75rem;
-  }
-  .tag::after {
-    content: '';
-    position: absolute;
-    inset: -0.4rem 0;
-  }
-  .filter-chip,
-  .chip-button,
-  .priorities span,
-  .filters a {
-    min-height: 2.5rem;
+  /* On a small touch screen a row has room for one button; deleting is in the details. */
+  @media (width < 600px) {
+    .destroy { display: none; }
   }
 }
 
 @media (prefers-reduced-motion: reduce) {
-  *,
-  *::before,
-  *::after {
+  *, ::before, ::after, ::backdrop {
     animation: none !important;
     transition: none !important;
-    scroll-behavior: auto !important;
-  }
-}
-
-/* On a small touch screen a row has room for one button; deleting is in the details. */
-@media (hover: none) and (max-width: 599px) {
-  .destroy {
-    display: none;
   }
 }
 
 /* High contrast modes drop background colours, and with them an unframed tick. */
 @media (forced-colors: active) {
-  .toggle::after,
-  .toggle-all::after {
-    background: CanvasText;
-  }
-  .filters a.selected,
-  .place[aria-current] {
-    outline: 2px solid Highlight;
-    outline-offset: -2px;
+  .toggle::after, .toggle-all::after { background: CanvasText; }
+  .selected, :checked + span, [aria-current], [aria-pressed='true'] {
+    outline: var(--ring) solid Highlight;
+    outline-offset: calc(-1 * var(--ring));
   }
 }
 
 @media print {
-  .banner,
-  .sidebar,
-  .top-bar,
-  .composer,
-  .list-bar,
-  .footer,
-  .toasts,
-  .detail,
-  .grip,
-  .icon-button,
-  .more,
-  .restore,
-  .trash-hint {
-    display: none !important;
-  }
-  .shell,
-  .print-note {
-    display: block;
-  }
-  body {
-    overflow: visible !important;
-  }
+  :root { color-scheme: light; }
+  .banner, .sidebar, .top-bar, .composer, .list-bar, .footer, .toasts, .detail, .grip, .button, .icon-button, .more,
+  .trash-view > .soft { display: none !important; }
+  .shell { display: block; }
+  body { overflow: visible !important; }
+}
+
+@media not print {
+  .print-note { display: none; }
 }
 """
 
@@ -14799,7 +13502,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       act();
     };
     const toast = h(
-      'div.toast',
+      'div.toast.row.card',
       { '.bad': tone === 'bad', role: tone === 'bad' ? 'alert' : null }, // the region is polite; errors may interrupt
       h('span.toast-text', { dir: 'auto' }, text),
       act && button('toast-action', action(actAndHide), label),
@@ -15171,7 +13874,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function dueMark({ due, completed }) {
     const { text, tone } = friendlyDue(due);
     const [isLate, isToday] = ['overdue', 'today'].map(each => each === tone && !completed);
-    return h('span.mark.due', { '.overdue': isLate, '.today': isToday },
+    return h('span.mark.row.due', { '.overdue': isLate, '.today': isToday },
       icon('calendar'),
       h('time', { dateTime: due }, isLate ? `Overdue · ${text}` : text));
   }
@@ -15179,12 +13882,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function tagButton(tag) {
     const isChosen = state.view.tags.some(other => isSameWord(other, tag));
     const label = `Show only to-dos tagged ${tag}`;
-    return button('tag', { '.chosen': isChosen, dir: 'auto', 'aria-label': label, ...action('toggleTag', tag) }, tag);
+    return button('chip.tag', { '.chosen': isChosen, dir: 'auto', 'aria-label': label, ...action('toggleTag', tag) },
+      tag);
   }
 
   function priorityMark(priority) {
-    const bars = h('span.bars', { 'aria-hidden': 'true' }, h('i'), h('i'), h('i'));
-    return h(`span.mark.priority.level-${priority}`, {}, bars, h('span', {}, PRIORITIES[priority]));
+    return h(`span.mark.row.priority.level-${priority}`, {}, icon('flag'), PRIORITIES[priority]);
   }
 
   function marksOf(item) {
@@ -15192,9 +13895,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return [
       item.priority > 0 && priorityMark(item.priority),
       item.due && dueMark(item),
-      list && h('span.mark.in-list', { dir: 'auto' }, list.title),
+      list && h('span.mark.row.in-list', { dir: 'auto' }, list.title),
       item.tags.map(tagButton),
-      item.notes && h('span.mark.note', { title: 'Has notes' }, icon('note'), hiddenWords('Has notes')),
+      item.notes && h('span.mark.row.note', { title: 'Has notes' }, icon('note'), hiddenWords('Has notes')),
     ];
   }
 
@@ -15211,10 +13914,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       h('div.view', {},
         h('span.grip', { title: 'Drag to move', 'aria-hidden': 'true' }, icon('grip')),
         h('input.toggle', { ...toggle, 'aria-label': title }),
-        h('div.words', {}, h('label', { dir: 'auto' }, title), h('div.meta', {}, marksOf(item))),
+        h('div.words', {}, h('label', { dir: 'auto' }, title), h('div.meta.row.wrap.soft', {}, marksOf(item))),
         button('icon-button.details-button', details, icon('details')),
-        button('icon-button.destroy', destroy, icon('close'))),
-      h('input.edit', { ...edit, 'aria-label': 'Edit the title' }));
+        button('icon-button.destroy', destroy, icon('trash'))),
+      h('input.edit.control', { ...edit, 'aria-label': 'Edit the title' }));
   }
 
   const rowViews = new WeakMap();
@@ -15585,7 +14288,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function showRename(isShown) {
     find('.rename-list').hidden = !isShown;
-    find('h1').hidden = isShown;
+    find('h1').classList.toggle('hidden-words', isShown); // screen readers still need the heading
   }
 
   function beginInPlace(field, kind, thing, text) {
@@ -15718,7 +14421,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       'data-list': list,
       ...action('visitPlace'),
     };
-    return h('li', { key: hash }, h('a.place', link,
+    return h('li', { key: hash }, h('a.place.row', link,
       icon(iconName),
       h('span.place-name', { dir: 'auto' }, name),
       owner && hiddenWords(`, shared by ${owner},`),
@@ -15762,7 +14465,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function toggleOptions() {
     const options = find('.new-options');
     options.hidden = !options.hidden;
-    find('.composer').classList.toggle('with-options', !options.hidden);
     find('.new-options-button').setAttribute('aria-expanded', String(!options.hidden));
   }
 
@@ -15913,7 +14615,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The label contains the text that is seen, because voice control uses it as the button's name.
   function filterChip(text, label, acts) {
-    return button('filter-chip', { 'aria-label': label, ...acts }, h('span', { dir: 'auto' }, text), icon('close'));
+    return button('chip.filter-chip', { 'aria-label': label, ...acts }, h('span', { dir: 'auto' }, text),
+      icon('close'));
   }
 
   function activeFilters() {
@@ -15924,7 +14627,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (q) chips.unshift(filterChip(`Search: ${q}`, `Search: ${q} – clear it`, action('clearSearch')));
     const isWidenable = chips.length > 0 && kind === 'list' && !access.link;
     const everywhere = hashOf({ ...state.view, kind: 'all', list: null });
-    return [...chips, isWidenable && h('a.widen', { href: everywhere }, 'Look in every list')];
+    return [...chips, isWidenable && h('a.widen.link', { href: everywhere }, 'Look in every list')];
   }
 
   // ---- Rendering ---------------------------------------------------------------------------------------
@@ -16062,7 +14765,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.empty-title': ({ empty: [title = ''] }) => ({ children: [title] }),
     '.empty-text': ({ empty: [, text = ''] }) => ({ children: [text] }),
     '.empty-action': ({ empty: [, , retry] }) => ({
-      children: [retry && button('quiet-button', action('loadAgain'), 'Try again')],
+      children: [retry && button('button', action('loadAgain'), 'Try again')],
     }),
     '.todo-count': ({ active, capped }) => ({
       children: [
@@ -16185,11 +14888,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     // A deleted list can only be restored; the server removes it automatically later. To-dos in
     // another user's list can be deleted for good only by its owner.
     const isOwn = kind === 'todos' && !isOthers(list);
-    return h('li.trash-row', { key: id, 'data-id': id },
+    return h('li.trash-row.entry.row.wrap', { key: id, 'data-id': id },
       h('div.words', {},
         h('span.trash-title', { dir: 'auto' }, title),
-        h('span.trash-when', {}, `${where} · deleted `, agoTime(at))),
-      !isFixed && button('quiet-button.restore', restore, icon('restore'), 'Restore'),
+        h('span.trash-when.soft', {}, `${where} · deleted `, agoTime(at))),
+      !isFixed && button('button.restore', restore, icon('restore'), 'Restore'),
       !isFixed && isOwn && button('icon-button.purge', purge, icon('trash')));
   }
 
@@ -16485,7 +15188,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function historyLine(change) {
     return h('li', {},
       h('span.history-what', { dir: 'auto' }, change.problem ?? describeChange(change)),
-      change.at && h('span.history-when', { dir: 'auto' }, whoDid(change), agoTime(change.at)));
+      change.at && h('span.history-when.soft', { dir: 'auto' }, whoDid(change), agoTime(change.at)));
   }
 
   async function loadHistory(query = `?limit=${PAGE_SIZE}`) {
@@ -16895,12 +15598,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const texts = notes.filter(Boolean).flatMap((note, index) => (index ? [' · ', note] : [note]));
     const remove = node => (thing.current ? signOut() : removeEntry(kind, thing, gone, node.closest('li')));
     const properties = { ...action(remove), 'aria-label': `${act} ${of}` };
-    return h('li.entry', { key: thing.id ?? name },
+    return h('li.entry.row.wrap', { key: thing.id ?? name },
       h('div.words', {},
-        h('span.entry-name', { dir: 'auto' }, name, mark && [' ', h('span.entry-mark', {}, mark)]),
-        h('span.entry-note', {}, texts)),
+        h('span.entry-name', { dir: 'auto' }, name, mark && [' ', h('span.chip', {}, mark)]),
+        h('span.soft', {}, texts)),
       choice,
-      act && button('quiet-button', properties, act));
+      act && button('button', properties, act));
   }
 
   async function loadEntries(kind) {
@@ -16946,9 +15649,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const field = { type: 'text', readOnly: true, value: text, 'aria-label': label };
     return [
       h('p.secret-words', { role: 'status' }, words),
-      h('div.secret-line', {},
-        h('input.secret', field),
-        button('solid-button.copy', { key: text, ...action('copy'), 'aria-live': 'polite' }, 'Copy')),
+      h('div.secret-line.row', {},
+        h('input.secret.control', field),
+        button('button.solid.copy', { key: text, ...action('copy'), 'aria-live': 'polite' }, 'Copy')),
     ];
   }
 
@@ -17045,7 +15748,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function roleChoice(name, role) {
     const properties = { ...action(field => changeRole(name, field)), 'aria-label': `What ${name} can do` };
     const options = Object.entries(ROLES).map(([value, words]) => option(value, `can ${words}`, value === role));
-    return h('select.role', properties, options);
+    return h('select.role.control', properties, options);
   }
 
   const memberPath = name => `${sharePath('members')}/${encodeURIComponent(name)}`;
