@@ -9571,7 +9571,7 @@ class APIHandler(Handler):
         self.headers["Link"] = f'<{url}?{query}>; rel="next"'
 
 
-def kept(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def keep_answers(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """Keep the responses of a GET that depends on nothing but the database, until any process changes that."""
 
     @functools.wraps(method)
@@ -9639,7 +9639,7 @@ class ParseHandler(ParsingHandler):
 class TodosHandler(ParsingHandler):
     """All to-dos, or those that a filter selects."""
 
-    @kept
+    @keep_answers
     async def get(
         self,
         *,
@@ -9718,7 +9718,7 @@ class TodosHandler(ParsingHandler):
 class TodoHandler(APIHandler):
     """One to-do."""
 
-    @kept
+    @keep_answers
     async def get(self, todo_id: TodoId, *, deleted: Deleted = False) -> Response[Todo]:
         """Read a to-do."""
         todo = await self.queries.todo(todo_id, deleted, EDITOR if deleted else VIEWER)
@@ -9789,7 +9789,7 @@ class TodoSkipHandler(APIHandler):
 class ListsHandler(APIHandler):
     """All lists, or those in the trash."""
 
-    @kept
+    @keep_answers
     async def get(self, *, deleted: Deleted = False) -> list[TodoList]:
         """Read all lists, or those in the trash."""
         self.validate(collection_etag(self.user, await self.queries.revision()))
@@ -9806,7 +9806,7 @@ class ListsHandler(APIHandler):
 class ListHandler(APIHandler):
     """One list."""
 
-    @kept
+    @keep_answers
     async def get(self, list_id: ListId, *, deleted: Deleted = False) -> TodoList:
         """Read a list."""
         todo_list = await self.queries.todo_list(list_id, deleted)
