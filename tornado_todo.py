@@ -12384,6 +12384,8 @@ dialog {
 /* High contrast modes drop background colours, and with them an unframed tick. */
 @media (forced-colors: active) {
   .toggle::after, .toggle-all::after { background: CanvasText; }
+  .progress::-webkit-progress-value { background: Highlight; }
+  .footer { background: Canvas; }
   .selected, :checked + span, [aria-current], [aria-pressed='true'] {
     outline: var(--ring) solid Highlight;
     outline-offset: calc(-1 * var(--ring));
