@@ -69,9 +69,10 @@ import tornado.websocket
 import tornado_todo
 
 try:
+    from axe_playwright_python.async_playwright import Axe
     from playwright.async_api import async_playwright, expect
 except ImportError:  # the tests of the page are skipped
-    async_playwright = expect = None
+    Axe = async_playwright = expect = None
 
 HERE = pathlib.Path(__file__).resolve().parent
 MODULE = HERE / "tornado_todo.py"
@@ -16994,6 +16995,61 @@ async def test_controls_of_account_views_have_names_and_large_targets(browser, a
             assert await page.evaluate(small) == []
             await assert_fits(page)
         assert await page.evaluate(NAMELESS) == []
+
+
+# ==== axe-core ====================================================================================
+
+
+async def assert_accessible(page):
+    violations = (await Axe().run(page)).response["violations"]
+    assert [(found["id"], [node["html"] for node in found["nodes"]]) for found in violations] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 768, 1280])
+async def test_axe_finds_nothing_in_any_view(browser, accounts_server, width, theme):
+    async with opened(browser, accounts_server.url, width) as page:
+        await page.emulate_media(color_scheme=theme)
+        await expect(page.locator(".gate")).to_be_visible()
+        await assert_accessible(page)
+    async with signed_in_page(browser, accounts_server, "ann", width) as page:
+        await page.emulate_media(color_scheme=theme)
+        await assert_accessible(page)
+        await make_list_on_page(page, "Groceries", BOOK)
+        fields = {"notes": "x", "priority": 2, "tags": ["shop"]}
+        for todo in ({"title": BUY, "due": "2001-01-01"}, {"title": FEED, "completed": True}, {"title": BOOK}):
+            await ask_with_cookies(page, "/api/todos", "POST", {**fields, **todo})
+        await page.goto(page.server + "/#/all?tag=shop")
+        await expect(rows(page)).to_have_count(3)
+        await page.locator(".new-options-button").click()
+        await open_lists(page)
+        await assert_accessible(page)
+        await page.locator(".help-button").click()
+        await assert_accessible(page)
+        await page.reload()
+        for part in ("sessions", "tokens", "password", "data"):
+            await open_account(page, part)
+            await assert_accessible(page)
+            await page.reload()
+        await open_lists(page)
+        await page.locator(".lists .place").click()
+        await page.locator(".share-button").click()
+        await page.locator(".make-link").click()
+        await assert_accessible(page)
+        await page.locator(".share .dialog-close").click()
+        await page.locator(".rename-list-button").click()
+        await assert_accessible(page)
+        await page.locator(".rename-list").press("Escape")
+        await row(page, BOOK).locator(".details-button").click()
+        await page.locator(".history summary").click()
+        await assert_accessible(page)
+        await page.locator(".detail-delete").click()
+        await assert_accessible(page)
+        await page.goto(page.server + "/#/trash")
+        await assert_accessible(page)
+        await page.locator(".empty-trash").click()
+        await assert_accessible(page)
 
 
 # ==== what others write is never run ===============================================================
