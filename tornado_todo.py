@@ -1251,7 +1251,7 @@ def is_over(until: str, due: str) -> bool:
 def next_occurrence(due: str | None, repeat: str, at: str, zone: str) -> dict[str, str] | None:
     """The due date and the rule of the to-do that follows one, at a time (RFC 3339 UTC); None if none follows.
 
-    It is due on the first day of the rule that is not over yet, so that nobody has to catch up.
+    It is due on the first day of the rule that is not over, so that a user who was away has nothing to make up for.
     """
     rule, present = read_rule(repeat), parse_date_time(at)
     try:
@@ -2035,7 +2035,7 @@ SPANISH = {
     "times": "veces",
 }
 LANGUAGES = {"en": ENGLISH, "de": GERMAN, "pt": PORTUGUESE, "es": SPANISH}
-# What may stand before and after a phrase: \0 stands for what has been taken already.
+# The surroundings of a phrase; \0 marks text that an earlier phrase has taken.
 LEFT, RIGHT = r"(?<![^\s(\[,;\0])", r"(?![^\s)\],;.:!?\0]|[.,:!?][^\s\0])"
 ANY_DAY = "(?:%(plural_days)s|%(days)s|%(short_days)s)"
 DAY_PHRASE = r"""(?:
@@ -3201,7 +3201,7 @@ class SQLiteIndex:
                     *(f"DROP TABLE IF EXISTS {name}" for name in (self.name, self._state)),
                     f"CREATE VIRTUAL TABLE {self.name} USING fts5(text, {how})",
                     f"CREATE TABLE {self._state} AS SELECT 0 AS end_number, 0 AS last_row, 0 AS is_stale",
-                    # What is deleted must not stay in the index for long.
+                    # The index must not keep the text of deleted rows for long.
                     f"CREATE TRIGGER {self.name}_deleted AFTER DELETE ON {table} BEGIN"
                     f" UPDATE {self._state} SET is_stale = 1 WHERE is_stale = 0; END",
                 ):
@@ -3954,7 +3954,7 @@ class PostgresDatabase(Database):
         estimate = re.match(r"Bitmap Heap Scan .* rows=(\d+)", plan)
         if not estimate or int(estimate[1]) > MAX_CANDIDATES:
             return searched.table
-        # Materialized, since there is no estimate for words that are not known when a plan is made for all of them.
+        # Materialized, or a generic plan, which does not know the words, could read the whole table.
         return f"(WITH found AS MATERIALIZED ({having(map(bound, patterns))}) SELECT * FROM found) AS {searched.table}"
 
     async def _look(self, probe: Probe) -> None:
@@ -4109,9 +4109,9 @@ MIGRATIONS = (
     """
     CREATE TABLE throttles (key TEXT PRIMARY KEY, value BIGINT NOT NULL, expires_at BIGINT NOT NULL);
     """,
-    # Every write of a to-do paid for indexes that few reads use: to sort 100,000 to-dos by title takes 50 ms without
-    # one. The index of a list also counts what is completed, and the log's finds users only in lists of others.
-    # Of two indexes that suit it equally, SQLite takes the newer one: for due dates that must not be todos_by_list.
+    # Few reads used these indexes, and every write of a to-do maintained them: without one, 100,000 to-dos are sorted
+    # by title in 50 ms. The index of a list now counts completed to-dos, too, and the log's has only changes in lists
+    # of other users. SQLite prefers the newer of two equal indexes, so those for due dates are created last.
     f"""
     DROP INDEX todos_by_title;
     DROP INDEX todos_by_priority;
@@ -4472,7 +4472,7 @@ class TodoQueries:
         elif isinstance(which.start, tuple):
             first, last, since, until = map(bound, due_range(*which.start, which.tz))
             timed, untimed = f"start_at >= {since} AND start_at < {until}", f"start_at BETWEEN {first} AND {last}"
-            # What has no start has started before every day.
+            # A to-do without a start has started before every day.
             always = "start IS NULL OR " if which.start[0] == FIRST_DAY else ""
             conditions.append(f"({always}CASE WHEN length(start) > 10 THEN {timed} ELSE {untimed} END)")
         if which.priority:
@@ -4500,7 +4500,7 @@ class TodoQueries:
         tail = f" LIMIT {page.limit + 1}" if page else ""
         ways = self._ways(which, role, bound)
         table = await self.source.narrowed(SEARCHED, which.q, bound) if page and which.q else SEARCHED.table
-        if table != SEARCHED.table:  # what a search found is sorted anyway
+        if table != SEARCHED.table:  # the rows that a search found are sorted anyway
             ways = [("found", f"({' OR '.join(right for _, right, _ in ways)})", "")]
         by_zone = page is not None and page.sort == "due"
         order = f"ORDER BY {column} {direction}, id {direction}{tail}"
@@ -4601,7 +4601,7 @@ class TodoQueries:
 
     async def described(self, lists: Sequence[TodoList]) -> list[TodoList]:
         """Lists with the number of their to-dos, their owner, and the caller's role."""
-        # One index has what is counted; Postgres would read whole tables to count for all lists in one query.
+        # Each count reads one index; to count for all lists in one query, Postgres would read whole tables.
         in_list = "FROM todos WHERE todos.list_id = lists.id AND todos.deleted_at IS NULL"
         only = [lists[0].id] if len(lists) == 1 else []
         rows = await self.fetch(
@@ -4732,7 +4732,7 @@ class TodoQueries:
             " WHERE users.id = $1 AND changes.revision BETWEEN passed_from AND passed_to)"
             " AND batch NOT IN (SELECT undoes FROM changes WHERE undoes IS NOT NULL)"
         )
-        # An index has each part in order: what the caller did in lists of their own, and in those of others.
+        # Each part is read in the order of an index: changes in the caller's own lists, and in other users' lists.
         parts = " UNION ALL ".join(
             f"SELECT * FROM (SELECT revision, batch FROM changes WHERE {way} AND {undoable} {newest}) AS {name}"
             for name, way in (("own", "owner_id = $1 AND user_id = $1"), ("others", OF_OTHERS))
