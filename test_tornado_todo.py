@@ -5909,7 +5909,8 @@ async def test_group_of_new_todos_takes_as_many_statements_as_one(service, monke
 
     def counting(run):
         async def counted(transaction, sql, *arguments):
-            statements.append(sql)
+            if "todos_search" not in sql:  # the index follows the log between the groups
+                statements.append(sql)
             return await run(transaction, sql, *arguments)
 
         return counted
