@@ -2154,7 +2154,7 @@ def nearest_date(year: int | None, month: int, day: int, today: datetime.date) -
 
 
 class Reader(NamedTuple):
-    """What a reader's words mean: their language, whether 3/4 is in March, and the present time in their zone."""
+    """The reader of a line: their language, whether they write 3/4 for a day in March, and the present time in their zone."""
 
     language: str
     month_first: bool
@@ -2227,7 +2227,7 @@ class QuickAdd:
         return {name: value for name, value in fields.items() if name not in self.keep}
 
     def title(self) -> str:
-        """The text without the phrases that were taken, and without what they leave of brackets and commas."""
+        """The text without the phrases that were taken, and without brackets and commas that enclosed only these."""
         title, rest = "", self.text
         for span in sorted(self.spans, key=lambda span: span.start):
             title += rest[: span.start - len(self.text) + len(rest)]
@@ -2456,7 +2456,7 @@ def read_keep(text: str) -> tuple[str | tuple[int, int], ...]:
 
 
 def read_language(header: str) -> tuple[str, bool]:
-    """The language of an Accept-Language header whose words can be read, and whether 3/4 is in March there."""
+    """The supported language that an Accept-Language header prefers, and whether 3/4 is a day in March in it."""
     choices = [each.replace(" ", "").lower().partition(";q=") for each in header.split(",")]
     weighted = [(tag, float(weight) if re.fullmatch(r"[01](\.[0-9]*)?", weight) else 1.0) for tag, _, weight in choices]
     for tag, _ in sorted(weighted, key=lambda choice: -choice[1]):
@@ -2470,8 +2470,8 @@ def parse_title(
 ) -> tuple[dict[str, Any], list[Span]]:
     """The fields of a to-do, of which the title may have words for others, and those parts of the title.
 
-    Lists are ids by folded title. The text is the title as it is if nothing else would remain of it. Words replace the
-    fields that were sent, except that tags are added.
+    `lists` has ids by folded title. The title stays as it is if no other text would remain. Words replace the fields that
+    were sent, except that tags are added.
     """
     line = QuickAdd(fields["title"], reader, lists, fields.get("tags") or (), keep)
     found, title = line.read(), line.title()
@@ -8342,7 +8342,7 @@ def input_error_status(error: tornado.httputil.HTTPInputError) -> int:
 
 
 def response_bytes(response: Response[Any]) -> bytes:
-    """A response, whose body is bytes, as HTTP/1.1."""
+    """The bytes of a response in HTTP/1.1. Its body must be bytes."""
     fields = map(": ".join, response.headers.items())
     status = f"HTTP/1.1 {response.status} {http.client.responses.get(response.status, 'Unknown')}"
     return "\r\n".join([status, *fields, "", ""]).encode() + cast(bytes, response.body)
@@ -16805,7 +16805,8 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         self._is_new = False
         if not self.transport.is_closing():
             self.flow.resume_reading()
-            self.data_received(self._early)
+            early, self._early = self._early, b""
+            self.data_received(early)
 
     def _limit_head(self, size: int) -> None:
         if not self._is_reading_head and (self._unanswered or self._is_reading_body):
