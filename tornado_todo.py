@@ -2154,7 +2154,7 @@ def nearest_date(year: int | None, month: int, day: int, today: datetime.date) -
 
 
 class Reader(NamedTuple):
-    """The reader of a line: their language, whether they write 3/4 for a day in March, and the present time in their zone."""
+    """The reader of a line: their language, whether 3/4 is in March for them, and the present time in their zone."""
 
     language: str
     month_first: bool
@@ -2470,8 +2470,8 @@ def parse_title(
 ) -> tuple[dict[str, Any], list[Span]]:
     """The fields of a to-do, of which the title may have words for others, and those parts of the title.
 
-    `lists` has ids by folded title. The title stays as it is if no other text would remain. Words replace the fields that
-    were sent, except that tags are added.
+    `lists` has ids by folded title. The title stays as it is if no other text would remain. Words replace the
+    fields that were sent, except that tags are added.
     """
     line = QuickAdd(fields["title"], reader, lists, fields.get("tags") or (), keep)
     found, title = line.read(), line.title()
