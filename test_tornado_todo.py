@@ -2872,6 +2872,13 @@ def test_title_to_be_read_is_checked_like_any_other(shared):
     assert_problem(shared.post("/api/parse", {"text": "Pay"}), 422, "title")
 
 
+def test_put_under_a_new_id_reads_words_of_the_title(client):
+    path = f"/api/todos/{uuid.uuid4()}"
+    made = client.put(f"{path}?parse=true&keep=tag", {"title": "Pay #home !2"}).json()
+    assert (made["title"], made["priority"], made["tags"]) == ("Pay #home", 2, [])
+    assert client.put(path, {"title": "Pay #home !2"}).json()["title"] == "Pay #home !2"
+
+
 # ==== to-dos that repeat =========================================================================
 
 
@@ -13826,7 +13833,7 @@ async def test_enter_appends_a_trimmed_title_and_clears_the_box(page):
 
 @pytest.mark.slow
 async def test_titles_stay_exactly_as_typed(page):
-    odd = ["a #1 thing", "pay !3 due:today", "<b>bold</b> & {{x}}", "שלום 123", "買い物 🛒"]
+    odd = ["a #1 thing", "pay 3! due:today", "<b>bold</b> & {{x}}", "שלום 123", "買い物 🛒"]
     await type_in(page, *odd)
     await expect(shown_titles(page)).to_have_text(odd)
     await page.reload()
@@ -13985,6 +13992,115 @@ async def test_a_toggle_leaves_a_filter_that_no_longer_fits(page):
     await row(page, FEED).locator(".toggle").click()
     await expect(page.locator(".empty-title")).to_have_text("All done")
     await expect(page.locator(".footer")).to_be_visible()
+
+
+# ==== quick add on the page ========================================================================
+
+QUICK = "Pay rent tomorrow 9:00 #home !1 *Household every month"
+
+
+def chips(page):
+    return page.locator(".understood .chip")
+
+
+async def test_words_of_a_title_are_chips_and_become_fields(page):
+    household = await ask(page, "/api/lists", "POST", {"title": "Household"})
+    await expect(page.locator(".lists .place")).to_contain_text("Household")
+    await page.locator(".new-todo").press_sequentially(QUICK)
+    day, time = re.compile("Tomorrow"), re.compile("9:00")
+    await expect(chips(page)).to_have_text([day, time, "home", "Low", "Household", "Every month"])
+    await page.locator(".new-todo").press("Enter")
+    await expect(chips(page)).to_have_count(0)
+    await page.locator(".toast-action").click()  # it is in another list
+    await expect(page.locator(".detail-title")).to_have_value("Pay rent")
+    todo = await stored(page)
+    assert (todo["title"], todo["tags"], todo["priority"], todo["list"]) == ("Pay rent", ["home"], 1, household["id"])
+    assert todo["due"].startswith(in_days(1) + "T09:00") and todo["repeat"] == "FREQ=MONTHLY"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["click", "keys"])
+async def test_a_refused_chip_stays_in_the_title(page, way):
+    await page.locator(".new-todo").fill("🐈 Read today #home about #homes")
+    await expect(chips(page)).to_have_text(["Today", "home", "homes"])
+    if way == "click":
+        await chips(page).nth(1).click()
+    else:
+        await chips(page).nth(1).focus()
+        await page.keyboard.press("Enter")
+    await expect(chips(page)).to_have_text(["Today", "homes"])
+    await expect(page.locator(".new-todo")).to_be_focused()
+    await page.keyboard.press("Home")
+    await page.keyboard.type("Please: ")
+    await expect(chips(page)).to_have_text(["Today", "homes"])
+    await page.keyboard.press("Enter")
+    todo = await stored(page)
+    assert (todo["title"], todo["tags"], todo["due"]) == ("Please: 🐈 Read #home about", ["homes"], in_days(0))
+    await page.locator(".new-todo").fill("Read #home every 2 weeks now until 24/12/2044")  # the next to-do begins again
+    await expect(chips(page)).to_have_text(["home", re.compile("Every 2 weeks, until .*2044")])
+    await chips(page).nth(1).click()
+    await expect(chips(page)).to_have_text(["home"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server_is", ["there", "slow", "away"])
+async def test_enter_before_the_chips_adds_what_they_would_have_shown(page, server_is):
+    held = asyncio.Event()
+
+    async def hold(route):
+        await held.wait()
+        await (route.abort() if server_is == "away" else route.continue_())
+
+    if server_is != "there":
+        await page.route("**/api/parse*", hold)
+    if server_is == "away":
+        await lose_the_server(page)
+    await page.locator(".new-todo").fill("Call Ann tomorrow !2")
+    await page.locator(".new-todo").press("Enter")
+    await expect(rows(page)).to_have_count(1)
+    if server_is == "away":
+        await expect(shown_titles(page)).to_have_text("Call Ann tomorrow !2")
+        await expect(page.locator(".banner")).to_be_visible()
+        await reach_the_server_again_by_the_button(page)
+    await expect(shown_titles(page)).to_have_text("Call Ann")
+    await expect(rows(page).locator(".due")).to_have_text("Tomorrow")
+    held.set()
+    await expect(chips(page)).to_have_count(0)
+    todo = await stored(page)
+    assert (todo["title"], todo["due"], todo["priority"]) == ("Call Ann", in_days(1), 2)
+
+
+@pytest.mark.slow
+async def test_words_go_before_the_view_and_the_options(page):
+    await page.goto(page.server + "/#/today")
+    await page.locator(".new-options-button").click()
+    await page.locator(".new-priority").select_option("2")
+    await page.locator(".new-tags").fill("shop")
+    await type_in(page, "Buy tea in 3 days #home !3", "Buy milk")
+    tea, milk = await ask(page, "/api/todos")
+    assert (tea["due"], tea["priority"], tea["tags"]) == (in_days(3), 3, ["shop", "home"])
+    assert (milk["due"], milk["priority"], milk["tags"]) == (in_days(0), 0, [])
+
+
+@pytest.mark.slow
+async def test_composing_a_word_reads_it_only_at_its_end(page):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if "/api/parse" in request.url else None)
+    await page.locator(".new-todo").focus()
+    await page.devtools.send("Input.imeSetComposition", {"text": "Tee #haus", "selectionStart": 9, "selectionEnd": 9})
+    await page.keyboard.press("F7")  # a key that does nothing, so that the events before it are over
+    await expect(page.locator(".new-todo")).to_have_value("Tee #haus")
+    assert asked == []
+    await page.devtools.send("Input.insertText", {"text": "Tee #haus"})
+    await expect(chips(page)).to_have_text(["haus"])
+
+
+@pytest.mark.slow
+async def test_draft_of_a_title_has_its_chips_again_after_a_reload(page):
+    await page.locator(".new-todo").fill("Read #home")
+    await expect(chips(page)).to_have_text(["home"])
+    await page.reload()
+    await expect(chips(page)).to_have_text(["home"])
 
 
 # ==== pasting several lines =======================================================================

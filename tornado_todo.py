@@ -9715,7 +9715,7 @@ class TodosHandler(ParsingHandler):
         return await self.services.todos.delete_all(self.user, which, if_match)
 
 
-class TodoHandler(APIHandler):
+class TodoHandler(ParsingHandler):
     """One to-do."""
 
     @keep_answers
@@ -9730,11 +9730,16 @@ class TodoHandler(APIHandler):
         todo_id: NewTodoId,
         body: NewTodo,
         *,
+        parse: Parse = False,
+        keep: Keep = (),
         tz: TimeZone = "",
+        accept_language: AcceptLanguage = "",
         if_match: IfMatch = None,
         if_none_match: IfNoneMatch = None,
     ) -> Annotated[WriteResult[Todo], 200, 201]:
-        """Create a to-do under an id made by the client, or replace it."""
+        """Create a to-do under an id made by the client, or replace it; words of the title can become fields."""
+        if parse:
+            ((body, _),) = await self.parsed([body], keep, tz, accept_language)
         only_new = (if_none_match or "").strip() == "*"
         written = await self.services.todos.replace(self.user_in(tz), todo_id, body, if_match, only_new)
         todo, made = written.result
@@ -10713,6 +10718,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   ('note', 'M5 7h14M5 12h14M5 17h8'),
   ('calendar', 'M6.5 5.5h11A2.5 2.5 0 0 1 20 8v9.5a2.5 2.5 0 0 1-2.5 2.5h-11A2.5 2.5 0 0 1 4 17.5V8a2.5 2.5 0 0 1 2.5'
                '-2.5zM4 10h16M8.5 3.5v4M15.5 3.5v4'),
+  ('repeat', 'm17 3.5 3 3-3 3M4 11.5V10a3.5 3.5 0 0 1 3.5-3.5H20M7 20.5l-3-3 3-3M20 12.5V14a3.5 3.5 0 0 1-3.5 3.5H4'),
   ('pencil', 'm14.5 5.8 3.7 3.7M5 19l.9-4L16 4.9c.7-.7 1.9-.7 2.6 0l.5.5c.7.7.7 1.9 0 2.6L9 18.1z'),
   ('restore', 'M5 5v5h5M5.5 10a7.5 7.5 0 1 1-.8 5'),
   ('help', 'M3.2 12a8.8 8.8 0 1 0 17.6 0 8.8 8.8 0 1 0-17.6 0M9 9.2a3 3 0 1 1 4.3 2.7c-.8.4-1.3 1-1.3 1.9M12 17.2h.01'),
@@ -10802,6 +10808,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
           <button class="icon-button new-options-button" data-action="toggleOptions" aria-expanded="false"
                   aria-controls="new-options"
                   aria-label="Due date, priority and tags for the new to-do">{% raw icon % 'options' %}</button>
+          <div class="understood row wrap" role="group" aria-label="Read from the title" aria-live="polite"
+               hidden></div>
           <div class="new-options" id="new-options" role="group" aria-label="For the new to-do" hidden>
             <label class="soft" for="new-due">Due</label>
             <input id="new-due" class="new-due control" type="date" min="1000-01-01" max="9999-12-31"
@@ -11696,6 +11704,11 @@ kbd {
 
 .new-tags { grid-column: 2 / -1; }
 
+.understood {
+  grid-column: 2 / -1;
+  padding-block-end: var(--s3);
+}
+
 .active-filters { margin-block-start: var(--s3); }
 
 .filter-chip {
@@ -12336,7 +12349,7 @@ dialog {
   .todoapp { --grip: var(--s2); }
   .todo-list, .trash-list { margin-inline: calc(-1 * var(--edge)); }
   .todo-list, .trash-list, .todo-list > li:nth-child(n) { border-radius: 0; }
-  .new-options {
+  .new-options, .understood {
     grid-column: 1 / -1;
     grid-template-columns: auto minmax(0, 1fr);
     padding-inline-start: var(--s3);
@@ -12424,6 +12437,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const NOTES_PAUSE = 60000; // a session of editing with pauses for thought is one entry of the history
   const SYNC_PAUSE = 200;
   const STASH_PAUSE = 500;
+  const READ_PAUSE = 15;
   const PRESS_PATIENCE = 1000;
   const DUE_PAUSE = 2000;
   const RECENT_CHANGES = 200;
@@ -12735,6 +12749,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const clockFormat = formatter({ hour: 'numeric', minute: '2-digit' });
   const weekdayFormat = formatter({ weekday: 'long' });
+  const monthFormat = formatter({ month: 'long' });
   const dayFormat = formatter({ day: 'numeric', month: 'short' });
   const yearFormat = formatter({ day: 'numeric', month: 'short', year: 'numeric' });
   const fullFormat = formatter({ dateStyle: 'medium', timeStyle: 'short' });
@@ -12797,6 +12812,45 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const sign = offset < 0 ? '-' : '+';
     const tail = offset ? `${sign}${pad(Math.floor(size / 60))}:${pad(size % 60)}` : 'Z'; // as the server has it
     return `${dayText(moment)}T${timeText(moment)}:00${tail}`;
+  }
+
+  // ---- Repeats: rules as the server has them, such as FREQ=MONTHLY;BYDAY=-1FR ----------------------------
+
+  const UNITS = { DAILY: 'day', WEEKLY: 'week', MONTHLY: 'month', YEARLY: 'year' };
+  const WEEKDAYS = ['MO', 'TU', 'WE', 'TH', 'FR', 'SA', 'SU'];
+  const WORKDAYS = String(WEEKDAYS.slice(0, 5));
+  const ORDINALS = { '-1': 'last', 1: 'first', 2: 'second', 3: 'third', 4: 'fourth' };
+  const listed = new Intl.ListFormat('en');
+
+  const readRule = rule => Object.fromEntries((rule || 'FREQ=').split(';').map(part => part.split('=')));
+  const writeRule = parts => Object.entries(parts).filter(([, value]) => value).map(part => part.join('=')).join(';');
+
+  // The first of January 2024 was a Monday.
+  const weekdayName = code => weekdayFormat(new Date(2024, 0, 1 + WEEKDAYS.indexOf(code.slice(-2))));
+
+  // The words for the days of a rule, by its parts BYDAY, BYMONTHDAY and BYMONTH.
+  function ruleDays({ BYDAY, BYMONTHDAY, BYMONTH }) {
+    const weekday = code => `${code.length > 2 ? `the ${ORDINALS[code.slice(0, -2)]} ` : ''}${weekdayName(code)}`;
+    const day = number => (number === '-1' ? 'the last day' : `day ${number}`);
+    if (BYMONTH && BYMONTHDAY > 0) return dayFormat(new Date(2024, BYMONTH - 1, BYMONTHDAY)); // a leap year
+    const days = BYDAY?.split(',').map(weekday) ?? BYMONTHDAY?.split(',').map(day) ?? [];
+    return listed.format(days) + (BYMONTH ? ` of ${monthFormat(new Date(2024, BYMONTH - 1))}` : '');
+  }
+
+  const untilDay = until => until.replace(/^(\d{4})(\d\d)(\d\d).*/, '$1-$2-$3');
+
+  function repeatWords(rule) {
+    const { FREQ, INTERVAL = 1, COUNT, UNTIL, FROM, ...on } = readRule(rule);
+    const isWorkdays = on.BYDAY === WORKDAYS && INTERVAL === 1;
+    const days = isWorkdays ? '' : ruleDays(on);
+    const unit = isWorkdays ? 'weekday' : UNITS[FREQ];
+    return [
+      INTERVAL > 1 ? `Every ${INTERVAL} ${unit}s` : `Every ${unit}`,
+      days && ` on ${days}`,
+      FROM && ' from when it is done',
+      COUNT && `, ${plural(COUNT, 'time', 'times')}`,
+      UNTIL && `, until ${yearFormat(midnightOf(untilDay(UNTIL)))}`,
+    ].filter(Boolean).join('');
   }
 
   // ---- The server --------------------------------------------------------------------------------------
@@ -13615,16 +13669,88 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     typedIn.delete(field);
   }
 
-  function createTodo() {
+  // ---- Quick add: the server reads words of a title as other fields --------------------------------------
+  // `answer` is what it has read, for `asked`. A phrase that the user refuses stays in the title.
+
+  const quick = { asked: '', answer: null, refused: new Set() };
+
+  // The request for what has been typed; with `parse`, it is read on arrival.
+  function newRequest(more = {}) {
     const title = oneLine(find('.new-todo').value);
-    if (!title || isTrash() || isLockedView() || complainOfTitle(title) || complainOfDate()) return;
-    const fields = newFields(title);
-    const plain = { list: inbox()?.id ?? null, completed: false, notes: '', due: null, priority: 0, tags: [] };
+    const escaped = [...quick.refused].map(phrase => phrase.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&'));
+    const places = escaped.length ? title.matchAll(new RegExp(`(?:${escaped.join('|')})(?![\\p{L}\\p{N}])`, 'gu')) : [];
+    const keep = Array.from(places, ({ 0: phrase, index }) => {
+      const start = lengthOf(title.slice(0, index)); // the server counts code points
+      return `${start}-${start + lengthOf(phrase)}`;
+    });
+    const query = new URLSearchParams({ ...(keep.length && { keep }), ...(zone && { tz: zone }), ...more });
+    return { query: `?${query}`, body: newFields(title) };
+  }
+
+  // One request at a time, always for the newest text. What cannot be read now is read on arrival.
+  const readTitle = shared(async () => {
+    for (let asked = ''; asked !== JSON.stringify(newRequest()); ) {
+      const { query, body } = newRequest();
+      asked = JSON.stringify({ query, body });
+      const isAsked = body.title && !state.away && access.session;
+      const answer = isAsked ? await send('POST', `/api/parse${query}`, { body }).catch(expected) : null;
+      Object.assign(quick, { asked, answer: answer?.ok ? await answer.json() : null });
+      if (!body.title) quick.refused.clear();
+    }
+    render();
+  });
+
+  const readTitleSoon = debounce(readTitle, READ_PAUSE);
+
+  const CHIP_ICONS = { day: 'calendar', time: 'calendar', repeat: 'repeat', priority: 'flag', list: 'list' };
+
+  function chipWords({ kind, text }, { due, repeat, priority, list }, kinds) {
+    const isSplit = kinds.includes('day') && kinds.includes('time');
+    const day = () => friendlyDue(isSplit ? dayText(dueMoment(due)) : due).text;
+    const words = {
+      day,
+      time: () => (isSplit ? clockFormat(dueMoment(due)) : day()),
+      repeat: () => repeatWords(repeat),
+      priority: () => PRIORITIES[priority],
+      list: () => listName(list),
+      tag: () => text.slice(1),
+    };
+    return words[kind]();
+  }
+
+  function quickChips() {
+    const { todo, spans = [] } = quick.answer ?? {};
+    const kinds = spans.map(({ kind }) => kind);
+    const phrases = kind => spans.filter(span => span.kind === kind).map(({ text }) => text); // a repeat and its end
+    const chip = (span, texts) =>
+      filterChip(chipWords(span, todo, kinds), `${texts.join(' ')}: keep it in the title`,
+        action(() => refusePhrases(texts)), CHIP_ICONS[span.kind]);
+    return spans.map((span, index) => {
+      if (span.kind === 'tag') return chip(span, [span.text]);
+      return kinds.indexOf(span.kind) === index && chip(span, phrases(span.kind));
+    });
+  }
+
+  function refusePhrases(texts) {
+    texts.forEach(text => quick.refused.add(text));
+    find('.new-todo').focus();
+    return readTitle();
+  }
+
+  function createTodo() {
+    const typed = oneLine(find('.new-todo').value);
+    if (!typed || isTrash() || isLockedView() || complainOfDate()) return;
+    const isRead = quick.answer && quick.asked === JSON.stringify(newRequest());
+    const { query, body } = isRead ? { query: '', body: quick.answer.todo } : newRequest({ parse: true });
+    const { title } = body;
+    if (complainOfTitle(title)) return;
+    const plain = { list: inbox()?.id ?? null, completed: false, notes: '', due: null, start: null, repeat: null };
     const order = (state.items.at(-1)?.order ?? 0) + 1;
-    const item = { id: newId(), ...plain, order, pending: true, ...fields };
-    const request = { method: 'PUT', path: `/api/todos/${item.id}`, body: fields };
+    const item = { id: newId(), ...plain, priority: 0, tags: [], order, pending: true, ...body };
+    const request = { method: 'PUT', path: `/api/todos/${item.id}${query}`, body };
     for (const name of ['.new-todo', '.new-due', '.new-tags']) empty(find(name));
     find('.new-priority').value = '0';
+    Object.assign(quick, { answer: null, refused: new Set() });
     let isSeen = false;
     command({
       kind: 'todos',
@@ -13634,10 +13760,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       apply: draft => insertIn(draft, item),
       accept: answer => {
         noteTags([answer]);
-        if (sortOf() !== 'order') state.stale = 'all';
-        reportAdded(answer, isSeen);
+        if (sortOf() !== 'order' || !belongs(answer)) state.stale = 'all';
+        reportAdded(answer, isSeen && belongs(answer));
       },
-      failed: error => giveBack(title, error),
+      failed: error => giveBack(typed, error),
     });
     isSeen = reveal(rowOf(item.id));
   }
@@ -13722,6 +13848,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const put = () => {
       input.value = title;
       input.focus();
+      readTitle();
     };
     if (isFree) put();
     else complain(`Not saved: ${quoted(title)}. ${error.message}`, { label: 'Edit it', act: put });
@@ -14220,6 +14347,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const filled = fields.filter(isFilled);
     if (filled.some(([selector]) => isFilled([selector, find(selector).value]))) return false;
     for (const [selector, text] of filled) find(selector).value = text;
+    readTitle();
     if (fields.slice(1, 4).some(isFilled) && find('.new-options').hidden) toggleOptions();
     if (find('.new-list').value) showNewList(true);
     return true;
@@ -14616,9 +14744,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // The label contains the text that is seen, because voice control uses it as the button's name.
-  function filterChip(text, label, acts) {
-    return button('chip.filter-chip', { 'aria-label': label, ...acts }, h('span', { dir: 'auto' }, text),
-      icon('close'));
+  function filterChip(text, label, acts, iconName) {
+    return button('chip.filter-chip', { 'aria-label': label, ...acts },
+      iconName && icon(iconName), h('span', { dir: 'auto' }, text), icon('close'));
   }
 
   function activeFilters() {
@@ -14742,6 +14870,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       'aria-valuetext': `${completed} of ${total} completed`,
     }),
     '.composer': ({ hasComposer }) => ({ hidden: !hasComposer }),
+    '.understood': () => ({ hidden: !quick.answer?.spans.length, children: quickChips() }),
     '.search': () => ({ value: document.activeElement === find('.search') ? find('.search').value : state.view.q }),
     '.active-filters': () => {
       const children = activeFilters();
@@ -15992,6 +16121,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ['focusout', '.detail-due, .detail-time', () => saveTypedDue()],
     ['paste', '.new-todo', takeLines],
     ['drop', '.new-todo', takeLines],
+    ['input', '.composer :is(input, select)', (field, event) => event.isComposing || readTitleSoon()],
+    ['compositionend', '.new-todo', () => readTitleSoon()],
     ['input', '.search', () => search()],
     ['input', '.detail-title', growTitle],
     ['input', '.detail-notes', () => saveNotesSoon()],
