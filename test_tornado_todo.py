@@ -15526,6 +15526,28 @@ async def test_a_big_list_loads_as_it_is_scrolled(page):
 
 
 @pytest.mark.slow
+async def test_rows_far_away_only_have_their_titles_until_they_are_near_or_printed(page):
+    await fill_list(page, 400)
+    await page.reload()
+    await settled(page)
+    await page.evaluate("window.print = () => { window.printed = document.querySelectorAll('.todo-list li').length }")
+    await page.locator(".new-todo").press("Control+p")
+    await page.wait_for_function("() => window.printed === 400")
+    assert await page.locator(".todo-list .toggle").count() < 300
+    await expect(rows(page).last).to_have_text("number 399")
+    await expect(rows(page).last.locator(".toggle")).to_have_count(0)
+    await rows(page).last.scroll_into_view_if_needed()
+    await rows(page).last.locator(".toggle").check()
+    await page.keyboard.press("ArrowUp")
+    await page.keyboard.press("Space")
+    await settled(page)
+    done = await ask(page, "/api/todos?completed=true")
+    assert [todo["title"] for todo in done] == ["number 398", "number 399"]
+    await page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    await expect(page.locator(".todo-list .toggle")).to_have_count(400)
+
+
+@pytest.mark.slow
 @SCREENS
 @pytest.mark.parametrize("amount", [30, 130])
 async def test_adding_to_a_long_list_keeps_the_page_where_it_is(page, amount, width, height):

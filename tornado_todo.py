@@ -10839,7 +10839,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
             <option value="title">Title</option>
           </select>
         </div>
-        <ul class="todo-list card" aria-labelledby="view-title"></ul>
+        <div class="todo-list stack"></div>
         <div class="more" hidden><button class="button more-button" data-action="loadMore">Show more</button></div>
       </section>
 
@@ -11739,16 +11739,20 @@ kbd {
 
 .todo-list {
   position: relative;
-  /* Rows far away aren't laid out, which keeps thousands of them cheap. */
-  > li {
+  /* Chunks far away aren't laid out, which keeps thousands of rows cheap. */
+  .chunk {
+    position: relative;
+    content-visibility: auto;
+    contain-intrinsic-size: auto calc(25 * var(--row));
+    &:has(.dragging, .shifted) { content-visibility: visible; }
+    + .chunk { border-block-start: var(--hair) solid var(--line); }
+    &:first-child > :first-child { border-radius: var(--round) var(--round) 0 0; }
+    &:last-child > :last-child { border-radius: 0 0 var(--round) var(--round); }
+    &:only-child > :only-child { border-radius: var(--round); }
+  }
+  li {
     position: relative;
     padding-inline: var(--grip) var(--s2);
-    content-visibility: auto;
-    contain-intrinsic-size: auto var(--row);
-    animation: arrive var(--calm);
-    &:first-child { border-radius: var(--round) var(--round) 0 0; }
-    &:last-child { border-radius: 0 0 var(--round) var(--round); }
-    &:only-child { border-radius: var(--round); }
     + li { border-block-start: var(--hair) solid var(--line); }
     &:is(:hover, :focus-within) { background: var(--hover); }
     &.open { background: color-mix(in srgb, var(--wash) 50%, var(--surface)); }
@@ -11845,6 +11849,7 @@ kbd {
   color: var(--strong);
   cursor: grab;
   touch-action: none;
+  &:active { cursor: grabbing; }
   .icon { stroke-width: 2.3; }
   .sortable li:not(.locked) & { display: grid; }
 }
@@ -11907,20 +11912,12 @@ kbd {
   .edit { display: block; }
 }
 
-.is-dragging {
-  &, & * {
-    cursor: grabbing !important;
-    user-select: none;
-  }
-  .todo-list > li {
-    transition: transform var(--calm);
-    content-visibility: visible;
-  }
-  .todo-list > .dragging {
-    z-index: 5;
-    transition: none;
-    pointer-events: none;
-  }
+.shifted { transition: transform var(--calm); }
+
+.todo-list .dragging {
+  z-index: 5;
+  transition: none;
+  pointer-events: none;
 }
 
 .more {
@@ -12347,8 +12344,10 @@ dialog {
   .search { padding-inline-end: var(--s3); }
   .search-key, .sidebar kbd, .sort-label { display: none; }
   .todoapp { --grip: var(--s2); }
-  .todo-list, .trash-list { margin-inline: calc(-1 * var(--edge)); }
-  .todo-list, .trash-list, .todo-list > li:nth-child(n) { border-radius: 0; }
+  .todo-list, .trash-list {
+    --round: 0px;
+    margin-inline: calc(-1 * var(--edge));
+  }
   .new-options, .understood {
     grid-column: 1 / -1;
     grid-template-columns: auto minmax(0, 1fr);
@@ -12379,7 +12378,7 @@ dialog {
       inset-inline: auto 0;
       width: var(--high);
     }
-    > li:not(.locked) { padding-inline-end: var(--high); }
+    li:not(.locked) { padding-inline-end: var(--high); }
   }
   /* On a small touch screen a row has room for one button; deleting is in the details. */
   @media (width < 600px) {
@@ -12429,6 +12428,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const { base: root, weather } = document.documentElement.dataset;
   const PAGE_SIZE = 100;
   const MAXIMUM_LIMIT = 1000;
+  const CHUNK = 25; // rows that are laid out together
   const TITLE_LENGTH = 500;
   const TAG_LENGTH = 50;
   const MAXIMUM_TAGS = 20;
@@ -12650,6 +12650,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     problem: null,
     stale: '', // what has to be read again in a quiet moment: 'counts' or 'all'
     editing: null,
+    isPrinting: false,
     drag: null,
     hasDrawer: false,
     history: [],
@@ -13501,6 +13502,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     watchForMore();
   });
 
+  async function printAll() {
+    for (let before; state.next && state.next !== before; ) {
+      before = state.next;
+      await loadMore();
+    }
+    print();
+  }
+
   // ---- Counting ----------------------------------------------------------------------------------------
 
   function counts() {
@@ -13993,12 +14002,18 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- To-dos: rows ------------------------------------------------------------------------------------
 
-  const rowOf = id => find('.todo-list').keyed.get(id);
-  const itemOf = node => itemById(node.closest('.todo-list > li')?.dataset.id);
+  const shownRows = () => findAll('.todo-list li, .trash-row');
+  const rowOf = id => findAll('.chunk').map(({ keyed }) => keyed.get(id)).find(Boolean);
+  const itemOf = node => itemById(node.closest('.todo-list li')?.dataset.id);
 
   // The box of a read-only to-do takes no focus; its details do.
   const ROW_FOCUS = '.toggle:enabled, .details-button, .restore';
-  const focusIn = row => find(ROW_FOCUS, row)?.focus({ preventScroll: true });
+
+  function focusIn(row) {
+    if (row && !find(ROW_FOCUS, row)) update(row, rowView(itemOf(row), true));
+    if (row) find(ROW_FOCUS, row).focus({ preventScroll: true });
+    return Boolean(row);
+  }
 
   function dueMark({ due, completed }) {
     const { text, tone } = friendlyDue(due);
@@ -14030,20 +14045,23 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ];
   }
 
-  function newRowView(item, { isOpen, isEditing }) {
+  function newRowView(item, { isOpen, isEditing, isWhole }) {
     const { id, title, completed, priority, pending } = item;
     const locked = isLocked(item);
     const classes = { '.completed': completed, '.pending': pending, '.locked': locked, '.open': isOpen };
     for (const level of [1, 2, 3]) classes[`.priority-${level}`] = priority === level;
+    const label = h('label', { dir: 'auto' }, title);
+    const row = { key: id, 'data-id': id, ...classes, '.editing': isEditing };
+    if (!isWhole) return h('li', row, h('div.view', {}, h('div.words', { key: 'words' }, label)));
     const toggle = { ...action('toggleRow'), type: 'checkbox', disabled: locked, checked: completed };
     const details = { ...action('openRow'), 'aria-label': `Details of ${title}` };
     const destroy = { ...action('deleteRow'), hidden: locked, 'aria-label': `Delete ${title}` };
     const edit = { type: 'text', autocomplete: 'off', enterKeyHint: 'done', dir: 'auto' };
-    return h('li', { key: id, 'data-id': id, ...classes, '.editing': isEditing },
+    return h('li', row,
       h('div.view', {},
         h('span.grip', { title: 'Drag to move', 'aria-hidden': 'true' }, icon('grip')),
         h('input.toggle', { ...toggle, 'aria-label': title }),
-        h('div.words', {}, h('label', { dir: 'auto' }, title), h('div.meta.row.wrap.soft', {}, marksOf(item))),
+        h('div.words', { key: 'words' }, label, h('div.meta.row.wrap.soft', {}, marksOf(item))),
         button('icon-button.details-button', details, icon('details')),
         button('icon-button.destroy', destroy, icon('trash'))),
       h('input.edit.control', { ...edit, 'aria-label': 'Edit the title' }));
@@ -14053,10 +14071,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   let rowContext = { text: '' }; // what rows show of everything but their to-do
 
   // A row is described again only when its to-do, or what it shows of everything else, is another.
-  function rowView(item) {
+  function rowView(item, isNear) {
     const flags = { isOpen: state.open?.id === item.id, isEditing: state.editing === item.id };
-    const due = item.due && friendlyDue(item.due);
-    const signature = `${flags.isOpen} ${flags.isEditing} ${due?.text} ${due?.tone}`;
+    flags.isWhole = isNear || flags.isEditing;
+    const due = flags.isWhole && item.due && friendlyDue(item.due);
+    const signature = `${Object.values(flags)} ${due?.text} ${due?.tone}`;
     const known = rowViews.get(item);
     if (known?.context === rowContext && known.signature === signature) return known.view;
     const view = newRowView(item, flags);
@@ -14064,12 +14083,54 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return view;
   }
 
+  // Browsers lay out only the chunks near the window, and report which these are. In the others a row only has its
+  // title, for search in the page and for screen readers: thousands of whole rows take too long.
+  const nearChunks = new Set();
+  const movedChunks = new Set();
+
+  function chunkView(items, key, before) {
+    const isNear = nearChunks.has(key) || state.isPrinting || items.isFirst;
+    const children = items.map(item => rowView(item, isNear));
+    const isSame = (row, index) => row === children[index];
+    return before?.children.length === children.length && before.children.every(isSame)
+      ? before
+      : h('ul.chunk', { key, items, 'aria-labelledby': 'view-title' }, ...children);
+  }
+
+  function moveChunk(chunk, { skipped }) {
+    if (!movedChunks.size) requestAnimationFrame(renewChunks);
+    movedChunks.add(chunk);
+    nearChunks[skipped ? 'delete' : 'add'](keyOf(chunk.view));
+  }
+
+  // What takes longer than half a frame waits for the next one.
+  function renewChunks(frame) {
+    for (const chunk of movedChunks) {
+      if (performance.now() - frame > 8) return requestAnimationFrame(renewChunks);
+      movedChunks.delete(chunk);
+      if (chunk.isConnected) update(chunk, chunkView(chunk.items, keyOf(chunk.view)));
+    }
+    return null;
+  }
+
+  function groupView({ key, items }) {
+    const known = find('.todo-list').keyed?.get(key)?.firstChild.keyed;
+    const chunks = [];
+    for (let start = 0; start < items.length; start += CHUNK) {
+      const name = `${key} ${start}`;
+      const isFirst = start < PAGE_SIZE; // whole before the browser reports anything
+      const chunk = Object.assign(items.slice(start, start + CHUNK), { isFirst });
+      chunks.push(chunkView(chunk, name, known?.get(name)?.view));
+    }
+    return h('div.group', { key }, h('div.card', {}, chunks));
+  }
+
   function rowsView() {
     if (isTrash()) return [];
     const { kind, tags } = state.view;
     const text = JSON.stringify([kind, tags, access.link, state.lists.map(({ id, title, role }) => [id, title, role])]);
     if (text !== rowContext.text) rowContext = { text };
-    return state.items.map(rowView);
+    return [groupView({ key: 'all', items: state.items })];
   }
 
   // ---- Texts that are edited ---------------------------------------------------------------------------
@@ -14403,8 +14464,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function startEdit(item, text) {
     if (!item || state.editing === item.id || refuses(item)) return;
     state.editing = item.id;
+    paint();
     const row = rowOf(item.id);
-    row.classList.add('editing');
     const field = find('.edit', row);
     beginInPlace(field, 'todos', item, text);
     field.setSelectionRange(field.value.length, field.value.length);
@@ -14442,7 +14503,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function endEdit(row) {
     const hadFocus = row.contains(document.activeElement);
     if (state.editing === row.dataset.id) state.editing = null;
-    row.classList.remove('editing');
+    paint();
     if (hadFocus) focusIn(row);
     want();
   }
@@ -14462,15 +14523,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function startDrag(grip, event) {
     const row = grip.closest('li');
     if (event.button !== 0 || !canReorder() || isLocked(itemOf(row))) return;
-    const all = findAll('.todo-list > li');
+    const all = shownRows();
     const from = all.indexOf(row);
-    const place = { from, to: from, place: null, startY: event.clientY, y: event.clientY, scroll: scrollY };
-    const sizes = { tops: all.map(each => each.offsetTop), heights: all.map(each => each.offsetHeight) };
-    state.drag = { row, all, ...place, ...sizes };
+    state.drag = { row, all, from, to: from, place: null, startY: event.clientY, y: event.clientY, scroll: scrollY };
     event.preventDefault();
     grip.setPointerCapture(event.pointerId);
     row.classList.add('dragging');
-    document.documentElement.classList.add('is-dragging');
     requestAnimationFrame(scrollWhileDragging);
   }
 
@@ -14491,18 +14549,19 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function shiftRows() {
-    const { row, all, from, to: before, tops, heights, startY, y, scroll } = state.drag;
+    const { row, all, from, to: before, startY, y, scroll } = state.drag;
     const distance = y - startY + scrollY - scroll;
-    const middle = tops[from] + heights[from] / 2 + distance;
+    const middleOf = each => each.parentNode.offsetTop + each.offsetTop + each.offsetHeight / 2; // without transforms
+    const middle = middleOf(row) + distance;
     let to = from;
-    while (to + 1 < all.length && middle > tops[to + 1] + heights[to + 1] / 2) to += 1;
-    while (to > 0 && middle < tops[to - 1] + heights[to - 1] / 2) to -= 1;
+    while (to + 1 < all.length && middle > middleOf(all[to + 1])) to += 1;
+    while (to > 0 && middle < middleOf(all[to - 1])) to -= 1;
     row.style.transform = `translateY(${distance}px)`;
     for (let index = Math.min(from, to, before); index <= Math.max(from, to, before); index += 1) {
-      const down = index < from && index >= to;
-      const up = index > from && index <= to;
-      const shift = down ? heights[from] : -heights[from];
-      if (index !== from) all[index].style.transform = down || up ? `translateY(${shift}px)` : '';
+      const sign = index < from && index >= to ? '' : index > from && index <= to ? '-' : null;
+      if (index === from) continue;
+      all[index].classList.add('shifted');
+      all[index].style.transform = sign === null ? '' : `translateY(${sign}${row.offsetHeight}px)`;
     }
     state.drag.to = to;
   }
@@ -14524,10 +14583,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (!drag) return null;
     markDropPlace(null);
     state.drag = null;
-    // Without this the rows would glide back from where the transforms left them.
-    document.documentElement.classList.remove('is-dragging');
-    for (const row of drag.all) row.style.transform = '';
-    drag.row.classList.remove('dragging');
+    // Without their classes the rows don't glide back from where the transforms left them.
+    for (const row of findAll('.todo-list :is(.dragging, .shifted)')) {
+      row.classList.remove('dragging', 'shifted');
+      row.style.transform = '';
+    }
     want();
     return drag;
   }
@@ -14889,7 +14949,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       hidden: state.next === null,
       children: [
         `Only the first ${state.items.length} to-dos are printed.`,
-        ' To print all of them, scroll to the end of the list before.',
+        ` Press ${isApple ? '⌘' : 'Ctrl+'}P in the list to print all of them.`,
       ],
     }),
     '.empty': ({ isEmpty }) => ({ hidden: !isEmpty }),
@@ -14990,9 +15050,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function paint() {
     const focused = document.activeElement;
-    const row = focused.closest('.todo-list > li, .trash-row');
-    const list = row?.parentNode;
-    const place = row ? [...list.children].indexOf(row) : 0;
+    const row = focused.closest('.todo-list li, .trash-row');
+    const place = row && shownRows().indexOf(row);
     const known = facts();
     bound ??= Object.entries(BINDINGS).map(([selector, properties]) => [findAll(selector), properties]);
     for (const [nodes, properties] of bound) {
@@ -15003,8 +15062,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     document.title = `${gate.resolve ? gateTitle() : viewTitle()} · tornado_todo`;
     if (document.activeElement === focused) return;
     if (focused.isConnected) focused.focus({ preventScroll: true });
-    else if (list?.children.length) focusIn(list.children[Math.min(place, list.children.length - 1)]);
-    else focusStart();
+    else if (!row || !focusIn(rowOf(row.dataset.id) ?? shownRows().slice(0, place + 1).at(-1))) focusStart();
   }
 
   // ---- Trash -------------------------------------------------------------------------------------------
@@ -16140,6 +16198,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ['cancel', '.dispute', (dialog, event) => event.preventDefault()],
     ['close', '.share', () => want('counts')],
     ['keydown', '*', pressKey],
+    ['contentvisibilityautostatechange', '.chunk', moveChunk],
     ['input', '*', field => typedIn.add(field)],
     // A press, a key, or an entry may change what has to outlive the page.
     ['input', '*', stashSoon],
@@ -16160,7 +16219,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- Keys --------------------------------------------------------------------------------------------
 
-  const ROW = '.todo-list > li :not(.edit)';
+  const ROW = '.todo-list li :not(.edit)';
   const TEXT_FIELD = 'textarea, select, input:not([type=checkbox], [type=radio], [type=button])';
   const FREE = `:not(${TEXT_FIELD})`;
   const SHOWS = { 1: 'all', 2: 'active', 3: 'completed' };
@@ -16171,7 +16230,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     [['/'], FREE, () => find('.search').focus(), 'Search'],
     [['1', '2', '3'], FREE, (node, key) => goTo({ show: SHOWS[key] }), 'All, active, completed'],
     [['Enter'], '.new-todo, .new-due, .new-tags', createTodo],
-    [['ArrowDown'], '.new-todo', () => focusRow(find('.todo-list > li'))],
+    [['ArrowDown'], '.new-todo', () => focusIn(find('.todo-list li'))],
     [['ArrowUp', 'ArrowDown'], ROW, stepToRow, 'From to-do to to-do'],
     [['Space'], ROW, () => false, 'Complete the to-do'],
     [['Enter'], '.todo-list .toggle', node => openDetail(itemOf(node)), 'Its details'],
@@ -16192,6 +16251,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     [['Mod+Shift+z'], '*', node => takeBackByKey(node, redo), 'Redo'],
     [['Ctrl+y'], '*', node => takeBackByKey(node, redo)],
     [['Escape'], '*', escape, 'Close, or discard an edit'],
+    [['Mod+p'], '*', printAll, 'Print the whole list'],
     [['?'], FREE, openHelp, 'This help'],
   ];
 
@@ -16233,14 +16293,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return true;
   }
 
-  function focusRow(row) {
-    if (row) find('.toggle:enabled, .details-button', row).focus();
-    return Boolean(row);
-  }
-
   function stepToRow(node, key) {
-    const { previousElementSibling: previous, nextElementSibling: next } = node.closest('li');
-    if (!focusRow(key === 'ArrowUp' ? previous : next) && key === 'ArrowUp') focusStart();
+    const all = shownRows();
+    const row = all[all.indexOf(node.closest('li')) + (key === 'ArrowUp' ? -1 : +1)];
+    row?.scrollIntoView({ block: 'nearest', behavior: 'instant' });
+    if (!focusIn(row) && key === 'ArrowUp') focusStart();
   }
 
   function discardTitle(field) {
@@ -16298,7 +16355,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       scrollTo({ top: 0, behavior: 'instant' });
     }
     // A narrower filter can be shown before its answer is here.
-    keep({ items: isMoved ? [] : saved.items.filter(belongs), next: null });
+    keep({ items: isMoved ? [] : saved.items.filter(belongs).slice(0, PAGE_SIZE), next: null });
     sync({ moved: true });
     render();
   }
@@ -16330,6 +16387,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     addEventListener('hashchange', hashChanged);
     addEventListener('popstate', historyMoved);
     addEventListener('online', wake);
+    for (const kind of ['beforeprint', 'afterprint']) {
+      addEventListener(kind, () => {
+        state.isPrinting = kind === 'beforeprint';
+        paint();
+      });
+    }
     addEventListener('pagehide', leavePage);
     addEventListener('pageshow', event => {
       // A page that "back" restores from the browser's memory may belong to another user by now.

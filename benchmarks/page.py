@@ -22,7 +22,7 @@ FIRST_PAINT = """() => new Promise((resolve) => new PerformanceObserver((list) =
   const [paint] = list.getEntriesByName('first-contentful-paint');
   if (paint) resolve(paint.startTime);
 }).observe({ type: 'paint', buffered: true }))"""
-ROWS = "document.querySelectorAll('.todo-list > li').length"
+ROWS = "document.querySelectorAll('.todo-list li').length"
 FIRST_ROWS = f"""() => new Promise((resolve) => {{
   const look = () => ({ROWS} ? resolve(performance.now()) : requestAnimationFrame(look));
   look();
