@@ -3556,8 +3556,8 @@ def test_if_match_that_can_never_match_is_refused_with_advice(client, form, word
 # ==== lists ======================================================================================
 
 LIST_FIELDS = [
-    "id", "url", "title", "order", "inbox", "active", "completed", "owner", "role", "shared", "created_at",
-    "updated_at", "deleted_at", "revision",
+    "id", "url", "title", "order", "colour", "archived", "inbox", "active", "completed", "owner", "role", "shared",
+    "created_at", "updated_at", "deleted_at", "revision",
 ]  # fmt: skip
 
 
@@ -3607,7 +3607,11 @@ def test_the_inbox_can_be_renamed_and_stays_the_inbox(client):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"title": ""}, {"title": None}, {"title": "x" * 501}, {"order": "1"}, {"inbox": True}]
+    "fields",
+    [
+        *({"title": ""}, {"title": None}, {"title": "x" * 501}, {"order": "1"}, {"inbox": True}),
+        *({"colour": "pinkish"}, {"colour": 3}, {"archived": None}, {"archived": 1}),
+    ],
 )
 def test_a_list_with_a_field_that_cannot_be_used_is_refused(shared, fields):
     inbox, before = shared.get("/api/lists").json()[0]["id"], everything(shared)
@@ -3622,6 +3626,45 @@ def test_a_list_that_is_not_there_is_404(shared, method, path):
     for name in (NO_ID, "x", "%00"):
         assert_problem(shared.send(method, f"/api/lists/{name}{path}", {}), 404)
     assert_problem(shared.get(f"/api/todos?list={NO_ID}"), 404)
+
+
+def titles_in(client: Client, query: str = "") -> list[str]:
+    return [each["title"] for each in client.get(f"/api/todos{query}").json()]
+
+
+def test_archived_list_is_put_away_with_its_todos_and_still_readable(client):
+    old, near = add_list(client, "old", colour="teal"), add(client, title="near milk")
+    far = add(client, title="far milk", list=old["id"], due="2026-12-01")
+    path = f"/api/lists/{old['id']}"
+    answer = client.patch(path, {"archived": True})
+    assert (answer.json()["archived"], answer.json()["colour"], answer.json()["active"]) == (True, "teal", 1)
+    assert titles_in(client) == titles_in(client, "?q=milk") == titles_in(client, "?archived=false") == ["near milk"]
+    assert titles_in(client, "?due=..2026-12-31") == []
+    for query in (f"?list={old['id']}", "?archived=true", "?archived=true&q=milk&sort=title"):
+        assert titles_in(client, query) == ["far milk"]
+    shown = {query: client.get(f"/api/lists{query}").json() for query in ("", "?archived=true", "?archived=false")}
+    assert [[each["title"] for each in lists] for lists in shown.values()] == [["Inbox", "old"], ["old"], ["Inbox"]]
+    assert client.patch("/api/todos", {"priority": 2}).json()["count"] == 1  # what one does not see is not changed
+    assert client.get(f"/api/todos/{far['id']}").json()["priority"] == 0
+    client.delete(f"/api/todos/{far['id']}")
+    assert titles_in(client, "?deleted=true") == ["far milk"]
+    client.post("/api/undo", {}), client.post("/api/undo", {})  # the deletion, and the priority
+    assert client.post("/api/undo", {}).json()["lists"][0]["archived"] is False
+    assert titles_in(client) == [near["title"], "far milk"]
+
+
+def test_inbox_is_not_archived(client):
+    path = f"/api/lists/{client.get('/api/lists').json()[0]['id']}"
+    assert_problem(client.patch(path, {"archived": True}), 409)
+    assert client.patch(path, {"colour": "red", "archived": False}).json()["colour"] == "red"
+
+
+def test_colour_and_order_of_a_list_are_logged_as_arranging(client):
+    path = f"/api/lists/{add_list(client)['id']}"
+    client.patch(path, {"colour": "red"}), client.patch(path, {"title": "new", "colour": None})
+    logged = client.get("/api/changes").json()["changes"]
+    assert [change["action"] for change in logged] == ["create", "arrange", "update"]
+    assert logged[1]["after"]["colour"] == "red" and logged[1]["todo"] is None
 
 
 def test_deleting_a_list_hides_its_todos_and_restoring_brings_them_back(client):
@@ -8766,6 +8809,37 @@ def test_shared_list_shows_its_owner_and_the_readers_role(town):
     assert list_id not in lists_by_id(town.dee)
     own = add_list(town.bob, "own")
     assert (own["owner"], own["role"], own["shared"]) == ("bob", "owner", False)
+
+
+@pytest.mark.parametrize("role", ["editor", "viewer"])
+def test_order_colour_and_archive_of_a_shared_list_are_each_readers_own(town, role):
+    list_id, path = shared_list(town, role), "/api/lists/"
+    path += list_id
+    todo = add(town.bob, list=list_id, title=f"of {list_id}")
+    first = add_list(town.cid, "first")
+    since = town.bob.get("/api/changes?limit=1").json()["revision"]
+    assert lists_by_id(town.cid)[list_id]["order"] < first["order"]  # where it came when it was shared
+    answer = town.cid.patch(path, {"order": -5, "colour": "pink", "archived": True})
+    assert {"order": -5.0, "colour": "pink", "archived": True}.items() <= answer.json().items()
+    own = lists_by_id(town.bob)[list_id]
+    assert (own["colour"], own["archived"], own["order"] > 0) == (None, False, True)
+    assert todo["title"] in titles_in(town.bob) and todo["title"] not in titles_in(town.cid)
+    assert todo["title"] in titles_in(town.cid, "?archived=true") and list(lists_by_id(town.cid)).index(list_id) == 1
+    batch = answer.headers["Change-Batch"]
+    seen = {person: person.get(f"/api/changes?since={since}&list={list_id}").json() for person in (town.bob, town.cid)}
+    found = [[each["batch"] for each in log["changes"]].count(batch) for log in seen.values()]
+    assert found == [0, 1]
+    assert_problem(town.cid.patch(path, {"title": "x", "colour": "red"}), 403)
+    assert_problem(town.dee.patch(path, {"colour": "red"}), 404)
+    assert town.cid.post("/api/undo", {"batch": batch}).json()["lists"][0]["archived"] is False
+    assert todo["title"] in titles_in(town.cid)
+
+
+def test_last_batch_to_undo_is_the_arranging_of_a_list_one_reads(town):
+    list_id = shared_list(town, "viewer")
+    town.cid.patch(f"/api/lists/{list_id}", {"colour": "blue"})
+    assert town.cid.post("/api/undo", {}).json()["lists"][0]["colour"] is None
+    assert lists_by_id(town.cid)[list_id]["colour"] is None
 
 
 def test_the_members_of_a_list_are_shown_with_its_owner_first(town):

@@ -1326,6 +1326,8 @@ ORDER = {
 REPEAT = {"patch": Annotated[str, Meta(max_length=200)] | None, "clean": clean_repeat}
 NOTES = {"patch": Annotated[str, Meta(max_length=20_000)] | None, "clean": lambda notes: clean_text(notes or "")}
 PRIORITY = {"patch": Annotated[int, Meta(ge=0, le=3)] | None, "clean": lambda priority: priority or 0}
+Colour = Literal["red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "grey"]
+ARCHIVED = {"write": int, "read": bool, "patch": bool}
 TAGS = {"patch": Annotated[Tags, Meta(max_length=MAX_TAGS)] | None, "clean": clean_tags}
 
 
@@ -1360,12 +1362,17 @@ class Todo(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class TodoList(msgspec.Struct, kw_only=True, frozen=True):
-    """A list of to-dos. Its counts, its owner and the caller's role are set only in responses."""
+    """A list of to-dos. Its counts, its owner and the caller's role are set only in responses.
+
+    Each reader of a shared list has an order, a colour and an archive of their own, see ARRANGED.
+    """
 
     id: Annotated[str, declare("UUID", "id", undo=False)]
     url: str | UnsetType = UNSET
     title: Annotated[str, declare("one line", "title", **TITLE)]
-    order: Annotated[float, declare("its place among the lists", "position", **ORDER)]
+    order: Annotated[float, declare("its place among the reader's lists", "position", **ORDER)]
+    colour: Annotated[str | None, declare("the reader's colour for it", "colour", patch=Colour | None)] = None
+    archived: Annotated[bool, declare("whether the reader has put it away", "archived", **ARCHIVED)] = False
     inbox: Annotated[bool, declare("whether to-dos go here by default", "inbox", int, bool, undo=False)] = False
     active: int | UnsetType = UNSET
     completed: int | UnsetType = UNSET
@@ -1387,7 +1394,7 @@ class Change(msgspec.Struct, kw_only=True, frozen=True):
     user: Annotated[str | None, declare("name of the user who made it", "user_id")]
     list: Annotated[str, declare("id of the list", "list_id")]
     todo: Annotated[str | None, declare("id of the to-do; null where the list itself changed", "todo_id")]
-    action: Annotated[str, declare("create, update, delete, restore, reorder, share or purge", "action")]
+    action: Annotated[str, declare("create, update, delete, restore, reorder, arrange, share or purge", "action")]
     before: Annotated[msgspec.Raw, declare("the to-do or list before", "before_image", **IMAGE)]
     after: Annotated[msgspec.Raw, declare("the to-do or list after", "after_image", **IMAGE)]
 
@@ -1414,6 +1421,7 @@ TodoFields, ListFields = patch_type(Todo, "TodoFields"), patch_type(TodoList, "L
 TODO_DEFAULTS = cleared_values(Todo)
 TODO_UNDOABLE = tuple(name for name, declared in TODO_FIELDS.items() if declared.undo)
 LIST_UNDOABLE = tuple(name for name, declared in LIST_FIELDS.items() if declared.undo)
+ARRANGED = ("order", "colour", "archived")  # fields of a list that each of its readers has for themselves
 SORT_COLUMNS = {name: declared.sort for name, declared in TODO_FIELDS.items() if declared.sort}
 CLEANERS = {name: declared.clean for name, declared in TODO_FIELDS.items() if declared.clean} | {
     "time_zone": lambda name: name and clean_zone(name),
@@ -1532,6 +1540,7 @@ class TodoFilter(msgspec.Struct, kw_only=True, frozen=True):
     priority: Sequence[int] = ()
     q: Sequence[str] = ()
     deleted: bool = False
+    archived: bool = False
     tz: str = "UTC"
 
 
@@ -4134,6 +4143,18 @@ MIGRATIONS = (
     ALTER TABLE todos ADD COLUMN start TEXT;
     ALTER TABLE todos ADD COLUMN start_at BIGINT NOT NULL DEFAULT {NO_DUE};
     """,
+    # Lists of others come after a member's own, as they did, until the member moves them.
+    """
+    ALTER TABLE lists ADD COLUMN colour TEXT;
+    ALTER TABLE lists ADD COLUMN archived BIGINT NOT NULL DEFAULT 0;
+    ALTER TABLE members ADD COLUMN position DOUBLE PRECISION NOT NULL DEFAULT 0;
+    ALTER TABLE members ADD COLUMN colour TEXT;
+    ALTER TABLE members ADD COLUMN archived BIGINT NOT NULL DEFAULT 0;
+    UPDATE members SET position = numbered.place
+        + COALESCE((SELECT max(lists.position) FROM lists WHERE lists.owner_id = members.user_id), 0)
+        FROM (SELECT members.id, row_number() OVER (PARTITION BY user_id ORDER BY lists.position, lists.id) AS place
+        FROM members JOIN lists ON lists.id = list_id) AS numbered WHERE numbered.id = members.id;
+    """,
 )
 
 
@@ -4250,6 +4271,23 @@ TODO_COLUMNS, LIST_COLUMNS, CHANGE_COLUMNS = TODOS.columns, LISTS.columns, CHANG
 STORED_FIELDS = operator.attrgetter(*TODOS.makers_of)  # of a to-do
 STORED_TODO_COLUMNS = f"{', '.join(TODOS.makers)}, owner_id"
 STORED_LIST_COLUMNS = f"{LIST_COLUMNS}, owner_id"
+ARRANGED_COLUMNS = tuple(LIST_FIELDS[name].column for name in ARRANGED)
+MEMBER_COLUMNS = f"id, list_id, user_id, role, created_at, since_revision, {', '.join(ARRANGED_COLUMNS)}"
+arrange_list = LISTS.row_maker(ARRANGED_COLUMNS)
+ARRANGE_LIST = "UPDATE members SET {} WHERE user_id = $1 AND list_id = $2".format(
+    ", ".join(f"{column} = ${number}" for number, column in enumerate(ARRANGED_COLUMNS, 3))
+)
+
+
+def arranged(column: str) -> str:
+    """SQL for a column of ARRANGED_COLUMNS as the reader of a list has it."""
+    own = f"SELECT {column} FROM members WHERE user_id = $1 AND list_id = lists.id"
+    return f"CASE WHEN owner_id = $1 THEN lists.{column} ELSE ({own}) END"
+
+
+SEEN_LIST_COLUMNS = ", ".join(
+    f"{arranged(column)} AS {column}" if column in ARRANGED_COLUMNS else column for column in LISTS.makers
+)
 STORED_CHANGE_COLUMNS = f"{CHANGE_COLUMNS}, undoes, owner_id, from_list_id, from_owner_id"
 INSERT_TODO = insert("todos", STORED_TODO_COLUMNS)
 INSERT_USER = insert("users", "id, name, created_at, revision")
@@ -4262,7 +4300,7 @@ SAVE_LIST = (
     + " WHERE lists.owner_id = excluded.owner_id"
 )
 IN_A_LIVING_LIST = "EXISTS (SELECT 1 FROM lists WHERE lists.id = list_id AND lists.deleted_at IS NULL)"
-OUTSIDE_OWN_TRASH = "list_id NOT IN (SELECT id FROM lists WHERE owner_id = $1 AND deleted_at IS NOT NULL)"
+PUT_AWAY = "SELECT id FROM lists WHERE owner_id = $1 AND (deleted_at IS NOT NULL{})"
 
 
 def row_from_todo(todo: Todo, owner_id: str) -> tuple:
@@ -4298,6 +4336,7 @@ def since_member(list_column: str) -> str:
 
 SEES_AFTER = f"(owner_id = $1 OR {since_member('list_id')})"
 SEES_BEFORE = f"(COALESCE(from_owner_id, owner_id) = $1 OR {since_member('from_list_id')})"
+OWN_IF_ARRANGED = "(action <> 'arrange' OR user_id = $1)"
 NAMED_CHANGE = CHANGE_COLUMNS.replace("user_id", "(SELECT name FROM users WHERE users.id = changes.user_id)")
 SEEN_CHANGE = NAMED_CHANGE.replace(
     "before_image", f"CASE WHEN {SEES_BEFORE} THEN before_image ELSE 'null' END"
@@ -4439,7 +4478,7 @@ class TodoQueries:
 
     async def _select_lists(self, which: str, *arguments: Any) -> list[TodoList]:
         """The lists that the end of a statement selects."""
-        rows = await self.fetch(f"SELECT {LIST_COLUMNS} FROM lists WHERE {which}", *arguments)
+        rows = await self.fetch(f"SELECT {SEEN_LIST_COLUMNS} FROM lists WHERE {which}", *arguments)
         return [LISTS.read(row) for row in rows]
 
     async def revision(self, list_id: str | None = None) -> int:
@@ -4561,8 +4600,12 @@ class TodoQueries:
         if which.list:
             here = f"id = {bound(which.list)} AND {may(role, 'id')} AND deleted_at IS NULL"
             return [("of_list", f"list_id = (SELECT id FROM lists WHERE {here})", "")]
-        own = ("own", f"owner_id = $1 AND {OUTSIDE_OWN_TRASH}", "")
-        lists = f"{MEMBERSHIPS}{editing(role)}"
+        where, lists = f"NOT IN ({PUT_AWAY.format('' if which.deleted else ' OR archived = 1')})", MEMBERSHIPS
+        if which.archived:
+            where = "IN (SELECT id FROM lists WHERE owner_id = $1 AND deleted_at IS NULL AND archived = 1)"
+        if which.archived or not which.deleted:
+            lists += f" AND members.archived = {int(which.archived)}"
+        own, lists = ("own", f"owner_id = $1 AND list_id {where}", ""), lists + editing(role)
         return [own] if role == OWNER else [own, ("others", f"list_id IN ({lists})", f" WHERE EXISTS ({lists})")]
 
     async def own_todos(self, after: str, limit: int) -> list[Todo]:
@@ -4572,7 +4615,7 @@ class TodoQueries:
     async def todo_list(self, list_id: str, deleted: bool = False, role: str = VIEWER) -> TodoList:
         """One list, outside the trash or, for its owner, in it. Raises NotFound or Forbidden."""
         rows = await self.fetch(
-            f"SELECT {LIST_COLUMNS}, owner_id, {role_in('lists.id')} FROM lists"
+            f"SELECT {SEEN_LIST_COLUMNS}, owner_id, {role_in('lists.id')} FROM lists"
             f" WHERE id = $2 AND {self._seen_lists(deleted)}",
             list_id,
         )
@@ -4590,10 +4633,10 @@ class TodoQueries:
             else f"{may(VIEWER, 'id')} AND deleted_at IS NULL"
         )
 
-    async def lists(self, deleted: bool = False) -> list[TodoList]:
-        """The caller's lists, the Inbox first, then those that others share; or the caller's in the trash."""
-        order = "CASE WHEN owner_id = $1 THEN 0 ELSE 1 END, inbox DESC, position, id"
-        return await self.described(await self._select_lists(f"{self._seen_lists(deleted)} ORDER BY {order}"))
+    async def lists(self, deleted: bool = False, archived: bool | None = None) -> list[TodoList]:
+        """The lists that the caller may see, or those in the caller's trash: the Inbox, then the others by order."""
+        lists = await self._select_lists(f"{self._seen_lists(deleted)} ORDER BY inbox DESC, position, id")
+        return await self.described([each for each in lists if archived in (None, each.archived)])
 
     async def own_lists(self) -> list[TodoList]:
         """The caller's own lists except the Inbox, in their order, as they are stored."""
@@ -4618,10 +4661,14 @@ class TodoQueries:
         return [msgspec.structs.replace(todo_list, **facts.get(todo_list.id, {})) for todo_list in lists]
 
     async def writable_lists(self) -> dict[str, str]:
-        """The ids of the lists in which the caller may write, by folded title; of equal titles the caller's own."""
+        """The ids of the lists in which the caller may write, by folded title; of equal titles the caller's own.
+
+        Without those in the caller's archive, where a new to-do would not be noticed.
+        """
         order = "CASE WHEN owner_id = $1 THEN 1 ELSE 0 END, inbox, position DESC, id DESC"
         rows = await self.fetch(
-            f"SELECT title, id FROM lists WHERE {may(EDITOR, 'id')} AND deleted_at IS NULL ORDER BY {order}"
+            f"SELECT title, id FROM lists WHERE {may(EDITOR, 'id')} AND deleted_at IS NULL"
+            f" AND {arranged('archived')} = 0 ORDER BY {order}"
         )
         return {fold(title): list_id for title, list_id in rows}
 
@@ -4673,7 +4720,7 @@ class TodoQueries:
         if not list_id:
             ways += ["owner_id = $1", "from_owner_id = $1"]
         parts = " UNION ".join(
-            f"SELECT revision FROM (SELECT revision FROM changes WHERE {way} AND revision > $2"
+            f"SELECT revision FROM (SELECT revision FROM changes WHERE {way} AND {OWN_IF_ARRANGED} AND revision > $2"
             f" ORDER BY revision LIMIT {limit}) AS part{number}"
             for number, way in enumerate(ways)
         )
@@ -4727,7 +4774,8 @@ class TodoQueries:
         """The caller's newest batch that is neither an undo, nor undone, nor passed over. Raises Conflict."""
         newest = "ORDER BY revision DESC LIMIT 1"
         undoable = (
-            f"undoes IS NULL AND {may(EDITOR, 'list_id')} AND action NOT IN ('purge', 'share')"
+            f"undoes IS NULL AND ({may(EDITOR, 'list_id')} OR action = 'arrange' AND {may(VIEWER, 'list_id')})"
+            " AND action NOT IN ('purge', 'share')"
             " AND NOT EXISTS (SELECT 1 FROM users"
             " WHERE users.id = $1 AND changes.revision BETWEEN passed_from AND passed_to)"
             " AND batch NOT IN (SELECT undoes FROM changes WHERE undoes IS NOT NULL)"
@@ -5182,7 +5230,9 @@ class LongBatch(TodoBatch):
             return before
         if before and before.deleted_at != after.deleted_at:
             self._toggled_lists.append(after.id)
-        after = self.record(before, after)
+        arranged = {name: getattr(after, name) for name in ("updated_at", *ARRANGED)}
+        is_arranged = before and msgspec.structs.replace(before, **arranged) == after
+        after = self.record(before, after, "arrange" if is_arranged else None)
         self._lists.append(after)
         return after
 
@@ -5241,8 +5291,10 @@ class LongBatch(TodoBatch):
 
     async def _put_member(self, list_id: str, user_id: str, role: str) -> None:
         await self.fetch(
-            "INSERT INTO members (id, list_id, user_id, role, created_at, since_revision)"
-            " SELECT CAST($2 AS TEXT), id, CAST($4 AS TEXT), CAST($5 AS TEXT), CAST($6 AS BIGINT), CAST($7 AS BIGINT)"
+            f"INSERT INTO members ({MEMBER_COLUMNS})"
+            " SELECT CAST($2 AS TEXT), id, CAST($4 AS TEXT), CAST($5 AS TEXT), CAST($6 AS BIGINT), CAST($7 AS BIGINT),"
+            " (SELECT COALESCE(max(position), 0) + 1 FROM (SELECT position FROM lists WHERE owner_id = $4"
+            " UNION ALL SELECT position FROM members WHERE user_id = $4) AS places), colour, 0"
             " FROM lists WHERE id = $3 AND owner_id = $1"
             " ON CONFLICT (list_id, user_id) DO UPDATE SET role = excluded.role",
             *(uuid7(), list_id, user_id, role, self._now, self.revision),
@@ -5291,9 +5343,13 @@ class LongBatch(TodoBatch):
         for list_id in self._toggled_lists:
             for (user_id,) in await self.source.fetch("SELECT user_id FROM members WHERE list_id = $1", list_id):
                 await self.change_access(user_id)
-        if self._lists:
-            rows = [(*LISTS.row(todo_list), self.user.id) for todo_list in self._lists]
-            await self.source.execute_many(SAVE_LIST, rows)
+        own = [each for each in self._lists if self.owner(each.id) == self.user.id]
+        for sql, rows in (
+            (SAVE_LIST, [(*LISTS.row(each), self.user.id) for each in own]),
+            (ARRANGE_LIST, [(self.user.id, each.id, *arrange_list(each)) for each in self._lists if each not in own]),
+        ):
+            if rows:
+                await self.source.execute_many(sql, rows)
         for places, part in in_parts(self._purged_todos, 2):
             which = f"owner_id = $1 AND id IN ({places})"
             purged = f"SELECT id FROM todos WHERE {which}"
@@ -6696,7 +6752,8 @@ async def undo_list_change(batch: LongBatch, change: Change) -> TodoList:
     if change.action == "share":
         raise Conflict("Who may see a list cannot be undone: change its members or links instead.")
     try:
-        current = await batch.queries.todo_list(change.list, deleted=after.deleted_at is not None, role=OWNER)
+        role = VIEWER if change.action == "arrange" else OWNER
+        current = await batch.queries.todo_list(change.list, deleted=after.deleted_at is not None, role=role)
     except NotFound:
         raise Conflict(f"{after.title!r} has been changed since, so nothing was undone.") from None
     before = before or msgspec.structs.replace(after, deleted_at=batch.at)
@@ -7037,9 +7094,12 @@ class TodoService:
     async def patch_list(
         self, batch: LongBatch, list_id: str, fields: Mapping[str, Any], if_match: str | None
     ) -> TodoList:
-        """Set these fields of a list. Raises NotFound or PreconditionFailed."""
-        before = await batch.queries.todo_list(list_id, role=OWNER)
+        """Set these fields of a list: its title only for the owner. Raises NotFound, PreconditionFailed or Conflict."""
+        is_arranged = fields and fields.keys() <= set(ARRANGED)
+        before = await batch.queries.todo_list(list_id, role=VIEWER if is_arranged else OWNER)
         check_precondition(if_match, revision_etag(before.revision))
+        if before.inbox and fields.get("archived"):
+            raise Conflict("The Inbox cannot be archived: to-dos without a list go there.")
         return batch.save_list(before, changed(before, batch.at, **fields))
 
     @transactional()
@@ -9456,6 +9516,7 @@ IdempotencyKey = Annotated[
     ),
 ]
 
+Archived = Annotated[bool, Parameter("only those in archived lists, instead of in all others", BOOLEAN, False)]
 Limit = Annotated[int, Parameter("maximum number of results", whole(1, 1000), 100)]
 Cursor = Annotated[
     list[Any] | None, Parameter("where the page begins, from a Link header", example=EXAMPLE_CURSOR, reader=read_cursor)
@@ -9495,6 +9556,7 @@ class Filters(TypedDict, total=False):
     tag: Annotated[str, Parameter("only those with this tag; may be repeated", TAG, "shop", read_tag)]
     priority: Annotated[str, Parameter("several separated by commas", PRIORITIES, "2,3", read_priorities)]
     q: Annotated[str, Parameter("words in the title or the notes", TEXT, "milk", read_words)]
+    archived: Archived
     tz: TimeZone
 
 
@@ -9795,10 +9857,15 @@ class ListsHandler(APIHandler):
     """All lists, or those in the trash."""
 
     @keep_answers
-    async def get(self, *, deleted: Deleted = False) -> list[TodoList]:
-        """Read all lists, or those in the trash."""
+    async def get(
+        self,
+        *,
+        deleted: Deleted = False,
+        archived: Annotated[bool | None, Parameter("only those that are archived, or not", BOOLEAN, False)] = None,
+    ) -> list[TodoList]:
+        """Read all lists, or those in the trash, by their order."""
         self.validate(collection_etag(self.user, await self.queries.revision()))
-        return self.show_all(await self.queries.lists(deleted))
+        return self.show_all(await self.queries.lists(deleted, archived))
 
     async def post(
         self, body: NewList, *, idempotency_key: IdempotencyKey = None
@@ -9819,7 +9886,7 @@ class ListHandler(APIHandler):
         return self.show((await self.queries.described([todo_list]))[0])
 
     async def patch(self, list_id: ListId, body: ListPatch, *, if_match: IfMatch = None) -> WriteResult[TodoList]:
-        """Rename or move a list."""
+        """Change a list: its title for all, if the caller owns it; its order, colour and archive for the caller."""
         return await self.described(await self.services.todos.patch_list(self.user, list_id, body, if_match))
 
     async def delete(
@@ -17242,7 +17309,7 @@ COPIED_TABLES = {
     "lists": (STORED_LIST_COLUMNS, "id"),
     "todos": (STORED_TODO_COLUMNS, "id"),
     "changes": (STORED_CHANGE_COLUMNS, "revision"),
-    "members": ("id, list_id, user_id, role, created_at, since_revision", "id"),
+    "members": (MEMBER_COLUMNS, "id"),
     "credentials": (
         "id, kind, name, read_only, created_at, used_at, expires_at, user_id, list_id, secret_hash",
         "id",
