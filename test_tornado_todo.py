@@ -2061,8 +2061,8 @@ def test_two_posts_at_once_are_both_kept(client):
 # ==== to-dos: fields =============================================================================
 
 FIELDS = [
-    "id", "url", "list", "title", "completed", "completed_at", "order", "notes", "due", "start", "repeat", "priority",
-    "tags", "created_at", "updated_at", "deleted_at", "revision",
+    "id", "url", "list", "title", "completed", "completed_at", "order", "notes", "due", "start", "reminders", "repeat",
+    "priority", "tags", "created_at", "updated_at", "deleted_at", "revision",
 ]  # fmt: skip
 
 
@@ -3309,6 +3309,96 @@ def test_start_without_a_due_date_moves_to_the_next_day_of_the_rule(client):
     complete(client, todo["id"])
     (following,) = open_todos(client)
     assert following["start"] == following["due"]
+
+
+# ==== to-dos with reminders ======================================================================
+
+AT = {"at": "2026-12-24T09:00:00+01:00"}
+
+
+def test_reminders_are_times_or_minutes_before_due_or_start(client):
+    reminders = [AT, {"before": 30}, {"before": 1440, "of": "start"}, {"before": -540, "of": "due"}]
+    todo = add(client, due="2026-12-24", reminders=[*reminders, {"before": 30, "of": "due"}])
+    expected = [*reminders[:3], {"before": -540}]  # each once, and without what is the default
+    assert todo["reminders"] == show(client, todo["id"])["reminders"] == expected
+    assert change(client, todo["id"], reminders=None)["reminders"] == []
+    undo(client)
+    assert show(client, todo["id"])["reminders"] == expected
+
+
+@pytest.mark.parametrize(
+    "reminders",
+    [
+        *("soon", {}, [3], [{}], [{"at": "2026-12-24"}], [{"at": "x"}], [{"before": "PT30M"}], [{"before": 1.5}]),
+        *([AT | {"before": 3}], [AT | {"of": "start"}], [{"before": 3, "of": "end"}], [{"before": 10**6}]),
+        [{"before": number} for number in range(11)],
+    ],
+)
+def test_reminders_that_cannot_be_used_are_refused(shared, reminders):
+    assert_problem(shared.post("/api/todos", {"title": "x", "reminders": reminders}), 422, "reminders")
+
+
+def test_reminders_of_the_next_keep_their_distance_from_the_due_date(client):
+    todo = add(client, due="2099-03-22", repeat="FREQ=WEEKLY", reminders=[{"at": "2099-03-21T20:00:00+01:00"}])
+    change(client, todo["id"], reminders=[*todo["reminders"], {"before": 60}])
+    assert client.patch(f"/api/todos/{todo['id']}?tz=Europe/Berlin", {"completed": True}).status == 200
+    (following,) = open_todos(client)
+    assert following["reminders"] == [{"at": "2099-03-28T20:00:00+01:00"}, {"before": 60}]
+    assert show(client, todo["id"])["reminders"][0] == {"at": "2099-03-21T20:00:00+01:00"}
+
+
+FOUR = {"at": "2026-12-04T16:00:00+01:00"}
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("en", "Call Zoë friday 17:00 remind me 30 minutes before", {"reminders": [{"before": 30}]}),
+        ("en", "Call Zoë remind me an hour before friday 5pm", {"reminders": [{"before": 60}]}),
+        ("en", "Call Zoë friday 17:00 reminder 2 days ahead", {"reminders": [{"before": 2880}]}),
+        ("en", "Call Zoë friday 17:00 (remind me at 16:00)", {"reminders": [FOUR]}),
+        ("en", "Call Zoë friday 17:00 remind me tomorrow at 9", {"reminders": [{"at": NINE}]}),
+        ("de", "Zoë freitag 17:00 anrufen erinnere 1 Stunde vorher", {"reminders": [{"before": 60}]}),
+        ("de", "Zoë freitag 17:00 anrufen, erinnere mich um 16 Uhr", {"reminders": [FOUR]}),
+        ("de", "Zoë freitag 17:00 anrufen 30 Min vorher erinnern", {"reminders": [{"before": 30}]}),
+        ("pt", "Ligar sexta 17h lembrar 30 minutos antes", {"reminders": [{"before": 30}]}),
+        ("pt", "Ligar sexta 17h lembre-me uma hora antes", {"reminders": [{"before": 60}]}),
+        ("es", "Llamar el viernes 17:00 recuérdame 2 horas antes", {"reminders": [{"before": 120}]}),
+        ("fr", "Call Zoë remind me 30 minutes before", {"reminders": [{"before": 30}]}),
+        ("en", "Read the reminder before 9", {}),
+        ("en", "Remind me of the milk", {}),
+        ("en", "Eat 30 minutes before", {}),
+        ("en", "Call remind me 2 months before", {}),  # which have no fixed length
+        ("en", "Dig from monday", {"start": MONDAY}),
+        ("en", "Dig from tomorrow #home", {"start": TOMORROW}),
+        ("en", "Dig starting 24 dec", {"start": "2026-12-24"}),
+        ("en", "Dig not before next week", {"start": MONDAY}),
+        ("en", "Letter from Monday evening", {}),
+        ("de", "Graben ab Montag", {"start": MONDAY}),
+        ("de", "Graben ab dem 24. Dezember", {"start": "2026-12-24"}),
+        ("pt", "Cavar a partir de amanhã", {"start": TOMORROW}),
+        ("es", "Cavar desde el lunes", {"start": MONDAY}),
+        ("en", "Dig every week from 24 dec", {"start": "2026-12-24", "repeat": "FREQ=WEEKLY", "due": "2026-12-24"}),
+        ("de", "Graben ab 24.12. jeden Tag", {"start": "2026-12-24", "repeat": "FREQ=DAILY", "due": "2026-12-24"}),
+    ],
+)
+def test_quick_add_reads_reminders_and_starts(language, text, expected):
+    fields, spans = parsed(text, language)
+    found = {name: fields[name] for name in ("start", "repeat", "reminders", "due") if name in fields}
+    if "reminders" in found:
+        found["reminders"] = json.loads(msgspec.json.encode(found["reminders"]))
+    if "start" not in expected:
+        found.pop("due", None)
+    assert found == expected
+    assert fields["title"] != text or not {"reminder", "start"} & {span.kind for span in spans}
+    assert parsed(text, language, keep=["start", "reminder"])[0].keys().isdisjoint({"start", "reminders"})
+
+
+def test_words_of_a_reminder_are_sent_and_shown(client):
+    text = "Call tomorrow 9:00 remind me 30 minutes before from today"
+    assert client.post("/api/parse", {"title": text}).json()["todo"]["reminders"] == [{"before": 30}]
+    made = client.post("/api/todos?parse=true", {"title": text}).json()
+    assert (made["title"], made["reminders"], len(made["start"])) == ("Call", [{"before": 30}], 10)
 
 
 # ==== to-dos: safe to repeat =====================================================================

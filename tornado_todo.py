@@ -621,6 +621,7 @@ MAX_RECORD = 64 * 1024  # bytes of a record
 MAX_ITEMS = 1000  # to-dos that one request makes
 MAX_DEPTH = 32  # levels of nesting in a JSON body
 MAX_TITLE, MAX_TAGS = 500, 20  # characters of a title, tags of a to-do
+MAX_REMINDERS, MAX_BEFORE = 10, 366 * 24 * 60  # of a to-do, minutes
 MAX_ORDER = 1e12  # beyond it too few doubles lie between two whole numbers
 NO_DUE = 2**53  # the sort key of a to-do without a due date: after every date
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -1273,6 +1274,41 @@ def next_occurrence(due: str | None, repeat: str, at: str, zone: str) -> dict[st
     return {"due": following, "repeat": str(rule._replace(times=str(int(rule.times) - 1) if rule.times else ""))}
 
 
+class Reminder(msgspec.Struct, frozen=True, omit_defaults=True):
+    """When a reader is reminded: at a time, or minutes before the due date or the start, of which a day begins at 0:00.
+
+    It is the TRIGGER of a VALARM (RFC 5545, 3.8.6.3): `before` is a duration with the opposite sign,
+    and `of` is RELATED.
+    """
+
+    at: str | None = None
+    before: Annotated[int, Meta(ge=-MAX_BEFORE, le=MAX_BEFORE)] | None = None
+    of: Literal["due", "start"] = "due"
+
+
+def clean_reminders(reminders: list[Reminder] | None) -> list[Reminder]:
+    """Reminders in canonical form, each once. Raises ValueError unless each has a time or a number of minutes."""
+    kept: dict[Reminder, None] = {}
+    for each in reminders or []:
+        if (each.at is None) == (each.before is None) or each.at is not None and each.of != "due":
+            raise ValueError('each must be like {"at": "2026-11-22T14:00:00Z"} or {"before": 30, "of": "due"}')
+        at = clean_due(each.at)
+        if at is not None and len(at) == 10:
+            raise ValueError("at must have a time, like 2026-11-22T14:00:00+01:00")
+        kept[msgspec.structs.replace(each, at=at)] = None
+    return [*kept]
+
+
+def moved_by_days(moment: str, days: datetime.timedelta, zone: str) -> str | None:
+    """A date or time some days later, at the same time of its zone; None where the calendar ends."""
+    day, clock, its_zone = due_in_zone(moment, zone)
+    try:
+        day += days
+    except OverflowError:
+        return None
+    return time_in_zone(day, clock, its_zone) if clock else day.isoformat()
+
+
 # ---- to-dos, lists and changes: one row a field
 
 
@@ -1327,6 +1363,13 @@ REPEAT = {"patch": Annotated[str, Meta(max_length=200)] | None, "clean": clean_r
 NOTES = {"patch": Annotated[str, Meta(max_length=20_000)] | None, "clean": lambda notes: clean_text(notes or "")}
 PRIORITY = {"patch": Annotated[int, Meta(ge=0, le=3)] | None, "clean": lambda priority: priority or 0}
 Colour = Literal["red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "grey"]
+Reminders = list[Reminder]  # an alias, as `Tags`
+REMINDERS = {
+    "write": WORDS["write"],
+    "read": functools.partial(msgspec.json.decode, type=Reminders),
+    "patch": Annotated[Reminders, Meta(max_length=MAX_REMINDERS)] | None,
+    "clean": clean_reminders,
+}
 ARCHIVED = {"write": int, "read": bool, "patch": bool}
 TAGS = {"patch": Annotated[Tags, Meta(max_length=MAX_TAGS)] | None, "clean": clean_tags}
 
@@ -1352,6 +1395,7 @@ class Todo(msgspec.Struct, kw_only=True, frozen=True):
         str | None,
         declare("date or time before which it can wait", "start", derived=START_AT, patch=str | None, clean=clean_due),
     ] = None
+    reminders: Annotated[Reminders, declare("times, or minutes before due or start", "reminders", **REMINDERS)] = []
     repeat: Annotated[str | None, declare("rule (RFC 5545) by which it repeats", "repeat", **REPEAT)] = None
     priority: Annotated[int, declare("0 (none) to 3 (high)", "priority", sort="priority", **PRIORITY)] = 0
     tags: Annotated[Tags, declare("words", "tags", derived=TAG_KEYS, **WORDS, **TAGS)] = []
@@ -1940,6 +1984,9 @@ ENGLISH = {
     "adverbs": "daily,weekly,monthly,yearly|annually",
     "until": "until|till",
     "times": "times",
+    "remind": "remind(?: me)?|reminder",
+    "before": "before(?:hand)?|earlier|ahead",
+    "from": "~from(?: the)?|starting(?: on)?|not before",
 }
 GERMAN = {
     "relative": "heute abend,heute,morgen,(?:ue|u)bermorgen",
@@ -1973,6 +2020,9 @@ GERMAN = {
     "adverbs": "t(?:ae|a)glich,w(?:oe|o)chentlich,monatlich,j(?:ae|a)hrlich",
     "until": "bis(?: zum)?",
     "times": "mal",
+    "remind": "erinnere(?: mich)?|erinnerung|erinnern",
+    "before": "vorher|davor|fr(?:ue|u)her",
+    "from": "ab(?: dem)?|nicht vor(?: dem)?",
 }
 PORTUGUESE = {
     "relative": "hoje a noite|~esta noite,hoje,amanha,depois de amanha",
@@ -2008,6 +2058,9 @@ PORTUGUESE = {
     "adverbs": "diariamente,semanalmente,mensalmente,anualmente",
     "until": "ate(?: o)?",
     "times": "vezes",
+    "remind": "lembr(?:ar|ete|a-me|e-me)|me lembr[ae]",
+    "before": "antes",
+    "from": "a partir d[aeo]|desde(?: [ao])?",
 }
 SPANISH = {
     "relative": "esta noche,hoy,manana,pasado manana",
@@ -2042,6 +2095,9 @@ SPANISH = {
     "adverbs": "diariamente|a diario,semanalmente,mensualmente,anualmente",
     "until": "hasta(?: el)?",
     "times": "veces",
+    "remind": "recorda(?:r|rme|torio)|recuerdame|avisa(?:me|r)",
+    "before": "antes",
+    "from": "a partir del?|desde(?: el)?",
 }
 LANGUAGES = {"en": ENGLISH, "de": GERMAN, "pt": PORTUGUESE, "es": SPANISH}
 # The surroundings of a phrase; \0 marks text that an earlier phrase has taken.
@@ -2059,9 +2115,12 @@ DAY_PHRASE = r"""(?:
 |(?P<iso>\d{4}-\d\d-\d\d)
 |(?P<first>\d\d?)(?P<separator>[/.])(?P<second>\d\d?)(?:(?P=separator)(?P<year_3>\d{4}|\d\d)|(?P<dot>\.))?
 )"""
+TIME_PHRASE = r"""(?:(?P<at>%(at)s) )?(?:(?P<noon>%(noon)s)|(?P<midnight>%(midnight)s)
+|(?P<hour>\d\d?)(?:(?P<colon>[:.h])(?P<minute>[0-5]\d))?
+(?: ?(?:(?P<half>[ap])\.?m\.?|(?P<h>hs?)|(?P<oclock>%(oclock)s)))?)"""
 # A phrase of another language than the reader's has at least one of these.
 KEY_WORD = "(?:%(relative)s|%(next)s|%(days)s|%(units)s|%(months)s|%(noon)s|%(midnight)s|%(every)s|%(adverbs)s"
-KEY_WORD += "|%(bare_workdays)s|%(plural_days)s|%(until)s|%(times)s|\\d\\d? ?%(oclock)s)"
+KEY_WORD += "|%(bare_workdays)s|%(plural_days)s|%(until)s|%(times)s|%(remind)s|\\d\\d? ?%(oclock)s)"
 PHRASES = {
     "any_day": ANY_DAY,
     "repeat": rf"""(?:%(every)s(?P<restart>!)? (?:
@@ -2075,9 +2134,11 @@ PHRASES = {
     "until": rf"(?P<on>%(until)s) {DAY_PHRASE}",
     "count": r"(?P<count>\d\d?\d?) %(times)s",
     "day": rf"(?:(?P<on>%(on)s) )?{DAY_PHRASE}",
-    "time": r"""(?:(?P<at>%(at)s) )?(?:(?P<noon>%(noon)s)|(?P<midnight>%(midnight)s)
-|(?P<hour>\d\d?)(?:(?P<colon>[:.h])(?P<minute>[0-5]\d))?
-(?: ?(?:(?P<half>[ap])\.?m\.?|(?P<h>hs?)|(?P<oclock>%(oclock)s)))?)""",
+    "time": TIME_PHRASE,
+    "start": rf"%(from)s (?:(?P<on>%(on)s) )?{DAY_PHRASE}",
+    "reminder": rf"""(?:%(remind)s (?P<amount>\d\d?\d?|%(numbers)s) ?(?P<size>%(units)s) %(before)s
+|(?P<amount_2>\d\d?\d?|%(numbers)s) ?(?P<size_2>%(units)s) %(before)s %(remind)s
+|%(remind)s (?:(?P<when>(?:(?P<on>%(on)s) )?{DAY_PHRASE}) )?{TIME_PHRASE})""",
 }
 TAG_SIGN = LEFT + r"#(?=[\w\x80-\U0010ffff])(?!\d+(?:\s|$))[^\s,#\0\1]*[^\s,#\0\1.;:!?)\]]"
 
@@ -2187,8 +2248,17 @@ class DayTime(NamedTuple):
     is_exact: bool = False  # whether no other time can be meant
 
 
-KINDS = ("day", "time", "repeat", "tag", "priority", "list")
+KINDS = ("day", "time", "start", "repeat", "reminder", "tag", "priority", "list")
+MINUTES = (1440, 10_080, 0, 0, 60, 1)  # of the `units`; a month has no fixed number
 EVENING = datetime.time(20)
+
+
+class FoundReminder(NamedTuple):
+    """Minutes before the due date, or a time, on a day or on that of the due date."""
+
+    before: int | None
+    day: DayTime | None = None
+    time: tuple[datetime.time, int] | None = None
 
 
 class QuickAdd:
@@ -2207,7 +2277,7 @@ class QuickAdd:
         keep: Collection[str | tuple[int, int]],
     ):
         self.text, self.reader, self.lists, self.tags, self.keep = text, reader, lists, tags, keep
-        self.today = reader.now.date()
+        self.today = self.first = reader.now.date()
         self.letters, self.places = folded_letters(text)
         self.languages = [each for each in languages_for(reader.language) if each.occurs(self.letters)]
         self.spans: list[Span] = []
@@ -2221,9 +2291,14 @@ class QuickAdd:
             self._take("escape", match.start(), match.start() + 1)
             self._mask(*match.span(), "\1")
         fields = self._read_signs()
+        reminder = self._find("reminder", "reminder", self._read_reminder)
+        start = self._find("start", "start", self._read_start)
         if rule := self._find("repeat", "repeat", self._read_repeat):
             end = self._find("repeat", "until", self._read_until) or self._find("repeat", "count", self._read_count)
             fields["repeat"] = clean_repeat(f"{rule};{end}" if end else rule)
+        if start := start or self._find("start", "start", self._read_start):
+            fields["start"] = self._due(start, None, None)
+            self.first = max(self.first, start.day)
         day = self._find("day", "day", self._read_day)
         time = None if day and day.is_exact else self._find("time", "time", self._read_time)
         day, time = (value if kind not in self.keep else None for kind, value in (("day", day), ("time", time)))
@@ -2233,7 +2308,10 @@ class QuickAdd:
                 fields["due"] = clean_due(self._due(day, time, repeat))
             except (ValueError, OverflowError):  # a year that has no days, or an offset in seconds
                 self.spans = [span for span in self.spans if span.kind not in ("day", "time")]
-        return {name: value for name, value in fields.items() if name not in self.keep}
+        if reminder:
+            at = None if reminder.before is not None else clean_due(self._due(reminder.day or day, reminder.time, None))
+            fields["reminders"] = [Reminder(at, reminder.before)]
+        return {name: value for name, value in fields.items() if name.removesuffix("s") not in self.keep}
 
     def title(self) -> str:
         """The text without the phrases that were taken, and without brackets and commas that enclosed only these."""
@@ -2331,6 +2409,17 @@ class QuickAdd:
 
     def _read_count(self, language: Language, match: re.Match[str]) -> str | None:
         return f"COUNT={int(match['count'])}" if int(match["count"]) else None
+
+    def _read_start(self, language: Language, match: re.Match[str]) -> DayTime | None:
+        return self._read_day(language, match) if self._ends(match.end()) else None
+
+    def _read_reminder(self, language: Language, match: re.Match[str]) -> FoundReminder | None:
+        if size := match["size"] or match["size_2"]:
+            minutes = MINUTES[language.place("units", size)] * language.number(match["amount"] or match["amount_2"])
+            return FoundReminder(minutes) if minutes else None
+        day = self._read_day(language, match) if match["when"] else None
+        time = self._read_time(language, match)
+        return FoundReminder(None, day, time) if time and bool(day) == bool(match["when"]) else None
 
     # ---- days and times
 
@@ -2444,7 +2533,7 @@ class QuickAdd:
         clock, after = time or (day.clock if day else None, 0)
         if day and day.clock and time and 1 <= time[0].hour < 12:  # tonight at 9
             clock = time[0].replace(hour=time[0].hour + 12)
-        days = [day.day] if day else rule_days(read_rule(repeat or "FREQ=DAILY"), self.today, self.today)
+        days = [day.day] if day else rule_days(read_rule(repeat or "FREQ=DAILY"), self.first, self.first)
         for date in (each + datetime.timedelta(after) for each in days):
             if clock is None:
                 return date.isoformat()
@@ -4154,6 +4243,9 @@ MIGRATIONS = (
         + COALESCE((SELECT max(lists.position) FROM lists WHERE lists.owner_id = members.user_id), 0)
         FROM (SELECT members.id, row_number() OVER (PARTITION BY user_id ORDER BY lists.position, lists.id) AS place
         FROM members JOIN lists ON lists.id = list_id) AS numbered WHERE numbered.id = members.id;
+    """,
+    """
+    ALTER TABLE todos ADD COLUMN reminders TEXT NOT NULL DEFAULT '[]';
     """,
 )
 
@@ -6864,21 +6956,22 @@ def create_todo(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> To
     return make_room(batch, todo) if "order" in fields else todo
 
 
-def following_fields(todo: Todo, repeat: str, batch: TodoBatch) -> dict[str, str | None]:
-    """The due date, start and rule of the to-do that follows one; empty if none follows.
+def following_fields(todo: Todo, repeat: str, batch: TodoBatch) -> dict[str, Any]:
+    """The due date, start, rule and reminders of the to-do that follows one; empty if none follows.
 
-    The start keeps its distance from the due date.
+    The start and reminders at a time keep their distance from the due date.
     """
     zone = batch.user.time_zone
-    found: dict[str, str | None] = {**(next_occurrence(todo.due, repeat, batch.at, zone) or {})}
-    if not found or not todo.start:
+    found: dict[str, Any] = {**(next_occurrence(todo.due, repeat, batch.at, zone) or {})}
+    if not found:
         return found
-    start, clock, its_zone = due_in_zone(todo.start, zone)
-    try:
-        start += due_in_zone(str(found["due"]), zone)[0] - due_in_zone(todo.due or todo.start, zone)[0]
-    except OverflowError:
-        return {**found, "start": None}
-    return {**found, "start": time_in_zone(start, clock, its_zone) if clock else start.isoformat()}
+    days = due_in_zone(found["due"], zone)[0] - due_in_zone(todo.due or todo.start or batch.at, zone)[0]
+    reminders = [
+        msgspec.structs.replace(each, at=moved_by_days(each.at, days, zone)) if each.at else each
+        for each in todo.reminders
+    ]
+    start = moved_by_days(todo.start, days, zone) if todo.start else None
+    return {**found, "start": start, "reminders": [each for each in reminders if each != Reminder()]}
 
 
 def save_changed(batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> Todo:
