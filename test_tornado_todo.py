@@ -8602,6 +8602,7 @@ CELLS = [
     Cell("POST", "/api/todos/$todo/skip", 200, 200, 403, 404),
     Cell("POST", "/api/todos/$todo/skip", 412, 412, 403, 404, headers={"If_Match": '"1"'}),
     Cell("POST", "/api/todos/$secret/skip", 409, 404, 404, 404),
+    for_all("GET", "/api/tags", 200),
     for_all("GET", "/api/lists", 200),
     for_all("GET", "/api/lists?deleted=true", 200),
     for_all("POST", "/api/lists", 201, {"title": "x"}),
@@ -15513,6 +15514,126 @@ async def test_sorting_is_chosen_and_remembered(page):
     await page.locator(".sort").select_option("title")
     await page.reload()
     await expect(shown_titles(page)).to_have_text(["a", "b", "c"])
+
+
+# ==== views =======================================================================================
+
+
+def test_tags_are_counted_over_active_todos(shared):
+    for tags in (["home", "shop"], ["Home"], ["später"]):
+        add(shared, tags=tags)
+    add(shared, tags=["home"], completed=True)
+    gone = add(shared, tags=["gone"])
+    assert {"tag": "gone", "active": 1} in shared.get("/api/tags").json()
+    shared.delete(f"/api/todos/{gone['id']}")
+    counts = {each["tag"].lower(): each["active"] for each in shared.get("/api/tags").json()}
+    assert counts == {"home": 2, "shop": 1, "später": 1}
+
+
+def group(page, title):
+    heading = page.get_by_role("heading", name=re.compile(title))
+    return page.locator(".group").filter(has=heading).locator("li label")
+
+
+@pytest.mark.slow
+async def test_today_and_upcoming_stand_under_their_days(page):
+    for title, days in {"late": -3, "now": 0, "soon": 1, "far": 40, "never": None}.items():
+        await ask(page, "/api/todos", "POST", {"title": title, "due": None if days is None else in_days(days)})
+    await page.get_by_role("link", name="Today").click()
+    await expect(group(page, "Overdue")).to_have_text(["late"])
+    await expect(group(page, "Today")).to_have_text(["now"])
+    await page.get_by_role("link", name="Upcoming").click()
+    await expect(shown_titles(page)).to_have_text(["now", "soon", "far"])
+    await expect(group(page, "Tomorrow")).to_have_text(["soon"])
+    await type_in(page, "typed here")
+    await expect(group(page, "Today")).to_have_text(["now", "typed here"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["pointer", "keyboard"])
+async def test_moving_to_another_day_changes_the_date_and_keeps_the_time(page, by):
+    due = datetime.datetime.now().astimezone().replace(hour=23, minute=59, second=0, microsecond=0)
+    await ask(page, "/api/todos", "POST", {"title": BUY, "due": due.isoformat()})
+    await page.get_by_role("link", name="Upcoming").click()
+    if by == "pointer":
+        await row(page, BUY).hover()
+        await row(page, BUY).locator(".grip").hover()
+        await page.mouse.down()
+        box = await page.locator(".group").nth(1).bounding_box()
+        await page.mouse.move(box["x"] + 200, box["y"] + box["height"] / 2, steps=5)
+        await page.mouse.up()
+    else:
+        await row(page, BUY).locator(".toggle").focus()
+        await page.keyboard.press("Alt+ArrowDown")
+    await expect(group(page, "Tomorrow")).to_have_text([BUY])
+    todo = await stored(page)
+    assert datetime.datetime.fromisoformat(todo["due"]) == due + datetime.timedelta(days=1)
+    await page.locator(".toast-action").click()
+    await expect(group(page, "Today")).to_have_text([BUY])
+
+
+@pytest.mark.slow
+async def test_a_later_start_hides_a_to_do_until_its_day(page):
+    await type_in(page, BUY)
+    await expect(page.locator(".views").get_by_role("link", name="Later")).to_have_count(0)
+    await ask(page, "/api/todos", "POST", {"title": FEED, "start": in_days(3), "due": in_days(0)})
+    await page.get_by_role("link", name="Later 1 left").click()
+    await expect(shown_titles(page)).to_have_text([FEED])
+    for name in ("Today", "Inbox", "Everything"):
+        await page.get_by_role("link", name=name).click()
+        await expect(shown_titles(page).filter(has_text=FEED)).to_have_count(0)
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await expect(page.locator(".todo-count")).to_have_text("1 item left")
+
+
+@pytest.mark.slow
+async def test_a_tag_of_the_sidebar_shows_its_to_dos_of_every_list(page):
+    await ask(page, "/api/todos", "POST", {"title": BUY, "tags": ["errand"]})
+    await new_list(page, "Home")
+    await type_in(page, FEED)
+    await patch_todo(page, FEED, {"tags": ["errand"]})
+    await page.get_by_role("link", name="errand 2 left").click()
+    await expect(shown_titles(page)).to_have_text([BUY, FEED])
+    await expect(page.get_by_role("link", name="errand 2 left")).to_have_attribute("aria-current", "page")
+
+
+@pytest.mark.slow
+async def test_completed_to_dos_stand_at_the_end_of_the_active_ones(page):
+    await type_in(page, BUY, FEED)
+    await page.locator(".filters [data-show=active]").click()
+    await row(page, BUY).locator(".toggle").click()
+    await expect(shown_titles(page)).to_have_text([FEED])
+    completed = page.get_by_role("button", name="Completed (1)")
+    await completed.click()
+    await expect(shown_titles(page)).to_have_text([FEED, BUY])
+    await settled(page)
+    await page.goto(page.server + "/nothing")
+    await page.goto(page.server + "/")  # the filter and the open part are remembered for each list
+    await expect(shown_titles(page)).to_have_text([FEED, BUY])
+    await expect(completed).to_have_attribute("aria-expanded", "true")
+    await row(page, BUY).locator(".toggle").click()
+    await expect(shown_titles(page)).to_have_text([BUY, FEED])
+
+
+@pytest.mark.slow
+async def test_a_to_do_has_an_address_that_opens_it_over_its_list(page):
+    await new_list(page, "Home")
+    await type_in(page, BUY)
+    todo = await stored(page)
+    await open_details(page, BUY)
+    assert page.url == f"{page.server}/#/todo/{todo['id']}"
+    await page.go_back()
+    await expect(page.locator(".detail")).to_be_hidden()
+    await expect(page.locator("h1")).to_have_text("Home")
+    await page.goto(page.server + "/nothing")
+    await page.goto(f"{page.server}/#/todo/{todo['id']}")
+    await expect(page.locator(".detail-title")).to_have_value(BUY)
+    await expect(page.locator("h1")).to_have_text("Home")
+    await page.locator(".detail-close").click()
+    await expect(page.locator(".detail")).to_be_hidden()
+    await page.evaluate(f"() => {{ location.hash = '#/todo/{NO_ID}' }}")
+    await expect(page.locator(".toast")).to_contain_text("This to-do was deleted, or it isn’t shared with you.")
+    await expect(page.locator("h1")).to_have_text("Inbox")
 
 
 # ==== order =======================================================================================

@@ -1588,6 +1588,13 @@ class TodoFilter(msgspec.Struct, kw_only=True, frozen=True):
     tz: str = "UTC"
 
 
+class Tag(msgspec.Struct, frozen=True):
+    """A tag, and the number of active to-dos that have it."""
+
+    tag: str
+    active: int
+
+
 class Page(NamedTuple):
     """One page of a keyset-paged answer: sort key, direction, size, and the last item before it."""
 
@@ -4729,6 +4736,21 @@ class TodoQueries:
         """The lists that the caller may see, or those in the caller's trash: the Inbox, then the others by order."""
         lists = await self._select_lists(f"{self._seen_lists(deleted)} ORDER BY inbox DESC, position, id")
         return await self.described([each for each in lists if archived in (None, each.archived)])
+
+    async def tags(self) -> list[Tag]:
+        """The tags of the active to-dos that the caller may see, sorted; spellings that differ in case count as one."""
+        rows = await self.fetch(
+            "SELECT tags, count(*) FROM todos WHERE deleted_at IS NULL AND completed_at IS NULL AND tags <> '[]'"
+            f" AND list_id IN (SELECT id FROM lists WHERE {self._seen_lists(deleted=False)})"
+            " GROUP BY tags ORDER BY tags"
+        )
+        names: dict[str, str] = {}
+        counts = collections.Counter[str]()
+        for tags, count in rows:
+            for tag in msgspec.json.decode(tags, type=list[str]):
+                counts[fold(tag)] += count
+                names.setdefault(fold(tag), tag)
+        return [Tag(names[key], counts[key]) for key in sorted(counts)]
 
     async def own_lists(self) -> list[TodoList]:
         """The caller's own lists except the Inbox, in their order, as they are stored."""
@@ -9946,6 +9968,14 @@ class TodoSkipHandler(APIHandler):
         return await self.services.todos.skip(self.user_in(tz), todo_id, if_match)
 
 
+class TagsHandler(APIHandler):
+    """The tags in use."""
+
+    async def get(self) -> list[Tag]:
+        """List the tags of active to-dos, with the number of to-dos of each."""
+        return await self.queries.tags()
+
+
 class ListsHandler(APIHandler):
     """All lists, or those in the trash."""
 
@@ -10864,6 +10894,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
   ('inbox', 'M4 13.5 6.2 6h11.6L20 13.5V18a1 1 0 0 1-1 1H5a1 1 0 0 1-1-1zM4 13.5h4.5a3.5 3.5 0 0 0 7 0H20'),
   ('today', 'M8.3 12a3.7 3.7 0 1 0 7.4 0 3.7 3.7 0 1 0-7.4 0M12 3.5v2M12 18.5v2M3.5 12h2M18.5 12h2M6 6l1.4 1.4'
             'M16.6 16.6 18 18M18 6l-1.4 1.4M7.4 16.6 6 18'),
+  ('later', 'M3.2 12a8.8 8.8 0 1 0 17.6 0 8.8 8.8 0 1 0-17.6 0M12 7v5.5l3.5 2'),
+  ('tag', 'M4 4.5h7.5l8 8-7 7-8-8zM8 8.5h.01'),
   ('all', 'm12 4 8.5 4.3L12 12.6 3.5 8.3zM3.5 12.2 12 16.5l8.5-4.3M3.5 15.9 12 20.2l8.5-4.3'),
   ('list', 'M9 7h10M9 12h10M9 17h10M4.8 7h.01M4.8 12h.01M4.8 17h.01'),
   ('trash', 'M4.5 6.5h15M9.5 6.5V4.8c0-.7.5-1.3 1.2-1.3h2.6c.7 0 1.2.6 1.2 1.3v1.7M10 10.5v6M14 10.5v6'
@@ -10913,6 +10945,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
            maxlength="500" autocomplete="off" dir="auto" hidden>
     <h2 class="sidebar-heading shared-heading" hidden>Shared with me</h2>
     <ul class="shared-lists"></ul>
+    <h2 class="sidebar-heading tags-heading" hidden>Tags</h2>
+    <ul class="tag-places"></ul>
     <div class="sidebar-foot">
       <a class="place row trash-link" data-action="visitPlace" href="#/trash">{% raw icon % 'trash' %}
         <span class="place-name">Trash</span></a>
@@ -12072,6 +12106,24 @@ kbd {
   .edit { display: block; }
 }
 
+.group-head {
+  padding: 0 var(--grip) var(--s1);
+  font: 600 var(--text) / 1.5 var(--sans);
+  [data-day=''] > & { color: var(--storm); }
+}
+
+.group-toggle {
+  min-height: var(--high);
+  font-weight: inherit;
+  &[aria-expanded='true'] .icon { transform: rotate(90deg); }
+}
+
+.group {
+  border-radius: var(--round);
+  > .card:empty { display: none; }
+  &.drop-here { outline: var(--ring) dashed var(--accent); }
+}
+
 .shifted { transition: transform var(--calm); }
 
 .todo-list .dragging {
@@ -12804,7 +12856,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const state = {
     ...saved,
     view: null,
-    dueToday: { count: 0, capped: false },
+    viewCounts: {}, // of views of the sidebar, by kind
+    tags: [], // with the numbers of their active to-dos
     loaded: false,
     loading: true, // from the start: an earlier command does not end it
     problem: null,
@@ -12859,6 +12912,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const itemIn = (draft, id) => byId(draft.items, id) ?? (draft.open?.id === id ? draft.open : undefined);
   const itemById = id => itemIn(state, id);
   const isTrash = () => state.view.kind === 'trash';
+  const viewNow = () => VIEWS[state.view.kind];
 
   function currentList() {
     if (state.view.kind !== 'list') return null;
@@ -12867,9 +12921,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function viewTitle() {
-    const titles = { all: 'Everything', today: 'Today', trash: 'Trash' };
     const otherwise = state.view.list === null && !access.link ? 'Inbox' : 'List';
-    return titles[state.view.kind] ?? currentList()?.title ?? otherwise;
+    return viewNow().title ?? currentList()?.title ?? otherwise;
   }
 
   // A shared list has its owner's rules; a to-do whose list isn't known is the user's own.
@@ -13372,6 +13425,96 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     draft.items = items.toSpliced(after || (before < 0 ? items.length : before), 0, item);
   }
 
+  // ---- Views -------------------------------------------------------------------------------------------
+
+  const dueDay = item => (item.due ? dayText(dueMoment(item.due)) : '');
+  const startDay = item => (item.start ? dayText(dueMoment(item.start)) : '');
+  const hasStarted = item => startDay(item) <= dayFromNow(0);
+  const untilToday = () => `..${dayFromNow(0)}`;
+
+  // From this table follow the sidebar, titles, queries and words. `query` has the view's filters for the server,
+  // and `has` decides the same here. `group` is the heading of a to-do: a day, or '' for those that are overdue;
+  // `days` are the headings that are shown without any. A new to-do gets the `fields`.
+  const VIEWS = {
+    list: {
+      query: () => ({ ...(currentList() && { list: currentList().id }), start: untilToday() }),
+      has: item => hasStarted(item) && (!currentList() || !item.list || item.list === currentList().id),
+      fields: () => (state.view.list === null ? {} : { list: state.view.list }),
+    },
+    today: {
+      title: 'Today',
+      icon: 'today',
+      show: 'active', // completed to-dos would pile up
+      sort: 'due',
+      counts: true,
+      query: () => ({ due: untilToday(), start: untilToday() }),
+      has: item => Boolean(item.due) && dueDay(item) <= dayFromNow(0) && hasStarted(item),
+      group: item => (dueDay(item) < dayFromNow(0) ? '' : dayFromNow(0)),
+      days: () => [],
+      fields: () => ({ due: dayFromNow(0) }),
+      empty: ['Clear skies', 'Nothing is due today, and nothing is late.'],
+    },
+    upcoming: {
+      title: 'Upcoming',
+      icon: 'calendar',
+      show: 'active',
+      sort: 'due',
+      query: () => ({ due: `${dayFromNow(0)}..` }),
+      has: item => dueDay(item) >= dayFromNow(0),
+      group: dueDay,
+      days: () => [0, 1, 2, 3, 4, 5, 6].map(dayFromNow),
+      fields: () => ({ due: dayFromNow(0) }),
+      empty: ['Nothing ahead', 'No to-do has a date from today on.'],
+    },
+    later: {
+      title: 'Later',
+      icon: 'later',
+      show: 'active',
+      counts: true,
+      isOptional: true, // in the sidebar only with to-dos
+      query: () => ({ start: `${dayFromNow(1)}..` }),
+      has: item => !hasStarted(item),
+      fields: () => ({ start: dayFromNow(1) }),
+      empty: ['Nothing waits', 'A to-do with a later start is kept here until that day.'],
+    },
+    all: { title: 'Everything', icon: 'all', query: () => ({ start: untilToday() }), has: hasStarted },
+    trash: { title: 'Trash', query: () => ({ deleted: 'true' }), sort: '-updated_at', isHidden: true },
+  };
+
+  const dayTitleFormat = formatter({ weekday: 'long', day: 'numeric', month: 'short' });
+
+  function groupTitle(day) {
+    if (!day) return 'Overdue';
+    const { text } = friendlyDue(day);
+    const full = dayTitleFormat(midnightOf(day));
+    return dayFromNow(2) > day ? `${text} · ${full}` : full;
+  }
+
+  const isDoneOpen = () => recall('done', {})[viewKey()] === true;
+
+  // The to-dos of the view with the headings that they stand under.
+  function groups() {
+    const { group, days, sort } = viewNow();
+    const isDone = item => state.view.show === 'active' && item.completed;
+    const open = state.items.filter(item => !isDone(item));
+    const { completed } = counts();
+    const found = [{ key: 'all', items: open }];
+    if (group && sortOf() === sort) {
+      const byDay = new Map((searched() || !state.loaded ? [] : days()).map(day => [day, []]));
+      for (const item of open) byDay.set(group(item), [...(byDay.get(group(item)) ?? []), item]);
+      const ofDay = day => ({ key: `day${day}`, day, title: groupTitle(day), items: byDay.get(day) });
+      found.splice(0, 1, ...[...byDay.keys()].sort().map(ofDay));
+    }
+    if (state.view.show !== 'active' || completed === 0) return found;
+    const items = isDoneOpen() ? state.items.filter(isDone) : [];
+    return [...found, { key: 'done', title: `Completed (${completed})`, isOpen: isDoneOpen(), items }];
+  }
+
+  function toggleDone() {
+    remember('done', { ...recall('done', {}), [viewKey()]: !isDoneOpen() });
+    sync({ moved: true });
+  }
+
   // ---- The view in the address -------------------------------------------------------------------------
 
   const plainView = { kind: 'list', list: null, show: 'all', q: '', tags: [] };
@@ -13383,7 +13526,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const view = { ...plainView, q: parameters.get('q') ?? '', tags: parameters.getAll('tag') };
     if (parts[0] === 'link') parts.splice(0, 2);
     else if (parts[0] === 'list') [, view.list = null] = parts.splice(0, 2);
-    else if (['all', 'today', 'trash'].includes(parts[0])) view.kind = parts.shift();
+    else if (Object.hasOwn(VIEWS, parts[0])) view.kind = parts.shift();
     if (['active', 'completed'].includes(parts[0])) [view.show] = parts;
     return view;
   }
@@ -13399,26 +13542,33 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return `#/${parts.join('/')}${query ? `?${query}` : ''}`;
   }
 
-  const hashOfList = id => hashOf({ ...plainView, list: id });
-  const isFiltered = () => state.view.q !== '' || state.view.tags.length > 0 || state.view.kind === 'today';
+  const todoOf = hash => /^#\/(?:link\/[^/]+\/)?todo\/([\w-]+)/.exec(hash)?.[1] ?? null;
+  const hashOfTodo = ({ id }) => `#/${access.link ? `link/${access.link}/` : ''}todo/${id}`;
+  // The server counts whole lists; what a filter leaves of them is counted separately.
+  const isNarrow = () => ['today', 'upcoming', 'later'].includes(state.view.kind);
+  const isFiltered = () =>
+    state.view.q !== '' || state.view.tags.length > 0 || isNarrow() || Boolean(state.viewCounts.later?.count);
   const searched = () => state.view.q.trim();
 
-  function viewKey() {
-    if (state.view.kind !== 'list') return state.view.kind;
-    return access.link ? 'link' : (state.view.list ?? 'inbox');
+  function viewKey({ kind, list } = state.view) {
+    if (kind !== 'list') return kind;
+    return access.link ? 'link' : (list ?? 'inbox');
   }
 
-  const sortOf = () => recall('sort', {})[viewKey()] ?? (state.view.kind === 'today' ? 'due' : 'order');
+  // A view opens with the filter that was chosen in it last.
+  function placeOf(fields) {
+    const view = { ...plainView, ...fields };
+    return hashOf({ ...view, show: recall('show', {})[viewKey(view)] ?? VIEWS[view.kind].show ?? 'all' });
+  }
+
+  const hashOfList = id => placeOf({ list: id });
+  const sortOf = () => recall('sort', {})[viewKey()] ?? viewNow().sort ?? 'order';
   const hasTag = (item, tag) => item.tags.some(other => isSameWord(other, tag));
-  const isDueToday = item => Boolean(item.due) && dayText(dueMoment(item.due)) <= dayFromNow(0);
 
   // The filters of the view without its limit and order, for reading and for acts on all that is shown.
   function selection(show, more = {}) {
-    const parameters = new URLSearchParams(more);
-    const list = currentList();
-    if (list) parameters.set('list', list.id);
+    const parameters = new URLSearchParams({ ...more, ...viewNow().query() });
     if (zone) parameters.set('tz', zone);
-    if (state.view.kind === 'today') parameters.set('due', `..${dayFromNow(0)}`);
     if (searched()) parameters.set('q', searched());
     for (const tag of state.view.tags) parameters.append('tag', tag);
     if (show !== 'all') parameters.set('completed', String(show === 'completed'));
@@ -13426,19 +13576,18 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function viewQuery(limit) {
-    if (!isTrash()) return selection(state.view.show, { sort: sortOf(), limit });
-    const query = { deleted: 'true', sort: '-updated_at', limit, ...(searched() && { q: searched() }) };
-    return `?${new URLSearchParams(query)}`;
+    return selection(isTrash() ? 'all' : shownState(), { sort: sortOf(), limit });
   }
+
+  const shownState = () => (state.view.show === 'active' && isDoneOpen() ? 'all' : state.view.show);
 
   // Whether a to-do that was changed here still has its place in the view. Only the server knows the search's
   // result, so a found to-do stays until the next answer.
   function belongs(item) {
-    const { kind, show, tags } = state.view;
-    const list = currentList();
-    if (kind === 'list' && list && item.list && item.list !== list.id) return false;
-    if (kind === 'today' && !isDueToday(item)) return false;
-    return tags.every(tag => hasTag(item, tag)) && (show === 'all' || item.completed === (show === 'completed'));
+    const show = shownState();
+    const isInView = viewNow().has?.(item) ?? true;
+    return isInView && state.view.tags.every(tag => hasTag(item, tag)) &&
+      (show === 'all' || item.completed === (show === 'completed'));
   }
 
   // ---- Reading -----------------------------------------------------------------------------------------
@@ -13506,7 +13655,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       lists,
       trashedLists: isTrash() ? getJson('/api/lists?deleted=true') : [],
       matching: isFiltered() && !isTrash() ? countMatching() : saved.matching,
-      dueToday: access.link ? state.dueToday : countDueToday(),
+      ...(!access.link && { viewCounts: countViews(), tags: getJson('/api/tags') }),
       ...(what === 'all' && readItems(size)),
     };
     // All are awaited together, so that none fails unnoticed.
@@ -13553,16 +13702,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return { active: open.items.length, completed: done.items.length, capped: open.next !== null };
   }
 
-  async function countDueToday() {
-    const query = { due: `..${dayFromNow(0)}`, completed: 'false', limit: PAGE_SIZE, ...(zone && { tz: zone }) };
-    const page = await getTodos(`?${new URLSearchParams(query)}`).catch(() => null);
-    return page ? { count: page.items.length, capped: page.next !== null } : state.dueToday;
+  async function countViews() {
+    const kinds = Object.keys(VIEWS).filter(kind => VIEWS[kind].counts);
+    const counted = kinds.map(async kind => {
+      const query = { ...VIEWS[kind].query(), completed: 'false', limit: PAGE_SIZE, ...(zone && { tz: zone }) };
+      const page = await getTodos(`?${new URLSearchParams(query)}`).catch(() => null);
+      return [kind, page ? { count: page.items.length, capped: page.next !== null } : state.viewCounts[kind]];
+    });
+    return Object.fromEntries(await Promise.all(counted));
   }
 
   // A to-do that has not changed stays the same object, so that its row need not be compared.
-  function adopt({ lists, trashedLists, matching, dueToday, page, open }) {
+  function adopt({ lists, trashedLists, matching, viewCounts = {}, tags = [], page, open }) {
     Object.assign(saved, { lists, trashedLists, matching });
-    state.dueToday = dueToday;
+    Object.assign(state, { viewCounts, tags });
     if (page) {
       const known = new Map(saved.items.map(item => [item.id, item]));
       const isSame = (one, other) => one?.revision === other.revision && one.order === other.order;
@@ -13821,12 +13974,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // A new to-do gets the view's list, its tags, or today's date.
   function newFields(title) {
     const { kind, list, tags: shown } = state.view;
-    const due = find('.new-due').value || (kind === 'today' ? dayFromNow(0) : '');
+    const due = find('.new-due').value;
     const priority = Number(find('.new-priority').value);
     const tags = splitTags([...shown, find('.new-tags').value].join(','));
     return {
       title,
-      ...(kind === 'list' && list !== null && { list }),
+      ...viewNow().fields?.(),
       ...(due && { due }),
       ...(priority && { priority }),
       ...(tags.length && { tags }),
@@ -14112,6 +14265,24 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const canReorder = () => !isTrash() && !isLockedView() && sortOf() === 'order' && state.view.q === '';
 
+  const hasDays = () => Boolean(viewNow().group) && sortOf() === viewNow().sort;
+
+  // To another day, at the same time.
+  function moveToDay(item, day) {
+    if (!day || day === dueDay(item)) return;
+    const due = dueOf(day, item.due?.includes('T') ? timeText(dueMoment(item.due)) : '');
+    const words = `${quoted(item.title)} is due ${friendlyDue(due).text}`;
+    changeText(draftOf('todos', item, 'due'), due, () => false, { words, said: `${words}.`, offersUndo: true });
+  }
+
+  function moveDayByKey(item, days) {
+    const from = dueDay(item) < dayFromNow(0) ? dayFromNow(-1) : dueDay(item);
+    const date = midnightOf(from);
+    date.setDate(date.getDate() + days);
+    if (dayText(date) < dayFromNow(0)) announce('Already the first day.');
+    else moveToDay(item, dayText(date));
+  }
+
   function orderBetween(previous, following, otherwise) {
     if (previous && following) return (previous.order + following.order) / 2;
     if (previous) return previous.order + 1;
@@ -14141,6 +14312,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function moveByKey(node, key) {
     const item = itemOf(node);
     if (refuses(item)) return undefined;
+    if (hasDays()) return moveDayByKey(item, key === 'ArrowUp' ? -1 : +1);
     if (!canReorder()) return announce('Choose “My order” and clear the search to move to-dos.');
     const target = state.items.findIndex(({ id }) => id === item.id) + (key === 'ArrowUp' ? -1 : +1);
     if (target < 0) return announce('Already the first.');
@@ -14199,6 +14371,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return [
       item.priority > 0 && priorityMark(item.priority),
       item.due && dueMark(item),
+      !hasStarted(item) && h('span.mark.row', {}, icon('later'), `From ${friendlyDue(item.start).text}`),
       list && h('span.mark.row.in-list', { dir: 'auto' }, list.title),
       item.tags.map(tagButton),
       item.notes && h('span.mark.row.note', { title: 'Has notes' }, icon('note'), hiddenWords('Has notes')),
@@ -14248,13 +14421,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const nearChunks = new Set();
   const movedChunks = new Set();
 
-  function chunkView(items, key, before) {
+  function chunkView(items, key, label, before) {
     const isNear = nearChunks.has(key) || state.isPrinting || items.isFirst;
     const children = items.map(item => rowView(item, isNear));
     const isSame = (row, index) => row === children[index];
     return before?.children.length === children.length && before.children.every(isSame)
       ? before
-      : h('ul.chunk', { key, items, 'aria-labelledby': 'view-title' }, ...children);
+      : h('ul.chunk', { key, items, 'aria-labelledby': label }, ...children);
   }
 
   function moveChunk(chunk, { skipped }) {
@@ -14268,21 +14441,26 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     for (const chunk of movedChunks) {
       if (performance.now() - frame > 8) return requestAnimationFrame(renewChunks);
       movedChunks.delete(chunk);
-      if (chunk.isConnected) update(chunk, chunkView(chunk.items, keyOf(chunk.view)));
+      const { key, items, 'aria-labelledby': label } = chunk.view.properties;
+      if (chunk.isConnected) update(chunk, chunkView(items, key, label));
     }
     return null;
   }
 
-  function groupView({ key, items }) {
-    const known = find('.todo-list').keyed?.get(key)?.firstChild.keyed;
+  function groupView({ key, day, title, isOpen, items }) {
+    const known = find('.todo-list').keyed?.get(key)?.lastChild.keyed;
     const chunks = [];
     for (let start = 0; start < items.length; start += CHUNK) {
       const name = `${key} ${start}`;
       const isFirst = start < PAGE_SIZE; // whole before the browser reports anything
       const chunk = Object.assign(items.slice(start, start + CHUNK), { isFirst });
-      chunks.push(chunkView(chunk, name, known?.get(name)?.view));
+      chunks.push(chunkView(chunk, name, title ? `group-${key}` : 'view-title', known?.get(name)?.view));
     }
-    return h('div.group', { key }, h('div.card', {}, chunks));
+    const head = { id: `group-${key}`, ...(isOpen === undefined ? {} : { 'aria-expanded': isOpen }) };
+    return h('section.group', { key, 'data-day': day },
+      title && h('h2.group-head.soft', { key: 'head', ...(isOpen === undefined && head) }, isOpen === undefined ? title
+        : button('group-toggle.row', { ...head, ...action('toggleDone') }, icon('details'), title)),
+      h('div.card', { key: 'card' }, chunks));
   }
 
   function rowsView() {
@@ -14290,7 +14468,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const { kind, tags } = state.view;
     const text = JSON.stringify([kind, tags, access.link, state.lists.map(({ id, title, role }) => [id, title, role])]);
     if (text !== rowContext.text) rowContext = { text };
-    return [groupView({ key: 'all', items: state.items })];
+    return groups().map(groupView);
   }
 
   // ---- Texts that are edited ---------------------------------------------------------------------------
@@ -14682,7 +14860,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function startDrag(grip, event) {
     const row = grip.closest('li');
-    if (event.button !== 0 || !canReorder() || isLocked(itemOf(row))) return;
+    if (event.button !== 0 || !(canReorder() || hasDays()) || isLocked(itemOf(row))) return;
     const all = shownRows();
     const from = all.indexOf(row);
     state.drag = { row, all, from, to: from, place: null, startY: event.clientY, y: event.clientY, scroll: scrollY };
@@ -14696,7 +14874,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (!state.drag) return;
     state.drag.y = event.clientY;
     const target = document.elementFromPoint(event.clientX, event.clientY);
-    markDropPlace(target?.closest('.place[data-list]') ?? null);
+    markDropPlace(target?.closest(`.place[data-list]${hasDays() ? ', .group[data-day]' : ''}`) ?? null);
     shiftRows();
   }
 
@@ -14717,6 +14895,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     while (to + 1 < all.length && middle > middleOf(all[to + 1])) to += 1;
     while (to > 0 && middle < middleOf(all[to - 1])) to -= 1;
     row.style.transform = `translateY(${distance}px)`;
+    if (hasDays()) return; // the order follows from the date
     for (let index = Math.min(from, to, before); index <= Math.max(from, to, before); index += 1) {
       const sign = index < from && index >= to ? '' : index > from && index <= to ? '-' : null;
       if (index === from) continue;
@@ -14731,7 +14910,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (!drag) return;
     const edge = 70;
     const over = drag.y < edge ? drag.y - edge : Math.max(0, drag.y - (innerHeight - edge));
-    if (over !== 0 && drag.place === null) {
+    if (over !== 0 && !drag.place?.dataset.list) {
       scrollBy({ top: over / 5, behavior: 'instant' });
       shiftRows();
     }
@@ -14753,17 +14932,18 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function dropDrag() {
-    const listId = state.drag?.place?.dataset.list;
+    const { list: listId, day } = state.drag?.place?.dataset ?? {};
     const drag = endDrag();
     const item = drag && itemOf(drag.row);
     if (!item) return;
+    if (hasDays() && !listId) return void moveToDay(item, day);
     if (listId && listId !== item.list) moveToList(item, listId);
     else if (!listId && drag.to !== drag.from) moveTodo(item, drag.to);
   }
 
   // ---- Lists -------------------------------------------------------------------------------------------
 
-  function placeView({ hash, name, iconName, count: left, current, list, owner, shared }) {
+  function placeView({ hash, key = hash, name, iconName, count: left, current, list, owner, shared }) {
     const link = {
       href: hash,
       title: owner ? `Shared by ${owner}` : '',
@@ -14771,7 +14951,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       'data-list': list,
       ...action('visitPlace'),
     };
-    return h('li', { key: hash }, h('a.place.row', link,
+    return h('li', { key }, h('a.place.row', link,
       icon(iconName),
       h('span.place-name', { dir: 'auto' }, name),
       owner && hiddenWords(`, shared by ${owner},`),
@@ -14780,18 +14960,33 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function viewPlaces() {
-    const { kind } = state.view;
-    const isInbox = kind === 'list' && (!state.view.list || Boolean(currentList()?.inbox));
-    const { count: late, capped } = state.dueToday;
-    // Completed to-dos would pile up, so Today opens with the active ones.
-    const today = { hash: hashOf({ ...plainView, kind: 'today', show: 'active' }), name: 'Today', iconName: 'today' };
-    const all = { hash: hashOf({ ...plainView, kind: 'all' }), name: 'Everything', iconName: 'all' };
     const { title = 'Inbox', active, id } = inbox() ?? {};
-    return [
-      { hash: '#/', name: title, iconName: 'inbox', count: active, list: id, current: isInbox },
-      { ...today, count: late && `${late}${capped ? '+' : ''}`, current: kind === 'today' },
-      { ...all, count: sum(state.lists, 'active'), current: kind === 'all' },
-    ].map(placeView);
+    const isInbox = state.view.kind === 'list' && (!state.view.list || Boolean(currentList()?.inbox));
+    const all = { count: sum(state.lists, 'active') };
+    const places = Object.entries(VIEWS).map(([kind, view]) => {
+      const { count: left, capped } = kind === 'all' ? all : (state.viewCounts[kind] ?? {});
+      const isShown = view.title && !view.isHidden && (!view.isOptional || left || state.view.kind === kind);
+      const current = state.view.kind === kind && (kind !== 'all' || !isTagPlace());
+      const count = left && `${left}${capped ? '+' : ''}`;
+      return isShown && { hash: placeOf({ kind }), key: kind, name: view.title, iconName: view.icon, count, current };
+    });
+    const first = { hash: placeOf({}), key: 'inbox', name: title, iconName: 'inbox', count: active, list: id };
+    return [{ ...first, current: isInbox }, ...places].filter(Boolean).map(placeView);
+  }
+
+  const isTagPlace = () => state.view.kind === 'all' && state.view.tags.length === 1 && !state.view.q;
+
+  function tagPlaces() {
+    return state.tags.map(({ tag, active }) =>
+      placeView({
+        hash: hashOf({ ...plainView, kind: 'all', tags: [tag], show: 'active' }),
+        key: tag,
+        name: tag,
+        iconName: 'tag',
+        count: active,
+        current: isTagPlace() && isSameWord(state.view.tags[0], tag),
+      }),
+    );
   }
 
   const namedLists = areOthers => state.lists.filter(list => !list.inbox && isOthers(list) === areOthers);
@@ -14800,6 +14995,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return namedLists(areOthers).map(list =>
       placeView({
         hash: hashOfList(list.id),
+        key: list.id,
         name: list.title,
         iconName: areOthers ? 'people' : 'list',
         count: list.active,
@@ -14891,25 +15087,48 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const isCovered = () => state.open !== null && coveringDetail.matches;
 
-  // On a phone, Back closes the overlay: an entry of the browser's history stands for it.
-  // Closed in another way, it takes its entry along; until that has happened nothing is added.
+  // Back closes the details and the drawer: an entry of the browser's history stands for them, that of a to-do with
+  // its address. Closed in another way, they take the entry along; until that has happened nothing is added.
   let isStepping = false;
 
   function settleLayout() {
     paint();
-    const covers = isCovered() || state.hasDrawer;
-    if (isStepping || covers === Boolean(history.state?.covers)) return;
+    const { open } = state;
+    const covers = open !== null || state.hasDrawer;
+    const hasEntry = Boolean(history.state?.covers);
+    const hash = open && !open.pending ? hashOfTodo(open) : hashOf(state.view);
+    if (isStepping || (!covers && !hasEntry)) return;
     isStepping = !covers;
-    if (covers) history.pushState({ covers }, '');
-    else history.back();
+    if (!covers) history.back();
+    else if (!hasEntry) {
+      history.replaceState({ isUnder: true }, '');
+      history.pushState({ covers }, '', hash);
+    }
+    else if (hash !== location.hash) history.replaceState({ covers }, '', hash);
   }
 
   function historyMoved() {
-    const isBack = !isStepping && !history.state?.covers;
+    const isBack = !isStepping && Boolean(history.state?.isUnder);
     isStepping = false;
     if (isBack) closeDrawer();
-    if (isBack && coveringDetail.matches) closeDetail();
+    if (isBack) closeDetail();
     settleLayout();
+  }
+
+  // Shows the to-do of an address over its list.
+  async function openAddress(id) {
+    let item = null;
+    try {
+      item = await getJson(`/api/todos/${id}`);
+    } catch (error) {
+      const isGone = error.status === 404;
+      complain(isGone ? 'This to-do was deleted, or it isn’t shared with you.' : expected(error).message);
+    }
+    const list = item && !listById(item.list)?.inbox && !access.link ? item.list : null;
+    const view = { ...plainView, list, ...(item?.start && !hasStarted(item) && { kind: 'later', list: null }) };
+    history.replaceState(null, '', item ? hashOf(view) : placeOf({}));
+    await followHash();
+    if (item) openDetail(item);
   }
 
   // A link in an overlay replaces its entry, or going back would need one step more.
@@ -14997,8 +15216,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const which = show === 'all' ? '' : `${show} `;
     if (tags.length) return ['Nothing here', `No ${which}to-do has ${quoted(tags.join(', '))}.`];
     const { active, completed } = counts();
-    if (kind === 'today' && active === 0 && show !== 'completed')
-      return ['Clear skies', 'Nothing is due today, and nothing is late.'];
+    if (viewNow().empty && active === 0 && show !== 'completed') return viewNow().empty;
     if (show === 'active' && completed > 0) return ['All done', 'Every single one. The rest of the day is yours.'];
     if (show === 'completed' && active > 0)
       return ['Nothing completed yet', 'Tick a to-do and it will be kept here.'];
@@ -15064,7 +15282,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.views': () => ({ children: access.link ? [] : viewPlaces() }),
     '.lists': () => ({ children: access.link ? [] : listPlaces(false) }),
     '.shared-lists': () => ({ children: access.link ? [] : listPlaces(true) }),
-    '.sidebar-heading:not(.shared-heading)': () => ({ hidden: namedLists(false).length === 0 }),
+    '.tag-places': () => ({ children: access.link ? [] : tagPlaces() }),
+    '.tags-heading': () => ({ hidden: access.link !== null || state.tags.length === 0 }),
+    '.sidebar-heading:not(.shared-heading, .tags-heading)': () => ({ hidden: namedLists(false).length === 0 }),
     '.shared-heading': () => ({ hidden: namedLists(true).length === 0 }),
     '.trash-link': () => ({ 'aria-current': isTrash() ? 'page' : null }),
     '.account-button': ({ session }) => ({ hidden: session.kind !== 'session' }),
@@ -15101,7 +15321,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.toggle-all': ({ changeable, canChange }) => ({ checked: changeable.active === 0 && canChange }),
     '.toggle-all-box': ({ total, canChange }) => ({ hidden: total > 0 && !canChange }),
     '.sort': () => ({ value: sortOf() }),
-    '.todo-list': () => ({ '.sortable': canReorder(), children: rowsView() }),
+    '.todo-list': () => ({ '.sortable': canReorder() || hasDays(), children: rowsView() }),
     '.trash-view': ({ hasTrash }) => ({ hidden: !isTrash() || !hasTrash }),
     '.trash-list': () => ({ children: trashView() }),
     '.more': () => ({ hidden: state.next === null }),
@@ -16301,7 +16521,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     addMember, changePassword, changeUser, chooseSort, clearCompleted, clearSearch, closeDetail, closeDialog,
     closeDrawer, copy, deleteAccount, deleteList, emptyTrash, focusStart, hideToast, leaveGate, leaveList, loadMore,
     makeInvite, makeLink, makeToken, openAccount, openDrawer, openHelp, openSharing, choosePriority, quickDue,
-    signIn, signOut, signOutEverywhere, signUp, startNewList, switchForm, toggleAll, toggleOptions,
+    signIn, signOut, signOutEverywhere, signUp, startNewList, switchForm, toggleAll, toggleDone, toggleOptions,
     visitPlace, wakeRetry,
     showPassword: node => showPassword(node),
     startRename: () => startRename(),
@@ -16499,15 +16719,19 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function hashChanged() {
     if (linkOf(location.hash) !== access.link) location.reload();
     else if (inviteOf(location.hash)) invited();
-    else followHash();
+    else if (!todoOf(location.hash)) followHash();
+    else if (!isStepping && todoOf(location.hash) !== state.open?.id) openAddress(todoOf(location.hash));
   }
 
   function followHash() {
     const before = state.view;
+    const view = parseHash(location.hash);
+    if (state.loaded && hashOf(view) === hashOf(before)) return null; // only the details were closed
     saveDetailTexts();
     saveInPlace();
-    state.view = parseHash(location.hash);
-    const isMoved = before.kind !== state.view.kind || before.list !== state.view.list;
+    state.view = view;
+    remember('show', { ...recall('show', {}), [viewKey()]: view.show });
+    const isMoved = before.kind !== view.kind || before.list !== view.list;
     if (isMoved) {
       closeDetail();
       closeDrawer();
@@ -16516,8 +16740,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }
     // A narrower filter can be shown before its answer is here.
     keep({ items: isMoved ? [] : saved.items.filter(belongs).slice(0, PAGE_SIZE), next: null });
-    sync({ moved: true });
+    const reading = sync({ moved: true });
     render();
+    return reading;
   }
 
   function leavePage() {
@@ -16591,7 +16816,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     access.session = session;
     render();
     await takeUp();
-    sync({ moved: true }).then(takeUpTexts);
+    const id = todoOf(location.hash);
+    (id ? openAddress(id) : sync({ moved: true })).then(takeUpTexts);
     connect();
     if (access.link) offerOwnLists();
     else if (weather === 'True') {
@@ -16604,8 +16830,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     listen();
     findAll('input[type=password]').forEach(addShowButton);
     holdStash();
-    state.view = parseHash(location.hash);
-    settleLayout();
+    if (!location.hash) history.replaceState(null, '', placeOf({}));
+    state.view = parseHash(todoOf(location.hash) ? '' : location.hash);
+    if (!todoOf(location.hash)) settleLayout();
     watchForMore();
     focusStart();
     setInterval(tick, CLOCK_INTERVAL);
@@ -16657,6 +16884,7 @@ ROUTES = (
     Route("/api/todos/{todo_id}/history", TodoHistoryHandler),
     Route("/api/todos/{todo_id}/restore", TodoRestoreHandler),
     Route("/api/todos/{todo_id}/skip", TodoSkipHandler),
+    Route("/api/tags", TagsHandler),
     Route("/api/lists", ListsHandler),
     Route("/api/lists/{list_id}", ListHandler),
     Route("/api/lists/{list_id}/restore", ListRestoreHandler),
