@@ -2466,7 +2466,7 @@ def test_words_for_days_and_times_become_the_due_date(language, text, expected):
 
 def test_every_word_of_every_language_is_in_a_case():
     """Each meaning in the tables of words is found in a text of the cases, or in the lists of names below."""
-    cases = [*QUICK_CASES, *REPEAT_CASES]
+    cases = [*QUICK_CASES, *REPEAT_CASES, *REMINDER_CASES]
     texts = {name: " ".join(text for each, text, _ in cases if each[:2] == name) for name in tornado_todo.LANGUAGES}
     named = {"days", "short_days", "plural_days", "months", "short_months", "numbers", "plural_on"}
     for name, words in tornado_todo.LANGUAGES.items():
@@ -3350,38 +3350,38 @@ def test_reminders_of_the_next_keep_their_distance_from_the_due_date(client):
 FOUR = {"at": "2026-12-04T16:00:00+01:00"}
 
 
-@pytest.mark.parametrize(
-    ("language", "text", "expected"),
-    [
-        ("en", "Call Zoë friday 17:00 remind me 30 minutes before", {"reminders": [{"before": 30}]}),
-        ("en", "Call Zoë remind me an hour before friday 5pm", {"reminders": [{"before": 60}]}),
-        ("en", "Call Zoë friday 17:00 reminder 2 days ahead", {"reminders": [{"before": 2880}]}),
-        ("en", "Call Zoë friday 17:00 (remind me at 16:00)", {"reminders": [FOUR]}),
-        ("en", "Call Zoë friday 17:00 remind me tomorrow at 9", {"reminders": [{"at": NINE}]}),
-        ("de", "Zoë freitag 17:00 anrufen erinnere 1 Stunde vorher", {"reminders": [{"before": 60}]}),
-        ("de", "Zoë freitag 17:00 anrufen, erinnere mich um 16 Uhr", {"reminders": [FOUR]}),
-        ("de", "Zoë freitag 17:00 anrufen 30 Min vorher erinnern", {"reminders": [{"before": 30}]}),
-        ("pt", "Ligar sexta 17h lembrar 30 minutos antes", {"reminders": [{"before": 30}]}),
-        ("pt", "Ligar sexta 17h lembre-me uma hora antes", {"reminders": [{"before": 60}]}),
-        ("es", "Llamar el viernes 17:00 recuérdame 2 horas antes", {"reminders": [{"before": 120}]}),
-        ("fr", "Call Zoë remind me 30 minutes before", {"reminders": [{"before": 30}]}),
-        ("en", "Read the reminder before 9", {}),
-        ("en", "Remind me of the milk", {}),
-        ("en", "Eat 30 minutes before", {}),
-        ("en", "Call remind me 2 months before", {}),  # which have no fixed length
-        ("en", "Dig from monday", {"start": MONDAY}),
-        ("en", "Dig from tomorrow #home", {"start": TOMORROW}),
-        ("en", "Dig starting 24 dec", {"start": "2026-12-24"}),
-        ("en", "Dig not before next week", {"start": MONDAY}),
-        ("en", "Letter from Monday evening", {}),
-        ("de", "Graben ab Montag", {"start": MONDAY}),
-        ("de", "Graben ab dem 24. Dezember", {"start": "2026-12-24"}),
-        ("pt", "Cavar a partir de amanhã", {"start": TOMORROW}),
-        ("es", "Cavar desde el lunes", {"start": MONDAY}),
-        ("en", "Dig every week from 24 dec", {"start": "2026-12-24", "repeat": "FREQ=WEEKLY", "due": "2026-12-24"}),
-        ("de", "Graben ab 24.12. jeden Tag", {"start": "2026-12-24", "repeat": "FREQ=DAILY", "due": "2026-12-24"}),
-    ],
-)
+REMINDER_CASES = [
+    ("en", "Call Zoë friday 17:00 remind me 30 minutes before", {"reminders": [{"before": 30}]}),
+    ("en", "Call Zoë remind me an hour before friday 5pm", {"reminders": [{"before": 60}]}),
+    ("en", "Call Zoë friday 17:00 reminder 2 days ahead", {"reminders": [{"before": 2880}]}),
+    ("en", "Call Zoë friday 17:00 (remind me at 16:00)", {"reminders": [FOUR]}),
+    ("en", "Call Zoë friday 17:00 remind me tomorrow at 9", {"reminders": [{"at": NINE}]}),
+    ("de", "Zoë freitag 17:00 anrufen erinnere 1 Stunde vorher", {"reminders": [{"before": 60}]}),
+    ("de", "Zoë freitag 17:00 anrufen, erinnere mich um 16 Uhr", {"reminders": [FOUR]}),
+    ("de", "Zoë freitag 17:00 anrufen 30 Min vorher erinnern", {"reminders": [{"before": 30}]}),
+    ("pt", "Ligar sexta 17h lembrar 30 minutos antes", {"reminders": [{"before": 30}]}),
+    ("pt", "Ligar sexta 17h lembre-me uma hora antes", {"reminders": [{"before": 60}]}),
+    ("es", "Llamar el viernes 17:00 recuérdame 2 horas antes", {"reminders": [{"before": 120}]}),
+    ("fr", "Call Zoë remind me 30 minutes before", {"reminders": [{"before": 30}]}),
+    ("en", "Read the reminder before 9", {}),
+    ("en", "Remind me of the milk", {}),
+    ("en", "Eat 30 minutes before", {}),
+    ("en", "Call remind me 2 months before", {}),  # which have no fixed length
+    ("en", "Dig from monday", {"start": MONDAY}),
+    ("en", "Dig from tomorrow #home", {"start": TOMORROW}),
+    ("en", "Dig starting 24 dec", {"start": "2026-12-24"}),
+    ("en", "Dig not before next week", {"start": MONDAY}),
+    ("en", "Letter from Monday evening", {}),
+    ("de", "Graben ab Montag", {"start": MONDAY}),
+    ("de", "Graben ab dem 24. Dezember", {"start": "2026-12-24"}),
+    ("pt", "Cavar a partir de amanhã", {"start": TOMORROW}),
+    ("es", "Cavar desde el lunes", {"start": MONDAY}),
+    ("en", "Dig every week from 24 dec", {"start": "2026-12-24", "repeat": "FREQ=WEEKLY", "due": "2026-12-24"}),
+    ("de", "Graben ab 24.12. jeden Tag", {"start": "2026-12-24", "repeat": "FREQ=DAILY", "due": "2026-12-24"}),
+]
+
+
+@pytest.mark.parametrize(("language", "text", "expected"), REMINDER_CASES)
 def test_quick_add_reads_reminders_and_starts(language, text, expected):
     fields, spans = parsed(text, language)
     found = {name: fields[name] for name in ("start", "repeat", "reminders", "due") if name in fields}
@@ -3399,6 +3399,142 @@ def test_words_of_a_reminder_are_sent_and_shown(client):
     assert client.post("/api/parse", {"title": text}).json()["todo"]["reminders"] == [{"before": 30}]
     made = client.post("/api/todos?parse=true", {"title": text}).json()
     assert (made["title"], made["reminders"], len(made["start"])) == ("Call", [{"before": 30}], 10)
+
+
+# ==== saved filters and templates ================================================================
+
+
+def test_days_of_a_filter_can_be_counted_from_today(client):
+    today = datetime.datetime.now(zoneinfo.ZoneInfo("Pacific/Kiritimati")).date()
+    for days in (-1, 0, 1, 7, 8):
+        add(client, str(days), due=(today + datetime.timedelta(days)).isoformat())
+    for due, expected in {
+        "today": ["0"], "today-1": ["-1"], "today%2B1": ["1"], "today+1": ["1"], "..today": ["-1", "0"],
+        "today+1..today+7": ["1", "7"], "today+8..": ["8"], "..today-9999": [],
+    }.items():  # fmt: skip
+        assert titles(client, f"?due={due}&tz=Pacific/Kiritimati") == expected, due
+    for wrong in ("todayish", "today+", "today*2", "today+99999", "..yesterday"):
+        assert_problem(client.get(f"/api/todos?due={wrong}"), 400, "due")
+
+
+def test_results_that_depend_on_today_are_not_confirmed_as_unchanged(client):
+    answer = client.get("/api/todos?due=..today")
+    assert client.get("/api/todos?due=..today", If_None_Match=answer.headers["ETag"]).status == 200
+
+
+def saved_filter(client: Client, title: str = "Home", query: str = "completed=false&tag=home") -> dict:
+    answer = client.post("/api/filters", {"title": title, "query": query})
+    assert answer.status == 201, answer.body
+    assert answer.headers["Location"] == answer.json()["url"]
+    return answer.json()
+
+
+def test_filter_is_saved_read_changed_and_deleted(client):
+    home = saved_filter(client)
+    assert list(home) == ["id", "url", "title", "query", "created_at", "updated_at", "revision"]
+    late = saved_filter(client, " as soon ", "?due=..today%2B7&sort=-priority&q=a+b")
+    assert (late["title"], late["query"]) == ("as soon", "due=..today%2B7&sort=-priority&q=a+b")
+    assert client.get("/api/filters").json() == [late, home]
+    path = f"/api/filters/{home['id']}"
+    assert_problem(client.patch(path, {"title": "x"}, If_Match='"99"'), 412)
+    renamed = client.patch(path, {"title": "House"})
+    assert client.get(path).json() == renamed.json() and renamed.json()["query"] == home["query"]
+    assert client.delete(path, If_Match=renamed.headers["ETag"]).status == 204
+    assert_problem(client.get(path), 404)
+    assert client.get("/api/filters").json() == [late]
+
+
+def test_writes_of_filters_are_undone_and_in_the_change_log(client):
+    home = saved_filter(client)
+    path = f"/api/filters/{home['id']}"
+    client.patch(path, {"query": "tag=garden"}), client.delete(path)
+    logged = client.get("/api/changes").json()["changes"]
+    assert [change["action"] for change in logged] == ["filter"] * 3 and logged[2]["after"] is None
+    for expected in ("tag=garden", home["query"]):
+        assert client.post("/api/undo", {}).status == 200
+        assert client.get(path).json()["query"] == expected
+    batch = client.patch(path, {"title": "a"}).headers["Change-Batch"]
+    client.patch(path, {"title": "b"})
+    assert_problem(client.post("/api/undo", {"batch": batch}), 409)
+    client.delete(path)
+    assert_problem(client.post("/api/undo", {"batch": batch}), 409)
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["color=red", "due=soon", "limit=3", "after=x", "completed=true&completed=true", "q=%", "tz=Mars", "x" * 2001],
+)
+def test_query_that_the_todos_would_refuse_is_not_saved(shared, query):
+    assert_problem(shared.post("/api/filters", {"title": "x", "query": query}), 422, "query")
+
+
+def test_filters_and_templates_are_private(town):
+    kept = saved_filter(town.bob)
+    template = town.bob.post("/api/templates", {"list": add_list(town.bob)["id"]}).json()
+    for path in (f"/api/filters/{kept['id']}", f"/api/templates/{template['id']}"):
+        assert town.bob.get(path).status == 200
+        assert_problem(town.cid.get(path), 404), assert_problem(town.cid.delete(path), 404)
+    assert kept["id"] not in str(town.cid.get("/api/filters").json()) + str(town.cid.get("/api/changes").json())
+    exported = town.bob.get("/api/export").json()
+    assert kept in exported["filters"] and template in exported["templates"]
+
+
+async def test_other_windows_of_the_user_hear_of_a_saved_filter(town):
+    async with hearing(town.bob) as window, hearing(town.cid) as stranger:
+        kept = await asyncio.to_thread(saved_filter, town.bob)
+        todos = [await asyncio.to_thread(add, person, "last") for person in (town.bob, town.cid)]
+        heard = await heard_until(window, todos[0]["id"])
+        assert [entry["after"]["id"] for entry in heard] == [kept["id"], todos[0]["id"]]
+        assert [entry["todo"] for entry in await heard_until(stranger, todos[1]["id"])] == [todos[1]["id"]]
+
+
+TRIP = [
+    {"title": "Book", "due": "2026-03-01", "tags": ["trip"], "priority": 2, "notes": "n"},
+    {"title": "Pack", "due": "2026-03-10T18:00:00+01:00", "start": "2026-03-09", "reminders": [{"before": 60}]},
+    {"title": "Fly", "due": "2026-04-01T09:00:00+02:00", "reminders": [{"at": "2026-03-31T20:00:00+02:00"}]},
+    {"title": "Water", "repeat": "FREQ=DAILY"},
+]
+
+
+def test_template_of_a_list_makes_lists_with_moved_dates(client):
+    trip = add_list(client, "Trip", colour="blue")
+    for fields in TRIP:
+        add(client, list=trip["id"], **fields)
+    add(client, "done", list=trip["id"], completed=True, due="2026-01-01")
+    template = client.post("/api/templates?tz=Europe/Berlin", {"list": trip["id"]}).json()
+    assert (template["title"], template["colour"], template["day"]) == ("Trip", "blue", "2026-03-01")
+    assert template["todos"] == TRIP and client.get("/api/templates").json() == [template]
+    client.delete(f"/api/lists/{trip['id']}")  # the template does not need the list
+    path = f"/api/templates/{template['id']}/lists"
+    answer = client.post(f"{path}?tz=Europe/Berlin", {"title": "Rome", "day": "2026-10-20"})
+    made = answer.json()
+    assert answer.status == 201 and (made["title"], made["colour"], made["active"]) == ("Rome", "blue", 4)
+    shown = client.get(f"/api/todos?list={made['id']}").json()
+    expected = [
+        {"due": "2026-10-20"},
+        {"due": "2026-10-29T18:00:00+01:00", "start": "2026-10-28", "reminders": [{"before": 60}]},
+        {"due": "2026-11-20T09:00:00+01:00", "reminders": [{"at": "2026-11-19T20:00:00+01:00"}]},
+        {"due": None, "repeat": "FREQ=DAILY"},
+    ]
+    for todo, fields, dates in zip(shown, TRIP, expected, strict=True):
+        assert {**fields, **dates}.items() <= todo.items()
+    client.post("/api/undo", {"batch": answer.headers["Change-Batch"]})  # one undo for all
+    assert_problem(client.get(f"/api/lists/{made['id']}"), 404)
+    today = client.post(path).json()
+    first = client.get(f"/api/todos?list={today['id']}").json()[0]["due"]
+    assert first == datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def test_template_is_refused_of_no_list_and_on_no_day(client):
+    assert_problem(client.post("/api/templates", {"list": NO_ID}), 422, "list")
+    assert_problem(client.post("/api/templates", {}), 422, "list")
+    template = client.post("/api/templates", {"list": add_list(client)["id"], "title": "t"}).json()
+    path = f"/api/templates/{template['id']}"
+    assert_problem(client.post(f"{path}/lists", {"day": "2026-02-31"}), 422, "day")
+    assert_problem(client.post(f"/api/templates/{NO_ID}/lists", {}), 404)
+    assert client.delete(path).status == 204 and client.get("/api/templates").json() == []
+    client.post("/api/undo", {})
+    assert client.get(path).json()["title"] == "t"
 
 
 # ==== to-dos: safe to repeat =====================================================================
@@ -8612,12 +8748,25 @@ CELLS = [
     Cell("GET", "/api/lists/$dead?deleted=true", 200, 404, 404, 404),
     Cell("PATCH", "/api/lists/$list", 200, 403, 403, 404, {"title": "x"}),
     Cell("PATCH", "/api/lists/$private", 200, 404, 404, 404, {"title": "x"}),
+    Cell("PATCH", "/api/lists/$list", 200, 200, 200, 404, {"colour": "red"}, spares=True),
+    Cell("PATCH", "/api/lists/$private", 200, 404, 404, 404, {"archived": True}),
     Cell("DELETE", "/api/lists/$list", 204, 403, 403, 404),
     Cell("DELETE", "/api/lists/$private", 204, 404, 404, 404),
     Cell("DELETE", "/api/lists/$inbox", 409, 404, 404, 404),
     Cell("DELETE", "/api/lists/$dead?deleted=true", 204, 404, 404, 404),
     Cell("POST", "/api/lists/$dead/restore", 200, 404, 404, 404),
     Cell("POST", "/api/lists/$list/restore", 404, 404, 404, 404),
+    for_all("GET", "/api/filters", 200),
+    for_all("POST", "/api/filters", 201, {"title": "x", "query": "completed=false"}),
+    Cell("GET", "/api/filters/$filter", 200, 404, 404, 404),
+    Cell("PATCH", "/api/filters/$filter", 200, 404, 404, 404, {"title": "x"}),
+    Cell("DELETE", "/api/filters/$filter", 204, 404, 404, 404),
+    for_all("GET", "/api/templates", 200),
+    Cell("POST", "/api/templates", 201, 201, 201, 422, {"list": "$list"}, spares=True),
+    Cell("POST", "/api/templates", 201, 422, 422, 422, {"list": "$private"}),
+    Cell("GET", "/api/templates/$template", 200, 404, 404, 404),
+    Cell("DELETE", "/api/templates/$template", 204, 404, 404, 404),
+    Cell("POST", "/api/templates/$template/lists", 201, 404, 404, 404, {"title": "x"}),
     Cell("GET", "/api/lists/$list/members", 200, 200, 200, 404),
     Cell("GET", "/api/lists/$private/members", 200, 404, 404, 404),
     Cell("GET", "/api/lists/$list/members/mia", 200, 200, 200, 404),
@@ -8775,6 +8924,8 @@ def furnish(town: Town) -> Estate:
     for list_id in (ids["list"], ids["dead"]):
         unshare(ann, list_id, "rem")
     assert ann.delete(f"/api/lists/{ids['dead']}").status == 204
+    ids["filter"] = saved_filter(ann, PRIVATE, f"q={PRIVATE}")["id"]
+    ids["template"] = ann.post("/api/templates", {"list": ids["private"]}).json()["id"]
     for name in ("document", "posted", "put"):
         ids[name] = f"{name}-{mark}"
         ann.put(f"/api/documents/{ids[name]}", {"text": PRIVATE})

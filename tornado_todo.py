@@ -1309,6 +1309,12 @@ def moved_by_days(moment: str, days: datetime.timedelta, zone: str) -> str | Non
     return time_in_zone(day, clock, its_zone) if clock else day.isoformat()
 
 
+def moved_reminders(reminders: Sequence[Reminder], days: datetime.timedelta, zone: str) -> list[Reminder]:
+    """Reminders with those at a time some days later, without those for which the calendar has no day."""
+    moved = [(each, moved_by_days(each.at, days, zone) if each.at else None) for each in reminders]
+    return [Reminder(at, each.before, each.of) for each, at in moved if at or not each.at]
+
+
 # ---- to-dos, lists and changes: one row a field
 
 
@@ -1429,6 +1435,35 @@ class TodoList(msgspec.Struct, kw_only=True, frozen=True):
     revision: Annotated[int, declare("raised by every change", "revision", undo=False)] = 0
 
 
+class SavedFilter(msgspec.Struct, kw_only=True, frozen=True):
+    """A query string of `GET /api/todos` to which a user has given a name."""
+
+    id: Annotated[str, declare("UUID", "id", undo=False)]
+    url: str | UnsetType = UNSET
+    title: Annotated[str, declare("one line", "title", **TITLE)]
+    query: Annotated[str, declare("query string of `GET /api/todos`", "query", patch=str)]
+    created_at: Annotated[str, declare("when it was made", "created_at", undo=False, **TIME)]
+    updated_at: Annotated[str, declare("when it was changed", "updated_at", undo=False, **TIME)]
+    revision: Annotated[int, declare("raised by every change", "revision", undo=False)] = 0
+
+
+class Template(msgspec.Struct, kw_only=True, frozen=True):
+    """A list without its identity, of which new lists are made: its colour, and the fields of its open to-dos.
+
+    `day` is the first day among their dates, by which a new list's dates are counted.
+    """
+
+    id: Annotated[str, declare("UUID", "id", undo=False)]
+    url: str | UnsetType = UNSET
+    title: Annotated[str, declare("one line", "title", **TITLE)]
+    colour: Annotated[str | None, declare("of its lists", "colour")] = None
+    day: Annotated[str | None, declare("the first day among its dates", "first_day")] = None
+    todos: Annotated[list[dict[str, Any]], declare("fields of to-dos", "todos", **WORDS)] = []
+    created_at: Annotated[str, declare("when it was made", "created_at", undo=False, **TIME)]
+    updated_at: Annotated[str, declare("when it was changed", "updated_at", undo=False, **TIME)]
+    revision: Annotated[int, declare("raised by every change", "revision", undo=False)] = 0
+
+
 class Change(msgspec.Struct, kw_only=True, frozen=True):
     """One row of the change log. An image is null if there was nothing that the caller may see."""
 
@@ -1438,7 +1473,9 @@ class Change(msgspec.Struct, kw_only=True, frozen=True):
     user: Annotated[str | None, declare("name of the user who made it", "user_id")]
     list: Annotated[str, declare("id of the list", "list_id")]
     todo: Annotated[str | None, declare("id of the to-do; null where the list itself changed", "todo_id")]
-    action: Annotated[str, declare("create, update, delete, restore, reorder, arrange, share or purge", "action")]
+    action: Annotated[
+        str, declare("create, update, delete, restore, reorder, arrange, share, purge, filter, template", "action")
+    ]
     before: Annotated[msgspec.Raw, declare("the to-do or list before", "before_image", **IMAGE)]
     after: Annotated[msgspec.Raw, declare("the to-do or list after", "after_image", **IMAGE)]
 
@@ -1462,6 +1499,7 @@ def cleared_values(struct: type[msgspec.Struct]) -> dict[str, Any]:
 
 TODO_FIELDS, LIST_FIELDS = declared_fields(Todo), declared_fields(TodoList)
 TodoFields, ListFields = patch_type(Todo, "TodoFields"), patch_type(TodoList, "ListFields")
+FilterFields = patch_type(SavedFilter, "FilterFields")
 TODO_DEFAULTS = cleared_values(Todo)
 TODO_UNDOABLE = tuple(name for name, declared in TODO_FIELDS.items() if declared.undo)
 LIST_UNDOABLE = tuple(name for name, declared in LIST_FIELDS.items() if declared.undo)
@@ -1514,6 +1552,20 @@ class Member(msgspec.Struct, frozen=True):
 
 
 Password = Annotated[str, Meta(max_length=1000)]
+
+
+class TemplateFields(msgspec.Struct, kw_only=True):
+    """The list that becomes a template, and the name of the template: by default that of the list."""
+
+    list: str
+    title: Annotated[str, Meta(max_length=2000)] | UnsetType = UNSET
+
+
+class NewListFields(msgspec.Struct, kw_only=True):
+    """The name of a list that a template makes, by default the template's, and its first day, by default today."""
+
+    title: Annotated[str, Meta(max_length=2000)] | UnsetType = UNSET
+    day: str | UnsetType = UNSET
 
 
 class UndoFields(msgspec.Struct, kw_only=True):
@@ -1770,15 +1822,28 @@ def read_zone(text: str) -> str:
 FIRST_DAY = "0001-01-01"  # of the calendar
 
 
+RELATIVE_DAY = re.compile(r"today(?:[ +-]\d{1,4})?")  # a + that is not percent-encoded is a space in a query string
+
+
+def day_in_zone(day: str, zone: str) -> str:
+    """A day; one that is counted from today (`today+7`) is so in a time zone."""
+    if not day.startswith("today"):
+        return day
+    number = day_of(now_milliseconds(), zone) + int(day.removeprefix("today").replace(" ", "+") or 0)
+    return datetime.date.fromordinal(min(max(number, 1), datetime.date.max.toordinal())).isoformat()
+
+
 def read_due(text: str) -> tuple[str, str] | str:
-    """A day, a range of days open at either end (`2026-11-01..`), or `any` or `none`."""
+    """A day, also counted from today, a range of days open at either end (`..today+7`), or `any` or `none`."""
     if text in ("any", "none"):
         return text
     first, dots, last = text.partition("..")
     days = [first, last if dots else first]
     for day in filter(None, days):
+        if RELATIVE_DAY.fullmatch(day):
+            continue
         if not DATE.fullmatch(day):
-            raise ValueError("must be a day like 2026-11-22, a range like 2026-11-01..2026-11-30, any or none")
+            raise ValueError("must be a day like 2026-11-22 or today+7, a range like 2026-11-01..today, any or none")
         datetime.date.fromisoformat(day)
     if not any(days):
         raise ValueError("must name a day")
@@ -1874,7 +1939,10 @@ def read_query(parameters: Mapping[str, Callable[[str], Any]], query: str) -> Ma
 
 def filter_from_query(query: Mapping[str, Any], time_zone: str) -> TodoFilter:
     """The filter of a query; its days are those of the zone it names, else of the user's (empty: UTC)."""
-    return TodoFilter(**{**query, "tz": query.get("tz") or time_zone or "UTC"})
+    zone = query.get("tz") or time_zone or "UTC"
+    ranges = {name: query[name] for name in ("due", "start") if isinstance(query.get(name), tuple)}
+    days = {name: tuple(day_in_zone(day, zone) for day in each) for name, each in ranges.items()}
+    return TodoFilter(**{**query, **days, "tz": zone})
 
 
 # ---- names and validators
@@ -4254,6 +4322,17 @@ MIGRATIONS = (
     """
     ALTER TABLE todos ADD COLUMN reminders TEXT NOT NULL DEFAULT '[]';
     """,
+    """
+    CREATE TABLE filters (
+        id TEXT COLLATE "C" PRIMARY KEY, owner_id TEXT NOT NULL REFERENCES users(id), title TEXT NOT NULL,
+        query TEXT NOT NULL, created_at BIGINT NOT NULL, updated_at BIGINT NOT NULL, revision BIGINT NOT NULL);
+    CREATE INDEX filters_by_owner ON filters (owner_id, id);
+    CREATE TABLE templates (
+        id TEXT COLLATE "C" PRIMARY KEY, owner_id TEXT NOT NULL REFERENCES users(id), title TEXT NOT NULL, colour TEXT,
+        first_day TEXT, todos TEXT NOT NULL, created_at BIGINT NOT NULL, updated_at BIGINT NOT NULL,
+        revision BIGINT NOT NULL);
+    CREATE INDEX templates_by_owner ON templates (owner_id, id);
+    """,
 )
 
 
@@ -4398,6 +4477,28 @@ SAVE_LIST = (
     )
     + " WHERE lists.owner_id = excluded.owner_id"
 )
+
+
+class Kind(NamedTuple):
+    """A kind of things that a user keeps beside lists: their table, how they are stored, and what undo sets back."""
+
+    name: str
+    table: str
+    rows: Table
+    undoable: tuple[str, ...]
+
+    @property
+    def columns(self) -> str:
+        """The columns of a stored row."""
+        return f"{self.rows.columns}, owner_id"
+
+
+KINDS_KEPT: dict[type[Any], Kind] = {
+    SavedFilter: Kind("filter", "filters", Table(SavedFilter), ("title", "query")),
+    Template: Kind("template", "templates", Table(Template), ("title",)),
+}
+Kept = SavedFilter | Template
+MAX_KEPT = 200  # of a kind for a user
 IN_A_LIVING_LIST = "EXISTS (SELECT 1 FROM lists WHERE lists.id = list_id AND lists.deleted_at IS NULL)"
 PUT_AWAY = "SELECT id FROM lists WHERE owner_id = $1 AND (deleted_at IS NOT NULL{})"
 
@@ -4773,6 +4874,22 @@ class TodoQueries:
             for list_id, owner, role, shared, total, done in rows
         }
         return [msgspec.structs.replace(todo_list, **facts.get(todo_list.id, {})) for todo_list in lists]
+
+    async def kept(self, kind: type[Any], thing_id: str = "") -> list[Any]:
+        """The caller's filters or templates, or the one of an id, by name."""
+        _, table, rows, _ = KINDS_KEPT[kind]
+        which = " AND id = $2" if thing_id else ""
+        found = await self.fetch(
+            f"SELECT {rows.columns} FROM {table} WHERE owner_id = $1{which}", *([thing_id] if thing_id else [])
+        )
+        return sorted(map(rows.read, found), key=lambda thing: (fold(thing.title), thing.id))
+
+    async def kept_one(self, kind: type[Any], thing_id: str) -> Any:
+        """One of the caller's filters or templates. Raises NotFound."""
+        things = await self.kept(kind, thing_id)
+        if not things:
+            raise NotFound(f"There is no such {KINDS_KEPT[kind].name}.")
+        return things[0]
 
     async def writable_lists(self) -> dict[str, str]:
         """The ids of the lists in which the caller may write, by folded title; of equal titles the caller's own.
@@ -5238,6 +5355,7 @@ class TodoBatch:
         self.todos: list[tuple[Todo | None, Todo]] = []
         self.saved: dict[str, Todo] = {}  # the newest states of to-dos, by id
         self.touched: dict[str, int] = {}  # the newest revision of lists, by list
+        self.inbox = ""  # the list under which a change of a filter or template is logged
         self.renumbered: dict[str, float] = {}  # the greatest order by list, of lists with a new end
 
     def ask(self, query: Callable, *arguments: Any) -> Any:
@@ -5286,7 +5404,7 @@ class TodoBatch:
             is_toggled = before and bool(before.deleted_at) != bool(after.deleted_at)
             action = ("delete" if after.deleted_at else "restore") if is_toggled else "update" if before else "create"
         thing = after or before
-        list_id, todo_id = (thing.list, thing.id) if isinstance(thing, Todo) else (thing.id, None)
+        list_id, todo_id = (thing.list, thing.id) if isinstance(thing, Todo) else (self.inbox or thing.id, None)
         from_list = before.list if isinstance(before, Todo) else list_id
         owner_id = self.owner(list_id)
         from_owner_id = owner_id if from_list == list_id else self.owner(from_list)
@@ -5348,6 +5466,21 @@ class LongBatch(TodoBatch):
         is_arranged = before and msgspec.structs.replace(before, **arranged) == after
         after = self.record(before, after, "arrange" if is_arranged else None)
         self._lists.append(after)
+        return after
+
+    async def keep(self, kind: type[Any], before: Kept | None, after: Kept | None) -> Any:
+        """Write a filter or template, or remove it. Returns it with its new revision. Raises Conflict."""
+        name, table, rows, _ = KINDS_KEPT[kind]
+        if after == before:
+            return after
+        if before is None and len(await self.queries.kept(kind)) >= MAX_KEPT:
+            raise Conflict(f"There are {MAX_KEPT} {table} already: delete one first.")
+        self.inbox = await self.queries.inbox()
+        after, self.inbox = self.record(before, after, name), ""
+        if before:
+            await remove(self.source, f"{table} WHERE owner_id = $1 AND id = $2", arguments=(self.user.id, before.id))
+        if after:
+            await self.source.fetch(insert(table, f"{rows.columns}, owner_id"), *rows.row(after), self.user.id)
         return after
 
     def note_sharing(self, todo_list: TodoList) -> None:
@@ -6006,7 +6139,8 @@ class AccountStore:
                 "UPDATE users SET revision = $2 WHERE id = $1", [(user_id, revision) for user_id in concerned]
             )
             await transaction.fetch(forget_answers(my_todos), user.id, seconds=BULK_SECONDS)
-            by_owner, by_user = ("todos", "lists", "documents"), ("idempotency_keys", "members", "credentials")
+            kept = [each.table for each in KINDS_KEPT.values()]
+            by_owner, by_user = ("todos", "lists", "documents", *kept), ("idempotency_keys", "members", "credentials")
             await remove(
                 transaction,
                 f"changes WHERE owner_id = $1 OR todo_id IN ({my_todos})",
@@ -6858,6 +6992,18 @@ def undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -
     return batch.save_todo(current, reverted(current, before, after, TODO_UNDOABLE, batch.at))
 
 
+async def undo_kept(batch: LongBatch, change: Change) -> None:
+    """Revert what a change did to a filter or template. Raises Conflict."""
+    kind, (_, _, _, fields) = next(each for each in KINDS_KEPT.items() if each[1].name == change.action)
+    before, after = (msgspec.json.decode(side, type=kind | None) for side in (change.before, change.after))
+    current = next(iter(await batch.queries.kept(kind, (before or after).id)), None)
+    if bool(current) != bool(after):
+        raise Conflict(f"{(before or after).title!r} has been changed since, so nothing was undone.")
+    if before and after:
+        before = reverted(current, before, after, fields, batch.at)
+    await batch.keep(kind, current, before)
+
+
 async def undo_list_change(batch: LongBatch, change: Change) -> TodoList:
     """Revert what a change did to a list, and return the list. Raises Conflict."""
     before, after = (decoded_image(side, TodoList) for side in (change.before, change.after))
@@ -6988,12 +7134,8 @@ def following_fields(todo: Todo, repeat: str, batch: TodoBatch) -> dict[str, Any
     if not found:
         return found
     days = due_in_zone(found["due"], zone)[0] - due_in_zone(todo.due or todo.start or batch.at, zone)[0]
-    reminders = [
-        msgspec.structs.replace(each, at=moved_by_days(each.at, days, zone)) if each.at else each
-        for each in todo.reminders
-    ]
     start = moved_by_days(todo.start, days, zone) if todo.start else None
-    return {**found, "start": start, "reminders": [each for each in reminders if each != Reminder()]}
+    return {**found, "start": start, "reminders": moved_reminders(todo.reminders, days, zone)}
 
 
 def save_changed(batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> Todo:
@@ -7018,6 +7160,38 @@ def change_todo(batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> To
         values = {"order": last + 1, **fields}
     after = save_changed(batch, before, values)
     return make_room(batch, after) if "order" in fields and after is not before else after
+
+
+async def add_list(batch: LongBatch, fields: Mapping[str, Any]) -> TodoList:
+    """Make a list, the last of the caller's unless `order` is set."""
+    at, last = batch.at, max(entry.order for entry in await batch.queries.lists())
+    if last + 1 > MAX_ORDER:
+        last = 0.0
+        for entry in await batch.queries.own_lists():
+            last += 1
+            batch.save_list(entry, changed(entry, at, order=last))
+    values = {"order": last + 1, **fields}
+    return batch.save_list(None, TodoList(id=uuid7(), created_at=at, updated_at=at, **values))
+
+
+# What a template keeps of a to-do; its reminders at a time, due date and start are moved when it is used.
+TEMPLATE_FIELDS = ("title", *(TODO_DEFAULTS.keys() - {"completed"}))
+
+
+def template_fields(todo_list: TodoList, todos: Sequence[Todo], zone: str) -> dict[str, Any]:
+    """The fields of a template of a list and its open to-dos in their sequence, without what is the default."""
+    dates = [due_in_zone(each, zone)[0] for todo in todos for each in (todo.due, todo.start) if each]
+    kept = [{name: getattr(todo, name) for name in TEMPLATE_FIELDS} for todo in todos]
+    shown = [{name: each[name] for name in each if each[name] != TODO_DEFAULTS.get(name)} for each in kept]
+    day = min(dates).isoformat() if dates else None
+    return {"title": todo_list.title, "colour": todo_list.colour, "day": day, "todos": msgspec.to_builtins(shown)}
+
+
+def moved_fields(fields: Mapping[str, Any], days: datetime.timedelta, zone: str) -> dict[str, Any]:
+    """The fields of a template's to-do with their dates some days later."""
+    moved = {name: moved_by_days(fields[name], days, zone) for name in ("due", "start") if fields.get(name)}
+    reminders = msgspec.convert(fields.get("reminders", []), Reminders)
+    return {**fields, **moved, "reminders": moved_reminders(reminders, days, zone)}
 
 
 # ---- the service
@@ -7196,14 +7370,7 @@ class TodoService:
     @transactional()
     async def create_list(self, batch: LongBatch, fields: Mapping[str, Any]) -> TodoList:
         """Make a list."""
-        at, last = batch.at, max(entry.order for entry in await batch.queries.lists())
-        if last + 1 > MAX_ORDER:
-            last = 0.0
-            for entry in await batch.queries.own_lists():
-                last += 1
-                batch.save_list(entry, changed(entry, at, order=last))
-        values = {"order": last + 1, **fields}
-        return batch.save_list(None, TodoList(id=uuid7(), created_at=at, updated_at=at, **values))
+        return await add_list(batch, fields)
 
     @transactional()
     async def patch_list(
@@ -7234,6 +7401,40 @@ class TodoService:
         """Take a list with its to-dos out of the trash."""
         before = await batch.queries.todo_list(list_id, deleted=True)
         return batch.save_list(before, changed(before, batch.at, deleted_at=None))
+
+    # ---- filters and templates
+
+    @transactional()
+    async def keep(
+        self, batch: LongBatch, kind: type[Any], thing_id: str, fields: Mapping[str, Any], if_match: str | None = None
+    ) -> Any:
+        """Make a filter or template, or with an id set these fields of one. Raises NotFound or PreconditionFailed."""
+        if not thing_id:
+            new: dict[str, Any] = {"id": uuid7(), "created_at": batch.at, "updated_at": batch.at}
+            return await batch.keep(kind, None, kind(**new, **fields))
+        before = await batch.queries.kept_one(kind, thing_id)
+        check_precondition(if_match, revision_etag(before.revision))
+        return await batch.keep(kind, before, changed(before, batch.at, **fields))
+
+    @transactional()
+    async def forget(self, batch: LongBatch, kind: type[Any], thing_id: str, if_match: str | None) -> None:
+        """Delete a filter or template. Raises NotFound or PreconditionFailed."""
+        before = await batch.queries.kept_one(kind, thing_id)
+        check_precondition(if_match, revision_etag(before.revision))
+        await batch.keep(kind, before, None)
+
+    @transactional()
+    async def use_template(self, batch: LongBatch, template_id: str, title: str, day: datetime.date) -> TodoList:
+        """Make a list of a template; the first of its dates is on a day, and the others keep their distance."""
+        template = await batch.queries.kept_one(Template, template_id)
+        fields = {"title": title or template.title, "colour": template.colour}
+        made = await add_list(batch, fields)
+        days = day - datetime.date.fromisoformat(template.day or day.isoformat())
+        ids = sorted(uuid7() for _ in template.todos)
+        async for index, todo in in_batches(enumerate(template.todos)):
+            moved = moved_fields(todo, days, batch.user.time_zone)
+            save_new(batch, ids[index], {**moved, "list": made.id, "order": index + 1.0})
+        return made
 
     # ---- sharing
 
@@ -7303,6 +7504,9 @@ class TodoService:
         # The undo of an undo can be undone again.
         batch.undoes = None if is_undo else undone
         present = await batch.queries.batch_todos(undone)
+        for change in [each for each in changes if each.action in ("filter", "template")]:
+            await undo_kept(batch, change)
+            changes.remove(change)
         lists = [await undo_list_change(batch, change) for change in changes if change.todo is None]
         todos = [undo_change(batch, change, present) async for change in in_batches(changes) if change.todo]
         for list_id in {todo.list for todo in todos} - {todo_list.id for todo_list in lists}:
@@ -8933,6 +9137,9 @@ EXAMPLES: dict[Any, Any] = {
     },
     TodoFields: {"title": "Buy milk", "due": "2026-12-01", "tags": ["shop"]},
     ListFields: {"title": "Garden"},
+    FilterFields: {"title": "Shopping", "query": "completed=false&tag=shop&due=..today+7"},
+    TemplateFields: {"list": EXAMPLE_ID},
+    NewListFields: {"title": "Trip to Rome", "day": "2026-12-01"},
 }
 EXAMPLE_VALUES: dict[str, Any] = {  # by the name of a field
     **dict.fromkeys(("id", "batch", "undone"), EXAMPLE_ID),
@@ -9593,7 +9800,8 @@ TAG, BOOLEAN = TEXT | {"maxLength": 50}, {"type": "boolean"}
 PRIORITIES = {"type": "string", "pattern": "^[0-3](,[0-3])*$"}
 EXAMPLE_CURSOR = make_cursor("order", 1.0, EXAMPLE_ID, 3)
 SORTS = {"enum": [sign + name for name in SORT_COLUMNS for sign in ("", "-")]}
-DUE = {"type": "string", "pattern": r"^(any|none|\d{4}-\d\d-\d\d(\.\.(\d{4}-\d\d-\d\d)?)?|\.\.\d{4}-\d\d-\d\d)$"}
+A_DAY = r"(\d{4}-\d\d-\d\d|today([ +-]\d{1,4})?)"
+DUE = {"type": "string", "pattern": rf"^(any|none|{A_DAY}(\.\.({A_DAY})?)?|\.\.{A_DAY})$"}
 
 
 KEPT_PART = f"({'|'.join(KINDS)}|[0-9]{{1,4}}-[0-9]{{1,4}})"
@@ -9608,6 +9816,8 @@ def whole(minimum: int, maximum: int) -> dict[str, Any]:
 TodoId = Annotated[str, Parameter("a to-do's id", ID, EXAMPLE_ID, functools.partial(path_id, "to-do"))]
 NewTodoId = Annotated[str, Parameter("the to-do's id, made by the client", ID, EXAMPLE_ID, new_todo_id)]
 ListId = Annotated[str, Parameter("a list's id", ID, EXAMPLE_ID, functools.partial(path_id, "list"))]
+FilterId = Annotated[str, Parameter("a filter's id", ID, EXAMPLE_ID, functools.partial(path_id, "filter"))]
+TemplateId = Annotated[str, Parameter("a template's id", ID, EXAMPLE_ID, functools.partial(path_id, "template"))]
 LinkId = Annotated[str, Parameter("a link's id", ID, EXAMPLE_ID, functools.partial(path_id, "link"))]
 CredentialId = Annotated[str, Parameter("the id of a session, token or invitation", ID, EXAMPLE_ID, str)]
 UserName = Annotated[str, Parameter("a user's name", example="ann")]
@@ -9664,7 +9874,7 @@ class Filters(TypedDict, total=False):
 
     list: ListFilter
     completed: Annotated[bool, Parameter("only those that are completed, or not", BOOLEAN, False)]
-    due: Annotated[str, Parameter("a day, days like 2026-11-01..2026-11-30, any, none", DUE, "..2026-12-31", read_due)]
+    due: Annotated[str, Parameter("a day, days like 2026-11-01..today+7, any, none", DUE, "..2026-12-31", read_due)]
     start: Annotated[
         str, Parameter("the same for starts; without a first day also what has none", DUE, "..2026-12-31", read_due)
     ]
@@ -9716,7 +9926,8 @@ class APIHandler(Handler):
 
     def show_all(self, things: Sequence[Any]) -> list[Any]:
         """To-dos, or lists, with their URLs."""
-        base = self.url("api", "lists" if things and isinstance(things[0], TodoList) else "todos", "")
+        names: dict[type, str] = {TodoList: "lists", **{kind: each.table for kind, each in KINDS_KEPT.items()}}
+        base = self.url("api", names.get(type(things[0]) if things else Todo, "todos"), "")
         return [msgspec.structs.replace(thing, url=base + thing.id) for thing in things]
 
     def encode(self, result: Any) -> Response[Any]:
@@ -9728,7 +9939,7 @@ class APIHandler(Handler):
         result = BulkResult(result.batch, result.result) if isinstance(result.result, int) else result.result
         if isinstance(result, list):
             return super().encode(self.show_all(result))
-        if isinstance(result, Todo | TodoList):
+        if isinstance(result, Todo | TodoList | Kept):
             self.headers["ETag"] = revision_etag(result.revision)
             result = self.show(result)
             if self.status == 201:
@@ -9748,11 +9959,18 @@ class APIHandler(Handler):
         self.headers["Link"] = f'<{url}?{query}>; rel="next"'
 
 
+def is_relative(filters: Mapping[str, Any]) -> bool:
+    """Whether filters count days from today, so that their results change without a write."""
+    return "today" in f"{filters.get('due')} {filters.get('start')}"
+
+
 def keep_answers(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """Keep the responses of a GET that depends on nothing but the database, until any process changes that."""
 
     @functools.wraps(method)
     async def get(self: APIHandler, *arguments: Any, **keywords: Any) -> Response[Any]:
+        if is_relative(keywords):
+            return cast(Response[Any], await method(self, *arguments, **keywords))
         version = self.services.database.version()
         key = (method, self.user, self.url(""), self.request.path, self.request.query)
         known = self.services.answers.get(key)
@@ -9835,12 +10053,13 @@ class TodosHandler(ParsingHandler):
         if after:
             await self.queries.check_revision(after[-1])
         etag = collection_etag(self.user, revision)
-        # Another time zone of the account changes the days, but not the revision.
-        if which.tz != filters.get("tz", "UTC") and (which.due or which.start or page.sort == "due"):
+        # Midnight, and another time zone of the account, change the days, but not the revision.
+        by_zone = which.tz != filters.get("tz", "UTC") and (which.due or which.start or page.sort == "due")
+        if by_zone or is_relative(filters):
             self.headers["ETag"] = etag
         else:
             self.validate(etag)
-        key = (self.user.id, etag, self.url(""), self.request.query, which.tz)
+        key = (self.user.id, etag, self.url(""), self.request.query, which.tz, which.due, which.start)
         answer = self.services.answers.get(key)
         if answer is None:
             answer = await self._encoded(which, page, revision), self.headers.get("Link", "")
@@ -10025,6 +10244,147 @@ class ListRestoreHandler(APIHandler):
     async def post(self, list_id: ListId) -> WriteResult[TodoList]:
         """Take a list with its to-dos out of the trash."""
         return await self.described(await self.services.todos.restore_list(self.user, list_id))
+
+
+def filter_query(text: str) -> str:
+    """A query string of filters and a sort, without a leading `?`. Raises Invalid, as it names no unknown parameter."""
+    text = text.removeprefix("?")
+    try:
+        if not len(text) <= 2000:
+            raise Malformed("must have at most 2,000 characters.")
+        FILTER_OPERATION.read_query(text)
+    except TodoError as error:
+        raise invalid("query", error.detail.rstrip(".")) from None
+    return text
+
+
+async def select_saved(*, sort: Sort = ("order", False), **filters: Unpack[AllFilters]) -> None:
+    """What the query of a saved filter may have."""
+
+
+FILTER_OPERATION = operation_of(select_saved)
+
+
+class KeptHandler(APIHandler):
+    """The base of the handlers of filters and templates."""
+
+    kind: type[Any] = SavedFilter
+
+    async def all_kept(self) -> list[Any]:
+        """All of the handler's kind, by name."""
+        self.validate(collection_etag(self.user, await self.queries.revision()))
+        return self.show_all(await self.queries.kept(self.kind))
+
+    async def one_kept(self, thing_id: str) -> Any:
+        """One of the handler's kind. Raises NotFound."""
+        thing = await self.queries.kept_one(self.kind, thing_id)
+        self.validate(revision_etag(thing.revision))
+        return self.show(thing)
+
+
+class FiltersHandler(KeptHandler):
+    """The saved filters."""
+
+    async def get(self) -> list[SavedFilter]:
+        """Read the saved filters, by name."""
+        return await self.all_kept()
+
+    async def post(
+        self, body: Annotated[Body, Fields(FilterFields, ("title", "query"))], *, idempotency_key: IdempotencyKey = None
+    ) -> Annotated[WriteResult[SavedFilter], 201]:
+        """Save a filter: a name for a query string of `GET /api/todos`."""
+        body["query"] = filter_query(body["query"])
+        repeat = self.repeat(idempotency_key, SavedFilter)
+        return await self.services.todos.keep(self.user, SavedFilter, "", body, repeat=repeat)
+
+
+class FilterHandler(KeptHandler):
+    """One saved filter."""
+
+    async def get(self, filter_id: FilterId) -> SavedFilter:
+        """Read a saved filter."""
+        return await self.one_kept(filter_id)
+
+    async def patch(
+        self, filter_id: FilterId, body: Annotated[Body, Fields(FilterFields)], *, if_match: IfMatch = None
+    ) -> WriteResult[SavedFilter]:
+        """Change the name or the query of a saved filter."""
+        if "query" in body:
+            body["query"] = filter_query(body["query"])
+        return await self.services.todos.keep(self.user, SavedFilter, filter_id, body, if_match)
+
+    async def delete(self, filter_id: FilterId, *, if_match: IfMatch = None) -> Annotated[WriteResult[None], 204]:
+        """Delete a saved filter."""
+        return await self.services.todos.forget(self.user, SavedFilter, filter_id, if_match)
+
+
+class TemplatesHandler(KeptHandler):
+    """The templates."""
+
+    kind = Template
+
+    async def get(self) -> list[Template]:
+        """Read the templates, by name."""
+        return await self.all_kept()
+
+    async def post(
+        self,
+        body: Annotated[Body, Fields(TemplateFields)],
+        *,
+        tz: TimeZone = "",
+        idempotency_key: IdempotencyKey = None,
+    ) -> Annotated[WriteResult[Template], 201]:
+        """Make a template of a list and its open to-dos."""
+        try:
+            todo_list = await self.queries.todo_list(body["list"])
+        except NotFound:
+            raise invalid("list", "names no list of yours") from None
+        which = TodoFilter(list=todo_list.id, completed=False)
+        todos = await self.queries.todos(which, Page(limit=MAX_ITEMS))
+        if len(todos) > MAX_ITEMS:
+            raise invalid("list", f"has more than {MAX_ITEMS} open to-dos")
+        zone = tz or self.user.time_zone
+        fields = template_fields(todo_list, todos, zone) | ({"title": body["title"]} if "title" in body else {})
+        if len(msgspec.json.encode(fields)) > MAX_BODY:
+            raise TooLarge("The to-dos of the list have more text than a template may have.")
+        repeat = self.repeat(idempotency_key, Template)
+        return await self.services.todos.keep(self.user, Template, "", fields, repeat=repeat)
+
+
+class TemplateHandler(KeptHandler):
+    """One template."""
+
+    kind = Template
+
+    async def get(self, template_id: TemplateId) -> Template:
+        """Read a template."""
+        return await self.one_kept(template_id)
+
+    async def delete(self, template_id: TemplateId, *, if_match: IfMatch = None) -> Annotated[WriteResult[None], 204]:
+        """Delete a template."""
+        return await self.services.todos.forget(self.user, Template, template_id, if_match)
+
+
+class TemplateListsHandler(APIHandler):
+    """The lists that a template makes."""
+
+    async def post(
+        self,
+        template_id: TemplateId,
+        body: Annotated[Body, Fields(NewListFields, optional=True)],
+        *,
+        tz: TimeZone = "",
+        idempotency_key: IdempotencyKey = None,
+    ) -> Annotated[WriteResult[TodoList], 201]:
+        """Make a list of a template, whose dates begin today or on the day that the body names."""
+        user = self.user_in(tz)
+        today = datetime.date.fromordinal(day_of(now_milliseconds(), user.time_zone or "UTC"))
+        day = cleaned(datetime.date.fromisoformat, body["day"], "day") if "day" in body else today
+        repeat = self.repeat(idempotency_key, TodoList)
+        title = body.get("title", "")
+        return await self.described(
+            await self.services.todos.use_template(user, template_id, title, day, repeat=repeat)
+        )
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -10512,6 +10872,8 @@ class Export(msgspec.Struct, frozen=True):
     exported_at: str
     lists: list[TodoList]
     todos: list[Todo]
+    filters: list[SavedFilter]
+    templates: list[Template]
     documents: list[dict[str, Any]]
 
 
@@ -10546,7 +10908,8 @@ class ExportHandler(APIHandler):
     async def _write_moment(self, file: IO[bytes], source: Any) -> None:
         """Write everything from the database, as of one moment."""
         queries = TodoQueries(source, self.user)
-        await self._write_parts(file, lists=self._lists(queries), todos=self._todos(queries))
+        kept = {each.table: self._kept(queries, kind) for kind, each in KINDS_KEPT.items()}
+        await self._write_parts(file, lists=self._lists(queries), todos=self._todos(queries), **kept)
         if isinstance(self.services.documents, SQLDocumentStore):
             await self._write_parts(file, documents=self._documents(SQLDocumentStore(source)))
 
@@ -10564,6 +10927,10 @@ class ExportHandler(APIHandler):
     async def _lists(self, queries: TodoQueries) -> AsyncIterator[list[Any]]:
         lists = [*await queries.lists(), *await queries.lists(deleted=True)]
         yield self.show_all([each for each in lists if each.role == OWNER])
+
+    async def _kept(self, queries: TodoQueries, kind: type[Any]) -> AsyncIterator[list[Any]]:
+        if things := await queries.kept(kind):
+            yield self.show_all(things)
 
     async def _todos(self, queries: TodoQueries) -> AsyncIterator[list[Any]]:
         after = ""
@@ -16890,6 +17257,11 @@ ROUTES = (
     Route("/api/lists/{list_id}/restore", ListRestoreHandler),
     Route("/api/lists/{list_id}/members", MembersHandler),
     Route("/api/lists/{list_id}/members/{name}", MemberHandler),
+    Route("/api/filters", FiltersHandler),
+    Route("/api/filters/{filter_id}", FilterHandler),
+    Route("/api/templates", TemplatesHandler),
+    Route("/api/templates/{template_id}", TemplateHandler),
+    Route("/api/templates/{template_id}/lists", TemplateListsHandler),
     Route("/api/changes", ChangesHandler),
     Route("/api/undo", UndoHandler),
     Route("/api/events", EventsHandler),
@@ -17631,6 +18003,7 @@ COPIED_TABLES = {
     "todos": (STORED_TODO_COLUMNS, "id"),
     "changes": (STORED_CHANGE_COLUMNS, "revision"),
     "members": (MEMBER_COLUMNS, "id"),
+    **{each.table: (each.columns, "id") for each in KINDS_KEPT.values()},
     "credentials": (
         "id, kind, name, read_only, created_at, used_at, expires_at, user_id, list_id, secret_hash",
         "id",
