@@ -1814,11 +1814,6 @@ def read_whole_number(smallest: int, largest: int, text: str) -> int:
     return int(text)
 
 
-def read_zone(text: str) -> str:
-    """The name of a time zone. Raises Invalid."""
-    return cleaned(clean_zone, text, "tz")
-
-
 FIRST_DAY = "0001-01-01"  # of the calendar
 
 
@@ -7989,10 +7984,7 @@ FORWARDING_HEADER = re.compile(
 )
 
 
-@functools.lru_cache(1000)
-def is_forwarding_header(name: str) -> bool:
-    """Whether a header of this name shows that a proxy passed the request on."""
-    return bool(FORWARDING_HEADER.fullmatch(name))
+is_forwarding_header = functools.lru_cache(1000)(FORWARDING_HEADER.fullmatch)
 
 
 @functools.lru_cache(1000)
@@ -8097,28 +8089,6 @@ class Proxies:
         )
 
 
-class Hosts:
-    """The server's host names, including those that ALLOWED_HOSTS lists.
-
-    A page of another site can let its own name resolve to the server's address (DNS rebinding). Its requests then
-    look same-origin to the browser, but their Host header has that name. Addresses cannot be misused this way.
-    """
-
-    def __init__(self, config: Config, any_name: bool):
-        public = urllib.parse.urlsplit(config.public_url)
-        self._names = {*config.allowed_hosts, public.hostname or "", ascii_host(config.server_host)} - {"", "*"}
-        self._any = any_name or "*" in config.allowed_hosts
-
-    def check(self, host: str) -> None:
-        """Raise Misdirected unless the Host header has a name of the server."""
-        name, port = split_host(host)
-        ports = (port,) if port else ("80", "443")
-        if self._any or (name and not self._names.isdisjoint((name, *(f"{name}:{each}" for each in ports)))):
-            return
-        if not name or not (parse_address(name) or is_loopback_name(host)):
-            raise Misdirected(f"{name or host[:100]!r} is not a name of this server. ALLOWED_HOSTS lists its names.")
-
-
 def is_of_host(origin: str, host: str) -> bool:
     """Whether an origin has the host and port of a Host header, with any scheme: TLS may end at a proxy."""
     reduced = origin_of(origin)
@@ -8126,12 +8096,28 @@ def is_of_host(origin: str, host: str) -> bool:
 
 
 class Origins:
-    """The web origins that may use the API: the server's own, and those that CORS_ORIGINS lists."""
+    """The server's host names with ALLOWED_HOSTS, and the web origins that may use the API, with CORS_ORIGINS."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, any_host: bool):
+        public = urllib.parse.urlsplit(config.public_url).hostname or ""
+        self._hosts = {*config.allowed_hosts, public, ascii_host(config.server_host)} - {"", "*"}
+        self._any_host = any_host or "*" in config.allowed_hosts
         self._public = origin_of(config.public_url)
         self._named = config.cors_origins - {"*"}
         self._any = "*" in config.cors_origins
+
+    def check_host(self, host: str) -> None:
+        """Raise Misdirected unless the Host header has a name of the server.
+
+        A page of another site can let its own name resolve to the server's address (DNS rebinding). Its requests then
+        look same-origin to the browser, but their Host header has that name. Addresses cannot be misused this way.
+        """
+        name, port = split_host(host)
+        ports = (port,) if port else ("80", "443")
+        if self._any_host or (name and not self._hosts.isdisjoint((name, *(f"{name}:{each}" for each in ports)))):
+            return
+        if not name or not (parse_address(name) or is_loopback_name(host)):
+            raise Misdirected(f"{name or host[:100]!r} is not a name of this server. ALLOWED_HOSTS lists its names.")
 
     def is_own(self, origin: str, request: Request) -> bool:
         """Whether an origin is that of the server's own pages. Behind a proxy the Host header need not show it."""
@@ -8353,13 +8339,6 @@ class Throttle:
 # ---- accounts
 
 
-class Session(NamedTuple):
-    """A new session, and the secret in its cookie."""
-
-    credential: Credential
-    secret: str
-
-
 def device_name(user_agent: str) -> str:
     """A browser's name for people: `Firefox on Linux`."""
     browsers = {"Edg": "Edge", "OPR": "Opera", "Firefox": "Firefox", "Chrome": "Chrome", "Safari": "Safari"}
@@ -8380,7 +8359,7 @@ class Accounts:
         """The present rule for new accounts: open, invite, closed, or first while there is no account."""
         return self._sign_up if await self.store.any_account() else "first"
 
-    async def sign_in(self, name: str, password: str, request: Request) -> Session:
+    async def sign_in(self, name: str, password: str, request: Request) -> tuple[Credential, str]:
         """Begin a session. Raises Unauthorized, TooManyRequests or Unavailable."""
         verified = await self._verified(name, password, request.remote_ip)
         if verified is None:
@@ -8401,11 +8380,14 @@ class Accounts:
             kept = stronger
         return user, kept
 
-    async def begin_session(self, user: User, password: str, request: Request) -> Session:
-        """Begin a session for a user with this verified password hash. Raises Unauthorized if it has changed since."""
+    async def begin_session(self, user: User, password: str, request: Request) -> tuple[Credential, str]:
+        """Begin a session for a user with this verified password hash; return it and the secret for its cookie.
+
+        Raises Unauthorized if the password has changed since.
+        """
         device = device_name(request.headers.get("user-agent", ""))
         credential = new_credential("session", user, SESSION_LIFETIME, device)
-        return Session(credential, await self.store.issue(credential, password))
+        return credential, await self.store.issue(credential, password)
 
     async def sign_up(
         self, name: str, password: str, invite: str, address: str | None, takes_local: bool = False
@@ -8429,9 +8411,13 @@ class Accounts:
         if await self._verified(user.name, password, address) is None:
             raise Unauthorized.of("password", "is wrong", "The password")
 
-    async def change_password(self, user: User, new_password: str) -> str:
-        """Change a user's password, end all their sessions, and return the hash. Raises Invalid or Unavailable."""
+    async def change_password(self, user: User, password: str, new_password: str, address: str | None) -> str:
+        """Change a user's password, end all their sessions, and return the hash.
+
+        Raises Invalid, Unauthorized, TooManyRequests or Unavailable.
+        """
         check_new_password(new_password, user.name, "new_password")
+        await self.check_password(user, password, address)
         hashed = await self._hasher.run(hash_password, new_password)
         await self.store.set_password(user, hashed)
         return hashed
@@ -8626,10 +8612,7 @@ publickey-credentials-get screen-wake-lock serial usb"""
 PERMISSIONS_POLICY = ", ".join(f"{name}=()" for name in PERMISSIONS.split())
 
 
-@functools.lru_cache(2)
-def date_header(second: int) -> str:
-    """A Date header (RFC 9110, 6.6.1), which is the same for a second."""
-    return tornado.httputil.format_timestamp(second)
+date_header = functools.lru_cache(2)(tornado.httputil.format_timestamp)  # of a whole second (RFC 9110, 6.6.1)
 
 
 @functools.lru_cache(100)
@@ -8738,11 +8721,6 @@ def refusal(status: int, detail: str) -> Response[Any]:
         **{"Content-Type": "application/problem+json", "Content-Length": str(len(body)), "Connection": "close"},
     }
     return Response(body, status=status, headers=headers)
-
-
-def refusal_bytes(status: int, detail: str) -> bytes:
-    """The same as an HTTP/1.1 response."""
-    return response_bytes(refusal(status, detail))
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -8891,10 +8869,7 @@ def quoted_path(parts: tuple[str, ...]) -> str:
     return "/".join(urllib.parse.quote(part, safe="") for part in parts)
 
 
-@functools.lru_cache(100)
-def is_json_type(media_type: str) -> bool:
-    """Whether a media type is JSON, or a format written in it (RFC 6839)."""
-    return media_type == "application/json" or bool(re.fullmatch(r"application/([a-z0-9.-]+\+)?json", media_type))
+JSON_TYPE = re.compile(r"application/([a-z0-9.-]+\+)?json")  # or a format written in it (RFC 6839)
 
 
 class Handler:
@@ -9018,7 +8993,7 @@ class Handler:
 
     def _check_media_type(self) -> None:
         media_type = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if not is_json_type(media_type):
+        if not JSON_TYPE.fullmatch(media_type):
             message = f"is {media_type or 'missing'}; it must be application/json"
             raise UnsupportedMediaType.of("Content-Type", message, "The Content-Type")
 
@@ -9185,12 +9160,6 @@ def error_statuses(route: Route, method: str, operation: Operation) -> set[int]:
     return {400, 421, 500, 503, *(status for status, does in applies.items() if does), *route.handler.errors}
 
 
-def error_title(status: int) -> tuple[str, str]:
-    """The title and the meaning of errors of this status."""
-    kinds = [kind for kind in TodoError.__subclasses__() if kind.status == status]
-    return (kinds[0].title, str(kinds[0].__doc__)) if kinds else (http.client.responses[status], "")
-
-
 class OpenAPI:
     """Describes the API (OpenAPI 3.1), as routes, signatures, types and docstrings declare it."""
 
@@ -9278,7 +9247,8 @@ class OpenAPI:
         return self._response(http.client.responses[status], {media_type: content})
 
     def _error(self, status: int) -> dict[str, Any]:
-        title, meaning = error_title(status)
+        kinds = [(kind.title, str(kind.__doc__)) for kind in TodoError.__subclasses__() if kind.status == status]
+        title, meaning = [*kinds, (http.client.responses[status], "")][0]
         example = {"type": "about:blank", "title": title, "status": status, "detail": meaning, "request_id": "5f0c2d6b"}
         content = {"schema": self._schema(Problem), "example": example}
         return self._response(f"{title}: {meaning}", {"application/problem+json": content})
@@ -9340,7 +9310,6 @@ class App(NamedTuple):
     accounts: Accounts
     proxies: Proxies
     origins: Origins
-    hosts: Hosts
     page: Callable[[], "BuiltPage"]  # built when first needed
     router: Router
     openapi: Callable[[], OpenAPI]  # made when first needed
@@ -9439,7 +9408,7 @@ async def respond(app: App, request: Request) -> tuple[Response[Any], Caller | N
     handler: Handler | None = None
     try:
         app.proxies.read(request)
-        app.hosts.check(request.headers.get("host", ""))
+        app.origins.check_host(request.headers.get("host", ""))
         handler, parts = app.router.find(app, request)
         if request.method not in ("GET", "HEAD", "OPTIONS"):
             handler.check_site()
@@ -9680,12 +9649,6 @@ class ASGISocket:
             await asyncio.wait([self._closing])
 
 
-@functools.lru_cache(1000)
-def wire_name(name: str) -> bytes:
-    """A header's name as ASGI servers expect it."""
-    return name.lower().encode()
-
-
 # An extension of ASGI by UvicornConnection: a function that takes a response as a whole, or returns False.
 WRITE_WHOLE = "tornado_todo.write_whole"
 
@@ -9759,7 +9722,7 @@ class ASGIExchange:
                 await self._send({"type": "websocket.close", "code": 1008})  # the only refusal that ASGI offers
                 return
             self._has_begun = True
-            headers = [(wire_name(name), value.encode("latin-1")) for name, value in response.headers.items()]
+            headers = [(name.lower().encode(), text.encode("latin-1")) for name, text in response.headers.items()]
             await self._send({"type": f"{kind}.start", "status": response.status, "headers": headers})
             if isinstance(response.body, bytes):
                 await self._send({"type": f"{kind}.body", "body": response.body, "more_body": False})
@@ -9790,11 +9753,6 @@ def path_id(kind: str, text: str) -> str:
         raise NotFound(f"There is no such {kind}.") from None
 
 
-def new_todo_id(text: str) -> str:
-    """The id that a client chose for a to-do. Raises Invalid."""
-    return cleaned(clean_id, text, "id", "The id")
-
-
 ID, TEXT = {"type": "string", "format": "uuid"}, {"type": "string", "minLength": 1, "maxLength": 200}
 TAG, BOOLEAN = TEXT | {"maxLength": 50}, {"type": "boolean"}
 PRIORITIES = {"type": "string", "pattern": "^[0-3](,[0-3])*$"}
@@ -9814,7 +9772,8 @@ def whole(minimum: int, maximum: int) -> dict[str, Any]:
 
 
 TodoId = Annotated[str, Parameter("a to-do's id", ID, EXAMPLE_ID, functools.partial(path_id, "to-do"))]
-NewTodoId = Annotated[str, Parameter("the to-do's id, made by the client", ID, EXAMPLE_ID, new_todo_id)]
+READ_NEW_ID = functools.partial(cleaned, clean_id, field="id", subject="The id")
+NewTodoId = Annotated[str, Parameter("the to-do's id, made by the client", ID, EXAMPLE_ID, READ_NEW_ID)]
 ListId = Annotated[str, Parameter("a list's id", ID, EXAMPLE_ID, functools.partial(path_id, "list"))]
 FilterId = Annotated[str, Parameter("a filter's id", ID, EXAMPLE_ID, functools.partial(path_id, "filter"))]
 TemplateId = Annotated[str, Parameter("a template's id", ID, EXAMPLE_ID, functools.partial(path_id, "template"))]
@@ -9852,7 +9811,15 @@ Parse = Annotated[bool, Parameter("whether words of the title are read as other 
 Keep = Annotated[
     tuple[Any, ...], Parameter("what stays in the title: kinds, or places like 5-13", KEPT, "tag,5-13", read_keep)
 ]
-TimeZone = Annotated[str, Parameter("the IANA time zone whose days are meant", TEXT, "Europe/Berlin", read_zone)]
+TimeZone = Annotated[
+    str,
+    Parameter(
+        "the IANA time zone whose days are meant",
+        TEXT,
+        "Europe/Berlin",
+        functools.partial(cleaned, clean_zone, field="tz"),
+    ),
+]
 AcceptLanguage = Annotated[
     str, Parameter("whose words are read, and whether 3/4 is in March", example="de", header="Accept-Language")
 ]
@@ -9950,13 +9917,17 @@ class APIHandler(Handler):
         """The result of a write with the current list and its counts of to-dos."""
         return written._replace(result=(await self.queries.described([written.result]))[0])
 
-    def set_link(self, cursor: str) -> None:
-        """Set the Link header that names the next page (RFC 8288)."""
+    def page(self, rows: list[Value], limit: int, cursor_after: Callable[[Value], str]) -> list[Value]:
+        """At most `limit` of these rows; if there are more, set the Link header of the next page (RFC 8288)."""
+        if len(rows) <= limit:
+            return rows
+        cursor = cursor_after(rows[limit - 1])
         pairs = urllib.parse.parse_qsl(self.request.query, keep_blank_values=True)
         query = urllib.parse.urlencode([*(pair for pair in pairs if pair[0] != "after"), ("after", cursor)])
         path = self.request.path.removeprefix(self.app.config.prefix).strip("/")
         url = self.url(*(urllib.parse.unquote(part) for part in path.split("/")))
         self.headers["Link"] = f'<{url}?{query}>; rel="next"'
+        return rows[:limit]
 
 
 def is_relative(filters: Mapping[str, Any]) -> bool:
@@ -10072,11 +10043,11 @@ class TodosHandler(ParsingHandler):
         """A page of to-dos of a revision as JSON; also set the Link header."""
         # Only callers who could restore to-dos see them in a list's trash.
         todos = await self.queries.todos(which, page, EDITOR if which.deleted else VIEWER)
-        if len(todos) > page.limit:
-            todos.pop()
-            last = todos[-1]
-            self.set_link(make_cursor(page.sort, sort_value(last, page.sort), last.id, revision))
-        return msgspec.json.encode(self.show_all(todos))
+
+        def cursor(last: Todo) -> str:
+            return make_cursor(page.sort, sort_value(last, page.sort), last.id, revision)
+
+        return msgspec.json.encode(self.show_all(self.page(todos, page.limit, cursor)))
 
     async def post(
         self,
@@ -10164,11 +10135,7 @@ class TodoHistoryHandler(APIHandler):
         check_cursor(after, "revision")
         await self.queries.check_revision(after[-1])
         changes = await self.queries.history(todo_id, after[1], limit + 1)
-        if len(changes) > limit:
-            changes = changes[:limit]
-            last = changes[-1].revision
-            self.set_link(make_cursor("revision", last, "", last))
-        return changes
+        return self.page(changes, limit, lambda last: make_cursor("revision", last.revision, "", last.revision))
 
 
 class TodoRestoreHandler(APIHandler):
@@ -10669,13 +10636,11 @@ class AccountHandler(CredentialHandler):
             local_todos=await self.services.accounts.local_todos() if is_here else None,
         )
 
-    async def start_session(self, session: Session) -> Caller:
+    async def start_session(self, credential: Credential, secret: str) -> Caller:
         """Set the cookie of a new session, and end the client's earlier one."""
         await self.end_session(self.app.cookies.read(self.request))
-        credential = session.credential
         self.who = Caller(credential.user, "session", credential_id=credential.id)
-        value = self.app.cookies.value(self.request, session.secret)
-        self._set_cookie(value, f"Max-Age={SESSION_LIFETIME // 1000}")
+        self._set_cookie(self.app.cookies.value(self.request, secret), f"Max-Age={SESSION_LIFETIME // 1000}")
         return self.who
 
     async def end_session(self, secret: str | None) -> None:
@@ -10709,7 +10674,7 @@ class SessionHandler(AccountHandler):
     async def post(self, body: Annotated[Body, Fields(SignInFields)]) -> SessionDocument:
         """Sign in."""
         session = await self.accounts.sign_in(body["name"], body["password"], self.request)
-        return await self.session_document(await self.start_session(session))
+        return await self.session_document(await self.start_session(*session))
 
     async def delete(
         self, *, ended: Annotated[bool, Parameter("only if the session has ended", BOOLEAN, True)] = False
@@ -10741,7 +10706,7 @@ class SignUpHandler(AccountHandler):
             body["name"], body["password"], body.get("invite", ""), self.request.remote_ip, takes_local
         )
         session = await self.accounts.begin_session(user, hashed, self.request)
-        return await self.session_document(await self.start_session(session))
+        return await self.session_document(await self.start_session(*session))
 
 
 class ShownUser(msgspec.Struct, frozen=True):
@@ -10766,23 +10731,17 @@ class UserHandler(AccountHandler):
     async def patch(self, body: Annotated[Body, Fields(UserFields)]) -> Annotated[ShownUser | None, 200, 204]:
         """Change the time zone, or the password, which ends all other sessions."""
         if "time_zone" not in body or not body.keys().isdisjoint(("password", "new_password")):
-            missing = [field_error(name, "is required") for name in ("password", "new_password") if name not in body]
-            if missing:
-                raise Invalid("; ".join(f"{each['field']} {each['message']}" for each in missing) + ".", missing)
+            read_fields(body, UserFields, ("password", "new_password"))  # now both are required
             self.check_session()
-            await self._change_password(body["password"], body["new_password"])
+            passwords = body["password"], body["new_password"]
+            hashed = await self.accounts.change_password(self.user, *passwords, self.request.remote_ip)
+            await self.start_session(*await self.accounts.begin_session(self.user, hashed, self.request))
         if "time_zone" not in body:
             self.status = 204
             return None
         self.user = msgspec.structs.replace(self.user, time_zone=body["time_zone"] or "")
         await self.services.accounts.set_time_zone(self.user, self.user.time_zone)
         return await self.get()
-
-    async def _change_password(self, password: str, new_password: str) -> None:
-        check_new_password(new_password, self.user.name, "new_password")
-        await self.accounts.check_password(self.user, password, self.request.remote_ip)
-        hashed = await self.accounts.change_password(self.user, new_password)
-        await self.start_session(await self.accounts.begin_session(self.user, hashed, self.request))
 
     async def delete(self, body: Annotated[Body, Fields(PasswordFields)]) -> None:
         """Delete the account with everything that belongs to it."""
@@ -10806,27 +10765,15 @@ class SessionsHandler(AccountHandler):
         self.drop_cookie()
 
 
-class EndSessionHandler(APIHandler):
-    """One session of the caller's."""
+class EndCredentialHandler(APIHandler):
+    """One session, API token or invitation of the caller's."""
 
     needs_session = True
-    kind = "session"
 
     async def delete(self, credential_id: CredentialId) -> None:
         """End a session, or revoke a token or an invitation."""
-        await self.services.accounts.end(self.user, self.kind, path_id(self.kind, credential_id))
-
-
-class EndTokenHandler(EndSessionHandler):
-    """One API token of the caller's."""
-
-    kind = "token"
-
-
-class EndInviteHandler(EndSessionHandler):
-    """One invitation of the caller's."""
-
-    kind = "invite"
+        kind = self.request.path.split("/")[-2].removesuffix("s")
+        await self.services.accounts.end(self.user, kind, path_id(kind, credential_id))
 
 
 class TokensHandler(CredentialHandler):
@@ -10969,12 +10916,9 @@ class DocumentsHandler(APIHandler):
         after, prefix = after or ["name", "", "", 0], unicodedata.normalize("NFC", prefix)
         check_cursor(after, "name")
         entries = await self.services.documents.entries(self.user.id, prefix, after[1], limit + 1)
-        if len(entries) > limit:
-            entries = entries[:limit]
-            self.set_link(make_cursor("name", entries[-1].name, ""))
         return [
             ShownDocument(each.name, self.url("api", "documents", each.name), each.size, timestamp(each.updated_at))
-            for each in entries
+            for each in self.page(entries, limit, lambda last: make_cursor("name", last.name, ""))
         ]
 
 
@@ -17276,13 +17220,13 @@ ROUTES = (
     Route("/api/openapi.json", OpenAPIHandler),
     Route("/api/docs", DocsHandler),
     Route("/api/sessions", SessionsHandler, accounts_only=True),
-    Route("/api/sessions/{credential_id}", EndSessionHandler, accounts_only=True),
+    Route("/api/sessions/{credential_id}", EndCredentialHandler, accounts_only=True),
     Route("/api/users", SignUpHandler, accounts_only=True),
     Route("/api/user", UserHandler, accounts_only=True),
     Route("/api/tokens", TokensHandler, accounts_only=True),
-    Route("/api/tokens/{credential_id}", EndTokenHandler, accounts_only=True),
+    Route("/api/tokens/{credential_id}", EndCredentialHandler, accounts_only=True),
     Route("/api/invites", InvitesHandler, accounts_only=True),
-    Route("/api/invites/{credential_id}", EndInviteHandler, accounts_only=True),
+    Route("/api/invites/{credential_id}", EndCredentialHandler, accounts_only=True),
     Route("/api/lists/{list_id}/links", LinksHandler, accounts_only=True),
     Route("/api/lists/{list_id}/links/{link_id}", LinkHandler, accounts_only=True),
 )
@@ -17351,7 +17295,7 @@ def app_config(settings: Mapping[str, str], prefix: str, overrides: Mapping[str,
 def app_state(config: Config, get_user: GetUser | None, checks: Mapping[str, Check]) -> App:
     """The parts of an app that answer requests."""
     services = Services(config, checks)
-    origins = Origins(config)
+    origins = Origins(config, any_host=get_user is not None)
     cookies = SessionCookies(config, origins)
     authenticator = Authenticator(config, get_user, services, cookies, origins)
     hasher = PasswordHasher()
@@ -17368,7 +17312,6 @@ def app_state(config: Config, get_user: GetUser | None, checks: Mapping[str, Che
         accounts=Accounts(services.accounts, throttle, hasher, config.signup),
         proxies=Proxies(config.trusted_proxies),
         origins=origins,
-        hosts=Hosts(config, any_name=get_user is not None),
         page=functools.cache(functools.partial(build_page, config)),
         router=Router(routes, config.prefix),
         openapi=functools.cache(functools.partial(OpenAPI, routes, config.public_url + config.prefix or "/")),
@@ -17601,7 +17544,7 @@ class ClientStream(tornado.iostream.IOStream):
         """Write; send a problem document where Tornado answers a malformed request with a bare status."""
         error = sys.exception()
         if isinstance(error, tornado.httputil.HTTPInputError):
-            data, self.lingers = refusal_bytes(input_error_status(error), f"{error}."), True
+            data, self.lingers = response_bytes(refusal(input_error_status(error), f"{error}.")), True
         return super().write(data)
 
     def close(self, exc_info: Any = False) -> None:
@@ -17609,7 +17552,8 @@ class ClientStream(tornado.iostream.IOStream):
         if not self.closed():
             if isinstance(exc_info, tornado.iostream.UnsatisfiableReadError):
                 status, what = (431, "The headers are") if self._reads_head else (400, "A line of a chunk is")
-                super().write(refusal_bytes(status, f"{what} too long: at most {MAX_HEAD:,} bytes are read."))
+                response = refusal(status, f"{what} too long: at most {MAX_HEAD:,} bytes are read.")
+                super().write(response_bytes(response))
                 self.lingers = True
             if self.lingers and self.socket is not None:
                 self._limits.linger(self.socket.dup())
@@ -17872,7 +17816,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         if self._unanswered:  # the requests before it are answered first
             self._unanswered[-1].keep_alive = False
             return
-        self.transport.write(refusal_bytes(status, detail))
+        self.transport.write(response_bytes(refusal(status, detail)))
         self._linger()
         self.transport.close()
 
