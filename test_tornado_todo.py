@@ -914,7 +914,7 @@ class Served:
     def cookie(self, secret: str, port: int = 0, name: str = "") -> str:
         """The cookie that carries a secret to this port, or another, or under another name."""
         prefix = self.app.state.config.prefix.replace("/", "!")
-        keys, cookie = self.app.state.cookies.keys(), f"todo_session_{port or self.client.address[1]}{prefix}"
+        keys, cookie = self.app.state.cookies.keys, f"todo_session_{port or self.client.address[1]}{prefix}"
         cookie = name or cookie
         signed = tornado.web.create_signed_value(keys, cookie, secret, key_version=next(iter(keys)))
         return f"{cookie}={signed.decode()}"
@@ -1025,7 +1025,7 @@ def cookie_header(answer: Answer) -> str:
 def secret_in(server: Served, cookie: str) -> str:
     """The secret that a session's cookie carries."""
     name, _, value = cookie.partition("=")
-    keys = server.app.state.cookies.keys()
+    keys = server.app.state.cookies.keys
     return tornado.web.decode_signed_value(keys, name, value.strip('"')).decode()
 
 
@@ -9935,7 +9935,7 @@ def test_the_secret_is_made_once_and_kept_for_its_owner_only(tmp_path):
 
 def test_apps_that_start_together_keep_one_secret(tmp_path):
     def keys(number: int) -> dict:
-        return tornado_todo.make_app({**in_file(tmp_path), "AUTH": "accounts"}).state.cookies.keys()
+        return tornado_todo.make_app({**in_file(tmp_path), "AUTH": "accounts"}).state.cookies.keys
 
     assert len({str(each) for each in at_once(8, keys)}) == 1
 
@@ -11352,7 +11352,7 @@ def test_answers_of_every_status_carry_the_security_headers(dressed, https):
         person = session(name)
         if https:
             secret = secret_in(dressed, person.own["Cookie"])
-            keys = dressed.app.state.cookies.keys()
+            keys = dressed.app.state.cookies.keys
             name, key = f"__Host-todo_session_{dressed.client.address[1]}!p", next(iter(keys))
             signed = tornado.web.create_signed_value(keys, name, secret, key_version=key).decode()
             person.own = {"Cookie": f"{name}={signed}", **HTTPS}

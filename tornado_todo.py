@@ -3197,7 +3197,7 @@ class SQLiteFiles:
     def __init__(self, path: str, probe: Probe | None):
         self._probe = probe
         self.database, self.log, self.index = self.paths = database_files(path)
-        self._opened = {file: self._identity(os.stat(file)) for file in self.paths}
+        self._opened = {file: os.stat(file) for file in self.paths}
         self._last_look: tuple[int, int] | None = None  # when the database was last written, and its size then
         self._counters: Mapping[str, int] | None = None  # in the database itself, without the log, at that time
         self._is_overwritten = False
@@ -3205,16 +3205,12 @@ class SQLiteFiles:
         self.log_is_damaged = False
         self.check_database()
 
-    @staticmethod
-    def _identity(status: os.stat_result) -> tuple[int, int]:
-        return status.st_dev, status.st_ino
-
     def _check_file(self, file: str) -> os.stat_result:
         try:
             status = os.stat(file)
         except OSError as error:
             raise FilesLost(file) from error
-        if self._identity(status) != self._opened[file]:
+        if not os.path.samestat(status, self._opened[file]):
             raise FilesLost(file)
         return status
 
@@ -3422,9 +3418,6 @@ class SQLiteIndex:
         return seconds
 
 
-MAX_REMEMBERED = 8 * 1024 * 1024  # bytes, approximately, of rows that were read
-
-
 class SQLiteDatabase(Database):
     """One SQLite file (or memory): WAL, `synchronous=FULL`, one write connection, readers of their own.
 
@@ -3432,9 +3425,6 @@ class SQLiteDatabase(Database):
     run in the loop, which takes them a tenth of a millisecond each, and less than two threads that wait
     for each other at every statement; the commit, which waits for the disk, runs in the writer's thread.
     Long writes run there as a whole, and leave the loop to the others.
-
-    Rows that were read are remembered until the file changes, whoever changes it: `PRAGMA data_version`
-    shows that in 3 microseconds; a reader in its thread takes 100.
     """
 
     engine_errors = (sqlite3.Error,)
@@ -3455,8 +3445,6 @@ class SQLiteDatabase(Database):
         self._index: SQLiteIndex | None = None
         self._index_task: asyncio.Task[None] | None = None
         self._monitor: Any = None
-        self._remembered = Cache(10_000, MAX_REMEMBERED, MAX_REMEMBERED // 32)
-        self._remembered_version: int | None = None
         self._version_now: int | None = None
         self._version_until = 0.0
 
@@ -3549,25 +3537,14 @@ class SQLiteDatabase(Database):
             self._monitor.close()
         self._readers, self._writer, self._writer_thread, self._monitor = [], None, None, None
         self._files, self._version_until = None, 0.0
-        self._remembered.clear()
-        self._remembered_version = None
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
         if not self._reader_count:  # memory has one connection only, so reads take their turn with writes
             rows: Rows = await self.transaction(lambda transaction: transaction.fetch(sql, *arguments))
             return rows
-        version = self.version()
-        if version is None or version != self._remembered_version:
-            self._remembered.clear()
-            self._remembered_version = version
-        rows = self._remembered.get((sql, arguments))
-        if rows is None:
-            rows = await self._read(sql, *arguments)
-            # A commit may have preceded the read: then the rows are newer, and the version will differ.
-            if version is not None and version == self._remembered_version:
-                size = 500 + sum(200 + sum(len(value) for value in row if isinstance(value, str)) for row in rows)
-                self._remembered.set((sql, arguments), rows, size)
-        return rows
+        if self._files:
+            self._files.check_database()
+        return await self._read(sql, *arguments)
 
     async def index(self, searched: Searched) -> None:
         index = SQLiteIndex(searched)
@@ -6791,7 +6768,7 @@ class EventHub:
 
     def __init__(self, store: TodoStore, relay: RedisRelay | None):
         self._store, self._relay = store, relay
-        self.accounts = AccountStore(store.database, store.known, self.rights_changed)
+        self.accounts = AccountStore(store.database, store.known, functools.partial(self._announce, rights=True))
         self._listeners: dict[str, set[Listener]] = {}  # by the user's id
         self._latest: dict[str, tuple[int, list[Change], str]] = {}  # the last result for a user, and its `since`
         self._tasks: list[asyncio.Task[None]] = []
@@ -6857,15 +6834,12 @@ class EventHub:
         return changes, msgspec.json.encode({"type": "changes", "changes": changes, "revision": revision}).decode()
 
     def committed(self, written: WriteResult[Any]) -> None:
-        """Wake listeners, here and in other processes, after a commit of this process."""
+        """Wake listeners after a commit of this process."""
         if written.revision:
             self._announce(written.changes_access)
 
-    def rights_changed(self) -> None:
-        """Have this and the other processes check the rights of their listeners."""
-        self._announce(rights=True)
-
     def _announce(self, rights: bool) -> None:
+        """Wake listeners, or have them check their rights, here and in other processes."""
         if rights or self._listeners:
             self._heard(rights)
         if self._relay:
@@ -8460,7 +8434,6 @@ class SessionCookies:
         self._config, self._origins = config, origins
         public = urllib.parse.urlsplit(config.public_url)
         self._port = str(public.port or {"http": 80, "https": 443}.get(public.scheme) or "")  # that browsers see
-        self._keys: dict[int, str] = {}
         self._read = functools.lru_cache(200)(self._check_signature)
 
     def name(self, request: Request) -> str:
@@ -8480,7 +8453,7 @@ class SessionCookies:
 
     def _check_signature(self, cookies: str, name: str, minute: int) -> str | None:
         """The result of `read`, which within a minute is the same for the same cookies."""
-        found, keys, days = tornado.httputil.parse_cookie(cookies), self.keys(), SESSION_LIFETIME / DAY
+        found, keys, days = tornado.httputil.parse_cookie(cookies), self.keys, SESSION_LIFETIME / DAY
         # Sessions of 0.1.0 remain valid. All servers of a host shared that cookie, so check that we signed it.
         old_names = [SESSION_COOKIE_OF_0_1] if name.startswith(SESSION_COOKIE_OF_0_1) else []
         for each in (name, *old_names):
@@ -8491,18 +8464,14 @@ class SessionCookies:
 
     def value(self, request: Request, secret: str) -> str:
         """The value of a cookie with this secret."""
-        keys = self.keys()
-        signed = tornado.web.create_signed_value(keys, self.name(request), secret, key_version=next(iter(keys)))
-        return signed.decode()
+        name, newest = self.name(request), next(iter(self.keys))
+        return tornado.web.create_signed_value(self.keys, name, secret, key_version=newest).decode()
 
+    @functools.cached_property
     def keys(self) -> dict[int, str]:
         """The signing keys, newest first, by a number that does not depend on the other keys."""
-        if not self._keys:
-            secret_texts = self._config.cookie_secret or (self._kept_secret(),)
-            self._keys = {
-                int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1: text for text in secret_texts
-            }
-        return self._keys
+        texts = self._config.cookie_secret or (self._kept_secret(),)
+        return {int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1: text for text in texts}
 
     def _kept_secret(self) -> str:
         """The secret in the file beside the database, which is made if there is none. Raises Misconfigured."""
@@ -17411,16 +17380,11 @@ class ConnectionLimits:
             close()
         self._timer = loop.call_later(1.0, self._close_late) if self._deadlines else None
 
-    def arrive(self, close: Callable[[], Any]) -> None:
-        """Start the time limit for the head of a new connection's first request."""
-        self._idle[close] = None
-        self._close_after(HEAD_SECONDS, close)
-
-    def become_idle(self, close: Callable[[], Any]) -> None:
-        """Start the time limit for a connection that is idle after a response."""
+    def become_idle(self, close: Callable[[], Any], seconds: float | None = None) -> None:
+        """Start the time limit for a connection that is idle, by default one after a response."""
         self._busy.pop(close, None)
         self._idle[close] = None
-        self._close_after(self._keep_alive, close)
+        self._close_after(seconds or self._keep_alive, close)
 
     def begin_head(self, close: Callable[[], Any]) -> None:
         """Start the time limit for the head of a request when its first bytes arrive."""
@@ -17479,7 +17443,7 @@ class ClientStream(tornado.iostream.IOStream):
         self._is_new, self._is_idle, self._reads_head, self._is_body_over = True, False, True, False
         self._is_ahead = False  # whether bytes arrived during the last response
         self.lingers = False  # whether to end the sending side first, because the client may still be sending
-        limits.arrive(self.close)
+        limits.become_idle(self.close, HEAD_SECONDS)
 
     def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
         """Read the head of a request: Tornado reads nothing else with this method."""
@@ -17655,7 +17619,7 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         self._is_reading_head = self._is_reading_body = self._is_refused = False
         self._has_head_limit = True
         self._is_new, self._early = True, b""  # the first bytes, until its turn
-        self.limits.arrive(self.close)
+        self.limits.become_idle(self.close, HEAD_SECONDS)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Forget the connection."""
@@ -17903,38 +17867,31 @@ def running(settings: Mapping[str, str] | None = None, **options: Any) -> Iterat
     """
     app = make_app(settings, **options)
     sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
-    started = threading.Event()
-    state: dict[str, Any] = {}
+    started: concurrent.futures.Future[Callable[[], object]] = concurrent.futures.Future()  # a function that stops it
 
     async def serve_until_stopped() -> None:
         stop = asyncio.Event()
         async with listening(app, sockets):
             await app.state.services.open(None)
-            state.update(loop=asyncio.get_running_loop(), stop=stop)
-            started.set()
+            started.set_result(functools.partial(asyncio.get_running_loop().call_soon_threadsafe, stop.set))
             await stop.wait()
 
     def run() -> None:
         try:
             asyncio.run(serve_until_stopped())
         except BaseException as error:
-            state["error"] = error
-        finally:
-            started.set()
+            if not started.done():
+                started.set_exception(error)
 
     thread = threading.Thread(target=run, name="tornado_todo", daemon=True)
     thread.start()
-    started.wait()
-    try:
-        if "error" in state:
-            raise state["error"]
-        yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}{app.state.config.prefix}"
-    finally:
-        if "loop" in state and thread.is_alive():
-            state["loop"].call_soon_threadsafe(state["stop"].set)
-        thread.join()
+    with contextlib.ExitStack() as stack:
         for each in sockets:
-            each.close()
+            stack.callback(each.close)
+        stop = started.result()
+        for leave in (thread.join, stop):  # called in the reverse order
+            stack.callback(leave)
+        yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}{app.state.config.prefix}"
 
 
 # ==== copying: may call service, stores and databases ====================================================
