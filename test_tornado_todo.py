@@ -15056,9 +15056,61 @@ async def test_history_lists_the_changes_on_the_page(page):
     await row(page, BUY).locator(".toggle").check()
     await open_details(page, BUY)
     await page.locator(".history summary").click()
-    await expect(page.locator(".history-what")).to_have_text(["Completed", "Created"])
+    await expect(page.locator(".history-what")).to_have_text(["Completed it", "Created it"])
     await page.locator(".priorities label", has_text="Low").click()
-    await expect(page.locator(".history-what").first).to_have_text("Priority low")
+    await expect(page.locator(".history-what").first).to_have_text("Set Priority to Low")
+    await page.locator(".priorities label", has_text="High").click()
+    await expect(page.locator(".history-what").first).to_have_text("Changed Priority from Low to High")
+    await page.locator(".quick-due >> text=Tomorrow").click()
+    await page.locator(".detail-notes").fill("new notes")
+    await page.locator(".detail-title").fill("buy bread")
+    await page.locator(".detail-title").press("Enter")
+    renamed = "Changed Title from “buy some cheese” to “buy bread”"
+    for place, text in enumerate((renamed, "Set Notes to “new notes”", re.compile("Set Due to "))):
+        await expect(page.locator(".history-what").nth(place)).to_have_text(text)
+    await expect(page.locator(".history-day")).to_have_text(["Today"])
+
+
+@pytest.mark.slow
+async def test_each_entry_of_the_history_can_be_undone(page):
+    await ask(page, "/api/todos", "POST", {"title": BUY, "due": "2034-12-03"})
+    todo = await stored(page)
+    for fields in ({"due": "2034-12-05"}, {"tags": ["home", "rent"]}, {"start": "2034-12-01", "repeat": "FREQ=DAILY"}):
+        await ask(page, f"/api/todos/{todo['id']}", "PATCH", fields)
+    await open_details(page, BUY)
+    await page.locator(".history summary").click()
+    shown = [
+        "Set Start to Dec 1, 2034; set Repeat to Every day",
+        "Set Tags to home, rent",
+        "Changed Due from Dec 3, 2034 to Dec 5, 2034",
+        "Created it",
+    ]
+    await expect(page.locator(".history-what")).to_have_text(shown)
+    await page.get_by_role("button", name=f"Undo: {shown[2]}").click()
+    await expect(page.locator(".history-what")).to_have_text(["Changed Due from Dec 5, 2034 to Dec 3, 2034", *shown])
+    await expect(page.locator(".detail-due")).to_have_value("2034-12-03")
+    await page.get_by_role("button", name=f"Undo: {shown[0]}").click()
+    await saved(page, due="2034-12-03", start=None, repeat=None, tags=["home", "rent"])
+    await page.locator(".toast-action").click()  # Redo
+    await saved(page, start="2034-12-01", repeat="FREQ=DAILY")
+    await page.get_by_role("button", name=f"Undo: {shown[2]}").click()
+    await expect(page.locator(".toast.bad")).to_be_visible()  # it has been changed since
+    await page.get_by_role("button", name="Undo: Created it").click()
+    await expect(page.locator(".detail")).to_be_hidden()
+
+
+@pytest.mark.slow
+async def test_history_of_a_shared_list_names_who_changed_what(browser, accounts_server):
+    async with signed_in_page(browser, accounts_server, "ann") as page:
+        bob = await asyncio.to_thread(accounts_server.person, "bob")
+        garden = await ask_with_cookies(page, "/api/lists", "POST", {"title": "Garden"})
+        await ask_with_cookies(page, f"/api/lists/{garden['id']}/members/bob", "PUT", {"role": "editor"})
+        todo = await ask_with_cookies(page, "/api/todos", "POST", {"title": BUY, "list": garden["id"]})
+        await asyncio.to_thread(bob.patch, f"/api/todos/{todo['id']}", {"due": "2034-12-05"})
+        await page.goto(f"{page.server}/#/list/{garden['id']}")
+        await open_details(page, BUY)
+        await page.locator(".history summary").click()
+        await expect(page.locator(".history-what")).to_have_text(["bob set Due to Dec 5, 2034", "You created it"])
 
 
 @pytest.mark.slow
@@ -15073,7 +15125,7 @@ async def test_long_history_is_shown_to_its_end(page):
     await expect(page.locator(".history-what")).to_have_count(100)
     await page.locator(".history-more").click()
     await expect(page.locator(".history-what")).to_have_count(121)
-    await expect(page.locator(".history-what").last).to_have_text("Created")
+    await expect(page.locator(".history-what").last).to_have_text("Created it")
     await expect(page.locator(".history-more")).to_be_hidden()
 
 
@@ -15390,6 +15442,401 @@ async def test_fields_of_the_new_to_do_go_with_it_once(page):
     first, second = await ask(page, "/api/todos")
     assert (first["due"], first["priority"], first["tags"]) == (in_days(2), 2, ["home", "errands"])
     assert (second["due"], second["priority"], second["tags"]) == (None, 0, [])
+
+
+# ==== repeat and start in the details =============================================================
+
+
+async def repeat_by(page, unit, **choices):
+    """Choose how the open to-do repeats: what a select or input of the chooser is set to, by its class."""
+    field = page.locator(".repeat-field")
+    await field.locator(".repeat-unit").select_option(label=unit)
+    for name, value in choices.items():
+        part = field.locator(f".repeat-{name}")
+        if name == "days":
+            for day in value:
+                await part.get_by_label(day).check()
+        elif name == "every":
+            await part.locator("input").fill(value)
+        elif name in ("count", "until"):
+            await part.fill(value)
+        else:
+            await part.select_option(label=value)
+    return await field.locator(".repeat-words").text_content()
+
+
+REPEATS = [  # what is chosen for a to-do that is due on Friday, 25 August 2034; the rule; its words
+    (("Every day", {}), "FREQ=DAILY", "Every day"),
+    (("Every weekday", {}), "FREQ=WEEKLY;BYDAY=MO,TU,WE,TH,FR", "Every weekday"),
+    (
+        ("Every week", {"every": "2", "days": ["Mon", "Fri"]}),
+        "FREQ=WEEKLY;INTERVAL=2;BYDAY=MO,FR",
+        "Every 2 weeks on Monday and Friday",
+    ),
+    (("Every month", {}), "FREQ=MONTHLY", "Every month"),
+    (
+        ("Every month", {"on": "on the last Friday"}),
+        "FREQ=MONTHLY;BYDAY=-1FR",
+        "Every month on the last Friday",
+    ),
+    (
+        ("Every month", {"on": "on the fourth Friday", "end": "Number of times", "count": "5"}),
+        "FREQ=MONTHLY;BYDAY=4FR;COUNT=5",
+        "Every month on the fourth Friday, 5 times",
+    ),
+    (
+        ("Every month", {"on": "on the last day", "end": "Until a day", "until": "2035-12-24"}),
+        "FREQ=MONTHLY;BYMONTHDAY=-1;UNTIL=20351224",
+        "Every month on the last day, until Dec 24, 2035",
+    ),
+    (
+        ("Every year", {"from": "From when it is done"}),
+        "FREQ=YEARLY;FROM=COMPLETION",
+        "Every year from when it is done",
+    ),
+]
+
+
+@pytest.mark.slow
+async def test_every_kind_of_repeat_can_be_chosen_and_is_put_in_words(page):
+    await ask(page, "/api/todos", "POST", {"title": BUY, "due": "2034-08-25"})
+    await open_details(page, BUY)
+    for (unit, choices), rule, words in REPEATS:
+        assert await repeat_by(page, unit, **choices) == words
+        await page.locator(".detail-title").focus()
+        await saved(page, repeat=rule)
+        await expect(rows(page).locator(".repeats")).to_have_text(words)
+        await page.reload()
+        await open_details(page, BUY)
+        await expect(page.locator(".repeat-words")).to_have_text(words)
+        await page.locator(".repeat-unit").focus()
+        await page.locator(".detail-title").focus()  # what nobody changed stays as it is
+        await page.get_by_role("button", name="End the series").click()
+        await saved(page, repeat=None)
+        await expect(page.locator(".repeat-words")).to_be_hidden()
+        await expect(page.locator(".repeat-unit")).to_have_value("")
+
+
+@pytest.mark.slow
+async def test_rule_that_the_chooser_does_not_offer_is_shown_and_stays(page):
+    rule = "FREQ=MONTHLY;INTERVAL=3;BYMONTHDAY=1,15;COUNT=9;FROM=COMPLETION"
+    await ask(page, "/api/todos", "POST", {"title": BUY, "due": "2034-08-25", "repeat": rule})
+    yearly = await ask(page, "/api/todos", "POST", {"title": FEED, "repeat": "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29"})
+    await open_details(page, BUY)
+    words = "Every 3 months on day 1 and day 15 from when it is done, 9 times"
+    await expect(page.locator(".repeat-words")).to_have_text(words)
+    await page.locator(".repeat-every input").fill("2")
+    await page.keyboard.press("Enter")
+    await expect(row(page, BUY).locator(".repeats")).to_have_text(words.replace("3 months", "2 months"))
+    await open_details(page, FEED)
+    await expect(page.locator(".repeat-words")).to_have_text("Every year on Feb 29")
+    await page.locator(".repeat-end").select_option("COUNT")
+    await page.locator(".repeat-count").fill("3")
+    await page.keyboard.press("Enter")
+    await settled(page)
+    todos = {todo["title"]: todo["repeat"] for todo in await ask(page, "/api/todos")}
+    assert todos == {BUY: rule.replace("=3;", "=2;"), FEED: yearly["repeat"] + ";COUNT=3"}
+
+
+@pytest.mark.slow
+async def test_a_repeat_without_its_number_of_times_is_not_complete(page):
+    await ask(page, "/api/todos", "POST", {"title": BUY, "repeat": "FREQ=DAILY"})
+    await open_details(page, BUY)
+    await repeat_by(page, "Every week", end="Number of times")
+    await patch_todo(page, BUY, {"repeat": "FREQ=YEARLY"})  # does not disturb the choice
+    await expect(page.locator(".repeat-unit")).to_have_value("WEEKLY")
+    await page.locator(".detail-tag").focus()
+    await expect(page.locator(".toast")).to_contain_text("The repeat is not complete")
+    await expect(page.locator(".repeat-unit")).to_have_value("YEARLY")
+    assert (await stored(page))["repeat"] == "FREQ=YEARLY"
+
+
+@pytest.mark.slow
+async def test_completing_a_repeat_makes_the_next_and_undo_takes_back_both(page):
+    await ask(page, "/api/todos", "POST", {"title": BUY, "due": in_days(0), "repeat": "FREQ=DAILY"})
+    await rows(page).locator(".toggle").check()
+    await expect(page.locator(".toast")).to_contain_text("Completed")
+    await expect(rows(page)).to_have_count(2)
+    await expect(rows(page).filter(has=page.locator(".repeats")).locator(".due")).to_have_text("Tomorrow")
+    await page.locator(".toast-action").click()
+    await expect(rows(page)).to_have_count(1)
+    await expect(rows(page).locator(".toggle")).not_to_be_checked()
+    todo = await stored(page)
+    assert (todo["due"], todo["repeat"], todo["completed"]) == (in_days(0), "FREQ=DAILY", False)
+
+
+@pytest.mark.slow
+async def test_a_repeat_is_skipped_once_and_undone(page):
+    await ask(page, "/api/todos", "POST", {"title": BUY, "due": in_days(0), "repeat": "FREQ=DAILY;COUNT=2"})
+    await open_details(page, BUY)
+    await page.locator(".detail-notes").fill("typed before")
+    await page.get_by_role("button", name="Skip this one").click()
+    await expect(page.locator(".detail-due")).to_have_value(in_days(1))
+    await expect(rows(page).locator(".due")).to_have_text("Tomorrow")
+    await page.get_by_role("button", name="Skip this one").click()
+    await expect(page.locator(".toast")).to_contain_text("last")
+    assert (await stored(page))["notes"] == "typed before"
+    await page.locator(".detail-close").click()
+    await page.keyboard.press("Control+z")
+    await saved(page, due=in_days(0), repeat="FREQ=DAILY;COUNT=2")
+
+
+@pytest.mark.slow
+async def test_start_is_set_and_cleared_in_the_details(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".detail-start").fill("2034-08-25")
+    await page.locator(".detail-start-time").fill("07:30")
+    await page.locator(".detail-title").focus()
+    await settled(page)
+    assert (await stored(page))["start"].startswith("2034-08-25T07:30")
+    await page.locator(".detail-start").fill("")
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".detail-start-time")).to_be_disabled()
+    await saved(page, start=None)
+
+
+DISPUTED = {  # field: what this user does, what another one writes, what both are shown as, what is kept
+    "title": (lambda page: page.locator(".detail-title").fill("mine"), "theirs", ["mine", "theirs"], "mine"),
+    "notes": (lambda page: page.locator(".detail-notes").fill("mine"), "theirs", ["mine", "theirs"], "mine"),
+    "due": (
+        lambda page: page.locator(".detail-due").fill("2034-08-25"),
+        "2035-09-26",
+        [re.compile("Aug 25, 2034"), re.compile("Sep 26, 2035")],
+        "2034-08-25",
+    ),
+    "start": (
+        lambda page: page.locator(".detail-start").fill("2034-08-25"),
+        "2035-09-26",
+        [re.compile("Aug 25, 2034"), re.compile("Sep 26, 2035")],
+        "2034-08-25",
+    ),
+    "repeat": (
+        lambda page: page.locator(".repeat-unit").select_option("DAILY"),
+        "FREQ=YEARLY",
+        ["Every day", "Every year"],
+        "FREQ=DAILY",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leave", ["close", "other", "hidden"])
+async def test_every_field_that_two_windows_change_is_for_the_user_to_choose(page, leave):
+    await type_in(page, BUY, FEED)
+    other = await open_window(page)
+    for name, (edit, theirs, shown, kept) in DISPUTED.items():
+        await ask(page, f"/api/todos/{(await ask(page, '/api/todos'))[0]['id']}", "PATCH", {"title": BUY})
+        await expect(shown_titles(page)).to_have_text([BUY, FEED])
+        await open_details(page, BUY)
+        await edit(page)
+        await patch_todo(other, BUY, {name: theirs})
+        await expect(rows(page).first).to_have_attribute("data-id", re.compile("."))
+        await LEAVING_DETAILS[leave](page)
+        await expect(page.locator(".dispute .version-text")).to_have_text(shown)
+        await page.get_by_role("button", name="Keep yours").click()
+        await expect(page.locator(".dispute")).to_be_hidden()
+        await settled(page)
+        first = (await ask(page, "/api/todos"))[0]
+        assert first[name] == kept
+        await expect(shown_titles(other).first).to_have_text(first["title"])
+
+
+@pytest.mark.slow
+async def test_field_that_is_edited_keeps_its_text_while_others_change_it(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    for name, (edit, theirs, _, _) in DISPUTED.items():
+        await edit(page)
+        before = await page.locator(f"[data-field={name}]").evaluate("field => [field, ...field.elements ?? []].map("
+            "input => input.value)")  # fmt: skip
+        (todo,) = await ask(page, "/api/todos")
+        async with page.expect_response(lambda response: "/api/todos?" in response.url):
+            await ask(page, f"/api/todos/{todo['id']}", "PATCH", {name: theirs})
+        await page.evaluate("new Promise(requestAnimationFrame)")
+        after = await page.locator(f"[data-field={name}]").evaluate("field => [field, ...field.elements ?? []].map("
+            "input => input.value)")  # fmt: skip
+        assert before == after
+        await page.locator(".detail-tag").focus()
+        await page.get_by_role("button", name="Keep the other").click()
+        await saved(page, **{name: theirs})
+
+
+# ==== links, notes and clicks on titles ============================================================
+
+
+@pytest.mark.slow
+@SCREENS
+async def test_click_on_a_title_opens_its_details(browser, server, width, height):
+    async with opened(browser, server, width, height) as page:
+        await type_in(page, BUY, FEED)
+        await (row(page, BUY).locator("label").tap if width < 600 else row(page, BUY).locator("label").click)()
+        await expect(page.locator(".detail-title")).to_have_value(BUY)
+        if width > 600:
+            await expect(page.locator(".detail-title")).not_to_be_focused()
+            await row(page, FEED).locator("label").click()
+            await expect(page.locator(".detail-title")).to_have_value(FEED)
+        await page.locator(".detail-close").click()
+        await expect(page.locator(".detail")).to_be_hidden()
+
+
+@pytest.mark.slow
+async def test_double_click_edits_without_opening_the_details(page):
+    await install_clock(page)
+    await page.reload()
+    await type_in(page, BUY, FEED)
+    place = await row(page, BUY).bounding_box()
+    await row(page, BUY).locator("label").dblclick()
+    await expect(page.locator(".editing .edit")).to_be_focused()
+    await page.clock.run_for(2000)
+    await expect(page.locator(".detail")).to_be_hidden()
+    await page.keyboard.press("Escape")
+    assert await row(page, BUY).bounding_box() == place
+    await row(page, FEED).locator("label").click()
+    await expect(page.locator(".detail")).to_be_hidden()
+    await page.clock.run_for(300)
+    await expect(page.locator(".detail-title")).to_have_value(FEED)
+    await row(page, BUY).locator("label").dblclick()  # they are open already, and nothing moves
+    await expect(page.locator(".editing .edit")).to_have_value(BUY)
+
+
+ADDRESSES = {  # a text, and the addresses in it
+    "see https://example.org/a?b=c#d, then call": ["https://example.org/a?b=c#d"],
+    "(https://example.org/wiki/A_(b)) HTTP://x.org.": ["https://example.org/wiki/A_(b)", "HTTP://x.org"],
+    "javascript:alert(1) data:text/html,x //x.org ftp://x.org http:// https://": [],
+    "http://a http://b": ["http://a", "http://b"],
+    '<a href="http://x.org/">': ["http://x.org/"],
+    "ראה https://example.org/א עוד": ["https://example.org/א"],
+}
+
+
+@pytest.mark.slow
+async def test_addresses_in_titles_and_notes_are_links(page):
+    for text in ADDRESSES:
+        await ask(page, "/api/todos", "POST", {"title": text, "notes": text})
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text([*ADDRESSES])
+    for number, (text, addresses) in enumerate(ADDRESSES.items()):
+        await rows(page).nth(number).locator(".details-button").evaluate("button => button.click()")
+        await expect(page.locator(".notes-view")).to_have_text(text)
+        for place in (rows(page).nth(number).locator("label a"), page.locator(".notes-view a")):
+            await expect(place).to_have_text(addresses)
+            for link in await place.all():
+                assert await link.get_attribute("href") == await link.text_content()
+                assert await link.get_attribute("rel") == "noopener noreferrer"
+    await page.locator(".detail-close").click()
+    await page.context.route("https://example.org/**", lambda route: route.fulfill(body="there"))
+    async with page.context.expect_page() as other:
+        await rows(page).first.locator("a").click()
+    assert await (await other.value).evaluate("opener") is None
+    await expect(page.locator(".detail")).to_be_hidden()
+
+
+NOTES = """some **bold `b` text** and `**code** <b>` here
+
+- one
+- [ ] buy **milk**
+  - [x] done
+1. first
+2) second
+```
+- [ ] not **a** task
+  kept
+```
+***"""
+
+
+@pytest.mark.slow
+async def test_notes_show_simple_forms_of_markdown(page):
+    await ask(page, "/api/todos", "POST", {"title": BUY, "notes": NOTES})
+    await open_details(page, BUY)
+    view = page.locator(".notes-view")
+    await expect(view.locator("strong")).to_have_text(["bold b text", "milk"])
+    await expect(view.locator(":not(strong) > code")).to_have_text("**code** <b>")
+    await expect(view.locator("ul > li")).to_have_text(["one", "buy milk", "done"])
+    await expect(view.locator("ol > li")).to_have_text(["first", "second"])
+    assert await view.locator("pre").text_content() == "- [ ] not **a** task\n  kept"
+    assert await view.locator("p").all_text_contents() == ["some bold b text and **code** <b> here\n", "***"]
+    await view.get_by_role("checkbox", name="buy **milk**").check()
+    await saved(page, notes=NOTES.replace("[ ] buy", "[x] buy"))
+    await view.get_by_role("checkbox", name="done").focus()
+    await page.keyboard.press("Space")
+    await expect(view.get_by_role("checkbox", name="done")).to_be_focused()
+    await saved(page, notes=NOTES.replace("[ ] buy", "[x] buy").replace("[x] done", "[ ] done"))
+    await page.locator(".detail-close").click()
+    await page.keyboard.press("Control+z")
+    await saved(page, notes=NOTES.replace("[ ] buy", "[x] buy"))
+
+
+@pytest.mark.slow
+async def test_click_on_notes_edits_them(page):
+    await ask(page, "/api/todos", "POST", {"title": BUY, "notes": "**one**"})
+    await open_details(page, BUY)
+    await page.locator(".notes-view").click()
+    await expect(page.locator(".detail-notes")).to_be_focused()
+    await expect(page.locator(".notes-view")).to_be_hidden()
+    await page.keyboard.press("Control+End")
+    await page.keyboard.type(" two")
+    await page.locator(".detail-title").focus()
+    await expect(page.locator(".notes-view")).to_have_text("one two")
+    await saved(page, notes="**one** two")
+    await page.locator(".detail-notes").fill("")
+    await page.locator(".detail-title").focus()
+    await expect(page.locator(".notes-view")).to_be_hidden()
+
+
+@pytest.mark.slow
+async def test_check_box_of_notes_that_another_one_changed_is_disputed(page):
+    await ask(page, "/api/todos", "POST", {"title": BUY, "notes": "- [ ] milk"})
+    await open_details(page, BUY)
+    (todo,) = await ask(page, "/api/todos")
+    await page.route("**/api/todos?*", lambda route: route.abort())
+    await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"notes": "- [ ] tea"})
+    await page.locator(".notes-view input").click()
+    await expect(page.locator(".dispute .version-text")).to_have_text(["- [x] milk", "- [ ] tea"])
+    await page.unroute_all()
+    await page.get_by_role("button", name="Keep the other").click()
+    await expect(page.locator(".notes-view")).to_have_text("tea")
+
+
+HOSTILE = [
+    "*",
+    "**",
+    "`",
+    "**a",
+    "- ",
+    "- [ ] ",
+    "http://",
+    "http://(",
+    "http://.",
+    "(",
+    "[x](javascript:alert(1)) ",
+    "\n",
+]
+
+
+@pytest.mark.slow
+async def test_hostile_notes_are_harmless_and_quick(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    times = []
+    for text in HOSTILE:
+        times.append(
+            await page.evaluate(
+                """text => {
+                    const notes = document.querySelector('.detail-notes');
+                    notes.value = text;
+                    const started = performance.now();
+                    notes.dispatchEvent(new Event('change', { bubbles: true })); // renders
+                    return performance.now() - started;
+                }""",
+                text * (100_000 // len(text)),
+            )
+        )
+        shown = page.locator(".notes-view :is(script, img, [href^='javascript' i])")
+        assert await shown.count() == 0
+    assert max(times) < 1000 * PATIENCE, times  # a quadratic expression takes minutes
+    await page.locator(".detail-notes").fill("short")
 
 
 # ==== what is typed, after a crash and against others =============================================

@@ -11354,21 +11354,62 @@ PAGE_HTML = r"""<!DOCTYPE html>
     </header>
     <div class="detail-body">
       <p class="detail-note soft" dir="auto" hidden></p>
-      <textarea class="detail-title" rows="1" aria-label="Title" dir="auto" enterkeyhint="done"></textarea>
+      <textarea class="detail-title" data-field="title" rows="1" aria-label="Title" dir="auto"
+                enterkeyhint="done"></textarea>
       <div class="field"><label for="detail-notes">Notes</label>
-        <textarea id="detail-notes" class="detail-notes" rows="4" maxlength="20000" dir="auto"
-                  placeholder="Anything worth remembering"></textarea></div>
-      <fieldset class="field">
-        <legend>Due</legend>
+        <div class="notes-box">
+          <div class="notes-view" dir="auto"></div>
+          <textarea id="detail-notes" class="detail-notes" data-field="notes" rows="4" maxlength="20000" dir="auto"
+                    placeholder="Anything worth remembering"></textarea></div></div>
+      {% for name, legend, time in (('due', 'Due', 'detail-time'), ('start', 'Start', 'detail-start-time')) %}
+      <fieldset class="field" data-field="{{ name }}">
+        <legend>{{ legend }}</legend>
+        {% if name == 'due' %}
         <div class="quick-due row wrap">
           <button class="chip" data-action="quickDue" data-days="0">Today</button>
           <button class="chip" data-action="quickDue" data-days="1">Tomorrow</button>
           <button class="chip" data-action="quickDue" data-days="7">In a week</button>
           <button class="chip clear-due" data-action="quickDue">No date</button>
         </div>
-        <div class="due-inputs row wrap">
-          <input class="detail-due" type="date" min="1000-01-01" max="9999-12-31" aria-label="Due date">
-          <input class="detail-time" type="time" aria-label="Due time (optional)">
+        {% end %}
+        <div class="field-row row wrap">
+          <input class="detail-{{ name }}" type="date" min="1000-01-01" max="9999-12-31" aria-label="{{ legend }} date">
+          <input class="{{ time }}" type="time" aria-label="{{ legend }} time (optional)">
+        </div>
+      </fieldset>
+      {% end %}
+      <fieldset class="field repeat-field" data-field="repeat">
+        <legend>Repeat</legend>
+        <p class="repeat-words soft" dir="auto"></p>
+        <div class="field-row row wrap">
+          <select class="repeat-unit" aria-label="Repeat">
+            {% for value, name in (('', 'Never'), ('DAILY', 'Every day'), ('MO,TU,WE,TH,FR', 'Every weekday'),
+                                   ('WEEKLY', 'Every week'), ('MONTHLY', 'Every month'), ('YEARLY', 'Every year'))
+            %}<option value="{{ value }}">{{ name }}</option>{% end %}
+          </select>
+          <label class="repeat-every row soft">Every <input type="number" min="1" max="999">
+            <span class="repeat-units"></span></label>
+          <select class="repeat-on" aria-label="On"></select>
+        </div>
+        <div class="repeat-days segments" role="group" aria-label="On">
+          {% for day in 'MO TU WE TH FR SA SU'.split() %}
+          <label><input type="checkbox" value="{{ day }}"><span></span></label>
+          {% end %}
+        </div>
+        <div class="repeat-rest field-row row wrap">
+          <select class="repeat-end" aria-label="Ends">
+            <option value="">Without end</option><option value="COUNT">Number of times</option>
+            <option value="UNTIL">Until a day</option>
+          </select>
+          <input class="repeat-count" type="number" min="1" max="999" aria-label="Number of times">
+          <input class="repeat-until" type="date" min="1000-01-01" max="9999-12-31" aria-label="Last day">
+          <select class="repeat-from" aria-label="Counted">
+            <option value="">From its date</option><option value="COMPLETION">From when it is done</option>
+          </select>
+        </div>
+        <div class="repeat-acts row wrap">
+          <button class="button" data-action="skipOpen">Skip this one</button>
+          <button class="button" data-action="endSeries">End the series</button>
         </div>
       </fieldset>
       <fieldset class="field">
@@ -11778,7 +11819,7 @@ kbd {
 .show-password, .dragging { border-radius: var(--round); }
 
 .button, .chip, .icon-button, .search, .toast-action, .progress, .progress::-webkit-progress-value, .toggle::before,
-.segments, .segments :is(a, span), .history-list li::before { border-radius: var(--pill); }
+.segments, .segments :is(a, span), .history-entry::before { border-radius: var(--pill); }
 
 .row {
   display: flex;
@@ -12335,6 +12376,7 @@ kbd {
 }
 
 .words { display: grid; }
+:is(.words, .notes-view) a { color: var(--accent-ink); }
 
 .todo-list .words {
   padding-block: var(--s4);
@@ -12540,6 +12582,52 @@ kbd {
   textarea { resize: vertical; }
 }
 
+/* Notes are shown with their forms, and as they were typed while one edits them. */
+.notes-box {
+  display: grid;
+  min-width: 0;
+  > * { grid-area: 1 / 1; }
+}
+
+.notes-view {
+  padding: var(--s1) var(--s3);
+  cursor: text;
+  overflow-wrap: anywhere;
+  white-space: pre-wrap;
+  &:empty, &:has(+ :focus) { visibility: hidden; }
+  &:not(:empty) + :not(:focus) {
+    opacity: 0;
+    pointer-events: none;
+  }
+  :is(ul, ol) { padding-inline-start: var(--s5); }
+  ul { list-style: disc; }
+  ol { list-style: decimal; }
+  :is(pre, code) {
+    border-radius: var(--slight);
+    background: var(--deep);
+  }
+  pre {
+    margin: 0;
+    padding: var(--s2);
+    white-space: pre-wrap;
+  }
+}
+
+.task {
+  list-style: none;
+  input {
+    width: var(--icon);
+    height: var(--icon);
+    min-height: 0;
+    margin-inline: calc(-1 * var(--s5)) var(--s1);
+    accent-color: var(--accent);
+    vertical-align: middle;
+  }
+  :checked ~ * { color: var(--soft); }
+}
+
+.nested { margin-inline-start: var(--s5); }
+
 .quick-due {
   gap: var(--s1);
   .chip {
@@ -12549,7 +12637,15 @@ kbd {
   }
 }
 
-.due-inputs input, .detail-tag { flex: 1 1 var(--narrow); }
+.detail-tag { flex: 1 1 var(--narrow); }
+
+.repeat-every {
+  flex: 1 1 auto;
+  input { width: var(--bar); }
+}
+
+.repeat-days span { padding-inline: 0; }
+.repeat-acts .button { padding-inline: var(--s3); }
 .detail-tags:empty { display: none; }
 
 .part {
@@ -12569,14 +12665,14 @@ kbd {
 }
 
 /* A line with a dot for each change. */
-.history-list li {
+.history-entry {
   position: relative;
   display: grid;
   margin-inline-start: var(--s1);
-  padding: 0 var(--s4) var(--s3);
+  padding: 0 var(--s4) var(--s1);
   border-inline-start: var(--hair) solid var(--line);
   font-size: var(--small);
-  &:last-child { border-color: transparent; }
+  overflow-wrap: anywhere;
   &::before {
     content: '';
     position: absolute;
@@ -12586,6 +12682,13 @@ kbd {
     height: var(--s2);
     background: var(--accent);
   }
+}
+
+.history-when { justify-content: space-between; }
+
+.history-day {
+  padding-block: var(--s3) var(--s1);
+  font-weight: 600;
 }
 
 /* Read-only items keep their look, but show no controls for changes. */
@@ -12930,6 +13033,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const SYNC_PAUSE = 200;
   const STASH_PAUSE = 500;
   const READ_PAUSE = 15;
+  const DOUBLE_CLICK = 250;
   const PRESS_PATIENCE = 1000;
   const DUE_PAUSE = 2000;
   const RECENT_CHANGES = 200;
@@ -13121,6 +13225,55 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     parent.keyed = keyed;
   }
 
+  // ---- Links in texts, and Markdown's simple forms in notes ----------------------------------------------
+  // Texts become views, never markup, and an address is one of http or https. No part of the expressions can
+  // match in two ways, so that they take no longer for a text that was made to be slow.
+
+  const IN_ADDRESS = String.raw`\([^\s<>"()]*\)`;
+  const ADDRESS = String.raw`(?<link>https?:\/\/(?:${IN_ADDRESS}|[^\s<>"()])*(?:${IN_ADDRESS}|[^\s<>"().,:;!?'*\]]))`;
+  const LINKS = new RegExp(ADDRESS, 'gi');
+  const FORMS = new RegExp(String.raw`\x60(?<code>[^\x60\n]+)\x60|\*\*(?<bold>[^*\n]+)\*\*|${ADDRESS}`, 'gi');
+  const NOTES_LINE = /^(?<indent> *)(?:[-*+]|(?<number>\d{1,3}[.)])) +(?:\[(?<box>[ xX])\] +)?(?<text>.*)$/;
+
+  function formView({ code, bold, link }) {
+    if (code) return h('code', {}, code);
+    if (bold) return h('strong', {}, formed(bold, FORMS));
+    return h('a', { href: link, target: '_blank', rel: 'noopener noreferrer', dir: 'ltr' }, link);
+  }
+
+  function formed(text, forms) {
+    let end = 0;
+    const views = [...text.matchAll(forms)].flatMap(({ 0: { length }, index, groups }) => {
+      const before = text.slice(end, index);
+      end = index + length;
+      return [before, formView(groups)];
+    });
+    return [...views, text.slice(end)];
+  }
+
+  function notesItem({ indent, box, text }, tick) {
+    const isTask = box !== undefined;
+    const task = { type: 'checkbox', checked: box !== ' ', disabled: !tick, 'aria-label': text, ...action(tick ?? '') };
+    return h('li', { '.task': isTask, '.nested': indent.length > 1 },
+      isTask && h('input', task), h('span', {}, formed(text, FORMS)));
+  }
+
+  // `tick` changes the check box of a line; without it nothing can be changed.
+  function notesViews(notes, tick) {
+    const blocks = [];
+    let isCode = false;
+    for (const [number, line] of notes ? notes.split('\n').entries() : []) {
+      const isFence = line.startsWith('```');
+      const item = !isCode && NOTES_LINE.exec(line)?.groups;
+      const name = isCode || isFence ? 'pre' : !item ? 'p' : item.number ? 'ol' : 'ul';
+      if (isFence) isCode = !isCode;
+      if (isFence ? isCode : blocks.at(-1)?.name !== name) blocks.push({ name, lines: [] });
+      if (!isFence) blocks.at(-1).lines.push(item ? notesItem(item, tick && (() => tick(number))) : line);
+    }
+    const contents = { p: lines => formed(lines.join('\n'), FORMS), pre: lines => lines.join('\n') };
+    return blocks.map(({ name, lines }) => h(name, {}, contents[name]?.(lines) ?? lines));
+  }
+
   // ---- State -------------------------------------------------------------------------------------------
 
   // What the server has, as far as it was read.
@@ -13243,6 +13396,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const clockFormat = formatter({ hour: 'numeric', minute: '2-digit' });
   const weekdayFormat = formatter({ weekday: 'long' });
+  const shortWeekdayFormat = formatter({ weekday: 'short' });
   const monthFormat = formatter({ month: 'long' });
   const dayFormat = formatter({ day: 'numeric', month: 'short' });
   const yearFormat = formatter({ day: 'numeric', month: 'short', year: 'numeric' });
@@ -13254,6 +13408,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const readersZone = () => new Intl.DateTimeFormat().resolvedOptions().timeZone ?? '';
   const zoneAtStart = readersZone();
   let zone = zoneAtStart;
+  const zoneQuery = () => (zone ? `?${new URLSearchParams({ tz: zone })}` : '');
 
   function dayFromNow(days) {
     const date = new Date();
@@ -13315,12 +13470,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const WORKDAYS = String(WEEKDAYS.slice(0, 5));
   const ORDINALS = { '-1': 'last', 1: 'first', 2: 'second', 3: 'third', 4: 'fourth' };
   const listed = new Intl.ListFormat('en');
+  const hasDates = unit => ['MONTHLY', 'YEARLY'].includes(unit);
 
   const readRule = rule => Object.fromEntries((rule || 'FREQ=').split(';').map(part => part.split('=')));
-  const writeRule = parts => Object.entries(parts).filter(([, value]) => value).map(part => part.join('=')).join(';');
+  const ruleText = parts => Object.entries(parts).map(part => part.join('=')).join(';');
 
   // The first of January 2024 was a Monday.
-  const weekdayName = code => weekdayFormat(new Date(2024, 0, 1 + WEEKDAYS.indexOf(code.slice(-2))));
+  const weekdayName = (code, format = weekdayFormat) => format(new Date(2024, 0, 1 + WEEKDAYS.indexOf(code.slice(-2))));
 
   // The words for the days of a rule, by its parts BYDAY, BYMONTHDAY and BYMONTH.
   function ruleDays({ BYDAY, BYMONTHDAY, BYMONTH }) {
@@ -13345,6 +13501,54 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       COUNT && `, ${plural(COUNT, 'time', 'times')}`,
       UNTIL && `, until ${yearFormat(midnightOf(untilDay(UNTIL)))}`,
     ].filter(Boolean).join('');
+  }
+
+  // A rule as the texts of the inputs of its fieldset, and back.
+  function showRepeat(rule) {
+    const { FREQ, INTERVAL = '1', COUNT = '', UNTIL = '', FROM = '', ...on } = readRule(rule);
+    const isWorkdays = FREQ === 'WEEKLY' && on.BYDAY === WORKDAYS;
+    const days = FREQ === 'WEEKLY' ? (on.BYDAY ?? '').split(',') : [];
+    const end = COUNT ? 'COUNT' : UNTIL && 'UNTIL';
+    return [
+      isWorkdays ? WORKDAYS : FREQ,
+      INTERVAL,
+      FREQ === 'WEEKLY' ? '' : ruleText(on),
+      ...WEEKDAYS.map(day => (days.includes(day) ? day : '')),
+      end, COUNT, UNTIL && untilDay(UNTIL), FROM,
+    ];
+  }
+
+  function readRepeat([unit, interval, on, ...more]) {
+    const days = unit === WORKDAYS ? WORKDAYS : unit === 'WEEKLY' && more.slice(0, 7).filter(Boolean).join();
+    const [end, count, until, from] = more.slice(7);
+    const parts = [
+      `FREQ=${unit === WORKDAYS ? 'WEEKLY' : unit}`,
+      interval > 1 && `INTERVAL=${interval}`,
+      hasDates(unit) && on,
+      days && `BYDAY=${days}`,
+      end === 'COUNT' && count && `COUNT=${count}`,
+      end === 'UNTIL' && until && `UNTIL=${until.replaceAll('-', '')}`,
+      from && `FROM=${from}`,
+    ];
+    return unit ? parts.filter(Boolean).join(';') : null;
+  }
+
+  // The choice between days of a month that fit the due date, and those that the rule has already.
+  function repeatOn({ due, repeat }) {
+    const { value } = find('.repeat-on');
+    const field = find('.repeat-field');
+    const isChosen = drafts.get(field)?.id === state.open.id && isTyped(field);
+    const [known, , on] = showRepeat(repeat);
+    const unit = isChosen ? find('.repeat-unit').value : known;
+    const day = due ? dueMoment(due) : new Date();
+    const weekday = WEEKDAYS[(day.getDay() + 6) % 7];
+    const ordinal = Math.ceil(day.getDate() / 7);
+    const isLast = new Date(day.getFullYear(), day.getMonth(), day.getDate() + 7).getMonth() !== day.getMonth();
+    const fitting = [ordinal < 5 && `BYDAY=${ordinal}${weekday}`, isLast && `BYDAY=-1${weekday}`, 'BYMONTHDAY=-1'];
+    // What is shown stays until the field is filled, or it would count as typed.
+    const values = new Set([...(unit === 'MONTHLY' ? fitting : []), unit === known && on, !isChosen && value]);
+    const days = [...values].filter(Boolean).map(each => option(each, `on ${ruleDays(readRule(each))}`));
+    return { children: [option('', 'on its day'), ...days], value: values.has(value) ? value : '' };
   }
 
   // ---- The server --------------------------------------------------------------------------------------
@@ -14014,8 +14218,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     project();
     if (leaveGoneList() || !page || !state.open) return;
     // A text typed before the to-do became read-only is sent as well: the answer reports the refusal.
-    if (isLocked(state.open)) saveDetailTexts();
-    fillTexts();
+    if (isLocked(state.open)) saveDetails();
     loadHistory();
   }
 
@@ -14304,32 +14507,27 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const readTitleSoon = debounce(readTitle, READ_PAUSE);
 
-  const CHIP_ICONS = { day: 'calendar', time: 'calendar', repeat: 'repeat', priority: 'flag', list: 'list' };
+  const CHIP_ICONS = { repeat: 'repeat', reminder: 'today', tag: null, priority: 'flag', list: 'list' };
 
-  function chipWords({ kind, text }, { due, repeat, priority, list }, kinds) {
-    const isSplit = kinds.includes('day') && kinds.includes('time');
-    const day = () => friendlyDue(isSplit ? dayText(dueMoment(due)) : due).text;
-    const words = {
-      day,
-      time: () => (isSplit ? clockFormat(dueMoment(due)) : day()),
-      repeat: () => repeatWords(repeat),
-      priority: () => PRIORITIES[priority],
-      list: () => listName(list),
-      tag: () => text.slice(1),
-    };
-    return words[kind]();
+  function chipWords({ kind, text }, todo, kinds) {
+    if (kind === 'tag') return text.slice(1);
+    if (!['day', 'time'].includes(kind)) return valueWords(kind, todo[kind]) || text;
+    const moment = dueMoment(todo.due);
+    if (!kinds.includes('day') || !kinds.includes('time')) return friendlyDue(todo.due).text;
+    return kind === 'time' ? clockFormat(moment) : friendlyDue(dayText(moment)).text;
   }
 
+  // One chip a field, such as for a repeat and its end, but one for each tag.
   function quickChips() {
     const { todo, spans = [] } = quick.answer ?? {};
     const kinds = spans.map(({ kind }) => kind);
-    const phrases = kind => spans.filter(span => span.kind === kind).map(({ text }) => text); // a repeat and its end
-    const chip = (span, texts) =>
-      filterChip(chipWords(span, todo, kinds), `${texts.join(' ')}: keep it in the title`,
-        action(() => refusePhrases(texts)), CHIP_ICONS[span.kind]);
     return spans.map((span, index) => {
-      if (span.kind === 'tag') return chip(span, [span.text]);
-      return kinds.indexOf(span.kind) === index && chip(span, phrases(span.kind));
+      const { kind } = span;
+      const texts = spans.filter(each => (kind === 'tag' ? each === span : each.kind === kind)).map(({ text }) => text);
+      const acts = action(() => refusePhrases(texts));
+      const label = `${texts.join(' ')}: keep it in the title`;
+      return (kind === 'tag' || kinds.indexOf(kind) === index) &&
+        filterChip(chipWords(span, todo, kinds), label, acts, kind in CHIP_ICONS ? CHIP_ICONS[kind] : 'calendar');
     });
   }
 
@@ -14458,11 +14656,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // Changes fields of a to-do or a list.
-  function change(kind, { id }, fields, words, more = {}) {
+  function change(kind, { id }, fields, words, { query = '', ...more } = {}) {
     command({
       kind,
       words,
-      request: { method: 'PATCH', path: `/api/${kind}/${id}`, body: fields },
+      request: { method: 'PATCH', path: `/api/${kind}/${id}${query}`, body: fields },
       apply: draft => changeIn(draft, kind, id, fields),
       accept: answer => {
         if (kind === 'lists') return;
@@ -14478,7 +14676,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (refuses(item)) return;
     const completed = !item.completed;
     const said = `${item.title}: ${completed ? 'completed' : 'active'}.`;
-    change('todos', item, { completed }, `${completed ? 'Completed' : 'Reopened'} ${quoted(item.title)}`, { said });
+    const words = `${completed ? 'Completed' : 'Reopened'} ${quoted(item.title)}`;
+    // The next of its series is made in the same batch, so one undo takes back both.
+    const more = completed && item.repeat ? { query: zoneQuery(), rereads: true, offersUndo: true } : { said };
+    change('todos', item, { completed }, words, more);
   }
 
   function deleteTodo(item) {
@@ -14652,6 +14853,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       item.priority > 0 && priorityMark(item.priority),
       item.due && dueMark(item),
       !hasStarted(item) && h('span.mark.row', {}, icon('later'), `From ${friendlyDue(item.start).text}`),
+      item.repeat && h('span.mark.row.repeats', { title: repeatWords(item.repeat) },
+        icon('repeat'), hiddenWords(repeatWords(item.repeat))),
       list && h('span.mark.row.in-list', { dir: 'auto' }, list.title),
       item.tags.map(tagButton),
       item.notes && h('span.mark.row.note', { title: 'Has notes' }, icon('note'), hiddenWords('Has notes')),
@@ -14663,7 +14866,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const locked = isLocked(item);
     const classes = { '.completed': completed, '.pending': pending, '.locked': locked, '.open': isOpen };
     for (const level of [1, 2, 3]) classes[`.priority-${level}`] = priority === level;
-    const label = h('label', { dir: 'auto' }, title);
+    const label = h('label', { dir: 'auto' }, formed(title, LINKS));
     const row = { key: id, 'data-id': id, ...classes, '.editing': isEditing };
     if (!isWhole) return h('li', row, h('div.view', {}, h('div.words', { key: 'words' }, label)));
     const toggle = { ...action('toggleRow'), type: 'checkbox', disabled: locked, checked: completed };
@@ -14751,17 +14954,40 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return groups().map(groupView);
   }
 
-  // ---- Texts that are edited ---------------------------------------------------------------------------
-  // A draft has what identifies an edited field of a to-do or list, and the content that the user saw. Only typed
-  // texts are written, and only over that content; an untouched field follows other users' changes.
+  // ---- Fields that are edited ---------------------------------------------------------------------------
+  // A draft has what identifies an edited field of a to-do or list, and the content that the user saw. Only what
+  // was typed is written, and only over that content; an untouched field follows other users' changes.
 
   const drafts = new Map(); // by the field of the page
-  const unsaved = new Map(); // typed texts that were refused, such as a title that is too long, by to-do and field
+  const unsaved = new Map(); // values that were refused, such as a title that is too long, by to-do and field
+
+  // The texts of a field's inputs for a value, and the value of these texts.
+  const EDITORS = {
+    title: { show: title => [title], read: ([text]) => oneLine(text) },
+    notes: { show: notes => [notes], read: ([text]) => text },
+    due: { show: showMoment, read: texts => dueOf(...texts) },
+    start: { show: showMoment, read: texts => dueOf(...texts) },
+    repeat: { show: showRepeat, read: readRepeat },
+  };
 
   const isText = name => ['title', 'notes', 'tags'].includes(name);
-  const isTyped = field => drafts.has(field) && field.value !== drafts.get(field).shown;
+  const inputsOf = field => (field.matches('fieldset') ? findAll('input, select', field) : [field]);
+  const textOf = input => (input.type === 'checkbox' && !input.checked ? '' : input.value);
+  const textsOf = field => inputsOf(field).map(textOf);
+  const shownIn = field => JSON.stringify(textsOf(field));
+  const valueOf = field => EDITORS[drafts.get(field).name].read(textsOf(field));
+  const isTyped = field => drafts.has(field) && shownIn(field) !== drafts.get(field).shown;
   const unsavedKey = ({ id, name }) => `${id} ${name}`;
   const keepUnsaved = (draft, text) => unsaved.set(unsavedKey(draft), { ...draft, text });
+
+  function setTexts(field, texts) {
+    for (const [index, input] of inputsOf(field).entries()) {
+      if (input.type === 'checkbox') input.checked = texts[index] !== '';
+      else if (input.value !== texts[index] || input.validity.badInput) input.value = texts[index];
+    }
+  }
+
+  const showValue = (field, name, value) => setTexts(field, EDITORS[name].show(value));
 
   function draftOf(kind, thing, name, base = thing[name]) {
     seen.set(thing.id, savedThing(kind, thing.id) ?? thing);
@@ -14769,23 +14995,23 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function beginText(field, draft) {
-    field.value = draft.base;
-    typedIn.delete(field);
-    drafts.set(field, { ...draft, shown: field.value });
+    showValue(field, draft.name, draft.base);
+    inputsOf(field).forEach(input => typedIn.delete(input));
+    drafts.set(field, { ...draft, shown: shownIn(field) });
   }
 
   function fillText(field, draft) {
     const before = drafts.get(field);
     const isSame = before?.id === draft.id;
-    if (isSame && (isTyped(field) || before.base === draft.base)) return;
+    if (isSame && (isTyped(field) || isHalfTyped(field) || before.base === draft.base)) return;
     const { selectionStart, selectionEnd, scrollTop } = field;
-    if (isTyped(field)) keepUnsaved(before, field.value);
+    if (isTyped(field)) keepUnsaved(before, valueOf(field));
     beginText(field, draft);
     const refused = unsaved.get(unsavedKey(draft));
     if (refused) {
       unsaved.delete(unsavedKey(draft));
-      drafts.set(field, refused);
-      field.value = refused.text;
+      drafts.set(field, { ...refused, shown: shownIn(field) });
+      showValue(field, draft.name, refused.text);
     }
     if (!isSame || document.activeElement !== field) return;
     field.setSelectionRange(selectionStart, selectionEnd);
@@ -14795,7 +15021,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // The user decides on a text that conflicts with other users' changes.
   function changeText(draft, text, failed, { words, ...more } = {}) {
     const { kind, name, title } = draft;
-    const act = { title: 'Renamed', notes: 'Changed the notes of' }[name] ?? 'Changed';
+    const act = { title: 'Renamed', notes: 'Changed the notes of' }[name] ?? `${fieldWords(name, text)}:`;
     const typed = { ...draft, text };
     change(kind, draft, { [name]: text }, words ?? `${act} ${kind === 'lists' ? 'the list ' : ''}${quoted(title)}`, {
       ...guarded(typed),
@@ -14854,7 +15080,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       if (!choice) continue;
       disputes.shift();
       if (choice === 'mine') insist(first);
-      if (state.open) fillTexts();
       stash();
     }
     isSettling = false;
@@ -14905,7 +15130,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const { kind, id, name, text } = typed;
     const isNew = way === 'new';
     const isGone = error.status === 404;
-    const words = value => (isText(name) ? String(value ?? '') : FIELD_WORDS[name](null, value)) || 'Nothing';
+    const words = value => (isText(name) ? String(value ?? '') : valueWords(name, value)) || 'Nothing';
     const other = savedThing(kind, id)?.[name];
     // A user who is still typing must not choose by accident, so that the title has the focus.
     return answerOf('.dispute', '#dispute-title', {
@@ -14949,11 +15174,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function typedTexts() {
-    const isKept = ([field, { name }]) => isTyped(field) && (name === 'notes' || oneLine(field.value));
+    const isKept = ([field, { name }]) => isTyped(field) && !isHalfTyped(field) && (name !== 'title' || valueOf(field));
     const tags = find('.detail-tag').value;
     return [
       ...untaken,
-      ...[...drafts].filter(isKept).map(([field, draft]) => ({ ...draft, text: field.value })),
+      ...[...drafts].filter(isKept).map(([field, draft]) => ({ ...draft, text: valueOf(field) })),
       ...unsaved.values(),
       ...(state.open && tags ? [typedTags(state.open, tags)] : []),
       ...queue.jobs.map(job => job.typed),
@@ -15638,6 +15863,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }),
     // Texts stay selectable where they can't be changed, everything else is switched off.
     '.detail-title, .detail-notes': ({ isFixed }) => ({ readOnly: isFixed }),
+    '.notes-view': ({ item, isFixed }) => ({ children: item ? notesView(isFixed) : [] }),
     '.detail-notes': ({ isFixed }) => ({ placeholder: isFixed ? 'No notes' : 'Anything worth remembering' }),
     '.detail fieldset, .detail-list': ({ isFixed }) => ({ disabled: isFixed }),
     '.detail-tag, .detail-delete': ({ isFixed }) => ({ hidden: isFixed }),
@@ -15650,13 +15876,32 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       checked: (item?.priority ?? 0) === level,
     })),
     '.clear-due': ({ item }) => ({ 'aria-pressed': !item?.due }),
+    ...each(['due', 'start-'], name => `.detail-${name === 'due' ? '' : name}time`, (name, { isFixed }) => ({
+      disabled: isFixed || !find(`.detail-${name.replace('-', '')}`).value,
+    })),
+    '.repeat-words': ({ item }) => {
+      const rule = item && valueOf(find('.repeat-field'));
+      return { hidden: !rule, children: [rule && repeatWords(rule)] };
+    },
+    '.repeat-every, .repeat-rest': () => ({ hidden: !find('.repeat-unit').value }),
+    '.repeat-units': () => ({ children: [`${UNITS[find('.repeat-unit').value] ?? 'weekday'}s`] }),
+    '.repeat-days': () => ({ hidden: find('.repeat-unit').value !== 'WEEKLY' }),
+    ...each(WEEKDAYS, day => `.repeat-days [value=${day}] + span`, day => ({
+      children: [weekdayName(day, shortWeekdayFormat)],
+    })),
+    '.repeat-on': () => ({ hidden: !hasDates(find('.repeat-unit').value) || find('.repeat-on').options.length < 2 }),
+    ...each(['count', 'until'], end => `.repeat-${end}`, end => {
+      const isShown = find('.repeat-end').value === end.toUpperCase();
+      return { hidden: !isShown, required: isShown };
+    }),
+    '.repeat-acts': ({ item, isFixed }) => ({ hidden: !item?.repeat || isFixed }),
     '.detail-tags': ({ item, isFixed }) => ({ children: item?.tags.map(isFixed ? tagButton : removableTag) ?? [] }),
     '#known-tags': () => ({ children: [...state.knownTags].slice(0, 200).map(tag => option(tag)) }),
     '.detail-list': ({ item }) => ({
       children: state.lists.filter(list => item && mayMove(item, list)).map(({ id, title }) => option(id, title)),
       value: item?.list ?? '',
     }),
-    '.history-list': () => ({ children: state.history.map(historyLine) }),
+    '.history-list': () => ({ children: state.open ? historyView() : [] }),
     '.history-more': () => ({ hidden: state.nextHistory === null }),
     '.detail-created': ({ item }) => ({ children: item?.created_at ? ['Added ', agoTime(item.created_at)] : [] }),
     '.gate': () => ({ hidden: gate.resolve === null }),
@@ -15714,11 +15959,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const place = row && shownRows().indexOf(row);
     const known = facts();
     bound ??= Object.entries(BINDINGS).map(([selector, properties]) => [findAll(selector), properties]);
+    fillDetails();
     for (const [nodes, properties] of bound) {
       const values = properties(known);
       for (const node of nodes) setAll(node, values);
     }
-    fillDue();
+    growTitle();
     document.title = `${gate.resolve ? gateTitle() : viewTitle()} · tornado_todo`;
     if (document.activeElement === focused) return;
     if (focused.isConnected) focused.focus({ preventScroll: true });
@@ -15823,12 +16069,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // ---- Details of a to-do ------------------------------------------------------------------------------
 
   function openDetail(item, { takeFocus = true } = {}) {
-    saveDetailTexts();
-    due.isTyped = false;
+    saveDetails();
     Object.assign(state, { history: [], nextHistory: null });
     keep({ open: savedThing('todos', item.id) ?? item });
     settleLayout();
-    fillTexts();
     loadHistory();
     for (const part of findAll('.detail, .detail-body')) part.scrollTop = 0;
     if (!takeFocus) return;
@@ -15839,7 +16083,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function closeDetail() {
     if (!saved.open) return;
-    saveDetailTexts();
+    saveDetails();
     const hadFocus = find('.detail').contains(document.activeElement);
     const row = rowOf(saved.open.id);
     keep({ open: null });
@@ -15849,66 +16093,73 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     else focusStart();
   }
 
-  function fillTexts() {
-    for (const name of ['title', 'notes']) fillText(find(`.detail-${name}`), draftOf('todos', state.open, name));
-    growTitle();
-  }
-
   // Where field-sizing isn't known the title's box is fitted by hand.
+  let grownFor = '';
+
   function growTitle() {
     const title = find('.detail-title');
+    if (!state.open || title.value === grownFor) return;
+    grownFor = title.value;
     title.style.height = 'auto';
     title.style.height = `${title.scrollHeight}px`;
   }
 
   const removableTag = tag => filterChip(tag, `Remove the tag ${tag}`, { key: tag, ...action('removeTag', tag) });
+  const detailFields = () => findAll('.detail [data-field]');
 
-  function saveDetailTexts() {
+  function fillDetails() {
     if (!state.open) return;
-    addTag();
-    saveTypedDue();
-    for (const field of findAll('.detail-title, .detail-notes')) saveText(field);
+    setAll(find('.repeat-on'), repeatOn(state.open));
+    for (const field of detailFields()) fillText(field, draftOf('todos', state.open, field.dataset.field));
   }
 
-  function saveText(field) {
-    if (!isTyped(field)) return;
+  function saveDetails() {
+    if (!state.open) return;
+    addTag();
+    detailFields().forEach(saveField);
+  }
+
+  function saveField(field) {
     const draft = drafts.get(field);
+    if (!draft || (isHalfTyped(field) ? complainOfHalf(field) : !isTyped(field))) return;
+    const value = valueOf(field);
     const isTitle = draft.name === 'title';
-    const text = isTitle ? oneLine(field.value) : field.value;
-    if (isTitle && !text) field.value = draft.shown;
-    if (isTitle && (!text || complainOfTitle(text))) return;
-    const typed = field.value;
-    drafts.set(field, { ...draft, base: text, shown: typed });
-    if (text === draft.base) return;
-    changeText(draft, text, () => {
-      // The view rolls back to the server's state, the field keeps the typed text.
+    if (isTitle && !value) field.value = draft.base;
+    if (isTitle && (!value || complainOfTitle(value))) return;
+    const typed = textsOf(field);
+    beginText(field, { ...draft, base: value });
+    if (value === draft.base) return;
+    changeText(draft, value, () => {
+      // The view rolls back to the server's state, the field keeps what was typed.
       if (drafts.get(field)?.id === draft.id) {
-        field.value = typed;
+        setTexts(field, typed);
         drafts.set(field, draft);
-      } else keepUnsaved(draft, typed);
+      } else keepUnsaved(draft, value);
       return false;
     });
   }
 
-  const saveNotesSoon = debounce(() => saveText(find('.detail-notes')), NOTES_PAUSE);
+  let shownNotes = {}; // described again only when they have changed
 
-  // A browser reports a date after each key: the year 2026 is also the years 2, 20 and 202. The field is
-  // read when the field is left, at Enter, or after a pause.
-  const due = { isTyped: false, base: null, values: [] }; // what the fields were filled with
-  const dueFields = () => [find('.detail-due'), find('.detail-time')];
-
-  function fillDue() {
-    const { open } = state;
-    if (!open) return;
-    const isTimed = Boolean(open.due?.includes('T'));
-    const values = [open.due ? dayText(dueMoment(open.due)) : '', isTimed ? timeText(dueMoment(open.due)) : ''];
-    if (!due.isTyped) Object.assign(due, { base: open.due, values });
-    for (const [index, field] of dueFields().entries()) {
-      const isLeft = field.validity.badInput && field !== document.activeElement;
-      if (!due.isTyped && (isLeft || field.value !== values[index])) field.value = values[index];
-    }
-    find('.detail-time').disabled = !find('.detail-due').value || isLocked(open);
+  function notesView(isFixed) {
+    const text = find('.detail-notes').value;
+    const isSame = text === shownNotes.text && isFixed === shownNotes.isFixed;
+    if (!isSame) shownNotes = { text, isFixed, views: notesViews(text, isFixed ? null : tickNote) };
+    return shownNotes.views;
   }
+
+  function tickNote(number) {
+    const field = find('.detail-notes');
+    const lines = field.value.split('\n');
+    lines[number] = lines[number].replace(/\[([ xX])\]/, (box, mark) => (mark === ' ' ? '[x]' : '[ ]'));
+    field.value = lines.join('\n');
+    saveField(field);
+  }
+
+  const clickNotes = (view, { target }) =>
+    target.closest('a, input') || !getSelection().isCollapsed || isLocked(state.open) || find('.detail-notes').focus();
+
+  const saveNotesSoon = debounce(() => saveField(find('.detail-notes')), NOTES_PAUSE);
 
   // A year of two digits is in this century. A past one is probably half of a year, such as the 20 of
   // 2031; the field's limits refuse it.
@@ -15918,47 +16169,64 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return field.validity.valid;
   }
 
-  function typeDue() {
-    due.isTyped = true;
-    find('.detail-time').disabled = !find('.detail-due').value;
-    saveDueSoon();
-  }
+  const isHalfTyped = field => field.matches('fieldset') && !inputsOf(field).every(isWholeDate);
 
   // A half-typed value stays while the cursor is in it, also while another window has the focus.
-  function saveTypedDue() {
-    const isTyped = due.isTyped || dueFields().some(field => field.validity.badInput);
-    if (!isTyped || !state.open) return;
-    const isWhole = dueFields().every(isWholeDate);
-    if (!isWhole && dueFields().includes(document.activeElement)) return;
-    due.isTyped = false;
-    const typed = dueFields().map(field => field.value);
-    if (!isWhole) complain('The date is not complete. The previous one was kept.');
-    else if (String(typed) !== String(due.values)) saveDue(dueOf(...typed), due.base);
-    render();
+  function complainOfHalf(field) {
+    if (field.contains(document.activeElement)) return true;
+    const what = drafts.get(field).name === 'repeat' ? 'repeat' : 'date';
+    complain(`The ${what} is not complete. The previous one was kept.`);
+    beginText(field, drafts.get(field));
+    return true;
   }
 
-  const saveDueSoon = debounce(saveTypedDue, DUE_PAUSE);
-
-  function saveDue(value, base = state.open.due) {
-    if (value === state.open.due) return;
-    const words = value ? `Due ${friendlyDue(value).text}` : 'No due date';
-    choose('due', base, value, { words: `${words}: ${quoted(state.open.title)}`, said: `${words}.` });
+  // A browser reports a date after each key: the year 2026 is also the years 2, 20 and 202. The fields of a
+  // fieldset are read when it is left, at Enter, or after a pause.
+  function typeField() {
+    paint();
+    saveFieldsSoon();
   }
 
-  function quickDue({ dataset: { days } }) {
-    saveDue(days ? dueOf(dayFromNow(Number(days)), find('.detail-time').value) : null);
-  }
+  const saveFieldsSoon = debounce(() => findAll('fieldset[data-field]').forEach(saveField), DUE_PAUSE);
 
-  function choosePriority({ value }) {
-    const { priority, title } = state.open;
-    const words = `Priority ${PRIORITIES[value].toLowerCase()}: ${quoted(title)}`;
-    choose('priority', priority, Number(value), { words });
+  function showMoment(value) {
+    const isTimed = value?.includes('T');
+    return [value ? dayText(dueMoment(value)) : '', isTimed ? timeText(dueMoment(value)) : ''];
   }
 
   // A choice, like a text, replaces only the one that the user saw.
-  function choose(name, base, value, more) {
-    changeText(draftOf('todos', state.open, name, base), value, () => false, more);
+  function choose(name, value, more) {
+    changeText(draftOf('todos', state.open, name), value, () => false, more);
   }
+
+  // A button replaces what is half typed in the fields beside it.
+  function chooseIn(field, value) {
+    const { name } = drafts.get(field);
+    beginText(field, drafts.get(field));
+    if (value !== state.open[name]) choose(name, value, { said: `${fieldWords(name, value)}.` });
+  }
+
+  function quickDue(chip) {
+    const { days } = chip.dataset;
+    const time = find('.detail-time').value;
+    chooseIn(chip.closest('fieldset'), days ? dueOf(dayFromNow(Number(days)), time) : null);
+  }
+
+  const endSeries = node => chooseIn(node.closest('fieldset'), null);
+
+  function skipOpen() {
+    saveDetails();
+    const { id, title } = state.open;
+    command({
+      kind: 'todos',
+      words: `Skipped ${quoted(title)} once`,
+      offersUndo: true,
+      request: { method: 'POST', path: `/api/todos/${id}/skip${zoneQuery()}` },
+      accept: () => loadHistory(),
+    });
+  }
+
+  const choosePriority = ({ value }) => choose('priority', Number(value));
 
   const typedTags = (item, text) => ({ ...draftOf('todos', item, 'tags'), text });
 
@@ -16001,43 +16269,89 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const listName = id => listById(id)?.title ?? 'another list';
 
-  const FIELD_WORDS = {
-    title: (before, after) => `Renamed from ${quoted(before)} to ${quoted(after)}`,
-    completed: (before, after) => (after ? 'Completed' : 'Reopened'),
-    due: (before, after) => (after ? `Due ${friendlyDue(after).text}` : 'Due date removed'),
-    priority: (before, after) => (after ? `Priority ${PRIORITIES[after].toLowerCase()}` : 'Priority removed'),
-    tags: (before, after) => (after.length ? `Tagged ${after.join(', ')}` : 'Tags removed'),
-    notes: (before, after) => (after ? 'Notes changed' : 'Notes removed'),
-    list: (before, after) => `Moved to ${listName(after)}`,
-    order: () => 'Reordered',
+  // The words follow from the names and values that the API has, so that a new field needs none here.
+  const VALUES = {
+    priority: level => PRIORITIES[level],
+    list: listName,
+    repeat: repeatWords,
+    reminders: reminders => reminders.map(reminderWords).join(', '),
   };
-  const ACTION_WORDS = {
-    create: 'Created',
-    delete: 'Moved to the trash',
-    restore: 'Restored',
-    purge: 'Deleted for good',
-  };
+  const isNothing = value => !value || value.length === 0;
+  const capitalised = text => text.charAt(0).toUpperCase() + text.slice(1);
+  const fieldName = name => capitalised(name.replaceAll('_', ' '));
 
-  function describeChange({ action, before, after }) {
-    if (ACTION_WORDS[action]) return ACTION_WORDS[action];
-    if (!before || !after) return before ? 'Moved to another list' : 'Moved here from another list';
-    const isChanged = name => JSON.stringify(before[name]) !== JSON.stringify(after[name]);
-    const changed = Object.keys(FIELD_WORDS).filter(isChanged);
-    const telling = changed.length > 1 ? changed.filter(name => name !== 'order') : changed;
-    return telling.map(name => FIELD_WORDS[name](before[name], after[name])).join('; ') || 'Changed';
+  function momentWords(value) {
+    const moment = dueMoment(value);
+    const day = (moment.getFullYear() === new Date().getFullYear() ? dayFormat : yearFormat)(moment);
+    return value.includes('T') ? `${day}, ${clockFormat(moment)}` : day;
   }
+
+  function reminderWords({ at, before, of }) {
+    if (at) return momentWords(at);
+    return `${plural(before, 'minute', 'minutes')} before it ${of === 'start' ? 'starts' : 'is due'}`;
+  }
+
+  function valueWords(name, value) {
+    if (isNothing(value)) return '';
+    if (VALUES[name]) return VALUES[name](value);
+    if (Array.isArray(value)) return value.join(', ');
+    if (/^\d{4}-\d\d-\d\d(?:T|$)/.test(value)) return momentWords(value);
+    return typeof value === 'string' ? quoted(value) : String(value);
+  }
+
+  function fieldWords(name, value) {
+    return isNothing(value) ? `${fieldName(name)} removed` : `${fieldName(name)} ${valueWords(name, value)}`;
+  }
+
+  const ACTION_WORDS = {
+    create: 'created it',
+    delete: 'moved it to the trash',
+    restore: 'restored it',
+    purge: 'deleted it for good',
+  };
+  const BESIDE = /_at$|^(?:id|url|revision|order)$/; // follow from other changes
+
+  function fieldSentence(name, before, after) {
+    const [from, to] = [before, after].map(value => valueWords(name, value));
+    if (name === 'completed') return after ? 'completed it' : 'reopened it';
+    if (!from) return `set ${fieldName(name)} to ${to}`;
+    return to ? `changed ${fieldName(name)} from ${from} to ${to}` : `removed ${fieldName(name)}, which was ${from}`;
+  }
+
+  function changeSentence({ action, before, after }) {
+    if (ACTION_WORDS[action]) return ACTION_WORDS[action];
+    if (!before || !after) return before ? 'moved it to another list' : 'moved it here from another list';
+    const isChanged = name => !BESIDE.test(name) && JSON.stringify(before[name]) !== JSON.stringify(after[name]);
+    const changed = Object.keys({ ...before, ...after }).filter(isChanged);
+    return changed.map(name => fieldSentence(name, before[name], after[name])).join('; ') || 'moved it within the list';
+  }
+
+  const describeChange = change => capitalised(changeSentence(change));
 
   // In a list of one's own it was always oneself.
   function whoDid({ user }) {
     if (!isShared(listById(state.open?.list)) || user === undefined) return '';
-    if (user === access.session?.user && !access.link) return 'you, ';
-    return `${user ?? 'a deleted user'}, `;
+    return user === access.session?.user && !access.link ? 'You' : (user ?? 'A deleted user');
   }
 
-  function historyLine(change) {
-    return h('li', {},
-      h('span.history-what', { dir: 'auto' }, change.problem ?? describeChange(change)),
-      change.at && h('span.history-when.soft', { dir: 'auto' }, whoDid(change), agoTime(change.at)));
+  function historyEntry(change) {
+    const who = whoDid(change);
+    const what = change.problem ?? (who ? `${who} ${changeSentence(change)}` : describeChange(change));
+    const undoes = action(() => undo({ text: what, batch: change.batch }));
+    return h('li.history-entry', { key: change.revision },
+      h('span.history-what', { dir: 'auto' }, what),
+      change.at && h('span.history-when.row.soft', {},
+        h('time', { dateTime: change.at, title: fullFormat(change.at) }, clockFormat(change.at)),
+        !isLocked(state.open) && button('link', { ...undoes, 'aria-label': `Undo: ${what}` }, 'Undo')));
+  }
+
+  function historyView() {
+    const dayOf = ({ at }) => at && dayText(new Date(at));
+    return state.history.flatMap((change, index, all) => [
+      change.at && dayOf(change) !== dayOf(all[index - 1] ?? {}) &&
+        h('li.history-day.soft', { key: dayOf(change) }, friendlyDue(dayOf(change)).text),
+      historyEntry(change),
+    ]);
   }
 
   async function loadHistory(query = `?limit=${PAGE_SIZE}`) {
@@ -16138,7 +16452,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   async function endSession(path) {
-    saveDetailTexts();
+    saveDetails();
     if (queue.running) await Promise.race([queue.idle, sleep(3000)]);
     if (queue.jobs.length) {
       const lost = `${changesText(queue.jobs.length)} not sent yet and would be lost.`;
@@ -16359,7 +16673,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // From the machine's own user to an account. The former's pending commands have to be sent first.
   async function changeUser() {
     closeDrawer();
-    saveDetailTexts();
+    saveDetails();
     await queue.idle;
     // Since the page was loaded, another user may have made the first account.
     const session = await openGate(await askSession());
@@ -16750,7 +17064,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       await sync();
       want('all');
     }
-    if (state.open && isLocked(state.open)) saveDetailTexts();
+    if (state.open && isLocked(state.open)) saveDetails();
     if (find('.share').open && !find('.share .entries :focus')) loadSharing();
   }
 
@@ -16800,9 +17114,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const ACTIONS = {
     addMember, changePassword, changeUser, chooseSort, clearCompleted, clearSearch, closeDetail, closeDialog,
     closeDrawer, copy, deleteAccount, deleteList, emptyTrash, focusStart, hideToast, leaveGate, leaveList, loadMore,
-    makeInvite, makeLink, makeToken, openAccount, openDrawer, openHelp, openSharing, choosePriority, quickDue,
-    signIn, signOut, signOutEverywhere, signUp, startNewList, switchForm, toggleAll, toggleDone, toggleOptions,
-    visitPlace, wakeRetry,
+    makeInvite, makeLink, makeToken, openAccount, openDrawer, openHelp, openSharing, choosePriority, endSeries,
+    quickDue, signIn, signOut, signOutEverywhere, signUp, skipOpen, startNewList, switchForm, toggleAll, toggleDone,
+    toggleOptions, visitPlace, wakeRetry,
     showPassword: node => showPassword(node),
     startRename: () => startRename(),
     loadAgain: () => sync({ moved: true }),
@@ -16819,11 +17133,23 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const act = (node, event) => (node.act ?? ACTIONS[node.dataset.action])(node, event);
 
-  // Double-clicks with a finger are unreliable; a tap opens the details, where the title can be edited too.
+  // A click on a title opens its details, a double click edits it. Where opening would move the row, a click of a
+  // mouse waits for a second one; with a finger, double clicks are unreliable, and the details can be edited.
+  let clicked = null;
+
   function clickTitle(label, event) {
+    clearTimeout(clicked);
+    if (event.target.closest('a') || event.detail > 1 || !getSelection().isCollapsed) return;
+    const { id } = itemOf(label);
     const isFinger = event.pointerType === 'touch';
-    const item = itemOf(label);
-    if (isFinger || (state.open && state.open.id !== item.id)) openDetail(item, { takeFocus: isFinger });
+    const open = () => itemById(id) && state.open?.id !== id && openDetail(itemById(id), { takeFocus: isFinger });
+    if (isFinger || state.open) open();
+    else clicked = setTimeout(open, DOUBLE_CLICK);
+  }
+
+  function editTitle(label, event) {
+    clearTimeout(clicked);
+    if (!event.target.closest('a')) startEdit(itemOf(label));
   }
 
   // The page's listeners: kind of event, selector, and what is done with the element.
@@ -16832,11 +17158,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ['change', ':is(input, select)[data-action]', act],
     ['submit', 'form', submitForm],
     ['click', '.todo-list label', clickTitle],
-    ['dblclick', '.todo-list label', label => startEdit(itemOf(label))],
+    ['dblclick', '.todo-list label', editTitle],
+    ['click', '.notes-view', clickNotes],
     ['dblclick', 'h1', () => !find('.list-tools').hidden && !isOthers(currentList()) && startRename()],
     ['focusout', '.edit, .rename-list', field => endInPlace(field)],
     ['focusout', '.new-list', field => field.hidden || createList()],
-    ['focusout', '.detail-due, .detail-time', () => saveTypedDue()],
+    ['focusout', 'fieldset[data-field]', (field, event) => field.contains(event.relatedTarget) || saveField(field)],
     ['paste', '.new-todo', takeLines],
     ['drop', '.new-todo', takeLines],
     ['input', '.composer :is(input, select)', (field, event) => event.isComposing || readTitleSoon()],
@@ -16844,8 +17171,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ['input', '.search', () => search()],
     ['input', '.detail-title', growTitle],
     ['input', '.detail-notes', () => saveNotesSoon()],
-    ['input', '.detail-due, .detail-time', typeDue],
-    ['change', '.detail-title, .detail-notes', saveDetailTexts],
+    ['input', 'fieldset[data-field]', typeField],
+    ['change', '.detail-title, .detail-notes', saveDetails],
     ['change', '.detail-tag', addTag],
     ['toggle', '.history', () => loadHistory()],
     ['toggle', '.part', openPart],
@@ -16902,9 +17229,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     [['Enter'], '.new-list', createList],
     [['Escape'], '.new-list', endNewList],
     [['Enter'], '.search', () => search.now()],
-    [['Enter'], '.detail-title', saveDetailTexts],
+    [['Enter'], '.detail-title', saveDetails],
     [['Escape'], '.detail-title', discardTitle],
-    [['Enter'], '.detail-due, .detail-time', saveTypedDue],
+    [['Enter'], '.detail fieldset input', input => saveField(input.closest('fieldset'))],
     [['Enter', ','], '.detail-tag', addTag],
     [['Backspace'], '.detail-tag', removeLastTag],
     [['Mod+z'], '*', node => takeBackByKey(node, undo), 'Undo'],
@@ -16948,7 +17275,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function takeBackByKey(node, turn) {
     if (hasOwnUndo(node)) return false;
-    saveTypedDue();
+    saveDetails();
     turn();
     return true;
   }
@@ -16961,7 +17288,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function discardTitle(field) {
-    field.value = drafts.get(field).shown;
+    beginText(field, drafts.get(field));
     return false;
   }
 
@@ -17007,7 +17334,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const before = state.view;
     const view = parseHash(location.hash);
     if (state.loaded && hashOf(view) === hashOf(before)) return null; // only the details were closed
-    saveDetailTexts();
+    saveDetails();
     saveInPlace();
     state.view = view;
     remember('show', { ...recall('show', {}), [viewKey()]: view.show });
@@ -17028,7 +17355,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function leavePage() {
     if (access.leaving) return;
     const createTyped = () => find('.new-list').hidden || createList();
-    for (const part of [saveDetailTexts, saveInPlace, createTyped, flushQueue, () => stash({ isLeft: true }), letGo]) {
+    for (const part of [saveDetails, saveInPlace, createTyped, flushQueue, () => stash({ isLeft: true }), letGo]) {
       try {
         part();
       } catch (error) {
@@ -17070,7 +17397,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       if (((state.away || gate.resolve) && queue.jobs.length) || !stash()) event.preventDefault();
     });
     document.addEventListener('visibilitychange', () => {
-      if (document.hidden) saveDetailTexts();
+      if (document.hidden) saveDetails();
       else wake();
       stash();
     });
