@@ -249,6 +249,19 @@ def titles(client, query="") -> list[str]:
     return [todo["title"] for todo in answer.json()]
 
 
+def say(client, todo_id: str, text: str = "Done.") -> dict:
+    """Comment on a to-do."""
+    answer = client.post(f"/api/todos/{todo_id}/comments", {"text": text})
+    assert answer.status == 201, answer.body
+    return answer.json()
+
+
+def comments_on(client, todo_id: str) -> list[dict]:
+    answer = client.get(f"/api/todos/{todo_id}/comments")
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
 def undo(client, batch=None) -> dict:
     answer = client.post("/api/undo", {"batch": batch} if batch else {})
     assert answer.status == 200, answer.body
@@ -2062,7 +2075,7 @@ def test_two_posts_at_once_are_both_kept(client):
 
 FIELDS = [
     "id", "url", "list", "title", "completed", "completed_at", "order", "notes", "due", "start", "reminders", "repeat",
-    "priority", "tags", "created_at", "updated_at", "deleted_at", "revision",
+    "priority", "tags", "assignee", "comments", "created_at", "updated_at", "deleted_at", "revision",
 ]  # fmt: skip
 
 
@@ -4060,7 +4073,7 @@ def test_purged_todo_leaves_no_trace_in_the_tables(tmp_path, headers):
 def indexed_threes(path) -> set:
     """The sequences of three characters in the search index of a file."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE VIRTUAL TABLE temp.terms USING fts5vocab(main, todos_search, row)")
+        connection.execute("CREATE VIRTUAL TABLE temp.terms USING fts5vocab(main, todos_texts, row)")
         return {row[0] for row in connection.execute("SELECT term FROM temp.terms")}
 
 
@@ -4668,6 +4681,21 @@ def test_search_finds_words_whatever_their_case_and_accents(searched, title, que
     assert titles(searched, f"?q={urllib.parse.quote(query)}") == [title, "other"]
 
 
+def test_search_finds_tags_and_comments(client):
+    first, second = add(client, "milk", tags=["Crème brûlée", "shop"]), add(client, "bread")
+    comment = say(client, second["id"], "The BAKER is closed")
+    assert titles(client, "?q=BRULEE+ilk") == ["milk"] and titles(client, "?q=baker+bread") == ["bread"]
+    assert titles(client, "?q=milkcreme") == titles(client, "?q=breadthe") == []
+    path = f"/api/todos/{second['id']}/comments/{comment['id']}"
+    assert client.patch(path, {"text": "open"}).status == 200
+    assert titles(client, "?q=baker") == [] and titles(client, "?q=open") == ["bread"]
+    assert client.delete(path).status == 204 and titles(client, "?q=open") == []
+    undo(client)
+    assert titles(client, "?q=open") == ["bread"]
+    assert client.patch("/api/todos?q=shop", {"priority": 1}).json()["count"] == 1
+    assert show(client, first["id"])["priority"] == 1
+
+
 def test_search_needs_all_words_in_any_sequence_in_title_or_notes(client):
     add(client, "buy milk", notes="and bread")
     add(client, "milk")
@@ -4730,6 +4758,12 @@ async def index_more(database, entries=100) -> None:
         await database.transaction(database._index.follow)
 
 
+async def change_a_comment(dice: random.Random, service, user, todo_id: str):
+    comments = await service.queries(user).comments(todo_id)
+    text = dice.choice((None, odd_text(dice, 30)))
+    return await service.change_comment(user, todo_id, dice.choice(comments).id if comments else todo_id, text)
+
+
 async def change_something(dice: random.Random, service, user, ids: list) -> None:
     """Do something with one of these to-dos or a few; what another change has made impossible fails."""
     todo_id, title, notes = dice.choice(ids), odd_text(dice, 12), odd_text(dice, 30)
@@ -4743,6 +4777,10 @@ async def change_something(dice: random.Random, service, user, ids: list) -> Non
         lambda: service.restore(user, todo_id),
         lambda: service.undo(user, None),
         lambda: service.patch_all(user, tornado_todo.TodoFilter(q=(title[:1] or "a",)), {"notes": title}, None),
+        lambda: service.patch(user, todo_id, {"tags": ["x", "y" + title.replace(",", " ").strip()]}, None),
+        lambda: service.add_comment(user, todo_id, notes),
+        lambda: service.add_comment(user, dice.choice(ids[:3]), notes),
+        functools.partial(change_a_comment, dice, service, user, dice.choice(ids[:3])),
     ]
     try:
         done = (await dice.choice(acts)()).result
@@ -4776,7 +4814,7 @@ async def test_search_by_index_finds_the_same_as_a_scan(indexed_service, seed):
         await change_something(dice, service, user, ids)
         if dice.random() < 0.5:
             await index_more(database, dice.choice((3, 1000)))
-        texts = await database.fetch("SELECT search FROM todos")
+        texts = await database.fetch("SELECT search || tag_keys || said FROM todos")
         for _ in range(10):
             text = dice.choice(texts)[0] if dice.random() < 0.8 else odd_text(dice, 6)
             start = dice.randrange(len(text))
@@ -4816,7 +4854,7 @@ async def test_search_index_is_used_for_rare_words_only(indexed_service):
 def search_state(folder) -> tuple:
     """The revision that the index of a file has reached, and the newest."""
     with contextlib.closing(sqlite3.connect(folder / "todos.db")) as connection:
-        states = "SELECT end_number FROM todos_search_state", "SELECT max(revision) FROM changes"
+        states = "SELECT end_number FROM todos_texts_state", "SELECT max(revision) FROM changes"
         return tuple(connection.execute(sql).fetchone()[0] for sql in states)
 
 
@@ -4834,7 +4872,7 @@ def made_from_dump(connection) -> None:
 
 
 def damaged_index(connection) -> None:
-    connection.execute("UPDATE todos_search_data SET block = x'ffffffffffffffff' WHERE id > 10")
+    connection.execute("UPDATE todos_texts_data SET block = x'ffffffffffffffff' WHERE id > 10")
 
 
 def vacuumed(connection) -> None:
@@ -4842,11 +4880,11 @@ def vacuumed(connection) -> None:
 
 
 def without_state(connection) -> None:
-    connection.execute("DROP TABLE todos_search_state")
+    connection.execute("DROP TABLE todos_texts_state")
 
 
 def without_index(connection) -> None:
-    connection.execute("DROP TABLE todos_search")
+    connection.execute("DROP TABLE todos_texts")
 
 
 @pytest.mark.slow
@@ -4882,7 +4920,7 @@ async def test_damaged_search_index_of_an_open_database_is_made_again(service, w
             assert [todo.title for todo in await queries.todos(milk, page)] == ["milk"] and not narrowing.used
         else:
             await service.create(user, {"title": "milky"})
-            connection.execute("UPDATE todos_search_data SET block = x'ff' WHERE id = 10")
+            connection.execute("UPDATE todos_texts_data SET block = x'ff' WHERE id = 10")
             with pytest.raises(tornado_todo.TodoError):
                 await index_more(database)
     await index_more(database)
@@ -4937,7 +4975,7 @@ def test_postgres_that_refuses_the_extension_reads_every_row(fresh_postgres, cap
         run_sql(url, "CREATE EXTENSION pg_trgm")  # by an administrator
         with serving(own) as client:
             assert titles(client, "?q=ilk") == ["milk"]
-        run_sql(url, "DO $$ BEGIN ASSERT to_regclass('todos_search') IS NOT NULL; END $$")
+        run_sql(url, "DO $$ BEGIN ASSERT to_regclass('todos_texts') IS NOT NULL; END $$")
     finally:
         run_sql(url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
@@ -6204,7 +6242,7 @@ async def test_group_of_new_todos_takes_as_many_statements_as_one(service, monke
             statements.clear()
             ids = [tornado_todo.uuid7() for _ in range(count)]
             await asyncio.gather(*(service.replace(user, todo_id, {"title": "x"}, None) for todo_id in ids))
-            if not any("todos_search" in sql for sql in statements):
+            if not any("todos_texts" in sql for sql in statements):
                 break  # else the index followed the log meanwhile
         counts.append(len(statements))
     assert counts[0] == counts[1] == 8, statements
@@ -8733,6 +8771,16 @@ CELLS = [
     Cell("GET", "/api/todos/$moved/history", 200, 200, 200, 404),
     Cell("GET", "/api/todos/$secret/history", 200, 404, 404, 404),
     Cell("GET", "/api/todos/$buried/history", 200, 404, 404, 404),
+    Cell("GET", "/api/todos/$todo/comments", 200, 200, 200, 404),
+    Cell("GET", "/api/todos/$trashed/comments", 200, 200, 200, 404),
+    Cell("GET", "/api/todos/$secret/comments", 200, 404, 404, 404),
+    Cell("POST", "/api/todos/$todo/comments", 201, 201, 403, 404, {"text": "x"}),
+    Cell("POST", "/api/todos/$trashed/comments", 404, 404, 404, 404, {"text": "x"}),
+    Cell("POST", "/api/todos/$secret/comments", 201, 404, 404, 404, {"text": "x"}),
+    Cell("PATCH", "/api/todos/$todo/comments/$comment", 200, 403, 403, 404, {"text": "x"}),
+    Cell("DELETE", "/api/todos/$todo/comments/$comment", 204, 403, 403, 404),
+    Cell("DELETE", "/api/todos/$todo/comments/$remark", 204, 204, 403, 404),
+    Cell("PATCH", "/api/todos/$todo/comments/$remark", 403, 200, 403, 404, {"text": "x"}),
     Cell("POST", "/api/todos/$trashed/restore", 200, 200, 403, 404),
     Cell("POST", "/api/todos/$gone/restore", 200, 404, 404, 404),
     Cell("POST", "/api/todos/$todo/skip", 200, 200, 403, 404),
@@ -8917,6 +8965,9 @@ def furnish(town: Town) -> Estate:
     for name in ("secret", "gone", "moved"):
         ids[name] = add(ann, f"{PRIVATE} {name}", list=ids["private"], **secret)["id"]
     change(ann, ids["moved"], title=f"{SHARED} moved", list=ids["list"], **looks)
+    for name, author in (("comment", ann), ("remark", town.eve)):
+        answer = author.post(f"/api/todos/{ids['todo']}/comments", {"text": f"{SHARED} {name}"})
+        ids[name] = answer.json()["id"]
     batch = ann.patch(f"/api/todos/{ids['todo']}", {"completed": False, "title": f"{SHARED} again"})
     ids["batch"] = batch.headers["Change-Batch"]
     for name in ("trashed", "gone"):
@@ -9610,6 +9661,253 @@ async def test_names_of_get_user_that_differ_in_case_are_two_users():
         assert client.put(f"{path}/ann", {"role": "viewer"}, X_User="owner").json()["name"] == "ann"
         assert client.delete(f"{path}/Ann", X_User="owner").status == 204
         assert client.get(f"/api/lists/{list_id}", X_User="ann").status == 200
+
+
+# ==== assignees and comments =======================================================================
+
+
+# ---- assignees
+
+
+def history(client, todo_id: str) -> list[dict]:
+    return client.get(f"/api/todos/{todo_id}/history").json()
+
+
+@pytest.mark.parametrize("name", ["cid", "CID", "bob"])
+def test_todo_is_assigned_to_who_may_see_its_list(town, name):
+    todo = add(town.bob, list=shared_list(town, "viewer"), assignee=name)
+    assert todo["assignee"] == show(town.cid, todo["id"])["assignee"] == name.lower()
+    assert history(town.cid, todo["id"])[0]["after"]["assignee"] == name.lower()
+    assert change(town.bob, todo["id"], assignee=None)["assignee"] is None
+
+
+@pytest.mark.parametrize("name", ["dee", "nobody", "", "link/1"])
+def test_only_readers_of_the_list_can_be_assigned(town, name):
+    list_id = shared_list(town)
+    todo = add(town.bob, list=list_id)
+    body = {"title": "x", "list": list_id, "assignee": name}
+    for answer in (
+        town.bob.post("/api/todos", body),
+        town.cid.post("/api/todos", [body]),
+        town.cid.put(f"/api/todos/{todo['id']}", body),
+        town.bob.patch(f"/api/todos/{todo['id']}", {"assignee": name}),
+        town.bob.patch(f"/api/todos?list={list_id}", {"assignee": name}),
+        town.bob.post("/api/todos", {"title": "x", "assignee": "cid"}),
+    ):
+        assert_problem(answer, 422)
+    assert show(town.bob, todo["id"]) == todo
+
+
+def test_filter_finds_what_is_assigned_over_all_lists(town):
+    first, second = shared_list(town), add_list(town.cid)["id"]
+    mine = {add(town.bob, list=first, assignee="cid")["id"], add(town.cid, list=second, assignee="cid")["id"]}
+    bobs, nobodys = add(town.bob, list=first, assignee="bob")["id"], add(town.bob, list=first)["id"]
+    assert mine <= set(todo_ids(town.cid, "?assignee=me")) == set(todo_ids(town.cid, "?assignee=CID"))
+    assert (
+        todo_ids(town.cid, f"?assignee=bob&list={first}") == todo_ids(town.bob, f"?assignee=me&list={first}") == [bobs]
+    )
+    assert todo_ids(town.cid, f"?assignee=none&list={first}") == [nobodys]
+    assert todo_ids(town.cid, "?assignee=nobody") == []
+    assert town.cid.patch(f"/api/todos?assignee=me&list={first}", {"assignee": "bob"}).json()["count"] == 1
+    assert len(todo_ids(town.bob, f"?assignee=me&list={first}")) == 2
+
+
+def test_moved_todo_keeps_its_assignee_only_if_they_may_see_it(town):
+    here, there, other = shared_list(town), shared_list(town), add_list(town.bob)["id"]
+    todo = add(town.bob, list=here, assignee="cid")
+    assert change(town.bob, todo["id"], list=there)["assignee"] == "cid"
+    assert change(town.bob, todo["id"], list=other)["assignee"] is None
+    assert undo(town.bob)["todos"][0]["assignee"] == "cid"
+    moved = town.bob.patch(f"/api/todos?list={there}", {"list": other})
+    assert moved.json()["count"] == 1 and show(town.bob, todo["id"])["assignee"] is None
+    assert_problem(town.bob.patch(f"/api/todos/{todo['id']}", {"list": other, "assignee": "cid"}), 422, "assignee")
+
+
+@pytest.mark.parametrize("leaver", ["bob", "cid"])
+@pytest.mark.parametrize("role", ["editor", "viewer"])
+def test_assignments_end_when_a_member_leaves(town, leaver, role):
+    list_id = shared_list(town, role)
+    kept, trashed = (add(town.bob, list=list_id, assignee="cid") for _ in range(2))
+    assert town.bob.delete(f"/api/todos/{trashed['id']}").status == 204
+    removal = town.bob.patch(f"/api/todos/{kept['id']}", {"assignee": None}).headers["Change-Batch"]
+    undo(town.bob, removal)
+    unshare(getattr(town, leaver), list_id, "cid")
+    last = history(town.bob, kept["id"])[0]
+    assert (last["action"], last["user"]) == ("share", leaver)
+    assert (last["before"]["assignee"], last["after"]["assignee"]) == ("cid", None)
+    assert show(town.bob, kept["id"])["assignee"] is None
+    assert show(town.bob, kept["id"])["revision"] == last["revision"]
+    restored = town.bob.post(f"/api/todos/{trashed['id']}/restore", {}).json()
+    assert restored["assignee"] is None
+    assert undo(town.bob)["todos"][0]["id"] == trashed["id"]
+
+
+def test_undo_does_not_assign_to_who_has_left(town):
+    list_id = shared_list(town)
+    todo = add(town.bob, list=list_id, assignee="cid")
+    batch = town.bob.patch(f"/api/todos/{todo['id']}", {"assignee": None, "title": "x"}).headers["Change-Batch"]
+    unshare(town.bob, list_id, "cid")
+    assert (undone := undo(town.bob, batch)["todos"][0])["assignee"] is None and undone["title"] == "milk"
+    share(town.bob, list_id, "cid")
+    assert change(town.bob, todo["id"], assignee="cid")["assignee"] == "cid"
+
+
+def test_renamed_user_stays_assigned_under_the_new_name(own_server):
+    ann, bob = own_server.person("ann"), own_server.person("bob")
+    list_id = add_list(ann)["id"]
+    share(ann, list_id, "bob")
+    todo, path = add(ann, list=list_id, assignee="bob"), f"/api/todos?list={list_id}"
+    etag = ann.get(path).headers["ETag"]
+    own_server.run(own_server.services.accounts.rename("bob", "bea"))
+    seen = ann.get(path, If_None_Match=etag).json()[0]
+    assert seen["assignee"] == "bea" and seen["revision"] > todo["revision"]
+    assert {each["after"]["assignee"] for each in history(ann, todo["id"])} == {"bea"}
+    assert todo_ids(ann, "?assignee=bea") == todo_ids(bob, "?assignee=me") == [todo["id"]]
+
+
+def test_deleted_account_leaves_no_name_behind(own_server):
+    ann, bob = own_server.person("ann"), own_server.person("bob")
+    list_id, private = add_list(ann)["id"], add_list(bob)["id"]
+    share(ann, list_id, "bob")
+    add(bob, list=private, assignee="bob")
+    todo = add(ann, list=list_id, assignee="bob")
+    say(bob, todo["id"], "mine"), say(ann, todo["id"], "yours")
+    own_server.run(
+        own_server.services.accounts.delete_account(own_server.run(own_server.services.accounts.user("bob")))
+    )
+    seen = show(ann, todo["id"])
+    assert (seen["assignee"], seen["comments"]) == (None, 2) and seen["revision"] > todo["revision"]
+    assert [each["author"] for each in comments_on(ann, todo["id"])] == [None, "ann"]
+    text = ann.get(f"/api/todos/{todo['id']}/history").body + ann.get("/api/changes").body + ann.get("/api/export").body
+    assert b"bob" not in text and history(ann, todo["id"])[0]["action"] == "share"
+    assert own_server.sql("SELECT id FROM todos WHERE assignee_id IS NOT NULL") == []
+
+
+def test_holder_of_a_link_sees_no_names(town):
+    list_id = shared_list(town)
+    todo = add(town.bob, list=list_id, assignee="cid")
+    say(town.cid, todo["id"])
+    holder = town.server.somebody(**bearer(make_link(town.bob, list_id)[1]))
+    assert show(holder, todo["id"])["assignee"] is None and len(todo_ids(holder, "?assignee=cid")) == 0
+    assert comments_on(holder, todo["id"])[0]["author"] is None
+    change(town.bob, todo["id"], title="x")
+    assert holder.get("/api/changes").json()["changes"][-1]["after"]["assignee"] is None
+
+
+def test_one_user_can_assign_to_no_one_else(client):
+    (owner,) = client.get(f"/api/lists/{add(client)['list']}/members").json()
+    todo = add(client, assignee=owner["name"])
+    assert todo["assignee"] == owner["name"] and todo_ids(client, "?assignee=me") == [todo["id"]]
+    assert_problem(client.post("/api/todos", {"title": "x", "assignee": "ann"}), 422, "assignee")
+
+
+# ---- comments
+
+
+def test_comments_show_who_wrote_them_and_when(town):
+    todo = add(town.bob, list=shared_list(town))
+    first, second = say(town.bob, todo["id"], " one\r\ntwo\n"), say(town.cid, todo["id"])
+    assert (first["author"], first["text"]) == ("bob", "one\ntwo") and second["author"] == "cid"
+    assert comments_on(town.cid, todo["id"]) == [first, second]
+    assert show(town.bob, todo["id"])["comments"] == 2
+    path = f"/api/todos/{todo['id']}/comments/{first['id']}"
+    edited = town.bob.patch(path, {"text": "three"}).json()
+    assert edited["text"] == "three" and edited["edited_at"] >= first["created_at"]
+    assert town.bob.delete(path).status == 204 and town.bob.delete(path).status == 404
+    gone = comments_on(town.cid, todo["id"])[0]
+    assert (gone["author"], gone["text"]) == ("bob", "") and gone["deleted_at"]
+    assert show(town.bob, todo["id"])["comments"] == 1
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"text": " \n"}, {"text": "x" * 5001}, {"text": 1}, {"text": "x", "author": "ann"}]
+)
+def test_comment_that_cannot_be_kept_is_refused(client, body):
+    todo = add(client)
+    assert client.post(f"/api/todos/{todo['id']}/comments", body).status == 422
+    assert comments_on(client, todo["id"]) == []
+
+
+def test_todo_has_a_limited_number_of_comments(client, monkeypatch):
+    monkeypatch.setattr(tornado_todo, "MAX_COMMENTS", 2)
+    todo = add(client)
+    say(client, todo["id"]), say(client, todo["id"])
+    assert_problem(client.post(f"/api/todos/{todo['id']}/comments", {"text": "x"}), 409)
+
+
+def test_comments_are_in_the_history_and_can_be_undone(town):
+    todo = add(town.bob, list=shared_list(town))
+    comment = say(town.cid, todo["id"], "first")
+    path = f"/api/todos/{todo['id']}/comments/{comment['id']}"
+    town.cid.patch(path, {"text": "second"}), town.cid.delete(path)
+    undo(town.cid)
+    assert [each["text"] for each in comments_on(town.bob, todo["id"])] == ["second"]
+    newest = history(town.bob, todo["id"])[:4]
+    assert [each["action"].removeprefix("comment-") for each in newest] == ["restored", "deleted", "edited", "added"]
+    assert newest[2]["before"]["comment"] == comment and newest[2]["after"]["comment"]["text"] == "second"
+    undo(town.cid), undo(town.cid)
+    assert comments_on(town.bob, todo["id"])[0]["deleted_at"] and show(town.bob, todo["id"])["comments"] == 0
+    assert "comment" not in show(town.bob, todo["id"])
+
+
+def test_comment_changed_since_is_not_undone(client):
+    todo = add(client)
+    answer = client.post(f"/api/todos/{todo['id']}/comments", {"text": "x"})
+    client.patch(f"/api/todos/{todo['id']}/comments/{answer.json()['id']}", {"text": "y"})
+    assert_problem(client.post("/api/undo", {"batch": answer.headers["Change-Batch"]}), 409)
+    assert comments_on(client, todo["id"])[0]["text"] == "y"
+
+
+async def test_comment_is_heard_by_other_members(town):
+    todo = add(town.bob, list=shared_list(town))
+    async with hearing(town.cid) as line:
+        comment = await asyncio.to_thread(say, town.bob, todo["id"])
+        heard = (await heard_until(line, todo["id"]))[-1]
+        assert (heard["action"], heard["after"]["comment"]) == ("comment-added", comment)
+
+
+def test_comments_stay_in_the_trash_and_go_with_the_todo(own_server):
+    ann = own_server.person("ann")
+    list_id = add_list(ann)["id"]
+    first, second = add(ann), add(ann, list=list_id)
+    for todo in (first, second):
+        say(ann, todo["id"], "canary")
+    path = f"/api/todos/{first['id']}"
+    ann.delete(path)
+    assert len(comments_on(ann, first["id"])) == 1
+    ann.post(f"{path}/restore", {})
+    assert show(ann, first["id"])["comments"] == 1
+    ann.delete(path), ann.delete(f"{path}?deleted=true")
+    ann.delete(f"/api/lists/{list_id}"), ann.delete(f"/api/lists/{list_id}?deleted=true")
+    assert own_server.sql("SELECT id FROM comments") == []
+    assert own_server.sql("SELECT revision FROM changes WHERE after_image LIKE '%canary%'") == []
+
+
+def test_comments_are_exported(client):
+    todo, other = add(client), add(client)
+    comment = say(client, todo["id"])
+    exported = client.get("/api/export").json()
+    assert exported["comments"] == [{"todo": todo["id"], **comment}]
+    assert {each["id"]: each["comments"] for each in exported["todos"]} == {todo["id"]: 1, other["id"]: 0}
+
+
+def test_next_of_a_repeated_todo_has_no_comments(client):
+    todo = add(client, repeat="FREQ=DAILY", due="2099-01-01")
+    say(client, todo["id"])
+    assert change(client, todo["id"], completed=True)["comments"] == 1
+    (following,) = client.get("/api/todos?completed=false").json()
+    assert following["comments"] == 0 and comments_on(client, following["id"]) == []
+
+
+def test_many_comment_at_once(client):
+    todo = add(client)
+
+    def speak(_: int) -> None:
+        with Client(client.url) as other:
+            say(other, todo["id"])
+
+    at_once(8, speak)
+    assert show(client, todo["id"])["comments"] == len(comments_on(client, todo["id"])) == 8
 
 
 # ==== accounts: sessions =========================================================================

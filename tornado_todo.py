@@ -622,6 +622,7 @@ MAX_ITEMS = 1000  # to-dos that one request makes
 MAX_DEPTH = 32  # levels of nesting in a JSON body
 MAX_TITLE, MAX_TAGS = 500, 20  # characters of a title, tags of a to-do
 MAX_REMINDERS, MAX_BEFORE = 10, 366 * 24 * 60  # of a to-do, minutes
+MAX_COMMENT, MAX_COMMENTS = 5000, 500  # characters of a comment, comments on a to-do
 MAX_ORDER = 1e12  # beyond it too few doubles lie between two whole numbers
 NO_DUE = 2**53  # the sort key of a to-do without a due date: after every date
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -863,6 +864,13 @@ def trim(text: str) -> str:
 def clean_text(text: str) -> str:
     """Text as a browser's text area returns it: lines end with a newline, without a byte order mark."""
     return text.replace("\r\n", "\n").replace("\r", "\n").lstrip(BOM)
+
+
+def clean_comment(text: str) -> str:
+    """A comment without surrounding space; raise ValueError if it is empty."""
+    if not (text := clean_text(text).strip()):
+        raise ValueError("must not be empty")
+    return text
 
 
 def clean_line(text: str, limit: int) -> str:
@@ -1378,6 +1386,18 @@ REMINDERS = {
 }
 ARCHIVED = {"write": int, "read": bool, "patch": bool}
 TAGS = {"patch": Annotated[Tags, Meta(max_length=MAX_TAGS)] | None, "clean": clean_tags}
+ASSIGNEE = {"patch": Annotated[str, Meta(max_length=200)] | None}
+
+
+class Comment(msgspec.Struct, kw_only=True, frozen=True):
+    """A comment on a to-do. The author is null after their account was deleted; a deleted comment has no text."""
+
+    id: Annotated[str, declare("UUID", "id")]
+    author: Annotated[str | None, declare("name of the user who wrote it", "user_id")]
+    text: Annotated[str, declare("text of several lines", "text")]
+    created_at: Annotated[str, declare("when it was written", "created_at", **TIME)]
+    edited_at: Annotated[str | None, declare("when its text was changed", "edited_at", **TIME)] = None
+    deleted_at: Annotated[str | None, declare("when it was deleted", "deleted_at", **TIME)] = None
 
 
 class Todo(msgspec.Struct, kw_only=True, frozen=True):
@@ -1405,6 +1425,10 @@ class Todo(msgspec.Struct, kw_only=True, frozen=True):
     repeat: Annotated[str | None, declare("rule (RFC 5545) by which it repeats", "repeat", **REPEAT)] = None
     priority: Annotated[int, declare("0 (none) to 3 (high)", "priority", sort="priority", **PRIORITY)] = 0
     tags: Annotated[Tags, declare("words", "tags", derived=TAG_KEYS, **WORDS, **TAGS)] = []
+    # The user's id, also in images of the log; `show_all` and `TodoQueries._changes` put the name there.
+    assignee: Annotated[str | None, declare("name of the user who is to do it", "assignee_id", **ASSIGNEE)] = None
+    comments: Annotated[int, declare("number of its comments", "comment_count", undo=False)] = 0
+    comment: Comment | UnsetType = UNSET  # the one that a change in the log is about
     created_at: Annotated[str, declare("when it was made", "created_at", sort="created_at", undo=False, **TIME)]
     updated_at: Annotated[str, declare("when it was changed", "updated_at", sort="updated_at", undo=False, **TIME)]
     deleted_at: Annotated[str | None, declare("when it was put into the trash", "deleted_at", **TIME)] = None
@@ -1464,6 +1488,12 @@ class Template(msgspec.Struct, kw_only=True, frozen=True):
     revision: Annotated[int, declare("raised by every change", "revision", undo=False)] = 0
 
 
+ACTIONS = (
+    "create, update, delete, restore, reorder, arrange, share, purge, filter, template,"
+    " comment-added, comment-edited, comment-deleted, comment-restored"
+)
+
+
 class Change(msgspec.Struct, kw_only=True, frozen=True):
     """One row of the change log. An image is null if there was nothing that the caller may see."""
 
@@ -1473,9 +1503,7 @@ class Change(msgspec.Struct, kw_only=True, frozen=True):
     user: Annotated[str | None, declare("name of the user who made it", "user_id")]
     list: Annotated[str, declare("id of the list", "list_id")]
     todo: Annotated[str | None, declare("id of the to-do; null where the list itself changed", "todo_id")]
-    action: Annotated[
-        str, declare("create, update, delete, restore, reorder, arrange, share, purge, filter, template", "action")
-    ]
+    action: Annotated[str, declare(ACTIONS, "action")]
     before: Annotated[msgspec.Raw, declare("the to-do or list before", "before_image", **IMAGE)]
     after: Annotated[msgspec.Raw, declare("the to-do or list after", "after_image", **IMAGE)]
 
@@ -1506,6 +1534,7 @@ LIST_UNDOABLE = tuple(name for name, declared in LIST_FIELDS.items() if declared
 ARRANGED = ("order", "colour", "archived")  # fields of a list that each of its readers has for themselves
 SORT_COLUMNS = {name: declared.sort for name, declared in TODO_FIELDS.items() if declared.sort}
 CLEANERS = {name: declared.clean for name, declared in TODO_FIELDS.items() if declared.clean} | {
+    "text": clean_comment,
     "time_zone": lambda name: name and clean_zone(name),
     "batch": clean_id,
 }
@@ -1566,6 +1595,12 @@ class NewListFields(msgspec.Struct, kw_only=True):
 
     title: Annotated[str, Meta(max_length=2000)] | UnsetType = UNSET
     day: str | UnsetType = UNSET
+
+
+class CommentFields(msgspec.Struct, kw_only=True):
+    """The text of a comment."""
+
+    text: Annotated[str, Meta(max_length=MAX_COMMENT)]
 
 
 class UndoFields(msgspec.Struct, kw_only=True):
@@ -1634,6 +1669,7 @@ class TodoFilter(msgspec.Struct, kw_only=True, frozen=True):
     start: tuple[str, str] | str | None = None
     tag: Sequence[str] = ()
     priority: Sequence[int] = ()
+    assignee: str = ""
     q: Sequence[str] = ()
     deleted: bool = False
     archived: bool = False
@@ -2696,11 +2732,13 @@ class Probe(NamedTuple):
 
 
 class Searched(NamedTuple):
-    """A column that is searched for parts of words, and the log that has a numbered entry for each change to a row."""
+    """A text that is searched for parts of words, and the log that has a numbered entry for each change to a row."""
 
+    name: str  # of its index
+    former: str  # name of an index of another text, which is removed
     table: str
     key: str
-    column: str
+    text: str  # SQL
     log: str
     number: str
     logged_key: str
@@ -3323,8 +3361,8 @@ class SQLiteIndex:
     """
 
     def __init__(self, searched: Searched):
-        table, key, column, log, number, logged_key = searched
-        self.name, self._state = f"{table}_{column}", f"{table}_{column}_state"
+        self.name, self._former, table, key, text, log, number, logged_key = searched
+        self._state = f"{self.name}_state"
         self.must_be_made = False
         self.made_at = 0.0
         self._entries = 100  # of the log in a step
@@ -3341,7 +3379,7 @@ class SQLiteIndex:
         )
         self._end = f"SELECT max({number}) FROM (SELECT {number} {rest} ORDER BY {number} LIMIT $1)"
         self._add = (
-            f"INSERT INTO {self.name} (rowid, text) SELECT rowid, {column} FROM {table}"
+            f"INSERT INTO {self.name} (rowid, text) SELECT rowid, {text} FROM {table}"
             f" WHERE {key} IN (SELECT {logged_key} {rest} AND {number} <= $1) ORDER BY rowid"
         )
         self._last_row = f"SELECT COALESCE(max(rowid), 0) FROM {table}"
@@ -3361,8 +3399,12 @@ class SQLiteIndex:
         try:
             if self.must_be_made or not await self._fits(transaction):
                 for sql in (
-                    f"DROP TRIGGER IF EXISTS {self.name}_deleted",
-                    *(f"DROP TABLE IF EXISTS {name}" for name in (self.name, self._state)),
+                    *(f"DROP TRIGGER IF EXISTS {name}_deleted" for name in (self._former, self.name)),
+                    *(
+                        f"DROP TABLE IF EXISTS {name}{end}"
+                        for name in (self._former, self.name)
+                        for end in ("", "_state")
+                    ),
                     f"CREATE VIRTUAL TABLE {self.name} USING fts5(text, {how})",
                     f"CREATE TABLE {self._state} AS SELECT 0 AS end_number, 0 AS last_row, 0 AS is_stale",
                     # The index must not keep the text of deleted rows for long.
@@ -4061,13 +4103,14 @@ class PostgresDatabase(Database):
 
     async def index(self, searched: Searched) -> None:
         """See the base class. It needs the extension pg_trgm, and the right to create it if it is not there."""
-        table, name = searched.table, f"{searched.table}_{searched.column}"
+        table, name = searched.table, searched.name
         if (await self.fetch("SELECT to_regclass($1)::text", name))[0][0]:
             return
         create = f"CREATE INDEX IF NOT EXISTS {name} ON {table} USING gin ({self._text_of(searched)} gin_trgm_ops)"
         try:
             async with self._session() as transaction:
                 await transaction.fetch("SELECT pg_advisory_xact_lock(hashtext($1))", name, seconds=BULK_SECONDS)
+                await transaction.fetch(f"DROP INDEX IF EXISTS {searched.former}", seconds=BULK_SECONDS)
                 await transaction.fetch("CREATE EXTENSION IF NOT EXISTS pg_trgm")
                 await transaction.fetch(create, seconds=BULK_SECONDS)
                 await transaction.fetch(f"ANALYZE {table}", seconds=BULK_SECONDS)  # as `narrowed` needs estimates
@@ -4082,7 +4125,7 @@ class PostgresDatabase(Database):
         Postgres may reuse the plan of a statement for all words, so one that can use the index uses it for a
         word that is in every row, too, which takes 300 ms in 100,000 rows.
         """
-        return f"({searched.column} || '')"
+        return f"({searched.text} || '')"
 
     async def narrowed(self, searched: Searched, words: Sequence[str], bound: Callable[[Any], str]) -> str:
         """See the base class. Postgres estimates the number of rows, and whether the index helps."""
@@ -4305,6 +4348,19 @@ MIGRATIONS = (
         revision BIGINT NOT NULL);
     CREATE INDEX templates_by_owner ON templates (owner_id, id);
     """,
+    """
+    ALTER TABLE todos ADD COLUMN assignee_id TEXT;
+    CREATE INDEX todos_by_assignee ON todos (assignee_id, position, id) WHERE assignee_id IS NOT NULL;
+    """,
+    # `said` has the texts of the comments, folded for searches.
+    """
+    ALTER TABLE todos ADD COLUMN comment_count BIGINT NOT NULL DEFAULT 0;
+    ALTER TABLE todos ADD COLUMN said TEXT NOT NULL DEFAULT '';
+    CREATE TABLE comments (
+        id TEXT COLLATE "C" PRIMARY KEY, todo_id TEXT COLLATE "C" NOT NULL, user_id TEXT, text TEXT NOT NULL,
+        created_at BIGINT NOT NULL, edited_at BIGINT, deleted_at BIGINT);
+    CREATE INDEX comments_by_todo ON comments (todo_id, id);
+    """,
 )
 
 
@@ -4323,7 +4379,13 @@ def can_follow(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
     return not is_copy and after.get("revision", -1) >= before.get("revision", -1)
 
 
-SEARCHED = Searched("todos", "id", "search", log="changes", number="revision", logged_key="todo_id")
+# The parts are separated by line breaks, which no word has.
+SEARCHED = Searched(
+    *("todos_texts", "todos_search", "todos", "id", "search || tag_keys || said"),
+    log="changes",
+    number="revision",
+    logged_key="todo_id",
+)
 PROBE = Probe(
     tables=schema_tables(),
     counters="SELECT name, CAST(value AS BIGINT) FROM counters",
@@ -4416,10 +4478,11 @@ def insert(table: str, columns: str) -> str:
     return f"INSERT INTO {table} ({columns}) VALUES ({placeholders(columns.count(',') + 1)})"
 
 
-TODOS, LISTS, CHANGES = Table(Todo), Table(TodoList), Table(Change)
+TODOS, LISTS, CHANGES, COMMENTS = Table(Todo), Table(TodoList), Table(Change), Table(Comment)
 TODO_COLUMNS, LIST_COLUMNS, CHANGE_COLUMNS = TODOS.columns, LISTS.columns, CHANGES.columns
 STORED_FIELDS = operator.attrgetter(*TODOS.makers_of)  # of a to-do
 STORED_TODO_COLUMNS = f"{', '.join(TODOS.makers)}, owner_id"
+STORED_COMMENT_COLUMNS = f"{COMMENTS.columns}, todo_id"
 STORED_LIST_COLUMNS = f"{LIST_COLUMNS}, owner_id"
 ARRANGED_COLUMNS = tuple(LIST_FIELDS[name].column for name in ARRANGED)
 MEMBER_COLUMNS = f"id, list_id, user_id, role, created_at, since_revision, {', '.join(ARRANGED_COLUMNS)}"
@@ -4442,6 +4505,11 @@ STORED_CHANGE_COLUMNS = f"{CHANGE_COLUMNS}, undoes, owner_id, from_list_id, from
 INSERT_TODO = insert("todos", STORED_TODO_COLUMNS)
 INSERT_USER = insert("users", "id, name, created_at, revision")
 SAVE_CHANGE = insert("changes", STORED_CHANGE_COLUMNS)
+SAVE_COMMENT = (
+    f"{insert('comments', STORED_COMMENT_COLUMNS)} ON CONFLICT (id) DO UPDATE"
+    " SET text = excluded.text, edited_at = excluded.edited_at, deleted_at = excluded.deleted_at"
+)
+SET_SAID = "UPDATE todos SET said = $2 WHERE id = $1"
 SAVE_LIST = (
     f"{insert('lists', STORED_LIST_COLUMNS)} ON CONFLICT (id) DO UPDATE SET "
     + ", ".join(
@@ -4515,6 +4583,8 @@ SEEN_CHANGE = NAMED_CHANGE.replace(
 ).replace("after_image", f"CASE WHEN {SEES_AFTER} THEN after_image ELSE 'null' END")
 
 
+# The ids of users in an image; in a text of a client, the quotation marks would be escaped.
+USER_IN_IMAGE = re.compile(rb'("(?:assignee|author)":)"([0-9a-f-]{36})"')
 OF_OTHERS = "user_id = $1 AND user_id <> owner_id"  # the caller's changes in lists of others, as `changes_by_user`
 
 
@@ -4632,6 +4702,7 @@ class TodoQueries:
     def __init__(self, source: Any, user: User):
         self.source, self.user = source, user
         self.owners: dict[str, str] = {}  # of the lists that have been read
+        self.knows_names = not user.name.startswith(LINK_NAME)  # the holder of a link does not learn who did what
 
     async def fetch(self, sql: str, *arguments: Any, **options: Any) -> list[tuple]:
         """Run a statement in which `$1` is the caller, and the arguments follow from `$2`."""
@@ -4670,8 +4741,7 @@ class TodoQueries:
         rows = await self.fetch(select_todos(len(ids) + len(padding), hidden=True), *ids, *padding)
         return {row[0]: SeenTodo(TODOS.read(row), *row[-2:]) for row in rows}
 
-    @staticmethod
-    def _conditions(which: TodoFilter, bound: Callable[[Any], str]) -> list[str]:
+    def _conditions(self, which: TodoFilter, bound: Callable[[Any], str]) -> list[str]:
         """SQL conditions for a filter, which binds its arguments."""
         conditions = ["deleted_at IS NOT NULL" if which.deleted else "deleted_at IS NULL"]
         if which.completed is not None:
@@ -4688,10 +4758,16 @@ class TodoQueries:
             conditions.append(f"({always}CASE WHEN length(start) > 10 THEN {timed} ELSE {untimed} END)")
         if which.priority:
             conditions.append(f"priority IN ({', '.join(map(bound, which.priority))})")
+        if which.assignee in ("me", "none"):
+            conditions.append("assignee_id = $1" if which.assignee == "me" else "assignee_id IS NULL")
+        elif which.assignee:
+            named = NAMED.format(bound(which.assignee), bound(fold_user_name(which.assignee)))
+            known = "" if self.knows_names else " AND 1 = 0"
+            conditions.append(f"assignee_id = (SELECT id FROM ({named}) AS named){known}")
         for tag in which.tag:
             conditions.append(f"tag_keys LIKE {bound(chr(10).join(['%', escape_like(tag), '%']))} ESCAPE '!'")
         for word in which.q:
-            conditions.append(f"search LIKE {bound('%' + escape_like(word) + '%')} ESCAPE '!'")
+            conditions.append(f"{SEARCHED.text} LIKE {bound('%' + escape_like(word) + '%')} ESCAPE '!'")
         return conditions
 
     async def todos(self, which: TodoFilter, page: Page | None = None, role: str = VIEWER) -> list[Todo]:
@@ -4779,6 +4855,21 @@ class TodoQueries:
             lists += f" AND members.archived = {int(which.archived)}"
         own, lists = ("own", f"owner_id = $1 AND list_id {where}", ""), lists + editing(role)
         return [own] if role == OWNER else [own, ("others", f"list_id IN ({lists})", f" WHERE EXISTS ({lists})")]
+
+    async def comments(self, todo_id: str) -> list[Comment]:
+        """The comments on a to-do, in the trash or not, oldest first, with the authors' ids. Raises NotFound."""
+        seen = f"SELECT id FROM todos WHERE id = $2 AND {may(VIEWER, 'list_id')} AND {IN_A_LIVING_LIST}"
+        sql = f"SELECT {COMMENTS.columns} FROM comments WHERE todo_id IN ({seen}) ORDER BY id"
+        comments = [COMMENTS.read(row) for row in await self.fetch(sql, todo_id)]
+        if not comments:
+            first_row(await self.fetch(select_todos(), todo_id), "There is no such to-do.")
+        return comments
+
+    async def own_comments(self, after: str, limit: int) -> list[tuple[str, Comment]]:
+        """The comments on the caller's own to-dos by id, after one of them, each with the to-do's id."""
+        own = "todo_id IN (SELECT id FROM todos WHERE owner_id = $1)"
+        sql = f"SELECT {STORED_COMMENT_COLUMNS} FROM comments WHERE {own} AND id > $2 ORDER BY id LIMIT {limit}"
+        return [(row[-1], COMMENTS.read(row)) for row in await self.fetch(sql, after)]
 
     async def own_todos(self, after: str, limit: int) -> list[Todo]:
         """The to-dos in the caller's own lists, in the trash or not, by id, after one of them."""
@@ -4933,12 +5024,37 @@ class TodoQueries:
         )
 
     async def _changes(self, which: str, *arguments: Any) -> list[Change]:
-        """The changes that the end of a statement selects; the holder of a link does not learn who made them."""
+        """The changes that the end of a statement selects, with the names of users."""
         rows = await self.fetch(f"SELECT {SEEN_CHANGE} FROM changes WHERE {which}", *arguments)
-        changes = [CHANGES.read(row) for row in rows]
-        if self.user.name.startswith(LINK_NAME):
-            return [msgspec.structs.replace(change, user=None) for change in changes]
-        return changes
+        changes: list[Change] = [CHANGES.read(row) for row in rows]
+        images = [bytes(side) for change in changes for side in (change.before, change.after)]
+        names = await self.names({user_id.decode() for side in images for _, user_id in USER_IN_IMAGE.findall(side)})
+        if self.knows_names and not names:
+            return changes
+
+        def shown(side: msgspec.Raw) -> msgspec.Raw:
+            return msgspec.Raw(
+                USER_IN_IMAGE.sub(
+                    lambda match: match[1] + msgspec.json.encode(names.get(match[2].decode())), bytes(side)
+                )
+            )
+
+        return [
+            msgspec.structs.replace(
+                change,
+                user=change.user if self.knows_names else None,
+                before=shown(change.before),
+                after=shown(change.after),
+            )
+            for change in changes
+        ]
+
+    async def names(self, ids: Collection[str | None]) -> dict[str | None, str]:
+        """The names of users by their ids; none for the holder of a link."""
+        found: dict[str | None, str] = {}
+        for places, part in in_parts(sorted(filter(None, ids)) if self.knows_names else [], 1):
+            found.update(await self.source.fetch(f"SELECT id, name FROM users WHERE id IN ({places})", *part))
+        return found
 
     async def check_revision(self, revision: int) -> None:
         """Raise Gone for a revision that this database never had: it was restored from a backup, or made again."""
@@ -4963,15 +5079,22 @@ class TodoQueries:
     async def members(self, list_id: str) -> list[Member]:
         """The users who may see a list, its owner first, without the holders of links. Raises NotFound."""
         await self.todo_list(list_id)
+        return [Member(name, role, timestamp(since)) for _, name, role, since in await self._members(list_id)]
+
+    async def _members(self, list_id: str) -> list[tuple]:
         seen = f"lists.id = $2 AND {may(VIEWER, 'lists.id')}"
-        rows = await self.fetch(
-            f"SELECT name, '{OWNER}', lists.created_at FROM lists JOIN users ON users.id = owner_id WHERE {seen}"
-            " UNION ALL SELECT name, role, created_at FROM (SELECT users.name, members.role, members.created_at"
+        return await self.fetch(
+            f"SELECT users.id, name, '{OWNER}', lists.created_at FROM lists JOIN users ON users.id = owner_id"
+            f" WHERE {seen} UNION ALL SELECT id, name, role, created_at FROM"
+            " (SELECT users.id, users.name, members.role, members.created_at"
             " FROM members JOIN users ON users.id = members.user_id JOIN lists ON lists.id = members.list_id"
             f" WHERE {seen} AND users.name NOT LIKE '{LINK_NAME}%' ORDER BY users.name) AS others",
             list_id,
         )
-        return [Member(name, role, timestamp(since)) for name, role, since in rows]
+
+    async def readers(self, list_id: str) -> dict[str, str]:
+        """The ids of the users who may see a list, by name; empty if the caller may not see it."""
+        return {name: user_id for user_id, name, *_ in await self._members(list_id)}
 
     async def last_batch(self) -> str:
         """The caller's newest batch that is neither an undo, nor undone, nor passed over. Raises Conflict."""
@@ -5207,7 +5330,7 @@ class Loaded:
         self.answers: dict[Callable, dict[tuple, Any]] = collections.defaultdict(dict)  # of queries, by arguments
         self._changed: dict[str, tuple[Todo | None, SeenTodo, str]] = {}  # to-dos: before, now, and by whom
         self.rows: dict[str, list[tuple]] = collections.defaultdict(list)  # to be inserted, by statement
-        self.revisions: dict[str, dict[str, int]] = collections.defaultdict(dict)  # to be set, by statement and key
+        self.revisions: dict[str, dict[str, int | str]] = collections.defaultdict(dict)  # and said: by statement, key
 
     def answer(self, query: Callable, user: User, *arguments: Any) -> Any:
         """The answer of a query. Raises Missing if it has not been loaded."""
@@ -5242,11 +5365,11 @@ class Loaded:
         for user, its_ids in ids.items():
             await self._ask(TodoQueries.seen_todos, user, *its_ids)
 
-    async def settle(self, decide: Callable[..., Any], *arguments: Any) -> Any:
+    async def settle(self, decide: Callable[..., Any], *arguments: Any, is_quick: bool = False) -> Any:
         """Return `decide(*arguments)`, loading the queries that it misses."""
         while True:
             try:
-                if self.transaction.is_shared:
+                if is_quick or self.transaction.is_shared:
                     return decide(*arguments)
                 return await self.transaction.compute(decide, *arguments)
             except Missing as missing:
@@ -5266,6 +5389,10 @@ class Loaded:
             self.answers[TodoQueries.seen_todos][user_id, after.id] = seen
             self._note_place(before, after)
         self.rows[SAVE_CHANGE].extend(batch.log)
+        for todo_id, comment, said in batch.comments:
+            self.rows[SAVE_COMMENT].append((*COMMENTS.row(comment), todo_id))
+            self.revisions[SET_SAID][todo_id] = said
+            self.answers.pop(TodoQueries.comments, None)
         for list_id, revision in batch.touched.items():
             self.revisions[SET_LIST_REVISION][list_id] = revision
             self.revisions[SET_READERS_REVISION][list_id] = batch.revision
@@ -5326,6 +5453,7 @@ class TodoBatch:
         self.log: list[tuple] = []  # rows of the change log
         self.todos: list[tuple[Todo | None, Todo]] = []
         self.saved: dict[str, Todo] = {}  # the newest states of to-dos, by id
+        self.comments: list[tuple[str, Comment, str]] = []  # the to-do, a comment, and the folded text of all
         self.touched: dict[str, int] = {}  # the newest revision of lists, by list
         self.inbox = ""  # the list under which a change of a filter or template is logged
         self.renumbered: dict[str, float] = {}  # the greatest order by list, of lists with a new end
@@ -5394,10 +5522,30 @@ class TodoBatch:
         """Have a to-do written, unless nothing has changed. Returns it with its new revision."""
         if after == before:
             return before
+        is_assigned = after.assignee and (
+            before is None or (after.list, after.assignee) != (before.list, before.assignee)
+        )
+        # It was moved, or undone after the user left the list.
+        if is_assigned and after.assignee not in self.ask(TodoQueries.readers, after.list).values():
+            after = msgspec.structs.replace(after, assignee=None)
         after = self.record(before, after, action)
         self.todos.append((before, after))
         self.saved[after.id] = after
         return after
+
+    def save_comment(self, todo: Todo, before: Comment | None, after: Comment) -> Todo:
+        """Have a comment written, as a change of its to-do. Returns the to-do with its new revision."""
+        its = {each.id: each for each in self.ask(TodoQueries.comments, todo.id)} | {after.id: after}
+        texts = [fold(each.text) for each in its.values() if not each.deleted_at]
+        past = (
+            "deleted" if after.deleted_at else "added" if not before else "restored" if before.deleted_at else "edited"
+        )
+        now = changed(todo, self.at, comments=len(texts), comment=after)
+        saved = self.record(msgspec.structs.replace(todo, comment=before or UNSET), now, f"comment-{past}")
+        self.saved[todo.id] = msgspec.structs.replace(saved, comment=UNSET)
+        self.todos.append((todo, self.saved[todo.id]))
+        self.comments.append((todo.id, after, "\n".join(texts)))
+        return self.saved[todo.id]
 
     def written(self, result: Any, repeat: Repeat | None) -> WriteResult:
         """Add everything to `Loaded`, and return the result of the write."""
@@ -5455,6 +5603,22 @@ class LongBatch(TodoBatch):
             await self.source.fetch(insert(table, f"{rows.columns}, owner_id"), *rows.row(after), self.user.id)
         return after
 
+    async def reassign(self, user_id: str, assignee: str | None, where: str = "", *arguments: Any) -> None:
+        """Record that the to-dos of a user who leaves are no one's, or, with the same id, that the name is another.
+
+        That is no write of the user's own, who may have lost the right to it, and cannot be undone alone.
+        """
+        sql = f"SELECT {TODO_COLUMNS}, owner_id FROM todos WHERE assignee_id = $1 {where}"
+        rows = await self.source.fetch(sql, user_id, *arguments, seconds=BULK_SECONDS)
+        released = []
+        async for row in in_batches(rows):
+            before: Todo = TODOS.read(row)
+            self.owners[before.list] = row[TODOS.width]
+            after = self.record(before, changed(before, self.at, assignee=assignee), "share")
+            released.append((after.id, assignee, milliseconds(after.updated_at), after.revision))
+        sql = "UPDATE todos SET assignee_id = $2, updated_at = $3, revision = $4 WHERE id = $1"
+        await self.source.execute_many(sql, released)
+
     def note_sharing(self, todo_list: TodoList) -> None:
         """Record that a list's members or links have changed, which its readers see."""
         self.record(todo_list, todo_list, "share")
@@ -5478,6 +5642,7 @@ class LongBatch(TodoBatch):
             self.source,
             # The history of a to-do goes with the to-do, even if it was in other lists before.
             f"changes WHERE todo_id IN ({its_todos})",
+            f"comments WHERE todo_id IN ({its_todos})",
             f"changes WHERE {here} AND todo_id IS NULL",
             f"todos WHERE {here}",
             arguments=both,
@@ -5528,7 +5693,9 @@ class LongBatch(TodoBatch):
             " AND (user_id = $1 OR list_id IN (SELECT id FROM lists WHERE owner_id = $1)) RETURNING user_id",
             *(list_id, name, fold_user_name(name)),
         )
-        await self.change_access(first_row(rows, "There is no such member.")[0])
+        (user_id,) = first_row(rows, "There is no such member.")
+        await self.reassign(user_id, None, "AND list_id = $2", list_id)
+        await self.change_access(user_id)
 
     async def add_link(self, list_id: str) -> tuple[Credential, str]:
         """Make a link to the caller's list: a user who can only read it, and the secret that stands for them."""
@@ -5573,8 +5740,8 @@ class LongBatch(TodoBatch):
             which = f"owner_id = $1 AND id IN ({places})"
             purged = f"SELECT id FROM todos WHERE {which}"
             await self.fetch(forget_answers(purged), *part, seconds=BULK_SECONDS)
-            changes = f"changes WHERE todo_id IN ({purged})"
-            await remove(self.source, changes, f"todos WHERE {which}", arguments=(self.user.id, *part))
+            its = (f"{table} WHERE todo_id IN ({purged})" for table in ("changes", "comments"))
+            await remove(self.source, *its, f"todos WHERE {which}", arguments=(self.user.id, *part))
         # The caller is among a list's readers, unless it no longer exists.
         for user_id in (*self.concerned, *([self.user.id] if self._purges_list else [])):
             self.loaded.revisions[SET_USER_REVISION][user_id] = self.revision
@@ -5952,6 +6119,16 @@ class ThrottleStore:
         await self._write("DELETE FROM throttles WHERE expires_at <= $1", now_milliseconds())
 
 
+async def reassign(transaction: Any, user: User, assignee: str | None, where: str = "") -> int:
+    """See `LongBatch.reassign`; returns the newest revision."""
+    loaded = Loaded(transaction, await lock_revision(transaction))
+    batch = LongBatch(loaded, user)
+    await batch.reassign(user.id, assignee, where)
+    batch.written(None, None)
+    await loaded.save()
+    return loaded.revision
+
+
 class AccountStore:
     """Users who have a password, and the credentials of all users.
 
@@ -6029,7 +6206,9 @@ class AccountStore:
             await self._check_free(transaction, name)
             renamed = "UPDATE users SET name = $2, password = $3 WHERE name = $1 RETURNING id"
             if takes_local and (rows := await transaction.fetch(renamed, LOCAL_USER, name, password)):
-                return User(rows[0][0], name)
+                user = User(rows[0][0], name)
+                await reassign(transaction, user, user.id)
+                return user
             user = User(uuid7(), name)
             columns = "id, name, created_at, revision, password"
             await transaction.fetch(insert("users", columns), user.id, name, now_milliseconds(), 0, password)
@@ -6088,7 +6267,8 @@ class AccountStore:
         async def operation(transaction: Any) -> None:
             await self._check_free(transaction, new, old)
             renamed = "UPDATE users SET name = $2 WHERE name = $1 RETURNING id"
-            first_row(await transaction.fetch(renamed, old, new), f"There is no user {old}.")
+            (user_id,) = first_row(await transaction.fetch(renamed, old, new), f"There is no user {old}.")
+            await reassign(transaction, User(user_id, new), user_id)
 
         await self._remove_right(operation)
 
@@ -6103,7 +6283,7 @@ class AccountStore:
         async def operation(transaction: Any) -> None:
             # Everything looks different now to members, and to the owners of lists that this user was a member
             # of: they get the next revision, which stands for no change.
-            revision = await lock_revision(transaction) + 1
+            revision = await reassign(transaction, user, None, "AND owner_id <> $1") + 1
             owners = await transaction.fetch(f"SELECT owner_id FROM lists WHERE id IN ({others})", user.id)
             concerned = [*await end_sharing(transaction, mine, user.id), *(row[0] for row in owners)]
             await transaction.fetch(f"UPDATE lists SET revision = $2 WHERE id IN ({others})", user.id, revision)
@@ -6116,11 +6296,13 @@ class AccountStore:
             await remove(
                 transaction,
                 f"changes WHERE owner_id = $1 OR todo_id IN ({my_todos})",
+                f"comments WHERE todo_id IN ({my_todos})",
                 *(f"{table} WHERE user_id = $1" for table in by_user),
                 *(f"{table} WHERE owner_id = $1" for table in by_owner),
                 arguments=[user.id],
             )
             await transaction.fetch(f"UPDATE changes SET user_id = NULL WHERE {OF_OTHERS}", user.id)
+            await transaction.fetch("UPDATE comments SET user_id = NULL WHERE user_id = $1", user.id)
             # To-dos that were moved from there into another's list lose their earlier history.
             await transaction.fetch(
                 "UPDATE changes SET before_image = 'null', from_list_id = list_id, from_owner_id = NULL"
@@ -6939,6 +7121,14 @@ def decoded_image(side: msgspec.Raw, kind: Any) -> Any:
     return msgspec.structs.replace(thing, title=trim(thing.title), **texts)
 
 
+def undo_comment(batch: TodoBatch, todo: Todo, before: Comment | UnsetType | None, after: Comment) -> Todo:
+    """Revert what a change did to a comment, and return its to-do. Raises Conflict."""
+    current = next((each for each in batch.ask(TodoQueries.comments, todo.id) if each.id == after.id), None)
+    if current != after:
+        raise Conflict("The comment has been changed since, so nothing was undone.")
+    return batch.save_comment(todo, after, before or msgspec.structs.replace(after, text="", deleted_at=batch.at))
+
+
 def undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -> Todo:
     """Revert what a change did to a to-do, and return the to-do. Raises Conflict."""
     todo_id = change.todo or ""
@@ -6946,6 +7136,8 @@ def undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -
     if current is None or change.action == "purge":
         raise Conflict("What was removed for good, or is no longer yours to change, cannot be brought back.")
     before, after = (decoded_image(side, Todo) for side in (change.before, change.after))
+    if after and after.comment:
+        return undo_comment(batch, current, before and before.comment, after.comment)
     if before is None and change.action != "create":
         raise Conflict("What this was before has gone with the account that it came from.")
     if before is None:
@@ -7079,6 +7271,17 @@ def find_place(batch: TodoBatch, list_id: str | None, count: int = 1) -> tuple[s
     return end.list_id, last
 
 
+def with_assignee(batch: TodoBatch, fields: Mapping[str, Any], list_id: str) -> Mapping[str, Any]:
+    """The fields with the id of the user whom `assignee` names. Raises Invalid unless they may see the list."""
+    if (name := fields.get("assignee")) is None:
+        return fields
+    readers = batch.ask(TodoQueries.readers, list_id)
+    user_id = readers.get(name) or readers.get(fold_user_name(name))
+    if not user_id:
+        raise invalid("assignee", "names nobody who may see this list; share the list with them first")
+    return {**fields, "assignee": user_id}
+
+
 def save_new(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
     """Make a to-do of fields that name its list and its order."""
     todo = Todo(id=todo_id, created_at=batch.at, updated_at=batch.at, **{"title": "", **fields})
@@ -7089,6 +7292,7 @@ def save_new(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
 def create_todo(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
     """Make a to-do at the end of its list, unless `order` is set. Raises Invalid for a list that does not exist."""
     list_id, last = find_place(batch, fields.get("list"), int("order" not in fields))
+    fields = with_assignee(batch, fields, list_id)
     todo = save_new(batch, todo_id, {"order": last + 1, **fields, "list": list_id})
     return make_room(batch, todo) if "order" in fields else todo
 
@@ -7114,14 +7318,14 @@ def save_changed(batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> T
     if not repeat or before.completed or not after.completed:
         return after
     if following := following_fields(after, repeat, batch):
-        new = {"id": uuid7(), "created_at": batch.at, "completed": False, "completed_at": None}
+        new = {"id": uuid7(), "created_at": batch.at, "completed": False, "completed_at": None, "comments": 0}
         batch.save_todo(None, msgspec.structs.replace(after, **new, **following))
     return after
 
 
 def change_todo(batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> Todo:
     """Save a to-do with these fields; moved to another list, it goes to the end unless `order` is set."""
-    values = fields
+    values = fields = with_assignee(batch, fields, fields.get("list", before.list))
     if fields.get("list", before.list) != before.list:
         _, last = find_place(batch, fields["list"], int("order" not in fields))
         check_move(batch, before, fields["list"])
@@ -7144,7 +7348,7 @@ async def add_list(batch: LongBatch, fields: Mapping[str, Any]) -> TodoList:
 
 
 # What a template keeps of a to-do; its reminders at a time, due date and start are moved when it is used.
-TEMPLATE_FIELDS = ("title", *(TODO_DEFAULTS.keys() - {"completed"}))
+TEMPLATE_FIELDS = ("title", *(TODO_DEFAULTS.keys() - {"completed", "assignee"}))
 
 
 def template_fields(todo_list: TodoList, todos: Sequence[Todo], zone: str) -> dict[str, Any]:
@@ -7273,6 +7477,35 @@ class TodoService:
         before = batch.todo(todo_id, deleted=True)
         return batch.save_todo(before, changed(before, batch.at, deleted_at=None))
 
+    # ---- comments
+
+    @transactional(TodoQueries.seen_todos)
+    def add_comment(self, batch: TodoBatch, todo_id: str, text: str) -> Comment:
+        """Add a comment to a to-do. Raises NotFound, Forbidden, or Conflict if there are too many."""
+        todo = batch.todo(todo_id)
+        if len(batch.ask(TodoQueries.comments, todo_id)) >= MAX_COMMENTS:
+            raise Conflict(f"This to-do has {MAX_COMMENTS} comments, and cannot have more.")
+        comment = Comment(id=uuid7(), author=batch.user.id, text=text, created_at=batch.at)
+        batch.save_comment(todo, None, comment)
+        return comment
+
+    @transactional(TodoQueries.seen_todos)
+    def change_comment(self, batch: TodoBatch, todo_id: str, comment_id: str, text: str | None) -> Comment | None:
+        """Set the text of a comment, or delete it if that is None. Raises NotFound or Forbidden."""
+        todo = batch.todo(todo_id)
+        its = {each.id: each for each in batch.ask(TodoQueries.comments, todo_id) if not each.deleted_at}
+        before = its.get(comment_id)
+        if before is None:
+            raise NotFound("There is no such comment.")
+        if before.author != batch.user.id and (text is not None or batch.owners[todo.list] != batch.user.id):
+            raise Forbidden("Only its author may change a comment, and only its author or the list's owner delete it.")
+        if text == before.text:
+            return before
+        values = {"text": "", "deleted_at": batch.at} if text is None else {"text": text, "edited_at": batch.at}
+        after = msgspec.structs.replace(before, **values)
+        batch.save_comment(todo, before, after)
+        return None if text is None else after
+
     # ---- many to-dos
 
     @transactional()
@@ -7292,7 +7525,8 @@ class TodoService:
                 if asked not in lists:
                     lists[asked], last = await batch.loaded.settle(find_place, batch, asked, len(items))
                     ends.setdefault(lists[asked], last)
-            list_id = lists[asked]
+                list_id = lists[asked]
+                fields = await batch.loaded.settle(with_assignee, batch, fields, list_id, is_quick=True)
             ends[list_id] += 1
             todos.append(save_new(batch, ids[index], {**fields, "list": list_id, "order": ends[list_id]}))
         return todos
@@ -7308,12 +7542,15 @@ class TodoService:
         if "list" in fields:
             _, last = await batch.loaded.settle(find_place, batch, fields["list"], len(selected))
         async for before in in_batches(selected):
-            before, values = batch.saved.get(before.id, before), fields
-            if fields.get("list", before.list) != before.list:
-                check_move(batch, before, fields["list"])
+            before = batch.saved.get(before.id, before)
+            list_id = fields.get("list", before.list)
+            values = await batch.loaded.settle(with_assignee, batch, fields, list_id, is_quick=True)
+            if list_id != before.list:
+                check_move(batch, before, list_id)
                 last += 1
-                values = {**fields, "order": last}
-            count += save_changed(batch, before, values) is not before
+                values = {**values, "order": last}
+            after = await batch.loaded.settle(save_changed, batch, before, values, is_quick=True)
+            count += after is not before
         return count
 
     @transactional()
@@ -7477,7 +7714,11 @@ class TodoService:
             await undo_kept(batch, change)
             changes.remove(change)
         lists = [await undo_list_change(batch, change) for change in changes if change.todo is None]
-        todos = [undo_change(batch, change, present) async for change in in_batches(changes) if change.todo]
+        todos = [
+            await batch.loaded.settle(undo_change, batch, change, present, is_quick=True)
+            async for change in in_batches(changes)
+            if change.todo
+        ]
         for list_id in {todo.list for todo in todos} - {todo_list.id for todo_list in lists}:
             try:
                 await batch.queries.todo_list(list_id, role=EDITOR)
@@ -8900,7 +9141,7 @@ class Handler:
             keywords["body"] = self._read_body(operation)
         self.status = operation.statuses[0]
         result = await operation.function(self, *arguments, **keywords)
-        return result if isinstance(result, Response) else self.encode(result)
+        return result if isinstance(result, Response) else await self.encode(result)
 
     def _read_body(self, operation: Operation) -> Any:
         if operation.body is None:
@@ -8966,7 +9207,7 @@ class Handler:
             message = f"is {media_type or 'missing'}; it must be application/json"
             raise UnsupportedMediaType.of("Content-Type", message, "The Content-Type")
 
-    def encode(self, result: Any) -> Response[Any]:
+    async def encode(self, result: Any) -> Response[Any]:
         """The response with a method's result."""
         if result is None:
             return Response(status=self.status)
@@ -9084,6 +9325,8 @@ EXAMPLES: dict[Any, Any] = {
     FilterFields: {"title": "Shopping", "query": "completed=false&tag=shop&due=..today+7"},
     TemplateFields: {"list": EXAMPLE_ID},
     NewListFields: {"title": "Trip to Rome", "day": "2026-12-01"},
+    Comment: {"id": EXAMPLE_ID, "author": "ann", "text": "Done.", "created_at": EXAMPLE_TIME},
+    CommentFields: {"text": "Done."},
 }
 EXAMPLE_VALUES: dict[str, Any] = {  # by the name of a field
     **dict.fromkeys(("id", "batch", "undone"), EXAMPLE_ID),
@@ -9093,6 +9336,7 @@ EXAMPLE_VALUES: dict[str, Any] = {  # by the name of a field
     **{"role": "editor", "kind": "session", "sign_up": "invite", "days": 30, "time_zone": "Europe/Berlin"},
     **{"status": "ok", "engines": {"todos": {"engine": "SQLite", "state": "ok", "milliseconds": 0.2}}},
     **{"documents": [{"name": "groceries", "document": {"items": ["milk"]}}]},
+    **{"comments": [{"todo": EXAMPLE_ID, "id": EXAMPLE_ID, "author": "ann", "text": "Done."}]},
     **{"temperature": "7", "text": "light rain", "place": "Berlin"},
 }
 
@@ -9746,6 +9990,7 @@ NewTodoId = Annotated[str, Parameter("the to-do's id, made by the client", ID, E
 ListId = Annotated[str, Parameter("a list's id", ID, EXAMPLE_ID, functools.partial(path_id, "list"))]
 FilterId = Annotated[str, Parameter("a filter's id", ID, EXAMPLE_ID, functools.partial(path_id, "filter"))]
 TemplateId = Annotated[str, Parameter("a template's id", ID, EXAMPLE_ID, functools.partial(path_id, "template"))]
+CommentId = Annotated[str, Parameter("a comment's id", ID, EXAMPLE_ID, functools.partial(path_id, "comment"))]
 LinkId = Annotated[str, Parameter("a link's id", ID, EXAMPLE_ID, functools.partial(path_id, "link"))]
 CredentialId = Annotated[str, Parameter("the id of a session, token or invitation", ID, EXAMPLE_ID, str)]
 UserName = Annotated[str, Parameter("a user's name", example="ann")]
@@ -9816,7 +10061,8 @@ class Filters(TypedDict, total=False):
     ]
     tag: Annotated[str, Parameter("only those with this tag; may be repeated", TAG, "shop", read_tag)]
     priority: Annotated[str, Parameter("several separated by commas", PRIORITIES, "2,3", read_priorities)]
-    q: Annotated[str, Parameter("words in the title or the notes", TEXT, "milk", read_words)]
+    assignee: Annotated[str, Parameter("`me`, `none` or a user's name", TEXT, "me", read_text)]
+    q: Annotated[str, Parameter("words in the title, the notes, the tags or the comments", TEXT, "milk", read_words)]
     archived: Archived
     tz: TimeZone
 
@@ -9856,31 +10102,38 @@ class APIHandler(Handler):
         """The caller, in the time zone that a request names, if it does."""
         return msgspec.structs.replace(self.user, time_zone=zone) if zone else self.user
 
-    def show(self, thing: Value) -> Value:
+    async def show(self, thing: Value) -> Value:
         """A to-do or list with its URL."""
-        return cast(Value, self.show_all([thing])[0])
+        return cast(Value, (await self.show_all([thing]))[0])
 
-    def show_all(self, things: Sequence[Any]) -> list[Any]:
-        """To-dos, or lists, with their URLs."""
-        names: dict[type, str] = {TodoList: "lists", **{kind: each.table for kind, each in KINDS_KEPT.items()}}
-        base = self.url("api", names.get(type(things[0]) if things else Todo, "todos"), "")
-        return [msgspec.structs.replace(thing, url=base + thing.id) for thing in things]
+    async def show_all(self, things: Sequence[Any], queries: TodoQueries | None = None) -> list[Any]:
+        """To-dos, lists, filters or templates with their URLs and the names of users."""
+        kind = type(things[0]) if things else Todo
+        paths: dict[type, str] = {TodoList: "lists", **{each: kept.table for each, kept in KINDS_KEPT.items()}}
+        base = self.url("api", paths.get(kind, "todos"), "")
+        users = {thing.assignee for thing in things if thing.assignee} if kind is Todo else set()
+        names = await (queries or self.queries).names(users)
+        named: dict[str, dict[str, Any]] = {user_id: {"assignee": names.get(user_id)} for user_id in users}
+        replace = msgspec.structs.replace
+        return [
+            replace(thing, url=base + thing.id, **(named.get(thing.assignee, {}) if users else {})) for thing in things
+        ]
 
-    def encode(self, result: Any) -> Response[Any]:
+    async def encode(self, result: Any) -> Response[Any]:
         """The response with a method's result; after a write, also with the batch to undo it."""
         if not isinstance(result, WriteResult):
-            return super().encode(result)
+            return await super().encode(result)
         if result.batch:
             self.headers["Change-Batch"] = result.batch
         result = BulkResult(result.batch, result.result) if isinstance(result.result, int) else result.result
         if isinstance(result, list):
-            return super().encode(self.show_all(result))
+            return await super().encode(await self.show_all(result))
         if isinstance(result, Todo | TodoList | Kept):
             self.headers["ETag"] = revision_etag(result.revision)
-            result = self.show(result)
+            result = await self.show(result)
             if self.status == 201:
                 self.headers["Location"] = result.url
-        return super().encode(result)
+        return await super().encode(result)
 
     async def described(self, written: WriteResult[TodoList]) -> WriteResult[TodoList]:
         """The result of a write with the current list and its counts of to-dos."""
@@ -9920,7 +10173,7 @@ def keep_answers(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitab
                 self.validate(validator)
             return Response(body, "application/json")
         result = await method(self, *arguments, **keywords)
-        response = result if isinstance(result, Response) else self.encode(result)
+        response = result if isinstance(result, Response) else await self.encode(result)
         if version is not None:
             body = cast(bytes, response.body)
             self.services.answers.set(key, (version, body, self.headers, self.validator), len(body))
@@ -10016,7 +10269,7 @@ class TodosHandler(ParsingHandler):
         def cursor(last: Todo) -> str:
             return make_cursor(page.sort, sort_value(last, page.sort), last.id, revision)
 
-        return msgspec.json.encode(self.show_all(self.page(todos, page.limit, cursor)))
+        return msgspec.json.encode(await self.show_all(self.page(todos, page.limit, cursor)))
 
     async def post(
         self,
@@ -10059,7 +10312,7 @@ class TodoHandler(ParsingHandler):
         """Read a to-do."""
         todo = await self.queries.todo(todo_id, deleted, EDITOR if deleted else VIEWER)
         self.validate(revision_etag(todo.revision))
-        return Response(msgspec.json.encode(self.show(todo)), "application/json")
+        return Response(msgspec.json.encode(await self.show(todo)), "application/json")
 
     async def put(
         self,
@@ -10107,6 +10360,47 @@ class TodoHistoryHandler(APIHandler):
         return self.page(changes, limit, lambda last: make_cursor("revision", last.revision, "", last.revision))
 
 
+class CommentingHandler(APIHandler):
+    """The base of the handlers of comments."""
+
+    async def show_comments(self, comments: Sequence[Comment]) -> list[Comment]:
+        """Comments with the names of their authors."""
+        names = await self.queries.names({each.author for each in comments})
+        return [msgspec.structs.replace(each, author=names.get(each.author)) for each in comments]
+
+    async def shown(self, written: WriteResult[Comment]) -> WriteResult[Comment]:
+        """The result of a write with the author's name."""
+        return written._replace(result=(await self.show_comments([written.result]))[0])
+
+
+class CommentsHandler(CommentingHandler):
+    """The comments on a to-do."""
+
+    async def get(self, todo_id: TodoId) -> list[Comment]:
+        """Read the comments on a to-do, oldest first; of deleted ones only who wrote them and when."""
+        return await self.show_comments(await self.queries.comments(todo_id))
+
+    async def post(
+        self, todo_id: TodoId, body: Annotated[Body, Fields(CommentFields)]
+    ) -> Annotated[WriteResult[Comment], 201]:
+        """Add a comment to a to-do."""
+        return await self.shown(await self.services.todos.add_comment(self.user, todo_id, body["text"]))
+
+
+class CommentHandler(CommentingHandler):
+    """One comment on a to-do."""
+
+    async def patch(
+        self, todo_id: TodoId, comment_id: CommentId, body: Annotated[Body, Fields(CommentFields)]
+    ) -> WriteResult[Comment]:
+        """Change the text of a comment; only its author may."""
+        return await self.shown(await self.services.todos.change_comment(self.user, todo_id, comment_id, body["text"]))
+
+    async def delete(self, todo_id: TodoId, comment_id: CommentId) -> Annotated[WriteResult[None], 204]:
+        """Delete a comment; its author and the list's owner may."""
+        return await self.services.todos.change_comment(self.user, todo_id, comment_id, None)
+
+
 class TodoRestoreHandler(APIHandler):
     """A to-do in the trash, to be restored."""
 
@@ -10143,7 +10437,7 @@ class ListsHandler(APIHandler):
     ) -> list[TodoList]:
         """Read all lists, or those in the trash, by their order."""
         self.validate(collection_etag(self.user, await self.queries.revision()))
-        return self.show_all(await self.queries.lists(deleted, archived))
+        return await self.show_all(await self.queries.lists(deleted, archived))
 
     async def post(
         self, body: NewList, *, idempotency_key: IdempotencyKey = None
@@ -10161,7 +10455,7 @@ class ListHandler(APIHandler):
         """Read a list."""
         todo_list = await self.queries.todo_list(list_id, deleted)
         self.validate(revision_etag(todo_list.revision))
-        return self.show((await self.queries.described([todo_list]))[0])
+        return await self.show((await self.queries.described([todo_list]))[0])
 
     async def patch(self, list_id: ListId, body: ListPatch, *, if_match: IfMatch = None) -> WriteResult[TodoList]:
         """Change a list: its title for all, if the caller owns it; its order, colour and archive for the caller."""
@@ -10209,13 +10503,13 @@ class KeptHandler(APIHandler):
     async def all_kept(self) -> list[Any]:
         """All of the handler's kind, by name."""
         self.validate(collection_etag(self.user, await self.queries.revision()))
-        return self.show_all(await self.queries.kept(self.kind))
+        return await self.show_all(await self.queries.kept(self.kind))
 
     async def one_kept(self, thing_id: str) -> Any:
         """One of the handler's kind. Raises NotFound."""
         thing = await self.queries.kept_one(self.kind, thing_id)
         self.validate(revision_etag(thing.revision))
-        return self.show(thing)
+        return await self.show(thing)
 
 
 class FiltersHandler(KeptHandler):
@@ -10380,8 +10674,8 @@ class UndoHandler(APIHandler):
         repeat = self.repeat(idempotency_key, Undone)
         written = await self.services.todos.undo(self.user, body.get("batch"), repeat)
         undone: Undone = written.result
-        lists = self.show_all(await self.queries.described(undone.lists))
-        result = UndoResult(written.batch, undone.batch, undone.count, self.show_all(undone.todos), lists)
+        lists = await self.show_all(await self.queries.described(undone.lists))
+        result = UndoResult(written.batch, undone.batch, undone.count, await self.show_all(undone.todos), lists)
         return written._replace(result=result)
 
 
@@ -10788,6 +11082,7 @@ class Export(msgspec.Struct, frozen=True):
     exported_at: str
     lists: list[TodoList]
     todos: list[Todo]
+    comments: list[dict[str, Any]]
     filters: list[SavedFilter]
     templates: list[Template]
     documents: list[dict[str, Any]]
@@ -10797,7 +11092,7 @@ class ExportHandler(APIHandler):
     """Everything that belongs to the caller."""
 
     async def get(self) -> Response[Export]:
-        """Download lists, to-dos, the trash and documents as one JSON file."""
+        """Download lists, to-dos with their comments, the trash and documents as one JSON file."""
         self.headers["Content-Disposition"] = 'attachment; filename="todos.json"'
         # The file is complete before it is sent, so that a slow reader keeps no transaction open.
         file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_BODY)  # noqa: SIM115  # closed when it has been sent
@@ -10825,7 +11120,8 @@ class ExportHandler(APIHandler):
         """Write everything from the database, as of one moment."""
         queries = TodoQueries(source, self.user)
         kept = {each.table: self._kept(queries, kind) for kind, each in KINDS_KEPT.items()}
-        await self._write_parts(file, lists=self._lists(queries), todos=self._todos(queries), **kept)
+        parts = {"lists": self._lists(queries), "todos": self._todos(queries), "comments": self._comments(queries)}
+        await self._write_parts(file, **parts, **kept)
         if isinstance(self.services.documents, SQLDocumentStore):
             await self._write_parts(file, documents=self._documents(SQLDocumentStore(source)))
 
@@ -10842,17 +11138,27 @@ class ExportHandler(APIHandler):
 
     async def _lists(self, queries: TodoQueries) -> AsyncIterator[list[Any]]:
         lists = [*await queries.lists(), *await queries.lists(deleted=True)]
-        yield self.show_all([each for each in lists if each.role == OWNER])
+        yield await self.show_all([each for each in lists if each.role == OWNER])
 
     async def _kept(self, queries: TodoQueries, kind: type[Any]) -> AsyncIterator[list[Any]]:
         if things := await queries.kept(kind):
-            yield self.show_all(things)
+            yield await self.show_all(things)
 
     async def _todos(self, queries: TodoQueries) -> AsyncIterator[list[Any]]:
         after = ""
         while todos := await queries.own_todos(after, 1000):
-            yield self.show_all(todos)
+            yield await self.show_all(todos, queries)
             after = todos[-1].id
+
+    async def _comments(self, queries: TodoQueries) -> AsyncIterator[list[Any]]:
+        after = ""
+        while found := await queries.own_comments(after, 1000):
+            names = await queries.names({each.author for _, each in found})
+            yield [
+                {"todo": todo_id, **msgspec.structs.asdict(each), "author": names.get(each.author)}
+                for todo_id, each in found
+            ]
+            after = found[-1][1].id
 
     async def _documents(self, store: DocumentStore) -> AsyncIterator[list[Any]]:
         after = ""
@@ -17489,6 +17795,8 @@ ROUTES = (
     Route("/api/parse", ParseHandler),
     Route("/api/todos/{todo_id}", TodoHandler),
     Route("/api/todos/{todo_id}/history", TodoHistoryHandler),
+    Route("/api/todos/{todo_id}/comments", CommentsHandler),
+    Route("/api/todos/{todo_id}/comments/{comment_id}", CommentHandler),
     Route("/api/todos/{todo_id}/restore", TodoRestoreHandler),
     Route("/api/todos/{todo_id}/skip", TodoSkipHandler),
     Route("/api/tags", TagsHandler),
@@ -18228,7 +18536,8 @@ COPY_ROWS = 1000  # in one transaction
 COPIED_TABLES = {
     "users": ("id, name, created_at, revision, password, time_zone", "id"),
     "lists": (STORED_LIST_COLUMNS, "id"),
-    "todos": (STORED_TODO_COLUMNS, "id"),
+    "todos": (f"{STORED_TODO_COLUMNS}, said", "id"),
+    "comments": (STORED_COMMENT_COLUMNS, "id"),
     "changes": (STORED_CHANGE_COLUMNS, "revision"),
     "members": (MEMBER_COLUMNS, "id"),
     **{each.table: (each.columns, "id") for each in KINDS_KEPT.values()},
