@@ -14971,6 +14971,81 @@ async def test_a_list_is_created_renamed_deleted_and_brought_back(page):
     await expect(shown_titles(page)).to_have_text(["plant beans"])
 
 
+def list_places(page):
+    return page.locator(".lists .place-name")
+
+
+async def open_list_options(page):
+    await page.get_by_role("button", name="Colour, place and archive of this list").click()
+
+
+async def test_list_is_coloured_and_archived_and_taken_out_again(page):
+    await new_list(page, "Garden")
+    await type_in(page, "plant beans")
+    await open_list_options(page)
+    await page.get_by_role("radio", name="Green").check()
+    await expect(page.locator(".lists .place")).to_have_attribute("data-colour", "green")
+    await page.locator(".archive-list").click()
+    await expect(page.locator("h1")).to_have_text("Inbox")
+    await expect(list_places(page)).to_have_count(0)
+    await page.locator(".archived summary").click()
+    await page.locator(".archived-lists .place").click()
+    await expect(shown_titles(page)).to_have_text(["plant beans"])
+    await expect(page.locator(".share-words")).to_contain_text("archived")
+    await page.goto(page.server + "/#/all")
+    await expect(page.locator(".empty-title")).to_be_visible()
+    await page.keyboard.press("Control+z")
+    await expect(list_places(page)).to_have_text(["Garden"])
+    await expect(page.locator(".archived")).to_be_hidden()
+
+
+@pytest.mark.parametrize("way", ["keys", "menu", "drag"])
+async def test_lists_are_moved_in_the_sidebar(page, way):
+    for title in ("a", "b", "c"):
+        await new_list(page, title)
+        await expect(page.locator("h1")).to_have_text(title)
+    if way == "keys":
+        await page.locator(".lists .place").nth(2).focus()
+        await page.keyboard.press("Alt+ArrowUp")
+        await expect(list_places(page)).to_have_text(["a", "c", "b"])
+        await page.keyboard.press("Alt+ArrowUp")
+    elif way == "menu":
+        await open_list_options(page)
+        for _ in range(2):
+            await page.get_by_role("button", name="Move up").click()
+    else:
+        await page.locator(".lists .place").nth(2).drag_to(page.locator(".lists .place").nth(0))
+    await expect(list_places(page)).to_have_text(["c", "a", "b"])
+    await page.reload()
+    await expect(list_places(page)).to_have_text(["c", "a", "b"])
+
+
+async def test_reminders_are_added_and_removed_in_the_details(page):
+    await page.locator(".new-todo").press_sequentially("Call tomorrow 17:00 remind me 2 hours before from today")
+    await expect(chips(page)).to_have_text(
+        [re.compile("Tomorrow"), re.compile("5:00|17:00"), "2 hours before", re.compile("Nov|[A-Z]")]
+    )
+    await page.locator(".new-todo").press("Enter")
+    await expect(shown_titles(page)).to_have_text(["Call"])
+    await expect(row(page, "Call").locator(".mark[title^=Reminders]")).to_have_attribute(
+        "title", "Reminders: 2 hours before"
+    )
+    await row(page, "Call").locator(".details-button").click()
+    shown = page.locator(".reminders .chip")
+    await page.locator(".new-reminder").select_option("30 minutes before")
+    await expect(shown).to_have_text(["2 hours before", "30 minutes before"])
+    await page.locator(".reminder-at").fill("2099-01-02T09:00")
+    await page.get_by_role("button", name="Add this time").click()
+    await expect(shown).to_have_count(3)
+    await shown.nth(0).click()
+    await expect(shown).to_have_count(2)
+    await settled(page)
+    before, at = (await stored(page))["reminders"]
+    assert before == {"before": 30} and at["at"].startswith("2099-01-02T09:00")
+    await page.keyboard.press("Control+z")
+    await expect(shown).to_have_count(3)
+
+
 async def go_back(page):
     await page.evaluate("history.back()")
 

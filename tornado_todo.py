@@ -4905,8 +4905,8 @@ class TodoQueries:
         """The tags of the active to-dos that the caller may see, sorted; spellings that differ in case count as one."""
         rows = await self.fetch(
             "SELECT tags, count(*) FROM todos WHERE deleted_at IS NULL AND completed_at IS NULL AND tags <> '[]'"
-            f" AND list_id IN (SELECT id FROM lists WHERE {self._seen_lists(deleted=False)})"
-            " GROUP BY tags ORDER BY tags"
+            f" AND list_id IN (SELECT id FROM lists WHERE {self._seen_lists(deleted=False)}"
+            f" AND {arranged('archived')} = 0) GROUP BY tags ORDER BY tags"
         )
         names: dict[str, str] = {}
         counts = collections.Counter[str]()
@@ -11482,6 +11482,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
             'M16.6 16.6 18 18M18 6l-1.4 1.4M7.4 16.6 6 18'),
   ('later', 'M3.2 12a8.8 8.8 0 1 0 17.6 0 8.8 8.8 0 1 0-17.6 0M12 7v5.5l3.5 2'),
   ('tag', 'M4 4.5h7.5l8 8-7 7-8-8zM8 8.5h.01'),
+  ('dot', 'M7 12a5 5 0 1 0 10 0 5 5 0 1 0-10 0'),
+  ('bell', 'M6 16.5V11a6 6 0 0 1 12 0v5.5l1.5 1.5h-15zM10 20.5h4'),
   ('all', 'm12 4 8.5 4.3L12 12.6 3.5 8.3zM3.5 12.2 12 16.5l8.5-4.3M3.5 15.9 12 20.2l8.5-4.3'),
   ('list', 'M9 7h10M9 12h10M9 17h10M4.8 7h.01M4.8 12h.01M4.8 17h.01'),
   ('trash', 'M4.5 6.5h15M9.5 6.5V4.8c0-.7.5-1.3 1.2-1.3h2.6c.7 0 1.2.6 1.2 1.3v1.7M10 10.5v6M14 10.5v6'
@@ -11533,6 +11535,10 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <ul class="shared-lists"></ul>
     <h2 class="sidebar-heading tags-heading" hidden>Tags</h2>
     <ul class="tag-places"></ul>
+    <details class="archived" hidden>
+      <summary class="sidebar-heading">Archived</summary>
+      <ul class="archived-lists"></ul>
+    </details>
     <div class="sidebar-foot">
       <a class="place row trash-link" data-action="visitPlace" href="#/trash">{% raw icon % 'trash' %}
         <span class="place-name">Trash</span></a>
@@ -11569,6 +11575,9 @@ PAGE_HTML = r"""<!DOCTYPE html>
           <div class="list-tools row" hidden>
             <button class="icon-button share-button" data-action="openSharing" title="Share"
                     aria-label="Share this list" aria-haspopup="dialog" hidden>{% raw icon % 'share' %}</button>
+            <button class="icon-button" data-action="openListOptions" title="Colour, place and archive"
+                    aria-label="Colour, place and archive of this list"
+                    aria-haspopup="dialog">{% raw icon % 'options' %}</button>
             <button class="icon-button rename-list-button" data-action="startRename"
                     aria-label="Rename this list">{% raw icon % 'pencil' %}</button>
             <button class="icon-button delete-list-button" data-action="deleteList"
@@ -11716,6 +11725,15 @@ PAGE_HTML = r"""<!DOCTYPE html>
         <div class="repeat-acts row wrap">
           <button class="button" data-action="skipOpen">Skip this one</button>
           <button class="button" data-action="endSeries">End the series</button>
+        </div>
+      </fieldset>
+      <fieldset class="field">
+        <legend>Reminders</legend>
+        <div class="reminders row wrap"></div>
+        <select class="new-reminder control" data-action="addReminder" aria-label="Add a reminder"></select>
+        <div class="row wrap">
+          <input class="reminder-at control" type="datetime-local" max="9999-12-31T23:59" aria-label="Remind me at">
+          <button class="button" data-action="addReminderAt">Add this time</button>
         </div>
       </fieldset>
       <fieldset class="field">
@@ -11912,6 +11930,27 @@ PAGE_HTML = r"""<!DOCTYPE html>
   </div>
 </dialog>
 
+<dialog class="list-options" aria-labelledby="list-options-title">
+  <div class="dialog-head row"><h2 id="list-options-title" dir="auto"></h2>
+    {% raw close % ('dialog-close', 'closeDialog', 'Close') %}</div>
+  <p class="said" role="status"></p>
+  <fieldset class="field">
+    <legend>Colour</legend>
+    <div class="colours row wrap">
+      {% for name in ('none', 'red', 'orange', 'yellow', 'green', 'teal', 'blue', 'purple', 'pink', 'grey') %}
+      <input type="radio" name="colour" value="{{ name }}" data-colour="{{ name }}" data-action="chooseColour"
+             aria-label="{{ name.title() }}" title="{{ name.title() }}">
+      {% end %}
+    </div>
+  </fieldset>
+  <div class="row wrap">
+    <button class="button" data-action="moveListBy" data-step="-1">Move up</button>
+    <button class="button" data-action="moveListBy" data-step="1">Move down</button>
+    <button class="button archive-list" data-action="archiveList"></button>
+  </div>
+  <p class="soft">Only you see this colour and place, and only for you the list is archived.</p>
+</dialog>
+
 <dialog class="confirm" aria-labelledby="confirm-title">
   <h2 id="confirm-title"></h2>
   <p class="confirm-text soft"></p>
@@ -11995,6 +12034,15 @@ PAGE_CSS = r"""/* The page of tornado_todo: the colours of the sky after a storm
   --sun-wash: light-dark(#fdf0c9, #3a3115);
   --storm: light-dark(#a8331c, #ff9c86);
   --storm-wash: light-dark(#fbe3dc, #44221b);
+  --red: light-dark(#c0392b, #ff8a7a);
+  --orange: light-dark(#b4530f, #ffab66);
+  --yellow: light-dark(#8f6b00, #f1c84c);
+  --green: light-dark(#2f7d32, #7fd483);
+  --teal: light-dark(#0f766e, #5fd0c5);
+  --blue: light-dark(#2563c9, #8ab4ff);
+  --purple: light-dark(#7441c9, #c2a6ff);
+  --pink: light-dark(#c2255c, #ff9ac0);
+  --grey: light-dark(#5b6b70, #a3b3b8);
   --veil: light-dark(rgb(20 38 43 / 38%), rgb(0 0 0 / 58%));
   --shade: light-dark(rgb(20 38 43 / 8%), rgb(0 0 0 / 30%));
   --shadow: 0 1px 2px var(--shade), 0 6px 24px var(--shade);
@@ -12371,6 +12419,30 @@ kbd {
   font: 600 var(--small) / 1.5 var(--sans);
 }
 
+summary.sidebar-heading { cursor: pointer; }
+
+[data-colour=red] { --dot: var(--red); }
+[data-colour=orange] { --dot: var(--orange); }
+[data-colour=yellow] { --dot: var(--yellow); }
+[data-colour=green] { --dot: var(--green); }
+[data-colour=teal] { --dot: var(--teal); }
+[data-colour=blue] { --dot: var(--blue); }
+[data-colour=purple] { --dot: var(--purple); }
+[data-colour=pink] { --dot: var(--pink); }
+[data-colour=grey] { --dot: var(--grey); }
+
+.colours input {
+  width: var(--low);
+  height: var(--low);
+  margin: 0;
+  border: var(--hair) solid var(--strong);
+  border-radius: var(--pill);
+  appearance: none;
+  background: var(--dot, transparent);
+  forced-color-adjust: none;
+  &:checked { box-shadow: inset 0 0 0 var(--s1) var(--surface), 0 0 0 var(--ring) var(--ink); }
+}
+
 .sidebar-foot {
   margin-block-start: auto;
   padding-block-start: var(--s5);
@@ -12391,6 +12463,10 @@ kbd {
     font-weight: 600;
     box-shadow: var(--shadow);
     > .icon { color: var(--accent); }
+  }
+  &[data-colour] > .icon {
+    fill: var(--dot);
+    color: var(--dot);
   }
   &.drop-here {
     background: var(--wash);
@@ -14616,7 +14692,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function counts() {
     if (isFiltered()) return state.matching;
-    const lists = state.view.kind === 'all' ? state.lists : [currentList()].filter(Boolean);
+    const lists = state.view.kind === 'all' ? livingLists() : [currentList()].filter(Boolean);
     if (lists.length) return { active: sum(lists, 'active'), completed: sum(lists, 'completed'), capped: false };
     const active = state.items.filter(item => !item.completed).length;
     return { active, completed: state.items.length - active, capped: false };
@@ -14626,7 +14702,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function changeableCounts() {
     const { active, completed } = counts();
     const isWhole = state.view.kind === 'all' && !isFiltered();
-    const lists = isWhole ? state.lists.filter(isLockedList) : [];
+    const lists = isWhole ? livingLists().filter(isLockedList) : [];
     const items = isWhole ? [] : state.items.filter(isLocked);
     const done = items.filter(item => item.completed).length;
     return {
@@ -14813,10 +14889,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const readTitleSoon = debounce(readTitle, READ_PAUSE);
 
-  const CHIP_ICONS = { repeat: 'repeat', reminder: 'today', tag: null, priority: 'flag', list: 'list' };
+  const CHIP_ICONS = { start: 'later', repeat: 'repeat', reminder: 'bell', tag: null, priority: 'flag', list: 'list' };
 
   function chipWords({ kind, text }, todo, kinds) {
     if (kind === 'tag') return text.slice(1);
+    if (kind === 'reminder') return reminderText(todo.reminders[0], todo);
     if (!['day', 'time'].includes(kind)) return valueWords(kind, todo[kind]) || text;
     const moment = dueMoment(todo.due);
     if (!kinds.includes('day') || !kinds.includes('time')) return friendlyDue(todo.due).text;
@@ -15003,7 +15080,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // new counts of all to-dos of a list or filter, `renew` the new version of a to-do, or null.
   function bulk({ method, show, body, words, recount, renew }) {
     const isNarrowed = isFiltered();
-    const lists = state.view.kind === 'all' ? state.lists.filter(list => !isLockedList(list)) : [currentList()];
+    const lists = state.view.kind === 'all' ? livingLists().filter(list => !isLockedList(list)) : [currentList()];
     const ids = new Set(lists.map(list => list?.id));
     command({
       words,
@@ -15153,11 +15230,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return h(`span.mark.row.priority.level-${priority}`, {}, icon('flag'), PRIORITIES[priority]);
   }
 
+  function reminderMark(item) {
+    const words = `Reminders: ${item.reminders.map(each => reminderText(each, item)).join('; ')}`;
+    return h('span.mark.row', { title: words }, icon('bell'), hiddenWords(words));
+  }
+
   function marksOf(item) {
     const list = state.view.kind !== 'list' && listById(item.list);
     return [
       item.priority > 0 && priorityMark(item.priority),
       item.due && dueMark(item),
+      item.reminders?.length > 0 && reminderMark(item),
       !hasStarted(item) && h('span.mark.row', {}, icon('later'), `From ${friendlyDue(item.start).text}`),
       item.repeat && h('span.mark.row.repeats', { title: repeatWords(item.repeat) },
         icon('repeat'), hiddenWords(repeatWords(item.repeat))),
@@ -15754,8 +15837,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- Lists -------------------------------------------------------------------------------------------
 
-  function placeView({ hash, key = hash, name, iconName, count: left, current, list, owner, shared }) {
+  function placeView({ hash, key = hash, name, iconName, count: left, current, list, owner, shared, id, colour }) {
     const link = {
+      'data-id': id,
+      'data-colour': colour,
       href: hash,
       title: owner ? `Shared by ${owner}` : '',
       'aria-current': current ? 'page' : null,
@@ -15773,7 +15858,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function viewPlaces() {
     const { title = 'Inbox', active, id } = inbox() ?? {};
     const isInbox = state.view.kind === 'list' && (!state.view.list || Boolean(currentList()?.inbox));
-    const all = { count: sum(state.lists, 'active') };
+    const all = { count: sum(livingLists(), 'active') };
     const places = Object.entries(VIEWS).map(([kind, view]) => {
       const { count: left, capped } = kind === 'all' ? all : (state.viewCounts[kind] ?? {});
       const isShown = view.title && !view.isHidden && (!view.isOptional || left || state.view.kind === kind);
@@ -15800,15 +15885,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     );
   }
 
-  const namedLists = areOthers => state.lists.filter(list => !list.inbox && isOthers(list) === areOthers);
+  const livingLists = () => state.lists.filter(list => !list.archived);
+  const archivedLists = () => state.lists.filter(list => list.archived);
+  const namedLists = areOthers =>
+    livingLists().filter(list => !list.inbox && isOthers(list) === areOthers).toSorted((a, b) => a.order - b.order);
 
-  function listPlaces(areOthers) {
-    return namedLists(areOthers).map(list =>
+  function listPlaces(areOthers, lists = namedLists(areOthers)) {
+    return lists.map(list =>
       placeView({
         hash: hashOfList(list.id),
         key: list.id,
         name: list.title,
-        iconName: areOthers ? 'people' : 'list',
+        id: list.id,
+        colour: list.colour,
+        iconName: list.colour ? 'dot' : areOthers ? 'people' : 'list',
         count: list.active,
         // A place without an id accepts no dropped to-do.
         list: isLockedList(list) ? null : list.id,
@@ -15817,6 +15907,59 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         shared: isShared(list) && !areOthers,
       }),
     );
+  }
+
+  // A list takes the place of another one of its group, which makes room on the side that it comes from.
+  function moveList(list, other) {
+    const lists = namedLists(isOthers(list));
+    const [from, to] = [lists.indexOf(list), lists.indexOf(other)];
+    if (from < 0 || to < 0 || from === to) return;
+    const rest = lists.toSpliced(from, 1);
+    change('lists', list, { order: orderBetween(rest[to - 1], rest[to], list.order) }, `Moved ${quoted(list.title)}`, {
+      said: `${list.title}: moved to position ${to + 1} of ${lists.length}.`,
+    });
+  }
+
+  function moveListBy(list, step) {
+    const lists = namedLists(isOthers(list));
+    const other = lists[lists.indexOf(list) + step];
+    if (other) moveList(list, other);
+    else announce(`Already the ${step < 0 ? 'first' : 'last'}.`);
+  }
+
+  let draggedList = null; // by the browser's own drag and drop
+
+  function dragListOver(place, event) {
+    const [list, other] = [draggedList, place.dataset.id].map(listById);
+    if (!list || !other || other.archived || isOthers(list) !== isOthers(other)) return;
+    event.preventDefault();
+    if (event.type === 'drop') moveList(list, other);
+    for (const each of findAll('.place[data-id]'))
+      each.classList.toggle('drop-here', each === place && event.type !== 'drop');
+  }
+
+  function endListDrag() {
+    draggedList = null;
+    for (const each of findAll('.place.drop-here')) each.classList.remove('drop-here');
+  }
+
+  function openListOptions() {
+    find('#list-options-title').textContent = currentList().title;
+    openDialog('.list-options');
+  }
+
+  function chooseColour({ value }) {
+    const list = currentList();
+    change('lists', list, { colour: value === 'none' ? null : value }, `Changed the colour of ${quoted(list.title)}`);
+  }
+
+  function archiveList() {
+    const list = currentList();
+    const archived = !list.archived;
+    find('.list-options').close();
+    const words = `${archived ? 'Archived' : 'Took out of the archive:'} ${quoted(list.title)}`;
+    change('lists', list, { archived }, words, { offersUndo: true });
+    if (archived) location.hash = '#/';
   }
 
   function toggleOptions() {
@@ -16095,7 +16238,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.shared-lists': () => ({ children: access.link ? [] : listPlaces(true) }),
     '.tag-places': () => ({ children: access.link ? [] : tagPlaces() }),
     '.tags-heading': () => ({ hidden: access.link !== null || state.tags.length === 0 }),
-    '.sidebar-heading:not(.shared-heading, .tags-heading)': () => ({ hidden: namedLists(false).length === 0 }),
+    'h2.sidebar-heading:not(.shared-heading, .tags-heading)': () => ({ hidden: namedLists(false).length === 0 }),
     '.shared-heading': () => ({ hidden: namedLists(true).length === 0 }),
     '.trash-link': () => ({ 'aria-current': isTrash() ? 'page' : null }),
     '.account-button': ({ session }) => ({ hidden: session.kind !== 'session' }),
@@ -16111,8 +16254,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }),
     '.leave-button': ({ list }) => ({ hidden: !isOthers(list) }),
     '.empty-trash': () => ({ hidden: !isTrash() || state.items.length === 0 }),
-    '.header .share-note': ({ list }) => ({ hidden: !isOthers(list) && !state.hasOwnLists }),
-    '.share-words': ({ list }) => ({ children: [shareWords(list)] }),
+    '.header .share-note': ({ list }) => ({ hidden: !isOthers(list) && !state.hasOwnLists && !list?.archived }),
+    '.share-words': ({ list }) => ({ children: [shareWords(list), list?.archived ? ' This list is archived.' : ''] }),
+    '.archived': () => ({ hidden: access.link !== null || !archivedLists().length }),
+    '.archived-lists': () => ({ children: access.link ? [] : listPlaces(null, archivedLists()) }),
+    '.archive-list': ({ list }) => ({ children: [list?.archived ? 'Take out of the archive' : 'Archive'] }),
+    '[data-action=moveListBy]': ({ list }) => ({ hidden: Boolean(list?.archived) }),
+    ...each(
+      ['none', 'red', 'orange', 'yellow', 'green', 'teal', 'blue', 'purple', 'pink', 'grey'],
+      colour => `.colours [value=${colour}]`,
+      (colour, { list }) => ({ checked: (list?.colour ?? 'none') === colour }),
+    ),
     '.own-lists': () => ({ hidden: !state.hasOwnLists }),
     '.progress': ({ completed, total }) => ({
       hidden: isTrash() || isFiltered() || completed === 0,
@@ -16201,10 +16353,21 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       return { hidden: !isShown, required: isShown };
     }),
     '.repeat-acts': ({ item, isFixed }) => ({ hidden: !item?.repeat || isFixed }),
+    '.reminders': ({ item }) => ({ children: (item?.reminders ?? []).map(reminderChip) }),
+    '.new-reminder': ({ item }) => ({
+      hidden: !commonReminders(item).length,
+      children: [
+        option('', 'Add a reminder'),
+        ...commonReminders(item).map(each => option(each.before, reminderText(each, item))),
+      ],
+      value: '',
+    }),
     '.detail-tags': ({ item, isFixed }) => ({ children: item?.tags.map(isFixed ? tagButton : removableTag) ?? [] }),
     '#known-tags': () => ({ children: [...state.knownTags].slice(0, 200).map(tag => option(tag)) }),
     '.detail-list': ({ item }) => ({
-      children: state.lists.filter(list => item && mayMove(item, list)).map(({ id, title }) => option(id, title)),
+      children: state.lists
+        .filter(list => item && mayMove(item, list) && (!list.archived || list.id === item.list))
+        .map(({ id, title }) => option(id, title)),
       value: item?.list ?? '',
     }),
     '.history-list': () => ({ children: state.open ? historyView() : [] }),
@@ -16534,6 +16697,52 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const choosePriority = ({ value }) => choose('priority', Number(value));
 
+  // Minutes before a day are read as a time on that day or on one before it.
+  function reminderText({ at, before, of }, item) {
+    if (at) return friendlyDue(at).text;
+    const moment = item[of ?? 'due'];
+    const tail = of ? ' the start' : '';
+    if (moment && !moment.includes('T')) {
+      const days = Math.ceil(before / 1440);
+      const count = plural(Math.abs(days), 'day', 'days');
+      const day = days ? `${count} ${days > 0 ? 'before' : 'after'}${tail}` : `On the day${of ? ' of the start' : ''}`;
+      return `${day}, ${clockFormat(new Date(2000, 0, 1, 0, days * 1440 - before))}`;
+    }
+    if (before === 0) return of ? 'At the start' : 'When it is due';
+    const [unit, size] = [['day', 1440], ['hour', 60], ['minute', 1]].find(([, length]) => before % length === 0);
+    return `${plural(Math.abs(before) / size, unit, `${unit}s`)} ${before > 0 ? 'before' : 'after'}${tail}`;
+  }
+
+  function commonReminders(item) {
+    if (!item?.due) return [];
+    return (item.due.includes('T') ? [0, 10, 30, 60, 1440] : [-540, 900, 9540]).map(before => ({ before }));
+  }
+
+  function changeReminders(renew) {
+    const item = state.open;
+    const reminders = renew(item.reminders ?? []);
+    change('todos', item, { reminders }, `Changed the reminders of ${quoted(item.title)}`);
+  }
+
+  function addReminder(field) {
+    const reminder = { before: Number(field.value) };
+    if (field.value) changeReminders(reminders => [...reminders, reminder]);
+  }
+
+  function addReminderAt() {
+    const field = find('.reminder-at');
+    const [day, time] = field.value.split('T');
+    if (time) changeReminders(reminders => [...reminders, { at: dueOf(day, time) }]);
+    else complain('Choose a day and a time first.');
+    field.value = '';
+  }
+
+  function reminderChip(reminder, index) {
+    const text = reminderText(reminder, state.open);
+    const remove = () => changeReminders(reminders => reminders.toSpliced(index, 1));
+    return filterChip(text, `Remove the reminder ${text}`, { key: index, ...action(remove) }, 'bell');
+  }
+
   const typedTags = (item, text) => ({ ...draftOf('todos', item, 'tags'), text });
 
   // Takes or adds single tags, so that other users' new tags stay.
@@ -16580,7 +16789,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     priority: level => PRIORITIES[level],
     list: listName,
     repeat: repeatWords,
-    reminders: reminders => reminders.map(reminderWords).join(', '),
+    reminders: reminders => reminders.map(each => reminderText(each, {})).join(', '),
   };
   const isNothing = value => !value || value.length === 0;
   const capitalised = text => text.charAt(0).toUpperCase() + text.slice(1);
@@ -16590,11 +16799,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const moment = dueMoment(value);
     const day = (moment.getFullYear() === new Date().getFullYear() ? dayFormat : yearFormat)(moment);
     return value.includes('T') ? `${day}, ${clockFormat(moment)}` : day;
-  }
-
-  function reminderWords({ at, before, of }) {
-    if (at) return momentWords(at);
-    return `${plural(before, 'minute', 'minutes')} before it ${of === 'start' ? 'starts' : 'is due'}`;
   }
 
   function valueWords(name, value) {
@@ -17418,6 +17622,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The functions that `data-action` names: they get the element, or a form's fields.
   const ACTIONS = {
+    addReminder, addReminderAt, archiveList, chooseColour, openListOptions,
+    moveListBy: ({ dataset }) => moveListBy(currentList(), Number(dataset.step)),
     addMember, changePassword, changeUser, chooseSort, clearCompleted, clearSearch, closeDetail, closeDialog,
     closeDrawer, copy, deleteAccount, deleteList, emptyTrash, focusStart, hideToast, leaveGate, leaveList, loadMore,
     makeInvite, makeLink, makeToken, openAccount, openDrawer, openHelp, openSharing, choosePriority, endSeries,
@@ -17472,6 +17678,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ['focusout', 'fieldset[data-field]', (field, event) => field.contains(event.relatedTarget) || saveField(field)],
     ['paste', '.new-todo', takeLines],
     ['drop', '.new-todo', takeLines],
+    ['dragstart', '.place[data-id]', ({ dataset }) => (draggedList = dataset.id)],
+    ['dragover', '.place[data-id]', dragListOver],
+    ['drop', '.place[data-id]', dragListOver],
+    ['dragend', '*', endListDrag],
     ['input', '.composer :is(input, select)', (field, event) => event.isComposing || readTitleSoon()],
     ['compositionend', '.new-todo', () => readTitleSoon()],
     ['input', '.search', () => search()],
@@ -17530,6 +17740,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     [['F2'], ROW, node => startEdit(itemOf(node)), 'Edit its title, as a double-click does'],
     [['Delete'], ROW, node => deleteTodo(itemOf(node)), 'Move it to the trash'],
     [['Alt+ArrowUp', 'Alt+ArrowDown'], ROW, moveByKey, 'Move it up or down'],
+    [['Alt+ArrowUp', 'Alt+ArrowDown'], '.place[data-id]', (node, key) =>
+      moveListBy(listById(node.dataset.id), key === 'ArrowUp' ? -1 : +1)],
     [['Enter'], '.edit, .rename-list', field => endInPlace(field)],
     [['Escape'], '.edit, .rename-list', field => endInPlace(field, { saves: false })],
     [['Enter'], '.new-list', createList],
