@@ -904,6 +904,14 @@ def clean_tags(tags: Tags | None) -> Tags:
     return [*kept.values()]
 
 
+def more_tags(todo: "Todo", tags: Tags) -> Tags:
+    """The tags of a to-do and these. Raises Invalid if they are too many."""
+    together = clean_tags([*todo.tags, *tags])
+    if len(together) > MAX_TAGS:
+        raise invalid("tags", f"would be more than {MAX_TAGS} of {todo.title!r}")
+    return together
+
+
 def fold_user_name(name: str) -> str:
     """The stored form of an account's name: without case, compatibility forms and surrounding space."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", trim(name)).casefold())
@@ -1664,6 +1672,7 @@ class TodoFilter(msgspec.Struct, kw_only=True, frozen=True):
     """
 
     list: str | None = None
+    id: Sequence[str] = ()
     completed: bool | None = None
     due: tuple[str, str] | str | None = None
     start: tuple[str, str] | str | None = None
@@ -1890,6 +1899,13 @@ def read_words(text: str) -> tuple[str, ...]:
     if not words or len(text) > 200:
         raise ValueError("must be 1 to 200 characters with a word in them")
     return words
+
+
+def read_ids(text: str) -> tuple[str, ...]:
+    ids = tuple(clean_id(each) for each in text.split(","))
+    if len(ids) > 200:
+        raise ValueError("must be at most 200 ids")  # 8 kB, which proxies still accept in an address
+    return ids
 
 
 def read_priorities(text: str) -> tuple[int, ...]:
@@ -4756,6 +4772,8 @@ class TodoQueries:
             # A to-do without a start has started before every day.
             always = "start IS NULL OR " if which.start[0] == FIRST_DAY else ""
             conditions.append(f"({always}CASE WHEN length(start) > 10 THEN {timed} ELSE {untimed} END)")
+        if which.id:
+            conditions.append(f"todos.id IN ({', '.join(map(bound, which.id))})")
         if which.priority:
             conditions.append(f"priority IN ({', '.join(map(bound, which.priority))})")
         if which.assignee in ("me", "none"):
@@ -7533,7 +7551,7 @@ class TodoService:
 
     @transactional()
     async def patch_all(
-        self, batch: LongBatch, which: TodoFilter, fields: Mapping[str, Any], if_match: str | None
+        self, batch: LongBatch, which: TodoFilter, fields: Mapping[str, Any], if_match: str | None, add_tags: bool
     ) -> int:
         """Set these fields of all to-dos that a filter selects, as one batch; returns their number."""
         refuse_order(fields)
@@ -7543,8 +7561,10 @@ class TodoService:
             _, last = await batch.loaded.settle(find_place, batch, fields["list"], len(selected))
         async for before in in_batches(selected):
             before = batch.saved.get(before.id, before)
-            list_id = fields.get("list", before.list)
-            values = await batch.loaded.settle(with_assignee, batch, fields, list_id, is_quick=True)
+            list_id, values = fields.get("list", before.list), fields
+            if add_tags and "tags" in fields:
+                values = {**fields, "tags": more_tags(before, fields["tags"])}
+            values = await batch.loaded.settle(with_assignee, batch, values, list_id, is_quick=True)
             if list_id != before.list:
                 check_move(batch, before, list_id)
                 last += 1
@@ -10025,6 +10045,9 @@ Parse = Annotated[bool, Parameter("whether words of the title are read as other 
 Keep = Annotated[
     tuple[Any, ...], Parameter("what stays in the title: kinds, or places like 5-13", KEPT, "tag,5-13", read_keep)
 ]
+AddTags = Annotated[
+    bool, Parameter("whether tags are added to those of each to-do, not put in their place", BOOLEAN, False)
+]
 TimeZone = Annotated[
     str,
     Parameter(
@@ -10054,6 +10077,9 @@ class Filters(TypedDict, total=False):
     """Conditions that select to-dos; without any, all are selected."""
 
     list: ListFilter
+    id: Annotated[
+        str, Parameter("only those with one of up to 200 ids, separated by commas", TEXT, EXAMPLE_ID, read_ids)
+    ]
     completed: Annotated[bool, Parameter("only those that are completed, or not", BOOLEAN, False)]
     due: Annotated[str, Parameter("a day, days like 2026-11-01..today+7, any, none", DUE, "..2026-12-31", read_due)]
     start: Annotated[
@@ -10292,11 +10318,12 @@ class TodosHandler(ParsingHandler):
         return await self.services.todos.create(self.user, body, repeat=self.repeat(idempotency_key, Todo))
 
     async def patch(
-        self, body: TodoPatch, *, if_match: IfMatch = None, **filters: Unpack[Filters]
+        self, body: TodoPatch, *, add_tags: AddTags = False, if_match: IfMatch = None, **filters: Unpack[Filters]
     ) -> WriteResult[BulkResult]:
         """Change all to-dos that the filters select."""
         which = filter_from_query(filters, self.user.time_zone)
-        return await self.services.todos.patch_all(self.user_in(filters.get("tz", "")), which, body, if_match)
+        user = self.user_in(filters.get("tz", ""))
+        return await self.services.todos.patch_all(user, which, body, if_match, add_tags)
 
     async def delete(self, *, if_match: IfMatch = None, **filters: Unpack[AllFilters]) -> WriteResult[BulkResult]:
         """Move all to-dos that the filters select to the trash, or delete those in the trash for good."""
@@ -11651,6 +11678,25 @@ PAGE_HTML = r"""<!DOCTYPE html>
         <p class="empty-action"></p>
       </section>
 
+      <div class="selection row wrap card" role="group" aria-label="Selected to-dos" hidden>
+        <b class="selection-count"></b>
+        <button class="button select-complete" data-action="completeSelected"></button>
+        <select class="control select-due" data-action="dateSelected" aria-label="Due date of the selected to-dos">
+          <option value="">Due …</option>
+          <option value="0">Today</option>
+          <option value="1">Tomorrow</option>
+          <option value="7">In a week</option>
+          <option value="none">No date</option>
+        </select>
+        <select class="control select-list" data-action="moveSelected" aria-label="Move the selected to-dos"></select>
+        <input class="control select-tag" data-action="tagSelected" type="text" list="known-tags"
+               placeholder="Add a tag" aria-label="Add a tag to the selected to-dos" autocomplete="off"
+               maxlength="50" dir="auto" enterkeyhint="done">
+        <button class="icon-button destroy" data-action="deleteSelected"
+                aria-label="Delete the selected to-dos">{% raw icon % 'trash' %}</button>
+        {% raw close % ('', 'endSelection', 'End the selection') %}
+      </div>
+
       <footer class="footer soft" hidden>
         <span class="todo-count"><strong>0</strong> items left</span>
         <ul class="filters segments" aria-label="Show">
@@ -12640,7 +12686,7 @@ summary.sidebar-heading { cursor: pointer; }
   .chunk {
     position: relative;
     content-visibility: auto;
-    contain-intrinsic-size: auto calc(25 * var(--row));
+    contain-intrinsic-block-size: auto calc(25 * var(--row));
     &:has(.dragging, .shifted) { content-visibility: visible; }
     + .chunk { border-block-start: var(--hair) solid var(--line); }
     &:first-child > :first-child { border-radius: var(--round) var(--round) 0 0; }
@@ -12652,7 +12698,10 @@ summary.sidebar-heading { cursor: pointer; }
     padding-inline: var(--grip) var(--s2);
     + li { border-block-start: var(--hair) solid var(--line); }
     &:is(:hover, :focus-within) { background: var(--hover); }
-    &.open { background: color-mix(in srgb, var(--wash) 50%, var(--surface)); }
+    &:is(.open, .selected) { background: color-mix(in srgb, var(--wash) 50%, var(--surface)); }
+    &.selected { box-shadow: inset var(--s1) 0 var(--accent); }
+    &.selected:dir(rtl) { box-shadow: inset calc(-1 * var(--s1)) 0 var(--accent); }
+    &.swiped { background: var(--wash); }
   }
   .view {
     display: grid;
@@ -12853,6 +12902,19 @@ summary.sidebar-heading { cursor: pointer; }
   padding: var(--s4) var(--s5) max(var(--s3), env(safe-area-inset-bottom));
   background: linear-gradient(transparent, var(--ground) var(--s4));
 }
+
+.selection {
+  position: sticky;
+  z-index: 11;
+  inset-block-end: var(--s3);
+  margin-block: auto var(--s3);
+  padding: var(--s2) var(--s4);
+  border: var(--hair) solid var(--line);
+  .control { flex: 1 1 var(--narrow); }
+}
+
+/* What gets the focus must not lie under it. */
+.is-selecting { --footer: calc(2.5 * var(--bar)); }
 
 .todo-count strong { color: var(--ink); }
 
@@ -13341,6 +13403,12 @@ dialog {
 @media (height <= 32rem) {
   :root { --footer: 0px; }
   .footer { position: static; }
+  .selection {
+    flex-wrap: nowrap;
+    overflow-x: auto;
+    > :nth-child(n) { flex: none; }
+    .control { width: var(--narrow); }
+  }
   .detail {
     display: block;
     overflow-y: auto;
@@ -13349,6 +13417,12 @@ dialog {
 }
 
 @media (hover: none) {
+  /* A swipe to the side and a long press are the page's. */
+  .todo-list li {
+    touch-action: pan-y pinch-zoom;
+    user-select: none;
+    -webkit-user-select: none;
+  }
   /* The grip is at the end, wide enough for a finger. */
   .sortable {
     .grip {
@@ -13359,7 +13433,7 @@ dialog {
   }
   /* On a small touch screen a row has room for one button; deleting is in the details. */
   @media (width < 600px) {
-    .destroy { display: none; }
+    .todo-list .destroy { display: none; }
   }
 }
 
@@ -13405,6 +13479,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const { base: root, weather } = document.documentElement.dataset;
   const PAGE_SIZE = 100;
   const MAXIMUM_LIMIT = 1000;
+  const MAXIMUM_SELECTED = 200; // of which the ids still fit into an address
+  const LONG_PRESS = 500;
+  const SWIPE = 80; // pixels
   const CHUNK = 25; // rows that are laid out together
   const TITLE_LENGTH = 500;
   const TAG_LENGTH = 50;
@@ -13679,6 +13756,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     stale: '', // what has to be read again in a quiet moment: 'counts' or 'all'
     editing: null,
     isPrinting: false,
+    selected: new Set(), // ids
+    anchor: null, // the id from which Shift selects
     drag: null,
     hasDrawer: false,
     history: [],
@@ -15125,6 +15204,129 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     focusStart();
   }
 
+  // ---- To-dos: several at once -------------------------------------------------------------------------
+
+  const selectedItems = () => state.items.filter(({ id }) => state.selected.has(id));
+  const shownItems = () => groups().flatMap(({ items }) => items);
+
+  function select(ids, anchor) {
+    if (ids.size > MAXIMUM_SELECTED) return complain(`At most ${MAXIMUM_SELECTED} to-dos can be selected at once.`);
+    Object.assign(state, { selected: ids, anchor });
+    render();
+    return announce(ids.size ? `${ids.size} selected.` : 'Nothing is selected.');
+  }
+
+  function toggleSelected(item) {
+    const ids = new Set(state.selected);
+    if (!ids.delete(item.id)) ids.add(item.id);
+    if (!refuses(item)) select(ids, item.id);
+  }
+
+  function selectTo(item) {
+    const items = shownItems();
+    const places = [state.anchor ?? item.id, item.id].map(id => items.findIndex(each => each.id === id));
+    const range = items.slice(Math.min(...places), Math.max(...places) + 1).filter(each => !isLocked(each));
+    select(new Set(range.map(({ id }) => id)), state.anchor ?? item.id);
+  }
+
+  function selectByKey(node, key) {
+    state.anchor ??= itemOf(node).id;
+    stepToRow(node, key.replace('Shift+', ''));
+    selectTo(itemOf(document.activeElement) ?? itemOf(node));
+  }
+
+  function endSelection() {
+    if (state.selected.size) select(new Set(), null);
+  }
+
+  // Changes all that are selected as one batch, which one undo takes back.
+  function changeSelected(act, { method = 'PATCH', fields, renew = item => ({ ...item, ...fields }), more = '' }) {
+    const items = selectedItems();
+    const ids = items.map(({ id }) => id);
+    if (!ids.length) return endSelection();
+    const path = `/api/todos?id=${ids}${zone && `&tz=${encodeURIComponent(zone)}`}${more}`;
+    const apply = (draft, { id }) => {
+      const item = itemIn(draft, id);
+      if (method === 'DELETE') removeIn(draft, 'items', id);
+      else if (item) changeIn(draft, 'todos', id, renew(item));
+    };
+    command({
+      words: `${act} ${ids.length === 1 ? quoted(items[0].title) : todosText(ids.length)}`,
+      offersUndo: true,
+      rereads: true,
+      request: { method, path, body: fields },
+      apply: draft => items.forEach(item => apply(draft, item)),
+    });
+    endSelection();
+    return focusStart();
+  }
+
+  function completeSelected() {
+    const completed = selectedItems().some(item => !item.completed);
+    changeSelected(completed ? 'Completed' : 'Reopened', { fields: { completed } });
+  }
+
+  function deleteSelected() {
+    if (state.selected.has(state.open?.id)) closeDetail();
+    changeSelected('Deleted', { method: 'DELETE' });
+  }
+
+  function dateSelected({ value }) {
+    const due = value === 'none' ? null : dayFromNow(Number(value));
+    changeSelected(due ? `Due ${friendlyDue(due).text}:` : 'Removed the due date of', { fields: { due } });
+  }
+
+  function moveSelected({ value: list }) {
+    const isMovable = selectedItems().every(item => mayMove(item, listById(list)));
+    if (isMovable) return changeSelected(`Moved to ${listById(list).title}:`, { fields: { list } });
+    complain('Only its owner can take a to-do out of a list.');
+    return render();
+  }
+
+  function tagSelected(field) {
+    const tags = splitTags(field.value);
+    const renew = item => ({ ...item, tags: splitTags([...item.tags, ...tags].join(',')) });
+    empty(field);
+    if (tags.length) changeSelected(`Tagged ${tags.join(', ')}:`, { fields: { tags }, renew, more: '&add_tags=true' });
+  }
+
+  // A finger selects by a long press, and completes by a swipe towards the end of the line.
+  const touch = { row: null, timer: null, isHeld: false, x: 0, y: 0, distance: 0 };
+
+  function beginTouch(row, event) {
+    touch.isHeld = false;
+    if (event.pointerType !== 'touch' || event.target.closest('.grip, .edit')) return;
+    const timer = setTimeout(() => {
+      touch.isHeld = true;
+      toggleSelected(itemOf(row));
+      endTouch();
+    }, LONG_PRESS);
+    Object.assign(touch, { row, timer, x: event.clientX, y: event.clientY, distance: 0 });
+  }
+
+  function followTouch(row, { clientX, clientY }) {
+    if (touch.row !== row) return;
+    const [across, down] = [clientX - touch.x, clientY - touch.y];
+    if (Math.hypot(across, down) > 10) clearTimeout(touch.timer);
+    if (Math.abs(down) > Math.abs(across)) return;
+    touch.distance = Math.max(0, getComputedStyle(row).direction === 'rtl' ? -across : across);
+    row.classList.toggle('swiped', touch.distance > SWIPE);
+    row.style.transform = `translateX(${Math.sign(across) * touch.distance}px)`;
+  }
+
+  function endTouch() {
+    clearTimeout(touch.timer);
+    if (touch.row) touch.row.style.transform = '';
+    touch.row?.classList.remove('swiped');
+    touch.row = null;
+  }
+
+  function dropTouch(row) {
+    const isSwipe = touch.row === row && touch.distance > SWIPE;
+    endTouch();
+    if (isSwipe) toggleTodo(itemOf(row));
+  }
+
   // ---- To-dos: order -----------------------------------------------------------------------------------
 
   const canReorder = () => !isTrash() && !isLockedView() && sortOf() === 'order' && state.view.q === '';
@@ -15246,14 +15448,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         icon('repeat'), hiddenWords(repeatWords(item.repeat))),
       list && h('span.mark.row.in-list', { dir: 'auto' }, list.title),
       item.tags.map(tagButton),
+      state.selected.has(item.id) && hiddenWords('Selected'),
       item.notes && h('span.mark.row.note', { title: 'Has notes' }, icon('note'), hiddenWords('Has notes')),
     ];
   }
 
-  function newRowView(item, { isOpen, isEditing, isWhole }) {
+  function newRowView(item, { isOpen, isEditing, isSelected, isWhole }) {
     const { id, title, completed, priority, pending } = item;
     const locked = isLocked(item);
     const classes = { '.completed': completed, '.pending': pending, '.locked': locked, '.open': isOpen };
+    classes['.selected'] = isSelected;
     for (const level of [1, 2, 3]) classes[`.priority-${level}`] = priority === level;
     const label = h('label', { dir: 'auto' }, formed(title, LINKS));
     const row = { key: id, 'data-id': id, ...classes, '.editing': isEditing };
@@ -15277,7 +15481,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // A row is described again only when its to-do, or what it shows of everything else, is another.
   function rowView(item, isNear) {
-    const flags = { isOpen: state.open?.id === item.id, isEditing: state.editing === item.id };
+    const { open, editing, selected } = state;
+    const flags = { isOpen: open?.id === item.id, isEditing: editing === item.id, isSelected: selected.has(item.id) };
     flags.isWhole = isNear || flags.isEditing;
     const due = flags.isWhole && item.due && friendlyDue(item.due);
     const signature = `${Object.values(flags)} ${due?.text} ${due?.tone}`;
@@ -16062,6 +16267,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function historyMoved() {
+    if (!isStepping && history.state === null) return; // a new address, see followHash
     const isBack = !isStepping && Boolean(history.state?.isUnder);
     isStepping = false;
     if (isBack) closeDrawer();
@@ -16080,14 +16286,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }
     const list = item && !listById(item.list)?.inbox && !access.link ? item.list : null;
     const view = { ...plainView, list, ...(item?.start && !hasStarted(item) && { kind: 'later', list: null }) };
-    history.replaceState(null, '', item ? hashOf(view) : placeOf({}));
-    await followHash();
+    const hash = item ? hashOf(view) : placeOf({});
+    // After a reload the entry of the to-do is there already.
+    if (!item || !history.state?.covers) history.replaceState(null, '', hash);
+    await followHash(hash);
     if (item) openDetail(item);
   }
 
   // A link in an overlay replaces its entry, or going back would need one step more.
   function visit(hash) {
-    if (history.state?.covers) location.replace(hash);
+    if (isStepping) addEventListener('popstate', () => visit(hash), { once: true });
+    else if (history.state?.covers) location.replace(hash);
     else location.hash = hash;
   }
 
@@ -16222,6 +16431,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       '.is-link': access.link !== null,
       '.drawer-open': state.hasDrawer,
       '.detail-open': item !== null,
+      '.is-selecting': state.selected.size > 0,
       '.gate-open': gate.resolve !== null,
     }),
     '.banner': () => ({ hidden: !state.hasKept }),
@@ -16279,7 +16489,21 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const children = activeFilters();
       return { hidden: !children.some(Boolean), children };
     },
-    '.main, .footer': ({ hasTodos }) => ({ hidden: isTrash() || !hasTodos }),
+    '.main': ({ hasTodos }) => ({ hidden: isTrash() || !hasTodos }),
+    '.footer': ({ hasTodos }) => ({ hidden: isTrash() || !hasTodos || state.selected.size > 0 }),
+    '.selection': () => ({ hidden: state.selected.size === 0 }),
+    '.selection-count': () => ({ children: [`${state.selected.size} selected`] }),
+    '.select-complete': () => ({
+      children: [selectedItems().some(item => !item.completed) ? 'Complete' : 'Reopen'],
+    }),
+    '.select-due': () => ({ value: '' }),
+    '.select-list': () => ({
+      children: [
+        option('', 'Move to …'),
+        ...state.lists.filter(list => !isLockedList(list)).map(({ id, title }) => option(id, title)),
+      ],
+      value: '',
+    }),
     '.list-bar': ({ total }) => ({ hidden: total === 0 }),
     '.toggle-all': ({ changeable, canChange }) => ({ checked: changeable.active === 0 && canChange }),
     '.toggle-all-box': ({ total, canChange }) => ({ hidden: total > 0 && !canChange }),
@@ -17624,7 +17848,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const ACTIONS = {
     addReminder, addReminderAt, archiveList, chooseColour, openListOptions,
     moveListBy: ({ dataset }) => moveListBy(currentList(), Number(dataset.step)),
-    addMember, changePassword, changeUser, chooseSort, clearCompleted, clearSearch, closeDetail, closeDialog,
+    addMember, changePassword, changeUser, chooseSort, clearCompleted, completeSelected, dateSelected,
+    deleteSelected, endSelection, moveSelected, tagSelected, clearSearch, closeDetail, closeDialog,
     closeDrawer, copy, deleteAccount, deleteList, emptyTrash, focusStart, hideToast, leaveGate, leaveList, loadMore,
     makeInvite, makeLink, makeToken, openAccount, openDrawer, openHelp, openSharing, choosePriority, endSeries,
     quickDue, signIn, signOut, signOutEverywhere, signUp, skipOpen, startNewList, switchForm, toggleAll, toggleDone,
@@ -17649,9 +17874,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // mouse waits for a second one; with a finger, double clicks are unreliable, and the details can be edited.
   let clicked = null;
 
+  // Whether a click selects: with these keys, and with a finger once something is selected.
+  const isPick = ({ shiftKey, ctrlKey, metaKey, pointerType }) =>
+    shiftKey || ctrlKey || metaKey || (pointerType === 'touch' && state.selected.size > 0);
+
   function clickTitle(label, event) {
     clearTimeout(clicked);
-    if (event.target.closest('a') || event.detail > 1 || !getSelection().isCollapsed) return;
+    if (isPick(event) || event.target.closest('a') || event.detail > 1 || !getSelection().isCollapsed) return;
     const { id } = itemOf(label);
     const isFinger = event.pointerType === 'touch';
     const open = () => itemById(id) && state.open?.id !== id && openDetail(itemById(id), { takeFocus: isFinger });
@@ -17664,12 +17893,25 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (!event.target.closest('a')) startEdit(itemOf(label));
   }
 
+  function pickRow(row, event) {
+    // The end of a long press may count as a click.
+    if (!isPick(event) || touch.isHeld || event.target.closest('button, input, a')) return;
+    getSelection().removeAllRanges();
+    (event.shiftKey ? selectTo : toggleSelected)(itemOf(row));
+  }
+
   // The page's listeners: kind of event, selector, and what is done with the element.
   const EVENTS = [
     ['click', '[data-action]:not(input, select, form)', act],
     ['change', ':is(input, select)[data-action]', act],
     ['submit', 'form', submitForm],
     ['click', '.todo-list label', clickTitle],
+    ['click', '.todo-list li', pickRow],
+    ['pointerdown', '.todo-list li', beginTouch],
+    ['pointermove', '.todo-list li', followTouch],
+    ['pointerup', '.todo-list li', dropTouch],
+    ['pointercancel', '*', endTouch],
+    ['contextmenu', '.todo-list li', (row, event) => event.pointerType === 'touch' && event.preventDefault()],
     ['dblclick', '.todo-list label', editTitle],
     ['click', '.notes-view', clickNotes],
     ['dblclick', 'h1', () => !find('.list-tools').hidden && !isOthers(currentList()) && startRename()],
@@ -17735,10 +17977,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     [['Enter'], '.new-todo, .new-due, .new-tags', createTodo],
     [['ArrowDown'], '.new-todo', () => focusIn(find('.todo-list li'))],
     [['ArrowUp', 'ArrowDown'], ROW, stepToRow, 'From to-do to to-do'],
+    [['Shift+ArrowUp', 'Shift+ArrowDown'], ROW, selectByKey, 'Select several; then Esc ends that'],
+    [['x'], ROW, node => recall('single-keys', true) && toggleSelected(itemOf(node)), 'Select it, or not'],
+    [['Mod+a'], ROW, node => select(new Set(shownItems().map(({ id }) => id)), itemOf(node).id), 'Select all shown'],
     [['Space'], ROW, () => false, 'Complete the to-do'],
     [['Enter'], '.todo-list .toggle', node => openDetail(itemOf(node)), 'Its details'],
     [['F2'], ROW, node => startEdit(itemOf(node)), 'Edit its title, as a double-click does'],
-    [['Delete'], ROW, node => deleteTodo(itemOf(node)), 'Move it to the trash'],
+    [['Delete'], ROW, deleteByKey, 'Move it to the trash'],
     [['Alt+ArrowUp', 'Alt+ArrowDown'], ROW, moveByKey, 'Move it up or down'],
     [['Alt+ArrowUp', 'Alt+ArrowDown'], '.place[data-id]', (node, key) =>
       moveListBy(listById(node.dataset.id), key === 'ArrowUp' ? -1 : +1)],
@@ -17779,7 +18024,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const mark = event.ctrlKey || event.metaKey;
     const isPlain = !mark && !event.altKey;
     const names = isPlain || key.length > 1 ? [key] : [];
-    if (event.altKey && key.startsWith('Arrow')) names.splice(0, 1, `Alt+${key}`);
+    const extra = event.altKey ? 'Alt+' : event.shiftKey ? 'Shift+' : '';
+    if (extra && key.startsWith('Arrow')) names.splice(0, 1, `${extra}${key}`);
     if (mark && !event.altKey) names.push(`Mod+${event.shiftKey ? 'Shift+' : ''}${key}`);
     if (event.ctrlKey) names.push(`Ctrl+${key}`);
     for (const [keys, selector, handle] of KEYS) {
@@ -17789,6 +18035,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       event.preventDefault();
       return;
     }
+  }
+
+  function deleteByKey(node) {
+    if (state.selected.size) deleteSelected();
+    else deleteTodo(itemOf(node));
   }
 
   function takeBackByKey(node, turn) {
@@ -17820,6 +18071,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function escape(node) {
     if (state.drag) endDrag();
     else if (state.hasDrawer) closeDrawer();
+    else if (state.selected.size) endSelection();
     else if (node.matches('.search')) leaveSearch();
     else if (state.open && !node.matches('.new-todo')) closeDetail();
     else return false;
@@ -17848,14 +18100,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     else if (!isStepping && todoOf(location.hash) !== state.open?.id) openAddress(todoOf(location.hash));
   }
 
-  function followHash() {
+  function followHash(hash = location.hash) {
     const before = state.view;
-    const view = parseHash(location.hash);
+    const view = parseHash(hash);
     if (state.loaded && hashOf(view) === hashOf(before)) return null; // only the details were closed
     saveDetails();
     saveInPlace();
     state.view = view;
     remember('show', { ...recall('show', {}), [viewKey()]: view.show });
+    endSelection();
     const isMoved = before.kind !== view.kind || before.list !== view.list;
     if (isMoved) {
       closeDetail();
@@ -17865,9 +18118,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }
     // A narrower filter can be shown before its answer is here.
     keep({ items: isMoved ? [] : saved.items.filter(belongs).slice(0, PAGE_SIZE), next: null });
-    const reading = sync({ moved: true });
-    render();
-    return reading;
+    const ended = sync({ moved: true });
+    if (state.open) settleLayout();
+    else render();
+    return ended;
   }
 
   function leavePage() {
