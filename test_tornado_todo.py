@@ -18550,6 +18550,41 @@ async def test_controls_of_account_views_have_names_and_large_targets(browser, a
         assert await page.evaluate(NAMELESS) == []
 
 
+@pytest.mark.slow
+@SCREENS
+async def test_members_assign_and_comment_side_by_side(browser, accounts_server, width, height):
+    async with (
+        signed_in_page(browser, accounts_server, "ann") as ann,
+        signed_in_page(browser, accounts_server, "bob", width, height) as bob,
+    ):
+        await make_list_on_page(ann, "Groceries", BUY, FEED)
+        await share_on_page(ann, "bob", "editor")
+        await open_details(ann, BUY)
+        await expect(ann.locator(".detail-assignee option")).to_have_text(["Nobody", "ann", "bob"])
+        await ann.locator(".detail-assignee").select_option("bob")
+        await open_lists(bob)
+        await bob.locator(".place", has_text="Assigned to me").click()
+        await expect(shown_titles(bob)).to_have_text([BUY])
+        await expect(row(bob, BUY).locator(".assignee")).to_contain_text("Assigned to bob")
+        await open_details(bob, BUY)
+        for page, text in ((ann, "Which one?"), (bob, "<b>The</b> blue one")):
+            if not await page.locator(".comment-form").is_visible():
+                await page.locator(".comments summary").click()
+            await page.locator(".comment-form textarea").fill(text)
+            await page.locator(".comment-send").click()
+            await expect(page.locator(".comment-text").last).to_have_text(text)
+        await expect(ann.locator(".comment-text")).to_have_text(["Which one?", "<b>The</b> blue one"])
+        await expect(bob.get_by_role("button", name="Edit: Which one?")).to_have_count(0)
+        await bob.get_by_role("button", name="Edit: <b>The</b> blue one").click()
+        await bob.locator(".comment-form textarea").fill("Any")
+        await bob.locator(".comment-send").click()
+        await expect(ann.locator(".comment-text").last).to_have_text("Any")
+        await ann.get_by_role("button", name="Delete: Any").click()
+        await expect(bob.locator(".comment-list li").last).to_contain_text("This comment was deleted.")
+        await expect(ann.locator(".comments-title")).to_have_text("Comments (1)")
+        await assert_fits(bob)
+
+
 # ==== axe-core ====================================================================================
 
 

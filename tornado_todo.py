@@ -11523,6 +11523,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   ('flag', 'M6 20.5v-16h11.5l-2.5 4 2.5 4H6'),
   ('grip', 'M9.5 6.5h.01M14.5 6.5h.01M9.5 12h.01M14.5 12h.01M9.5 17.5h.01M14.5 17.5h.01'),
   ('note', 'M5 7h14M5 12h14M5 17h8'),
+  ('comment', 'M5 5.5h14v10h-7.5L7.5 19v-3.5H5z'),
   ('calendar', 'M6.5 5.5h11A2.5 2.5 0 0 1 20 8v9.5a2.5 2.5 0 0 1-2.5 2.5h-11A2.5 2.5 0 0 1 4 17.5V8a2.5 2.5 0 0 1 2.5'
                '-2.5zM4 10h16M8.5 3.5v4M15.5 3.5v4'),
   ('repeat', 'm17 3.5 3 3-3 3M4 11.5V10a3.5 3.5 0 0 1 3.5-3.5H20M7 20.5l-3-3 3-3M20 12.5V14a3.5 3.5 0 0 1-3.5 3.5H4'),
@@ -11800,6 +11801,18 @@ PAGE_HTML = r"""<!DOCTYPE html>
       </div>
       <div class="field"><label for="detail-list">List</label>
         <select id="detail-list" class="detail-list" data-action="chooseList"></select></div>
+      <div class="field assignee-field"><label for="detail-assignee">Assigned to</label>
+        <select id="detail-assignee" class="detail-assignee" data-action="chooseAssignee"></select></div>
+      <details class="part comments">
+        <summary class="comments-title"></summary>
+        <ol class="comment-list stack"></ol>
+        <form class="comment-form stack" data-action="sayComment">
+          <textarea class="control" name="text" rows="2" maxlength="5000" aria-label="Comment" placeholder="Comment"
+                    dir="auto" required></textarea>
+          <p class="said" role="status"></p>
+          <div class="row"><button class="button comment-send"></button></div>
+        </form>
+      </details>
       <details class="part history">
         <summary>History</summary>
         <ol class="history-list"></ol>
@@ -13130,6 +13143,12 @@ summary.sidebar-heading { cursor: pointer; }
 
 .history-when { justify-content: space-between; }
 
+.comment-text {
+  overflow-wrap: anywhere;
+  white-space: pre-wrap;
+  a { color: inherit; }
+}
+
 .history-day {
   padding-block: var(--s3) var(--s1);
   font-weight: 600;
@@ -13760,6 +13779,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     anchor: null, // the id from which Shift selects
     drag: null,
     hasDrawer: false,
+    members: [], // of the list of the to-do that is open
+    comments: [],
+    commenting: null, // the id of the comment that is edited
     history: [],
     nextHistory: null, // the query of the page after those that are shown
     writes: 0,
@@ -14422,6 +14444,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       fields: () => ({ start: dayFromNow(1) }),
       empty: ['Nothing waits', 'A to-do with a later start is kept here until that day.'],
     },
+    assigned: {
+      title: 'Assigned to me',
+      icon: 'person',
+      show: 'active',
+      counts: true,
+      isOptional: true,
+      query: () => ({ assignee: 'me' }),
+      has: item => item.assignee === access.session?.user,
+      fields: () => ({ assignee: access.session?.user }),
+      empty: ['Nothing is assigned to you', 'In a shared list, the details of a to-do say who is to do it.'],
+    },
     all: { title: 'Everything', icon: 'all', query: () => ({ start: untilToday() }), has: hasStarted },
     trash: { title: 'Trash', query: () => ({ deleted: 'true' }), sort: '-updated_at', isHidden: true },
   };
@@ -14681,6 +14714,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     // A text typed before the to-do became read-only is sent as well: the answer reports the refusal.
     if (isLocked(state.open)) saveDetails();
     loadHistory();
+    loadPeople();
   }
 
   const noteTags = items => items.forEach(item => item.tags.forEach(tag => state.knownTags.add(tag)));
@@ -15437,6 +15471,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return h('span.mark.row', { title: words }, icon('bell'), hiddenWords(words));
   }
 
+  function assigneeMark(name) {
+    const initials = name.split(/[^\p{L}\p{N}]+/u).filter(Boolean).slice(0, 2).map(word => [...word][0]).join('');
+    const label = `Assigned to ${name}`;
+    return h('span.mark.row.assignee', { title: label }, icon('person'),
+      h('span', { 'aria-hidden': 'true' }, initials.toUpperCase()), hiddenWords(label));
+  }
+
   function marksOf(item) {
     const list = state.view.kind !== 'list' && listById(item.list);
     return [
@@ -15449,6 +15490,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       list && h('span.mark.row.in-list', { dir: 'auto' }, list.title),
       item.tags.map(tagButton),
       state.selected.has(item.id) && hiddenWords('Selected'),
+      item.assignee && assigneeMark(item.assignee),
+      item.comments > 0 && h('span.mark.row', { title: 'Comments' },
+        icon('comment'), String(item.comments), hiddenWords(item.comments === 1 ? ' comment' : ' comments')),
       item.notes && h('span.mark.row.note', { title: 'Has notes' }, icon('note'), hiddenWords('Has notes')),
     ];
   }
@@ -16594,6 +16638,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         .map(({ id, title }) => option(id, title)),
       value: item?.list ?? '',
     }),
+    '.assignee-field': ({ item }) => ({ hidden: !item?.assignee && state.members.length < 2 }),
+    '.detail-assignee': ({ item, isFixed }) => ({
+      disabled: isFixed,
+      children: [option('', 'Nobody'), ...assignable(item).map(name => option(name, name))],
+      value: item?.assignee ?? '',
+    }),
+    '.comments-title': ({ item }) => ({ children: [`Comments${item?.comments ? ` (${item.comments})` : ''}`] }),
+    '.comment-list': () => ({ children: state.open ? state.comments.map(commentView) : [] }),
+    '.comment-form': ({ isFixed }) => ({ hidden: isFixed }),
+    '.comment-send': () => ({ children: [state.commenting ? 'Save' : 'Comment'] }),
     '.history-list': () => ({ children: state.open ? historyView() : [] }),
     '.history-more': () => ({ hidden: state.nextHistory === null }),
     '.detail-created': ({ item }) => ({ children: item?.created_at ? ['Added ', agoTime(item.created_at)] : [] }),
@@ -16763,10 +16817,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function openDetail(item, { takeFocus = true } = {}) {
     saveDetails();
-    Object.assign(state, { history: [], nextHistory: null });
+    Object.assign(state, { history: [], nextHistory: null, members: [], comments: [], commenting: null });
+    find('.comment-form').reset();
     keep({ open: savedThing('todos', item.id) ?? item });
     settleLayout();
     loadHistory();
+    loadPeople();
     for (const part of findAll('.detail, .detail-body')) part.scrollTop = 0;
     if (!takeFocus) return;
     find(coveringDetail.matches ? '.detail-close' : '.detail-title').focus();
@@ -17043,7 +17099,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     restore: 'restored it',
     purge: 'deleted it for good',
   };
-  const BESIDE = /_at$|^(?:id|url|revision|order)$/; // follow from other changes
+  const BESIDE = /_at$|^(?:id|url|revision|order|comments)$/; // follow from other changes
 
   function fieldSentence(name, before, after) {
     const [from, to] = [before, after].map(value => valueWords(name, value));
@@ -17054,10 +17110,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function changeSentence({ action, before, after }) {
     if (ACTION_WORDS[action]) return ACTION_WORDS[action];
+    if (action.startsWith('comment-')) return commentSentence(action.slice(8), (after ?? before)?.comment?.text);
     if (!before || !after) return before ? 'moved it to another list' : 'moved it here from another list';
     const isChanged = name => !BESIDE.test(name) && JSON.stringify(before[name]) !== JSON.stringify(after[name]);
     const changed = Object.keys({ ...before, ...after }).filter(isChanged);
     return changed.map(name => fieldSentence(name, before[name], after[name])).join('; ') || 'moved it within the list';
+  }
+
+  function commentSentence(past, text) {
+    return `${past} a comment${text ? `: ${quoted(text)}` : ''}`;
   }
 
   const describeChange = change => capitalised(changeSentence(change));
@@ -17101,6 +17162,67 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       else Object.assign(state, { history: [{ problem: error.message }], nextHistory: null });
     }
     render();
+  }
+
+  // ---- Who does it, and comments -----------------------------------------------------------------------
+
+  // Nobody but the members of the list is offered: no other name is known here.
+  const assignable = item => [...new Set([...state.members.map(({ name }) => name), item?.assignee])].filter(Boolean);
+
+  async function loadPeople() {
+    const item = state.open;
+    if (!item || item.pending) return;
+    const isOfMany = isShared(listById(item.list)) && !access.link;
+    const hasComments = item.comments > 0 || state.comments.length > 0;
+    if (!isOfMany && !hasComments) return;
+    const [members, comments] = await Promise.all([
+      isOfMany ? getJson(`/api/lists/${item.list}/members`) : [],
+      hasComments ? getJson(`/api/todos/${item.id}/comments`) : [],
+    ]).catch(() => [state.members, state.comments]);
+    if (state.open?.id !== item.id) return;
+    Object.assign(state, { members, comments });
+    render();
+  }
+
+  function commentView({ id, author, text, created_at: at, edited_at: edited, deleted_at: deleted }) {
+    const isMine = !deleted && author === access.session?.user && !isLocked(state.open);
+    const mayRemove = isMine || (!deleted && !isOthers(listById(state.open.list)) && !isLocked(state.open));
+    return h('li', { key: id },
+      h('div.row.wrap.soft', {},
+        h('strong', { dir: 'auto' }, author ?? 'Somebody'), agoTime(at), edited && !deleted && 'edited',
+        isMine && button('link', { ...action(() => editComment(id, text)), 'aria-label': `Edit: ${text}` }, 'Edit'),
+        mayRemove && button('link', { ...action(() => removeComment(id)), 'aria-label': `Delete: ${text}` }, 'Delete')),
+      deleted ? h('em.soft', {}, 'This comment was deleted.')
+        : h('div.comment-text', { dir: 'auto' }, formed(text, LINKS)));
+  }
+
+  const commentPath = (id = '') => `/api/todos/${state.open.id}/comments${id && `/${id}`}`;
+
+  function editComment(id, text) {
+    state.commenting = id;
+    const field = find('.comment-form textarea');
+    field.value = text;
+    render();
+    field.focus();
+  }
+
+  async function sayComment({ text }) {
+    const { commenting } = state;
+    await send(commenting ? 'PATCH' : 'POST', commentPath(commenting ?? ''), { body: { text } });
+    find('.comment-form').reset();
+    await rereadComments();
+  }
+
+  async function removeComment(id) {
+    await send('DELETE', commentPath(id)).catch(error => announce(expected(error).message));
+    await rereadComments();
+  }
+
+  async function rereadComments() {
+    state.commenting = null;
+    state.comments = await getJson(commentPath()).catch(() => state.comments);
+    render();
+    want('all');
   }
 
   // ---- Who is here -------------------------------------------------------------------------------------
@@ -17852,8 +17974,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     deleteSelected, endSelection, moveSelected, tagSelected, clearSearch, closeDetail, closeDialog,
     closeDrawer, copy, deleteAccount, deleteList, emptyTrash, focusStart, hideToast, leaveGate, leaveList, loadMore,
     makeInvite, makeLink, makeToken, openAccount, openDrawer, openHelp, openSharing, choosePriority, endSeries,
-    quickDue, signIn, signOut, signOutEverywhere, signUp, skipOpen, startNewList, switchForm, toggleAll, toggleDone,
-    toggleOptions, visitPlace, wakeRetry,
+    quickDue, sayComment, signIn, signOut, signOutEverywhere, signUp, skipOpen, startNewList, switchForm, toggleAll,
+    toggleDone, toggleOptions, visitPlace, wakeRetry,
     showPassword: node => showPassword(node),
     startRename: () => startRename(),
     loadAgain: () => sync({ moved: true }),
@@ -17864,6 +17986,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     openRow: node => openDetail(itemOf(node)),
     deleteRow: node => deleteTodo(itemOf(node)),
     deleteOpen: () => deleteTodo(state.open),
+    chooseAssignee: ({ value }) => choose('assignee', value || null),
     chooseList: ({ value }) => moveToList(state.open, value),
     chooseSingleKeys: ({ checked }) => remember('single-keys', checked),
   };
