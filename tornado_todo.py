@@ -11509,6 +11509,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
             'M16.6 16.6 18 18M18 6l-1.4 1.4M7.4 16.6 6 18'),
   ('later', 'M3.2 12a8.8 8.8 0 1 0 17.6 0 8.8 8.8 0 1 0-17.6 0M12 7v5.5l3.5 2'),
   ('tag', 'M4 4.5h7.5l8 8-7 7-8-8zM8 8.5h.01'),
+  ('filter', 'M4 5.5h16l-6.2 7.3v6.2l-3.6-2v-4.2z'),
   ('dot', 'M7 12a5 5 0 1 0 10 0 5 5 0 1 0-10 0'),
   ('bell', 'M6 16.5V11a6 6 0 0 1 12 0v5.5l1.5 1.5h-15zM10 20.5h4'),
   ('all', 'm12 4 8.5 4.3L12 12.6 3.5 8.3zM3.5 12.2 12 16.5l8.5-4.3M3.5 15.9 12 20.2l8.5-4.3'),
@@ -11553,7 +11554,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   <nav class="sidebar" id="sidebar" aria-label="Lists">
     <div class="brand row">{% raw brand %}{% raw close % ('close-drawer', 'closeDrawer', 'Close the lists') %}</div>
     <ul class="views"></ul>
-    <h2 class="sidebar-heading">My lists</h2>
+    <h2 class="sidebar-heading lists-heading">My lists</h2>
     <ul class="lists"></ul>
     <button class="place row new-list-button" data-action="startNewList">
       {% raw icon % 'plus' %}<span>New list</span></button>
@@ -11561,6 +11562,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
            maxlength="500" autocomplete="off" dir="auto" hidden>
     <h2 class="sidebar-heading shared-heading" hidden>Shared with me</h2>
     <ul class="shared-lists"></ul>
+    <h2 class="sidebar-heading filters-heading" hidden>Filters</h2>
+    <ul class="filter-places"></ul>
     <h2 class="sidebar-heading tags-heading" hidden>Tags</h2>
     <ul class="tag-places"></ul>
     <details class="archived" hidden>
@@ -11568,6 +11571,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <ul class="archived-lists"></ul>
     </details>
     <div class="sidebar-foot">
+      <button class="place row templates-button" data-action="openTemplates"
+              aria-haspopup="dialog">{% raw icon % 'note' %}<span class="place-name">Templates</span></button>
       <a class="place row trash-link" data-action="visitPlace" href="#/trash">{% raw icon % 'trash' %}
         <span class="place-name">Trash</span></a>
       <button class="place row help-button" data-action="openHelp">{% raw icon % 'help' %}
@@ -11612,6 +11617,12 @@ PAGE_HTML = r"""<!DOCTYPE html>
                     aria-label="Delete this list">{% raw icon % 'trash' %}</button>
             <button class="icon-button leave-button" data-action="leaveList" title="Leave this list"
                     aria-label="Leave this list" hidden>{% raw icon % 'leave' %}</button>
+          </div>
+          <div class="filter-tools row" hidden>
+            <button class="icon-button" data-action="renameFilter"
+                    aria-label="Rename this filter">{% raw icon % 'pencil' %}</button>
+            <button class="icon-button" data-action="deleteFilter"
+                    aria-label="Delete this filter">{% raw icon % 'trash' %}</button>
           </div>
           <button class="button empty-trash" data-action="emptyTrash" hidden>Empty trash</button>
         </div>
@@ -12006,8 +12017,31 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <button class="button" data-action="moveListBy" data-step="-1">Move up</button>
     <button class="button" data-action="moveListBy" data-step="1">Move down</button>
     <button class="button archive-list" data-action="archiveList"></button>
+    <button class="button" data-action="saveTemplate">Save as template</button>
   </div>
   <p class="soft">Only you see this colour and place, and only for you the list is archived.</p>
+</dialog>
+
+<dialog class="templates" aria-labelledby="templates-title">
+  <div class="dialog-head row"><h2 id="templates-title">Templates</h2>
+    {% raw close % ('dialog-close', 'closeDialog', 'Close') %}</div>
+  <p class="said" role="status"></p>
+  <p class="soft">A template has the open to-dos of a list. The first date of a new list is today, and the others keep
+    their distance. To make one, choose “Save as template” in the options of a list.</p>
+  <ul class="entries template-entries"></ul>
+</dialog>
+
+<dialog class="ask" aria-labelledby="ask-title">
+  <h2 id="ask-title"></h2>
+  <form data-action="answerAsk" novalidate>
+    <div class="field"><label for="ask-name">Name</label>
+      <input id="ask-name" name="name" type="text" maxlength="500" autocomplete="off" dir="auto" required></div>
+    <p class="said" role="status"></p>
+    <div class="dialog-buttons row wrap">
+      <button class="button" type="button" data-action="closeDialog">Cancel</button>
+      <button class="button solid" type="submit">Save</button>
+    </div>
+  </form>
 </dialog>
 
 <dialog class="confirm" aria-labelledby="confirm-title">
@@ -13758,6 +13792,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const saved = {
     lists: [],
     trashedLists: [],
+    filters: [],
     items: [],
     next: null, // the query of the page after those that were read
     matching: { active: 0, completed: 0, capped: false },
@@ -13829,6 +13864,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const itemById = id => itemIn(state, id);
   const isTrash = () => state.view.kind === 'trash';
   const viewNow = () => VIEWS[state.view.kind];
+  const filterNow = () => byId(saved.filters, state.view.filter);
+  const filterParameters = () => new URLSearchParams(filterNow()?.query ?? '');
 
   function currentList() {
     if (state.view.kind !== 'list') return null;
@@ -14340,7 +14377,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function absorb(kind, thing) {
     seen.set(thing.id, thing);
     const renew = each => (each.id === thing.id ? { ...each, pending: false, ...thing } : each);
-    if (kind === 'lists') saved.lists = saved.lists.map(renew);
+    if (kind !== 'todos') saved[kind] = saved[kind].map(renew);
     else saved.items = saved.items.map(renew);
     if (saved.open?.id === thing.id) saved.open = renew(saved.open);
     project();
@@ -14363,8 +14400,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function changeIn(draft, kind, id, fields) {
-    if (kind === 'lists') {
-      draft.lists = draft.lists.map(list => (list.id === id ? { ...list, ...fields } : list));
+    if (kind !== 'todos') {
+      draft[kind] = draft[kind].map(thing => (thing.id === id ? { ...thing, ...fields } : thing));
       return;
     }
     const before = itemIn(draft, id);
@@ -14456,6 +14493,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       empty: ['Nothing is assigned to you', 'In a shared list, the details of a to-do say who is to do it.'],
     },
     all: { title: 'Everything', icon: 'all', query: () => ({ start: untilToday() }), has: hasStarted },
+    filter: {
+      isHidden: true, // it has places of its own
+      get title() {
+        return filterNow()?.title ?? 'Filter';
+      },
+      get sort() {
+        return filterParameters().get('sort');
+      },
+      query: () => {
+        const parameters = filterParameters();
+        parameters.delete('sort');
+        return parameters;
+      },
+    },
     trash: { title: 'Trash', query: () => ({ deleted: 'true' }), sort: '-updated_at', isHidden: true },
   };
 
@@ -14495,7 +14546,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- The view in the address -------------------------------------------------------------------------
 
-  const plainView = { kind: 'list', list: null, show: 'all', q: '', tags: [] };
+  const plainView = { kind: 'list', list: null, filter: null, show: 'all', q: '', tags: [] };
 
   function parseHash(hash) {
     const [path, query = ''] = hash.replace(/^#\/?/, '').split('?');
@@ -14505,6 +14556,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (parts[0] === 'link') parts.splice(0, 2);
     else if (parts[0] === 'list') [, view.list = null] = parts.splice(0, 2);
     else if (Object.hasOwn(VIEWS, parts[0])) view.kind = parts.shift();
+    if (view.kind === 'filter') view.filter = parts.shift() ?? null;
     if (['active', 'completed'].includes(parts[0])) [view.show] = parts;
     return view;
   }
@@ -14513,6 +14565,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const parts = access.link ? ['link', access.link] : [];
     if (view.kind !== 'list') parts.push(view.kind);
     else if (view.list !== null) parts.push('list', view.list);
+    if (view.filter) parts.push(view.filter);
     if (view.show !== 'all' && view.kind !== 'trash') parts.push(view.show);
     const parameters = new URLSearchParams(view.tags.map(tag => ['tag', tag]));
     if (view.q) parameters.set('q', view.q);
@@ -14523,13 +14576,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const todoOf = hash => /^#\/(?:link\/[^/]+\/)?todo\/([\w-]+)/.exec(hash)?.[1] ?? null;
   const hashOfTodo = ({ id }) => `#/${access.link ? `link/${access.link}/` : ''}todo/${id}`;
   // The server counts whole lists; what a filter leaves of them is counted separately.
-  const isNarrow = () => ['today', 'upcoming', 'later'].includes(state.view.kind);
+  const isNarrow = () => ['today', 'upcoming', 'later', 'filter'].includes(state.view.kind);
   const isFiltered = () =>
     state.view.q !== '' || state.view.tags.length > 0 || isNarrow() || Boolean(state.viewCounts.later?.count);
   const searched = () => state.view.q.trim();
 
-  function viewKey({ kind, list } = state.view) {
-    if (kind !== 'list') return kind;
+  function viewKey({ kind, list, filter } = state.view) {
+    if (kind !== 'list') return filter ?? kind;
     return access.link ? 'link' : (list ?? 'inbox');
   }
 
@@ -14545,7 +14598,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The filters of the view without its limit and order, for reading and for acts on all that is shown.
   function selection(show, more = {}) {
-    const parameters = new URLSearchParams({ ...more, ...viewNow().query() });
+    const parameters = new URLSearchParams([...Object.entries(more), ...new URLSearchParams(viewNow().query())]);
     if (zone) parameters.set('tz', zone);
     if (searched()) parameters.set('q', searched());
     for (const tag of state.view.tags) parameters.append('tag', tag);
@@ -14628,9 +14681,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   async function read(what, size) {
     const lists = getJson('/api/lists');
+    const filters = access.link ? [] : getJson('/api/filters');
     if (!saved.lists.length) keep({ lists: await lists });
+    if (state.view.filter && !filterNow()) keep({ filters: await filters });
     const answer = {
       lists,
+      filters,
       trashedLists: isTrash() ? getJson('/api/lists?deleted=true') : [],
       matching: isFiltered() && !isTrash() ? countMatching() : saved.matching,
       ...(!access.link && { viewCounts: countViews(), tags: getJson('/api/tags') }),
@@ -14643,7 +14699,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // Reads as many to-dos as are on the screen.
   async function readWindow(size) {
-    const { list, kind } = state.view;
+    const { list, kind, filter } = state.view;
+    if (filter && !filterNow()) throw new Problem(404, 'This filter is not there any more.');
     if (kind === 'list' && list !== null && !currentList()) throw new Problem(404, 'This list is not there any more.');
     const page = await getTodos(viewQuery(Math.min(MAXIMUM_LIMIT, size)));
     while (page.next && page.items.length < size) {
@@ -14691,8 +14748,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // A to-do that has not changed stays the same object, so that its row need not be compared.
-  function adopt({ lists, trashedLists, matching, viewCounts = {}, tags = [], page, open }) {
-    Object.assign(saved, { lists, trashedLists, matching });
+  function adopt({ lists, filters, trashedLists, matching, viewCounts = {}, tags = [], page, open }) {
+    const query = filterNow()?.query;
+    Object.assign(saved, { lists, filters, trashedLists, matching });
+    if (filterNow()?.query !== query) state.stale = 'all'; // another window has changed it
     Object.assign(state, { viewCounts, tags });
     if (page) {
       const known = new Map(saved.items.map(item => [item.id, item]));
@@ -15159,7 +15218,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       request: { method: 'PATCH', path: `/api/${kind}/${id}${query}`, body: fields },
       apply: draft => changeIn(draft, kind, id, fields),
       accept: answer => {
-        if (kind === 'lists') return;
+        if (kind !== 'todos') return;
         noteTags([answer]);
         if (sortOf() !== 'order' || state.view.q) state.stale = 'all';
         if (state.open?.id === id) loadHistory();
@@ -16134,6 +16193,92 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     );
   }
 
+  function filterPlaces() {
+    return state.filters.map(({ id, title }) =>
+      placeView({
+        hash: hashOf({ ...plainView, kind: 'filter', filter: id }),
+        key: id,
+        name: title,
+        iconName: 'filter',
+        current: state.view.filter === id,
+      }),
+    );
+  }
+
+  // The name that the user types, or an empty text.
+  function asked(title, value) {
+    find('#ask-name').value = value;
+    return answerOf('.ask', '#ask-name', { '#ask-title': title });
+  }
+
+  // What is shown as a query, in which the days near today move on with it.
+  function savedQuery() {
+    const parameters = new URLSearchParams(selection(state.view.show, { sort: sortOf() }));
+    parameters.delete('tz');
+    for (const name of ['due', 'start']) {
+      const days = parameters.get(name)?.replace(dayFromNow(0), 'today').replace(dayFromNow(1), 'today+1');
+      if (days) parameters.set(name, days);
+    }
+    return parameters.toString();
+  }
+
+  async function saveFilter() {
+    const [query, { q, tags }] = [savedQuery(), state.view];
+    const title = await asked('Save as filter', [q.trim(), ...tags].filter(Boolean).join(' '));
+    if (!title) return;
+    command({
+      words: `Saved the filter ${quoted(title)}`,
+      ...postedOnce('/api/filters', { title, query }),
+      accept: answer => {
+        if (!byId(saved.filters, answer.id)) keep({ filters: [...saved.filters, answer] });
+        visit(hashOf({ ...plainView, kind: 'filter', filter: answer.id }));
+      },
+    });
+  }
+
+  async function renameFilter() {
+    const filter = filterNow();
+    const title = await asked('Rename the filter', filter.title);
+    if (title) change('filters', filter, { title }, `Renamed the filter ${quoted(filter.title)}`);
+  }
+
+  function deleteFilter() {
+    const { id, title } = filterNow();
+    command({
+      words: `Deleted the filter ${quoted(title)}`,
+      request: { method: 'DELETE', path: `/api/filters/${id}` },
+      apply: draft => removeIn(draft, 'filters', id),
+      offersUndo: true,
+    });
+    location.hash = '#/';
+  }
+
+  async function saveTemplate() {
+    const list = currentList();
+    find('.list-options').close();
+    const title = await asked('Save as template', list.title);
+    if (!title) return;
+    command({
+      words: `Saved the template ${quoted(title)}`,
+      ...postedOnce(`/api/templates${zoneQuery()}`, { list: list.id, title }),
+      toast: `Saved the template ${quoted(title)}.`,
+    });
+  }
+
+  function useTemplate({ id, title }) {
+    find('.templates').close();
+    command({
+      words: `Created the list ${quoted(title)}`,
+      ...postedOnce(`/api/templates/${id}/lists${zoneQuery()}`, {}),
+      accept: showNewlyMade,
+    });
+  }
+
+  function openTemplates() {
+    openDialog('.templates');
+    loadEntries('template');
+  }
+
   const livingLists = () => state.lists.filter(list => !list.archived);
   const archivedLists = () => state.lists.filter(list => list.archived);
   const namedLists = areOthers =>
@@ -16232,6 +16377,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     showNewList(false);
   }
 
+  function showNewlyMade(list) {
+    if (!byId(saved.lists, list.id)) keep({ lists: [...saved.lists, { active: 0, completed: 0, ...list }] });
+    visit(hashOfList(list.id));
+    closeDrawer();
+    focusStart();
+  }
+
   function createList() {
     const title = oneLine(find('.new-list').value);
     endNewList();
@@ -16239,12 +16391,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     command({
       words: `Created the list ${quoted(title)}`,
       ...postedOnce('/api/lists', { title }),
-      accept: answer => {
-        if (!byId(saved.lists, answer.id)) keep({ lists: [...saved.lists, { active: 0, completed: 0, ...answer }] });
-        visit(hashOfList(answer.id));
-        closeDrawer();
-        focusStart();
-      },
+      accept: showNewlyMade,
       failed: () => {
         startNewList();
         find('.new-list').value = title;
@@ -16403,7 +16550,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (q) chips.unshift(filterChip(`Search: ${q}`, `Search: ${q} – clear it`, action('clearSearch')));
     const isWidenable = chips.length > 0 && kind === 'list' && !access.link;
     const everywhere = hashOf({ ...state.view, kind: 'all', list: null });
-    return [...chips, isWidenable && h('a.widen.link', { href: everywhere }, 'Look in every list')];
+    const isSavable = chips.length > 0 && kind !== 'trash' && !access.link;
+    const save = button('link.save-filter', action('saveFilter'), 'Save as filter');
+    return [...chips, isSavable && save, isWidenable && h('a.widen.link', { href: everywhere }, 'Look in every list')];
   }
 
   // ---- Rendering ---------------------------------------------------------------------------------------
@@ -16490,9 +16639,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.views': () => ({ children: access.link ? [] : viewPlaces() }),
     '.lists': () => ({ children: access.link ? [] : listPlaces(false) }),
     '.shared-lists': () => ({ children: access.link ? [] : listPlaces(true) }),
+    '.filter-places': () => ({ children: filterPlaces() }),
+    '.filters-heading': () => ({ hidden: state.filters.length === 0 }),
+    '.filter-tools': () => ({ hidden: !filterNow() }),
+    '.templates-button': () => ({ hidden: access.link !== null }),
     '.tag-places': () => ({ children: access.link ? [] : tagPlaces() }),
     '.tags-heading': () => ({ hidden: access.link !== null || state.tags.length === 0 }),
-    'h2.sidebar-heading:not(.shared-heading, .tags-heading)': () => ({ hidden: namedLists(false).length === 0 }),
+    '.lists-heading': () => ({ hidden: namedLists(false).length === 0 }),
     '.shared-heading': () => ({ hidden: namedLists(true).length === 0 }),
     '.trash-link': () => ({ 'aria-current': isTrash() ? 'page' : null }),
     '.account-button': ({ session }) => ({ hidden: session.kind !== 'session' }),
@@ -16671,7 +16824,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.account-username': ({ session }) => ({ value: session.user ?? '' }),
     '.links-part': ({ session }) => ({ hidden: !session.accounts }), // a link's header is read only with accounts
     '#share-title': () => ({ children: [sharedList && `Share ${quoted(sharedList.title)}`] }),
-    ...each(['session', 'token', 'invite', 'member', 'link'], kind => `.${kind}-entries`, kind => ({
+    ...each(['session', 'token', 'invite', 'member', 'link', 'template'], kind => `.${kind}-entries`, kind => ({
       children: (state.collections[kind] ?? []).map(thing => entryView(kind, thing)),
     })),
     ...each(['token', 'invite', 'link'], kind => `.${kind}-entries ~ .secret-place`, kind => ({
@@ -17586,6 +17739,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       secret: ({ link }) =>
         ['The invitation link', addressHere(link), 'Send this link to one person. Copy it now: it is not shown again.'],
     },
+    template: {
+      path: () => '/api/templates',
+      entry: template => ({
+        name: template.title,
+        notes: [todosText(template.todos.length), madeAgo(template)],
+        choice: button('button', action(() => useTemplate(template)), 'New list', hiddenWords(` of ${template.title}`)),
+        act: 'Delete',
+        of: `the template ${template.title}`,
+        gone: `The template ${template.title} is deleted.`,
+      }),
+    },
     member: {
       path: () => sharePath('members'),
       entry: ({ name, role, since: at }) => ({
@@ -17968,7 +18132,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The functions that `data-action` names: they get the element, or a form's fields.
   const ACTIONS = {
-    addReminder, addReminderAt, archiveList, chooseColour, openListOptions,
+    addReminder, addReminderAt, archiveList, chooseColour, deleteFilter, openListOptions, openTemplates, renameFilter,
+    saveFilter, saveTemplate,
+    answerAsk: ({ name }) => find('.ask').close(oneLine(name)),
     moveListBy: ({ dataset }) => moveListBy(currentList(), Number(dataset.step)),
     addMember, changePassword, changeUser, chooseSort, clearCompleted, completeSelected, dateSelected,
     deleteSelected, endSelection, moveSelected, tagSelected, clearSearch, closeDetail, closeDialog,
