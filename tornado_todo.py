@@ -13093,13 +13093,11 @@ summary.sidebar-heading { cursor: pointer; }
   :is(ul, ol) { padding-inline-start: var(--s5); }
   ul { list-style: disc; }
   ol { list-style: decimal; }
-  :is(pre, code) {
-    border-radius: var(--slight);
-    background: var(--deep);
-  }
+  code { background: var(--deep); }
   pre {
     margin: 0;
     padding: var(--s2);
+    background: var(--deep);
     white-space: pre-wrap;
   }
 }
@@ -13110,9 +13108,8 @@ summary.sidebar-heading { cursor: pointer; }
     width: var(--icon);
     height: var(--icon);
     min-height: 0;
-    margin-inline: calc(-1 * var(--s5)) var(--s1);
+    margin-inline-start: calc(-1 * var(--s5));
     accent-color: var(--accent);
-    vertical-align: middle;
   }
   :checked ~ * { color: var(--soft); }
 }
@@ -13470,6 +13467,7 @@ dialog {
 }
 
 @media (hover: none) {
+  .task label { min-height: var(--low); }
   /* A swipe to the side and a long press are the page's. */
   .todo-list li {
     touch-action: pan-y pinch-zoom;
@@ -13764,10 +13762,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function notesItem({ indent, box, text }, tick) {
-    const isTask = box !== undefined;
-    const task = { type: 'checkbox', checked: box !== ' ', disabled: !tick, 'aria-label': text, ...action(tick ?? '') };
-    return h('li', { '.task': isTask, '.nested': indent.length > 1 },
-      isTask && h('input', task), h('span', {}, formed(text, FORMS)));
+    const views = formed(text, FORMS);
+    const task = { type: 'checkbox', checked: box !== ' ', disabled: !tick, ...action(tick ?? '') };
+    return h('li', { '.task': box, '.nested': indent.length > 1 },
+      box ? h('label.row', {}, h('input', task), h('span', {}, views)) : views);
   }
 
   // `tick` changes the check box of a line; without it nothing can be changed.
@@ -14012,10 +14010,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function repeatWords(rule) {
     const { FREQ, INTERVAL = 1, COUNT, UNTIL, FROM, ...on } = readRule(rule);
     const isWorkdays = on.BYDAY === WORKDAYS && INTERVAL === 1;
-    const days = isWorkdays ? '' : ruleDays(on);
-    const unit = isWorkdays ? 'weekday' : UNITS[FREQ];
+    const days = !isWorkdays && ruleDays(on);
     return [
-      INTERVAL > 1 ? `Every ${INTERVAL} ${unit}s` : `Every ${unit}`,
+      INTERVAL > 1 ? `Every ${INTERVAL} ${UNITS[FREQ]}s` : `Every ${isWorkdays ? 'weekday' : UNITS[FREQ]}`,
       days && ` on ${days}`,
       FROM && ' from when it is done',
       COUNT && `, ${plural(COUNT, 'time', 'times')}`,
@@ -14026,11 +14023,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // A rule as the texts of the inputs of its fieldset, and back.
   function showRepeat(rule) {
     const { FREQ, INTERVAL = '1', COUNT = '', UNTIL = '', FROM = '', ...on } = readRule(rule);
-    const isWorkdays = FREQ === 'WEEKLY' && on.BYDAY === WORKDAYS;
     const days = FREQ === 'WEEKLY' ? (on.BYDAY ?? '').split(',') : [];
     const end = COUNT ? 'COUNT' : UNTIL && 'UNTIL';
     return [
-      isWorkdays ? WORKDAYS : FREQ,
+      on.BYDAY === WORKDAYS && INTERVAL === '1' ? WORKDAYS : FREQ,
       INTERVAL,
       FREQ === 'WEEKLY' ? '' : ruleText(on),
       ...WEEKDAYS.map(day => (days.includes(day) ? day : '')),
@@ -14039,11 +14035,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function readRepeat([unit, interval, on, ...more]) {
-    const days = unit === WORKDAYS ? WORKDAYS : unit === 'WEEKLY' && more.slice(0, 7).filter(Boolean).join();
+    const isWorkdays = unit === WORKDAYS;
+    const days = isWorkdays ? WORKDAYS : unit === 'WEEKLY' && more.slice(0, 7).filter(Boolean).join();
     const [end, count, until, from] = more.slice(7);
     const parts = [
-      `FREQ=${unit === WORKDAYS ? 'WEEKLY' : unit}`,
-      interval > 1 && `INTERVAL=${interval}`,
+      `FREQ=${isWorkdays ? 'WEEKLY' : unit}`,
+      interval > 1 && !isWorkdays && `INTERVAL=${interval}`,
       hasDates(unit) && on,
       days && `BYDAY=${days}`,
       end === 'COUNT' && count && `COUNT=${count}`,
@@ -16762,8 +16759,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const rule = item && valueOf(find('.repeat-field'));
       return { hidden: !rule, children: [rule && repeatWords(rule)] };
     },
-    '.repeat-every, .repeat-rest': () => ({ hidden: !find('.repeat-unit').value }),
-    '.repeat-units': () => ({ children: [`${UNITS[find('.repeat-unit').value] ?? 'weekday'}s`] }),
+    '.repeat-rest': () => ({ hidden: !find('.repeat-unit').value }),
+    '.repeat-every': () => ({ hidden: !UNITS[find('.repeat-unit').value] }),
+    '.repeat-units': () => ({ children: [`${UNITS[find('.repeat-unit').value]}s`] }),
     '.repeat-days': () => ({ hidden: find('.repeat-unit').value !== 'WEEKLY' }),
     ...each(WEEKDAYS, day => `.repeat-days [value=${day}] + span`, day => ({
       children: [weekdayName(day, shortWeekdayFormat)],
@@ -17029,7 +17027,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (isTitle && !value) field.value = draft.base;
     if (isTitle && (!value || complainOfTitle(value))) return;
     const typed = textsOf(field);
-    beginText(field, { ...draft, base: value });
+    showValue(field, draft.name, value);
+    drafts.set(field, { ...draft, base: value, shown: shownIn(field) });
     if (value === draft.base) return;
     changeText(draft, value, () => {
       // The view rolls back to the server's state, the field keeps what was typed.
@@ -17059,7 +17058,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   const clickNotes = (view, { target }) =>
-    target.closest('a, input') || !getSelection().isCollapsed || isLocked(state.open) || find('.detail-notes').focus();
+    target.closest('a, label') || !getSelection().isCollapsed || isLocked(state.open) || find('.detail-notes').focus();
 
   const saveNotesSoon = debounce(() => saveField(find('.detail-notes')), NOTES_PAUSE);
 
