@@ -6224,6 +6224,198 @@ async def test_revision_over_two_lists_is_that_of_the_last_write_of_a_group(serv
     assert await queries.revision(other) == newest - 1
 
 
+# ---- bulk acts in slices
+
+
+@pytest.fixture
+async def sliced(service_anywhere, monkeypatch):
+    """A service whose bulk acts change three to-dos in a transaction, its user, and ten to-dos of theirs."""
+    service, user = service_anywhere
+    monkeypatch.setattr(tornado_todo, "SLICE", 3)
+    todos = (await service.create_all(user, [{"title": f"{number}"} for number in range(10)])).result
+    return service, user, todos
+
+
+EVERYTHING = tornado_todo.TodoFilter()
+
+
+async def all_todos(service, user, **which) -> list:
+    return await service.queries(user).todos(tornado_todo.TodoFilter(**which))
+
+
+def values_of(todos: list) -> dict[str, tuple]:
+    """What people see of to-dos, by id."""
+    return {each.id: (each.title, each.priority, each.completed, each.list, each.order) for each in todos}
+
+
+async def until(condition) -> None:
+    """Wait until a coroutine function returns something true."""
+    async with asyncio.timeout(PATIENCE):
+        while not await condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_bulk_change_in_slices_is_one_batch_and_one_undo(sliced):
+    service, user, before = sliced
+    written = await service.patch_all(user, EVERYTHING, {"completed": True, "priority": 2}, None)
+    assert written.result == 10 and {each.priority for each in await all_todos(service, user)} == {2}
+    changes = await service.queries(user).changes(0, None, 100)
+    assert [each.action for each in changes if each.batch == written.batch] == ["update"] * 10
+    undone = await service.undo(user, None)
+    assert undone.result.batch == written.batch and undone.result.count == 10
+    assert values_of(undone.result.todos) == values_of(before)
+    assert values_of(await all_todos(service, user)) == values_of(before)
+    again = await service.undo(user, undone.batch)
+    assert again.result.count == 10 and {each.priority for each in await all_todos(service, user)} == {2}
+
+
+async def test_many_to_dos_go_to_the_trash_come_back_and_are_purged(sliced):
+    service, user, before = sliced
+    assert (await service.delete_all(user, EVERYTHING, None)).result == 10
+    assert await all_todos(service, user) == [] and len(await all_todos(service, user, deleted=True)) == 10
+    assert (await service.undo(user, None)).result.count == 10
+    assert values_of(await all_todos(service, user)) == values_of(before)
+    await service.delete_all(user, EVERYTHING, None)
+    assert (await service.delete_all(user, tornado_todo.TodoFilter(deleted=True), None)).result == 10
+    assert await all_todos(service, user, deleted=True) == []
+
+
+async def test_many_to_dos_move_to_another_list_in_their_sequence(sliced):
+    service, user, before = sliced
+    other = (await service.create_list(user, {"title": "other"})).result.id
+    assert (await service.patch_all(user, EVERYTHING, {"list": other}, None)).result == 10
+    assert [each.id for each in await all_todos(service, user, list=other)] == [each.id for each in before]
+    await service.undo(user, None)
+    assert values_of(await all_todos(service, user)) == values_of(before)
+
+
+async def test_other_writes_are_made_between_the_slices_of_a_bulk_change(sliced):
+    service, user, before = sliced
+    act = asyncio.ensure_future(service.patch_all(user, EVERYTHING, {"priority": 3}, None))
+    for _ in range(5):
+        await service.create(user, {"title": "another"})
+    assert (await act).result >= 10
+    revisions = sorted(
+        each.revision for each in await service.queries(user).changes(0, None, 100) if each.action == "update"
+    )
+    assert revisions[-1] - revisions[0] > len(revisions) - 1  # there are others between them
+
+
+async def test_a_wrong_bulk_change_of_many_changes_nothing(sliced):
+    service, user, before = sliced
+    etag = tornado_todo.collection_etag(user, await service.queries(user).revision())
+    await service.patch(user, before[9].id, {"priority": 1}, None)
+    before = await all_todos(service, user)
+    with pytest.raises(tornado_todo.PreconditionFailed):
+        await service.patch_all(user, EVERYTHING, {"priority": 2}, etag)
+    with pytest.raises(tornado_todo.Invalid):
+        await service.patch_all(user, EVERYTHING, {"list": tornado_todo.uuid7()}, None)
+    assert await all_todos(service, user) == before
+
+
+async def test_an_undo_of_many_is_refused_as_a_whole(sliced):
+    service, user, before = sliced
+    batch = (await service.patch_all(user, EVERYTHING, {"priority": 2}, None)).batch
+    await service.patch(user, before[9].id, {"priority": 1}, None)
+    then = await all_todos(service, user)
+    with pytest.raises(tornado_todo.Conflict) as caught:
+        await service.undo(user, batch)
+    assert batch in caught.value.errors[0]["message"] and await all_todos(service, user) == then
+    await service.patch(user, before[9].id, {"priority": 2}, None)
+    assert (await service.undo(user, batch)).result.count == 10
+
+
+async def test_an_undo_of_many_leaves_alone_what_is_changed_meanwhile(sliced, monkeypatch):
+    service, user, before = sliced
+    batch = (await service.patch_all(user, EVERYTHING, {"priority": 2}, None)).batch
+    monkeypatch.setattr(tornado_todo, "SLICE", 1)
+    act = asyncio.ensure_future(service.undo(user, batch))
+
+    async def begun() -> bool:
+        return any(each.priority == 0 for each in await all_todos(service, user))
+
+    await until(begun)
+    await service.patch(user, before[0].id, {"priority": 3}, None)  # the last in the sequence of an undo
+    assert (await act).result.count in (9, 10)
+    assert [each.priority for each in await all_todos(service, user)] == [3] + [0] * 9
+
+
+async def test_a_bulk_change_ends_where_the_right_ends(service_anywhere, monkeypatch):
+    service, ada = service_anywhere
+    monkeypatch.setattr(tornado_todo, "SLICE", 1)
+    bob = await service.store.user("bob")
+    shared = (await service.create_list(ada, {"title": "shared"})).result.id
+    await service.share(ada, shared, "bob", "editor")
+    await service.create_all(ada, [{"title": f"{number}", "list": shared} for number in range(60)])
+    act = asyncio.ensure_future(service.patch_all(bob, tornado_todo.TodoFilter(list=shared), {"priority": 3}, None))
+
+    async def begun() -> bool:
+        return bool(await all_todos(service, ada, priority=(3,)))
+
+    await until(begun)
+    await service.share(ada, shared, "bob", "viewer")
+    changed = len(await all_todos(service, ada, priority=(3,)))
+    assert (await act).result <= 60
+    assert len(await all_todos(service, ada, priority=(3,))) == changed
+
+
+async def test_a_repeated_undo_of_many_gets_the_same_answer(sliced):
+    service, user, before = sliced
+    batch = (await service.patch_all(user, EVERYTHING, {"priority": 2}, None)).batch
+    repeat = tornado_todo.Repeat("key", "fingerprint", tornado_todo.Undone)
+    first = await service.undo(user, None, repeat)
+    revision = await service.store.newest_revision()
+    assert (await service.undo(user, None, repeat)).result == first.result
+    assert first.result.batch == batch and await service.store.newest_revision() == revision
+
+
+def in_slices(client: Client, number: int, monkeypatch) -> None:
+    """Make to-dos of which a bulk change takes one in each transaction."""
+    client.post("/api/todos", [{"title": f"{each}"} for each in range(number)])
+    monkeypatch.setattr(tornado_todo, "SLICE", 1)
+    monkeypatch.setattr(tornado_todo, "HELD_SECONDS", 0.3)
+
+
+def test_a_bulk_change_goes_on_after_the_server_was_stopped(tmp_path, either_server, monkeypatch):
+    settings = {**either_server, **in_file(tmp_path)}
+    with serving(settings) as client:
+        in_slices(client, 150, monkeypatch)
+        act = threading.Thread(target=lambda: client.patch("/api/todos", {"priority": 3}))
+        with Client(client.url) as other:
+            act.start()
+            eventually(lambda: other.get("/api/todos?priority=3&limit=1").json())
+    act.join()
+    with serving(settings) as client:
+        eventually(lambda: not client.get("/api/todos?priority=0&limit=1").json())
+        assert client.post("/api/undo").json()["count"] == 150
+        assert not client.get("/api/todos?priority=3&limit=1").json()
+
+
+@pytest.mark.slow
+def test_a_bulk_change_goes_on_after_a_kill_as_one_batch(tmp_path):
+    settings = in_file(tmp_path)
+    with process(tmp_path, **settings) as server:
+        for _ in range(20):
+            server.client.post("/api/todos", [{"title": "x"}] * 1000)
+        act = threading.Thread(target=lambda: patch_until_killed(server.client.url))
+        act.start()
+        with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as connection:
+            eventually(lambda: connection.execute("SELECT next_slice > 2 FROM acts").fetchall() == [(1,)])
+        server.child.kill()
+        act.join()
+    with process(tmp_path, **settings) as server:
+        left = server.client.get("/api/todos?priority=0&limit=1").json()
+        eventually(lambda: not server.client.get("/api/todos?priority=0&limit=1").json())
+        undone = server.client.post("/api/undo").json()
+        assert left and undone["count"] == 20_000
+        assert not server.client.get("/api/todos?priority=3&limit=1").json()
+
+
+def patch_until_killed(url: str) -> None:
+    with Client(url) as client, contextlib.suppress(Exception):
+        client.patch("/api/todos", {"priority": 3})
+
+
 async def test_group_of_new_todos_takes_as_many_statements_as_one(service, monkeypatch):
     service, user = service
     statements, counts = [], []

@@ -4377,6 +4377,12 @@ MIGRATIONS = (
         created_at BIGINT NOT NULL, edited_at BIGINT, deleted_at BIGINT);
     CREATE INDEX comments_by_todo ON comments (todo_id, id);
     """,
+    # Bulk acts that are not done, and their slices.
+    """
+    CREATE TABLE acts (batch TEXT PRIMARY KEY, user_id TEXT NOT NULL, act TEXT NOT NULL, next_slice BIGINT NOT NULL,
+        done BIGINT NOT NULL, held_by TEXT NOT NULL, held_until BIGINT NOT NULL);
+    CREATE TABLE slices (id TEXT PRIMARY KEY, user_id TEXT NOT NULL, items TEXT NOT NULL);
+    """,
 )
 
 
@@ -4612,7 +4618,7 @@ async def in_batches(items: Iterable[Any]) -> AsyncIterator[Any]:
             await asyncio.sleep(0)
 
 
-def in_parts(ids: Sequence[str], first: int) -> Iterator[tuple[str, Sequence[str]]]:
+def in_parts(ids: Sequence[Value], first: int) -> Iterator[tuple[str, Sequence[Value]]]:
     """The placeholders, from `first` on, and the ids, for each statement on at most 500 of the ids."""
     for start in range(0, len(ids), 500):
         part = ids[start : start + 500]
@@ -4804,7 +4810,8 @@ class TodoQueries:
         direction = "DESC" if page and page.descending else "ASC"
         tail = f" LIMIT {page.limit + 1}" if page else ""
         ways = self._ways(which, role, bound)
-        table = await self.source.narrowed(SEARCHED, which.q, bound) if page and which.q else SEARCHED.table
+        by_index = page and which.q and isinstance(self.source, Database)
+        table = await self.source.narrowed(SEARCHED, which.q, bound) if by_index else SEARCHED.table
         if table != SEARCHED.table:  # the rows that a search found are sorted anyway
             ways = [("found", f"({' OR '.join(right for _, right, _ in ways)})", "")]
         by_zone = page is not None and page.sort == "due"
@@ -5139,29 +5146,45 @@ class TodoQueries:
         old, moment = "owner_id = $1 AND deleted_at < $2", milliseconds(before)
         return await self._select_todos(f"{old} LIMIT {limit}", moment), await self._select_lists(old, moment)
 
-    async def batch_todos(self, batch: str) -> dict[str, Todo]:
-        """The to-dos that a batch changed and the caller may change, as they are now, in the trash or not, by id."""
-        from_lists = "SELECT from_list_id FROM changes WHERE batch = $2"
-        owners = f"SELECT id, owner_id FROM lists WHERE {may(EDITOR, 'id')} AND id IN ({from_lists})"
-        self.owners.update(await self.fetch(owners, batch))
-        ids = "SELECT todo_id FROM changes WHERE batch = $2 AND todo_id IS NOT NULL"
-        todos = await self._select_todos(f"{may(EDITOR, 'list_id')} AND id IN ({ids})", batch, seconds=BULK_SECONDS)
-        return {todo.id: todo for todo in todos}
+    async def changeable_todos(self, ids: Iterable[str], role: str = EDITOR) -> dict[str, Todo]:
+        """Those of some to-dos that the caller may change, in the trash or not, by id."""
+        found = {}
+        for places, part in in_parts([*ids], 2):
+            for todo in await self._select_todos(f"{may(role, 'list_id')} AND id IN ({places})", *part):
+                found[todo.id] = todo
+        return found
+
+    async def batch_todos(self, changes: Sequence[Change]) -> dict[str, Todo]:
+        """The to-dos of changes that the caller may change, as they are now, in the trash or not, by id."""
+        for places, part in in_parts([change.revision for change in changes], 2):
+            from_lists = f"SELECT from_list_id FROM changes WHERE revision IN ({places})"
+            owners = f"SELECT id, owner_id FROM lists WHERE {may(EDITOR, 'id')} AND id IN ({from_lists})"
+            self.owners.update(await self.fetch(owners, *part))
+        return await self.changeable_todos({change.todo for change in changes if change.todo})
 
     async def kept_answer(self, key: str) -> tuple | None:
         """The fingerprint and the answer of the request with an Idempotency-Key; None if there was none."""
         kept = "SELECT fingerprint, answer FROM idempotency_keys WHERE user_id = $1 AND key = $2"
         return next(iter(await self.fetch(kept, key)), None)
 
-    async def batch_changes(self, batch: str) -> tuple[list[Change], bool]:
-        """A batch's changes, newest first, and whether it is itself an undo. Raises NotFound."""
+    async def batch_revisions(self, batch: str) -> tuple[list[tuple[int, str | None]], bool]:
+        """Revision and to-do of a batch's changes, newest first, and whether it is itself an undo. Raises NotFound."""
         rows = await self.fetch(
-            f"SELECT {CHANGE_COLUMNS}, undoes FROM changes WHERE user_id = $1 AND batch = $2 ORDER BY revision DESC",
+            "SELECT revision, todo_id, undoes FROM changes WHERE user_id = $1 AND batch = $2 ORDER BY revision DESC",
             batch,
             seconds=BULK_SECONDS,
         )
         is_undo = first_row(rows, "There is no such batch of yours.")[-1] is not None
-        return [CHANGES.read(row) for row in rows], is_undo
+        return [row[:2] for row in rows], is_undo
+
+    async def changes_to_undo(self, revisions: Sequence[int]) -> list[Change]:
+        """The caller's changes with these revisions, newest first."""
+        changes = []
+        for places, part in in_parts(revisions, 2):
+            which = f"user_id = $1 AND revision IN ({places}) ORDER BY revision DESC"
+            rows = await self.fetch(f"SELECT {CHANGE_COLUMNS} FROM changes WHERE {which}", *part)
+            changes += [CHANGES.read(row) for row in rows]
+        return changes
 
 
 SESSION_IDLE = 7 * DAY
@@ -6305,12 +6328,10 @@ class AccountStore:
             owners = await transaction.fetch(f"SELECT owner_id FROM lists WHERE id IN ({others})", user.id)
             concerned = [*await end_sharing(transaction, mine, user.id), *(row[0] for row in owners)]
             await transaction.fetch(f"UPDATE lists SET revision = $2 WHERE id IN ({others})", user.id, revision)
-            await transaction.execute_many(
-                "UPDATE users SET revision = $2 WHERE id = $1", [(user_id, revision) for user_id in concerned]
-            )
+            await transaction.execute_many(SET_USER_REVISION, [(user_id, revision) for user_id in concerned])
             await transaction.fetch(forget_answers(my_todos), user.id, seconds=BULK_SECONDS)
-            kept = [each.table for each in KINDS_KEPT.values()]
-            by_owner, by_user = ("todos", "lists", "documents", *kept), ("idempotency_keys", "members", "credentials")
+            by_owner = ("todos", "lists", "documents", *(each.table for each in KINDS_KEPT.values()))
+            by_user = ("idempotency_keys", "members", "credentials", "acts", "slices")
             await remove(
                 transaction,
                 f"changes WHERE owner_id = $1 OR todo_id IN ({my_todos})",
@@ -7208,7 +7229,7 @@ def refuse_order(fields: Mapping[str, Any]) -> None:
         raise invalid("order", "is set of one to-do at a time")
 
 
-def check_move(batch: TodoBatch, todo: Todo, list_id: str) -> None:
+def check_move(batch: TodoBatch | TodoQueries, todo: Todo, list_id: str) -> None:
     """Raise Forbidden for an editor who would take a to-do away from the owner of its list."""
     owner_id = batch.owners[todo.list]
     if owner_id not in (batch.owners[list_id], batch.user.id):
@@ -7385,6 +7406,247 @@ def moved_fields(fields: Mapping[str, Any], days: datetime.timedelta, zone: str)
     return {**fields, **moved, "reminders": moved_reminders(reminders, days, zone)}
 
 
+# ---- bulk acts
+
+SLICE = 200  # to-dos that one transaction of a bulk act changes, while other writes wait
+HELD_SECONDS = 15  # after a slice, until another process may go on with the act
+
+
+class Act(msgspec.Struct, kw_only=True):
+    """A bulk act on more to-dos than one transaction may change: in slices that commit, as one batch.
+
+    It is kept, with the slices that are not done, so that it is carried out to its end whatever happens.
+    """
+
+    kind: str  # a key of ACTS
+    user: User
+    batch: str = ""
+    slices: int = 0
+    fields: dict[str, Any] = {}  # that a patch sets
+    add_tags: bool = False  # whether its tags are added to those of each to-do
+    deleted: bool = False  # whether it is about to-dos in the trash
+    undone: str = ""  # the batch that an undo reverts
+    undoes: str | None = None  # this batch, unless it is itself an undo
+    shown: list[str] = []  # ids of the to-dos in the answer to an undo
+    key: tuple[str, str] | None = None  # the Idempotency-Key of the request, and its fingerprint
+
+
+async def patch_some(batch: LongBatch, act: Act, todos: Sequence[Todo]) -> int:
+    """Set the fields of a bulk act; returns the number of to-dos that this changed."""
+    fields, count = act.fields, 0
+    if "list" in fields:
+        _, last = await batch.loaded.settle(find_place, batch, fields["list"], len(todos))
+    async for before in in_batches(todos):
+        before = batch.saved.get(before.id, before)
+        list_id, values = fields.get("list", before.list), fields
+        if act.add_tags and "tags" in fields:
+            values = {**fields, "tags": more_tags(before, fields["tags"])}
+        values = await batch.loaded.settle(with_assignee, batch, values, list_id, is_quick=True)
+        if list_id != before.list:
+            check_move(batch, before, list_id)
+            last += 1
+            values = {**values, "order": last}
+        after = await batch.loaded.settle(save_changed, batch, before, values, is_quick=True)
+        count += after is not before
+    return count
+
+
+async def delete_some(batch: LongBatch, act: Act, todos: Sequence[Todo]) -> int:
+    """Move to-dos to the trash, or delete those in the trash for good; returns their number."""
+    for before in todos:
+        if act.deleted:
+            batch.purge_todo(before)
+        else:
+            batch.save_todo(before, changed(before, batch.at, deleted_at=batch.at))
+    return len(todos)
+
+
+async def revert_some(
+    batch: TodoBatch, queries: TodoQueries, changes: Sequence[Change], lists: Sequence[TodoList] = ()
+) -> list[Todo]:
+    """Revert changes of to-dos, and return these; `lists` come back with them. Raises Conflict or Forbidden."""
+    present = await queries.batch_todos(changes)
+    batch.owners = queries.owners
+    todos = [
+        await batch.loaded.settle(undo_change, batch, change, present, is_quick=True)
+        async for change in in_batches(changes)
+    ]
+    for list_id in {todo.list for todo in todos} - {todo_list.id for todo_list in lists}:
+        try:
+            await queries.todo_list(list_id, role=EDITOR)
+        except NotFound:
+            raise Conflict("The list that this was in has been deleted. Restore the list first.") from None
+    for todo in todos:
+        check_move(batch, present[todo.id], todo.list)
+    return todos
+
+
+async def undo_some(batch: LongBatch, act: Act, revisions: Sequence[int]) -> int:
+    """Revert changes of the batch that a bulk act undoes; returns their number."""
+    batch.undoes = act.undoes
+    return len(await revert_some(batch, batch.queries, await batch.queries.changes_to_undo(revisions)))
+
+
+ACT_STATE = "next_slice, done, held_by, held_until"
+NOTE_SLICE = "UPDATE acts SET next_slice = $2, done = done + $3, held_by = $4, held_until = $5 WHERE batch = $1"
+
+
+def slice_id(act: Act, number: int) -> str:
+    return f"{act.batch}/{number:06}"
+
+
+class TooMany(Exception):
+    """A write of more than SLICE to-dos has to be carried out in slices."""
+
+
+class BulkActs:
+    """The bulk acts that are being carried out, here or by other processes, each in slices.
+
+    A slice changes its to-dos, and removes itself, in one transaction. So after a crash an act goes on where it was:
+    the process that carries it out holds it for some seconds after each slice, and then any process may.
+    """
+
+    def __init__(self, store: TodoStore, hub: EventHub):
+        self.store, self.hub = store, hub
+        self._holder = uuid7()
+        self._tasks: dict[str, asyncio.Task[WriteResult]] = {}  # by batch
+
+    async def of_user(self, source: Any, user: User) -> list[Act]:
+        """A user's acts that are not done."""
+        rows = await source.fetch("SELECT act FROM acts WHERE user_id = $1", user.id)
+        return [msgspec.json.decode(row[0], type=Act) for row in rows]
+
+    async def start(self, act: Act, items: Sequence[Any], check: Callable[[LongBatch], Awaitable[None]]) -> WriteResult:
+        """Carry out an act on ids of to-dos, or groups of revisions; returns when it is done.
+
+        The first slice is committed with the act, after a check, so that an error in either leaves nothing behind.
+        It is carried out to its end even if the caller does not wait. Raises Unavailable if the server is stopped
+        meanwhile, or the database is: the act goes on when they are back.
+        """
+        slices = [items[start : start + SLICE] for start in range(0, len(items), SLICE)]
+
+        async def begin(batch: LongBatch) -> int:
+            await check(batch)
+            act.batch, act.slices = batch.id, len(slices)
+            kept = act.batch, act.user.id, msgspec.json.encode(act).decode(), 1, 0, self._holder, self._end_of_hold()
+            await batch.source.fetch(insert("acts", f"batch, user_id, act, {ACT_STATE}"), *kept)
+            rows = [(slice_id(act, n), act.user.id, json.dumps(slices[n])) for n in range(1, len(slices))]
+            await batch.source.execute_many(insert("slices", "id, user_id, items"), rows)
+            return await self._carry_out(batch, act, 0, slices[0])
+
+        first = await self.store.write(act.user, begin, self.hub.committed)
+        return await asyncio.shield(self._go_on(act, 1, first))
+
+    def _go_on(self, act: Act, number: int, first: WriteResult | None = None) -> asyncio.Task[WriteResult]:
+        task = self._tasks[act.batch] = asyncio.ensure_future(self._finish(act, number, first))
+        task.add_done_callback(lambda task: self._tasks.pop(act.batch) and (task.cancelled() or task.exception()))
+        return task
+
+    async def _finish(self, act: Act, number: int, written: WriteResult | None) -> WriteResult:
+        """Carry out all slices from a number on. Raises Unavailable, or what ends the act."""
+        for each in range(number, act.slices):
+            try:
+                written = await self._next(act, each)
+            except Unavailable as error:
+                error.detail += " What was begun goes on automatically: look at its result before you repeat it."
+                raise
+            except asyncio.CancelledError:
+                raise Unavailable("The server is stopping. It goes on with this when it is started again.") from None
+            except Exception:
+                await write_locked(self.store.database, functools.partial(self._forget, act))
+                raise
+        assert written
+        return written
+
+    async def _next(self, act: Act, number: int) -> WriteResult:
+        """Carry out a slice. What was changed since, and cannot be undone any more, is left out."""
+        repeat = Repeat(*act.key, Undone) if act.key and number == act.slices - 1 else None
+        operation = functools.partial(self._run_slice, act, number)
+        try:
+            return await self.store.write(act.user, operation, self.hub.committed, repeat)
+        except (Conflict, Forbidden):
+            if act.kind != "undo":
+                raise
+        return await self.store.write(act.user, functools.partial(operation, careful=True), self.hub.committed, repeat)
+
+    async def _run_slice(self, act: Act, number: int, batch: LongBatch, careful: bool = False) -> Any:
+        rows = await batch.source.fetch("DELETE FROM slices WHERE id = $1 RETURNING items", slice_id(act, number))
+        if not rows:
+            raise Unavailable("Another process has taken over.")
+        items = json.loads(rows[0][0])
+        if careful:
+            items = [each for each in items if await self._is_undoable(act, batch, each)]
+        return await self._carry_out(batch, act, number, items)
+
+    async def _carry_out(self, batch: LongBatch, act: Act, number: int, items: Sequence[Any]) -> Any:
+        """Change the to-dos of a slice; returns the number of all so far, or after the last of an undo Undone."""
+        batch.id = act.batch
+        if act.kind == "undo":
+            done = await undo_some(batch, act, [*itertools.chain(*items)])
+        else:
+            todos = await batch.queries.changeable_todos(items, OWNER if act.deleted else EDITOR)
+            chosen = [todos[each] for each in items if each in todos]
+            chosen = [todo for todo in chosen if bool(todo.deleted_at) == act.deleted]
+            done = await {"patch": patch_some, "delete": delete_some}[act.kind](batch, act, chosen)
+        is_last = number == act.slices - 1
+        sql = "DELETE FROM acts WHERE batch = $1" if is_last else NOTE_SLICE
+        state = [] if is_last else [number + 1, done, self._holder, self._end_of_hold()]
+        so_far = await batch.source.fetch(f"{sql} RETURNING done", act.batch, *state)
+        if not so_far:
+            raise NotFound("The account was deleted.")
+        total = so_far[0][0] + done * is_last
+        if not is_last or act.kind != "undo":
+            return total
+        todos = await batch.queries.changeable_todos(act.shown) | batch.saved
+        return Undone(act.undone, total, [todos[each] for each in act.shown if each in todos], [])
+
+    async def _is_undoable(self, act: Act, batch: LongBatch, revisions: Sequence[int]) -> bool:
+        try:
+            await self.try_undo(batch.queries, revisions)
+        except (Conflict, Forbidden):
+            return False
+        return True
+
+    @staticmethod
+    async def try_undo(queries: TodoQueries, revisions: Sequence[int]) -> None:
+        """Raise Conflict or Forbidden if changes cannot be reverted."""
+        nothing = TodoBatch(Loaded(queries.source, 0), queries.user)
+        await revert_some(nothing, queries, await queries.changes_to_undo(revisions))
+
+    async def _forget(self, act: Act, transaction: Transaction) -> None:
+        its_slices, its_act = "slices WHERE substr(id, 1, 36) = $1", "acts WHERE batch = $1"
+        await remove(transaction, its_slices, its_act, arguments=[act.batch])
+
+    @staticmethod
+    def _end_of_hold() -> int:
+        return now_milliseconds() + HELD_SECONDS * 1000
+
+    async def go_on_forever(self) -> None:
+        """Go on with the acts of processes that have ended."""
+        while True:
+            try:
+                await self._take_over()
+            except Exception as error:
+                LOG.warning("looking for unfinished bulk changes failed and is tried again: %s", error)
+            await asyncio.sleep(HELD_SECONDS / 3)
+
+    async def _take_over(self) -> None:
+        free, now = "held_until < $1", now_milliseconds()
+        if not await self.store.database.fetch(f"SELECT 1 FROM acts WHERE {free}", now):
+            return
+        take = f"UPDATE acts SET held_by = $2, held_until = $3 WHERE {free} RETURNING act, next_slice"
+        taken = await write_locked(self.store.database, take, now, self._holder, self._end_of_hold())
+        for text, number in taken:
+            act = msgspec.json.decode(text, type=Act)
+            act.fields = read_fields(act.fields, TodoFields)
+            LOG.info("going on with a bulk change of %s at slice %d of %d", act.user.name, number, act.slices)
+            self._go_on(act, number)
+
+    async def close(self) -> None:
+        """Stop after the present slices; what is left is carried out after the next start."""
+        await end_tasks([*self._tasks.values()])
+
+
 # ---- the service
 
 
@@ -7415,6 +7677,7 @@ class TodoService:
 
     def __init__(self, store: TodoStore, hub: EventHub):
         self.store, self.hub = store, hub
+        self.acts = BulkActs(store, hub)
 
     def queries(self, user: User) -> TodoQueries:
         """Reads for this user."""
@@ -7549,47 +7812,55 @@ class TodoService:
             todos.append(save_new(batch, ids[index], {**fields, "list": list_id, "order": ends[list_id]}))
         return todos
 
-    @transactional()
     async def patch_all(
-        self, batch: LongBatch, which: TodoFilter, fields: Mapping[str, Any], if_match: str | None, add_tags: bool
-    ) -> int:
-        """Set these fields of all to-dos that a filter selects, as one batch; returns their number."""
+        self, user: User, which: TodoFilter, fields: Mapping[str, Any], if_match: str | None, add_tags: bool = False
+    ) -> WriteResult:
+        """Set these fields of all to-dos that a filter selects, as one batch; the result is their number."""
         refuse_order(fields)
-        selected = await self._select(batch, which, if_match, EDITOR)
-        count = 0
-        if "list" in fields:
-            _, last = await batch.loaded.settle(find_place, batch, fields["list"], len(selected))
-        async for before in in_batches(selected):
-            before = batch.saved.get(before.id, before)
-            list_id, values = fields.get("list", before.list), fields
-            if add_tags and "tags" in fields:
-                values = {**fields, "tags": more_tags(before, fields["tags"])}
-            values = await batch.loaded.settle(with_assignee, batch, values, list_id, is_quick=True)
-            if list_id != before.list:
-                check_move(batch, before, list_id)
-                last += 1
-                values = {**values, "order": last}
-            after = await batch.loaded.settle(save_changed, batch, before, values, is_quick=True)
-            count += after is not before
-        return count
+        return await self._act_on(Act(kind="patch", user=user, fields=dict(fields), add_tags=add_tags), which, if_match)
+
+    async def delete_all(self, user: User, which: TodoFilter, if_match: str | None) -> WriteResult:
+        """Move all that a filter selects to the trash, or delete what it selects there for good."""
+        return await self._act_on(Act(kind="delete", user=user, deleted=which.deleted), which, if_match)
+
+    async def _act_on(self, act: Act, which: TodoFilter, if_match: str | None) -> WriteResult:
+        role = OWNER if act.deleted else EDITOR
+        try:
+            return await self._act_at_once(act.user, act, which, if_match, role)
+        except TooMany:
+            items = await self._select(act, which, role)
+
+        async def check(batch: LongBatch) -> None:
+            check_precondition(if_match, collection_etag(batch.user, await batch.queries.revision(which.list)))
+
+        return await self.acts.start(act, items, check)
 
     @transactional()
-    async def delete_all(self, batch: LongBatch, which: TodoFilter, if_match: str | None) -> int:
-        """Move all that a filter selects to the trash, or delete what it selects there for good."""
-        selected = await self._select(batch, which, if_match, OWNER if which.deleted else EDITOR)
-        async for before in in_batches(selected):
-            if before.deleted_at:
-                batch.purge_todo(before)
-            else:
-                batch.save_todo(before, changed(before, batch.at, deleted_at=batch.at))
-        return len(batch.log)
-
-    @staticmethod
-    async def _select(batch: LongBatch, which: TodoFilter, if_match: str | None, role: str) -> list[Todo]:
+    async def _act_at_once(self, batch: LongBatch, act: Act, which: TodoFilter, if_match: str | None, role: str) -> int:
         if which.list:
             await batch.queries.todo_list(which.list, role=role)
         check_precondition(if_match, collection_etag(batch.user, await batch.queries.revision(which.list)))
-        return await batch.queries.todos(which, role=role)
+        todos = await batch.queries.todos(which, Page(limit=SLICE), role)
+        if len(todos) > SLICE:
+            raise TooMany
+        return await (delete_some if act.kind == "delete" else patch_some)(batch, act, todos)
+
+    async def _select(self, act: Act, which: TodoFilter, role: str) -> list[str]:
+        """The ids of all to-dos that a filter selects. Raises Forbidden if one may not be moved as the act would."""
+        queries, ids, page = self.queries(act.user), dict[str, None](), Page(limit=1000)
+        target = "list" in act.fields and await queries.end_of_list(act.fields["list"])
+        if target:
+            queries.owners[target.list_id] = target.owner_id
+        while True:
+            todos = await queries.todos(which, page, role)
+            for todo in todos[: page.limit]:
+                if target and todo.list != target.list_id:
+                    check_move(queries, todo, target.list_id)
+                ids[todo.id] = None
+            if len(todos) <= page.limit:
+                return [*ids]
+            last = todos[page.limit - 1]
+            page = page._replace(after=(sort_value(last, page.sort), last.id))
 
     # ---- lists
 
@@ -7708,8 +7979,14 @@ class TodoService:
         """
         refused: list[str] = []
         try:
-            return await self._undo(user, target, refused, repeat=repeat)
+            try:
+                return await self._undo(user, target, refused, repeat=repeat)
+            except TooMany as error:
+                refused.append(error.args[0])
+                return await self._undo_in_slices(user, repeat, *error.args)
         except (Conflict, Forbidden) as error:
+            if refused:
+                error.errors = [field_error("batch", f"{refused[-1]} cannot be undone")]
             if refused and not target:
                 await self.store.pass_over(user, refused[-1])
                 error.detail += " Undo again to undo what you did before it."
@@ -7717,36 +7994,49 @@ class TodoService:
 
     @transactional()
     async def _undo(self, batch: LongBatch, target: str | None, refused: list[str]) -> Undone:
+        for act in await self.acts.of_user(batch.source, batch.user):
+            if target in (None, act.batch, act.undone):
+                raise Unavailable("A bulk change of yours is still being carried out: wait until it is done.")
         undone = target or await batch.queries.last_batch()
         try:
             return await self._revert(batch, undone)
-        except (Conflict, Forbidden) as error:
+        except (Conflict, Forbidden):
             refused.append(undone)
-            error.errors = [field_error("batch", f"{undone} cannot be undone")]
             raise
 
     async def _revert(self, batch: LongBatch, undone: str) -> Undone:
-        changes, is_undo = await batch.queries.batch_changes(undone)
+        revisions, is_undo = await batch.queries.batch_revisions(undone)
+        if len(revisions) > SLICE and all(todo_id for _, todo_id in revisions):
+            raise TooMany(undone, revisions, is_undo)
         # The undo of an undo can be undone again.
         batch.undoes = None if is_undo else undone
-        present = await batch.queries.batch_todos(undone)
+        changes = await batch.queries.changes_to_undo([revision for revision, _ in revisions])
         for change in [each for each in changes if each.action in ("filter", "template")]:
             await undo_kept(batch, change)
             changes.remove(change)
         lists = [await undo_list_change(batch, change) for change in changes if change.todo is None]
-        todos = [
-            await batch.loaded.settle(undo_change, batch, change, present, is_quick=True)
-            async for change in in_batches(changes)
-            if change.todo
-        ]
-        for list_id in {todo.list for todo in todos} - {todo_list.id for todo_list in lists}:
-            try:
-                await batch.queries.todo_list(list_id, role=EDITOR)
-            except NotFound:
-                raise Conflict("The list that this was in has been deleted. Restore the list first.") from None
-        for todo in todos:
-            check_move(batch, present[todo.id], todo.list)
+        todos = await revert_some(batch, batch.queries, [each for each in changes if each.todo], lists)
         return Undone(undone, len(todos), todos[:MAX_SHOWN], lists)
+
+    async def _undo_in_slices(
+        self, user: User, repeat: Repeat | None, undone: str, revisions: Sequence[tuple[int, str]], is_undo: bool
+    ) -> WriteResult[Undone]:
+        """Undo a batch of more than SLICE changes, after a look whether all of it can be undone."""
+        by_todo: dict[str, list[int]] = {}
+        for revision, todo_id in revisions:
+            by_todo.setdefault(todo_id, []).append(revision)
+        groups = [*by_todo.values()]
+        for start in range(0, len(groups), SLICE):
+            await self.acts.try_undo(self.queries(user), [*itertools.chain(*groups[start : start + SLICE])])
+        key = (repeat.key, repeat.fingerprint) if repeat else None
+        undoes, shown = None if is_undo else undone, [*by_todo][:MAX_SHOWN]
+        act = Act(kind="undo", user=user, undone=undone, undoes=undoes, shown=shown, key=key)
+
+        async def check(batch: LongBatch) -> None:
+            if any(each.undone == undone for each in await self.acts.of_user(batch.source, user)):
+                raise Unavailable("This is being undone already: wait until it is done.")
+
+        return await self.acts.start(act, groups, check)
 
     # ---- once an hour
 
@@ -7997,6 +8287,7 @@ class Services:
         await self.todos.store.open()
         await self.hub.open()
         self._tasks = [asyncio.ensure_future(self._tidy_forever())]
+        self._tasks.append(asyncio.ensure_future(self.todos.acts.go_on_forever()))
         self._opened = True
 
     async def close(self) -> None:
@@ -8008,6 +8299,7 @@ class Services:
             if self._opened:
                 self._opened = False
                 await end_tasks(self._tasks)
+                await self.todos.acts.close()
                 await self.hub.close()
                 await self.todos.store.close()
             await self.documents.close()
@@ -8024,7 +8316,8 @@ class Services:
         await self.accounts.delete_account(user)
 
     async def drain(self, seconds: float) -> None:
-        """Wait until no request is being answered, but not longer than this."""
+        """Wait until no request is being answered, but not longer than this; bulk acts go on after the next start."""
+        await self.todos.acts.close()
         give_up = time.monotonic() + seconds
         while self.requests and time.monotonic() < give_up:
             await asyncio.sleep(0.01)
@@ -19295,6 +19588,8 @@ COPIED_TABLES = {
     "changes": (STORED_CHANGE_COLUMNS, "revision"),
     "members": (MEMBER_COLUMNS, "id"),
     **{each.table: (each.columns, "id") for each in KINDS_KEPT.values()},
+    "acts": (f"batch, user_id, act, {ACT_STATE}", "batch"),
+    "slices": ("id, user_id, items", "id"),
     "credentials": (
         "id, kind, name, read_only, created_at, used_at, expires_at, user_id, list_id, secret_hash",
         "id",
