@@ -24,6 +24,7 @@ import email.utils
 import functools
 import gc
 import glob
+import gzip
 import hashlib
 import http.client
 import http.cookies
@@ -6981,6 +6982,29 @@ DOCUMENTS = [
     b"[" * 32 + b"]" * 32,
 ]
 NAMES = ["a", "A", "Ünïcödé", "文档", "документ", "مستند", "दस्तावेज़", "a.b-c_d", "...", ".a", "-", "0", "x" * 200]
+
+
+@pytest.mark.parametrize("coding, codings", [("gzip", "gzip"), ("gzip", "deflate, GZIP;q=0.5"), ("br", "gzip, br")])
+def test_the_page_is_sent_compressed_to_clients_that_accept_it(either_server, coding, codings):
+    if coding == "br":
+        pytest.importorskip("brotli")
+    with serving({**either_server, **MEMORY}) as client:
+        plain = client.request("GET", "/")
+        names = re.findall(r'"(/page/[^"]+)"', plain.body.decode())
+        assert len(names) == 2
+        for path in ("/", *names):
+            plain, packed = (client.request("GET", path, Accept_Encoding=each) for each in ("", codings))
+            assert packed.headers["Content-Encoding"] == coding and "Content-Encoding" not in plain.headers
+            assert "Accept-Encoding" in packed.headers["Vary"] and "Accept-Encoding" in plain.headers["Vary"]
+            assert unpacked(packed.body, coding) == plain.body and len(packed.body) < len(plain.body) / 2
+            assert packed.headers["ETag"] != plain.headers["ETag"]
+            known = {"If_None_Match": packed.headers["ETag"]}
+            assert client.request("GET", path, Accept_Encoding=codings, **known).status == 304
+            assert client.request("GET", path, Accept_Encoding="gzip;q=0, br;q=0.0").body == plain.body
+
+
+def unpacked(body: bytes, coding: str) -> bytes:
+    return gzip.decompress(body) if coding == "gzip" else importlib.import_module("brotli").decompress(body)
 
 
 @pytest.mark.parametrize("body", DOCUMENTS, ids=lambda body: repr(body[:20]))

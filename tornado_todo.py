@@ -53,6 +53,7 @@ import datetime
 import errno
 import functools
 import getpass
+import gzip
 import hashlib
 import http.client
 import importlib
@@ -11671,6 +11672,28 @@ class DocsHandler(Handler):
         return Response(html, "text/html; charset=utf-8")
 
 
+class Packed(NamedTuple):
+    """A file of the page's, also compressed: its bytes by content coding, the best first and the plain ones last."""
+
+    media_type: str
+    etag: str
+    bodies: dict[str, bytes]
+
+
+def send_packed(handler: Handler, packed: Packed) -> Response[bytes]:
+    """The response with the best content coding that the client accepts (RFC 9110, 12.5.3). Raises NotModified."""
+    accepted = {}
+    for part in handler.request.headers.get("accept-encoding", "").lower().split(","):
+        coding, _, weight = part.replace(" ", "").partition(";q=")
+        accepted[coding] = not re.fullmatch(r"0(\.0*)?", weight)
+    coding = next((each for each in packed.bodies if accepted.get(each)), "")
+    handler.headers["Vary"] = "Accept-Encoding, Origin"
+    handler.validate(f'"{packed.etag}{coding and "-" + coding}"')
+    if coding:
+        handler.headers["Content-Encoding"] = coding
+    return Response(packed.bodies[coding], packed.media_type)
+
+
 class PageHandler(Handler):
     """The page. It has no private data: it reads everything that it shows from the API."""
 
@@ -11686,12 +11709,10 @@ class PageHandler(Handler):
         """The policy that allows the page's own script and style, and nothing else."""
         return self.app.page().policy
 
-    async def get(self) -> Response[str]:
+    async def get(self) -> Response[bytes]:
         """Read the page."""
-        page = self.app.page()
         self.headers["Cache-Control"] = "private, no-cache"
-        self.validate(page.etag)
-        return Response(page.html, "text/html; charset=utf-8")
+        return send_packed(self, self.app.page().html)
 
 
 class PageAssetHandler(Handler):
@@ -11706,8 +11727,7 @@ class PageAssetHandler(Handler):
         if asset is None:
             raise NotFound(NOT_FOUND)
         self.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-        self.validate(f'"{name}"')
-        return Response(*asset)
+        return send_packed(self, asset)
 
 
 class StaticHandler(Handler):
@@ -18810,10 +18830,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 class BuiltPage(NamedTuple):
     """The page ready to send: its HTML, validator and policy, and its assets by name."""
 
-    html: bytes
-    etag: str
+    html: Packed
     policy: str
-    assets: dict[str, tuple[bytes, str]]
+    assets: dict[str, Packed]
+
+
+def pack(body: bytes, media_type: str) -> Packed:
+    """A file of the page's with its compressed forms: Brotli only if the package is installed."""
+    bodies = {"gzip": gzip.compress(body, mtime=0), "": body}
+    with contextlib.suppress(ImportError):
+        bodies = {"br": importlib.import_module("brotli").compress(body), **bodies}
+    return Packed(f"{media_type}; charset=utf-8", hashlib.sha256(body).hexdigest()[:20], bodies)
 
 
 def build_page(config: Config) -> BuiltPage:
@@ -18822,7 +18849,7 @@ def build_page(config: Config) -> BuiltPage:
     for kind, text, content_type in (("css", PAGE_CSS, "text/css"), ("js", PAGE_JS, "text/javascript")):
         digest = hashlib.sha256(text.encode()).digest()
         name = f"{digest.hex()[:20]}.{kind}"
-        assets[name] = text.encode(), f"{content_type}; charset=utf-8"
+        assets[name] = pack(text.encode(), content_type)
         values[f"{kind}_url"] = f"{config.prefix}/page/{name}"
         values[f"{kind}_integrity"] = f"sha256-{base64.b64encode(digest).decode()}"
     template = tornado.template.Template(PAGE_HTML, name="page.html")
@@ -18832,7 +18859,7 @@ def build_page(config: Config) -> BuiltPage:
         f" style-src 'self' '{values['css_integrity']}';"
         " connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
     )
-    return BuiltPage(html, f'"{hashlib.sha256(html).hexdigest()[:20]}"', policy, assets)
+    return BuiltPage(pack(html, "text/html"), policy, assets)
 
 
 ROUTES = (
