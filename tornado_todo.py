@@ -18846,7 +18846,9 @@ def pack(body: bytes, media_type: str) -> Packed:
 def build_page(config: Config) -> BuiltPage:
     """Render the page, with asset names that contain their hashes, and a policy that allows only these assets."""
     assets, values = {}, {}
-    for kind, text, content_type in (("css", PAGE_CSS, "text/css"), ("js", PAGE_JS, "text/javascript")):
+    for kind, source, content_type in (("css", PAGE_CSS, "text/css"), ("js", PAGE_JS, "text/javascript")):
+        # Lines of comments and indentation are a sixth of the compressed bytes. Lines keep their numbers.
+        text = re.sub(r"(?m)^ *(//.*|/\*.*\*/)$|^ +", "", source)
         digest = hashlib.sha256(text.encode()).digest()
         name = f"{digest.hex()[:20]}.{kind}"
         assets[name] = pack(text.encode(), content_type)
