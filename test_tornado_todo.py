@@ -15109,7 +15109,7 @@ async def test_control_z_after_a_reload_undoes_the_last_change(page):
     await page.reload()
     await expect(row(page, BUY).locator(".toggle")).to_be_checked()
     await page.keyboard.press("Control+z")
-    await expect(page.locator(".toast")).to_contain_text("Undone: Completed (“buy some cheese”)")
+    await expect(page.locator(".toast")).to_contain_text("Undone: Completed it (“buy some cheese”)")
     await expect(row(page, BUY).locator(".toggle")).not_to_be_checked()
     await page.keyboard.press("Control+z")
     await expect(shown_titles(page)).to_have_text([BUY])
@@ -16245,10 +16245,10 @@ DISPUTED = {  # field: what this user does, what another one writes, what both a
         "2034-08-25",
     ),
     "start": (
-        lambda page: page.locator(".detail-start").fill("2034-08-25"),
-        "2035-09-26",
-        [re.compile("Aug 25, 2034"), re.compile("Sep 26, 2035")],
-        "2034-08-25",
+        lambda page: page.locator(".detail-start").fill("2014-08-25"),  # a later one would hide the to-do
+        "2015-09-26",
+        [re.compile("Aug 25, 2014"), re.compile("Sep 26, 2015")],
+        "2014-08-25",
     ),
     "repeat": (
         lambda page: page.locator(".repeat-unit").select_option("DAILY"),
@@ -17092,13 +17092,9 @@ async def test_relative_times_move_on_in_an_open_page(page):
     await row(page, FEED).hover()
     await row(page, FEED).locator(".destroy").click()
     await open_details(page, BUY)
-    await page.locator(".history summary").click()
-    places = [page.locator(".detail-created"), page.locator(".history-when")]
-    for place in places:
-        await expect(place).to_contain_text("just now")
+    await expect(page.locator(".detail-created")).to_contain_text("just now")
     await page.clock.fast_forward("04:35")  # and what the test has taken so far
-    for place in places:
-        await expect(place).to_contain_text("5 minutes ago")
+    await expect(page.locator(".detail-created")).to_contain_text("5 minutes ago")
     await page.goto(page.server + "/#/trash")
     await expect(page.locator(".trash-when")).to_contain_text("5 minutes ago")
     await page.clock.fast_forward("01:00:00")
@@ -18684,8 +18680,7 @@ async def test_a_list_is_shared_changed_and_taken_away_live(browser, accounts_se
         await expect(row(ann, BUY)).to_have_class(re.compile("completed"))
         await open_details(ann, BUY)
         await ann.locator(".history summary").click()
-        await expect(ann.locator(".history-when").first).to_contain_text("bob")
-        await expect(ann.locator(".history-when").last).to_contain_text("you")
+        await expect(ann.locator(".history-what")).to_have_text(["bob completed it", "You created it"])
         await ann.locator(".detail-close").click()
         await ann.locator(".share-button").click()
         await ann.get_by_role("button", name="Remove bob").click()
@@ -18992,6 +18987,7 @@ async def test_payloads_in_titles_notes_tags_and_names_are_not_run(browser):
             await page.locator(".more-button").first.scroll_into_view_if_needed()
             await expect(shown_titles(page)).to_have_count(200)
             for number in range(200):
+                await rows(page).nth(number).scroll_into_view_if_needed()  # far rows have no buttons yet
                 await rows(page).nth(number).locator(".details-button").evaluate("button => button.click()")
                 await expect(page.locator(".detail-notes")).to_have_value(PAYLOADS[number])
             await page.locator(".history summary").click()

@@ -14990,13 +14990,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const windowSize = () => Math.max(PAGE_SIZE, saved.items.length + (saved.next === null ? PAGE_SIZE : 0));
 
   async function read(what, size) {
-    const lists = getJson('/api/lists');
-    const filters = access.link ? [] : getJson('/api/filters');
-    if (!saved.lists.length) keep({ lists: await lists });
-    if (state.view.filter && !filterNow()) keep({ filters: await filters });
+    const places = Promise.all([getJson('/api/lists'), access.link ? [] : getJson('/api/filters')]);
+    if (!saved.lists.length || (state.view.filter && !filterNow())) {
+      const [lists, filters] = await places;
+      keep({ lists, filters });
+    }
     const answer = {
-      lists,
-      filters,
+      places,
       trashedLists: isTrash() ? getJson('/api/lists?deleted=true') : [],
       matching: isFiltered() && !isTrash() ? countMatching() : saved.matching,
       ...(!access.link && { viewCounts: countViews(), tags: getJson('/api/tags') }),
@@ -15058,7 +15058,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // A to-do that has not changed stays the same object, so that its row need not be compared.
-  function adopt({ lists, filters, trashedLists, matching, viewCounts = {}, tags = [], page, open }) {
+  function adopt({ places: [lists, filters], trashedLists, matching, viewCounts = {}, tags = [], page, open }) {
     const query = filterNow()?.query;
     Object.assign(saved, { lists, filters, trashedLists, matching });
     if (filterNow()?.query !== query) state.stale = 'all'; // another window has changed it
@@ -18708,9 +18708,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     saveDetails();
     saveInPlace();
     state.view = view;
-    remember('show', { ...recall('show', {}), [viewKey()]: view.show });
     endSelection();
-    const isMoved = before.kind !== view.kind || before.list !== view.list;
+    const isMoved = viewKey(before) !== viewKey();
+    // Only what was chosen: the ids of all lists that were looked at would outlive the session.
+    if (!isMoved && before.show !== view.show) remember('show', { ...recall('show', {}), [viewKey()]: view.show });
     if (isMoved) {
       closeDetail();
       closeDrawer();
