@@ -2076,7 +2076,7 @@ def test_two_posts_at_once_are_both_kept(client):
 
 FIELDS = [
     "id", "url", "list", "title", "completed", "completed_at", "order", "notes", "due", "start", "reminders", "repeat",
-    "priority", "tags", "assignee", "comments", "created_at", "updated_at", "deleted_at", "revision",
+    "priority", "tags", "assignee", "parent", "comments", "created_at", "updated_at", "deleted_at", "revision",
 ]  # fmt: skip
 
 
@@ -9877,6 +9877,179 @@ async def test_names_of_get_user_that_differ_in_case_are_two_users():
         assert client.put(f"{path}/ann", {"role": "viewer"}, X_User="owner").json()["name"] == "ann"
         assert client.delete(f"{path}/Ann", X_User="owner").status == 204
         assert client.get(f"/api/lists/{list_id}", X_User="ann").status == 200
+
+
+# ==== subtasks =====================================================================================
+
+
+def nest(client, depth, **fields):
+    """Add to-dos each of which is a subtask of the one before; returns their ids."""
+    ids = [add(client, title="level 1", **fields)["id"]]
+    for level in range(2, depth + 1):
+        ids.append(add(client, title=f"level {level}", parent=ids[-1], **fields)["id"])
+    return ids
+
+
+def completed_of(client, ids):
+    return [show(client, each)["completed"] for each in ids]
+
+
+def test_subtask_has_a_parent_by_every_method_and_is_found_by_it(client):
+    parent, other = add(client), add(client)
+    posted = add(client, parent=parent["id"])
+    patched = change(client, other["id"], parent=parent["id"])
+    assert posted["parent"] == patched["parent"] == parent["id"] and posted["list"] == parent["list"]
+    assert todo_ids(client, f"?parent={parent['id']}") == [other["id"], posted["id"]]
+    assert set(todo_ids(client, "?parent=none")).isdisjoint({posted["id"], other["id"]})
+    assert change(client, other["id"], title="new")["parent"] == parent["id"]
+    assert change(client, other["id"], parent=None)["parent"] is None
+    replaced = client.put(f"/api/todos/{posted['id']}", {"title": "x", "parent": other["id"]}).json()
+    assert replaced["parent"] == other["id"]
+    assert client.put(f"/api/todos/{posted['id']}", {"title": "x"}).json()["parent"] is None
+
+
+def test_new_subtask_goes_to_the_list_of_its_parent(client):
+    parent = add(client, list=add_list(client)["id"])
+    assert add(client, parent=parent["id"])["list"] == parent["list"]
+    made = client.post("/api/todos", [{"title": "x", "parent": parent["id"]}]).json()
+    assert (made[0]["list"], made[0]["parent"]) == (parent["list"], parent["id"])
+
+
+@pytest.mark.parametrize("kind", ["unknown", "trash", "other list", "itself", "below", "number"])
+def test_parent_that_cannot_be_is_refused_by_name(client, kind):
+    todo, child = nest(client, 2)
+    trashed = add(client)["id"]
+    client.delete(f"/api/todos/{trashed}")
+    parent = {
+        **{"unknown": str(uuid.uuid4()), "trash": trashed, "itself": todo, "below": child, "number": 1},
+        "other list": add(client, list=add_list(client)["id"])["id"],
+    }[kind]
+    before = show(client, todo)
+    assert_problem(client.patch(f"/api/todos/{todo}", {"parent": parent}), 422, "parent")
+    assert show(client, todo) == before
+
+
+def test_subtasks_go_down_to_a_limit_also_when_a_subtree_moves(client):
+    deep, pair = nest(client, 5), nest(client, 2)
+    assert_problem(client.post("/api/todos", {"title": "x", "parent": deep[4]}), 422, "parent")
+    assert_problem(client.patch(f"/api/todos/{pair[0]}", {"parent": deep[3]}), 422, "parent")
+    assert change(client, pair[0], parent=deep[2])["parent"] == deep[2]
+
+
+def test_undo_never_makes_a_cycle_nor_a_parent_in_another_list(client):
+    upper, lower = add(client)["id"], add(client)["id"]
+    change(client, lower, parent=upper)
+    batch = client.patch(f"/api/todos/{lower}", {"parent": None}).headers["Change-Batch"]
+    change(client, upper, parent=lower)
+    undo(client, batch)
+    assert show(client, lower)["parent"] is None and show(client, upper)["parent"] == lower
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+def test_subtree_goes_to_another_list_as_one_batch(client, many):
+    ids, target = nest(client, 3), add_list(client)["id"]
+    source = show(client, ids[0])["list"]
+    if many:
+        client.patch(f"/api/todos?id={','.join(reversed(ids))}", {"list": target})
+    else:
+        change(client, ids[0], list=target)
+    moved = [show(client, each) for each in ids]
+    assert {each["list"] for each in moved} == {target}
+    assert [each["parent"] for each in moved] == [None, *ids[:2]]
+    assert todo_ids(client, f"?list={target}") == ids
+    undo(client)
+    assert {show(client, each)["list"] for each in ids} == {source}
+
+
+def test_subtask_that_moves_to_another_list_alone_is_top_level(client):
+    ids, target = nest(client, 3), add_list(client)["id"]
+    assert change(client, ids[1], list=target)["parent"] is None
+    assert show(client, ids[2])["list"] == target and show(client, ids[0])["list"] != target
+    undo(client)
+    assert show(client, ids[1])["parent"] == ids[0]
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize("by", ["undo", "restore"])
+def test_trash_takes_the_subtree_and_gives_it_back(client, many, by):
+    ids = nest(client, 3)
+    client.delete(f"/api/todos?id={ids[0]}" if many else f"/api/todos/{ids[0]}")
+    assert set(ids).isdisjoint(todo_ids(client)) and set(ids) <= set(todo_ids(client, "?deleted=true"))
+    undo(client) if by == "undo" else client.post(f"/api/todos/{ids[0]}/restore", {})
+    assert [show(client, each)["parent"] for each in ids] == [None, *ids[:2]]
+
+
+def test_what_was_in_the_trash_before_its_parent_stays_there(client):
+    parent, child = nest(client, 2)
+    client.delete(f"/api/todos/{child}")
+    client.delete(f"/api/todos/{parent}")
+    client.post(f"/api/todos/{parent}/restore", {})
+    assert parent in todo_ids(client) and child not in todo_ids(client)
+
+
+def test_subtask_restored_without_its_parent_is_top_level(client):
+    ids = nest(client, 3)
+    client.delete(f"/api/todos/{ids[0]}")
+    assert client.post(f"/api/todos/{ids[1]}/restore", {}).json()["parent"] is None
+    assert show(client, ids[2])["parent"] == ids[1]
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+def test_permanent_deletion_takes_the_subtree_in_the_trash(client, many):
+    ids, rest = nest(client, 3), add(client)["id"]
+    for each in (ids[0], rest):
+        client.delete(f"/api/todos/{each}")
+    client.delete(f"/api/todos?deleted=true&id={ids[0]}" if many else f"/api/todos/{ids[0]}?deleted=true")
+    trash = todo_ids(client, "?deleted=true")
+    assert set(ids).isdisjoint(trash) and rest in trash
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize("choice", ["", "keep", "complete"])
+def test_completing_a_parent_completes_subtasks_only_if_asked(client, many, choice):
+    ids = nest(client, 3)
+    path = f"/api/todos?id={ids[0]}&" if many else f"/api/todos/{ids[0]}?"
+    client.patch(path + (f"subtasks={choice}" if choice else "tz=UTC"), {"completed": True})
+    assert completed_of(client, ids) == [True, choice == "complete", choice == "complete"]
+    undo(client)
+    assert completed_of(client, ids) == [False] * 3
+    assert_problem(client.patch(f"/api/todos/{ids[0]}?subtasks=all", {"completed": True}), 400, "subtasks")
+
+
+def test_subtask_that_repeats_ends_with_its_parent(client):
+    parent = add(client)["id"]
+    child = add(client, parent=parent, due="2026-12-01", repeat="FREQ=DAILY")["id"]
+    client.patch(f"/api/todos/{parent}?subtasks=complete", {"completed": True})
+    assert todo_ids(client, f"?parent={parent}") == [child] and show(client, child)["completed"]
+
+
+def test_parents_are_set_one_at_a_time_and_cleared_of_many(client):
+    ids = nest(client, 2)
+    assert_problem(client.patch(f"/api/todos?id={ids[1]}", {"parent": ids[0]}), 422, "parent")
+    assert client.patch(f"/api/todos?id={ids[1]}", {"parent": None}).json()["count"] == 1
+    assert show(client, ids[1])["parent"] is None
+
+
+def test_templates_keep_subtasks(client):
+    list_id = add_list(client)["id"]
+    ids = nest(client, 3, list=list_id)
+    change(client, ids[0], order=9)  # parents may come after their subtasks
+    template = client.post("/api/templates", {"list": list_id}).json()
+    made = client.post(f"/api/templates/{template['id']}/lists", {}).json()
+    found = {each["title"]: each for each in client.get(f"/api/todos?list={made['id']}").json()}
+    assert found["level 1"]["parent"] is None
+    assert found["level 2"]["parent"] == found["level 1"]["id"]
+    assert found["level 3"]["parent"] == found["level 2"]["id"]
+
+
+def test_member_of_a_shared_list_sees_and_moves_subtasks(town):
+    list_id = shared_list(town, "editor")
+    parent, child = nest(town.bob, 2, list=list_id)
+    assert show(town.cid, child)["parent"] == parent
+    assert town.cid.delete(f"/api/todos/{parent}").status == 204
+    assert todo_ids(town.bob, f"?list={list_id}") == []
+    private = add(town.bob)["id"]
+    assert_problem(town.cid.post("/api/todos", {"title": "x", "list": list_id, "parent": private}), 422, "parent")
 
 
 # ==== assignees and comments =======================================================================

@@ -1396,6 +1396,8 @@ REMINDERS = {
 ARCHIVED = {"write": int, "read": bool, "patch": bool}
 TAGS = {"patch": Annotated[Tags, Meta(max_length=MAX_TAGS)] | None, "clean": clean_tags}
 ASSIGNEE = {"patch": Annotated[str, Meta(max_length=200)] | None}
+MAX_DEPTH = 5  # of subtasks; a to-do without a parent has depth 1
+PARENT = {"patch": str | None, "clean": lambda parent: parent and clean_id(parent)}
 
 
 class Comment(msgspec.Struct, kw_only=True, frozen=True):
@@ -1436,6 +1438,7 @@ class Todo(msgspec.Struct, kw_only=True, frozen=True):
     tags: Annotated[Tags, declare("words", "tags", derived=TAG_KEYS, **WORDS, **TAGS)] = []
     # The user's id, also in images of the log; `show_all` and `TodoQueries._changes` put the name there.
     assignee: Annotated[str | None, declare("name of the user who is to do it", "assignee_id", **ASSIGNEE)] = None
+    parent: Annotated[str | None, declare("id of the to-do that it is a subtask of", "parent_id", **PARENT)] = None
     comments: Annotated[int, declare("number of its comments", "comment_count", undo=False)] = 0
     comment: Comment | UnsetType = UNSET  # the one that a change in the log is about
     created_at: Annotated[str, declare("when it was made", "created_at", sort="created_at", undo=False, **TIME)]
@@ -1680,6 +1683,7 @@ class TodoFilter(msgspec.Struct, kw_only=True, frozen=True):
     tag: Sequence[str] = ()
     priority: Sequence[int] = ()
     assignee: str = ""
+    parent: str = ""
     q: Sequence[str] = ()
     deleted: bool = False
     archived: bool = False
@@ -1900,6 +1904,18 @@ def read_words(text: str) -> tuple[str, ...]:
     if not words or len(text) > 200:
         raise ValueError("must be 1 to 200 characters with a word in them")
     return words
+
+
+def read_parent(text: str) -> str:
+    """Read the id of a to-do, or `none`."""
+    return text if text == "none" else clean_id(text)
+
+
+def one_of(known: Sequence[str], text: str) -> str:
+    """Read one of some words."""
+    if text not in known:
+        raise ValueError(f"must be {' or '.join(known)}")
+    return text
 
 
 def read_ids(text: str) -> tuple[str, ...]:
@@ -4384,6 +4400,10 @@ MIGRATIONS = (
         done BIGINT NOT NULL, held_by TEXT NOT NULL, held_until BIGINT NOT NULL);
     CREATE TABLE slices (id TEXT PRIMARY KEY, user_id TEXT NOT NULL, items TEXT NOT NULL);
     """,
+    """
+    ALTER TABLE todos ADD COLUMN parent_id TEXT;
+    CREATE INDEX todos_by_parent ON todos (parent_id, position, id) WHERE parent_id IS NOT NULL;
+    """,
 )
 
 
@@ -4764,6 +4784,16 @@ class TodoQueries:
         rows = await self.fetch(select_todos(len(ids) + len(padding), hidden=True), *ids, *padding)
         return {row[0]: SeenTodo(TODOS.read(row), *row[-2:]) for row in rows}
 
+    async def subtasks(self, todo_id: str) -> list[Todo]:
+        """The subtasks of a to-do at every depth, in the trash or not, by their order."""
+        # The limit of the depth ends the search even in a cycle, which only a database changed by hand can have.
+        below = (
+            "WITH RECURSIVE below(id, depth) AS (SELECT id, 1 FROM todos WHERE parent_id = $2"
+            " UNION ALL SELECT todos.id, depth + 1 FROM todos JOIN below ON todos.parent_id = below.id"
+            f" WHERE depth < {2 * MAX_DEPTH}) SELECT id FROM below"
+        )
+        return await self._select_todos(f"id IN ({below}) AND {may(VIEWER, 'list_id')} ORDER BY position, id", todo_id)
+
     def _conditions(self, which: TodoFilter, bound: Callable[[Any], str]) -> list[str]:
         """SQL conditions for a filter, which binds its arguments."""
         conditions = ["deleted_at IS NOT NULL" if which.deleted else "deleted_at IS NULL"]
@@ -4789,6 +4819,8 @@ class TodoQueries:
             named = NAMED.format(bound(which.assignee), bound(fold_user_name(which.assignee)))
             known = "" if self.knows_names else " AND 1 = 0"
             conditions.append(f"assignee_id = (SELECT id FROM ({named}) AS named){known}")
+        if which.parent:
+            conditions.append("parent_id IS NULL" if which.parent == "none" else f"parent_id = {bound(which.parent)}")
         for tag in which.tag:
             conditions.append(f"tag_keys LIKE {bound(chr(10).join(['%', escape_like(tag), '%']))} ESCAPE '!'")
         for word in which.q:
@@ -5431,6 +5463,8 @@ class Loaded:
             self.answers[TodoQueries.seen_todos][user_id, after.id] = seen
             self._note_place(before, after)
         self.rows[SAVE_CHANGE].extend(batch.log)
+        if batch.todos:
+            self.answers.pop(TodoQueries.subtasks, None)
         for todo_id, comment, said in batch.comments:
             self.rows[SAVE_COMMENT].append((*COMMENTS.row(comment), todo_id))
             self.revisions[SET_SAID][todo_id] = said
@@ -5520,6 +5554,34 @@ class TodoBatch:
         """A to-do that the caller may change, outside the trash or in it. Raises NotFound or Forbidden."""
         return visible_todo(self.seen_todo(todo_id), deleted, EDITOR)
 
+    def now(self, todo_id: str) -> Todo | None:
+        """A to-do outside the trash as this write has left it; None if the caller may not see it."""
+        todo = self.saved.get(todo_id)
+        if todo is None and (seen := self.seen_todo(todo_id)) and seen.role:
+            todo = seen.todo
+        return todo if todo and not todo.deleted_at else None
+
+    def subtasks(self, todo: Todo) -> list[Todo]:
+        """The subtasks of a to-do at every depth, in the trash or not, as this write has left them, by their order."""
+        return [self.saved.get(each.id, each) for each in self.ask(TodoQueries.subtasks, todo.id)]
+
+    def parent_fault(self, todo_id: str, parent_id: str, list_id: str, is_new: bool = False) -> str | None:
+        """Why a to-do cannot be a subtask of another, or None if it can."""
+        depths, place, above = {todo_id: 0}, 1, self.now(parent_id)
+        if above is None or above.list != list_id:
+            return "names no to-do outside the trash in the same list"
+        while above and place <= 2 * MAX_DEPTH:
+            if above.id == todo_id:
+                return "is the to-do itself or one of its subtasks"
+            place, above = place + 1, self.now(above.parent) if above.parent else None
+        # By repeated passes, since a subtask can come before its parent in the order.
+        children = [] if is_new else self.ask(TodoQueries.subtasks, todo_id)
+        for _ in range(MAX_DEPTH if children else 0):
+            depths |= {each.id: depths[each.parent] + 1 for each in children if each.parent in depths}
+        if place + max(depths.values()) > MAX_DEPTH:
+            return f"is too deep: subtasks go down to depth {MAX_DEPTH}"
+        return None
+
     def owner(self, list_id: str) -> str:
         """The owner of a list. One that was not read is being made or purged, by its owner."""
         return self.owners.get(list_id, self.user.id)
@@ -5570,6 +5632,10 @@ class TodoBatch:
         # It was moved, or undone after the user left the list.
         if is_assigned and after.assignee not in self.ask(TodoQueries.readers, after.list).values():
             after = msgspec.structs.replace(after, assignee=None)
+        # An undo can bring back a parent that has since been moved, removed, or put below this.
+        is_put = before and after.parent != before.parent
+        if is_put and after.parent and self.parent_fault(after.id, after.parent, after.list):
+            after = msgspec.structs.replace(after, parent=None)
         after = self.record(before, after, action)
         self.todos.append((before, after))
         self.saved[after.id] = after
@@ -7322,6 +7388,65 @@ def with_assignee(batch: TodoBatch, fields: Mapping[str, Any], list_id: str) -> 
     return {**fields, "assignee": user_id}
 
 
+def check_parent(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any], list_id: str, is_new: bool = True) -> None:
+    """Raise Invalid for a `parent` of which the to-do cannot be a subtask."""
+    if fields.get("parent") and (fault := batch.parent_fault(todo_id, fields["parent"], list_id, is_new)):
+        raise invalid("parent", fault)
+
+
+def in_list_of_parent(batch: TodoBatch, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of a new to-do, which goes to the list of its parent if it names none."""
+    parent = batch.now(fields["parent"]) if fields.get("parent") and "list" not in fields else None
+    return {**fields, "list": parent.list} if parent else fields
+
+
+def with_subtasks(batch: TodoBatch, before: Todo) -> list[Todo]:
+    """A to-do and its subtasks that are, as it is, outside the trash, or went there with it."""
+    here = [each for each in batch.subtasks(before) if (each.list, each.deleted_at) == (before.list, before.deleted_at)]
+    return [before, *here]
+
+
+def trash(batch: TodoBatch, before: Todo) -> int:
+    """Move a to-do with its subtasks to the trash; returns their number."""
+    found = with_subtasks(batch, before)
+    for each in found:
+        batch.save_todo(each, changed(each, batch.at, deleted_at=batch.at))
+    return len(found)
+
+
+def restore_todo(batch: TodoBatch, before: Todo) -> Todo:
+    """Take a to-do out of the trash with the subtasks that went there with it; without its parent, to the top level."""
+    parent = batch.now(before.parent) if before.parent else None
+    parent_id = parent.id if parent and parent.list == before.list else None
+    _, *others = with_subtasks(batch, before)
+    after = batch.save_todo(before, changed(before, batch.at, deleted_at=None, parent=parent_id))
+    for each in others:
+        batch.save_todo(each, changed(each, batch.at, deleted_at=None))
+    return after
+
+
+def subtasks_to_move(batch: TodoBatch, before: Todo, list_id: str) -> list[Todo]:
+    """The subtasks that go with a to-do to another list. All that saving them needs is loaded after this."""
+    _, *others = with_subtasks(batch, before)
+    if any(each.assignee for each in others):
+        batch.ask(TodoQueries.readers, list_id)
+    return others
+
+
+def move_subtasks(batch: TodoBatch, others: Sequence[Todo], list_id: str, last: float) -> float:
+    """Move subtasks to the end of another list, in their sequence; returns the greatest order."""
+    for each in others:
+        last += 1
+        batch.save_todo(each, changed(each, batch.at, list=list_id, order=last))
+    return last
+
+
+def complete_subtasks(batch: TodoBatch, todo: Todo) -> None:
+    """Complete the open subtasks of a to-do; those that repeat end with it."""
+    for each in with_subtasks(batch, todo)[1:]:
+        batch.save_todo(each, changed_todo(each, {"completed": True}, batch.at))
+
+
 def save_new(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
     """Make a to-do of fields that name its list and its order."""
     todo = Todo(id=todo_id, created_at=batch.at, updated_at=batch.at, **{"title": "", **fields})
@@ -7331,8 +7456,10 @@ def save_new(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
 
 def create_todo(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
     """Make a to-do at the end of its list, unless `order` is set. Raises Invalid for a list that does not exist."""
+    fields = in_list_of_parent(batch, fields)
     list_id, last = find_place(batch, fields.get("list"), int("order" not in fields))
     fields = with_assignee(batch, fields, list_id)
+    check_parent(batch, todo_id, fields, list_id)
     todo = save_new(batch, todo_id, {"order": last + 1, **fields, "list": list_id})
     return make_room(batch, todo) if "order" in fields else todo
 
@@ -7365,13 +7492,19 @@ def save_changed(batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> T
 
 def change_todo(batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> Todo:
     """Save a to-do with these fields; moved to another list, it goes to the end unless `order` is set."""
-    values = fields = with_assignee(batch, fields, fields.get("list", before.list))
-    if fields.get("list", before.list) != before.list:
-        _, last = find_place(batch, fields["list"], int("order" not in fields))
-        check_move(batch, before, fields["list"])
+    list_id = fields.get("list", before.list)
+    values = fields = with_assignee(batch, fields, list_id)
+    others, last = [], 0.0
+    if list_id != before.list:
+        others = subtasks_to_move(batch, before, list_id)
+        _, last = find_place(batch, list_id, int("order" not in fields) + len(others))
+        check_move(batch, before, list_id)
         before = batch.saved.get(before.id, before)
-        values = {"order": last + 1, **fields}
+        values = {"order": last + 1, "parent": None, **fields}
+    if values.get("parent", before.parent) != before.parent:
+        check_parent(batch, before.id, values, list_id, is_new=False)
     after = save_changed(batch, before, values)
+    move_subtasks(batch, others, list_id, last + 1)
     return make_room(batch, after) if "order" in fields and after is not before else after
 
 
@@ -7388,7 +7521,7 @@ async def add_list(batch: LongBatch, fields: Mapping[str, Any]) -> TodoList:
 
 
 # What a template keeps of a to-do; its reminders at a time, due date and start are moved when it is used.
-TEMPLATE_FIELDS = ("title", *(TODO_DEFAULTS.keys() - {"completed", "assignee"}))
+TEMPLATE_FIELDS = ("title", *(TODO_DEFAULTS.keys() - {"completed", "assignee", "parent"}))
 
 
 def template_fields(todo_list: TodoList, todos: Sequence[Todo], zone: str) -> dict[str, Any]:
@@ -7396,6 +7529,10 @@ def template_fields(todo_list: TodoList, todos: Sequence[Todo], zone: str) -> di
     dates = [due_in_zone(each, zone)[0] for todo in todos for each in (todo.due, todo.start) if each]
     kept = [{name: getattr(todo, name) for name in TEMPLATE_FIELDS} for todo in todos]
     shown = [{name: each[name] for name in each if each[name] != TODO_DEFAULTS.get(name)} for each in kept]
+    places = {todo.id: index for index, todo in enumerate(todos)}
+    for fields, todo in zip(shown, todos, strict=True):
+        if todo.parent in places:
+            fields["parent"] = places[todo.parent]  # it has no id yet
     day = min(dates).isoformat() if dates else None
     return {"title": todo_list.title, "colour": todo_list.colour, "day": day, "todos": msgspec.to_builtins(shown)}
 
@@ -7425,6 +7562,7 @@ class Act(msgspec.Struct, kw_only=True):
     slices: int = 0
     fields: dict[str, Any] = {}  # that a patch sets
     add_tags: bool = False  # whether its tags are added to those of each to-do
+    subtasks: str = "keep"  # or "complete", when it completes their parents
     deleted: bool = False  # whether it is about to-dos in the trash
     undone: str = ""  # the batch that an undo reverts
     undoes: str | None = None  # this batch, unless it is itself an undo
@@ -7437,7 +7575,9 @@ async def patch_some(batch: LongBatch, act: Act, todos: Sequence[Todo]) -> int:
     fields, count = act.fields, 0
     if "list" in fields:
         _, last = await batch.loaded.settle(find_place, batch, fields["list"], len(todos))
-    async for before in in_batches(todos):
+    ids = {todo.id for todo in todos}
+    # A subtask moves with its parent, so the parent comes first.
+    async for before in in_batches(sorted(todos, key=lambda todo: todo.parent in ids)):
         before = batch.saved.get(before.id, before)
         list_id, values = fields.get("list", before.list), fields
         if act.add_tags and "tags" in fields:
@@ -7445,21 +7585,31 @@ async def patch_some(batch: LongBatch, act: Act, todos: Sequence[Todo]) -> int:
         values = await batch.loaded.settle(with_assignee, batch, values, list_id, is_quick=True)
         if list_id != before.list:
             check_move(batch, before, list_id)
-            last += 1
-            values = {**values, "order": last}
+            others = await batch.loaded.settle(subtasks_to_move, batch, before, list_id, is_quick=True)
+            values = {**values, "order": last + 1, "parent": None}
         after = await batch.loaded.settle(save_changed, batch, before, values, is_quick=True)
+        if list_id != before.list:
+            last = move_subtasks(batch, others, list_id, last + 1)
+        if act.subtasks == "complete" and after.completed and not before.completed:
+            await batch.loaded.settle(complete_subtasks, batch, after, is_quick=True)
         count += after is not before
     return count
 
 
 async def delete_some(batch: LongBatch, act: Act, todos: Sequence[Todo]) -> int:
     """Move to-dos to the trash, or delete those in the trash for good; returns their number."""
+    count, purged = 0, set[str]()
     for before in todos:
-        if act.deleted:
-            batch.purge_todo(before)
-        else:
-            batch.save_todo(before, changed(before, batch.at, deleted_at=batch.at))
-    return len(todos)
+        if not act.deleted and before.id not in batch.saved:
+            count += await batch.loaded.settle(trash, batch, before, is_quick=True)
+        elif act.deleted and before.id not in purged:
+            found = await batch.loaded.settle(with_subtasks, batch, before, is_quick=True)
+            found = [each for each in found if each.id not in purged]
+            purged |= {each.id for each in found}
+            count += len(found)
+            for each in found:
+                batch.purge_todo(each)
+    return count
 
 
 async def revert_some(
@@ -7693,7 +7843,13 @@ class TodoService:
 
     @transactional(TodoQueries.seen_todos)
     def replace(
-        self, batch: TodoBatch, todo_id: str, fields: Mapping[str, Any], if_match: str | None, only_new: bool = False
+        self,
+        batch: TodoBatch,
+        todo_id: str,
+        fields: Mapping[str, Any],
+        if_match: str | None,
+        only_new: bool = False,
+        subtasks: str = "keep",
     ) -> tuple[Todo, bool]:
         """Make the to-do of this id, or set all its fields; also returns whether it was made.
 
@@ -7715,15 +7871,22 @@ class TodoService:
             raise Conflict("This to-do is in the trash. Restore it first.")
         check_precondition(if_match, revision_etag(before.revision))
         after = change_todo(batch, before, {**TODO_DEFAULTS, **fields})
+        if subtasks == "complete" and after.completed and not before.completed:
+            complete_subtasks(batch, after)
         untouched_since_made = after is before and before.created_at == before.updated_at
         return after, untouched_since_made
 
     @transactional(TodoQueries.seen_todos)
-    def patch(self, batch: TodoBatch, todo_id: str, fields: Mapping[str, Any], if_match: str | None) -> Todo:
+    def patch(
+        self, batch: TodoBatch, todo_id: str, fields: Mapping[str, Any], if_match: str | None, subtasks: str = "keep"
+    ) -> Todo:
         """Set these fields of a to-do. Raises NotFound or PreconditionFailed."""
         before = batch.todo(todo_id)
         check_precondition(if_match, revision_etag(before.revision))
-        return change_todo(batch, before, fields)
+        after = change_todo(batch, before, fields)
+        if subtasks == "complete" and after.completed and not before.completed:
+            complete_subtasks(batch, after)
+        return after
 
     @transactional(TodoQueries.seen_todos)
     def skip(self, batch: TodoBatch, todo_id: str, if_match: str | None) -> Todo:
@@ -7745,19 +7908,18 @@ class TodoService:
     def _delete(self, batch: TodoBatch, todo_id: str, if_match: str | None) -> None:
         before = batch.todo(todo_id)
         check_precondition(if_match, revision_etag(before.revision))
-        batch.save_todo(before, changed(before, batch.at, deleted_at=batch.at))
+        trash(batch, before)
 
     @transactional()
     async def _purge(self, batch: LongBatch, todo_id: str, if_match: str | None) -> None:
         before = await batch.queries.todo(todo_id, deleted=True, role=OWNER)
         check_precondition(if_match, revision_etag(before.revision))
-        batch.purge_todo(before)
+        await delete_some(batch, Act(kind="delete", user=batch.user, deleted=True), [before])
 
     @transactional(TodoQueries.seen_todos)
     def restore(self, batch: TodoBatch, todo_id: str) -> Todo:
         """Take a to-do out of the trash. Raises NotFound."""
-        before = batch.todo(todo_id, deleted=True)
-        return batch.save_todo(before, changed(before, batch.at, deleted_at=None))
+        return restore_todo(batch, batch.todo(todo_id, deleted=True))
 
     # ---- comments
 
@@ -7801,24 +7963,35 @@ class TodoService:
         ends: dict[str, float] = {}
         ids = sorted(uuid7() for _ in items)  # to-dos that are equal otherwise are sorted by id
         async for index, fields in in_batches(enumerate(items)):
-            asked = fields.get("list")
             with naming_item(index):
                 refuse_order(fields)
+                fields = await batch.loaded.settle(in_list_of_parent, batch, fields, is_quick=True)
+                asked = fields.get("list")
                 if asked not in lists:
                     lists[asked], last = await batch.loaded.settle(find_place, batch, asked, len(items))
                     ends.setdefault(lists[asked], last)
                 list_id = lists[asked]
                 fields = await batch.loaded.settle(with_assignee, batch, fields, list_id, is_quick=True)
+                await batch.loaded.settle(check_parent, batch, ids[index], fields, list_id, is_quick=True)
             ends[list_id] += 1
             todos.append(save_new(batch, ids[index], {**fields, "list": list_id, "order": ends[list_id]}))
         return todos
 
     async def patch_all(
-        self, user: User, which: TodoFilter, fields: Mapping[str, Any], if_match: str | None, add_tags: bool = False
+        self,
+        user: User,
+        which: TodoFilter,
+        fields: Mapping[str, Any],
+        if_match: str | None,
+        add_tags: bool = False,
+        subtasks: str = "keep",
     ) -> WriteResult:
         """Set these fields of all to-dos that a filter selects, as one batch; the result is their number."""
         refuse_order(fields)
-        return await self._act_on(Act(kind="patch", user=user, fields=dict(fields), add_tags=add_tags), which, if_match)
+        if fields.get("parent"):
+            raise invalid("parent", "is set of one to-do at a time; null makes all of them top level")
+        act = Act(kind="patch", user=user, fields=dict(fields), add_tags=add_tags, subtasks=subtasks)
+        return await self._act_on(act, which, if_match)
 
     async def delete_all(self, user: User, which: TodoFilter, if_match: str | None) -> WriteResult:
         """Move all that a filter selects to the trash, or delete what it selects there for good."""
@@ -7931,6 +8104,8 @@ class TodoService:
         ids = sorted(uuid7() for _ in template.todos)
         async for index, todo in in_batches(enumerate(template.todos)):
             moved = moved_fields(todo, days, batch.user.time_zone)
+            if "parent" in moved:
+                moved["parent"] = ids[moved["parent"]]
             save_new(batch, ids[index], {**moved, "list": made.id, "order": index + 1.0})
         return made
 
@@ -10342,6 +10517,15 @@ Keep = Annotated[
 AddTags = Annotated[
     bool, Parameter("whether tags are added to those of each to-do, not put in their place", BOOLEAN, False)
 ]
+SubtasksToo = Annotated[
+    str,
+    Parameter(
+        "whether completing a to-do completes its open subtasks (`complete`), or not (`keep`)",
+        {"type": "string", "enum": ["keep", "complete"]},
+        "complete",
+        functools.partial(one_of, ("keep", "complete")),
+    ),
+]
 TimeZone = Annotated[
     str,
     Parameter(
@@ -10382,6 +10566,7 @@ class Filters(TypedDict, total=False):
     tag: Annotated[str, Parameter("only those with this tag; may be repeated", TAG, "shop", read_tag)]
     priority: Annotated[str, Parameter("several separated by commas", PRIORITIES, "2,3", read_priorities)]
     assignee: Annotated[str, Parameter("`me`, `none` or a user's name", TEXT, "me", read_text)]
+    parent: Annotated[str, Parameter("id of the to-do whose subtasks are meant, or `none`", TEXT, "none", read_parent)]
     q: Annotated[str, Parameter("words in the title, the notes, the tags or the comments", TEXT, "milk", read_words)]
     archived: Archived
     tz: TimeZone
@@ -10612,12 +10797,18 @@ class TodosHandler(ParsingHandler):
         return await self.services.todos.create(self.user, body, repeat=self.repeat(idempotency_key, Todo))
 
     async def patch(
-        self, body: TodoPatch, *, add_tags: AddTags = False, if_match: IfMatch = None, **filters: Unpack[Filters]
+        self,
+        body: TodoPatch,
+        *,
+        add_tags: AddTags = False,
+        subtasks: SubtasksToo = "keep",
+        if_match: IfMatch = None,
+        **filters: Unpack[Filters],
     ) -> WriteResult[BulkResult]:
         """Change all to-dos that the filters select."""
         which = filter_from_query(filters, self.user.time_zone)
         user = self.user_in(filters.get("tz", ""))
-        return await self.services.todos.patch_all(user, which, body, if_match, add_tags)
+        return await self.services.todos.patch_all(user, which, body, if_match, add_tags, subtasks)
 
     async def delete(self, *, if_match: IfMatch = None, **filters: Unpack[AllFilters]) -> WriteResult[BulkResult]:
         """Move all to-dos that the filters select to the trash, or delete those in the trash for good."""
@@ -10644,6 +10835,7 @@ class TodoHandler(ParsingHandler):
         keep: Keep = (),
         tz: TimeZone = "",
         accept_language: AcceptLanguage = "",
+        subtasks: SubtasksToo = "keep",
         if_match: IfMatch = None,
         if_none_match: IfNoneMatch = None,
     ) -> Annotated[WriteResult[Todo], 200, 201]:
@@ -10651,16 +10843,22 @@ class TodoHandler(ParsingHandler):
         if parse:
             ((body, _),) = await self.parsed([body], keep, tz, accept_language)
         only_new = (if_none_match or "").strip() == "*"
-        written = await self.services.todos.replace(self.user_in(tz), todo_id, body, if_match, only_new)
+        written = await self.services.todos.replace(self.user_in(tz), todo_id, body, if_match, only_new, subtasks)
         todo, made = written.result
         self.status = 201 if made else 200
         return written._replace(result=todo)
 
     async def patch(
-        self, todo_id: TodoId, body: TodoPatch, *, tz: TimeZone = "", if_match: IfMatch = None
+        self,
+        todo_id: TodoId,
+        body: TodoPatch,
+        *,
+        subtasks: SubtasksToo = "keep",
+        tz: TimeZone = "",
+        if_match: IfMatch = None,
     ) -> WriteResult[Todo]:
         """Change some fields of a to-do; completing one that repeats makes the next."""
-        return await self.services.todos.patch(self.user_in(tz), todo_id, body, if_match)
+        return await self.services.todos.patch(self.user_in(tz), todo_id, body, if_match, subtasks)
 
     async def delete(
         self, todo_id: TodoId, *, deleted: Deleted = False, if_match: IfMatch = None
