@@ -11993,6 +11993,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 {% set icon = '<svg class="icon" aria-hidden="true"><use href="#icon-%s"/></svg>' %}
 {% set brand = icon % 'funnel' + '<b>tornado <em>todo</em></b>' %}
 {% set close = '<button class="icon-button %s" data-action="%s" aria-label="%s">' + icon % 'close' + '</button>' %}
+{% set head_end = close % ('dialog-close', 'closeDialog', 'Close') + '</div><p class="said" role="status"></p>' %}
 {% set priorities = list(enumerate(('None', 'Low', 'Medium', 'High'))) %}
 <html lang="en" class="is-starting" data-base="{{ base }}" data-weather="{{ weather }}">
 <head>
@@ -12398,9 +12399,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   <div class="dialog-head row">
     <h2 id="account-title"><span class="hidden-words">Account of </span>
       <span class="account-name" dir="auto"></span></h2>
-    {% raw close % ('dialog-close', 'closeDialog', 'Close') %}
-  </div>
-  <p class="said" role="status"></p>
+    {% raw head_end %}
   <details class="part sessions-part" name="account-part">
     <summary>Where you are signed in</summary>
     <ul class="entries session-entries"></ul>
@@ -12470,8 +12469,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 
 <dialog class="share" aria-labelledby="share-title">
   <div class="dialog-head row"><h2 id="share-title" dir="auto"></h2>
-    {% raw close % ('dialog-close', 'closeDialog', 'Close') %}</div>
-  <p class="said" role="status"></p>
+    {% raw head_end %}
   <h3>People</h3>
   <ul class="entries member-entries"></ul>
   <form class="member-form field-row row wrap" data-action="addMember" novalidate>
@@ -12513,12 +12511,11 @@ PAGE_HTML = r"""<!DOCTYPE html>
 
 <dialog class="list-options" aria-labelledby="list-options-title">
   <div class="dialog-head row"><h2 id="list-options-title" dir="auto"></h2>
-    {% raw close % ('dialog-close', 'closeDialog', 'Close') %}</div>
-  <p class="said" role="status"></p>
+    {% raw head_end %}
   <fieldset class="field">
     <legend>Colour</legend>
     <div class="colours row wrap">
-      {% for name in ('none', 'red', 'orange', 'yellow', 'green', 'teal', 'blue', 'purple', 'pink', 'grey') %}
+      {% for name in ('none', *colours) %}
       <input type="radio" name="colour" value="{{ name }}" data-colour="{{ name }}" data-action="chooseColour"
              aria-label="{{ name.title() }}" title="{{ name.title() }}">
       {% end %}
@@ -12535,8 +12532,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 
 <dialog class="templates" aria-labelledby="templates-title">
   <div class="dialog-head row"><h2 id="templates-title">Templates</h2>
-    {% raw close % ('dialog-close', 'closeDialog', 'Close') %}</div>
-  <p class="said" role="status"></p>
+    {% raw head_end %}
   <p class="soft">A template has the open to-dos of a list. The first date of a new list is today, and the others keep
     their distance. To make one, choose “Save as template” in the options of a list.</p>
   <ul class="entries template-entries"></ul>
@@ -12638,15 +12634,6 @@ PAGE_CSS = r"""/* The page of tornado_todo: the colours of the sky after a storm
   --sun-wash: light-dark(#fdf0c9, #3a3115);
   --storm: light-dark(#a8331c, #ff9c86);
   --storm-wash: light-dark(#fbe3dc, #44221b);
-  --red: light-dark(#c0392b, #ff8a7a);
-  --orange: light-dark(#b4530f, #ffab66);
-  --yellow: light-dark(#8f6b00, #f1c84c);
-  --green: light-dark(#2f7d32, #7fd483);
-  --teal: light-dark(#0f766e, #5fd0c5);
-  --blue: light-dark(#2563c9, #8ab4ff);
-  --purple: light-dark(#7441c9, #c2a6ff);
-  --pink: light-dark(#c2255c, #ff9ac0);
-  --grey: light-dark(#5b6b70, #a3b3b8);
   --veil: light-dark(rgb(20 38 43 / 38%), rgb(0 0 0 / 58%));
   --shade: light-dark(rgb(20 38 43 / 8%), rgb(0 0 0 / 30%));
   --shadow: 0 1px 2px var(--shade), 0 6px 24px var(--shade);
@@ -12667,6 +12654,16 @@ PAGE_CSS = r"""/* The page of tornado_todo: the colours of the sky after a storm
     --footer: 7rem;
   }
 }
+
+[data-colour=red] { --dot: light-dark(#c0392b, #ff8a7a); }
+[data-colour=orange] { --dot: light-dark(#b4530f, #ffab66); }
+[data-colour=yellow] { --dot: light-dark(#8f6b00, #f1c84c); }
+[data-colour=green] { --dot: light-dark(#2f7d32, #7fd483); }
+[data-colour=teal] { --dot: light-dark(#0f766e, #5fd0c5); }
+[data-colour=blue] { --dot: light-dark(#2563c9, #8ab4ff); }
+[data-colour=purple] { --dot: light-dark(#7441c9, #c2a6ff); }
+[data-colour=pink] { --dot: light-dark(#c2255c, #ff9ac0); }
+[data-colour=grey] { --dot: light-dark(#5b6b70, #a3b3b8); }
 
 /* ---- Ground rules ---- */
 
@@ -13024,16 +13021,6 @@ kbd {
 }
 
 summary.sidebar-heading { cursor: pointer; }
-
-[data-colour=red] { --dot: var(--red); }
-[data-colour=orange] { --dot: var(--orange); }
-[data-colour=yellow] { --dot: var(--yellow); }
-[data-colour=green] { --dot: var(--green); }
-[data-colour=teal] { --dot: var(--teal); }
-[data-colour=blue] { --dot: var(--blue); }
-[data-colour=purple] { --dot: var(--purple); }
-[data-colour=pink] { --dot: var(--pink); }
-[data-colour=grey] { --dot: var(--grey); }
 
 .colours input {
   width: var(--low);
@@ -17176,7 +17163,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.archive-list': ({ list }) => ({ children: [list?.archived ? 'Take out of the archive' : 'Archive'] }),
     '[data-action=moveListBy]': ({ list }) => ({ hidden: Boolean(list?.archived) }),
     ...each(
-      ['none', 'red', 'orange', 'yellow', 'green', 'teal', 'blue', 'purple', 'pink', 'grey'],
+      findAll('.colours input').map(input => input.value),
       colour => `.colours [value=${colour}]`,
       (colour, { list }) => ({ checked: (list?.colour ?? 'none') === colour }),
     ),
@@ -19054,7 +19041,8 @@ def build_page(config: Config) -> BuiltPage:
         values[f"{kind}_url"] = f"{config.prefix}/page/{name}"
         values[f"{kind}_integrity"] = f"sha256-{base64.b64encode(digest).decode()}"
     template = tornado.template.Template(PAGE_HTML, name="page.html")
-    html = template.generate(base=config.prefix, weather=bool(config.weather_uri), **values)
+    more = {"weather": bool(config.weather_uri), "colours": get_args(Colour)}
+    html = template.generate(base=config.prefix, **more, **values)
     policy = (
         f"default-src 'none'; script-src 'self' '{values['js_integrity']}';"
         f" style-src 'self' '{values['css_integrity']}';"
