@@ -9184,6 +9184,8 @@ def furnish(town: Town) -> Estate:
     for name, author in (("comment", ann), ("remark", town.eve)):
         answer = author.post(f"/api/todos/{ids['todo']}/comments", {"text": f"{SHARED} {name}"})
         ids[name] = answer.json()["id"]
+    for number in range(3):  # which her undo takes back, instead of her remark
+        add(town.eve, f"{number}")
     batch = ann.patch(f"/api/todos/{ids['todo']}", {"completed": False, "title": f"{SHARED} again"})
     ids["batch"] = batch.headers["Change-Batch"]
     for name in ("trashed", "gone"):

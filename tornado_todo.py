@@ -4404,6 +4404,9 @@ MIGRATIONS = (
     ALTER TABLE todos ADD COLUMN parent_id TEXT;
     CREATE INDEX todos_by_parent ON todos (parent_id, position, id) WHERE parent_id IS NOT NULL;
     """,
+    """
+    ALTER TABLE members ADD COLUMN revision BIGINT NOT NULL DEFAULT 0;
+    """,
 )
 
 
@@ -4527,7 +4530,8 @@ STORED_FIELDS = operator.attrgetter(*TODOS.makers_of)  # of a to-do
 STORED_TODO_COLUMNS = f"{', '.join(TODOS.makers)}, owner_id"
 STORED_COMMENT_COLUMNS = f"{COMMENTS.columns}, todo_id"
 STORED_LIST_COLUMNS = f"{LIST_COLUMNS}, owner_id"
-ARRANGED_COLUMNS = tuple(LIST_FIELDS[name].column for name in ARRANGED)
+# A member's arrangement has a revision of its own, since the list stays as it is for all others.
+ARRANGED_COLUMNS = (*(LIST_FIELDS[name].column for name in ARRANGED), "revision")
 MEMBER_COLUMNS = f"id, list_id, user_id, role, created_at, since_revision, {', '.join(ARRANGED_COLUMNS)}"
 arrange_list = LISTS.row_maker(ARRANGED_COLUMNS)
 ARRANGE_LIST = "UPDATE members SET {} WHERE user_id = $1 AND list_id = $2".format(
@@ -4537,7 +4541,8 @@ ARRANGE_LIST = "UPDATE members SET {} WHERE user_id = $1 AND list_id = $2".forma
 
 def arranged(column: str) -> str:
     """SQL for a column of ARRANGED_COLUMNS as the reader of a list has it."""
-    own = f"SELECT {column} FROM members WHERE user_id = $1 AND list_id = lists.id"
+    value = "CASE WHEN members.revision > lists.revision THEN members.revision ELSE lists.revision END"
+    own = f"SELECT {value if column == 'revision' else column} FROM members WHERE user_id = $1 AND list_id = lists.id"
     return f"CASE WHEN owner_id = $1 THEN lists.{column} ELSE ({own}) END"
 
 
@@ -5682,7 +5687,7 @@ class LongBatch(TodoBatch):
         self._toggled_lists: list[str] = []  # that were moved to the trash or restored
         self._purged_todos: list[str] = []
         self.concerned: list[str] = []  # users who gained or lost a right
-        self._purges_list = False
+        self._purges_list = self._arranges = False
 
     def save_list(self, before: TodoList | None, after: TodoList) -> TodoList:
         """Have a list written, unless nothing has changed. Returns it with its new revision."""
@@ -5692,7 +5697,10 @@ class LongBatch(TodoBatch):
             self._toggled_lists.append(after.id)
         arranged = {name: getattr(after, name) for name in ("updated_at", *ARRANGED)}
         is_arranged = before and msgspec.structs.replace(before, **arranged) == after
+        touched = {**self.touched}
         after = self.record(before, after, "arrange" if is_arranged else None)
+        if is_arranged and self.owner(after.id) != self.user.id:
+            self.touched, self._arranges = touched, True
         self._lists.append(after)
         return after
 
@@ -5786,7 +5794,7 @@ class LongBatch(TodoBatch):
             f"INSERT INTO members ({MEMBER_COLUMNS})"
             " SELECT CAST($2 AS TEXT), id, CAST($4 AS TEXT), CAST($5 AS TEXT), CAST($6 AS BIGINT), CAST($7 AS BIGINT),"
             " (SELECT COALESCE(max(position), 0) + 1 FROM (SELECT position FROM lists WHERE owner_id = $4"
-            " UNION ALL SELECT position FROM members WHERE user_id = $4) AS places), colour, 0"
+            " UNION ALL SELECT position FROM members WHERE user_id = $4) AS places), colour, 0, 0"
             " FROM lists WHERE id = $3 AND owner_id = $1"
             " ON CONFLICT (list_id, user_id) DO UPDATE SET role = excluded.role",
             *(uuid7(), list_id, user_id, role, self._now, self.revision),
@@ -5850,8 +5858,8 @@ class LongBatch(TodoBatch):
             await self.fetch(forget_answers(purged), *part, seconds=BULK_SECONDS)
             its = (f"{table} WHERE todo_id IN ({purged})" for table in ("changes", "comments"))
             await remove(self.source, *its, f"todos WHERE {which}", arguments=(self.user.id, *part))
-        # The caller is among a list's readers, unless it no longer exists.
-        for user_id in (*self.concerned, *([self.user.id] if self._purges_list else [])):
+        # The caller is among the readers of a list, unless it no longer exists, or changed for the caller alone.
+        for user_id in (*self.concerned, *([self.user.id] if self._purges_list or self._arranges else [])):
             self.loaded.revisions[SET_USER_REVISION][user_id] = self.revision
 
 
