@@ -2777,7 +2777,7 @@ def test_language_of_a_reader_is_the_first_known_one_of_the_header(header, expec
 
 
 QUICK_WORDS = [word for rows in (*QUICK_DUES.values(), *REPEATS.values()) for text in rows for word in text.split(" ")]
-QUICK_WORDS += 50 * ["#home", "!1", "!3", "*House"]
+QUICK_WORDS += 50 * ["#home", "!1", "!3", "*House", "remind me 10 minutes before", "from monday", "every day"]
 ODD_TEXTS = [*"#!*\\.,:;/-()[]\0\1 \u00a0\u0301\u200d\ufeff\u2028\r\n", *"ﬀ½㏂①ǆİß", "#\\", "*house"]
 CHARACTERS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
 ZONES = ("Europe/Berlin", "America/Sao_Paulo", "Asia/Kathmandu", "UTC")
@@ -3327,11 +3327,11 @@ def test_start_without_a_due_date_moves_to_the_next_day_of_the_rule(client):
 
 # ==== to-dos with reminders ======================================================================
 
-AT = {"at": "2026-12-24T09:00:00+01:00"}
+AT_A_TIME = {"at": "2026-12-24T09:00:00+01:00"}
 
 
 def test_reminders_are_times_or_minutes_before_due_or_start(client):
-    reminders = [AT, {"before": 30}, {"before": 1440, "of": "start"}, {"before": -540, "of": "due"}]
+    reminders = [AT_A_TIME, {"before": 30}, {"before": 1440, "of": "start"}, {"before": -540, "of": "due"}]
     todo = add(client, due="2026-12-24", reminders=[*reminders, {"before": 30, "of": "due"}])
     expected = [*reminders[:3], {"before": -540}]  # each once, and without what is the default
     assert todo["reminders"] == show(client, todo["id"])["reminders"] == expected
@@ -3344,7 +3344,12 @@ def test_reminders_are_times_or_minutes_before_due_or_start(client):
     "reminders",
     [
         *("soon", {}, [3], [{}], [{"at": "2026-12-24"}], [{"at": "x"}], [{"before": "PT30M"}], [{"before": 1.5}]),
-        *([AT | {"before": 3}], [AT | {"of": "start"}], [{"before": 3, "of": "end"}], [{"before": 10**6}]),
+        *(
+            [AT_A_TIME | {"before": 3}],
+            [AT_A_TIME | {"of": "start"}],
+            [{"before": 3, "of": "end"}],
+            [{"before": 10**6}],
+        ),
         [{"before": number} for number in range(11)],
     ],
 )
@@ -5085,7 +5090,7 @@ def test_sorting_by_due_puts_timed_todos_first_in_each_day(client):
         assert found == expected[:: 1 if sort == "due" else -1]
 
 
-ZONES = [
+ODD_ZONES = [
     *("UTC", "Pacific/Auckland", "America/New_York", "Asia/Kathmandu", "Pacific/Kiritimati", "Etc/GMT+12"),
     *("America/St_Johns", "Pacific/Apia", "Africa/Monrovia"),
 ]
@@ -5112,7 +5117,7 @@ def test_pages_sorted_by_due_are_right_in_every_zone(client):
         due = chance.choice([None, day, day, f"{day}T{clock}:00{offset}", f"{day}T{clock}:59{offset}"])
         add(client, f"{number}", due=due, **({"list": there} if number % 3 else {}))
     whole = client.get("/api/todos?limit=1000").json()
-    for zone in ZONES:
+    for zone in ODD_ZONES:
         quoted = urllib.parse.quote(zone)
         inside = [todo for todo in whole if todo["due"] is None or todo["due"][0] in "12"]  # of years Python can shift
         expected = [todo["id"] for todo in sorted(inside, key=lambda todo: (*by_day(todo, zone), todo["id"]))]
@@ -6341,6 +6346,17 @@ async def test_an_undo_of_many_leaves_alone_what_is_changed_meanwhile(sliced, mo
     assert [each.priority for each in await all_todos(service, user)] == [3] + [0] * 9
 
 
+async def test_database_closes_though_the_last_caller_gave_up(todo_engine):
+    database = tornado_todo.open_database(todo_engine["DATABASE_URL"])
+    await database.open()
+    for _ in range(3):
+        given_up = asyncio.ensure_future(database.transaction(lambda transaction: transaction.fetch("SELECT 1")))
+        await asyncio.sleep(0)
+        given_up.cancel()
+    async with asyncio.timeout(PATIENCE):
+        await database.close()
+
+
 async def test_a_bulk_change_ends_where_the_right_ends(service_anywhere, monkeypatch):
     service, ada = service_anywhere
     monkeypatch.setattr(tornado_todo, "SLICE", 1)
@@ -6803,7 +6819,10 @@ async def test_database_of_an_earlier_version_is_migrated_with_its_contents(todo
             await transaction.fetch(statement)
         for sql, *values in (
             ("users (id, name, created_at, revision)", user_id, "local", 1, 1),
-            (f"lists ({tornado_todo.LIST_COLUMNS}, owner_id)", list_id, "\ufeffInbox", 0.0, 1, 1, 1, None, 1, user_id),
+            (
+                "lists (id, title, position, inbox, created_at, updated_at, deleted_at, revision, owner_id)",
+                *(list_id, "\ufeffInbox", 0.0, 1, 1, 1, None, 1, user_id),
+            ),
             (
                 "todos (id, list_id, title, completed_at, position, notes, due, priority, tags, created_at, updated_at,"
                 " deleted_at, revision, owner_id, due_at, title_key, search, tag_keys)",
@@ -16274,7 +16293,7 @@ async def repeat_by(page, unit, **choices):
     return await field.locator(".repeat-words").text_content()
 
 
-REPEATS = [  # what is chosen for a to-do that is due on Friday, 25 August 2034; the rule; its words
+CHOSEN_REPEATS = [  # what is chosen for a to-do that is due on Friday, 25 August 2034; the rule; its words
     (("Every day", {}), "FREQ=DAILY", "Every day"),
     (("Every weekday", {}), "FREQ=WEEKLY;BYDAY=MO,TU,WE,TH,FR", "Every weekday"),
     (
@@ -16315,7 +16334,7 @@ REPEATS = [  # what is chosen for a to-do that is due on Friday, 25 August 2034;
 async def test_every_kind_of_repeat_can_be_chosen_and_is_put_in_words(page):
     await ask(page, "/api/todos", "POST", {"title": BUY, "due": "2034-08-25"})
     await open_details(page, BUY)
-    for (unit, choices), rule, words in REPEATS:
+    for (unit, choices), rule, words in CHOSEN_REPEATS:
         assert await repeat_by(page, unit, **choices) == words
         await page.locator(".detail-title").focus()
         await saved(page, repeat=rule)

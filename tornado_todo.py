@@ -2939,7 +2939,7 @@ class Database:
             self._fill(group)
             if group:
                 await self._commit_group(group, group[0].is_short)
-            else:
+            elif self._writer_task:  # not at the end, if the last callers gave up
                 self._arrived.clear()
                 await self._arrived.wait()
 
