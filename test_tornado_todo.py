@@ -6295,6 +6295,23 @@ async def test_many_to_dos_move_to_another_list_in_their_sequence(sliced):
     assert values_of(await all_todos(service, user)) == values_of(before)
 
 
+async def test_subtasks_stay_with_their_parents_in_whatever_slice_they_are(sliced):
+    service, user, before = sliced
+    for child, parent in ((0, 9), (1, 9), (4, 0)):  # they come before their parents in the order of the list
+        await service.patch(user, before[child].id, {"parent": before[parent].id}, None)
+    before = await all_todos(service, user)
+    other = (await service.create_list(user, {"title": "other"})).result.id
+    assert (await service.patch_all(user, EVERYTHING, {"list": other, "priority": 2}, None)).result == 10
+    moved = await all_todos(service, user, list=other)
+    assert {each.id: each.parent for each in moved} == {each.id: each.parent for each in before}
+    assert {each.priority for each in moved} == {2}
+    await service.undo(user, None)
+    assert (await service.delete_all(user, EVERYTHING, None)).result == 10
+    await service.undo(user, None)
+    now = await all_todos(service, user)
+    assert {each.id: (each.parent, each.list) for each in now} == {each.id: (each.parent, each.list) for each in before}
+
+
 async def test_other_writes_are_made_between_the_slices_of_a_bulk_change(sliced):
     service, user, before = sliced
     act = asyncio.ensure_future(service.patch_all(user, EVERYTHING, {"priority": 3}, None))

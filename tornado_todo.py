@@ -7564,7 +7564,7 @@ class Act(msgspec.Struct, kw_only=True):
     It is kept, with the slices that are not done, so that it is carried out to its end whatever happens.
     """
 
-    kind: str  # a key of ACTS
+    kind: Literal["patch", "delete", "undo"]
     user: User
     batch: str = ""
     slices: int = 0
@@ -7798,8 +7798,9 @@ class BulkActs:
         for text, number in taken:
             act = msgspec.json.decode(text, type=Act)
             act.fields = read_fields(act.fields, TodoFields)
-            LOG.info("going on with a bulk change of %s at slice %d of %d", act.user.name, number, act.slices)
-            self._go_on(act, number)
+            if act.batch not in self._tasks:
+                LOG.info("going on with a bulk change of %s at slice %d of %d", act.user.name, number, act.slices)
+                self._go_on(act, number)
 
     async def close(self) -> None:
         """Stop after the present slices; what is left is carried out after the next start."""
@@ -8028,8 +8029,11 @@ class TodoService:
         return await (delete_some if act.kind == "delete" else patch_some)(batch, act, todos)
 
     async def _select(self, act: Act, which: TodoFilter, role: str) -> list[str]:
-        """The ids of all to-dos that a filter selects. Raises Forbidden if one may not be moved as the act would."""
-        queries, ids, page = self.queries(act.user), dict[str, None](), Page(limit=1000)
+        """The ids of all to-dos that a filter selects, subtasks of others among them last, since they go with these.
+
+        Raises Forbidden if one may not be moved as the act would.
+        """
+        queries, parents, page = self.queries(act.user), dict[str, str | None](), Page(limit=1000)
         target = "list" in act.fields and await queries.end_of_list(act.fields["list"])
         if target:
             queries.owners[target.list_id] = target.owner_id
@@ -8038,9 +8042,9 @@ class TodoService:
             for todo in todos[: page.limit]:
                 if target and todo.list != target.list_id:
                     check_move(queries, todo, target.list_id)
-                ids[todo.id] = None
+                parents[todo.id] = todo.parent
             if len(todos) <= page.limit:
-                return [*ids]
+                return sorted(parents, key=lambda each: parents[each] in parents)
             last = todos[page.limit - 1]
             page = page._replace(after=(sort_value(last, page.sort), last.id))
 
