@@ -1738,6 +1738,19 @@ def test_a_line_of_code_calls_only_upwards(tree):
     assert len(top) > 100 and downwards == []
 
 
+@pytest.mark.parametrize("path", [MODULE, pathlib.Path(__file__)], ids=lambda path: path.name)
+def test_a_name_of_a_module_is_given_once(path):
+    defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    names = collections.Counter()
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, defined):
+            names[statement.name] += 1
+        elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            names.update(node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_a_function_fits_a_screen_and_is_not_deeply_nested(tree):
     functions = [node for node in ast.walk(tree) if isinstance(node, FUNCTIONS)]
     assert [node.name for node in functions if node.end_lineno - node.lineno >= 40] == []
@@ -5381,12 +5394,15 @@ async def test_every_index_of_todos_and_changes_serves_a_read(service):
     for list_id, sort in itertools.product((None, todo.list), tornado_todo.SORT_COLUMNS):
         await queries.todos(tornado_todo.TodoFilter(list=list_id), tornado_todo.Page(sort, True, 50, None))
     await queries.todos(tornado_todo.TodoFilter(deleted=True), tornado_todo.Page("updated_at", True, 50, None))
+    for which in ({"assignee": user.id}, {"parent": todo.id}):
+        await queries.todos(tornado_todo.TodoFilter(**which), tornado_todo.Page())
     await queries.lists()
     await queries.changes(0, None, 100)
     await queries.changes(0, todo.list, 100)
     await queries.history(todo.id)
     assert await queries.last_batch() == batch
-    await queries.batch_changes(batch)
+    revisions, _ = await queries.batch_revisions(batch)
+    await queries.batch_todos(await queries.changes_to_undo([revision for revision, _ in revisions]))
     await tornado_todo.TodoStore(explainer).users_with_expired_trash(0)
     plans = [plan for _, plan in explainer.plans]
     indexes = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name IN ('todos', 'changes') AND sql <> ''"

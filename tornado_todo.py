@@ -1396,7 +1396,7 @@ REMINDERS = {
 ARCHIVED = {"write": int, "read": bool, "patch": bool}
 TAGS = {"patch": Annotated[Tags, Meta(max_length=MAX_TAGS)] | None, "clean": clean_tags}
 ASSIGNEE = {"patch": Annotated[str, Meta(max_length=200)] | None}
-MAX_DEPTH = 5  # of subtasks; a to-do without a parent has depth 1
+MAX_SUBTASK_DEPTH = 5  # of subtasks; a to-do without a parent has depth 1
 PARENT = {"patch": str | None, "clean": lambda parent: parent and clean_id(parent)}
 
 
@@ -2796,6 +2796,10 @@ class Transaction:
     def in_transaction(self) -> bool:
         """Whether the transaction is still open."""
         raise NotImplementedError
+
+    async def narrowed(self, searched: Searched, words: Sequence[str], bound: Callable[[Any], str]) -> str:
+        """SQL for what to select from: always the table, see `Database.narrowed`."""
+        return searched.table
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
         """Run one statement and return its rows; many rows may need more seconds than usual."""
@@ -4795,7 +4799,7 @@ class TodoQueries:
         below = (
             "WITH RECURSIVE below(id, depth) AS (SELECT id, 1 FROM todos WHERE parent_id = $2"
             " UNION ALL SELECT todos.id, depth + 1 FROM todos JOIN below ON todos.parent_id = below.id"
-            f" WHERE depth < {2 * MAX_DEPTH}) SELECT id FROM below"
+            f" WHERE depth < {2 * MAX_SUBTASK_DEPTH}) SELECT id FROM below"
         )
         return await self._select_todos(f"id IN ({below}) AND {may(VIEWER, 'list_id')} ORDER BY position, id", todo_id)
 
@@ -4848,8 +4852,7 @@ class TodoQueries:
         direction = "DESC" if page and page.descending else "ASC"
         tail = f" LIMIT {page.limit + 1}" if page else ""
         ways = self._ways(which, role, bound)
-        by_index = page and which.q and isinstance(self.source, Database)
-        table = await self.source.narrowed(SEARCHED, which.q, bound) if by_index else SEARCHED.table
+        table = await self.source.narrowed(SEARCHED, which.q, bound) if page and which.q else SEARCHED.table
         if table != SEARCHED.table:  # the rows that a search found are sorted anyway
             ways = [("found", f"({' OR '.join(right for _, right, _ in ways)})", "")]
         by_zone = page is not None and page.sort == "due"
@@ -5575,16 +5578,16 @@ class TodoBatch:
         depths, place, above = {todo_id: 0}, 1, self.now(parent_id)
         if above is None or above.list != list_id:
             return "names no to-do outside the trash in the same list"
-        while above and place <= 2 * MAX_DEPTH:
+        while above and place <= 2 * MAX_SUBTASK_DEPTH:
             if above.id == todo_id:
                 return "is the to-do itself or one of its subtasks"
             place, above = place + 1, self.now(above.parent) if above.parent else None
         # By repeated passes, since a subtask can come before its parent in the order.
         children = [] if is_new else self.ask(TodoQueries.subtasks, todo_id)
-        for _ in range(MAX_DEPTH if children else 0):
+        for _ in range(MAX_SUBTASK_DEPTH if children else 0):
             depths |= {each.id: depths[each.parent] + 1 for each in children if each.parent in depths}
-        if place + max(depths.values()) > MAX_DEPTH:
-            return f"is too deep: subtasks go down to depth {MAX_DEPTH}"
+        if place + max(depths.values()) > MAX_SUBTASK_DEPTH:
+            return f"is too deep: subtasks go down to depth {MAX_SUBTASK_DEPTH}"
         return None
 
     def owner(self, list_id: str) -> str:
