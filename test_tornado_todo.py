@@ -18743,6 +18743,7 @@ async def test_everything_is_downloaded_and_then_the_account_deleted(browser, ac
 
 async def test_escape_closes_the_account_and_the_focus_goes_back(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann") as page:
+        await expect(page.locator(".new-todo")).to_be_focused()  # which a page that still loads would do later
         await page.locator(".account-button").focus()
         await page.keyboard.press("Enter")
         await expect(page.locator("dialog.account")).to_be_visible()
