@@ -4042,6 +4042,19 @@ def test_history_is_kept_in_the_trash_and_404_for_an_unknown_todo(client):
     assert_problem(client.get("/api/todos/x/history"), 404)
 
 
+def test_restoring_what_is_not_in_the_trash_leaves_it_as_it_is(client):
+    todo, todo_list = add(client), add_list(client)
+    for path, thing in ((f"/api/todos/{todo['id']}", todo), (f"/api/lists/{todo_list['id']}", todo_list)):
+        for _ in range(2):
+            answer = client.post(f"{path}/restore")
+            assert answer.status == 200 and answer.json() == thing and "Change-Batch" not in answer.headers
+            assert client.get(path).json() == thing
+        client.delete(path)
+        restored = [client.post(f"{path}/restore") for _ in range(2)]
+        assert [answer.status for answer in restored] == [200, 200] and restored[0].json() == restored[1].json()
+        assert_problem(client.post(f"{path.rpartition('/')[0]}/{NO_ID}/restore"), 404)
+
+
 def test_a_deleted_todo_is_in_the_trash_until_it_is_restored(client):
     todo = add(client)
     client.delete(f"/api/todos/{todo['id']}")
@@ -4051,7 +4064,6 @@ def test_a_deleted_todo_is_in_the_trash_until_it_is_restored(client):
     answer = client.post(f"/api/todos/{todo['id']}/restore")
     assert answer.status == 200 and answer.json()["deleted_at"] is None
     assert client.get("/api/todos").json() == [answer.json()] and titles(client, "?deleted=true") == []
-    assert_problem(client.post(f"/api/todos/{todo['id']}/restore"), 404)
 
 
 def test_a_purged_todo_is_gone_with_its_history(client):
@@ -6326,6 +6338,23 @@ async def test_subtasks_stay_with_their_parents_in_whatever_slice_they_are(slice
     await service.undo(user, None)
     now = await all_todos(service, user)
     assert {each.id: (each.parent, each.list) for each in now} == {each.id: (each.parent, each.list) for each in before}
+
+
+async def test_repeated_undo_of_many_changes_to_few_to_dos_is_made_once(sliced):
+    service, user, todos = sliced
+    parent, *children = (each.id for each in todos[:3])
+    for child in children:
+        await service.patch(user, child, {"parent": parent}, None)
+    other = (await service.create_list(user, {"title": "other"})).result.id
+    # Each subtask is moved with its parent, and then gets its priority.
+    which = tornado_todo.TodoFilter(id=(parent, *children))
+    moved = await service.patch_all(user, which, {"list": other, "priority": 2}, None)
+    changes = await service.queries(user).changes(0, None, 100)
+    assert len([each for each in changes if each.batch == moved.batch]) == 5
+    key = tornado_todo.Repeat("a key", "the same request", tornado_todo.Undone)
+    first, second = [await service.undo(user, None, repeat=key) for _ in range(2)]
+    assert first.batch == second.batch and first.result == second.result
+    assert await all_todos(service, user, list=other) == []
 
 
 async def test_other_writes_are_made_between_the_slices_of_a_bulk_change(sliced):
@@ -9051,6 +9080,7 @@ CELLS = [
     Cell("PATCH", "/api/todos/$todo/comments/$remark", 403, 200, 403, 404, {"text": "x"}),
     Cell("POST", "/api/todos/$trashed/restore", 200, 200, 403, 404),
     Cell("POST", "/api/todos/$gone/restore", 200, 404, 404, 404),
+    Cell("POST", "/api/todos/$todo/restore", 200, 200, 403, 404, spares=True),
     Cell("POST", "/api/todos/$todo/skip", 200, 200, 403, 404),
     Cell("POST", "/api/todos/$todo/skip", 412, 412, 403, 404, headers={"If_Match": '"1"'}),
     Cell("POST", "/api/todos/$secret/skip", 409, 404, 404, 404),
@@ -9071,7 +9101,7 @@ CELLS = [
     Cell("DELETE", "/api/lists/$inbox", 409, 404, 404, 404),
     Cell("DELETE", "/api/lists/$dead?deleted=true", 204, 404, 404, 404),
     Cell("POST", "/api/lists/$dead/restore", 200, 404, 404, 404),
-    Cell("POST", "/api/lists/$list/restore", 404, 404, 404, 404),
+    Cell("POST", "/api/lists/$list/restore", 200, 403, 403, 404, spares=True),
     for_all("GET", "/api/filters", 200),
     for_all("POST", "/api/filters", 201, {"title": "x", "query": "completed=false"}),
     Cell("GET", "/api/filters/$filter", 200, 404, 404, 404),
@@ -10164,6 +10194,36 @@ def test_moved_todo_keeps_its_assignee_only_if_they_may_see_it(town):
     moved = town.bob.patch(f"/api/todos?list={there}", {"list": other})
     assert moved.json()["count"] == 1 and show(town.bob, todo["id"])["assignee"] is None
     assert_problem(town.bob.patch(f"/api/todos/{todo['id']}", {"list": other, "assignee": "cid"}), 422, "assignee")
+
+
+@pytest.mark.parametrize(
+    "act, count",
+    [("complete", 3), ("complete with subtasks", 1), ("move", 3), ("delete", 3), ("assign", 2)],
+)
+def test_bulk_act_on_assigned_todos_records_each_change_once(town, act, count):
+    here, there = shared_list(town), shared_list(town)
+    parent = add(town.bob, "parent", list=here, assignee="cid", due="2026-12-01", repeat="FREQ=DAILY")
+    for name in ("one", "two"):
+        add(town.bob, name, list=here, parent=parent["id"], assignee="bob", due="2026-12-02", repeat="FREQ=DAILY")
+    path, shown = f"/api/todos?list={here}", ("id", "title", "list", "order", "parent", "assignee", "due", "completed")
+
+    def todos() -> list[list]:
+        return [[todo[name] for name in shown] for todo in town.bob.get(path).json()]
+
+    before = todos()
+    answer = {
+        "complete": lambda: town.bob.patch(path, {"completed": True}),
+        "complete with subtasks": lambda: town.bob.patch(f"{path}&parent=none&subtasks=complete", {"completed": True}),
+        "move": lambda: town.bob.patch(path, {"list": there}),
+        "delete": lambda: town.bob.delete(path),
+        "assign": lambda: town.bob.patch(path, {"assignee": "cid"}),
+    }[act]()
+    assert answer.json()["count"] == count
+    for todo_id, title, *_ in before:
+        changes = [each["action"] for each in history(town.bob, todo_id) if each["action"] != "create"]
+        assert len(changes) == (title != "parent" or act != "assign"), changes
+    undo(town.bob)
+    assert todos() == before
 
 
 @pytest.mark.parametrize("leaver", ["bob", "cid"])

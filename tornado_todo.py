@@ -4534,7 +4534,7 @@ STORED_FIELDS = operator.attrgetter(*TODOS.makers_of)  # of a to-do
 STORED_TODO_COLUMNS = f"{', '.join(TODOS.makers)}, owner_id"
 STORED_COMMENT_COLUMNS = f"{COMMENTS.columns}, todo_id"
 STORED_LIST_COLUMNS = f"{LIST_COLUMNS}, owner_id"
-# A member's arrangement has a revision of its own, since the list stays as it is for all others.
+# A member's own order, colour and archive have a revision of their own: for the others the list stays as it is.
 ARRANGED_COLUMNS = (*(LIST_FIELDS[name].column for name in ARRANGED), "revision")
 MEMBER_COLUMNS = f"id, list_id, user_id, role, created_at, since_revision, {', '.join(ARRANGED_COLUMNS)}"
 arrange_list = LISTS.row_maker(ARRANGED_COLUMNS)
@@ -4724,9 +4724,12 @@ class SeenTodo(NamedTuple):
     role: str | None
 
 
-def visible_todo(seen: SeenTodo | None, deleted: bool, role: str) -> Todo:
-    """The to-do, if it is outside the trash, or in it, and the role is enough. Raises NotFound or Forbidden."""
-    if seen is None or seen.role is None or (seen.todo.deleted_at is not None) != deleted:
+def visible_todo(seen: SeenTodo | None, deleted: bool | None, role: str) -> Todo:
+    """The to-do, if it is outside the trash, or in it, or (None) anywhere, and the role is enough.
+
+    Raises NotFound or Forbidden.
+    """
+    if seen is None or seen.role is None or deleted not in (None, seen.todo.deleted_at is not None):
         raise NotFound("There is no such to-do." if not deleted else "There is no such to-do in the trash.")
     check_role(role, seen.role)
     return seen.todo
@@ -4941,8 +4944,8 @@ class TodoQueries:
         """The to-dos in the caller's own lists, in the trash or not, by id, after one of them."""
         return await self._select_todos(f"owner_id = $1 AND id > $2 ORDER BY id LIMIT {limit}", after)
 
-    async def todo_list(self, list_id: str, deleted: bool = False, role: str = VIEWER) -> TodoList:
-        """One list, outside the trash or, for its owner, in it. Raises NotFound or Forbidden."""
+    async def todo_list(self, list_id: str, deleted: bool | None = False, role: str = VIEWER) -> TodoList:
+        """One list, outside the trash or, for its owner, in it or anywhere. Raises NotFound or Forbidden."""
         rows = await self.fetch(
             f"SELECT {SEEN_LIST_COLUMNS}, owner_id, {role_in('lists.id')} FROM lists"
             f" WHERE id = $2 AND {self._seen_lists(deleted)}",
@@ -4954,13 +4957,11 @@ class TodoQueries:
         return LISTS.read(row)
 
     @staticmethod
-    def _seen_lists(deleted: bool) -> str:
-        """SQL for the lists that the caller may see, outside the trash or in it."""
-        return (
-            f"{may(OWNER, 'id')} AND deleted_at IS NOT NULL"
-            if deleted
-            else f"{may(VIEWER, 'id')} AND deleted_at IS NULL"
-        )
+    def _seen_lists(deleted: bool | None) -> str:
+        """SQL for the lists that the caller may see, outside the trash, in it or anywhere."""
+        outside = f"{may(VIEWER, 'id')} AND deleted_at IS NULL"
+        inside = f"{may(OWNER, 'id')} AND deleted_at IS NOT NULL"
+        return f"({outside} OR {inside})" if deleted is None else inside if deleted else outside
 
     async def lists(self, deleted: bool = False, archived: bool | None = None) -> list[TodoList]:
         """The lists that the caller may see, or those in the caller's trash: the Inbox, then the others by order."""
@@ -5447,11 +5448,11 @@ class Loaded:
         for user, its_ids in ids.items():
             await self._ask(TodoQueries.seen_todos, user, *its_ids)
 
-    async def settle(self, decide: Callable[..., Any], *arguments: Any, is_quick: bool = False) -> Any:
+    async def settle(self, decide: Callable[..., Any], *arguments: Any) -> Any:
         """Return `decide(*arguments)`, loading the queries that it misses."""
         while True:
             try:
-                if is_quick or self.transaction.is_shared:
+                if self.transaction.is_shared:
                     return decide(*arguments)
                 return await self.transaction.compute(decide, *arguments)
             except Missing as missing:
@@ -5540,7 +5541,25 @@ class TodoBatch:
         self.comments: list[tuple[str, Comment, str]] = []  # the to-do, a comment, and the folded text of all
         self.touched: dict[str, int] = {}  # the newest revision of lists, by list
         self.inbox = ""  # the list under which a change of a filter or template is logged
-        self.renumbered: dict[str, float] = {}  # the greatest order by list, of lists with a new end
+        self.ends: dict[str, float] = {}  # the greatest orders in the lists to which this adds to-dos
+
+    async def settle(self, decide: Callable[..., Any], *arguments: Any) -> Any:
+        """Return `decide(self, *arguments)`, which is quick, loading the queries that it misses.
+
+        What it saved before it missed one is dropped, since it starts over.
+        """
+        kept = [(rows, len(rows)) for rows in (self.log, self.todos, self.comments)]
+        revision, touched, ends = self.revision, {**self.touched}, {**self.ends}
+        while True:
+            try:
+                return decide(self, *arguments)
+            except Missing as missing:
+                need = missing.need
+            for rows, length in kept:
+                del rows[length:]
+            self.revision, self.touched, self.ends = revision, {**touched}, {**ends}
+            self.saved = {after.id: after for _, after in self.todos}
+            await self.loaded.load(*need)
 
     def ask(self, query: Callable, *arguments: Any) -> Any:
         """The answer of a query of TodoQueries, as changed by earlier decisions. Raises Missing."""
@@ -5558,8 +5577,8 @@ class TodoBatch:
             self.owners[seen.todo.list] = seen.owner_id
         return seen
 
-    def todo(self, todo_id: str, deleted: bool = False) -> Todo:
-        """A to-do that the caller may change, outside the trash or in it. Raises NotFound or Forbidden."""
+    def todo(self, todo_id: str, deleted: bool | None = False) -> Todo:
+        """A to-do that the caller may change, outside the trash, in it or anywhere. Raises NotFound or Forbidden."""
         return visible_todo(self.seen_todo(todo_id), deleted, EDITOR)
 
     def now(self, todo_id: str) -> Todo | None:
@@ -5647,6 +5666,8 @@ class TodoBatch:
         after = self.record(before, after, action)
         self.todos.append((before, after))
         self.saved[after.id] = after
+        if after.order > self.ends.get(after.list, after.order):
+            self.ends[after.list] = after.order
         return after
 
     def save_comment(self, todo: Todo, before: Comment | None, after: Comment) -> Todo:
@@ -5723,9 +5744,9 @@ class LongBatch(TodoBatch):
         return after
 
     async def reassign(self, user_id: str, assignee: str | None, where: str = "", *arguments: Any) -> None:
-        """Record that the to-dos of a user who leaves are no one's, or, with the same id, that the name is another.
+        """Record another assignee in the to-dos of a user who leaves, or who gets another name.
 
-        That is no write of the user's own, who may have lost the right to it, and cannot be undone alone.
+        The user may have lost the right to change them, so this does not check it, and it cannot be undone alone.
         """
         sql = f"SELECT {TODO_COLUMNS}, owner_id FROM todos WHERE assignee_id = $1 {where}"
         rows = await self.source.fetch(sql, user_id, *arguments, seconds=BULK_SECONDS)
@@ -7373,18 +7394,19 @@ def make_room(batch: TodoBatch, todo: Todo) -> Todo:
     return todo
 
 
-def find_place(batch: TodoBatch, list_id: str | None, count: int = 1) -> tuple[str, float]:
-    """A list, and the greatest order in it, after which there is room for `count` more. Raises Invalid or Forbidden."""
+MAX_ADDED = 1e6  # to-dos that one write adds to a list
+
+
+def find_place(batch: TodoBatch, list_id: str | None, grows: bool = True) -> tuple[str, float]:
+    """A list, and the greatest order in it, after which there is room if it grows. Raises Invalid or Forbidden."""
     end: EndOfList | None = batch.ask(TodoQueries.end_of_list, list_id)
     if end is None:
         raise invalid("list", "names no list of yours")
     check_role(EDITOR, end.role)
     batch.owners[end.list_id] = end.owner_id
-    last = end.order or 0.0
-    if last + count > MAX_ORDER:
-        if end.list_id not in batch.renumbered:
-            batch.renumbered[end.list_id] = renumber(batch, end.list_id, 1)
-        last = batch.renumbered[end.list_id]
+    last = batch.ends.get(end.list_id, end.order or 0.0)
+    if grows and end.list_id not in batch.ends:
+        last = batch.ends[end.list_id] = renumber(batch, end.list_id, 1) if last > MAX_ORDER - MAX_ADDED else last
     return end.list_id, last
 
 
@@ -7412,7 +7434,7 @@ def in_list_of_parent(batch: TodoBatch, fields: Mapping[str, Any]) -> Mapping[st
 
 
 def with_subtasks(batch: TodoBatch, before: Todo) -> list[Todo]:
-    """A to-do and its subtasks that are, as it is, outside the trash, or went there with it."""
+    """A to-do and its subtasks: those outside the trash or, if it is in the trash, those that went there with it."""
     here = [each for each in batch.subtasks(before) if (each.list, each.deleted_at) == (before.list, before.deleted_at)]
     return [before, *here]
 
@@ -7436,28 +7458,6 @@ def restore_todo(batch: TodoBatch, before: Todo) -> Todo:
     return after
 
 
-def subtasks_to_move(batch: TodoBatch, before: Todo, list_id: str) -> list[Todo]:
-    """The subtasks that go with a to-do to another list. All that saving them needs is loaded after this."""
-    _, *others = with_subtasks(batch, before)
-    if any(each.assignee for each in others):
-        batch.ask(TodoQueries.readers, list_id)
-    return others
-
-
-def move_subtasks(batch: TodoBatch, others: Sequence[Todo], list_id: str, last: float) -> float:
-    """Move subtasks to the end of another list, in their sequence; returns the greatest order."""
-    for each in others:
-        last += 1
-        batch.save_todo(each, changed(each, batch.at, list=list_id, order=last))
-    return last
-
-
-def complete_subtasks(batch: TodoBatch, todo: Todo) -> None:
-    """Complete the open subtasks of a to-do; those that repeat end with it."""
-    for each in with_subtasks(batch, todo)[1:]:
-        batch.save_todo(each, changed_todo(each, {"completed": True}, batch.at))
-
-
 def save_new(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
     """Make a to-do of fields that name its list and its order."""
     todo = Todo(id=todo_id, created_at=batch.at, updated_at=batch.at, **{"title": "", **fields})
@@ -7468,7 +7468,7 @@ def save_new(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
 def create_todo(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
     """Make a to-do at the end of its list, unless `order` is set. Raises Invalid for a list that does not exist."""
     fields = in_list_of_parent(batch, fields)
-    list_id, last = find_place(batch, fields.get("list"), int("order" not in fields))
+    list_id, last = find_place(batch, fields.get("list"), "order" not in fields)
     fields = with_assignee(batch, fields, list_id)
     check_parent(batch, todo_id, fields, list_id)
     todo = save_new(batch, todo_id, {"order": last + 1, **fields, "list": list_id})
@@ -7501,21 +7501,27 @@ def save_changed(batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> T
     return after
 
 
-def change_todo(batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> Todo:
-    """Save a to-do with these fields; moved to another list, it goes to the end unless `order` is set."""
+def change_todo(batch: TodoBatch, before: Todo, fields: Mapping[str, Any], subtasks: str = "keep") -> Todo:
+    """Save a to-do with these fields; moved to another list, it goes to the end unless `order` is set.
+
+    Its subtasks move with it. With "complete", those that are open are completed with it, and end if they repeat.
+    """
     list_id = fields.get("list", before.list)
     values = fields = with_assignee(batch, fields, list_id)
-    others, last = [], 0.0
-    if list_id != before.list:
-        others = subtasks_to_move(batch, before, list_id)
-        _, last = find_place(batch, list_id, int("order" not in fields) + len(others))
+    is_moved = list_id != before.list
+    others = with_subtasks(batch, before)[1:] if is_moved else []
+    if is_moved:
+        _, last = find_place(batch, list_id, "order" not in fields or bool(others))
         check_move(batch, before, list_id)
-        before = batch.saved.get(before.id, before)
         values = {"order": last + 1, "parent": None, **fields}
     if values.get("parent", before.parent) != before.parent:
         check_parent(batch, before.id, values, list_id, is_new=False)
     after = save_changed(batch, before, values)
-    move_subtasks(batch, others, list_id, last + 1)
+    for each in others:
+        batch.save_todo(each, changed(each, batch.at, list=list_id, order=batch.ends[list_id] + 1))
+    if subtasks == "complete" and after.completed and not before.completed:
+        for each in with_subtasks(batch, after)[1:]:
+            batch.save_todo(each, changed_todo(each, {"completed": True}, batch.at))
     return make_room(batch, after) if "order" in fields and after is not before else after
 
 
@@ -7531,7 +7537,7 @@ async def add_list(batch: LongBatch, fields: Mapping[str, Any]) -> TodoList:
     return batch.save_list(None, TodoList(id=uuid7(), created_at=at, updated_at=at, **values))
 
 
-# What a template keeps of a to-do; its reminders at a time, due date and start are moved when it is used.
+# The fields that a template keeps. Its due dates, starts and reminders at a time are moved when it is used.
 TEMPLATE_FIELDS = ("title", *(TODO_DEFAULTS.keys() - {"completed", "assignee", "parent"}))
 
 
@@ -7580,31 +7586,24 @@ class Act(msgspec.Struct, kw_only=True):
     shown: list[str] = []  # ids of the to-dos in the answer to an undo
     key: tuple[str, str] | None = None  # the Idempotency-Key of the request, and its fingerprint
 
+    def repeat(self, number: int) -> Repeat | None:
+        """The Repeat with which a slice is written: the answer to the request is that of the last one."""
+        return Repeat(*self.key, Undone) if self.key and number == self.slices - 1 else None
+
 
 async def patch_some(batch: LongBatch, act: Act, todos: Sequence[Todo]) -> int:
-    """Set the fields of a bulk act; returns the number of to-dos that this changed."""
-    fields, count = act.fields, 0
+    """Set the fields of a bulk act; returns the number of these to-dos that it changed."""
+    fields = act.fields
     if "list" in fields:
-        _, last = await batch.loaded.settle(find_place, batch, fields["list"], len(todos))
+        await batch.loaded.settle(find_place, batch, fields["list"])
     ids = {todo.id for todo in todos}
     # A subtask moves with its parent, so the parent comes first.
-    async for before in in_batches(sorted(todos, key=lambda todo: todo.parent in ids)):
-        before = batch.saved.get(before.id, before)
-        list_id, values = fields.get("list", before.list), fields
-        if act.add_tags and "tags" in fields:
-            values = {**fields, "tags": more_tags(before, fields["tags"])}
-        values = await batch.loaded.settle(with_assignee, batch, values, list_id, is_quick=True)
-        if list_id != before.list:
-            check_move(batch, before, list_id)
-            others = await batch.loaded.settle(subtasks_to_move, batch, before, list_id, is_quick=True)
-            values = {**values, "order": last + 1, "parent": None}
-        after = await batch.loaded.settle(save_changed, batch, before, values, is_quick=True)
-        if list_id != before.list:
-            last = move_subtasks(batch, others, list_id, last + 1)
-        if act.subtasks == "complete" and after.completed and not before.completed:
-            await batch.loaded.settle(complete_subtasks, batch, after, is_quick=True)
-        count += after is not before
-    return count
+    async for each in in_batches(sorted(todos, key=lambda todo: todo.parent in ids)):
+        before = batch.saved.get(each.id, each)
+        is_added = act.add_tags and "tags" in fields
+        values = {**fields, "tags": more_tags(before, fields["tags"])} if is_added else fields
+        await batch.settle(change_todo, before, values, act.subtasks)
+    return sum(each.id in batch.saved for each in todos)
 
 
 async def delete_some(batch: LongBatch, act: Act, todos: Sequence[Todo]) -> int:
@@ -7612,9 +7611,9 @@ async def delete_some(batch: LongBatch, act: Act, todos: Sequence[Todo]) -> int:
     count, purged = 0, set[str]()
     for before in todos:
         if not act.deleted and before.id not in batch.saved:
-            count += await batch.loaded.settle(trash, batch, before, is_quick=True)
+            count += await batch.settle(trash, before)
         elif act.deleted and before.id not in purged:
-            found = await batch.loaded.settle(with_subtasks, batch, before, is_quick=True)
+            found = await batch.settle(with_subtasks, before)
             found = [each for each in found if each.id not in purged]
             purged |= {each.id for each in found}
             count += len(found)
@@ -7629,10 +7628,7 @@ async def revert_some(
     """Revert changes of to-dos, and return these; `lists` come back with them. Raises Conflict or Forbidden."""
     present = await queries.batch_todos(changes)
     batch.owners = queries.owners
-    todos = [
-        await batch.loaded.settle(undo_change, batch, change, present, is_quick=True)
-        async for change in in_batches(changes)
-    ]
+    todos = [await batch.settle(undo_change, change, present) async for change in in_batches(changes)]
     for list_id in {todo.list for todo in todos} - {todo_list.id for todo_list in lists}:
         try:
             await queries.todo_list(list_id, role=EDITOR)
@@ -7686,17 +7682,18 @@ class BulkActs:
         meanwhile, or the database is: the act goes on when they are back.
         """
         slices = [items[start : start + SLICE] for start in range(0, len(items), SLICE)]
+        act.slices = len(slices)
 
         async def begin(batch: LongBatch) -> int:
             await check(batch)
-            act.batch, act.slices = batch.id, len(slices)
+            act.batch = batch.id
             kept = act.batch, act.user.id, msgspec.json.encode(act).decode(), 1, 0, self._holder, self._end_of_hold()
             await batch.source.fetch(insert("acts", f"batch, user_id, act, {ACT_STATE}"), *kept)
             rows = [(slice_id(act, n), act.user.id, json.dumps(slices[n])) for n in range(1, len(slices))]
             await batch.source.execute_many(insert("slices", "id, user_id, items"), rows)
             return await self._carry_out(batch, act, 0, slices[0])
 
-        first = await self.store.write(act.user, begin, self.hub.committed)
+        first = await self.store.write(act.user, begin, self.hub.committed, act.repeat(0))
         return await asyncio.shield(self._go_on(act, 1, first))
 
     def _go_on(self, act: Act, number: int, first: WriteResult | None = None) -> asyncio.Task[WriteResult]:
@@ -7721,8 +7718,8 @@ class BulkActs:
         return written
 
     async def _next(self, act: Act, number: int) -> WriteResult:
-        """Carry out a slice. What was changed since, and cannot be undone any more, is left out."""
-        repeat = Repeat(*act.key, Undone) if act.key and number == act.slices - 1 else None
+        """Carry out a slice. An undo leaves out to-dos that have changed so that it would be a conflict."""
+        repeat = act.repeat(number)
         operation = functools.partial(self._run_slice, act, number)
         try:
             return await self.store.write(act.user, operation, self.hub.committed, repeat)
@@ -7806,7 +7803,7 @@ class BulkActs:
                 self._go_on(act, number)
 
     async def close(self) -> None:
-        """Stop after the present slices; what is left is carried out after the next start."""
+        """Stop after the present slices. The acts go on after the next start."""
         await end_tasks([*self._tasks.values()])
 
 
@@ -7882,9 +7879,7 @@ class TodoService:
         if before.deleted_at:
             raise Conflict("This to-do is in the trash. Restore it first.")
         check_precondition(if_match, revision_etag(before.revision))
-        after = change_todo(batch, before, {**TODO_DEFAULTS, **fields})
-        if subtasks == "complete" and after.completed and not before.completed:
-            complete_subtasks(batch, after)
+        after = change_todo(batch, before, {**TODO_DEFAULTS, **fields}, subtasks)
         untouched_since_made = after is before and before.created_at == before.updated_at
         return after, untouched_since_made
 
@@ -7895,10 +7890,7 @@ class TodoService:
         """Set these fields of a to-do. Raises NotFound or PreconditionFailed."""
         before = batch.todo(todo_id)
         check_precondition(if_match, revision_etag(before.revision))
-        after = change_todo(batch, before, fields)
-        if subtasks == "complete" and after.completed and not before.completed:
-            complete_subtasks(batch, after)
-        return after
+        return change_todo(batch, before, fields, subtasks)
 
     @transactional(TodoQueries.seen_todos)
     def skip(self, batch: TodoBatch, todo_id: str, if_match: str | None) -> Todo:
@@ -7930,8 +7922,9 @@ class TodoService:
 
     @transactional(TodoQueries.seen_todos)
     def restore(self, batch: TodoBatch, todo_id: str) -> Todo:
-        """Take a to-do out of the trash. Raises NotFound."""
-        return restore_todo(batch, batch.todo(todo_id, deleted=True))
+        """Take a to-do out of the trash, if it is there. Raises NotFound."""
+        before = batch.todo(todo_id, deleted=None)
+        return restore_todo(batch, before) if before.deleted_at else before
 
     # ---- comments
 
@@ -7971,22 +7964,11 @@ class TodoService:
         Raises Invalid, and makes none, for a list that does not exist and for an `order`.
         """
         todos: list[Todo] = []
-        lists: dict[str | None, str] = {}  # by the id that an item names, if any
-        ends: dict[str, float] = {}
         ids = sorted(uuid7() for _ in items)  # to-dos that are equal otherwise are sorted by id
         async for index, fields in in_batches(enumerate(items)):
             with naming_item(index):
                 refuse_order(fields)
-                fields = await batch.loaded.settle(in_list_of_parent, batch, fields, is_quick=True)
-                asked = fields.get("list")
-                if asked not in lists:
-                    lists[asked], last = await batch.loaded.settle(find_place, batch, asked, len(items))
-                    ends.setdefault(lists[asked], last)
-                list_id = lists[asked]
-                fields = await batch.loaded.settle(with_assignee, batch, fields, list_id, is_quick=True)
-                await batch.loaded.settle(check_parent, batch, ids[index], fields, list_id, is_quick=True)
-            ends[list_id] += 1
-            todos.append(save_new(batch, ids[index], {**fields, "list": list_id, "order": ends[list_id]}))
+                todos.append(await batch.settle(create_todo, ids[index], fields))
         return todos
 
     async def patch_all(
@@ -8084,8 +8066,8 @@ class TodoService:
 
     @transactional()
     async def restore_list(self, batch: LongBatch, list_id: str) -> TodoList:
-        """Take a list with its to-dos out of the trash."""
-        before = await batch.queries.todo_list(list_id, deleted=True)
+        """Take a list with its to-dos out of the trash, if it is there. Raises NotFound or Forbidden."""
+        before = await batch.queries.todo_list(list_id, deleted=None, role=OWNER)
         return batch.save_list(before, changed(before, batch.at, deleted_at=None))
 
     # ---- filters and templates
@@ -8111,7 +8093,7 @@ class TodoService:
 
     @transactional()
     async def use_template(self, batch: LongBatch, template_id: str, title: str, day: datetime.date) -> TodoList:
-        """Make a list of a template; the first of its dates is on a day, and the others keep their distance."""
+        """Make a list from a template. Its first date is on this day, and the others keep their distance from it."""
         template = await batch.queries.kept_one(Template, template_id)
         fields = {"title": title or template.title, "colour": template.colour}
         made = await add_list(batch, fields)
@@ -8187,7 +8169,7 @@ class TodoService:
     async def _undo(self, batch: LongBatch, target: str | None, refused: list[str]) -> Undone:
         for act in await self.acts.of_user(batch.source, batch.user):
             if target in (None, act.batch, act.undone):
-                raise Unavailable("A bulk change of yours is still being carried out: wait until it is done.")
+                raise Unavailable("A change of many to-dos is still being made: try again when it is done.")
         undone = target or await batch.queries.last_batch()
         try:
             return await self._revert(batch, undone)
@@ -8225,7 +8207,7 @@ class TodoService:
 
         async def check(batch: LongBatch) -> None:
             if any(each.undone == undone for each in await self.acts.of_user(batch.source, user)):
-                raise Unavailable("This is being undone already: wait until it is done.")
+                raise Unavailable("This is being undone already: try again when that is done.")
 
         return await self.acts.start(act, groups, check)
 
@@ -10939,7 +10921,7 @@ class TodoRestoreHandler(APIHandler):
     """A to-do in the trash, to be restored."""
 
     async def post(self, todo_id: TodoId) -> WriteResult[Todo]:
-        """Take a to-do out of the trash."""
+        """Take a to-do out of the trash, or return one that is not there as it is."""
         return await self.services.todos.restore(self.user, todo_id)
 
 
@@ -11023,7 +11005,7 @@ def filter_query(text: str) -> str:
 
 
 async def select_saved(*, sort: Sort = ("order", False), **filters: Unpack[AllFilters]) -> None:
-    """What the query of a saved filter may have."""
+    """The query parameters of a saved filter."""
 
 
 FILTER_OPERATION = operation_of(select_saved)
@@ -11140,7 +11122,7 @@ class TemplateListsHandler(APIHandler):
         tz: TimeZone = "",
         idempotency_key: IdempotencyKey = None,
     ) -> Annotated[WriteResult[TodoList], 201]:
-        """Make a list of a template, whose dates begin today or on the day that the body names."""
+        """Make a list from a template. Its dates begin today, or on the `day` in the body."""
         user = self.user_in(tz)
         today = datetime.date.fromordinal(day_of(now_milliseconds(), user.time_zone or "UTC"))
         day = cleaned(datetime.date.fromisoformat, body["day"], "day") if "day" in body else today
