@@ -9085,6 +9085,7 @@ CELLS = [
     Cell("POST", "/api/todos/$todo/skip", 412, 412, 403, 404, headers={"If_Match": '"1"'}),
     Cell("POST", "/api/todos/$secret/skip", 409, 404, 404, 404),
     for_all("GET", "/api/tags", 200),
+    for_all("GET", "/api/parents", 200),
     for_all("GET", "/api/lists", 200),
     for_all("GET", "/api/lists?deleted=true", 200),
     for_all("POST", "/api/lists", 201, {"title": "x"}),
@@ -9990,6 +9991,23 @@ def test_subtask_has_a_parent_by_every_method_and_is_found_by_it(client):
     replaced = client.put(f"/api/todos/{posted['id']}", {"title": "x", "parent": other["id"]}).json()
     assert replaced["parent"] == other["id"]
     assert client.put(f"/api/todos/{posted['id']}", {"title": "x"}).json()["parent"] is None
+
+
+def test_parents_are_listed_with_the_numbers_of_their_subtasks(town):
+    list_id = shared_list(town, "viewer")
+    ids = nest(town.bob, 3, list=list_id)
+    add(town.bob, title="done", parent=ids[0], completed=True)
+    town.bob.delete(f"/api/todos/{add(town.bob, title='gone', parent=ids[0])['id']}")
+    same = {"list": list_id, "completed": False}
+    wanted = [
+        {"id": ids[0], "parent": None, "title": "level 1", "subtasks": 2, "done": 1, **same},
+        {"id": ids[1], "parent": ids[0], "title": "level 2", "subtasks": 1, "done": 0, **same},
+    ]
+    nest(town.bob, 2)
+    for person in (town.bob, town.cid):
+        assert [each for each in person.get("/api/parents").json() if each["list"] == list_id] == wanted
+    assert len(town.bob.get("/api/parents").json()) > len(town.cid.get("/api/parents").json()) == 2
+    assert len(todo_ids(town.cid, f"?parent={','.join(ids)}")) == 3
 
 
 def test_new_subtask_goes_to_the_list_of_its_parent(client):

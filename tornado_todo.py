@@ -1683,7 +1683,7 @@ class TodoFilter(msgspec.Struct, kw_only=True, frozen=True):
     tag: Sequence[str] = ()
     priority: Sequence[int] = ()
     assignee: str = ""
-    parent: str = ""
+    parent: Sequence[str] = ()
     q: Sequence[str] = ()
     deleted: bool = False
     archived: bool = False
@@ -1695,6 +1695,18 @@ class Tag(msgspec.Struct, frozen=True):
 
     tag: str
     active: int
+
+
+class Parent(msgspec.Struct, frozen=True):
+    """A to-do that has subtasks, with the number of these and of those among them that are completed."""
+
+    id: str
+    parent: str | None
+    list: str
+    title: str
+    completed: bool
+    subtasks: int
+    done: int
 
 
 class Page(NamedTuple):
@@ -1906,11 +1918,6 @@ def read_words(text: str) -> tuple[str, ...]:
     return words
 
 
-def read_parent(text: str) -> str:
-    """Read the id of a to-do, or `none`."""
-    return text if text == "none" else clean_id(text)
-
-
 def one_of(known: Sequence[str], text: str) -> str:
     """Read one of some words."""
     if text not in known:
@@ -1923,6 +1930,11 @@ def read_ids(text: str) -> tuple[str, ...]:
     if len(ids) > 200:
         raise ValueError("must be at most 200 ids")  # 8 kB, which proxies still accept in an address
     return ids
+
+
+def read_parents(text: str) -> tuple[str, ...]:
+    """Read `none`, or the ids of to-dos."""
+    return (text,) if text == "none" else read_ids(text)
 
 
 def read_priorities(text: str) -> tuple[int, ...]:
@@ -4832,7 +4844,9 @@ class TodoQueries:
             known = "" if self.knows_names else " AND 1 = 0"
             conditions.append(f"assignee_id = (SELECT id FROM ({named}) AS named){known}")
         if which.parent:
-            conditions.append("parent_id IS NULL" if which.parent == "none" else f"parent_id = {bound(which.parent)}")
+            is_top = "none" in which.parent
+            parents = ", ".join(() if is_top else map(bound, which.parent))
+            conditions.append("parent_id IS NULL" if is_top else f"parent_id IN ({parents})")
         for tag in which.tag:
             conditions.append(f"tag_keys LIKE {bound(chr(10).join(['%', escape_like(tag), '%']))} ESCAPE '!'")
         for word in which.q:
@@ -4982,6 +4996,20 @@ class TodoQueries:
                 counts[fold(tag)] += count
                 names.setdefault(fold(tag), tag)
         return [Tag(names[key], counts[key]) for key in sorted(counts)]
+
+    async def parents(self) -> list[Parent]:
+        """The to-dos with subtasks that the caller may see, sorted by id; the trash counts for nothing."""
+        fields = "upper.id, upper.parent_id, upper.list_id, upper.title, upper.completed_at"
+        rows = await self.fetch(
+            f"SELECT {fields}, count(*), count(lower.completed_at) FROM todos AS upper"
+            " JOIN todos AS lower ON lower.parent_id = upper.id"
+            " WHERE upper.deleted_at IS NULL AND lower.deleted_at IS NULL"
+            f" AND upper.list_id IN (SELECT id FROM lists WHERE {self._seen_lists(deleted=False)})"
+            f" GROUP BY {fields} ORDER BY upper.id"
+        )
+        return [
+            Parent(id, parent, list_id, title, bool(at), *counts) for id, parent, list_id, title, at, *counts in rows
+        ]
 
     async def own_lists(self) -> list[TodoList]:
         """The caller's own lists except the Inbox, in their order, as they are stored."""
@@ -10563,7 +10591,9 @@ class Filters(TypedDict, total=False):
     tag: Annotated[str, Parameter("only those with this tag; may be repeated", TAG, "shop", read_tag)]
     priority: Annotated[str, Parameter("several separated by commas", PRIORITIES, "2,3", read_priorities)]
     assignee: Annotated[str, Parameter("`me`, `none` or a user's name", TEXT, "me", read_text)]
-    parent: Annotated[str, Parameter("id of the to-do whose subtasks are meant, or `none`", TEXT, "none", read_parent)]
+    parent: Annotated[
+        str, Parameter("ids of up to 200 to-dos whose subtasks are meant, or `none`", TEXT, "none", read_parents)
+    ]
     q: Annotated[str, Parameter("words in the title, the notes, the tags or the comments", TEXT, "milk", read_words)]
     archived: Archived
     tz: TimeZone
@@ -10939,6 +10969,14 @@ class TagsHandler(APIHandler):
     async def get(self) -> list[Tag]:
         """List the tags of active to-dos, with the number of to-dos of each."""
         return await self.queries.tags()
+
+
+class ParentsHandler(APIHandler):
+    """The to-dos that have subtasks."""
+
+    async def get(self) -> list[Parent]:
+        """List the to-dos that have subtasks, with the number of these and of the completed ones."""
+        return await self.queries.parents()
 
 
 class ListsHandler(APIHandler):
@@ -19060,6 +19098,7 @@ ROUTES = (
     Route("/api/todos/{todo_id}/restore", TodoRestoreHandler),
     Route("/api/todos/{todo_id}/skip", TodoSkipHandler),
     Route("/api/tags", TagsHandler),
+    Route("/api/parents", ParentsHandler),
     Route("/api/lists", ListsHandler),
     Route("/api/lists/{list_id}", ListHandler),
     Route("/api/lists/{list_id}/restore", ListRestoreHandler),
