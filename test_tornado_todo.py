@@ -6360,13 +6360,56 @@ async def test_repeated_undo_of_many_changes_to_few_to_dos_is_made_once(sliced):
 async def test_other_writes_are_made_between_the_slices_of_a_bulk_change(sliced):
     service, user, before = sliced
     act = asyncio.ensure_future(service.patch_all(user, EVERYTHING, {"priority": 3}, None))
-    for _ in range(5):
+    while not act.done():
         await service.create(user, {"title": "another"})
     assert (await act).result >= 10
     revisions = sorted(
         each.revision for each in await service.queries(user).changes(0, None, 100) if each.action == "update"
     )
     assert revisions[-1] - revisions[0] > len(revisions) - 1  # there are others between them
+
+
+@pytest.mark.parametrize("act", ["a list", "old trash", "an account"])
+async def test_other_writes_are_made_while_much_is_deleted_for_good(sliced, monkeypatch, act):
+    service, user, todos = sliced
+    store, left = service.store, []
+    other = await store.user("bob")
+    monkeypatch.setattr(tornado_todo, "PURGED_AT_ONCE", 3)
+    if act == "an account":
+        known = tornado_todo.KnownUsers(store.database)
+        deleting = tornado_todo.AccountStore(store.database, known, lambda: None).delete_account(user)
+    else:
+        doomed = (await service.create_list(user, {"title": "doomed"})).result.id
+        await service.patch_all(user, EVERYTHING, {"list": doomed}, None)
+        await service.delete_list(user, doomed, None)
+        now = tornado_todo.now_milliseconds() + 1000
+        deleting = service.delete_list(user, doomed, None, True) if act == "a list" else service.empty_old_trash(now)
+    task = asyncio.ensure_future(deleting)
+    while not task.done():
+        await service.create(other, {"title": "meanwhile"})
+        left.append((await store.database.fetch("SELECT count(*) FROM todos WHERE owner_id = $1", user.id))[0][0])
+    await task
+    assert len(set(left) - {0, 10}) >= 2, left  # some were gone while the others were still there
+    gone = [todo.id for todo in todos]
+    for table in ("changes WHERE todo_id", "todos WHERE id"):
+        sql = f"SELECT count(*) FROM {table} IN ({', '.join(f'${n}' for n in range(1, 11))})"
+        assert await store.database.fetch(sql, *gone) == [(0,)]
+
+
+async def test_list_restored_while_its_todos_are_deleted_for_good_keeps_the_rest(sliced, monkeypatch):
+    service, user, todos = sliced
+    monkeypatch.setattr(tornado_todo, "PURGED_AT_ONCE", 3)
+    doomed = (await service.create_list(user, {"title": "doomed"})).result.id
+    await service.patch_all(user, EVERYTHING, {"list": doomed}, None)
+    await service.delete_list(user, doomed, None)
+    deleting = asyncio.ensure_future(service.delete_list(user, doomed, None, True))
+    while len(await service.queries(user).own_todos("", 100)) == 10:
+        await asyncio.sleep(0)
+    await service.restore_list(user, doomed)
+    with pytest.raises(tornado_todo.NotFound):
+        await deleting
+    rest = await all_todos(service, user, list=doomed)
+    assert 0 < len(rest) < 10 and {each.id for each in rest} < {each.id for each in todos}
 
 
 async def test_a_wrong_bulk_change_of_many_changes_nothing(sliced):

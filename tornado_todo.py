@@ -5370,13 +5370,13 @@ async def raise_revision(transaction: Any, unless_unused: bool = False) -> int:
 async def write_locked(
     database: Database, operation: Callable | str, *arguments: Any, committed: Callable | None = None
 ) -> Any:
-    """Run `operation(transaction)`, or one statement, as one transaction that has locked the revision."""
+    """Run `operation(transaction, *arguments)`, or one statement, in a transaction that has locked the revision."""
 
     async def run(transaction: Any) -> Any:
         await lock_revision(transaction)
         if isinstance(operation, str):
             return await transaction.fetch(operation, *arguments)
-        return await operation(transaction)
+        return await operation(transaction, *arguments)
 
     return await database.transaction(run, committed)
 
@@ -5385,6 +5385,28 @@ async def remove(transaction: Any, *conditions: str, arguments: Sequence[Any]) -
     """Delete the rows of tables, each named with a condition."""
     for condition in conditions:
         await transaction.fetch(f"DELETE FROM {condition}", *arguments, seconds=BULK_SECONDS)
+
+
+async def purge_todos(transaction: Any, which: str, *arguments: Any) -> None:
+    """Remove the to-dos that a condition selects with their history for good."""
+    purged = f"SELECT id FROM todos WHERE {which}"
+    await transaction.fetch(forget_answers(purged), *arguments, seconds=BULK_SECONDS)
+    # The history of a to-do goes with the to-do, even if it was in other lists before.
+    its = (f"{table} WHERE todo_id IN ({purged})" for table in ("changes", "comments"))
+    await remove(transaction, *its, f"todos WHERE {which}", arguments=arguments)
+
+
+PURGED_AT_ONCE = 500  # rows that one of many transactions removes, while other writes wait
+
+
+async def purge_in_parts(database: Database, which: str, *arguments: Any) -> None:
+    """Remove the to-dos that a condition selects with their history for good, in short transactions."""
+    beyond, last = f"{which} AND id > ${len(arguments) + 1}", ""
+    some = f"SELECT id FROM todos WHERE {beyond} ORDER BY id LIMIT {PURGED_AT_ONCE}"
+    part = f"{beyond} AND id <= ${len(arguments) + 2}"
+    while rows := await database.fetch(some, *arguments, last):
+        first, last = last, rows[-1][0]
+        await write_locked(database, purge_todos, part, *arguments, first, last)
 
 
 def image(thing: Todo | TodoList | None) -> str:
@@ -5801,20 +5823,11 @@ class LongBatch(TodoBatch):
         self.record(todo_list, None, "purge")
         self._purges_list = True
         here = "owner_id = $1 AND list_id = $2"
-        its_todos = f"SELECT id FROM todos WHERE {here}"
         of_mine = "SELECT id FROM lists WHERE owner_id = $1 AND id = $2"
         both = self.user.id, todo_list.id
-        for sql in (forget_answers(of_mine, "list_id"), forget_answers(its_todos)):
-            await self.source.fetch(sql, *both, seconds=BULK_SECONDS)
-        await remove(
-            self.source,
-            # The history of a to-do goes with the to-do, even if it was in other lists before.
-            f"changes WHERE todo_id IN ({its_todos})",
-            f"comments WHERE todo_id IN ({its_todos})",
-            f"changes WHERE {here} AND todo_id IS NULL",
-            f"todos WHERE {here}",
-            arguments=both,
-        )
+        await self.source.fetch(forget_answers(of_mine, "list_id"), *both, seconds=BULK_SECONDS)
+        await purge_todos(self.source, here, *both)
+        await remove(self.source, f"changes WHERE {here} AND todo_id IS NULL", arguments=both)
         for user_id in await end_sharing(self.source, of_mine, *both):
             await self.change_access(user_id)
         await remove(self.source, "lists WHERE owner_id = $1 AND id = $2", arguments=both)
@@ -5905,11 +5918,7 @@ class LongBatch(TodoBatch):
             if rows:
                 await self.source.execute_many(sql, rows)
         for places, part in in_parts(self._purged_todos, 2):
-            which = f"owner_id = $1 AND id IN ({places})"
-            purged = f"SELECT id FROM todos WHERE {which}"
-            await self.fetch(forget_answers(purged), *part, seconds=BULK_SECONDS)
-            its = (f"{table} WHERE todo_id IN ({purged})" for table in ("changes", "comments"))
-            await remove(self.source, *its, f"todos WHERE {which}", arguments=(self.user.id, *part))
+            await purge_todos(self.source, f"owner_id = $1 AND id IN ({places})", self.user.id, *part)
         # The caller is among the readers of a list, unless it no longer exists, or changed for the caller alone.
         for user_id in (*self.concerned, *([self.user.id] if self._purges_list or self._arranges else [])):
             self.loaded.revisions[SET_USER_REVISION][user_id] = self.revision
@@ -6445,7 +6454,7 @@ class AccountStore:
 
         Their changes in the lists of others stay, without their name.
         """
-        mine, my_todos = "SELECT id FROM lists WHERE owner_id = $1", "SELECT id FROM todos WHERE owner_id = $1"
+        mine = "SELECT id FROM lists WHERE owner_id = $1"
         others = "SELECT list_id FROM members WHERE user_id = $1"
 
         async def operation(transaction: Any) -> None:
@@ -6456,13 +6465,11 @@ class AccountStore:
             concerned = [*await end_sharing(transaction, mine, user.id), *(row[0] for row in owners)]
             await transaction.fetch(f"UPDATE lists SET revision = $2 WHERE id IN ({others})", user.id, revision)
             await transaction.execute_many(SET_USER_REVISION, [(user_id, revision) for user_id in concerned])
-            await transaction.fetch(forget_answers(my_todos), user.id, seconds=BULK_SECONDS)
-            by_owner = ("todos", "lists", "documents", *(each.table for each in KINDS_KEPT.values()))
+            await purge_todos(transaction, "owner_id = $1", user.id)
+            by_owner = ("changes", "lists", "documents", *(each.table for each in KINDS_KEPT.values()))
             by_user = ("idempotency_keys", "members", "credentials", "acts", "slices")
             await remove(
                 transaction,
-                f"changes WHERE owner_id = $1 OR todo_id IN ({my_todos})",
-                f"comments WHERE todo_id IN ({my_todos})",
                 *(f"{table} WHERE user_id = $1" for table in by_user),
                 *(f"{table} WHERE owner_id = $1" for table in by_owner),
                 arguments=[user.id],
@@ -6478,6 +6485,12 @@ class AccountStore:
             await remove(transaction, "users WHERE id = $1", arguments=[user.id])
             await transaction.fetch(SET_COUNTER, "revision", revision)
 
+        # What is much goes first and in parts, so that others can write meanwhile.
+        await purge_in_parts(self.database, "owner_id = $1", user.id)
+        some = f"SELECT revision FROM changes WHERE owner_id = $1 LIMIT {PURGED_AT_ONCE}"
+        sql = f"DELETE FROM changes WHERE revision IN ({some}) RETURNING revision"
+        while await write_locked(self.database, sql, user.id):
+            pass
         await self._remove_right(operation)
 
     # ---- credentials
@@ -8080,9 +8093,24 @@ class TodoService:
             raise Conflict("The Inbox cannot be archived: to-dos without a list go there.")
         return batch.save_list(before, changed(before, batch.at, **fields))
 
-    @transactional()
-    async def delete_list(self, batch: LongBatch, list_id: str, if_match: str | None, deleted: bool = False) -> None:
+    async def delete_list(
+        self, user: User, list_id: str, if_match: str | None, deleted: bool = False
+    ) -> WriteResult[None]:
         """Move a list with its to-dos to the trash, or delete one in the trash for good."""
+        if deleted:
+            before = await self.queries(user).todo_list(list_id, deleted, role=OWNER)
+            check_precondition(if_match, revision_etag(before.revision))
+            await self._purge_todos_of(user, before, now_milliseconds())
+        return await self._delete_list(user, list_id, if_match, deleted)
+
+    async def _purge_todos_of(self, user: User, todo_list: TodoList, before: int) -> None:
+        """Remove the to-dos of a list that is in the trash since before a time, while others can write."""
+        trashed = "SELECT id FROM lists WHERE deleted_at <= $3"
+        which = f"owner_id = $1 AND list_id = $2 AND list_id IN ({trashed})"
+        await purge_in_parts(self.store.database, which, user.id, todo_list.id, before)
+
+    @transactional()
+    async def _delete_list(self, batch: LongBatch, list_id: str, if_match: str | None, deleted: bool) -> None:
         before = await batch.queries.todo_list(list_id, deleted, role=OWNER)
         if before.inbox:
             raise Conflict("The Inbox always exists: to-dos without a list go there.")
@@ -8244,7 +8272,10 @@ class TodoService:
     async def empty_old_trash(self, before: int) -> None:
         """Delete for good what has been in the trash since before a time (epoch milliseconds)."""
         for user in await self.store.users_with_expired_trash(before):
-            while (await self._purge_expired(user, timestamp(before), 1000)).result:
+            _, lists = await self.queries(user).expired(timestamp(before), 0)
+            for todo_list in lists:
+                await self._purge_todos_of(user, todo_list, before - 1)
+            while (await self._purge_expired(user, timestamp(before), PURGED_AT_ONCE)).result:
                 pass
 
     @transactional()
