@@ -10168,6 +10168,66 @@ def test_subtask_that_repeats_ends_with_its_parent(client):
     assert todo_ids(client, f"?parent={parent}") == [child] and show(client, child)["completed"]
 
 
+def subtree(client, todo_id: str) -> dict:
+    """What is below a to-do, by title: whether it is completed, its due date, and what is below that."""
+    below = client.get(f"/api/todos?parent={todo_id}").json()
+    assert len({todo["title"] for todo in below}) == len(below)
+    return {todo["title"]: (todo["completed"], todo["due"], subtree(client, todo["id"])) for todo in below}
+
+
+@pytest.mark.parametrize("choice", ["keep", "complete"])
+@pytest.mark.parametrize("way", ["patch", "put", "bulk"])
+def test_next_of_a_parent_that_repeats_has_its_subtasks(client, way, choice):
+    fields = {"title": "clean", "due": "2026-12-01", "repeat": "FREQ=DAILY"}
+    parent = add(client, **fields)["id"]
+    left, done = (add(client, name, parent=parent, due="2026-12-02")["id"] for name in ("left", "done"))
+    add(client, "below", parent=done, completed=True)
+    change(client, done, completed=True)
+    before = client.get("/api/todos").json()
+    path, body = f"/api/todos/{parent}?subtasks={choice}", {"completed": True}
+    if way == "put":
+        assert client.put(path, fields | body).status == 200
+    else:
+        path = f"/api/todos?id={parent}&subtasks={choice}" if way == "bulk" else path
+        assert client.patch(path, body).status == 200
+    (following,) = [todo for todo in client.get("/api/todos?parent=none").json() if not todo["completed"]]
+    kept = choice == "keep"
+    below = {"below": (False, None, {})}
+    assert (following["due"], subtree(client, following["id"])) == (
+        "2026-12-02",
+        {"left": (False, "2026-12-02" if kept else "2026-12-03", {}), "done": (False, "2026-12-03", below)},
+    )
+    assert show(client, left)["parent"] == (following["id"] if kept else parent)
+    old = {"done": (True, "2026-12-02", {"below": (True, None, {})})}
+    assert subtree(client, parent) == old | ({} if kept else {"left": (True, "2026-12-02", {})})
+    undo(client)
+    shown = ("id", "title", "completed", "due", "parent", "order", "repeat")
+    now = client.get("/api/todos").json()
+    assert [[todo[name] for name in shown] for todo in now] == [[todo[name] for name in shown] for todo in before]
+
+
+@pytest.mark.parametrize("in_slices", [False, True])
+def test_bulk_completing_a_parent_that_repeats_and_its_subtasks_leaves_none_open(client, monkeypatch, in_slices):
+    if in_slices:
+        monkeypatch.setattr(tornado_todo, "SLICE", 1)
+    ids = nest(client, 3)
+    change(client, ids[0], due="2026-12-01", repeat="FREQ=DAILY")
+    assert client.patch("/api/todos?completed=false", {"completed": True}).json()["count"] == 3
+    assert completed_of(client, ids) == [True] * 3
+    (following,) = client.get("/api/todos?parent=none&completed=false").json()
+    assert subtree(client, following["id"]) == {"level 2": (False, None, {"level 3": (False, None, {})})}
+    assert subtree(client, ids[0]) == {"level 2": (True, None, {"level 3": (True, None, {})})}
+
+
+def test_subtask_that_repeats_is_in_the_next_of_its_parent_once(client):
+    parent = add(client, due="2026-12-01", repeat="FREQ=WEEKLY")["id"]
+    child = add(client, "water", parent=parent, due="2026-12-01", repeat="FREQ=DAILY")["id"]
+    change(client, child, completed=True)
+    change(client, parent, completed=True)
+    (following,) = client.get("/api/todos?parent=none&completed=false").json()
+    assert subtree(client, following["id"]) == {"water": (False, "2026-12-02", {})}
+
+
 def test_parents_are_set_one_at_a_time_and_cleared_of_many(client):
     ids = nest(client, 2)
     assert_problem(client.patch(f"/api/todos?id={ids[1]}", {"parent": ids[0]}), 422, "parent")

@@ -7516,53 +7516,91 @@ def create_todo(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> To
     return make_room(batch, todo) if "order" in fields else todo
 
 
+# The fields that a template keeps. Its due dates, starts and reminders at a time are moved when it is used.
+TEMPLATE_FIELDS = ("title", *(TODO_DEFAULTS.keys() - {"completed", "assignee", "parent"}))
+
+
+def template_of(todo: Todo) -> dict[str, Any]:
+    return {name: getattr(todo, name) for name in TEMPLATE_FIELDS}
+
+
+def moved_fields(fields: Mapping[str, Any], days: datetime.timedelta, zone: str) -> dict[str, Any]:
+    """The fields of a template's to-do with their dates some days later."""
+    moved = {name: moved_by_days(fields[name], days, zone) for name in ("due", "start") if fields.get(name)}
+    reminders = msgspec.convert(fields.get("reminders", []), Reminders)
+    return {**fields, **moved, "reminders": moved_reminders(reminders, days, zone)}
+
+
+def days_until(due: str, todo: Todo, batch: TodoBatch) -> datetime.timedelta:
+    """The days from the due date of a to-do, or else from its start or today, to another."""
+    zone = batch.user.time_zone
+    return due_in_zone(due, zone)[0] - due_in_zone(todo.due or todo.start or batch.at, zone)[0]
+
+
 def following_fields(todo: Todo, repeat: str, batch: TodoBatch) -> dict[str, Any]:
     """The due date, start, rule and reminders of the to-do that follows one; empty if none follows.
 
     The start and reminders at a time keep their distance from the due date.
     """
     zone = batch.user.time_zone
-    found: dict[str, Any] = {**(next_occurrence(todo.due, repeat, batch.at, zone) or {})}
+    found = next_occurrence(todo.due, repeat, batch.at, zone)
     if not found:
-        return found
-    days = due_in_zone(found["due"], zone)[0] - due_in_zone(todo.due or todo.start or batch.at, zone)[0]
-    start = moved_by_days(todo.start, days, zone) if todo.start else None
-    return {**found, "start": start, "reminders": moved_reminders(todo.reminders, days, zone)}
+        return {}
+    moved = moved_fields(
+        {"start": todo.start, "reminders": todo.reminders}, days_until(found["due"], todo, batch), zone
+    )
+    return {**moved, **found}
 
 
-def save_changed(batch: TodoBatch, before: Todo, fields: Mapping[str, Any]) -> Todo:
-    """Save a to-do with these fields. If that completes one that repeats, also make the next, in the same place."""
-    after = batch.save_todo(before, changed_todo(before, fields, batch.at))
-    repeat = fields.get("repeat", before.repeat)
-    if not repeat or before.completed or not after.completed:
-        return after
-    if following := following_fields(after, repeat, batch):
-        new = {"id": uuid7(), "created_at": batch.at, "completed": False, "completed_at": None, "comments": 0}
-        batch.save_todo(None, msgspec.structs.replace(after, **new, **following))
-    return after
+def save_following(batch: TodoBatch, todo: Todo, repeat: str, subtasks: str) -> None:
+    """Make the next of a completed to-do that repeats, in the same place, with its subtasks.
+
+    Those that stay open go over to it. The others are copied, of several with the same title one.
+    """
+    following = following_fields(todo, repeat, batch)
+    if not following:
+        return
+    new = {"id": uuid7(), "created_at": batch.at, "completed": False, "completed_at": None, "comments": 0}
+    made = batch.save_todo(None, msgspec.structs.replace(todo, **new, **following))
+    days, below = days_until(made.due or batch.at, todo, batch), collections.defaultdict(list)
+    for each in with_subtasks(batch, todo)[1:]:
+        below[each.parent].append(each)
+    parents = [(todo.id, made.id)]
+    for old_id, new_id in parents:
+        titles = set()
+        for each in sorted(below[old_id], key=lambda each: each.completed):
+            if subtasks == "keep" and not each.completed:
+                batch.save_todo(each, changed(each, batch.at, parent=new_id))
+            elif each.title not in titles:
+                place = {"list": each.list, "order": each.order, "parent": new_id, "assignee": each.assignee}
+                fields = moved_fields(template_of(each), days, batch.user.time_zone)
+                parents.append((each.id, save_new(batch, uuid7(), {**fields, **place}).id))
+            titles.add(each.title)
 
 
 def change_todo(batch: TodoBatch, before: Todo, fields: Mapping[str, Any], subtasks: str = "keep") -> Todo:
     """Save a to-do with these fields; moved to another list, it goes to the end unless `order` is set.
 
-    Its subtasks move with it. With "complete", those that are open are completed with it, and end if they repeat.
+    Its subtasks move with it. If this completes one that repeats, the next is made in the same place. With
+    "complete", its open subtasks are completed with it, and end if they repeat.
     """
     list_id = fields.get("list", before.list)
     values = fields = with_assignee(batch, fields, list_id)
-    is_moved = list_id != before.list
-    others = with_subtasks(batch, before)[1:] if is_moved else []
-    if is_moved:
+    others = with_subtasks(batch, before)[1:] if list_id != before.list else []
+    if list_id != before.list:
         _, last = find_place(batch, list_id, "order" not in fields or bool(others))
         check_move(batch, before, list_id)
         values = {"order": last + 1, "parent": None, **fields}
     if values.get("parent", before.parent) != before.parent:
         check_parent(batch, before.id, values, list_id, is_new=False)
-    after = save_changed(batch, before, values)
+    after = batch.save_todo(before, changed_todo(before, values, batch.at))
     for each in others:
         batch.save_todo(each, changed(each, batch.at, list=list_id, order=batch.ends[list_id] + 1))
-    if subtasks == "complete" and after.completed and not before.completed:
-        for each in with_subtasks(batch, after)[1:]:
-            batch.save_todo(each, changed_todo(each, {"completed": True}, batch.at))
+    is_completed, repeat = after.completed and not before.completed, values.get("repeat", before.repeat)
+    if is_completed and repeat:
+        save_following(batch, after, repeat, subtasks)
+    for each in with_subtasks(batch, after)[1:] if is_completed and subtasks == "complete" else []:
+        batch.save_todo(each, changed_todo(each, {"completed": True}, batch.at))
     return make_room(batch, after) if "order" in fields and after is not before else after
 
 
@@ -7578,28 +7616,18 @@ async def add_list(batch: LongBatch, fields: Mapping[str, Any]) -> TodoList:
     return batch.save_list(None, TodoList(id=uuid7(), created_at=at, updated_at=at, **values))
 
 
-# The fields that a template keeps. Its due dates, starts and reminders at a time are moved when it is used.
-TEMPLATE_FIELDS = ("title", *(TODO_DEFAULTS.keys() - {"completed", "assignee", "parent"}))
-
-
 def template_fields(todo_list: TodoList, todos: Sequence[Todo], zone: str) -> dict[str, Any]:
     """The fields of a template of a list and its open to-dos in their sequence, without what is the default."""
     dates = [due_in_zone(each, zone)[0] for todo in todos for each in (todo.due, todo.start) if each]
-    kept = [{name: getattr(todo, name) for name in TEMPLATE_FIELDS} for todo in todos]
-    shown = [{name: each[name] for name in each if each[name] != TODO_DEFAULTS.get(name)} for each in kept]
+    shown = [
+        {name: value for name, value in template_of(todo).items() if value != TODO_DEFAULTS.get(name)} for todo in todos
+    ]
     places = {todo.id: index for index, todo in enumerate(todos)}
     for fields, todo in zip(shown, todos, strict=True):
         if todo.parent in places:
             fields["parent"] = places[todo.parent]  # it has no id yet
     day = min(dates).isoformat() if dates else None
     return {"title": todo_list.title, "colour": todo_list.colour, "day": day, "todos": msgspec.to_builtins(shown)}
-
-
-def moved_fields(fields: Mapping[str, Any], days: datetime.timedelta, zone: str) -> dict[str, Any]:
-    """The fields of a template's to-do with their dates some days later."""
-    moved = {name: moved_by_days(fields[name], days, zone) for name in ("due", "start") if fields.get(name)}
-    reminders = msgspec.convert(fields.get("reminders", []), Reminders)
-    return {**fields, **moved, "reminders": moved_reminders(reminders, days, zone)}
 
 
 # ---- bulk acts
@@ -7632,14 +7660,30 @@ class Act(msgspec.Struct, kw_only=True):
         return Repeat(*self.key, Undone) if self.key and number == self.slices - 1 else None
 
 
+def sequence_of(parents: Mapping[str, str | None], act: Act) -> list[str]:
+    """The sequence in which a bulk act changes to-dos, of which it has the parents by id.
+
+    Subtasks move with their parents, so these come first. But what is completed is not open any more when its
+    parent is completed, and repeats.
+    """
+
+    def depth(todo_id: str) -> int:
+        above, count = parents[todo_id], 0
+        while above and above in parents and count < MAX_SUBTASK_DEPTH:
+            above, count = parents[above], count + 1
+        return count
+
+    return sorted(parents, key=depth, reverse="completed" in act.fields and "list" not in act.fields)
+
+
 async def patch_some(batch: LongBatch, act: Act, todos: Sequence[Todo]) -> int:
     """Set the fields of a bulk act; returns the number of these to-dos that it changed."""
     fields = act.fields
     if "list" in fields:
         await batch.loaded.settle(find_place, batch, fields["list"])
-    ids = {todo.id for todo in todos}
-    # A subtask moves with its parent, so the parent comes first.
-    async for each in in_batches(sorted(todos, key=lambda todo: todo.parent in ids)):
+    by_id = {todo.id: todo for todo in todos}
+    sequence = sequence_of({todo.id: todo.parent for todo in todos}, act)
+    async for each in in_batches([by_id[todo_id] for todo_id in sequence]):
         before = batch.saved.get(each.id, each)
         is_added = act.add_tags and "tags" in fields
         values = {**fields, "tags": more_tags(before, fields["tags"])} if is_added else fields
@@ -8055,7 +8099,7 @@ class TodoService:
         return await (delete_some if act.kind == "delete" else patch_some)(batch, act, todos)
 
     async def _select(self, act: Act, which: TodoFilter, role: str) -> list[str]:
-        """The ids of all to-dos that a filter selects, subtasks of others among them last, since they go with these.
+        """The ids of all to-dos that a filter selects, in the sequence in which the act changes them.
 
         Raises Forbidden if one may not be moved as the act would.
         """
@@ -8070,7 +8114,7 @@ class TodoService:
                     check_move(queries, todo, target.list_id)
                 parents[todo.id] = todo.parent
             if len(todos) <= page.limit:
-                return sorted(parents, key=lambda each: parents[each] in parents)
+                return sequence_of(parents, act)
             last = todos[page.limit - 1]
             page = page._replace(after=(sort_value(last, page.sort), last.id))
 
