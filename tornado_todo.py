@@ -6485,13 +6485,16 @@ class AccountStore:
             await remove(transaction, "users WHERE id = $1", arguments=[user.id])
             await transaction.fetch(SET_COUNTER, "revision", revision)
 
-        # What is much goes first and in parts, so that others can write meanwhile.
+        await self._purge_most_of(user)
+        await self._remove_right(operation)
+
+    async def _purge_most_of(self, user: User) -> None:
+        """Remove a user's to-dos and changes in short transactions, so that others can write meanwhile."""
         await purge_in_parts(self.database, "owner_id = $1", user.id)
         some = f"SELECT revision FROM changes WHERE owner_id = $1 LIMIT {PURGED_AT_ONCE}"
         sql = f"DELETE FROM changes WHERE revision IN ({some}) RETURNING revision"
         while await write_locked(self.database, sql, user.id):
             pass
-        await self._remove_right(operation)
 
     # ---- credentials
 
