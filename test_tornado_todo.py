@@ -664,9 +664,10 @@ def mysql_url():
 
 # The same statements and writer as in a file, and the tests with `shared` and the like are over memory anyway.
 IN_MEMORY = pytest.param("SQLite memory", marks=pytest.mark.slow)
+TODO_ENGINES = ["SQLite file", IN_MEMORY, *if_set("TEST_POSTGRES_URL", "Postgres")]
 
 
-@pytest.fixture(params=["SQLite file", IN_MEMORY, *if_set("TEST_POSTGRES_URL", "Postgres")])
+@pytest.fixture(params=TODO_ENGINES)
 def todo_engine(request, tmp_path) -> dict:
     """Settings that choose an engine for to-dos."""
     if request.param == "Postgres":
@@ -683,9 +684,32 @@ def engine_name(settings: dict) -> str:
 
 
 @pytest.fixture
-def client(todo_engine):
+def own_client(todo_engine):
+    """A client of a server of the test's own on every engine."""
     with serving(todo_engine) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def common_servers(tmp_path_factory):
+    """One server an engine, started when it is first needed, each with the name of its user in the test that runs."""
+    with contextlib.ExitStack() as closing:
+
+        @functools.cache
+        def server(engine: str) -> tuple[Client, list[str]]:
+            user = [""]
+            settings = closing.enter_context(own_database(engine, tmp_path_factory.mktemp("common")))
+            return closing.enter_context(serving(settings, get_user=lambda request: user[0])), user
+
+        yield server
+
+
+@pytest.fixture(params=TODO_ENGINES)
+def client(request, common_servers):
+    """A client, as a user of the test's own, of a server on every engine that the tests share."""
+    client, user = common_servers(request.param)
+    user[0] = own_name()
+    return client
 
 
 @pytest.fixture(scope="module")
@@ -5210,32 +5234,32 @@ def test_zones_are_known_where_the_system_has_no_table_of_them():
         tornado_todo.zone_named.cache_clear()
 
 
-def test_this_machines_own_user_has_a_time_zone(client):
-    assert client.get("/api/session").json()["time_zone"] is None
-    assert client.get("/api/user").json()["time_zone"] is None
-    add(client, "evening", due="2026-11-27T02:30:00Z")
-    etag = client.get("/api/todos?due=2026-11-26").headers["ETag"]
-    answer = client.patch("/api/user", {"time_zone": "America/New_York"})
+def test_this_machines_own_user_has_a_time_zone(own_client):
+    assert own_client.get("/api/session").json()["time_zone"] is None
+    assert own_client.get("/api/user").json()["time_zone"] is None
+    add(own_client, "evening", due="2026-11-27T02:30:00Z")
+    etag = own_client.get("/api/todos?due=2026-11-26").headers["ETag"]
+    answer = own_client.patch("/api/user", {"time_zone": "America/New_York"})
     assert answer.status == 200 and answer.json()["time_zone"] == "America/New_York"
-    assert client.get("/api/user").json() == answer.json()
-    assert client.get("/api/session").json()["time_zone"] == "America/New_York"
-    assert client.get("/api/todos?due=2026-11-26", If_None_Match=etag).json()[0]["title"] == "evening"
-    assert titles(client, "?due=2026-11-26&tz=UTC") == titles(client, "?due=2026-11-27") == []
-    assert client.patch("/api/todos?due=2026-11-26", {"priority": 1}).json()["count"] == 1
-    client.patch("/api/user", {"time_zone": None})
-    assert client.get("/api/user").json()["time_zone"] is None and titles(client, "?due=2026-11-26") == []
-    assert_problem(client.patch("/api/user", {"password": "x", "new_password": "y"}), 403)
-    assert_problem(client.send("DELETE", "/api/user", {"password": "x"}), 403)
+    assert own_client.get("/api/user").json() == answer.json()
+    assert own_client.get("/api/session").json()["time_zone"] == "America/New_York"
+    assert own_client.get("/api/todos?due=2026-11-26", If_None_Match=etag).json()[0]["title"] == "evening"
+    assert titles(own_client, "?due=2026-11-26&tz=UTC") == titles(own_client, "?due=2026-11-27") == []
+    assert own_client.patch("/api/todos?due=2026-11-26", {"priority": 1}).json()["count"] == 1
+    own_client.patch("/api/user", {"time_zone": None})
+    assert own_client.get("/api/user").json()["time_zone"] is None and titles(own_client, "?due=2026-11-26") == []
+    assert_problem(own_client.patch("/api/user", {"password": "x", "new_password": "y"}), 403)
+    assert_problem(own_client.send("DELETE", "/api/user", {"password": "x"}), 403)
 
 
-def test_etag_of_days_in_another_time_zone_is_not_current(client):
+def test_etag_of_days_in_another_time_zone_is_not_current(own_client):
     path = "/api/todos?due=2026-11-26"
-    etag = client.get(path).headers["ETag"]
-    client.patch("/api/user", {"time_zone": "Asia/Tokyo"})
+    etag = own_client.get(path).headers["ETag"]
+    own_client.patch("/api/user", {"time_zone": "Asia/Tokyo"})
     # Once read from the database, then kept.
-    assert [client.get(path, If_None_Match=etag).status for _ in range(2)] == [200, 200]
-    etag = client.get("/api/todos").headers["ETag"]
-    assert [client.get("/api/todos", If_None_Match=etag).status for _ in range(2)] == [304, 304]
+    assert [own_client.get(path, If_None_Match=etag).status for _ in range(2)] == [200, 200]
+    etag = own_client.get("/api/todos").headers["ETag"]
+    assert [own_client.get("/api/todos", If_None_Match=etag).status for _ in range(2)] == [304, 304]
 
 
 def test_pages_keep_their_filters_and_end(client):
@@ -5259,7 +5283,7 @@ def test_notes_are_kept_as_a_browser_gives_them_back(client, sent, kept):
     assert todo["notes"] == kept
     before = revision(client)
     assert change(client, todo["id"], notes=sent) == change(client, todo["id"], notes=kept) == todo
-    assert client.put(f"/api/todos/{NO_ID}", {"title": "x", "notes": sent}).json()["notes"] == kept
+    assert client.put(f"/api/todos/{tornado_todo.uuid7()}", {"title": "x", "notes": sent}).json()["notes"] == kept
     client.patch("/api/todos?completed=false", {"notes": sent})
     assert {entry["notes"] for entry in client.get("/api/todos").json()} == {kept}
     assert revision(client) == before + 1
@@ -8136,13 +8160,13 @@ async def test_a_change_is_sent_as_it_happens(client):
             assert message["changes"] == client.get("/api/changes").json()["changes"]
 
 
-async def test_events_since_a_revision_are_replayed_and_then_go_on(client):
+async def test_events_since_a_revision_are_replayed_and_then_go_on(own_client):
     for title in "ab":
-        add(client, title)
-    async with listening(client.url, "?since=1") as line:
+        add(own_client, title)
+    async with listening(own_client.url, "?since=1") as line:
         assert (await next_message(line))["type"] == "hello"
         assert [entry["after"]["title"] for entry in (await next_message(line))["changes"]] == ["b"]
-        await ask(client.url, "/api/todos", "POST", {"title": "c"})
+        await ask(own_client.url, "/api/todos", "POST", {"title": "c"})
         assert [entry["after"]["title"] for entry in (await next_message(line))["changes"]] == ["c"]
 
 
@@ -8170,17 +8194,17 @@ async def test_a_bulk_write_is_sent_whole(client):
 
 
 @pytest.mark.slow
-async def test_replay_under_writers_at_once_misses_and_doubles_nothing(client):
+async def test_replay_under_writers_at_once_misses_and_doubles_nothing(own_client):
     for number in range(150):
-        add(client, f"before {number}")
+        add(own_client, f"before {number}")
 
     async def write(number: int) -> None:
         for turn in range(20):
-            await ask(client.url, "/api/todos", "POST", {"title": f"{number}.{turn}"})
+            await ask(own_client.url, "/api/todos", "POST", {"title": f"{number}.{turn}"})
 
     async def listen(since: int) -> list[int]:
         seen = []
-        async with listening(client.url, f"?since={since}") as line:
+        async with listening(own_client.url, f"?since={since}") as line:
             assert (await next_message(line))["type"] == "hello"
             while not seen or seen[-1] < 230:
                 message = await next_message(line)
@@ -8194,12 +8218,12 @@ async def test_replay_under_writers_at_once_misses_and_doubles_nothing(client):
     assert heard == [list(range(since + 1, 231)) for since in (0, 0, 60, 149)]
 
 
-async def test_listener_with_a_future_revision_still_hears_changes(client):
+async def test_listener_with_a_future_revision_still_hears_changes(own_client):
     """As after a restart of a server in memory, whose revisions begin again."""
-    add(client)
-    async with listening(client.url, "?since=1000") as line:
+    add(own_client)
+    async with listening(own_client.url, "?since=1000") as line:
         assert (await next_message(line))["revision"] == 1
-        todo = await ask(client.url, "/api/todos", "POST", {"title": "x"})
+        todo = await ask(own_client.url, "/api/todos", "POST", {"title": "x"})
         message = await asyncio.wait_for(next_message(line), PATIENCE)
         assert message is not None and message["changes"][0]["todo"] == todo["id"]
 
@@ -8223,19 +8247,19 @@ UPGRADE = (
 )
 
 
-def test_slow_reader_delays_no_other_and_misses_nothing(client):
+def test_slow_reader_delays_no_other_and_misses_nothing(own_client):
     for number in range(50):
-        add(client, f"{number}")
+        add(own_client, f"{number}")
     with socket.socket() as line:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         line.settimeout(PATIENCE)
-        line.connect(client.address)
+        line.connect(own_client.address)
         line.sendall(UPGRADE.encode())
         received = bytearray()
         while b'"hello"' not in received:
             received += line.recv(1024)
         for turn in range(8):
-            assert client.patch("/api/todos", {"notes": f"{turn}" * 10_000}).status == 200
+            assert own_client.patch("/api/todos", {"notes": f"{turn}" * 10_000}).status == 200
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
         while b'"revision":450}' not in received[-100:]:
             received += line.recv(2**20)
