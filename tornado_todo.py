@@ -18,9 +18,11 @@ The map. A line of code calls only upwards, so the file reads from top to bottom
 
     configuration   the one table of settings, and the frozen Config that is read from it
     domain          to-dos, lists, changes, errors, and pure functions on them
+    quick add       the date, tags and other fields in a line of text, in four languages
     databases       SQLite and Postgres, one writer each that commits in groups; know nothing of to-dos
     stores          to-dos with their change log and rights, accounts, documents, records
     live updates    listeners, which are woken after commits
+    decisions       what a write changes, decided from loaded rows; undo, and bulk acts in slices
     service         the only writer: validate, store, publish; opening and closing of everything
     auth            passwords, throttles, sessions, and the caller of a request
     http            requests, responses, dispatch, and the adapters of Tornado's connection and of ASGI
@@ -2099,7 +2101,7 @@ def smallest_gap(order: float) -> float:
     return max(1e-6, abs(order) * 1e-12)
 
 
-# ---- quick add: the words of a line that become fields of a to-do
+# ==== quick add: the words of a line that become fields of a to-do; may call the domain =========
 
 # The words of each language, without accents: the alternatives of one meaning are separated by |, and meanings of a
 # series by commas. Words after ~ are read only for a reader of the language, since others use them for other things.
@@ -7270,7 +7272,7 @@ class EventHub:
                 listener.end(4401, "signed out")
 
 
-# ==== service: may call stores and live updates =================================================
+# ==== decisions: may call stores and live updates ===============================================
 
 
 def revision_etag(revision: int) -> str:
@@ -7895,7 +7897,7 @@ class BulkActs:
         await end_tasks([*self._tasks.values()])
 
 
-# ---- the service
+# ==== service: may call decisions, stores and live updates ======================================
 
 
 def transactional(
