@@ -1348,10 +1348,10 @@ async def fill_list(page, amount):
     await ask(page, "/api/todos", "POST", [{"title": f"number {number}"} for number in range(amount)])
 
 
-def refuse(status, detail):
+def refuse(status, detail, *methods):
     async def handle(route):
         body = json.dumps({"type": "about:blank", "title": "Refused", "status": status, "detail": detail})
-        if route.request.method in ("PUT", "PATCH", "DELETE"):
+        if route.request.method in (methods or ("PUT", "PATCH", "DELETE")):
             await route.fulfill(status=status, content_type="application/problem+json", body=body)
         else:
             await route.continue_()
@@ -17788,6 +17788,22 @@ async def test_changes_wait_while_the_server_refuses_all_writes(page, status):
     await settled(page)
     todos = await ask(page, "/api/todos")
     assert [(todo["title"], todo["notes"]) for todo in todos] == [(BUY, "precious"), (FEED, ""), (BOOK, "")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [429, 503])
+async def test_view_whose_reading_was_refused_for_a_moment_is_read_again(page, status):
+    await type_in(page, BUY)
+    await page.route("**/api/**", refuse(status, "The database is busy.", "GET"))
+    await page.locator(".search").fill("cheese")
+    await expect(page.locator(".empty")).to_contain_text("The database is busy.")
+    await page.unroute_all(behavior="wait")
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await page.route("**/api/todos?*", refuse(status, "The database is busy.", "GET"))
+    async with page.expect_response(lambda response: response.status == status):
+        await ask(page, "/api/todos", "POST", {"title": "cheese from elsewhere"})
+    await page.unroute_all(behavior="wait")
+    await expect(shown_titles(page)).to_have_text([BUY, "cheese from elsewhere"])
 
 
 def log_announcements(page):

@@ -14794,6 +14794,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // Jitter keeps many pages from coming back in the same instant.
   const backoff = attempt => Math.min(LONGEST_RETRY, 500 * 2 ** attempt) * (0.6 + Math.random() * 0.4);
 
+  const pauseAfter = ({ retryAfter }, attempt) => (retryAfter ? Math.min(retryAfter, 5) * 1000 : backoff(attempt));
+
   function waitForRetry(milliseconds) {
     return new Promise(resolve => {
       const retry = () => {
@@ -14814,7 +14816,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         return answer;
       } catch (error) {
         if (!expected(error).isTemporary) throw error;
-        const pause = error.retryAfter ? Math.min(error.retryAfter, 5) * 1000 : backoff(number);
+        const pause = pauseAfter(error, number);
         if (number >= quiet) showAway(error.message, pause);
         await waitForRetry(pause);
       }
@@ -14852,7 +14854,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const ask = () => send('GET', '/api/health/live', { patience: 2 * CHECK_PATIENCE });
     await patiently(ask, { attempt: live.attempt, quiet }).catch(expected);
     showBack();
-    if (state.problem?.isAbsence) sync({ moved: true });
+    if (state.problem?.isTemporary) sync({ moved: true });
     else want();
     // A socket that is refused from the start doesn't report that the session has ended.
     if (live.socket === null) checkSession();
@@ -15389,10 +15391,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const noteTags = items => items.forEach(item => item.tags.forEach(tag => state.knownTags.add(tag)));
 
   async function readingFailed(error, moved, isLater) {
-    if (error.isAbsence) {
+    if (error.isTemporary) {
       state.stale = 'all';
       reading.isAway = true;
-      probe();
+      if (error.isAbsence) probe();
+      else waitForRetry(pauseAfter(error, 1)).then(probe);
     }
     if (!moved) return void (error.status === 404 && sync({ moved: true }));
     if (error.status === 404 && (await findsOtherLists())) return;
@@ -18633,7 +18636,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       if (more) want('all');
       else if (missed.length) applyChanges(missed);
     } catch (error) {
-      if (expected(error).isAbsence) {
+      if (expected(error).isTemporary) {
         state.stale = 'all';
         probe();
       } else if (error.status === 410) {
