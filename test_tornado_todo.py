@@ -10498,6 +10498,13 @@ def test_comments_are_in_the_history_and_can_be_undone(town):
     assert "comment" not in show(town.bob, todo["id"])
 
 
+def test_comment_repeated_with_its_idempotency_key_is_made_once(client):
+    path = f"/api/todos/{add(client)['id']}/comments"
+    first, second = (client.post(path, {"text": "x"}, Idempotency_Key="k 1") for _ in range(2))
+    assert (second.status, second.body) == (first.status, first.body) and first.status == 201
+    assert len(client.get(path).json()) == 1
+
+
 def test_comment_changed_since_is_not_undone(client):
     todo = add(client)
     answer = client.post(f"/api/todos/{todo['id']}/comments", {"text": "x"})
@@ -19307,7 +19314,39 @@ async def test_members_assign_and_comment_side_by_side(browser, accounts_server,
         await ann.get_by_role("button", name="Delete: Any").click()
         await expect(bob.locator(".comment-list li").last).to_contain_text("This comment was deleted.")
         await expect(ann.locator(".comments-title")).to_have_text("Comments (1)")
+        await ann.locator("h1").click()
+        await ann.keyboard.press("Control+z")
+        await expect(bob.locator(".comment-text").last).to_have_text("Any")
         await assert_fits(bob)
+
+
+@pytest.mark.slow
+async def test_comment_written_while_the_server_is_away_is_sent_once_it_is_back(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".comments summary").click()
+    await lose_the_server(page)
+    await page.locator(".comment-form textarea").fill("Which one?")
+    await page.locator(".comment-send").click()
+    await expect(page.locator(".comment-text")).to_have_text("Which one?")
+    await reach_the_server_again_by_the_button(page)
+    await expect(page.locator(".banner")).to_be_hidden()
+    await page.reload()
+    await page.locator(".comments summary").click()
+    await expect(page.locator(".comment-text")).to_have_text("Which one?")
+
+
+@pytest.mark.slow
+async def test_refused_comment_returns_to_its_box(page):
+    await type_in(page, BUY)
+    await open_details(page, BUY)
+    await page.locator(".comments summary").click()
+    await page.route("**/comments", lambda route: route.fulfill(status=409, json={"detail": "Too many."}))
+    await page.locator(".comment-form textarea").fill("Which one?")
+    await page.locator(".comment-send").click()
+    await expect(page.locator(".toast")).to_contain_text("Too many.")
+    await expect(page.locator(".comment-form textarea")).to_have_value("Which one?")
+    await expect(page.locator(".comment-text")).to_have_count(0)
 
 
 # ==== axe-core ====================================================================================

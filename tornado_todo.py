@@ -5744,8 +5744,7 @@ class TodoBatch:
             self.loaded.add(self)
         if repeat:
             answer = msgspec.json.encode((result, written.batch)).decode()
-            # An answer that shows several to-dos is found by its batch when one of them is purged.
-            about = getattr(result, "id", written.batch or "")
+            about = written.batch or getattr(result, "id", "")  # so it is found when a to-do in it is purged
             row = self.user.id, repeat.key, repeat.fingerprint, answer, about, self._now
             self.loaded.rows[SAVE_ANSWER].append(row)
             self.loaded.answers[TodoQueries.kept_answer][row[:2]] = row[2:4]
@@ -11007,10 +11006,15 @@ class CommentsHandler(CommentingHandler):
         return await self.show_comments(await self.queries.comments(todo_id))
 
     async def post(
-        self, todo_id: TodoId, body: Annotated[Body, Fields(CommentFields)]
+        self,
+        todo_id: TodoId,
+        body: Annotated[Body, Fields(CommentFields)],
+        *,
+        idempotency_key: IdempotencyKey = None,
     ) -> Annotated[WriteResult[Comment], 201]:
         """Add a comment to a to-do."""
-        return await self.shown(await self.services.todos.add_comment(self.user, todo_id, body["text"]))
+        repeat = self.repeat(idempotency_key, Comment)
+        return await self.shown(await self.services.todos.add_comment(self.user, todo_id, body["text"], repeat=repeat))
 
 
 class CommentHandler(CommentingHandler):
@@ -14405,6 +14409,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     trashedLists: [],
     filters: [],
     items: [],
+    comments: [], // of the to-do of the details
     next: null, // the query of the page after those that were read
     matching: { active: 0, completed: 0, capped: false },
     open: null, // the to-do of the details
@@ -14426,7 +14431,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     drag: null,
     hasDrawer: false,
     members: [], // of the list of the to-do that is open
-    comments: [],
     commenting: null, // the id of the comment that is edited
     history: [],
     nextHistory: null, // the query of the page after those that are shown
@@ -15810,16 +15814,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // A typed text returns to its field, unless the field has the next text already.
-  function giveBack(title, error) {
-    const input = find('.new-todo');
+  function giveBack(text, error, field = null) {
+    const input = field || find('.new-todo');
     const isFree = input.value === '';
     const put = () => {
-      input.value = title;
+      input.value = text;
       input.focus();
       readTitle();
     };
     if (isFree) put();
-    else complain(`Not saved: ${quoted(title)}. ${error.message}`, { label: 'Edit it', act: put });
+    else complain(`Not saved: ${quoted(text)}. ${error.message}`, { label: 'Edit it', act: put });
     return !isFree;
   }
 
@@ -16579,8 +16583,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       request: typed.request,
       rereads: true,
       failed: error => {
-        const titles = [typed.request.body].flat().map(({ title }) => title);
-        return [409, 410, 412].includes(error.status) || giveBack(titles.join(' '), error);
+        const texts = [typed.request.body].flat().map(({ title, text }) => title ?? text);
+        return [409, 410, 412].includes(error.status) || giveBack(texts.join(' '), error);
       },
     });
   }
@@ -17584,9 +17588,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function openDetail(item, { takeFocus = true } = {}) {
     saveDetails();
-    Object.assign(state, { history: [], nextHistory: null, members: [], comments: [], commenting: null });
+    Object.assign(state, { history: [], nextHistory: null, members: [], commenting: null });
     find('.comment-form').reset();
-    keep({ open: savedThing('todos', item.id) ?? item });
+    keep({ open: savedThing('todos', item.id) ?? item, comments: [] });
     settleLayout();
     loadHistory();
     loadPeople();
@@ -17941,14 +17945,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const item = state.open;
     if (!item || item.pending) return;
     const isOfMany = isShared(listById(item.list)) && !access.link;
-    const hasComments = item.comments > 0 || state.comments.length > 0;
+    const hasComments = item.comments > 0 || saved.comments.length > 0;
     if (!isOfMany && !hasComments) return;
     const [members, comments] = await Promise.all([
       isOfMany ? getJson(`/api/lists/${item.list}/members`) : [],
       hasComments ? getJson(`/api/todos/${item.id}/comments`) : [],
-    ]).catch(() => [state.members, state.comments]);
+    ]).catch(() => [state.members, saved.comments]);
     if (state.open?.id !== item.id) return;
-    Object.assign(state, { members, comments });
+    state.members = members;
+    keep({ comments });
     render();
   }
 
@@ -17964,8 +17969,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         : h('div.comment-text', { dir: 'auto' }, formed(text, LINKS)));
   }
 
-  const commentPath = (id = '') => `/api/todos/${state.open.id}/comments${id && `/${id}`}`;
-
   function editComment(id, text) {
     state.commenting = id;
     const field = find('.comment-form textarea');
@@ -17974,23 +17977,37 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     field.focus();
   }
 
-  async function sayComment({ text }) {
-    const { commenting } = state;
-    await send(commenting ? 'PATCH' : 'POST', commentPath(commenting ?? ''), { body: { text } });
-    find('.comment-form').reset();
-    await rereadComments();
-  }
-
-  async function removeComment(id) {
-    await send('DELETE', commentPath(id)).catch(error => announce(expected(error).message));
-    await rereadComments();
-  }
-
-  async function rereadComments() {
+  // `renew` makes the comments that are shown then.
+  function changeComments(method, id, renew, { body, ...more }) {
+    const { id: todo, comments: count } = state.open;
+    const path = `/api/todos/${todo}/comments${id && `/${id}`}`;
     state.commenting = null;
-    state.comments = await getJson(commentPath()).catch(() => state.comments);
-    render();
-    want('all');
+    command({
+      ...(id ? { request: { method, path, body } } : postedOnce(path, body)),
+      rereads: true,
+      apply: draft => {
+        if (draft.open?.id === todo) draft.comments = renew(draft.comments);
+        changeIn(draft, 'todos', todo, { comments: count + { POST: 1, PATCH: 0, DELETE: -1 }[method] });
+      },
+      failed: body && (error => giveBack(body.text, error, state.open?.id === todo && find('.comment-form textarea'))),
+      ...more,
+    });
+  }
+
+  function sayComment({ text }) {
+    const { commenting: id } = state;
+    const made = { id: newId(), author: access.session?.user, text, created_at: new Date().toISOString() };
+    const renew = comments => comments.map(comment => (comment.id === id ? { ...comment, text } : comment));
+    const accept = answer => keep({ comments: saved.comments.map(each => (each.id === made.id ? answer : each)) });
+    find('.comment-form').reset();
+    if (id) changeComments('PATCH', id, renew, { body: { text }, words: 'Changed a comment' });
+    else changeComments('POST', '', all => [...all, made], { body: { text }, words: 'Added a comment', accept });
+  }
+
+  function removeComment(id) {
+    const deleted_at = new Date().toISOString();
+    const renew = comments => comments.map(comment => (comment.id === id ? { ...comment, deleted_at } : comment));
+    changeComments('DELETE', id, renew, { words: 'Deleted a comment', offersUndo: true });
   }
 
   // ---- Who is here -------------------------------------------------------------------------------------
