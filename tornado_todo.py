@@ -1051,7 +1051,7 @@ def zone_named(name: str) -> datetime.tzinfo:
 
 
 def clean_zone(name: str) -> str:
-    """Check the name of a time zone, and return it. Raises ValueError if there is no such zone."""
+    """Check the name of a time zone, and return it. Raises ValueError for an unknown zone."""
     zone_named(name)
     return name
 
@@ -3542,7 +3542,7 @@ class SQLiteDatabase(Database):
         self._version_until = 0.0
 
     async def identity(self) -> tuple[Any, ...] | None:
-        """Device and number of the file; None if there is no file."""
+        """The device and number of the file, or None without a file."""
         try:
             status = os.stat(self.path or "")
         except OSError:
@@ -4548,7 +4548,7 @@ STORED_FIELDS = operator.attrgetter(*TODOS.makers_of)  # of a to-do
 STORED_TODO_COLUMNS = f"{', '.join(TODOS.makers)}, owner_id"
 STORED_COMMENT_COLUMNS = f"{COMMENTS.columns}, todo_id"
 STORED_LIST_COLUMNS = f"{LIST_COLUMNS}, owner_id"
-# A member's own order, colour and archive have a revision of their own: for the others the list stays as it is.
+# A member's own order, colour and archive have their own revision: for the others the list does not change.
 ARRANGED_COLUMNS = (*(LIST_FIELDS[name].column for name in ARRANGED), "revision")
 MEMBER_COLUMNS = f"id, list_id, user_id, role, created_at, since_revision, {', '.join(ARRANGED_COLUMNS)}"
 arrange_list = LISTS.row_maker(ARRANGED_COLUMNS)
@@ -5598,7 +5598,7 @@ class TodoBatch:
     async def settle(self, decide: Callable[..., Any], *arguments: Any) -> Any:
         """Return `decide(self, *arguments)`, which is quick, loading the queries that it misses.
 
-        What it saved before it missed one is dropped, since it starts over.
+        When it misses one, what it has saved is dropped, since it starts over.
         """
         kept = [(rows, len(rows)) for rows in (self.log, self.todos, self.comments)]
         revision, touched, ends = self.revision, {**self.touched}, {**self.ends}
@@ -5907,7 +5907,7 @@ class LongBatch(TodoBatch):
         self.concerned.append(user_id)
 
     async def finish(self) -> None:
-        """Write everything except to-dos, and remove what was purged."""
+        """Write everything except to-dos, and remove the purged to-dos."""
         for list_id in self._toggled_lists:
             for (user_id,) in await self.source.fetch("SELECT user_id FROM members WHERE list_id = $1", list_id):
                 await self.change_access(user_id)
@@ -5948,7 +5948,7 @@ class KnownUsers:
 
     Each is one row by a key, which is also its last column. `forget()` follows every commit that removes
     rights, in this process or another, and `confirm()` reads again what had been known until then.
-    A caller whose right was removed before the outage is not let in.
+    A caller whose right was removed before the outage is refused.
     """
 
     def __init__(self, database: Database):
@@ -6340,7 +6340,7 @@ class AccountStore:
         return bool(await self.database.fetch("SELECT 1 FROM users WHERE password IS NOT NULL LIMIT 1"))
 
     async def account(self, name: str) -> tuple[User, str] | None:
-        """The user of this name and their password's hash; None if there is no such account."""
+        """The user of this name and their password's hash, or None without such an account."""
         rows = await self.database.fetch(
             "SELECT id, name, time_zone, password FROM users WHERE name = $1 AND password IS NOT NULL", name
         )
@@ -7621,7 +7621,7 @@ async def add_list(batch: LongBatch, fields: Mapping[str, Any]) -> TodoList:
 
 
 def template_fields(todo_list: TodoList, todos: Sequence[Todo], zone: str) -> dict[str, Any]:
-    """The fields of a template of a list and its open to-dos in their sequence, without what is the default."""
+    """The fields of a template of a list and its open to-dos in their sequence, without those that have their default."""
     dates = [due_in_zone(each, zone)[0] for todo in todos for each in (todo.due, todo.start) if each]
     shown = [
         {name: value for name, value in template_of(todo).items() if value != TODO_DEFAULTS.get(name)} for todo in todos
@@ -7667,8 +7667,8 @@ class Act(msgspec.Struct, kw_only=True):
 def sequence_of(parents: Mapping[str, str | None], act: Act) -> list[str]:
     """The sequence in which a bulk act changes to-dos, of which it has the parents by id.
 
-    Subtasks move with their parents, so these come first. But what is completed is not open any more when its
-    parent is completed, and repeats.
+    Subtasks move with their parents, so parents come first. They are completed before their parents, or the next
+    of a parent that repeats would take them along as open ones.
     """
 
     def depth(todo_id: str) -> int:
@@ -8477,7 +8477,7 @@ class MySQLCheck:
         self.name = f"MySQL {without_password(url)}"
 
     async def ping(self) -> None:
-        """Sign in and run a query; raise if there is no answer."""
+        """Sign in and run a query. Raises an exception without an answer."""
         parts = self._parts
         connection = await self._aiomysql.connect(
             host=parts.hostname or "localhost",
@@ -9164,7 +9164,7 @@ class Accounts:
         self.store, self._throttle, self._hasher, self._sign_up = store, throttle, hasher, sign_up
 
     async def sign_up_rule(self) -> str:
-        """The present rule for new accounts: open, invite, closed, or first while there is no account."""
+        """The present rule for new accounts: open, invite, closed, or first until the first account is made."""
         return self._sign_up if await self.store.any_account() else "first"
 
     async def sign_in(self, name: str, password: str, request: Request) -> tuple[Credential, str]:
@@ -11035,7 +11035,7 @@ class TodoRestoreHandler(APIHandler):
     """A to-do in the trash, to be restored."""
 
     async def post(self, todo_id: TodoId) -> WriteResult[Todo]:
-        """Take a to-do out of the trash, or return one that is not there as it is."""
+        """Take a to-do out of the trash; outside the trash it stays unchanged."""
         return await self.services.todos.restore(self.user, todo_id)
 
 
