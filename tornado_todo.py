@@ -7621,7 +7621,7 @@ async def add_list(batch: LongBatch, fields: Mapping[str, Any]) -> TodoList:
 
 
 def template_fields(todo_list: TodoList, todos: Sequence[Todo], zone: str) -> dict[str, Any]:
-    """The fields of a template of a list and its open to-dos in their sequence, without those that have their default."""
+    """The fields of a template of a list and its open to-dos in their sequence, but no default values."""
     dates = [due_in_zone(each, zone)[0] for todo in todos for each in (todo.due, todo.start) if each]
     shown = [
         {name: value for name, value in template_of(todo).items() if value != TODO_DEFAULTS.get(name)} for todo in todos
@@ -12332,6 +12332,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
           <option value="none">No date</option>
         </select>
         <select class="control select-list" data-action="moveSelected" aria-label="Move the selected to-dos"></select>
+        <select class="control select-assignee" data-action="assignSelected"
+                aria-label="Assign the selected to-dos"></select>
         <input class="control select-tag" data-action="tagSelected" type="text" list="known-tags"
                placeholder="Add a tag" aria-label="Add a tag to the selected to-dos" autocomplete="off"
                maxlength="50" dir="auto" enterkeyhint="done">
@@ -14430,7 +14432,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     anchor: null, // the id from which Shift selects
     drag: null,
     hasDrawer: false,
-    members: [], // of the list of the to-do that is open
+    members: {}, // names of the members of shared lists, as far as they were read
     commenting: null, // the id of the comment that is edited
     history: [],
     nextHistory: null, // the query of the page after those that are shown
@@ -15917,12 +15919,19 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // ---- To-dos: several at once -------------------------------------------------------------------------
 
   const selectedItems = () => state.items.filter(({ id }) => state.selected.has(id));
+  // The list of all that are selected, if it is one.
+  function commonList() {
+    const [list, ...others] = new Set(selectedItems().map(item => item.list));
+    return others.length ? null : list;
+  }
+
   const shownItems = () => groups().flatMap(({ items }) => items);
 
   function select(ids, anchor) {
     if (ids.size > MAXIMUM_SELECTED) return complain(`At most ${MAXIMUM_SELECTED} to-dos can be selected at once.`);
     Object.assign(state, { selected: ids, anchor });
     render();
+    if (commonList() && !membersOf(commonList()).length) loadMembers(commonList());
     return announce(ids.size ? `${ids.size} selected.` : 'Nothing is selected.');
   }
 
@@ -15984,6 +15993,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function dateSelected({ value }) {
     const due = value === 'none' ? null : dayFromNow(Number(value));
     changeSelected(due ? `Due ${friendlyDue(due).text}:` : 'Removed the due date of', { fields: { due } });
+  }
+
+  function assignSelected({ value }) {
+    const assignee = value === 'none' ? null : value.slice(1);
+    changeSelected(assignee ? `Assigned to ${assignee}:` : 'Assigned to nobody:', { fields: { assignee } });
   }
 
   function moveSelected({ value: list }) {
@@ -17311,6 +17325,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       children: [selectedItems().some(item => !item.completed) ? 'Complete' : 'Reopen'],
     }),
     '.select-due': () => ({ value: '' }),
+    '.select-assignee': () => ({
+      hidden: membersOf(commonList()).length < 2,
+      children: [
+        option('', 'Assign to …'),
+        ...membersOf(commonList()).map(name => option(`@${name}`, name)),
+        option('none', 'Nobody'),
+      ],
+      value: '',
+    }),
     '.select-list': () => ({
       children: [
         option('', 'Move to …'),
@@ -17409,7 +17432,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         .map(({ id, title }) => option(id, title)),
       value: item?.list ?? '',
     }),
-    '.assignee-field': ({ item }) => ({ hidden: !item?.assignee && state.members.length < 2 }),
+    '.assignee-field': ({ item }) => ({ hidden: !item?.assignee && membersOf(item?.list).length < 2 }),
     '.detail-assignee': ({ item, isFixed }) => ({
       disabled: isFixed,
       children: [option('', 'Nobody'), ...assignable(item).map(name => option(name, name))],
@@ -17588,7 +17611,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function openDetail(item, { takeFocus = true } = {}) {
     saveDetails();
-    Object.assign(state, { history: [], nextHistory: null, members: [], commenting: null });
+    Object.assign(state, { history: [], nextHistory: null, commenting: null });
     find('.comment-form').reset();
     keep({ open: savedThing('todos', item.id) ?? item, comments: [] });
     settleLayout();
@@ -17939,21 +17962,23 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // ---- Who does it, and comments -----------------------------------------------------------------------
 
   // Nobody but the members of the list is offered: no other name is known here.
-  const assignable = item => [...new Set([...state.members.map(({ name }) => name), item?.assignee])].filter(Boolean);
+  const membersOf = list => state.members[list] ?? [];
+  const assignable = item => [...new Set([...membersOf(item?.list), item?.assignee])].filter(Boolean);
+
+  async function loadMembers(list) {
+    if (!isShared(listById(list)) || access.link) return;
+    const members = await getJson(`/api/lists/${list}/members`).catch(() => []);
+    state.members = { ...state.members, [list]: members.map(({ name }) => name) };
+    render();
+  }
 
   async function loadPeople() {
     const item = state.open;
     if (!item || item.pending) return;
-    const isOfMany = isShared(listById(item.list)) && !access.link;
-    const hasComments = item.comments > 0 || saved.comments.length > 0;
-    if (!isOfMany && !hasComments) return;
-    const [members, comments] = await Promise.all([
-      isOfMany ? getJson(`/api/lists/${item.list}/members`) : [],
-      hasComments ? getJson(`/api/todos/${item.id}/comments`) : [],
-    ]).catch(() => [state.members, saved.comments]);
-    if (state.open?.id !== item.id) return;
-    state.members = members;
-    keep({ comments });
+    loadMembers(item.list);
+    if (!item.comments && !saved.comments.length) return;
+    const comments = await getJson(`/api/todos/${item.id}/comments`).catch(() => saved.comments);
+    if (state.open?.id === item.id) keep({ comments });
     render();
   }
 
@@ -18768,7 +18793,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     saveFilter, saveTemplate,
     answerAsk: ({ name }) => find('.ask').close(oneLine(name)),
     moveListBy: ({ dataset }) => moveListBy(currentList(), Number(dataset.step)),
-    addMember, changePassword, changeUser, chooseSort, clearCompleted, completeSelected, dateSelected,
+    addMember, assignSelected, changePassword, changeUser, chooseSort, clearCompleted, completeSelected, dateSelected,
     deleteSelected, endSelection, moveSelected, tagSelected, clearSearch, closeDetail, closeDialog,
     closeDrawer, copy, deleteAccount, deleteList, emptyTrash, focusStart, hideToast, leaveGate, leaveList, loadMore,
     makeInvite, makeLink, makeToken, openAccount, openDrawer, openHelp, openSharing, choosePriority, endSeries,
