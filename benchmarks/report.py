@@ -12,7 +12,7 @@ from meanwhile import Meanwhile
 from servers import REFERENCES, SERVERS
 from targets import TARGETS
 from timing import Timing
-from works import WORKS, Work
+from works import COMMON, WORKS, Work
 
 BY_NAME = {work.name: work for work in WORKS}
 TITLES = {server.name: server.title for server in SERVERS}
@@ -185,9 +185,51 @@ def page_tables(figures: Figures) -> Iterator[str]:
         yield table([title, "number", "median (min to max)"], lines)
 
 
+def quotient(figures: Figures, work: str, base: str, reference: str = "ours") -> list[str]:
+    """The ratio of what ours does in a work to what it, or another server, does in a base; nothing if not measured."""
+    rows = figures.results.get(work, {}).get("ours"), figures.results.get(base, {}).get(reference)
+    return [f"{rows[0].rate / rows[1].rate:.2f} ×"] if all(row and row.samples for row in rows) else []
+
+
+def milliseconds(figures: Figures, line: str) -> list[str]:
+    """The p50 and p99 of a line on both our HTTP servers; nothing if it was not measured."""
+    found = [value for value in figures.lines.get(line, {}).values() if isinstance(value, Timing)]
+    return [f"{min(each.p50 for each in found):,.1f} ms (p99 {max(each.p99 for each in found):,.1f})"] if found else []
+
+
+def started(figures: Figures, name: str) -> list[str]:
+    """The median time from a server's start to its first answer; nothing if it was not measured."""
+    return [f"{statistics.median(figures.starts[name]) * 1e3:,.0f} ms"] if name in figures.starts else []
+
+
+def measurements(figures: Figures) -> str:
+    """The table of single measurements in docs/performance.md."""
+    listed = {
+        "the list when the client already has it (304), to Tornado's hello world": quotient(
+            figures, "conditional", "list", "hello-tornado"
+        ),
+        "a page of 50 among 100,000 to-dos, to the same among 100": quotient(figures, "list-100000", "list-100"),
+        "the list for a signed-in user, to the list without sign-in": quotient(figures, "session", "browser"),
+        "first answer after the start of the installed command": started(figures, "ours"),
+        "first answer after `python tornado_todo.py`, which Python compiles each time": started(figures, "ours-file"),
+    }
+    shown = ("list-1000", "lists", "changes", "export", "search-rare", "search-two", "page--created_at-100000")
+    for line in LINES:
+        if line.name in (*shown, "page-title-100000", "sign-in", "sockets"):
+            listed[line.title] = milliseconds(figures, line.name)
+        found = [each for each in figures.lines.get(line.name, {}).values() if isinstance(each, Meanwhile)]
+        if found:
+            longest = max(each.others.p99 for each in found), max(each.others.longest for each in found)
+            listed[line.title] = [f"others wait {longest[0]:,.0f} ms (p99), at most {longest[1]:,.0f} ms"]
+    lines = [[title, *cells] for title, cells in listed.items() if cells]
+    return table(["measurement", "result"], lines) if lines else ""
+
+
 def tables(figures: Figures) -> list[str]:
-    """All tables, and what could not be measured."""
-    parts = [*load_tables(figures.results), timings_table(figures), meanwhiles_table(figures), *page_tables(figures)]
+    """All tables, and what could not be measured; those of docs/performance.md come first."""
+    parts = [overview(figures.results, store, COMMON) for store in REFERENCES] + [measurements(figures)]
+    parts += ["---"]
+    parts += [*load_tables(figures.results), timings_table(figures), meanwhiles_table(figures), *page_tables(figures)]
     parts += [start_table(figures.starts, figures.idle)] if figures.starts else []
     parts += [f"Not measured: {failure}" for failure in figures.failures]
     parts.append(table(["target", "bound", "measured", ""], [target.line(figures) for target in TARGETS]))

@@ -63,16 +63,16 @@ def parse_options() -> argparse.Namespace:
     add("--quick", action="store_true", help="2 rounds of 1 s, and no tables of 100 and of 100,000: a smoke test")
     add("--only", metavar="NAME,…", type=names_from(servers), default=servers, help="only these servers")
     add("--work", metavar="NAME,…", type=names_from(works), help="only these works")
-    add("--seconds", type=int, metavar="N", help="seconds of load in a round (default 3)")
-    add("--rounds", type=int, metavar="N", help="rounds of each work (default 5)")
+    add("--seconds", type=int, metavar="N", help="seconds of load in a round (default 1)")
+    add("--rounds", type=int, metavar="N", help="rounds of each work (default 3)")
     add("--postgres", metavar="URL", default="", help="compare on Postgres, too: databases are made on this server")
     add("--instructions", action="store_true", help="count instructions a request under valgrind, too")
     add("--chart", metavar="FILE", type=Path, help="where the chart goes (default benchmarks/.work/chart.svg)")
     options = parser.parse_args()
     if not options.postgres and all(name in ON_POSTGRES for name in options.only):
         parser.error("these servers need --postgres URL")
-    options.seconds = options.seconds or (1 if options.quick else 3)
-    options.rounds = options.rounds or (2 if options.quick else 5)
+    options.seconds = options.seconds or 1
+    options.rounds = options.rounds or (2 if options.quick else 3)
     options.work = options.work or [
         name for name in works if not (options.quick and name.endswith(("-100", "-100000")))
     ]
