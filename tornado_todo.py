@@ -3418,31 +3418,36 @@ class SQLiteIndex:
         self.made_at = 0.0
         self._entries = 100  # of the log in a step
         self._table = table
-        found = f"SELECT rowid FROM {self.name} WHERE {self.name} MATCH {{0}}"
-        rest = f"FROM {log} WHERE {number} > (SELECT end_number FROM {self._state})"
+        self._terms = f"{self.name}_terms"
+        self._rest = rest = f"FROM {log} WHERE {number} > (SELECT end_number FROM {self._state})"
         self.has_rest, self.is_stale = f"SELECT 1 {rest} LIMIT 1", f"SELECT 1 FROM {self._state} WHERE is_stale = 1"
-        counts = (f"SELECT count(*) FROM ({part} LIMIT {MAX_CANDIDATES + 1})" for part in (found, f"SELECT 1 {rest}"))
-        self.count = f"SELECT ({') + ('.join(counts)})".format("$1")
-        # CROSS JOIN has SQLite begin with the candidates; otherwise it reads all rows in the order of a page.
-        self.candidates = (
-            f"({found.replace('rowid', 'rowid AS place')} UNION SELECT rowid FROM {table} WHERE {key} IN"
-            f" (SELECT {logged_key} {rest})) AS candidates CROSS JOIN {table} ON {table}.rowid = place"
-        )
+        self._logged = f"SELECT rowid FROM {table} WHERE {key} IN (SELECT {logged_key} {rest})"
         self._end = f"SELECT max({number}) FROM (SELECT {number} {rest} ORDER BY {number} LIMIT $1)"
         self._add = (
-            f"INSERT INTO {self.name} (rowid, text) SELECT rowid, {text} FROM {table}"
+            f"INSERT INTO {self.name} (rowid, text) SELECT rowid, {text} || char(10, 10) FROM {table}"
             f" WHERE {key} IN (SELECT {logged_key} {rest} AND {number} <= $1) ORDER BY rowid"
         )
         self._last_row = f"SELECT COALESCE(max(rowid), 0) FROM {table}"
 
-    @staticmethod
-    def match(words: Iterable[str]) -> str:
-        """The FTS5 query for texts with all sequences of three characters in these words; empty if there is none.
+    def lookup(self, words: Sequence[str]) -> tuple[str, str, str]:
+        """An argument for texts with all these words, a query that counts them, and what to select from.
 
-        At most twelve are enough to find few rows, and each frequent one takes a millisecond.
+        At most twelve sequences are enough to find few rows, and each frequent one takes a millisecond. Without a word
+        of three characters, the sequences that begin with the longest one are looked up; a text ends with two line
+        feeds in the index, so that its last characters begin some, too.
         """
         threes = [*dict.fromkeys(word[place : place + 3] for word in words for place in range(len(word) - 2))]
-        return " ".join('"{}"'.format(three.replace('"', '""')) for three in threes[:: len(threes) // 12 + 1])
+        argument = " ".join('"{}"'.format(three.replace('"', '""')) for three in threes[:: len(threes) // 12 + 1])
+        found = f"SELECT rowid AS place FROM {self.name} WHERE {self.name} MATCH {{0}}"
+        if not threes:
+            argument = max(words, key=len)
+            ends = "{0} AND {0} || char(1114111, 1114111)"
+            found = f"SELECT doc AS place FROM {self._terms} WHERE term BETWEEN {ends}"
+        parts = (found.format("$1"), f"SELECT 1 {self._rest}")
+        counts = (f"SELECT count(*) FROM ({part} LIMIT {MAX_CANDIDATES + 1})" for part in parts)
+        # CROSS JOIN has SQLite begin with the candidates; otherwise it reads all rows in the order of a page.
+        rows = f"({found} UNION {self._logged}) AS candidates CROSS JOIN {self._table} ON {self._table}.rowid = place"
+        return argument, f"SELECT ({') + ('.join(counts)})", rows
 
     async def make(self, transaction: Transaction) -> bool:
         """Make the index unless there is one that fits the table; returns whether this SQLite can use it."""
@@ -3454,9 +3459,10 @@ class SQLiteIndex:
                     *(
                         f"DROP TABLE IF EXISTS {name}{end}"
                         for name in (self._former, self.name)
-                        for end in ("", "_state")
+                        for end in ("_terms", "", "_state")
                     ),
                     f"CREATE VIRTUAL TABLE {self.name} USING fts5(text, {how})",
+                    f"CREATE VIRTUAL TABLE {self._terms} USING fts5vocab({self.name}, instance)",
                     f"CREATE TABLE {self._state} AS SELECT 0 AS end_number, 0 AS last_row, 0 AS is_stale",
                     # The index must not keep the text of deleted rows for long.
                     f"CREATE TRIGGER {self.name}_deleted AFTER DELETE ON {table} BEGIN"
@@ -3474,11 +3480,13 @@ class SQLiteIndex:
 
         A database that was made again from the output of `.dump` has numbers without gaps, so the last is smaller.
         """
-        names = await transaction.fetch("SELECT name FROM sqlite_schema WHERE name IN ($1, $2)", self.name, self._state)
-        if len(names) < 2:
+        tables = "SELECT name FROM sqlite_schema WHERE name IN ($1, $2, $3)"
+        if len(await transaction.fetch(tables, self.name, self._state, self._terms)) < 3:
             return False
         try:
-            await transaction.fetch(self.count, '"abc"')
+            for word in ("abc", "a"):
+                argument, count, _ = self.lookup([word])
+                await transaction.fetch(count, argument)
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
@@ -3629,6 +3637,7 @@ class SQLiteDatabase(Database):
                 self._monitor.setconfig(vars(sqlite3)["SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE"], True)
             self._monitor.close()
         self._readers, self._writer, self._writer_thread, self._monitor = [], None, None, None
+        self._copier, self._copied_to = None, 0
         self._files, self._version_until = None, 0.0
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
@@ -3655,14 +3664,15 @@ class SQLiteDatabase(Database):
                     await asyncio.sleep(await self.transaction(index.follow))
 
     async def narrowed(self, searched: Searched, words: Sequence[str], bound: Callable[[Any], str]) -> str:
-        if not self._index or not (match := self._index.match(words)):
+        if not self._index:
             return searched.table
+        argument, count_rows, candidates = self._index.lookup(words)
         try:
-            count = (await self.fetch(self._index.count, match))[0][0]
+            count = (await self.fetch(count_rows, argument))[0][0]
         except Unavailable as error:
             self._index.note_damage(error.__cause__)
             return searched.table
-        return self._index.candidates.format(bound(match)) if count <= MAX_CANDIDATES else searched.table
+        return candidates.format(bound(argument)) if count <= MAX_CANDIDATES else searched.table
 
     def version(self) -> int | None:
         """The number of `PRAGMA data_version`.
