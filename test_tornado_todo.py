@@ -14962,6 +14962,19 @@ def test_a_database_that_is_spoilt_under_a_running_server_is_noticed(tmp_path, h
         assert server.client.get("/api/health").status == 503
 
 
+async def test_log_is_copied_into_the_file_beside_the_writes(service, monkeypatch):
+    monkeypatch.setattr(tornado_todo, "LOG_STEP", 100_000)
+    service, user = service
+    path = pathlib.Path(service.store.database.path)
+    for _ in range(3):
+        before = path.stat().st_size
+        await asyncio.gather(*[service.create(user, {"title": "x", "notes": "y" * 9_000}) for _ in range(50)])
+        async with asyncio.timeout(PATIENCE):
+            while path.stat().st_size < before + 200_000:
+                await asyncio.sleep(0.005)
+        await service.store.database.ping()
+
+
 @pytest.mark.slow
 async def test_checkpoints_are_not_taken_for_another_file(service, monkeypatch):
     monkeypatch.setattr(tornado_todo, "QUEUE_SECONDS", 60)  # or a busy machine refuses some

@@ -3230,6 +3230,7 @@ class FilesLost(Unavailable):
 # SQLite may truncate a log when it restarts it; it never cuts what it still needs.
 LOG_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 LOG_LIMIT = 64 * MAX_BODY
+LOG_STEP = 8 * 2**20  # bytes of the log that are copied into the database together
 
 
 class Log(NamedTuple):
@@ -3289,7 +3290,7 @@ class SQLiteFiles:
         self._opened = {file: os.stat(file) for file in self.paths}
         self._last_look: tuple[int, int] | None = None  # when the database was last written, and its size then
         self._counters: Mapping[str, int] | None = None  # in the database itself, without the log, at that time
-        self._is_overwritten = False
+        self._is_overwritten = self.is_copying = False  # the latter during a checkpoint of this process
         self._log_before = Log()
         self.log_is_damaged = False
         self.check_database()
@@ -3316,7 +3317,7 @@ class SQLiteFiles:
         if not status.st_size:
             raise FilesLost(self.database)
         look = status.st_mtime_ns, status.st_size
-        if look != self._last_look:  # only a checkpoint writes to the file, and rarely
+        if look != self._last_look and not self.is_copying:  # only a checkpoint writes to the file, and rarely
             is_continued, size_before = self._is_continued(), self._last_look[1] if self._last_look else 0
             if is_continued is not None or status.st_size < size_before:
                 self._is_overwritten = not is_continued
@@ -3345,6 +3346,11 @@ class SQLiteFiles:
             return False
         self._counters = counters
         return True
+
+    @property
+    def log_end(self) -> int:
+        """The bytes of the log up to the last commit that was checked."""
+        return self._log_before.end
 
     def check_log(self) -> None:
         """Check that the log was neither emptied nor cut nor overwritten."""
@@ -3525,7 +3531,8 @@ class SQLiteDatabase(Database):
     Handlers never share a connection, where one's rollback would undo another's write. Short writes
     run in the loop, which takes them a tenth of a millisecond each, and less than two threads that wait
     for each other at every statement; the commit, which waits for the disk, runs in the writer's thread.
-    Long writes run there as a whole, and leave the loop to the others.
+    Long writes run there as a whole, and leave the loop to the others. The log is copied into the database beside
+    the commits, by a connection of its own; SQLite begins it again in the commit that finds little left to copy.
     """
 
     engine_errors = (sqlite3.Error,)
@@ -3539,6 +3546,9 @@ class SQLiteDatabase(Database):
         self._readers: list[aiosqlite.Connection] = []
         self._idle_readers: list[aiosqlite.Connection] = []
         self._reader_turns = self._snapshot_turns = asyncio.Semaphore(0)
+        self._copier: aiosqlite.Connection | None = None
+        self._copying: asyncio.Task[None] | None = None
+        self._copied_to = 0  # the end of the log when it was last copied
         self._writer: Any = None
         self._writer_thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._writes_in_loop = False
@@ -3573,6 +3583,7 @@ class SQLiteDatabase(Database):
                 self._readers.append(reader)
                 await reader.execute_fetchall("PRAGMA query_only=ON")
             self._idle_readers = [*self._readers]
+            self._copier = await self._connection(self.path) if self.path else None
         except sqlite3.Error as error:
             if "locked" in str(error):
                 raise Unavailable(f"{self.path} is locked by another process.") from error
@@ -3589,7 +3600,7 @@ class SQLiteDatabase(Database):
             "PRAGMA journal_mode=WAL",
             "PRAGMA synchronous=FULL",
             f"PRAGMA journal_size_limit={LOG_LIMIT}",
-            "PRAGMA wal_autocheckpoint=4000",  # 16 MB: a page that many writes change is copied once
+            f"PRAGMA wal_autocheckpoint={4 * LOG_STEP // 4096}",
             "BEGIN IMMEDIATE",  # journal_mode=WAL alone succeeds on a file that cannot be written
             "ROLLBACK",
             "PRAGMA busy_timeout=0",  # _begin() waits, with jitter
@@ -3624,8 +3635,9 @@ class SQLiteDatabase(Database):
         await super().close()
 
     async def _disconnect(self) -> None:
-        for reader in self._readers:
-            await reader.close()
+        await self._end_copying()
+        for connection in (*self._readers, *([self._copier] if self._copier else [])):
+            await connection.close()
         with contextlib.suppress(FilesLost):  # closing would apply the log to another file
             await self._check_files()
         if self._writer:
@@ -3730,8 +3742,33 @@ class SQLiteDatabase(Database):
             try:
                 self._files.check()
             except FilesLost:
-                await self._in_writer_thread(self._files.save_log, self._writer)
+                await self._save_log(self._files)
                 raise
+
+    async def _save_log(self, files: SQLiteFiles) -> None:
+        await self._end_copying()
+        await self._in_writer_thread(files.save_log, self._writer)
+
+    async def _end_copying(self) -> None:
+        if self._copying:
+            await asyncio.wait([self._copying])
+
+    def _copy_log(self, files: SQLiteFiles, copier: aiosqlite.Connection) -> None:
+        """Begin a checkpoint if the log has grown by a step since the last one."""
+        is_over = self._copying is None or self._copying.done()
+        if files.log_end < self._copied_to:  # SQLite has begun the log again
+            self._copied_to = 0
+        if is_over and files.log_end >= self._copied_to + LOG_STEP:
+            self._copied_to = files.log_end
+            self._copying = asyncio.ensure_future(self._checkpoint(files, copier))
+
+    @staticmethod
+    async def _checkpoint(files: SQLiteFiles, copier: aiosqlite.Connection) -> None:
+        with contextlib.suppress(sqlite3.Error, FilesLost):  # the next commit reports what is wrong
+            files.check()
+            files.is_copying = True
+            await copier.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
+        files.is_copying = False
 
     async def _look(self, probe: Probe) -> None:
         """Raise unless the files are there, can be read and written, and have room to grow."""
@@ -3753,8 +3790,11 @@ class SQLiteDatabase(Database):
             return answers
         except FilesLost:
             if self._files:
-                await self._in_writer_thread(self._files.save_log, self._writer)
+                await self._save_log(self._files)
             raise
+        finally:
+            if self._files and self._copier:
+                self._copy_log(self._files, self._copier)
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[SQLiteTransaction]:
