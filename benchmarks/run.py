@@ -125,6 +125,7 @@ class Benchmark:
                 with running(server, Place(folder, todos.DATABASE), self.processors_for(server)) as process:
                     process.wait(START_SECONDS)
                     todos.fill_ours(process, count)
+                    todos.wait_for_index(folder / todos.DATABASE)
             folder.rename(filled)
         return filled
 

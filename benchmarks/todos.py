@@ -1,8 +1,10 @@
 """The to-dos that every server begins with, the same for all."""
 
+import contextlib
 import json
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
@@ -95,3 +97,17 @@ def fill_ours(running: Running, count: int) -> None:
         raise NotRun(f"it could not be filled: {error}") from error
     finally:
         connection.close()
+
+
+def wait_for_index(database: Path) -> None:
+    """Wait until our search index has all to-dos, as it has after a few seconds without writes. Raises NotRun.
+
+    There is none where SQLite lacks FTS5.
+    """
+    behind = "SELECT end_number < (SELECT max(revision) FROM changes) FROM todos_texts_state"
+    give_up = time.monotonic() + 60
+    with contextlib.closing(sqlite3.connect(database)) as connection, contextlib.suppress(sqlite3.OperationalError):
+        while connection.execute(behind).fetchone()[0]:
+            if time.monotonic() > give_up:
+                raise NotRun("the search index does not follow")
+            time.sleep(0.1)
