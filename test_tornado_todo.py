@@ -12878,6 +12878,16 @@ def processor_seconds(process_id: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
+def test_a_sign_in_without_a_place_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    with serving({**WITH_ACCOUNTS, **in_file(tmp_path)}) as client:
+        sign_up(client)
+        monkeypatch.setattr(tornado_todo, "MAX_HASHING", 0)
+        assert_problem(sign_in(client, password="wrong"), 503)
+        assert_problem(sign_up_as(client, "eve"), 503)
+    with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as connection:
+        assert connection.execute("SELECT * FROM throttles").fetchall() == []
+
+
 @pytest.mark.slow
 def test_a_thousand_wrong_sign_ins_at_once_stop_nobody_and_take_no_memory(full_strength, tmp_path, capsys):
     room_for_files(1_500)
