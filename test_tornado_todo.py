@@ -17534,6 +17534,319 @@ async def test_dropping_on_a_list_moves_a_to_do_there(page):
     await expect(page.locator(".lists .place-count")).to_have_text("1")
 
 
+# ==== subtasks on the page ========================================================================
+
+TRIP = ["Trip", "  Pack", "    Passport", "  Tickets", "Home"]  # indented by two spaces a level
+
+
+async def add_outline(page, lines=TRIP):
+    """Make the to-dos of an outline, and return their ids by their titles."""
+    ids, above = {}, [None]
+    for line in lines:
+        title, depth = line.strip(), (len(line) - len(line.lstrip())) // 2
+        fields = {"title": title, "parent": above[depth]}
+        ids[title] = (await ask(page, "/api/todos", "POST", fields))["id"]
+        above[depth + 1 :] = [ids[title]]
+    return ids
+
+
+async def expect_outline(page, *lines):
+    """Wait until the rows stand as in an outline."""
+    await expect(shown_titles(page)).to_have_text([line.strip() for line in lines])
+    for index, line in enumerate(lines):
+        level = str(1 + (len(line) - len(line.lstrip())) // 2)
+        await expect(rows(page).nth(index)).to_have_attribute("aria-level", level)
+
+
+def progress(page, title):
+    return row(page, title).locator(".branch")
+
+
+async def completed_titles(page):
+    await settled(page)
+    return {todo["title"] for todo in await ask(page, "/api/todos?completed=true")}
+
+
+@pytest.mark.slow
+async def test_subtasks_stand_below_their_parents_until_these_are_collapsed(page):
+    ids = await add_outline(page)
+    await expect_outline(page, *TRIP)
+    assert (await row(page, "Pack").locator(".toggle").bounding_box())["x"] > (
+        await row(page, "Trip").locator(".toggle").bounding_box()
+    )["x"]
+    await expect(page.get_by_role("button", name="0 of 2 subtasks completed")).to_have_attribute(
+        "aria-expanded", "true"
+    )
+    await row(page, "Tickets").locator(".toggle").check()
+    await expect(progress(page, "Trip")).to_contain_text("1/2")
+    await expect(progress(page, "Trip")).to_have_accessible_name("1 of 2 subtasks completed")
+    await progress(page, "Trip").click()
+    await expect(shown_titles(page)).to_have_text(["Trip", "Home"])
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text(["Trip", "Home"])
+    await expect(progress(page, "Trip")).to_have_attribute("aria-expanded", "false")
+    await row(page, "Trip").locator(".toggle").press("ArrowRight")
+    await expect_outline(page, *TRIP)
+    await row(page, "Trip").locator(".toggle").press("ArrowLeft")
+    await expect(rows(page)).to_have_count(2)
+    await ask(page, f"/api/todos/{ids['Trip']}", "PATCH", {"completed": True})
+    await expect_outline(page, *TRIP)  # a completed parent hides nothing that is open
+
+
+@pytest.mark.slow
+async def test_subtask_stands_alone_with_its_parent_where_lists_are_mixed(page):
+    ids = await add_outline(page)
+    await ask(page, f"/api/todos/{ids['Passport']}", "PATCH", {"due": in_days(0), "tags": ["x"]})
+    for path in ("today", "upcoming", "all?q=passport", "?tag=x"):
+        await page.goto(f"{page.server}/#/{path}")
+        await expect(shown_titles(page)).to_have_text(["Passport"])
+        await expect(row(page, "Passport").get_by_role("button", name="Subtask of Pack")).to_be_visible()
+    await page.get_by_role("button", name="Subtask of Pack").click()
+    await expect(page.locator(".detail-title")).to_have_value("Pack")
+    await page.locator(".detail").get_by_role("button", name="Subtask of Trip").click()
+    await expect(page.locator(".detail-title")).to_have_value("Trip")
+    await page.goto(f"{page.server}/#/")
+    await page.locator(".sort").select_option("title")
+    await expect(shown_titles(page)).to_have_text(["Home", "Pack", "Passport", "Tickets", "Trip"])
+    await expect(rows(page).nth(1).locator(".parent")).to_have_text("Trip")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", ["ltr", "rtl"])
+async def test_alt_and_arrows_make_subtasks_and_move_them_by_keyboard_alone(page, direction):
+    inward, outward = ("Right", "Left") if direction == "ltr" else ("Left", "Right")
+    await add_outline(page, ["one", "two", "three", "four"])
+    await page.evaluate("direction => { document.documentElement.dir = direction }", direction)
+    await expect(rows(page)).to_have_count(4)
+    await row(page, "two").locator(".toggle").focus()
+
+    async def press(key, *outline):
+        await page.keyboard.press(key)
+        await expect_outline(page, *outline)
+        await settled(page)
+
+    await press(f"Alt+Arrow{inward}", "one", "  two", "three", "four")
+    await expect(page.locator(".announcer")).to_have_text("Made “two” a subtask of “one”.")
+    await expect(row(page, "two").locator(".toggle")).to_be_focused()
+    await page.keyboard.press("ArrowDown")
+    await press(f"Alt+Arrow{inward}", "one", "  two", "  three", "four")
+    await press(f"Alt+Arrow{inward}", "one", "  two", "    three", "four")
+    await press(f"Alt+Arrow{outward}", "one", "  two", "  three", "four")
+    await press("Alt+ArrowUp", "one", "  three", "  two", "four")
+    await page.keyboard.press("Alt+ArrowUp")
+    await expect(page.locator(".announcer")).to_have_text("Already the first.")
+    await press(f"Alt+Arrow{outward}", "one", "  two", "three", "four")
+    await expect(page.locator(".announcer")).to_have_text("Moved “three” to the top level.")
+    await press("Control+z", "one", "  three", "  two", "four")
+    await press("Control+z", "one", "  two", "  three", "four")
+    await page.reload()
+    await expect_outline(page, "one", "  two", "  three", "four")
+    await page.keyboard.press("Escape")
+    await row(page, "one").locator(".toggle").focus()
+    await press("Alt+ArrowDown", "four", "one", "  two", "  three")
+    await page.keyboard.press("?")
+    await expect(page.locator(".keys")).to_contain_text("Make it a subtask of the to-do above")
+
+
+@pytest.mark.slow
+async def test_dragging_moves_a_to_do_with_its_subtasks_among_its_siblings(page):
+    await add_outline(page)
+    await expect(rows(page)).to_have_count(5)
+    await drag(page, "Trip", "Home")
+    moved = ["Home", *TRIP[:4]]
+    await expect_outline(page, *moved)
+    await drag(page, "Tickets", "Pack", below=False)
+    await expect_outline(page, "Home", "Trip", "  Tickets", "  Pack", "    Passport")
+    await settled(page)
+    await page.reload()
+    await expect_outline(page, "Home", "Trip", "  Tickets", "  Pack", "    Passport")
+    await page.locator("h1").click()
+    await page.keyboard.press("Control+z")
+    await expect_outline(page, *moved)
+    await drag(page, "Pack", "Home", below=False)  # never out of its parent
+    await expect_outline(page, *moved)
+
+
+@pytest.mark.slow
+async def test_subtasks_are_added_ticked_and_opened_in_the_details(page):
+    await type_in(page, "Trip", "Home")
+    await open_details(page, "Trip")
+    detail = page.locator(".detail")
+    for title in ("Pack", "Tickets tomorrow", "Water"):
+        await page.get_by_label("Add a subtask").fill(title)
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_label("Add a subtask")).to_have_value("")
+    await expect_outline(page, "Trip", "  Pack", "  Tickets tomorrow", "  Water", "Home")
+    await expect(detail.locator(".subtasks .subtask")).to_have_text(["Pack", "Tickets tomorrow", "Water"])
+    await detail.get_by_role("checkbox", name="Pack").check()
+    await expect(detail.get_by_role("heading", name="1 of 3 subtasks completed")).to_be_visible()
+    await expect(row(page, "Pack").locator(".toggle")).to_be_checked()
+    await page.locator(".filters [data-show=active]").click()
+    await expect(detail.locator(".subtasks .subtask")).to_have_count(3)
+    await detail.get_by_role("button", name="Water").click()
+    await expect(page.locator(".detail-title")).to_have_value("Water")
+    await page.get_by_label("Add a subtask").fill("Still")
+    await page.locator(".detail-close").click()  # adds what is typed
+    await expect(row(page, "Still")).to_have_attribute("aria-level", "3")
+    await settled(page)
+    water = {each["title"]: each for each in await ask(page, "/api/todos")}["Water"]["id"]
+    assert [each["title"] for each in await ask(page, f"/api/todos?parent={water}")] == ["Still"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["check", "key", "selection", "details"])
+@pytest.mark.parametrize("choice", ["all", "one", "none"])
+async def test_completing_a_parent_asks_for_its_open_subtasks(page, way, choice):
+    await add_outline(page, ["Top", *["  " + line for line in TRIP]])
+    await expect(rows(page)).to_have_count(6)
+    if way == "key":
+        await row(page, "Trip").locator(".toggle").press("Space")
+    elif way == "check":
+        await row(page, "Trip").locator(".toggle").click()
+    elif way == "details":
+        await open_details(page, "Top")
+        await page.locator(".detail").get_by_role("checkbox", name="Trip").click()
+    else:
+        for title in ("Trip", "Tickets"):
+            await row(page, title).locator(".words").click(modifiers=["Control"])
+        await page.get_by_role("button", name="Complete", exact=True).click()
+    await expect(page.locator(".confirm")).to_be_visible()
+    await expect(page.locator(".confirm .confirm-text")).to_contain_text(re.compile("[23] open subtasks"))
+    await expect(page.locator(".confirm-yes")).to_be_focused()
+    for key in {"all": ["Enter"], "one": ["Shift+Tab", "Enter"], "none": ["Escape"]}[choice]:
+        await page.keyboard.press(key)
+    await expect(page.locator(".confirm")).to_be_hidden()
+    one = {"Trip", "Tickets"} if way == "selection" else {"Trip"}
+    wanted = {"all": {"Trip", "Pack", "Passport", "Tickets"}, "one": one, "none": set()}[choice]
+    await expect(page.locator(".todo-list .toggle:checked")).to_have_count(len(wanted))
+    assert await completed_titles(page) == wanted
+    if wanted:
+        await page.keyboard.press("Control+z")
+        await expect(page.locator(".todo-list .toggle:checked")).to_have_count(0)
+        assert await completed_titles(page) == set()
+
+
+@pytest.mark.slow
+async def test_completing_asks_nothing_when_no_subtask_is_left_open(page):
+    await add_outline(page)
+    await expect(rows(page)).to_have_count(5)
+    for title in ("Passport", "Pack", "Tickets", "Trip"):
+        await row(page, title).locator(".toggle").check()
+    assert await completed_titles(page) == {"Passport", "Pack", "Tickets", "Trip"}
+    await row(page, "Trip").locator(".toggle").uncheck()
+    assert await completed_titles(page) == {"Passport", "Pack", "Tickets"}
+
+
+@pytest.mark.slow
+async def test_open_subtask_of_a_completed_parent_is_shown_in_every_filter(page):
+    ids = await add_outline(page)
+    for title in ("Trip", "Tickets"):
+        await ask(page, f"/api/todos/{ids[title]}", "PATCH", {"completed": True})
+    await page.goto(f"{page.server}/#/active")
+    await expect_outline(page, "Pack", "  Passport", "Home")
+    await expect(row(page, "Pack").locator(".parent")).to_have_text("Trip")
+    await page.locator(".group-toggle").click()
+    await expect(group(page, "Completed")).to_have_text(["Trip", "Tickets"])
+    await page.locator(".filters [data-show=completed]").click()
+    await expect_outline(page, "Trip", "  Tickets")
+    await expect(row(page, "Trip").locator(".branch")).to_contain_text("1/2")
+    await page.locator(".clear-completed").click()
+    await expect(page.locator(".confirm .confirm-text")).to_contain_text("2 of them are still open")
+    await page.keyboard.press("Escape")
+    await page.locator(".filters [data-show=all]").click()
+    await expect_outline(page, *TRIP)
+
+
+@pytest.mark.slow
+async def test_subtasks_are_made_and_unmade_by_touch(browser, server):
+    async with opened(browser, server, 360, 740) as page:
+        await type_in(page, "one", "two")
+        await row(page, "two").locator("label").tap()
+        await page.get_by_role("button", name="Make it a subtask of the to-do above").tap()
+        await expect(page.locator(".detail-state .parent")).to_have_text("one")
+        await page.get_by_role("button", name="Move it to the top level").tap()
+        await expect(page.locator(".toast")).to_contain_text("Moved “two” to the top level")
+        await page.locator(".toast-action").tap()
+        await expect(page.locator(".detail-state .parent")).to_have_text("one")
+        await page.locator(".detail-close").tap()
+        await expect_outline(page, "one", "  two")
+        box = await row(page, "one").bounding_box()
+        for kind, x in [("touchStart", 60), *(("touchMove", x) for x in range(70, 260, 20)), ("touchEnd", None)]:
+            where = [] if x is None else [{"x": box["x"] + x, "y": box["y"] + 20}]
+            await page.devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": where})
+        await page.wait_for_timeout(700)  # a tap in the wake of a swipe only ends its movement
+        await page.locator(".confirm-yes").tap()
+        await expect(page.locator(".todo-list .completed")).to_have_count(2)
+        assert await page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.slow
+async def test_subtasks_moved_in_another_window_are_shown_at_once(page):
+    await add_outline(page, ["one", "two", "three"])
+    await expect(rows(page)).to_have_count(3)
+    other = await open_window(page)
+    await expect(rows(other)).to_have_count(3)
+    await row(page, "two").locator(".toggle").press("Alt+ArrowRight")
+    await expect_outline(other, "one", "  two", "three")
+    await row(other, "three").locator(".toggle").press("Alt+ArrowRight")
+    await expect_outline(page, "one", "  two", "  three")
+    await open_details(page, "one")
+    await row(other, "two").locator(".toggle").check()
+    await expect(page.locator(".subtasks .toggle").first).to_be_checked()
+    await expect(progress(page, "one")).to_contain_text("1/2")
+    await row(other, "one").locator(".toggle").press("Delete")
+    await expect(shown_titles(page)).to_have_count(0)
+    await other.locator(".toast-action").click()
+    await expect_outline(page, "one", "  two", "  three")
+
+
+@pytest.mark.slow
+async def test_subtasks_go_with_their_parent_to_the_trash_and_to_another_list_at_once(page):
+    await add_outline(page)
+    await new_list(page, "Garden")
+    await page.goto(page.server + "/#/")
+    await expect(rows(page)).to_have_count(5)
+    held = asyncio.Event()
+
+    async def hold(route):
+        await held.wait()
+        await route.continue_()
+
+    await page.route("**/api/todos/*", hold)
+    await row(page, "Trip").locator(".toggle").press("Delete")
+    await expect(shown_titles(page)).to_have_text(["Home"])
+    held.set()
+    await page.locator(".toast-action").click()
+    await expect_outline(page, *TRIP)
+    await settled(page)
+    await open_details(page, "Trip")
+    held.clear()
+    await page.locator(".detail-list").select_option(label="Garden")
+    await expect(shown_titles(page)).to_have_text(["Home"])
+    held.set()
+    await settled(page)
+    await page.locator(".lists .place").click()
+    await expect_outline(page, *TRIP[:4])
+
+
+@pytest.mark.slow
+async def test_subtasks_far_from_their_parent_in_a_long_list_are_shown_below_it(page):
+    (parent,) = (await add_outline(page, ["Trip"])).values()
+    await fill_list(page, 150)
+    below = [{"title": "Pack", "parent": parent}, {"title": "Tickets", "parent": parent}]
+    made = await ask(page, "/api/todos", "POST", below)
+    await ask(page, "/api/todos", "POST", {"title": "Passport", "parent": made[0]["id"]})
+    await page.reload()
+    await expect(rows(page).nth(3)).to_contain_text("Tickets")
+    await expect(shown_titles(page).nth(1)).to_have_text("Pack")
+    await expect(rows(page).nth(2)).to_have_attribute("aria-level", "3")
+    await row(page, "Tickets").locator(".toggle").press("Alt+ArrowUp")
+    await expect(shown_titles(page).nth(1)).to_have_text("Tickets")
+    await settled(page)
+    await page.reload()
+    await expect(shown_titles(page).nth(1)).to_have_text("Tickets")
+
+
 # ==== the clock ===================================================================================
 
 
@@ -19436,7 +19749,13 @@ async def test_axe_finds_nothing_in_any_view(browser, accounts_server, width):
         await page.locator(".rename-list").press("Escape")
         await row(page, BOOK).locator(".details-button").click()
         await page.locator(".history summary").click()
+        await page.get_by_label("Add a subtask").fill(FEED)
+        await page.keyboard.press("Enter")
+        await expect(row(page, FEED)).to_have_attribute("aria-level", "2")
         await assert_accessible(page)
+        await page.locator(".subtasks .subtask").click()
+        await assert_accessible(page)
+        await page.locator(".detail-state .parent").click()
         await page.locator(".detail-delete").click()
         await assert_accessible(page)
         for view in ("today", "upcoming", "later"):

@@ -12223,6 +12223,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   ('flag', 'M6 20.5v-16h11.5l-2.5 4 2.5 4H6'),
   ('grip', 'M9.5 6.5h.01M14.5 6.5h.01M9.5 12h.01M14.5 12h.01M9.5 17.5h.01M14.5 17.5h.01'),
   ('note', 'M5 7h14M5 12h14M5 17h8'),
+  ('parent', 'M6 4.5v9.5h11.5M13 9.5l4.5 4.5-4.5 4.5'),
   ('comment', 'M5 5.5h14v10h-7.5L7.5 19v-3.5H5z'),
   ('calendar', 'M6.5 5.5h11A2.5 2.5 0 0 1 20 8v9.5a2.5 2.5 0 0 1-2.5 2.5h-11A2.5 2.5 0 0 1 4 17.5V8a2.5 2.5 0 0 1 2.5'
                '-2.5zM4 10h16M8.5 3.5v4M15.5 3.5v4'),
@@ -12424,12 +12425,20 @@ PAGE_HTML = r"""<!DOCTYPE html>
 
   <aside class="detail" aria-label="Details of the to-do" hidden>
     <header class="detail-head row soft">
-      <span class="detail-state"></span>{% raw close % ('detail-close', 'closeDetail', 'Close the details') %}
+      <span class="detail-state row"></span>{% raw close % ('detail-close', 'closeDetail', 'Close the details') %}
     </header>
     <div class="detail-body">
       <p class="detail-note soft" dir="auto" hidden></p>
       <textarea class="detail-title" data-field="title" rows="1" aria-label="Title" dir="auto"
                 enterkeyhint="done"></textarea>
+      <section class="subtasks-part" aria-labelledby="subtasks-title">
+        <h3 id="subtasks-title" class="soft"></h3>
+        <ul class="subtasks"></ul>
+        <input class="new-subtask control" type="text" placeholder="Add a subtask" autocomplete="off"
+               aria-label="Add a subtask" dir="auto" enterkeyhint="done">
+        <button class="link soft nest" data-action="nestOpen">Make it a subtask of the to-do above</button>
+        <button class="link soft lift" data-action="liftOpen">Move it to the top level</button>
+      </section>
       <div class="field"><label for="detail-notes">Notes</label>
         <div class="notes-box">
           <div class="notes-view" dir="auto"></div>
@@ -12744,7 +12753,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   <h2 id="confirm-title"></h2>
   <p class="confirm-text soft"></p>
   <div class="dialog-buttons row wrap">
-    <button class="button confirm-no" data-action="closeDialog">Keep</button>
+    <button class="button confirm-no" data-action="closeDialog" value="no">Keep</button>
     <button class="button solid danger confirm-yes" data-action="closeDialog" value="yes">Delete for good</button>
   </div>
 </dialog>
@@ -12979,7 +12988,7 @@ kbd {
 
 .wrap { flex-wrap: wrap; }
 
-.page, .todoapp, .eyebrow, .words, .place-name, .toast-text, .toggle-all-box {
+.page, .todoapp, .eyebrow, .detail-state, .words, .place-name, .toast-text, .toggle-all-box {
   flex: 1;
   min-width: 0;
 }
@@ -13342,7 +13351,15 @@ summary.sidebar-heading { cursor: pointer; }
 
 /* ---- The box for a new to-do, and the list: cards with the same columns ---- */
 
-.todoapp { --grip: var(--s5); }
+.todoapp {
+  --grip: var(--s5);
+  --indent: var(--s5);
+}
+
+[aria-level='2'] { --depth: 1; }
+[aria-level='3'] { --depth: 2; }
+[aria-level='4'] { --depth: 3; }
+[aria-level='5'] { --depth: 4; }
 
 .composer {
   display: grid;
@@ -13429,7 +13446,7 @@ summary.sidebar-heading { cursor: pointer; }
   }
   li {
     position: relative;
-    padding-inline: var(--grip) var(--s2);
+    padding-inline: calc(var(--grip) + var(--depth, 0) * var(--indent)) var(--s2);
     + li { border-block-start: var(--hair) solid var(--line); }
     &:is(:hover, :focus-within) { background: var(--hover); }
     &:is(.open, .selected) { background: color-mix(in srgb, var(--wash) 50%, var(--surface)); }
@@ -13521,7 +13538,7 @@ summary.sidebar-heading { cursor: pointer; }
 .grip {
   position: absolute;
   inset-block: 0;
-  inset-inline-start: 0;
+  inset-inline-start: calc(var(--depth, 0) * var(--indent));
   display: none;
   place-items: start center;
   width: var(--grip);
@@ -13540,7 +13557,11 @@ summary.sidebar-heading { cursor: pointer; }
   .todo-list li:not(:hover, :focus-within) .icon-button:not(.open .details-button) { opacity: 0; }
 }
 
-.words { display: grid; }
+.words {
+  display: grid;
+  grid-template-columns: minmax(0, 1fr);
+}
+
 :is(.words, .notes-view) a { color: var(--accent-ink); }
 
 .todo-list .words {
@@ -13560,6 +13581,7 @@ summary.sidebar-heading { cursor: pointer; }
 .mark {
   gap: var(--s1);
   min-width: 0;
+  max-width: 100%;
   .icon { --icon: var(--s4); }
   &.level-2 .icon { color: var(--sun-edge); }
   &:is(.level-3, .overdue) { color: var(--storm); }
@@ -13567,7 +13589,7 @@ summary.sidebar-heading { cursor: pointer; }
   &:is(.today, .overdue) { font-weight: 600; }
 }
 
-.tag {
+.tag, .branch, .parent {
   position: relative;
   /* A finger hits more than is drawn. */
   &::after {
@@ -13575,11 +13597,14 @@ summary.sidebar-heading { cursor: pointer; }
     position: absolute;
     inset: calc(50% - var(--low) / 2) 0;
   }
-  &:hover, &.chosen {
-    background: var(--accent);
-    color: var(--on-accent);
-  }
 }
+
+.tag:is(:hover, .chosen) {
+  background: var(--accent);
+  color: var(--on-accent);
+}
+
+:is(.branch, .parent):hover { color: var(--accent-ink); }
 
 .edit {
   display: none;
@@ -13602,6 +13627,10 @@ summary.sidebar-heading { cursor: pointer; }
 .group-toggle {
   min-height: var(--high);
   font-weight: inherit;
+}
+
+:is(.group-toggle, .branch) {
+  .icon:dir(rtl) { transform: scaleX(-1); }
   &[aria-expanded='true'] .icon { transform: rotate(90deg); }
 }
 
@@ -13802,6 +13831,25 @@ summary.sidebar-heading { cursor: pointer; }
 }
 
 .nested { margin-inline-start: var(--s5); }
+
+.subtask {
+  flex: 1;
+  min-width: 0;
+  min-height: var(--high);
+  padding-block: var(--s1);
+  text-align: start;
+  overflow-wrap: anywhere;
+  .completed > & {
+    color: var(--soft);
+    text-decoration: line-through var(--strong);
+  }
+}
+
+.subtasks {
+  margin-inline-start: calc(-1 * var(--s2));
+  .row { gap: 0; }
+  .toggle { height: var(--high); }
+}
 
 .quick-due {
   gap: var(--s1);
@@ -14119,7 +14167,10 @@ dialog {
   .search-box { flex: 1; }
   .search { padding-inline-end: var(--s3); }
   .search-key, .sidebar kbd, .sort-label { display: none; }
-  .todoapp { --grip: var(--s2); }
+  .todoapp {
+    --grip: var(--s2);
+    --indent: var(--s4);
+  }
   .todo-list, .trash-list {
     --round: 0px;
     margin-inline: calc(-1 * var(--edge));
@@ -14483,6 +14534,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     next: null, // the query of the page after those that were read
     matching: { active: 0, completed: 0, capped: false },
     open: null, // the to-do of the details
+    subtasks: [], // of that one
+    parents: new Map(), // the to-dos with subtasks by their ids, with the numbers of these
   };
 
   const state = {
@@ -14525,6 +14578,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function project() {
     const draft = { ...saved, lists: saved.lists.map(list => ({ ...list })), matching: { ...saved.matching } };
+    draft.parents = new Map(saved.parents);
     state.lists = draft.lists;
     for (const job of queue.jobs) job.apply?.(draft);
     if (draft.open) draft.open = itemIn(draft, draft.open.id);
@@ -14545,7 +14599,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const inbox = ({ lists } = state) => lists.find(list => list.inbox);
   const listById = id => byId(state.lists, id);
   const listOf = (item, draft = state) => (item.list ? byId(draft.lists, item.list) : inbox(draft));
-  const itemIn = (draft, id) => byId(draft.items, id) ?? (draft.open?.id === id ? draft.open : undefined);
+  const itemIn = (draft, id) =>
+    byId(draft.items, id) ?? (draft.open?.id === id ? draft.open : byId(draft.subtasks, id));
   const itemById = id => itemIn(state, id);
   const isTrash = () => state.view.kind === 'trash';
   const viewNow = () => VIEWS[state.view.kind];
@@ -15064,7 +15119,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     seen.set(thing.id, thing);
     const renew = each => (each.id === thing.id ? { ...each, pending: false, ...thing } : each);
     if (kind !== 'todos') saved[kind] = saved[kind].map(renew);
-    else saved.items = saved.items.map(renew);
+    else for (const name of ['items', 'subtasks']) saved[name] = saved[name].map(renew);
     if (saved.open?.id === thing.id) saved.open = renew(saved.open);
     project();
   }
@@ -15073,15 +15128,35 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const field = item.completed ? 'completed' : 'active';
     for (const counted of [listOf(item, draft), draft.matching])
       if (counted) counted[field] = Math.max(0, counted[field] + change);
+    const above = draft.parents.get(item.parent) ?? (item.parent && itemIn(draft, item.parent));
+    if (!above) return;
+    const { id, subtasks = 0, done = 0 } = above;
+    draft.parents.set(id, { ...above, subtasks: subtasks + change, done: done + (item.completed ? change : 0) });
+  }
+
+  const isParent = (item, draft = state) => draft.parents.get(item.id)?.subtasks > 0;
+
+  // The subtasks of a to-do that are on the page, in the trash also those of others there.
+  const subtasksIn = (draft, item) =>
+    isTrash() || isParent(item, draft)
+      ? [...draft.items, ...draft.subtasks].filter(({ parent }) => parent === item.id)
+      : [];
+
+  function noteSubtask(draft, item) {
+    const known = draft.subtasks.map(each => (each.id === item.id ? item : each));
+    const all = byId(known, item.id) ? known : [...known, item];
+    draft.subtasks = all.filter(({ parent }) => draft.open && parent === draft.open.id);
   }
 
   function insertIn(draft, item) {
-    if (byId(draft.items, item.id)) return;
+    if (itemIn(draft, item.id)) return;
     count(draft, item, +1);
+    noteSubtask(draft, item);
     // A new to-do comes last, or first where the newest come first. Before the end of a long list is loaded
     // its place isn't on the page.
     const isFirst = sortOf() === '-created_at';
-    if (!belongs(item) || state.view.q !== '' || (!isFirst && draft.next !== null)) return;
+    const hasPlace = isFirst || draft.next === null || (isTree() && byId(draft.items, item.parent));
+    if (!belongs(item) || state.view.q !== '' || !hasPlace) return;
     draft.items = isFirst ? [item, ...draft.items] : [...draft.items, item];
   }
 
@@ -15092,18 +15167,25 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }
     const before = itemIn(draft, id);
     if (!before) return;
-    const after = { ...before, ...fields };
+    const isTaken = Boolean(fields.list) && fields.list !== before.list; // to another list, with its subtasks
+    const after = { ...before, ...(isTaken && { parent: null }), ...fields };
     count(draft, before, -1);
     count(draft, after, +1);
     if (draft.open?.id === id) draft.open = after;
+    noteSubtask(draft, after);
     draft.items = draft.items.map(item => (item.id === id ? after : item));
     if (!belongs(after)) draft.items = draft.items.filter(item => item !== after);
+    for (const each of isTaken ? subtasksIn(draft, after) : [])
+      changeIn(draft, kind, each.id, { list: fields.list, parent: id });
   }
 
   function removeIn(draft, name, id) {
     const gone = byId(draft[name], id) ?? (name === 'items' ? itemIn(draft, id) : undefined);
     if (gone && name === 'items' && !isTrash()) count(draft, gone, -1);
     draft[name] = draft[name].filter(thing => thing.id !== id);
+    if (!gone || name !== 'items') return;
+    draft.subtasks = draft.subtasks.filter(each => each.id !== id);
+    for (const each of subtasksIn(draft, gone)) removeIn(draft, name, each.id);
   }
 
   function moveIn(draft, id, previous, following) {
@@ -15207,13 +15289,45 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const isDoneOpen = () => recall('done', {})[viewKey()] === true;
 
+  // A list in the user's own order shows subtasks below their parents.
+  const isTree = () =>
+    state.view.kind === 'list' && sortOf() === 'order' && !searched() && state.view.tags.length === 0;
+
+  let tree = new Map(); // by to-do: its depth, the shown parent's id, and whether its subtasks are shown, if it has any
+
+  // To-dos in the sequence of their tree, in O(n); one whose parent is not among them stands by itself.
+  function inTree(items) {
+    if (!isTree() || !items.some(({ parent }) => parent)) return items;
+    const ids = new Set(items.map(({ id }) => id));
+    const aboveOf = ({ parent }) => (ids.has(parent) ? parent : null);
+    const below = Map.groupBy(items, aboveOf);
+    const closed = new Set(recall('closed', []));
+    const place = (item, depth, isShown) => {
+      if (tree.has(item)) return [];
+      const lower = below.get(item.id) ?? [];
+      // Completed parents hide nothing that is open.
+      const isOpen = !closed.has(item.id) || (item.completed && lower.some(each => !each.completed));
+      tree.set(item, { depth, above: aboveOf(item), isOpen: lower.length ? isOpen : undefined });
+      return [isShown ? item : [], ...lower.flatMap(each => place(each, depth + 1, isShown && isOpen))];
+    };
+    // Those that are left over have each other as parents, while two windows move them at once.
+    return [...(below.get(null) ?? []), ...items].flatMap(item => place(item, 1, true)).flat();
+  }
+
+  function toggleBranch({ id }, isOpen) {
+    const rest = recall('closed', []).filter(other => other !== id);
+    remember('closed', isOpen ? rest : [...rest, id].slice(-MAXIMUM_LIMIT));
+    render();
+  }
+
   // The to-dos of the view with the headings that they stand under.
   function groups() {
+    tree = new Map();
     const { group, days, sort } = viewNow();
     const isDone = item => state.view.show === 'active' && item.completed;
     const open = state.items.filter(item => !isDone(item));
     const { completed } = counts();
-    const found = [{ key: 'all', items: open }];
+    const found = [{ key: 'all', items: inTree(open) }];
     if (group && sortOf() === sort) {
       const byDay = new Map((searched() || !state.loaded ? [] : days()).map(day => [day, []]));
       for (const item of open) byDay.set(group(item), [...(byDay.get(group(item)) ?? []), item]);
@@ -15221,7 +15335,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       found.splice(0, 1, ...[...byDay.keys()].sort().map(ofDay));
     }
     if (state.view.show !== 'active' || completed === 0) return found;
-    const items = isDoneOpen() ? state.items.filter(isDone) : [];
+    const items = isDoneOpen() ? inTree(state.items.filter(isDone)) : [];
     return [...found, { key: 'done', title: `Completed (${completed})`, isOpen: isDoneOpen(), items }];
   }
 
@@ -15371,12 +15485,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const [lists, filters] = await places;
       keep({ lists, filters });
     }
+    const parents = getJson('/api/parents');
     const answer = {
       places,
+      parents,
       trashedLists: isTrash() ? getJson('/api/lists?deleted=true') : [],
       matching: isFiltered() && !isTrash() ? countMatching() : saved.matching,
       ...(!access.link && { viewCounts: countViews(), tags: getJson('/api/tags') }),
-      ...(what === 'all' && readItems(size)),
+      ...(what === 'all' && readItems(size, parents)),
     };
     // All are awaited together, so that none fails unnoticed.
     const values = await Promise.all(Object.values(answer));
@@ -15397,8 +15513,24 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return page;
   }
 
-  function readItems(size) {
-    const page = readWindow(size);
+  // In a list that is not read to its end, subtasks can be far from their parents.
+  async function withSubtasks({ items, next }, parents) {
+    const found = new Map(items.map(item => [item.id, item]));
+    const asked = new Set();
+    while (next && isTree()) {
+      const read = Map.groupBy(found.values(), ({ parent }) => parent);
+      const lacks = ({ id, subtasks }) => found.has(id) && !asked.has(id) && !(read.get(id)?.length >= subtasks);
+      const ids = parents.filter(lacks).slice(0, MAXIMUM_SELECTED).map(({ id }) => id);
+      if (!ids.length) break;
+      ids.forEach(id => asked.add(id));
+      const page = await getTodos(selection(shownState(), { parent: ids, sort: 'order', limit: MAXIMUM_LIMIT }));
+      for (const item of page.items) if (!found.has(item.id)) found.set(item.id, item);
+    }
+    return { items: [...found.values()], next };
+  }
+
+  function readItems(size, parents) {
+    const page = readWindow(size).then(async found => withSubtasks(found, await parents));
     return { page, open: page.then(readOpen) };
   }
 
@@ -15434,9 +15566,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // A to-do that has not changed stays the same object, so that its row need not be compared.
-  function adopt({ places: [lists, filters], trashedLists, matching, viewCounts = {}, tags = [], page, open }) {
+  function adopt({ places: [lists, filters], trashedLists, matching, viewCounts = {}, tags = [], page, open, ...more }) {
     const query = filterNow()?.query;
-    Object.assign(saved, { lists, filters, trashedLists, matching });
+    const parents = new Map(more.parents.map(each => [each.id, each]));
+    Object.assign(saved, { lists, filters, trashedLists, matching, parents });
     if (filterNow()?.query !== query) state.stale = 'all'; // another window has changed it
     Object.assign(state, { viewCounts, tags });
     if (page) {
@@ -15526,7 +15659,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (!saved.next) return;
     const { ticket } = reading;
     try {
-      const { items, next } = await getTodos(widened(saved.next));
+      const { items, next } = await withSubtasks(await getTodos(widened(saved.next)), [...saved.parents.values()]);
       const fresh = new Set(items.map(item => item.id));
       if (ticket === reading.ticket) {
         noteTags(items);
@@ -15784,22 +15917,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (!typed || isTrash() || isLockedView() || complainOfDate()) return;
     const isRead = quick.answer && quick.asked === JSON.stringify(newRequest());
     const { query, body } = isRead ? { query: '', body: quick.answer.todo } : newRequest({ parse: true });
-    const { title } = body;
-    if (complainOfTitle(title)) return;
-    const plain = { list: inbox()?.id ?? null, completed: false, notes: '', due: null, start: null, repeat: null };
-    const order = (state.items.at(-1)?.order ?? 0) + 1;
-    const item = { id: newId(), ...plain, priority: 0, tags: [], order, pending: true, ...body };
-    const request = { method: 'PUT', path: `/api/todos/${item.id}${query}`, body };
+    if (complainOfTitle(body.title)) return;
     for (const name of ['.new-todo', '.new-due', '.new-tags']) empty(find(name));
     find('.new-priority').value = '0';
     Object.assign(quick, { answer: null, refused: new Set() });
     let isSeen = false;
-    command({
-      kind: 'todos',
-      words: `Added ${quoted(title)}`,
-      typed: { request: { ...request, headers: { 'If-None-Match': '*' } } },
-      request,
-      apply: draft => insertIn(draft, item),
+    const id = putTodo(body, query, {
       accept: answer => {
         noteTags([answer]);
         if (sortOf() !== 'order' || !belongs(answer)) state.stale = 'all';
@@ -15807,7 +15930,24 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       },
       failed: error => giveBack(typed, error),
     });
-    isSeen = reveal(rowOf(item.id));
+    isSeen = reveal(rowOf(id));
+  }
+
+  // Creates a to-do with an id of this page, or else an answer that is lost would create a second one.
+  function putTodo(body, query, more) {
+    const plain = { list: inbox()?.id ?? null, completed: false, notes: '', due: null, start: null, repeat: null };
+    const order = (state.items.at(-1)?.order ?? 0) + 1;
+    const item = { id: newId(), ...plain, parent: null, priority: 0, tags: [], order, pending: true, ...body };
+    const request = { method: 'PUT', path: `/api/todos/${item.id}${query}`, body };
+    command({
+      kind: 'todos',
+      words: `Added ${quoted(body.title)}`,
+      typed: { request: { ...request, headers: { 'If-None-Match': '*' } } },
+      request,
+      apply: draft => insertIn(draft, item),
+      ...more,
+    });
+    return item.id;
   }
 
   // A line of a list as other programs write it: a bullet or a number, a check box, and the title.
@@ -15919,9 +16059,46 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const completed = !item.completed;
     const said = `${item.title}: ${completed ? 'completed' : 'active'}.`;
     const words = `${completed ? 'Completed' : 'Reopened'} ${quoted(item.title)}`;
-    // The next of its series is made in the same batch, so one undo takes back both.
-    const more = completed && item.repeat ? { query: zoneQuery(), rereads: true, offersUndo: true } : { said };
-    change('todos', item, { completed }, words, more);
+    withOpenBelow(completed ? [item] : [], subtasks => {
+      // Its subtasks, and the next of its series, are written in the same batch, so one undo takes back all.
+      const query = `?${new URLSearchParams({ ...(zone && { tz: zone }), ...(subtasks && { subtasks }) })}`;
+      const apply = draft => completeIn(draft, item, completed, subtasks);
+      const isOne = !subtasks && !(completed && item.repeat);
+      const more = isOne ? { said } : { query, rereads: true, offersUndo: true };
+      change('todos', item, { completed }, words, { apply, ...more });
+    });
+  }
+
+  function completeIn(draft, { id }, completed, subtasks) {
+    changeIn(draft, 'todos', id, { completed });
+    for (const each of subtasks ? subtasksIn(draft, { id }) : [])
+      if (!each.completed) completeIn(draft, each, completed, subtasks);
+  }
+
+  // The number of open subtasks of these to-dos at every depth, without these themselves.
+  function openBelow(items) {
+    const ids = new Set(items.map(({ id }) => id));
+    for (let size = 0; size < ids.size; ) {
+      size = ids.size;
+      for (const { id, parent } of state.parents.values()) if (ids.has(parent)) ids.add(id);
+    }
+    const open = [...ids].map(id => state.parents.get(id) ?? { subtasks: 0, done: 0 });
+    const own = items.filter(item => !item.completed && ids.has(item.parent));
+    return sum(open, 'subtasks') - sum(open, 'done') - own.length;
+  }
+
+  // Asks what is to be done with open subtasks before their parents are completed; Escape leaves everything.
+  async function withOpenBelow(items, act) {
+    const open = openBelow(items);
+    if (!open) return act('');
+    const one = items.length === 1;
+    const what = one ? quoted(items[0].title) : todosText(items.length);
+    const text = `${what} ${one ? 'has' : 'have'} ${plural(open, 'open subtask', 'open subtasks')}.`;
+    const choices = { yes: 'Complete all', no: `Only ${one ? 'this one' : 'these'}`, isSafe: true };
+    const choice = await chosen('Complete subtasks, too?', text, choices);
+    if (choice) return act(choice === 'yes' ? 'complete' : '');
+    items.forEach(item => rowViews.delete(item)); // or a box would stay checked
+    return render();
   }
 
   function deleteTodo(item) {
@@ -15971,7 +16148,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
-  function clearCompleted() {
+  async function clearCompleted() {
+    const isHere = ({ list, completed }) => completed && list === (currentList()?.id ?? list);
+    const open = openBelow([...state.parents.values()].filter(isHere));
+    const text = `${plural(open, 'of them is', 'of them are')} still open.`;
+    const choices = { yes: 'Clear all', no: 'Keep' };
+    if (open && !(await confirmed('Clear completed to-dos with their subtasks?', text, choices))) return;
     const what = plural(changeableCounts().completed, 'completed to-do', 'completed to-dos');
     if (state.open?.completed && !isLocked(state.open)) closeDetail();
     bulk({
@@ -16027,7 +16209,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // Changes all that are selected as one batch, which one undo takes back.
-  function changeSelected(act, { method = 'PATCH', fields, renew = item => ({ ...item, ...fields }), more = '' }) {
+  function changeSelected(act, { method = 'PATCH', fields, renew, more = '', subtasks }) {
     const items = selectedItems();
     const ids = items.map(({ id }) => id);
     if (!ids.length) return endSelection();
@@ -16035,7 +16217,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const apply = (draft, { id }) => {
       const item = itemIn(draft, id);
       if (method === 'DELETE') removeIn(draft, 'items', id);
-      else if (item) changeIn(draft, 'todos', id, renew(item));
+      else if (subtasks) completeIn(draft, item, true, subtasks);
+      else if (item) changeIn(draft, 'todos', id, renew?.(item) ?? fields);
     };
     command({
       words: `${act} ${ids.length === 1 ? quoted(items[0].title) : todosText(ids.length)}`,
@@ -16049,8 +16232,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function completeSelected() {
-    const completed = selectedItems().some(item => !item.completed);
-    changeSelected(completed ? 'Completed' : 'Reopened', { fields: { completed } });
+    const items = selectedItems().filter(item => !item.completed);
+    const completed = items.length > 0;
+    withOpenBelow(items, subtasks => {
+      const more = subtasks && `&subtasks=${subtasks}`;
+      changeSelected(completed ? 'Completed' : 'Reopened', { fields: { completed }, more, subtasks });
+    });
   }
 
   function deleteSelected() {
@@ -16141,30 +16328,89 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     else moveToDay(item, dayText(date));
   }
 
-  function orderBetween(previous, following, otherwise) {
-    if (previous && following) return (previous.order + following.order) / 2;
-    if (previous) return previous.order + 1;
-    return following ? following.order - 1 : otherwise;
+  // The order between two neighbours, of which one may be missing; then also beside the nearest of `others`.
+  function orderBetween(previous, following, otherwise, others = []) {
+    if (!previous && !following) return otherwise;
+    const orders = others.map(({ order }) => order);
+    const low = previous?.order ?? Math.max(...orders.filter(order => order < following.order));
+    const high = following?.order ?? Math.min(...orders.filter(order => order > low));
+    if (low === -Infinity) return high - 1;
+    return high === Infinity ? low + 1 : (low + high) / 2;
   }
 
-  async function moveTodo(item, target) {
-    if (target >= state.items.length - 1) await loadMore();
-    const others = state.items.filter(({ id }) => id !== item.id);
-    const from = state.items.findIndex(({ id }) => id === item.id);
+  // Those among which a to-do can be moved: with the same parent in the same group.
+  function siblingsOf(item) {
+    const { items } = groups().find(each => each.items.includes(item)) ?? { items: [] };
+    const above = tree.get(item)?.above;
+    return items.filter(each => tree.get(each)?.above === above);
+  }
+
+  async function moveTodo({ id, parent }, target) {
+    if (target >= siblingsOf(itemById(id)).length - 1) await loadMore();
+    const item = itemById(id);
+    const siblings = item ? siblingsOf(item) : [];
+    const from = siblings.indexOf(item);
+    const others = siblings.toSpliced(from, 1);
     if (from < 0 || target === from || target < 0 || target > others.length) return;
-    const [previous, following] = [others[target - 1]?.id, others[target]?.id];
-    let order = null;
+    const said = `${item.title}: moved to position ${target + 1} of ${siblings.length}.`;
+    placeTodo(item, parent, others[target - 1]?.id, others[target]?.id, { said });
+  }
+
+  // Between these two, which are subtasks of the parent, or on the top level.
+  function placeTodo(item, parent, previous, following, more) {
+    const isSame = parent === item.parent;
+    const body = isSame ? {} : { parent };
     command({
       kind: 'todos',
       words: `Moved ${quoted(item.title)}`,
-      said: `${item.title}: moved to position ${target + 1} of ${state.items.length}.`,
-      apply: draft => moveIn(draft, item.id, previous, following),
+      apply: draft => {
+        if (!isSame) changeIn(draft, 'todos', item.id, body);
+        moveIn(draft, item.id, previous, following);
+      },
       // The order is worked out when the command is sent: by then the neighbours' own moves are answered.
       request: () => {
-        order ??= orderBetween(byId(saved.items, previous), byId(saved.items, following), item.order);
-        return { method: 'PATCH', path: `/api/todos/${item.id}`, body: { order } };
+        const [before, after] = [previous, following].map(id => byId(saved.items, id));
+        body.order ??= orderBetween(before, after, item.order, saved.items);
+        return { method: 'PATCH', path: `/api/todos/${item.id}`, body };
       },
+      ...more,
     });
+  }
+
+  // The to-do above on the same level, of which one can become a subtask.
+  const upperOf = item => siblingsOf(item)[siblingsOf(item).indexOf(item) - 1];
+
+  function nestTodo(item, more = {}) {
+    const upper = upperOf(item);
+    if (refuses(item)) return;
+    if (!isTree()) return announce('Choose “My order” of a list and clear the search to make subtasks.');
+    if (!upper) return announce('There is no to-do above it on its level.');
+    toggleBranch(upper, true);
+    const last = state.items.findLast(({ parent }) => parent === upper.id)?.id;
+    const words = `Made ${quoted(item.title)} a subtask of ${quoted(upper.title)}`;
+    return placeTodo(item, upper.id, last, null, { words, said: `${words}.`, ...more });
+  }
+
+  // Up by a level, or to the top, behind the to-do that it was below.
+  function liftTodo(item, { isTop = false, ...more } = {}) {
+    if (refuses(item)) return;
+    const parentOf = ({ parent }) => itemById(parent) ?? state.parents.get(parent);
+    let upper = parentOf(item);
+    if (!upper) return announce('It is on the top level already.');
+    while (isTop && parentOf(upper)) upper = parentOf(upper);
+    const siblings = byId(state.items, upper.id) ? siblingsOf(upper) : [];
+    const following = siblings[siblings.indexOf(upper) + 1]?.id;
+    const words = `Moved ${quoted(item.title)} ${parentOf(upper) ? 'up a level' : 'to the top level'}`;
+    const previous = siblings.length ? upper.id : null;
+    return placeTodo(item, upper.parent ?? null, previous, following, { words, said: `${words}.`, ...more });
+  }
+
+  const isInward = (node, key) => key.endsWith(getComputedStyle(node).direction === 'rtl' ? 'Left' : 'Right');
+  const nestByKey = (node, key) => (isInward(node, key) ? nestTodo : liftTodo)(itemOf(node));
+
+  function branchByKey(node, key) {
+    const isOpen = tree.get(itemOf(node))?.isOpen;
+    return isOpen === !isInward(node, key) && toggleBranch(itemOf(node), !isOpen);
   }
 
   function moveByKey(node, key) {
@@ -16172,9 +16418,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (refuses(item)) return undefined;
     if (hasDays()) return moveDayByKey(item, key === 'ArrowUp' ? -1 : +1);
     if (!canReorder()) return announce('Choose “My order” and clear the search to move to-dos.');
-    const target = state.items.findIndex(({ id }) => id === item.id) + (key === 'ArrowUp' ? -1 : +1);
+    const siblings = siblingsOf(item);
+    const target = siblings.indexOf(item) + (key === 'ArrowUp' ? -1 : +1);
     if (target < 0) return announce('Already the first.');
-    if (target >= state.items.length && !state.next) return announce('Already the last.');
+    if (target >= siblings.length && !state.next) return announce('Already the last.');
     return moveTodo(item, target);
   }
 
@@ -16236,9 +16483,36 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       h('span', { 'aria-hidden': 'true' }, initials.toUpperCase()), hiddenWords(label));
   }
 
+  // A press hides or shows the subtasks that stand below.
+  function progressMark(item) {
+    const words = progress(item);
+    const { isOpen } = tree.get(item) ?? {};
+    if (isOpen === undefined) return h('span.mark.row', {}, icon('list'), words);
+    const acts = action(() => toggleBranch(item, !isOpen));
+    return button('mark.row.branch', { 'aria-expanded': isOpen, ...acts }, icon('details'), words);
+  }
+
+  function progressWords({ id }) {
+    const { subtasks, done } = state.parents.get(id);
+    return `${done} of ${plural(subtasks, 'subtask', 'subtasks')} completed`;
+  }
+
+  function progress(item) {
+    const { subtasks, done } = state.parents.get(item.id);
+    return [h('span', { 'aria-hidden': 'true' }, `${done}/${subtasks}`), hiddenWords(progressWords(item))];
+  }
+
+  function parentMark(title, id) {
+    const acts = { 'aria-label': `Subtask of ${title}`, ...action(() => openById(id)) };
+    return button('mark.row.parent', acts, icon('parent'), h('span.place-name', { dir: 'auto' }, title));
+  }
+
   function marksOf(item) {
     const list = state.view.kind !== 'list' && listById(item.list);
+    const parent = !tree.get(item)?.above && state.parents.get(item.parent)?.title;
     return [
+      parent && parentMark(parent, item.parent),
+      isParent(item) && progressMark(item),
       item.priority > 0 && priorityMark(item.priority),
       item.due && dueMark(item),
       item.reminders?.length > 0 && reminderMark(item),
@@ -16262,7 +16536,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     classes['.selected'] = isSelected;
     for (const level of [1, 2, 3]) classes[`.priority-${level}`] = priority === level;
     const label = h('label', { dir: 'auto' }, formed(title, LINKS));
-    const row = { key: id, 'data-id': id, ...classes, '.editing': isEditing };
+    const row = { key: id, 'data-id': id, ...classes, '.editing': isEditing, 'aria-level': tree.get(item)?.depth };
     if (!isWhole) return h('li', row, h('div.view', {}, h('div.words', { key: 'words' }, label)));
     const toggle = { ...action('toggleRow'), type: 'checkbox', disabled: locked, checked: completed };
     const details = { ...action('openRow'), 'aria-label': `Details of ${title}` };
@@ -16287,7 +16561,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const flags = { isOpen: open?.id === item.id, isEditing: editing === item.id, isSelected: selected.has(item.id) };
     flags.isWhole = isNear || flags.isEditing;
     const due = flags.isWhole && item.due && friendlyDue(item.due);
-    const signature = `${Object.values(flags)} ${due?.text} ${due?.tone}`;
+    const { subtasks, done } = state.parents.get(item.id) ?? {};
+    const parent = state.parents.get(item.parent)?.title;
+    const signature = JSON.stringify([flags, due?.text, due?.tone, tree.get(item), subtasks, done, parent]);
     const known = rowViews.get(item);
     if (known?.context === rowContext && known.signature === signature) return known.view;
     const view = newRowView(item, flags);
@@ -16762,13 +17038,26 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function startDrag(grip, event) {
     const row = grip.closest('li');
     if (event.button !== 0 || !(canReorder() || hasDays()) || isLocked(itemOf(row))) return;
-    const all = shownRows();
-    const from = all.indexOf(row);
+    const all = hasDays() ? [[row]] : blocksOf(itemOf(row));
+    const from = all.findIndex(([first]) => first === row);
     state.drag = { row, all, from, to: from, place: null, startY: event.clientY, y: event.clientY, scroll: scrollY };
     event.preventDefault();
     grip.setPointerCapture(event.pointerId);
-    row.classList.add('dragging');
+    all[from].forEach(each => each.classList.add('dragging'));
     requestAnimationFrame(scrollWhileDragging);
+  }
+
+  // The rows of each sibling with those of its subtasks.
+  function blocksOf(item) {
+    const ids = new Set(siblingsOf(item).map(({ id }) => id));
+    const { depth } = tree.get(item) ?? {};
+    const blocks = [];
+    for (const row of shownRows()) {
+      if (ids.has(row.dataset.id)) blocks.push([row]);
+      else if (row.getAttribute('aria-level') > depth) blocks.at(-1)?.push(row);
+      else if (blocks.length) break;
+    }
+    return blocks;
   }
 
   function followDrag(grip, event) {
@@ -16788,20 +17077,23 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function shiftRows() {
-    const { row, all, from, to: before, startY, y, scroll } = state.drag;
+    const { all, from, to: before, startY, y, scroll } = state.drag;
     const distance = y - startY + scrollY - scroll;
-    const middleOf = each => each.parentNode.offsetTop + each.offsetTop + each.offsetHeight / 2; // without transforms
-    const middle = middleOf(row) + distance;
+    const topOf = each => each.parentNode.offsetTop + each.offsetTop; // without transforms
+    const bottomOf = block => topOf(block.at(-1)) + block.at(-1).offsetHeight;
+    const middleOf = block => (topOf(block[0]) + bottomOf(block)) / 2;
+    const middle = middleOf(all[from]) + distance;
+    const height = bottomOf(all[from]) - topOf(all[from][0]);
+    const shift = (block, way) => block.forEach(each => (each.style.transform = way && `translateY(${way}px)`));
     let to = from;
     while (to + 1 < all.length && middle > middleOf(all[to + 1])) to += 1;
     while (to > 0 && middle < middleOf(all[to - 1])) to -= 1;
-    row.style.transform = `translateY(${distance}px)`;
+    shift(all[from], distance);
     if (hasDays()) return; // the order follows from the date
     for (let index = Math.min(from, to, before); index <= Math.max(from, to, before); index += 1) {
-      const sign = index < from && index >= to ? '' : index > from && index <= to ? '-' : null;
       if (index === from) continue;
-      all[index].classList.add('shifted');
-      all[index].style.transform = sign === null ? '' : `translateY(${sign}${row.offsetHeight}px)`;
+      all[index].forEach(each => each.classList.add('shifted'));
+      shift(all[index], index < from && index >= to ? height : index > from && index <= to ? -height : '');
     }
     state.drag.to = to;
   }
@@ -17455,7 +17747,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.detail fieldset, .detail-list': ({ isFixed }) => ({ disabled: isFixed }),
     '.detail-tag, .detail-delete': ({ isFixed }) => ({ hidden: isFixed }),
     '.detail-note': ({ item, isFixed }) => ({ hidden: !isFixed, children: [isFixed && lockWords(item)] }),
-    '.detail-state': ({ item }) => ({ children: [item?.completed ? 'Completed' : 'Active'] }),
+    '.detail-state': ({ item }) => {
+      const parent = state.parents.get(item?.parent);
+      return { children: [item?.completed ? 'Completed' : 'Active', parent && parentMark(parent.title, parent.id)] };
+    },
+    '.subtasks-part': ({ item, isFixed }) => ({ hidden: !item || (isFixed && !isParent(item)) }),
+    '#subtasks-title': ({ item }) => ({ children: [item && isParent(item) ? progressWords(item) : 'Subtasks'] }),
+    '.subtasks': ({ item }) => ({ children: item ? state.subtasks.map(subtaskView) : [] }),
+    '.new-subtask': ({ isFixed }) => ({ hidden: isFixed }),
+    '.nest': ({ item, isFixed }) => ({ hidden: !item || isFixed || !isTree() || !upperOf(item) }),
+    '.lift': ({ item, isFixed }) => ({ hidden: !item?.parent || isFixed }),
     ...each([0, 1, 7], days => `.quick-due [data-days="${days}"]`, (days, { item }) => ({
       'aria-pressed': Boolean(item?.due) && dayText(dueMoment(item.due)) === dayFromNow(days),
     })),
@@ -17654,11 +17955,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
-  async function confirmed(title, text, { yes = 'Delete for good', no = 'Keep', isSafe = false } = {}) {
+  // The answer is yes, no, or empty after Escape.
+  function chosen(title, text, { yes = 'Delete for good', no = 'Keep', isSafe = false } = {}) {
     find('.confirm-yes').classList.toggle('danger', !isSafe);
     const texts = { '#confirm-title': title, '.confirm-text': text, '.confirm-yes': yes, '.confirm-no': no };
-    return (await answerOf('.confirm', isSafe ? '.confirm-yes' : '.confirm-no', texts)) === 'yes';
+    return answerOf('.confirm', isSafe ? '.confirm-yes' : '.confirm-no', texts);
   }
+
+  const confirmed = async (...question) => (await chosen(...question)) === 'yes';
 
   const closeDialog = node => node.closest('dialog').close(node.value);
 
@@ -17681,7 +17985,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     saveDetails();
     Object.assign(state, { history: [], nextHistory: null, commenting: null });
     find('.comment-form').reset();
-    keep({ open: savedThing('todos', item.id) ?? item, comments: [] });
+    const subtasks = isParent(item) ? state.items.filter(({ parent }) => parent === item.id) : [];
+    keep({ open: savedThing('todos', item.id) ?? item, comments: [], subtasks });
     settleLayout();
     loadHistory();
     loadPeople();
@@ -17697,11 +18002,38 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     saveDetails();
     const hadFocus = find('.detail').contains(document.activeElement);
     const row = rowOf(saved.open.id);
-    keep({ open: null });
+    keep({ open: null, subtasks: [] });
     settleLayout();
     if (!hadFocus) return;
     if (row?.isConnected) focusIn(row);
     else focusStart();
+  }
+
+  // Opens a to-do that the view may not have.
+  async function openById(id) {
+    const item = itemById(id) ?? (await getJson(`/api/todos/${id}`).catch(error => complain(expected(error).message)));
+    if (item) openDetail(item);
+  }
+
+  function addSubtask() {
+    const field = find('.new-subtask');
+    const title = oneLine(field.value);
+    if (!title || complainOfTitle(title)) return;
+    empty(field);
+    const { id: parent, list } = state.open;
+    putTodo({ title, parent, list }, '', {
+      said: `Added ${title}.`,
+      failed: () => void (field.value ||= title),
+    });
+  }
+
+  function subtaskView(item) {
+    const { id, title, completed } = item;
+    const box = { type: 'checkbox', 'aria-label': title, checked: completed, disabled: isLocked(item) };
+    return h('li.row', { key: id, '.completed': completed },
+      h('input.toggle', { ...box, ...action(() => toggleTodo(itemById(id))) }),
+      button('subtask', { dir: 'auto', ...action(() => openById(id)) }, title),
+      isParent(item) && h('span.soft', {}, progress(item)));
   }
 
   // Where field-sizing isn't known the title's box is fitted by hand.
@@ -17727,6 +18059,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function saveDetails() {
     if (!state.open) return;
     addTag();
+    addSubtask();
     detailFields().forEach(saveField);
   }
 
@@ -17931,6 +18264,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const VALUES = {
     priority: level => PRIORITIES[level],
     list: listName,
+    parent: id => quoted((itemById(id) ?? state.parents.get(id))?.title ?? 'another to-do'),
     repeat: repeatWords,
     reminders: reminders => reminders.map(each => reminderText(each, {})).join(', '),
   };
@@ -18044,9 +18378,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const item = state.open;
     if (!item || item.pending) return;
     loadMembers(item.list);
-    if (!item.comments && !saved.comments.length) return;
-    const comments = await getJson(`/api/todos/${item.id}/comments`).catch(() => saved.comments);
-    if (state.open?.id === item.id) keep({ comments });
+    const hasComments = item.comments > 0 || saved.comments.length > 0;
+    const hasSubtasks = isParent(item) || saved.subtasks.length > 0;
+    if (!hasComments && !hasSubtasks) return;
+    const { writes } = state;
+    const [comments, subtasks] = await Promise.all([
+      hasComments ? getJson(`/api/todos/${item.id}/comments`) : [],
+      hasSubtasks ? getJson(`/api/todos?parent=${item.id}&limit=${MAXIMUM_LIMIT}`) : [],
+    ]).catch(() => [saved.comments, saved.subtasks]);
+    if (state.open?.id !== item.id) return;
+    if (writes === state.writes && !queue.running) keep({ comments, subtasks });
+    else afterQueue(loadPeople);
     render();
   }
 
@@ -18132,7 +18474,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     document.documentElement.classList.add('is-starting');
     queue.jobs.length = 0;
     for (const field of findAll('input, textarea')) field.value = '';
-    keep({ open: null });
+    keep({ open: null, subtasks: [] });
     history.replaceState(null, '', '#/');
     location.reload();
     return new Promise(() => {});
@@ -18877,6 +19219,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     openRow: node => openDetail(itemOf(node)),
     deleteRow: node => deleteTodo(itemOf(node)),
     deleteOpen: () => deleteTodo(state.open),
+    nestOpen: () => nestTodo(itemById(state.open.id), { offersUndo: true }),
+    liftOpen: () => liftTodo(state.open, { isTop: true, offersUndo: true }),
     chooseAssignee: ({ value }) => choose('assignee', value || null),
     chooseList: ({ value }) => moveToList(state.open, value),
     chooseSingleKeys: ({ checked }) => remember('single-keys', checked),
@@ -18946,6 +19290,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ['input', 'fieldset[data-field]', typeField],
     ['change', '.detail-title, .detail-notes', saveDetails],
     ['change', '.detail-tag', addTag],
+    ['change', '.new-subtask', addSubtask],
     ['toggle', '.history', () => loadHistory()],
     ['toggle', '.part', openPart],
     ['pointerdown', '.grip', startDrag],
@@ -18999,6 +19344,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     [['F2'], ROW, node => startEdit(itemOf(node)), 'Edit its title, as a double-click does'],
     [['Delete'], ROW, deleteByKey, 'Move it to the trash'],
     [['Alt+ArrowUp', 'Alt+ArrowDown'], ROW, moveByKey, 'Move it up or down'],
+    [['Alt+ArrowRight', 'Alt+ArrowLeft'], ROW, nestByKey, 'Make it a subtask of the to-do above, or undo that'],
+    [['ArrowRight', 'ArrowLeft'], ROW, branchByKey, 'Show or hide its subtasks'],
     [['Alt+ArrowUp', 'Alt+ArrowDown'], '.place[data-id]', (node, key) =>
       moveListBy(listById(node.dataset.id), key === 'ArrowUp' ? -1 : +1)],
     [['Enter'], '.edit, .rename-list', field => endInPlace(field)],
@@ -19010,6 +19357,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     [['Escape'], '.detail-title', discardTitle],
     [['Enter'], '.detail fieldset input', input => saveField(input.closest('fieldset'))],
     [['Enter', ','], '.detail-tag', addTag],
+    [['Enter'], '.new-subtask', addSubtask],
     [['Backspace'], '.detail-tag', removeLastTag],
     [['Mod+z'], '*', node => takeBackByKey(node, undo), 'Undo'],
     [['Mod+Shift+z'], '*', node => takeBackByKey(node, redo), 'Redo'],
@@ -19094,7 +19442,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function openHelp() {
     const apple = { Mod: '⌘', Shift: '⇧', Alt: '⌥' };
-    const names = { Mod: 'Ctrl', ArrowUp: '↑', ArrowDown: '↓', Escape: 'Esc', z: 'Z', ...(isApple && apple) };
+    const arrows = { ArrowUp: '↑', ArrowDown: '↓', ArrowLeft: '←', ArrowRight: '→' };
+    const names = { Mod: 'Ctrl', Escape: 'Esc', z: 'Z', ...arrows, ...(isApple && apple) };
     const rows = KEYS.filter(([, , , words]) => words).flatMap(([keys, , , words]) => [
       h('dt', {}, [...new Set(keys.flatMap(key => key.split('+')))].map(key => h('kbd', {}, names[key] ?? key))),
       h('dd', {}, words),
