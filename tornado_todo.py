@@ -15302,16 +15302,19 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const aboveOf = ({ parent }) => (ids.has(parent) ? parent : null);
     const below = Map.groupBy(items, aboveOf);
     const closed = new Set(recall('closed', []));
+    const found = [];
     const place = (item, depth, isShown) => {
-      if (tree.has(item)) return [];
+      if (tree.has(item)) return;
       const lower = below.get(item.id) ?? [];
       // Completed parents hide nothing that is open.
       const isOpen = !closed.has(item.id) || (item.completed && lower.some(each => !each.completed));
       tree.set(item, { depth, above: aboveOf(item), isOpen: lower.length ? isOpen : undefined });
-      return [isShown ? item : [], ...lower.flatMap(each => place(each, depth + 1, isShown && isOpen))];
+      if (isShown) found.push(item);
+      for (const each of lower) place(each, depth + 1, isShown && isOpen);
     };
     // Those that are left over have each other as parents, while two windows move them at once.
-    return [...(below.get(null) ?? []), ...items].flatMap(item => place(item, 1, true)).flat();
+    for (const item of [...(below.get(null) ?? []), ...items]) place(item, 1, true);
+    return found;
   }
 
   function toggleBranch({ id }, isOpen) {
@@ -15566,7 +15569,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // A to-do that has not changed stays the same object, so that its row need not be compared.
-  function adopt({ places: [lists, filters], trashedLists, matching, viewCounts = {}, tags = [], page, open, ...more }) {
+  function adopt({ places, trashedLists, matching, viewCounts = {}, tags = [], page, open, ...more }) {
+    const [lists, filters] = places;
     const query = filterNow()?.query;
     const parents = new Map(more.parents.map(each => [each.id, each]));
     Object.assign(saved, { lists, filters, trashedLists, matching, parents });
@@ -16378,7 +16382,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // The to-do above on the same level, of which one can become a subtask.
-  const upperOf = item => siblingsOf(item)[siblingsOf(item).indexOf(item) - 1];
+  const upperOf = item => siblingsOf(item).findLast((each, index, all) => all[index + 1] === item);
 
   function nestTodo(item, more = {}) {
     const upper = upperOf(item);
@@ -16471,10 +16475,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return h(`span.mark.row.priority.level-${priority}`, {}, icon('flag'), PRIORITIES[priority]);
   }
 
-  function reminderMark(item) {
-    const words = `Reminders: ${item.reminders.map(each => reminderText(each, item)).join('; ')}`;
-    return h('span.mark.row', { title: words }, icon('bell'), hiddenWords(words));
-  }
+  // An icon, whose words are a title for the eyes and text for screen readers.
+  const iconMark = (name, words) => h(`span.mark.row.${name}-mark`, { title: words }, icon(name), hiddenWords(words));
+  const reminderWords = item => `Reminders: ${item.reminders.map(each => reminderText(each, item)).join('; ')}`;
 
   function assigneeMark(name) {
     const initials = name.split(/[^\p{L}\p{N}]+/u).filter(Boolean).slice(0, 2).map(word => [...word][0]).join('');
@@ -16515,17 +16518,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       isParent(item) && progressMark(item),
       item.priority > 0 && priorityMark(item.priority),
       item.due && dueMark(item),
-      item.reminders?.length > 0 && reminderMark(item),
+      item.reminders?.length > 0 && iconMark('bell', reminderWords(item)),
       !hasStarted(item) && h('span.mark.row', {}, icon('later'), `From ${friendlyDue(item.start).text}`),
-      item.repeat && h('span.mark.row.repeats', { title: repeatWords(item.repeat) },
-        icon('repeat'), hiddenWords(repeatWords(item.repeat))),
+      item.repeat && iconMark('repeat', repeatWords(item.repeat)),
       list && h('span.mark.row.in-list', { dir: 'auto' }, list.title),
       item.tags.map(tagButton),
       state.selected.has(item.id) && hiddenWords('Selected'),
       item.assignee && assigneeMark(item.assignee),
       item.comments > 0 && h('span.mark.row', { title: 'Comments' },
         icon('comment'), String(item.comments), hiddenWords(item.comments === 1 ? ' comment' : ' comments')),
-      item.notes && h('span.mark.row.note', { title: 'Has notes' }, icon('note'), hiddenWords('Has notes')),
+      item.notes && iconMark('note', 'Has notes'),
     ];
   }
 
