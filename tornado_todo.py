@@ -16557,15 +16557,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const rowViews = new WeakMap();
   let rowContext = { text: '' }; // what rows show of everything but their to-do
 
+  function branchText(item) {
+    if (!state.parents.size) return '';
+    const { depth, above, isOpen } = tree.get(item) ?? {};
+    const { subtasks, done } = state.parents.get(item.id) ?? {};
+    return `${depth} ${isOpen} ${subtasks} ${done} ${above ? '' : state.parents.get(item.parent)?.title}`;
+  }
+
   // A row is described again only when its to-do, or what it shows of everything else, is another.
   function rowView(item, isNear) {
     const { open, editing, selected } = state;
     const flags = { isOpen: open?.id === item.id, isEditing: editing === item.id, isSelected: selected.has(item.id) };
     flags.isWhole = isNear || flags.isEditing;
     const due = flags.isWhole && item.due && friendlyDue(item.due);
-    const { subtasks, done } = state.parents.get(item.id) ?? {};
-    const parent = state.parents.get(item.parent)?.title;
-    const signature = JSON.stringify([flags, due?.text, due?.tone, tree.get(item), subtasks, done, parent]);
+    const signature = `${Object.values(flags)} ${due?.text} ${due?.tone} ${branchText(item)}`;
     const known = rowViews.get(item);
     if (known?.context === rowContext && known.signature === signature) return known.view;
     const view = newRowView(item, flags);
