@@ -12432,7 +12432,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <textarea class="detail-title" data-field="title" rows="1" aria-label="Title" dir="auto"
                 enterkeyhint="done"></textarea>
       <section class="subtasks-part" aria-labelledby="subtasks-title">
-        <h3 id="subtasks-title" class="soft"></h3>
+        <p id="subtasks-title"></p>
         <ul class="subtasks"></ul>
         <input class="new-subtask control" type="text" placeholder="Add a subtask" autocomplete="off"
                aria-label="Add a subtask" dir="auto" enterkeyhint="done">
@@ -13781,12 +13781,13 @@ summary.sidebar-heading { cursor: pointer; }
 .field {
   gap: var(--s1);
   min-width: 0;
-  > label, > legend {
-    padding-block-end: var(--s1);
-    color: var(--soft);
-    font: 600 var(--small) / 1.5 var(--sans);
-  }
   textarea { resize: vertical; }
+}
+
+.field > :is(label, legend), #subtasks-title {
+  padding-block-end: var(--s1);
+  color: var(--soft);
+  font: 600 var(--small) / 1.5 var(--sans);
 }
 
 /* Notes are shown with their forms, and as they were typed while one edits them. */
