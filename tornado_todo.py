@@ -15678,8 +15678,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   });
 
   async function printAll() {
-    for (let before; state.next && state.next !== before; ) {
-      before = state.next;
+    const place = () => `${state.next} ${reading.ticket}`; // a reading that began meanwhile takes the page back
+    for (let before; state.next && place() !== before; ) {
+      before = place();
       await loadMore();
     }
     print();
