@@ -8872,14 +8872,12 @@ def parse_address(text: str | None) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-@functools.lru_cache(100)
 def is_loopback(address: str | None) -> bool:
     """Whether an address is this machine's own: 127.0.0.0/8 or ::1."""
     parsed = parse_address(address)
     return bool(parsed and parsed.is_loopback)
 
 
-@functools.lru_cache(100)
 def is_loopback_name(host: str) -> bool:
     """Whether a Host header names this machine's loopback: localhost, 127.0.0.0/8 or [::1], any port."""
     name, _ = split_host(host)
@@ -19943,7 +19941,16 @@ class ClientStream(tornado.iostream.IOStream):
             head.add_done_callback(self._take_head)
             if self._is_idle and self._is_ahead:
                 self._limits.begin_head(self.close)
+            elif self._is_new:
+                return self._in_turn(head)
         return head
+
+    async def _in_turn(self, head: Awaitable[bytes]) -> bytes:
+        """The head of a connection's first request, when the request may begin; see ConnectionLimits.begin()."""
+        text, turn = await head, asyncio.Event()
+        self._limits.begin(turn.set)
+        await turn.wait()
+        return text
 
     def _take_head(self, head: asyncio.Future[bytes]) -> None:
         self._is_new = self._is_idle = self._reads_head = self._is_ahead = False
