@@ -12177,9 +12177,31 @@ class PrefixHandler(Handler):
 PAGE_HTML = r"""<!DOCTYPE html>
 {% set icon = '<svg class="icon" aria-hidden="true"><use href="#icon-%s"/></svg>' %}
 {% set brand = icon % 'funnel' + '<b>tornado <em>todo</em></b>' %}
-{% set close = '<button class="icon-button %s" data-action="%s" aria-label="%s">' + icon % 'close' + '</button>' %}
-{% set head_end = close % ('dialog-close', 'closeDialog', 'Close') + '</div><p class="said" role="status"></p>' %}
-{% set priorities = list(enumerate(('None', 'Low', 'Medium', 'High'))) %}
+{% set tool = lambda kind, action, label, drawing, more='': (
+  '<button class="icon-button %s" data-action="%s" aria-label="%s" %s>%s</button>'
+  % (kind, action, label, more, icon % drawing)) %}
+{% set close = lambda *words: tool(*words, 'close') %}
+{% set head = lambda name, title='': (
+  '<div class="dialog-head row"><h2 id="%s-title" dir="auto">%s</h2>%s</div><p class="said" role="status"></p>'
+  % (name, title, close('dialog-close', 'closeDialog', 'Close'))) %}
+{% set part = lambda name, title, more='': (
+  '<details class="part %s-part" name="account-part" %s><summary>%s</summary>' % (name, more, title)) %}
+{% set field = lambda id, label, attributes, hint='': (
+  '<div class="field"><label for="%s">%s</label><input id="%s" %s %s>%s</div>'
+  % (id, label, id, attributes, hint and 'aria-describedby="%s-hint"' % id,
+     hint and '<p class="soft" id="%s-hint">%s</p>' % (id, hint))) %}
+{% set password = lambda id, label, name='password', kind='current', hint='': (
+  field(id, label, 'name="%s" type="password" autocomplete="%s-password" required' % (name, kind), hint)) %}
+{% set choose = lambda id, label, attributes, choices: (
+  '<div class="field"><label for="%s">%s</label><select id="%s" %s>%s</select></div>'
+  % (id, label, id, attributes, options(choices))) %}
+{% set options = lambda choices: ''.join('<option value="%s">%s</option>' % choice for choice in choices.items()) %}
+{% set plain = 'type="text" autocomplete="off" dir="auto"' %}
+{% set user_name = ('name="name" type="text" autocapitalize="none" spellcheck="false" dir="auto" maxlength="64"'
+                    ' required ') %}
+{% set username = ('<input class="account-username" name="username" type="text" autocomplete="username" readonly hidden'
+                   ' aria-label="Name">') %}
+{% set priorities = dict(enumerate(('None', 'Low', 'Medium', 'High'))) %}
 <html lang="en" class="is-starting" data-base="{{ base }}" data-weather="{{ weather }}">
 <head>
 <meta charset="utf-8">
@@ -12250,7 +12272,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 
 <div class="shell">
   <nav class="sidebar" id="sidebar" aria-label="Lists">
-    <div class="brand row">{% raw brand %}{% raw close % ('close-drawer', 'closeDrawer', 'Close the lists') %}</div>
+    <div class="brand row">{% raw brand %}{% raw close('close-drawer', 'closeDrawer', 'Close the lists') %}</div>
     <ul class="views"></ul>
     <h2 class="sidebar-heading lists-heading">My lists</h2>
     <ul class="lists"></ul>
@@ -12286,8 +12308,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
 
   <main class="page">
     <div class="top-bar row wrap">
-      <button class="icon-button open-drawer" data-action="openDrawer" aria-label="Open the lists"
-              aria-controls="sidebar" aria-expanded="false">{% raw icon % 'menu' %}</button>
+      {% raw tool('open-drawer', 'openDrawer', 'Open the lists', 'menu',
+                  'aria-controls="sidebar" aria-expanded="false"') %}
       <p class="eyebrow soft"><time class="today"></time><span class="weather" hidden></span></p>
       <div class="search-box">
         {% raw icon % 'search' %}
@@ -12304,23 +12326,19 @@ PAGE_HTML = r"""<!DOCTYPE html>
           <input class="rename-list control" type="text" aria-label="Name of this list" autocomplete="off"
                  dir="auto" maxlength="500" hidden>
           <div class="list-tools row" hidden>
-            <button class="icon-button share-button" data-action="openSharing" title="Share"
-                    aria-label="Share this list" aria-haspopup="dialog" hidden>{% raw icon % 'share' %}</button>
-            <button class="icon-button" data-action="openListOptions" title="Colour, place and archive"
-                    aria-label="Colour, place and archive of this list"
-                    aria-haspopup="dialog">{% raw icon % 'options' %}</button>
-            <button class="icon-button rename-list-button" data-action="startRename"
-                    aria-label="Rename this list">{% raw icon % 'pencil' %}</button>
-            <button class="icon-button delete-list-button" data-action="deleteList"
-                    aria-label="Delete this list">{% raw icon % 'trash' %}</button>
-            <button class="icon-button leave-button" data-action="leaveList" title="Leave this list"
-                    aria-label="Leave this list" hidden>{% raw icon % 'leave' %}</button>
+            {% for words in (
+              ('share-button', 'openSharing', 'Share this list', 'share',
+               'title="Share" aria-haspopup="dialog" hidden'),
+              ('', 'openListOptions', 'Colour, place and archive of this list', 'options',
+               'title="Colour, place and archive" aria-haspopup="dialog"'),
+              ('rename-list-button', 'startRename', 'Rename this list', 'pencil'),
+              ('delete-list-button', 'deleteList', 'Delete this list', 'trash'),
+              ('leave-button', 'leaveList', 'Leave this list', 'leave', 'title="Leave this list" hidden'),
+            ) %}{% raw tool(*words) %}{% end %}
           </div>
           <div class="filter-tools row" hidden>
-            <button class="icon-button" data-action="renameFilter"
-                    aria-label="Rename this filter">{% raw icon % 'pencil' %}</button>
-            <button class="icon-button" data-action="deleteFilter"
-                    aria-label="Delete this filter">{% raw icon % 'trash' %}</button>
+            {% raw tool('', 'renameFilter', 'Rename this filter', 'pencil') %}
+            {% raw tool('', 'deleteFilter', 'Delete this filter', 'trash') %}
           </div>
           <button class="button empty-trash" data-action="emptyTrash" hidden>Empty trash</button>
         </div>
@@ -12331,9 +12349,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
           {% raw icon % 'plus' %}
           <input class="new-todo" type="text" placeholder="What needs to be done?" aria-label="What needs to be
                  done?" autocomplete="off" enterkeyhint="done" dir="auto">
-          <button class="icon-button new-options-button" data-action="toggleOptions" aria-expanded="false"
-                  aria-controls="new-options"
-                  aria-label="Due date, priority and tags for the new to-do">{% raw icon % 'options' %}</button>
+          {% raw tool('new-options-button', 'toggleOptions', 'Due date, priority and tags for the new to-do',
+                      'options', 'aria-expanded="false" aria-controls="new-options"') %}
           <div class="understood row wrap" role="group" aria-label="Read from the title" aria-live="polite"
                hidden></div>
           <div class="new-options" id="new-options" role="group" aria-label="For the new to-do" hidden>
@@ -12341,9 +12358,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
             <input id="new-due" class="new-due control" type="date" min="1000-01-01" max="9999-12-31"
                    autocomplete="off">
             <label class="soft" for="new-priority">Priority</label>
-            <select id="new-priority" class="new-priority control" autocomplete="off">
-              {% for value, name in priorities %}<option value="{{ value }}">{{ name }}</option>{% end %}
-            </select>
+            <select id="new-priority" class="new-priority control"
+                    autocomplete="off">{% raw options(priorities) %}</select>
             <label class="soft" for="new-tags">Tags</label>
             <input id="new-tags" class="new-tags control" type="text" placeholder="home, errands"
                    autocomplete="off" dir="auto">
@@ -12358,12 +12374,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
             type="checkbox"><label for="toggle-all">Mark all as complete</label></span>
           <label class="sort-label" for="sort">Sort</label>
           <select id="sort" class="sort" data-action="chooseSort" aria-label="Sort">
-            <option value="order">My order</option>
-            <option value="due">Due date</option>
-            <option value="-priority">Priority</option>
-            <option value="-created_at">Newest</option>
-            <option value="title">Title</option>
-          </select>
+            {% raw options({'order': 'My order', 'due': 'Due date', '-priority': 'Priority', '-created_at': 'Newest',
+                            'title': 'Title'}) %}</select>
         </div>
         <div class="todo-list stack"></div>
         <div class="more" hidden><button class="button more-button" data-action="loadMore">Show more</button></div>
@@ -12392,29 +12404,22 @@ PAGE_HTML = r"""<!DOCTYPE html>
         <b class="selection-count"></b>
         <button class="button select-complete" data-action="completeSelected"></button>
         <select class="control select-due" data-action="dateSelected" aria-label="Due date of the selected to-dos">
-          <option value="">Due …</option>
-          <option value="0">Today</option>
-          <option value="1">Tomorrow</option>
-          <option value="7">In a week</option>
-          <option value="none">No date</option>
-        </select>
+          {% raw options({'': 'Due …', 0: 'Today', 1: 'Tomorrow', 7: 'In a week', 'none': 'No date'}) %}</select>
         <select class="control select-list" data-action="moveSelected" aria-label="Move the selected to-dos"></select>
         <select class="control select-assignee" data-action="assignSelected"
                 aria-label="Assign the selected to-dos"></select>
         <input class="control select-tag" data-action="tagSelected" type="text" list="known-tags"
                placeholder="Add a tag" aria-label="Add a tag to the selected to-dos" autocomplete="off"
                maxlength="50" dir="auto" enterkeyhint="done">
-        <button class="icon-button destroy" data-action="deleteSelected"
-                aria-label="Delete the selected to-dos">{% raw icon % 'trash' %}</button>
-        {% raw close % ('', 'endSelection', 'End the selection') %}
+        {% raw tool('destroy', 'deleteSelected', 'Delete the selected to-dos', 'trash') %}
+        {% raw close('', 'endSelection', 'End the selection') %}
       </div>
 
       <footer class="footer soft" hidden>
         <span class="todo-count"><strong>0</strong> items left</span>
         <ul class="filters segments" aria-label="Show">
-          <li><a data-show="all" href="#/">All</a></li>
-          <li><a data-show="active" href="#/active">Active</a></li>
-          <li><a data-show="completed" href="#/completed">Completed</a></li>
+          {% for show, words in (('all', 'All'), ('active', 'Active'), ('completed', 'Completed')) %}
+          <li><a data-show="{{ show }}" href="#/">{{ words }}</a></li>{% end %}
         </ul>
         <button class="clear-completed link" data-action="clearCompleted" hidden>Clear completed</button>
       </footer>
@@ -12423,7 +12428,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 
   <aside class="detail" aria-label="Details of the to-do" hidden>
     <header class="detail-head row soft">
-      <span class="detail-state row"></span>{% raw close % ('detail-close', 'closeDetail', 'Close the details') %}
+      <span class="detail-state row"></span>{% raw close('detail-close', 'closeDetail', 'Close the details') %}
     </header>
     <div class="detail-body">
       <p class="detail-note soft" dir="auto" hidden></p>
@@ -12447,9 +12452,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
         <legend>{{ legend }}</legend>
         {% if name == 'due' %}
         <div class="quick-due row wrap">
-          <button class="chip" data-action="quickDue" data-days="0">Today</button>
-          <button class="chip" data-action="quickDue" data-days="1">Tomorrow</button>
-          <button class="chip" data-action="quickDue" data-days="7">In a week</button>
+          {% for days, words in ((0, 'Today'), (1, 'Tomorrow'), (7, 'In a week')) %}
+          <button class="chip" data-action="quickDue" data-days="{{ days }}">{{ words }}</button>{% end %}
           <button class="chip clear-due" data-action="quickDue">No date</button>
         </div>
         {% end %}
@@ -12464,10 +12468,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
         <p class="repeat-words soft" dir="auto"></p>
         <div class="field-row row wrap">
           <select class="repeat-unit" aria-label="Repeat">
-            {% for value, name in (('', 'Never'), ('DAILY', 'Every day'), ('MO,TU,WE,TH,FR', 'Every weekday'),
-                                   ('WEEKLY', 'Every week'), ('MONTHLY', 'Every month'), ('YEARLY', 'Every year'))
-            %}<option value="{{ value }}">{{ name }}</option>{% end %}
-          </select>
+            {% raw options({'': 'Never', 'DAILY': 'Every day', 'MO,TU,WE,TH,FR': 'Every weekday',
+                            'WEEKLY': 'Every week', 'MONTHLY': 'Every month', 'YEARLY': 'Every year'}) %}</select>
           <label class="repeat-every row soft">Every <input type="number" min="1" max="999">
             <span class="repeat-units"></span></label>
           <select class="repeat-on" aria-label="On"></select>
@@ -12479,14 +12481,11 @@ PAGE_HTML = r"""<!DOCTYPE html>
         </div>
         <div class="repeat-rest field-row row wrap">
           <select class="repeat-end" aria-label="Ends">
-            <option value="">Without end</option><option value="COUNT">Number of times</option>
-            <option value="UNTIL">Until a day</option>
-          </select>
+            {% raw options({'': 'Without end', 'COUNT': 'Number of times', 'UNTIL': 'Until a day'}) %}</select>
           <input class="repeat-count" type="number" min="1" max="999" aria-label="Number of times">
           <input class="repeat-until" type="date" min="1000-01-01" max="9999-12-31" aria-label="Last day">
           <select class="repeat-from" aria-label="Counted">
-            <option value="">From its date</option><option value="COMPLETION">From when it is done</option>
-          </select>
+            {% raw options({'': 'From its date', 'COMPLETION': 'From when it is done'}) %}</select>
         </div>
         <div class="repeat-acts row wrap">
           <button class="button" data-action="skipOpen">Skip this one</button>
@@ -12505,7 +12504,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <fieldset class="field">
         <legend>Priority</legend>
         <div class="priorities segments">
-          {% for value, name in priorities %}
+          {% for value, name in priorities.items() %}
           <label><input type="radio" name="priority" value="{{ value }}"
             data-action="choosePriority"><span>{{ name }}</span></label>
           {% end %}
@@ -12518,8 +12517,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
                  autocomplete="off" maxlength="50" dir="auto" enterkeyhint="done"></div>
         <datalist id="known-tags"></datalist>
       </div>
-      <div class="field"><label for="detail-list">List</label>
-        <select id="detail-list" class="detail-list" data-action="chooseList"></select></div>
+      {% raw choose('detail-list', 'List', 'class="detail-list" data-action="chooseList"', {}) %}
       <div class="field assignee-field"><label for="detail-assignee">Assigned to</label>
         <select id="detail-assignee" class="detail-assignee" data-action="chooseAssignee"></select></div>
       <details class="part comments">
@@ -12556,23 +12554,14 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <p class="gate-warning notice" hidden>This connection isn’t encrypted: on its way, a password can be read by
       others. Sign in over https if you can.</p>
     <form class="sign-in-form" data-action="signIn" method="post" novalidate>
-      <div class="field"><label for="sign-in-name">Name</label>
-        <input id="sign-in-name" name="name" type="text" autocomplete="username" autocapitalize="none"
-               spellcheck="false" dir="auto" maxlength="64" required></div>
-      <div class="field"><label for="sign-in-password">Password</label>
-        <input id="sign-in-password" name="password" type="password" autocomplete="current-password" required></div>
+      {% raw field('sign-in-name', 'Name', user_name + 'autocomplete="username"') %}
+      {% raw password('sign-in-password', 'Password') %}
       <p class="said" role="status"></p>
       <button class="button solid" type="submit">Sign in</button>
     </form>
     <form class="sign-up-form" data-action="signUp" method="post" novalidate hidden>
-      <div class="field"><label for="sign-up-name">Name</label>
-        <input id="sign-up-name" name="name" type="text" autocomplete="username" autocapitalize="none"
-               spellcheck="false" dir="auto" maxlength="64" aria-describedby="sign-up-name-hint" required>
-        <p class="soft" id="sign-up-name-hint">Letters, digits and . _ - @ +</p></div>
-      <div class="field"><label for="sign-up-password">Password</label>
-        <input id="sign-up-password" name="password" type="password" autocomplete="new-password"
-               aria-describedby="sign-up-password-hint" required>
-        <p class="soft" id="sign-up-password-hint">At least 8 characters</p></div>
+      {% raw field('sign-up-name', 'Name', user_name + 'autocomplete="username"', 'Letters, digits and . _ - @ +') %}
+      {% raw password('sign-up-password', 'Password', kind='new', hint='At least 8 characters') %}
       <div class="field invite-field"><label for="sign-up-invite">Invitation</label>
         <input id="sign-up-invite" name="invite" type="text" autocomplete="off" autocapitalize="none"
                spellcheck="false"></div>
@@ -12592,70 +12581,49 @@ PAGE_HTML = r"""<!DOCTYPE html>
 </section>
 
 <dialog class="account" aria-labelledby="account-title">
-  <div class="dialog-head row">
-    <h2 id="account-title"><span class="hidden-words">Account of </span>
-      <span class="account-name" dir="auto"></span></h2>
-    {% raw head_end %}
-  <details class="part sessions-part" name="account-part">
-    <summary>Where you are signed in</summary>
+  {% raw head('account',
+              '<span class="hidden-words">Account of </span> <span class="account-name" dir="auto"></span>') %}
+  {% raw part('sessions', 'Where you are signed in') %}
     <ul class="entries session-entries"></ul>
     <button class="button danger end-all" data-action="signOutEverywhere">Sign out everywhere</button>
   </details>
-  <details class="part tokens-part" name="account-part">
-    <summary>API tokens</summary>
+  {% raw part('tokens', 'API tokens') %}
     <p class="soft">With a token, a program acts in your name without knowing your password.</p>
     <ul class="entries token-entries"></ul>
     <div class="secret-place"></div>
     <form class="token-form" data-action="makeToken" novalidate>
-      <div class="field"><label for="token-name">Name of the new token</label>
-        <input id="token-name" name="name" type="text" placeholder="Backup script" autocomplete="off" dir="auto"
-               maxlength="100" required></div>
+      {% raw field('token-name', 'Name of the new token',
+                   plain + ' name="name" placeholder="Backup script" maxlength="100" required') %}
       <div class="field-row row wrap">
-        <div class="field"><label for="token-may">It may</label>
-          <select id="token-may" name="may">
-            <option value="read">read</option>
-            <option value="write">read and change</option>
-          </select></div>
-        <div class="field"><label for="token-days">Days it is valid for</label>
-          <input id="token-days" name="days" type="number" inputmode="numeric" min="1" max="366" value="90"
-                 required></div>
+        {% raw choose('token-may', 'It may', 'name="may"', {'read': 'read', 'write': 'read and change'}) %}
+        {% raw field('token-days', 'Days it is valid for',
+                     'name="days" type="number" inputmode="numeric" min="1" max="366" value="90" required') %}
       </div>
       <button class="button" type="submit">Make a token</button>
     </form>
   </details>
-  <details class="part invites-part" name="account-part" hidden>
-    <summary>Invitations</summary>
+  {% raw part('invites', 'Invitations', 'hidden') %}
     <p class="soft">An invitation link is valid for one account and for seven days.</p>
     <ul class="entries invite-entries"></ul>
     <div class="secret-place"></div>
     <button class="button make-invite" data-action="makeInvite">Make an invitation</button>
   </details>
-  <details class="part password-part" name="account-part">
-    <summary>Password</summary>
+  {% raw part('password', 'Password') %}
     <form class="password-form" data-action="changePassword" method="post" novalidate>
-      <input class="account-username" name="username" type="text" autocomplete="username" aria-label="Name"
-             readonly hidden>
-      <div class="field"><label for="old-password">Present password</label>
-        <input id="old-password" name="password" type="password" autocomplete="current-password" required></div>
-      <div class="field"><label for="new-password">New password</label>
-        <input id="new-password" name="new_password" type="password" autocomplete="new-password"
-               aria-describedby="new-password-hint" required>
-        <p class="soft" id="new-password-hint">At least 8 characters. All other devices are signed out.</p></div>
+      {% raw username + password('old-password', 'Present password') %}
+      {% raw password('new-password', 'New password', 'new_password', 'new',
+                      'At least 8 characters. All other devices are signed out.') %}
       <button class="button" type="submit">Change the password</button>
     </form>
   </details>
-  <details class="part data-part" name="account-part">
-    <summary>Your data</summary>
+  {% raw part('data', 'Your data') %}
     <p class="soft">Everything you have here, in one file.</p>
     <a class="button export-link" href="{{ base }}/api/export" download>Download everything</a>
     <form class="delete-form" data-action="deleteAccount" method="post" novalidate>
       <h3>Delete the account</h3>
       <p class="soft">The account goes with all its lists, to-dos, history, tokens and links, for you and for everybody
         you share a list with. This can’t be undone, so download everything first.</p>
-      <input class="account-username" name="username" type="text" autocomplete="username" aria-label="Name"
-             readonly hidden>
-      <div class="field"><label for="delete-password">Password</label>
-        <input id="delete-password" name="password" type="password" autocomplete="current-password" required></div>
+      {% raw username + password('delete-password', 'Password') %}
       <button class="button danger" type="submit">Delete the account</button>
     </form>
   </details>
@@ -12664,19 +12632,12 @@ PAGE_HTML = r"""<!DOCTYPE html>
 </dialog>
 
 <dialog class="share" aria-labelledby="share-title">
-  <div class="dialog-head row"><h2 id="share-title" dir="auto"></h2>
-    {% raw head_end %}
+  {% raw head('share') %}
   <h3>People</h3>
   <ul class="entries member-entries"></ul>
   <form class="member-form field-row row wrap" data-action="addMember" novalidate>
-    <div class="field"><label for="member-name">Share with</label>
-      <input id="member-name" name="name" type="text" placeholder="Their name here" autocomplete="off"
-             autocapitalize="none" spellcheck="false" dir="auto" maxlength="64" required></div>
-    <div class="field"><label for="member-role">They can</label>
-      <select id="member-role" name="role">
-        <option value="viewer">read</option>
-        <option value="editor">change to-dos</option>
-      </select></div>
+    {% raw field('member-name', 'Share with', user_name + 'placeholder="Their name here" autocomplete="off"') %}
+    {% raw choose('member-role', 'They can', 'name="role"', {'viewer': 'read', 'editor': 'change to-dos'}) %}
     <button class="button solid" type="submit">Share</button>
   </form>
   <div class="links-part stack">
@@ -12692,22 +12653,19 @@ PAGE_HTML = r"""<!DOCTYPE html>
   <h2 id="dispute-title" tabindex="-1">Two versions</h2>
   <p id="dispute-text" class="confirm-text soft"></p>
   <div class="field-row row wrap">
-    <section class="version stack" aria-labelledby="version-mine">
-      <h3 id="version-mine">Yours</h3>
+    {% for name, title, keep in (('mine', 'Yours', 'Keep yours'), ('theirs', 'The other', 'Keep the other')) %}
+    <section class="version {{ name }} stack" aria-labelledby="version-{{ name }}">
+      <h3 id="version-{{ name }}">{{ title }}</h3>
       <p class="version-text control" dir="auto" tabindex="0"></p>
-      <button class="button solid" data-action="closeDialog" value="mine">Keep yours</button>
+      <button class="button {{ 'solid' if name == 'mine' else '' }}" data-action="closeDialog"
+              value="{{ name }}">{{ keep }}</button>
     </section>
-    <section class="version theirs stack" aria-labelledby="version-theirs">
-      <h3 id="version-theirs">The other</h3>
-      <p class="version-text control" dir="auto" tabindex="0"></p>
-      <button class="button" data-action="closeDialog" value="theirs">Keep the other</button>
-    </section>
+    {% end %}
   </div>
 </dialog>
 
 <dialog class="list-options" aria-labelledby="list-options-title">
-  <div class="dialog-head row"><h2 id="list-options-title" dir="auto"></h2>
-    {% raw head_end %}
+  {% raw head('list-options') %}
   <fieldset class="field">
     <legend>Colour</legend>
     <div class="colours row wrap">
@@ -12727,8 +12685,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 </dialog>
 
 <dialog class="templates" aria-labelledby="templates-title">
-  <div class="dialog-head row"><h2 id="templates-title">Templates</h2>
-    {% raw head_end %}
+  {% raw head('templates', 'Templates') %}
   <p class="soft">A template has the open to-dos of a list. The first date of a new list is today, and the others keep
     their distance. To make one, choose “Save as template” in the options of a list.</p>
   <ul class="entries template-entries"></ul>
@@ -12737,8 +12694,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 <dialog class="ask" aria-labelledby="ask-title">
   <h2 id="ask-title"></h2>
   <form data-action="answerAsk" novalidate>
-    <div class="field"><label for="ask-name">Name</label>
-      <input id="ask-name" name="name" type="text" maxlength="500" autocomplete="off" dir="auto" required></div>
+    {% raw field('ask-name', 'Name', plain + ' name="name" maxlength="500" required') %}
     <p class="said" role="status"></p>
     <div class="dialog-buttons row wrap">
       <button class="button" type="button" data-action="closeDialog">Cancel</button>
@@ -16814,7 +16770,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     // A user who is still typing must not choose by accident, so that the title has the focus.
     return answerOf('.dispute', '#dispute-title', {
       '#dispute-text': disputeWords({ typed, error, way }),
-      '.version:not(.theirs) .version-text': words(text),
+      '.mine .version-text': words(text),
       '.theirs .version-text': isGone ? (isNew ? 'Not there any more' : 'Deleted') : words(other),
       '[value=mine]': isNew ? `Keep as a new ${kind === 'lists' ? 'list' : 'to-do'}` : 'Keep yours',
       '[value=theirs]': isNew && isGone ? 'Discard yours' : 'Keep the other',
