@@ -1294,6 +1294,12 @@ async def open_details(page, title):
     await expect(page.locator(".detail")).to_be_visible()
 
 
+async def open_new(page, title):
+    """Add a to-do and open its details."""
+    await type_in(page, title)
+    await open_details(page, title)
+
+
 async def open_window(page):
     """A second window of the same browser."""
     other = await page.context.new_page()
@@ -1359,6 +1365,20 @@ def refuse(status, detail, *methods):
     return handle
 
 
+async def lose_the_first_answer(page, method):
+    """Let the server carry out the next request by this method, and the page not hear of it."""
+    lost = []
+
+    async def lose(route):
+        if route.request.method == method and not lost:
+            lost.append(await route.fetch())
+            await route.abort()
+        else:
+            await route.continue_()
+
+    await page.route("**/api/todos/**", lose)
+
+
 async def see(page):
     await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
@@ -1408,6 +1428,16 @@ async def signed_in_page(browser, server, name, width=1280, height=800):
     async with opened(browser, server.url, width, height, cookies=cookies) as page:
         await expect(page.locator(".account-button")).to_be_attached()
         yield page
+
+
+@contextlib.asynccontextmanager
+async def ann_and_bob(browser, server, width=1280, height=800):
+    """The pages of two users, of which bob's has this size."""
+    async with (
+        signed_in_page(browser, server, "ann") as ann,
+        signed_in_page(browser, server, "bob", width, height) as bob,
+    ):
+        yield ann, bob
 
 
 async def open_lists(page):
@@ -15956,8 +15986,7 @@ async def test_unsent_changes_survive_leaving(page, leave):
 
 @pytest.mark.slow
 async def test_text_that_another_changed_while_the_tab_was_closed_is_chosen(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     (todo,) = await ask(page, "/api/todos")
     await page.route("**/api/todos*", lambda route: route.abort())
     await page.locator(".detail-notes").press_sequentially("mine")
@@ -15989,8 +16018,7 @@ async def test_earlier_text_that_was_typed_again_is_chosen(page):
 
 @pytest.mark.slow
 async def test_text_that_was_saved_at_closing_asks_nobody_later(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".detail-notes").press_sequentially("mine")
     await go_away(page)
     todo = await saved(page, notes="mine")
@@ -16046,8 +16074,7 @@ async def test_a_deleted_list_is_restored_from_the_trash(page):
 async def test_details_edit_every_field(page):
     await new_list(page, "Garden")
     await page.goto(page.server + "/#/")
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".detail-notes").fill("the blue one\nfrom the market")
     await page.locator(".quick-due >> text=Tomorrow").click()
     await page.locator(".priorities label", has_text="High").click()
@@ -16083,8 +16110,7 @@ async def test_details_edit_every_field(page):
 
 @pytest.mark.slow
 async def test_a_due_time_keeps_its_moment(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".detail-due").fill(in_days(1))
     await page.locator(".detail-time").fill("14:30")
     await expect(rows(page).locator(".due")).to_contain_text("Tomorrow, ")
@@ -16245,8 +16271,7 @@ async def test_escape_closes_the_details_and_returns_the_focus(page):
 
 @pytest.mark.slow
 async def test_notes_typed_just_before_leaving_are_kept(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".detail-notes").fill("remember me")
     await page.reload()
     await open_details(page, BUY)
@@ -16303,8 +16328,7 @@ async def test_tag_that_is_being_typed_is_added_on_leaving_the_details(page):
 
 @pytest.mark.slow
 async def test_tags_that_two_people_add_both_stay(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     (todo,) = await ask(page, "/api/todos")
     await page.route("**/api/todos?*", lambda route: route.abort())
     await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"tags": ["theirs"]})
@@ -16347,8 +16371,7 @@ async def test_title_that_is_too_long_is_shown_after_a_reload(page):
 
 @pytest.mark.slow
 async def test_fields_of_open_details_follow_others(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     for number, focused in enumerate((".detail-title", ".detail-notes", ".detail-tag", ".detail-due"), 1):
         await page.locator(focused).focus()
         fields = {"title": f"buy {number} hams", "notes": f"smoked {number}", "due": f"2031-05-0{number}"}
@@ -16361,8 +16384,7 @@ async def test_fields_of_open_details_follow_others(page):
 
 @pytest.mark.slow
 async def test_typed_notes_stay_while_others_write_the_title(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".detail-notes").press_sequentially("mine")
     await patch_todo(page, BUY, {"title": "buy ham"})
     await expect(page.locator(".detail-title")).to_have_value("buy ham")
@@ -16376,8 +16398,7 @@ async def test_typed_notes_stay_while_others_write_the_title(page):
 @pytest.mark.parametrize("choice, kept", [("Keep yours", "mine"), ("Keep the other", "theirs")])
 @pytest.mark.parametrize("hears", [True, False], ids=["heard", "unheard"])
 async def test_notes_that_two_people_wrote_are_for_the_user_to_choose(page, choice, kept, hears):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".detail-notes").press_sequentially("mine")
     if not hears:
         await page.route("**/api/todos?*", lambda route: route.abort())
@@ -16443,8 +16464,7 @@ async def test_untouched_name_of_a_list_takes_nothing_back(page):
 
 @pytest.mark.slow
 async def test_text_typed_into_a_deleted_to_do_can_restore_it(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".detail-notes").press_sequentially("precious")
     (todo,) = await ask(page, "/api/todos")
     await ask(page, f"/api/todos/{todo['id']}", "DELETE")
@@ -16457,16 +16477,7 @@ async def test_text_typed_into_a_deleted_to_do_can_restore_it(page):
 @pytest.mark.slow
 async def test_lost_answer_to_a_text_asks_nobody(page):
     await type_in(page, BUY)
-    lost = []
-
-    async def lose_the_first(route):
-        if route.request.method == "PATCH" and not lost:
-            lost.append(await route.fetch())
-            await route.abort()
-        else:
-            await route.continue_()
-
-    await page.route("**/api/todos/**", lose_the_first)
+    await lose_the_first_answer(page, "PATCH")
     await open_details(page, BUY)
     await page.locator(".detail-notes").press_sequentially("mine")
     await page.locator(".detail-close").click()
@@ -16476,8 +16487,7 @@ async def test_lost_answer_to_a_text_asks_nobody(page):
 
 @pytest.mark.slow
 async def test_own_changes_of_other_fields_dispute_no_text(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".detail-notes").press_sequentially("mine")
     await page.locator(".priorities label", has_text="High").click()
     await page.locator(".detail-title").fill("buy bread")
@@ -16490,8 +16500,7 @@ async def test_own_changes_of_other_fields_dispute_no_text(page):
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["Tab", "Enter", "pause"])
 async def test_typing_a_year_is_one_act(page, end):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".detail-due").focus()
     await page.keyboard.type("05062031", delay=50)
     if end != "pause":
@@ -16503,8 +16512,7 @@ async def test_typing_a_year_is_one_act(page, end):
 
 @pytest.mark.slow
 async def test_typing_a_time_is_one_act(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".quick-due >> text=Tomorrow").click()
     for typed, shown in (("0945AM", "9:45"), ("0230PM", "2:30")):  # over a time there is one at each key
         await page.locator(".detail-time").focus()
@@ -16517,8 +16525,7 @@ async def test_typing_a_time_is_one_act(page):
 
 @pytest.mark.slow
 async def test_a_due_date_that_nobody_typed_takes_nothing_back(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".detail-due").focus()
     await patch_todo(page, BUY, {"due": "2031-05-06"})
     await page.locator(".detail-close").click()
@@ -16527,8 +16534,7 @@ async def test_a_due_date_that_nobody_typed_takes_nothing_back(page):
 
 @pytest.mark.slow
 async def test_one_session_of_notes_is_one_entry_of_the_history(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".detail-notes").focus()
     for word in ("one ", "two ", "three"):
         await page.keyboard.type(word)
@@ -16692,8 +16698,7 @@ async def test_a_repeat_is_skipped_once_and_undone(page):
 
 @pytest.mark.slow
 async def test_start_is_set_and_cleared_in_the_details(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".detail-start").fill("2034-08-25")
     await page.locator(".detail-start-time").fill("07:30")
     await page.locator(".detail-title").focus()
@@ -16753,8 +16758,7 @@ async def test_every_field_that_two_windows_change_is_for_the_user_to_choose(pag
 
 @pytest.mark.slow
 async def test_priority_that_another_one_has_chosen_meanwhile_is_disputed(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     (todo,) = await ask(page, "/api/todos")
     await page.route("**/api/todos?*", lambda route: route.abort())
     await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"priority": 1})
@@ -16768,8 +16772,7 @@ async def test_priority_that_another_one_has_chosen_meanwhile_is_disputed(page):
 
 @pytest.mark.slow
 async def test_field_that_is_edited_keeps_its_text_while_others_change_it(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     for name, (edit, theirs, _, _) in DISPUTED.items():
         await edit(page)
         before = await page.locator(f"[data-field={name}]").evaluate("field => [field, ...field.elements ?? []].map("
@@ -16941,8 +16944,7 @@ HOSTILE = [
 
 @pytest.mark.slow
 async def test_hostile_notes_are_harmless_and_quick(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     times = []
     for text in HOSTILE:
         times.append(
@@ -17102,8 +17104,7 @@ async def test_a_date_that_is_not_complete_changes_nothing_and_is_complained_of(
 
 @pytest.mark.slow
 async def test_dates_that_two_people_chose_are_for_the_user_to_choose(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     (todo,) = await ask(page, "/api/todos")
     await page.route("**/api/todos?*", lambda route: route.abort())
     await page.locator(".detail-due").focus()
@@ -18060,8 +18061,7 @@ async def test_the_cut_title_of_a_message_ends_with_a_whole_character(page):
 
 @pytest.mark.slow
 async def test_a_tag_that_is_too_long_ends_with_a_whole_character(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".detail-tag").evaluate("(box, text) => { box.value = text }", "x" * 48 + "👩‍👩‍👧‍👦")
     await page.locator(".detail-tag").press("Enter")
     await settled(page)
@@ -18251,16 +18251,7 @@ async def test_the_banner_stays_in_sight_and_until_all_that_was_kept_is_sent(pag
 
 @pytest.mark.slow
 async def test_a_lost_answer_does_not_make_a_second_to_do(page):
-    lost = []
-
-    async def lose_the_first(route):
-        if route.request.method == "PUT" and not lost:
-            lost.append(await route.fetch())
-            await route.abort()
-        else:
-            await route.continue_()
-
-    await page.route("**/api/todos/**", lose_the_first)
+    await lose_the_first_answer(page, "PUT")
     await type_in(page, BUY)
     await expect(page.locator(".pending")).to_have_count(0)
     assert [todo["title"] for todo in await ask(page, "/api/todos")] == [BUY]
@@ -18976,10 +18967,7 @@ async def test_second_maker_of_the_first_account_reads_the_reason(browser):
 
 @pytest.mark.slow
 async def test_notes_of_an_editor_who_became_a_viewer_are_not_lost(browser, accounts_server):
-    async with (
-        signed_in_page(browser, accounts_server, "ann") as ann,
-        signed_in_page(browser, accounts_server, "bob") as bob,
-    ):
+    async with ann_and_bob(browser, accounts_server) as (ann, bob):
         await make_list_on_page(ann, "Groceries", BUY)
         await share_on_page(ann, "bob", "editor")
         await bob.locator(".shared-lists .place").click()
@@ -19418,10 +19406,7 @@ async def test_refusal_of_the_embedding_program_is_shown(browser):
 @pytest.mark.slow
 @SCREENS
 async def test_a_shared_list_is_read_by_its_viewer_and_nothing_more(browser, accounts_server, width, height):
-    async with (
-        signed_in_page(browser, accounts_server, "ann") as ann,
-        signed_in_page(browser, accounts_server, "bob", width, height) as bob,
-    ):
+    async with ann_and_bob(browser, accounts_server, width, height) as (ann, bob):
         await make_list_on_page(ann, "Groceries", BUY, FEED)
         await share_on_page(ann, "bob")
         await open_lists(bob)
@@ -19457,10 +19442,7 @@ async def test_a_shared_list_is_read_by_its_viewer_and_nothing_more(browser, acc
 
 @pytest.mark.slow
 async def test_a_list_is_shared_changed_and_taken_away_live(browser, accounts_server):
-    async with (
-        signed_in_page(browser, accounts_server, "ann") as ann,
-        signed_in_page(browser, accounts_server, "bob") as bob,
-    ):
+    async with ann_and_bob(browser, accounts_server) as (ann, bob):
         await make_list_on_page(ann, "Groceries", BUY)
         await share_on_page(ann, "bob")
         await expect(ann.locator(".lists .place-shared")).to_be_visible()
@@ -19493,10 +19475,7 @@ async def test_a_list_is_shared_changed_and_taken_away_live(browser, accounts_se
 
 @pytest.mark.slow
 async def test_view_of_many_lists_changes_only_writable_todos(browser, accounts_server):
-    async with (
-        signed_in_page(browser, accounts_server, "ann") as ann,
-        signed_in_page(browser, accounts_server, "bob") as bob,
-    ):
+    async with ann_and_bob(browser, accounts_server) as (ann, bob):
         await make_list_on_page(ann, "Groceries", BUY)
         await share_on_page(ann, "bob")
         await type_in(bob, FEED)
@@ -19530,10 +19509,7 @@ async def test_sharing_with_an_unknown_user_is_refused(browser, accounts_server)
 
 @pytest.mark.slow
 async def test_an_editor_moves_no_todo_to_another_list_and_leaves_the_list(browser, accounts_server):
-    async with (
-        signed_in_page(browser, accounts_server, "ann") as ann,
-        signed_in_page(browser, accounts_server, "bob") as bob,
-    ):
+    async with ann_and_bob(browser, accounts_server) as (ann, bob):
         await make_list_on_page(bob, "Mine")
         await make_list_on_page(ann, "Groceries", BUY)
         await share_on_page(ann, "bob", "editor")
@@ -19587,10 +19563,7 @@ async def test_a_link_shows_one_list_live_until_it_is_revoked(browser, accounts_
 
 @pytest.mark.slow
 async def test_signed_in_user_reads_a_link_and_returns_to_own_lists(browser, accounts_server):
-    async with (
-        signed_in_page(browser, accounts_server, "ann") as ann,
-        signed_in_page(browser, accounts_server, "bob") as bob,
-    ):
+    async with ann_and_bob(browser, accounts_server) as (ann, bob):
         await make_list_on_page(ann, "Groceries", BUY)
         link = await make_link_on_page(ann)
         await type_in(bob, FEED)
@@ -19629,10 +19602,7 @@ async def test_controls_of_account_views_have_names_and_large_targets(browser, a
 @pytest.mark.slow
 @SCREENS
 async def test_members_assign_and_comment_side_by_side(browser, accounts_server, width, height):
-    async with (
-        signed_in_page(browser, accounts_server, "ann") as ann,
-        signed_in_page(browser, accounts_server, "bob", width, height) as bob,
-    ):
+    async with ann_and_bob(browser, accounts_server, width, height) as (ann, bob):
         await make_list_on_page(ann, "Groceries", BUY, FEED)
         await share_on_page(ann, "bob", "editor")
         await open_details(ann, BUY)
@@ -19676,8 +19646,7 @@ async def test_members_assign_and_comment_side_by_side(browser, accounts_server,
 
 @pytest.mark.slow
 async def test_comment_written_while_the_server_is_away_is_sent_once_it_is_back(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".comments summary").click()
     await lose_the_server(page)
     await page.locator(".comment-form textarea").fill("Which one?")
@@ -19692,8 +19661,7 @@ async def test_comment_written_while_the_server_is_away_is_sent_once_it_is_back(
 
 @pytest.mark.slow
 async def test_refused_comment_returns_to_its_box(page):
-    await type_in(page, BUY)
-    await open_details(page, BUY)
+    await open_new(page, BUY)
     await page.locator(".comments summary").click()
     await page.route("**/comments", lambda route: route.fulfill(status=409, json={"detail": "Too many."}))
     await page.locator(".comment-form textarea").fill("Which one?")
