@@ -5466,7 +5466,7 @@ async def test_every_index_of_todos_and_changes_serves_a_read(service):
     for list_id, sort in itertools.product((None, todo.list), tornado_todo.SORT_COLUMNS):
         await queries.todos(tornado_todo.TodoFilter(list=list_id), tornado_todo.Page(sort, True, 50, None))
     await queries.todos(tornado_todo.TodoFilter(deleted=True), tornado_todo.Page("updated_at", True, 50, None))
-    for which in ({"assignee": user.id}, {"parent": todo.id}):
+    for which in ({"assignee": user.id}, {"parent": (todo.id,)}):
         await queries.todos(tornado_todo.TodoFilter(**which), tornado_todo.Page())
     await queries.lists()
     await queries.changes(0, None, 100)
