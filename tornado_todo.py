@@ -12841,7 +12841,11 @@ body, h1, h2, h3, p, ul, ol, dl, dd, fieldset, legend {
   border: 0;
 }
 
-h1, h2, .words, .toast-text, .chip { overflow-wrap: anywhere; }
+h1, h2, .words, .toast-text, .chip, .history-entry, .comment-text, .notes-view, .subtask {
+  overflow-wrap: anywhere;
+}
+
+.comment-text, .notes-view, .notes-view pre, .version-text { white-space: pre-wrap; }
 
 h1, h2, .detail-title {
   font: 600 var(--large) / 1.25 var(--serif);
@@ -12867,10 +12871,11 @@ button {
   border: 0;
   background: none;
   cursor: pointer;
-  &:disabled {
-    cursor: default;
-    opacity: 0.6;
-  }
+}
+
+:is(button, .toggle, .toggle-all):disabled {
+  cursor: default;
+  opacity: 0.6;
 }
 
 ::placeholder {
@@ -12890,7 +12895,6 @@ button {
 
 kbd {
   padding-inline: 0.5em;
-  border: var(--hair) solid var(--line);
   border-radius: var(--slight);
   background: var(--surface);
   color: var(--soft);
@@ -12942,14 +12946,31 @@ kbd {
 
 .wrap { flex-wrap: wrap; }
 
-.page, .todoapp, .eyebrow, .detail-state, .words, .place-name, .toast-text, .toggle-all-box {
+.page, .todoapp, .sidebar, .detail, .detail-body {
+  display: flex;
+  flex-direction: column;
+}
+
+.page, .todoapp, .eyebrow, .detail-state, .subtask, .words, .place-name, .toast-text, .toggle-all-box {
   flex: 1;
   min-width: 0;
 }
 
-.soft {
+.sidebar, .detail-body, .gate {
+  overflow-y: auto;
+  overscroll-behavior: contain;
+}
+
+.soft, .complaint {
   color: var(--soft);
   font-size: var(--small);
+}
+
+.complaint { color: var(--storm); }
+
+.sidebar-heading, .field > :is(label, legend), #subtasks-title {
+  color: var(--soft);
+  font: 600 var(--small) / 1.5 var(--sans);
 }
 
 .control, .field :is(input, select, textarea) {
@@ -12957,11 +12978,16 @@ kbd {
   min-width: 0;
   min-height: var(--high);
   padding: var(--s1) var(--s3);
-  border: var(--hair) solid var(--line);
   background: var(--ground);
   &:hover:enabled { border-color: var(--strong); }
   &:focus-visible { outline-offset: calc(-1 * var(--hair)); }
   &[aria-invalid] { border-color: var(--storm); }
+}
+
+.control, .field :is(input, select, textarea), .button, .selection, kbd { border: var(--hair) solid var(--line); }
+
+.chunk + .chunk, .todo-list li + li, .entry + .entry, .part + .part, .detail-foot {
+  border-block-start: var(--hair) solid var(--line);
 }
 
 .card, dialog, .dragging {
@@ -12979,7 +13005,6 @@ kbd {
   color: var(--accent-ink);
   font-size: var(--small);
   text-align: start;
-  .icon { --icon: var(--s4); }
 }
 
 .button {
@@ -12989,7 +13014,6 @@ kbd {
   gap: var(--s2);
   min-height: var(--high);
   padding: var(--s1) var(--s4);
-  border: var(--hair) solid var(--line);
   background: var(--surface);
   color: var(--accent-ink);
   font-weight: 600;
@@ -13120,11 +13144,6 @@ kbd {
 
 .is-link :is(.sidebar, .open-drawer) { display: none; }
 
-.page, .todoapp {
-  display: flex;
-  flex-direction: column;
-}
-
 .page {
   width: 100%;
   max-width: calc(var(--column) + 2 * var(--edge));
@@ -13137,12 +13156,8 @@ kbd {
 .sidebar {
   position: sticky;
   inset-block: var(--banner-height) 0;
-  display: flex;
-  flex-direction: column;
   height: calc(100dvh - var(--banner-height));
   padding: var(--s5) var(--s3) var(--s3);
-  overflow-y: auto;
-  overscroll-behavior: contain;
   background: var(--deep);
 }
 
@@ -13166,13 +13181,8 @@ kbd {
   }
 }
 
-.sidebar-heading {
-  padding: var(--s5) var(--s3) var(--s1);
-  color: var(--soft);
-  font: 600 var(--small) / 1.5 var(--sans);
-}
-
-summary.sidebar-heading { cursor: pointer; }
+.sidebar-heading { padding: var(--s5) var(--s3) var(--s1); }
+summary { cursor: pointer; }
 
 .colours input {
   width: var(--low);
@@ -13223,10 +13233,8 @@ summary.sidebar-heading { cursor: pointer; }
   white-space: nowrap;
 }
 
-.place-shared {
-  --icon: var(--s4);
-  display: flex;
-}
+.place-shared { display: flex; }
+.place-shared, .chip .icon, .mark .icon { --icon: var(--s4); }
 
 .place-count {
   font-size: var(--small);
@@ -13283,7 +13291,6 @@ summary.sidebar-heading { cursor: pointer; }
 }
 
 .rename-list { font: 600 var(--large) / 1.25 var(--serif); }
-.list-tools { gap: 0; }
 .empty-trash { margin-inline-start: auto; }
 
 .progress {
@@ -13350,13 +13357,8 @@ summary.sidebar-heading { cursor: pointer; }
   padding-block-end: var(--s3);
 }
 
-.new-tags { grid-column: 2 / -1; }
-
-.understood {
-  grid-column: 2 / -1;
-  padding-block-end: var(--s3);
-}
-
+.new-tags, .understood { grid-column: 2 / -1; }
+.understood { padding-block-end: var(--s3); }
 .active-filters { margin-block-start: var(--s3); }
 
 .filter-chip {
@@ -13370,10 +13372,8 @@ summary.sidebar-heading { cursor: pointer; }
   padding-inline-start: var(--grip);
 }
 
-.toggle-all-box {
-  gap: 0;
-  &:hover { color: var(--ink); }
-}
+.toggle-all-box, .list-tools { gap: 0; }
+.toggle-all-box:hover { color: var(--ink); }
 
 .sort {
   min-height: var(--high);
@@ -13393,7 +13393,6 @@ summary.sidebar-heading { cursor: pointer; }
     content-visibility: auto;
     contain-intrinsic-block-size: auto calc(25 * var(--row));
     &:has(.dragging, .shifted) { content-visibility: visible; }
-    + .chunk { border-block-start: var(--hair) solid var(--line); }
     &:first-child > :first-child { border-radius: var(--round) var(--round) 0 0; }
     &:last-child > :last-child { border-radius: 0 0 var(--round) var(--round); }
     &:only-child > :only-child { border-radius: var(--round); }
@@ -13401,7 +13400,6 @@ summary.sidebar-heading { cursor: pointer; }
   li {
     position: relative;
     padding-inline: calc(var(--grip) + var(--depth, 0) * var(--indent)) var(--s2);
-    + li { border-block-start: var(--hair) solid var(--line); }
     &:is(:hover, :focus-within) { background: var(--hover); }
     &:is(.open, .selected) { background: color-mix(in srgb, var(--wash) 50%, var(--surface)); }
     &.selected { box-shadow: inset var(--s1) 0 var(--accent); }
@@ -13478,16 +13476,10 @@ summary.sidebar-heading { cursor: pointer; }
     outline: var(--ring) solid var(--accent);
     outline-offset: var(--ring);
   }
-  &:disabled {
-    cursor: default;
-    opacity: 0.6;
-  }
 }
 
-.toggle-all {
-  --size: var(--icon);
-  &::before { border-radius: var(--slight); }
-}
+.toggle-all { --size: var(--icon); }
+.toggle-all::before { border-radius: var(--slight); }
 
 .grip {
   position: absolute;
@@ -13520,11 +13512,12 @@ summary.sidebar-heading { cursor: pointer; }
 
 .todo-list .words {
   padding-block: var(--s4);
-  .completed & label {
-    color: var(--soft);
-    text-decoration: line-through var(--strong);
-  }
   .pending & { opacity: 0.75; }
+}
+
+.completed .words label, .completed > .subtask, .is-completed .detail-title {
+  color: var(--soft);
+  text-decoration: line-through var(--strong);
 }
 
 .meta {
@@ -13536,7 +13529,6 @@ summary.sidebar-heading { cursor: pointer; }
   gap: var(--s1);
   min-width: 0;
   max-width: 100%;
-  .icon { --icon: var(--s4); }
   &.level-2 .icon { color: var(--sun-edge); }
   &:is(.level-3, .overdue) { color: var(--storm); }
   &.today { color: var(--sun-ink); }
@@ -13602,10 +13594,6 @@ summary.sidebar-heading { cursor: pointer; }
   pointer-events: none;
 }
 
-.more {
-  padding: var(--s4);
-  text-align: center;
-}
 
 .footer {
   position: sticky;
@@ -13626,7 +13614,6 @@ summary.sidebar-heading { cursor: pointer; }
   inset-block-end: var(--s3);
   margin-block: auto var(--s3);
   padding: var(--s2) var(--s4);
-  border: var(--hair) solid var(--line);
   .control { flex: 1 1 var(--narrow); }
 }
 
@@ -13635,10 +13622,8 @@ summary.sidebar-heading { cursor: pointer; }
 
 .todo-count strong { color: var(--ink); }
 
-.clear-completed {
-  justify-self: end;
-  &:hover { color: var(--storm); }
-}
+.clear-completed { justify-self: end; }
+.clear-completed:hover { color: var(--storm); }
 
 /* ---- Empty views ---- */
 
@@ -13649,7 +13634,6 @@ summary.sidebar-heading { cursor: pointer; }
   justify-items: center;
   gap: var(--s2);
   padding-block: var(--s5) var(--s6);
-  text-align: center;
 }
 
 .empty-picture {
@@ -13676,6 +13660,10 @@ summary.sidebar-heading { cursor: pointer; }
   to { transform: translateX(var(--s1)); }
 }
 
+.more, .no-script, .empty { text-align: center; }
+.more { padding: var(--s4); }
+.no-script { padding: var(--s5); }
+
 .empty-text {
   max-width: var(--detail);
   font-size: var(--text);
@@ -13687,8 +13675,6 @@ summary.sidebar-heading { cursor: pointer; }
   position: fixed;
   z-index: 20;
   inset: var(--banner-height) 0 0 auto;
-  display: flex;
-  flex-direction: column;
   width: min(var(--detail), 100%);
   background: var(--surface);
   box-shadow: var(--shadow-high);
@@ -13703,17 +13689,12 @@ summary.sidebar-heading { cursor: pointer; }
 
 .detail-foot {
   padding: var(--s3) var(--s5) max(var(--s3), env(safe-area-inset-bottom));
-  border-block-start: var(--hair) solid var(--line);
 }
 
 .detail-body {
-  display: flex;
   flex: 1;
-  flex-direction: column;
   gap: var(--s4);
   padding: var(--s1) var(--s5) var(--s5);
-  overflow-y: auto;
-  overscroll-behavior: contain;
 }
 
 .detail-title {
@@ -13726,10 +13707,6 @@ summary.sidebar-heading { cursor: pointer; }
   background: none;
   resize: none;
   &:hover:read-write { border-color: var(--line); }
-  .is-completed & {
-    color: var(--soft);
-    text-decoration: line-through;
-  }
 }
 
 .field {
@@ -13738,11 +13715,7 @@ summary.sidebar-heading { cursor: pointer; }
   textarea { resize: vertical; }
 }
 
-.field > :is(label, legend), #subtasks-title {
-  padding-block-end: var(--s1);
-  color: var(--soft);
-  font: 600 var(--small) / 1.5 var(--sans);
-}
+.field > :is(label, legend), #subtasks-title { padding-block-end: var(--s1); }
 
 /* Notes are shown with their forms, and as they were typed while one edits them. */
 .notes-box {
@@ -13754,8 +13727,6 @@ summary.sidebar-heading { cursor: pointer; }
 .notes-view {
   padding: var(--s1) var(--s3);
   cursor: text;
-  overflow-wrap: anywhere;
-  white-space: pre-wrap;
   &:empty, &:has(+ :focus) { visibility: hidden; }
   &:not(:empty) + :not(:focus) {
     opacity: 0;
@@ -13764,40 +13735,25 @@ summary.sidebar-heading { cursor: pointer; }
   :is(ul, ol) { padding-inline-start: var(--s5); }
   ul { list-style: disc; }
   ol { list-style: decimal; }
-  code { background: var(--deep); }
+  :is(code, pre) { background: var(--deep); }
   pre {
     margin: 0;
     padding: var(--s2);
-    background: var(--deep);
-    white-space: pre-wrap;
   }
 }
 
 .task {
   list-style: none;
-  input {
-    width: var(--icon);
-    height: var(--icon);
-    min-height: 0;
-    margin-inline-start: calc(-1 * var(--s5));
-    accent-color: var(--accent);
-  }
+  input { margin-inline-start: calc(-1 * var(--s5)); }
   :checked ~ * { color: var(--soft); }
 }
 
 .nested { margin-inline-start: var(--s5); }
 
 .subtask {
-  flex: 1;
-  min-width: 0;
   min-height: var(--high);
   padding-block: var(--s1);
   text-align: start;
-  overflow-wrap: anywhere;
-  .completed > & {
-    color: var(--soft);
-    text-decoration: line-through var(--strong);
-  }
 }
 
 .subtasks {
@@ -13817,26 +13773,19 @@ summary.sidebar-heading { cursor: pointer; }
 
 .detail-tag { flex: 1 1 var(--narrow); }
 
-.repeat-every {
-  flex: 1 1 auto;
-  input { width: var(--bar); }
-}
-
+.repeat-every { flex: 1 1 auto; }
+.repeat-every input { width: var(--bar); }
 .repeat-days span { padding-inline: 0; }
 .repeat-acts .button { padding-inline: var(--s3); }
 .detail-tags:empty { display: none; }
 
 .part {
   &[open] { padding-block-end: var(--s5); }
-  + .part {
-    margin-block-start: calc(-1 * var(--s4));
-    border-block-start: var(--hair) solid var(--line);
-  }
+  + .part { margin-block-start: calc(-1 * var(--s4)); }
   summary {
     min-height: var(--check);
     align-content: center;
     font-weight: 600;
-    cursor: pointer;
     &::marker { color: var(--strong); }
   }
   > :not(summary) + * { margin-block-start: var(--s3); }
@@ -13850,7 +13799,6 @@ summary.sidebar-heading { cursor: pointer; }
   padding: 0 var(--s4) var(--s1);
   border-inline-start: var(--hair) solid var(--line);
   font-size: var(--small);
-  overflow-wrap: anywhere;
   &::before {
     content: '';
     position: absolute;
@@ -13864,11 +13812,7 @@ summary.sidebar-heading { cursor: pointer; }
 
 .history-when { justify-content: space-between; }
 
-.comment-text {
-  overflow-wrap: anywhere;
-  white-space: pre-wrap;
-  a { color: inherit; }
-}
+.comment-text a { color: inherit; }
 
 .history-day {
   padding-block: var(--s3) var(--s1);
@@ -13876,10 +13820,8 @@ summary.sidebar-heading { cursor: pointer; }
 }
 
 /* Read-only items keep their look, but show no controls for changes. */
-.detail.locked {
-  .quick-due, .field:has(> .tag-editor > .detail-tags:empty) { display: none; }
-  .segments input { cursor: default; }
-}
+.locked :is(.quick-due, .field:has(> .tag-editor > .detail-tags:empty)) { display: none; }
+.locked .segments input { cursor: default; }
 
 /* ---- Messages and dialogs ---- */
 
@@ -13967,17 +13909,14 @@ dialog {
   }
 }
 
-.choice input {
+.choice input, .task input {
   width: var(--icon);
   height: var(--icon);
+  min-height: 0;
   flex: none;
   accent-color: var(--accent);
 }
 
-.no-script {
-  padding: var(--s5);
-  text-align: center;
-}
 
 /* ---- Forms ---- */
 
@@ -13987,10 +13926,8 @@ dialog {
   > :not(.button) { flex: 1 1 var(--narrow); }
 }
 
-.password-box {
-  position: relative;
-  input { padding-inline-end: var(--bar); }
-}
+.password-box { position: relative; }
+.password-box input { padding-inline-end: var(--bar); }
 
 .show-password {
   position: absolute;
@@ -14001,24 +13938,16 @@ dialog {
   font-size: var(--small);
 }
 
-.complaint {
-  color: var(--storm);
-  font-size: var(--small);
-}
 
 /* ---- Signing in ---- */
 
-.gate-open {
-  body { overflow: hidden; }
-  .skip { display: none; }
-}
+.gate-open .skip { display: none; }
+.gate-open body { overflow: hidden; }
 
 .gate {
   z-index: 60;
   display: grid;
   padding: var(--s4);
-  overflow-y: auto;
-  overscroll-behavior: contain;
   background: var(--ground);
   .brand {
     margin: 0;
@@ -14042,14 +13971,10 @@ dialog {
   gap: var(--s1) var(--s2);
   padding-block: var(--s2);
   .words { flex: 1 1 var(--narrow); }
-  + .entry { border-block-start: var(--hair) solid var(--line); }
 }
 
-.trash-row {
-  padding-inline: var(--s4);
-  .words { flex-basis: var(--wide); }
-}
-
+.trash-row { padding-inline: var(--s4); }
+.trash-row .words { flex-basis: var(--wide); }
 .secret-line { margin-block-start: var(--s2); }
 
 .secret {
@@ -14060,15 +13985,12 @@ dialog {
 
 .role { width: auto; }
 
-.dispute {
-  .row { align-items: stretch; }
-  .stack { grid-template-rows: auto 1fr auto; }
-}
+.dispute .row { align-items: stretch; }
+.version { grid-template-rows: auto 1fr auto; }
 
 .version-text {
   max-height: 50vh;
   overflow: auto;
-  white-space: pre-wrap;
 }
 
 /* ---- Widths, heights and media ---- */
