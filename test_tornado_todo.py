@@ -4081,8 +4081,9 @@ def test_history_of_more_than_1000_changes_does_not_end_silently(own_server):
 
     async def patch_often() -> None:
         user = await services.accounts.user("ann")
-        for number in range(1005):
-            await services.todos.patch(user, todo["id"], {"priority": number % 4, "title": f"{number}"}, None)
+        for number in range(0, 1005, 67):
+            fields = [{"priority": each % 4, "title": f"{each}"} for each in range(number, number + 67)]
+            await asyncio.gather(*(services.todos.patch(user, todo["id"], each, None) for each in fields))
 
     own_server.run(patch_often())
     assert [len(page) for page in pages(ann, f"/api/todos/{todo['id']}/history")] == [1000, 6]
@@ -8218,8 +8219,7 @@ async def test_a_refused_write_is_not_announced(client):
 
 @pytest.mark.slow
 async def test_a_bulk_write_is_sent_whole(client):
-    for number in range(250):
-        add(client, f"{number}")
+    assert client.post("/api/todos", [{"title": f"{number}"} for number in range(250)]).status == 201
     async with listening(client.url) as line:
         start = (await next_message(line))["revision"]
         await ask(client.url, "/api/todos", "DELETE")
@@ -13408,7 +13408,18 @@ class OwnPostgres(OwnServer):
             skip_or_fail("no Postgres server is installed")
         self.as_user = self.be_postgres()
         initdb = pathlib.Path(self.postgres).with_name("initdb")
-        making = [*self.as_user, str(initdb), "-D", str(folder / "data"), "-U", "todo", "--auth=trust", "-E", "UTF8"]
+        making = [
+            *self.as_user,
+            str(initdb),
+            "-D",
+            str(folder / "data"),
+            "-U",
+            "todo",
+            "--auth=trust",
+            "-E",
+            "UTF8",
+            "-N",
+        ]
         subprocess.run(making, check=True, capture_output=True)
 
     def arguments(self) -> list[str]:
