@@ -14,7 +14,7 @@ from timing import Timing
 from todos import todo_fields, todo_id
 from works import ask, send
 
-SAMPLES, SECONDS = 100, 4.0
+SAMPLES, SECONDS = 100, 3.0
 QUICK_SAMPLES, QUICK_SECONDS = 20, 2.0
 LISTS = 300
 

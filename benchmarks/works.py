@@ -64,9 +64,13 @@ class Work:
         return None
 
 
-def compared_at_sizes(server: Server) -> bool:
+def ours_on_sqlite(server: Server) -> bool:
+    return server.store == "sqlite" and server.ours
+
+
+def compared_when_large(server: Server) -> bool:
     """Ours, and what the ratios are to."""
-    return server.store == "sqlite" and (server.ours or server.name in REFERENCES["sqlite"])
+    return ours_on_sqlite(server) or server.name in REFERENCES["sqlite"]
 
 
 def with_to_dos(server: Server) -> bool:
@@ -91,7 +95,7 @@ def at_size(work: Work, count: int) -> Work:
         work,
         name=f"{work.name}-{count}",
         title=f"{work.title.replace('20', '50')} among {count:,}",
-        servers=compared_at_sizes,
+        servers=compared_when_large if count in (READ_SIZES[-1], SIZES[-1]) else ours_on_sqlite,
         path=work.path.replace("limit=20", "limit=50"),
         rows=work.rows and 50,
         todos=count,
