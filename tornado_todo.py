@@ -12291,13 +12291,14 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <ul class="archived-lists"></ul>
     </details>
     <div class="sidebar-foot">
-      <button class="place row templates-button" data-action="openTemplates"
+      <button class="place row templates-button" data-action="openDialog" data-value=".templates"
               aria-haspopup="dialog">{% raw icon % 'note' %}<span class="place-name">Templates</span></button>
       <a class="place row trash-link" data-action="visitPlace" href="#/trash">{% raw icon % 'trash' %}
         <span class="place-name">Trash</span></a>
       <button class="place row help-button" data-action="openHelp">{% raw icon % 'help' %}
         <span class="place-name">Shortcuts</span><kbd>?</kbd></button>
-      <button class="place row account-button" data-action="openAccount" aria-haspopup="dialog" hidden>
+      <button class="place row account-button" data-action="openDialog" data-value=".account" aria-haspopup="dialog"
+              hidden>
         {% raw icon % 'person' %}<span class="hidden-words">Account of </span>
         <span class="place-name account-name" dir="auto"></span></button>
       <button class="place row sign-in-button" data-action="changeUser" hidden>{% raw icon % 'person' %}
@@ -12329,8 +12330,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
             {% for words in (
               ('share-button', 'openSharing', 'Share this list', 'share',
                'title="Share" aria-haspopup="dialog" hidden'),
-              ('', 'openListOptions', 'Colour, place and archive of this list', 'options',
-               'title="Colour, place and archive" aria-haspopup="dialog"'),
+              ('', 'openDialog', 'Colour, place and archive of this list', 'options',
+               'data-value=".list-options" title="Colour, place and archive" aria-haspopup="dialog"'),
               ('rename-list-button', 'startRename', 'Rename this list', 'pencil'),
               ('delete-list-button', 'deleteList', 'Delete this list', 'trash'),
               ('leave-button', 'leaveList', 'Leave this list', 'leave', 'title="Leave this list" hidden'),
@@ -12606,7 +12607,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <p class="soft">An invitation link is valid for one account and for seven days.</p>
     <ul class="entries invite-entries"></ul>
     <div class="secret-place"></div>
-    <button class="button make-invite" data-action="makeInvite">Make an invitation</button>
+    <button class="button make-invite" data-action="makeEntry" data-value="invite">Make an invitation</button>
   </details>
   {% raw part('password', 'Password') %}
     <form class="password-form" data-action="changePassword" method="post" novalidate>
@@ -12645,7 +12646,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <p class="soft">Anyone with the link can read this list, without an account, until you revoke it.</p>
     <ul class="entries link-entries"></ul>
     <div class="secret-place"></div>
-    <button class="button make-link" data-action="makeLink">Make a link</button>
+    <button class="button make-link" data-action="makeEntry" data-value="link">Make a link</button>
   </div>
 </dialog>
 
@@ -17060,7 +17061,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return state.tags.map(({ tag, active }) =>
       placeView({
         hash: hashOf({ ...plainView, kind: 'all', tags: [tag], show: 'active' }),
-        key: tag,
         name: tag,
         iconName: 'tag',
         count: active,
@@ -17073,7 +17073,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return state.filters.map(({ id, title }) =>
       placeView({
         hash: hashOf({ ...plainView, kind: 'filter', filter: id }),
-        key: id,
         name: title,
         iconName: 'filter',
         current: state.view.filter === id,
@@ -17150,11 +17149,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
-  function openTemplates() {
-    openDialog('.templates');
-    loadEntries('template');
-  }
-
   const livingLists = () => state.lists.filter(list => !list.archived);
   const archivedLists = () => state.lists.filter(list => list.archived);
   const namedLists = areOthers =>
@@ -17204,18 +17198,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (!list || !other || other.archived || isOthers(list) !== isOthers(other)) return;
     event.preventDefault();
     if (event.type === 'drop') moveList(list, other);
-    for (const each of findAll('.place[data-id]'))
-      each.classList.toggle('drop-here', each === place && event.type !== 'drop');
+    markPlace(event.type === 'drop' ? null : place);
+  }
+
+  function markPlace(place) {
+    for (const each of findAll('.place[data-id]')) each.classList.toggle('drop-here', each === place);
   }
 
   function endListDrag() {
     draggedList = null;
-    for (const each of findAll('.place.drop-here')) each.classList.remove('drop-here');
-  }
-
-  function openListOptions() {
-    find('#list-options-title').textContent = currentList().title;
-    openDialog('.list-options');
+    markPlace(null);
   }
 
   function chooseColour({ value }) {
@@ -17541,6 +17533,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.share-words': ({ list }) => ({ children: [shareWords(list), list?.archived ? ' This list is archived.' : ''] }),
     '.archived': () => ({ hidden: access.link !== null || !archivedLists().length }),
     '.archived-lists': () => ({ children: access.link ? [] : listPlaces(null, archivedLists()) }),
+    '#list-options-title': ({ list }) => ({ children: [list?.title] }),
     '.archive-list': ({ list }) => ({ children: [list?.archived ? 'Take out of the archive' : 'Archive'] }),
     '[data-action=moveListBy]': ({ list }) => ({ hidden: Boolean(list?.archived) }),
     ...each(
@@ -18472,7 +18465,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       // For one field the server sends a sentence, for several only the rest of each sentence.
       const { labels } = form.elements[field];
       const words = error.errors.length === 1 ? error.message : `${labels[0].textContent} ${message}.`;
-      complainAt(form.elements[field], words.charAt(0).toUpperCase() + words.slice(1));
+      complainAt(form.elements[field], capitalised(words));
     }
     if (error.status === 429) holdBack(form, error.retryAfter ?? 30);
     if (error.status === 503) say(form, `${error.message} Try again in a moment.`, 'bad');
@@ -18750,17 +18743,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }
   }
 
-  function openPart(part) {
-    const kind = Object.keys(COLLECTIONS).find(name => find(`.${name}-entries`, part));
-    if (part.open && kind) loadEntries(kind);
+  // The entries that a dialog, or an opened part of it, shows.
+  function loadShown(part) {
+    const isShown = kind => find(`.${kind}-entries`, part)?.closest('.part:not([open]), [hidden]') === null;
+    Object.keys(COLLECTIONS).filter(isShown).forEach(loadEntries);
   }
+
+  const entryPath = (kind, { id, name }) => `${COLLECTIONS[kind].path()}/${encodeURIComponent(id ?? name)}`;
 
   // The focus goes to the neighbour, from where the next one can be removed just as well.
   function removeEntry(kind, thing, gone, row) {
     return inDialog(row, async () => {
       const dialog = row.closest('dialog');
       const next = row.nextElementSibling ?? row.previousElementSibling;
-      await send('DELETE', `${COLLECTIONS[kind].path()}/${encodeURIComponent(thing.id ?? thing.name)}`).catch(error => {
+      await send('DELETE', entryPath(kind, thing)).catch(error => {
         if (error.status !== 404) throw error;
       });
       state.collections[kind] = state.collections[kind].filter(other => other !== thing);
@@ -18777,7 +18773,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     state.collections[kind] = [thing, ...(state.collections[kind] ?? [])];
     state.secret = { kind, label, text, words };
     paint();
-    find(`dialog[open] .copy`).focus();
+    find('dialog[open] .copy').focus();
+    want('counts');
   }
 
   function secretView({ label, text, words }) {
@@ -18817,6 +18814,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     say(dialog, '');
     paint();
     dialog.showModal();
+    loadShown(dialog);
   }
 
   // The result of an act in a dialog is shown in the dialog: everything else lies behind it.
@@ -18830,9 +18828,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // ---- Account -----------------------------------------------------------------------------------------
-
-  const openAccount = () => openDialog('.account');
-  const makeInvite = () => inDialog('.account', () => makeEntry('invite'));
 
   async function makeToken({ name, may, days }) {
     await makeEntry('token', { name: oneLine(name), read_only: may === 'read', days: Number(days) });
@@ -18872,12 +18867,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     sharedList = currentList();
     openDialog('.share');
     find('#member-name').focus();
-    loadSharing();
-  }
-
-  async function loadSharing() {
-    await loadEntries('member');
-    if (access.session.accounts) await loadEntries('link');
   }
 
   function roleChoice(name, role) {
@@ -18886,8 +18875,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return h('select.role.control', properties, options);
   }
 
-  const memberPath = name => `${sharePath('members')}/${encodeURIComponent(name)}`;
-  const putMember = (name, role) => send('PUT', memberPath(name), { body: { role } });
+  const putMember = (name, role) => send('PUT', entryPath('member', { name }), { body: { role } });
 
   function changeRole(name, field) {
     const role = field.value;
@@ -18910,11 +18898,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     find('#member-name').focus();
     await loadEntries('member');
     say(find('.share'), `${who} can ${ROLES[role]} now.`);
-    want('counts');
-  }
-
-  async function makeLink() {
-    await inDialog('.share', () => makeEntry('link'));
     want('counts');
   }
 
@@ -19037,7 +19020,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       want('all');
     }
     if (state.open && isLocked(state.open)) saveDetails();
-    if (find('.share').open && !find('.share .entries :focus')) loadSharing();
+    if (find('.share').open && !find('.share .entries :focus')) loadShown(find('.share'));
   }
 
   // ---- Weather and the clock ---------------------------------------------------------------------------
@@ -19084,14 +19067,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The functions that `data-action` names: they get the element, or a form's fields.
   const ACTIONS = {
-    addReminder, addReminderAt, archiveList, chooseColour, deleteFilter, openListOptions, openTemplates, renameFilter,
+    addReminder, addReminderAt, archiveList, chooseColour, deleteFilter, renameFilter,
     saveFilter, saveTemplate,
+    makeEntry: node => inDialog(node, () => makeEntry(node.dataset.value)),
+    openDialog: ({ dataset }) => openDialog(dataset.value),
     answerAsk: ({ name }) => find('.ask').close(oneLine(name)),
     moveListBy: ({ dataset }) => moveListBy(currentList(), Number(dataset.step)),
     addMember, assignSelected, changePassword, changeUser, chooseSort, clearCompleted, completeSelected, dateSelected,
     deleteSelected, endSelection, moveSelected, tagSelected, clearSearch, closeDetail, closeDialog,
     closeDrawer, copy, deleteAccount, deleteList, emptyTrash, focusStart, hideToast, leaveGate, leaveList, loadMore,
-    makeInvite, makeLink, makeToken, openAccount, openDrawer, openHelp, openSharing, choosePriority, endSeries,
+    makeToken, openDrawer, openHelp, openSharing, choosePriority, endSeries,
     quickDue, sayComment, signIn, signOut, signOutEverywhere, signUp, skipOpen, startNewList, switchForm, toggleAll,
     toggleDone, toggleOptions, visitPlace, wakeRetry,
     showPassword: node => showPassword(node),
@@ -19177,7 +19162,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ['change', '.detail-tag', addTag],
     ['change', '.new-subtask', addSubtask],
     ['toggle', '.history', () => loadHistory()],
-    ['toggle', '.part', openPart],
+    ['toggle', '.part', loadShown],
     ['pointerdown', '.grip', startDrag],
     ['pointermove', '.grip', followDrag],
     ['pointerup', '.grip', dropDrag],
@@ -19310,8 +19295,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function removeLastTag(field) {
     if (field.value !== '' || !state.open.tags.length) return false;
-    const last = state.open.tags.at(-1);
-    changeTags(state.open, tags => tags.filter(tag => tag !== last));
+    removeTag(state.open.tags.at(-1));
     return true;
   }
 
