@@ -12274,19 +12274,19 @@ PAGE_HTML = r"""<!DOCTYPE html>
   <nav class="sidebar" id="sidebar" aria-label="Lists">
     <div class="brand row">{% raw brand %}{% raw close('close-drawer', 'closeDrawer', 'Close the lists') %}</div>
     <ul class="views"></ul>
-    <h2 class="sidebar-heading lists-heading">My lists</h2>
+    <h2 class="sidebar-heading">My lists</h2>
     <ul class="lists"></ul>
     <button class="place row new-list-button" data-action="startNewList">
       {% raw icon % 'plus' %}<span>New list</span></button>
     <input class="new-list control" type="text" aria-label="Name of the new list" placeholder="Name, then Enter"
            maxlength="500" autocomplete="off" dir="auto" hidden>
-    <h2 class="sidebar-heading shared-heading" hidden>Shared with me</h2>
+    <h2 class="sidebar-heading">Shared with me</h2>
     <ul class="shared-lists"></ul>
-    <h2 class="sidebar-heading filters-heading" hidden>Filters</h2>
+    <h2 class="sidebar-heading">Filters</h2>
     <ul class="filter-places"></ul>
-    <h2 class="sidebar-heading tags-heading" hidden>Tags</h2>
+    <h2 class="sidebar-heading">Tags</h2>
     <ul class="tag-places"></ul>
-    <details class="archived" hidden>
+    <details class="archived">
       <summary class="sidebar-heading">Archived</summary>
       <ul class="archived-lists"></ul>
     </details>
@@ -12352,8 +12352,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
                  done?" autocomplete="off" enterkeyhint="done" dir="auto">
           {% raw tool('new-options-button', 'toggleOptions', 'Due date, priority and tags for the new to-do',
                       'options', 'aria-expanded="false" aria-controls="new-options"') %}
-          <div class="understood row wrap" role="group" aria-label="Read from the title" aria-live="polite"
-               hidden></div>
+          <div class="understood row wrap" role="group" aria-label="Read from the title" aria-live="polite"></div>
           <div class="new-options" id="new-options" role="group" aria-label="For the new to-do" hidden>
             <label class="soft" for="new-due">Due</label>
             <input id="new-due" class="new-due control" type="date" min="1000-01-01" max="9999-12-31"
@@ -12366,7 +12365,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
                    autocomplete="off" dir="auto">
           </div>
         </div>
-        <div class="active-filters row wrap" hidden></div>
+        <div class="active-filters row wrap"></div>
       </header>
 
       <section class="main" aria-label="To-dos" hidden>
@@ -12586,7 +12585,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
               '<span class="hidden-words">Account of </span> <span class="account-name" dir="auto"></span>') %}
   {% raw part('sessions', 'Where you are signed in') %}
     <ul class="entries session-entries"></ul>
-    <button class="button danger end-all" data-action="signOutEverywhere">Sign out everywhere</button>
+    <button class="button danger end-all" data-action="signOut" data-value="/api/sessions">Sign out everywhere</button>
   </details>
   {% raw part('tokens', 'API tokens') %}
     <p class="soft">With a token, a program acts in your name without knowing your password.</p>
@@ -12629,7 +12628,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
     </form>
   </details>
   <div class="dialog-buttons row wrap">
-    <button class="button solid sign-out" data-action="signOut">Sign out</button></div>
+    <button class="button solid sign-out" data-action="signOut" data-value="/api/session">Sign out</button></div>
 </dialog>
 
 <dialog class="share" aria-labelledby="share-title">
@@ -12900,6 +12899,10 @@ kbd {
   background: var(--surface);
   color: var(--soft);
   font: var(--small) / 1.5 var(--sans);
+}
+
+:is(.active-filters, .understood, .detail-tags):empty, .sidebar-heading:has(+ ul:empty), .archived:has(ul:empty) {
+  display: none;
 }
 
 .icon {
@@ -13778,7 +13781,6 @@ summary { cursor: pointer; }
 .repeat-every input { width: var(--bar); }
 .repeat-days span { padding-inline: 0; }
 .repeat-acts .button { padding-inline: var(--s3); }
-.detail-tags:empty { display: none; }
 
 .part {
   &[open] { padding-block-end: var(--s5); }
@@ -14195,6 +14197,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const findAll = (selector, within = document) => [...within.querySelectorAll(selector)];
   const sleep = milliseconds => new Promise(resolve => setTimeout(resolve, milliseconds));
   const byId = (things, id) => things.find(thing => thing.id === id);
+  const renewed = (things, id, fields) => things.map(thing => (thing.id === id ? { ...thing, ...fields } : thing));
   const sum = (things, field) => things.reduce((total, thing) => total + thing[field], 0);
   const isSameWord = (one, other) => one.toLowerCase() === other.toLowerCase();
 
@@ -15040,7 +15043,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function changeIn(draft, kind, id, fields) {
     if (kind !== 'todos') {
-      draft[kind] = draft[kind].map(thing => (thing.id === id ? { ...thing, ...fields } : thing));
+      draft[kind] = renewed(draft[kind], id, fields);
       return;
     }
     const before = itemIn(draft, id);
@@ -17057,28 +17060,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const isTagPlace = () => state.view.kind === 'all' && state.view.tags.length === 1 && !state.view.q;
 
-  function tagPlaces() {
-    return state.tags.map(({ tag, active }) =>
-      placeView({
-        hash: hashOf({ ...plainView, kind: 'all', tags: [tag], show: 'active' }),
-        name: tag,
-        iconName: 'tag',
-        count: active,
-        current: isTagPlace() && isSameWord(state.view.tags[0], tag),
-      }),
-    );
-  }
+  const tagPlaces = () => state.tags.map(({ tag, active: count }) => {
+    const hash = hashOf({ ...plainView, kind: 'all', tags: [tag], show: 'active' });
+    const current = isTagPlace() && isSameWord(state.view.tags[0], tag);
+    return placeView({ hash, name: tag, iconName: 'tag', count, current });
+  });
 
-  function filterPlaces() {
-    return state.filters.map(({ id, title }) =>
-      placeView({
-        hash: hashOf({ ...plainView, kind: 'filter', filter: id }),
-        name: title,
-        iconName: 'filter',
-        current: state.view.filter === id,
-      }),
-    );
-  }
+  const filterPlaces = () => state.filters.map(({ id, title: name }) => {
+    const hash = hashOf({ ...plainView, kind: 'filter', filter: id });
+    return placeView({ hash, name, iconName: 'filter', current: state.view.filter === id });
+  });
 
   // The name that the user types, or an empty text.
   function asked(title, value) {
@@ -17155,22 +17146,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     livingLists().filter(list => !list.inbox && isOthers(list) === areOthers).toSorted((a, b) => a.order - b.order);
 
   function listPlaces(areOthers, lists = namedLists(areOthers)) {
-    return lists.map(list =>
-      placeView({
-        hash: hashOfList(list.id),
-        key: list.id,
-        name: list.title,
-        id: list.id,
-        colour: list.colour,
-        iconName: list.colour ? 'dot' : areOthers ? 'people' : 'list',
-        count: list.active,
-        // A place without an id accepts no dropped to-do.
-        list: isLockedList(list) ? null : list.id,
-        current: currentList() === list,
-        owner: areOthers ? list.owner : null,
-        shared: isShared(list) && !areOthers,
-      }),
-    );
+    return lists.map(list => {
+      const { id, title: name, colour, active: count, owner } = list;
+      const iconName = colour ? 'dot' : areOthers ? 'people' : 'list';
+      const others = areOthers ? { owner } : { shared: isShared(list) };
+      const place = { hash: hashOfList(id), key: id, id, name, colour, count, iconName };
+      // A place without an id accepts no dropped to-do.
+      return placeView({ ...place, ...others, list: isLockedList(list) ? null : id, current: currentList() === list });
+    });
   }
 
   // A list takes the place of another one of its group, which makes room on the side that it comes from.
@@ -17508,13 +17491,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.lists': () => ({ children: access.link ? [] : listPlaces(false) }),
     '.shared-lists': () => ({ children: access.link ? [] : listPlaces(true) }),
     '.filter-places': () => ({ children: filterPlaces() }),
-    '.filters-heading': () => ({ hidden: state.filters.length === 0 }),
     '.filter-tools': () => ({ hidden: !filterNow() }),
     '.templates-button': () => ({ hidden: access.link !== null }),
     '.tag-places': () => ({ children: access.link ? [] : tagPlaces() }),
-    '.tags-heading': () => ({ hidden: access.link !== null || state.tags.length === 0 }),
-    '.lists-heading': () => ({ hidden: namedLists(false).length === 0 }),
-    '.shared-heading': () => ({ hidden: namedLists(true).length === 0 }),
     '.trash-link': () => ({ 'aria-current': isTrash() ? 'page' : null }),
     '.account-button': ({ session }) => ({ hidden: session.kind !== 'session' }),
     '.account-name': ({ session }) => ({ children: [session.user ?? ''] }),
@@ -17531,7 +17510,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.empty-trash': () => ({ hidden: !isTrash() || state.items.length === 0 }),
     '.header .share-note': ({ list }) => ({ hidden: !isOthers(list) && !state.hasOwnLists && !list?.archived }),
     '.share-words': ({ list }) => ({ children: [shareWords(list), list?.archived ? ' This list is archived.' : ''] }),
-    '.archived': () => ({ hidden: access.link !== null || !archivedLists().length }),
     '.archived-lists': () => ({ children: access.link ? [] : listPlaces(null, archivedLists()) }),
     '#list-options-title': ({ list }) => ({ children: [list?.title] }),
     '.archive-list': ({ list }) => ({ children: [list?.archived ? 'Take out of the archive' : 'Archive'] }),
@@ -17549,12 +17527,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       'aria-valuetext': `${completed} of ${total} completed`,
     }),
     '.composer': ({ hasComposer }) => ({ hidden: !hasComposer }),
-    '.understood': () => ({ hidden: !quick.answer?.spans.length, children: quickChips() }),
+    '.understood': () => ({ children: quickChips() }),
     '.search': () => ({ value: document.activeElement === find('.search') ? find('.search').value : state.view.q }),
-    '.active-filters': () => {
-      const children = activeFilters();
-      return { hidden: !children.some(Boolean), children };
-    },
+    '.active-filters': () => ({ children: activeFilters() }),
     '.main': ({ hasTodos }) => ({ hidden: isTrash() || !hasTodos }),
     '.footer': ({ hasTodos }) => ({ hidden: isTrash() || !hasTodos || state.selected.size > 0 }),
     '.selection': () => ({ hidden: state.selected.size === 0 }),
@@ -18290,8 +18265,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     field.focus();
   }
 
-  // `renew` makes the comments that are shown then.
-  function changeComments(method, id, renew, { body, ...more }) {
+  // Adds a comment with these fields, or changes the fields of the one with this id.
+  function changeComments(method, id, fields, { body, ...more }) {
     const { id: todo, comments: count } = state.open;
     const path = `/api/todos/${todo}/comments${id && `/${id}`}`;
     state.commenting = null;
@@ -18299,7 +18274,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       ...(id ? { request: { method, path, body } } : postedOnce(path, body)),
       rereads: true,
       apply: draft => {
-        if (draft.open?.id === todo) draft.comments = renew(draft.comments);
+        const comments = id ? renewed(draft.comments, id, fields) : [...draft.comments, fields];
+        if (draft.open?.id === todo) Object.assign(draft, { comments });
         changeIn(draft, 'todos', todo, { comments: count + { POST: 1, PATCH: 0, DELETE: -1 }[method] });
       },
       failed: body && (error => giveBack(body.text, error, state.open?.id === todo && find('.comment-form textarea'))),
@@ -18310,17 +18286,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function sayComment({ text }) {
     const { commenting: id } = state;
     const made = { id: newId(), author: access.session?.user, text, created_at: new Date().toISOString() };
-    const renew = comments => comments.map(comment => (comment.id === id ? { ...comment, text } : comment));
-    const accept = answer => keep({ comments: saved.comments.map(each => (each.id === made.id ? answer : each)) });
+    const accept = answer => keep({ comments: renewed(saved.comments, made.id, answer) });
     find('.comment-form').reset();
-    if (id) changeComments('PATCH', id, renew, { body: { text }, words: 'Changed a comment' });
-    else changeComments('POST', '', all => [...all, made], { body: { text }, words: 'Added a comment', accept });
+    if (id) changeComments('PATCH', id, { text }, { body: { text }, words: 'Changed a comment' });
+    else changeComments('POST', '', made, { body: { text }, words: 'Added a comment', accept });
   }
 
   function removeComment(id) {
     const deleted_at = new Date().toISOString();
-    const renew = comments => comments.map(comment => (comment.id === id ? { ...comment, deleted_at } : comment));
-    changeComments('DELETE', id, renew, { words: 'Deleted a comment', offersUndo: true });
+    changeComments('DELETE', id, { deleted_at }, { words: 'Deleted a comment', offersUndo: true });
   }
 
   // ---- Who is here -------------------------------------------------------------------------------------
@@ -18415,9 +18389,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     await send('DELETE', path);
     await leave();
   }
-
-  const signOut = () => inDialog('.account', () => endSession('/api/session'));
-  const signOutEverywhere = () => inDialog('.account', () => endSession('/api/sessions'));
 
   // ---- Forms -------------------------------------------------------------------------------------------
 
@@ -18724,7 +18695,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function entryView(kind, thing) {
     const { name, mark, notes, choice, act, of, gone } = COLLECTIONS[kind].entry(thing);
     const texts = notes.filter(Boolean).flatMap((note, index) => (index ? [' · ', note] : [note]));
-    const remove = node => (thing.current ? signOut() : removeEntry(kind, thing, gone, node.closest('li')));
+    const remove = node => removeEntry(kind, thing, gone, node.closest('li'));
     const properties = { ...action(remove), 'aria-label': `${act} ${of}` };
     return h('li.entry.row.wrap', { key: thing.id ?? name },
       h('div.words', {},
@@ -18753,6 +18724,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The focus goes to the neighbour, from where the next one can be removed just as well.
   function removeEntry(kind, thing, gone, row) {
+    if (thing.current) return inDialog(row, () => endSession('/api/session'));
     return inDialog(row, async () => {
       const dialog = row.closest('dialog');
       const next = row.nextElementSibling ?? row.previousElementSibling;
@@ -18819,7 +18791,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The result of an act in a dialog is shown in the dialog: everything else lies behind it.
   async function inDialog(part, act) {
-    const dialog = typeof part === 'string' ? find(part) : part.closest('dialog');
+    const dialog = part.closest('dialog');
     try {
       say(dialog, (await act()) ?? '');
     } catch (error) {
@@ -19070,6 +19042,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     addReminder, addReminderAt, archiveList, chooseColour, deleteFilter, renameFilter,
     saveFilter, saveTemplate,
     makeEntry: node => inDialog(node, () => makeEntry(node.dataset.value)),
+    signOut: node => inDialog(node, () => endSession(node.dataset.value)),
     openDialog: ({ dataset }) => openDialog(dataset.value),
     answerAsk: ({ name }) => find('.ask').close(oneLine(name)),
     moveListBy: ({ dataset }) => moveListBy(currentList(), Number(dataset.step)),
@@ -19077,7 +19050,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     deleteSelected, endSelection, moveSelected, tagSelected, clearSearch, closeDetail, closeDialog,
     closeDrawer, copy, deleteAccount, deleteList, emptyTrash, focusStart, hideToast, leaveGate, leaveList, loadMore,
     makeToken, openDrawer, openHelp, openSharing, choosePriority, endSeries,
-    quickDue, sayComment, signIn, signOut, signOutEverywhere, signUp, skipOpen, startNewList, switchForm, toggleAll,
+    quickDue, sayComment, signIn, signUp, skipOpen, startNewList, switchForm, toggleAll,
     toggleDone, toggleOptions, visitPlace, wakeRetry,
     showPassword: node => showPassword(node),
     startRename: () => startRename(),
