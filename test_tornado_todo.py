@@ -17548,10 +17548,10 @@ async def test_dropping_on_a_list_moves_a_to_do_there(page):
 
 # ==== subtasks on the page ========================================================================
 
-TRIP = ["Trip", "  Pack", "    Passport", "  Tickets", "Home"]  # indented by two spaces a level
+OUTLINE = ["Trip", "  Pack", "    Passport", "  Tickets", "Home"]  # indented by two spaces a level
 
 
-async def add_outline(page, lines=TRIP):
+async def add_outline(page, lines=OUTLINE):
     """Make the to-dos of an outline, and return their ids by their titles."""
     ids, above = {}, [None]
     for line in lines:
@@ -17582,7 +17582,7 @@ async def completed_titles(page):
 @pytest.mark.slow
 async def test_subtasks_stand_below_their_parents_until_these_are_collapsed(page):
     ids = await add_outline(page)
-    await expect_outline(page, *TRIP)
+    await expect_outline(page, *OUTLINE)
     assert (await row(page, "Pack").locator(".toggle").bounding_box())["x"] > (
         await row(page, "Trip").locator(".toggle").bounding_box()
     )["x"]
@@ -17598,11 +17598,11 @@ async def test_subtasks_stand_below_their_parents_until_these_are_collapsed(page
     await expect(shown_titles(page)).to_have_text(["Trip", "Home"])
     await expect(progress(page, "Trip")).to_have_attribute("aria-expanded", "false")
     await row(page, "Trip").locator(".toggle").press("ArrowRight")
-    await expect_outline(page, *TRIP)
+    await expect_outline(page, *OUTLINE)
     await row(page, "Trip").locator(".toggle").press("ArrowLeft")
     await expect(rows(page)).to_have_count(2)
     await ask(page, f"/api/todos/{ids['Trip']}", "PATCH", {"completed": True})
-    await expect_outline(page, *TRIP)  # a completed parent hides nothing that is open
+    await expect_outline(page, *OUTLINE)  # a completed parent hides nothing that is open
 
 
 @pytest.mark.slow
@@ -17665,7 +17665,7 @@ async def test_dragging_moves_a_to_do_with_its_subtasks_among_its_siblings(page)
     await add_outline(page)
     await expect(rows(page)).to_have_count(5)
     await drag(page, "Trip", "Home")
-    moved = ["Home", *TRIP[:4]]
+    moved = ["Home", *OUTLINE[:4]]
     await expect_outline(page, *moved)
     await drag(page, "Tickets", "Pack", below=False)
     await expect_outline(page, "Home", "Trip", "  Tickets", "  Pack", "    Passport")
@@ -17709,7 +17709,7 @@ async def test_subtasks_are_added_ticked_and_opened_in_the_details(page):
 @pytest.mark.parametrize("way", ["check", "key", "selection", "details"])
 @pytest.mark.parametrize("choice", ["all", "one", "none"])
 async def test_completing_a_parent_asks_for_its_open_subtasks(page, way, choice):
-    await add_outline(page, ["Top", *["  " + line for line in TRIP]])
+    await add_outline(page, ["Top", *["  " + line for line in OUTLINE]])
     await expect(rows(page)).to_have_count(6)
     if way == "key":
         await row(page, "Trip").locator(".toggle").press("Space")
@@ -17766,7 +17766,7 @@ async def test_open_subtask_of_a_completed_parent_is_shown_in_every_filter(page)
     await expect(page.locator(".confirm .confirm-text")).to_contain_text("2 of them are still open")
     await page.keyboard.press("Escape")
     await page.locator(".filters [data-show=all]").click()
-    await expect_outline(page, *TRIP)
+    await expect_outline(page, *OUTLINE)
 
 
 @pytest.mark.slow
@@ -17829,7 +17829,7 @@ async def test_subtasks_go_with_their_parent_to_the_trash_and_to_another_list_at
     await expect(shown_titles(page)).to_have_text(["Home"])
     held.set()
     await page.locator(".toast-action").click()
-    await expect_outline(page, *TRIP)
+    await expect_outline(page, *OUTLINE)
     await settled(page)
     await open_details(page, "Trip")
     held.clear()
@@ -17838,7 +17838,7 @@ async def test_subtasks_go_with_their_parent_to_the_trash_and_to_another_list_at
     held.set()
     await settled(page)
     await page.locator(".lists .place").click()
-    await expect_outline(page, *TRIP[:4])
+    await expect_outline(page, *OUTLINE[:4])
 
 
 @pytest.mark.slow
