@@ -16971,12 +16971,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const topOf = each => each.parentNode.offsetTop + each.offsetTop; // without transforms
     const bottomOf = block => topOf(block.at(-1)) + block.at(-1).offsetHeight;
     const middleOf = block => (topOf(block[0]) + bottomOf(block)) / 2;
-    const middle = middleOf(all[from]) + distance;
-    const height = bottomOf(all[from]) - topOf(all[from][0]);
+    const [top, bottom] = [topOf(all[from][0]), bottomOf(all[from])].map(edge => edge + distance);
+    const height = bottom - top;
     const shift = (block, way) => block.forEach(each => (each.style.transform = way && `translateY(${way}px)`));
     let to = from;
-    while (to + 1 < all.length && middle > middleOf(all[to + 1])) to += 1;
-    while (to > 0 && middle < middleOf(all[to - 1])) to -= 1;
+    while (to + 1 < all.length && bottom > middleOf(all[to + 1])) to += 1;
+    while (to > 0 && top < middleOf(all[to - 1])) to -= 1;
     shift(all[from], distance);
     if (hasDays()) return; // the order follows from the date
     for (let index = Math.min(from, to, before); index <= Math.max(from, to, before); index += 1) {
