@@ -17661,6 +17661,16 @@ async def test_alt_and_arrows_make_subtasks_and_move_them_by_keyboard_alone(page
 
 
 @pytest.mark.slow
+async def test_subtask_that_would_be_too_deep_stays_where_it_is(page):
+    levels = [f"{'  ' * level}level {level + 1}" for level in range(5)]
+    await add_outline(page, [*levels, "        beside"])
+    await expect(rows(page)).to_have_count(6)
+    await row(page, "beside").locator(".toggle").press("Alt+ArrowRight")
+    await expect(page.locator(".toast")).to_contain_text("Subtasks go down to five levels.")
+    await expect_outline(page, *levels, "        beside")
+
+
+@pytest.mark.slow
 async def test_dragging_moves_a_to_do_with_its_subtasks_among_its_siblings(page):
     await add_outline(page)
     await expect(rows(page)).to_have_count(5)

@@ -16274,7 +16274,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     toggleBranch(upper, true);
     const last = state.items.findLast(({ parent }) => parent === upper.id)?.id;
     const words = `Made ${quoted(item.title)} a subtask of ${quoted(upper.title)}`;
-    return placeTodo(item, upper.id, last, null, { words, said: `${words}.`, ...more });
+    const failed = ({ status }) => status === 422 && !complain('Subtasks go down to five levels.');
+    return placeTodo(item, upper.id, last, null, { words, said: `${words}.`, failed, ...more });
   }
 
   // Up by a level, or to the top, behind the to-do that it was below.
