@@ -18966,7 +18966,7 @@ async def test_draft_and_notes_of_other_windows_go_into_the_first_account(browse
             await page.locator(".sign-in-button").click()
             await page.get_by_label("Take along the 1 to-do of this computer’s own user").check()
             await sign_up_on_page(page, "ann")
-            await expect(page.locator(".todo-list li .note")).to_be_visible()
+            await expect(page.locator(".todo-list li .note-mark")).to_be_visible()
             await expect(page.locator(".new-todo")).to_have_value("a draft")
             # Another browser's page of the machine's own user goes on in the new Inbox.
             await expect(elsewhere.locator(".empty-title")).to_have_text("All clear")
