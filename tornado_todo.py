@@ -12888,7 +12888,7 @@ button {
   outline-offset: var(--ring);
 }
 
-::selection {
+::selection, .tag:is(:hover, .chosen) {
   background: var(--accent);
   color: var(--on-accent);
 }
@@ -13049,10 +13049,6 @@ kbd {
     background: var(--wash);
     color: var(--accent-ink);
   }
-  &:is(.destroy, .purge, .delete-list-button):hover {
-    background: var(--storm-wash);
-    color: var(--storm);
-  }
 }
 
 .link {
@@ -13070,6 +13066,12 @@ kbd {
   background: var(--sun-wash);
   color: var(--sun-ink);
   font-size: var(--small);
+}
+
+.icon-button:is(.destroy, .purge, .delete-list-button):hover, .segments [value='3']:checked + span,
+.said.bad:not(:empty) {
+  background: var(--storm-wash);
+  color: var(--storm);
 }
 
 /* Exclusive choices side by side. */
@@ -13108,10 +13110,6 @@ kbd {
   [value='2']:checked + span {
     background: var(--sun-wash);
     color: var(--sun-ink);
-  }
-  [value='3']:checked + span {
-    background: var(--storm-wash);
-    color: var(--storm);
   }
 }
 
@@ -13549,11 +13547,6 @@ summary { cursor: pointer; }
   }
 }
 
-.tag:is(:hover, .chosen) {
-  background: var(--accent);
-  color: var(--on-accent);
-}
-
 :is(.branch, .parent):hover { color: var(--accent-ink); }
 
 .edit {
@@ -13888,10 +13881,6 @@ dialog {
   &:not(:empty) {
     background: var(--wash);
     color: var(--accent-ink);
-  }
-  &.bad:not(:empty) {
-    background: var(--storm-wash);
-    color: var(--storm);
   }
   /* The result of an act must be visible at the end of a long dialog, too. */
   dialog > &:not(:empty) {
@@ -16595,24 +16584,28 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
-  // The parts of a command that goes through only over the text that was edited. Where another field has changed
+  // The parts of a command that goes through only over the version that is known. Where another field has changed
   // or only an answer was lost, it is sent again.
-  function guarded(typed) {
-    const { kind, id, name, base, text } = typed;
+  function overKnown(kind, id, renew, isAgreed = () => true) {
     const path = `/api/${kind}/${id}`;
-    const isAgreed = () => [base, text].includes(savedThing(kind, id)?.[name]);
     return {
-      typed,
       request: () => {
         if (!isAgreed()) throw new Problem(412, 'Another person has changed it.');
-        const headers = { 'If-Match': `"${savedThing(kind, id).revision}"` };
-        return { method: 'PATCH', path, body: { [name]: text }, headers };
+        const known = savedThing(kind, id);
+        return { method: 'PATCH', path, body: renew(known), headers: { 'If-Match': `"${known.revision}"` } };
       },
       recheck: async () => {
         absorb(kind, await getJson(path));
         return isAgreed();
       },
     };
+  }
+
+  // Over the text that was edited.
+  function guarded(typed) {
+    const { kind, id, name, base, text } = typed;
+    const isAgreed = () => [base, text].includes(savedThing(kind, id)?.[name]);
+    return { typed, ...overKnown(kind, id, () => ({ [name]: text }), isAgreed) };
   }
 
   // On leaving, an emptied title deletes nothing.
@@ -18077,20 +18070,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // Takes or adds single tags, so that other users' new tags stay.
   function changeTags(item, renew, typed) {
-    const path = `/api/todos/${item.id}`;
-    const changed = tags => ({ tags: splitTags(renew(tags).join(',')) });
+    const changed = ({ tags }) => ({ tags: splitTags(renew(tags).join(',')) });
     seen.set(item.id, savedThing('todos', item.id) ?? item);
-    change('todos', item, changed(item.tags), `Changed the tags of ${quoted(item.title)}`, {
-      typed,
-      request: () => {
-        const { tags, revision } = savedThing('todos', item.id);
-        return { method: 'PATCH', path, body: changed(tags), headers: { 'If-Match': `"${revision}"` } };
-      },
-      recheck: async () => {
-        absorb('todos', await getJson(path));
-        return true;
-      },
-    });
+    const more = { typed, ...overKnown('todos', item.id, changed) };
+    change('todos', item, changed(item), `Changed the tags of ${quoted(item.title)}`, more);
   }
 
   function addTag() {
