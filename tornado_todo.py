@@ -16923,7 +16923,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (event.button !== 0 || !(canReorder() || hasDays()) || isLocked(itemOf(row))) return;
     const all = hasDays() ? [[row]] : blocksOf(itemOf(row));
     const from = all.findIndex(([first]) => first === row);
-    state.drag = { row, all, from, to: from, place: null, startY: event.clientY, y: event.clientY, scroll: scrollY };
+    state.drag = { row, all, from, to: from, startY: event.clientY, y: event.clientY, scroll: scrollY };
     event.preventDefault();
     grip.setPointerCapture(event.pointerId);
     all[from].forEach(each => each.classList.add('dragging'));
@@ -16951,12 +16951,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     shiftRows();
   }
 
+  let dropPlace = null; // where what is dragged would be dropped, such as a list of the sidebar
+
   function markDropPlace(place) {
-    const { drag } = state;
-    if (drag.place === place) return;
-    drag.place?.classList.remove('drop-here');
+    if (place === dropPlace) return;
+    dropPlace?.classList.remove('drop-here');
     place?.classList.add('drop-here');
-    drag.place = place;
+    dropPlace = place;
   }
 
   function shiftRows() {
@@ -16986,7 +16987,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (!drag) return;
     const edge = 70;
     const over = drag.y < edge ? drag.y - edge : Math.max(0, drag.y - (innerHeight - edge));
-    if (over !== 0 && !drag.place?.dataset.list) {
+    if (over !== 0 && !dropPlace?.dataset.list) {
       scrollBy({ top: over / 5, behavior: 'instant' });
       shiftRows();
     }
@@ -17008,7 +17009,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function dropDrag() {
-    const { list: listId, day } = state.drag?.place?.dataset ?? {};
+    const { list: listId, day } = (state.drag && dropPlace?.dataset) ?? {};
     const drag = endDrag();
     const item = drag && itemOf(drag.row);
     if (!item) return;
@@ -17175,16 +17176,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (!list || !other || other.archived || isOthers(list) !== isOthers(other)) return;
     event.preventDefault();
     if (event.type === 'drop') moveList(list, other);
-    markPlace(event.type === 'drop' ? null : place);
-  }
-
-  function markPlace(place) {
-    for (const each of findAll('.place[data-id]')) each.classList.toggle('drop-here', each === place);
+    markDropPlace(event.type === 'drop' ? null : place);
   }
 
   function endListDrag() {
     draggedList = null;
-    markPlace(null);
+    markDropPlace(null);
   }
 
   function chooseColour({ value }) {
