@@ -19433,8 +19433,9 @@ def build_page(config: Config) -> BuiltPage:
     """Render the page, with asset names that contain their hashes, and a policy that allows only these assets."""
     assets, values = {}, {}
     for kind, source, content_type in (("css", PAGE_CSS, "text/css"), ("js", PAGE_JS, "text/javascript")):
-        # Lines of comments and indentation are a sixth of the compressed bytes. Lines keep their numbers.
-        text = re.sub(r"(?m)^ *(//.*|/\*.*\*/)$|^ +", "", source)
+        # Comments, indentation and empty lines are a fifth of the compressed bytes.
+        text = re.sub(r"(?ms)^ *//[^\n]*$|^ */\*.*?\*/$|^ +| // [^\n]*$", "", source)
+        text = re.sub(r"\n+", "\n", text)
         digest = hashlib.sha256(text.encode()).digest()
         name = f"{digest.hex()[:20]}.{kind}"
         assets[name] = pack(text.encode(), content_type)
