@@ -12056,24 +12056,35 @@ class DocsHandler(Handler):
 
 
 class Packed(NamedTuple):
-    """A file of the page's, also compressed: its bytes by content coding, the best first and the plain ones last."""
+    """A file of the page's: its bytes by content coding, of which the plain ones have none."""
 
     media_type: str
     etag: str
     bodies: dict[str, bytes]
 
 
-def send_packed(handler: Handler, packed: Packed) -> Response[bytes]:
+@functools.cache
+def content_codings() -> dict[str, Callable[[bytes], bytes]]:
+    """How to compress by content coding, the best first: Brotli only if its package is installed."""
+    codings: dict[str, Callable[[bytes], bytes]] = {"gzip": functools.partial(gzip.compress, mtime=0)}
+    with contextlib.suppress(ImportError):
+        codings = {"br": importlib.import_module("brotli").compress, **codings}
+    return codings
+
+
+async def send_packed(handler: Handler, packed: Packed) -> Response[bytes]:
     """The response with the best content coding that the client accepts (RFC 9110, 12.5.3). Raises NotModified."""
     accepted = {}
     for part in handler.request.headers.get("accept-encoding", "").lower().split(","):
         coding, _, weight = part.replace(" ", "").partition(";q=")
         accepted[coding] = not re.fullmatch(r"0(\.0*)?", weight)
-    coding = next((each for each in packed.bodies if accepted.get(each)), "")
+    coding = next((each for each in content_codings() if accepted.get(each)), "")
     handler.headers["Vary"] = "Accept-Encoding, Origin"
     handler.validate(f'"{packed.etag}{coding and "-" + coding}"')
     if coding:
         handler.headers["Content-Encoding"] = coding
+    if coding not in packed.bodies:  # Brotli takes half a second for the script, and others must not wait
+        packed.bodies[coding] = await asyncio.to_thread(content_codings()[coding], packed.bodies[""])
     return Response(packed.bodies[coding], packed.media_type)
 
 
@@ -12095,7 +12106,7 @@ class PageHandler(Handler):
     async def get(self) -> Response[bytes]:
         """Read the page."""
         self.headers["Cache-Control"] = "private, no-cache"
-        return send_packed(self, self.app.page().html)
+        return await send_packed(self, self.app.page().html)
 
 
 class PageAssetHandler(Handler):
@@ -12110,7 +12121,7 @@ class PageAssetHandler(Handler):
         if asset is None:
             raise NotFound(NOT_FOUND)
         self.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-        return send_packed(self, asset)
+        return await send_packed(self, asset)
 
 
 class StaticHandler(Handler):
@@ -19421,12 +19432,9 @@ class BuiltPage(NamedTuple):
     assets: dict[str, Packed]
 
 
-def pack(body: bytes, media_type: str) -> Packed:
-    """A file of the page's with its compressed forms: Brotli only if the package is installed."""
-    bodies = {"gzip": gzip.compress(body, mtime=0), "": body}
-    with contextlib.suppress(ImportError):
-        bodies = {"br": importlib.import_module("brotli").compress(body), **bodies}
-    return Packed(f"{media_type}; charset=utf-8", hashlib.sha256(body).hexdigest()[:20], bodies)
+def page_file(body: bytes, media_type: str) -> Packed:
+    """A file of the page's."""
+    return Packed(f"{media_type}; charset=utf-8", hashlib.sha256(body).hexdigest()[:20], {"": body})
 
 
 def build_page(config: Config) -> BuiltPage:
@@ -19438,7 +19446,7 @@ def build_page(config: Config) -> BuiltPage:
         text = re.sub(r"\n+", "\n", text)
         digest = hashlib.sha256(text.encode()).digest()
         name = f"{digest.hex()[:20]}.{kind}"
-        assets[name] = pack(text.encode(), content_type)
+        assets[name] = page_file(text.encode(), content_type)
         values[f"{kind}_url"] = f"{config.prefix}/page/{name}"
         values[f"{kind}_integrity"] = f"sha256-{base64.b64encode(digest).decode()}"
     template = tornado.template.Template(PAGE_HTML, name="page.html")
@@ -19449,7 +19457,7 @@ def build_page(config: Config) -> BuiltPage:
         f" style-src 'self' '{values['css_integrity']}';"
         " connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
     )
-    return BuiltPage(pack(html, "text/html"), policy, assets)
+    return BuiltPage(page_file(html, "text/html"), policy, assets)
 
 
 ROUTES = (
