@@ -16015,7 +16015,7 @@ async def test_earlier_text_that_was_typed_again_is_chosen(page):
     (todo,) = await ask(page, "/api/todos")
     for notes in ("mine", "middle"):
         await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"notes": notes})
-    await expect(rows(page).locator(".note")).to_be_visible()
+    await expect(rows(page).locator(".note-mark")).to_be_visible()
     await open_details(page, BUY)
     await expect(page.locator(".detail-notes")).to_have_value("middle")
     await page.context.route("**/api/**", lambda route: route.abort())
@@ -17471,7 +17471,7 @@ async def test_a_finger_swipes_to_complete_and_presses_long_to_select(browser, s
         await row(page, BUY).locator("label").tap()
         await expect(page.locator(".selection-count")).to_have_text("2 selected")
         assert await page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
-        heights = "() => [...document.querySelectorAll('.selection > :not(b)')].map(each => each.offsetHeight)"
+        heights = "() => [...document.querySelectorAll('.selection > :not(b, [hidden])')].map(each => each.offsetHeight)"
         assert min(await page.evaluate(heights)) >= 44
 
 
