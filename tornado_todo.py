@@ -4791,7 +4791,7 @@ class SeenTodo(NamedTuple):
 
 
 def visible_todo(seen: SeenTodo | None, deleted: bool | None, role: str) -> Todo:
-    """The to-do, if it is outside the trash, or in it, or (None) anywhere, and the role is enough.
+    """The to-do, which must be outside the trash (False), in it (True) or anywhere (None), for a sufficient role.
 
     Raises NotFound or Forbidden.
     """
@@ -5060,7 +5060,7 @@ class TodoQueries:
         return [Tag(names[key], counts[key]) for key in sorted(counts)]
 
     async def parents(self) -> list[Parent]:
-        """The to-dos with subtasks that the caller may see, sorted by id; the trash counts for nothing."""
+        """The to-dos with subtasks that the caller may see, sorted by id, without the trash."""
         fields = "upper.id, upper.parent_id, upper.list_id, upper.title, upper.completed_at"
         rows = await self.fetch(
             f"SELECT {fields}, count(*), count(lower.completed_at) FROM todos AS upper"
@@ -5855,7 +5855,7 @@ class LongBatch(TodoBatch):
         return after
 
     async def reassign(self, user_id: str, assignee: str | None, where: str = "", *arguments: Any) -> None:
-        """Record another assignee in the to-dos of a user who leaves, or who gets another name.
+        """Record another assignee in the to-dos of a user who leaves or is renamed.
 
         The user may have lost the right to change them, so this does not check it, and it cannot be undone alone.
         """
@@ -7503,7 +7503,7 @@ MAX_ADDED = 1e6  # to-dos that one write adds to a list
 
 
 def find_place(batch: TodoBatch, list_id: str | None, grows: bool = True) -> tuple[str, float]:
-    """A list, and the greatest order in it, after which there is room if it grows. Raises Invalid or Forbidden."""
+    """A list and its greatest order, after making room for to-dos if it `grows`. Raises Invalid or Forbidden."""
     end: EndOfList | None = batch.ask(TodoQueries.end_of_list, list_id)
     if end is None:
         raise invalid("list", "names no list of yours")
@@ -7725,7 +7725,7 @@ class Act(msgspec.Struct, kw_only=True):
 
 
 def sequence_of(parents: Mapping[str, str | None], act: Act) -> list[str]:
-    """The sequence in which a bulk act changes to-dos, of which it has the parents by id.
+    """The ids of the to-dos of a bulk act, in the sequence in which it changes them; `parents` are by id.
 
     Subtasks move with their parents, so parents come first. They are completed before their parents, or the next
     of a parent that repeats would take them along as open ones.
@@ -7952,7 +7952,7 @@ class BulkActs:
                 self._go_on(act, number)
 
     async def close(self) -> None:
-        """Stop after the present slices. The acts go on after the next start."""
+        """Stop after the current slices. The acts continue after the next start."""
         await end_tasks([*self._tasks.values()])
 
 
@@ -9129,7 +9129,7 @@ class PasswordHasher:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Keep a place for a password; also for what comes before its hash. Raises Unavailable if too many wait."""
+        """Reserve a place among the passwords to be hashed. Raises Unavailable if too many wait."""
         if self._pending >= MAX_HASHING:
             raise Unavailable("Too many people are signing in right now. Try again in a moment.")
         self._pending += 1
@@ -12056,7 +12056,7 @@ class DocsHandler(Handler):
 
 
 class Packed(NamedTuple):
-    """A file of the page's: its bytes by content coding, of which the plain ones have none."""
+    """A file of the page, with its bytes by content coding; an empty one stands for the plain bytes."""
 
     media_type: str
     etag: str
@@ -19433,7 +19433,7 @@ class BuiltPage(NamedTuple):
 
 
 def page_file(body: bytes, media_type: str) -> Packed:
-    """A file of the page's."""
+    """A file of the page, not compressed yet."""
     return Packed(f"{media_type}; charset=utf-8", hashlib.sha256(body).hexdigest()[:20], {"": body})
 
 
