@@ -17471,8 +17471,8 @@ async def test_a_finger_swipes_to_complete_and_presses_long_to_select(browser, s
         await row(page, BUY).locator("label").tap()
         await expect(page.locator(".selection-count")).to_have_text("2 selected")
         assert await page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
-        heights = "() => [...document.querySelectorAll('.selection > :not(b, [hidden])')].map(each => each.offsetHeight)"
-        assert min(await page.evaluate(heights)) >= 44
+        heights = "nodes => nodes.map(each => each.offsetHeight)"
+        assert min(await page.locator(".selection > :not(b, [hidden])").evaluate_all(heights)) >= 44
 
 
 # ==== order =======================================================================================
