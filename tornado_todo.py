@@ -3766,7 +3766,7 @@ class SQLiteDatabase(Database):
 
     @staticmethod
     async def _checkpoint(files: SQLiteFiles, copier: aiosqlite.Connection) -> None:
-        with contextlib.suppress(sqlite3.Error, FilesLost):  # the next commit reports what is wrong
+        with contextlib.suppress(sqlite3.Error, FilesLost):  # the next commit reports the fault
             files.check()
             files.is_copying = True
             await copier.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
@@ -4803,8 +4803,8 @@ def visible_todo(seen: SeenTodo | None, deleted: bool | None, role: str) -> Todo
 
 INDEXED_SORTS = ("order", "due")  # in which an index has to-dos; the others sort all that are selected
 LIVING = "deleted_at IS NULL"
-# Where no index has an order, the ids alone are sorted, which takes SQLite less time than whole rows. It sorts the
-# newest first in two thirds of the time if it may skip what is older than those at the end of the lists.
+# Where no index has an order, the ids alone are sorted, which takes SQLite less time than whole rows. A page of the
+# newest skips rows that are older than all of the last ones by position, which saves a third of the time.
 NEWEST = (
     " AND {0} >= (SELECT min(value) FROM (SELECT {0} AS value FROM todos WHERE {{0}}"
     " ORDER BY position DESC, id DESC{1}) AS last)"
@@ -7725,7 +7725,7 @@ class Act(msgspec.Struct, kw_only=True):
 
 
 def sequence_of(parents: Mapping[str, str | None], act: Act) -> list[str]:
-    """The ids of the to-dos of a bulk act, in the sequence in which it changes them; `parents` are by id.
+    """The ids of the to-dos of a bulk act in the sequence in which it changes them; `parents` has their parents.
 
     Subtasks move with their parents, so parents come first. They are completed before their parents, or the next
     of a parent that repeats would take them along as open ones.
