@@ -3769,8 +3769,10 @@ class SQLiteDatabase(Database):
         with contextlib.suppress(sqlite3.Error, FilesLost):  # the next commit reports the fault
             files.check()
             files.is_copying = True
-            await copier.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
-        files.is_copying = False
+            try:
+                await copier.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
+            finally:
+                files.is_copying = False
 
     async def _look(self, probe: Probe) -> None:
         """Raise unless the files are there, can be read and written, and have room to grow."""
