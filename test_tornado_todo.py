@@ -1284,6 +1284,16 @@ def shown_titles(page):
     return page.locator(".todo-list li label")
 
 
+async def scroll_until_shown(page, count: int) -> None:
+    """Scroll to the end until `count` rows are loaded: rows that come into view may grow and push the end away."""
+
+    async def is_shown() -> bool:
+        await page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        return await rows(page).count() == count
+
+    await until(is_shown)
+
+
 def row(page, title):
     return rows(page).filter(has=page.get_by_text(title, exact=True))
 
@@ -17959,12 +17969,7 @@ async def test_a_big_list_loads_as_it_is_scrolled(page):
     await page.reload()
     await expect(page.locator(".todo-count")).to_have_text("260 items left")
     assert await rows(page).count() < 260
-    await page.mouse.move(600, 500)
-    give_up = time.monotonic() + PATIENCE
-    while await rows(page).count() < 260 and time.monotonic() < give_up:
-        await page.mouse.wheel(0, 5000)
-        await page.wait_for_timeout(100)
-    await expect(rows(page)).to_have_count(260)
+    await scroll_until_shown(page, 260)
     await expect(shown_titles(page).last).to_have_text("number 259")
 
 
@@ -18717,8 +18722,7 @@ async def test_a_printed_list_that_is_not_loaded_whole_says_so(page):
     await expect(note).to_contain_text("Only the first 100 to-dos are printed")
     await expect(page.locator(".more:visible")).to_have_count(0)
     await page.emulate_media(media="screen")
-    await page.locator(".more-button:visible").scroll_into_view_if_needed()
-    await expect(rows(page)).to_have_count(120)
+    await scroll_until_shown(page, 120)
     await page.emulate_media(media="print")
     await expect(note).to_be_hidden()
 
@@ -19821,8 +19825,7 @@ async def test_payloads_in_titles_notes_tags_and_names_are_not_run(browser):
             await page.context.add_cookies([{"name": name, "value": value, "url": url}])
             await page.reload()
             await expect(shown_titles(page)).to_have_text(PAYLOADS[:100])
-            await page.locator(".more-button").first.scroll_into_view_if_needed()
-            await expect(shown_titles(page)).to_have_count(200)
+            await scroll_until_shown(page, 200)
             for number in range(200):
                 await rows(page).nth(number).scroll_into_view_if_needed()  # far rows have no buttons yet
                 await rows(page).nth(number).locator(".details-button").evaluate("button => button.click()")
