@@ -6533,6 +6533,18 @@ async def test_database_closes_though_the_last_caller_gave_up(todo_engine):
         await database.close()
 
 
+async def test_a_list_that_is_taken_from_its_reader_between_two_queries_is_not_shown(service_anywhere):
+    service, ada = service_anywhere
+    bob = await service.store.user("bob")
+    shared = (await service.create_list(ada, {"title": "shared"})).result.id
+    await service.share(ada, shared, "bob", "viewer")
+    reader = service.queries(bob)
+    seen = [await reader.todo_list(shared)]
+    assert [each.active for each in await reader.described(seen)] == [0]
+    await service.unshare(ada, shared, "bob")
+    assert await reader.described(seen) == []
+
+
 async def test_a_bulk_change_ends_where_the_right_ends(service_anywhere, monkeypatch):
     service, ada = service_anywhere
     monkeypatch.setattr(tornado_todo, "SLICE", 1)

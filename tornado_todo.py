@@ -4723,7 +4723,7 @@ def in_parts(ids: Sequence[Value], first: int) -> Iterator[tuple[str, Sequence[V
         yield placeholders(len(part), first), part
 
 
-def first_row(rows: Sequence[tuple], missing: str) -> tuple:
+def first_row(rows: Sequence[Value], missing: str) -> Value:
     """The first row. Raises NotFound with a message if there is none."""
     if not rows:
         raise NotFound(missing)
@@ -5080,7 +5080,7 @@ class TodoQueries:
         return await self._select_lists("owner_id = $1 AND deleted_at IS NULL AND inbox = 0 ORDER BY position, id")
 
     async def described(self, lists: Sequence[TodoList]) -> list[TodoList]:
-        """Lists with the number of their to-dos, their owner, and the caller's role."""
+        """Lists with the number of their to-dos, their owner and the caller's role, without those lost meanwhile."""
         # Each count reads one index; to count for all lists in one query, Postgres would read whole tables.
         in_list = "FROM todos WHERE todos.list_id = lists.id AND todos.deleted_at IS NULL"
         only = [lists[0].id] if len(lists) == 1 else []
@@ -5095,7 +5095,7 @@ class TodoQueries:
             list_id: {"owner": owner, "role": role, "shared": bool(shared), "active": total - done, "completed": done}
             for list_id, owner, role, shared, total, done in rows
         }
-        return [msgspec.structs.replace(todo_list, **facts.get(todo_list.id, {})) for todo_list in lists]
+        return [msgspec.structs.replace(each, **facts[each.id]) for each in lists if each.id in facts]
 
     async def kept(self, kind: type[Any], thing_id: str = "") -> list[Any]:
         """The caller's filters or templates, or the one of an id, by name."""
@@ -10816,7 +10816,7 @@ class APIHandler(Handler):
 
     async def described(self, written: WriteResult[TodoList]) -> WriteResult[TodoList]:
         """The result of a write with the current list and its counts of to-dos."""
-        return written._replace(result=(await self.queries.described([written.result]))[0])
+        return written._replace(result=next(iter(await self.queries.described([written.result])), written.result))
 
     def page(self, rows: list[Value], limit: int, cursor_after: Callable[[Value], str]) -> list[Value]:
         """At most `limit` of these rows; if there are more, set the Link header of the next page (RFC 8288)."""
@@ -11161,7 +11161,7 @@ class ListHandler(APIHandler):
         """Read a list."""
         todo_list = await self.queries.todo_list(list_id, deleted)
         self.validate(revision_etag(todo_list.revision))
-        return await self.show((await self.queries.described([todo_list]))[0])
+        return await self.show(first_row(await self.queries.described([todo_list]), "There is no such list."))
 
     async def patch(self, list_id: ListId, body: ListPatch, *, if_match: IfMatch = None) -> WriteResult[TodoList]:
         """Change a list: its title for all, if the caller owns it; its order, colour and archive for the caller."""
