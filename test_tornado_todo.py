@@ -1185,8 +1185,12 @@ async def blank_tab(browser, has_touch, **options):
     """A tab in a window of its own. Opening one costs as much as a test, so tests leave it to each other."""
     if browser.free_tabs[has_touch] and not options:
         return browser.free_tabs[has_touch].pop()
-    screen = {"width": 1280, "height": 800}
-    context = await browser.new_context(viewport=screen, reduced_motion="reduce", has_touch=has_touch, **options)
+    options_of_all = {
+        "viewport": {"width": 1280, "height": 800},
+        "reduced_motion": "reduce",
+        "service_workers": "block",
+    }
+    context = await browser.new_context(**options_of_all | {"has_touch": has_touch} | options)
     context.set_default_timeout(1000 * PATIENCE)
     tab = await context.new_page()
     tab.on("pageerror", lambda error: tab.faults.append(str(error)))
@@ -19864,3 +19868,188 @@ async def test_a_stored_record_runs_no_script_in_a_browser(browser):
             await page.goto(client.url + path)
             assert await page.title() != "hacked"
         await page.close()
+
+
+# ---- the page without its server: a service worker keeps it
+
+
+class Outage:
+    """A server at a fixed port which a test stops, starts again, or replaces by somebody else's."""
+
+    def __init__(self, **settings):
+        self.settings, self.port, self.running = settings, free_port(), contextlib.ExitStack()
+        self.start()
+
+    def start(self):
+        (listener,) = tornado.netutil.bind_sockets(self.port, "127.0.0.1")
+        self.running.callback(listener.close)
+        self.url = self.running.enter_context(served(self.settings, listener)).url
+
+    def stop(self):
+        self.running.close()
+
+    def replace(self, handle):
+        """Let a coroutine function answer the connections at the port."""
+        answering = set()
+
+        async def accept(reader, writer):
+            answering.add(asyncio.current_task())
+            with contextlib.suppress(OSError, EOFError), contextlib.closing(writer):
+                await handle(reader, writer)
+
+        @contextlib.asynccontextmanager
+        async def host():
+            async with await asyncio.start_server(accept, "127.0.0.1", self.port):
+                yield
+                for task in answering:
+                    task.cancel()
+                await asyncio.gather(*answering, return_exceptions=True)
+
+        self.running.enter_context(in_background(host()))
+
+
+@pytest.fixture
+def outage(tmp_path):
+    outage = Outage(DATABASE_URL=f"sqlite:///{tmp_path / 'todo.db'}", AUTH="auto", PREFIX="/mine")
+    yield outage
+    outage.stop()
+
+
+@pytest.fixture
+async def installed(browser, outage):
+    """A page that its worker keeps."""
+    async with opened(browser, outage.url, path="/", service_workers="allow") as page:
+        await page.evaluate("navigator.serviceWorker.ready")
+        await until(lambda: page.evaluate("caches.keys().then(names => names.length === 1)"))
+        page.is_reusable = False
+        yield page
+
+
+async def captive_portal(reader, writer):
+    """Answer each request as a network does that wants its users to sign in first."""
+    await reader.readuntil(b"\r\n\r\n")
+    body = b"<!DOCTYPE html><title>Railway</title>Welcome aboard"
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n")
+    writer.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+
+
+async def no_answer(reader, writer):
+    """Accept a connection and leave it at that."""
+    await reader.read()
+
+
+def test_page_can_be_installed_under_its_prefix():
+    with served({**MEMORY, "PREFIX": "/mine"}) as server, Client(server.url) as client:
+        html = client.get("/").body.decode()
+        (address,) = re.findall('rel="manifest" href="([^"]+)"', html)
+        assert address == "/mine/manifest.webmanifest"
+        answer = client.get("/manifest.webmanifest")
+        assert answer.headers["Content-Type"].startswith("application/manifest+json")
+        manifest = answer.json()
+        assert {manifest["start_url"], manifest["scope"], manifest["id"]} == {"./"}
+        for icon in manifest["icons"]:
+            image = client.get(icon["src"].removeprefix("/mine"))
+            assert image.headers["Content-Type"].startswith("image/svg+xml") and b"<svg" in image.body
+        worker = client.get("/worker.js")
+        assert worker.headers["Content-Type"].startswith("text/javascript")
+        assert worker.headers["Cache-Control"] == "no-cache" and "immutable" not in str(worker.headers)
+        assert client.get("/page/worker.js").status == client.get("/worker.css").status == 404
+
+
+async def until_on_device(page, *titles):
+    """Wait until the page has to-dos of these titles in its copy on the device."""
+    read = """base => new Promise(resolve => {
+      const opening = indexedDB.open(`tornado_todo:${base}`, 1);
+      opening.onupgradeneeded = () => opening.transaction.abort();
+      opening.onerror = () => resolve([]);
+      opening.onsuccess = () => {
+        const reading = opening.result.transaction('todos').objectStore('todos').getAll();
+        reading.onsuccess = () => { opening.result.close(); resolve(reading.result.map(({ title }) => title)); };
+      };
+    })"""
+
+    async def has_all():
+        return set(titles) == set(await page.evaluate(read, urllib.parse.urlsplit(page.server).path))
+
+    await until(has_all)
+
+
+@pytest.mark.parametrize("trouble", ["stopped", "portal", "silence"])
+async def test_page_opens_without_its_server_and_shows_what_it_had(installed, outage, trouble):
+    page = installed
+    with Client(outage.url) as client:
+        garden = client.post("/api/lists", {"title": "Garden"}).json()["id"]
+        client.post("/api/todos", [{"title": "dig", "list": garden, "due": "2020-02-02"}, {"title": "call #bob"}])
+    await type_in(page, BUY)
+    await until_on_device(page, BUY, "dig", "call #bob")
+    outage.stop()
+    if trouble != "stopped":
+        outage.replace(captive_portal if trouble == "portal" else no_answer)
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text(["call #bob", BUY])
+    await expect(page.locator(".banner")).to_be_visible()
+    await page.locator(".sidebar").get_by_text("Garden").click()
+    await expect(shown_titles(page)).to_have_text(["dig"])
+    await page.locator(".sidebar").get_by_text("Today").click()
+    await expect(shown_titles(page)).to_have_text(["dig"])
+    await page.locator(".sidebar").get_by_text("Everything").click()
+    await page.locator(".search").fill("CHEESE buy")
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await page.locator(".search").fill("")
+    outage.stop()
+    outage.start()
+    with Client(outage.url) as client:
+        client.post("/api/todos", {"title": FEED})
+    await expect(page.locator(".banner")).to_be_hidden()
+    await expect(shown_titles(page)).to_have_text(["dig", "call #bob", BUY, FEED])
+
+
+async def test_copy_on_the_device_follows_what_others_change(installed, outage):
+    page = installed
+    await type_in(page, BUY, BOOK)
+    await until_on_device(page, BUY, BOOK)
+    await page.goto("about:blank")
+    with Client(outage.url) as client:
+        first, second = client.get("/api/todos").json()
+        client.patch(f"/api/todos/{first['id']}", {"title": FEED})
+        client.delete(f"/api/todos/{second['id']}")
+    await page.goto(outage.url)
+    await until_on_device(page, FEED)
+    outage.stop()
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text([FEED])
+
+
+async def test_copy_on_the_device_is_not_shown_to_the_next_user(browser, tmp_path):
+    outage = Outage(DATABASE_URL=f"sqlite:///{tmp_path / 'todo.db'}", AUTH="accounts", SIGNUP="open")
+    with contextlib.closing(outage.running), Client(outage.url) as client:
+        ann, bob = sign_up(client), sign_up(client, "bob")
+        client.post("/api/todos", {"title": BUY}, **ann)
+        async with opened(browser, outage.url, path="/nothing", service_workers="allow") as page:
+            for person, titles in ((ann, [BUY]), (bob, [])):
+                name, _, value = person["Cookie"].partition("=")
+                await page.context.add_cookies([{"name": name, "value": value, "url": outage.url}])
+                await go_away(page)
+                await page.goto(outage.url)
+                await expect(shown_titles(page)).to_have_text(titles)
+                await until_on_device(page, *titles)
+            await page.evaluate("navigator.serviceWorker.ready")
+            outage.stop()
+            await page.reload()
+            await expect(page.locator(".banner")).to_be_visible()
+            await expect(page.locator(".empty-title")).to_have_text("All clear")
+            assert BUY not in await page.content()
+            page.is_reusable = False
+
+
+async def test_open_page_follows_a_new_version_and_keeps_what_is_typed(installed, outage, monkeypatch):
+    page = installed
+    await page.locator(".new-todo").fill("half a th")
+    outage.stop()
+    monkeypatch.setattr(tornado_todo, "PAGE_HTML", tornado_todo.PAGE_HTML.replace("<body>", "<body class='newer'>"))
+    outage.start()
+    await expect(page.locator("body.newer")).to_be_attached()
+    await expect(page.locator(".new-todo")).to_have_value("half a th")
+    outage.stop()
+    await page.reload()
+    await expect(page.locator("body.newer .new-todo")).to_be_visible()

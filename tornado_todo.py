@@ -11440,7 +11440,7 @@ class EventsHandler(APIHandler):
     async def _greet(self, socket: Socket, since: int | None) -> int:
         """Send the first message; return the revision after which the client reads."""
         revision = await self.queries.revision()
-        hello: dict[str, Any] = {"type": "hello", "revision": revision}
+        hello: dict[str, Any] = {"type": "hello", "revision": revision, "page": self.app.page().version}
         since = revision if since is None else since
         try:
             await self.queries.check_revision(since)
@@ -12112,18 +12112,26 @@ class PageHandler(Handler):
 
 
 class PageAssetHandler(Handler):
-    """The page's style sheet and script, under names that change with their bytes."""
+    """The page's style sheet, script and icon, under names that change with their bytes."""
 
     public = True
     any_query = True
+    cache_control = "public, max-age=31536000, immutable"
+    content_security_policy = "default-src 'none'; connect-src 'self'"  # what the worker may do
 
     async def get(self, name: PathText) -> Response[bytes]:
         """Read a file of the page's."""
         asset = self.app.page().assets.get(name)
         if asset is None:
             raise NotFound(NOT_FOUND)
-        self.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        self.headers["Cache-Control"] = self.cache_control
         return await send_packed(self, asset)
+
+
+class PageFileHandler(PageAssetHandler):
+    """The page's service worker and manifest, whose names stay."""
+
+    cache_control = "no-cache"
 
 
 class StaticHandler(Handler):
@@ -12215,7 +12223,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 {% set username = ('<input class="account-username" name="username" type="text" autocomplete="username" readonly hidden'
                    ' aria-label="Name">') %}
 {% set priorities = dict(enumerate(('None', 'Low', 'Medium', 'High'))) %}
-<html lang="en" class="is-starting" data-base="{{ base }}" data-weather="{{ weather }}">
+<html lang="en" class="is-starting" data-base="{{ base }}" data-version="{{ version }}" data-weather="{{ weather }}">
 <head>
 <meta charset="utf-8">
 <title>Inbox · tornado_todo</title>
@@ -12224,10 +12232,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
 <meta name="color-scheme" content="light dark">
 <meta name="theme-color" content="#edf1f0" media="(prefers-color-scheme: light)">
 <meta name="theme-color" content="#11191c" media="(prefers-color-scheme: dark)">
-<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E
-%3Crect width='32' height='32' rx='8' fill='%230b5f69'/%3E%3Cg fill='none' stroke='%23fff' stroke-width='3'
- stroke-linecap='round'%3E%3Cpath d='M7 8h18M10 14h13M12 20h8'/%3E%3Cpath d='M13 26h2'
- stroke='%23ffd166'/%3E%3C/g%3E%3C/svg%3E">
+<link rel="icon" href="{{ svg_url }}">
+<link rel="manifest" href="{{ base }}/manifest.webmanifest">
 <link rel="stylesheet" href="{{ css_url }}" integrity="{{ css_integrity }}">
 <script src="{{ js_url }}" integrity="{{ js_integrity }}" defer></script>
 </head>
@@ -12739,6 +12745,92 @@ PAGE_HTML = r"""<!DOCTYPE html>
   <a href="{{ base }}/api/todos">{{ base }}/api/todos</a>.</p></noscript>
 </body>
 </html>
+"""
+
+# The square is full, so that any mask may cut its corners; what it shows stays within the inner four fifths.
+PAGE_ICON = r"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">
+<rect width="32" height="32" rx="8" fill="#0b5f69"/>
+<g fill="none" stroke="#fff" stroke-width="3" stroke-linecap="round">
+<path d="M7 8h18M10 14h13M12 20h8"/>
+<path d="M13 26h2" stroke="#ffd166"/>
+</g>
+</svg>
+"""
+
+# Addresses are relative to the manifest's own, so that they have the prefix.
+PAGE_MANIFEST = {
+    "id": "./",
+    "name": "tornado_todo",
+    "short_name": "to-do",
+    "description": "A to-do list with lists, due dates, tags, history and undo.",
+    "start_url": "./",
+    "scope": "./",
+    "display": "standalone",
+    "background_color": "#edf1f0",
+    "theme_color": "#edf1f0",
+    "categories": ["productivity"],
+    "shortcuts": [{"name": "Today", "url": "./#/today"}, {"name": "Upcoming", "url": "./#/upcoming"}],
+}
+
+# The page and its assets are kept together in one cache for each scope, since one origin may have several apps.
+PAGE_WORKER = r"""// The service worker of tornado_todo: it keeps the page, so that it opens without the server.
+// It never touches the API: the page itself keeps what it has read, for the user who has read it.
+'use strict';
+
+const { scope } = self.registration;
+const CACHE = `tornado_todo:${scope}`;
+const NETWORK_PATIENCE = 3000; // ms until a dead connection counts as none
+
+const ASSET = /\/(page\/[0-9a-f]{20}\.(?:css|js|svg))/g;
+
+const assetsIn = html => [...new Set(Array.from(html.matchAll(ASSET), ([, path]) => scope + path))];
+
+// A network that wants a sign-in of its own answers in the server's place, with another page.
+async function keepPage(response) {
+  const assets = assetsIn(await response.clone().text());
+  if (!response.ok || response.redirected || assets.length === 0) return false;
+  const cache = await caches.open(CACHE);
+  const known = new Set((await cache.keys()).map(({ url }) => url));
+  await cache.addAll(assets.filter(url => !known.has(url)));
+  await cache.put(scope, response);
+  const isOld = url => url !== scope && !assets.includes(url);
+  await Promise.all([...known].filter(isOld).map(url => cache.delete(url)));
+  return true;
+}
+
+async function fetchPage(request) {
+  const response = await fetch(request);
+  const isPage = response.ok ? await keepPage(response.clone()).catch(() => true) : response.status < 500;
+  if (!isPage) throw new Error('This is not the page.');
+  return response;
+}
+
+async function openPage(event) {
+  const fresh = fetchPage(event.request);
+  event.waitUntil(fresh.catch(() => {}));
+  const kept = await keptCopy(scope);
+  if (!kept) return fresh.catch(() => fetch(event.request));
+  const late = new Promise(resolve => setTimeout(resolve, NETWORK_PATIENCE, kept));
+  return Promise.race([fresh.catch(() => kept), late]);
+}
+
+const keptCopy = request => caches.match(request, { cacheName: CACHE }).catch(() => undefined);
+const openAsset = async request => (await keptCopy(request)) ?? fetch(request);
+
+self.addEventListener('install', event => {
+  self.skipWaiting();
+  event.waitUntil(fetch(scope).then(keepPage));
+});
+
+self.addEventListener('activate', event => event.waitUntil(self.clients.claim()));
+
+self.addEventListener('fetch', event => {
+  const { request } = event;
+  const [address] = request.url.split(/[?#]/);
+  if (request.method !== 'GET') return;
+  if (request.mode === 'navigate' && address === scope) event.respondWith(openPage(event));
+  else if (address.startsWith(`${scope}page/`)) event.respondWith(openAsset(request));
+});
 """
 
 PAGE_CSS = r"""/* The page of tornado_todo: the colours of the sky after a storm. Below the tokens every length, colour
@@ -14147,7 +14239,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- Settings ----------------------------------------------------------------------------------------
 
-  const { base: root, weather } = document.documentElement.dataset;
+  const { base: root, version, weather } = document.documentElement.dataset;
   const PAGE_SIZE = 100;
   const MAXIMUM_LIMIT = 1000;
   const MAXIMUM_SELECTED = 200; // of which the ids still fit into an address
@@ -14171,6 +14263,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const REQUEST_PATIENCE = 20000;
   const CHECK_PATIENCE = 4000;
   const SLOW_START = 1500;
+  const COPY_PAUSE = 2000; // ms after a reading until the copy on the device is renewed
+  const COPY_SIZE = 5000; // to-dos in it, those that were changed last
   const MAXIMUM_SILENCE = 35000; // the server sends a heartbeat every 15 s
   const CONNECTIONS_OF_BROWSER = 6; // to one server, with HTTP/1.1
   const LONGEST_RETRY = 30000;
@@ -14743,6 +14837,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     // A write outlives the page that sent it; browsers allow that for small bodies only.
     options.keepalive = method !== 'GET' && (options.body ?? '').length < 16000;
     const response = await fetchInTime(request, root + path, options, patience);
+    const isOurs = response.status === 204 || response.headers.get('Content-Type')?.includes('json');
+    if (response.ok && !isOurs) throw new Problem(0, 'The network answers for the server. It may want a sign-in.');
     if (response.ok) return response;
     const problem = await problemOf(response);
     // A wrong password is reported at its field, or when signing in; any other 401 is the end of the session.
@@ -15330,6 +15426,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     Object.assign(reading, { ticket, running: true, isAway: false });
     Object.assign(state, { stale: '' }, moved && { loading: true, problem: null });
     showBusy();
+    const showEarly = () => showCopy(() => isLater() || !reading.running).then(isShown => isShown && probe());
+    const copying = moved ? setTimeout(showEarly, access.isAssumed ? 0 : SLOW_START) : null;
     try {
       const answer = await readAfterCommands(what, moved, isLater);
       if (isLater()) return;
@@ -15339,6 +15437,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     } catch (error) {
       if (!isLater()) await readingFailed(expected(error), moved, isLater);
     } finally {
+      clearTimeout(copying);
       if (!isLater()) endReading(moved);
     }
   }
@@ -15348,7 +15447,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (moved) state.loading = false;
     showBusy();
     render();
-    if (!reading.isAway) want(); // otherwise the probe does
+    if (reading.isAway) return; // the probe has it read again
+    want();
+    renewCopySoon();
   }
 
   // An answer that was on its way while something was written may not know of it: it would take a new to-do off
@@ -15492,6 +15593,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       else waitForRetry(pauseAfter(error, 1)).then(probe);
     }
     if (!moved) return void (error.status === 404 && sync({ moved: true }));
+    if (error.isTemporary && (await showCopy(isLater))) return;
     if (error.status === 404 && (await findsOtherLists())) return;
     if (isLater()) return;
     state.problem = error;
@@ -15566,6 +15668,155 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       await loadMore();
     }
     print();
+  }
+
+  // ---- The copy on this device --------------------------------------------------------------------------
+  // What the server had at a revision of its log, for times without it: the to-dos outside the trash, the lists
+  // and the filters. The log of changes keeps it up to date. It is one user's: for another one it begins empty.
+
+  const COPY = `tornado_todo:${root}`;
+
+  const answerOfRequest = request =>
+    new Promise((resolve, reject) => {
+      request.onsuccess = () => resolve(request.result);
+      request.onerror = request.onblocked = () => reject(request.error);
+    });
+
+  async function openCopy() {
+    const request = indexedDB.open(COPY, 1);
+    request.onupgradeneeded = () => {
+      request.result.createObjectStore('todos', { keyPath: 'id' });
+      request.result.createObjectStore('about');
+    };
+    const database = await answerOfRequest(request);
+    database.onversionchange = () => database.close();
+    return database;
+  }
+
+  let copyOpened = null;
+
+  async function copyStores(mode) {
+    copyOpened ??= openCopy();
+    const transaction = (await copyOpened).transaction(['todos', 'about'], mode);
+    return { todos: transaction.objectStore('todos'), about: transaction.objectStore('about') };
+  }
+
+  const aboutCopy = async () => answerOfRequest((await copyStores('readonly')).about.get('about'));
+
+  // Returns null where the log does not have all that changed for the user.
+  async function changesOfCopy(revision) {
+    const items = new Map();
+    for (let number = 0; number < COPY_SIZE / MAXIMUM_LIMIT; number += 1) {
+      const page = await getJson(`/api/changes?since=${revision}&limit=${MAXIMUM_LIMIT}`);
+      const hasMore = ({ todo, action }) => !todo && ['share', 'restore'].includes(action);
+      if (page.changes.some(hasMore)) break;
+      for (const { todo, after } of page.changes) if (todo) items.set(todo, after?.deleted_at ? null : after);
+      revision = page.revision;
+      if (!page.more) return { revision, items };
+    }
+    return null;
+  }
+
+  // The changes that come while it is read are read again by the next renewal.
+  async function wholeCopy() {
+    const { revision } = state;
+    const items = new Map();
+    let next = `?${new URLSearchParams({ sort: '-updated_at', limit: MAXIMUM_LIMIT })}`;
+    while (next && items.size < COPY_SIZE) {
+      const page = await getTodos(next);
+      for (const item of page.items) items.set(item.id, item);
+      next = page.next;
+    }
+    return { revision, items, isWhole: true };
+  }
+
+  const renewCopy = shared(async () => {
+    if (access.link || access.leaving || state.revision === null) return;
+    const owner = stashOwner();
+    const known = await aboutCopy();
+    const isOwn = known?.owner === owner && known.revision <= state.revision;
+    const news = (isOwn ? await changesOfCopy(known.revision).catch(expected) : null) ?? (await wholeCopy());
+    if (owner !== stashOwner() || news instanceof Problem) return;
+    const { todos, about } = await copyStores('readwrite');
+    if (news.isWhole) todos.clear();
+    for (const [id, item] of news.items) (item ? todos.put(item) : todos.delete(id));
+    const { lists, filters } = saved;
+    about.put({ owner, session: access.session, revision: news.revision, lists, filters }, 'about');
+  });
+
+  const renewCopySoon = debounce(() => renewCopy().catch(() => {}), COPY_PAUSE); // the storage may be full or forbidden
+
+  const forgetCopy = async () => answerOfRequest(indexedDB.deleteDatabase(COPY)).catch(() => {});
+
+  const COPY_SORTS = {
+    order: item => item.order,
+    title: item => item.title.toLowerCase(),
+    due: item => (item.due ? dueMoment(item.due).getTime() : Infinity),
+    priority: item => item.priority,
+    created_at: item => item.created_at,
+    updated_at: item => item.updated_at,
+  };
+
+  function sortedAsShown(items) {
+    const sign = sortOf().startsWith('-') ? -1 : 1;
+    const key = COPY_SORTS[sortOf().replace('-', '')];
+    const rank = (one, other) => (one < other ? -1 : Number(one > other));
+    return items.toSorted((a, b) => sign * (rank(key(a), key(b)) || rank(a.id, b.id)));
+  }
+
+  function isFound({ title, notes, tags }) {
+    const text = [title, notes, ...tags].join('\n').toLowerCase();
+    return searched().toLowerCase().split(/\s+/).every(word => text.includes(word));
+  }
+
+  function parentsAmong(items) {
+    const known = new Map(items.map(item => [item.id, item]));
+    const below = Map.groupBy(items.filter(({ parent }) => known.has(parent)), ({ parent }) => parent);
+    return [...below].map(([id, subtasks]) => {
+      const { parent, list, title, completed } = known.get(id);
+      const done = subtasks.filter(each => each.completed).length;
+      return { id, parent, list, title, completed, subtasks: subtasks.length, done };
+    });
+  }
+
+  // The copy as `read` would return it, or null where it cannot replace the server.
+  async function readCopy() {
+    const { todos, about } = await copyStores('readonly');
+    const [all, known] = await Promise.all([todos.getAll(), about.get('about')].map(answerOfRequest));
+    if (known?.owner !== stashOwner() || access.link || isTrash() || state.view.filter) return null;
+    const { lists, filters } = known;
+    keep({ lists, filters });
+    const ids = new Set(lists.map(({ id }) => id));
+    const items = all.filter(({ list }) => ids.has(list));
+    const open = items.filter(({ completed }) => !completed);
+    const tags = Map.groupBy(open.flatMap(item => item.tags), tag => tag);
+    const found = items.filter(item => belongs(item) && isFound(item));
+    const active = found.filter(({ completed }) => !completed).length;
+    return {
+      places: [lists, filters],
+      matching: { active, completed: found.length - active, capped: false },
+      viewCounts: { ...state.viewCounts },
+      tags: [...tags].map(([tag, { length }]) => ({ tag, active: length })),
+      parents: parentsAmong(items),
+      page: { items: sortedAsShown(found), next: null },
+      open: { id: saved.open?.id, item: byId(items, saved.open?.id) ?? saved.open },
+    };
+  }
+
+  // Shows the copy until the server answers. Returns whether there is one.
+  async function showCopy(isLater) {
+    const answer = await readCopy().catch(() => null);
+    if (!answer || isLater()) return false;
+    adopt({ trashedLists: saved.trashedLists, ...answer });
+    state.loaded = true;
+    render();
+    return true;
+  }
+
+  // The last user of this device, if the page has their copy.
+  async function keptSession() {
+    const known = await aboutCopy().catch(() => null);
+    return known && known.owner === stashOwner() ? known.session : null;
   }
 
   // ---- Counting ----------------------------------------------------------------------------------------
@@ -18317,6 +18568,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (session) await alone(() => stash({ isLeft: true }));
     else forgetStashes();
     access.leaving = true;
+    await Promise.race([forgetCopy(), sleep(SLOW_START)]);
     document.documentElement.classList.add('is-starting');
     queue.jobs.length = 0;
     for (const field of findAll('input, textarea')) field.value = '';
@@ -18957,7 +19209,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // The first hello only reports the log's revision; newer changes than those read have to be read again.
-  function hearHello({ revision, reset }) {
+  function hearHello({ revision, reset, page }) {
+    if (page !== version) renewPage();
     const isFirst = state.revision === null;
     const wasReplaced = reset || (!isFirst && revision < state.revision);
     if (isFirst || wasReplaced) state.revision = revision;
@@ -18988,6 +19241,18 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (state.open && isLocked(state.open)) saveDetails();
     if (find('.share').open && !find('.share .entries :focus')) loadShown(find('.share'));
   }
+
+  // ---- A newer version of the page -----------------------------------------------------------------------
+
+  const RENEWAL_PAUSE = 10_000; // ms without typing, after which the page is replaced by a newer version
+  let lastTyped = 0;
+
+  // What is typed outlives the page, but nobody is interrupted while typing or answering a dialog.
+  const renewPage = shared(async () => {
+    const isBusy = () => queue.running || Date.now() - lastTyped < RENEWAL_PAUSE;
+    while (isBusy() || document.querySelector('dialog[open]')) await sleep(RENEWAL_PAUSE / 5);
+    location.reload();
+  });
 
   // ---- Weather and the clock ---------------------------------------------------------------------------
 
@@ -19351,6 +19616,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     addEventListener('hashchange', hashChanged);
     addEventListener('popstate', historyMoved);
     addEventListener('online', wake);
+    addEventListener('input', () => (lastTyped = Date.now()), true);
     for (const kind of ['beforeprint', 'afterprint']) {
       addEventListener(kind, () => {
         state.isPrinting = kind === 'beforeprint';
@@ -19382,17 +19648,26 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // Requests for private data wait until the user is known.
+  function confirmSession(session) {
+    access.isAssumed = false;
+    if (isSameUser(session)) access.session = session;
+    else regainSession();
+  }
+
   async function begin() {
     const asked = askSession();
     // A signed-in user sees the page at once, even while an answer is slow.
-    await Promise.race([asked, sleep(SLOW_START)]);
+    const early = await Promise.race([asked, sleep(SLOW_START)]);
     document.documentElement.classList.remove('is-starting');
-    let session = await asked;
+    const assumed = early || access.link ? null : await keptSession();
+    let session = assumed ?? (await asked);
     const wantsAccount = inviteOf(location.hash) && session.accounts && session.kind !== 'session';
     if ((session.accounts && session.user === null && !access.link) || wantsAccount) {
       session = (await openGate(session)) ?? session;
     }
     access.session = session;
+    access.isAssumed = assumed !== null;
+    if (assumed) asked.then(confirmSession);
     render();
     await takeUp();
     const id = todoOf(location.hash);
@@ -19407,6 +19682,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function start() {
     listen();
+    navigator.serviceWorker?.register(`${root}/worker.js`).catch(() => {}); // some windows forbid it
     findAll('input[type=password]').forEach(addShowButton);
     holdStash();
     if (!location.hash) history.replaceState(null, '', placeOf({}));
@@ -19422,15 +19698,22 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 })();
 """
 
+PAGE_ASSETS = (
+    ("css", PAGE_CSS, "text/css"),
+    ("js", PAGE_JS, "text/javascript"),
+    ("svg", PAGE_ICON, "image/svg+xml"),
+)
+
 
 # ==== assembly: may call everything above =======================================================
 
 
 class BuiltPage(NamedTuple):
-    """The page ready to send: its HTML, validator and policy, and its assets by name."""
+    """The page ready to send: its HTML, validator and policy, its version, and its assets by name."""
 
     html: Packed
     policy: str
+    version: str
     assets: dict[str, Packed]
 
 
@@ -19442,7 +19725,7 @@ def page_file(body: bytes, media_type: str) -> Packed:
 def build_page(config: Config) -> BuiltPage:
     """Render the page, with asset names that contain their hashes, and a policy that allows only these assets."""
     assets, values = {}, {}
-    for kind, source, content_type in (("css", PAGE_CSS, "text/css"), ("js", PAGE_JS, "text/javascript")):
+    for kind, source, content_type in PAGE_ASSETS:
         # Comments, indentation and empty lines are a fifth of the compressed bytes.
         text = re.sub(r"(?ms)^ *//[^\n]*$|^ */\*.*?\*/$|^ +| // [^\n]*$", "", source)
         text = re.sub(r"\n+", "\n", text)
@@ -19451,20 +19734,26 @@ def build_page(config: Config) -> BuiltPage:
         assets[name] = page_file(text.encode(), content_type)
         values[f"{kind}_url"] = f"{config.prefix}/page/{name}"
         values[f"{kind}_integrity"] = f"sha256-{base64.b64encode(digest).decode()}"
+    version = hashlib.sha256(f"{PAGE_HTML}{values}".encode()).hexdigest()[:20]
     template = tornado.template.Template(PAGE_HTML, name="page.html")
-    more = {"weather": bool(config.weather_uri), "colours": get_args(Colour)}
+    more = {"weather": bool(config.weather_uri), "colours": get_args(Colour), "version": version}
     html = template.generate(base=config.prefix, **more, **values)
     policy = (
         f"default-src 'none'; script-src 'self' '{values['js_integrity']}';"
-        f" style-src 'self' '{values['css_integrity']}';"
+        f" style-src 'self' '{values['css_integrity']}'; worker-src 'self'; manifest-src 'self';"
         " connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
     )
-    return BuiltPage(page_file(html, "text/html"), policy, assets)
+    icon = {"src": values["svg_url"], "type": "image/svg+xml", "sizes": "any"}
+    manifest = {**PAGE_MANIFEST, "icons": [{**icon, "purpose": purpose} for purpose in ("any", "maskable")]}
+    assets["manifest.webmanifest"] = page_file(msgspec.json.encode(manifest), "application/manifest+json")
+    assets["worker.js"] = page_file(PAGE_WORKER.encode(), "text/javascript")
+    return BuiltPage(page_file(html, "text/html"), policy, version, assets)
 
 
 ROUTES = (
     Route("/", PageHandler),
-    Route(r"/page/{name:[0-9a-f]+\.(?:css|js)}", PageAssetHandler),
+    Route(r"/page/{name:[0-9a-f]+\.(?:css|js|svg)}", PageAssetHandler),
+    Route(r"/{name:worker\.js|manifest\.webmanifest}", PageFileHandler),
     Route("/api/todos", TodosHandler),
     Route("/api/parse", ParseHandler),
     Route("/api/todos/{todo_id}", TodoHandler),
