@@ -1644,7 +1644,7 @@ async def test_path_of_public_url_is_part_of_the_prefix_behind_any_proxy(public,
         for path in ("", prefix, whole):
             line = Client(client.url.removesuffix(whole) + path)
             page = line.get("/")
-            assert page.status == 200 and page.body.count(f'"{whole}/page/'.encode()) == 2
+            assert page.status == 200 and page.body.count(f'"{whole}/page/'.encode()) == 3
             assert add(line)["url"].startswith(f"https://a.example{whole}/api/todos/")
             asset = re.search(rf'"{whole}(/page/[^"]+)"', page.body.decode())[1]
             assert line.get(asset).status == 200
@@ -1943,7 +1943,10 @@ WRITING = [
 
 
 def path_of(pattern) -> str:
-    return pattern.replace(r"([0-9a-f]+\.(?:css|js))", "ab.css").replace("([^/]+)", NO_ID).replace("(.*)", "x.txt")
+    parts = {r"([0-9a-f]+\.(?:css|js|svg))": "ab.css", r"(worker\.js|manifest\.webmanifest)": "worker.js"}
+    for part, example in {**parts, "([^/]+)": NO_ID, "(.*)": "x.txt"}.items():
+        pattern = pattern.replace(part, example)
+    return pattern
 
 
 @pytest.fixture(scope="module")
@@ -8209,7 +8212,9 @@ def test_the_pages_files_have_hashes_and_are_kept_for_long(client):
 async def test_events_begin_with_the_present_revision(client):
     add(client)
     async with listening(client.url) as line:
-        assert await next_message(line) == {"type": "hello", "revision": revision(client)}
+        hello = await next_message(line)
+        assert hello.pop("page") in client.get("/").body.decode()
+        assert hello == {"type": "hello", "revision": revision(client)}
 
 
 async def test_a_change_is_sent_as_it_happens(client):
@@ -9133,6 +9138,7 @@ def for_all(method: str, path: str, status: Any, body: Any = None, **headers: st
 CELLS = [
     for_all("GET", "/", 200),
     for_all("GET", "/page/$asset", 200),
+    for_all("GET", "/worker.js", 200),
     for_all("GET", "/static/x.txt", 200),
     for_all("GET", "/api/todos", 200),
     for_all("GET", f"/api/todos?q={SHARED}", 200),
