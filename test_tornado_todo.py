@@ -3628,12 +3628,31 @@ def test_template_of_a_list_makes_lists_with_moved_dates(client):
     assert first == datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
+def test_template_moves_the_ends_of_rules_and_reminders_without_a_due_date(client):
+    source = add_list(client)["id"]
+    add(client, list=source, reminders=[{"at": "2026-12-01T09:00:00Z"}])
+    only_reminder = client.post("/api/templates", {"list": source}).json()
+    add(client, list=source, due="2026-12-02", repeat="FREQ=DAILY;UNTIL=20261231")
+    add(client, list=source, due="2026-12-02", repeat="FREQ=DAILY;UNTIL=20261231T080000Z")
+    for template, day in (
+        (only_reminder, "2030-01-01"),
+        (client.post("/api/templates", {"list": source}).json(), "9999-12-01"),
+    ):
+        made = client.post(f"/api/templates/{template['id']}/lists", {"day": day}).json()
+        reminder, *rest = client.get(f"/api/todos?list={made['id']}").json()
+        before = "2030-01-01" if template == only_reminder else "9999-11-30"
+        assert reminder["reminders"] == [{"at": f"{before}T09:00:00Z"}]
+    assert [each["repeat"][11:] for each in rest] == ["UNTIL=99991230", "UNTIL=99991230T080000Z"]
+
+
 def test_template_is_refused_of_no_list_and_on_no_day(client):
     assert_problem(client.post("/api/templates", {"list": NO_ID}), 422, "list")
     assert_problem(client.post("/api/templates", {}), 422, "list")
     template = client.post("/api/templates", {"list": add_list(client)["id"], "title": "t"}).json()
     path = f"/api/templates/{template['id']}"
-    assert_problem(client.post(f"{path}/lists", {"day": "2026-02-31"}), 422, "day")
+    for day in ("2026-02-31", "20260228", "2026-W09-6", ""):
+        problem = assert_problem(client.post(f"{path}/lists", {"day": day}), 422, "day")
+        assert "format" not in problem["detail"] and "range" not in problem["errors"][0]["message"]
     assert_problem(client.post(f"/api/templates/{NO_ID}/lists", {}), 404)
     assert client.delete(path).status == 204 and client.get("/api/templates").json() == []
     client.post("/api/undo", {})
@@ -10182,6 +10201,62 @@ def test_undo_never_makes_a_cycle_nor_a_parent_in_another_list(client):
     change(client, upper, parent=lower)
     undo(client, batch)
     assert show(client, lower)["parent"] is None and show(client, upper)["parent"] == lower
+
+
+@pytest.mark.parametrize("method", ["put", "patch"])
+def test_subtask_does_not_keep_its_parent_in_another_list(client, method):
+    parent, child = nest(client, 2)
+    body = {"title": "x", "parent": parent, "list": add_list(client)["id"]}
+    assert_problem(client.send(method.upper(), f"/api/todos/{child}", body), 422, "parent")
+
+
+@pytest.mark.parametrize("way", ["create", "move"])
+def test_undo_takes_along_subtasks_made_since(client, way):
+    answer = client.post("/api/todos", {"title": "parent"})
+    parent, batch, source = answer.json()["id"], answer.headers["Change-Batch"], answer.json()["list"]
+    if way == "move":
+        fields = {"list": add_list(client)["id"]}
+        batch = client.patch(f"/api/todos/{parent}", fields).headers["Change-Batch"]
+    child = add(client, "child", parent=parent)
+    undone = undo(client, batch)["batch"]
+    assert set(todo_ids(client, f"?list={source}")) == ({parent, child["id"]} if way == "move" else set())
+    undo(client, undone)
+    now = show(client, child["id"])
+    assert (now["parent"], now["list"]) == (parent, child["list"])
+
+
+@pytest.mark.parametrize("way", ["trash", "move"])
+def test_undo_of_a_deletion_makes_a_subtask_without_its_parent_top_level(client, way):
+    parent, child = nest(client, 2)
+    batch = client.delete(f"/api/todos/{child}").headers["Change-Batch"]
+    if way == "trash":
+        client.delete(f"/api/todos/{parent}")
+    else:
+        change(client, parent, list=add_list(client)["id"])
+    undo(client, batch)
+    assert show(client, child)["parent"] is None
+
+
+def test_undo_of_a_completion_in_bulk_moves_subtasks_back(client):
+    parent, child, below = nest(client, 3)
+    change(client, parent, due="2099-01-01", repeat="FREQ=DAILY")
+    batch = client.patch(f"/api/todos?id={parent}", {"completed": True}).headers["Change-Batch"]
+    undo(client, batch)
+    assert [show(client, each)["parent"] for each in (parent, child, below)] == [None, parent, child]
+
+
+@pytest.mark.parametrize("kind", ["delete", "move"])
+def test_undo_in_slices_keeps_subtasks_below_their_parents(client, kind, monkeypatch):
+    monkeypatch.setattr(tornado_todo, "SLICE", 1)
+    ids, source = nest(client, 3), client.get("/api/lists").json()[0]["id"]
+    if kind == "delete":
+        batch = client.delete(f"/api/todos?id={','.join(ids)}").headers["Change-Batch"]
+    else:
+        fields = {"list": add_list(client)["id"]}
+        batch = client.patch(f"/api/todos?id={','.join(ids)}", fields).headers["Change-Batch"]
+    undo(client, batch)
+    shown = [show(client, each) for each in ids]
+    assert [(each["parent"], each["list"]) for each in shown] == [(above, source) for above in (None, *ids[:2])]
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["one", "many"])

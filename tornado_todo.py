@@ -1029,6 +1029,13 @@ def clean_due(due: str | None) -> str | None:
     raise ValueError("must be a date like 2026-11-22, or a time like 2026-11-22T14:00:00+01:00")
 
 
+def read_day(text: str) -> datetime.date:
+    """A day without a time. Raises ValueError."""
+    if not DATE.fullmatch(text):
+        raise ValueError("must be a date like 2026-11-22")
+    return datetime.date.fromisoformat(cast(str, clean_due(text)))
+
+
 # ---- days in a time zone; a day is its ordinal (`date.toordinal`), a moment is in epoch milliseconds
 
 MILLISECOND = datetime.timedelta(milliseconds=1)
@@ -1326,6 +1333,13 @@ def moved_by_days(moment: str, days: datetime.timedelta, zone: str) -> str | Non
     except OverflowError:
         return None
     return time_in_zone(day, clock, its_zone) if clock else day.isoformat()
+
+
+def moved_rule(repeat: str, days: datetime.timedelta) -> str:
+    """A rule that ends some days later, or not at all where the calendar ends."""
+    rule = read_rule(repeat)
+    end = moved_by_days(f"{rule.until[:4]}-{rule.until[4:6]}-{rule.until[6:8]}", days, "") if rule.until else None
+    return str(rule._replace(until=end.replace("-", "") + rule.until[8:] if end else ""))
 
 
 def moved_reminders(reminders: Sequence[Reminder], days: datetime.timedelta, zone: str) -> list[Reminder]:
@@ -1903,7 +1917,7 @@ def read_due(text: str) -> tuple[str, str] | str:
             continue
         if not DATE.fullmatch(day):
             raise ValueError("must be a day like 2026-11-22 or today+7, a range like 2026-11-01..today, any or none")
-        datetime.date.fromisoformat(day)
+        read_day(day)
     if not any(days):
         raise ValueError("must name a day")
     return days[0] or FIRST_DAY, days[1] or "9999-12-31"
@@ -5702,9 +5716,13 @@ class TodoBatch:
             todo = seen.todo
         return todo if todo and not todo.deleted_at else None
 
-    def subtasks(self, todo: Todo) -> list[Todo]:
+    def subtasks(self, todo_id: str) -> list[Todo]:
         """The subtasks of a to-do at every depth, in the trash or not, as this write has left them, by their order."""
-        return [self.saved.get(each.id, each) for each in self.ask(TodoQueries.subtasks, todo.id)]
+        todos = {each.id: each for each in self.ask(TodoQueries.subtasks, todo_id)} | self.saved
+        ids = below = {todo_id}
+        while below := {each.id for each in todos.values() if each.parent in below} - ids:
+            ids = ids | below
+        return sorted((todos[each] for each in ids - {todo_id}), key=lambda todo: (todo.order, todo.id))
 
     def parent_fault(self, todo_id: str, parent_id: str, list_id: str, is_new: bool = False) -> str | None:
         """Why a to-do cannot be a subtask of another, or None if it can."""
@@ -5716,7 +5734,7 @@ class TodoBatch:
                 return "is the to-do itself or one of its subtasks"
             place, above = place + 1, self.now(above.parent) if above.parent else None
         # By repeated passes, since a subtask can come before its parent in the order.
-        children = [] if is_new else self.ask(TodoQueries.subtasks, todo_id)
+        children = [] if is_new else self.subtasks(todo_id)
         for _ in range(MAX_SUBTASK_DEPTH if children else 0):
             depths |= {each.id: depths[each.parent] + 1 for each in children if each.parent in depths}
         if place + max(depths.values()) > MAX_SUBTASK_DEPTH:
@@ -7542,7 +7560,9 @@ def in_list_of_parent(batch: TodoBatch, fields: Mapping[str, Any]) -> Mapping[st
 
 def with_subtasks(batch: TodoBatch, before: Todo) -> list[Todo]:
     """A to-do and its subtasks: those outside the trash or, if it is in the trash, those that went there with it."""
-    here = [each for each in batch.subtasks(before) if (each.list, each.deleted_at) == (before.list, before.deleted_at)]
+    here = [
+        each for each in batch.subtasks(before.id) if (each.list, each.deleted_at) == (before.list, before.deleted_at)
+    ]
     return [before, *here]
 
 
@@ -7582,7 +7602,7 @@ def create_todo(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> To
     return make_room(batch, todo) if "order" in fields else todo
 
 
-# The fields that a template keeps. Its due dates, starts and reminders at a time are moved when it is used.
+# The fields that a template keeps. Its dates, ends of rules and reminders at a time are moved when it is used.
 TEMPLATE_FIELDS = ("title", *(TODO_DEFAULTS.keys() - {"completed", "assignee", "parent"}))
 
 
@@ -7593,6 +7613,8 @@ def template_of(todo: Todo) -> dict[str, Any]:
 def moved_fields(fields: Mapping[str, Any], days: datetime.timedelta, zone: str) -> dict[str, Any]:
     """The fields of a template's to-do with their dates some days later."""
     moved = {name: moved_by_days(fields[name], days, zone) for name in ("due", "start") if fields.get(name)}
+    if fields.get("repeat"):
+        moved["repeat"] = moved_rule(fields["repeat"], days)
     reminders = msgspec.convert(fields.get("reminders", []), Reminders)
     return {**fields, **moved, "reminders": moved_reminders(reminders, days, zone)}
 
@@ -7657,7 +7679,7 @@ def change_todo(batch: TodoBatch, before: Todo, fields: Mapping[str, Any], subta
         _, last = find_place(batch, list_id, "order" not in fields or bool(others))
         check_move(batch, before, list_id)
         values = {"order": last + 1, "parent": None, **fields}
-    if values.get("parent", before.parent) != before.parent:
+    if (list_id, values.get("parent", before.parent)) != (before.list, before.parent):
         check_parent(batch, before.id, values, list_id, is_new=False)
     after = batch.save_todo(before, changed_todo(before, values, batch.at))
     for each in others:
@@ -7684,7 +7706,9 @@ async def add_list(batch: LongBatch, fields: Mapping[str, Any]) -> TodoList:
 
 def template_fields(todo_list: TodoList, todos: Sequence[Todo], zone: str) -> dict[str, Any]:
     """The fields of a template of a list and its open to-dos in their sequence, but no default values."""
+    times = [each.at for todo in todos for each in todo.reminders if each.at]
     dates = [due_in_zone(each, zone)[0] for todo in todos for each in (todo.due, todo.start) if each]
+    dates = dates or [due_in_zone(each, zone)[0] for each in times]
     shown = [
         {name: value for name, value in template_of(todo).items() if value != TODO_DEFAULTS.get(name)} for todo in todos
     ]
@@ -7773,6 +7797,24 @@ async def delete_some(batch: LongBatch, act: Act, todos: Sequence[Todo]) -> int:
     return count
 
 
+def keep_with_parent(batch: TodoBatch, before: Todo, todo: Todo) -> Todo:
+    """Have the present subtasks of a to-do follow what an undo did to it; without its parent, it is top level.
+
+    In slices, the parent may still be where the undo has found this to-do.
+    """
+    todo = batch.saved.get(todo.id, todo)
+    place = {"list": todo.list, "deleted_at": todo.deleted_at}
+    is_moved = place != {"list": before.list, "deleted_at": before.deleted_at}
+    for each in with_subtasks(batch, before)[1:] if is_moved else []:
+        batch.save_todo(each, changed(each, batch.at, **place))
+    if not todo.parent or todo.deleted_at:
+        return todo
+    seen = batch.seen_todo(todo.parent)
+    parent = batch.saved.get(todo.parent) or (seen and seen.todo)
+    is_there = parent and parent.list in (todo.list, before.list) and parent.deleted_at in (None, before.deleted_at)
+    return todo if is_there else batch.save_todo(todo, changed(todo, batch.at, parent=None))
+
+
 async def revert_some(
     batch: TodoBatch, queries: TodoQueries, changes: Sequence[Change], lists: Sequence[TodoList] = ()
 ) -> list[Todo]:
@@ -7780,6 +7822,7 @@ async def revert_some(
     present = await queries.batch_todos(changes)
     batch.owners = queries.owners
     todos = [await batch.settle(undo_change, change, present) async for change in in_batches(changes)]
+    todos = [await batch.settle(keep_with_parent, present[todo.id], todo) async for todo in in_batches(todos)]
     for list_id in {todo.list for todo in todos} - {todo_list.id for todo_list in lists}:
         try:
             await queries.todo_list(list_id, role=EDITOR)
@@ -11315,7 +11358,7 @@ class TemplateListsHandler(APIHandler):
         """Make a list from a template. Its dates begin today, or on the `day` in the body."""
         user = self.user_in(tz)
         today = datetime.date.fromordinal(day_of(now_milliseconds(), user.time_zone or "UTC"))
-        day = cleaned(datetime.date.fromisoformat, body["day"], "day") if "day" in body else today
+        day = cleaned(read_day, body["day"], "day") if "day" in body else today
         repeat = self.repeat(idempotency_key, TodoList)
         title = body.get("title", "")
         return await self.described(
