@@ -10245,6 +10245,26 @@ def test_undo_of_a_completion_in_bulk_moves_subtasks_back(client):
     assert [show(client, each)["parent"] for each in (parent, child, below)] == [None, parent, child]
 
 
+def test_redo_in_slices_brings_all_fields_of_subtasks_back(client, monkeypatch):
+    monkeypatch.setattr(tornado_todo, "SLICE", 1)
+    ids, target = nest(client, 3), add_list(client)["id"]
+    fields = {"list": target, "priority": 3}
+    batch = client.patch(f"/api/todos?id={','.join(ids)}", fields).headers["Change-Batch"]
+    before = client.get("/api/todos").json()
+    undo(client, undo(client, batch)["batch"])
+    same = ("id", "list", "parent", "order", "priority")
+    now = client.get("/api/todos").json()
+    assert [[each[name] for name in same] for each in now] == [[each[name] for name in same] for each in before]
+
+
+def test_undo_gives_no_rule_to_a_completed_todo(client):
+    todo = add(client, **LATER)
+    batch = client.patch(f"/api/todos/{todo['id']}", {"repeat": None}).headers["Change-Batch"]
+    change(client, todo["id"], completed=True)
+    undo(client, batch)
+    assert show(client, todo["id"])["repeat"] is None
+
+
 @pytest.mark.parametrize("kind", ["delete", "move"])
 def test_undo_in_slices_keeps_subtasks_below_their_parents(client, kind, monkeypatch):
     monkeypatch.setattr(tornado_todo, "SLICE", 1)

@@ -7413,7 +7413,8 @@ def undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -
             return current
     if change.action == "reorder" and current.order != after.order:
         return current
-    return batch.save_todo(current, reverted(current, before, after, TODO_UNDOABLE, batch.at))
+    todo = reverted(current, before, after, TODO_UNDOABLE, batch.at)
+    return batch.save_todo(current, msgspec.structs.replace(todo, repeat=None) if todo.completed else todo)
 
 
 async def undo_kept(batch: LongBatch, change: Change) -> None:
@@ -7797,16 +7798,19 @@ async def delete_some(batch: LongBatch, act: Act, todos: Sequence[Todo]) -> int:
     return count
 
 
-def keep_with_parent(batch: TodoBatch, before: Todo, todo: Todo) -> Todo:
+def keep_with_parent(batch: TodoBatch, before: Todo, todo: Todo, undone: str) -> Todo:
     """Have the present subtasks of a to-do follow what an undo did to it; without its parent, it is top level.
 
-    In slices, the parent may still be where the undo has found this to-do.
+    In slices, the parent may still be where the undo has found this to-do, and subtasks may have their turn later.
     """
     todo = batch.saved.get(todo.id, todo)
     place = {"list": todo.list, "deleted_at": todo.deleted_at}
     is_moved = place != {"list": before.list, "deleted_at": before.deleted_at}
-    for each in with_subtasks(batch, before)[1:] if is_moved else []:
-        batch.save_todo(each, changed(each, batch.at, **place))
+    others = with_subtasks(batch, before)[1:] if is_moved else []
+    its_own = {todo_id for _, todo_id in batch.ask(TodoQueries.batch_revisions, undone)[0]} if others else set()
+    for each in others:
+        if each.id not in its_own:
+            batch.save_todo(each, changed(each, batch.at, **place))
     if not todo.parent or todo.deleted_at:
         return todo
     seen = batch.seen_todo(todo.parent)
@@ -7822,7 +7826,10 @@ async def revert_some(
     present = await queries.batch_todos(changes)
     batch.owners = queries.owners
     todos = [await batch.settle(undo_change, change, present) async for change in in_batches(changes)]
-    todos = [await batch.settle(keep_with_parent, present[todo.id], todo) async for todo in in_batches(todos)]
+    todos = [
+        await batch.settle(keep_with_parent, present[todo.id], todo, changes[0].batch)
+        async for todo in in_batches(todos)
+    ]
     for list_id in {todo.list for todo in todos} - {todo_list.id for todo_list in lists}:
         try:
             await queries.todo_list(list_id, role=EDITOR)
