@@ -12252,26 +12252,35 @@ PAGE_HTML = r"""<!DOCTYPE html>
   '<button class="icon-button %s" data-action="%s" aria-label="%s" %s>%s</button>'
   % (kind, action, label, more, icon % drawing)) %}
 {% set close = lambda *words: tool(*words, 'close') %}
-{% set head = lambda name, title='': (
-  '<div class="dialog-head row"><h2 id="%s-title" dir="auto">%s</h2>%s</div><p class="said" role="status"></p>'
-  % (name, title, close('dialog-close', 'closeDialog', 'Close'))) %}
+{% set dialog = lambda name, title='': (
+  '<dialog class="%s" aria-labelledby="%s-title"><div class="dialog-head row apart"><h2 id="%s-title" dir="auto">%s'
+  '</h2>%s</div><p class="said" role="status"></p>'
+  % (name, name, name, title, close('dialog-close', 'closeDialog', 'Close'))) %}
 {% set part = lambda name, title, more='': (
   '<details class="part %s-part" name="account-part" %s><summary>%s</summary>' % (name, more, title)) %}
-{% set field = lambda id, label, attributes, hint='': (
-  '<div class="field"><label for="%s">%s</label><input id="%s" %s %s>%s</div>'
-  % (id, label, id, attributes, hint and 'aria-describedby="%s-hint"' % id,
+{% set entries = lambda kind, make='': '<ul class="entries %s-entries"></ul>' % kind + (make and (
+  '<div class="secret-place"></div><button class="button make-%s" data-action="makeEntry" data-value="%s">%s</button>'
+  % (kind, kind, make))) %}
+{% set input = lambda kind, label, more='': (
+  '<input class="%s control" type="text" aria-label="%s" autocomplete="off" dir="auto" %s>' % (kind, label, more)) %}
+{% set options = lambda choices: ''.join('<option value="%s">%s</option>' % choice for choice in choices.items()) %}
+{% set select = lambda kind, label, choices=dict(), more='': (
+  '<select class="%s" aria-label="%s" %s>%s</select>' % (kind, label, more, options(choices))) %}
+{% set field = lambda id, label, attributes, hint='', kind='': (
+  '<div class="field %s"><label for="%s">%s</label><input id="%s" %s %s>%s</div>'
+  % (kind, id, label, id, attributes, hint and 'aria-describedby="%s-hint"' % id,
      hint and '<p class="soft" id="%s-hint">%s</p>' % (id, hint))) %}
 {% set password = lambda id, label, name='password', kind='current', hint='': (
   field(id, label, 'name="%s" type="password" autocomplete="%s-password" required' % (name, kind), hint)) %}
-{% set choose = lambda id, label, attributes, choices: (
-  '<div class="field"><label for="%s">%s</label><select id="%s" %s>%s</select></div>'
-  % (id, label, id, attributes, options(choices))) %}
-{% set options = lambda choices: ''.join('<option value="%s">%s</option>' % choice for choice in choices.items()) %}
+{% set choose = lambda id, label, attributes, choices=dict(), kind='': (
+  '<div class="field %s"><label for="%s">%s</label><select id="%s" %s>%s</select></div>'
+  % (kind, id, label, id, attributes, options(choices))) %}
 {% set plain = 'type="text" autocomplete="off" dir="auto"' %}
 {% set user_name = ('name="name" type="text" autocapitalize="none" spellcheck="false" dir="auto" maxlength="64"'
                     ' required ') %}
 {% set username = ('<input class="account-username" name="username" type="text" autocomplete="username" readonly hidden'
                    ' aria-label="Name">') %}
+{% set date = 'type="date" min="1000-01-01" max="9999-12-31"' %}
 {% set priorities = dict(enumerate(('None', 'Low', 'Medium', 'High'))) %}
 <html lang="en" class="is-starting" data-base="{{ base }}" data-version="{{ version }}" data-weather="{{ weather }}">
 <head>
@@ -12347,14 +12356,11 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <ul class="lists"></ul>
     <button class="place row new-list-button" data-action="startNewList">
       {% raw icon % 'plus' %}<span>New list</span></button>
-    <input class="new-list control" type="text" aria-label="Name of the new list" placeholder="Name, then Enter"
-           maxlength="500" autocomplete="off" dir="auto" hidden>
-    <h2 class="sidebar-heading">Shared with me</h2>
-    <ul class="shared-lists"></ul>
-    <h2 class="sidebar-heading">Filters</h2>
-    <ul class="filter-places"></ul>
-    <h2 class="sidebar-heading">Tags</h2>
-    <ul class="tag-places"></ul>
+    {% raw input('new-list', 'Name of the new list', 'placeholder="Name, then Enter" maxlength="500" hidden') %}
+    {% for kind, title in (('shared-lists', 'Shared with me'), ('filter-places', 'Filters'), ('tag-places', 'Tags')) %}
+    <h2 class="sidebar-heading">{{ title }}</h2>
+    <ul class="{{ kind }}"></ul>
+    {% end %}
     <details class="archived">
       <summary class="sidebar-heading">Archived</summary>
       <ul class="archived-lists"></ul>
@@ -12393,8 +12399,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <header class="header">
         <div class="title-row row">
           <h1 id="view-title" dir="auto" tabindex="-1">Inbox</h1>
-          <input class="rename-list control" type="text" aria-label="Name of this list" autocomplete="off"
-                 dir="auto" maxlength="500" hidden>
+          {% raw input('rename-list', 'Name of this list', 'maxlength="500" hidden') %}
           <div class="list-tools row" hidden>
             {% for words in (
               ('share-button', 'openSharing', 'Share this list', 'share',
@@ -12417,21 +12422,19 @@ PAGE_HTML = r"""<!DOCTYPE html>
         <progress class="progress" max="1" value="0" aria-label="Completed" hidden></progress>
         <div class="composer card">
           {% raw icon % 'plus' %}
-          <input class="new-todo" type="text" placeholder="What needs to be done?" aria-label="What needs to be
-                 done?" autocomplete="off" enterkeyhint="done" dir="auto">
+          <input class="new-todo" {% raw plain %} placeholder="What needs to be done?" enterkeyhint="done"
+                 aria-label="What needs to be done?">
           {% raw tool('new-options-button', 'toggleOptions', 'Due date, priority and tags for the new to-do',
                       'options', 'aria-expanded="false" aria-controls="new-options"') %}
           <div class="understood row wrap" role="group" aria-label="Read from the title" aria-live="polite"></div>
           <div class="new-options" id="new-options" role="group" aria-label="For the new to-do" hidden>
             <label class="soft" for="new-due">Due</label>
-            <input id="new-due" class="new-due control" type="date" min="1000-01-01" max="9999-12-31"
-                   autocomplete="off">
+            <input id="new-due" class="new-due control" {% raw date %} autocomplete="off">
             <label class="soft" for="new-priority">Priority</label>
             <select id="new-priority" class="new-priority control"
                     autocomplete="off">{% raw options(priorities) %}</select>
             <label class="soft" for="new-tags">Tags</label>
-            <input id="new-tags" class="new-tags control" type="text" placeholder="home, errands"
-                   autocomplete="off" dir="auto">
+            <input id="new-tags" class="new-tags control" {% raw plain %} placeholder="home, errands">
           </div>
         </div>
         <div class="active-filters row wrap"></div>
@@ -12442,19 +12445,18 @@ PAGE_HTML = r"""<!DOCTYPE html>
           <span class="toggle-all-box row"><input id="toggle-all" class="toggle-all" data-action="toggleAll"
             type="checkbox"><label for="toggle-all">Mark all as complete</label></span>
           <label class="sort-label" for="sort">Sort</label>
-          <select id="sort" class="sort" data-action="chooseSort" aria-label="Sort">
-            {% raw options({'order': 'My order', 'due': 'Due date', '-priority': 'Priority', '-created_at': 'Newest',
-                            'title': 'Title'}) %}</select>
+          {% raw select('sort', 'Sort', {'order': 'My order', 'due': 'Due date', '-priority': 'Priority',
+                        '-created_at': 'Newest', 'title': 'Title'}, 'id="sort" data-action="chooseSort"') %}
         </div>
         <div class="todo-list stack"></div>
-        <div class="more" hidden><button class="button more-button" data-action="loadMore">Show more</button></div>
       </section>
 
       <div class="trash-view stack" hidden>
         <p class="soft">Nothing here is lost yet. Restore it, or delete it for good.</p>
         <ul class="trash-list entries card"></ul>
-        <div class="more" hidden><button class="button more-button" data-action="loadMore">Show more</button></div>
       </div>
+
+      <div class="more" hidden><button class="button" data-action="loadMore">Show more</button></div>
 
       <p class="print-note" hidden></p>
 
@@ -12472,14 +12474,13 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <div class="selection row wrap card" role="group" aria-label="Selected to-dos" hidden>
         <b class="selection-count"></b>
         <button class="button select-complete" data-action="completeSelected"></button>
-        <select class="control select-due" data-action="dateSelected" aria-label="Due date of the selected to-dos">
-          {% raw options({'': 'Due …', 0: 'Today', 1: 'Tomorrow', 7: 'In a week', 'none': 'No date'}) %}</select>
-        <select class="control select-list" data-action="moveSelected" aria-label="Move the selected to-dos"></select>
-        <select class="control select-assignee" data-action="assignSelected"
-                aria-label="Assign the selected to-dos"></select>
-        <input class="control select-tag" data-action="tagSelected" type="text" list="known-tags"
-               placeholder="Add a tag" aria-label="Add a tag to the selected to-dos" autocomplete="off"
-               maxlength="50" dir="auto" enterkeyhint="done">
+        {% raw select('control select-due', 'Due date of the selected to-dos',
+                      {'': 'Due …', 0: 'Today', 1: 'Tomorrow', 7: 'In a week', 'none': 'No date'},
+                      'data-action="dateSelected"') %}
+        {% raw select('control select-list', 'Move the selected to-dos', more='data-action="moveSelected"') %}
+        {% raw select('control select-assignee', 'Assign the selected to-dos', more='data-action="assignSelected"') %}
+        {% raw input('select-tag', 'Add a tag to the selected to-dos', 'data-action="tagSelected" list="known-tags"'
+                     ' placeholder="Add a tag" maxlength="50" enterkeyhint="done"') %}
         {% raw tool('destroy', 'deleteSelected', 'Delete the selected to-dos', 'trash') %}
         {% raw close('', 'endSelection', 'End the selection') %}
       </div>
@@ -12496,7 +12497,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   </main>
 
   <aside class="detail" aria-label="Details of the to-do" hidden>
-    <header class="detail-head row soft">
+    <header class="detail-head row apart soft">
       <span class="detail-state row"></span>{% raw close('detail-close', 'closeDetail', 'Close the details') %}
     </header>
     <div class="detail-body">
@@ -12506,8 +12507,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <section class="subtasks-part" aria-labelledby="subtasks-title">
         <p id="subtasks-title"></p>
         <ul class="subtasks"></ul>
-        <input class="new-subtask control" type="text" placeholder="Add a subtask" autocomplete="off"
-               aria-label="Add a subtask" dir="auto" enterkeyhint="done">
+        {% raw input('new-subtask', 'Add a subtask', 'placeholder="Add a subtask" enterkeyhint="done"') %}
         <button class="link soft nest" data-action="nestOpen">Make it a subtask of the to-do above</button>
         <button class="link soft lift" data-action="liftOpen">Move it to the top level</button>
       </section>
@@ -12527,7 +12527,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
         </div>
         {% end %}
         <div class="field-row row wrap">
-          <input class="detail-{{ name }}" type="date" min="1000-01-01" max="9999-12-31" aria-label="{{ legend }} date">
+          <input class="detail-{{ name }}" {% raw date %} aria-label="{{ legend }} date">
           <input class="{{ time }}" type="time" aria-label="{{ legend }} time (optional)">
         </div>
       </fieldset>
@@ -12536,12 +12536,12 @@ PAGE_HTML = r"""<!DOCTYPE html>
         <legend>Repeat</legend>
         <p class="repeat-words soft" dir="auto"></p>
         <div class="field-row row wrap">
-          <select class="repeat-unit" aria-label="Repeat">
-            {% raw options({'': 'Never', 'DAILY': 'Every day', 'MO,TU,WE,TH,FR': 'Every weekday',
-                            'WEEKLY': 'Every week', 'MONTHLY': 'Every month', 'YEARLY': 'Every year'}) %}</select>
+          {% raw select('repeat-unit', 'Repeat', {
+            '': 'Never', 'DAILY': 'Every day', 'MO,TU,WE,TH,FR': 'Every weekday', 'WEEKLY': 'Every week',
+            'MONTHLY': 'Every month', 'YEARLY': 'Every year'}) %}
           <label class="repeat-every row soft">Every <input type="number" min="1" max="999">
             <span class="repeat-units"></span></label>
-          <select class="repeat-on" aria-label="On"></select>
+          {% raw select('repeat-on', 'On') %}
         </div>
         <div class="repeat-days segments" role="group" aria-label="On">
           {% for day in 'MO TU WE TH FR SA SU'.split() %}
@@ -12549,12 +12549,11 @@ PAGE_HTML = r"""<!DOCTYPE html>
           {% end %}
         </div>
         <div class="repeat-rest field-row row wrap">
-          <select class="repeat-end" aria-label="Ends">
-            {% raw options({'': 'Without end', 'COUNT': 'Number of times', 'UNTIL': 'Until a day'}) %}</select>
+          {% raw select('repeat-end', 'Ends', {'': 'Without end', 'COUNT': 'Number of times',
+                                               'UNTIL': 'Until a day'}) %}
           <input class="repeat-count" type="number" min="1" max="999" aria-label="Number of times">
-          <input class="repeat-until" type="date" min="1000-01-01" max="9999-12-31" aria-label="Last day">
-          <select class="repeat-from" aria-label="Counted">
-            {% raw options({'': 'From its date', 'COMPLETION': 'From when it is done'}) %}</select>
+          <input class="repeat-until" {% raw date %} aria-label="Last day">
+          {% raw select('repeat-from', 'Counted', {'': 'From its date', 'COMPLETION': 'From when it is done'}) %}
         </div>
         <div class="repeat-acts row wrap">
           <button class="button" data-action="skipOpen">Skip this one</button>
@@ -12564,7 +12563,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <fieldset class="field">
         <legend>Reminders</legend>
         <div class="reminders row wrap"></div>
-        <select class="new-reminder control" data-action="addReminder" aria-label="Add a reminder"></select>
+        {% raw select('new-reminder control', 'Add a reminder', more='data-action="addReminder"') %}
         <div class="row wrap">
           <input class="reminder-at control" type="datetime-local" max="9999-12-31T23:59" aria-label="Remind me at">
           <button class="button" data-action="addReminderAt">Add this time</button>
@@ -12582,13 +12581,13 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <div class="field"><label for="detail-tag">Tags</label>
         <div class="tag-editor row wrap">
           <span class="detail-tags row wrap"></span>
-          <input id="detail-tag" class="detail-tag" type="text" list="known-tags" placeholder="Add a tag"
-                 autocomplete="off" maxlength="50" dir="auto" enterkeyhint="done"></div>
+          <input id="detail-tag" class="detail-tag" {% raw plain %} list="known-tags" placeholder="Add a tag"
+                 maxlength="50" enterkeyhint="done"></div>
         <datalist id="known-tags"></datalist>
       </div>
-      {% raw choose('detail-list', 'List', 'class="detail-list" data-action="chooseList"', {}) %}
-      <div class="field assignee-field"><label for="detail-assignee">Assigned to</label>
-        <select id="detail-assignee" class="detail-assignee" data-action="chooseAssignee"></select></div>
+      {% raw choose('detail-list', 'List', 'class="detail-list" data-action="chooseList"') %}
+      {% raw choose('detail-assignee', 'Assigned to', 'class="detail-assignee" data-action="chooseAssignee"',
+                    kind='assignee-field') %}
       <details class="part comments">
         <summary class="comments-title"></summary>
         <ol class="comment-list stack"></ol>
@@ -12605,7 +12604,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
         <button class="button history-more" data-action="moreHistory" hidden>Show more</button>
       </details>
     </div>
-    <footer class="detail-foot row soft">
+    <footer class="detail-foot row apart soft">
       <span class="detail-created"></span>
       <button class="button danger detail-delete" data-action="deleteOpen">Delete</button>
     </footer>
@@ -12631,9 +12630,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <form class="sign-up-form" data-action="signUp" method="post" novalidate hidden>
       {% raw field('sign-up-name', 'Name', user_name + 'autocomplete="username"', 'Letters, digits and . _ - @ +') %}
       {% raw password('sign-up-password', 'Password', kind='new', hint='At least 8 characters') %}
-      <div class="field invite-field"><label for="sign-up-invite">Invitation</label>
-        <input id="sign-up-invite" name="invite" type="text" autocomplete="off" autocapitalize="none"
-               spellcheck="false"></div>
+      {% raw field('sign-up-invite', 'Invitation', 'name="invite" type="text" autocomplete="off" autocapitalize="none"'
+                   ' spellcheck="false"', kind='invite-field') %}
       <div class="take-field" hidden>
         <p class="choice row"><input id="sign-up-take" type="checkbox" aria-describedby="sign-up-take-hint"><label
           for="sign-up-take"></label></p>
@@ -12649,16 +12647,14 @@ PAGE_HTML = r"""<!DOCTYPE html>
   </div>
 </section>
 
-<dialog class="account" aria-labelledby="account-title">
-  {% raw head('account',
+{% raw dialog('account',
               '<span class="hidden-words">Account of </span> <span class="account-name" dir="auto"></span>') %}
-  {% raw part('sessions', 'Where you are signed in') %}
-    <ul class="entries session-entries"></ul>
+  {% raw part('sessions', 'Where you are signed in') + entries('session') %}
     <button class="button danger end-all" data-action="signOut" data-value="/api/sessions">Sign out everywhere</button>
   </details>
   {% raw part('tokens', 'API tokens') %}
     <p class="soft">With a token, a program acts in your name without knowing your password.</p>
-    <ul class="entries token-entries"></ul>
+    {% raw entries('token') %}
     <div class="secret-place"></div>
     <form class="token-form" data-action="makeToken" novalidate>
       {% raw field('token-name', 'Name of the new token',
@@ -12673,9 +12669,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   </details>
   {% raw part('invites', 'Invitations', 'hidden') %}
     <p class="soft">An invitation link is valid for one account and for seven days.</p>
-    <ul class="entries invite-entries"></ul>
-    <div class="secret-place"></div>
-    <button class="button make-invite" data-action="makeEntry" data-value="invite">Make an invitation</button>
+    {% raw entries('invite', 'Make an invitation') %}
   </details>
   {% raw part('password', 'Password') %}
     <form class="password-form" data-action="changePassword" method="post" novalidate>
@@ -12700,10 +12694,9 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <button class="button solid sign-out" data-action="signOut" data-value="/api/session">Sign out</button></div>
 </dialog>
 
-<dialog class="share" aria-labelledby="share-title">
-  {% raw head('share') %}
+{% raw dialog('share') %}
   <h3>People</h3>
-  <ul class="entries member-entries"></ul>
+  {% raw entries('member') %}
   <form class="member-form field-row row wrap" data-action="addMember" novalidate>
     {% raw field('member-name', 'Share with', user_name + 'placeholder="Their name here" autocomplete="off"') %}
     {% raw choose('member-role', 'They can', 'name="role"', {'viewer': 'read', 'editor': 'change to-dos'}) %}
@@ -12712,9 +12705,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   <div class="links-part stack">
     <h3>Link to read</h3>
     <p class="soft">Anyone with the link can read this list, without an account, until you revoke it.</p>
-    <ul class="entries link-entries"></ul>
-    <div class="secret-place"></div>
-    <button class="button make-link" data-action="makeEntry" data-value="link">Make a link</button>
+    {% raw entries('link', 'Make a link') %}
   </div>
 </dialog>
 
@@ -12733,8 +12724,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   </div>
 </dialog>
 
-<dialog class="list-options" aria-labelledby="list-options-title">
-  {% raw head('list-options') %}
+{% raw dialog('list-options') %}
   <fieldset class="field">
     <legend>Colour</legend>
     <div class="colours row wrap">
@@ -12753,32 +12743,23 @@ PAGE_HTML = r"""<!DOCTYPE html>
   <p class="soft">Only you see this colour and place, and only for you the list is archived.</p>
 </dialog>
 
-<dialog class="templates" aria-labelledby="templates-title">
-  {% raw head('templates', 'Templates') %}
+{% raw dialog('templates', 'Templates') %}
   <p class="soft">A template has the open to-dos of a list. The first date of a new list is today, and the others keep
     their distance. To make one, choose “Save as template” in the options of a list.</p>
-  <ul class="entries template-entries"></ul>
-</dialog>
-
-<dialog class="ask" aria-labelledby="ask-title">
-  <h2 id="ask-title"></h2>
-  <form data-action="answerAsk" novalidate>
-    {% raw field('ask-name', 'Name', plain + ' name="name" maxlength="500" required') %}
-    <p class="said" role="status"></p>
-    <div class="dialog-buttons row wrap">
-      <button class="button" type="button" data-action="closeDialog">Cancel</button>
-      <button class="button solid" type="submit">Save</button>
-    </div>
-  </form>
+  {% raw entries('template') %}
 </dialog>
 
 <dialog class="confirm" aria-labelledby="confirm-title">
   <h2 id="confirm-title"></h2>
   <p class="confirm-text soft"></p>
-  <div class="dialog-buttons row wrap">
-    <button class="button confirm-no" data-action="closeDialog" value="no">Keep</button>
-    <button class="button solid danger confirm-yes" data-action="closeDialog" value="yes">Delete for good</button>
-  </div>
+  <form data-action="answer" novalidate>
+    {% raw field('ask-name', 'Name', plain + ' name="name" maxlength="500"') %}
+    <p class="said" role="status"></p>
+    <div class="dialog-buttons row wrap">
+      <button class="button confirm-no" type="button" data-action="closeDialog" value="no">Keep</button>
+      <button class="button solid confirm-yes" type="submit">Delete for good</button>
+    </div>
+  </form>
 </dialog>
 
 <dialog class="help" aria-labelledby="help-title">
@@ -12990,17 +12971,11 @@ html {
   -webkit-tap-highlight-color: transparent;
 }
 
-body, h1, h2, h3, p, ul, ol, dl, dd, fieldset, legend {
+body, h1, h2, h3, p, ul, ol, dl, dd, fieldset, legend, button {
   margin: 0;
   padding: 0;
   border: 0;
 }
-
-h1, h2, .words, .toast-text, .chip, .history-entry, .comment-text, .notes-view, .subtask {
-  overflow-wrap: anywhere;
-}
-
-.comment-text, .notes-view, .notes-view pre, .version-text { white-space: pre-wrap; }
 
 h1, h2, .detail-title {
   font: 600 var(--large) / 1.25 var(--serif);
@@ -13008,10 +12983,12 @@ h1, h2, .detail-title {
 }
 
 h3 { font: 600 var(--text) / 1.5 var(--sans); }
-
 :is(h2, h3) + .soft { margin-block-start: calc(-1 * var(--s2)); }
-
+h1, h2, .words, .toast-text, .chip, .history-entry, .comment-text, .notes-view, .subtask { overflow-wrap: anywhere; }
+.comment-text, .notes-view, .notes-view pre, .version-text { white-space: pre-wrap; }
 ul, ol { list-style: none; }
+summary { cursor: pointer; }
+button, a, li, .segments span { transition: background var(--quick); }
 
 button, input, select, textarea {
   margin: 0;
@@ -13019,11 +12996,7 @@ button, input, select, textarea {
   color: inherit;
 }
 
-button, a, li, .segments span { transition: background var(--quick); }
-
 button {
-  padding: 0;
-  border: 0;
   background: none;
   cursor: pointer;
 }
@@ -13089,7 +13062,7 @@ kbd {
 .show-password, .dragging { border-radius: var(--round); }
 
 .button, .chip, .icon-button, .search, .toast-action, .progress, .progress::-webkit-progress-value, .toggle::before,
-.segments, .segments :is(a, span), .history-entry::before { border-radius: var(--pill); }
+.segments, .segments :is(a, span), .history-entry::before, .colours input { border-radius: var(--pill); }
 
 .row {
   display: flex;
@@ -13097,13 +13070,14 @@ kbd {
   gap: var(--s2);
 }
 
+.wrap { flex-wrap: wrap; }
+.apart { justify-content: space-between; }
+
 .stack, form, .field, dialog[open] {
   display: grid;
   gap: var(--s4);
   > .button { justify-self: start; }
 }
-
-.wrap { flex-wrap: wrap; }
 
 .page, .todoapp, .sidebar, .detail, .detail-body {
   display: flex;
@@ -13266,6 +13240,7 @@ kbd {
     background: var(--sun-wash);
     color: var(--sun-ink);
   }
+  .locked & input { cursor: default; }
 }
 
 /* ---- Shell ---- */
@@ -13275,6 +13250,7 @@ kbd {
   z-index: 60;
   inset: var(--s4) auto auto var(--s4);
   &:not(:focus) { transform: translateY(-200%); }
+  .gate-open & { display: none; }
 }
 
 /* Overlays leave room for it, too. */
@@ -13296,10 +13272,11 @@ kbd {
   /* Show nothing until the user is known; a short wait needs no sign. */
   .is-starting & { opacity: 0; }
   /* A link shows only one list, so it needs no navigation. */
-  .is-link & { grid-template-columns: minmax(0, 1fr); }
+  .is-link & {
+    grid-template-columns: minmax(0, 1fr);
+    :is(.sidebar, .open-drawer) { display: none; }
+  }
 }
-
-.is-link :is(.sidebar, .open-drawer) { display: none; }
 
 .page {
   width: 100%;
@@ -13339,19 +13316,6 @@ kbd {
 }
 
 .sidebar-heading { padding: var(--s5) var(--s3) var(--s1); }
-summary { cursor: pointer; }
-
-.colours input {
-  width: var(--low);
-  height: var(--low);
-  margin: 0;
-  border: var(--hair) solid var(--strong);
-  border-radius: var(--pill);
-  appearance: none;
-  background: var(--dot, transparent);
-  forced-color-adjust: none;
-  &:checked { box-shadow: inset 0 0 0 var(--s1) var(--surface), 0 0 0 var(--ring) var(--ink); }
-}
 
 .sidebar-foot {
   margin-block-start: auto;
@@ -13378,25 +13342,22 @@ summary { cursor: pointer; }
     fill: var(--dot);
     color: var(--dot);
   }
-  &.drop-here {
-    background: var(--wash);
-    outline: var(--ring) dashed var(--accent);
+  .place-shared { display: flex; }
+  .place-count {
+    font-size: var(--small);
+    font-weight: 400;
+    font-variant-numeric: tabular-nums;
   }
 }
+
+.place-shared, .chip .icon, .mark .icon { --icon: var(--s4); }
+.place.drop-here { background: var(--wash); }
+:is(.place, .group).drop-here { outline: var(--ring) dashed var(--accent); }
 
 .place-name {
   overflow: hidden;
   text-overflow: ellipsis;
   white-space: nowrap;
-}
-
-.place-shared { display: flex; }
-.place-shared, .chip .icon, .mark .icon { --icon: var(--s4); }
-
-.place-count {
-  font-size: var(--small);
-  font-weight: 400;
-  font-variant-numeric: tabular-nums;
 }
 
 .scrim, .gate {
@@ -13409,7 +13370,6 @@ summary { cursor: pointer; }
 /* ---- Top ---- */
 
 .top-bar { min-height: var(--bar); }
-
 .weather::before { content: ' · '; }
 
 .search-box {
@@ -13445,10 +13405,9 @@ summary { cursor: pointer; }
     /* It takes the focus only where there is no box for a new to-do, to read on from there. */
     &:focus { outline: none; }
   }
+  .rename-list { font: 600 var(--large) / 1.25 var(--serif); }
+  .empty-trash { margin-inline-start: auto; }
 }
-
-.rename-list { font: 600 var(--large) / 1.25 var(--serif); }
-.empty-trash { margin-inline-start: auto; }
 
 .progress {
   display: block;
@@ -13473,11 +13432,6 @@ summary { cursor: pointer; }
   --grip: var(--s5);
   --indent: var(--s5);
 }
-
-[aria-level='2'] { --depth: 1; }
-[aria-level='3'] { --depth: 2; }
-[aria-level='4'] { --depth: 3; }
-[aria-level='5'] { --depth: 4; }
 
 .composer {
   display: grid;
@@ -13506,16 +13460,14 @@ summary { cursor: pointer; }
 }
 
 .new-options {
-  grid-column: 2 / -1;
   display: grid;
   grid-template-columns: auto minmax(0, 1fr) auto minmax(0, 1fr);
   align-items: center;
   gap: var(--s2) var(--s3);
-  padding-block-end: var(--s3);
 }
 
-.new-tags, .understood { grid-column: 2 / -1; }
-.understood { padding-block-end: var(--s3); }
+.new-options, .new-tags, .understood { grid-column: 2 / -1; }
+.new-options, .understood { padding-block-end: var(--s3); }
 .active-filters { margin-block-start: var(--s3); }
 
 .filter-chip {
@@ -13562,6 +13514,15 @@ summary { cursor: pointer; }
     &.selected { box-shadow: inset var(--s1) 0 var(--accent); }
     &.selected:dir(rtl) { box-shadow: inset calc(-1 * var(--s1)) 0 var(--accent); }
     &.swiped { background: var(--wash); }
+    &[aria-level='2'] { --depth: 1; }
+    &[aria-level='3'] { --depth: 2; }
+    &[aria-level='4'] { --depth: 3; }
+    &[aria-level='5'] { --depth: 4; }
+    /* What hovering or the focus shows; a finger can't hover. */
+    @media (hover: hover) {
+      &:not(:hover) .grip,
+      &:not(:hover, :focus-within) .icon-button:not(.open .details-button) { opacity: 0; }
+    }
   }
   .view {
     display: grid;
@@ -13569,18 +13530,50 @@ summary { cursor: pointer; }
     align-items: start;
     .icon-button { margin-block-start: calc((var(--row) - var(--high)) / 2); }
   }
+  .words {
+    padding-block: var(--s4);
+    .pending & { opacity: 0.75; }
+  }
   label {
     display: block;
     text-align: start;
     unicode-bidi: plaintext;
   }
+  .edit {
+    display: block;
+    width: calc(100% - var(--check));
+    margin: var(--s2) 0 var(--s2) auto;
+    border-color: var(--accent);
+  }
+  li:not(.editing) > .edit, .editing > .view { display: none; }
+  .dragging {
+    z-index: 5;
+    transition: none;
+    pointer-events: none;
+  }
 }
 
-@keyframes arrive {
-  from {
-    opacity: 0;
-    transform: translateY(calc(-1 * var(--s2)));
-  }
+.shifted { transition: transform var(--calm); }
+
+.group {
+  border-radius: var(--round);
+  > .card:empty { display: none; }
+}
+
+.group-head {
+  padding: 0 var(--grip) var(--s1);
+  font: 600 var(--text) / 1.5 var(--sans);
+  [data-day=''] > & { color: var(--storm); }
+}
+
+.group-toggle {
+  min-height: var(--high);
+  font-weight: inherit;
+}
+
+:is(.group-toggle, .branch) {
+  .icon:dir(rtl) { transform: scaleX(-1); }
+  &[aria-expanded='true'] .icon { transform: rotate(90deg); }
 }
 
 /* The circle stands on the first line of the title, however long the title is. */
@@ -13635,8 +13628,10 @@ summary { cursor: pointer; }
   }
 }
 
-.toggle-all { --size: var(--icon); }
-.toggle-all::before { border-radius: var(--slight); }
+.toggle-all {
+  --size: var(--icon);
+  &::before { border-radius: var(--slight); }
+}
 
 .grip {
   position: absolute;
@@ -13654,23 +13649,12 @@ summary { cursor: pointer; }
   .sortable li:not(.locked) & { display: grid; }
 }
 
-/* What hovering or the focus shows; a finger can't hover. */
-@media (hover: hover) {
-  .todo-list li:not(:hover) .grip,
-  .todo-list li:not(:hover, :focus-within) .icon-button:not(.open .details-button) { opacity: 0; }
-}
-
 .words {
   display: grid;
   grid-template-columns: minmax(0, 1fr);
 }
 
 :is(.words, .notes-view) a { color: var(--accent-ink); }
-
-.todo-list .words {
-  padding-block: var(--s4);
-  .pending & { opacity: 0.75; }
-}
 
 .completed .words label, .completed > .subtask, .is-completed .detail-title {
   color: var(--soft);
@@ -13690,11 +13674,12 @@ summary { cursor: pointer; }
   &:is(.level-3, .overdue) { color: var(--storm); }
   &.today { color: var(--sun-ink); }
   &:is(.today, .overdue) { font-weight: 600; }
+  &:is(.branch, .parent):hover { color: var(--accent-ink); }
 }
 
+/* A finger hits more than is drawn. */
 .tag, .branch, .parent {
   position: relative;
-  /* A finger hits more than is drawn. */
   &::after {
     content: '';
     position: absolute;
@@ -13702,55 +13687,13 @@ summary { cursor: pointer; }
   }
 }
 
-:is(.branch, .parent):hover { color: var(--accent-ink); }
-
-.edit {
-  display: none;
-  width: calc(100% - var(--check));
-  margin: var(--s2) 0 var(--s2) auto;
-  border-color: var(--accent);
-}
-
-.editing {
-  .view { display: none !important; }
-  .edit { display: block; }
-}
-
-.group-head {
-  padding: 0 var(--grip) var(--s1);
-  font: 600 var(--text) / 1.5 var(--sans);
-  [data-day=''] > & { color: var(--storm); }
-}
-
-.group-toggle {
-  min-height: var(--high);
-  font-weight: inherit;
-}
-
-:is(.group-toggle, .branch) {
-  .icon:dir(rtl) { transform: scaleX(-1); }
-  &[aria-expanded='true'] .icon { transform: rotate(90deg); }
-}
-
-.group {
-  border-radius: var(--round);
-  > .card:empty { display: none; }
-  &.drop-here { outline: var(--ring) dashed var(--accent); }
-}
-
-.shifted { transition: transform var(--calm); }
-
-.todo-list .dragging {
-  z-index: 5;
-  transition: none;
-  pointer-events: none;
-}
-
-
-.footer {
+.footer, .selection {
   position: sticky;
   z-index: 10;
   inset-block-end: 0;
+}
+
+.footer {
   display: grid;
   grid-template-columns: 1fr auto 1fr;
   align-items: center;
@@ -13758,11 +13701,15 @@ summary { cursor: pointer; }
   margin: auto calc(-1 * var(--s4)) 0;
   padding: var(--s4) var(--s5) max(var(--s3), env(safe-area-inset-bottom));
   background: linear-gradient(transparent, var(--ground) var(--s4));
+  strong { color: var(--ink); }
+}
+
+.clear-completed {
+  justify-self: end;
+  &:hover { color: var(--storm); }
 }
 
 .selection {
-  position: sticky;
-  z-index: 11;
   inset-block-end: var(--s3);
   margin-block: auto var(--s3);
   padding: var(--s2) var(--s4);
@@ -13772,12 +13719,11 @@ summary { cursor: pointer; }
 /* What gets the focus must not lie under it. */
 .is-selecting { --footer: calc(2.5 * var(--bar)); }
 
-.todo-count strong { color: var(--ink); }
-
-.clear-completed { justify-self: end; }
-.clear-completed:hover { color: var(--storm); }
-
 /* ---- Empty views ---- */
+
+.more, .no-script, .empty { text-align: center; }
+.more { padding: var(--s4); }
+.no-script { padding: var(--s5); }
 
 .empty {
   display: grid;
@@ -13786,6 +13732,11 @@ summary { cursor: pointer; }
   justify-items: center;
   gap: var(--s2);
   padding-block: var(--s5) var(--s6);
+}
+
+.empty-text {
+  max-width: var(--detail);
+  font-size: var(--text);
 }
 
 .empty-picture {
@@ -13812,15 +13763,6 @@ summary { cursor: pointer; }
   to { transform: translateX(var(--s1)); }
 }
 
-.more, .no-script, .empty { text-align: center; }
-.more { padding: var(--s4); }
-.no-script { padding: var(--s5); }
-
-.empty-text {
-  max-width: var(--detail);
-  font-size: var(--text);
-}
-
 /* ---- Details ---- */
 
 .detail {
@@ -13834,14 +13776,8 @@ summary { cursor: pointer; }
   &:dir(rtl) { inset: var(--banner-height) auto 0 0; }
 }
 
-.detail-head, .detail-foot {
-  justify-content: space-between;
-  padding: var(--s3) var(--s3) 0 var(--s5);
-}
-
-.detail-foot {
-  padding: var(--s3) var(--s5) max(var(--s3), env(safe-area-inset-bottom));
-}
+.detail-head { padding: var(--s3) var(--s3) 0 var(--s5); }
+.detail-foot { padding: var(--s3) var(--s5) max(var(--s3), env(safe-area-inset-bottom)); }
 
 .detail-body {
   flex: 1;
@@ -13892,30 +13828,28 @@ summary { cursor: pointer; }
     margin: 0;
     padding: var(--s2);
   }
-}
-
-.task {
-  list-style: none;
-  input { margin-inline-start: calc(-1 * var(--s5)); }
-  :checked ~ * { color: var(--soft); }
-}
-
-.nested { margin-inline-start: var(--s5); }
-
-.subtask {
-  min-height: var(--high);
-  padding-block: var(--s1);
-  text-align: start;
+  .nested { margin-inline-start: var(--s5); }
+  .task {
+    list-style: none;
+    input { margin-inline-start: calc(-1 * var(--s5)); }
+    :checked ~ * { color: var(--soft); }
+  }
 }
 
 .subtasks {
   margin-inline-start: calc(-1 * var(--s2));
   .row { gap: 0; }
   .toggle { height: var(--high); }
+  .subtask {
+    min-height: var(--high);
+    padding-block: var(--s1);
+    text-align: start;
+  }
 }
 
 .quick-due {
   gap: var(--s1);
+  .locked & { display: none; }
   .chip {
     min-height: var(--low);
     &:not(:hover, [aria-pressed='true']) { background: var(--ground); }
@@ -13924,7 +13858,7 @@ summary { cursor: pointer; }
 }
 
 .detail-tag { flex: 1 1 var(--narrow); }
-
+.locked .field:has(> .tag-editor > .detail-tags:empty) { display: none; }
 .repeat-every { flex: 1 1 auto; }
 .repeat-every input { width: var(--bar); }
 .repeat-days span { padding-inline: 0; }
@@ -13961,20 +13895,21 @@ summary { cursor: pointer; }
   }
 }
 
-.history-when { justify-content: space-between; }
-
-.comment-text a { color: inherit; }
-
 .history-day {
   padding-block: var(--s3) var(--s1);
   font-weight: 600;
 }
 
-/* Read-only items keep their look, but show no controls for changes. */
-.locked :is(.quick-due, .field:has(> .tag-editor > .detail-tags:empty)) { display: none; }
-.locked .segments input { cursor: default; }
+.comment-text a { color: inherit; }
 
 /* ---- Messages and dialogs ---- */
+
+@keyframes arrive {
+  from {
+    opacity: 0;
+    transform: translateY(calc(-1 * var(--s2)));
+  }
+}
 
 .toasts {
   position: fixed;
@@ -13999,17 +13934,15 @@ summary { cursor: pointer; }
   &.bad { border-inline-start: var(--s1) solid var(--sun); }
   .icon-button:hover, .toast-action:hover { background: var(--veil); }
   :focus-visible { outline-color: var(--sun); }
-}
-
-.toast-text { padding-block: var(--s2); }
-
-.toast-action {
-  min-height: var(--high);
-  margin-inline-start: var(--s2);
-  padding-inline: var(--s3);
-  color: var(--sun);
-  font-weight: 600;
-  white-space: nowrap;
+  .toast-text { padding-block: var(--s2); }
+  .toast-action {
+    min-height: var(--high);
+    margin-inline-start: var(--s2);
+    padding-inline: var(--s3);
+    color: var(--sun);
+    font-weight: 600;
+    white-space: nowrap;
+  }
 }
 
 dialog {
@@ -14024,7 +13957,6 @@ dialog {
 
 .dialog-head {
   align-items: start;
-  justify-content: space-between;
   .icon-button { margin: calc(-1 * var(--s1)) calc(-1 * var(--s2)) 0 0; }
 }
 
@@ -14056,6 +13988,18 @@ dialog {
   }
 }
 
+.colours input {
+  width: var(--low);
+  height: var(--low);
+  border: var(--hair) solid var(--strong);
+  appearance: none;
+  background: var(--dot, transparent);
+  forced-color-adjust: none;
+  &:checked { box-shadow: inset 0 0 0 var(--s1) var(--surface), 0 0 0 var(--ring) var(--ink); }
+}
+
+/* ---- Forms ---- */
+
 .choice input, .task input {
   width: var(--icon);
   height: var(--icon);
@@ -14064,32 +14008,26 @@ dialog {
   accent-color: var(--accent);
 }
 
-
-/* ---- Forms ---- */
-
 .field-row {
   align-items: end;
   gap: var(--s3);
   > :not(.button) { flex: 1 1 var(--narrow); }
 }
 
-.password-box { position: relative; }
-.password-box input { padding-inline-end: var(--bar); }
-
-.show-password {
-  position: absolute;
-  inset-block: 0;
-  inset-inline-end: 0;
-  padding-inline: var(--s3);
-  color: var(--accent-ink);
-  font-size: var(--small);
+.password-box {
+  position: relative;
+  input { padding-inline-end: var(--bar); }
+  .show-password {
+    position: absolute;
+    inset-block: 0;
+    inset-inline-end: 0;
+    padding-inline: var(--s3);
+    color: var(--accent-ink);
+    font-size: var(--small);
+  }
 }
 
-
 /* ---- Signing in ---- */
-
-.gate-open .skip { display: none; }
-.gate-open body { overflow: hidden; }
 
 .gate {
   z-index: 60;
@@ -14101,6 +14039,7 @@ dialog {
     padding: 0;
   }
   form > .solid { justify-self: stretch; }
+  .gate-back { margin-inline-start: auto; }
 }
 
 .gate-card {
@@ -14110,18 +14049,20 @@ dialog {
   animation: arrive var(--calm);
 }
 
-.gate-back { margin-inline-start: auto; }
-
 /* ---- Account and sharing ---- */
 
 .entry {
   gap: var(--s1) var(--s2);
   padding-block: var(--s2);
   .words { flex: 1 1 var(--narrow); }
+  .role { width: auto; }
 }
 
-.trash-row { padding-inline: var(--s4); }
-.trash-row .words { flex-basis: var(--wide); }
+.trash-row {
+  padding-inline: var(--s4);
+  .words { flex-basis: var(--wide); }
+}
+
 .secret-line { margin-block-start: var(--s2); }
 
 .secret {
@@ -14130,10 +14071,10 @@ dialog {
   font-family: ui-monospace, monospace;
 }
 
-.role { width: auto; }
-
-.dispute .row { align-items: stretch; }
-.version { grid-template-rows: auto 1fr auto; }
+.version {
+  grid-template-rows: auto 1fr auto;
+  align-self: stretch;
+}
 
 .version-text {
   max-height: 50vh;
@@ -14153,34 +14094,32 @@ dialog {
   }
 }
 
+@media (width >= 900px) {
+  .open-drawer, .close-drawer { display: none; }
+}
+
 @media (width < 900px) {
   .shell { grid-template-columns: minmax(0, 1fr); }
   .sidebar {
     position: fixed;
     z-index: 40;
     width: min(var(--sidebar), 86vw);
-    visibility: hidden;
-    transform: translateX(-100%);
     transition: transform var(--calm), visibility var(--calm);
-    &:dir(rtl) { transform: translateX(100%); }
-  }
-  .drawer-open {
-    body { overflow: hidden; }
-    .sidebar {
-      visibility: visible;
-      transform: none;
+    html:not(.drawer-open) & {
+      visibility: hidden;
+      transform: translateX(-100%);
+      &:dir(rtl) { transform: translateX(100%); }
     }
   }
-}
-
-@media (width >= 900px) {
-  .open-drawer, .close-drawer { display: none; }
+  .drawer-open body { overflow: hidden; }
 }
 
 @media (width < 720px) {
   .detail { width: 100%; }
   .detail-open body { overflow: hidden; }
 }
+
+.gate-open body { overflow: hidden; }
 
 @media (width < 600px) {
   .top-bar { padding-block: var(--s3); }
@@ -14205,10 +14144,7 @@ dialog {
     padding-inline-start: var(--s3);
   }
   .footer { grid-template-columns: 1fr auto; }
-  .filters {
-    grid-column: 1 / -1;
-    grid-row: 2;
-  }
+  .filters { grid-area: 2 / 1 / auto / -1; }
 }
 
 /* In a low window, or an enlarged one, only the banner stays fixed over the text. */
@@ -17380,12 +17316,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return placeView({ hash, name, iconName: 'filter', current: state.view.filter === id });
   });
 
-  // The name that the user types, or an empty text.
-  function asked(title, value) {
-    find('#ask-name').value = value;
-    return answerOf('.ask', '#ask-name', { '#ask-title': title });
-  }
-
   // What is shown as a query, in which the days near today move on with it.
   function savedQuery() {
     const parameters = new URLSearchParams(selection(state.view.show, { sort: sortOf() }));
@@ -18113,14 +18043,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
-  // The answer is yes, no, or empty after Escape.
-  function chosen(title, text, { yes = 'Delete for good', no = 'Keep', isSafe = false } = {}) {
+  // The answer is yes, no, or empty after Escape. With `name`, the user is asked for one, beginning from that.
+  function chosen(title, text, { yes = 'Delete for good', no = 'Keep', isSafe = false, name = null } = {}) {
+    const field = find('#ask-name');
+    Object.assign(field, { value: name, required: name !== null });
+    field.closest('.field').hidden = name === null;
+    find('.confirm-text').hidden = !text;
     find('.confirm-yes').classList.toggle('danger', !isSafe);
     const texts = { '#confirm-title': title, '.confirm-text': text, '.confirm-yes': yes, '.confirm-no': no };
-    return answerOf('.confirm', isSafe ? '.confirm-yes' : '.confirm-no', texts);
+    return answerOf('.confirm', name !== null ? '#ask-name' : isSafe ? '.confirm-yes' : '.confirm-no', texts);
   }
 
   const confirmed = async (...question) => (await chosen(...question)) === 'yes';
+  const asked = async (title, name) =>
+    (await confirmed(title, '', { yes: 'Save', no: 'Cancel', isSafe: true, name })) && oneLine(find('#ask-name').value);
 
   const closeDialog = node => node.closest('dialog').close(node.value);
 
@@ -18480,7 +18416,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const undoes = action(() => undo({ text: what, batch: change.batch }));
     return h('li.history-entry', { key: change.revision },
       h('span.history-what', { dir: 'auto' }, what),
-      change.at && h('span.history-when.row.soft', {},
+      change.at && h('span.row.apart.soft', {},
         h('time', { dateTime: change.at, title: fullFormat(change.at) }, clockFormat(change.at)),
         !isLocked(state.open) && button('link', { ...undoes, 'aria-label': `Undo: ${what}` }, 'Undo')));
   }
@@ -19353,7 +19289,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     makeEntry: node => inDialog(node, () => makeEntry(node.dataset.value)),
     signOut: node => inDialog(node, () => endSession(node.dataset.value)),
     openDialog: ({ dataset }) => openDialog(dataset.value),
-    answerAsk: ({ name }) => find('.ask').close(oneLine(name)),
+    answer: () => find('.confirm').close('yes'),
     moveListBy: ({ dataset }) => moveListBy(currentList(), Number(dataset.step)),
     addMember, assignSelected, changePassword, changeUser, chooseSort, clearCompleted, completeSelected, dateSelected,
     deleteSelected, endSelection, moveSelected, tagSelected, clearSearch, closeDetail, closeDialog,
