@@ -9240,6 +9240,7 @@ CELLS = [
     Cell("POST", "/api/todos/$secret/skip", 409, 404, 404, 404),
     for_all("GET", "/api/tags", 200),
     for_all("GET", "/api/parents", 200),
+    for_all("GET", "/api/statistics", 200),
     for_all("GET", "/api/lists", 200),
     for_all("GET", "/api/lists?deleted=true", 200),
     for_all("POST", "/api/lists", 201, {"title": "x"}),
@@ -19969,6 +19970,71 @@ async def test_a_stored_record_runs_no_script_in_a_browser(browser):
             await page.goto(client.url + path)
             assert await page.title() != "hacked"
         await page.close()
+
+
+# ---- statistics
+
+
+def complete_days_ago(server, person: Client, days: int, count: int = 1) -> list[dict]:
+    """Let somebody have completed to-dos some days ago, as far as the log knows."""
+    made = [add(person, f"{days} days ago, {number}") for number in range(count)]
+    for todo in made:
+        person.patch(f"/api/todos/{todo['id']}", {"completed": True})
+        ago = "UPDATE changes SET at = at - $1 WHERE todo_id = $2"
+        server.sql(ago, days * tornado_todo.DAY, todo["id"])
+    return made
+
+
+def completed_days(person: Client, query: str = "?tz=UTC") -> dict[int, int]:
+    """The numbers of the statistics other than 0, by how many days ago."""
+    days = person.get(f"/api/statistics{query}").json()["days"]
+    assert len(days) == 84 and [each["day"] for each in days] == sorted({each["day"] for each in days})
+    return {83 - index: each["completed"] for index, each in enumerate(days) if each["completed"]}
+
+
+def test_statistics_count_what_the_caller_completed_on_each_day(own_server):
+    ann, bob = own_server.person("ann"), own_server.person("bob")
+    for days, count in ((0, 2), (1, 1), (83, 1), (84, 1)):
+        complete_days_ago(own_server, ann, days, count)
+    complete_days_ago(own_server, bob, 0, 3)
+    assert completed_days(ann) == {0: 2, 1: 1, 83: 1} and completed_days(bob) == {0: 3}
+
+
+def test_statistics_leave_out_what_was_opened_again_or_undone_but_not_what_was_deleted(own_server):
+    ann = own_server.person("ann")
+    first, second, third, fourth = complete_days_ago(own_server, ann, 2, 4)
+    ann.patch(f"/api/todos/{first['id']}", {"completed": False})
+    ann.patch(f"/api/todos/{second['id']}", {"completed": False})
+    ann.patch(f"/api/todos/{second['id']}", {"completed": True})
+    ann.delete(f"/api/todos/{third['id']}")
+    ann.patch(f"/api/todos/{fourth['id']}", {"title": '"completed":true'})
+    assert completed_days(ann) == {0: 1, 2: 2}
+    ann.patch("/api/todos?completed=false", {"completed": True})
+    assert completed_days(ann) == {0: 2, 2: 2}
+    ann.post("/api/undo")
+    assert completed_days(ann) == {0: 1, 2: 2}
+
+
+@pytest.mark.parametrize(
+    "days, streak",
+    [((), 0), ((0,), 1), ((1,), 1), ((2,), 0), ((0, 1, 2, 4), 3), ((1, 2, 3), 3), (tuple(range(100)), 100)],
+    ids=str,
+)
+def test_streak_is_the_days_in_a_row_until_today_or_yesterday(own_server, days, streak):
+    ann = own_server.person("ann")
+    for each in days:
+        complete_days_ago(own_server, ann, each)
+    assert ann.get("/api/statistics?tz=UTC").json()["streak"] == streak
+
+
+def test_days_of_the_statistics_are_those_of_the_readers_zone(own_server):
+    ann = own_server.person("ann")
+    complete_days_ago(own_server, ann, 0)
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago", "Asia/Kathmandu"):
+        today = datetime.datetime.now(zoneinfo.ZoneInfo(zone)).date().isoformat()
+        last = ann.get(f"/api/statistics?tz={zone}").json()["days"][-1]
+        assert last == {"day": today, "completed": 1}
+    assert ann.get("/api/statistics?tz=Nowhere").status == 422
 
 
 # ---- the page without its server: a service worker keeps it

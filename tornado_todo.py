@@ -622,6 +622,8 @@ def nearest_setting(name: str) -> str | None:
 MAX_BODY = 1024 * 1024  # bytes of a request's body
 MAX_RECORD = 64 * 1024  # bytes of a record
 MAX_ITEMS = 1000  # to-dos that one request makes
+STATISTICS_DAYS = 84  # that the statistics show
+MAX_STREAK = 366  # days in a row that they count
 MAX_DEPTH = 32  # levels of nesting in a JSON body
 MAX_TITLE, MAX_TAGS = 500, 20  # characters of a title, tags of a to-do
 MAX_REMINDERS, MAX_BEFORE = 10, 366 * 24 * 60  # of a to-do, minutes
@@ -1723,6 +1725,30 @@ class Parent(msgspec.Struct, frozen=True):
     completed: bool
     subtasks: int
     done: int
+
+
+class CompletedDay(msgspec.Struct, frozen=True):
+    """A day, and the number of to-dos that the user completed on it."""
+
+    day: str
+    completed: int
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """What a user has completed in the last twelve weeks, and on how many days in a row until today or yesterday."""
+
+    days: list[CompletedDay]
+    streak: int
+
+    @classmethod
+    def of(cls, counts: Mapping[int, int], today: int) -> "Statistics":
+        """From the numbers of completed to-dos by day (an ordinal)."""
+        last = today if counts.get(today) else today - 1
+        streak = next(length for length in itertools.count() if not counts.get(last - length))
+        days = range(today - STATISTICS_DAYS + 1, today + 1)
+        return cls(
+            [CompletedDay(datetime.date.fromordinal(day).isoformat(), counts.get(day, 0)) for day in days], streak
+        )
 
 
 class Page(NamedTuple):
@@ -5088,6 +5114,24 @@ class TodoQueries:
         return [
             Parent(id, parent, list_id, title, bool(at), *counts) for id, parent, list_id, title, at, *counts in rows
         ]
+
+    async def completed_days(self, today: int, zone: str) -> dict[int, int]:
+        """How many to-dos the user has completed on each day, by its ordinal; one that was opened again is not counted.
+
+        Read from the log of the longest streak that is counted.
+        """
+        done = "CASE WHEN {}_image LIKE '%\"completed\":true%' THEN 1 ELSE 0 END"
+        before, after = done.format("before"), done.format("after")
+        since = "(SELECT revision FROM changes WHERE {0} AND at < $2 ORDER BY revision DESC LIMIT 1)"
+        ways = ("owner_id = $1 AND user_id = $1", "user_id = $1 AND user_id <> owner_id")
+        parts = " UNION ALL ".join(
+            f"SELECT revision, todo_id, at, {after} FROM changes WHERE {way} AND todo_id IS NOT NULL"
+            f" AND revision > coalesce({since.format(way)}, 0) AND {before} <> {after}"
+            for way in ways
+        )
+        rows = await self.fetch(parts, start_of_day(today - MAX_STREAK, zone))
+        days = {todo_id: day_of(at, zone) if is_done else None for _, todo_id, at, is_done in sorted(rows)}
+        return collections.Counter(day for day in days.values() if day is not None)
 
     async def own_lists(self) -> list[TodoList]:
         """The caller's own lists except the Inbox, in their order, as they are stored."""
@@ -11171,6 +11215,16 @@ class TagsHandler(APIHandler):
     async def get(self) -> list[Tag]:
         """List the tags of active to-dos, with the number of to-dos of each."""
         return await self.queries.tags()
+
+
+class StatisticsHandler(APIHandler):
+    """What the caller has completed."""
+
+    async def get(self, *, tz: TimeZone = "") -> Statistics:
+        """Count the to-dos that the caller completed on each day of the last twelve weeks, and the days in a row."""
+        zone = self.user_in(tz).time_zone or "UTC"
+        today = day_of(now_milliseconds(), zone)
+        return Statistics.of(await self.queries.completed_days(today, zone), today)
 
 
 class ParentsHandler(APIHandler):
@@ -19750,6 +19804,7 @@ ROUTES = (
     Route("/api/todos/{todo_id}/skip", TodoSkipHandler),
     Route("/api/tags", TagsHandler),
     Route("/api/parents", ParentsHandler),
+    Route("/api/statistics", StatisticsHandler),
     Route("/api/lists", ListsHandler),
     Route("/api/lists/{list_id}", ListHandler),
     Route("/api/lists/{list_id}/restore", ListRestoreHandler),
