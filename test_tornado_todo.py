@@ -6437,6 +6437,15 @@ async def test_subtasks_stay_with_their_parents_in_whatever_slice_they_are(slice
     assert {each.id: (each.parent, each.list) for each in now} == {each.id: (each.parent, each.list) for each in before}
 
 
+async def test_bulk_move_counts_subtasks_that_an_earlier_slice_took_along(sliced):
+    service, user, todos = sliced
+    for child in todos[7:]:
+        await service.patch(user, child.id, {"parent": todos[0].id}, None)
+    other = (await service.create_list(user, {"title": "other"})).result.id
+    assert (await service.patch_all(user, EVERYTHING, {"list": other}, None)).result == 10
+    assert (await service.patch_all(user, EVERYTHING, {"list": other}, None)).result == 0
+
+
 async def test_repeated_undo_of_many_changes_to_few_to_dos_is_made_once(sliced):
     service, user, todos = sliced
     parent, *children = (each.id for each in todos[:3])

@@ -5354,6 +5354,12 @@ class TodoQueries:
             self.owners.update(await self.fetch(owners, *part))
         return await self.changeable_todos({change.todo for change in changes if change.todo})
 
+    async def changed_by(self, batch: str, ids: Sequence[str]) -> set[str]:
+        """Those of some to-dos that a batch has changed."""
+        sql = "SELECT todo_id FROM changes WHERE batch = $1 AND todo_id IN"
+        parts = [await self.source.fetch(f"{sql} ({places})", batch, *part) for places, part in in_parts(ids, 2)]
+        return {todo_id for rows in parts for (todo_id,) in rows}
+
     async def kept_answer(self, key: str) -> tuple | None:
         """The fingerprint and the answer of the request with an Idempotency-Key; None if there was none."""
         kept = "SELECT fingerprint, answer FROM idempotency_keys WHERE user_id = $1 AND key = $2"
@@ -7992,6 +7998,9 @@ class BulkActs:
             chosen = [todos[each] for each in items if each in todos]
             chosen = [todo for todo in chosen if bool(todo.deleted_at) == act.deleted]
             done = await {"patch": patch_some, "delete": delete_some}[act.kind](batch, act, chosen)
+            if "list" in act.fields:  # with which subtasks of later slices are moved, too
+                others = [each.id for each in chosen if each.id not in batch.saved]
+                done += len(await batch.queries.changed_by(act.batch, others))
         is_last = number == act.slices - 1
         sql = "DELETE FROM acts WHERE batch = $1" if is_last else NOTE_SLICE
         state = [] if is_last else [number + 1, done, self._holder, self._end_of_hold()]
