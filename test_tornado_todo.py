@@ -3788,6 +3788,7 @@ def test_every_answer_that_can_be_kept_has_an_etag_and_is_304_when_known(client)
     todo, other = add(client), add_list(client)
     client.put("/api/documents/d", {"a": 1})
     paths = ["/api/todos", "/api/todos?completed=false", f"/api/todos?list={other['id']}", "/api/lists", "/"]
+    paths.append("/api/parents")
     for path in [*paths, f"/api/todos/{todo['id']}", f"/api/lists/{other['id']}", "/api/documents/d"]:
         etag = client.get(path).headers["ETag"]
         assert re.fullmatch(r'"[^"]+"', etag), path
@@ -9961,7 +9962,7 @@ def test_an_idempotent_repeat_is_answered_to_the_same_user_only(town):
 def test_counts_and_validators_change_for_members_when_anybody_writes(town):
     list_id = shared_list(town)
     for writer, reader in ((town.bob, town.cid), (town.cid, town.bob)):
-        paths = ("/api/todos", "/api/lists", f"/api/lists/{list_id}", f"/api/todos?list={list_id}")
+        paths = ("/api/todos", "/api/lists", f"/api/lists/{list_id}", f"/api/todos?list={list_id}", "/api/parents")
         before = {path: reader.get(path).headers["ETag"] for path in paths}
         counted = lists_by_id(reader)[list_id]["active"]
         assert all(reader.get(path, If_None_Match=etag).status == 304 for path, etag in before.items())
@@ -10174,6 +10175,19 @@ def test_parents_are_listed_with_the_numbers_of_their_subtasks(town):
         assert [each for each in person.get("/api/parents").json() if each["list"] == list_id] == wanted
     assert len(town.bob.get("/api/parents").json()) > len(town.cid.get("/api/parents").json()) == 2
     assert len(todo_ids(town.cid, f"?parent={','.join(ids)}")) == 3
+
+
+def test_pages_of_parents_have_each_once_and_an_etag_for_each_state(client):
+    ids = nest(client, 4)[:-1]
+    etag = client.get("/api/parents?limit=2").headers["ETag"]
+    assert [[each["id"] for each in page] for page in pages(client, "/api/parents?limit=2")] == [ids[:2], ids[2:]]
+    second = next_path(client, client.get("/api/parents?limit=2"))
+    assert client.get(second, If_None_Match=etag).status == 304
+    change(client, ids[2], title="changed")
+    assert client.get(second, If_None_Match=etag).json()[0]["title"] == "changed"
+    assert client.get("/api/parents?limit=3").headers["Link"] is None
+    assert_problem(client.get("/api/parents?limit=1001"), 400, "limit")
+    assert_problem(client.get(next_path(client, client.get("/api/todos?limit=1")).replace("todos", "parents")), 400)
 
 
 def test_new_subtask_goes_to_the_list_of_its_parent(client):
@@ -17743,6 +17757,17 @@ async def test_subtasks_stand_below_their_parents_until_these_are_collapsed(page
 
 
 @pytest.mark.slow
+async def test_parents_beyond_the_first_thousand_show_their_progress(page):
+    await ask(page, "/api/todos", "POST", [{"title": f"{number}"} for number in range(1000)])
+    last = await ask(page, "/api/todos", "POST", {"title": "last"})
+    parents = await ask(page, "/api/todos?limit=1000")
+    await ask(page, "/api/todos", "POST", [{"title": "below", "parent": each["id"]} for each in parents])
+    await ask(page, "/api/todos", "POST", {"title": "below", "parent": last["id"]})
+    await ask(page, f"/api/todos/{last['id']}", "PATCH", {"order": 0})
+    await page.reload()
+    await expect(progress(page, "last")).to_contain_text("0/1")
+
+
 async def test_subtask_stands_alone_with_its_parent_where_lists_are_mixed(page):
     ids = await add_outline(page)
     await ask(page, f"/api/todos/{ids['Passport']}", "PATCH", {"due": in_days(0), "tags": ["x"]})

@@ -1991,7 +1991,7 @@ def read_sort(text: str) -> tuple[str, bool]:
     return text.removeprefix("-"), text.startswith("-")
 
 
-CURSOR_KINDS: dict[str, type] = {"name": str, "revision": int} | {
+CURSOR_KINDS: dict[str, type] = {"name": str, "parent": str, "revision": int} | {
     name: type(sort_value(EXAMPLE_TODO, name)) for name in SORT_COLUMNS
 }
 
@@ -5101,15 +5101,16 @@ class TodoQueries:
                 names.setdefault(fold(tag), tag)
         return [Tag(names[key], counts[key]) for key in sorted(counts)]
 
-    async def parents(self) -> list[Parent]:
-        """The to-dos with subtasks that the caller may see, sorted by id, without the trash."""
+    async def parents(self, after: str, limit: int) -> list[Parent]:
+        """The to-dos with subtasks that the caller may see, sorted by id, from an id on, without the trash."""
         fields = "upper.id, upper.parent_id, upper.list_id, upper.title, upper.completed_at"
         rows = await self.fetch(
             f"SELECT {fields}, count(*), count(lower.completed_at) FROM todos AS upper"
             " JOIN todos AS lower ON lower.parent_id = upper.id"
-            " WHERE upper.deleted_at IS NULL AND lower.deleted_at IS NULL"
+            " WHERE upper.id > $2 AND upper.deleted_at IS NULL AND lower.deleted_at IS NULL"
             f" AND upper.list_id IN (SELECT id FROM lists WHERE {self._seen_lists(deleted=False)})"
-            f" GROUP BY {fields} ORDER BY upper.id"
+            f" GROUP BY {fields} ORDER BY upper.id LIMIT {limit}",
+            after,
         )
         return [
             Parent(id, parent, list_id, title, bool(at), *counts) for id, parent, list_id, title, at, *counts in rows
@@ -11239,9 +11240,16 @@ class StatisticsHandler(APIHandler):
 class ParentsHandler(APIHandler):
     """The to-dos that have subtasks."""
 
-    async def get(self) -> list[Parent]:
+    @keep_answers
+    async def get(self, *, limit: Limit = 1000, after: Cursor = None) -> list[Parent]:
         """List the to-dos that have subtasks, with the number of these and of the completed ones."""
-        return await self.queries.parents()
+        after = after or ["parent", "", "", 0]
+        check_cursor(after, "parent")
+        revision = await self.queries.revision()
+        await self.queries.check_revision(after[-1])
+        self.validate(collection_etag(self.user, revision))
+        parents = await self.queries.parents(after[2], limit + 1)
+        return self.page(parents, limit, lambda last: make_cursor("parent", "", last.id, revision))
 
 
 class ListsHandler(APIHandler):
@@ -14930,6 +14938,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return { items: await response.json(), next: match ? new URL(match[1], location.href).search : null };
   }
 
+  async function getParents(query = '') {
+    const { items, next } = await getPage(`/api/parents${query}`);
+    return next ? [...items, ...(await getParents(next))] : items;
+  }
+
   async function getTodos(query) {
     try {
       return await getPage(`/api/todos${query}`);
@@ -15521,7 +15534,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const [lists, filters] = await places;
       keep({ lists, filters });
     }
-    const parents = getJson('/api/parents');
+    const parents = getParents();
     const answer = {
       places,
       parents,
