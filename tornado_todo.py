@@ -12967,6 +12967,7 @@ PAGE_CSS = r"""/* The page of tornado_todo: the colours of the sky after a storm
   --check: 2.75rem;
   --bar: 4.5rem;
   --footer: var(--bar);
+  --selection: calc(2.5 * var(--bar) + env(safe-area-inset-bottom));
   --narrow: 9rem;
   --wide: 14rem;
   --sidebar: 17rem;
@@ -13788,7 +13789,10 @@ kbd {
 }
 
 /* What gets the focus must not lie under it. */
-.is-selecting { --footer: calc(2.5 * var(--bar)); }
+.is-selecting {
+  scroll-padding-block-end: var(--selection);
+  .toasts { inset-block-end: var(--selection); }
+}
 
 /* ---- Empty views ---- */
 
@@ -14220,7 +14224,10 @@ dialog {
 
 /* In a low window, or an enlarged one, only the banner stays fixed over the text. */
 @media (height <= 32rem) {
-  :root { --footer: 0px; }
+  :root {
+    --footer: 0px;
+    --selection: env(safe-area-inset-bottom);
+  }
   .footer { position: static; }
   .selection {
     flex-wrap: nowrap;
@@ -14469,12 +14476,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function update(node, view) {
-    if (node.view === view) return node;
+    const before = node.view;
+    if (before === view) return node;
     node.view = view;
     if (typeof view === 'string') node.data = view;
     else {
       setAll(node, view.properties);
-      patch(node, view.children);
+      if (before?.children !== view.children) patch(node, view.children);
     }
     return node;
   }
@@ -14614,6 +14622,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const draft = { ...saved, lists: saved.lists.map(list => ({ ...list })), matching: { ...saved.matching } };
     draft.parents = new Map(saved.parents);
     state.lists = draft.lists;
+    shown = null;
     for (const job of queue.jobs) job.apply?.(draft);
     if (draft.open) draft.open = itemIn(draft, draft.open.id);
     Object.assign(state, draft);
@@ -15214,8 +15223,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     count(draft, after, +1);
     if (draft.open?.id === id) draft.open = after;
     noteSubtask(draft, after);
-    draft.items = draft.items.map(item => (item.id === id ? after : item));
-    if (!belongs(after)) draft.items = draft.items.filter(item => item !== after);
+    const place = draft.items.indexOf(before);
+    if (place >= 0) draft.items = belongs(after) ? draft.items.with(place, after) : draft.items.toSpliced(place, 1);
     for (const each of isTaken ? subtasksIn(draft, after) : [])
       changeIn(draft, kind, each.id, { list: fields.list, parent: id });
   }
@@ -15240,9 +15249,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- Views -------------------------------------------------------------------------------------------
 
-  const dueDay = item => (item.due ? dayText(dueMoment(item.due)) : '');
-  const startDay = item => (item.start ? dayText(dueMoment(item.start)) : '');
-  const hasStarted = item => startDay(item) <= dayFromNow(0);
+  const dayOf = due => (due?.includes('T') ? dayText(dueMoment(due)) : (due ?? ''));
+  const dueDay = item => dayOf(item.due);
+  const hasStarted = item => !item.start || dayOf(item.start) <= dayFromNow(0);
   const untilToday = () => `..${dayFromNow(0)}`;
 
   // From this table follow the sidebar, titles, queries and words. `query` has the view's filters for the server,
@@ -15364,8 +15373,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     render();
   }
 
+  let shown = null; // the groups, until anything changes
+  const groups = () => (shown ??= makeGroups());
+
   // The to-dos of the view with the headings that they stand under.
-  function groups() {
+  function makeGroups() {
     tree = new Map();
     const { group, days, sort } = viewNow();
     const isDone = item => state.view.show === 'active' && item.completed;
@@ -15373,10 +15385,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const { completed } = counts();
     const found = [{ key: 'all', items: inTree(open) }];
     if (group && sortOf() === sort) {
-      const byDay = new Map((searched() || !state.loaded ? [] : days()).map(day => [day, []]));
-      for (const item of open) byDay.set(group(item), [...(byDay.get(group(item)) ?? []), item]);
-      const ofDay = day => ({ key: `day${day}`, day, title: groupTitle(day), items: byDay.get(day) });
-      found.splice(0, 1, ...[...byDay.keys()].sort().map(ofDay));
+      const byDay = Map.groupBy(open, group);
+      const filled = new Set([...(searched() || !state.loaded ? [] : days()), ...byDay.keys()]);
+      const ofDay = day => ({ key: `day${day}`, day, title: groupTitle(day), items: byDay.get(day) ?? [] });
+      found.splice(0, 1, ...[...filled].sort().map(ofDay));
     }
     if (state.view.show !== 'active' || completed === 0) return found;
     const items = isDoneOpen() ? inTree(state.items.filter(isDone)) : [];
@@ -15458,12 +15470,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // Whether a to-do that was changed here still has its place in the view. Only the server knows the search's
   // result, so a found to-do stays until the next answer.
-  function belongs(item) {
+  function belonging() {
     const show = shownState();
-    const isInView = viewNow().has?.(item) ?? true;
-    return isInView && state.view.tags.every(tag => hasTag(item, tag)) &&
+    const { has = () => true } = viewNow();
+    return item => has(item) && state.view.tags.every(tag => hasTag(item, tag)) &&
       (show === 'all' || item.completed === (show === 'completed'));
   }
+
+  const belongs = item => belonging()(item);
 
   // ---- Reading -----------------------------------------------------------------------------------------
 
@@ -15729,6 +15743,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       before = place();
       await loadMore();
     }
+    renewChunks(Infinity);
     print();
   }
 
@@ -16328,7 +16343,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         const counted = isNarrowed ? [draft.matching] : draft.lists.filter(({ id }) => ids.has(id));
         for (const each of counted) Object.assign(each, recount(each));
         const changed = draft.items.map(item => (isLocked(item) ? item : renew(item)));
-        draft.items = changed.filter(item => item && belongs(item));
+        const isHere = belonging();
+        draft.items = changed.filter(item => item && isHere(item));
         if (draft.open && !isLocked(draft.open)) draft.open = renew(draft.open) ?? draft.open;
       },
     });
@@ -16642,7 +16658,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // ---- To-dos: rows ------------------------------------------------------------------------------------
 
   const shownRows = () => findAll('.todo-list li, .trash-row');
-  const rowOf = id => findAll('.chunk').map(({ keyed }) => keyed.get(id)).find(Boolean);
+  const chunksNow = () => [...find('.todo-list').children].flatMap(({ lastChild }) => [...lastChild.children]);
+  const rowOf = id => chunksNow().map(({ keyed }) => keyed.get(id)).find(Boolean);
   const itemOf = node => itemById(node.closest('.todo-list li')?.dataset.id);
 
   // The box of a read-only to-do takes no focus; its details do.
@@ -16777,32 +16794,39 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // Browsers lay out only the chunks near the window, and report which these are. In the others a row only has its
-  // title, for search in the page and for screen readers: thousands of whole rows take too long.
+  // title, for search in the page and for screen readers, and keeps that until `renewChunks` comes to it: thousands
+  // of rows take too long for one task.
   const nearChunks = new Set();
-  const movedChunks = new Set();
+  let lateChunks = new Set();
 
-  function chunkView(items, key, label, before) {
+  function chunkView(items, key, label, before, isLate = false) {
     const isNear = nearChunks.has(key) || state.isPrinting || items.isFirst;
+    const properties = { key, items, 'aria-labelledby': label };
+    if (isLate && !isNear) return { ...(before ?? h('ul.chunk')), properties };
     const children = items.map(item => rowView(item, isNear));
     const isSame = (row, index) => row === children[index];
-    return before?.children.length === children.length && before.children.every(isSame)
-      ? before
-      : h('ul.chunk', { key, items, 'aria-labelledby': label }, ...children);
+    const isKept = before?.children.length === children.length && before.children.every(isSame);
+    return isKept ? before : { ...h('ul.chunk', properties), children };
+  }
+
+  function renewLater(...chunks) {
+    if (!lateChunks.size) requestAnimationFrame(() => renewChunks(4));
+    lateChunks = new Set([...chunks, ...lateChunks]);
   }
 
   function moveChunk(chunk, { skipped }) {
-    if (!movedChunks.size) requestAnimationFrame(renewChunks);
-    movedChunks.add(chunk);
     nearChunks[skipped ? 'delete' : 'add'](keyOf(chunk.view));
+    renewLater(chunk);
   }
 
-  // What takes longer than half a frame waits for the next one.
-  function renewChunks(frame) {
-    for (const chunk of movedChunks) {
-      if (performance.now() - frame > 8) return requestAnimationFrame(renewChunks);
-      movedChunks.delete(chunk);
+  // What takes longer than so many milliseconds waits for the next frame: the layout takes longer than this.
+  function renewChunks(patience) {
+    const start = performance.now();
+    for (const chunk of lateChunks) {
+      if (performance.now() - start > patience) return requestAnimationFrame(() => renewChunks(patience));
+      lateChunks.delete(chunk);
       const { key, items, 'aria-labelledby': label } = chunk.view.properties;
-      if (chunk.isConnected) update(chunk, chunkView(items, key, label));
+      if (chunk.isConnected) update(chunk, chunkView(items, key, label, chunk.view));
     }
     return null;
   }
@@ -16812,9 +16836,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const chunks = [];
     for (let start = 0; start < items.length; start += CHUNK) {
       const name = `${key} ${start}`;
-      const isFirst = start < PAGE_SIZE; // whole before the browser reports anything
+      const isFirst = start < 2 * CHUNK; // whole before the browser reports anything
       const chunk = Object.assign(items.slice(start, start + CHUNK), { isFirst });
-      chunks.push(chunkView(chunk, name, title ? `group-${key}` : 'view-title', known?.get(name)?.view));
+      chunks.push(chunkView(chunk, name, title ? `group-${key}` : 'view-title', known?.get(name)?.view, true));
     }
     const head = { id: `group-${key}`, ...(isOpen === undefined ? {} : { 'aria-expanded': isOpen }) };
     return h('section.group', { key, 'data-day': day },
@@ -18032,12 +18056,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const row = focused.closest('.todo-list li, .trash-row');
     const place = row && shownRows().indexOf(row);
     const known = facts();
+    shown = null;
     bound ??= Object.entries(BINDINGS).map(([selector, properties]) => [findAll(selector), properties]);
     fillDetails();
     for (const [nodes, properties] of bound) {
       const values = properties(known);
       for (const node of nodes) setAll(node, values);
     }
+    renewLater(...chunksNow());
     growTitle();
     document.title = `${gate.resolve ? gateTitle() : viewTitle()} · tornado_todo`;
     if (document.activeElement === focused) return;
@@ -19644,7 +19670,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       scrollTo({ top: 0, behavior: 'instant' });
     }
     // A narrower filter can be shown before its answer is here.
-    keep({ items: isMoved ? [] : saved.items.filter(belongs).slice(0, PAGE_SIZE), next: null });
+    keep({ items: isMoved ? [] : saved.items.filter(belonging()).slice(0, PAGE_SIZE), next: null });
     const ended = sync({ moved: true });
     if (state.open) settleLayout();
     else render();
