@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
 CHROMIUMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 SCREENS = 100
@@ -67,6 +67,15 @@ WATCH_ENTER = """(title) => {
 }"""
 
 
+def launch(playwright: Playwright) -> Browser:
+    """Chromium. It may use all processors: the server has nothing to do while the page is drawn."""
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    if not path:
+        sys.exit("there is no Chromium here (on Debian: apt-get install chromium-headless-shell)")
+    return playwright.chromium.launch(executable_path=path, args=OPTIONS)
+
+
 def open_page(context: BrowserContext, url: str) -> tuple[Page, dict]:
     """Open the page in a tab; gives it with what its first view took."""
     page, size = context.new_page(), []
@@ -102,13 +111,8 @@ def enter(page: Page, number: int) -> float:
 
 def main(url: str, count: str, rounds: str) -> None:
     """Measure, and print the samples of each measurement."""
-    # The browser may use all processors: the server has nothing to do while the page is drawn.
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
-    if not path:
-        sys.exit("there is no Chromium here (on Debian: apt-get install chromium-headless-shell)")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
+        browser = launch(playwright)
         visits = [open_twice(browser, url) for _ in range(int(rounds))]
         page, _ = open_page(browser.new_context(), url)
         rows, read = page.evaluate(READ_ALL, int(count))
