@@ -2147,6 +2147,7 @@ def smallest_gap(order: float) -> float:
 # series by commas. Words after ~ are read only for a reader of the language, since others use them for other things.
 ENGLISH = {
     "relative": "tonight|this evening,today,tomorrow|~tmr,(?:the )?day after tomorrow",
+    "parts": "morning,afternoon,evening|night",
     "next": "next week,next month,next year",
     "on": "on(?: the)?|by(?: the)?|this|due|until",
     "coming": "next",
@@ -2160,14 +2161,14 @@ ENGLISH = {
     "of": "of",
     "in": "in",
     "numbers": "an?|one,two,three,four,five,six,seven,eight,nine,ten",
-    "units": "days?,weeks?,months?,years?,hours?,min(?:ute)?s?",
+    "units": "days?,weeks?,months?,years?,hours?|hrs?|h,min(?:ute)?s?",
     "at": "at",
     "noon": "noon|midday",
     "midnight": "midnight",
     "oclock": "o['’]clock",
     "every": "every|each",
     "other": "other|second|2nd",
-    "and": "and",
+    "and": "and|&",
     "workdays": "weekdays?|workdays?",
     "bare_workdays": "(?:on )?weekdays|(?:on )?workdays",
     "ordinals": "first|1st,second|2nd,third|3rd,fourth|4th,last",
@@ -2182,9 +2183,10 @@ ENGLISH = {
     "from": "~from(?: the)?|starting(?: on)?|not before",
 }
 GERMAN = {
-    "relative": "heute abend,heute,morgen,(?:ue|u)bermorgen",
-    "next": "n(?:ae|a)chste woche,n(?:ae|a)chste[nr]? monat,n(?:ae|a)chste[sn]? jahr",
-    "on": "am|bis(?: zum)?|diese[nrs]?|kommende[nrs]?|am kommenden|an",
+    "relative": "heute abend,heute,(?<!guten.)(?<!jeden.)(?<!am.)morgen,(?:ue|u)bermorgen",
+    "parts": "fr(?:ue|u)h|morgen|vormittag,nachmittag,abend|nacht",
+    "next": "n(?:ae|a)chste[rn]? woche,n(?:ae|a)chste[nr]? monat,n(?:ae|a)chste[sn]? jahr",
+    "on": "am|bis(?: zum)?|diese[nrs]?|kommende[nrs]?|am kommenden|an|den",
     "coming": "(?:am )?n(?:ae|a)chste[nrs]?",
     "following": "",
     "days": "montag,dienstag,mittwoch,donnerstag,freitag,samstag|sonnabend,sonntag",
@@ -2196,14 +2198,14 @@ GERMAN = {
     "of": "des",
     "in": "in",
     "numbers": "eine[mnrs]?,zwei,drei,vier,f(?:ue|u)nf,sechs,sieben,acht,neun,zehn",
-    "units": "tag(?:en?)?,wochen?,monat(?:en?)?,jahr(?:en?)?,stunden?|std,minuten?|min",
+    "units": "tag(?:en?)?,wochen?,monat(?:en?)?,jahr(?:en?)?,stunden?|std\\.?|h,minuten?|min\\.?",
     "at": "um|ab|gegen",
     "noon": "mittags?",
     "midnight": "mitternacht",
     "oclock": "uhr",
     "every": "jede[nrsm]?|alle",
     "other": "zweite[nrs]?",
-    "and": "und",
+    "and": "und|&",
     "workdays": "werktage?|arbeitstage?",
     "bare_workdays": "werktags",
     "ordinals": "erste[nrs]?|1\\.,zweite[nrs]?|2\\.,dritte[nrs]?|3\\.,vierte[nrs]?|4\\.,letzte[nrs]?",
@@ -2219,7 +2221,8 @@ GERMAN = {
 }
 PORTUGUESE = {
     "relative": "hoje a noite|~esta noite,hoje,amanha,depois de amanha",
-    "next": "(?:na )?(?:proxima semana|semana que vem),(?:no )?(?:proximo mes|mes que vem),"
+    "parts": "(?:(?:de|pela) )?manhas?|cedo,(?:(?:a|de|pela) )?tardes?,(?:(?:a|de|pela) )?noites?",
+    "next": "(?:[nd]a )?(?:proxima semana|semana que vem),(?:no )?(?:proximo mes|mes que vem),"
     "(?:no )?(?:proximo ano|ano que vem)",
     "on": "na|no|em|ate|este|esta|neste|nesta|(?:no )?dia",
     "coming": "(?:na |no )?proxim[ao]",
@@ -2228,26 +2231,26 @@ PORTUGUESE = {
     "short_days": "~segunda|~seg,~terca|~ter,~quarta|~qua,~quinta|~qui,~sexta|~sex,~sab,~dom",
     "plural_days": "segundas(?:-feiras)?,tercas(?:-feiras)?,quartas(?:-feiras)?,quintas(?:-feiras)?,"
     "sextas(?:-feiras)?,sabados,domingos",
-    "plural_on": "",
+    "plural_on": "(?:[an]os|[an]?as) ",
     "months": "janeiro,fevereiro,~marco,abril,maio,junho,julho,agosto,setembro,outubro,novembro,dezembro",
     "short_months": "~jan,~fev,~mar,~abr,~mai,~jun,~jul,~ago,~set,~out,~nov,~dez",
     "of": "de",
     "in": "em|daqui a|dentro de",
     "numbers": "uma?,dois|duas,tres,quatro,cinco,seis,sete,oito,nove,dez",
-    "units": "dias?,semanas?,mes(?:es)?,anos?,horas?,min(?:uto)?s?",
+    "units": "dias?,semanas?,mes(?:es)?,anos?,horas?|h,min(?:uto)?s?",
     "at": "as?",
     "noon": "(?:ao )?meio[- ]dia",
     "midnight": "(?:a )?meia[- ]noite",
     "oclock": "horas",
     "every": "(?:a )?cada|~todo|~toda|todos os|todas as",
     "other": "segund[oa]",
-    "and": "e",
+    "and": "e|&",
     "workdays": "dias? ute?is|dia util",
     "bare_workdays": "(?:nos )?dias uteis",
     "ordinals": "primeir[oa],segund[oa],terceir[oa],quart[oa],ultim[oa]",
     "of_month": "d[oe] (?:cada )?mes",
     "last_day": "ultimo dia",
-    "month_day": r"dia (?P<month_day>\d\d?)",
+    "month_day": r"dia (?P<month_day>\d\d?)o?",
     "adverbs": "diariamente,semanalmente,mensalmente,anualmente",
     "until": "ate(?: o)?",
     "times": "vezes",
@@ -2256,7 +2259,9 @@ PORTUGUESE = {
     "from": "a partir d[aeo]|desde(?: [ao])?",
 }
 SPANISH = {
-    "relative": "esta noche,hoy,manana,pasado manana",
+    "relative": "esta noche,hoy,(?<!la.)manana,pasado manana",
+    "parts": "(?:(?:por|de|en|a) la )?mananas?|temprano,(?:(?:por|de|en|a) la )?tardes?,"
+    "(?:(?:por|de|en|a) la )?noches?",
     "next": "(?:la )?(?:proxima semana|semana que viene),(?:el )?(?:proximo mes|mes que viene),"
     "(?:el )?(?:proximo ano|ano que viene)",
     "on": "el|este|para el|hasta el|hasta|en",
@@ -2265,26 +2270,26 @@ SPANISH = {
     "days": "lunes,martes,miercoles,jueves,viernes,sabado,domingo",
     "short_days": "~lun,~mar,~mie,~jue,~vie,~sab,~dom",
     "plural_days": "lunes,martes,miercoles,jueves,viernes,sabados,domingos",
-    "plural_on": "",
+    "plural_on": "los ",
     "months": "enero,febrero,marzo,abril,mayo,junio,julio,agosto,sep?tiembre,octubre,noviembre,diciembre",
     "short_months": "~ene,~feb,~mar,~abr,~may,~jun,~jul,~ago,~sept?|~set,~oct,~nov,~dic",
     "of": "del?",
     "in": "en|dentro de",
     "numbers": "una?,dos,tres,cuatro,cinco,seis,siete,ocho,nueve,diez",
-    "units": "dias?,semanas?,mes(?:es)?,anos?,horas?,min(?:uto)?s?",
+    "units": "dias?,semanas?,mes(?:es)?,anos?,horas?|h,min(?:uto)?s?",
     "at": "a las?|a",
     "noon": "(?:al )?mediodia",
     "midnight": "(?:a )?medianoche",
     "oclock": "horas",
     "every": "cada|todos los|todas las",
     "other": "segund[oa]",
-    "and": "y",
+    "and": "y|&",
     "workdays": "dias? (?:laborables?|habil(?:es)?)",
     "bare_workdays": "entre semana",
     "ordinals": "primer[oa]?,segund[oa],tercer[oa]?,cuart[oa],ultim[oa]",
     "of_month": "del? (?:cada )?mes",
     "last_day": "ultimo dia",
-    "month_day": r"dia (?P<month_day>\d\d?)",
+    "month_day": r"dia (?P<month_day>\d\d?)o?",
     "adverbs": "diariamente|a diario,semanalmente,mensualmente,anualmente",
     "until": "hasta(?: el)?",
     "times": "veces",
@@ -2294,19 +2299,24 @@ SPANISH = {
 }
 LANGUAGES = {"en": ENGLISH, "de": GERMAN, "pt": PORTUGUESE, "es": SPANISH}
 # The surroundings of a phrase; \0 marks text that an earlier phrase has taken.
-LEFT, RIGHT = r"(?<![^\s(\[,;\0])", r"(?![^\s)\],;.:!?\0]|[.,:!?][^\s\0])"
-ANY_DAY = "(?:%(plural_days)s|%(days)s|%(short_days)s)"
-DAY_PHRASE = r"""(?:
-(?P<relative>%(relative)s)
-|(?P<next>%(next)s)
-|(?:(?P<coming>%(coming)s) )?(?:(?P<day>%(days)s)|(?P<short>%(short_days)s))(?P<following> (?:%(following)s))?
-|%(in)s (?P<number>\d\d?\d?|%(numbers)s) (?P<unit>%(units)s)
-|(?P<date>\d\d?)(?:st|nd|rd|th|\.)?(?: %(of)s)? (?P<month>%(months)s|%(short_months)s)
-(?:,?(?: %(of)s)? (?P<year>\d{4}))?
-|(?P<month_2>%(months)s|%(short_months)s) (?P<date_2>\d\d?)(?:st|nd|rd|th)?(?:,? (?P<year_2>\d{4}))?
-|%(month_day)s
-|(?P<iso>\d{4}-\d\d-\d\d)
-|(?P<first>\d\d?)(?P<separator>[/.])(?P<second>\d\d?)(?:(?P=separator)(?P<year_3>\d{4}|\d\d)|(?P<dot>\.))?
+LEFT, RIGHT = r"(?<![^\s(\[,;\0])", r"(?![^\s)\],;.:!?\0]|[.,:!?]+[^\s)\].,:!?\0])"
+ANY_DAY = "(?:(?:%(plural_days)s|%(days)s|%(short_days)s)\\b)"
+SERIES = "(?:(?:, ?| %(and)s |, %(and)s )(?:%(every)s )?{0})*"  # of more than one
+DATE_SUFFIX = r"(?:st|nd|rd|th|o|\.)?"
+DAY_PHRASE = rf"""(?:
+(?:(?P<named>{ANY_DAY}\.?,? (?:(?:%(on)s|the) )?)?(?:
+(?P<date>\d\d?){DATE_SUFFIX}(?: %(of)s)? (?P<month>%(months)s|%(short_months)s)\.?(?:,?(?: %(of)s)? (?P<year>\d{{4}}))?
+|(?P<month_2>%(months)s|%(short_months)s)\.? (?P<date_2>\d\d?){DATE_SUFFIX}(?:,? (?P<year_2>\d{{4}}))?
+|(?P<iso>\d{{4}}-\d\d-\d\d)
+|(?P<first>\d\d?)(?P<separator>(?P<slash>/)|\. ?)(?P<second>\d\d?)
+(?:(?P=separator)(?P<year_3>\d{{4}}|\d\d)|(?P<dot>\.)|(?(named)(?(slash)|(?!))))
+|%(month_day)s(?: %(of_month)s)?
+))
+|(?:(?P<day_before>{ANY_DAY}),? (?:%(of)s )?)?(?P<next>%(next)s)(?:,? (?:%(on)s )?(?P<day_after>{ANY_DAY}))?
+|(?:(?P<relative>%(relative)s)
+|(?:(?P<coming>%(coming)s) )?(?:(?P<day>%(days)s)|(?P<short>%(short_days)s)\.?)(?P<following> (?:%(following)s))?
+)(?: ?(?P<part>%(parts)s))?
+|%(in)s (?P<number>\d\d?\d?|%(numbers)s) ?(?P<unit>%(units)s)
 )"""
 TIME_PHRASE = r"""(?:(?P<at>%(at)s) )?(?:(?P<noon>%(noon)s)|(?P<midnight>%(midnight)s)
 |(?P<hour>\d\d?)(?:(?P<colon>[:.h])(?P<minute>[0-5]\d))?
@@ -2319,11 +2329,19 @@ PHRASES = {
     "repeat": rf"""(?:%(every)s(?P<restart>!)? (?:
 (?P<nth>%(ordinals)s) (?P<nth_day>%(days)s|%(short_days)s)(?: %(of_month)s)?
 |%(last_day)s(?P<last>)(?: %(of_month)s)?
-|(?:the )?%(month_day)s(?: %(of_month)s)?(?! %(times)s)
+|(?:dia )?(?P<date>\d\d?){DATE_SUFFIX}(?: %(of)s)? (?P<month>%(months)s|%(short_months)s)\.?
+|(?P<month_2>%(months)s|%(short_months)s)\.? (?P<date_2>\d\d?){DATE_SUFFIX}
+|(?:the )?(?P<month_days>%(month_day)s{SERIES.format("%(other_month_day)s")})(?: %(of_month)s)?
+(?! %(times)s| %(units)s| %(days)s)
 |(?P<workdays>%(workdays)s)
-|(?:(?P<other>%(other)s) |(?P<number>\d\d?\d?|%(numbers)s) )?(?P<unit>%(units)s)(?: (?:%(on)s )?(?P<on_days>{ANY_DAY}))?
-|(?P<days>{ANY_DAY}(?:(?:, ?| %(and)s |, %(and)s ){ANY_DAY})*)
-)|(?P<adverb>%(adverbs)s)|(?P<bare_workdays>%(bare_workdays)s)|%(plural_on)s(?P<plural>%(plural_days)s))""",
+|(?P<part>%(parts)s)
+|(?:(?P<other>%(other)s) |(?P<number>\d\d?\d?{DATE_SUFFIX}|%(numbers)s|%(ordinals)s) )?(?P<unit>%(units)s)
+(?: (?:%(on)s )?(?P<on_days>{ANY_DAY}{SERIES.format(ANY_DAY)}))?
+|(?:(?P<other_2>%(other)s) )?(?P<days>{ANY_DAY}{SERIES.format(ANY_DAY)})
+)|(?P<adverb>%(adverbs)s)|(?P<bare_workdays>%(bare_workdays)s)
+|(?:%(on)s )?(?:(?P<nth_2>%(ordinals)s) (?P<nth_day_2>%(days)s|%(short_days)s)|%(last_day)s
+|(?P<monthly>%(other_month_day)s|\d\d?)) (?P<each>%(of_month)s)
+|%(plural_on)s(?P<plural>%(plural_days)s(?:(?:, ?| %(and)s |, %(and)s )(?:%(plural_on)s)?%(plural_days)s)*))""",
     "until": rf"(?P<on>%(until)s) {DAY_PHRASE}",
     "count": r"(?P<count>\d\d?\d?) %(times)s",
     "day": rf"(?:(?P<on>%(on)s) )?{DAY_PHRASE}",
@@ -2359,6 +2377,8 @@ class Language:
             for key, text in LANGUAGES[name].items()
         }
         self._words = {key: f"(?:{'|'.join(filter(None, items)) or '(?!)'})" for key, items in self.items.items()}
+        month_day = self._words["month_day"].replace("?P<month_day>", "?:")
+        self._words["other_month_day"] = month_day.replace("dia ", "(?:dia )?")
         self._key_word = self._compiled(KEY_WORD)
         self._phrases: dict[str, re.Pattern[str]] = {}
 
@@ -2390,8 +2410,10 @@ class Language:
         return max(self.place(key, text) for key in ("days", "short_days", "plural_days"))
 
     def number(self, text: str) -> int:
-        """A number in digits or as a word."""
-        return int(text) if text.isdecimal() else self.place("numbers", text) + 1
+        """A number in digits or as a word; 0 for the first and the last of a series."""
+        if (place := self.place("ordinals", text)) >= 0:
+            return (place + 1) % 5 if place else 0
+        return int(text.rstrip(".stndrho")) if text[0].isdecimal() else self.place("numbers", text) + 1
 
     def month(self, text: str) -> int:
         """The number of a month, from 1."""
@@ -2444,6 +2466,7 @@ class DayTime(NamedTuple):
 KINDS = ("day", "time", "start", "repeat", "reminder", "tag", "priority", "list")
 MINUTES = (1440, 10_080, 0, 0, 60, 1)  # of the `units`; a month has no fixed number
 EVENING = datetime.time(20)
+PART_TIMES = (datetime.time(9), datetime.time(15), EVENING)  # of the `parts` of a day
 
 
 class FoundReminder(NamedTuple):
@@ -2486,23 +2509,24 @@ class QuickAdd:
         fields = self._read_signs()
         reminder = self._find("reminder", "reminder", self._read_reminder)
         start = self._find("start", "start", self._read_start)
-        if rule := self._find("repeat", "repeat", self._read_repeat):
+        rule, part = self._find("repeat", "repeat", self._read_repeat) or ("", None)
+        if rule:
             end = self._find("repeat", "until", self._read_until) or self._find("repeat", "count", self._read_count)
             fields["repeat"] = clean_repeat(f"{rule};{end}" if end else rule)
         if start := start or self._find("start", "start", self._read_start):
-            fields["start"] = self._due(start, None, None)
+            fields["start"] = self._due(start, None)
             self.first = max(self.first, start.day)
         day = self._find("day", "day", self._read_day)
         time = None if day and day.is_exact else self._find("time", "time", self._read_time)
         day, time = (value if kind not in self.keep else None for kind, value in (("day", day), ("time", time)))
-        repeat = fields.get("repeat") if "repeat" not in self.keep else None
+        repeat, part = (fields.get("repeat"), part) if "repeat" not in self.keep else (None, None)
         if day or time or repeat:
             try:
-                fields["due"] = clean_due(self._due(day, time, repeat))
+                fields["due"] = clean_due(self._due(day, time, repeat, part))
             except (ValueError, OverflowError):  # a year that has no days, or an offset in seconds
                 self.spans = [span for span in self.spans if span.kind not in ("day", "time")]
         if reminder:
-            at = None if reminder.before is not None else clean_due(self._due(reminder.day or day, reminder.time, None))
+            at = None if reminder.before is not None else clean_due(self._due(reminder.day or day, reminder.time))
             fields["reminders"] = [Reminder(at, reminder.before)]
         return {name: value for name, value in fields.items() if name.removesuffix("s") not in self.keep}
 
@@ -2514,8 +2538,9 @@ class QuickAdd:
             rest = self.text[span.end :]
             if span.kind != "escape":
                 title, rest = title.rstrip(), rest.lstrip()
-                if title[-1:] + rest[:1] in ("()", "[]"):
-                    title, rest = title[:-1].rstrip(), rest[1:].lstrip()
+                enclosing = title.rstrip(" ,;")
+                if enclosing[-1:] + rest[:1] in ("()", "[]"):
+                    title, rest = enclosing[:-1].rstrip(), rest[1:].lstrip()
                 title = title.rstrip(" ,;") if rest[:1] in tuple(",.;:!?)") else f"{title} "
         return (title + rest).strip(" ,;") if self.spans else self.text
 
@@ -2567,34 +2592,44 @@ class QuickAdd:
                 return {**fields, "list": self.lists[title]}
         return fields
 
-    def _read_repeat(self, language: Language, match: re.Match[str]) -> str | None:
-        rule = self._rule(language, match)
-        return rule and rule + (";FROM=COMPLETION" if match["restart"] else "")
+    def _read_repeat(self, language: Language, match: re.Match[str]) -> tuple[str, datetime.time | None] | None:
+        """The rule of a phrase, and the time if it names a part of the day."""
+        rule, part = self._rule(language, match), match["part"]
+        clock = PART_TIMES[language.place("parts", part)] if part else None
+        return (rule + (";FROM=COMPLETION" if match["restart"] else ""), clock) if rule else None
 
     def _rule(self, language: Language, match: re.Match[str]) -> str | None:
         """The rule of a phrase (RFC 5545), or None."""
+        if match["each"] and not any(re.search(item, match["each"]) for item in language.items["every"]):
+            return None
+        if month := match["month"] or match["month_2"]:
+            number, day = language.month(month), int(match["date"] or match["date_2"])
+            exists = nearest_date(2028, number, day, self.today)
+            return f"FREQ=YEARLY;BYMONTH={number};BYMONTHDAY={day}" if exists else None
         days = match["days"] or match["on_days"] or match["plural"]
-        names = language.phrase("any_day").finditer(days or "")
-        by_day = f";BYDAY={','.join(WEEKDAYS[language.weekday(name[0])] for name in names)}" if days else ""
+        names = [language.weekday(name[0]) for name in language.phrase("any_day").finditer(days or "")]
+        by_day = f";BYDAY={','.join(WEEKDAYS[number] for number in dict.fromkeys(names))}" if days else ""
         if match["unit"]:
             number, unit = language.number(match["number"] or "1"), language.place("units", match["unit"])
             every = f";INTERVAL={2 if match['other'] else number}"
             return (
                 f"FREQ={FREQUENCIES[unit]}{every}{by_day}" if unit < 4 and number and (unit == 1 or not days) else None
             )
-        if match["nth"]:
-            number, day = language.place("ordinals", match["nth"]), language.weekday(match["nth_day"])
+        if nth := match["nth"] or match["nth_2"]:
+            number, day = language.place("ordinals", nth), language.weekday(match["nth_day"] or match["nth_day_2"])
             return f"FREQ=MONTHLY;BYDAY={number + 1 if number < 4 else -1}{WEEKDAYS[day]}"
-        if match["last"] is not None or match["month_day"]:
-            day = int(match["month_day"] or -1)
-            return f"FREQ=MONTHLY;BYMONTHDAY={day}" if day in MONTH_DAYS else None
+        if match["last"] is not None or match["month_days"] or match["each"]:
+            numbers = [*map(int, re.findall(r"-?\d+", match["month_days"] or match["monthly"] or "-1"))]
+            are_days = all(each in MONTH_DAYS for each in numbers)
+            return f"FREQ=MONTHLY;BYMONTHDAY={','.join(map(str, numbers))}" if are_days else None
+        if match["part"]:
+            return "FREQ=DAILY"
+        weekly = f"FREQ=WEEKLY{';INTERVAL=2' if match['other_2'] else ''}{by_day or ';BYDAY=MO,TU,WE,TH,FR'}"
         if match["workdays"] or match["days"]:
-            return f"FREQ=WEEKLY{by_day or ';BYDAY=MO,TU,WE,TH,FR'}"
+            return weekly
         if not self._ends(match.end()):
             return None
-        if match["adverb"]:
-            return f"FREQ={FREQUENCIES[language.place('adverbs', match['adverb'])]}"
-        return f"FREQ=WEEKLY{by_day or ';BYDAY=MO,TU,WE,TH,FR'}"
+        return f"FREQ={FREQUENCIES[language.place('adverbs', match['adverb'])]}" if match["adverb"] else weekly
 
     def _read_until(self, language: Language, match: re.Match[str]) -> str | None:
         found = self._read_day(language, match)
@@ -2604,7 +2639,7 @@ class QuickAdd:
         return f"COUNT={int(match['count'])}" if int(match["count"]) else None
 
     def _read_start(self, language: Language, match: re.Match[str]) -> DayTime | None:
-        return self._read_day(language, match) if self._ends(match.end()) else None
+        return self._read_day(language, match) if self._ends(match.end()) and not match["part"] else None
 
     def _read_reminder(self, language: Language, match: re.Match[str]) -> FoundReminder | None:
         if size := match["size"] or match["size_2"]:
@@ -2639,7 +2674,10 @@ class QuickAdd:
                     found = read(language, match)
                 except (ValueError, OverflowError):
                     return None
-                return DayTime(found) if isinstance(found, datetime.date) else found
+                found = DayTime(found) if isinstance(found, datetime.date) else found
+                if found and match["part"]:
+                    return cast(DayTime, found)._replace(clock=PART_TIMES[language.place("parts", match["part"])])
+                return found
         if match["month_day"]:
             return self._read_month_day(match)
         year, month = match["year"] or match["year_2"], language.month(match["month"] or match["month_2"])
@@ -2653,11 +2691,13 @@ class QuickAdd:
     def _monday(self) -> datetime.date:
         return self.today - datetime.timedelta(self.today.weekday())
 
-    def _read_next(self, language: Language, match: re.Match[str]) -> datetime.date:
-        """The first day of the next week, month or year."""
-        unit = language.place("next", match["next"])
+    def _read_next(self, language: Language, match: re.Match[str]) -> datetime.date | None:
+        """The first day of the next week, month or year, or a day of the next week."""
+        unit, day = language.place("next", match["next"]), match["day_before"] or match["day_after"]
         if unit == 0:
-            return self._monday() + datetime.timedelta(7)
+            return self._monday() + datetime.timedelta(7 + (language.weekday(day) if day else 0))
+        if day:
+            return None
         return datetime.date(
             self.today.year + (unit == 2 or self.today.month == 12), 1 if unit == 2 else self.today.month % 12 + 1, 1
         )
@@ -2695,11 +2735,13 @@ class QuickAdd:
     def _read_numbers(self, language: Language, match: re.Match[str]) -> datetime.date | None:
         """24/12, 24.12. or 24/12/2026; where either may be the month, with a preposition, a year or at the end."""
         first, second, year = int(match["first"]), int(match["second"]), match["year_3"]
-        is_certain = year or match["on"] or (max(first, second) > 12 or self._ends(match.end()))
-        has_dots = match["separator"] == "." and not (match["dot"] or year or match["on"] or language.name == "de")
-        if not is_certain or has_dots or (first, second) == (24, 7):
+        is_named = match["on"] or match["named"]
+        is_certain = year or is_named or (max(first, second) > 12 or self._ends(match.end()))
+        has_dots = not match["slash"] and not (match["dot"] or year or is_named or language.name == "de")
+        has_space = match["separator"][-1:].isspace() and not (match["dot"] or year)
+        if not is_certain or has_dots or has_space or (first, second) == (24, 7):
             return None
-        if match["separator"] == "/" and (second > 12 or self.reader.month_first and first <= 12):
+        if match["slash"] and (second > 12 or self.reader.month_first and first <= 12):
             first, second = second, first
         full_year = None if year is None else int(year) + (2000 if len(year) == 2 else 0)
         return nearest_date(full_year, second, first, self.today)
@@ -2720,11 +2762,18 @@ class QuickAdd:
             hour = hour % 12 + (12 if half == "p" else 0)
         return datetime.time(hour % 24, minute), hour // 24
 
-    def _due(self, day: DayTime | None, time: tuple[datetime.time, int] | None, repeat: str | None) -> str:
+    def _due(
+        self,
+        day: DayTime | None,
+        time: tuple[datetime.time, int] | None,
+        repeat: str | None = None,
+        part: datetime.time | None = None,
+    ) -> str:
         """The due date or time; without a day, the next one that comes, of those of the rule if there is one."""
         now, zone = self.reader.now, cast(datetime.tzinfo, self.reader.now.tzinfo)
-        clock, after = time or (day.clock if day else None, 0)
-        if day and day.clock and time and 1 <= time[0].hour < 12:  # tonight at 9
+        part = day.clock if day and day.clock else part
+        clock, after = time or (part, 0)
+        if part and part.hour > 12 and time and 1 <= time[0].hour < 12:  # tonight at 9
             clock = time[0].replace(hour=time[0].hour + 12)
         days = [day.day] if day else rule_days(read_rule(repeat or "FREQ=DAILY"), self.first, self.first)
         for date in (each + datetime.timedelta(after) for each in days):
