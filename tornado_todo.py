@@ -2147,7 +2147,7 @@ def smallest_gap(order: float) -> float:
 # series by commas. Words after ~ are read only for a reader of the language, since others use them for other things.
 ENGLISH = {
     "relative": "tonight|this evening,today,tomorrow|~tmr,(?:the )?day after tomorrow",
-    "parts": "morning,afternoon,evening|night",
+    "parts": "(?:in the )?morning,(?:in the )?afternoon,(?:in the |at )?(?:evening|night)",
     "next": "next week,next month,next year",
     "on": "on(?: the)?|by(?: the)?|this|due|until",
     "coming": "next",
@@ -2166,6 +2166,7 @@ ENGLISH = {
     "noon": "noon|midday",
     "midnight": "midnight",
     "oclock": "o['’]clock",
+    "half_past": "",
     "every": "every|each",
     "other": "other|second|2nd",
     "and": "and|&",
@@ -2184,7 +2185,7 @@ ENGLISH = {
 }
 GERMAN = {
     "relative": "heute abend,heute,(?<!guten.)(?<!jeden.)(?<!am.)morgen,(?:ue|u)bermorgen",
-    "parts": "fr(?:ue|u)h|morgen|vormittag,nachmittag,abend|nacht",
+    "parts": "fr(?:ue|u)h|morgens?|vormittags?,nachmittags?,abends?|nachts?",
     "next": "n(?:ae|a)chste[rn]? woche,n(?:ae|a)chste[nr]? monat,n(?:ae|a)chste[sn]? jahr",
     "on": "am|bis(?: zum)?|diese[nrs]?|kommende[nrs]?|am kommenden|an|den",
     "coming": "(?:am )?n(?:ae|a)chste[nrs]?",
@@ -2203,6 +2204,7 @@ GERMAN = {
     "noon": "mittags?",
     "midnight": "mitternacht",
     "oclock": "uhr",
+    "half_past": "",
     "every": "jede[nrsm]?|alle",
     "other": "zweite[nrs]?",
     "and": "und|&",
@@ -2221,7 +2223,7 @@ GERMAN = {
 }
 PORTUGUESE = {
     "relative": "hoje a noite|~esta noite,hoje,amanha,depois de amanha",
-    "parts": "(?:(?:de|pela) )?manhas?|cedo,(?:(?:a|de|pela) )?tardes?,(?:(?:a|de|pela) )?noites?",
+    "parts": "(?:(?:d[ae]|pela) )?manhas?|cedo,(?:(?:a|d[ae]|pela) )?tardes?,(?:(?:a|d[ae]|pela) )?noites?",
     "next": "(?:[nd]a )?(?:proxima semana|semana que vem),(?:no )?(?:proximo mes|mes que vem),"
     "(?:no )?(?:proximo ano|ano que vem)",
     "on": "na|no|em|ate|este|esta|neste|nesta|(?:no )?dia",
@@ -2242,6 +2244,7 @@ PORTUGUESE = {
     "noon": "(?:ao )?meio[- ]dia",
     "midnight": "(?:a )?meia[- ]noite",
     "oclock": "horas",
+    "half_past": "e meia",
     "every": "(?:a )?cada|~todo|~toda|todos os|todas as",
     "other": "segund[oa]",
     "and": "e|&",
@@ -2281,6 +2284,7 @@ SPANISH = {
     "noon": "(?:al )?mediodia",
     "midnight": "(?:a )?medianoche",
     "oclock": "horas",
+    "half_past": "y media",
     "every": "cada|todos los|todas las",
     "other": "segund[oa]",
     "and": "y|&",
@@ -2320,7 +2324,8 @@ DAY_PHRASE = rf"""(?:
 )"""
 TIME_PHRASE = r"""(?:(?P<at>%(at)s) )?(?:(?P<noon>%(noon)s)|(?P<midnight>%(midnight)s)
 |(?P<hour>\d\d?)(?:(?P<colon>[:.h])(?P<minute>[0-5]\d))?
-(?: ?(?:(?P<half>[ap])\.?m\.?|(?P<h>hs?)|(?P<oclock>%(oclock)s)))?)"""
+(?: ?(?:(?P<half>[ap])\.?m\.?|(?P<h>hs?)|(?P<oclock>%(oclock)s)))?)
+(?P<half_past> %(half_past)s)?(?: (?!%(relative)s\b)(?P<of_day>%(parts)s))?"""
 # A phrase of another language than the reader's has at least one of these.
 KEY_WORD = "(?:%(relative)s|%(next)s|%(days)s|%(units)s|%(months)s|%(noon)s|%(midnight)s|%(every)s|%(adverbs)s"
 KEY_WORD += "|%(bare_workdays)s|%(plural_days)s|%(until)s|%(times)s|%(remind)s|\\d\\d? ?%(oclock)s)"
@@ -2467,6 +2472,12 @@ KINDS = ("day", "time", "start", "repeat", "reminder", "tag", "priority", "list"
 MINUTES = (1440, 10_080, 0, 0, 60, 1)  # of the `units`; a month has no fixed number
 EVENING = datetime.time(20)
 PART_TIMES = (datetime.time(9), datetime.time(15), EVENING)  # of the `parts` of a day
+
+
+def clock_in_part(clock: datetime.time, part: datetime.time | None) -> datetime.time:
+    """A time of which a part of the day says the half: tonight at 9 is 21:00, but at 3 it is 3:00."""
+    first = {PART_TIMES[1]: 1, EVENING: 5}.get(cast(datetime.time, part), 12)
+    return clock.replace(hour=clock.hour + 12) if first <= clock.hour < 12 else clock
 
 
 class FoundReminder(NamedTuple):
@@ -2748,9 +2759,10 @@ class QuickAdd:
 
     def _read_time(self, language: Language, match: re.Match[str]) -> tuple[datetime.time, int] | None:
         """A time, and the days after the day that it belongs to: midnight is the end of a day."""
+        minute = int(match["minute"] or (30 if match["half_past"] else 0))
         if match["noon"] or match["midnight"]:
-            return (datetime.time(12), 0) if match["noon"] else (datetime.time(0), 1)
-        hour, minute, half = int(match["hour"]), int(match["minute"] or 0), match["half"]
+            return (datetime.time(12, minute), 0) if match["noon"] else (datetime.time(0, minute), 1)
+        hour, half = int(match["hour"]), match["half"]
         is_at = match["at"] and language.own
         follows = self.letters[: match.start()].rstrip()[-1:] == "\0"
         is_time = (
@@ -2760,7 +2772,8 @@ class QuickAdd:
             return None
         if half:
             hour = hour % 12 + (12 if half == "p" else 0)
-        return datetime.time(hour % 24, minute), hour // 24
+        part = PART_TIMES[language.place("parts", match["of_day"])] if match["of_day"] else None
+        return clock_in_part(datetime.time(hour % 24, minute), part), hour // 24
 
     def _due(
         self,
@@ -2772,9 +2785,7 @@ class QuickAdd:
         """The due date or time; without a day, the next one that comes, of those of the rule if there is one."""
         now, zone = self.reader.now, cast(datetime.tzinfo, self.reader.now.tzinfo)
         part = day.clock if day and day.clock else part
-        clock, after = time or (part, 0)
-        if part and part.hour > 12 and time and 1 <= time[0].hour < 12:  # tonight at 9
-            clock = time[0].replace(hour=time[0].hour + 12)
+        clock, after = (clock_in_part(time[0], part), time[1]) if time else (part, 0)
         days = [day.day] if day else rule_days(read_rule(repeat or "FREQ=DAILY"), self.first, self.first)
         for date in (each + datetime.timedelta(after) for each in days):
             if clock is None:
