@@ -14423,17 +14423,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function debounce(action, pause) {
     let timer = null;
-    const later = () => {
+    return () => {
       clearTimeout(timer);
-      timer = setTimeout(later.now, pause);
+      timer = setTimeout(action, pause);
     };
-    later.now = () => {
-      if (timer === null) return;
-      clearTimeout(timer);
-      timer = null;
-      action();
-    };
-    return later;
   }
 
   // Who calls while the work is under way waits for the same end.
@@ -14464,6 +14457,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const remember = (key, value) => quietly(() => localStorage.setItem(storageKey(key), JSON.stringify(value)));
   const recall = (key, otherwise) => quietly(() => JSON.parse(localStorage.getItem(storageKey(key))), otherwise);
 
+  // A query of the parameters that have a value.
+  function queryOf(parameters) {
+    const filled = Object.entries(parameters).filter(([, value]) => value && value.length !== 0);
+    return filled.length ? `?${new URLSearchParams(filled)}` : '';
+  }
+
   const plural = (count, one, many) => `${count} ${count === 1 ? one : many}`;
   const todosText = count => plural(count, 'to-do', 'to-dos');
   const changesText = count => `${plural(count, 'change is', 'changes are')}`;
@@ -14488,15 +14487,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function splitTags(text) {
-    const tags = [];
-    for (const part of text.split(',')) {
-      const tag = part.trim().replace(/^#/, '');
-      if (tag && !tags.some(other => isSameWord(other, tag))) tags.push(tag);
-    }
-    return tags.slice(0, MAXIMUM_TAGS).map(tag => shortened(tag, TAG_LENGTH));
+    const tags = text.split(',').map(part => shortened(part.trim().replace(/^#/, ''), TAG_LENGTH)).filter(Boolean);
+    const isFirst = (tag, index) => tags.findIndex(other => isSameWord(other, tag)) === index;
+    return tags.filter(isFirst).slice(0, MAXIMUM_TAGS);
   }
 
-  // ---- Views -------------------------------------------------------------------------------------------
+  // ---- Elements ----------------------------------------------------------------------------------------
   // A view describes an element: its tag with classes, its properties, its children. Data only ever enters the
   // page as text or as a property, never as markup.
 
@@ -14667,7 +14663,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     hasKept: false, // whether changes that were kept meanwhile may still have to be sent
     hasOwnLists: false, // whether the reader of a link has lists to go back to
     revision: null,
-    knownTags: new Set(),
     weather: null,
     collections: {}, // the entries of dialogs, by kind
     secret: null, // a new token or link, shown once
@@ -14677,6 +14672,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // server is away everything simply waits.
   const queue = { jobs: [], running: false, idle: Promise.resolve() };
   const gate = { resolve: null, session: {}, isSignUp: false };
+  // Typed texts that are neither in a field nor in a command, each with its cause: 'field' waits until its field is
+  // shown again, 'view' is of an earlier page and waits for the view, 'page' for the next page, as the box for new
+  // to-dos is filled, and after an Error the user chooses.
+  const waiting = new Map();
 
   function project() {
     const draft = { ...saved, lists: saved.lists.map(list => ({ ...list })), matching: { ...saved.matching } };
@@ -14708,7 +14707,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const isTrash = () => state.view.kind === 'trash';
   const viewNow = () => VIEWS[state.view.kind];
   const filterNow = () => byId(saved.filters, state.view.filter);
-  const filterParameters = () => new URLSearchParams(filterNow()?.query ?? '');
+  const filterParameters = () => new URLSearchParams(filterNow()?.query);
 
   function currentList() {
     if (state.view.kind !== 'list') return null;
@@ -14718,7 +14717,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function viewTitle() {
     const otherwise = state.view.list === null && !access.link ? 'Inbox' : 'List';
-    return viewNow().title ?? currentList()?.title ?? otherwise;
+    return (filterNow() ?? currentList() ?? viewNow()).title ?? otherwise;
   }
 
   // A shared list has its owner's rules; a to-do whose list isn't known is the user's own.
@@ -14771,10 +14770,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const readersZone = () => new Intl.DateTimeFormat().resolvedOptions().timeZone ?? '';
   const zoneAtStart = readersZone();
   let zone = zoneAtStart;
-  const zoneQuery = () => (zone ? `?${new URLSearchParams({ tz: zone })}` : '');
+  const zoneQuery = () => queryOf({ tz: zone });
 
-  function dayFromNow(days) {
-    const date = new Date();
+  function dayFromNow(days, from = Date.now()) {
+    const date = new Date(from);
     date.setDate(date.getDate() + days);
     return dayText(date);
   }
@@ -14918,18 +14917,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   class Problem extends Error {
     constructor(status, detail, retryAfter = null, errors = []) {
       super(detail);
-      this.status = status;
-      this.retryAfter = retryAfter;
-      this.errors = errors;
-    }
-
-    // A gateway's error means the same as no answer: the server behind it is unavailable.
-    get isAbsence() {
-      return [0, 502, 504].includes(this.status);
-    }
-
-    get isTemporary() {
-      return this.isAbsence || [429, 503].includes(this.status);
+      const isAbsence = [0, 502, 504].includes(status); // a gateway's error: the server behind it is unavailable
+      const isTemporary = isAbsence || [429, 503].includes(status);
+      Object.assign(this, { status, retryAfter, errors, isAbsence, isTemporary });
     }
   }
 
@@ -14948,21 +14938,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // With a link, requests use only its token, except those for the user who opened it (asSelf).
-  async function send(method, path, more = {}) {
-    const { body, headers = {}, asSelf = false, patience = REQUEST_PATIENCE } = more;
-    const options = { method, headers: { Accept: 'application/json', ...headers } };
-    if (access.link && !asSelf) options.headers.Authorization = `Bearer ${access.link}`;
+  async function send(method, path, { body, headers, asSelf = false, patience = REQUEST_PATIENCE } = {}) {
     // A page that is being left has no user any more and must not act for the next one.
     if (access.leaving) await new Promise(() => {});
-    const request = { method, started: Date.now(), abort: new AbortController() };
-    options.signal = request.abort.signal;
-    if (body !== undefined) {
-      options.body = JSON.stringify(body);
-      options.headers['Content-Type'] = 'application/json';
-    }
+    const text = JSON.stringify(body);
+    const options = { method, body: text, headers: new Headers({ Accept: 'application/json', ...headers }) };
+    if (text) options.headers.set('Content-Type', 'application/json');
+    if (access.link && !asSelf) options.headers.set('Authorization', `Bearer ${access.link}`);
     // A write outlives the page that sent it; browsers allow that for small bodies only.
-    options.keepalive = method !== 'GET' && (options.body ?? '').length < 16000;
-    const response = await fetchInTime(request, root + path, options, patience);
+    options.keepalive = method !== 'GET' && (text ?? '').length < 16000;
+    const response = await fetchInTime(root + path, options, patience);
     const isOurs = response.status === 204 || response.headers.get('Content-Type')?.includes('json');
     if (response.ok && !isOurs) throw new Problem(0, 'The network answers for the server. It may want a sign-in.');
     if (response.ok) return response;
@@ -14974,11 +14959,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const requests = new Set();
 
-  async function fetchInTime(request, address, options, patience) {
-    const timer = setTimeout(() => request.abort.abort(), patience);
+  async function fetchInTime(address, options, patience) {
+    const abort = new AbortController();
+    const request = { method: options.method, started: Date.now(), abort };
+    const timer = setTimeout(() => abort.abort(), patience);
     requests.add(request);
     try {
-      const response = await fetch(address, options);
+      const response = await fetch(address, { ...options, signal: abort.signal });
       const body = await response.blob(); // in time as well
       return new Response(body.size ? body : null, response);
     } catch {
@@ -15027,24 +15014,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- Away and back -----------------------------------------------------------------------------------
 
-  const retries = new Set(); // everything that waits for another attempt continues at once
-  const wakeRetry = () => retries.forEach(retry => retry());
+  let wakeUp = Promise.withResolvers();
+
+  // Everything that waits for another attempt continues at once.
+  function wakeRetry() {
+    wakeUp.resolve();
+    wakeUp = Promise.withResolvers();
+  }
+
+  const waitForRetry = milliseconds => Promise.race([sleep(milliseconds), wakeUp.promise]);
 
   // Jitter keeps many pages from coming back in the same instant.
   const backoff = attempt => Math.min(LONGEST_RETRY, 500 * 2 ** attempt) * (0.6 + Math.random() * 0.4);
 
   const pauseAfter = ({ retryAfter }, attempt) => (retryAfter ? Math.min(retryAfter, 5) * 1000 : backoff(attempt));
-
-  function waitForRetry(milliseconds) {
-    return new Promise(resolve => {
-      const retry = () => {
-        retries.delete(retry);
-        resolve();
-      };
-      retries.add(retry);
-      setTimeout(retry, milliseconds);
-    });
-  }
 
   // Tries until the server answers. The banner shows from attempt `quiet` on that it does not.
   async function patiently(act, { attempt = 0, quiet = 1 } = {}) {
@@ -15056,16 +15039,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       } catch (error) {
         if (!expected(error).isTemporary) throw error;
         const pause = pauseAfter(error, number);
-        if (number >= quiet) showAway(error.message, pause);
+        if (number >= quiet) {
+          state.away = { detail: error.message, seconds: Math.max(1, Math.round(pause / 1000)) };
+          state.hasKept = true;
+          render();
+        }
         await waitForRetry(pause);
       }
     }
-  }
-
-  function showAway(detail, milliseconds) {
-    state.away = { detail, seconds: Math.max(1, Math.round(milliseconds / 1000)) };
-    state.hasKept = true;
-    render();
   }
 
   function showBack() {
@@ -15105,8 +15086,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function command(job) {
     state.writes += 1;
-    if (job.words) job.entry = undoEntry(job.words);
-    queue.jobs.push({ ...job, sent: false });
+    if (job.words) Object.assign(state, { undoable: [...state.undoable.slice(-99), job], redoable: [] });
+    queue.jobs.push(job);
     project();
     stash();
     render();
@@ -15144,23 +15125,21 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     find('.todoapp').setAttribute('aria-busy', String(queue.running || state.loading));
   }
 
-  const requestOf = job => (typeof job.request === 'function' ? job.request() : job.request);
+  function sendJob(job) {
+    job.sent = true;
+    const { method, path, ...more } = typeof job.request === 'function' ? job.request() : job.request;
+    return send(method, path, more);
+  }
 
   async function attempt(job, outdated) {
-    job.sent = true;
     if (outdated && !(await job.recheck())) throw outdated;
-    const { method, path, body, headers } = requestOf(job);
     const timer = setTimeout(catchUp, CHECK_PATIENCE);
-    try {
-      return await send(method, path, { body, headers });
-    } finally {
-      clearTimeout(timer);
-    }
+    return sendJob(job).finally(() => clearTimeout(timer));
   }
 
   async function deliver(job) {
     let refusals = 0;
-    let outdated = null;
+    let { outdated } = job;
     for (;;) {
       try {
         return await patiently(() => attempt(job, outdated));
@@ -15176,19 +15155,19 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function finish(job, answer, batch) {
     if (batch) state.ownBatches.add(batch);
-    if (job.entry) job.entry.batch = batch;
-    if (job.entry && !batch) forgetEntry(job.entry); // nothing was changed
+    else forgetAct(job); // nothing was changed
+    job.batch = batch;
     job.apply?.(saved);
     if (job.kind && answer) absorb(job.kind, answer);
     if (job.rereads) state.stale = 'all';
     job.accept?.(answer, batch);
     if (job.said) announce(job.said);
     if (job.toast) showToast(job.toast);
-    if (job.offersUndo && state.undoable.includes(job.entry)) offerUndo(job.entry);
+    if (job.offersUndo && state.undoable.includes(job)) showToast(job.words, { label: 'Undo', act: () => undo(job) });
   }
 
   function fail(job, error) {
-    if (job.entry) forgetEntry(job.entry);
+    forgetAct(job);
     project();
     if (!job.failed?.(error)) showToast(error.message, { tone: 'bad' });
     if (!(error instanceof Problem)) console.error(error);
@@ -15199,18 +15178,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function flushQueue() {
     // Another user may have signed in meanwhile.
     if (gate.resolve || access.leaving) return;
-    for (const job of queue.jobs.filter(({ sent }) => !sent)) {
-      job.sent = true;
-      // A text that another user has changed as well has no request; it waits for the next start, see `stash`.
-      const { method, path, body, headers } = quietly(() => requestOf(job), {});
-      if (path) send(method, path, { body, headers }).catch(() => {});
-    }
-  }
-
-  // The page knows its own batches for certain only after the answers to all commands.
-  function afterQueue(action) {
-    if (queue.running) queue.idle.then(action);
-    else action();
+    // A text that another user has changed as well has no request; it waits for the next start, see `stash`.
+    for (const job of queue.jobs.filter(({ sent }) => !sent)) quietly(() => sendJob(job))?.catch(() => {});
   }
 
   // The parts of a command that creates something once, even if it is sent again, also by the next page.
@@ -15326,7 +15295,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     today: {
       title: 'Today',
       icon: 'today',
-      show: 'active', // completed to-dos would pile up
       sort: 'due',
       counts: true,
       query: () => ({ due: untilToday(), start: untilToday() }),
@@ -15339,19 +15307,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     upcoming: {
       title: 'Upcoming',
       icon: 'calendar',
-      show: 'active',
       sort: 'due',
       query: () => ({ due: `${dayFromNow(0)}..` }),
       has: item => dueDay(item) >= dayFromNow(0),
       group: dueDay,
-      days: () => [0, 1, 2, 3, 4, 5, 6].map(dayFromNow),
+      days: () => [0, 1, 2, 3, 4, 5, 6].map(days => dayFromNow(days)),
       fields: () => ({ due: dayFromNow(0) }),
       empty: ['Nothing ahead', 'No to-do has a date from today on.'],
     },
     later: {
       title: 'Later',
       icon: 'later',
-      show: 'active',
       counts: true,
       isOptional: true, // in the sidebar only with to-dos
       query: () => ({ start: `${dayFromNow(1)}..` }),
@@ -15362,7 +15328,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     assigned: {
       title: 'Assigned to me',
       icon: 'person',
-      show: 'active',
       counts: true,
       isOptional: true,
       query: () => ({ assignee: 'me' }),
@@ -15371,20 +15336,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       empty: ['Nothing is assigned to you', 'In a shared list, the details of a to-do say who is to do it.'],
     },
     all: { title: 'Everything', icon: 'all', query: () => ({ start: untilToday() }), has: hasStarted },
-    filter: {
-      isHidden: true, // it has places of its own
-      get title() {
-        return filterNow()?.title ?? 'Filter';
-      },
-      get sort() {
-        return filterParameters().get('sort');
-      },
-      query: () => {
-        const parameters = filterParameters();
-        parameters.delete('sort');
-        return parameters;
-      },
-    },
+    filter: { title: 'Filter', query: filterParameters, isHidden: true }, // it has places of its own
     trash: { title: 'Trash', query: () => ({ deleted: 'true' }), sort: '-updated_at', isHidden: true },
   };
 
@@ -15397,7 +15349,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return dayFromNow(2) > day ? `${text} · ${full}` : full;
   }
 
-  const isDoneOpen = () => recall('done', {})[viewKey()] === true;
+  const recallHere = (name, key = viewKey()) => recall(name, {})[key];
+  const rememberHere = (name, value) => remember(name, { ...recall(name, {}), [viewKey()]: value });
+  const isDoneOpen = () => recallHere('done') === true;
 
   // A list in the user's own order shows subtasks below their parents.
   const isTree = () =>
@@ -15456,11 +15410,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function toggleDone() {
-    remember('done', { ...recall('done', {}), [viewKey()]: !isDoneOpen() });
+    rememberHere('done', !isDoneOpen());
     sync({ moved: true });
   }
-
-  // ---- The view in the address -------------------------------------------------------------------------
 
   const plainView = { kind: 'list', list: null, filter: null, show: 'all', q: '', tags: [] };
 
@@ -15502,21 +15454,22 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return access.link ? 'link' : (list ?? 'inbox');
   }
 
-  // A view opens with the filter that was chosen in it last.
+  // A view opens with the filter that was chosen in it last. In views of many lists completed to-dos would pile up.
   function placeOf(fields) {
     const view = { ...plainView, ...fields };
-    return hashOf({ ...view, show: recall('show', {})[viewKey(view)] ?? VIEWS[view.kind].show ?? 'all' });
+    return hashOf({ ...view, show: recallHere('show', viewKey(view)) ?? (VIEWS[view.kind].empty ? 'active' : 'all') });
   }
 
   const hashOfList = id => placeOf({ list: id });
-  const sortOf = () => recall('sort', {})[viewKey()] ?? viewNow().sort ?? 'order';
+  const sortOf = () => recallHere('sort') ?? filterParameters().get('sort') ?? viewNow().sort ?? 'order';
   const hasTag = (item, tag) => item.tags.some(other => isSameWord(other, tag));
 
   // The filters of the view without its limit and order, for reading and for acts on all that is shown.
   function selection(show, more = {}) {
-    const parameters = new URLSearchParams([...Object.entries(more), ...new URLSearchParams(viewNow().query())]);
-    if (zone) parameters.set('tz', zone);
-    if (searched()) parameters.set('q', searched());
+    const parameters = new URLSearchParams(viewNow().query());
+    parameters.delete('sort'); // of a saved filter, see `sortOf`
+    const own = { ...more, ...(zone && { tz: zone }), ...(searched() && { q: searched() }) };
+    for (const [name, value] of Object.entries(own)) parameters.set(name, value);
     for (const tag of state.view.tags) parameters.append('tag', tag);
     if (show !== 'all') parameters.set('completed', String(show === 'completed'));
     return `?${parameters}`;
@@ -15542,7 +15495,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // ---- Reading -----------------------------------------------------------------------------------------
 
   const reading = { ticket: 0, running: false, isAway: false };
-  const isOccupied = () => queue.running || state.editing !== null || state.drag !== null;
+  const isOccupied = () => queue.running || Boolean(itemById(state.editing)) || state.drag !== null;
   const syncSoon = debounce(() => sync(), SYNC_PAUSE);
 
   // Has the counts, or everything, read again in a quiet moment.
@@ -15701,7 +15654,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const isSame = (one, other) => one?.revision === other.revision && one.order === other.order;
       saved.items = page.items.map(item => (isSame(known.get(item.id), item) ? known.get(item.id) : item));
       saved.next = page.next;
-      noteTags(saved.items);
       for (const item of [...saved.items, open.item]) if (seen.has(item?.id)) seen.set(item.id, item);
       // Closed before it is forgotten, so that what was typed into it is sent: the answer reports the refusal.
       const isOpen = saved.open !== null && saved.open.id === open.id;
@@ -15718,8 +15670,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     loadHistory();
     loadPeople();
   }
-
-  const noteTags = items => items.forEach(item => item.tags.forEach(tag => state.knownTags.add(tag)));
 
   async function readingFailed(error, moved, isLater) {
     if (error.isTemporary) {
@@ -15787,7 +15737,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const { items, next } = await withSubtasks(await getTodos(widened(saved.next)), [...saved.parents.values()]);
       const fresh = new Set(items.map(item => item.id));
       if (ticket === reading.ticket) {
-        noteTags(items);
         keep({ items: [...saved.items.filter(item => !fresh.has(item.id)), ...items], next });
         render();
       }
@@ -15988,22 +15937,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     setTimeout(() => (region.textContent = text), 30);
   }
 
-  let toastTimer = null;
-
   function hideToast() {
-    clearTimeout(toastTimer);
     if (find('.toasts').contains(document.activeElement)) focusStart();
     find('.toasts').replaceChildren();
   }
 
   // A message under the pointer, or with the focus, stays.
-  function hideToastLater() {
-    clearTimeout(toastTimer);
-    toastTimer = setTimeout(() => {
-      const isHeld = (canHover.matches && find('.toast:hover')) || find('.toast:focus-within');
-      (isHeld ? hideToastLater : hideToast)();
-    }, TOAST_MILLISECONDS);
-  }
+  const hideToastLater = debounce(() => {
+    const isHeld = (canHover.matches && find('.toast:hover')) || find('.toast:focus-within');
+    (isHeld ? hideToastLater : hideToast)();
+  }, TOAST_MILLISECONDS);
 
   // One at a time: it offers to undo the newest act, and Ctrl+Z reaches the older ones.
   function showToast(text, { label, act, tone = '' } = {}) {
@@ -16024,33 +15967,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   const complain = (text, more = {}) => showToast(text, { tone: 'bad', ...more });
-  const offerUndo = entry => showToast(entry.text, { label: 'Undo', act: () => undo(entry) });
 
   // ---- Undo --------------------------------------------------------------------------------------------
 
-  // The answer to the command fills in the batch; the queue ensures that an undo is sent after it.
-  function undoEntry(text) {
-    const entry = { text, batch: null };
-    state.undoable = [...state.undoable.slice(-99), entry];
-    state.redoable = [];
-    return entry;
+  // An act is a command with words. Its answer fills in the batch; the queue ensures that an undo is sent after it.
+  function forgetAct(act) {
+    for (const stack of ['undoable', 'redoable']) state[stack] = state[stack].filter(other => other !== act);
   }
 
-  function forgetEntry(entry) {
-    state.undoable = state.undoable.filter(other => other !== entry);
-  }
-
-  function undo(entry = state.undoable.at(-1)) {
-    if (!entry) return undoEarlier();
-    forgetEntry(entry);
-    return takeBack(entry, 'Undone', state.redoable, 'Redo', redo);
-  }
-
-  function redo(entry = state.redoable.at(-1)) {
-    if (!entry) return announce('Nothing to redo.');
-    state.redoable = state.redoable.filter(other => other !== entry);
-    return takeBack(entry, 'Done again', state.undoable, 'Undo', undo);
-  }
+  const undo = (act = state.undoable.at(-1)) => (act ? takeBack(act) : undoEarlier());
+  const redo = (act = state.redoable.at(-1)) => (act ? takeBack(act, true) : announce('Nothing to redo.'));
 
   // The server knows acts from before the page was loaded. An act of long ago is hardly meant.
   async function undoEarlier() {
@@ -16061,7 +15987,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const own = changes.filter(change => change.user === user);
       const isRecent = own.length > 0 && Date.now() - new Date(own.at(-1).at) < RECENT_MILLISECONDS;
       if (access.link || !isRecent) announce('Nothing to undo.');
-      else takeBack({ changes: own }, 'Undone', state.redoable, 'Redo', redo);
+      else takeBack({ changes: own });
     } catch (error) {
       complain(expected(error).message);
     }
@@ -16075,16 +16001,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // An undo is itself a batch; undoing that one does the act again.
-  function takeBack(entry, word, stack, label, opposite) {
-    const back = { text: entry.text, batch: null };
+  function takeBack(done, isRedo = false) {
+    forgetAct(done);
     command({
-      request: () => ({ method: 'POST', path: '/api/undo', body: { batch: entry.batch } }),
+      request: () => ({ method: 'POST', path: '/api/undo', body: { batch: done.batch } }),
       rereads: true,
       accept: (answer, batch) => {
-        back.batch = batch;
-        back.text ??= describeBatch(entry.changes.filter(change => change.batch === answer.undone));
-        stack.push(back);
-        showToast(`${word}: ${back.text}`, { label, act: () => opposite(back) });
+        const words = done.words ?? describeBatch(done.changes.filter(change => change.batch === answer.undone));
+        const back = { words, batch };
+        state[isRedo ? 'undoable' : 'redoable'].push(back);
+        const again = isRedo ? { label: 'Undo', act: () => undo(back) } : { label: 'Redo', act: () => redo(back) };
+        showToast(`${isRedo ? 'Done again' : 'Undone'}: ${words}`, again);
       },
     });
   }
@@ -16138,8 +16065,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const start = lengthOf(title.slice(0, index)); // the server counts code points
       return `${start}-${start + lengthOf(phrase)}`;
     });
-    const query = new URLSearchParams({ ...(keep.length && { keep }), ...(zone && { tz: zone }), ...more });
-    return { query: `?${query}`, body: newFields(title) };
+    return { query: queryOf({ keep, tz: zone, ...more }), body: newFields(title) };
   }
 
   // One request at a time, always for the newest text. What cannot be read now is read on arrival.
@@ -16200,7 +16126,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     let isSeen = false;
     const id = putTodo(body, query, {
       accept: answer => {
-        noteTags([answer]);
         if (sortOf() !== 'order' || !belongs(answer)) state.stale = 'all';
         reportAdded(answer, isSeen && belongs(answer));
       },
@@ -16268,7 +16193,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       ...postedOnce('/api/todos', lines.map(line => ({ ...newFields(line.title), completed: line.completed }))),
       offersUndo: true,
       rereads: true,
-      accept: noteTags,
       failed: error => giveBack(text, error),
     });
   }
@@ -16320,29 +16244,51 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       words,
       request: { method: 'PATCH', path: `/api/${kind}/${id}${query}`, body: fields },
       apply: draft => changeIn(draft, kind, id, fields),
-      accept: answer => {
-        if (kind !== 'todos') return;
-        noteTags([answer]);
-        if (sortOf() !== 'order' || state.view.q) state.stale = 'all';
-        if (state.open?.id === id) loadHistory();
-      },
+      accept: answer => kind === 'todos' && noteChanged(answer),
       ...more,
     });
   }
 
-  function toggleTodo(item) {
-    if (refuses(item)) return;
-    const completed = !item.completed;
-    const said = `${item.title}: ${completed ? 'completed' : 'active'}.`;
-    const words = `${completed ? 'Completed' : 'Reopened'} ${quoted(item.title)}`;
-    withOpenBelow(completed ? [item] : [], subtasks => {
-      // Its subtasks, and the next of its series, are written in the same batch, so one undo takes back all.
-      const query = `?${new URLSearchParams({ ...(zone && { tz: zone }), ...(subtasks && { subtasks }) })}`;
-      const apply = draft => completeIn(draft, item, completed, subtasks);
-      const isOne = !subtasks && !(completed && item.repeat);
-      const more = isOne ? { said } : { query, rereads: true, offersUndo: true };
-      change('todos', item, { completed }, words, { apply, ...more });
+  function noteChanged(item) {
+    if (sortOf() !== 'order' || state.view.q) state.stale = 'all';
+    if (state.open?.id === item.id) loadHistory();
+  }
+
+  // Changes or deletes these to-dos as one batch, which one undo takes back.
+  function changeTodos(items, act, { method = 'PATCH', query = {}, fields, apply, ...more }) {
+    const ids = items.map(({ id }) => id);
+    if (!ids.length) return;
+    const change = apply ?? ((draft, { id }) => changeIn(draft, 'todos', id, fields));
+    const isOne = ids.length === 1 && !query.add_tags;
+    const where = isOne ? `/${ids}${queryOf(query)}` : queryOf({ id: ids, ...query });
+    command({
+      words: `${act} ${ids.length === 1 ? quoted(items[0].title) : todosText(ids.length)}`,
+      offersUndo: true,
+      rereads: true,
+      request: { method, path: `/api/todos${where}`, body: fields },
+      apply: draft => items.forEach(item => change(draft, item)),
+      ...more,
     });
+  }
+
+  const toggleTodo = item => refuses(item) || completeTodos([item]);
+
+  // Completes to-dos, or reopens them if all are completed. Returns whether the user wants that.
+  async function completeTodos(items) {
+    const open = items.filter(item => !item.completed);
+    const completed = open.length > 0;
+    const subtasks = await subtasksToo(open);
+    if (subtasks === null) return false;
+    // Its subtasks, and the next of its series, are written in the same batch.
+    const isPlain = items.length === 1 && !subtasks && !(completed && items[0].repeat);
+    const said = `${items[0]?.title}: ${completed ? 'completed' : 'active'}.`;
+    changeTodos(items, completed ? 'Completed' : 'Reopened', {
+      query: { tz: zone, subtasks },
+      fields: { completed },
+      apply: (draft, item) => completeIn(draft, item, completed, subtasks),
+      ...(isPlain && { kind: 'todos', said, offersUndo: false, rereads: false, accept: noteChanged }),
+    });
+    return true;
   }
 
   function completeIn(draft, { id }, completed, subtasks) {
@@ -16363,66 +16309,59 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return sum(open, 'subtasks') - sum(open, 'done') - own.length;
   }
 
-  // Asks what is to be done with open subtasks before their parents are completed; Escape leaves everything.
-  async function withOpenBelow(items, act) {
+  // Asks what is to be done with open subtasks before their parents are completed. Returns the word of the query for
+  // that, or null after Escape.
+  async function subtasksToo(items) {
     const open = openBelow(items);
-    if (!open) return act('');
+    if (!open) return '';
     const one = items.length === 1;
     const what = one ? quoted(items[0].title) : todosText(items.length);
     const text = `${what} ${one ? 'has' : 'have'} ${plural(open, 'open subtask', 'open subtasks')}.`;
     const choices = { yes: 'Complete all', no: `Only ${one ? 'this one' : 'these'}`, isSafe: true };
     const choice = await chosen('Complete subtasks, too?', text, choices);
-    if (choice) return act(choice === 'yes' ? 'complete' : '');
+    if (choice) return choice === 'yes' ? 'complete' : '';
     items.forEach(item => rowViews.delete(item)); // or a box would stay checked
-    return render();
+    render();
+    return null;
   }
 
-  function deleteTodo(item) {
-    if (refuses(item)) return;
-    if (state.open?.id === item.id) closeDetail();
-    command({
-      words: `Deleted ${quoted(item.title)}`,
-      offersUndo: true,
-      request: { method: 'DELETE', path: `/api/todos/${item.id}` },
-      apply: draft => removeIn(draft, 'items', item.id),
-    });
+  const deleteTodo = item => refuses(item) || deleteTodos([item]);
+
+  function deleteTodos(items) {
+    if (byId(items, state.open?.id)) closeDetail();
+    const apply = (draft, { id }) => removeIn(draft, 'items', id);
+    changeTodos(items, 'Deleted', { method: 'DELETE', apply, rereads: items.length > 1 });
   }
 
-  // An act on all to-dos of the view, including those not loaded, so the server selects them. `recount` has the
-  // new counts of all to-dos of a list or filter, `renew` the new version of a to-do, or null.
-  function bulk({ method, show, body, words, recount, renew }) {
+  // An act on all to-dos of the view, including those not loaded: the server selects those that are completed, or not.
+  // They get the `fields`, or else are deleted.
+  function bulk(words, isDone, fields) {
+    const [show, other] = isDone ? ['completed', 'active'] : ['active', 'completed'];
     const isNarrowed = isFiltered();
     const lists = state.view.kind === 'all' ? livingLists().filter(list => !isLockedList(list)) : [currentList()];
     const ids = new Set(lists.map(list => list?.id));
+    const isOther = item => isLocked(item) || item.completed !== isDone;
+    const renew = item => (isOther(item) ? item : fields && { ...item, ...fields });
     command({
       words,
       offersUndo: true,
       rereads: true,
-      request: { method, path: `/api/todos${selection(show)}`, body },
+      request: { method: fields ? 'PATCH' : 'DELETE', path: `/api/todos${selection(show)}`, body: fields },
       apply: draft => {
-        const counted = isNarrowed ? [draft.matching] : draft.lists.filter(({ id }) => ids.has(id));
-        for (const each of counted) Object.assign(each, recount(each));
-        const changed = draft.items.map(item => (isLocked(item) ? item : renew(item)));
+        for (const each of isNarrowed ? [draft.matching] : draft.lists.filter(({ id }) => ids.has(id)))
+          Object.assign(each, { [show]: 0, ...(fields && { [other]: each.active + each.completed }) });
         const isHere = belonging();
-        draft.items = changed.filter(item => item && isHere(item));
-        if (draft.open && !isLocked(draft.open)) draft.open = renew(draft.open) ?? draft.open;
+        draft.items = draft.items.map(renew).filter(item => item && isHere(item));
+        draft.open &&= renew(draft.open) ?? draft.open;
       },
     });
   }
 
   function toggleAll() {
-    const { active, completed: done } = changeableCounts();
-    const completed = active > 0;
-    const what = isFiltered() ? 'all shown here' : todosText(completed ? active : done);
-    bulk({
-      method: 'PATCH',
-      show: completed ? 'active' : 'completed',
-      body: { completed },
-      words: `Marked ${what} as ${completed ? 'completed' : 'active'}`,
-      recount: ({ active: open, completed: closed }) =>
-        completed ? { active: 0, completed: open + closed } : { active: open + closed, completed: 0 },
-      renew: item => ({ ...item, completed }),
-    });
+    const { active, completed } = changeableCounts();
+    const isDone = active === 0;
+    const what = isFiltered() ? 'all shown here' : todosText(active || completed);
+    bulk(`Marked ${what} as ${isDone ? 'active' : 'completed'}`, isDone, { completed: !isDone });
   }
 
   async function clearCompleted() {
@@ -16433,13 +16372,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (open && !(await confirmed('Clear completed to-dos with their subtasks?', text, choices))) return;
     const what = plural(changeableCounts().completed, 'completed to-do', 'completed to-dos');
     if (state.open?.completed && !isLocked(state.open)) closeDetail();
-    bulk({
-      method: 'DELETE',
-      show: 'completed',
-      words: isFiltered() ? 'Cleared the completed to-dos' : `Cleared ${what}`,
-      recount: () => ({ completed: 0 }),
-      renew: item => (item.completed ? null : item),
-    });
+    bulk(isFiltered() ? 'Cleared the completed to-dos' : `Cleared ${what}`, true);
     focusStart();
   }
 
@@ -16485,65 +16418,47 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (state.selected.size) select(new Set(), null);
   }
 
-  // Changes all that are selected as one batch, which one undo takes back.
-  function changeSelected(act, { method = 'PATCH', fields, renew, more = '', subtasks }) {
-    const items = selectedItems();
-    const ids = items.map(({ id }) => id);
-    if (!ids.length) return endSelection();
-    const path = `/api/todos?id=${ids}${zone && `&tz=${encodeURIComponent(zone)}`}${more}`;
-    const apply = (draft, { id }) => {
-      const item = itemIn(draft, id);
-      if (method === 'DELETE') removeIn(draft, 'items', id);
-      else if (subtasks) completeIn(draft, item, true, subtasks);
-      else if (item) changeIn(draft, 'todos', id, renew?.(item) ?? fields);
-    };
-    command({
-      words: `${act} ${ids.length === 1 ? quoted(items[0].title) : todosText(ids.length)}`,
-      offersUndo: true,
-      rereads: true,
-      request: { method, path, body: fields },
-      apply: draft => items.forEach(item => apply(draft, item)),
-    });
-    endSelection();
-    return focusStart();
+  function changeSelected(act, fields, more) {
+    changeTodos(selectedItems(), act, { query: { tz: zone }, fields, ...more });
+    leaveSelection();
   }
 
-  function completeSelected() {
-    const items = selectedItems().filter(item => !item.completed);
-    const completed = items.length > 0;
-    withOpenBelow(items, subtasks => {
-      const more = subtasks && `&subtasks=${subtasks}`;
-      changeSelected(completed ? 'Completed' : 'Reopened', { fields: { completed }, more, subtasks });
-    });
+  function leaveSelection() {
+    endSelection();
+    focusStart();
   }
+
+  const completeSelected = async () => (await completeTodos(selectedItems())) && leaveSelection();
 
   function deleteSelected() {
-    if (state.selected.has(state.open?.id)) closeDetail();
-    changeSelected('Deleted', { method: 'DELETE' });
+    deleteTodos(selectedItems());
+    leaveSelection();
   }
 
   function dateSelected({ value }) {
     const due = value === 'none' ? null : dayFromNow(Number(value));
-    changeSelected(due ? `Due ${friendlyDue(due).text}:` : 'Removed the due date of', { fields: { due } });
+    changeSelected(due ? `Due ${friendlyDue(due).text}:` : 'Removed the due date of', { due });
   }
 
   function assignSelected({ value }) {
     const assignee = value === 'none' ? null : value.slice(1);
-    changeSelected(assignee ? `Assigned to ${assignee}:` : 'Assigned to nobody:', { fields: { assignee } });
+    changeSelected(assignee ? `Assigned to ${assignee}:` : 'Assigned to nobody:', { assignee });
   }
 
   function moveSelected({ value: list }) {
     const isMovable = selectedItems().every(item => mayMove(item, listById(list)));
-    if (isMovable) return changeSelected(`Moved to ${listById(list).title}:`, { fields: { list } });
+    if (isMovable) return changeSelected(`Moved to ${listById(list).title}:`, { list });
     complain('Only its owner can take a to-do out of a list.');
     return render();
   }
 
   function tagSelected(field) {
     const tags = splitTags(field.value);
-    const renew = item => ({ ...item, tags: splitTags([...item.tags, ...tags].join(',')) });
+    const addTo = ({ tags: known = [] } = {}) => ({ tags: splitTags([...known, ...tags].join(',')) });
+    const apply = (draft, { id }) => changeIn(draft, 'todos', id, addTo(itemIn(draft, id)));
+    const more = { query: { tz: zone, add_tags: true }, apply };
     empty(field);
-    if (tags.length) changeSelected(`Tagged ${tags.join(', ')}:`, { fields: { tags }, renew, more: '&add_tags=true' });
+    if (tags.length) changeSelected(`Tagged ${tags.join(', ')}:`, { tags }, more);
   }
 
   // A finger selects by a long press, and completes by a swipe towards the end of the line.
@@ -16570,17 +16485,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     row.style.transform = `translateX(${Math.sign(across) * touch.distance}px)`;
   }
 
-  function endTouch() {
-    clearTimeout(touch.timer);
-    if (touch.row) touch.row.style.transform = '';
-    touch.row?.classList.remove('swiped');
+  function endTouch(node, event) {
+    const { row, timer, distance } = touch;
+    clearTimeout(timer);
     touch.row = null;
-  }
-
-  function dropTouch(row) {
-    const isSwipe = touch.row === row && touch.distance > SWIPE;
-    endTouch();
-    if (isSwipe) toggleTodo(itemOf(row));
+    if (!row) return;
+    row.style.transform = '';
+    row.classList.remove('swiped');
+    if (event?.type === 'pointerup' && distance > SWIPE) toggleTodo(itemOf(row));
   }
 
   // ---- To-dos: order -----------------------------------------------------------------------------------
@@ -16594,15 +16506,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (!day || day === dueDay(item)) return;
     const due = dueOf(day, item.due?.includes('T') ? timeText(dueMoment(item.due)) : '');
     const words = `${quoted(item.title)} is due ${friendlyDue(due).text}`;
-    changeText(draftOf('todos', item, 'due'), due, () => false, { words, said: `${words}.`, offersUndo: true });
+    choose(item, 'due', due, { words, said: `${words}.`, offersUndo: true });
   }
 
   function moveDayByKey(item, days) {
     const from = dueDay(item) < dayFromNow(0) ? dayFromNow(-1) : dueDay(item);
-    const date = midnightOf(from);
-    date.setDate(date.getDate() + days);
-    if (dayText(date) < dayFromNow(0)) announce('Already the first day.');
-    else moveToDay(item, dayText(date));
+    const day = dayFromNow(days, midnightOf(from));
+    if (day < dayFromNow(0)) announce('Already the first day.');
+    else moveToDay(item, day);
   }
 
   // The order between two neighbours, of which one may be missing; then also beside the nearest of `others`.
@@ -16634,12 +16545,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // Between these two, which are subtasks of the parent, or on the top level.
-  function placeTodo(item, parent, previous, following, more) {
+  function placeTodo(item, parent, previous, following, { words = `Moved ${quoted(item.title)}`, ...more }) {
     const isSame = parent === item.parent;
     const body = isSame ? {} : { parent };
     command({
       kind: 'todos',
-      words: `Moved ${quoted(item.title)}`,
+      words,
+      said: `${words}.`,
       apply: draft => {
         if (!isSame) changeIn(draft, 'todos', item.id, body);
         moveIn(draft, item.id, previous, following);
@@ -16666,7 +16578,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const last = state.items.findLast(({ parent }) => parent === upper.id)?.id;
     const words = `Made ${quoted(item.title)} a subtask of ${quoted(upper.title)}`;
     const failed = ({ status }) => status === 422 && !complain('Subtasks go down to five levels.');
-    return placeTodo(item, upper.id, last, null, { words, said: `${words}.`, failed, ...more });
+    return placeTodo(item, upper.id, last, null, { words, failed, ...more });
   }
 
   // Up by a level, or to the top, behind the to-do that it was below.
@@ -16680,7 +16592,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const following = siblings[siblings.indexOf(upper) + 1]?.id;
     const words = `Moved ${quoted(item.title)} ${parentOf(upper) ? 'up a level' : 'to the top level'}`;
     const previous = siblings.length ? upper.id : null;
-    return placeTodo(item, upper.parent ?? null, previous, following, { words, said: `${words}.`, ...more });
+    return placeTodo(item, upper.parent ?? null, previous, following, { words, ...more });
   }
 
   const isInward = (node, key) => key.endsWith(getComputedStyle(node).direction === 'rtl' ? 'Left' : 'Right');
@@ -16706,9 +16618,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function moveToList(item, listId) {
     const list = listById(listId);
     if (mayMove(item, list)) {
-      const draft = draftOf('todos', item, 'list');
-      const words = `Moved ${quoted(item.title)} to ${list.title}`;
-      changeText(draft, listId, () => false, { words, offersUndo: true });
+      choose(item, 'list', listId, { words: `Moved ${quoted(item.title)} to ${list.title}`, offersUndo: true });
     } else {
       complain('Only its owner can take a to-do out of this list.');
       render();
@@ -16731,12 +16641,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return Boolean(row);
   }
 
+  const mark = (iconName, words, classes = '', properties = {}) =>
+    h(`span.mark.row${classes}`, properties, icon(iconName), words);
+  // An icon, whose words are a title for the eyes and text for screen readers.
+  const iconMark = (name, title) => mark(name, hiddenWords(title), `.${name}-mark`, { title });
+
   function dueMark({ due, completed }) {
     const { text, tone } = friendlyDue(due);
     const [isLate, isToday] = ['overdue', 'today'].map(each => each === tone && !completed);
-    return h('span.mark.row.due', { '.overdue': isLate, '.today': isToday },
-      icon('calendar'),
-      h('time', { dateTime: due }, isLate ? `Overdue · ${text}` : text));
+    const words = h('time', { dateTime: due }, isLate ? `Overdue · ${text}` : text);
+    return mark('calendar', words, '.due', { '.overdue': isLate, '.today': isToday });
   }
 
   function tagButton(tag) {
@@ -16746,26 +16660,25 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       tag);
   }
 
-  function priorityMark(priority) {
-    return h(`span.mark.row.priority.level-${priority}`, {}, icon('flag'), PRIORITIES[priority]);
-  }
-
-  // An icon, whose words are a title for the eyes and text for screen readers.
-  const iconMark = (name, words) => h(`span.mark.row.${name}-mark`, { title: words }, icon(name), hiddenWords(words));
   const reminderWords = item => `Reminders: ${item.reminders.map(each => reminderText(each, item)).join('; ')}`;
 
   function assigneeMark(name) {
     const initials = name.split(/[^\p{L}\p{N}]+/u).filter(Boolean).slice(0, 2).map(word => [...word][0]).join('');
-    const label = `Assigned to ${name}`;
-    return h('span.mark.row.assignee', { title: label }, icon('person'),
-      h('span', { 'aria-hidden': 'true' }, initials.toUpperCase()), hiddenWords(label));
+    const title = `Assigned to ${name}`;
+    const words = [h('span', { 'aria-hidden': 'true' }, initials.toUpperCase()), hiddenWords(title)];
+    return mark('person', words, '.assignee', { title });
+  }
+
+  function commentsMark({ comments }) {
+    const words = [String(comments), hiddenWords(comments === 1 ? ' comment' : ' comments')];
+    return mark('comment', words, '', { title: 'Comments' });
   }
 
   // A press hides or shows the subtasks that stand below.
   function progressMark(item) {
     const words = progress(item);
     const { isOpen } = tree.get(item) ?? {};
-    if (isOpen === undefined) return h('span.mark.row', {}, icon('list'), words);
+    if (isOpen === undefined) return mark('list', words);
     const acts = action(() => toggleBranch(item, !isOpen));
     return button('mark.row.branch', { 'aria-expanded': isOpen, ...acts }, icon('details'), words);
   }
@@ -16791,17 +16704,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return [
       parent && parentMark(parent, item.parent),
       isParent(item) && progressMark(item),
-      item.priority > 0 && priorityMark(item.priority),
+      item.priority > 0 && mark('flag', PRIORITIES[item.priority], `.priority.level-${item.priority}`),
       item.due && dueMark(item),
       item.reminders?.length > 0 && iconMark('bell', reminderWords(item)),
-      !hasStarted(item) && h('span.mark.row', {}, icon('later'), `From ${friendlyDue(item.start).text}`),
+      !hasStarted(item) && mark('later', `From ${friendlyDue(item.start).text}`),
       item.repeat && iconMark('repeat', repeatWords(item.repeat)),
       list && h('span.mark.row.in-list', { dir: 'auto' }, list.title),
       item.tags.map(tagButton),
       state.selected.has(item.id) && hiddenWords('Selected'),
       item.assignee && assigneeMark(item.assignee),
-      item.comments > 0 && h('span.mark.row', { title: 'Comments' },
-        icon('comment'), String(item.comments), hiddenWords(item.comments === 1 ? ' comment' : ' comments')),
+      item.comments > 0 && commentsMark(item),
       item.notes && iconMark('note', 'Has notes'),
     ];
   }
@@ -16920,7 +16832,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // was typed is written, and only over that content; an untouched field follows other users' changes.
 
   const drafts = new Map(); // by the field of the page
-  const unsaved = new Map(); // values that were refused, such as a title that is too long, by to-do and field
 
   // The texts of a field's inputs for a value, and the value of these texts.
   const EDITORS = {
@@ -16938,8 +16849,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const shownIn = field => JSON.stringify(textsOf(field));
   const valueOf = field => EDITORS[drafts.get(field).name].read(textsOf(field));
   const isTyped = field => drafts.has(field) && shownIn(field) !== drafts.get(field).shown;
-  const unsavedKey = ({ id, name }) => `${id} ${name}`;
-  const keepUnsaved = (draft, text) => unsaved.set(unsavedKey(draft), { ...draft, text });
 
   function setTexts(field, texts) {
     for (const [index, input] of inputsOf(field).entries()) {
@@ -16966,13 +16875,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const isSame = before?.id === draft.id;
     if (isSame && (isTyped(field) || isHalfTyped(field) || before.base === draft.base)) return;
     const { selectionStart, selectionEnd, scrollTop } = field;
-    if (isTyped(field)) keepUnsaved(before, valueOf(field));
+    if (isTyped(field)) waiting.set({ ...before, text: valueOf(field) }, 'field');
     beginText(field, draft);
-    const refused = unsaved.get(unsavedKey(draft));
-    if (refused) {
-      unsaved.delete(unsavedKey(draft));
-      drafts.set(field, { ...refused, shown: shownIn(field) });
-      showValue(field, draft.name, refused.text);
+    const isOfField = ([typed, cause]) => cause === 'field' && typed.id === draft.id && typed.name === draft.name;
+    const [typed] = [...waiting].find(isOfField) ?? [];
+    if (waiting.delete(typed)) {
+      drafts.set(field, { ...typed, shown: shownIn(field) });
+      showValue(field, draft.name, typed.text);
     }
     if (!isSame || document.activeElement !== field) return;
     field.setSelectionRange(selectionStart, selectionEnd);
@@ -16994,13 +16903,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
+  const CHANGED = new Problem(412, 'Another person has changed it.');
+
   // The parts of a command that goes through only over the version that is known. Where another field has changed
   // or only an answer was lost, it is sent again.
   function overKnown(kind, id, renew, isAgreed = () => true) {
     const path = `/api/${kind}/${id}`;
     return {
       request: () => {
-        if (!isAgreed()) throw new Problem(412, 'Another person has changed it.');
+        if (!isAgreed()) throw new Problem(412, CHANGED.message);
         const known = savedThing(kind, id);
         return { method: 'PATCH', path, body: renew(known), headers: { 'If-Match': `"${known.revision}"` } };
       },
@@ -17025,34 +16936,32 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- Two texts of one field --------------------------------------------------------------------------
 
-  const disputes = [];
-  let isSettling = false;
-
   function dispute(typed, error) {
-    disputes.push({ typed, error });
+    waiting.set(typed, error);
     settleDisputes();
     return true;
   }
 
-  async function settleDisputes() {
-    if (isSettling) return;
-    isSettling = true;
-    while (disputes.length && !gate.resolve) {
-      const [first] = disputes;
-      first.way ??= await wayToSave(first);
+  const isDisputed = ([, cause]) => cause instanceof Error;
+
+  const settleDisputes = shared(async () => {
+    for (let next; !gate.resolve && (next = [...waiting].find(isDisputed)); ) {
+      const [typed, error] = next;
+      const way = await wayToSave(typed, error);
       if (gate.resolve) break;
-      const choice = await chosenText(first);
+      const choice = way === 'none' ? 'theirs' : await chosenText(typed, error, way);
       if (!choice) continue;
-      disputes.shift();
-      if (choice === 'mine') insist(first);
+      if (choice === 'mine') insist(typed, way);
+      waiting.delete(typed);
       stash();
     }
-    isSettling = false;
-  }
+  });
 
-  // Over the other text, at the address that restores a deleted to-do, or else only as a new one.
-  async function wayToSave({ typed: { kind, id, list }, error }) {
-    if (error.status === 412) return 'over';
+  // Over the other text, at the address that restores a deleted to-do, or else only as a new one. What an earlier
+  // page has saved before others changed it again need not be saved.
+  async function wayToSave(typed, error) {
+    const { kind, id, list } = typed;
+    if (error.status === 412) return error === CHANGED && (await wasSaved(typed)) ? 'none' : 'over';
     if (error.status !== 404) return 'new';
     const read = path => getJson(`${path}?deleted=true`).catch(() => null);
     const listId = kind === 'lists' ? id : (savedThing(kind, id)?.list ?? list);
@@ -17060,13 +16969,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return kind === 'todos' && (await read(`/api/todos/${id}`)) ? `/api/todos/${id}/restore` : 'new';
   }
 
-  function insist({ typed, way }) {
+  function insist(typed, way) {
     if (way === 'new') return keepAsNew(typed);
     const { kind, id, name, text } = typed;
     if (way === 'over') return changeText({ ...typed, base: savedThing(kind, id)?.[name] }, text);
     command({ request: { method: 'POST', path: way }, rereads: true });
-    untaken.add(typed);
-    return takeUpText(typed);
+    return changeAgain(typed);
   }
 
   // A title that is too long for one goes into the notes as well.
@@ -17080,7 +16988,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     command({ words, ...postedOnce(`/api/${kind}`, body), offersUndo: true, rereads: true, failed });
   }
 
-  function disputeWords({ typed, error, way }) {
+  function disputeWords(typed, error, way) {
     const field = typed.kind === 'lists' ? 'name of the list' : `${typed.name === 'due' ? 'due date' : typed.name} of`;
     const what = `the ${field} ${quoted(typed.title)}`;
     if (way === 'over')
@@ -17091,7 +16999,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return `Your change of ${what} can’t be saved. ${why}`;
   }
 
-  function chosenText({ typed, error, way }) {
+  function chosenText(typed, error, way) {
     const { kind, id, name, text } = typed;
     const isNew = way === 'new';
     const isGone = error.status === 404;
@@ -17099,7 +17007,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const other = savedThing(kind, id)?.[name];
     // A user who is still typing must not choose by accident, so that the title has the focus.
     return answerOf('.dispute', '#dispute-title', {
-      '#dispute-text': disputeWords({ typed, error, way }),
+      '#dispute-text': disputeWords(typed, error, way),
       '.mine .version-text': words(text),
       '.theirs .version-text': isGone ? (isNew ? 'Not there any more' : 'Deleted') : words(other),
       '[value=mine]': isNew ? `Keep as a new ${kind === 'lists' ? 'list' : 'to-do'}` : 'Keep yours',
@@ -17117,18 +17025,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const STASHED_FIELDS = ['.new-todo', '.new-due', '.new-priority', '.new-tags', '.new-list'];
   const isFilled = ([, text]) => !['', '0'].includes(text);
 
-  // Until the page knows its user, it assumes the last one.
+  // Until the page knows its user, it assumes the last one. After that come those whose to-dos the account took over.
   const OWNERS = `owners:${root}`;
   const ownerOf = session => JSON.stringify([session.user, isLocalUser(session)]);
   const stashOwner = () => (access.session ? ownerOf(access.session) : recall(OWNERS, [null])[0]);
-
-  // Whether an account has taken over another user's to-dos.
-  function hasTaken(owner, other) {
-    const [newest, ...earlier] = recall(OWNERS, []);
-    return newest === owner && earlier.includes(other);
-  }
-
-  const untaken = new Set(); // the texts of an earlier page that wait for the view
 
   const stashes = () => quietly(() => [sessionStorage, localStorage], []);
 
@@ -17141,39 +17041,33 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function typedTexts() {
     const isKept = ([field, { name }]) => isTyped(field) && !isHalfTyped(field) && (name !== 'title' || valueOf(field));
     const tags = find('.detail-tag').value;
+    const fields = STASHED_FIELDS.map(selector => [selector, find(selector).value]);
     return [
-      ...untaken,
+      fields.some(isFilled) && { fields },
+      ...waiting.keys(),
       ...[...drafts].filter(isKept).map(([field, draft]) => ({ ...draft, text: valueOf(field) })),
-      ...unsaved.values(),
       ...(state.open && tags ? [typedTags(state.open, tags)] : []),
       ...queue.jobs.map(job => job.typed),
-      ...disputes.map(({ typed }) => typed),
     ].filter(Boolean);
   }
 
   // Returns whether all of it is kept.
   function stash({ isLeft = document.hidden } = {}) {
     if (access.leaving || access.link) return true;
-    const fields = STASHED_FIELDS.map(selector => [selector, find(selector).value]);
     const texts = typedTexts();
-    const isEmpty = !texts.length && !fields.some(isFilled);
-    const entry = JSON.stringify({ owner: stashOwner(), fields, texts });
+    const entry = JSON.stringify({ owner: stashOwner(), texts });
     const kept = stashes().filter(storage => {
       const isWanted = storage === sessionStorage || isLeft || navigator.locks;
-      if (isEmpty || !isWanted) return storage.removeItem(ownStash);
+      if (!texts.length || !isWanted) return storage.removeItem(ownStash);
       return quietly(() => storage.setItem(ownStash, entry) ?? true); // there may be no room
     });
-    return isEmpty || kept.length > 0;
+    return !texts.length || kept.length > 0;
   }
 
-  let stashTimer = null;
-
-  function stashSoon() {
-    stashTimer ??= setTimeout(() => {
-      stashTimer = null;
-      stash();
-    }, STASH_PAUSE);
-  }
+  const stashSoon = shared(async () => {
+    await sleep(STASH_PAUSE);
+    stash();
+  });
 
   const stashKeys = storage => Object.keys(storage).filter(key => key.startsWith(STASH));
 
@@ -17182,34 +17076,26 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       for (const key of [...stashKeys(storage), `tornado_todo.${OWNERS}`]) storage.removeItem(key);
   }
 
-  async function livingStashes() {
-    const { held = [] } = (await navigator.locks?.query().catch(() => null)) ?? {};
-    return new Set(held.map(({ name }) => name));
-  }
-
   // Takes over the texts of this tab and of closed windows. Of two new to-dos one waits for the next page.
   async function takeUp() {
     if (access.link || !stashes().length) return;
     if (recall(OWNERS, [null])[0] !== stashOwner()) remember(OWNERS, [stashOwner()]);
-    const living = await livingStashes();
-    const left = stashKeys(localStorage).filter(key => !living.has(key));
+    const { held = [] } = (await navigator.locks?.query().catch(() => null)) ?? {};
+    const left = stashKeys(localStorage).filter(key => !held.some(({ name }) => name === key));
     const keys = [...new Set([...left, ...stashKeys(sessionStorage)])].filter(key => key !== ownStash);
-    const entryOf = key => sessionStorage.getItem(key) ?? localStorage.getItem(key);
-    const rests = keys.map(key => quietly(() => takeUpEntry(entryOf(key))));
+    // That of another version may be unreadable.
+    for (const key of keys) quietly(() => takeUpEntry(sessionStorage.getItem(key) ?? localStorage.getItem(key)));
     stash();
-    for (const [index, key] of keys.entries()) {
-      sessionStorage.removeItem(key);
-      if (rests[index]) localStorage.setItem(key, rests[index]);
-      else localStorage.removeItem(key);
-    }
+    for (const storage of stashes()) for (const key of keys) storage.removeItem(key);
   }
 
-  // Returns the entries that have to wait, without unreadable ones, such as those of another version.
   function takeUpEntry(entry) {
-    const { owner, fields, texts } = JSON.parse(entry);
-    if (owner !== stashOwner() && !hasTaken(stashOwner(), owner)) return null;
-    for (const typed of texts) if (typed.request || (typed.id && typed.name)) untaken.add(typed);
-    return takeUpFields(fields) ? null : JSON.stringify({ owner, fields, texts: [] });
+    const { owner, texts } = JSON.parse(entry);
+    if (!recall(OWNERS, []).includes(owner)) return;
+    for (const typed of texts) {
+      if (typed.request || (typed.id && typed.name)) waiting.set(typed, 'view');
+      if (typed.fields && !takeUpFields(typed.fields)) waiting.set(typed, 'page');
+    }
   }
 
   function takeUpFields(fields) {
@@ -17223,12 +17109,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function takeUpTexts() {
-    for (const typed of untaken) (typed.request ? makeAgain : takeUpText)(typed);
+    const texts = [...waiting].filter(([, cause]) => cause === 'view').map(([typed]) => typed);
+    for (const typed of texts) {
+      waiting.delete(typed);
+      (typed.request ? makeAgain : changeAgain)(typed);
+    }
   }
 
   // The id or key prevents creating anything twice.
   function makeAgain(typed) {
-    untaken.delete(typed);
     command({
       typed,
       request: typed.request,
@@ -17240,23 +17129,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
-  function takeUpText(typed) {
-    const { kind, id, name, base, text } = typed;
-    command({
-      kind,
-      request: { method: 'GET', path: `/api/${kind}/${id}` },
-      accept: async thing => {
-        const isSaved = thing[name] === text || (thing[name] !== base && (await wasSaved(typed)));
-        untaken.delete(typed);
-        if (name === 'tags') addTags(thing, text);
-        else if (!isSaved) changeText(draftOf(kind, thing, name, base), text);
-        stash();
-      },
-      failed: error => {
-        untaken.delete(typed);
-        return dispute(typed, error);
-      },
-    });
+  // The version on the server is read first, see `deliver`.
+  function changeAgain(typed) {
+    const more = { outdated: CHANGED, failed: error => dispute(typed, error) };
+    if (typed.name === 'tags') addTags({ ...typed, tags: typed.base }, typed.text, more);
+    else changeText(typed, typed.text, null, more);
   }
 
   // Compares only texts after the edited one: typing an earlier text again is a change as well.
@@ -17269,31 +17146,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- Titles that are edited in place -----------------------------------------------------------------
 
-  function startEdit(item, text) {
-    if (!item || state.editing === item.id || refuses(item)) return;
-    state.editing = item.id;
+  // Edits the title of a to-do in its row, or the name of the list in the heading.
+  function startEdit(kind, thing, text) {
+    if (!thing || state.editing === thing.id || (kind === 'todos' && refuses(thing))) return;
+    state.editing = thing.id;
     paint();
-    const row = rowOf(item.id);
-    const field = find('.edit', row);
-    beginInPlace(field, 'todos', item, text);
-    field.setSelectionRange(field.value.length, field.value.length);
-  }
-
-  function startRename(text) {
-    showRename(true);
-    beginInPlace(find('.rename-list'), 'lists', currentList(), text);
-    find('.rename-list').select();
-  }
-
-  function showRename(isShown) {
-    find('.rename-list').hidden = !isShown;
-    find('h1').classList.toggle('hidden-words', isShown); // screen readers still need the heading
-  }
-
-  function beginInPlace(field, kind, thing, text) {
+    const field = kind === 'lists' ? find('.rename-list') : find('.edit', rowOf(thing.id));
     beginText(field, draftOf(kind, thing, 'title'));
     field.value = text ?? field.value;
     field.focus();
+    field.setSelectionRange(kind === 'lists' ? 0 : field.value.length, field.value.length);
   }
 
   function endInPlace(field, { saves = true, deletes = true } = {}) {
@@ -17302,24 +17164,19 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const isChanged = saves && isTyped(field) && title !== draft.base;
     if (!draft || (isChanged && complainOfTitle(title))) return;
     drafts.delete(field);
-    if (draft.kind === 'lists') showRename(false);
-    else endEdit(field.closest('li'));
+    const row = field.closest('li');
+    const hadFocus = row?.contains(document.activeElement);
+    if (state.editing === draft.id) state.editing = null;
+    paint();
+    if (hadFocus) focusIn(row);
+    want();
     if (isChanged && title) changeText(draft, title, error => editAgain(draft, title, error));
     else if (isChanged && deletes && draft.kind === 'todos') deleteTodo(itemById(draft.id));
   }
 
-  function endEdit(row) {
-    const hadFocus = row.contains(document.activeElement);
-    if (state.editing === row.dataset.id) state.editing = null;
-    paint();
-    if (hadFocus) focusIn(row);
-    want();
-  }
-
   function editAgain({ kind, id }, title, error) {
     complain(error.message);
-    if (kind === 'todos' && rowOf(id)) startEdit(itemById(id), title);
-    else if (currentList()?.id === id) startRename(title);
+    if (rowOf(id) || currentList()?.id === id) startEdit(kind, savedThing(kind, id), title);
     else find('.new-todo').value ||= title;
     return true;
   }
@@ -17755,10 +17612,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return followHash();
   }
 
-  const search = debounce(() => {
+  function search() {
     const q = find('.search').value;
     if (q !== state.view.q) goTo({ q }, { replace: true });
-  }, SEARCH_PAUSE);
+  }
+
+  const searchSoon = debounce(search, SEARCH_PAUSE);
 
   function clearSearch() {
     find('.search').value = '';
@@ -17778,7 +17637,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function chooseSort(field) {
-    remember('sort', { ...recall('sort', {}), [viewKey()]: field.value });
+    rememberHere('sort', field.value);
     sync({ moved: true });
   }
 
@@ -17895,7 +17754,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.sign-in-button': ({ session }) => ({ hidden: !session.accounts || session.kind !== 'local' }),
     'time.today': () => ({ dateTime: dayFromNow(0), children: [todayFormat(new Date())] }),
     '.weather': () => ({ hidden: !state.weather, children: [state.weather] }),
-    h1: () => ({ children: [viewTitle()] }),
+    h1: ({ list }) => ({ children: [viewTitle()], '.hidden-words': list && state.editing === list.id }),
+    '.rename-list': ({ list }) => ({ hidden: !list || state.editing !== list.id }),
     '.list-tools': ({ list }) => ({ hidden: !list || list.inbox || access.link !== null }),
     '.rename-list-button, .delete-list-button': ({ list }) => ({ hidden: isOthers(list) }),
     '.share-button': ({ list, session }) => ({
@@ -18042,7 +17902,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       value: '',
     }),
     '.detail-tags': ({ item, isFixed }) => ({ children: item?.tags.map(isFixed ? tagButton : removableTag) ?? [] }),
-    '#known-tags': () => ({ children: [...state.knownTags].slice(0, 200).map(tag => option(tag)) }),
+    '#known-tags': () => ({ children: state.tags.slice(0, 200).map(({ tag }) => option(tag)) }),
     '.detail-list': ({ item }) => ({
       children: state.lists
         .filter(list => item && mayMove(item, list) && (!list.archived || list.id === item.list))
@@ -18335,7 +18195,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       if (drafts.get(field)?.id === draft.id) {
         setTexts(field, typed);
         drafts.set(field, draft);
-      } else keepUnsaved(draft, value);
+      } else waiting.set({ ...draft, text: value }, 'field');
       return false;
     });
   }
@@ -18396,15 +18256,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // A choice, like a text, replaces only the one that the user saw.
-  function choose(name, value, more) {
-    changeText(draftOf('todos', state.open, name), value, () => false, more);
+  function choose(item, name, value, more) {
+    changeText(draftOf('todos', item, name), value, () => false, more);
   }
 
   // A button replaces what is half typed in the fields beside it.
   function chooseIn(field, value) {
     const { name } = drafts.get(field);
     beginText(field, drafts.get(field));
-    if (value !== state.open[name]) choose(name, value, { said: `${fieldWords(name, value)}.` });
+    if (value !== state.open[name]) choose(state.open, name, value, { said: `${fieldWords(name, value)}.` });
   }
 
   function quickDue(chip) {
@@ -18427,7 +18287,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
-  const choosePriority = ({ value }) => choose('priority', Number(value));
+  const choosePriority = ({ value }) => choose(state.open, 'priority', Number(value));
 
   // Minutes before a day are read as a time on that day or on one before it.
   function reminderText({ at, before, of }, item) {
@@ -18478,11 +18338,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const typedTags = (item, text) => ({ ...draftOf('todos', item, 'tags'), text });
 
   // Takes or adds single tags, so that other users' new tags stay.
-  function changeTags(item, renew, typed) {
+  function changeTags(item, renew, typed, more) {
     const changed = ({ tags }) => ({ tags: splitTags(renew(tags).join(',')) });
     seen.set(item.id, savedThing('todos', item.id) ?? item);
-    const more = { typed, ...overKnown('todos', item.id, changed) };
-    change('todos', item, changed(item), `Changed the tags of ${quoted(item.title)}`, more);
+    const words = `Changed the tags of ${quoted(item.title)}`;
+    change('todos', item, changed(item), words, { typed, ...overKnown('todos', item.id, changed), ...more });
   }
 
   function addTag() {
@@ -18492,9 +18352,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (state.open) addTags(state.open, value);
   }
 
-  function addTags(item, text) {
+  function addTags(item, text, more) {
     const all = known => splitTags([...known, text].join(','));
-    if (all(item.tags).length > item.tags.length) changeTags(item, all, typedTags(item, text));
+    if (all(item.tags).length > item.tags.length) changeTags(item, all, typedTags(item, text), more);
   }
 
   function removeTag(tag) {
@@ -18575,7 +18435,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function historyEntry(change) {
     const who = whoDid(change);
     const what = change.problem ?? (who ? `${who} ${changeSentence(change)}` : describeChange(change));
-    const undoes = action(() => undo({ text: what, batch: change.batch }));
+    const undoes = action(() => undo({ words: what, batch: change.batch }));
     return h('li.history-entry', { key: change.revision },
       h('span.history-what', { dir: 'auto' }, what),
       change.at && h('span.row.apart.soft', {},
@@ -18634,7 +18494,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ]).catch(() => [saved.comments, saved.subtasks]);
     if (state.open?.id !== item.id) return;
     if (writes === state.writes && !queue.running) keep({ comments, subtasks });
-    else afterQueue(loadPeople);
+    else queue.idle.then(loadPeople);
     render();
   }
 
@@ -19350,7 +19210,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     live.heard = Date.now();
     if (message.type !== 'heartbeat') showBack();
     if (message.type === 'hello') hearHello(message);
-    if (message.type === 'access') afterQueue(reloadAccess);
+    if (message.type === 'access') queue.idle.then(reloadAccess);
     if (message.type !== 'changes') return;
     state.revision = Math.max(state.revision ?? 0, message.revision);
     applyChanges(message.changes);
@@ -19375,7 +19235,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const orders = new Map(moved.map(({ todo, after }) => [todo, after.order]));
     const withOrder = item => (orders.has(item.id) ? { ...item, order: orders.get(item.id) } : item);
     keep({ items: saved.items.map(withOrder) });
-    afterQueue(() => want(changes.some(change => !state.ownBatches.has(change.batch)) ? 'all' : 'counts'));
+    // The page knows its own batches for certain only after the answers to all commands.
+    queue.idle.then(() => want(changes.some(change => !state.ownBatches.has(change.batch)) ? 'all' : 'counts'));
   }
 
   // A list was added, removed, or became read-only.
@@ -19460,7 +19321,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     quickDue, sayComment, signIn, signUp, skipOpen, startNewList, switchForm, toggleAll,
     toggleDone, toggleOptions, visitPlace, wakeRetry,
     showPassword: node => showPassword(node),
-    startRename: () => startRename(),
+    startRename: () => startEdit('lists', currentList()),
     loadAgain: () => sync({ moved: true }),
     moreHistory: () => loadHistory(state.nextHistory),
     toggleTag: ({ dataset }) => toggleTag(dataset.value),
@@ -19471,7 +19332,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     deleteOpen: () => deleteTodo(state.open),
     nestOpen: () => nestTodo(itemById(state.open.id), { offersUndo: true }),
     liftOpen: () => liftTodo(state.open, { isTop: true, offersUndo: true }),
-    chooseAssignee: ({ value }) => choose('assignee', value || null),
+    chooseAssignee: ({ value }) => choose(state.open, 'assignee', value || null),
     chooseList: ({ value }) => moveToList(state.open, value),
     chooseSingleKeys: ({ checked }) => remember('single-keys', checked),
   };
@@ -19498,7 +19359,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function editTitle(label, event) {
     clearTimeout(clicked);
-    if (!event.target.closest('a')) startEdit(itemOf(label));
+    if (!event.target.closest('a')) startEdit('todos', itemOf(label));
   }
 
   function pickRow(row, event) {
@@ -19517,12 +19378,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ['click', '.todo-list li', pickRow],
     ['pointerdown', '.todo-list li', beginTouch],
     ['pointermove', '.todo-list li', followTouch],
-    ['pointerup', '.todo-list li', dropTouch],
+    ['pointerup', '.todo-list li', endTouch],
     ['pointercancel', '*', endTouch],
     ['contextmenu', '.todo-list li', (row, event) => event.pointerType === 'touch' && event.preventDefault()],
     ['dblclick', '.todo-list label', editTitle],
     ['click', '.notes-view', clickNotes],
-    ['dblclick', 'h1', () => !find('.list-tools').hidden && !isOthers(currentList()) && startRename()],
+    ['dblclick', 'h1', () => !find('.list-tools').hidden && !isOthers(currentList()) && ACTIONS.startRename()],
     ['focusout', '.edit, .rename-list', field => endInPlace(field)],
     ['focusout', '.new-list', field => field.hidden || createList()],
     ['focusout', 'fieldset[data-field]', (field, event) => field.contains(event.relatedTarget) || saveField(field)],
@@ -19534,7 +19395,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ['dragend', '*', endListDrag],
     ['input', '.composer :is(input, select)', (field, event) => event.isComposing || readTitleSoon()],
     ['compositionend', '.new-todo', () => readTitleSoon()],
-    ['input', '.search', () => search()],
+    ['input', '.search', searchSoon],
     ['input', '.detail-title', growTitle],
     ['input', '.detail-notes', () => saveNotesSoon()],
     ['input', 'fieldset[data-field]', typeField],
@@ -19591,7 +19452,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     [['Mod+a'], ROW, node => select(new Set(shownItems().map(({ id }) => id)), itemOf(node).id), 'Select all shown'],
     [['Space'], ROW, () => false, 'Complete the to-do'],
     [['Enter'], '.todo-list .toggle', node => openDetail(itemOf(node)), 'Its details'],
-    [['F2'], ROW, node => startEdit(itemOf(node)), 'Edit its title, as a double-click does'],
+    [['F2'], ROW, node => startEdit('todos', itemOf(node)), 'Edit its title, as a double-click does'],
     [['Delete'], ROW, deleteByKey, 'Move it to the trash'],
     [['Alt+ArrowUp', 'Alt+ArrowDown'], ROW, moveByKey, 'Move it up or down'],
     [['Alt+ArrowRight', 'Alt+ArrowLeft'], ROW, nestByKey, 'Make it a subtask of the to-do above, or undo that'],
@@ -19602,7 +19463,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     [['Escape'], '.edit, .rename-list', field => endInPlace(field, { saves: false })],
     [['Enter'], '.new-list', createList],
     [['Escape'], '.new-list', endNewList],
-    [['Enter'], '.search', () => search.now()],
+    [['Enter'], '.search', search],
     [['Enter'], '.detail-title', saveDetails],
     [['Escape'], '.detail-title', discardTitle],
     [['Enter'], '.detail fieldset input', input => saveField(input.closest('fieldset'))],
@@ -19722,7 +19583,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     endSelection();
     const isMoved = viewKey(before) !== viewKey();
     // Only what was chosen: the ids of all lists that were looked at would outlive the session.
-    if (!isMoved && before.show !== view.show) remember('show', { ...recall('show', {}), [viewKey()]: view.show });
+    if (!isMoved && before.show !== view.show) rememberHere('show', view.show);
     if (isMoved) {
       closeDetail();
       closeDrawer();
