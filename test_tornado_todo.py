@@ -2520,6 +2520,7 @@ QUICK_DUES = {
         "Zahlen morgen früh": ("Zahlen", NINE),
         "Zahlen heute Nachmittag": ("Zahlen", "2026-11-27T15:00:00+01:00"),
         "Zahlen Montagabend um 8": ("Zahlen", "2026-11-30T20:00:00+01:00"),
+        "Mach das genau so.": ("Mach das genau so.", None),
         "Zahlen um 9 Uhr abends": ("Zahlen", "2026-11-27T21:00:00+01:00"),
         "Guten Morgen sagen": ("Guten Morgen sagen", None),
         "Arzt am Montag, den 30. November um 9 Uhr": ("Arzt", "2026-11-30T09:00:00+01:00"),
@@ -10519,6 +10520,16 @@ def test_bulk_completing_a_parent_that_repeats_and_its_subtasks_leaves_none_open
     (following,) = client.get("/api/todos?parent=none&completed=false").json()
     assert subtree(client, following["id"]) == {"level 2": (False, None, {"level 3": (False, None, {})})}
     assert subtree(client, ids[0]) == {"level 2": (True, None, {"level 3": (True, None, {})})}
+
+
+@pytest.mark.parametrize("choice", ["keep", "complete"])
+def test_next_of_a_parent_has_all_of_its_subtasks_with_the_same_title(client, choice):
+    parent = add(client, due="2026-12-01", repeat="FREQ=DAILY")["id"]
+    sets = [add(client, "set", parent=parent)["id"] for _ in range(3)]
+    change(client, sets[1], completed=True)
+    client.patch(f"/api/todos/{parent}?subtasks={choice}", {"completed": True})
+    (following,) = client.get("/api/todos?parent=none&completed=false").json()
+    assert len(todo_ids(client, f"?parent={following['id']}&completed=false")) == 3
 
 
 def test_subtask_that_repeats_is_in_the_next_of_its_parent_once(client):

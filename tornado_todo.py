@@ -2318,7 +2318,8 @@ DAY_PHRASE = rf"""(?:
 ))
 |(?:(?P<day_before>{ANY_DAY}),? (?:%(of)s )?)?(?P<next>%(next)s)(?:,? (?:%(on)s )?(?P<day_after>{ANY_DAY}))?
 |(?:(?P<relative>%(relative)s)
-|(?:(?P<coming>%(coming)s) )?(?:(?P<day>%(days)s)|(?P<short>%(short_days)s)\.?)(?P<following> (?:%(following)s))?
+|(?:(?P<coming>%(coming)s) )?(?:(?P<day>%(days)s)|(?P<short>%(short_days)s)(?:\.(?= ))?)
+(?P<following> (?:%(following)s))?
 )(?: ?(?P<part>%(parts)s))?
 |%(in)s (?P<number>\d\d?\d?|%(numbers)s) ?(?P<unit>%(units)s)
 )"""
@@ -7755,7 +7756,7 @@ def following_fields(todo: Todo, repeat: str, batch: TodoBatch) -> dict[str, Any
 def save_following(batch: TodoBatch, todo: Todo, repeat: str, subtasks: str) -> None:
     """Make the next of a completed to-do that repeats, in the same place, with its subtasks.
 
-    Those that stay open go over to it. The others are copied, of several with the same title one.
+    Those that stay open go over to it. The others are copied, one of each series: these share title and place.
     """
     following = following_fields(todo, repeat, batch)
     if not following:
@@ -7767,15 +7768,15 @@ def save_following(batch: TodoBatch, todo: Todo, repeat: str, subtasks: str) -> 
         below[each.parent].append(each)
     parents = [(todo.id, made.id)]
     for old_id, new_id in parents:
-        titles = set()
+        series = set()
         for each in sorted(below[old_id], key=lambda each: each.completed):
             if subtasks == "keep" and not each.completed:
                 batch.save_todo(each, changed(each, batch.at, parent=new_id))
-            elif each.title not in titles:
+            elif (each.title, each.order) not in series:
                 place = {"list": each.list, "order": each.order, "parent": new_id, "assignee": each.assignee}
                 fields = moved_fields(template_of(each), days, batch.user.time_zone)
                 parents.append((each.id, save_new(batch, uuid7(), {**fields, **place}).id))
-            titles.add(each.title)
+            series.add((each.title, each.order))
 
 
 def change_todo(batch: TodoBatch, before: Todo, fields: Mapping[str, Any], subtasks: str = "keep") -> Todo:
