@@ -1,7 +1,8 @@
 """Measures acts on lists of many to-dos in Chromium: page_acts.py URL COUNT ROUNDS [PART OF A NAME]; prints JSON.
 
-For each act: the longest task of the page's main thread, on the clock and on the processor, in milliseconds. The
-processor's time stays true on a machine that does something else as well. page.py calls this, too.
+For each act: the longest task of the page's main thread, on the clock and on the processor, in milliseconds. On a
+machine that does something else as well, only the processor's time says something, and that is longer, too.
+It makes its own lists and deletes them again; run.py does not call it, because a round takes four minutes.
 """
 
 import json
