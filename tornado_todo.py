@@ -16804,12 +16804,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return null;
   }
 
-  function groupView({ key, day, title, isOpen, items }) {
+  function groupView({ key, day, title, isOpen, items }, first) {
     const known = find('.todo-list').keyed?.get(key)?.lastChild.keyed;
     const chunks = [];
     for (let start = 0; start < items.length; start += CHUNK) {
       const name = `${key} ${start}`;
-      const isFirst = start < 2 * CHUNK; // whole before the browser reports anything
+      const isFirst = first.has(items[start]); // whole before the browser reports anything
       const chunk = Object.assign(items.slice(start, start + CHUNK), { isFirst });
       chunks.push(chunkView(chunk, name, title ? `group-${key}` : 'view-title', known?.get(name)?.view, true));
     }
@@ -16825,7 +16825,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const { kind, tags } = state.view;
     const text = JSON.stringify([kind, tags, access.link, state.lists.map(({ id, title, role }) => [id, title, role])]);
     if (text !== rowContext.text) rowContext = { text };
-    return groups().map(groupView);
+    const first = new Set(shownItems().slice(0, CHUNK));
+    return groups().map(group => groupView(group, first));
   }
 
   // ---- Fields that are edited ---------------------------------------------------------------------------
