@@ -15898,9 +15898,9 @@ async def test_the_trash_restores_and_deletes_for_good(page):
         await row(page, title).hover()
         await row(page, title).locator(".destroy").click()
     await page.locator(".trash-link").click()
-    await expect(page.locator(".trash-title")).to_have_text([FEED, BUY])
+    await expect(page.locator(".trash-row .entry-name")).to_have_text([FEED, BUY])
     await page.get_by_role("button", name=f"Restore {BUY}").click()
-    await expect(page.locator(".trash-title")).to_have_text([FEED])
+    await expect(page.locator(".trash-row .entry-name")).to_have_text([FEED])
     await page.get_by_role("button", name=f"Delete {FEED} for good").click()
     await expect(page.locator("dialog.confirm")).to_be_visible()
     await page.locator(".confirm-yes").click()
@@ -18163,9 +18163,9 @@ async def test_relative_times_move_on_in_an_open_page(page):
     await page.clock.fast_forward("04:35")  # and what the test has taken so far
     await expect(page.locator(".detail-created")).to_contain_text("5 minutes ago")
     await page.goto(page.server + "/#/trash")
-    await expect(page.locator(".trash-when")).to_contain_text("5 minutes ago")
+    await expect(page.locator(".trash-row .soft")).to_contain_text("5 minutes ago")
     await page.clock.fast_forward("01:00:00")
-    await expect(page.locator(".trash-when")).to_contain_text("1 hour ago")
+    await expect(page.locator(".trash-row .soft")).to_contain_text("1 hour ago")
 
 
 @pytest.mark.slow

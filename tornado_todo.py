@@ -12398,12 +12398,14 @@ PAGE_HTML = r"""<!DOCTYPE html>
 {% set options = lambda choices: ''.join('<option value="%s">%s</option>' % choice for choice in choices.items()) %}
 {% set select = lambda kind, label, choices=dict(), more='': (
   '<select class="%s" aria-label="%s" %s>%s</select>' % (kind, label, more, options(choices))) %}
-{% set field = lambda id, label, attributes, hint='', kind='': (
-  '<div class="field %s"><label for="%s">%s</label><input id="%s" %s %s>%s</div>'
-  % (kind, id, label, id, attributes, hint and 'aria-describedby="%s-hint"' % id,
+{% set field = lambda id, label, attributes, hint='', kind='', box='%s': (
+  '<div class="field %s"><label for="%s">%s</label>%s%s</div>'
+  % (kind, id, label, box % '<input id="%s" %s %s>' % (id, attributes, hint and 'aria-describedby="%s-hint"' % id),
      hint and '<p class="soft" id="%s-hint">%s</p>' % (id, hint))) %}
 {% set password = lambda id, label, name='password', kind='current', hint='': (
-  field(id, label, 'name="%s" type="password" autocomplete="%s-password" required' % (name, kind), hint)) %}
+  field(id, label, 'name="%s" type="password" autocomplete="%s-password" required' % (name, kind), hint,
+        box='<div class="password-box">%s<button class="show-password" type="button" data-action="showPassword">Show'
+            '<span class="hidden-words"> the password</span></button></div>')) %}
 {% set choose = lambda id, label, attributes, choices=dict(), kind='': (
   '<div class="field %s"><label for="%s">%s</label><select id="%s" %s>%s</select></div>'
   % (kind, id, label, id, attributes, options(choices))) %}
@@ -12867,8 +12869,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
     </div>
   </fieldset>
   <div class="row wrap">
-    <button class="button" data-action="moveListBy" data-step="-1">Move up</button>
-    <button class="button" data-action="moveListBy" data-step="1">Move down</button>
+    <button class="button" data-action="moveListBy" data-value="-1">Move up</button>
+    <button class="button" data-action="moveListBy" data-value="1">Move down</button>
     <button class="button archive-list" data-action="archiveList"></button>
     <button class="button" data-action="saveTemplate">Save as template</button>
   </div>
@@ -13426,6 +13428,11 @@ kbd {
   height: calc(100dvh - var(--banner-height));
   padding: var(--s5) var(--s3) var(--s3);
   background: var(--deep);
+  .sidebar-heading { padding: var(--s5) var(--s3) var(--s1); }
+  .sidebar-foot {
+    margin-block-start: auto;
+    padding-block-start: var(--s5);
+  }
 }
 
 .brand {
@@ -13446,13 +13453,6 @@ kbd {
     color: var(--soft);
     font-weight: 400;
   }
-}
-
-.sidebar-heading { padding: var(--s5) var(--s3) var(--s1); }
-
-.sidebar-foot {
-  margin-block-start: auto;
-  padding-block-start: var(--s5);
 }
 
 .place {
@@ -13580,16 +13580,15 @@ kbd {
     color: var(--accent);
     stroke-width: 2.3;
   }
-}
-
-.new-todo {
-  min-width: 0;
-  min-height: var(--row);
-  padding: 0;
-  border: 0;
-  background: none;
-  /* The whole card takes the focus colour, so it needs no second ring inside. */
-  &:focus-visible { outline: none; }
+  .new-todo {
+    min-width: 0;
+    min-height: var(--row);
+    padding: 0;
+    border: 0;
+    background: none;
+    /* The whole card takes the focus colour, so it needs no second ring inside. */
+    &:focus-visible { outline: none; }
+  }
 }
 
 .new-options {
@@ -13684,24 +13683,36 @@ kbd {
     transition: none;
     pointer-events: none;
   }
+  .grip {
+    position: absolute;
+    inset-block: 0;
+    inset-inline-start: calc(var(--depth, 0) * var(--indent));
+    display: none;
+    place-items: start center;
+    width: var(--grip);
+    padding-block-start: calc((var(--row) - var(--icon)) / 2);
+    color: var(--strong);
+    cursor: grab;
+    touch-action: none;
+    &:active { cursor: grabbing; }
+    .icon { stroke-width: 2.3; }
+    .sortable li:not(.locked) & { display: grid; }
+  }
+  .shifted { transition: transform var(--calm); }
 }
-
-.shifted { transition: transform var(--calm); }
 
 .group {
   border-radius: var(--round);
   > .card:empty { display: none; }
-}
-
-.group-head {
-  padding: 0 var(--grip) var(--s1);
-  font: 600 var(--text) / 1.5 var(--sans);
-  [data-day=''] > & { color: var(--storm); }
-}
-
-.group-toggle {
-  min-height: var(--high);
-  font-weight: inherit;
+  .group-head {
+    padding: 0 var(--grip) var(--s1);
+    font: 600 var(--text) / 1.5 var(--sans);
+    [data-day=''] > & { color: var(--storm); }
+  }
+  .group-toggle {
+    min-height: var(--high);
+    font-weight: inherit;
+  }
 }
 
 :is(.group-toggle, .branch) {
@@ -13766,22 +13777,6 @@ kbd {
   &::before { border-radius: var(--slight); }
 }
 
-.grip {
-  position: absolute;
-  inset-block: 0;
-  inset-inline-start: calc(var(--depth, 0) * var(--indent));
-  display: none;
-  place-items: start center;
-  width: var(--grip);
-  padding-block-start: calc((var(--row) - var(--icon)) / 2);
-  color: var(--strong);
-  cursor: grab;
-  touch-action: none;
-  &:active { cursor: grabbing; }
-  .icon { stroke-width: 2.3; }
-  .sortable li:not(.locked) & { display: grid; }
-}
-
 .words {
   display: grid;
   grid-template-columns: minmax(0, 1fr);
@@ -13835,11 +13830,10 @@ kbd {
   padding: var(--s4) var(--s5) max(var(--s3), env(safe-area-inset-bottom));
   background: linear-gradient(transparent, var(--ground) var(--s4));
   strong { color: var(--ink); }
-}
-
-.clear-completed {
-  justify-self: end;
-  &:hover { color: var(--storm); }
+  .clear-completed {
+    justify-self: end;
+    &:hover { color: var(--storm); }
+  }
 }
 
 .selection {
@@ -13868,29 +13862,27 @@ kbd {
   justify-items: center;
   gap: var(--s2);
   padding-block: var(--s5) var(--s6);
-}
-
-.empty-text {
-  max-width: var(--detail);
-  font-size: var(--text);
-}
-
-.empty-picture {
-  width: var(--wide);
-  fill: none;
-  stroke: var(--accent);
-  stroke-width: 6;
-  stroke-linecap: round;
-  .breeze {
-    stroke: var(--strong);
-    stroke-width: 2.5;
-    opacity: 0.6;
+  .empty-text {
+    max-width: var(--detail);
+    font-size: var(--text);
   }
-  .wind path {
-    animation: sway 5s ease-in-out infinite alternate;
-    &:nth-child(2) { animation-delay: -1.2s; }
-    &:nth-child(3) { animation-delay: -2.4s; }
-    &:nth-child(4) { animation-delay: -3.6s; }
+  .empty-picture {
+    width: var(--wide);
+    fill: none;
+    stroke: var(--accent);
+    stroke-width: 6;
+    stroke-linecap: round;
+    .breeze {
+      stroke: var(--strong);
+      stroke-width: 2.5;
+      opacity: 0.6;
+    }
+    .wind path {
+      animation: sway 5s ease-in-out infinite alternate;
+      &:nth-child(2) { animation-delay: -1.2s; }
+      &:nth-child(3) { animation-delay: -2.4s; }
+      &:nth-child(4) { animation-delay: -3.6s; }
+    }
   }
 }
 
@@ -13910,27 +13902,24 @@ kbd {
   box-shadow: var(--shadow-high);
   animation: arrive var(--calm);
   &:dir(rtl) { inset: var(--banner-height) auto 0 0; }
-}
-
-.detail-head { padding: var(--s3) var(--s3) 0 var(--s5); }
-.detail-foot { padding: var(--s3) var(--s5) max(var(--s3), env(safe-area-inset-bottom)); }
-
-.detail-body {
-  flex: 1;
-  gap: var(--s4);
-  padding: var(--s1) var(--s5) var(--s5);
-}
-
-.detail-title {
-  flex: none;
-  max-height: 50vh;
-  margin-inline: calc(-1 * var(--s2));
-  padding: var(--s1) var(--s2);
-  overflow-y: auto;
-  border: var(--hair) solid transparent;
-  background: none;
-  resize: none;
-  &:hover:read-write { border-color: var(--line); }
+  .detail-head { padding: var(--s3) var(--s3) 0 var(--s5); }
+  .detail-foot { padding: var(--s3) var(--s5) max(var(--s3), env(safe-area-inset-bottom)); }
+  .detail-body {
+    flex: 1;
+    gap: var(--s4);
+    padding: var(--s1) var(--s5) var(--s5);
+  }
+  .detail-title {
+    flex: none;
+    max-height: 50vh;
+    margin-inline: calc(-1 * var(--s2));
+    padding: var(--s1) var(--s2);
+    overflow-y: auto;
+    border: var(--hair) solid transparent;
+    background: none;
+    resize: none;
+    &:hover:read-write { border-color: var(--line); }
+  }
 }
 
 .field {
@@ -14089,14 +14078,12 @@ dialog {
   color: var(--ink);
   &[open] { animation: arrive var(--calm); }
   &::backdrop { background: var(--veil); }
+  .dialog-head {
+    align-items: start;
+    .icon-button { margin: calc(-1 * var(--s1)) calc(-1 * var(--s2)) 0 0; }
+  }
+  .dialog-buttons { justify-content: end; }
 }
-
-.dialog-head {
-  align-items: start;
-  .icon-button { margin: calc(-1 * var(--s1)) calc(-1 * var(--s2)) 0 0; }
-}
-
-.dialog-buttons { justify-content: end; }
 
 /* An empty place takes no room between its neighbours, but is there for screen readers before it is filled. */
 .said {
@@ -14176,13 +14163,12 @@ dialog {
   }
   form > .solid { justify-self: stretch; }
   .gate-back { margin-inline-start: auto; }
-}
-
-.gate-card {
-  width: min(var(--detail), 100%);
-  margin: auto;
-  padding: var(--s5);
-  animation: arrive var(--calm);
+  .gate-card {
+    width: min(var(--detail), 100%);
+    margin: auto;
+    padding: var(--s5);
+    animation: arrive var(--calm);
+  }
 }
 
 /* ---- Account and sharing ---- */
@@ -14192,29 +14178,28 @@ dialog {
   padding-block: var(--s2);
   .words { flex: 1 1 var(--narrow); }
   .role { width: auto; }
+  &.trash-row {
+    padding-inline: var(--s4);
+    .words { flex-basis: var(--wide); }
+  }
 }
 
-.trash-row {
-  padding-inline: var(--s4);
-  .words { flex-basis: var(--wide); }
-}
-
-.secret-line { margin-block-start: var(--s2); }
-
-.secret {
-  background: var(--surface);
-  color: var(--ink);
-  font-family: ui-monospace, monospace;
+.secret-line {
+  margin-block-start: var(--s2);
+  .secret {
+    background: var(--surface);
+    color: var(--ink);
+    font-family: ui-monospace, monospace;
+  }
 }
 
 .version {
   grid-template-rows: auto 1fr auto;
   align-self: stretch;
-}
-
-.version-text {
-  max-height: 50vh;
-  overflow: auto;
+  .version-text {
+    max-height: 50vh;
+    overflow: auto;
+  }
 }
 
 /* ---- Widths, heights and media ---- */
@@ -16436,25 +16421,25 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     leaveSelection();
   }
 
-  function dateSelected({ value }) {
+  function dateSelected(value) {
     const due = value === 'none' ? null : dayFromNow(Number(value));
     changeSelected(due ? `Due ${friendlyDue(due).text}:` : 'Removed the due date of', { due });
   }
 
-  function assignSelected({ value }) {
+  function assignSelected(value) {
     const assignee = value === 'none' ? null : value.slice(1);
     changeSelected(assignee ? `Assigned to ${assignee}:` : 'Assigned to nobody:', { assignee });
   }
 
-  function moveSelected({ value: list }) {
+  function moveSelected(list) {
     const isMovable = selectedItems().every(item => mayMove(item, listById(list)));
     if (isMovable) return changeSelected(`Moved to ${listById(list).title}:`, { list });
     complain('Only its owner can take a to-do out of a list.');
     return render();
   }
 
-  function tagSelected(field) {
-    const tags = splitTags(field.value);
+  function tagSelected(value, field) {
+    const tags = splitTags(value);
     const addTo = ({ tags: known = [] } = {}) => ({ tags: splitTags([...known, ...tags].join(',')) });
     const apply = (draft, { id }) => changeIn(draft, 'todos', id, addTo(itemIn(draft, id)));
     const more = { query: { tz: zone, add_tags: true }, apply };
@@ -17346,18 +17331,30 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return parameters.toString();
   }
 
+  // Creates a list, filter or template. A list or filter is shown when it is there.
+  function make(kind, title, words, body, more = {}, path = `/api/${kind}`) {
+    const shows = answer => showMade(kind, answer);
+    command({ words: `${words} ${quoted(title)}`, ...postedOnce(path, body), accept: shows, ...more });
+  }
+
+  function showMade(kind, thing) {
+    if (!byId(saved[kind], thing.id)) keep({ [kind]: [...saved[kind], { active: 0, completed: 0, ...thing }] });
+    visit(kind === 'lists' ? hashOfList(thing.id) : placeOf({ kind: 'filter', filter: thing.id }));
+    closeDrawer();
+    focusStart();
+  }
+
+  // Removes a list or filter, for everybody, or a list only for the user who leaves it.
+  function drop(kind, { id }, more, path = `/api/${kind}/${id}`) {
+    command({ request: { method: 'DELETE', path }, apply: draft => removeIn(draft, kind, id), ...more });
+    location.hash = '#/';
+    focusStart();
+  }
+
   async function saveFilter() {
     const [query, { q, tags }] = [savedQuery(), state.view];
     const title = await asked('Save as filter', [q.trim(), ...tags].filter(Boolean).join(' '));
-    if (!title) return;
-    command({
-      words: `Saved the filter ${quoted(title)}`,
-      ...postedOnce('/api/filters', { title, query }),
-      accept: answer => {
-        if (!byId(saved.filters, answer.id)) keep({ filters: [...saved.filters, answer] });
-        visit(hashOf({ ...plainView, kind: 'filter', filter: answer.id }));
-      },
-    });
+    if (title) make('filters', title, 'Saved the filter', { title, query });
   }
 
   async function renameFilter() {
@@ -17367,35 +17364,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function deleteFilter() {
-    const { id, title } = filterNow();
-    command({
-      words: `Deleted the filter ${quoted(title)}`,
-      request: { method: 'DELETE', path: `/api/filters/${id}` },
-      apply: draft => removeIn(draft, 'filters', id),
-      offersUndo: true,
-    });
-    location.hash = '#/';
+    drop('filters', filterNow(), { words: `Deleted the filter ${quoted(filterNow().title)}`, offersUndo: true });
   }
 
   async function saveTemplate() {
-    const list = currentList();
+    const { id: list, title: before } = currentList();
     find('.list-options').close();
-    const title = await asked('Save as template', list.title);
-    if (!title) return;
-    command({
-      words: `Saved the template ${quoted(title)}`,
-      ...postedOnce(`/api/templates${zoneQuery()}`, { list: list.id, title }),
-      toast: `Saved the template ${quoted(title)}.`,
-    });
+    const title = await asked('Save as template', before);
+    const more = { accept: null, toast: `Saved the template ${quoted(title)}.` };
+    if (title) make('templates', title, 'Saved the template', { list, title }, more, `/api/templates${zoneQuery()}`);
   }
 
   function useTemplate({ id, title }) {
     find('.templates').close();
-    command({
-      words: `Created the list ${quoted(title)}`,
-      ...postedOnce(`/api/templates/${id}/lists${zoneQuery()}`, {}),
-      accept: showNewlyMade,
-    });
+    make('lists', title, 'Created the list', {}, {}, `/api/templates/${id}/lists${zoneQuery()}`);
   }
 
   const livingLists = () => state.lists.filter(list => !list.archived);
@@ -17447,7 +17429,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     markDropPlace(null);
   }
 
-  function chooseColour({ value }) {
+  function chooseColour(value) {
     const list = currentList();
     change('lists', list, { colour: value === 'none' ? null : value }, `Changed the colour of ${quoted(list.title)}`);
   }
@@ -17482,39 +17464,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     showNewList(false);
   }
 
-  function showNewlyMade(list) {
-    if (!byId(saved.lists, list.id)) keep({ lists: [...saved.lists, { active: 0, completed: 0, ...list }] });
-    visit(hashOfList(list.id));
-    closeDrawer();
-    focusStart();
-  }
-
   function createList() {
     const title = oneLine(find('.new-list').value);
     endNewList();
     if (!title) return;
-    command({
-      words: `Created the list ${quoted(title)}`,
-      ...postedOnce('/api/lists', { title }),
-      accept: showNewlyMade,
-      failed: () => {
-        startNewList();
-        find('.new-list').value = title;
-      },
-    });
-  }
-
-  // A list goes for everybody, or only for the one who leaves it.
-  function dropList(list, path, more) {
-    const request = { method: 'DELETE', path };
-    command({ request, apply: draft => removeIn(draft, 'lists', list.id), ...more });
-    location.hash = '#/';
-    focusStart();
+    const failed = () => {
+      startNewList();
+      find('.new-list').value = title;
+    };
+    make('lists', title, 'Created the list', { title }, { failed });
   }
 
   function deleteList() {
     const list = currentList();
-    dropList(list, `/api/lists/${list.id}`, { words: `Deleted the list ${quoted(list.title)}`, offersUndo: true });
+    drop('lists', list, { words: `Deleted the list ${quoted(list.title)}`, offersUndo: true });
   }
 
   async function leaveList() {
@@ -17522,7 +17485,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const text = `Only ${list.owner} can share it with you again.`;
     if (!(await confirmed(`Leave ${quoted(list.title)}?`, text, { yes: 'Leave', no: 'Stay' }))) return;
     const path = `/api/lists/${list.id}/members/${encodeURIComponent(access.session.user)}`;
-    dropList(list, path, { toast: `You have left ${quoted(list.title)}.` });
+    drop('lists', list, { toast: `You have left ${quoted(list.title)}.` }, path);
   }
 
   // ---- Drawer and panel --------------------------------------------------------------------------------
@@ -17596,7 +17559,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     else location.hash = hash;
   }
 
-  function visitPlace(link, event) {
+  function visitPlace(value, link, event) {
     const isPlain = !event.ctrlKey && !event.metaKey && !event.shiftKey;
     if (isPlain && link.hash !== (location.hash || '#/')) {
       event.preventDefault();
@@ -17621,25 +17584,22 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const searchSoon = debounce(search, SEARCH_PAUSE);
 
-  function clearSearch() {
+  function endSearch(goOn, more) {
     find('.search').value = '';
-    goTo({ q: '' });
-    find('.search').focus();
+    if (state.view.q) goTo({ q: '' }, more);
+    goOn();
   }
 
-  function leaveSearch() {
-    find('.search').value = '';
-    if (state.view.q) goTo({ q: '' }, { replace: true });
-    focusStart();
-  }
+  const focusSearch = () => find('.search').focus();
+  const clearSearch = () => endSearch(focusSearch);
 
   function toggleTag(tag) {
     const tags = state.view.tags.filter(other => !isSameWord(other, tag));
     goTo({ tags: tags.length < state.view.tags.length ? tags : [...tags, tag] });
   }
 
-  function chooseSort(field) {
-    rememberHere('sort', field.value);
+  function chooseSort(sort) {
+    rememberHere('sort', sort);
     sync({ moved: true });
   }
 
@@ -18005,10 +17965,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     // A deleted list can only be restored; the server removes it automatically later. To-dos in
     // another user's list can be deleted for good only by its owner.
     const isOwn = kind === 'todos' && !isOthers(list);
-    return h('li.trash-row.entry.row.wrap', { key: id, 'data-id': id },
-      h('div.words', {},
-        h('span.trash-title', { dir: 'auto' }, title),
-        h('span.trash-when.soft', {}, `${where} · deleted `, agoTime(at))),
+    return lineView('.trash-row', id, title, [`${where} · deleted `, agoTime(at)],
       !isFixed && button('button.restore', restore, icon('restore'), 'Restore'),
       !isFixed && isOwn && button('icon-button.purge', purge, icon('trash')));
   }
@@ -18067,22 +18024,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
-  // The answer is yes, no, or empty after Escape. With `name`, the user is asked for one, beginning from that.
+  // The answer is yes, no, or empty after Escape. With `name`, it is the name that the user makes of it.
   function chosen(title, text, { yes = 'Delete for good', no = 'Keep', isSafe = false, name = null } = {}) {
     const field = find('#ask-name');
     Object.assign(field, { value: name, required: name !== null });
     field.closest('.field').hidden = name === null;
     find('.confirm-text').hidden = !text;
     find('.confirm-yes').classList.toggle('danger', !isSafe);
+    find('.confirm-no').value = name === null ? 'no' : '';
     const texts = { '#confirm-title': title, '.confirm-text': text, '.confirm-yes': yes, '.confirm-no': no };
     return answerOf('.confirm', name !== null ? '#ask-name' : isSafe ? '.confirm-yes' : '.confirm-no', texts);
   }
 
   const confirmed = async (...question) => (await chosen(...question)) === 'yes';
-  const asked = async (title, name) =>
-    (await confirmed(title, '', { yes: 'Save', no: 'Cancel', isSafe: true, name })) && oneLine(find('#ask-name').value);
-
-  const closeDialog = node => node.closest('dialog').close(node.value);
+  const asked = (title, name) => chosen(title, '', { yes: 'Save', no: 'Cancel', isSafe: true, name });
 
   // Only a press that begins on the veil closes: a drag over a text may end there.
   let isOnVeil = false;
@@ -18269,13 +18224,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (value !== state.open[name]) choose(state.open, name, value, { said: `${fieldWords(name, value)}.` });
   }
 
-  function quickDue(chip) {
+  function quickDue(value, chip) {
     const { days } = chip.dataset;
     const time = find('.detail-time').value;
     chooseIn(chip.closest('fieldset'), days ? dueOf(dayFromNow(Number(days)), time) : null);
   }
-
-  const endSeries = node => chooseIn(node.closest('fieldset'), null);
 
   function skipOpen() {
     saveDetails();
@@ -18288,8 +18241,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       accept: () => loadHistory(),
     });
   }
-
-  const choosePriority = ({ value }) => choose(state.open, 'priority', Number(value));
 
   // Minutes before a day are read as a time on that day or on one before it.
   function reminderText({ at, before, of }, item) {
@@ -18318,9 +18269,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     change('todos', item, { reminders }, `Changed the reminders of ${quoted(item.title)}`);
   }
 
-  function addReminder(field) {
-    const reminder = { before: Number(field.value) };
-    if (field.value) changeReminders(reminders => [...reminders, reminder]);
+  function addReminder(before) {
+    if (before) changeReminders(reminders => [...reminders, { before: Number(before) }]);
   }
 
   function addReminderAt() {
@@ -18366,12 +18316,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- History -----------------------------------------------------------------------------------------
 
-  const listName = id => listById(id)?.title ?? 'another list';
-
   // The words follow from the names and values that the API has, so that a new field needs none here.
   const VALUES = {
     priority: level => PRIORITIES[level],
-    list: listName,
+    list: id => listById(id)?.title ?? 'another list',
     parent: id => quoted((itemById(id) ?? state.parents.get(id))?.title ?? 'another to-do'),
     repeat: repeatWords,
     reminders: reminders => reminders.map(each => reminderText(each, {})).join(', '),
@@ -18415,15 +18363,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function changeSentence({ action, before, after }) {
     if (ACTION_WORDS[action]) return ACTION_WORDS[action];
-    if (action.startsWith('comment-')) return commentSentence(action.slice(8), (after ?? before)?.comment?.text);
+    const { text } = (after ?? before)?.comment ?? {};
+    if (action.startsWith('comment-')) return `${action.slice(8)} a comment${text ? `: ${quoted(text)}` : ''}`;
     if (!before || !after) return before ? 'moved it to another list' : 'moved it here from another list';
     const isChanged = name => !BESIDE.test(name) && JSON.stringify(before[name]) !== JSON.stringify(after[name]);
     const changed = Object.keys({ ...before, ...after }).filter(isChanged);
     return changed.map(name => fieldSentence(name, before[name], after[name])).join('; ') || 'moved it within the list';
-  }
-
-  function commentSentence(past, text) {
-    return `${past} a comment${text ? `: ${quoted(text)}` : ''}`;
   }
 
   const describeChange = change => capitalised(changeSentence(change));
@@ -18542,7 +18487,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const { commenting: id } = state;
     const made = { id: newId(), author: access.session?.user, text, created_at: new Date().toISOString() };
     const accept = answer => keep({ comments: renewed(saved.comments, made.id, answer) });
-    find('.comment-form').reset();
     if (id) changeComments('PATCH', id, { text }, { body: { text }, words: 'Changed a comment' });
     else changeComments('POST', '', made, { body: { text }, words: 'Added a comment', accept });
   }
@@ -18687,11 +18631,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function showRefusal(form, error) {
-    const told = error.errors.filter(({ field }) => form.elements[field]?.closest('[hidden]') === null);
+    const errors = error.status === 401 ? [{ field: 'password', message: error.message }] : error.errors;
+    const told = errors.filter(({ field }) => form.elements[field]?.closest('[hidden]') === null);
     for (const { field, message } of told) {
       // For one field the server sends a sentence, for several only the rest of each sentence.
       const { labels } = form.elements[field];
-      const words = error.errors.length === 1 ? error.message : `${labels[0].textContent} ${message}.`;
+      const words = errors.length === 1 ? error.message : `${labels[0].textContent} ${message}.`;
       complainAt(form.elements[field], capitalised(words));
     }
     if (error.status === 429) holdBack(form, error.retryAfter ?? 30);
@@ -18723,20 +18668,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (form.hasAttribute('aria-busy') || findMissing(form)) return;
     form.setAttribute('aria-busy', 'true');
     try {
-      await ACTIONS[form.dataset.action](Object.fromEntries(new FormData(form)));
+      const words = await ACTIONS[form.dataset.action](Object.fromEntries(new FormData(form)));
+      form.reset();
+      paint();
+      if (words) say(form, words);
     } catch (error) {
       showRefusal(form, expected(error));
     } finally {
       form.removeAttribute('aria-busy');
     }
-  }
-
-  function addShowButton(input) {
-    const show = create(button('show-password', action('showPassword')));
-    const box = create(h('div.password-box'));
-    input.before(box);
-    box.append(input, show);
-    showPassword(show, false);
   }
 
   function showPassword(shown, isShown = shown.previousSibling.type === 'password') {
@@ -18765,7 +18705,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     (fields.find(input => !input.value) ?? fields[0]).focus();
   }
 
-  const switchForm = () => showGate(gate.session, !gate.isSignUp);
   const leaveGate = () => closeGate(null);
 
   function closeGate(session) {
@@ -18808,14 +18747,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return access.renewing;
   }
 
-  async function signIn(fields) {
-    try {
-      closeGate(await renewSession('POST', '/api/session', fields));
-    } catch (error) {
-      if (error.status !== 401) throw error;
-      complainAt(find('#sign-in-password'), error.message);
-    }
-  }
+  const signIn = async fields => closeGate(await renewSession('POST', '/api/session', fields));
 
   async function signUp({ name, password, invite }) {
     const body = { name, password };
@@ -18870,100 +18802,85 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const usedAgo = ({ used_at: used }) => h('span', {}, 'last used ', agoTime(used));
   const since = at => `since ${yearFormat(at)}`;
   const expiry = ({ expires_at: end }) => end && `good until ${yearFormat(end)}`;
-  const sharePath = name => `/api/lists/${sharedList.id}/${name}`;
   let sharedList = null;
 
-  // `act` removes an entry, and `of` is what it says it does that to; `gone` is said when it is done.
+  // What a collection shows of each thing. `act` removes it, and `of` is what it says it does that to; `gone` is said
+  // when it is done.
   const COLLECTIONS = {
-    session: {
-      path: () => '/api/sessions',
-      entry: session => ({
-        name: session.device,
-        mark: session.current && 'this one',
-        notes: [usedAgo(session), since(session.created_at)],
-        act: 'Sign out',
-        of: session.current ? 'here' : session.device,
-        gone: `${session.device}: signed out.`,
-      }),
-    },
-    token: {
-      path: () => '/api/tokens',
-      entry: token => ({
-        name: token.name,
-        mark: token.read_only ? 'reads' : 'reads and changes',
-        notes: [isUsed(token) ? usedAgo(token) : madeAgo(token), expiry(token)],
-        act: 'Revoke',
-        of: `the token ${token.name}`,
-        gone: `${token.name} is revoked.`,
-      }),
-      secret: ({ name, token }) =>
-        [`The token ${name}`, token, 'This is the token. Copy it now: it is not shown again.'],
-    },
-    invite: {
-      path: () => '/api/invites',
-      entry: invite => ({
-        name: 'Invitation',
-        notes: [madeAgo(invite), expiry(invite)],
-        act: 'Revoke',
-        of: `the invitation made ${timeAgo(invite.created_at)}`,
-        gone: 'The invitation is revoked.',
-      }),
-      secret: ({ link }) =>
-        ['The invitation link', addressHere(link), 'Send this link to one person. Copy it now: it is not shown again.'],
-    },
-    template: {
-      path: () => '/api/templates',
-      entry: template => ({
-        name: template.title,
-        notes: [todosText(template.todos.length), madeAgo(template)],
-        choice: button('button', action(() => useTemplate(template)), 'New list', hiddenWords(` of ${template.title}`)),
-        act: 'Delete',
-        of: `the template ${template.title}`,
-        gone: `The template ${template.title} is deleted.`,
-      }),
-    },
-    member: {
-      path: () => sharePath('members'),
-      entry: ({ name, role, since: at }) => ({
-        name,
-        mark: role === 'owner' && 'owner',
-        notes: [role !== 'owner' && since(at)],
-        choice: role !== 'owner' && roleChoice(name, role),
-        act: role !== 'owner' && 'Remove',
-        of: name,
-        gone: `${name} can’t see this list any more.`,
-      }),
-    },
-    link: {
-      path: () => sharePath('links'),
-      entry: link => ({
-        name: 'Link',
-        notes: [madeAgo(link), isUsed(link) && usedAgo(link)],
-        act: 'Revoke',
-        of: `the link made ${timeAgo(link.created_at)}`,
-        gone: 'The link is revoked.',
-      }),
-      secret: ({ link }) =>
-        ['The link to read this list', addressHere(link), 'Copy the link now: it is not shown again.'],
-    },
+    session: session => ({
+      name: session.device,
+      mark: session.current && 'this one',
+      notes: [usedAgo(session), since(session.created_at)],
+      act: 'Sign out',
+      of: session.current ? 'here' : session.device,
+      gone: `${session.device}: signed out.`,
+    }),
+    token: token => ({
+      name: token.name,
+      mark: token.read_only ? 'reads' : 'reads and changes',
+      notes: [isUsed(token) ? usedAgo(token) : madeAgo(token), expiry(token)],
+      act: 'Revoke',
+      of: `the token ${token.name}`,
+      gone: `${token.name} is revoked.`,
+    }),
+    invite: invite => ({
+      name: 'Invitation',
+      notes: [madeAgo(invite), expiry(invite)],
+      act: 'Revoke',
+      of: `the invitation made ${timeAgo(invite.created_at)}`,
+      gone: 'The invitation is revoked.',
+    }),
+    template: template => ({
+      name: template.title,
+      notes: [todosText(template.todos.length), madeAgo(template)],
+      choice: button('button', action(() => useTemplate(template)), 'New list', hiddenWords(` of ${template.title}`)),
+      act: 'Delete',
+      of: `the template ${template.title}`,
+      gone: `The template ${template.title} is deleted.`,
+    }),
+    member: ({ name, role, since: at }) => ({
+      name,
+      ...(role === 'owner' ? { mark: role } : { notes: [since(at)], choice: roleChoice(name, role), act: 'Remove' }),
+      of: name,
+      gone: `${name} can’t see this list any more.`,
+    }),
+    link: link => ({
+      name: 'Link',
+      notes: [madeAgo(link), isUsed(link) && usedAgo(link)],
+      act: 'Revoke',
+      of: `the link made ${timeAgo(link.created_at)}`,
+      gone: 'The link is revoked.',
+    }),
   };
 
+  // What is shown once: its label, the secret, and words.
+  const SECRETS = {
+    token: ({ name, token }) =>
+      [`The token ${name}`, token, 'This is the token. Copy it now: it is not shown again.'],
+    invite: ({ link }) =>
+      ['The invitation link', addressHere(link), 'Send this link to one person. Copy it now: it is not shown again.'],
+    link: ({ link }) => ['The link to read this list', addressHere(link), 'Copy the link now: it is not shown again.'],
+  };
+
+  const entriesPath = kind => `/api/${['member', 'link'].includes(kind) ? `lists/${sharedList.id}/` : ''}${kind}s`;
+  const entryPath = (kind, { id, name }) => `${entriesPath(kind)}/${encodeURIComponent(id ?? name)}`;
+
+  function lineView(kind, key, name, notes, ...controls) {
+    const words = h('div.words', {}, h('span.entry-name', { dir: 'auto' }, name), h('span.soft', {}, notes));
+    return h(`li${kind}.entry.row.wrap`, { key, 'data-id': key }, words, controls);
+  }
+
   function entryView(kind, thing) {
-    const { name, mark, notes, choice, act, of, gone } = COLLECTIONS[kind].entry(thing);
+    const { name, mark, notes = [], choice, act, of, gone } = COLLECTIONS[kind](thing);
     const texts = notes.filter(Boolean).flatMap((note, index) => (index ? [' · ', note] : [note]));
-    const remove = node => removeEntry(kind, thing, gone, node.closest('li'));
-    const properties = { ...action(remove), 'aria-label': `${act} ${of}` };
-    return h('li.entry.row.wrap', { key: thing.id ?? name },
-      h('div.words', {},
-        h('span.entry-name', { dir: 'auto' }, name, mark && [' ', h('span.chip', {}, mark)]),
-        h('span.soft', {}, texts)),
-      choice,
-      act && button('button', properties, act));
+    const remove = { ...action((value, node) => removeEntry(kind, thing, gone, node)), 'aria-label': `${act} ${of}` };
+    return lineView('', thing.id ?? name, [name, mark && [' ', h('span.chip', {}, mark)]], texts,
+      choice, act && button('button', remove, act));
   }
 
   async function loadEntries(kind) {
     try {
-      state.collections[kind] = await getJson(COLLECTIONS[kind].path());
+      state.collections[kind] = await getJson(entriesPath(kind));
       render();
     } catch (error) {
       say(find(`.${kind}-entries`), expected(error).message, 'bad');
@@ -18976,13 +18893,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     Object.keys(COLLECTIONS).filter(isShown).forEach(loadEntries);
   }
 
-  const entryPath = (kind, { id, name }) => `${COLLECTIONS[kind].path()}/${encodeURIComponent(id ?? name)}`;
-
   // The focus goes to the neighbour, from where the next one can be removed just as well.
-  function removeEntry(kind, thing, gone, row) {
-    if (thing.current) return inDialog(row, () => endSession('/api/session'));
-    return inDialog(row, async () => {
-      const dialog = row.closest('dialog');
+  function removeEntry(kind, thing, gone, node) {
+    if (thing.current) return inDialog(node, () => endSession('/api/session'));
+    return inDialog(node, async () => {
+      const [row, dialog] = [node.closest('li'), node.closest('dialog')];
       const next = row.nextElementSibling ?? row.previousElementSibling;
       await send('DELETE', entryPath(kind, thing)).catch(error => {
         if (error.status !== 404) throw error;
@@ -18995,9 +18910,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   async function makeEntry(kind, body = {}) {
-    const response = await send('POST', COLLECTIONS[kind].path(), { body });
+    const response = await send('POST', entriesPath(kind), { body });
     const thing = await response.json();
-    const [label, text, words] = COLLECTIONS[kind].secret(thing);
+    const [label, text, words] = SECRETS[kind](thing);
     state.collections[kind] = [thing, ...(state.collections[kind] ?? [])];
     state.secret = { kind, label, text, words };
     paint();
@@ -19018,7 +18933,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // The server's own address can differ from the one the browser uses, so only its tail is used.
   const addressHere = link => new URL(new URL(link).hash, location.href).href;
 
-  async function copy(node) {
+  async function copy(value, node) {
     const field = node.previousSibling;
     field.select();
     try {
@@ -19052,21 +18967,18 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       say(dialog, (await act()) ?? '');
     } catch (error) {
       say(dialog, expected(error).message, 'bad');
+      paint(); // a choice that was refused is taken back
     }
   }
 
   // ---- Account -----------------------------------------------------------------------------------------
 
-  async function makeToken({ name, may, days }) {
-    await makeEntry('token', { name: oneLine(name), read_only: may === 'read', days: Number(days) });
-    find('.token-form').reset();
-  }
+  const makeToken = ({ name, may, days }) =>
+    makeEntry('token', { name: oneLine(name), read_only: may === 'read', days: Number(days) });
 
   async function changePassword({ password, new_password }) {
     await renewSession('PATCH', '/api/user', { password, new_password });
-    find('.password-form').reset();
-    paint();
-    say(find('.account'), 'The password is changed. All other devices are signed out.');
+    return 'The password is changed. All other devices are signed out.';
   }
 
   async function deleteAccount({ password }) {
@@ -19098,35 +19010,22 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function roleChoice(name, role) {
-    const properties = { ...action(field => changeRole(name, field)), 'aria-label': `What ${name} can do` };
+    const acts = action((chosen, field) => inDialog(field, () => putMember(name, chosen)));
     const options = Object.entries(ROLES).map(([value, words]) => option(value, `can ${words}`, value === role));
-    return h('select.role.control', properties, options);
+    return h('select.role.control', { ...acts, 'aria-label': `What ${name} can do` }, options);
   }
 
-  const putMember = (name, role) => send('PUT', entryPath('member', { name }), { body: { role } });
-
-  function changeRole(name, field) {
-    const role = field.value;
-    return inDialog(field, async () => {
-      try {
-        await putMember(name, role);
-      } catch (error) {
-        field.value = Object.keys(ROLES).find(other => other !== role);
-        throw error;
-      }
-      state.collections.member.find(member => member.name === name).role = role;
-      return `${name} can ${ROLES[role]} now.`;
-    });
+  async function putMember(name, role) {
+    await send('PUT', entryPath('member', { name }), { body: { role } });
+    await loadEntries('member');
+    want('counts');
+    return `${name} can ${ROLES[role]} now.`;
   }
 
   async function addMember({ name, role }) {
-    const who = name.trim();
-    await putMember(who, role);
-    find('.member-form').reset();
+    const words = await putMember(name.trim(), role);
     find('#member-name').focus();
-    await loadEntries('member');
-    say(find('.share'), `${who} can ${ROLES[role]} now.`);
-    want('counts');
+    return words;
   }
 
   // ---- Live changes ------------------------------------------------------------------------------------
@@ -19307,39 +19206,42 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const hasOwnUndo = field =>
     typedIn.has(field) && field.matches(TEXT_FIELD) && !field.matches('select, [type=date], [type=time]');
 
-  // The functions that `data-action` names: they get the element, or a form's fields.
+  // The functions that `data-action` names. They get the value of the element, or a form's fields, then the element
+  // and the event.
   const ACTIONS = {
-    addReminder, addReminderAt, archiveList, chooseColour, deleteFilter, renameFilter,
-    saveFilter, saveTemplate,
-    makeEntry: node => inDialog(node, () => makeEntry(node.dataset.value)),
-    signOut: node => inDialog(node, () => endSession(node.dataset.value)),
-    openDialog: ({ dataset }) => openDialog(dataset.value),
-    answer: () => find('.confirm').close('yes'),
-    moveListBy: ({ dataset }) => moveListBy(currentList(), Number(dataset.step)),
-    addMember, assignSelected, changePassword, changeUser, chooseSort, clearCompleted, completeSelected, dateSelected,
-    deleteSelected, endSelection, moveSelected, tagSelected, clearSearch, closeDetail, closeDialog,
-    closeDrawer, copy, deleteAccount, deleteList, emptyTrash, focusStart, hideToast, leaveGate, leaveList, loadMore,
-    makeToken, openDrawer, openHelp, openSharing, choosePriority, endSeries,
-    quickDue, sayComment, signIn, signUp, skipOpen, startNewList, switchForm, toggleAll,
-    toggleDone, toggleOptions, visitPlace, wakeRetry,
-    showPassword: node => showPassword(node),
+    addMember, addReminder, addReminderAt, archiveList, assignSelected, changePassword, changeUser, chooseColour,
+    chooseSort, clearCompleted, clearSearch, closeDetail, closeDrawer, completeSelected, copy, dateSelected,
+    deleteAccount, deleteFilter, deleteList, deleteSelected, emptyTrash, endSelection, focusStart, hideToast, leaveGate,
+    leaveList, loadMore, makeToken, moveSelected, openDialog, openDrawer, openHelp, openSharing, quickDue, removeTag,
+    renameFilter, saveFilter, saveTemplate, sayComment, signIn, signUp, skipOpen, startNewList,
+    tagSelected, toggleAll, toggleDone, toggleOptions, toggleTag, visitPlace, wakeRetry,
+    answer: ({ name }) => find('.confirm').close(oneLine(name) || 'yes'),
+    closeDialog: (value, node) => node.closest('dialog').close(node.value),
+    makeEntry: (kind, node) => inDialog(node, () => makeEntry(kind)),
+    signOut: (path, node) => inDialog(node, () => endSession(path)),
+    moveListBy: step => moveListBy(currentList(), Number(step)),
+    showPassword: (value, node) => showPassword(node),
+    switchForm: () => showGate(gate.session, !gate.isSignUp),
     startRename: () => startEdit('lists', currentList()),
     loadAgain: () => sync({ moved: true }),
     moreHistory: () => loadHistory(state.nextHistory),
-    toggleTag: ({ dataset }) => toggleTag(dataset.value),
-    removeTag: ({ dataset }) => removeTag(dataset.value),
-    toggleRow: node => toggleTodo(itemOf(node)),
-    openRow: node => openDetail(itemOf(node)),
-    deleteRow: node => deleteTodo(itemOf(node)),
+    toggleRow: (value, node) => toggleTodo(itemOf(node)),
+    openRow: (value, node) => openDetail(itemOf(node)),
+    deleteRow: (value, node) => deleteTodo(itemOf(node)),
     deleteOpen: () => deleteTodo(state.open),
     nestOpen: () => nestTodo(itemById(state.open.id), { offersUndo: true }),
     liftOpen: () => liftTodo(state.open, { isTop: true, offersUndo: true }),
-    chooseAssignee: ({ value }) => choose(state.open, 'assignee', value || null),
-    chooseList: ({ value }) => moveToList(state.open, value),
-    chooseSingleKeys: ({ checked }) => remember('single-keys', checked),
+    chooseAssignee: name => choose(state.open, 'assignee', name || null),
+    chooseList: list => moveToList(state.open, list),
+    choosePriority: level => choose(state.open, 'priority', Number(level)),
+    chooseSingleKeys: isChosen => remember('single-keys', isChosen),
+    endSeries: (value, node) => chooseIn(node.closest('fieldset'), null),
   };
 
-  const act = (node, event) => (node.act ?? ACTIONS[node.dataset.action])(node, event);
+  function act(node, event) {
+    const chosen = node.type === 'checkbox' ? node.checked : node.matches('input, select') ? node.value : undefined;
+    return (node.act ?? ACTIONS[node.dataset.action])(node.dataset.value ?? chosen, node, event);
+  }
 
   // A click on a title opens its details, a double click edits it. Where opening would move the row, a click of a
   // mouse waits for a second one; with a finger, double clicks are unreliable, and the details can be edited.
@@ -19371,7 +19273,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     (event.shiftKey ? selectTo : toggleSelected)(itemOf(row));
   }
 
-  // The page's listeners: kind of event, selector, and what is done with the element.
+  // The page's listeners: kinds of events, selector (or none), and what is done with the element.
   const EVENTS = [
     ['click', '[data-action]:not(input, select, form)', act],
     ['change', ':is(input, select)[data-action]', act],
@@ -19389,11 +19291,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ['focusout', '.edit, .rename-list', field => endInPlace(field)],
     ['focusout', '.new-list', field => field.hidden || createList()],
     ['focusout', 'fieldset[data-field]', (field, event) => field.contains(event.relatedTarget) || saveField(field)],
-    ['paste', '.new-todo', takeLines],
-    ['drop', '.new-todo', takeLines],
+    ['paste drop', '.new-todo', takeLines],
     ['dragstart', '.place[data-id]', ({ dataset }) => (draggedList = dataset.id)],
-    ['dragover', '.place[data-id]', dragListOver],
-    ['drop', '.place[data-id]', dragListOver],
+    ['dragover drop', '.place[data-id]', dragListOver],
     ['dragend', '*', endListDrag],
     ['input', '.composer :is(input, select)', (field, event) => event.isComposing || readTitleSoon()],
     ['compositionend', '.new-todo', () => readTitleSoon()],
@@ -19417,19 +19317,26 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ['keydown', '*', pressKey],
     ['contentvisibilityautostatechange', '.chunk', moveChunk],
     ['input', '*', field => typedIn.add(field)],
+    ['input', '*', () => (lastTyped = Date.now())],
     // A press, a key, or an entry may change what has to outlive the page.
-    ['input', '*', stashSoon],
-    ['keydown', '*', stashSoon],
-    ['click', '*', stashSoon],
+    ['input keydown click', '*', stashSoon],
     ['pointerdown', '*', () => (press.until = Date.now() + PRESS_PATIENCE)],
-    ['pointerup', '*', endPress],
-    ['pointercancel', '*', endPress],
-  ];
+    ['pointerup pointercancel', '*', endPress],
+    // Of the window and the document.
+    ['hashchange', null, hashChanged],
+    ['popstate', null, historyMoved],
+    ['online', null, wake],
+    ['beforeprint afterprint', null, notePrinting],
+    ['pagehide', null, leavePage],
+    ['pageshow', null, returnToPage],
+    ['beforeunload', null, (page, event) => mayLose() && event.preventDefault()],
+    ['visibilitychange', null, noteVisibility],
+  ].flatMap(([kinds, ...row]) => kinds.split(' ').map(kind => [kind, ...row]));
 
   function dispatch(event) {
-    if (!(event.target instanceof Element)) return;
     for (const [kind, selector, handle] of EVENTS) {
-      const node = kind === event.type && event.target.closest(selector);
+      if (kind !== event.type) continue;
+      const node = selector ? event.target.closest?.(selector) : event.target;
       if (node) handle(node, event);
     }
   }
@@ -19444,7 +19351,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // Keys, where they work, what they do (false leaves the key to the browser), and words for the help.
   const KEYS = [
     [['n'], FREE, focusStart, 'New to-do'],
-    [['/'], FREE, () => find('.search').focus(), 'Search'],
+    [['/'], FREE, focusSearch, 'Search'],
     [['1', '2', '3'], FREE, (node, key) => goTo({ show: SHOWS[key] }), 'All, active, completed'],
     [['Enter'], '.new-todo, .new-due, .new-tags', createTodo],
     [['ArrowDown'], '.new-todo', () => focusIn(find('.todo-list li'))],
@@ -19455,7 +19362,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     [['Space'], ROW, () => false, 'Complete the to-do'],
     [['Enter'], '.todo-list .toggle', node => openDetail(itemOf(node)), 'Its details'],
     [['F2'], ROW, node => startEdit('todos', itemOf(node)), 'Edit its title, as a double-click does'],
-    [['Delete'], ROW, deleteByKey, 'Move it to the trash'],
+    [['Delete'], ROW, node => (state.selected.size ? deleteSelected() : deleteTodo(itemOf(node))),
+      'Move it to the trash'],
     [['Alt+ArrowUp', 'Alt+ArrowDown'], ROW, moveByKey, 'Move it up or down'],
     [['Alt+ArrowRight', 'Alt+ArrowLeft'], ROW, nestByKey, 'Make it a subtask of the to-do above, or undo that'],
     [['ArrowRight', 'ArrowLeft'], ROW, branchByKey, 'Show or hide its subtasks'],
@@ -19512,11 +19420,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }
   }
 
-  function deleteByKey(node) {
-    if (state.selected.size) deleteSelected();
-    else deleteTodo(itemOf(node));
-  }
-
   function takeBackByKey(node, turn) {
     if (hasOwnUndo(node)) return false;
     saveDetails();
@@ -19546,7 +19449,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (state.drag) endDrag();
     else if (state.hasDrawer) closeDrawer();
     else if (state.selected.size) endSelection();
-    else if (node.matches('.search')) leaveSearch();
+    else if (node.matches('.search')) endSearch(focusStart, { replace: true });
     else if (state.open && !node.matches('.new-todo')) closeDetail();
     else return false;
     return true;
@@ -19612,6 +19515,27 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }
   }
 
+  // A page that "back" restores from the browser's memory may belong to another user by now.
+  function returnToPage(page, { persisted }) {
+    if (!persisted) return;
+    holdStash();
+    wake();
+  }
+
+  function noteVisibility() {
+    if (document.hidden) saveDetails();
+    else wake();
+    stash();
+  }
+
+  function notePrinting(page, { type }) {
+    state.isPrinting = type === 'beforeprint';
+    paint();
+  }
+
+  // Leaving loses data only if a change can't be sent now, or a draft can't be kept.
+  const mayLose = () => ((state.away || gate.resolve) && queue.jobs.length > 0) || !stash();
+
   function wake() {
     wakeRetry();
     followClock();
@@ -19623,33 +19547,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function listen() {
-    for (const kind of new Set(EVENTS.map(([name]) => name))) document.addEventListener(kind, dispatch, true);
-    addEventListener('hashchange', hashChanged);
-    addEventListener('popstate', historyMoved);
-    addEventListener('online', wake);
-    addEventListener('input', () => (lastTyped = Date.now()), true);
-    for (const kind of ['beforeprint', 'afterprint']) {
-      addEventListener(kind, () => {
-        state.isPrinting = kind === 'beforeprint';
-        paint();
-      });
-    }
-    addEventListener('pagehide', leavePage);
-    addEventListener('pageshow', event => {
-      // A page that "back" restores from the browser's memory may belong to another user by now.
-      if (!event.persisted) return;
-      holdStash();
-      wake();
-    });
-    addEventListener('beforeunload', event => {
-      // Leaving loses data only if a change can't be sent now, or a draft can't be kept.
-      if (((state.away || gate.resolve) && queue.jobs.length) || !stash()) event.preventDefault();
-    });
-    document.addEventListener('visibilitychange', () => {
-      if (document.hidden) saveDetails();
-      else wake();
-      stash();
-    });
+    for (const kind of new Set(EVENTS.map(([name]) => name))) addEventListener(kind, dispatch, true);
     narrowScreen.addEventListener('change', () => (state.hasDrawer ? closeDrawer() : settleLayout()));
     coveringDetail.addEventListener('change', settleLayout);
     // Elements fixed to the top of the window begin below the banner.
@@ -19694,7 +19592,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function start() {
     listen();
     navigator.serviceWorker?.register(`${root}/worker.js`).catch(() => {}); // some windows forbid it
-    findAll('input[type=password]').forEach(addShowButton);
     holdStash();
     if (!location.hash) history.replaceState(null, '', placeOf({}));
     state.view = parseHash(todoOf(location.hash) ? '' : location.hash);
