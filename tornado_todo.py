@@ -12409,6 +12409,9 @@ PAGE_HTML = r"""<!DOCTYPE html>
 {% set choose = lambda id, label, attributes, choices=dict(), kind='': (
   '<div class="field %s"><label for="%s">%s</label><select id="%s" %s>%s</select></div>'
   % (kind, id, label, id, attributes, options(choices))) %}
+{% set fieldset = lambda legend, more='class="field"': '<fieldset %s><legend>%s</legend>' % (more, legend) %}
+{% set segments = lambda more, attributes, choices: '<div %s>%s</div>' % (more, ''.join(
+  '<label><input %s value="%s"><span>%s</span></label>' % (attributes, *choice) for choice in choices.items())) %}
 {% set plain = 'type="text" autocomplete="off" dir="auto"' %}
 {% set user_name = ('name="name" type="text" autocapitalize="none" spellcheck="false" dir="auto" maxlength="64"'
                     ' required ') %}
@@ -12651,8 +12654,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
           <textarea id="detail-notes" class="detail-notes" data-field="notes" rows="4" maxlength="20000" dir="auto"
                     placeholder="Anything worth remembering"></textarea></div></div>
       {% for name, legend, time in (('due', 'Due', 'detail-time'), ('start', 'Start', 'detail-start-time')) %}
-      <fieldset class="field" data-field="{{ name }}">
-        <legend>{{ legend }}</legend>
+      {% raw fieldset(legend, 'class="field" data-field="%s"' % name) %}
         {% if name == 'due' %}
         <div class="quick-due row wrap">
           {% for days, words in ((0, 'Today'), (1, 'Tomorrow'), (7, 'In a week')) %}
@@ -12666,8 +12668,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
         </div>
       </fieldset>
       {% end %}
-      <fieldset class="field repeat-field" data-field="repeat">
-        <legend>Repeat</legend>
+      {% raw fieldset('Repeat', 'class="field repeat-field" data-field="repeat"') %}
         <p class="repeat-words soft" dir="auto"></p>
         <div class="field-row row wrap">
           {% raw select('repeat-unit', 'Repeat', {
@@ -12677,11 +12678,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
             <span class="repeat-units"></span></label>
           {% raw select('repeat-on', 'On') %}
         </div>
-        <div class="repeat-days segments" role="group" aria-label="On">
-          {% for day in 'MO TU WE TH FR SA SU'.split() %}
-          <label><input type="checkbox" value="{{ day }}"><span></span></label>
-          {% end %}
-        </div>
+        {% raw segments('class="repeat-days segments" role="group" aria-label="On"', 'type="checkbox"',
+                        dict.fromkeys('MO TU WE TH FR SA SU'.split(), '')) %}
         <div class="repeat-rest field-row row wrap">
           {% raw select('repeat-end', 'Ends', {'': 'Without end', 'COUNT': 'Number of times',
                                                'UNTIL': 'Until a day'}) %}
@@ -12694,8 +12692,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
           <button class="button" data-action="endSeries">End the series</button>
         </div>
       </fieldset>
-      <fieldset class="field">
-        <legend>Reminders</legend>
+      {% raw fieldset('Reminders') %}
         <div class="reminders row wrap"></div>
         {% raw select('new-reminder control', 'Add a reminder', more='data-action="addReminder"') %}
         <div class="row wrap">
@@ -12703,15 +12700,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
           <button class="button" data-action="addReminderAt">Add this time</button>
         </div>
       </fieldset>
-      <fieldset class="field">
-        <legend>Priority</legend>
-        <div class="priorities segments">
-          {% for value, name in priorities.items() %}
-          <label><input type="radio" name="priority" value="{{ value }}"
-            data-action="choosePriority"><span>{{ name }}</span></label>
-          {% end %}
-        </div>
-      </fieldset>
+      {% raw fieldset('Priority') + segments('class="priorities segments"',
+        'type="radio" name="priority" data-action="choosePriority"', priorities) %}</fieldset>
       <div class="field"><label for="detail-tag">Tags</label>
         <div class="tag-editor row wrap">
           <span class="detail-tags row wrap"></span>
@@ -12859,8 +12849,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 </dialog>
 
 {% raw dialog('list-options') %}
-  <fieldset class="field">
-    <legend>Colour</legend>
+  {% raw fieldset('Colour') %}
     <div class="colours row wrap">
       {% for name in ('none', *colours) %}
       <input type="radio" name="colour" value="{{ name }}" data-colour="{{ name }}" data-action="chooseColour"
@@ -14489,6 +14478,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // What a control does: a function of ACTIONS by its name, with the value that it gets, or any function.
   const action = (what, value = null) =>
     typeof what === 'string' ? { 'data-action': what, 'data-value': value } : { 'data-action': '', act: what };
+  // A button of which screen readers read more than its text.
+  const labelled = (name, label, act, ...children) =>
+    button(name, { 'aria-label': label, ...action(act) }, ...children);
   const keyOf = view => view?.properties?.key;
 
   function isViewOf(view, node) {
@@ -15703,10 +15695,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // Observing again reports at once, so a page too short to push the mark out of sight doesn't end loading.
   function watchForMore() {
-    for (const more of findAll('.more')) {
-      moreWatcher.unobserve(more);
-      moreWatcher.observe(more);
-    }
+    moreWatcher.unobserve(find('.more'));
+    moreWatcher.observe(find('.more'));
   }
 
   // The further the user scrolls, the more is loaded at a time, so that the end of a long list is in reach.
@@ -15946,7 +15936,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       { '.bad': tone === 'bad', role: tone === 'bad' ? 'alert' : null }, // the region is polite; errors may interrupt
       h('span.toast-text', { dir: 'auto' }, text),
       act && button('toast-action', action(actAndHide), label),
-      button('icon-button.toast-close', { ...action('hideToast'), 'aria-label': 'Close this message' }, icon('close')),
+      labelled('icon-button.toast-close', 'Close this message', 'hideToast', icon('close')),
     );
     find('.toasts').append(create(toast));
     hideToastLater();
@@ -16680,8 +16670,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function parentMark(title, id) {
-    const acts = { 'aria-label': `Subtask of ${title}`, ...action(() => openById(id)) };
-    return button('mark.row.parent', acts, icon('parent'), h('span.place-name', { dir: 'auto' }, title));
+    const words = h('span.place-name', { dir: 'auto' }, title);
+    return labelled('mark.row.parent', `Subtask of ${title}`, () => openById(id), icon('parent'), words);
   }
 
   function marksOf(item) {
@@ -17959,15 +17949,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const { id, title, deleted_at: at } = item;
     const list = listById(item.list);
     const where = kind === 'lists' ? 'List' : (list?.title ?? 'a deleted list');
-    const restore = { ...action(() => restoreFromTrash(kind, item)), 'aria-label': `Restore ${title}` };
-    const purge = { ...action(() => purgeTodo(item)), 'aria-label': `Delete ${title} for good` };
     const isFixed = kind === 'todos' && isLocked(item);
     // A deleted list can only be restored; the server removes it automatically later. To-dos in
     // another user's list can be deleted for good only by its owner.
     const isOwn = kind === 'todos' && !isOthers(list);
     return lineView('.trash-row', id, title, [`${where} · deleted `, agoTime(at)],
-      !isFixed && button('button.restore', restore, icon('restore'), 'Restore'),
-      !isFixed && isOwn && button('icon-button.purge', purge, icon('trash')));
+      !isFixed && labelled('button.restore', `Restore ${title}`, () => restoreFromTrash(kind, item), icon('restore'),
+        'Restore'),
+      !isFixed && isOwn &&
+        labelled('icon-button.purge', `Delete ${title} for good`, () => purgeTodo(item), icon('trash')));
   }
 
   function trashView() {
@@ -18382,12 +18372,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function historyEntry(change) {
     const who = whoDid(change);
     const what = change.problem ?? (who ? `${who} ${changeSentence(change)}` : describeChange(change));
-    const undoes = action(() => undo({ words: what, batch: change.batch }));
+    const undoIt = () => undo({ words: what, batch: change.batch });
     return h('li.history-entry', { key: change.revision },
       h('span.history-what', { dir: 'auto' }, what),
       change.at && h('span.row.apart.soft', {},
         h('time', { dateTime: change.at, title: fullFormat(change.at) }, clockFormat(change.at)),
-        !isLocked(state.open) && button('link', { ...undoes, 'aria-label': `Undo: ${what}` }, 'Undo')));
+        !isLocked(state.open) && labelled('link', `Undo: ${what}`, undoIt, 'Undo')));
   }
 
   function historyView() {
@@ -18451,8 +18441,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return h('li', { key: id },
       h('div.row.wrap.soft', {},
         h('strong', { dir: 'auto' }, author ?? 'Somebody'), agoTime(at), edited && !deleted && 'edited',
-        isMine && button('link', { ...action(() => editComment(id, text)), 'aria-label': `Edit: ${text}` }, 'Edit'),
-        mayRemove && button('link', { ...action(() => removeComment(id)), 'aria-label': `Delete: ${text}` }, 'Delete')),
+        isMine && labelled('link', `Edit: ${text}`, () => editComment(id, text), 'Edit'),
+        mayRemove && labelled('link', `Delete: ${text}`, () => removeComment(id), 'Delete')),
       deleted ? h('em.soft', {}, 'This comment was deleted.')
         : h('div.comment-text', { dir: 'auto' }, formed(text, LINKS)));
   }
@@ -18873,9 +18863,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function entryView(kind, thing) {
     const { name, mark, notes = [], choice, act, of, gone } = COLLECTIONS[kind](thing);
     const texts = notes.filter(Boolean).flatMap((note, index) => (index ? [' · ', note] : [note]));
-    const remove = { ...action((value, node) => removeEntry(kind, thing, gone, node)), 'aria-label': `${act} ${of}` };
+    const remove = (value, node) => removeEntry(kind, thing, gone, node);
     return lineView('', thing.id ?? name, [name, mark && [' ', h('span.chip', {}, mark)]], texts,
-      choice, act && button('button', remove, act));
+      choice, act && labelled('button', `${act} ${of}`, remove, act));
   }
 
   async function loadEntries(kind) {
