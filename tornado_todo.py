@@ -12835,7 +12835,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 
 <dialog class="dispute" aria-labelledby="dispute-title" aria-describedby="dispute-text">
   <h2 id="dispute-title" tabindex="-1">Two versions</h2>
-  <p id="dispute-text" class="confirm-text soft"></p>
+  <p id="dispute-text" class="soft"></p>
   <div class="field-row row wrap">
     {% for name, title, keep in (('mine', 'Yours', 'Keep yours'), ('theirs', 'The other', 'Keep the other')) %}
     <section class="version {{ name }} stack" aria-labelledby="version-{{ name }}">
