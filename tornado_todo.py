@@ -9572,12 +9572,7 @@ class Authenticator:
     """Identifies the caller: by `get_user`, a token, a session, or as the user of this machine."""
 
     def __init__(
-        self,
-        config: Config,
-        get_user: GetUser | None,
-        services: "Services",
-        cookies: SessionCookies,
-        origins: Origins,
+        self, config: Config, get_user: GetUser | None, services: "Services", cookies: SessionCookies, origins: Origins
     ):
         self._auth, self._get_user, self._origins = config.auth, get_user, origins
         self._store, self._accounts, self._cookies = services.todos.store, services.accounts, cookies
@@ -9796,10 +9791,14 @@ class Parameter(NamedTuple):
     @property
     def read(self) -> Callable[[str], Any]:
         """The function that reads a text, and raises ValueError or TodoError for an invalid one."""
-        if not self.reader and self.schema.get("type") == "integer":
+        if self.reader:
+            return self.reader
+        if self.schema.get("type") == "integer":
             bounds = self.schema.get("minimum", 0), self.schema.get("maximum", 2**63 - 1)
             return functools.partial(read_whole_number, *bounds)
-        return self.reader or (read_boolean if self.schema.get("type") == "boolean" else str)
+        if "enum" in self.schema:
+            return functools.partial(one_of, self.schema["enum"])
+        return read_boolean if self.schema.get("type") == "boolean" else str
 
 
 class Fields(NamedTuple):
@@ -9820,12 +9819,15 @@ class Fields(NamedTuple):
         return read_fields(value, self.struct, self.required)
 
 
-class JSONBody(NamedTuple):
-    """Any JSON; the argument is its bytes."""
+class Bytes(NamedTuple):
+    """Any body, or any JSON; the argument is its bytes."""
+
+    is_json: bool = False
 
     def read(self, body: bytes) -> bytes:
         """The argument. Raises Malformed."""
-        parse_json(body)
+        if self.is_json:
+            parse_json(body)
         return body
 
 
@@ -9837,13 +9839,12 @@ class Operation(NamedTuple):
     read_path: tuple[Callable[[str], Any], ...]
     read_query: Callable[[str], Mapping[str, Any]]
     headers: tuple[tuple[str, str], ...]  # keywords, and their headers
-    body: Fields | JSONBody | None
-    takes_body: bool
+    body: Fields | Bytes | None
     statuses: tuple[int, ...]  # of success; the first is the default
     result: Any  # the type of the value that is sent, or None
 
 
-def marker(annotation: Any, kind: type) -> Any:
+def marker(annotation: Any, kind: type | tuple[type, ...]) -> Any:
     """The metadata of a kind in an `Annotated[...]`, or None."""
     return next((each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, kind)), None)
 
@@ -9859,14 +9860,14 @@ def value_type(annotation: Any) -> Any:
 def declared_parameters(function: Callable[..., Any]) -> Iterator[tuple[str, str, Parameter]]:
     """The source (path, query or header), name and declaration of each argument of a handler's method."""
     for each in inspect.signature(function).parameters.values():
+        hints = {each.name: each.annotation} if each.name not in ("self", "body") else {}
         if each.kind is each.VAR_KEYWORD:  # **filters: Unpack[Filters]
             hints = get_type_hints(get_args(each.annotation)[0], include_extras=True)
-            yield from (("query", name, marker(hint, Parameter)) for name, hint in hints.items())
-        elif each.name not in ("self", "body"):
-            kind = "boolean" if each.annotation is bool else "integer" if each.annotation is int else "string"
-            parameter = marker(each.annotation, Parameter) or Parameter("", {"type": kind})
-            place = "query" if each.kind is each.KEYWORD_ONLY else "path"
-            yield "header" if parameter.header else place, each.name, parameter
+        place = "path" if each.kind is each.POSITIONAL_OR_KEYWORD else "query"
+        for name, hint in hints.items():
+            kind = "boolean" if hint is bool else "integer" if hint is int else "string"
+            parameter = marker(hint, Parameter) or Parameter("", {"type": kind})
+            yield "header" if parameter.header else place, name, parameter
 
 
 def operation_of(function: Callable[..., Awaitable[Any]]) -> Operation:
@@ -9882,8 +9883,7 @@ def operation_of(function: Callable[..., Awaitable[Any]]) -> Operation:
         tuple(parameter.read for place, _, parameter in parameters if place == "path"),
         functools.lru_cache(500)(functools.partial(read_query, readers)),  # the page sends the same queries often
         tuple((name, parameter.header.lower()) for place, name, parameter in parameters if place == "header"),
-        (marker(body.annotation, Fields) or marker(body.annotation, JSONBody)) if body else None,
-        body is not None,
+        marker(body.annotation, (Fields, Bytes)) if body else None,
         statuses or ((204,) if returned is None else (200,)),
         value_type(returned),
     )
@@ -9962,19 +9962,14 @@ class Handler:
             if name in self.request.headers:
                 keywords[keyword] = self.request.headers[name]
         if self.request.has_body:
-            self.body = await self.request.read_body(self.max_body if operation.takes_body else MAX_UNEXPECTED_BODY)
-        if operation.takes_body:
-            keywords["body"] = self._read_body(operation)
+            self.body = await self.request.read_body(self.max_body if operation.body else MAX_UNEXPECTED_BODY)
+        if operation.body:
+            if self.takes_json and (self.body or not getattr(operation.body, "optional", False)):
+                self._check_media_type()
+            keywords["body"] = operation.body.read(self.body)
         self.status = operation.statuses[0]
         result = await operation.function(self, *arguments, **keywords)
         return result if isinstance(result, Response) else await self.encode(result)
-
-    def _read_body(self, operation: Operation) -> Any:
-        if operation.body is None:
-            return self.body
-        if self.body or not getattr(operation.body, "optional", False):
-            self._check_media_type()
-        return operation.body.read(self.body)
 
     def _options(self, methods: Sequence[str]) -> Response[None]:
         allowed = ", ".join(methods)
@@ -10187,11 +10182,11 @@ def error_statuses(route: Route, method: str, operation: Operation) -> set[int]:
         401: route.handler.public is not True,
         403: route.handler.public is not True or method != "GET",
         404: bool(operation.read_path) or "list" in names or route.accounts_only,
-        408: operation.takes_body,
+        408: operation.body is not None,
         409: method != "GET",
         410: not names.isdisjoint(("after", "since", "idempotency_key")),
         412: not names.isdisjoint(("if_match", "if_none_match")),
-        413: operation.takes_body,
+        413: operation.body is not None,
         415: method not in ("GET", "HEAD") and route.handler.takes_json,
         422: isinstance(operation.body, Fields) or bool(operation.read_path) or "tz" in names,
     }
@@ -10206,7 +10201,12 @@ class OpenAPI:
         self._types: dict[Any, None] = {Problem: None}
         self._errors: set[int] = set()
         shown = [route for route in routes if route.path.startswith("/api/")]
-        paths = {route.path: self._path(route) for route in shown}
+        paths = {
+            route.path: {
+                name.lower(): self._operation(route, name, each) for name, each in route.handler.operations().items()
+            }
+            for route in shown
+        }
         _, schemas = msgspec.json.schema_components(self._types, ref_template="#/components/schemas/{name}")
         for name in schemas:
             schemas[name] |= {"additionalProperties": False} if name.endswith("Fields") else {}  # others are refused
@@ -10226,10 +10226,6 @@ class OpenAPI:
             },
         }
 
-    def _path(self, route: Route) -> dict[str, Any]:
-        known = route.handler.operations()
-        return {method.lower(): self._operation(route, method, each) for method, each in known.items()}
-
     def _operation(self, route: Route, method: str, operation: Operation) -> dict[str, Any]:
         summary, _, text = (inspect.getdoc(operation.function) or "").partition("\n")
         words = re.findall(r"\w+", route.path.removeprefix("/api"))
@@ -10246,8 +10242,8 @@ class OpenAPI:
                 **{str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(errors)},
             },
         }
-        if operation.takes_body:
-            described["requestBody"] = self._body(operation)
+        if operation.body:
+            described["requestBody"] = self._body(operation.body)
         return described
 
     @staticmethod
@@ -10261,13 +10257,10 @@ class OpenAPI:
             for place, name, parameter in operation.parameters
         ]
 
-    def _body(self, operation: Operation) -> dict[str, Any]:
-        fields = operation.body
-        if not isinstance(fields, Fields):
-            return {
-                "content": {"*/*" if fields is None else "application/json": {"schema": {}}},
-                "required": fields is not None,
-            }
+    def _body(self, fields: Fields | Bytes) -> dict[str, Any]:
+        if isinstance(fields, Bytes):
+            media_type = "application/json" if fields.is_json else "*/*"
+            return {"content": {media_type: {"schema": {}}}, "required": fields.is_json}
         schema = self._schema(fields.struct)
         schema |= {"required": list(fields.required)} if fields.required else {}
         if fields.many:
@@ -10821,8 +10814,7 @@ LinkId = Annotated[str, Parameter("a link's id", ID, EXAMPLE_ID, functools.parti
 CredentialId = Annotated[str, Parameter("the id of a session, token or invitation", ID, EXAMPLE_ID, str)]
 UserName = Annotated[str, Parameter("a user's name", example="ann")]
 DocumentName = Annotated[
-    str,
-    Parameter("1 to 200 letters, digits, dots, underscores or hyphens", TEXT, "groceries", clean_document_name),
+    str, Parameter("1 to 200 letters, digits, dots, underscores or hyphens", TEXT, "groceries", clean_document_name)
 ]
 RecordKey = Annotated[str, Parameter("1 to 200 characters that can be printed", TEXT, "greeting", clean_record_key)]
 PathText = Annotated[str, Parameter("a file")]
@@ -10860,7 +10852,6 @@ SubtasksToo = Annotated[
         "whether completing a to-do completes its open subtasks (`complete`), or not (`keep`)",
         {"type": "string", "enum": ["keep", "complete"]},
         "complete",
-        functools.partial(one_of, ("keep", "complete")),
     ),
 ]
 TimeZone = Annotated[
@@ -10917,6 +10908,14 @@ class AllFilters(Filters, total=False):
     deleted: Deleted
 
 
+class Parsing(TypedDict, total=False):
+    """How words of titles are read."""
+
+    keep: Keep
+    tz: TimeZone
+    accept_language: AcceptLanguage
+
+
 class BulkResult(msgspec.Struct, frozen=True):
     """The number of to-dos that a write changed, and the batch to undo it."""
 
@@ -10951,17 +10950,18 @@ class APIHandler(Handler):
         return cast(Value, (await self.show_all([thing]))[0])
 
     async def show_all(self, things: Sequence[Any], queries: TodoQueries | None = None) -> list[Any]:
-        """To-dos, lists, filters or templates with their URLs and the names of users."""
+        """To-dos, lists, filters or templates with their URLs, or comments, with the names of users."""
         kind = type(things[0]) if things else Todo
-        paths: dict[type, str] = {TodoList: "lists", **{each: kept.table for each, kept in KINDS_KEPT.items()}}
-        base = self.url("api", paths.get(kind, "todos"), "")
-        users = {thing.assignee for thing in things if thing.assignee} if kind is Todo else set()
+        field = "author" if kind is Comment else "assignee" if kind is Todo else ""
+        users = {getattr(thing, field) for thing in things} - {None} if field else set()
         names = await (queries or self.queries).names(users)
-        named: dict[str, dict[str, Any]] = {user_id: {"assignee": names.get(user_id)} for user_id in users}
-        replace = msgspec.structs.replace
-        return [
-            replace(thing, url=base + thing.id, **(named.get(thing.assignee, {}) if users else {})) for thing in things
-        ]
+        named: dict[str, dict[str, Any]] = {user_id: {field: names.get(user_id)} for user_id in users}
+        if users:
+            things = [msgspec.structs.replace(thing, **named.get(getattr(thing, field), {})) for thing in things]
+        if kind is Comment:
+            return [*things]
+        base = self.url("api", "todos" if kind is Todo else "lists" if kind is TodoList else KINDS_KEPT[kind].table, "")
+        return [msgspec.structs.replace(thing, url=base + thing.id) for thing in things]
 
     async def encode(self, result: Any) -> Response[Any]:
         """The response with a method's result; after a write, also with the batch to undo it."""
@@ -10972,16 +10972,15 @@ class APIHandler(Handler):
         result = BulkResult(result.batch, result.result) if isinstance(result.result, int) else result.result
         if isinstance(result, list):
             return await super().encode(await self.show_all(result))
+        if isinstance(result, TodoList):  # with its counts of to-dos
+            result = next(iter(await self.queries.described([result])), result)
+        if isinstance(result, Todo | TodoList | Kept | Comment):
+            result = await self.show(result)
         if isinstance(result, Todo | TodoList | Kept):
             self.headers["ETag"] = revision_etag(result.revision)
-            result = await self.show(result)
             if self.status == 201:
-                self.headers["Location"] = result.url
+                self.headers["Location"] = cast(str, result.url)
         return await super().encode(result)
-
-    async def described(self, written: WriteResult[TodoList]) -> WriteResult[TodoList]:
-        """The result of a write with the current list and its counts of to-dos."""
-        return written._replace(result=next(iter(await self.queries.described([written.result])), written.result))
 
     def page(self, rows: list[Value], limit: int, cursor_after: Callable[[Value], str]) -> list[Value]:
         """At most `limit` of these rows; if there are more, set the Link header of the next page (RFC 8288)."""
@@ -11044,7 +11043,7 @@ class ParsingHandler(APIHandler):
     """The base of the handlers that read words of titles."""
 
     async def parsed(
-        self, items: Sequence[Body], keep: Sequence[Any], tz: str, accept_language: str
+        self, items: Sequence[Body], keep: Sequence[Any] = (), tz: str = "", accept_language: str = ""
     ) -> list[tuple[Body, list[Span]]]:
         """For new to-dos the fields, for which titles may have words, and those parts of the titles."""
         now = (EPOCH + now_milliseconds() * MILLISECOND).astimezone(zone_named(tz or self.user.time_zone or "UTC"))
@@ -11060,11 +11059,9 @@ class ParsingHandler(APIHandler):
 class ParseHandler(ParsingHandler):
     """The words of a title."""
 
-    async def post(
-        self, body: NewTodo, *, keep: Keep = (), tz: TimeZone = "", accept_language: AcceptLanguage = ""
-    ) -> ParsedTodo:
+    async def post(self, body: NewTodo, **parsing: Unpack[Parsing]) -> ParsedTodo:
         """Show what `POST /api/todos?parse=true` would make, and which parts of the title it would take."""
-        ((fields, spans),) = await self.parsed([body], keep, tz, accept_language)
+        ((fields, spans),) = await self.parsed([body], **parsing)
         return ParsedTodo(TodoFields(**fields), body["title"], spans)
 
 
@@ -11073,12 +11070,7 @@ class TodosHandler(ParsingHandler):
 
     @keep_answers
     async def get(
-        self,
-        *,
-        sort: Sort = ("order", False),
-        limit: Limit = 200,
-        after: Cursor = None,
-        **filters: Unpack[AllFilters],
+        self, *, sort: Sort = ("order", False), limit: Limit = 200, after: Cursor = None, **filters: Unpack[AllFilters]
     ) -> Response[list[Todo]]:
         """Read all to-dos, or those that filters select, a page at a time."""
         if after:
@@ -11120,15 +11112,13 @@ class TodosHandler(ParsingHandler):
         body: NewTodos,
         *,
         parse: Parse = False,
-        keep: Keep = (),
-        tz: TimeZone = "",
-        accept_language: AcceptLanguage = "",
         idempotency_key: IdempotencyKey = None,
+        **parsing: Unpack[Parsing],
     ) -> Annotated[WriteResult[Todo | list[Todo]], 201]:
         """Create a to-do, or all of an array of 1 to 1,000, as one batch; words of titles can become fields."""
         if parse:
             items = body if isinstance(body, list) else [body]
-            parsed = [fields for fields, _ in await self.parsed(items, keep, tz, accept_language)]
+            parsed = [fields for fields, _ in await self.parsed(items, **parsing)]
             body = parsed if isinstance(body, list) else parsed[0]
         if isinstance(body, list):
             repeat = self.repeat(idempotency_key, list[Todo])
@@ -11171,18 +11161,16 @@ class TodoHandler(ParsingHandler):
         body: NewTodo,
         *,
         parse: Parse = False,
-        keep: Keep = (),
-        tz: TimeZone = "",
-        accept_language: AcceptLanguage = "",
         subtasks: SubtasksToo = "keep",
         if_match: IfMatch = None,
         if_none_match: IfNoneMatch = None,
+        **parsing: Unpack[Parsing],
     ) -> Annotated[WriteResult[Todo], 200, 201]:
         """Create a to-do under an id made by the client, or replace it; words of the title can become fields."""
         if parse:
-            ((body, _),) = await self.parsed([body], keep, tz, accept_language)
-        only_new = (if_none_match or "").strip() == "*"
-        written = await self.services.todos.replace(self.user_in(tz), todo_id, body, if_match, only_new, subtasks)
+            ((body, _),) = await self.parsed([body], **parsing)
+        user, only_new = self.user_in(parsing.get("tz", "")), (if_none_match or "").strip() == "*"
+        written = await self.services.todos.replace(user, todo_id, body, if_match, only_new, subtasks)
         todo, made = written.result
         self.status = 201 if made else 200
         return written._replace(result=todo)
@@ -11218,46 +11206,29 @@ class TodoHistoryHandler(APIHandler):
         return self.page(changes, limit, lambda last: make_cursor("revision", last.revision, "", last.revision))
 
 
-class CommentingHandler(APIHandler):
-    """The base of the handlers of comments."""
-
-    async def show_comments(self, comments: Sequence[Comment]) -> list[Comment]:
-        """Comments with the names of their authors."""
-        names = await self.queries.names({each.author for each in comments})
-        return [msgspec.structs.replace(each, author=names.get(each.author)) for each in comments]
-
-    async def shown(self, written: WriteResult[Comment]) -> WriteResult[Comment]:
-        """The result of a write with the author's name."""
-        return written._replace(result=(await self.show_comments([written.result]))[0])
-
-
-class CommentsHandler(CommentingHandler):
+class CommentsHandler(APIHandler):
     """The comments on a to-do."""
 
     async def get(self, todo_id: TodoId) -> list[Comment]:
         """Read the comments on a to-do, oldest first; of deleted ones only who wrote them and when."""
-        return await self.show_comments(await self.queries.comments(todo_id))
+        return await self.show_all(await self.queries.comments(todo_id))
 
     async def post(
-        self,
-        todo_id: TodoId,
-        body: Annotated[Body, Fields(CommentFields)],
-        *,
-        idempotency_key: IdempotencyKey = None,
+        self, todo_id: TodoId, body: Annotated[Body, Fields(CommentFields)], *, idempotency_key: IdempotencyKey = None
     ) -> Annotated[WriteResult[Comment], 201]:
         """Add a comment to a to-do."""
         repeat = self.repeat(idempotency_key, Comment)
-        return await self.shown(await self.services.todos.add_comment(self.user, todo_id, body["text"], repeat=repeat))
+        return await self.services.todos.add_comment(self.user, todo_id, body["text"], repeat=repeat)
 
 
-class CommentHandler(CommentingHandler):
+class CommentHandler(APIHandler):
     """One comment on a to-do."""
 
     async def patch(
         self, todo_id: TodoId, comment_id: CommentId, body: Annotated[Body, Fields(CommentFields)]
     ) -> WriteResult[Comment]:
         """Change the text of a comment; only its author may."""
-        return await self.shown(await self.services.todos.change_comment(self.user, todo_id, comment_id, body["text"]))
+        return await self.services.todos.change_comment(self.user, todo_id, comment_id, body["text"])
 
     async def delete(self, todo_id: TodoId, comment_id: CommentId) -> Annotated[WriteResult[None], 204]:
         """Delete a comment; its author and the list's owner may."""
@@ -11332,7 +11303,7 @@ class ListsHandler(APIHandler):
     ) -> Annotated[WriteResult[TodoList], 201]:
         """Create a list."""
         repeat = self.repeat(idempotency_key, TodoList)
-        return await self.described(await self.services.todos.create_list(self.user, body, repeat=repeat))
+        return await self.services.todos.create_list(self.user, body, repeat=repeat)
 
 
 class ListHandler(APIHandler):
@@ -11347,7 +11318,7 @@ class ListHandler(APIHandler):
 
     async def patch(self, list_id: ListId, body: ListPatch, *, if_match: IfMatch = None) -> WriteResult[TodoList]:
         """Change a list: its title for all, if the caller owns it; its order, colour and archive for the caller."""
-        return await self.described(await self.services.todos.patch_list(self.user, list_id, body, if_match))
+        return await self.services.todos.patch_list(self.user, list_id, body, if_match)
 
     async def delete(
         self, list_id: ListId, *, deleted: Deleted = False, if_match: IfMatch = None
@@ -11361,7 +11332,7 @@ class ListRestoreHandler(APIHandler):
 
     async def post(self, list_id: ListId) -> WriteResult[TodoList]:
         """Take a list with its to-dos out of the trash."""
-        return await self.described(await self.services.todos.restore_list(self.user, list_id))
+        return await self.services.todos.restore_list(self.user, list_id)
 
 
 def filter_query(text: str) -> str:
@@ -11499,10 +11470,7 @@ class TemplateListsHandler(APIHandler):
         today = datetime.date.fromordinal(day_of(now_milliseconds(), user.time_zone or "UTC"))
         day = cleaned(read_day, body["day"], "day") if "day" in body else today
         repeat = self.repeat(idempotency_key, TodoList)
-        title = body.get("title", "")
-        return await self.described(
-            await self.services.todos.use_template(user, template_id, title, day, repeat=repeat)
-        )
+        return await self.services.todos.use_template(user, template_id, body.get("title", ""), day, repeat=repeat)
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -11516,13 +11484,7 @@ class Changes(msgspec.Struct, frozen=True):
 class ChangesHandler(APIHandler):
     """The change log."""
 
-    async def get(
-        self,
-        *,
-        since: Revision = None,
-        list: ListFilter = None,
-        limit: Limit = 200,
-    ) -> Changes:
+    async def get(self, *, since: Revision = None, list: ListFilter = None, limit: Limit = 200) -> Changes:
         """Read what changed after a revision, oldest first."""
         if list and list not in {entry.id for entry in await self.queries.lists(deleted=True)}:
             await self.queries.todo_list(list)
@@ -11553,10 +11515,7 @@ class UndoHandler(APIHandler):
     errors = (404,)
 
     async def post(
-        self,
-        body: Annotated[Body, Fields(UndoFields, optional=True)],
-        *,
-        idempotency_key: IdempotencyKey = None,
+        self, body: Annotated[Body, Fields(UndoFields, optional=True)], *, idempotency_key: IdempotencyKey = None
     ) -> WriteResult[UndoResult]:
         """Undo the caller's last batch, or the one named in a `Change-Batch` header."""
         repeat = self.repeat(idempotency_key, Undone)
@@ -12097,7 +12056,7 @@ class DocumentHandler(APIHandler):
     async def post(
         self,
         name: DocumentName,
-        body: Annotated[bytes, JSONBody()],
+        body: Annotated[bytes, Bytes(is_json=True)],
         *,
         if_match: IfMatch = None,
         if_none_match: IfNoneMatch = None,
@@ -12134,13 +12093,7 @@ class RecordHandler(APIHandler):
             raise NotFound(f"Missing record for key:{key}")
         return Response(record.body, record.content_type)
 
-    async def post(
-        self,
-        key: RecordKey,
-        body: bytes,
-        *,
-        ttl: Lifetime = None,
-    ) -> None:
+    async def post(self, key: RecordKey, body: Annotated[bytes, Bytes()], *, ttl: Lifetime = None) -> None:
         """Write a record."""
         content_type = self.request.headers.get("content-type", "application/octet-stream")
         if len(content_type) > 200 or not (content_type.isascii() and content_type.isprintable()):
@@ -20415,10 +20368,7 @@ COPIED_TABLES = {
     **{each.table: (each.columns, "id") for each in KINDS_KEPT.values()},
     "acts": (f"batch, user_id, act, {ACT_STATE}", "batch"),
     "slices": ("id, user_id, items", "id"),
-    "credentials": (
-        "id, kind, name, read_only, created_at, used_at, expires_at, user_id, list_id, secret_hash",
-        "id",
-    ),
+    "credentials": ("id, kind, name, read_only, created_at, used_at, expires_at, user_id, list_id, secret_hash", "id"),
 }
 Progress = Callable[[str, int, int], None]
 
