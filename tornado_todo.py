@@ -1344,12 +1344,6 @@ def moved_rule(repeat: str, days: datetime.timedelta) -> str:
     return str(rule._replace(until=end.replace("-", "") + rule.until[8:] if end else ""))
 
 
-def moved_reminders(reminders: Sequence[Reminder], days: datetime.timedelta, zone: str) -> list[Reminder]:
-    """Reminders with those at a time some days later, without those for which the calendar has no day."""
-    moved = [(each, moved_by_days(each.at, days, zone) if each.at else None) for each in reminders]
-    return [Reminder(at, each.before, each.of) for each, at in moved if at or not each.at]
-
-
 # ---- to-dos, lists and changes: one row a field
 
 
@@ -1545,20 +1539,14 @@ def patch_type(struct: type[msgspec.Struct], name: str) -> type[msgspec.Struct]:
     return msgspec.defstruct(name, [(each, kind, UNSET) for each, kind in types.items()], kw_only=True)
 
 
-def cleared_values(struct: type[msgspec.Struct]) -> dict[str, Any]:
-    """The defaults of the fields that clients may set, but need not."""
-    settable = [name for name, declared in declared_fields(struct).items() if declared.patch]
-    return {
-        each.name: each.default if each.default_factory is msgspec.NODEFAULT else each.default_factory()
-        for each in msgspec.structs.fields(struct)
-        if each.name in settable and not each.required
-    }
-
-
 TODO_FIELDS, LIST_FIELDS = declared_fields(Todo), declared_fields(TodoList)
 TodoFields, ListFields = patch_type(Todo, "TodoFields"), patch_type(TodoList, "ListFields")
 FilterFields = patch_type(SavedFilter, "FilterFields")
-TODO_DEFAULTS = cleared_values(Todo)
+TODO_DEFAULTS: dict[str, Any] = {  # of the fields that clients may set, but need not
+    each.name: each.default if each.default_factory is msgspec.NODEFAULT else each.default_factory()
+    for each in msgspec.structs.fields(Todo)
+    if each.name in TODO_FIELDS and TODO_FIELDS[each.name].patch and not each.required
+}
 TODO_UNDOABLE = tuple(name for name, declared in TODO_FIELDS.items() if declared.undo)
 LIST_UNDOABLE = tuple(name for name, declared in LIST_FIELDS.items() if declared.undo)
 ARRANGED = ("order", "colour", "archived")  # fields of a list that each of its readers has for themselves
@@ -1773,24 +1761,16 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def bounded_integer(digits: str) -> int:
-    # Python refuses to convert very many digits; 30 are already far over 64 bits.
-    return int(digits[:30])
-
-
-# json.loads() would make one for each call.
-JSON_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_int=bounded_integer)
+# json.loads() would make one for each call. Python refuses to convert very many digits; 30 are far over 64 bits.
+JSON_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_int=lambda digits: int(digits[:30]))
 
 
 def text_fault(text: str) -> str | None:
     """The reason why not every engine could store a text, or None."""
-    if text.isascii() and "\0" not in text:
-        return None
     if "\0" in text:
         return "contains a NUL character"
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        return "contains half a surrogate pair"
-    return None
+    is_whole = text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+    return None if is_whole else "contains half a surrogate pair"
 
 
 def json_fault(value: Any, depth: int = 0) -> tuple[str, str] | None:
@@ -1906,10 +1886,15 @@ def read_items(body: list, fields_type: type[msgspec.Struct], required: Iterable
 # ---- reading query strings
 
 
+def one_of(known: Sequence[str], text: str) -> str:
+    """Read one of some words."""
+    if text not in known:
+        raise ValueError(f"must be {' or '.join(known)}")
+    return text
+
+
 def read_boolean(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError("must be true or false")
-    return text == "true"
+    return one_of(("true", "false"), text) == "true"
 
 
 def read_whole_number(smallest: int, largest: int, text: str) -> int:
@@ -1919,8 +1904,6 @@ def read_whole_number(smallest: int, largest: int, text: str) -> int:
 
 
 FIRST_DAY = "0001-01-01"  # of the calendar
-
-
 RELATIVE_DAY = re.compile(r"today(?:[ +-]\d{1,4})?")  # a + that is not percent-encoded is a space in a query string
 
 
@@ -1958,13 +1941,6 @@ def read_words(text: str) -> tuple[str, ...]:
     if not words or len(text) > 200:
         raise ValueError("must be 1 to 200 characters with a word in them")
     return words
-
-
-def one_of(known: Sequence[str], text: str) -> str:
-    """Read one of some words."""
-    if text not in known:
-        raise ValueError(f"must be {' or '.join(known)}")
-    return text
 
 
 def read_ids(text: str) -> tuple[str, ...]:
@@ -2379,7 +2355,10 @@ class Language:
     def __init__(self, name: str, own: bool):
         self.name, self.own = name, own
         self.items = {
-            key: ["|".join(self._alternatives(item, own)) for item in text.split(",")]
+            key: [
+                "|".join(word.removeprefix("~") for word in item.split("|") if own or not word.startswith("~"))
+                for item in text.split(",")
+            ]
             for key, text in LANGUAGES[name].items()
         }
         self._words = {key: f"(?:{'|'.join(filter(None, items)) or '(?!)'})" for key, items in self.items.items()}
@@ -2387,12 +2366,6 @@ class Language:
         self._words["other_month_day"] = month_day.replace("dia ", "(?:dia )?")
         self._key_word = self._compiled(KEY_WORD)
         self._phrases: dict[str, re.Pattern[str]] = {}
-
-    @staticmethod
-    def _alternatives(item: str, own: bool) -> Iterator[str]:
-        for word in item.split("|"):
-            if own or not word.startswith("~"):
-                yield word.removeprefix("~")
 
     def _compiled(self, phrase: str) -> re.Pattern[str]:
         text = (phrase % self._words).replace("\n", "").replace(" ?", r"\s*").replace(" ", r"\s+")
@@ -2901,24 +2874,35 @@ class RepeatAlone(Exception):
     """A short write must be repeated alone after its group: it takes long, or may have made the group fail."""
 
 
-class Transaction:
+class Source:
+    """Where rows are read: a database, a transaction, or a snapshot."""
+
+    name = ""  # of a database
+
+    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
+        """Run one statement and return its rows; many rows may need more seconds than usual.
+
+        A database reads committed rows, and raises Unavailable if it cannot be read.
+        """
+        raise NotImplementedError
+
+    async def narrowed(self, searched: Searched, words: Sequence[str], bound: Callable[[Any], str]) -> str:
+        """SQL for what to select from: the table, or the few rows of it in which an index finds all these words.
+
+        It may find a row that lacks them, but misses none. `bound(value)` returns the placeholder of an argument.
+        """
+        return searched.table
+
+
+class Transaction(Source):
     """The base of both databases' transactions."""
 
-    name = ""  # a source of reads that is not a database itself
     rows_at_once = 1000  # rows of execute_many before other requests get a turn
     is_shared = False  # by a group of short writes, which a long one would delay
 
     @property
     def in_transaction(self) -> bool:
         """Whether the transaction is still open."""
-        raise NotImplementedError
-
-    async def narrowed(self, searched: Searched, words: Sequence[str], bound: Callable[[Any], str]) -> str:
-        """SQL for what to select from: always the table, see `Database.narrowed`."""
-        return searched.table
-
-    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
-        """Run one statement and return its rows; many rows may need more seconds than usual."""
         raise NotImplementedError
 
     async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
@@ -2940,7 +2924,7 @@ class Transaction:
         return function(*arguments)
 
 
-async def check_columns(source: "Database | Transaction", tables: Mapping[str, Collection[str]]) -> None:
+async def check_columns(source: Source, tables: Mapping[str, Collection[str]]) -> None:
     """Raise the engine's error for a table or column that is missing or cannot be read."""
     parts = (f"(SELECT {', '.join(columns)} FROM {table} LIMIT 1)" for table, columns in tables.items())
     await source.fetch(" UNION ALL ".join(f"SELECT 1 FROM {part} AS part" for part in parts))
@@ -2975,13 +2959,12 @@ class Write:
             self.future.set_exception(answer) if isinstance(answer, BaseException) else self.future.set_result(answer)
 
 
-class Database:
+class Database(Source):
     """The base of both databases: one task commits short writes in groups, and others alone.
 
     A write is acknowledged after its commit, when it is durable. One that fails does not affect the others.
     """
 
-    name = ""
     engine_errors: tuple[type[BaseException], ...] = ()  # that the driver raises
     contradictions: tuple[type[BaseException], ...] = ()  # those of them for a violated constraint
 
@@ -3149,13 +3132,6 @@ class Database:
     async def index(self, searched: Searched) -> None:
         """Have an index for `narrowed`, if the engine offers one; to be called when the tables are there."""
 
-    async def narrowed(self, searched: Searched, words: Sequence[str], bound: Callable[[Any], str]) -> str:
-        """SQL for what to select from: the table, or the few rows of it in which an index finds all these words.
-
-        It may find a row that lacks them, but misses none. `bound(value)` returns the placeholder of an argument.
-        """
-        return searched.table
-
     # ---- what a subclass implements
 
     async def _look(self, probe: Probe) -> None:
@@ -3170,10 +3146,6 @@ class Database:
         raise NotImplementedError
 
     async def _disconnect(self) -> None:
-        raise NotImplementedError
-
-    async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
-        """Read committed rows. Raises Unavailable if the database cannot be read."""
         raise NotImplementedError
 
     async def snapshot(self, operation: Callable[[Any], Awaitable[None]]) -> None:
@@ -3245,16 +3217,13 @@ class SQLiteTransaction(Transaction):
             self._connection.execute("COMMIT")
 
 
-class SQLiteSnapshot:
+class SQLiteSnapshot(Source):
     """Reads in one transaction on a connection of their own."""
-
-    name = ""
 
     def __init__(self, connection: aiosqlite.Connection):
         self._connection = connection
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
-        """Run one statement that reads, and return its rows."""
         sql, arrange = sqlite_statement(sql)
         rows: Any = await self._connection.execute_fetchall(sql, arrange(arguments) if arrange else arguments)
         return [*rows]
@@ -7729,7 +7698,10 @@ def moved_fields(fields: Mapping[str, Any], days: datetime.timedelta, zone: str)
     if fields.get("repeat"):
         moved["repeat"] = moved_rule(fields["repeat"], days)
     reminders = msgspec.convert(fields.get("reminders", []), Reminders)
-    return {**fields, **moved, "reminders": moved_reminders(reminders, days, zone)}
+    times = [(each, moved_by_days(each.at, days, zone) if each.at else None) for each in reminders]
+    # The calendar may have no such day.
+    kept = [Reminder(at, each.before, each.of) for each, at in times if at or not each.at]
+    return {**fields, **moved, "reminders": kept}
 
 
 def days_until(due: str, todo: Todo, batch: TodoBatch) -> datetime.timedelta:
