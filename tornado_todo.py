@@ -2878,6 +2878,7 @@ class Source:
     """Where rows are read: a database, a transaction, or a snapshot."""
 
     name = ""  # of a database
+    is_shared = False  # by a group of short writes, which a long one would delay
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
         """Run one statement and return its rows; many rows may need more seconds than usual.
@@ -2898,7 +2899,6 @@ class Transaction(Source):
     """The base of both databases' transactions."""
 
     rows_at_once = 1000  # rows of execute_many before other requests get a turn
-    is_shared = False  # by a group of short writes, which a long one would delay
 
     @property
     def in_transaction(self) -> bool:
@@ -4793,6 +4793,14 @@ def in_parts(ids: Sequence[Value], first: int) -> Iterator[tuple[str, Sequence[V
         yield placeholders(len(part), first), part
 
 
+async def fetch_by_ids(source: Source, sql: str, ids: Collection[Any], *arguments: Any) -> Rows:
+    """The rows of a statement with `{}` in place of some ids, which follow the arguments."""
+    rows = []
+    for places, part in in_parts(sorted(ids), len(arguments) + 1):
+        rows += await source.fetch(sql.format(places), *arguments, *part)
+    return rows
+
+
 def first_row(rows: Sequence[Value], missing: str) -> Value:
     """The first row. Raises NotFound with a message if there is none."""
     if not rows:
@@ -4800,12 +4808,12 @@ def first_row(rows: Sequence[Value], missing: str) -> Value:
     return rows[0]
 
 
-async def raise_access(transaction: Any) -> None:
+async def raise_access(transaction: Transaction) -> None:
     """Note that a user gained or lost a right, so that every process checks its listeners again."""
     await transaction.fetch("UPDATE counters SET value = value + 1 WHERE name = 'access'")
 
 
-async def end_sharing(transaction: Any, lists: str, *arguments: Any) -> list[str]:
+async def end_sharing(transaction: Transaction, lists: str, *arguments: Any) -> list[str]:
     """Remove members and links of the lists that a SELECT names; returns the ids of the users who were members."""
     links, members = [
         await transaction.fetch(f"DELETE FROM {table} WHERE list_id IN ({lists}) RETURNING user_id", *arguments)
@@ -4829,6 +4837,7 @@ NAMED = (
     f"SELECT id, name FROM users WHERE name IN ({{0}}, {{1}}) AND name NOT LIKE '{LINK_NAME}%'"
     " ORDER BY CASE WHEN name = {0} THEN 0 ELSE 1 END LIMIT 1"
 )
+NAMES = "SELECT id, name FROM users WHERE id IN ({})"
 SAVE_ANSWER = insert("idempotency_keys", "user_id, key, fingerprint, answer, todo_id, at")
 SET_COUNTER = "UPDATE counters SET value = $2 WHERE name = $1"
 SET_LIST_REVISION = "UPDATE lists SET revision = $2 WHERE id = $1"
@@ -4852,6 +4861,10 @@ def select_todos(count: int = 1, hidden: bool = False) -> str:
     if hidden:
         return f"SELECT {TODO_COLUMNS}, owner_id, CASE WHEN {right} THEN {role} END FROM todos WHERE {which}"
     return f"SELECT {TODO_COLUMNS}, owner_id, {role} FROM todos WHERE {which} AND {right}"
+
+
+def revision_etag(revision: int) -> str:
+    return f'"{revision}"'
 
 
 class SeenTodo(NamedTuple):
@@ -4899,7 +4912,7 @@ class TodoQueries:
     be seen, but not changed, is Forbidden where a `role` asks for more.
     """
 
-    def __init__(self, source: Any, user: User):
+    def __init__(self, source: Source, user: User):
         self.source, self.user = source, user
         self.owners: dict[str, str] = {}  # of the lists that have been read
         self.knows_names = not user.name.startswith(LINK_NAME)  # the holder of a link does not learn who did what
@@ -4953,33 +4966,31 @@ class TodoQueries:
 
     def _conditions(self, which: TodoFilter, bound: Callable[[Any], str]) -> list[str]:
         """SQL conditions for a filter, which binds its arguments."""
-        conditions = ["deleted_at IS NOT NULL" if which.deleted else LIVING]
-        if which.completed is not None:
-            conditions.append("completed_at IS NOT NULL" if which.completed else "completed_at IS NULL")
-        if which.due in ("any", "none"):
-            conditions.append("due IS NOT NULL" if which.due == "any" else "due IS NULL")
-        if which.start in ("any", "none"):
-            conditions.append("start IS NOT NULL" if which.start == "any" else "start IS NULL")
-        elif isinstance(which.start, tuple):
+        words: dict[Any, bool] = {"any": True, "none": False}
+        filled = {
+            "deleted_at": which.deleted,
+            "completed_at": which.completed,
+            "due": words.get(which.due),
+            "start": words.get(which.start),
+            "assignee_id": False if which.assignee == "none" else None,
+            "parent_id": False if "none" in which.parent else None,
+        }
+        conditions = [f"{name} IS {'NOT NULL' if it else 'NULL'}" for name, it in filled.items() if it is not None]
+        if isinstance(which.start, tuple):
             first, last, since, until = map(bound, due_range(*which.start, which.tz))
             timed, untimed = f"start_at >= {since} AND start_at < {until}", f"start_at BETWEEN {first} AND {last}"
             # A to-do without a start has started before every day.
             always = "start IS NULL OR " if which.start[0] == FIRST_DAY else ""
             conditions.append(f"({always}CASE WHEN length(start) > 10 THEN {timed} ELSE {untimed} END)")
-        if which.id:
-            conditions.append(f"todos.id IN ({', '.join(map(bound, which.id))})")
-        if which.priority:
-            conditions.append(f"priority IN ({', '.join(map(bound, which.priority))})")
-        if which.assignee in ("me", "none"):
-            conditions.append("assignee_id = $1" if which.assignee == "me" else "assignee_id IS NULL")
-        elif which.assignee:
+        for name, values in (("todos.id", which.id), ("priority", which.priority), ("parent_id", which.parent)):
+            if values and "none" not in values:
+                conditions.append(f"{name} IN ({', '.join(map(bound, values))})")
+        if which.assignee == "me":
+            conditions.append("assignee_id = $1")
+        elif which.assignee and which.assignee != "none":
             named = NAMED.format(bound(which.assignee), bound(fold_user_name(which.assignee)))
             known = "" if self.knows_names else " AND 1 = 0"
             conditions.append(f"assignee_id = (SELECT id FROM ({named}) AS named){known}")
-        if which.parent:
-            is_top = "none" in which.parent
-            parents = ", ".join(() if is_top else map(bound, which.parent))
-            conditions.append("parent_id IS NULL" if is_top else f"parent_id IN ({parents})")
         for tag in which.tag:
             conditions.append(f"tag_keys LIKE {bound(chr(10).join(['%', escape_like(tag), '%']))} ESCAPE '!'")
         for word in which.q:
@@ -5299,10 +5310,8 @@ class TodoQueries:
 
     async def names(self, ids: Collection[str | None]) -> dict[str | None, str]:
         """The names of users by their ids; none for the holder of a link."""
-        found: dict[str | None, str] = {}
-        for places, part in in_parts(sorted(filter(None, ids)) if self.knows_names else [], 1):
-            found.update(await self.source.fetch(f"SELECT id, name FROM users WHERE id IN ({places})", *part))
-        return found
+        known = {*ids} - {None} if self.knows_names else set()
+        return {row[0]: row[1] for row in await fetch_by_ids(self.source, NAMES, known)}
 
     async def check_revision(self, revision: int) -> None:
         """Raise Gone for a revision that this database never had: it was restored from a backup, or made again."""
@@ -5371,18 +5380,15 @@ class TodoQueries:
 
     async def changeable_todos(self, ids: Iterable[str], role: str = EDITOR) -> dict[str, Todo]:
         """Those of some to-dos that the caller may change, in the trash or not, by id."""
-        found = {}
-        for places, part in in_parts([*ids], 2):
-            for todo in await self._select_todos(f"{may(role, 'list_id')} AND id IN ({places})", *part):
-                found[todo.id] = todo
-        return found
+        sql = f"SELECT {TODO_COLUMNS}, owner_id FROM todos WHERE {may(role, 'list_id')} AND id IN ({{}})"
+        return {row[0]: self._todo(row) for row in await fetch_by_ids(self.source, sql, {*ids}, self.user.id)}
 
     async def batch_todos(self, changes: Sequence[Change]) -> dict[str, Todo]:
         """The to-dos of changes that the caller may change, as they are now, in the trash or not, by id."""
-        for places, part in in_parts([change.revision for change in changes], 2):
-            from_lists = f"SELECT from_list_id FROM changes WHERE revision IN ({places})"
-            owners = f"SELECT id, owner_id FROM lists WHERE {may(EDITOR, 'id')} AND id IN ({from_lists})"
-            self.owners.update(await self.fetch(owners, *part))
+        from_lists = "SELECT from_list_id FROM changes WHERE revision IN ({})"
+        owners = f"SELECT id, owner_id FROM lists WHERE {may(EDITOR, 'id')} AND id IN ({from_lists})"
+        revisions = [change.revision for change in changes]
+        self.owners.update(await fetch_by_ids(self.source, owners, revisions, self.user.id))
         return await self.changeable_todos({change.todo for change in changes if change.todo})
 
     async def changed_by(self, batch: str, ids: Sequence[str]) -> set[str]:
@@ -5408,12 +5414,9 @@ class TodoQueries:
 
     async def changes_to_undo(self, revisions: Sequence[int]) -> list[Change]:
         """The caller's changes with these revisions, newest first."""
-        changes = []
-        for places, part in in_parts(revisions, 2):
-            which = f"user_id = $1 AND revision IN ({places}) ORDER BY revision DESC"
-            rows = await self.fetch(f"SELECT {CHANGE_COLUMNS} FROM changes WHERE {which}", *part)
-            changes += [CHANGES.read(row) for row in rows]
-        return changes
+        sql = f"SELECT {CHANGE_COLUMNS} FROM changes WHERE user_id = $1 AND revision IN ({{}})"
+        changes = map(CHANGES.read, await fetch_by_ids(self.source, sql, revisions, self.user.id))
+        return sorted(changes, key=operator.attrgetter("revision"), reverse=True)
 
 
 SESSION_IDLE = 7 * DAY
@@ -5445,10 +5448,6 @@ class Credential(NamedTuple):
         idle = self.kind == "session" and now >= self.used_at + SESSION_IDLE
         return idle or now >= self.expires_at
 
-    def is_from_the_future(self, now: int) -> bool:
-        """Whether the last use is later than now: then the clock is wrong, and the session's age unknown."""
-        return self.kind == "session" and now < self.used_at - 2 * NOTE_USE
-
 
 def hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
@@ -5472,7 +5471,7 @@ def new_credential(kind: str, user: User, lifetime: int, name: str = "", read_on
     return Credential(uuid7(), kind, name, read_only, now, now, now + lifetime, user)
 
 
-async def insert_credential(transaction: Any, credential: Credential, list_id: str | None = None) -> str:
+async def insert_credential(transaction: Transaction, credential: Credential, list_id: str | None = None) -> str:
     """Store a credential and return its secret, which cannot be read again."""
     secret = f"todo_{credential.kind}_{secrets.token_urlsafe(32)}"
     await transaction.fetch(
@@ -5507,7 +5506,7 @@ async def run_checked(transaction: Transaction, take: Take) -> list[Any]:
     return answers
 
 
-async def raise_revision(transaction: Any, unless_unused: bool = False) -> int:
+async def raise_revision(transaction: Transaction, unless_unused: bool = False) -> int:
     """Raise the revision above all that were ever issued, to the time in microseconds, keep the gap, and return it.
 
     The database may be an older copy put in place of the real one, and the revisions after the
@@ -5526,27 +5525,26 @@ async def raise_revision(transaction: Any, unless_unused: bool = False) -> int:
     return raised
 
 
-async def write_locked(
-    database: Database, operation: Callable | str, *arguments: Any, committed: Callable | None = None
-) -> Any:
+async def carry_out(transaction: Transaction, operation: Callable | str, *arguments: Any) -> Any:
+    """Run `operation(transaction, *arguments)`, or one statement, after locking the revision."""
+    await lock_revision(transaction)
+    if isinstance(operation, str):
+        return await transaction.fetch(operation, *arguments)
+    return await operation(transaction, *arguments)
+
+
+async def write_locked(database: Database, operation: Callable | str, *arguments: Any) -> Any:
     """Run `operation(transaction, *arguments)`, or one statement, in a transaction that has locked the revision."""
-
-    async def run(transaction: Any) -> Any:
-        await lock_revision(transaction)
-        if isinstance(operation, str):
-            return await transaction.fetch(operation, *arguments)
-        return await operation(transaction, *arguments)
-
-    return await database.transaction(run, committed)
+    return await database.transaction(lambda transaction: carry_out(transaction, operation, *arguments))
 
 
-async def remove(transaction: Any, *conditions: str, arguments: Sequence[Any]) -> None:
+async def remove(transaction: Transaction, *conditions: str, arguments: Sequence[Any]) -> None:
     """Delete the rows of tables, each named with a condition."""
     for condition in conditions:
         await transaction.fetch(f"DELETE FROM {condition}", *arguments, seconds=BULK_SECONDS)
 
 
-async def purge_todos(transaction: Any, which: str, *arguments: Any) -> None:
+async def purge_todos(transaction: Transaction, which: str, *arguments: Any) -> None:
     """Remove the to-dos that a condition selects with their history for good."""
     purged = f"SELECT id FROM todos WHERE {which}"
     await transaction.fetch(forget_answers(purged), *arguments, seconds=BULK_SECONDS)
@@ -5786,9 +5784,14 @@ class TodoBatch:
             self.owners[seen.todo.list] = seen.owner_id
         return seen
 
-    def todo(self, todo_id: str, deleted: bool | None = False) -> Todo:
-        """A to-do that the caller may change, outside the trash, in it or anywhere. Raises NotFound or Forbidden."""
-        return visible_todo(self.seen_todo(todo_id), deleted, EDITOR)
+    def todo(self, todo_id: str, deleted: bool | None = False, if_match: str | None = None) -> Todo:
+        """A to-do that the caller may change, outside the trash, in it or anywhere.
+
+        Raises NotFound, Forbidden, or PreconditionFailed unless it has the ETag in `if_match`.
+        """
+        todo = visible_todo(self.seen_todo(todo_id), deleted, EDITOR)
+        check_precondition(if_match, revision_etag(todo.revision))
+        return todo
 
     def now(self, todo_id: str) -> Todo | None:
         """A to-do outside the trash as this write has left it; None if the caller may not see it."""
@@ -5971,10 +5974,6 @@ class LongBatch(TodoBatch):
         sql = "UPDATE todos SET assignee_id = $2, updated_at = $3, revision = $4 WHERE id = $1"
         await self.source.execute_many(sql, released)
 
-    def note_sharing(self, todo_list: TodoList) -> None:
-        """Record that a list's members or links have changed, which its readers see."""
-        self.record(todo_list, todo_list, "share")
-
     def purge_todo(self, todo: Todo) -> None:
         """Remove a to-do and its history for good; the log keeps only that it existed."""
         self.record(todo, None, "purge")
@@ -6086,7 +6085,7 @@ class LongBatch(TodoBatch):
             self.loaded.revisions[SET_USER_REVISION][user_id] = self.revision
 
 
-async def make_inbox(transaction: Any, user: User) -> None:
+async def make_inbox(transaction: Transaction, user: User) -> None:
     """Make the first list of a user."""
     at = timestamp(now_milliseconds())
     inbox = TodoList(id=uuid7(), title="Inbox", order=0.0, inbox=True, created_at=at, updated_at=at)
@@ -6171,10 +6170,8 @@ class KnownUsers:
     async def _read(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], tuple]:
         rows = {}
         for sql in {sql for sql, _ in keys}:
-            its_keys = sorted(key for its, key in keys if its == sql)
-            for places, part in in_parts(its_keys, 1):
-                found = await self._database.fetch(f"{sql} IN ({places})", *part)
-                rows.update({(sql, row[-1]): row for row in found})
+            found = await fetch_by_ids(self._database, f"{sql} IN ({{}})", [key for its, key in keys if its == sql])
+            rows.update({(sql, row[-1]): row for row in found})
         return rows
 
 
@@ -6203,7 +6200,7 @@ class TodoStore:
         if 0 < version < len(MIGRATIONS):
             LOG.info("%s: the schema was brought from %d to %d", self.database.name, version, len(MIGRATIONS))
 
-    async def _migrate(self, transaction: Any) -> int:
+    async def _migrate(self, transaction: Transaction) -> int:
         """Bring the schema up to date; returns its version until now, 0 for a new database. Raises Misconfigured."""
         try:
             return await self._bring_up_to_date(transaction)
@@ -6215,14 +6212,14 @@ class TodoStore:
     def _damaged(self, reason: str) -> Misconfigured:
         return Misconfigured(f"DATABASE_URL: {self.database.name} is damaged ({reason}): restore a backup")
 
-    async def _check_counters(self, transaction: Any, *names: str) -> None:
+    async def _check_counters(self, transaction: Transaction, *names: str) -> None:
         """Raise Misconfigured for counters that this program cannot have written."""
-        counters = dict(await transaction.fetch("SELECT name, value FROM counters"))
+        counters = {row[0]: row[1] for row in await transaction.fetch("SELECT name, value FROM counters")}
         for name in names:
             if type(value := counters.get(name)) is not int or not 0 <= value < 2**53:
                 raise self._damaged(f"its counter {name!r} is {'missing' if value is None else repr(value)[:40]}")
 
-    async def _bring_up_to_date(self, transaction: Any) -> int:
+    async def _bring_up_to_date(self, transaction: Transaction) -> int:
         await transaction.fetch("CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)")
         # An update takes the row's lock, so that processes that start together take turns.
         rows = await transaction.fetch("UPDATE counters SET value = value WHERE name = 'schema' RETURNING value")
@@ -6249,7 +6246,7 @@ class TodoStore:
         await raise_revision(transaction, unless_unused=True)
         return version
 
-    async def _define(self, transaction: Any, statement: str, version: int) -> None:
+    async def _define(self, transaction: Transaction, statement: str, version: int) -> None:
         try:
             await transaction.fetch(statement, seconds=BULK_SECONDS)
         except Exception as error:
@@ -6269,7 +6266,7 @@ class TodoStore:
     async def renew(self) -> None:
         """End all sessions and set a new revision everywhere, which no earlier validator matches. Raises TodoError."""
 
-        async def run(transaction: Any) -> None:
+        async def run(transaction: Transaction) -> None:
             await raise_revision(transaction)
             revision = await lock_revision(transaction) + 1
             await transaction.fetch("DELETE FROM credentials WHERE kind = 'session'")
@@ -6287,7 +6284,7 @@ class TodoStore:
         return User(*row[:3])
 
     @staticmethod
-    async def _make_user(name: str, transaction: Any) -> None:
+    async def _make_user(name: str, transaction: Transaction) -> None:
         values = uuid7(), name, now_milliseconds(), 0
         await transaction.fetch(f"{INSERT_USER} ON CONFLICT (name) DO NOTHING", *values)
         user = User((await transaction.fetch("SELECT id FROM users WHERE name = $1", name))[0][0], name)
@@ -6388,10 +6385,6 @@ class TodoStore:
         )
         return [User(*row) for row in rows]
 
-    async def newest_revision(self) -> int:
-        """The revision of the newest write of all."""
-        return (await self.database.fetch("SELECT value FROM counters WHERE name = 'revision'"))[0][0]
-
     async def counters(self) -> tuple[int, int]:
         """The newest revision of all, and a number that is raised whenever rights change."""
         rows = await self.database.fetch(
@@ -6458,7 +6451,7 @@ class ThrottleStore:
         await self._write("DELETE FROM throttles WHERE expires_at <= $1", now_milliseconds())
 
 
-async def reassign(transaction: Any, user: User, assignee: str | None, where: str = "") -> int:
+async def reassign(transaction: Transaction, user: User, assignee: str | None, where: str = "") -> int:
     """See `LongBatch.reassign`; returns the newest revision."""
     loaded = Loaded(transaction, await lock_revision(transaction))
     batch = LongBatch(loaded, user)
@@ -6480,16 +6473,13 @@ class AccountStore:
     async def _remove_right(self, operation: Callable | str, *arguments: Any) -> Any:
         """Run an operation, or one statement, that removes a right, unless it returns an empty list of rows."""
 
-        async def run(transaction: Any) -> Any:
-            if isinstance(operation, str):
-                answer = await transaction.fetch(operation, *arguments)
-            else:
-                answer = await operation(transaction)
+        async def run(transaction: Transaction) -> Any:
+            answer = await carry_out(transaction, operation, *arguments)
             if answer != []:
                 await raise_access(transaction)
             return answer
 
-        answer = await write_locked(self.database, run, committed=lambda answer: self._rights_changed())
+        answer = await self.database.transaction(run, lambda answer: self._rights_changed())
         with contextlib.suppress(Unavailable):  # it is away again, and no row is trusted
             await self._known.confirm()
         return answer
@@ -6539,7 +6529,7 @@ class AccountStore:
         with everything that is theirs. Raises Forbidden, Invalid or Conflict.
         """
 
-        async def operation(transaction: Any) -> User:
+        async def operation(transaction: Transaction) -> User:
             if await transaction.fetch("SELECT 1 FROM users WHERE password IS NOT NULL LIMIT 1"):
                 await self._check_sign_up(transaction, sign_up, invite)
             await self._check_free(transaction, name)
@@ -6559,7 +6549,7 @@ class AccountStore:
         return await write_locked(self.database, operation)
 
     @staticmethod
-    async def _check_free(transaction: Any, name: str, old: str = "") -> None:
+    async def _check_free(transaction: Transaction, name: str, old: str = "") -> None:
         """Raise Conflict if a name is taken, or looks like the name of an account other than the renamed one."""
         message = ""
         if await transaction.fetch("SELECT 1 FROM users WHERE name = $1", name):
@@ -6573,7 +6563,7 @@ class AccountStore:
             raise Conflict(f"The name {message}.", [field_error("name", message)])
 
     @staticmethod
-    async def _check_sign_up(transaction: Any, sign_up: str, invite: str) -> None:
+    async def _check_sign_up(transaction: Transaction, sign_up: str, invite: str) -> None:
         if sign_up == "closed":
             raise Forbidden("This server does not accept new accounts. Ask its operator.")
         used = "DELETE FROM credentials WHERE secret_hash = $1 AND kind = 'invite' AND expires_at > $2 RETURNING id"
@@ -6583,7 +6573,7 @@ class AccountStore:
     async def set_password(self, user: User, password: str) -> None:
         """Set another password (hashed) for a user, which ends all their sessions."""
 
-        async def operation(transaction: Any) -> None:
+        async def operation(transaction: Transaction) -> None:
             await transaction.fetch("UPDATE users SET password = $2 WHERE id = $1", user.id, password)
             await transaction.fetch("DELETE FROM credentials WHERE user_id = $1 AND kind = 'session'", user.id)
 
@@ -6603,7 +6593,7 @@ class AccountStore:
     async def rename(self, old: str, new: str) -> None:
         """Rename a user. Raises NotFound, or Conflict if the name is taken."""
 
-        async def operation(transaction: Any) -> None:
+        async def operation(transaction: Transaction) -> None:
             await self._check_free(transaction, new, old)
             renamed = "UPDATE users SET name = $2 WHERE name = $1 RETURNING id"
             (user_id,) = first_row(await transaction.fetch(renamed, old, new), f"There is no user {old}.")
@@ -6619,7 +6609,7 @@ class AccountStore:
         mine = "SELECT id FROM lists WHERE owner_id = $1"
         others = "SELECT list_id FROM members WHERE user_id = $1"
 
-        async def operation(transaction: Any) -> None:
+        async def operation(transaction: Transaction) -> None:
             # Everything looks different now to members, and to the owners of lists that this user was a member
             # of: they get the next revision, which stands for no change.
             revision = await reassign(transaction, user, None, "AND owner_id <> $1") + 1
@@ -6668,7 +6658,7 @@ class AccountStore:
         """
         user_id, kind = credential.user.id, credential.kind
 
-        async def operation(transaction: Any) -> str:
+        async def operation(transaction: Transaction) -> str:
             if password is not None and not await transaction.fetch(
                 "SELECT 1 FROM users WHERE id = $1 AND password = $2", user_id, password
             ):
@@ -6698,8 +6688,8 @@ class AccountStore:
             with contextlib.suppress(NotFound, Unavailable):  # another request has come first, or the next will do it
                 await self.end(credential.user, credential.kind, credential.id)
             return None
-        if credential.is_from_the_future(now):
-            return None
+        if credential.kind == "session" and now < credential.used_at - 2 * NOTE_USE:
+            return None  # the clock is wrong, and the session's age unknown
         if now - credential.used_at > NOTE_USE and not self._known.is_away:
             with contextlib.suppress(Unavailable):  # a database that can only be read is enough to be let in
                 await write_locked(
@@ -6736,24 +6726,16 @@ class AccountStore:
 
     async def living(self, credential_ids: Collection[str]) -> set[str]:
         """The credentials among these that are still valid."""
-        living: set[str] = set()
+        living = (
+            "SELECT id FROM credentials WHERE expires_at > $1 AND (kind <> 'session' OR used_at > $2) AND id IN ({})"
+        )
         now = now_milliseconds()
-        for places, part in in_parts(sorted(credential_ids), 3):
-            rows = await self.database.fetch(
-                "SELECT id FROM credentials WHERE expires_at > $1 AND (kind <> 'session' OR used_at > $2)"
-                f" AND id IN ({places})",
-                *(now, now - SESSION_IDLE, *part),
-            )
-            living.update(row[0] for row in rows)
-        return living
+        return {row[0] for row in await fetch_by_ids(self.database, living, credential_ids, now, now - SESSION_IDLE)}
 
     async def renamed(self, users: Collection[User]) -> set[User]:
         """The users among these who have another name now, or no longer exist."""
-        named: set[User] = set()
-        for places, part in in_parts(sorted(user.id for user in users), 1):
-            rows = await self.database.fetch(f"SELECT id, name FROM users WHERE id IN ({places})", *part)
-            named.update(User(*row) for row in rows)
-        return set(users) - named
+        rows = await fetch_by_ids(self.database, NAMES, [user.id for user in users])
+        return set(users) - {User(*row) for row in rows}
 
     async def forget_expired(self) -> None:
         """Remove expired credentials."""
@@ -6836,7 +6818,7 @@ class SQLDocumentStore:
         """Store a document, new or instead of the old one, and return its ETag. Raises PreconditionFailed."""
         etag = document_etag(body)
 
-        async def upsert(transaction: Any) -> None:
+        async def upsert(transaction: Transaction) -> None:
             await self._check(transaction, owner_id, name, precondition.if_match)
             if precondition.only_new and await transaction.fetch(f"SELECT 1 {self._ONE}", owner_id, name):
                 raise document_exists()
@@ -6849,7 +6831,7 @@ class SQLDocumentStore:
     async def delete(self, owner_id: str, name: str, if_match: str | None = None) -> None:
         """Remove a document. Raises NotFound or PreconditionFailed."""
 
-        async def delete(transaction: Any) -> list[tuple]:
+        async def delete(transaction: Transaction) -> list[tuple]:
             await self._check(transaction, owner_id, name, if_match)
             return await transaction.fetch(f"DELETE {self._ONE} RETURNING name", owner_id, name)
 
@@ -6860,7 +6842,7 @@ class SQLDocumentStore:
         """Remove all documents of a user."""
         await write_locked(self.database, "DELETE FROM documents WHERE owner_id = $1", owner_id)
 
-    async def _check(self, transaction: Any, owner_id: str, name: str, if_match: str | None) -> None:
+    async def _check(self, transaction: Transaction, owner_id: str, name: str, if_match: str | None) -> None:
         if if_match is not None:
             rows = await transaction.fetch(f"SELECT etag {self._ONE}", owner_id, name)
             check_precondition(if_match, first_row(rows, missing_document(name))[0])
@@ -7435,10 +7417,6 @@ class EventHub:
 # ==== decisions: may call stores and live updates ===============================================
 
 
-def revision_etag(revision: int) -> str:
-    return f'"{revision}"'
-
-
 def collection_etag(user: User, revision: int) -> str:
     """The validator of a user's to-dos: a database made again counts from 1 again, but has other user ids."""
     return f'"{revision}.{user.id[-8:]}"'
@@ -7924,12 +7902,6 @@ async def revert_some(
     return todos
 
 
-async def undo_some(batch: LongBatch, act: Act, revisions: Sequence[int]) -> int:
-    """Revert changes of the batch that a bulk act undoes; returns their number."""
-    batch.undoes = act.undoes
-    return len(await revert_some(batch, batch.queries, await batch.queries.changes_to_undo(revisions)))
-
-
 ACT_STATE = "next_slice, done, held_by, held_until"
 NOTE_SLICE = "UPDATE acts SET next_slice = $2, done = done + $3, held_by = $4, held_until = $5 WHERE batch = $1"
 
@@ -7954,7 +7926,7 @@ class BulkActs:
         self._holder = uuid7()
         self._tasks: dict[str, asyncio.Task[WriteResult]] = {}  # by batch
 
-    async def of_user(self, source: Any, user: User) -> list[Act]:
+    async def of_user(self, source: Source, user: User) -> list[Act]:
         """A user's acts that are not done."""
         rows = await source.fetch("SELECT act FROM acts WHERE user_id = $1", user.id)
         return [msgspec.json.decode(row[0], type=Act) for row in rows]
@@ -8026,7 +7998,9 @@ class BulkActs:
         """Change the to-dos of a slice; returns the number of all so far, or after the last of an undo Undone."""
         batch.id = act.batch
         if act.kind == "undo":
-            done = await undo_some(batch, act, [*itertools.chain(*items)])
+            batch.undoes = act.undoes
+            changes = await batch.queries.changes_to_undo([*itertools.chain(*items)])
+            done = len(await revert_some(batch, batch.queries, changes))
         else:
             todos = await batch.queries.changeable_todos(items, OWNER if act.deleted else EDITOR)
             chosen = [todos[each] for each in items if each in todos]
@@ -8057,7 +8031,7 @@ class BulkActs:
     @staticmethod
     async def try_undo(queries: TodoQueries, revisions: Sequence[int]) -> None:
         """Raise Conflict or Forbidden if changes cannot be reverted."""
-        nothing = TodoBatch(Loaded(queries.source, 0), queries.user)
+        nothing = TodoBatch(Loaded(cast(Transaction, queries.source), 0), queries.user)  # which only reads
         await revert_some(nothing, queries, await queries.changes_to_undo(revisions))
 
     async def _forget(self, act: Act, transaction: Transaction) -> None:
@@ -8176,15 +8150,12 @@ class TodoService:
         self, batch: TodoBatch, todo_id: str, fields: Mapping[str, Any], if_match: str | None, subtasks: str = "keep"
     ) -> Todo:
         """Set these fields of a to-do. Raises NotFound or PreconditionFailed."""
-        before = batch.todo(todo_id)
-        check_precondition(if_match, revision_etag(before.revision))
-        return change_todo(batch, before, fields, subtasks)
+        return change_todo(batch, batch.todo(todo_id, if_match=if_match), fields, subtasks)
 
     @transactional(TodoQueries.seen_todos)
     def skip(self, batch: TodoBatch, todo_id: str, if_match: str | None) -> Todo:
         """Move a to-do that repeats to its next due date. Raises NotFound, PreconditionFailed or Conflict."""
-        before = batch.todo(todo_id)
-        check_precondition(if_match, revision_etag(before.revision))
+        before = batch.todo(todo_id, if_match=if_match)
         if not before.repeat:
             raise Conflict("This to-do does not repeat.")
         following = following_fields(before, before.repeat, batch)
@@ -8198,9 +8169,7 @@ class TodoService:
 
     @transactional(TodoQueries.seen_todos)
     def _delete(self, batch: TodoBatch, todo_id: str, if_match: str | None) -> None:
-        before = batch.todo(todo_id)
-        check_precondition(if_match, revision_etag(before.revision))
-        trash(batch, before)
+        trash(batch, batch.todo(todo_id, if_match=if_match))
 
     @transactional()
     async def _purge(self, batch: LongBatch, todo_id: str, if_match: str | None) -> None:
@@ -8441,7 +8410,7 @@ class TodoService:
         if todo_list.inbox:
             raise Conflict("The Inbox is yours alone. Make a list, and share that.")
         answer = await act(list_id, *arguments)
-        batch.note_sharing(todo_list)
+        batch.record(todo_list, todo_list, "share")  # its readers see that members or links have changed
         return answer
 
     # ---- undo
@@ -11935,14 +11904,14 @@ class ExportHandler(APIHandler):
             await self._write_parts(file, documents=self._documents(documents))
         file.write(b"}\n")
 
-    async def _write_moment(self, file: IO[bytes], source: Any) -> None:
+    async def _write_moment(self, file: IO[bytes], source: Source) -> None:
         """Write everything from the database, as of one moment."""
         queries = TodoQueries(source, self.user)
         kept = {each.table: self._kept(queries, kind) for kind, each in KINDS_KEPT.items()}
         parts = {"lists": self._lists(queries), "todos": self._todos(queries), "comments": self._comments(queries)}
         await self._write_parts(file, **parts, **kept)
         if isinstance(self.services.documents, SQLDocumentStore):
-            await self._write_parts(file, documents=self._documents(SQLDocumentStore(source)))
+            await self._write_parts(file, documents=self._documents(SQLDocumentStore(cast(Database, source))))
 
     @staticmethod
     async def _write_parts(file: IO[bytes], **parts: AsyncIterator[list[Any]]) -> None:
@@ -20340,7 +20309,7 @@ COPIED_TABLES = {
     **{each.table: (each.columns, "id") for each in KINDS_KEPT.values()},
     "acts": (f"batch, user_id, act, {ACT_STATE}", "batch"),
     "slices": ("id, user_id, items", "id"),
-    "credentials": ("id, kind, name, read_only, created_at, used_at, expires_at, user_id, list_id, secret_hash", "id"),
+    "credentials": (STORED_CREDENTIAL_COLUMNS, "id"),
 }
 Progress = Callable[[str, int, int], None]
 
@@ -20378,8 +20347,7 @@ async def checksum(batches: AsyncIterator[Rows]) -> tuple[int, int]:
 async def copy_table(source: Database, target: Database, table: str, progress: Progress) -> None:
     """Copy the rows of a table that the target does not have yet."""
     columns, key = COPIED_TABLES[table]
-    places = ", ".join(f"${place}" for place in range(1, columns.count(",") + 2))
-    sql = f"INSERT INTO {table} ({columns}) VALUES ({places}) ON CONFLICT ({key}) DO NOTHING"
+    sql = f"{insert(table, columns)} ON CONFLICT ({key}) DO NOTHING"
     total = (await source.fetch(f"SELECT count(*) FROM {table}"))[0][0]
     done, last = (await target.fetch(f"SELECT count(*), max({key}) FROM {table}"))[0]
     progress(table, done, total)
@@ -20437,7 +20405,7 @@ async def copy_all(source: Services, target: Services, resume: bool, progress: P
         await copy_table(source.database, target.database, table, progress)
     owners = [row[0] for row in await source.database.fetch("SELECT id FROM users")]
     await copy_documents(source, target, owners, progress)
-    newest = await source.todos.store.newest_revision()
+    newest, _ = await source.todos.store.counters()
     gaps = await source.database.fetch("SELECT after_revision, before_revision FROM revision_gaps")
 
     async def set_revision(transaction: Transaction) -> None:
