@@ -6861,7 +6861,7 @@ SAFE_WRITES = {"w": "majority", "journal": True}
 
 
 class MongoDocumentStore:
-    """JSON documents in MongoDB, each user's apart. Motor is in maintenance only, so nothing else imports it."""
+    """What SQLDocumentStore does, in MongoDB. Motor is in maintenance only, so nothing else imports it."""
 
     def __init__(self, uri: str):
         self._motor = driver("motor.motor_asyncio", "MONGODB_URI", "mongo")
@@ -8607,8 +8607,7 @@ class Weather:
         LOG.warning("weather: %s", type(error).__name__)
         if isinstance(error, TimeoutError) or "imeout" in str(error):
             return UpstreamTimedOut("The weather server did not answer within 3 seconds.")
-        code = getattr(error, "code", 599)
-        if code != 599:
+        if (code := getattr(error, "code", 599)) != 599:
             return UpstreamFailed(f"The weather server answered {code}.")
         return UpstreamFailed("The weather server cannot be reached, or its answer is too large.")
 
@@ -8636,18 +8635,12 @@ async def call_host(function: Callable, *arguments: Any) -> Any:
         raise RuntimeError(f"something that {function} waited for was cancelled") from error
 
 
-class MySQLCheck:
-    """A MySQL or MariaDB server that belongs to the health check, for programs beside this one that need it."""
+def mysql_check(url: str) -> Check:
+    """A check of a MySQL or MariaDB server, for programs beside this one that need it: sign in and run a query."""
+    aiomysql, parts = driver("aiomysql", "MYSQL_URL", "mysql"), urllib.parse.urlsplit(url)
 
-    def __init__(self, url: str):
-        self._aiomysql = driver("aiomysql", "MYSQL_URL", "mysql")
-        self._parts = urllib.parse.urlsplit(url)
-        self.name = f"MySQL {without_password(url)}"
-
-    async def ping(self) -> None:
-        """Sign in and run a query. Raises an exception without an answer."""
-        parts = self._parts
-        connection = await self._aiomysql.connect(
+    async def ping() -> None:
+        connection = await aiomysql.connect(
             host=parts.hostname or "localhost",
             port=parts.port or 3306,
             user=urllib.parse.unquote(parts.username or "root"),
@@ -8655,12 +8648,12 @@ class MySQLCheck:
             db=urllib.parse.unquote(parts.path[1:]) or None,
             connect_timeout=1,
         )
-        try:
+        with contextlib.closing(connection):
             async with connection.cursor() as cursor:
                 await cursor.execute("SELECT 1")
                 await cursor.fetchall()
-        finally:
-            connection.close()
+
+    return ping
 
 
 class Services:
@@ -8690,25 +8683,16 @@ class Services:
             "records": (self.records.name, self.records.ping),
         }
         if config.mysql_url:
-            mysql = MySQLCheck(config.mysql_url)
-            self._checks["mysql"] = mysql.name, mysql.ping
+            self._checks["mysql"] = f"MySQL {without_password(config.mysql_url)}", mysql_check(config.mysql_url)
         if taken := checks.keys() & self._checks.keys():
             raise Misconfigured(f"checks: {', '.join(sorted(taken))} is one of our own: use another name")
         self._checks |= {name: (name, check) for name, check in checks.items()}
         self._opened = self._closing = False
         self._opening: asyncio.Task | None = None
         self._tasks: list[asyncio.Task] = []
-        self._closers: list[Callable[[], None]] = []
+        self.closers: list[Callable[[], None]] = []  # called, too, when everything is closed
         self.requests = 0  # being answered now
         self.sockets = 0  # that are open
-
-    def close_too(self, closer: Callable[[], None]) -> None:
-        """Call this, too, when everything is closed."""
-        self._closers.append(closer)
-
-    def describe(self) -> str:
-        """The engine of each store, in one line."""
-        return f"to-dos: {self.database.name} · documents: {self.documents.name} · records: {self.records.name}"
 
     async def open(self, seconds: float | None = OPEN_SECONDS) -> None:
         """Open everything; callers that come together share one try. Raises Misconfigured or Unavailable.
@@ -8734,8 +8718,7 @@ class Services:
     async def _open(self) -> None:
         await self.todos.store.open()
         await self.hub.open()
-        self._tasks = [asyncio.ensure_future(self._tidy_forever())]
-        self._tasks.append(asyncio.ensure_future(self.todos.acts.go_on_forever()))
+        self._tasks = [*map(asyncio.ensure_future, (self._tidy_forever(), self.todos.acts.go_on_forever()))]
         self._opened = True
 
     async def close(self) -> None:
@@ -8752,7 +8735,7 @@ class Services:
                 await self.todos.store.close()
             await self.documents.close()
             await self.records.close()
-            for closer in self._closers:
+            for closer in self.closers:
                 closer()
         finally:
             self._closing = False
@@ -8958,8 +8941,6 @@ FORWARDING_HEADER = re.compile(
     r"|x-(amzn?|arr|cdn|cloud-trace|envoy|nginx|original|proxy|request-start|traefik|varnish|vercel)(-.+)?",
     re.IGNORECASE,
 )
-
-
 is_forwarding_header = functools.lru_cache(1000)(FORWARDING_HEADER.fullmatch)
 
 
@@ -9516,17 +9497,9 @@ class Authenticator:
         self, config: Config, get_user: GetUser | None, services: "Services", cookies: SessionCookies, origins: Origins
     ):
         self._auth, self._get_user, self._origins = config.auth, get_user, origins
+        self.asks_host = get_user is not None  # whether the program around this app identifies the caller
+        self.has_accounts = not self.asks_host and config.auth != "open"  # whether users sign in to this app
         self._store, self._accounts, self._cookies = services.todos.store, services.accounts, cookies
-
-    @property
-    def has_accounts(self) -> bool:
-        """Whether users sign in to this app."""
-        return self._get_user is None and self._auth != "open"
-
-    @property
-    def asks_host(self) -> bool:
-        """Whether the program around this app identifies the caller."""
-        return self._get_user is not None
 
     async def caller(self, request: Request) -> Caller | None:
         """The caller of a request, or None. Raises Unauthorized for a token that is not valid."""
@@ -9687,12 +9660,10 @@ def refusal(status: int, detail: str) -> Response[Any]:
     request_id = os.urandom(8).hex()
     LOG.info("%s refused a request that is not valid HTTP or is over a limit: %d", request_id, status)
     body = msgspec.json.encode(Problem("about:blank", http.client.responses[status], status, detail, request_id))
-    headers = {
-        **{"X-Request-Id": request_id, "Date": date_header(int(time.time()))},
-        **policy_headers(API_POLICY, "'none'", "http"),
-        **{"Content-Type": "application/problem+json", "Content-Length": str(len(body)), "Connection": "close"},
-    }
-    return Response(body, status=status, headers=headers)
+    headers = {"X-Request-Id": request_id, "Date": date_header(int(time.time()))}
+    headers |= policy_headers(API_POLICY, "'none'", "http")
+    headers |= {"Content-Length": str(len(body)), "Connection": "close"}
+    return Response(body, "application/problem+json", status=status, headers=headers)
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -10461,11 +10432,9 @@ class TornadoSocket(tornado.websocket.WebSocketHandler):
         self.on_message(None)
 
     async def receive(self) -> str | bytes | None:
-        """The first message; None when the socket has been closed."""
         return await self._message
 
     async def send(self, text: str) -> None:
-        """Send a message. Raises ClientGone."""
         try:
             await self.write_message(text)
         except (tornado.websocket.WebSocketClosedError, tornado.iostream.StreamClosedError):
@@ -10594,7 +10563,6 @@ class ASGISocket:
         self._closing: asyncio.Future[None] | None = None
 
     async def receive(self) -> str | bytes | None:
-        """The first message; None when the socket has been closed."""
         message = await self._receive()
         if message["type"] == "websocket.receive":
             return message.get("text") or message.get("bytes") or ""
@@ -10602,14 +10570,12 @@ class ASGISocket:
         return None
 
     async def send(self, text: str) -> None:
-        """Send a message. Raises ClientGone."""
         try:
             await self._send({"type": "websocket.send", "text": text})
         except Exception as error:  # servers raise different errors when the client is gone
             raise ClientGone from error
 
     def close(self, code: int, reason: str) -> None:
-        """Close the socket soon."""
         if not self._is_closing:
             self._is_closing = True
             message = {"type": "websocket.close", "code": code, "reason": reason}
@@ -19660,7 +19626,7 @@ def app_state(config: Config, get_user: GetUser | None, checks: Mapping[str, Che
     cookies = SessionCookies(config, origins)
     authenticator = Authenticator(config, get_user, services, cookies, origins)
     hasher = PasswordHasher()
-    services.close_too(hasher.close)
+    services.closers.append(hasher.close)
     # A separate store, since a user with many records could evict the counts from the other one.
     records = services.records if config.redis else DictRecordStore(max_items=100_000)
     routes = served_routes(config, authenticator.has_accounts)
@@ -20694,7 +20660,8 @@ def announce(services: Services, sockets: Sequence[socket.socket]) -> None:
     address = config.public_url or f"http://{host}:{sockets[0].getsockname()[1]}"
     process = f" (process {os.getpid()})" if config.log_format == "json" else ""
     say(f"tornado_todo {__version__} is at {address}{config.prefix}{process}")
-    say(services.describe())
+    stores = {"to-dos": services.database, "documents": services.documents, "records": services.records}
+    say(" · ".join(f"{name}: {store.name}" for name, store in stores.items()))
     say("Press Ctrl+C to stop.")
 
 
