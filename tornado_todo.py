@@ -2847,7 +2847,7 @@ async def end_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:
 class Probe(NamedTuple):
     """How to check that a database works, for code that does not know its tables."""
 
-    tables: Mapping[str, Collection[str]]  # that must be readable and writable, and their columns
+    tables: Mapping[str, Sequence[str]]  # that must be readable and writable, and their columns
     counters: str  # SQL for rows of a name and a number
     is_continued: Callable[[Mapping[str, int], Mapping[str, int]], bool]  # whether counters can follow earlier ones
     write: str  # SQL that stores $1, a number
@@ -4717,11 +4717,6 @@ class Kind(NamedTuple):
     rows: Table
     undoable: tuple[str, ...]
 
-    @property
-    def columns(self) -> str:
-        """The columns of a stored row."""
-        return f"{self.rows.columns}, owner_id"
-
 
 KINDS_KEPT: dict[type[Any], Kind] = {
     SavedFilter: Kind("filter", "filters", Table(SavedFilter), ("title", "query")),
@@ -6385,6 +6380,10 @@ class TodoStore:
         )
         return [User(*row) for row in rows]
 
+    async def newest_revision(self) -> int:
+        """The revision of the newest write of all."""
+        return (await self.database.fetch("SELECT value FROM counters WHERE name = 'revision'"))[0][0]
+
     async def counters(self) -> tuple[int, int]:
         """The newest revision of all, and a number that is raised whenever rights change."""
         rows = await self.database.fetch(
@@ -6775,7 +6774,7 @@ class Precondition(NamedTuple):
     only_new: bool = False
 
 
-ANY_PRECONDITION = Precondition()
+ALWAYS = Precondition()
 
 
 def document_exists() -> PreconditionFailed:
@@ -6808,12 +6807,7 @@ class SQLDocumentStore:
         return Document(body.encode(), etag)
 
     async def put(
-        self,
-        owner_id: str,
-        name: str,
-        body: bytes,
-        precondition: Precondition = ANY_PRECONDITION,
-        at: int | None = None,
+        self, owner_id: str, name: str, body: bytes, precondition: Precondition = ALWAYS, at: int | None = None
     ) -> str:
         """Store a document, new or instead of the old one, and return its ETag. Raises PreconditionFailed."""
         etag = document_etag(body)
@@ -6932,7 +6926,6 @@ class MongoDocumentStore:
         return {"owner_id": {"$eq": owner_id}, "name": {"$eq": name}}
 
     async def get(self, owner_id: str, name: str) -> Document:
-        """One document. Raises NotFound."""
         async with self._documents() as documents:
             document = await documents.find_one(self._one(owner_id, name), {"text": 1, "etag": 1})
         if document is None:
@@ -6940,14 +6933,8 @@ class MongoDocumentStore:
         return Document(document["text"].encode(), document["etag"])
 
     async def put(
-        self,
-        owner_id: str,
-        name: str,
-        body: bytes,
-        precondition: Precondition = ANY_PRECONDITION,
-        at: int | None = None,
+        self, owner_id: str, name: str, body: bytes, precondition: Precondition = ALWAYS, at: int | None = None
     ) -> str:
-        """Store a document, new or instead of the old one, and return its ETag. Raises PreconditionFailed."""
         etag = document_etag(body)
         which = await self._which(owner_id, name, precondition.if_match)
         document = {"owner_id": owner_id, "name": name, "size": len(body), "etag": etag}
@@ -6971,7 +6958,6 @@ class MongoDocumentStore:
         return etag
 
     async def delete(self, owner_id: str, name: str, if_match: str | None = None) -> None:
-        """Remove a document. Raises NotFound or PreconditionFailed."""
         which = await self._which(owner_id, name, if_match)
         async with self._documents() as documents:
             result = await documents.delete_one(which)
@@ -6979,7 +6965,6 @@ class MongoDocumentStore:
             raise NotFound(missing_document(name))
 
     async def delete_all(self, owner_id: str) -> None:
-        """Remove all documents of a user."""
         async with self._documents() as documents:
             await documents.delete_many({"owner_id": {"$eq": owner_id}})
 
@@ -6992,7 +6977,6 @@ class MongoDocumentStore:
         return {**self._one(owner_id, name), "etag": {"$eq": etag}}
 
     async def entries(self, owner_id: str, prefix: str, after: str, limit: int) -> list[DocumentEntry]:
-        """Names that begin with `prefix` and come after `after`, in code point order."""
         names = {"$gte": prefix, "$lt": prefix + "\U0010ffff", "$gt": after}
         which, shown = {"owner_id": {"$eq": owner_id}, "name": names}, {"name": 1, "size": 1, "updated_at": 1}
         async with self._documents() as documents:
@@ -7001,6 +6985,16 @@ class MongoDocumentStore:
 
 
 DocumentStore = SQLDocumentStore | MongoDocumentStore
+
+
+async def read_documents(store: DocumentStore, owners: Iterable[str]) -> AsyncIterator[Rows]:
+    """The documents of these owners in batches: owner, name, time of the last change, and text."""
+    for owner_id in owners:
+        after = ""
+        while entries := await store.entries(owner_id, "", after, 20):
+            texts = [(await store.get(owner_id, entry.name)).body for entry in entries]
+            yield [(owner_id, entry.name, entry.updated_at, text) for entry, text in zip(entries, texts, strict=True)]
+            after = entries[-1].name
 
 
 class Record(NamedTuple):
@@ -7073,7 +7067,7 @@ class DictRecordStore:
 
 
 class RedisRecordStore:
-    """Records in Redis, the media type in front of the bytes; Redis ends them when their time is over."""
+    """What DictRecordStore does, in Redis, which ends records; the media type is in front of the bytes."""
 
     def __init__(self, url: str, prefix: str):
         self._prefix = f"{prefix}record:"  # the server may be shared
@@ -7117,7 +7111,6 @@ class RedisRecordStore:
         return Unavailable("The record store cannot be used right now; try again.")
 
     async def get(self, key: str) -> Record | None:
-        """The record, or None if there is none or it has expired."""
         value = await self._send("GET", self._prefix + key)
         if value is None:
             return None
@@ -7125,18 +7118,15 @@ class RedisRecordStore:
         return Record(body, content_type.decode())
 
     async def set(self, key: str, record: Record, ttl: float | None = None) -> None:
-        """Store a record, for `ttl` seconds or until Redis drops it."""
         value = record.content_type.encode() + b"\0" + record.body
         expiry = () if ttl is None else ("PX", int(ttl * 1000))
         await self._send("SET", self._prefix + key, value, *expiry)
 
     async def delete(self, key: str) -> bool:
-        """Remove a record; returns whether there was one."""
         # A repeated command would report that there was none.
         return bool(await self._send("DEL", self._prefix + key, repeatable=False))
 
     async def delete_all(self, prefix: str) -> None:
-        """Remove every record with a key that begins with this text."""
         pattern = re.sub(r"([][*?\\])", r"\\\1", self._prefix + prefix) + "*"
         cursor: Any = 0
         while True:
@@ -7147,7 +7137,6 @@ class RedisRecordStore:
                 return
 
     async def increment(self, key: str, by: int, ttl: float) -> int:
-        """Add to a counter, which ends `ttl` seconds after it began, and return the sum."""
         # Together: one that ends between its beginning and the addition would come back without an end.
         async with self.client.pipeline(transaction=True) as together:
             together.set(self._prefix + key, 0, nx=True, px=int(ttl * 1000)).incrby(self._prefix + key, by)
@@ -7157,7 +7146,6 @@ class RedisRecordStore:
                 raise self._unavailable(error) from error
 
     async def claim(self, key: str, ttl: float) -> float:
-        """Take a key for `ttl` seconds: 0 if it was free, otherwise for how many seconds it is still taken."""
         if await self._send("SET", self._prefix + key, b"", "NX", "PX", int(ttl * 1000), repeatable=False):
             return 0.0
         return max(await self._send("PTTL", self._prefix + key), 1) / 1000
@@ -9788,6 +9776,7 @@ def operation_of(function: Callable[..., Awaitable[Any]]) -> Operation:
     readers = {name: parameter.read for place, name, parameter in parameters if place == "query"}
     signature = inspect.signature(function)
     body, returned = signature.parameters.get("body"), signature.return_annotation
+    result = value_type(returned)
     statuses = tuple(each for each in getattr(returned, "__metadata__", ()) if isinstance(each, int))
     return Operation(
         function,
@@ -9796,8 +9785,8 @@ def operation_of(function: Callable[..., Awaitable[Any]]) -> Operation:
         functools.lru_cache(500)(functools.partial(read_query, readers)),  # the page sends the same queries often
         tuple((name, parameter.header.lower()) for place, name, parameter in parameters if place == "header"),
         marker(body.annotation, (Fields, Bytes)) if body else None,
-        statuses or ((204,) if returned is None else (200,)),
-        value_type(returned),
+        statuses or ((204,) if result is None else (200,)),
+        result,
     )
 
 
@@ -11094,9 +11083,7 @@ class TodoHandler(ParsingHandler):
         """Change some fields of a to-do; completing one that repeats makes the next."""
         return await self.services.todos.patch(self.user_in(tz), todo_id, body, if_match, subtasks)
 
-    async def delete(
-        self, todo_id: TodoId, *, deleted: Deleted = False, if_match: IfMatch = None
-    ) -> Annotated[WriteResult[None], 204]:
+    async def delete(self, todo_id: TodoId, *, deleted: Deleted = False, if_match: IfMatch = None) -> WriteResult[None]:
         """Move a to-do to the trash, or delete one in the trash for good."""
         return await self.services.todos.delete(self.user, todo_id, if_match, deleted)
 
@@ -11137,7 +11124,7 @@ class CommentHandler(APIHandler):
         """Change the text of a comment; only its author may."""
         return await self.services.todos.change_comment(self.user, todo_id, comment_id, body["text"])
 
-    async def delete(self, todo_id: TodoId, comment_id: CommentId) -> Annotated[WriteResult[None], 204]:
+    async def delete(self, todo_id: TodoId, comment_id: CommentId) -> WriteResult[None]:
         """Delete a comment; its author and the list's owner may."""
         return await self.services.todos.change_comment(self.user, todo_id, comment_id, None)
 
@@ -11227,9 +11214,7 @@ class ListHandler(APIHandler):
         """Change a list: its title for all, if the caller owns it; its order, colour and archive for the caller."""
         return await self.services.todos.patch_list(self.user, list_id, body, if_match)
 
-    async def delete(
-        self, list_id: ListId, *, deleted: Deleted = False, if_match: IfMatch = None
-    ) -> Annotated[WriteResult[None], 204]:
+    async def delete(self, list_id: ListId, *, deleted: Deleted = False, if_match: IfMatch = None) -> WriteResult[None]:
         """Move a list with its to-dos to the trash, or delete one in the trash for good."""
         return await self.services.todos.delete_list(self.user, list_id, if_match, deleted)
 
@@ -11309,7 +11294,7 @@ class FilterHandler(KeptHandler):
             body["query"] = filter_query(body["query"])
         return await self.services.todos.keep(self.user, SavedFilter, filter_id, body, if_match)
 
-    async def delete(self, filter_id: FilterId, *, if_match: IfMatch = None) -> Annotated[WriteResult[None], 204]:
+    async def delete(self, filter_id: FilterId, *, if_match: IfMatch = None) -> WriteResult[None]:
         """Delete a saved filter."""
         return await self.services.todos.forget(self.user, SavedFilter, filter_id, if_match)
 
@@ -11356,7 +11341,7 @@ class TemplateHandler(KeptHandler):
         """Read a template."""
         return await self.one_kept(template_id)
 
-    async def delete(self, template_id: TemplateId, *, if_match: IfMatch = None) -> Annotated[WriteResult[None], 204]:
+    async def delete(self, template_id: TemplateId, *, if_match: IfMatch = None) -> WriteResult[None]:
         """Delete a template."""
         return await self.services.todos.forget(self.user, Template, template_id, if_match)
 
@@ -11915,11 +11900,8 @@ class ExportHandler(APIHandler):
             after = found[-1][1].id
 
     async def _documents(self, store: DocumentStore) -> AsyncIterator[list[Any]]:
-        after = ""
-        while entries := await store.entries(self.user.id, "", after, 20):
-            documents = [(entry.name, await store.get(self.user.id, entry.name)) for entry in entries]
-            yield [{"name": name, "document": msgspec.Raw(document.body)} for name, document in documents]
-            after = entries[-1].name
+        async for documents in read_documents(store, [self.user.id]):
+            yield [{"name": name, "document": msgspec.Raw(text)} for _, name, _, text in documents]
 
 
 class ShownDocument(msgspec.Struct, frozen=True):
@@ -20266,16 +20248,11 @@ def running(settings: Mapping[str, str] | None = None, **options: Any) -> Iterat
 COPY_ROWS = 1000  # in one transaction
 # Tables, each after those it refers to: their columns, and the key by which they are read.
 COPIED_TABLES = {
-    "users": ("id, name, created_at, revision, password, time_zone", "id"),
-    "lists": (STORED_LIST_COLUMNS, "id"),
-    "todos": (f"{STORED_TODO_COLUMNS}, said", "id"),
-    "comments": (STORED_COMMENT_COLUMNS, "id"),
-    "changes": (STORED_CHANGE_COLUMNS, "revision"),
-    "members": (MEMBER_COLUMNS, "id"),
-    **{each.table: (each.columns, "id") for each in KINDS_KEPT.values()},
-    "acts": (f"batch, user_id, act, {ACT_STATE}", "batch"),
-    "slices": ("id, user_id, items", "id"),
-    "credentials": (STORED_CREDENTIAL_COLUMNS, "id"),
+    table: (", ".join(PROBE.tables[table]), {"changes": "revision", "acts": "batch"}.get(table, "id"))
+    for table in (
+        *("users", "lists", "todos", "comments", "changes", "members"),
+        *("filters", "templates", "acts", "slices", "credentials"),
+    )
 }
 Progress = Callable[[str, int, int], None]
 
@@ -20288,16 +20265,6 @@ async def read_table(database: Database, table: str, after: Any = None) -> Async
     while rows := await database.fetch(select.format(columns, table, where, key, COPY_ROWS), *arguments):
         yield rows
         where, arguments = f"WHERE {key} > $1", [rows[-1][columns.split(", ").index(key)]]
-
-
-async def read_documents(store: DocumentStore, owners: Iterable[str]) -> AsyncIterator[Rows]:
-    """The documents of these owners in batches: owner, name, time of the last change, and text."""
-    for owner_id in owners:
-        after = ""
-        while entries := await store.entries(owner_id, "", after, 100):
-            texts = [(await store.get(owner_id, entry.name)).body for entry in entries]
-            yield [(owner_id, entry.name, entry.updated_at, text) for entry, text in zip(entries, texts, strict=True)]
-            after = entries[-1].name
 
 
 async def checksum(batches: AsyncIterator[Rows]) -> tuple[int, int]:
@@ -20371,7 +20338,7 @@ async def copy_all(source: Services, target: Services, resume: bool, progress: P
         await copy_table(source.database, target.database, table, progress)
     owners = [row[0] for row in await source.database.fetch("SELECT id FROM users")]
     await copy_documents(source, target, owners, progress)
-    newest, _ = await source.todos.store.counters()
+    newest = await source.todos.store.newest_revision()
     gaps = await source.database.fetch("SELECT after_revision, before_revision FROM revision_gaps")
 
     async def set_revision(transaction: Transaction) -> None:
