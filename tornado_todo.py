@@ -33,7 +33,7 @@ The map. A line of code calls only upwards, so the file reads from top to bottom
     command line    main()
 
 One idea carries the whole, the change log: every write is one transaction that raises the
-database's revision, changes rows and appends to `changes` what they were and what they became.
+database's revision, changes rows and appends their old and new values to `changes`.
 History, undo, trash, live updates, replay and ETags are all read from that one table.
 Another carries the rights: each statement selects only what the caller (`$1`) may see or change.
 """
@@ -2795,7 +2795,7 @@ def parse_title(
 ) -> tuple[dict[str, Any], list[Span]]:
     """The fields of a to-do, of which the title may have words for others, and those parts of the title.
 
-    `lists` has ids by folded title. The title stays as it is if no other text would remain. Words replace the
+    `lists` has ids by folded title. The title stays unchanged if no other text would remain. Words replace the
     fields that were sent, except that tags are added.
     """
     line = QuickAdd(fields["title"], reader, lists, fields.get("tags") or (), keep)
@@ -3352,8 +3352,8 @@ def look_at_log(file: str, seen: Log) -> tuple[Log, bool]:
 class SQLiteFiles:
     """Notices when the files of an open database are removed, replaced, emptied, overwritten or cut.
 
-    SQLite does not check until it opens them again, and would acknowledge lost writes. The methods whose
-    names begin with `check` raise FilesLost, and `database`, `log` and `index` are the paths.
+    SQLite does not check until it opens them again, and would acknowledge lost writes. The methods `check…`
+    raise FilesLost, and `database`, `log` and `index` are the paths.
     """
 
     def __init__(self, path: str, probe: Probe | None):
@@ -3604,7 +3604,7 @@ class SQLiteDatabase(Database):
     run in the loop, which takes them a tenth of a millisecond each, and less than two threads that wait
     for each other at every statement; the commit, which waits for the disk, runs in the writer's thread.
     Long writes run there as a whole, and leave the loop to the others. The log is copied into the database beside
-    the commits, by a connection of its own; SQLite begins it again in the commit that finds little left to copy.
+    the commits, by another connection; SQLite begins it again in the commit that finds little left to copy.
     """
 
     engine_errors = (sqlite3.Error,)
@@ -4173,16 +4173,15 @@ class PostgresDatabase(Database):
 
     def _check_settings(self, encoding: str, commit: str, read_only: str, path: str, schema: str | None) -> None:
         """Raise Misconfigured or Unavailable for settings with which writes fail or may be lost."""
-        reason = ""
-        if encoding != "UTF8":
-            reason = f"its encoding is {encoding}, which cannot keep every text; make one with createdb -E UTF8"
-            reason += " -T template0"
-        elif commit == "off":
-            reason = "with synchronous_commit=off an acknowledged write can be lost; set it to on"
-        elif schema is None:
-            reason = f"it has no schema of its search_path {path}"
-        if reason:
-            raise Misconfigured(f"DATABASE_URL: {self.name}: {reason}")
+        advice = "make one with createdb -E UTF8 -T template0"
+        faults = {
+            f"its encoding is {encoding}, which cannot keep every text; {advice}": encoding != "UTF8",
+            "with synchronous_commit=off an acknowledged write can be lost; set it to on": commit == "off",
+            f"it has no schema of its search_path {path}": schema is None,
+        }
+        for fault, is_present in faults.items():
+            if is_present:
+                raise Misconfigured(f"DATABASE_URL: {self.name}: {fault}")
         if read_only == "on":
             raise Unavailable(f"{self.name} is read-only: default_transaction_read_only is on, or it is a standby.")
 
@@ -4903,8 +4902,8 @@ class EndOfList(msgspec.Struct):
 class TodoQueries:
     """Reads what one user may see, through a database or inside a transaction: both have `fetch`.
 
-    Every statement carries the caller's right. What the caller may not see is not found; what may
-    be seen, but not changed, is Forbidden where a `role` asks for more.
+    Every statement carries the caller's right. Rows that the caller may not see are not found; those that the
+    caller may see, but not change, are Forbidden where a `role` asks for more.
     """
 
     def __init__(self, source: Source, user: User):
@@ -5249,7 +5248,7 @@ class TodoQueries:
         return [todo for todo in reversed(todos) if todo.order < order], [todo for todo in todos if todo.order > order]
 
     async def far_out(self, list_id: str, sign: int) -> tuple[list[Todo], float]:
-        """The to-dos of a list whose order is nearer to one limit than to 0, and the next order, or 0 if there is none.
+        """The to-dos of a list with an order nearer to one limit than to 0, and the next order, or 0 without one.
 
         With a sign of 1 those above, in their sequence, and with -1 those below, in reverse.
         """
@@ -5286,22 +5285,17 @@ class TodoQueries:
         if self.knows_names and not names:
             return changes
 
-        def shown(side: msgspec.Raw) -> msgspec.Raw:
-            return msgspec.Raw(
-                USER_IN_IMAGE.sub(
-                    lambda match: match[1] + msgspec.json.encode(names.get(match[2].decode())), bytes(side)
-                )
-            )
+        def named(match: re.Match[bytes]) -> bytes:
+            return match[1] + msgspec.json.encode(names.get(match[2].decode()))
 
-        return [
-            msgspec.structs.replace(
-                change,
-                user=change.user if self.knows_names else None,
-                before=shown(change.before),
-                after=shown(change.after),
+        shown = []
+        for change in changes:
+            before, after = (
+                msgspec.Raw(USER_IN_IMAGE.sub(named, bytes(side))) for side in (change.before, change.after)
             )
-            for change in changes
-        ]
+            user = change.user if self.knows_names else None
+            shown.append(msgspec.structs.replace(change, user=user, before=before, after=after))
+        return shown
 
     async def names(self, ids: Collection[str | None]) -> dict[str | None, str]:
         """The names of users by their ids; none for the holder of a link."""
@@ -5604,7 +5598,7 @@ class Loaded:
     """The rows from which the writes of one transaction are decided, as changed by the earlier decisions.
 
     Writes of a group mostly go to the same list, and often to the same to-dos. Their rows are read for all of
-    them, and each is written once: a group of 32 takes some ten statements. There is no other writer meanwhile,
+    them, and each is written once: a group of 32 takes some ten statements. No other writer is active meanwhile,
     and a write that changes rights is alone in its transaction.
     """
 
@@ -5699,7 +5693,7 @@ class Loaded:
                 end.order = after.order if end.order is None else max(end.order, after.order)
 
     async def save(self) -> None:
-        """Write what was decided, with one `execute_many` for each statement."""
+        """Write all decisions, with one `execute_many` for each statement."""
         if not self.rows:
             return
         rows: dict[str, list[tuple]] = {}
@@ -6103,7 +6097,7 @@ class KnownUsers:
 
     Each is one row by a key, which is also its last column. `forget()` follows every commit that removes
     rights, in this process or another, and `confirm()` reads again what had been known until then.
-    A caller whose right was removed before the outage is refused.
+    Callers who lost their right before the outage are refused.
     """
 
     def __init__(self, database: Database):
@@ -6855,7 +6849,7 @@ SAFE_WRITES = {"w": "majority", "journal": True}
 
 
 class MongoDocumentStore:
-    """What SQLDocumentStore does, in MongoDB. Motor is in maintenance only, so nothing else imports it."""
+    """Does the same as SQLDocumentStore, in MongoDB. Motor is in maintenance only, so nothing else imports it."""
 
     def __init__(self, uri: str):
         self._motor = driver("motor.motor_asyncio", "MONGODB_URI", "mongo")
@@ -7067,7 +7061,7 @@ class DictRecordStore:
 
 
 class RedisRecordStore:
-    """What DictRecordStore does, in Redis, which ends records; the media type is in front of the bytes."""
+    """Does the same as DictRecordStore, in Redis, which ends records; the media type is in front of the bytes."""
 
     def __init__(self, url: str, prefix: str):
         self._prefix = f"{prefix}record:"  # the server may be shared
@@ -7431,14 +7425,6 @@ def decoded_image(side: msgspec.Raw, kind: Any) -> Any:
     return msgspec.structs.replace(thing, title=trim(thing.title), **texts)
 
 
-def undo_comment(batch: TodoBatch, todo: Todo, before: Comment | UnsetType | None, after: Comment) -> Todo:
-    """Revert what a change did to a comment, and return its to-do. Raises Conflict."""
-    current = next((each for each in batch.ask(TodoQueries.comments, todo.id) if each.id == after.id), None)
-    if current != after:
-        raise Conflict("The comment has been changed since, so nothing was undone.")
-    return batch.save_comment(todo, after, before or msgspec.structs.replace(after, text="", deleted_at=batch.at))
-
-
 def undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -> Todo:
     """Revert what a change did to a to-do, and return the to-do. Raises Conflict."""
     todo_id = change.todo or ""
@@ -7446,8 +7432,11 @@ def undo_change(batch: TodoBatch, change: Change, present: Mapping[str, Todo]) -
     if current is None or change.action == "purge":
         raise Conflict("What was removed for good, or is no longer yours to change, cannot be brought back.")
     before, after = (decoded_image(side, Todo) for side in (change.before, change.after))
-    if after and after.comment:
-        return undo_comment(batch, current, before and before.comment, after.comment)
+    if after and (comment := after.comment):
+        if comment not in batch.ask(TodoQueries.comments, todo_id):
+            raise Conflict("The comment has been changed since, so nothing was undone.")
+        deleted = msgspec.structs.replace(comment, text="", deleted_at=batch.at)
+        return batch.save_comment(current, comment, (before and before.comment) or deleted)
     if before is None and change.action != "create":
         raise Conflict("What this was before has gone with the account that it came from.")
     if before is None:
@@ -7539,8 +7528,8 @@ def make_room(batch: TodoBatch, todo: Todo) -> Todo:
 
     A client that places a to-do halves the gap between two others. A double can be halved some
     fifty times; well before that, enough neighbours are spread out evenly, twice as many at each
-    try, which keeps the cost of n moves at O(n log n). Where there is no room below a limit
-    of orders, all to-dos near it are moved away from it, including this one.
+    try, which keeps the cost of n moves at O(n log n). Without room below a limit of orders, all to-dos near it
+    are moved away from it, including this one.
     """
     for side, sign in enumerate((-1, 1)):
         count = 8
@@ -7600,12 +7589,6 @@ def check_parent(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any], list
         raise invalid("parent", fault)
 
 
-def in_list_of_parent(batch: TodoBatch, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields of a new to-do, which goes to the list of its parent if it names none."""
-    parent = batch.now(fields["parent"]) if fields.get("parent") and "list" not in fields else None
-    return {**fields, "list": parent.list} if parent else fields
-
-
 def with_subtasks(batch: TodoBatch, before: Todo) -> list[Todo]:
     """A to-do and its subtasks: those outside the trash or, if it is in the trash, those that went there with it."""
     here = [
@@ -7622,17 +7605,6 @@ def trash(batch: TodoBatch, before: Todo) -> int:
     return len(found)
 
 
-def restore_todo(batch: TodoBatch, before: Todo) -> Todo:
-    """Take a to-do out of the trash with the subtasks that went there with it; without its parent, to the top level."""
-    parent = batch.now(before.parent) if before.parent else None
-    parent_id = parent.id if parent and parent.list == before.list else None
-    _, *others = with_subtasks(batch, before)
-    after = batch.save_todo(before, changed(before, batch.at, deleted_at=None, parent=parent_id))
-    for each in others:
-        batch.save_todo(each, changed(each, batch.at, deleted_at=None))
-    return after
-
-
 def save_new(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
     """Make a to-do of fields that name its list and its order."""
     todo = Todo(id=todo_id, created_at=batch.at, updated_at=batch.at, **{"title": "", **fields})
@@ -7641,8 +7613,12 @@ def save_new(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
 
 
 def create_todo(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
-    """Make a to-do at the end of its list, unless `order` is set. Raises Invalid for a list that does not exist."""
-    fields = in_list_of_parent(batch, fields)
+    """Make a to-do at the end of its list, unless `order` is set. Raises Invalid for a list that does not exist.
+
+    It goes to the list of its parent if it names none.
+    """
+    if fields.get("parent") and "list" not in fields and (parent := batch.now(fields["parent"])):
+        fields = {**fields, "list": parent.list}
     list_id, last = find_place(batch, fields.get("list"), "order" not in fields)
     fields = with_assignee(batch, fields, list_id)
     check_parent(batch, todo_id, fields, list_id)
@@ -8167,9 +8143,20 @@ class TodoService:
 
     @transactional(TodoQueries.seen_todos)
     def restore(self, batch: TodoBatch, todo_id: str) -> Todo:
-        """Take a to-do out of the trash, if it is there. Raises NotFound."""
+        """Take a to-do out of the trash, if it is there, with the subtasks that went there with it. Raises NotFound.
+
+        Without its parent it comes back at the top level.
+        """
         before = batch.todo(todo_id, deleted=None)
-        return restore_todo(batch, before) if before.deleted_at else before
+        if not before.deleted_at:
+            return before
+        parent = batch.now(before.parent) if before.parent else None
+        parent_id = parent.id if parent and parent.list == before.list else None
+        _, *others = with_subtasks(batch, before)
+        after = batch.save_todo(before, changed(before, batch.at, deleted_at=None, parent=parent_id))
+        for each in others:
+            batch.save_todo(each, changed(each, batch.at, deleted_at=None))
+        return after
 
     # ---- comments
 
@@ -9348,9 +9335,10 @@ class Accounts:
         name = cleaned(clean_user_name, name, "name", "The name")
         check_new_password(password, name, "password")
         await self._throttle.count_address(address)
-        if not invite and await self.sign_up_rule() == "invite":
+        rule = await self.sign_up_rule()
+        if not invite and rule == "invite":
             raise Forbidden.of("invite", "is required: any account holder can make one", "An invitation")
-        if await self.sign_up_rule() == "closed":
+        if rule == "closed":
             raise Forbidden("This server does not accept new accounts. Ask its operator.")
         with self._hasher.turn():
             hashed = await self._hasher.run(hash_password, password)
@@ -10492,12 +10480,10 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
             self._take = None
 
     def data_received(self, chunk: bytes) -> None:
-        """Take a piece of the body."""
         if self._take:
             self._take(chunk)
 
     def finish(self) -> None:
-        """Report the end of the body."""
         if self._body_end and not self._body_end.done():
             self._body_end.set_result(None)
 
@@ -19815,7 +19801,6 @@ class ClientStream(tornado.iostream.IOStream):
             self._limits.become_busy(self.close)
 
     def read_from_fd(self, buffer: bytearray | memoryview) -> int | None:
-        """Read from the socket."""
         size = super().read_from_fd(buffer)
         self._is_ahead |= bool(size) and not self.reading()
         if size and self._is_idle:
@@ -19884,7 +19869,6 @@ class Server(tornado.httpserver.HTTPServer):
         self._limits = limits
 
     def handle_stream(self, stream: Any, address: tuple[Any, ...]) -> None:
-        """Take a new connection."""
         self._limits.begin(functools.partial(self._begin, stream.socket, address))
 
     def _begin(self, connection: socket.socket, address: tuple[Any, ...]) -> None:
@@ -19892,7 +19876,6 @@ class Server(tornado.httpserver.HTTPServer):
         super().handle_stream(ClientStream(connection, self._limits), address)
 
     def on_close(self, server_conn: Any) -> None:
-        """Forget a connection that has ended or become a WebSocket."""
         self._limits.leave(server_conn.stream.close)
         super().on_close(server_conn)
 
@@ -19958,7 +19941,6 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
     url: bytes
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Take a new connection."""
         self.limits.make_room()
         super().connection_made(transport)
         self._extensions = {WRITE_WHOLE: self._write_whole}
@@ -19971,7 +19953,6 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         self.limits.become_idle(self.close, HEAD_SECONDS)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Forget the connection."""
         self.limits.leave(self.close)
         self.close()
         super().connection_lost(error)
@@ -19987,7 +19968,6 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True, lenient_spaces_after_chunk_size=True)
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes from the client."""
         if self._is_new:
             if not self._early:
                 self.flow.pause_reading()
@@ -20057,13 +20037,11 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
     # ---- called by the parser
 
     def on_message_begin(self) -> None:
-        """A request begins."""
         self._is_reading_head = True
         super().on_message_begin()
         self.scope["extensions"] = self._extensions
 
     def on_headers_complete(self) -> None:
-        """Have the request answered."""
         self._is_reading_head = self._has_head_limit = False
         self._head_size = 0
         self.limits.become_busy(self.close)
@@ -20099,7 +20077,6 @@ class UvicornConnection(OfUvicorn):  # type: ignore[misc]
         return True
 
     def on_message_complete(self) -> None:
-        """Note the end of the body."""
         self._is_reading_body = False
         if not self.parser.should_upgrade():
             super().on_message_complete()
@@ -20482,7 +20459,6 @@ class LineFormatter(logging.Formatter):
     """One line per record; lines of a traceback are indented, so that they do not look like records."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record's text."""
         first, *rest = super().format(record).splitlines() or [""]
         message_lines = record.getMessage().count("\n")
         lines = [" ".join([first, *rest[:message_lines]]), *rest[message_lines:]]
@@ -20493,7 +20469,6 @@ class JSONFormatter(logging.Formatter):
     """One JSON object per line, for programs that collect logs."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record's object."""
         entry = {
             "time": timestamp(int(record.created * 1000)),
             "level": record.levelname.lower(),
