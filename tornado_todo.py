@@ -1051,11 +1051,9 @@ def zone_named(name: str) -> datetime.tzinfo:
         return datetime.UTC
     import zoneinfo  # takes 3 ms, and most servers need it only after the start
 
-    try:
+    with contextlib.suppress(ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
         if len(name) <= 64 and ZONE_NAME.fullmatch(name) and name not in ("localtime", "Factory"):
             return zoneinfo.ZoneInfo(name)
-    except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
-        pass
     raise ValueError("must be the name of a time zone, such as Europe/Berlin")
 
 
@@ -1769,8 +1767,9 @@ def text_fault(text: str) -> str | None:
     """The reason why not every engine could store a text, or None."""
     if "\0" in text:
         return "contains a NUL character"
-    is_whole = text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
-    return None if is_whole else "contains half a surrogate pair"
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        return "contains half a surrogate pair"
+    return None
 
 
 def json_fault(value: Any, depth: int = 0) -> tuple[str, str] | None:
@@ -1974,15 +1973,13 @@ CURSOR_KINDS: dict[str, type] = {"name": str, "parent": str, "revision": int} | 
 
 def read_cursor(text: str) -> list:
     """The inverse of `make_cursor`."""
-    try:
+    with contextlib.suppress(ValueError, TypeError, LookupError, RecursionError):
         values = json.loads(base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4)))
         sort, value, last_id, revision = values
         known = isinstance(last_id, str) and not text_fault(last_id) and not json_fault(value)
         known = known and type(revision) is int and 0 <= revision < 2**63
         if known and isinstance(value, CURSOR_KINDS[sort]):
             return values
-    except (ValueError, TypeError, LookupError, RecursionError):
-        pass
     raise ValueError("is not a cursor of a Link header of this server")
 
 
@@ -3148,7 +3145,7 @@ class Database(Source):
     async def _disconnect(self) -> None:
         raise NotImplementedError
 
-    async def snapshot(self, operation: Callable[[Any], Awaitable[None]]) -> None:
+    async def snapshot(self, operation: Callable[[Source], Awaitable[None]]) -> None:
         """Run `await operation(source)`; all reads through the source see the same moment.
 
         Writes go on meanwhile. The operation must wait for nothing else, since old rows are kept until it ends.
@@ -3794,7 +3791,7 @@ class SQLiteDatabase(Database):
             finally:
                 idle_readers.append(reader)
 
-    async def snapshot(self, operation: Callable[[Any], Awaitable[None]]) -> None:
+    async def snapshot(self, operation: Callable[[Source], Awaitable[None]]) -> None:
         if not self._files:
             await self.transaction(operation)
             return
@@ -4234,7 +4231,7 @@ class PostgresDatabase(Database):
                 await connection.execute("COMMIT")
             return [tuple(row) for row in rows]
 
-    async def snapshot(self, operation: Callable[[Any], Awaitable[None]]) -> None:
+    async def snapshot(self, operation: Callable[[Source], Awaitable[None]]) -> None:
         try:
             async with (
                 self._connected() as connection,
@@ -8786,7 +8783,7 @@ HEAD_SECONDS = 10  # that a client has to send the head of a request
 BODY_SECONDS = 15  # that a client has to send the body of a request
 MAX_HEAD = 16 * 1024  # bytes
 MAX_DISCARDED = 100_000_000  # bytes of a refused body that are read and dropped, so that the client reads why
-BodyReader = Callable[[Callable[[bytes], Any]], Awaitable[None]]
+BodyReader = Callable[[Callable[[bytes], object]], Awaitable[None]]
 
 
 class ClientGone(Exception):
@@ -10441,7 +10438,7 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
 
     def __init__(self, application: tornado.web.Application, app: App, connection: Any):
         self._application, self._app, self._connection = application, app, connection
-        self._take: Callable[[bytes], Any] | None = None
+        self._take: Callable[[bytes], object] | None = None
         self._body_wanted: asyncio.Future[None] | None = None
         self._body_end: asyncio.Future[None] | None = None
 
@@ -10471,7 +10468,7 @@ class TornadoExchange(tornado.httputil.HTTPMessageDelegate):
         if self._body_wanted and not self._body_wanted.done():
             self._body_wanted.set_result(None)
 
-    async def _receive_body(self, take: Callable[[bytes], Any]) -> None:
+    async def _receive_body(self, take: Callable[[bytes], object]) -> None:
         self._take, self._body_end = take, asyncio.get_running_loop().create_future()
         self._ask_for_body()
         try:
@@ -10614,7 +10611,7 @@ class ASGIExchange:
             request.receive_body = self._receive_body
         return request
 
-    async def _receive_body(self, take: Callable[[bytes], Any]) -> None:
+    async def _receive_body(self, take: Callable[[bytes], object]) -> None:
         has_more = True
         while has_more:
             message = await self._receive()
@@ -19424,11 +19421,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 })();
 """
 
-PAGE_ASSETS = (
-    ("css", PAGE_CSS, "text/css"),
-    ("js", PAGE_JS, "text/javascript"),
-    ("svg", PAGE_ICON, "image/svg+xml"),
-)
+PAGE_ASSETS = (("css", PAGE_CSS, "text/css"), ("js", PAGE_JS, "text/javascript"), ("svg", PAGE_ICON, "image/svg+xml"))
 
 
 # ==== assembly: may call everything above =======================================================
@@ -19671,14 +19664,14 @@ class ConnectionLimits:
 
     def __init__(self, maximum: int, keep_alive: int):
         self.maximum, self._keep_alive = maximum, keep_alive
-        self._idle: dict[Callable[[], Any], None] = {}  # without a complete head, longest first
-        self._busy: dict[Callable[[], Any], None] = {}
-        self._deadlines: dict[Callable[[], Any], float] = {}  # of the loop's time
+        self._idle: dict[Callable[[], object], None] = {}  # without a complete head, longest first
+        self._busy: dict[Callable[[], object], None] = {}
+        self._deadlines: dict[Callable[[], object], float] = {}  # of the loop's time
         self._timer: asyncio.TimerHandle | None = None
         self._lingering: set[asyncio.Task[None]] = set()
-        self._beginning: collections.deque[Callable[[], Any]] = collections.deque()
+        self._beginning: collections.deque[Callable[[], object]] = collections.deque()
 
-    def begin(self, start: Callable[[], Any]) -> None:
+    def begin(self, start: Callable[[], object]) -> None:
         """Call `start` to begin a new connection's first request, soon: only a few begin in each turn of the loop.
 
         Otherwise a thousand that arrive together would delay those of older connections by a third of a second.
@@ -19693,7 +19686,7 @@ class ConnectionLimits:
         if self._beginning:
             asyncio.get_running_loop().call_soon(self._begin_some)
 
-    def _close_after(self, seconds: float, close: Callable[[], Any]) -> None:
+    def _close_after(self, seconds: float, close: Callable[[], object]) -> None:
         loop = asyncio.get_running_loop()
         self._deadlines[close] = loop.time() + seconds
         self._timer = self._timer or loop.call_later(1.0, self._close_late)
@@ -19706,23 +19699,23 @@ class ConnectionLimits:
             close()
         self._timer = loop.call_later(1.0, self._close_late) if self._deadlines else None
 
-    def become_idle(self, close: Callable[[], Any], seconds: float | None = None) -> None:
+    def become_idle(self, close: Callable[[], object], seconds: float | None = None) -> None:
         """Start the time limit for a connection that is idle, by default one after a response."""
         self._busy.pop(close, None)
         self._idle[close] = None
         self._close_after(seconds or self._keep_alive, close)
 
-    def begin_head(self, close: Callable[[], Any]) -> None:
+    def begin_head(self, close: Callable[[], object]) -> None:
         """Start the time limit for the head of a request when its first bytes arrive."""
         self._close_after(HEAD_SECONDS, close)
 
-    def become_busy(self, close: Callable[[], Any]) -> None:
+    def become_busy(self, close: Callable[[], object]) -> None:
         """Stop the time limits: the whole head of a request has arrived."""
         self._idle.pop(close, None)
         self._deadlines.pop(close, None)
         self._busy[close] = None
 
-    def leave(self, close: Callable[[], Any]) -> None:
+    def leave(self, close: Callable[[], object]) -> None:
         """Forget a connection that has ended or become a WebSocket."""
         for kept in (self._idle, self._busy):
             kept.pop(close, None)
