@@ -17146,7 +17146,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return parameters.toString();
   }
 
-  // Creates a list, filter or template. A list or filter is shown when it is there.
+  // Creates a list, filter or template, and shows the list or filter when the server has it.
   function make(kind, title, words, body, more = {}, path = `/api/${kind}`) {
     const shows = answer => showMade(kind, answer);
     command({ words: `${words} ${quoted(title)}`, ...postedOnce(path, body), accept: shows, ...more });
@@ -17159,7 +17159,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     focusStart();
   }
 
-  // Removes a list or filter, for everybody, or a list only for the user who leaves it.
+  // Removes a list or filter; with the path of a member, the user only leaves the list.
   function drop(kind, { id }, more, path = `/api/${kind}/${id}`) {
     command({ request: { method: 'DELETE', path }, apply: draft => removeIn(draft, kind, id), ...more });
     location.hash = '#/';
@@ -17839,7 +17839,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
-  // The answer is yes, no, or empty after Escape. With `name`, it is the name that the user makes of it.
+  // The answer is yes, no, or empty after Escape. With `name`, the user edits that, and it is the result.
   function chosen(title, text, { yes = 'Delete for good', no = 'Keep', isSafe = false, name = null } = {}) {
     const field = find('#ask-name');
     Object.assign(field, { value: name, required: name !== null });
@@ -18619,8 +18619,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const expiry = ({ expires_at: end }) => end && `good until ${yearFormat(end)}`;
   let sharedList = null;
 
-  // What a collection shows of each thing. `act` removes it, and `of` is what it says it does that to; `gone` is said
-  // when it is done.
+  // The texts of an entry of each collection. The button `act` removes it, and its label for screen readers ends
+  // with `of`; `gone` is reported afterwards.
   const COLLECTIONS = {
     session: session => ({
       name: session.device,
@@ -18668,7 +18668,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }),
   };
 
-  // What is shown once: its label, the secret, and words.
+  // The label, the text and the words of a secret that is shown only once.
   const SECRETS = {
     token: ({ name, token }) =>
       [`The token ${name}`, token, 'This is the token. Copy it now: it is not shown again.'],
