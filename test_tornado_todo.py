@@ -10351,6 +10351,15 @@ def test_undo_of_a_deletion_makes_a_subtask_without_its_parent_top_level(client,
     assert show(client, child)["parent"] is None
 
 
+def test_undo_step_by_step_brings_a_subtask_back_below_its_parent(client):
+    parent, child = nest(client, 2)
+    client.delete(f"/api/todos/{parent}")
+    client.post(f"/api/todos/{child}/restore")
+    for _ in range(2):
+        undo(client)
+    assert show(client, child)["parent"] == parent
+
+
 def test_undo_of_a_completion_in_bulk_moves_subtasks_back(client):
     parent, child, below = nest(client, 3)
     change(client, parent, due="2099-01-01", repeat="FREQ=DAILY")

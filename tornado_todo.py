@@ -5862,7 +5862,7 @@ class TodoBatch:
         if is_assigned and after.assignee not in self.ask(TodoQueries.readers, after.list).values():
             after = msgspec.structs.replace(after, assignee=None)
         # An undo can bring back a parent that has since been moved, removed, or put below this.
-        is_put = before and after.parent != before.parent
+        is_put = before and after.parent != before.parent and not after.deleted_at
         if is_put and after.parent and self.parent_fault(after.id, after.parent, after.list):
             after = msgspec.structs.replace(after, parent=None)
         after = self.record(before, after, action)
@@ -7838,8 +7838,10 @@ def keep_with_parent(batch: TodoBatch, before: Todo, todo: Todo, undone: str) ->
         return todo
     seen = batch.seen_todo(todo.parent)
     parent = batch.saved.get(todo.parent) or (seen and seen.todo)
-    is_there = parent and parent.list in (todo.list, before.list) and parent.deleted_at in (None, before.deleted_at)
-    return todo if is_there else batch.save_todo(todo, changed(todo, batch.at, parent=None))
+    is_waiting = parent and (parent.list, parent.deleted_at) == (before.list, before.deleted_at)
+    if is_waiting or not batch.parent_fault(todo.id, todo.parent, todo.list):
+        return todo
+    return batch.save_todo(todo, changed(todo, batch.at, parent=None))
 
 
 async def revert_some(
@@ -8147,8 +8149,8 @@ class TodoService:
         before = batch.todo(todo_id, deleted=None)
         if not before.deleted_at:
             return before
-        parent = batch.now(before.parent) if before.parent else None
-        parent_id = parent.id if parent and parent.list == before.list else None
+        is_alone = before.parent and batch.parent_fault(before.id, before.parent, before.list)
+        parent_id = None if is_alone else before.parent
         _, *others = with_subtasks(batch, before)
         after = batch.save_todo(before, changed(before, batch.at, deleted_at=None, parent=parent_id))
         for each in others:
