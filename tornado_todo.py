@@ -15669,11 +15669,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // The copy as `read` would return it, or null where it cannot replace the server.
-  async function readCopy() {
+  async function readCopy(isLater) {
     const { todos, about } = await copyStores('readonly');
     const [all, known] = await Promise.all([todos.getAll(), about.get('about')].map(answerOfRequest));
     if (known?.owner !== stashOwner() || access.link || isTrash() || state.view.filter) return null;
     const { lists, filters } = known;
+    if (isLater()) return null; // the server's answer has newer lists
     keep({ lists, filters });
     const ids = new Set(lists.map(({ id }) => id));
     const items = all.filter(({ list }) => ids.has(list));
@@ -15694,7 +15695,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // Shows the copy until the server answers. Returns whether there is one.
   async function showCopy(isLater) {
-    const answer = await readCopy().catch(() => null);
+    const answer = await readCopy(isLater).catch(() => null);
     if (!answer || isLater()) return false;
     adopt({ trashedLists: saved.trashedLists, ...answer });
     state.loaded = true;
