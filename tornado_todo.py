@@ -18364,6 +18364,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     // the answer with the cookie of the new one arrives.
     await access.renewing?.catch(() => {});
     let session = await askSession();
+    if (access.leaving) return; // by the user who has just signed out: the page is loaded again
     // Even without a required sign-in, a signed-in user is not the machine's own.
     const hasEnded = session.user === null || (isLocalUser(session) && !isLocalUser(access.session));
     const isAsked = session.accounts && hasEnded;
