@@ -10368,6 +10368,16 @@ def test_undo_of_a_completion_in_bulk_moves_subtasks_back(client):
     assert [show(client, each)["parent"] for each in (parent, child, below)] == [None, parent, child]
 
 
+def test_act_in_slices_has_its_batch_also_if_the_last_slice_writes_nothing(client, monkeypatch):
+    monkeypatch.setattr(tornado_todo, "SLICE", 1)
+    ids = nest(client, 2)
+    answer = client.delete(f"/api/todos?id={','.join(ids)}")
+    batch = answer.json()["batch"]
+    assert batch and answer.headers["Change-Batch"] == batch
+    undo(client, batch)
+    assert show(client, ids[1])["parent"] == ids[0]
+
+
 def test_redo_in_slices_brings_all_fields_of_subtasks_back(client, monkeypatch):
     monkeypatch.setattr(tornado_todo, "SLICE", 1)
     ids, target = nest(client, 3), add_list(client)["id"]

@@ -7923,9 +7923,11 @@ class BulkActs:
 
     async def _finish(self, act: Act, number: int, written: WriteResult | None) -> WriteResult:
         """Carry out all slices from a number on. Raises Unavailable, or what ends the act."""
+        batch = written and written.batch
         for each in range(number, act.slices):
             try:
                 written = await self._next(act, each)
+                batch = batch or written.batch  # a slice can find all its to-dos changed with their parents
             except Unavailable as error:
                 error.detail += " What was begun goes on automatically: look at its result before you repeat it."
                 raise
@@ -7935,7 +7937,7 @@ class BulkActs:
                 await write_locked(self.store.database, functools.partial(self._forget, act))
                 raise
         assert written
-        return written
+        return written._replace(batch=batch)
 
     async def _next(self, act: Act, number: int) -> WriteResult:
         """Carry out a slice. An undo leaves out to-dos that have changed so that it would be a conflict."""
