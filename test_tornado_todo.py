@@ -20327,6 +20327,55 @@ async def test_page_opens_without_its_server_and_shows_what_it_had(installed, ou
     await expect(shown_titles(page)).to_have_text(["dig", "call #bob", BUY, FEED])
 
 
+async def test_what_is_done_without_the_server_survives_the_page_and_is_sent_once(installed, outage):
+    page = installed
+    await type_in(page, BUY, FEED, BOOK)
+    await until_on_device(page, BUY, FEED, BOOK)
+    outage.stop()
+    await row(page, FEED).locator(".toggle").click()
+    await row(page, BOOK).hover()
+    await row(page, BOOK).locator(".destroy").click()
+    await page.locator(".new-todo").fill("call mum")
+    await page.keyboard.press("Enter")
+    await open_details(page, BUY)
+    await page.locator(".detail-notes").fill("the soft one")
+    await page.locator(".detail-close").click()
+    for _ in range(2):
+        await page.reload()
+        await expect(shown_titles(page)).to_have_text([BUY, FEED, "call mum"])
+        await expect(row(page, FEED).locator(".toggle")).to_be_checked()
+        await expect(page.locator(".banner")).to_contain_text("4 changes are kept here")
+    outage.start()
+    await expect(page.locator(".banner")).to_be_hidden()
+    await settled(page)
+    await expect(shown_titles(page)).to_have_text([BUY, FEED, "call mum"])
+    with Client(outage.url) as client:
+        todos = {todo["title"]: todo for todo in client.get("/api/todos").json()}
+        assert set(todos) == {BUY, FEED, "call mum"}
+        assert todos[FEED]["completed"] and todos[BUY]["notes"] == "the soft one"
+        actions = [change["action"] for change in client.get("/api/changes").json()["changes"]]
+        assert sorted(actions) == ["create"] * 4 + ["delete"] + ["update"] * 2
+
+
+async def test_an_act_that_is_not_sent_yet_is_undone_without_the_server(installed, outage):
+    page = installed
+    await type_in(page, BUY, FEED)
+    outage.stop()
+    await row(page, BUY).locator(".toggle").click()
+    await row(page, FEED).locator(".toggle").click()
+    await expect(page.locator(".banner")).to_contain_text("2 changes are kept here")
+    await page.keyboard.press("Control+z")
+    await expect(row(page, FEED).locator(".toggle")).not_to_be_checked()
+    outage.start()
+    await expect(page.locator(".banner")).to_be_hidden()
+    await settled(page)
+    with Client(outage.url) as client:
+        assert {todo["title"]: todo["completed"] for todo in client.get("/api/todos").json()} == {
+            BUY: True,
+            FEED: False,
+        }
+
+
 async def test_copy_on_the_device_follows_what_others_change(installed, outage):
     page = installed
     await type_in(page, BUY, BOOK)

@@ -14934,7 +14934,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function sendJob(job) {
     job.sent = true;
-    const { method, path, ...more } = typeof job.request === 'function' ? job.request() : job.request;
+    const { method, path, ...more } = requestOf(job);
     return send(method, path, more);
   }
 
@@ -14991,8 +14991,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The parts of a command that creates something once, even if it is sent again, also by the next page.
   function postedOnce(path, body) {
-    const request = { method: 'POST', path, body, headers: { 'Idempotency-Key': newId() } };
-    return { typed: { request }, request };
+    return { request: { method: 'POST', path, body, headers: { 'Idempotency-Key': newId() } } };
   }
 
   // ---- What commands do to what is shown, and to what the server has -----------------------------------
@@ -15586,13 +15585,18 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   let copyOpened = null;
 
-  async function copyStores(mode) {
-    copyOpened ??= openCopy();
-    const transaction = (await copyOpened).transaction(['todos', 'about'], mode);
-    return { todos: transaction.objectStore('todos'), about: transaction.objectStore('about') };
+  // Acts on the stores of the copy; without one, or where the storage is full or forbidden, the answer is null.
+  async function withCopy(mode, act) {
+    try {
+      copyOpened ??= openCopy();
+      const transaction = (await copyOpened).transaction(['todos', 'about'], mode, { durability: 'strict' });
+      return await act({ todos: transaction.objectStore('todos'), about: transaction.objectStore('about') });
+    } catch {
+      return null;
+    }
   }
 
-  const aboutCopy = async () => answerOfRequest((await copyStores('readonly')).about.get('about'));
+  const aboutCopy = () => withCopy('readonly', ({ about }) => answerOfRequest(about.get('about')));
 
   // Returns null where the log does not have all that changed for the user.
   async function changesOfCopy(revision) {
@@ -15628,14 +15632,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const isOwn = known?.owner === owner && known.revision <= state.revision;
     const news = (isOwn ? await changesOfCopy(known.revision).catch(expected) : null) ?? (await wholeCopy());
     if (owner !== stashOwner() || news instanceof Problem) return;
-    const { todos, about } = await copyStores('readwrite');
-    if (news.isWhole) todos.clear();
-    for (const [id, item] of news.items) (item ? todos.put(item) : todos.delete(id));
     const { lists, filters } = saved;
-    about.put({ owner, session: access.session, revision: news.revision, lists, filters }, 'about');
+    await withCopy('readwrite', ({ todos, about }) => {
+      if (news.isWhole) todos.clear();
+      for (const [id, item] of news.items) (item ? todos.put(item) : todos.delete(id));
+      about.put({ owner, session: access.session, revision: news.revision, lists, filters }, 'about');
+    });
   });
 
-  const renewCopySoon = debounce(() => renewCopy().catch(() => {}), COPY_PAUSE); // the storage may be full or forbidden
+  const renewCopySoon = debounce(() => renewCopy().catch(expected), COPY_PAUSE);
 
   const forgetCopy = async () => answerOfRequest(indexedDB.deleteDatabase(COPY)).catch(() => {});
 
@@ -15672,8 +15677,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The copy as `read` would return it, or null where it cannot replace the server.
   async function readCopy(isLater) {
-    const { todos, about } = await copyStores('readonly');
-    const [all, known] = await Promise.all([todos.getAll(), about.get('about')].map(answerOfRequest));
+    const read = ({ todos, about }) => Promise.all([todos.getAll(), about.get('about')].map(answerOfRequest));
+    const [all, known] = (await withCopy('readonly', read)) ?? [];
     if (known?.owner !== stashOwner() || access.link || isTrash() || state.view.filter) return null;
     const { lists, filters } = known;
     if (isLater()) return null; // the server's answer has newer lists
@@ -15697,17 +15702,18 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // Shows the copy until the server answers. Returns whether there is one.
   async function showCopy(isLater) {
-    const answer = await readCopy(isLater).catch(() => null);
+    const answer = await readCopy(isLater);
     if (!answer || isLater()) return false;
     adopt({ trashedLists: saved.trashedLists, ...answer });
     state.loaded = true;
+    takeUpTexts();
     render();
     return true;
   }
 
   // The last user of this device, if the page has their copy.
   async function keptSession() {
-    const known = await aboutCopy().catch(() => null);
+    const known = await aboutCopy();
     return known && known.owner === stashOwner() ? known.session : null;
   }
 
@@ -15809,7 +15815,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // An undo is itself a batch; undoing that one does the act again.
   function takeBack(done, isRedo = false) {
     forgetAct(done);
-    command({
+    if (queue.jobs.includes(done) && !done.sent) return takeOut(done);
+    return command({
+      typed: done.batch ? undefined : null,
       request: () => ({ method: 'POST', path: '/api/undo', body: { batch: done.batch } }),
       rereads: true,
       accept: (answer, batch) => {
@@ -15820,6 +15828,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         showToast(`${isRedo ? 'Done again' : 'Undone'}: ${words}`, again);
       },
     });
+  }
+
+  // What is not sent yet is taken back without the server.
+  function takeOut(job) {
+    queue.jobs.splice(queue.jobs.indexOf(job), 1);
+    project();
+    stash();
+    render();
+    showToast(`Undone: ${job.words}`);
   }
 
   // ---- To-dos: acts ------------------------------------------------------------------------------------
@@ -15942,19 +15959,24 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // Creates a to-do with an id of this page, or else an answer that is lost would create a second one.
   function putTodo(body, query, more) {
-    const plain = { list: inbox()?.id ?? null, completed: false, notes: '', due: null, start: null, repeat: null };
-    const order = (state.items.at(-1)?.order ?? 0) + 1;
-    const item = { id: newId(), ...plain, parent: null, priority: 0, tags: [], order, pending: true, ...body };
+    const item = newItem(newId(), body);
     const request = { method: 'PUT', path: `/api/todos/${item.id}${query}`, body };
+    const words = `Added ${quoted(body.title)}`;
     command({
       kind: 'todos',
-      words: `Added ${quoted(body.title)}`,
-      typed: { request: { ...request, headers: { 'If-None-Match': '*' } } },
+      words,
+      typed: { request: { ...request, headers: { 'If-None-Match': '*' } }, words },
       request,
       apply: draft => insertIn(draft, item),
       ...more,
     });
     return item.id;
+  }
+
+  function newItem(id, body) {
+    const plain = { list: inbox()?.id ?? null, completed: false, notes: '', due: null, start: null, repeat: null };
+    const order = (state.items.at(-1)?.order ?? 0) + 1;
+    return { id, ...plain, parent: null, priority: 0, tags: [], order, pending: true, ...body };
   }
 
   // A line of a list as other programs write it: a bullet or a number, a check box, and the title.
@@ -16044,10 +16066,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // Changes fields of a to-do or a list.
-  function change(kind, { id }, fields, words, { query = '', ...more } = {}) {
+  function change(kind, thing, fields, words, { query = '', ...more } = {}) {
+    const { id } = thing;
+    const [[name, text], ...others] = Object.entries(fields);
+    const isOneField = !others.length && !query && (name in EDITORS || ['priority', 'assignee'].includes(name));
     command({
       kind,
       words,
+      typed: isOneField ? { ...draftOf(kind, thing, name), text, words } : undefined,
       request: { method: 'PATCH', path: `/api/${kind}/${id}${query}`, body: fields },
       apply: draft => changeIn(draft, kind, id, fields),
       accept: answer => kind === 'todos' && noteChanged(answer),
@@ -16837,6 +16863,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const ownerOf = session => JSON.stringify([session.user, isLocalUser(session)]);
   const stashOwner = () => (access.session ? ownerOf(access.session) : recall(OWNERS, [null])[0]);
 
+  let hasStashed = false;
   const stashes = () => quietly(() => [sessionStorage, localStorage], []);
 
   let letGo = () => {};
@@ -16854,8 +16881,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       ...waiting.keys(),
       ...[...drafts].filter(isKept).map(([field, draft]) => ({ ...draft, text: valueOf(field) })),
       ...(state.open && tags ? [typedTags(state.open, tags)] : []),
-      ...queue.jobs.map(job => job.typed),
+      ...queue.jobs.map(keptJob),
     ].filter(Boolean);
+  }
+
+  const requestOf = ({ request }) => (typeof request === 'function' ? request() : request);
+
+  // What the next page needs to send a command again, or null for an undo of an act without an answer.
+  function keptJob(job) {
+    if (job.typed !== undefined) return job.typed;
+    return quietly(() => ({ request: requestOf(job), words: job.words }));
   }
 
   // Returns whether all of it is kept.
@@ -16863,12 +16898,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (access.leaving || access.link) return true;
     const texts = typedTexts();
     const entry = JSON.stringify({ owner: stashOwner(), texts });
+    stashDurably(texts.length > 0 && entry);
     const kept = stashes().filter(storage => {
       const isWanted = storage === sessionStorage || isLeft || navigator.locks;
       if (!texts.length || !isWanted) return storage.removeItem(ownStash);
       return quietly(() => storage.setItem(ownStash, entry) ?? true); // there may be no room
     });
     return !texts.length || kept.length > 0;
+  }
+
+  // Browsers write their storages some seconds late; a database is there after a crash, too.
+  function stashDurably(entry) {
+    const write = ({ about }) => (entry ? about.put(entry, ownStash) : about.delete(ownStash));
+    if (entry || hasStashed) withCopy('readwrite', write);
+    hasStashed = Boolean(entry);
   }
 
   const stashSoon = shared(async () => {
@@ -16888,21 +16931,33 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (access.link || !stashes().length) return;
     if (recall(OWNERS, [null])[0] !== stashOwner()) remember(OWNERS, [stashOwner()]);
     const { held = [] } = (await navigator.locks?.query().catch(() => null)) ?? {};
-    const left = stashKeys(localStorage).filter(key => !held.some(({ name }) => name === key));
-    const keys = [...new Set([...left, ...stashKeys(sessionStorage)])].filter(key => key !== ownStash);
-    // That of another version may be unreadable.
-    for (const key of keys) quietly(() => takeUpEntry(sessionStorage.getItem(key) ?? localStorage.getItem(key)));
+    const durable = await durableStashes();
+    const left = [...stashKeys(localStorage), ...durable.keys()].filter(key => !held.some(({ name }) => name === key));
+    const keys = new Set([...left, ...stashKeys(sessionStorage)]);
+    keys.delete(ownStash);
+    const entryOf = key => sessionStorage.getItem(key) ?? localStorage.getItem(key) ?? durable.get(key);
+    // An entry of another version may be unreadable. One of another user waits for them.
+    const done = [...keys].filter(key => quietly(() => takeUpEntry(entryOf(key)), true));
     stash();
-    for (const storage of stashes()) for (const key of keys) storage.removeItem(key);
+    for (const storage of stashes()) for (const key of done) storage.removeItem(key);
+    withCopy('readwrite', ({ about }) => done.forEach(key => about.delete(key)));
   }
 
+  async function durableStashes() {
+    const read = ({ about }) => Promise.all([about.getAllKeys(), about.getAll()].map(answerOfRequest));
+    const [keys, entries] = (await withCopy('readonly', read)) ?? [[], []];
+    return new Map(keys.map((key, index) => [key, entries[index]]).filter(([key]) => key.startsWith(STASH)));
+  }
+
+  // Returns whether the entry is this user's.
   function takeUpEntry(entry) {
     const { owner, texts } = JSON.parse(entry);
-    if (!recall(OWNERS, []).includes(owner)) return;
+    if (!recall(OWNERS, []).includes(owner)) return false;
     for (const typed of texts) {
       if (typed.request || (typed.id && typed.name)) waiting.set(typed, 'view');
       if (typed.fields && !takeUpFields(typed.fields)) waiting.set(typed, 'page');
     }
+    return true;
   }
 
   function takeUpFields(fields) {
@@ -16925,20 +16980,38 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The id or key prevents creating anything twice.
   function makeAgain(typed) {
+    const { request, words } = typed;
+    const texts = [request.body ?? []].flat().map(({ title, text }) => title ?? text).filter(Boolean);
+    const isNew = ['PUT', 'POST'].includes(request.method);
     command({
       typed,
-      request: typed.request,
+      request,
+      words,
       rereads: true,
+      apply: applying(request),
       failed: error => {
-        const texts = [typed.request.body].flat().map(({ title, text }) => title ?? text);
-        return [409, 410, 412].includes(error.status) || giveBack(texts.join(' '), error);
+        if (isNew && [409, 410, 412].includes(error.status)) return true;
+        if (isNew && texts.length) return giveBack(texts.join(' '), error);
+        complain(`Not saved: ${words ?? request.path}. ${error.message}`);
+        return true;
       },
     });
   }
 
+  // What the request of an earlier page does to what is shown.
+  function applying({ method, path, body }) {
+    const [, kind, one] = /^\/api\/(todos|lists|filters)(?:\/([\w-]+))?(?:\?|$)/.exec(path) ?? [];
+    const ids = one ? [one] : (new URLSearchParams(path.split('?')[1]).get('id')?.split(',') ?? []);
+    const item = kind === 'todos' && method === 'PUT' && newItem(one, body);
+    if (item) return draft => insertIn(draft, item);
+    if (method === 'PATCH') return draft => ids.forEach(id => changeIn(draft, kind, id, body));
+    if (method === 'DELETE') return draft => ids.forEach(id => removeIn(draft, kind === 'todos' ? 'items' : kind, id));
+    return undefined;
+  }
+
   // The version on the server is read first, see `deliver`.
   function changeAgain(typed) {
-    const more = { outdated: CHANGED, failed: error => dispute(typed, error) };
+    const more = { outdated: CHANGED, words: typed.words, failed: error => dispute(typed, error) };
     if (typed.name === 'tags') addTags({ ...typed, tags: typed.base }, typed.text, more);
     else changeText(typed, typed.text, null, more);
   }
@@ -18052,12 +18125,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function skipOpen() {
     saveDetails();
-    const { id, title } = state.open;
+    const { id, title, revision } = state.open;
+    const request = { method: 'POST', path: `/api/todos/${id}/skip${zoneQuery()}` };
+    const words = `Skipped ${quoted(title)} once`;
     command({
       kind: 'todos',
-      words: `Skipped ${quoted(title)} once`,
+      words,
       offersUndo: true,
-      request: { method: 'POST', path: `/api/todos/${id}/skip${zoneQuery()}` },
+      // Sent again by the next page, it must not skip once more.
+      typed: { request: { ...request, headers: { 'If-Match': `"${revision}"` } }, words },
+      request,
       accept: () => loadHistory(),
     });
   }
@@ -19150,7 +19227,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ['beforeprint afterprint', null, notePrinting],
     ['pagehide', null, leavePage],
     ['pageshow', null, returnToPage],
-    ['beforeunload', null, (page, event) => mayLose() && event.preventDefault()],
+    ['beforeunload', null, (page, event) => stash() || event.preventDefault()], // or what is kept here would be lost
     ['visibilitychange', null, noteVisibility],
   ].flatMap(([kinds, ...row]) => kinds.split(' ').map(kind => [kind, ...row]));
 
@@ -19353,9 +19430,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     state.isPrinting = type === 'beforeprint';
     paint();
   }
-
-  // Leaving loses data only if a change can't be sent now, or a draft can't be kept.
-  const mayLose = () => ((state.away || gate.resolve) && queue.jobs.length > 0) || !stash();
 
   function wake() {
     wakeRetry();
