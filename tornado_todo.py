@@ -16936,11 +16936,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const keys = new Set([...left, ...stashKeys(sessionStorage)]);
     keys.delete(ownStash);
     const entryOf = key => sessionStorage.getItem(key) ?? localStorage.getItem(key) ?? durable.get(key);
-    // An entry of another version may be unreadable. One of another user waits for them.
-    const done = [...keys].filter(key => quietly(() => takeUpEntry(entryOf(key)), true));
+    for (const key of keys) quietly(() => takeUpEntry(entryOf(key))); // that of another version may be unreadable
     stash();
-    for (const storage of stashes()) for (const key of done) storage.removeItem(key);
-    withCopy('readwrite', ({ about }) => done.forEach(key => about.delete(key)));
+    for (const storage of stashes()) for (const key of keys) storage.removeItem(key);
+    withCopy('readwrite', ({ about }) => keys.forEach(key => about.delete(key)));
   }
 
   async function durableStashes() {
@@ -16949,15 +16948,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return new Map(keys.map((key, index) => [key, entries[index]]).filter(([key]) => key.startsWith(STASH)));
   }
 
-  // Returns whether the entry is this user's.
   function takeUpEntry(entry) {
     const { owner, texts } = JSON.parse(entry);
-    if (!recall(OWNERS, []).includes(owner)) return false;
+    if (!recall(OWNERS, []).includes(owner)) return;
     for (const typed of texts) {
       if (typed.request || (typed.id && typed.name)) waiting.set(typed, 'view');
       if (typed.fields && !takeUpFields(typed.fields)) waiting.set(typed, 'page');
     }
-    return true;
   }
 
   function takeUpFields(fields) {
