@@ -1137,6 +1137,9 @@ def told(answer: Answer) -> tuple:
 # The shell, which has no windows and menus to draw, takes three quarters of the time.
 CHROMIUMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+CHROMIUM_OPTIONS = ["--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"]
+if hasattr(os, "geteuid") and os.geteuid() == 0:
+    CHROMIUM_OPTIONS.append("--no-sandbox")
 
 
 @pytest.fixture(scope="session")
@@ -1146,11 +1149,9 @@ async def browser():
         required = os.environ.get("REQUIRE_BACKENDS") in ("all", "chromium")
         missing = pytest.fail if required else pytest.skip
         missing("Chromium or Playwright is not installed")
-    sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     expect.set_options(timeout=1000 * PATIENCE)
     async with async_playwright() as playwright:
-        options = [*sandbox, "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"]
-        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
         chromium.free_tabs = collections.defaultdict(list)
         yield chromium
         await chromium.close()
@@ -20425,3 +20426,199 @@ async def test_open_page_follows_a_new_version_and_keeps_what_is_typed(installed
     outage.stop()
     await page.reload()
     await expect(page.locator("body.newer .new-todo")).to_be_visible()
+
+
+@contextlib.asynccontextmanager
+async def own_chromium(browser, folder):
+    """A page in a Chromium of its own, whose profile is a folder; in the end its processes are killed."""
+    start = browser.browser_type.launch_persistent_context
+    context = await start(str(folder), executable_path=CHROMIUM, args=CHROMIUM_OPTIONS, reduced_motion="reduce")
+    context.set_default_timeout(1000 * PATIENCE)
+    yield await context.new_page()
+    for child in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"--user-data-dir={folder}" in (child / "cmdline").read_text().split("\0"):
+                os.kill(int(child.name), signal.SIGKILL)
+    with contextlib.suppress(Exception):
+        await context.close()
+
+
+@pytest.mark.slow
+async def test_a_killed_browser_loses_nothing_that_was_done_without_the_server(browser, outage, tmp_path):
+    async with own_chromium(browser, tmp_path / "profile") as page:
+        page.server = outage.url
+        await page.goto(outage.url + "/")
+        await page.evaluate("navigator.serviceWorker.ready")
+        await type_in(page, BUY, FEED)
+        await until_on_device(page, BUY, FEED)
+        outage.stop()
+        await row(page, FEED).locator(".toggle").click()
+        await page.locator(".new-todo").fill("call mum")
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".banner")).to_contain_text("2 changes are kept here")
+    async with own_chromium(browser, tmp_path / "profile") as page:
+        await page.goto(outage.url + "/")  # what the worker keeps
+        await expect(shown_titles(page)).to_have_text([BUY, FEED, "call mum"])
+        await expect(row(page, FEED).locator(".toggle")).to_be_checked()
+        outage.start()
+        await expect(page.locator(".banner")).to_be_hidden()
+        await settled(page)
+        with Client(outage.url) as client:
+            todos = {todo["title"]: todo["completed"] for todo in client.get("/api/todos").json()}
+            assert todos == {BUY: False, FEED: True, "call mum": False}
+
+
+async def test_a_text_that_the_server_refuses_after_an_outage_comes_back(installed, outage):
+    page = installed
+    await type_in(page, BUY)
+    with Client(outage.url) as client:
+        garden = client.post("/api/lists", {"title": "Garden"}).json()["id"]
+        (todo,) = client.get("/api/todos").json()
+    await page.locator(".sidebar").get_by_text("Garden").click()
+    await until_on_device(page, BUY)
+    outage.stop()
+    await page.locator(".new-todo").fill("dig")
+    await page.keyboard.press("Enter")
+    await page.locator(".sidebar").get_by_text("Inbox").click()
+    await row(page, BUY).locator(".toggle").click()
+    await expect(page.locator(".banner")).to_contain_text("2 changes are kept here")
+    await page.reload()
+    await expect(row(page, BUY).locator(".toggle")).to_be_checked()
+    database = sqlite3.connect(outage.settings["DATABASE_URL"].removeprefix("sqlite:///"))
+    with contextlib.closing(database), database:
+        database.execute("UPDATE lists SET deleted_at = 1 WHERE id = ?", [garden])
+        database.execute("DELETE FROM todos WHERE id = ?", [todo["id"]])
+    outage.start()
+    await expect(page.locator(".banner")).to_be_hidden()
+    await expect(page.locator(".new-todo")).to_have_value("dig")
+    await expect(page.locator(".toast.bad").last).to_contain_text(f"Completed “{BUY}”")
+    await expect(rows(page)).to_have_count(0)
+
+
+async def test_copy_on_the_device_is_read_again_after_a_backup_was_restored(installed, outage, tmp_path):
+    page = installed
+    await type_in(page, BUY)
+    await until_on_device(page, BUY)
+    outage.stop()
+    shutil.copytree(tmp_path, tmp_path / "backup")
+    outage.start()
+    await expect(page.locator(".banner")).to_be_hidden()
+    await type_in(page, FEED)
+    await until_on_device(page, BUY, FEED)
+    outage.stop()
+    for file in (tmp_path / "backup").glob("todo.db*"):
+        shutil.copy(file, tmp_path)
+    await page.locator(".new-todo").fill("call mum")
+    await page.keyboard.press("Enter")
+    outage.start()
+    await expect(page.locator(".banner")).to_be_hidden()
+    await expect(shown_titles(page)).to_have_text([BUY, "call mum"])
+    await until_on_device(page, BUY, "call mum")
+
+
+NO_STORAGE = """
+  const refuse = () => { throw new DOMException('no', 'SecurityError'); };
+  Object.defineProperty(window, 'indexedDB', { value: { open: refuse, deleteDatabase: refuse } });
+  for (const name of ['localStorage', 'sessionStorage']) Object.defineProperty(window, name, { get: refuse });
+"""
+FULL_STORAGE = """
+  const refuse = () => { throw new DOMException('full', 'QuotaExceededError'); };
+  Storage.prototype.setItem = refuse;
+  for (const name of ['put', 'add']) IDBObjectStore.prototype[name] = refuse;
+"""
+
+
+@pytest.mark.parametrize("storage", [NO_STORAGE, FULL_STORAGE], ids=["forbidden", "full"])
+async def test_page_works_without_storage(browser, outage, storage):
+    async with opened(browser, outage.url, path="/nothing", service_workers="allow") as page:
+        await page.add_init_script(storage)
+        await page.goto(outage.url)
+        await type_in(page, BUY)
+        outage.stop()
+        await page.locator(".new-todo").fill(FEED)
+        await page.keyboard.press("Enter")
+        await row(page, BUY).locator(".toggle").click()
+        await expect(page.locator(".banner")).to_contain_text("2 changes are kept here")
+        outage.start()
+        await expect(page.locator(".banner")).to_be_hidden()
+        await settled(page)
+        with Client(outage.url) as client:
+            assert {each["title"]: each["completed"] for each in client.get("/api/todos").json()} == {
+                BUY: True,
+                FEED: False,
+            }
+        await page.reload()
+        await expect(shown_titles(page)).to_have_text([BUY, FEED])
+        page.is_reusable = False
+
+
+class Traveller:
+    """A device that goes on- and offline, what it did, and the ids of the to-dos that it knows by their titles."""
+
+    def __init__(self, name: str, page, random: random.Random):
+        self.name, self.page, self.random = name, page, random
+        self.is_offline, self.acts, self.added, self.ticked, self.deleted = False, 0, set(), set(), set()
+
+    async def go(self, is_offline: bool):
+        self.is_offline = is_offline
+        await self.page.context.set_offline(is_offline)
+
+    async def act(self):
+        """Do one thing that a person does."""
+        self.acts += 1
+        kind = self.random.choices(("add", "tick", "delete", "switch", "reload"), (5, 4, 1, 1, 1))[0]
+        own = [title for title in await shown_titles(self.page).all_inner_texts() if title.startswith(self.name)]
+        if kind == "switch":
+            await self.go(not self.is_offline)
+        elif kind == "reload":
+            await self.page.reload()
+            await expect(self.page.locator("html:not(.is-starting)")).to_be_attached()
+        elif kind == "add" or not own:
+            title = f"{self.name} {self.acts}"
+            await self.page.locator(".new-todo").fill(title)
+            await self.page.keyboard.press("Enter")
+            await expect(row(self.page, title)).to_be_visible()
+            self.added.add(title)
+        else:
+            title = self.random.choice(own)
+            selector, done = (".toggle", self.ticked) if kind == "tick" else (".destroy", self.deleted)
+            await row(self.page, title).locator(selector).evaluate("button => button.click()")
+            done ^= {title}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(int(os.environ.get("TEST_OFFLINE_SEEDS", "2"))))
+async def test_two_devices_that_go_on_and_offline_end_equal(browser, outage, seed):
+    acts = int(os.environ.get("TEST_OFFLINE_ACTS", "60"))
+    chance = random.Random(seed)
+    options = {"service_workers": "allow"}
+    async with opened(browser, outage.url, **options) as one, opened(browser, outage.url, **options) as two:
+        devices = [Traveller("one", one, chance), Traveller("two", two, chance)]
+        for device in devices:
+            await device.page.evaluate("navigator.serviceWorker.ready")
+            await type_in(device.page, f"{device.name} first")
+            await expect(rows(device.page)).to_have_count(devices.index(device) + 1)
+            device.added.add(f"{device.name} first")
+        await expect(rows(one)).to_have_count(2)
+        for device in devices:
+            await until_on_device(device.page, "one first", "two first")
+        for _ in range(acts):
+            await chance.choice(devices).act()
+        for device in devices:
+            await device.go(False)
+            await device.page.evaluate("dispatchEvent(new Event('online'))")
+            await expect(device.page.locator(".banner")).to_be_hidden()
+            await settled(device.page)
+        with Client(outage.url) as client:
+            todos = {todo["title"]: todo["completed"] for todo in client.get("/api/todos?limit=1000").json()}
+            made = [
+                change["after"]["title"]
+                for change in client.get("/api/changes?limit=1000").json()["changes"]
+                if change["action"] == "create" and change["todo"]
+            ]
+        assert sorted(made) == sorted(one_title for device in devices for one_title in device.added)
+        for device in devices:
+            own = {title: is_done for title, is_done in todos.items() if title.startswith(device.name)}
+            assert own == {title: title in device.ticked for title in device.added - device.deleted}
+            await expect(rows(device.page)).to_have_count(len(todos))
+            assert set(await shown_titles(device.page).all_inner_texts()) == set(todos)

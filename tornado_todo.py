@@ -15598,17 +15598,22 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const aboutCopy = () => withCopy('readonly', ({ about }) => answerOfRequest(about.get('about')));
 
-  // Returns null where the log does not have all that changed for the user.
+  // Returns null where the log does not have all that changed for the user, also after a restored backup.
   async function changesOfCopy(revision) {
     const items = new Map();
     for (let number = 0; number < COPY_SIZE / MAXIMUM_LIMIT; number += 1) {
-      const page = await getJson(`/api/changes?since=${revision}&limit=${MAXIMUM_LIMIT}`);
+      const page = await getJson(`/api/changes?since=${revision}&limit=${MAXIMUM_LIMIT}`).catch(unlessGone);
       const hasMore = ({ todo, action }) => !todo && ['share', 'restore'].includes(action);
-      if (page.changes.some(hasMore)) break;
+      if (!page || page.changes.some(hasMore)) break;
       for (const { todo, after } of page.changes) if (todo) items.set(todo, after?.deleted_at ? null : after);
       revision = page.revision;
       if (!page.more) return { revision, items };
     }
+    return null;
+  }
+
+  function unlessGone(error) {
+    if (error.status !== 410) throw error;
     return null;
   }
 
@@ -15630,8 +15635,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const owner = stashOwner();
     const known = await aboutCopy();
     const isOwn = known?.owner === owner && known.revision <= state.revision;
-    const news = (isOwn ? await changesOfCopy(known.revision).catch(expected) : null) ?? (await wholeCopy());
-    if (owner !== stashOwner() || news instanceof Problem) return;
+    const news = (isOwn && (await changesOfCopy(known.revision))) || (await wholeCopy());
+    if (owner !== stashOwner()) return;
     const { lists, filters } = saved;
     await withCopy('readwrite', ({ todos, about }) => {
       if (news.isWhole) todos.clear();
