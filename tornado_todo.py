@@ -15716,10 +15716,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return true;
   }
 
-  // The last user of this device, if the page has their copy.
+  // The last user of this device, if the page has their copy. A crash may have taken the name from the storage.
   async function keptSession() {
-    const known = await aboutCopy();
-    return known && known.owner === stashOwner() ? known.session : null;
+    const { owner, session = null } = (await aboutCopy()) ?? {};
+    const [last] = recall(OWNERS, [owner]);
+    if (last !== owner) return null;
+    remember(OWNERS, recall(OWNERS, [owner]));
+    return session;
   }
 
   // ---- Counting ----------------------------------------------------------------------------------------
@@ -16934,7 +16937,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // Takes over the texts of this tab and of closed windows. Of two new to-dos one waits for the next page.
   async function takeUp() {
     if (access.link || !stashes().length) return;
-    if (recall(OWNERS, [null])[0] !== stashOwner()) remember(OWNERS, [stashOwner()]);
+    if (recall(OWNERS, [null])[0] !== stashOwner()) {
+      remember(OWNERS, [stashOwner()]);
+      withCopy('readwrite', ({ todos, about }) => [todos.clear(), about.delete('about')]);
+    }
     const { held = [] } = (await navigator.locks?.query().catch(() => null)) ?? {};
     const durable = await durableStashes();
     const left = [...stashKeys(localStorage), ...durable.keys()].filter(key => !held.some(({ name }) => name === key));
