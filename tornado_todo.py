@@ -1721,7 +1721,7 @@ class CompletedDay(msgspec.Struct, frozen=True):
 
 
 class Statistics(msgspec.Struct, frozen=True):
-    """What a user has completed in the last twelve weeks, and on how many days in a row until today or yesterday."""
+    """A user's completed to-dos of the last twelve weeks, and the number of days in a row until today or yesterday."""
 
     days: list[CompletedDay]
     streak: int
@@ -11141,7 +11141,7 @@ class TagsHandler(APIHandler):
 
 
 class StatisticsHandler(APIHandler):
-    """What the caller has completed."""
+    """The caller's completed to-dos."""
 
     async def get(self, *, tz: TimeZone = "") -> Statistics:
         """Count the to-dos that the caller completed on each day of the last twelve weeks, and the days in a row."""
@@ -12128,7 +12128,7 @@ class PageAssetHandler(Handler):
     public = True
     any_query = True
     cache_control = "public, max-age=31536000, immutable"
-    content_security_policy = "default-src 'none'; connect-src 'self'"  # what the worker may do
+    content_security_policy = "default-src 'none'; connect-src 'self'"  # the worker reads the page
 
     async def get(self, name: PathText) -> Response[bytes]:
         """Read a file of the page's."""
@@ -12140,7 +12140,7 @@ class PageAssetHandler(Handler):
 
 
 class PageFileHandler(PageAssetHandler):
-    """The page's service worker and manifest, whose names stay."""
+    """The page's service worker and manifest, under fixed names."""
 
     cache_control = "no-cache"
 
@@ -12730,7 +12730,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 </html>
 """
 
-# The square is full, so that any mask may cut its corners; what it shows stays within the inner four fifths.
+# A mask may cut the corners of the square, so the drawing stays within the inner four fifths.
 PAGE_ICON = r"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">
 <rect width="32" height="32" rx="8" fill="#0b5f69"/>
 <g fill="none" stroke="#fff" stroke-width="3" stroke-linecap="round">
