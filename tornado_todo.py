@@ -10038,6 +10038,7 @@ EXAMPLES: dict[Any, Any] = {
     NewListFields: {"title": "Trip to Rome", "day": "2026-12-01"},
     Comment: {"id": EXAMPLE_ID, "author": "ann", "text": "Done.", "created_at": EXAMPLE_TIME},
     CommentFields: {"text": "Done."},
+    Statistics: {"days": [{"day": "2026-11-28", "completed": 3}], "streak": 4},
 }
 EXAMPLE_VALUES: dict[str, Any] = {  # by the name of a field
     **dict.fromkeys(("id", "batch", "undone"), EXAMPLE_ID),
