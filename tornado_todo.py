@@ -15562,8 +15562,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // ---- The copy on this device --------------------------------------------------------------------------
-  // What the server had at a revision of its log, for times without it: the to-dos outside the trash, the lists
-  // and the filters. The log of changes keeps it up to date. It is one user's: for another one it begins empty.
+  // The copy has the to-dos outside the trash, the lists and the filters at a revision of the log, for times without
+  // the server. The log keeps it up to date. It belongs to one user and is emptied for another.
 
   const COPY = `tornado_todo:${root}`;
 
@@ -15839,7 +15839,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
-  // What is not sent yet is taken back without the server.
+  // An act that is not sent yet is taken back without the server.
   function takeOut(job) {
     queue.jobs.splice(queue.jobs.indexOf(job), 1);
     project();
@@ -16896,7 +16896,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const requestOf = ({ request }) => (typeof request === 'function' ? request() : request);
 
-  // What the next page needs to send a command again, or null for an undo of an act without an answer.
+  // The part of a command that the next page needs to send it again, or null for an undo of an act without an answer.
   function keptJob(job) {
     if (job.typed !== undefined) return job.typed;
     return quietly(() => ({ request: requestOf(job), words: job.words }));
@@ -17007,7 +17007,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
-  // What the request of an earlier page does to what is shown.
+  // The effect of an earlier page's request on the to-dos that are shown.
   function applying({ method, path, body }) {
     const [, kind, one] = /^\/api\/(todos|lists|filters)(?:\/([\w-]+))?(?:\?|$)/.exec(path) ?? [];
     const ids = one ? [one] : (new URLSearchParams(path.split('?')[1]).get('id')?.split(',') ?? []);
@@ -19064,7 +19064,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const RENEWAL_PAUSE = 10_000; // ms without typing, after which the page is replaced by a newer version
   let lastTyped = 0;
 
-  // What is typed outlives the page, but nobody is interrupted while typing or answering a dialog.
+  // Typed texts outlive the page, but nobody is interrupted while typing or answering a dialog.
   const renewPage = shared(async () => {
     const isBusy = () => queue.running || Date.now() - lastTyped < RENEWAL_PAUSE;
     while (isBusy() || document.querySelector('dialog[open]')) await sleep(RENEWAL_PAUSE / 5);
