@@ -6587,7 +6587,7 @@ async def test_other_writes_are_made_while_much_is_deleted_for_good(sliced, monk
         await service.create(other, {"title": "meanwhile"})
         left.append((await store.database.fetch("SELECT count(*) FROM todos WHERE owner_id = $1", user.id))[0][0])
     await task
-    assert set(left) - {0, 10}, left  # some were gone while the others were still there
+    assert len(set(left) - {0, 10}) >= 2, left  # some were gone while the others were still there
     gone = [todo.id for todo in todos]
     for table in ("changes WHERE todo_id", "todos WHERE id"):
         sql = f"SELECT count(*) FROM {table} IN ({', '.join(f'${n}' for n in range(1, 11))})"
