@@ -5417,6 +5417,167 @@ def test_this_machines_own_user_has_a_time_zone(own_client):
     assert_problem(own_client.send("DELETE", "/api/user", {"password": "x"}), 403)
 
 
+NO_SETTINGS = {
+    **dict.fromkeys(("time_zone", "first_day", "language", "theme", "default_list", "email", "digest")),
+    "reminders_by_mail": False,
+}
+SOME_SETTINGS = {
+    **{"time_zone": "Europe/Berlin", "first_day": "sunday", "language": "de", "theme": "dark"},
+    **{"email": "ann@example.com", "digest": "07:30", "reminders_by_mail": True},
+}
+
+
+def settings_of(person: Client) -> dict:
+    """A user's settings, which their account and their session show alike."""
+    account, session = person.get("/api/user").json(), person.get("/api/session").json()
+    settings = {name: account[name] for name in NO_SETTINGS}
+    assert settings == session["settings"] and session["time_zone"] == settings["time_zone"]
+    return settings
+
+
+def set_settings(person: Client, **settings) -> dict:
+    answer = person.patch("/api/user", settings)
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+@pytest.mark.parametrize("auth", ["auto", "open", "get_user", "session"])
+def test_user_has_settings_however_they_are_identified(auth, todo_engine):
+    with somebody_known(auth, todo_engine) as person:
+        assert settings_of(person) == NO_SETTINGS
+        added = add_list(person, "work")["id"]
+        assert set_settings(person, **SOME_SETTINGS, default_list=added)["digest"] == "07:30"
+        assert settings_of(person) == {**SOME_SETTINGS, "default_list": added}
+        set_settings(person, theme=None, email="")
+        assert settings_of(person) == {**SOME_SETTINGS, "default_list": added, "theme": None, "email": None}
+        assert person.get("/api/export").json()["settings"] == settings_of(person)
+
+
+BAD_SETTINGS = [
+    *[("theme", each) for each in ("pink", "", 1, "Dark")],
+    *[("language", each) for each in ("fr", "EN", "de-DE", 7, [])],
+    *[("first_day", each) for each in ("tuesday", "Monday", 1)],
+    *[("digest", each) for each in ("24:00", "7:30", "07:60", "07:30:00", "07:30\n", "٠٧:٣٠", 730, True)],
+    *[("reminders_by_mail", each) for each in (None, "true", 1)],
+    *[("default_list", each) for each in ("inbox", NO_ID, 7)],
+    *[
+        ("email", each)
+        for each in ("ann", "@example.com", "ann@", "a b@example.com", "ann@exa mple.com", "ann@example")
+    ],
+    *[("email", each) for each in ("a@x.org\r\nBcc: b@x.org", "a@x.org,b@x.org", "Ann <a@x.org>", "a@b@x.org", 7)],
+    *[
+        ("email", each)
+        for each in (f"{'a' * 65}@x.org", f"a@{'x' * 64}.org", f"a@{'x.' * 130}org", "a@-x.org", "ä@x.org")
+    ],
+    *[("settings", {}), ("name", "eve")],
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BAD_SETTINGS, ids=str)
+def test_setting_that_cannot_be_used_is_refused_with_its_field_and_changes_none(shared, field, value):
+    before = settings_of(shared)
+    assert_problem(shared.patch("/api/user", {"time_zone": "Asia/Tokyo", field: value}), 422, field)
+    assert settings_of(shared) == before
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        (" ann@example.com ", "ann@example.com"),
+        ("Ann+todo@EXAMPLE.com", "Ann+todo@example.com"),
+        ("ann@müller.de", "ann@xn--mller-kva.de"),
+        ("root@localhost", "root@localhost"),
+    ],
+)
+def test_mail_address_is_kept_as_mail_servers_read_it(own_client, typed, kept):
+    assert set_settings(own_client, email=typed)["email"] == kept
+
+
+def test_todos_without_a_list_go_to_the_default_list_while_the_user_may_write_there(town):
+    inbox = next(each for each in town.cid.get("/api/lists").json() if each["inbox"])["id"]
+    shared_one, own = shared_list(town), add_list(town.cid, "own")["id"]
+
+    def destinations() -> set[str]:
+        """The lists of a to-do made by POST, PUT, in an array and by quick add."""
+        answers = [town.cid.post("/api/todos", {"title": "one"}).json()]
+        answers.append(town.cid.put(f"/api/todos/{tornado_todo.uuid7()}", {"title": "other"}).json())
+        answers += town.cid.post("/api/todos", [{"title": "in an array"}]).json()
+        answers.append(town.cid.post("/api/todos?parse=true", {"title": "Buy milk tomorrow"}).json())
+        assert town.cid.post("/api/todos?parse=true", {"title": "named *own"}).json()["list"] == own
+        assert add(town.cid, list=inbox)["list"] == inbox
+        return {each["list"] for each in answers}
+
+    assert destinations() == {inbox}
+    set_settings(town.cid, default_list=shared_one)
+    assert destinations() == {shared_one}
+    town.cid.patch(f"/api/lists/{shared_one}", {"archived": True})
+    assert destinations() == {inbox}
+    town.cid.patch(f"/api/lists/{shared_one}", {"archived": False})
+    share(town.bob, shared_one, "cid", "viewer")
+    assert destinations() == {inbox}
+    assert_problem(town.cid.patch("/api/user", {"default_list": shared_one}), 422, "default_list")
+    share(town.bob, shared_one, "cid", "editor")
+    assert destinations() == {shared_one}
+    unshare(town.bob, shared_one, "cid")
+    assert destinations() == {inbox}
+    set_settings(town.cid, default_list=own)
+    assert destinations() == {own}
+    assert town.cid.delete(f"/api/lists/{own}").status == 204
+    assert add(town.cid)["list"] == inbox
+    assert town.cid.post(f"/api/lists/{own}/restore").status == 200
+    assert destinations() == {own}
+    set_settings(town.cid, default_list=None)
+    assert destinations() == {inbox}
+
+
+def test_settings_that_are_changed_at_the_same_time_are_all_kept(town):
+    changes = [{"theme": "dark"}, {"language": "pt"}, {"digest": "23:59"}, {"first_day": "saturday"}] * 3
+    others = [town.server.session("dee") for _ in changes]
+    at_once(len(changes), lambda number: set_settings(others[number], **changes[number]))
+    kept = {"theme": "dark", "language": "pt", "digest": "23:59", "first_day": "saturday"}
+    assert settings_of(town.dee) == {**NO_SETTINGS, **kept} and settings_of(town.ann) == NO_SETTINGS
+    set_settings(town.dee, **dict.fromkeys(kept))
+
+
+async def next_settings(line) -> dict:
+    while (message := await next_message(line))["type"] != "settings":
+        pass
+    return message["settings"]
+
+
+async def test_changed_settings_reach_the_open_pages_of_the_user_only(todo_engine):
+    with served(todo_engine) as server:
+        ann, bob, other = server.person("ann"), server.person("bob"), server.session("ann")
+        async with listening(server.url, **other.own) as line, listening(server.url, **bob.own) as bobs:
+            await asyncio.to_thread(set_settings, ann, theme="dark")
+            assert (await next_settings(line))["theme"] == "dark"
+            await asyncio.to_thread(set_settings, ann, theme="light", language="es")
+            assert await next_settings(line) == {**NO_SETTINGS, "theme": "light", "language": "es"}
+            todo = await asyncio.to_thread(add, bob)
+            while (message := await next_message(bobs))["type"] != "changes":
+                assert message["type"] == "hello"
+            assert message["changes"][0]["todo"] == todo["id"]
+
+
+async def test_machines_own_user_stays_connected_when_a_setting_changes(own_client):
+    await asyncio.to_thread(set_settings, own_client, time_zone="Europe/Berlin")
+    async with listening(own_client.url) as line:
+        await asyncio.to_thread(set_settings, own_client, time_zone="Asia/Tokyo")
+        assert (await next_settings(line))["time_zone"] == "Asia/Tokyo"
+        todo = await asyncio.to_thread(add, own_client)
+        assert (await heard_until(line, todo["id"]))[-1]["after"]["title"] == todo["title"]
+
+
+def test_account_takes_over_the_settings_of_the_machines_own_user(todo_engine):
+    with serving(todo_engine) as client:
+        set_settings(client, **SOME_SETTINGS)
+        answer = client.post("/api/users", {**NEW_ACCOUNT, "take_local_todos": True})
+        assert answer.json()["settings"] == {**NO_SETTINGS, **SOME_SETTINGS}
+        own = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
+        assert client.send("DELETE", "/api/user", {"password": PASSWORD}, **own).status == 204
+        assert sign_up_as(client).json()["settings"] == NO_SETTINGS
+
+
 def test_etag_of_days_in_another_time_zone_is_not_current(own_client):
     path = "/api/todos?due=2026-11-26"
     etag = own_client.get(path).headers["ETag"]
@@ -7185,6 +7346,33 @@ async def test_database_of_an_earlier_version_is_migrated_with_its_contents(todo
         assert undo(client)["todos"][0]["title"] == "old"
         batch = client.get("/api/changes").json()["changes"][0]["batch"]
         assert undo(client, batch)["todos"][0]["deleted_at"]
+
+
+async def test_time_zone_of_an_earlier_version_becomes_a_setting(todo_engine):
+    if todo_engine == MEMORY:
+        pytest.skip("memory has no earlier version")
+    database = tornado_todo.open_database(todo_engine["DATABASE_URL"])
+    await database.open()
+    version = next(number for number, each in enumerate(tornado_todo.MIGRATIONS) if "COLUMN settings" in each)
+
+    async def fill(transaction) -> None:
+        await transaction.fetch("CREATE TABLE counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)")
+        for statement in ";".join(tornado_todo.MIGRATIONS[:version]).split(";"):
+            if statement.strip():
+                await transaction.fetch(statement)
+        for name, zone in (("local", "America/Argentina/Buenos_Aires"), ("ann", "")):
+            values = tornado_todo.uuid7(), name, 1, 1, zone
+            insert = tornado_todo.insert("users", "id, name, created_at, revision, time_zone")
+            await transaction.fetch(insert, *values)
+        counters = "INSERT INTO counters (name, value) VALUES ('schema', $1), ('revision', 1)"
+        await transaction.fetch(counters, version)
+
+    await database.transaction(fill)
+    await database.close()
+    with served({**todo_engine, "AUTH": "auto"}) as server:
+        assert settings_of(server.client) == {**NO_SETTINGS, "time_zone": "America/Argentina/Buenos_Aires"}
+        assert settings_of(server.session("ann")) == NO_SETTINGS
+        assert set_settings(server.client, theme="dark")["time_zone"] == "America/Argentina/Buenos_Aires"
 
 
 @pytest.mark.parametrize("act", ["removed", "replaced"])
@@ -11329,12 +11517,13 @@ def test_accounts_sessions_and_sharing_come_along_in_a_copy(tmp_path):
         share(ann, list_id, "bob", "viewer")
         secret, token = make_link(ann, list_id)[1], make_token(ann)["token"]
         session = secret_in(server, bob.own["Cookie"])
+        set_settings(bob, **SOME_SETTINGS)
     ended = command(tmp_path, "copy", "--to", target, **in_file(tmp_path))
     assert ended.returncode == 0, ended.stderr
     with served({"DATABASE_URL": target}) as server:
         assert sign_in(server.client).status == 200
         bob = server.somebody(Cookie=server.cookie(session))
-        assert lists_by_id(bob)[list_id]["role"] == "viewer"
+        assert lists_by_id(bob)[list_id]["role"] == "viewer" and settings_of(bob) == NO_SETTINGS | SOME_SETTINGS
         assert list(lists_by_id(server.somebody(**bearer(secret)))) == [list_id]
         assert server.client.get("/api/session", **bearer(token)).json()["user"] == "ann"
 
@@ -15151,7 +15340,7 @@ SPOILT_BY_SQL = {
     "from a newer version": "UPDATE counters SET value = value + 1 WHERE name = 'schema'",
     "without a column": "ALTER TABLE todos DROP COLUMN notes",
     "without a table of the server's own": "DROP TABLE throttles",
-    "without a column that came later": "ALTER TABLE users DROP COLUMN time_zone",
+    "without a column that came later": "ALTER TABLE users DROP COLUMN settings",
     "without the lists of its to-dos": "DELETE FROM lists",
 }
 

@@ -1001,6 +1001,26 @@ def clean_user_name(name: str) -> str:
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
+EMAIL_PART = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+
+
+def clean_email(text: str) -> str:
+    """An address of the form that browsers accept (WHATWG HTML, 4.10.5.1.5), its host in ASCII. Raises ValueError."""
+    local, _, host = trim(text).rpartition("@")
+    address = f"{local}@{ascii_host(host)}"
+    form = rf"[A-Za-z0-9.!#$%&'*+/=?^_`{{|}}~-]{{1,64}}@(?:localhost|{EMAIL_PART}(?:\.{EMAIL_PART})+)"
+    if len(address) > 254 or not re.fullmatch(form, address):
+        raise ValueError("must be one address, like ann@example.com")
+    return address
+
+
+def clean_clock(text: str) -> str:
+    """A time of the day. Raises ValueError."""
+    if not re.fullmatch("(?:[01][0-9]|2[0-3]):[0-5][0-9]", text):
+        raise ValueError("must be a time from 00:00 to 23:59, like 07:30")
+    return text
+
+
 def clean_id(text: str) -> str:
     if not UUID.fullmatch(text):
         raise ValueError("must be a UUID of 36 characters")
@@ -1354,7 +1374,7 @@ class Field(NamedTuple):
     read: Callable[[Any], Any] | None = None  # and back
     of: str = ""  # the column of another field, from which this one is read
     derived: Mapping[str, Callable[[Any], Any]] = {}  # more columns, made from the whole for sorting and searching
-    patch: Any = None  # its type where clients may set it
+    patch: Any = None  # its type where clients may set it; True if it is the type of the field
     clean: Callable[[Any], Any] | None = None  # returns their value in canonical form, or raises ValueError
     sort: str = ""  # the column by which it is sorted
     undo: bool = True
@@ -1530,11 +1550,59 @@ class Change(msgspec.Struct, kw_only=True, frozen=True):
     after: Annotated[msgspec.Raw, declare("the to-do or list after", "after_image", **IMAGE)]
 
 
-def patch_type(struct: type[msgspec.Struct], name: str) -> type[msgspec.Struct]:
+def optional(clean: Callable[[str], str]) -> Callable[[str | None], str | None]:
+    """The same cleaning for a text that may be null; an empty one becomes null."""
+    return lambda text: clean(text) if text else None
+
+
+class Settings(msgspec.Struct, kw_only=True, frozen=True):
+    """A user's settings, one field each. Null is the default of each device, unless its help says otherwise."""
+
+    time_zone: Annotated[
+        str | None,
+        declare("IANA name of the zone whose days are meant; null: UTC", patch=str | None, clean=optional(clean_zone)),
+    ] = None
+    first_day: Annotated[
+        Literal["monday", "sunday", "saturday"] | None,
+        declare("first day of the week; null: that of the browser's region", patch=True),
+    ] = None
+    language: Annotated[
+        Literal["en", "de", "pt", "es"] | None,
+        declare("language of the page, errors and mails; null: that of the browser", patch=True),
+    ] = None
+    theme: Annotated[
+        Literal["light", "dark"] | None, declare("colours of the page; null: those of the device", patch=True)
+    ] = None
+    default_list: Annotated[
+        str | None,
+        declare(
+            "id of the list for to-dos that name none; null, or if it is gone: the Inbox",
+            patch=str | None,
+            clean=optional(clean_id),
+        ),
+    ] = None
+    email: Annotated[
+        str | None, declare("address for mails; null: none", patch=str | None, clean=optional(clean_email))
+    ] = None
+    digest: Annotated[
+        str | None,
+        declare("local time (HH:MM) of a daily mail; null: none", patch=str | None, clean=optional(clean_clock)),
+    ] = None
+    reminders_by_mail: Annotated[bool, declare("whether reminders are also sent by mail", patch=True)] = False
+
+
+def patch_type(
+    struct: type[msgspec.Struct], name: str, bases: tuple[type[msgspec.Struct], ...] = ()
+) -> type[msgspec.Struct]:
     """The type of the fields that clients may set. Nothing is required; null clears a field where it is allowed."""
-    settable = {each: declared for each, declared in declared_fields(struct).items() if declared.patch}
-    types = {each: Annotated[row.patch | UnsetType, Meta(description=row.help)] for each, row in settable.items()}
-    return msgspec.defstruct(name, [(each, kind, UNSET) for each, kind in types.items()], kw_only=True)
+    own = {each.name: get_args(each.type)[0] for each in msgspec.structs.fields(struct) if get_args(each.type)}
+    settable = {
+        each: (own[each] if declared.patch is True else declared.patch, Meta(description=declared.help))
+        for each, declared in declared_fields(struct).items()
+        if declared.patch
+    }
+    types = [(each, Annotated[kind | UnsetType, meta], UNSET) for each, (kind, meta) in settable.items()]
+    return msgspec.defstruct(name, types, bases=bases, kw_only=True)
 
 
 TODO_FIELDS, LIST_FIELDS = declared_fields(Todo), declared_fields(TodoList)
@@ -1551,8 +1619,8 @@ ARRANGED = ("order", "colour", "archived")  # fields of a list that each of its 
 SORT_COLUMNS = {name: declared.sort for name, declared in TODO_FIELDS.items() if declared.sort}
 CLEANERS = {name: declared.clean for name, declared in TODO_FIELDS.items() if declared.clean} | {
     "text": clean_comment,
-    "time_zone": lambda name: name and clean_zone(name),
     "batch": clean_id,
+    **{name: declared.clean for name, declared in declared_fields(Settings).items() if declared.clean},
 }
 
 EXAMPLE_ID, EXAMPLE_TIME = "01a21b9e-172a-7cb5-8084-324af7b2a529", "2026-11-27T05:43:26.837Z"
@@ -1565,6 +1633,9 @@ EXAMPLE_IDENTITY: dict[str, Any] = {
 EXAMPLE_TODO = Todo(list=EXAMPLE_ID, title="Buy milk", due="2026-12-01", tags=["shop"], order=1.0, **EXAMPLE_IDENTITY)
 EXAMPLE_LIST = TodoList(
     title="Garden", order=1.0, active=2, completed=1, owner="ann", role="owner", shared=True, **EXAMPLE_IDENTITY
+)
+EXAMPLE_SETTINGS = Settings(
+    time_zone="Europe/Berlin", first_day="monday", language="de", email="ann@example.com", digest="07:30"
 )
 
 
@@ -1580,11 +1651,20 @@ OWNER, EDITOR, VIEWER = "owner", "editor", "viewer"  # the roles in a list; each
 
 
 class User(msgspec.Struct, frozen=True):
-    """An owner of lists, or the holder of a link to one. The time zone is an IANA name, or empty."""
+    """An owner of lists, or the holder of a link to one."""
 
     id: str
     name: str
-    time_zone: str = ""
+    settings: Settings = Settings()
+
+    @property
+    def time_zone(self) -> str:
+        """The IANA name of the user's time zone, or empty."""
+        return self.settings.time_zone or ""
+
+    def with_settings(self, **settings: Any) -> "User":
+        """The user with other settings."""
+        return msgspec.structs.replace(self, settings=msgspec.structs.replace(self.settings, **settings))
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -1647,12 +1727,15 @@ class PasswordFields(msgspec.Struct, kw_only=True):
     password: Password
 
 
-class UserFields(msgspec.Struct, kw_only=True):
-    """Changes of one's own account: of the password, with the present one as proof, or of the time zone."""
+class NewPasswordFields(msgspec.Struct, kw_only=True):
+    """Another password, with the present one as proof."""
 
     password: Password | UnsetType = UNSET
     new_password: str | UnsetType = UNSET
-    time_zone: str | None | UnsetType = UNSET
+
+
+# Changes of one's own account: of settings, or of the password.
+UserFields = patch_type(Settings, "UserFields", bases=(NewPasswordFields,))
 
 
 class TokenFields(msgspec.Struct, kw_only=True):
@@ -4545,6 +4628,11 @@ MIGRATIONS = (
     """
     ALTER TABLE members ADD COLUMN revision BIGINT NOT NULL DEFAULT 0;
     """,
+    """
+    ALTER TABLE users ADD COLUMN settings TEXT NOT NULL DEFAULT '{}';
+    UPDATE users SET settings = '{"time_zone":"' || time_zone || '"}' WHERE time_zone <> '';
+    ALTER TABLE users DROP COLUMN time_zone;
+    """,
 )
 
 
@@ -4554,6 +4642,8 @@ def schema_tables() -> dict[str, list[str]]:
     statement = r"CREATE TABLE (\w+) \((.*?)\);|ALTER TABLE (\w+) ADD COLUMN (\w+ \w+)"
     for new, columns, table, column in re.findall(statement, " ".join(MIGRATIONS), re.DOTALL):
         tables.setdefault(new or table, []).extend(re.findall(r"(\w+) (?:TEXT|BIGINT|DOUBLE)\b", columns or column))
+    for table, column in re.findall(r"ALTER TABLE (\w+) DROP COLUMN (\w+)", " ".join(MIGRATIONS)):
+        tables[table].remove(column)
     return tables
 
 
@@ -4829,6 +4919,7 @@ NAMED = (
     " ORDER BY CASE WHEN name = {0} THEN 0 ELSE 1 END LIMIT 1"
 )
 NAMES = "SELECT id, name FROM users WHERE id IN ({})"
+USERS = NAMES.replace("name", "name, settings")
 SAVE_ANSWER = insert("idempotency_keys", "user_id, key, fingerprint, answer, todo_id, at")
 SET_COUNTER = "UPDATE counters SET value = $2 WHERE name = $1"
 SET_LIST_REVISION = "UPDATE lists SET revision = $2 WHERE id = $1"
@@ -5221,13 +5312,20 @@ class TodoQueries:
         return (await self.fetch("SELECT id FROM lists WHERE owner_id = $1 AND inbox = 1"))[0][0]
 
     async def end_of_list(self, list_id: str | None) -> EndOfList | None:
-        """The end of a list, or of the Inbox if none is named; None if the caller may not see the list."""
-        which = "id = $2" if list_id else "owner_id = $1 AND inbox = 1"
+        """The end of a list, or of the caller's default one if none is named; None if the caller may not see it.
+
+        To-dos go to the Inbox if the caller may not write in the default list any more, or has put it away.
+        """
+        which, default = "id = $2", None if list_id else self.user.settings.default_list
+        if not list_id:
+            writable = f"id = $2 AND {may(EDITOR, 'id')} AND {arranged('archived')} = 0 OR " if default else ""
+            which = f"({writable}owner_id = $1 AND inbox = 1)"
         rows = await self.fetch(
             f"SELECT id, owner_id, {role_in('lists.id')}, (SELECT max(position) FROM todos"
             " WHERE todos.list_id = lists.id AND todos.deleted_at IS NULL)"
-            f" FROM lists WHERE {which} AND {self._seen_lists(deleted=False)}",
-            *([list_id] if list_id else []),
+            f" FROM lists WHERE {which} AND {self._seen_lists(deleted=False)}"
+            f"{' ORDER BY CASE WHEN id = $2 THEN 0 ELSE 1 END' if default else ''}",
+            *([list_id or default] if list_id or default else []),
         )
         return EndOfList(*rows[0]) if rows else None
 
@@ -5442,13 +5540,18 @@ def hash_secret(secret: str) -> str:
 STORED_CREDENTIAL_COLUMNS = "id, kind, name, read_only, created_at, used_at, expires_at, user_id, list_id, secret_hash"
 CREDENTIAL_COLUMNS = (
     "credentials.id, kind, credentials.name, read_only, credentials.created_at, used_at, expires_at,"
-    " users.id, users.name, users.time_zone"
+    " users.id, users.name, users.settings"
 )
+
+
+def user_from_row(row: Sequence[str]) -> User:
+    """The user in a row that begins with their id, name and settings."""
+    return User(row[0], row[1], msgspec.json.decode(row[2], type=Settings))
 
 
 def credential_from_row(row: Sequence[Any]) -> Credential:
     """The credential in a row of CREDENTIAL_COLUMNS."""
-    return Credential._make([*row[:3], bool(row[3]), *row[4:7], User(*row[7:10])])
+    return Credential._make([*row[:3], bool(row[3]), *row[4:7], user_from_row(row[7:])])
 
 
 def new_credential(kind: str, user: User, lifetime: int, name: str = "", read_only: bool = False) -> Credential:
@@ -6083,7 +6186,7 @@ MAX_KNOWN = 2000  # users, sessions and tokens that a process remembers
 RECENT_SECONDS = 2 * POLL_SECONDS  # for which a known row is used without reading it again
 KNOWN_SECONDS = 3600  # for which a known row is enough while the database is away
 AWAY_SECONDS = 0.3  # to wait for the next answer of a database that has not answered
-USER_BY_NAME = "SELECT id, name, time_zone, name FROM users WHERE name"
+USER_BY_NAME = "SELECT id, name, settings, name FROM users WHERE name"
 CREDENTIAL_BY_HASH = (
     f"SELECT {CREDENTIAL_COLUMNS}, secret_hash FROM credentials JOIN users ON users.id = user_id WHERE secret_hash"
 )
@@ -6267,7 +6370,7 @@ class TodoStore:
         row = self.known.recent(USER_BY_NAME, name)
         while not (row := row or await self.known.find(USER_BY_NAME, name)):
             await write_locked(self.database, functools.partial(self._make_user, name))
-        return User(*row[:3])
+        return user_from_row(row)
 
     @staticmethod
     async def _make_user(name: str, transaction: Transaction) -> None:
@@ -6483,9 +6586,9 @@ class AccountStore:
     async def account(self, name: str) -> tuple[User, str] | None:
         """The user of this name and their password's hash, or None without such an account."""
         rows = await self.database.fetch(
-            "SELECT id, name, time_zone, password FROM users WHERE name = $1 AND password IS NOT NULL", name
+            "SELECT id, name, settings, password FROM users WHERE name = $1 AND password IS NOT NULL", name
         )
-        return (User(*rows[0][:3]), rows[0][3]) if rows else None
+        return (user_from_row(rows[0]), rows[0][3]) if rows else None
 
     async def users(self) -> list[tuple[str, int, int]]:
         """Every user's name, when they were added (epoch milliseconds), and whether they have a password (1 or 0)."""
@@ -6523,9 +6626,9 @@ class AccountStore:
             if await transaction.fetch("SELECT 1 FROM users WHERE password IS NOT NULL LIMIT 1"):
                 await self._check_sign_up(transaction, sign_up, invite)
             await self._check_free(transaction, name)
-            renamed = "UPDATE users SET name = $2, password = $3 WHERE name = $1 RETURNING id"
+            renamed = "UPDATE users SET name = $2, password = $3 WHERE name = $1 RETURNING id, name, settings"
             if takes_local and (rows := await transaction.fetch(renamed, LOCAL_USER, name, password)):
-                user = User(rows[0][0], name)
+                user = user_from_row(rows[0])
                 await reassign(transaction, user, user.id)
                 return user
             user = User(uuid7(), name)
@@ -6569,10 +6672,18 @@ class AccountStore:
 
         await self._remove_right(operation)
 
-    async def set_time_zone(self, user: User, name: str) -> None:
-        """Set the time zone that decides a user's days: an IANA name, or nothing."""
+    async def change_settings(self, user: User, changes: Mapping[str, Any]) -> User:
+        """Change some of a user's settings; returns the user with all of them. Raises NotFound."""
+
+        async def operation(transaction: Transaction) -> User:
+            rows = await fetch_by_ids(transaction, USERS, [user.id])
+            changed = user_from_row(first_row(rows, "There is no such user.")).with_settings(**changes)
+            settings = msgspec.json.encode(changed.settings).decode()
+            await transaction.fetch("UPDATE users SET settings = $2 WHERE id = $1", user.id, settings)
+            return changed
+
         # As if a right were removed, so that every process reads the user again.
-        await self._remove_right("UPDATE users SET time_zone = $2 WHERE id = $1 RETURNING id", user.id, name)
+        return await self._remove_right(operation)
 
     async def rehash_password(self, user: User, old: str, new: str) -> None:
         """Store the same password with a stronger hash, unless it has been changed meanwhile."""
@@ -6722,10 +6833,10 @@ class AccountStore:
         now = now_milliseconds()
         return {row[0] for row in await fetch_by_ids(self.database, living, credential_ids, now, now - SESSION_IDLE)}
 
-    async def renamed(self, users: Collection[User]) -> set[User]:
-        """The users among these who have another name now, or no longer exist."""
-        rows = await fetch_by_ids(self.database, NAMES, [user.id for user in users])
-        return set(users) - {User(*row) for row in rows}
+    async def present(self, users: Collection[User]) -> dict[str, User]:
+        """These users as they are now, by id, without those that no longer exist."""
+        rows = await fetch_by_ids(self.database, USERS, {user.id for user in users})
+        return {row[0]: user_from_row(row) for row in rows}
 
     async def forget_expired(self) -> None:
         """Remove expired credentials."""
@@ -7148,7 +7259,7 @@ RecordStore = DictRecordStore | RedisRecordStore
 # ==== live updates: may call stores and domain ==================================================
 
 CHANGES_IN_MESSAGE = 100  # of the event socket
-ACCESS_MESSAGE = '{"type":"access"}'
+RIGHTS_CHANGED = "access", '{"type":"access"}'
 
 
 class Listener:
@@ -7164,11 +7275,11 @@ class Listener:
         self._hub = hub
         self._woken = asyncio.Event()
         self._woken.set()  # earlier commits are read first
-        self._rights_changed = False
+        self._notices: dict[str, str] = {}  # messages other than changes that are still to be sent, by kind
 
-    def wake(self, rights_changed: bool = False) -> None:
-        """Report that there may be new changes."""
-        self._rights_changed |= rights_changed
+    def wake(self, notice: tuple[str, str] | None = None) -> None:
+        """Report that there may be new changes, or with a notice its kind and message."""
+        self._notices |= [notice] if notice else []
         self._woken.set()
 
     async def next_message(self, seconds: float) -> str | None:
@@ -7179,9 +7290,8 @@ class Listener:
                     await self._woken.wait()
             except TimeoutError:
                 return None
-            if self._rights_changed:
-                self._rights_changed = False
-                return ACCESS_MESSAGE
+            if self._notices:
+                return self._notices.pop(next(iter(self._notices)))
             self._woken.clear()  # a commit after this wakes it again
             changes, text = await self._hub.read(self.user, self.since)
             if len(changes) == CHANGES_IN_MESSAGE:
@@ -7299,7 +7409,7 @@ class EventHub:
         self._listeners.setdefault(user.id, set()).add(listener)
         try:
             # The credential may have ended between the authentication and this registration.
-            await self._end_invalid([listener])
+            await self._check_users([listener])
             yield listener
         finally:
             self._listeners[user.id].discard(listener)
@@ -7377,20 +7487,29 @@ class EventHub:
         before, self._memberships = self._memberships, await self._store.memberships()
         for user_id in [*self._listeners]:
             if before.get(user_id) != self._memberships.get(user_id):
-                self._wake(user_id, rights_changed=True)
-        await self._end_invalid(self._all_listeners())
+                self._wake(user_id, RIGHTS_CHANGED)
+        await self._check_users(self._all_listeners())
 
-    def _wake(self, user_id: str, rights_changed: bool = False) -> None:
+    def _wake(self, user_id: str, notice: tuple[str, str] | None = None) -> None:
         for listener in self._listeners.get(user_id, ()):
-            listener.wake(rights_changed)
+            listener.wake(notice)
 
-    async def _end_invalid(self, listeners: Collection[Listener]) -> None:
-        """End listeners with an invalid credential, and those without one if their user was renamed."""
+    async def _check_users(self, listeners: Collection[Listener]) -> None:
+        """End listeners with an invalid credential, and those without one if their user was renamed.
+
+        The others receive the settings of their user, if these have changed.
+        """
         valid = await self.accounts.living({each.credential_id for each in listeners if each.credential_id})
-        renamed = await self.accounts.renamed({each.user for each in listeners if not each.credential_id})
+        present = await self.accounts.present({each.user for each in listeners})
         for listener in listeners:
-            if (listener.credential_id not in valid) if listener.credential_id else (listener.user in renamed):
+            before, user = listener.user, present.get(listener.user.id)
+            is_same = listener.credential_id in valid if listener.credential_id else user and user.name == before.name
+            if not user or not is_same:
                 listener.end(4401, "signed out")
+            elif user.settings != before.settings:
+                listener.user = user
+                message = msgspec.json.encode({"type": "settings", "settings": user.settings}).decode()
+                listener.wake(("settings", message))
 
 
 # ==== decisions: may call stores and live updates ===============================================
@@ -9807,7 +9926,7 @@ class Handler:
 
     public = False  # deny by default
     needs_session = False  # whether a token, a link or this machine's own user is not enough
-    local_methods: tuple[str, ...] = ()  # for which this machine's own user is enough
+    unsigned_methods: tuple[str, ...] = ()  # for which a user who does not sign in here is enough
     has_head = True
     any_query = False  # whether unknown query parameters are ignored
     takes_json = True  # whether a body must be JSON
@@ -9881,7 +10000,8 @@ class Handler:
         self.caller, self.user = caller, caller.user
         if caller.read_only and self.request.method not in ("GET", "HEAD"):
             raise Forbidden(f"This {caller.kind} may only read.")
-        if self.needs_session and not (caller.kind == "local" and self.request.method in self.local_methods):
+        is_unsigned = caller.kind in ("local", "open", "host")
+        if self.needs_session and not (is_unsigned and self.request.method in self.unsigned_methods):
             self.check_session()
 
     def check_session(self) -> None:
@@ -10039,6 +10159,8 @@ EXAMPLES: dict[Any, Any] = {
     Comment: {"id": EXAMPLE_ID, "author": "ann", "text": "Done.", "created_at": EXAMPLE_TIME},
     CommentFields: {"text": "Done."},
     Statistics: {"days": [{"day": "2026-11-28", "completed": 3}], "streak": 4},
+    Settings: EXAMPLE_SETTINGS,
+    UserFields: {"theme": "dark", "first_day": "monday"},
 }
 EXAMPLE_VALUES: dict[str, Any] = {  # by the name of a field
     **dict.fromkeys(("id", "batch", "undone"), EXAMPLE_ID),
@@ -10046,6 +10168,7 @@ EXAMPLE_VALUES: dict[str, Any] = {  # by the name of a field
     **dict.fromkeys(("created_at", "updated_at", "used_at", "expires_at", "exported_at", "since"), EXAMPLE_TIME),
     **{"user": "ann", "name": "ann", "password": "correct horse battery", "new_password": "battery horse correct"},
     **{"role": "editor", "kind": "session", "sign_up": "invite", "days": 30, "time_zone": "Europe/Berlin"},
+    **{"settings": EXAMPLE_SETTINGS},
     **{"status": "ok", "engines": {"todos": {"engine": "SQLite", "state": "ok", "milliseconds": 0.2}}},
     **{"documents": [{"name": "groceries", "document": {"items": ["milk"]}}]},
     **{"comments": [{"todo": EXAMPLE_ID, "id": EXAMPLE_ID, "author": "ann", "text": "Done."}]},
@@ -10827,7 +10950,7 @@ class APIHandler(Handler):
 
     def user_in(self, zone: str) -> User:
         """The caller, in the time zone that a request names, if it does."""
-        return msgspec.structs.replace(self.user, time_zone=zone) if zone else self.user
+        return self.user.with_settings(time_zone=zone) if zone else self.user
 
     async def show(self, thing: Value) -> Value:
         """A to-do or list with its URL."""
@@ -11585,6 +11708,7 @@ class SessionDocument(msgspec.Struct, kw_only=True, frozen=True):
 
     user: str | None
     time_zone: str | None
+    settings: Settings | None
     kind: str | None
     read_only: bool
     accounts: bool
@@ -11617,7 +11741,8 @@ class AccountHandler(CredentialHandler):
         is_here = has_accounts and await authenticator.local_caller(self.request) is not None
         return SessionDocument(
             user=caller.user.name if caller and caller.kind != "link" else None,
-            time_zone=(caller.user.time_zone or None) if caller else None,
+            time_zone=caller.user.settings.time_zone if caller else None,
+            settings=caller.user.settings if caller else None,
             kind=caller.kind if caller else None,
             read_only=bool(caller and caller.read_only),
             accounts=has_accounts,
@@ -11699,39 +11824,48 @@ class SignUpHandler(AccountHandler):
         return await self.session_document(await self.start_session(*session))
 
 
-class ShownUser(msgspec.Struct, frozen=True):
-    """An account, for its owner."""
+class ShownUser(Settings, kw_only=True, frozen=True):
+    """An account with its settings, for its owner."""
 
     name: str
     created_at: str
-    time_zone: str | None
 
 
 class UserHandler(AccountHandler):
-    """The caller's own account."""
+    """The caller's own account, or the settings of a caller who has none."""
 
     needs_session = True
-    local_methods = ("GET", "HEAD", "PATCH")
+    unsigned_methods = ("GET", "HEAD", "PATCH")
 
     async def get(self) -> ShownUser:
-        """Read the account."""
+        """Read the account and its settings."""
         created_at = timestamp(await self.services.accounts.created_at(self.user))
-        return ShownUser(self.user.name, created_at, self.user.time_zone or None)
+        return ShownUser(name=self.user.name, created_at=created_at, **msgspec.structs.asdict(self.user.settings))
 
     async def patch(self, body: Annotated[Body, Fields(UserFields)]) -> Annotated[ShownUser | None, 200, 204]:
-        """Change the time zone, or the password, which ends all other sessions."""
-        if "time_zone" not in body or not body.keys().isdisjoint(("password", "new_password")):
+        """Change settings, or the password, which ends all other sessions."""
+        settings = {name: value for name, value in body.items() if name in Settings.__struct_fields__}
+        if not settings or len(settings) < len(body):
             read_fields(body, UserFields, ("password", "new_password"))  # now both are required
             self.check_session()
+        await self._check_default_list(settings.get("default_list"))
+        if len(settings) < len(body):
             passwords = body["password"], body["new_password"]
             hashed = await self.accounts.change_password(self.user, *passwords, self.request.remote_ip)
             await self.start_session(*await self.accounts.begin_session(self.user, hashed, self.request))
-        if "time_zone" not in body:
+        if not settings:
             self.status = 204
             return None
-        self.user = msgspec.structs.replace(self.user, time_zone=body["time_zone"] or "")
-        await self.services.accounts.set_time_zone(self.user, self.user.time_zone)
+        self.user = await self.services.accounts.change_settings(self.user, settings)
         return await self.get()
+
+    async def _check_default_list(self, list_id: str | None) -> None:
+        """Raise Invalid for a list in which the caller may not write."""
+        try:
+            if list_id:
+                await self.queries.todo_list(list_id, role=EDITOR)
+        except (NotFound, Forbidden):
+            raise invalid("default_list", "names no list that you may write in") from None
 
     async def delete(self, body: Annotated[Body, Fields(PasswordFields)]) -> None:
         """Delete the account with everything that belongs to it."""
@@ -11806,6 +11940,7 @@ class Export(msgspec.Struct, frozen=True):
     format: str
     version: int
     user: str
+    settings: Settings
     exported_at: str
     lists: list[TodoList]
     todos: list[Todo]
@@ -11819,7 +11954,7 @@ class ExportHandler(APIHandler):
     """Everything that belongs to the caller."""
 
     async def get(self) -> Response[Export]:
-        """Download lists, to-dos with their comments, the trash and documents as one JSON file."""
+        """Download settings, lists, to-dos with their comments, the trash and documents as one JSON file."""
         self.headers["Content-Disposition"] = 'attachment; filename="todos.json"'
         # The file is complete before it is sent, so that a slow reader keeps no transaction open.
         file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_BODY)  # noqa: SIM115  # closed when it has been sent
@@ -11835,7 +11970,7 @@ class ExportHandler(APIHandler):
         return Response(FileBody(file, size), "application/json")
 
     async def _write(self, file: IO[bytes]) -> None:
-        head = {"format": "tornado_todo", "version": 1, "user": self.user.name}
+        head = {"format": "tornado_todo", "version": 1, "user": self.user.name, "settings": self.user.settings}
         file.write(msgspec.json.encode({**head, "exported_at": timestamp(now_milliseconds())})[:-1])
         documents = self.services.documents
         await self.services.database.snapshot(functools.partial(self._write_moment, file))
@@ -19594,12 +19729,12 @@ ROUTES = (
     Route("/api/health/live", LiveHandler),
     Route("/api/export", ExportHandler),
     Route("/api/session", SessionHandler),
+    Route("/api/user", UserHandler),
     Route("/api/openapi.json", OpenAPIHandler),
     Route("/api/docs", DocsHandler),
     Route("/api/sessions", SessionsHandler, accounts_only=True),
     Route("/api/sessions/{credential_id}", EndCredentialHandler, accounts_only=True),
     Route("/api/users", SignUpHandler, accounts_only=True),
-    Route("/api/user", UserHandler, accounts_only=True),
     Route("/api/tokens", TokensHandler, accounts_only=True),
     Route("/api/tokens/{credential_id}", EndCredentialHandler, accounts_only=True),
     Route("/api/invites", InvitesHandler, accounts_only=True),
@@ -20809,8 +20944,8 @@ def report_errors(run: Callable[[], int | None]) -> int:
 
 # ---- the commands: a parameter is an argument, a keyword-only one an option, and `environ` has the settings
 
-Settings = Mapping[str, str]
-OfDatabase = Annotated[Settings, {"DATABASE_URL"}]  # the settings that a command has options for
+Environ = Mapping[str, str]
+OfDatabase = Annotated[Environ, {"DATABASE_URL"}]  # the settings that a command has options for
 NameArgument = Annotated[str, "the user's name"]
 FileArgument = Annotated[str, "the backup"]
 
@@ -20818,7 +20953,7 @@ FileArgument = Annotated[str, "the backup"]
 def serve_command(
     *,
     check: Annotated[bool, "check every engine once, print its state, and exit"] = False,
-    environ: Annotated[Settings, SETTING_NAMES],
+    environ: Annotated[Environ, SETTING_NAMES],
 ) -> int:
     """A to-do server: a page and a JSON API, kept in one SQLite file unless the settings name another database.
 
@@ -20861,7 +20996,7 @@ def print_progress(part: str, done: int, total: int) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def copy_side(database: str | None, documents: str | None, environ: Settings) -> Services:
+def copy_side(database: str | None, documents: str | None, environ: Environ) -> Services:
     """One side of a copy: named by its options, or else by the settings. Raises Misconfigured."""
     if database is None and documents is None:
         database, documents = environ.get("DATABASE_URL"), environ.get("MONGODB_URI")
@@ -20875,7 +21010,7 @@ def copy_command(
     from_documents: Annotated[str | None, "URL of the MongoDB that has the documents"] = None,
     to_documents: Annotated[str | None, "URL of the MongoDB to put the documents into"] = None,
     resume: Annotated[bool, "continue an interrupted copy"] = False,
-    environ: Annotated[Settings, ()],
+    environ: Annotated[Environ, ()],
 ) -> int:
     """Copy users, lists, to-dos, history, trash and documents into an empty database, then compare.
 
@@ -20900,7 +21035,7 @@ def copy_command(
     return 0
 
 
-def sqlite_path(environ: Settings) -> str:
+def sqlite_path(environ: Environ) -> str:
     """The path of the SQLite file that the settings name. Raises Misconfigured if they name another database."""
     database = open_database(Config.from_env(environ).database_url)
     if not isinstance(database, SQLiteDatabase) or database.path is None:
@@ -20925,7 +21060,7 @@ def restore_command(file: FileArgument, *, environ: OfDatabase) -> None:
         print(f"The previous database is kept as {aside}. Remove it when you no longer need it.")
 
 
-def on_stores(environ: Settings, act: Callable[[Services], Awaitable[Value]]) -> Value:
+def on_stores(environ: Environ, act: Callable[[Services], Awaitable[Value]]) -> Value:
     """Open the stores that the settings name, and run a coroutine function on them."""
     app = make_app(environ)
 
