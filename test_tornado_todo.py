@@ -2939,6 +2939,13 @@ def test_days_and_times_are_those_of_the_readers_zone(zone, now, text, due):
         ("en;q=0.2, pt-BR;q=0.7", ("pt", False)),
         ("fr, es;q=0.8, de;q=0.9", ("de", False)),
         ("fr,*;q=0.1", ("en", True)),
+        ("*, de;q=0.9", ("en", True)),
+        ("de;q=0, es;q=0.000, pt;q=0.1", ("pt", False)),
+        ("de;q=0", ("en", True)),
+        (
+            ",".join(f"{first}{second}-{first}{second};q=0.5" for first in "xyz" for second in "abcdefgh" * 40),
+            ("en", True),
+        ),
         ("de;q=x;;,=,;q=", ("de", False)),
         ("ü,\u0000", ("en", True)),
     ],
@@ -7487,6 +7494,26 @@ def test_a_database_behind_a_symbolic_link_has_its_log_beside_the_file(tmp_path,
         assert server.client.get("/api/health").status == 200
         (tmp_path / "data" / f"real.db{which}").unlink()
         assert_problem(server.client.post("/api/todos", {"title": "lost"}), 503)
+
+
+# ==== errors in several languages ================================================================
+
+
+@pytest.mark.parametrize(
+    "language, title", [("de", "Nicht gefunden"), ("pt", "Não encontrado"), ("es", "No encontrado")]
+)
+def test_error_is_in_the_language_of_the_request(either, language, title):
+    answer = either.get("/api/todos/nothing", Accept_Language=f"fr, {language}-XX;q=0.9, en;q=0.5")
+    problem = assert_problem(answer, 404)
+    assert problem["title"] == title and answer.headers["Content-Language"] == language
+    assert answer.headers["Cache-Control"] == "no-store"  # or it would have to vary by the language
+
+
+def test_error_is_in_english_by_default(either):
+    for headers in ({}, {"Accept_Language": "fr"}, {"Accept_Language": "ü;q=;;,"}):
+        answer = either.get("/api/todos/nothing", **headers)
+        assert assert_problem(answer, 404)["title"] == "Not found"
+        assert answer.headers["Content-Language"] == "en"
 
 
 # ==== documents ==================================================================================

@@ -19,6 +19,7 @@ The map. A line of code calls only upwards, so the file reads from top to bottom
     configuration   the one table of settings, and the frozen Config that is read from it
     domain          to-dos, lists, changes, errors, and pure functions on them
     quick add       the date, tags and other fields in a line of text, in four languages
+    texts           what errors and mails say, in the same languages
     databases       SQLite and Postgres, one writer each that commits in groups; know nothing of to-dos
     stores          to-dos with their change log and rights, accounts, documents, records
     live updates    listeners, which are woken after commits
@@ -2860,13 +2861,15 @@ def read_keep(text: str) -> tuple[str | tuple[int, int], ...]:
     return tuple(kept)
 
 
+@functools.lru_cache(100)
 def read_language(header: str) -> tuple[str, bool]:
     """The supported language that an Accept-Language header prefers, and whether 3/4 is a day in March in it."""
     choices = [each.replace(" ", "").lower().partition(";q=") for each in header.split(",")]
     weighted = [(tag, float(weight) if re.fullmatch(r"[01](\.[0-9]*)?", weight) else 1.0) for tag, _, weight in choices]
-    for tag, _ in sorted(weighted, key=lambda choice: -choice[1]):
-        if (name := tag.partition("-")[0]) in LANGUAGES:
-            return name, tag in ("en", "en-us")
+    for tag, weight in sorted(weighted, key=lambda choice: -choice[1]):
+        name = tag.partition("-")[0].replace("*", "en")
+        if weight and name in LANGUAGES:
+            return name, tag in ("en", "en-us", "*")
     return "en", True
 
 
@@ -2888,6 +2891,154 @@ def parse_title(
         return dict(fields), []
     shown = [span for span in line.spans if span.kind != "escape"]
     return {**fields, **found, "title": title}, sorted(shown, key=lambda span: span.start)
+
+
+# ==== texts: what errors and mails say, by language; calls nothing ================================
+
+# A text in English, which is also its key, and below it its translations. `{}` is a hole for data, `{text}` one for
+# another text; a translation may number them, from 0, to change their order. Lines that go on are indented further.
+ERROR_TEXTS = r"""
+Bad Request
+  de Fehlerhafte Anfrage
+  pt Pedido incorreto
+  es Petición incorrecta
+Conflict
+  de Konflikt
+  pt Conflito
+  es Conflicto
+Content too large
+  de Inhalt zu groß
+  pt Conteúdo grande demais
+  es Contenido demasiado grande
+Forbidden
+  de Nicht erlaubt
+  pt Não permitido
+  es No permitido
+Gone
+  de Nicht mehr vorhanden
+  pt Já não existe
+  es Ya no existe
+Internal Server Error
+  de Interner Fehler des Servers
+  pt Erro interno do servidor
+  es Error interno del servidor
+Invalid fields
+  de Ungültige Felder
+  pt Campos inválidos
+  es Campos no válidos
+Malformed request
+  de Nicht lesbare Anfrage
+  pt Pedido ilegível
+  es Petición ilegible
+Method not allowed
+  de Methode nicht erlaubt
+  pt Método não permitido
+  es Método no permitido
+Misdirected request
+  de Falsch gerichtete Anfrage
+  pt Pedido mal dirigido
+  es Petición mal dirigida
+Not found
+  de Nicht gefunden
+  pt Não encontrado
+  es No encontrado
+Not signed in
+  de Nicht angemeldet
+  pt Sessão não iniciada
+  es Sesión no iniciada
+Precondition failed
+  de Vorbedingung nicht erfüllt
+  pt Condição prévia não cumprida
+  es Condición previa no cumplida
+Range not satisfiable
+  de Bereich nicht vorhanden
+  pt Intervalo inexistente
+  es Intervalo inexistente
+Request timeout
+  de Anfrage zu langsam
+  pt Pedido lento demais
+  es Petición demasiado lenta
+Temporarily unavailable
+  de Vorübergehend nicht verfügbar
+  pt Temporariamente indisponível
+  es No disponible temporalmente
+Too many attempts
+  de Zu viele Versuche
+  pt Tentativas demais
+  es Demasiados intentos
+Unsupported media type
+  de Medientyp nicht unterstützt
+  pt Tipo de mídia não suportado
+  es Tipo de contenido no admitido
+Upgrade required
+  de Anderes Protokoll nötig
+  pt Outro protocolo necessário
+  es Se necesita otro protocolo
+Upstream failed
+  de Fehler eines anderen Servers
+  pt Falha de outro servidor
+  es Fallo de otro servidor
+Upstream timed out
+  de Anderer Server antwortet nicht
+  pt Outro servidor não responde
+  es Otro servidor no responde
+"""
+
+MAIL_TEXTS = r"""
+"""
+
+HOLE = re.compile(r"\{(text|[0-9]?)\}")
+MAX_TRANSLATED = 10_000  # characters of a text that is compared with texts that have holes
+
+
+class Wording(NamedTuple):
+    """A text in English, what it matches, and its translations by language."""
+
+    english: str
+    pattern: re.Pattern[str]
+    translations: Mapping[str, str]
+
+
+def read_texts(table: str) -> Iterator[Wording]:
+    """The rows of a table of texts."""
+    for block in re.split(r"\n(?! )", table.strip("\n")):
+        english, *rest = re.sub(r"\n {3,}", " ", block).split("\n")
+        parts = [re.escape(part) for part in re.split(r"\{(?:text)?\}", english)]
+        yield Wording(english, re.compile("(.*)".join(parts), re.DOTALL), {line[2:4]: line[5:] for line in rest})
+
+
+@functools.cache
+def wordings() -> tuple[Mapping[str, Wording], Sequence[Wording]]:
+    """All texts by their English, and those with holes, with most words first."""
+    rows = [*read_texts(ERROR_TEXTS), *read_texts(MAIL_TEXTS)]
+    with_holes = [row for row in rows if HOLE.search(row.english)]
+    return {row.english: row for row in rows}, sorted(with_holes, key=lambda row: -len(HOLE.sub("", row.english)))
+
+
+def fill(text: str, values: Sequence[str]) -> str:
+    """A text with its holes filled, which are numbered or in the order of the values."""
+    following = iter(values)
+    return HOLE.sub(lambda hole: values[int(hole[1])] if hole[1] else next(following), text)
+
+
+def translated(text: str, language: str) -> str:
+    """A text in a language. It stays in English if no table has it; an English text with holes keeps them.
+
+    Its holes may be filled. What fills a hole for data is kept; what fills one for a text is translated too.
+    """
+    if language == "en":
+        return text
+    exact, with_holes = wordings()
+    if row := exact.get(text):
+        return row.translations[language]
+    for row in with_holes if len(text) <= MAX_TRANSLATED else ():
+        if match := row.pattern.fullmatch(text):
+            kinds = HOLE.findall(row.english)
+            filled = [
+                translated(each, language) if kind else each for kind, each in zip(kinds, match.groups(), strict=True)
+            ]
+            return fill(row.translations[language], filled)
+    return text
 
 
 # ==== databases: may call the domain's errors; know nothing of to-dos ===========================
@@ -10392,6 +10543,15 @@ def log_error(request: Request, error: Exception) -> None:
         LOG.warning("%s %s", request.id, error)
 
 
+def translated_detail(detail: str, errors: Sequence[dict], language: str) -> tuple[str, list[dict[str, str]]]:
+    """The detail of an error, which may repeat the messages about its fields, and those messages in a language."""
+    messages = {error["message"]: translated(error["message"], language) for error in errors}
+    if messages:
+        longest_first = "|".join(map(re.escape, sorted(messages, key=len, reverse=True)))
+        detail = re.sub(longest_first, lambda found: messages[found[0]], detail)
+    return translated(detail, language), [error | {"message": messages[error["message"]]} for error in errors]
+
+
 def problem_response(request: Request, error: Exception) -> Response[Any]:
     """An error as a problem document (RFC 9457)."""
     if isinstance(error, Misconfigured):
@@ -10406,7 +10566,11 @@ def problem_response(request: Request, error: Exception) -> Response[Any]:
         headers |= error.headers
     else:
         detail = (error.reason if isinstance(error, tornado.web.HTTPError) else INTERNAL_ERROR) or title
-    problem = Problem("about:blank", title, status, detail, request.id, errors or UNSET)
+    language, _ = read_language(request.headers.get("accept-language", ""))
+    headers["Content-Language"] = language  # errors are never cached, so that they need no Vary
+    if language != "en":
+        detail, errors = translated_detail(detail, errors, language)
+    problem = Problem("about:blank", translated(title, language), status, detail, request.id, errors or UNSET)
     return Response(msgspec.json.encode(problem), "application/problem+json", status=status, headers=headers)
 
 
