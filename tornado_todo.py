@@ -14491,6 +14491,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const REQUEST_PATIENCE = 20000;
   const CHECK_PATIENCE = 4000;
   const SLOW_START = 1500;
+  const COPY_SLICE = 100; // to-dos that are written to it in one task
   const COPY_PAUSE = 2000; // ms after a reading until the copy on the device is renewed
   const COPY_SIZE = 5000; // to-dos in it, those that were changed last
   const MAXIMUM_SILENCE = 35000; // the server sends a heartbeat every 15 s
@@ -15856,7 +15857,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       before = place();
       await loadMore();
     }
-    renewChunks(Infinity);
+    for (const chunks of [lateChunks, movedChunks]) renewChunks(chunks, whenIdle, Infinity);
     print();
   }
 
@@ -15923,6 +15924,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const items = new Map();
     let next = `?${new URLSearchParams({ sort: '-updated_at', limit: MAXIMUM_LIMIT })}`;
     while (next && items.size < COPY_SIZE) {
+      await new Promise(whenIdle);
       const page = await getTodos(next);
       for (const item of page.items) items.set(item.id, item);
       next = page.next;
@@ -15938,9 +15940,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const news = (isOwn && (await changesOfCopy(known.revision))) || (await wholeCopy());
     if (owner !== stashOwner()) return;
     const { lists, filters } = saved;
-    await withCopy('readwrite', ({ todos, about }) => {
+    await withCopy('readwrite', async ({ todos, about }) => {
       if (news.isWhole) todos.clear();
-      for (const [id, item] of news.items) (item ? todos.put(item) : todos.delete(id));
+      let number = 0;
+      for (const [id, item] of news.items) {
+        const request = item ? todos.put(item) : todos.delete(id);
+        if ((number += 1) % COPY_SLICE === 0) await answerOfRequest(request); // other tasks have their turn
+      }
       about.put({ owner, session: access.session, revision: news.revision, lists, filters }, 'about');
     });
   });
@@ -16909,7 +16915,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // title, for search in the page and for screen readers, and keeps that until `renewChunks` comes to it: thousands
   // of rows take too long for one task.
   const nearChunks = new Set();
-  let lateChunks = new Set();
+  const lateChunks = new Set();
+  const movedChunks = new Set();
+  // Frames that are drawn only for chunks far from the window would make an act wait. WebKit has no such callback.
+  const whenIdle = window.requestIdleCallback ?? (act => setTimeout(act, 20));
 
   function chunkView(items, key, label, before, isLate = false) {
     const isNear = nearChunks.has(key) || state.isPrinting || items.isFirst;
@@ -16921,22 +16930,23 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return isKept ? before : { ...h('ul.chunk', properties), children };
   }
 
-  function renewLater(...chunks) {
-    if (!lateChunks.size) requestAnimationFrame(() => renewChunks(4));
-    lateChunks = new Set([...chunks, ...lateChunks]);
+  function renewLater(chunks, when, ...more) {
+    if (!chunks.size) when(() => renewChunks(chunks, when));
+    for (const chunk of more) chunks.add(chunk);
   }
 
   function moveChunk(chunk, { skipped }) {
     nearChunks[skipped ? 'delete' : 'add'](keyOf(chunk.view));
-    renewLater(chunk);
+    if (skipped) renewLater(lateChunks, whenIdle, chunk);
+    else renewLater(movedChunks, requestAnimationFrame, chunk);
   }
 
-  // What takes longer than so many milliseconds waits for the next frame: the layout takes longer than this.
-  function renewChunks(patience) {
+  // What takes longer than `patience` milliseconds waits for the next turn: the layout takes longer than this.
+  function renewChunks(chunks, when, patience = 4) {
     const start = performance.now();
-    for (const chunk of lateChunks) {
-      if (performance.now() - start > patience) return requestAnimationFrame(() => renewChunks(patience));
-      lateChunks.delete(chunk);
+    for (const chunk of chunks) {
+      if (performance.now() - start > patience) return when(() => renewChunks(chunks, when, patience));
+      chunks.delete(chunk);
       const { key, items, 'aria-labelledby': label } = chunk.view.properties;
       if (chunk.isConnected) update(chunk, chunkView(items, key, label, chunk.view));
     }
@@ -18146,7 +18156,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const values = properties(known);
       for (const node of nodes) setAll(node, values);
     }
-    renewLater(...chunksNow());
+    renewLater(lateChunks, whenIdle, ...chunksNow());
     growTitle();
     document.title = `${gate.resolve ? gateTitle() : viewTitle()} · tornado_todo`;
     if (document.activeElement === focused) return;
