@@ -18392,6 +18392,54 @@ async def test_a_timed_to_do_becomes_overdue_in_an_open_page(page):
     await expect(row(page, BUY).locator(".toggle")).to_be_focused()
 
 
+RECORD_BADGES = """
+    window.badge = '';
+    navigator.setAppBadge = async count => { badge = count };
+    navigator.clearAppBadge = async () => { badge = 'none' };
+"""
+
+
+async def test_title_and_badge_count_the_overdue_over_midnight_in_a_hidden_window(page):
+    await page.add_init_script(RECORD_BADGES + "Object.defineProperty(document, 'hidden', { get: () => true })")
+    night = datetime.datetime.combine(datetime.date.today(), datetime.time(23, 50))
+    await install_clock(page, time=night)
+    for title, due in ((BUY, in_days(-1)), (FEED, in_days(0)), (BOOK, in_days(1))):
+        await ask(page, "/api/todos", "POST", {"title": title, "due": due})
+    await page.reload()
+    await expect(page).to_have_title("(1) Inbox · tornado_todo")
+    assert await page.evaluate("badge") == 1
+    await page.clock.fast_forward("10:05")
+    await expect(page).to_have_title("(2) Inbox · tornado_todo")
+    assert await page.evaluate("badge") == 2
+    await row(page, BUY).locator(".toggle").check()
+    await expect(page).to_have_title("(1) Inbox · tornado_todo")
+    await row(page, FEED).locator(".toggle").check()
+    await expect(page).to_have_title("Inbox · tornado_todo")
+    assert await page.evaluate("badge") == "none"
+
+
+async def test_title_counts_what_became_overdue_without_the_server(page):
+    await ask(page, "/api/todos", "POST", [{"title": BUY, "due": in_days(-1)}, {"title": FEED, "due": in_days(-2)}])
+    await expect(page).to_have_title("(2) Inbox · tornado_todo")
+    await page.wait_for_timeout(2500)  # until the copy is on the device
+    await page.route("**/api/**", lambda route: route.abort())
+    await page.reload()
+    await expect(page).to_have_title("(2) Inbox · tornado_todo")
+
+
+@pytest.mark.slow
+async def test_signing_out_ends_the_count_in_the_title_and_the_badge(browser, accounts_server):
+    async with signed_in_page(browser, accounts_server, "ann") as page:
+        await page.add_init_script(RECORD_BADGES)
+        await ask_with_cookies(page, "/api/todos", "POST", {"title": BUY, "due": in_days(-1)})
+        await page.reload()
+        await expect(page).to_have_title("(1) Inbox · tornado_todo")
+        await sign_out_on_page(page)
+        await expect(page).to_have_title("Sign in · tornado_todo")
+        assert await page.evaluate("badge") == "none"
+        page.is_reusable = False
+
+
 @pytest.mark.slow
 async def test_relative_times_move_on_in_an_open_page(page):
     await install_clock(page)

@@ -15738,14 +15738,35 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return { active: open.items.length, completed: done.items.length, capped: open.next !== null };
   }
 
+  const countedViews = () => Object.keys(VIEWS).filter(kind => VIEWS[kind].counts);
+
   async function countViews() {
-    const kinds = Object.keys(VIEWS).filter(kind => VIEWS[kind].counts);
-    const counted = kinds.map(async kind => {
-      const query = { ...VIEWS[kind].query(), completed: 'false', limit: PAGE_SIZE, ...(zone && { tz: zone }) };
+    const counted = countedViews().map(async kind => {
+      const sort = VIEWS[kind].sort ?? 'order';
+      const query = { ...VIEWS[kind].query(), completed: 'false', sort, limit: PAGE_SIZE, ...(zone && { tz: zone }) };
       const page = await getTodos(`?${new URLSearchParams(query)}`).catch(() => null);
-      return [kind, page ? { count: page.items.length, capped: page.next !== null } : state.viewCounts[kind]];
+      return [kind, page ? viewCount(page.items, page.next !== null) : state.viewCounts[kind]];
     });
     return Object.fromEntries(await Promise.all(counted));
+  }
+
+  const viewCount = (items, capped) => ({ count: items.length, capped, dues: items.map(({ due }) => due) });
+
+  // Of the view Today, whose first page begins with them; they become overdue while the page is open.
+  function overdueNow() {
+    const { dues = [], capped } = (!gate.resolve && access.session && state.viewCounts.today) || {};
+    const count = dues.filter(due => friendlyDue(due).tone === 'overdue').length;
+    return { count, text: count === 0 ? '' : `(${count}${capped && count === dues.length ? '+' : ''}) ` };
+  }
+
+  let badge = null; // unknown: an earlier page may have set it
+
+  // The title of the window and the icon of the installed page have the count of overdue to-dos.
+  function showOverdue() {
+    const { count, text } = overdueNow();
+    document.title = `${text}${gate.resolve ? gateTitle() : viewTitle()} · tornado_todo`;
+    if (count !== badge) (count ? navigator.setAppBadge?.(count) : navigator.clearAppBadge?.())?.catch(() => {});
+    badge = count;
   }
 
   // A to-do that has not changed stays the same object, so that its row need not be compared.
@@ -16003,7 +16024,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return {
       places: [lists, filters],
       matching: { active, completed: found.length - active, capped: false },
-      viewCounts: { ...state.viewCounts },
+      viewCounts: Object.fromEntries(countedViews().map(kind => [kind, viewCount(open.filter(VIEWS[kind].has))])),
       tags: [...tags].map(([tag, { length }]) => ({ tag, active: length })),
       parents: parentsAmong(items),
       page: { items: sortedAsShown(found), next: null },
@@ -18158,7 +18179,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }
     renewLater(lateChunks, whenIdle, ...chunksNow());
     growTitle();
-    document.title = `${gate.resolve ? gateTitle() : viewTitle()} · tornado_todo`;
+    showOverdue();
     if (document.activeElement === focused) return;
     if (focused.isConnected) focused.focus({ preventScroll: true });
     else if (!row || !focusIn(rowOf(row.dataset.id) ?? shownRows().slice(0, place + 1).at(-1))) focusStart();
@@ -19395,7 +19416,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     // A page left open over midnight must not call yesterday's to-dos due today.
     if (shownDay !== dayFromNow(0)) want('all');
     shownDay = dayFromNow(0);
-    if (document.hidden) return;
+    if (document.hidden) return showOverdue();
     // After a change of the time zone the page is reloaded: all its formats are of the zone at its start.
     if (readersZone() !== zoneAtStart && !queue.jobs.length) location.reload();
     if (!state.drag) render();
