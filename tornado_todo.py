@@ -12555,6 +12555,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
 <meta name="description" content="A to-do list with lists, due dates, tags, history and undo.">
 <meta name="color-scheme" content="light dark">
+<script src="{{ early_js_url }}" integrity="{{ early_js_integrity }}"></script>
 <meta name="theme-color" content="#edf1f0" media="(prefers-color-scheme: light)">
 <meta name="theme-color" content="#11191c" media="(prefers-color-scheme: dark)">
 <link rel="icon" href="{{ svg_url }}">
@@ -12642,6 +12643,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
               hidden>
         {% raw icon % 'person' %}<span class="hidden-words">Account of </span>
         <span class="place-name account-name" dir="auto"></span></button>
+      <button class="place row settings-button" data-action="openDialog" data-value=".account" aria-haspopup="dialog"
+              hidden>{% raw icon % 'options' %}<span class="place-name">Settings</span></button>
       <button class="place row sign-in-button" data-action="changeUser" hidden>{% raw icon % 'person' %}
         <span class="place-name">Sign in</span></button>
     </div>
@@ -12900,8 +12903,34 @@ PAGE_HTML = r"""<!DOCTYPE html>
   </div>
 </section>
 
-{% raw dialog('account',
-              '<span class="hidden-words">Account of </span> <span class="account-name" dir="auto"></span>') %}
+{% raw dialog('account', '<span class="account-of hidden-words">Account of </span>'
+              ' <span class="account-name" dir="auto"></span>') %}
+  {% raw part('settings', 'Settings') %}
+    {% raw fieldset('Theme') + segments('class="segments"', 'type="radio" name="theme" data-action="chooseSetting"',
+      {'': 'As the device', 'light': 'Light', 'dark': 'Dark'}) %}</fieldset>
+    {% for words in (
+      ('language', 'Language', {'': 'As the browser', 'en': 'English', 'de': 'Deutsch', 'pt': 'Português',
+                                'es': 'Español'}),
+      ('first_day', 'First day of the week', {'': 'As usual in your region', 'monday': 'Monday', 'sunday': 'Sunday',
+                                              'saturday': 'Saturday'}),
+      ('default_list', 'List for to-dos that name none', dict()),
+      ('time_zone', 'Time zone', dict()),
+    ) %}
+    {% set name, label, choices = words %}
+    {% raw choose('set-' + name, label, 'name="%s" data-action="chooseSetting"' % name, choices) %}
+    {% end %}
+    <p class="soft">The zone is for mails, calendars and programs: this page shows the days of the device.</p>
+    {% raw field('set-email', 'E-mail address', 'class="typed" name="email" type="email" autocomplete="email"'
+                 ' maxlength="254" data-action="chooseSetting"', 'For what you choose here. Empty: no mail.') %}
+    <div class="field"><p class="choice row">
+      <input id="set-digest" type="checkbox" data-action="chooseDigest">
+      <label for="set-digest">Mail me the to-dos of the day, every day</label></p>
+      <input id="set-digest-time" class="typed" name="digest" type="time" aria-label="Time of the daily mail"
+             data-action="chooseSetting"></div>
+    <div class="field"><p class="choice row">
+      <input id="set-reminders_by_mail" name="reminders_by_mail" type="checkbox" data-action="chooseSetting">
+      <label for="set-reminders_by_mail">Mail me reminders, too</label></p></div>
+  </details>
   {% raw part('sessions', 'Where you are signed in') + entries('session') %}
     <button class="button danger end-all" data-action="signOut" data-value="/api/sessions">Sign out everywhere</button>
   </details>
@@ -13196,6 +13225,10 @@ PAGE_CSS = r"""/* The page of tornado_todo: the colours of the sky after a storm
   }
 }
 
+/* Of two rules of the same weight the later one counts, as the one for print does. */
+[data-theme=light] { color-scheme: light; }
+[data-theme=dark] { color-scheme: dark; }
+
 [data-colour=red] { --dot: light-dark(#c0392b, #ff8a7a); }
 [data-colour=orange] { --dot: light-dark(#b4530f, #ffab66); }
 [data-colour=yellow] { --dot: light-dark(#8f6b00, #f1c84c); }
@@ -13479,6 +13512,7 @@ kbd {
     padding-inline: var(--s3);
     color: var(--soft);
     font-size: var(--small);
+    text-align: center;
     text-decoration: none;
   }
   a:hover { color: var(--ink); }
@@ -14447,7 +14481,7 @@ dialog {
 }
 
 @media print {
-  :root { color-scheme: light; }
+  :root:root { color-scheme: light; }
   .banner, .sidebar, .top-bar, .composer, .list-bar, .footer, .toasts, .detail, .grip, .button, .icon-button, .more,
   .trash-view > .soft { display: none !important; }
   .shell { display: block; }
@@ -14457,6 +14491,13 @@ dialog {
 @media not print {
   .print-note { display: none; }
 }
+"""
+
+# It runs before anything is drawn, and sets the theme that was chosen last on the device.
+PAGE_EARLY_JS = r"""
+try {
+  document.documentElement.dataset.theme = JSON.parse(localStorage.getItem('tornado_todo.theme')) ?? '';
+} catch {}
 """
 
 PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `state` what is shown: `saved` with the
@@ -14623,7 +14664,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (name === 'children') patch(node, value);
     else if (name.startsWith('.')) node.classList.toggle(name.slice(1), Boolean(value));
     else if (!/-|^(?:role|list|href)$/.test(name)) {
-      if (node[name] !== value) node[name] = value;
+      if (node[name] !== value || node.localName === 'option') node[name] = value; // without a value, one has its text
     } else if (value === null || value === undefined) node.removeAttribute(name);
     else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
   }
@@ -14808,6 +14849,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const access = { session: null, link: linkOf(location.hash), hasForgotten: false, leaving: false, renewing: null };
   const inbox = ({ lists } = state) => lists.find(list => list.inbox);
   const listById = id => byId(state.lists, id);
+  const settings = () => access.session?.settings ?? {};
   const listOf = (item, draft = state) => (item.list ? byId(draft.lists, item.list) : inbox(draft));
   const itemIn = (draft, id) =>
     byId(draft.items, id) ?? (draft.open?.id === id ? draft.open : byId(draft.subtasks, id));
@@ -14839,6 +14881,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function mayMove(item, list) {
     const from = listOf(item);
     return from === list || (!isLockedList(list) && (!isOthers(from) || from.owner === list.owner));
+  }
+
+  // Where the server puts a to-do that names no list.
+  function defaultList() {
+    const chosen = listById(settings().default_list);
+    return chosen && !chosen.archived && !isLockedList(chosen) ? chosen : inbox();
   }
 
   function shareWords(list) {
@@ -15397,7 +15445,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     list: {
       query: () => ({ ...(currentList() && { list: currentList().id }), start: untilToday() }),
       has: item => hasStarted(item) && (!currentList() || !item.list || item.list === currentList().id),
-      fields: () => (state.view.list === null ? {} : { list: state.view.list }),
+      fields: () => ({ list: state.view.list ?? inbox()?.id }),
     },
     today: {
       title: 'Today',
@@ -16309,9 +16357,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function newItem(id, body) {
-    const plain = { list: inbox()?.id ?? null, completed: false, notes: '', due: null, start: null, repeat: null };
+    const list = defaultList()?.id ?? null;
+    const plain = { completed: false, notes: '', due: null, start: null, repeat: null, parent: null, priority: 0 };
     const order = (state.items.at(-1)?.order ?? 0) + 1;
-    return { id, ...plain, parent: null, priority: 0, tags: [], order, pending: true, ...body };
+    return { id, list, ...plain, tags: [], order, pending: true, ...body };
   }
 
   // A line of a list as other programs write it: a bullet or a number, a check box, and the title.
@@ -17015,7 +17064,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   };
 
   const isText = name => ['title', 'notes', 'tags'].includes(name);
-  const inputsOf = field => (field.matches('fieldset') ? findAll('input, select', field) : [field]);
+  // The days of the week stand in the user's order, but a rule has them in its own.
+  function inputsOf(field) {
+    if (!field.matches('fieldset')) return [field];
+    const inputs = findAll('input, select', field);
+    const isDay = ({ type }) => type === 'checkbox';
+    const days = inputs.filter(isDay).sort((one, other) => WEEKDAYS.indexOf(one.value) - WEEKDAYS.indexOf(other.value));
+    return inputs.map(input => (isDay(input) ? days.shift() : input));
+  }
+
   const textOf = input => (input.type === 'checkbox' && !input.checked ? '' : input.value);
   const textsOf = field => inputsOf(field).map(textOf);
   const shownIn = field => JSON.stringify(textsOf(field));
@@ -17943,8 +18000,35 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.templates-button': () => ({ hidden: access.link !== null }),
     '.tag-places': () => ({ children: access.link ? [] : tagPlaces() }),
     '.trash-link': () => ({ 'aria-current': isTrash() ? 'page' : null }),
-    '.account-button': ({ session }) => ({ hidden: session.kind !== 'session' }),
-    '.account-name': ({ session }) => ({ children: [session.user ?? ''] }),
+    '.account-button, .account-of, .account :is(.sessions-part, .tokens-part, .password-part, .delete-form, .sign-out)':
+      () => ({ hidden: !hasAccount() }),
+    '.account-name': ({ session }) => ({ children: [hasAccount() ? session.user : 'Settings'] }),
+    '.settings-button': ({ session }) => ({ hidden: hasAccount() || !session.settings || access.link !== null }),
+    ...each(['', 'light', 'dark'], theme => `[name=theme][value="${theme}"]`, theme => ({
+      checked: (settings().theme ?? '') === theme,
+    })),
+    ...each(['language', 'first_day'], name => `#set-${name}`, name => ({ value: settings()[name] ?? '' })),
+    '#set-default_list': () => ({
+      children: [
+        option('', inbox()?.title ?? 'Inbox'),
+        ...livingLists().filter(list => !list.inbox && !isLockedList(list)).map(({ id, title }) => option(id, title)),
+      ],
+      value: defaultList()?.inbox ? '' : (defaultList()?.id ?? ''),
+    }),
+    '#set-time_zone': () => ({
+      children: find('.account').open ? zoneOptions() : [],
+      value: settings().time_zone ?? '',
+    }),
+    // What is being typed, or cannot be saved, stays.
+    ...each(['email', 'digest'], name => `.typed[name=${name}]`, name => {
+      const field = find(`.typed[name=${name}]`);
+      const isTyped = field === document.activeElement || field.hasAttribute('aria-invalid');
+      return { value: isTyped ? field.value : (settings()[name] ?? '') };
+    }),
+    '#set-digest': () => ({ checked: Boolean(settings().digest) }),
+    '#set-digest-time': () => ({ hidden: !settings().digest }),
+    '#set-reminders_by_mail': () => ({ checked: Boolean(settings().reminders_by_mail) }),
+    '#set-digest, #set-reminders_by_mail': () => ({ disabled: !settings().email }),
     '.sign-in-button': ({ session }) => ({ hidden: !session.accounts || session.kind !== 'local' }),
     'time.today': () => ({ dateTime: dayFromNow(0), children: [todayFormat(new Date())] }),
     '.weather': () => ({ hidden: !state.weather, children: [state.weather] }),
@@ -18132,7 +18216,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       children: [gate.isSignUp ? 'Sign in' : makingWords()],
     }),
     '.gate-back': () => ({ hidden: !isLocalUser(gate.session) }),
-    '.invites-part': ({ session }) => ({ hidden: session.sign_up !== 'invite' }),
+    '.invites-part': ({ session }) => ({ hidden: session.sign_up !== 'invite' || !hasAccount() }),
     '.account-username': ({ session }) => ({ value: session.user ?? '' }),
     '.links-part': ({ session }) => ({ hidden: !session.accounts }), // a link's header is read only with accounts
     '#share-title': () => ({ children: [sharedList && `Share ${quoted(sharedList.title)}`] }),
@@ -18791,7 +18875,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const isStale = isLocalUser(session) && !access.hasForgotten;
     if (isStale) session = await forgetSession();
     if (!isSameUser(session)) await leave(session);
-    access.session = session;
+    meet(session);
     if (live.socket === null) connectLater();
     if (isAsked || isStale) sync({ moved: true });
   });
@@ -18809,11 +18893,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // Another tab may have signed out, or in as another user.
   async function checkSession() {
-    if (access.link || !(access.session ?? gate.session)?.accounts) return;
+    if (access.link || !(access.session ?? gate.session)) return;
     const session = await getJson('/api/session').catch(() => null);
     if (session === null) return;
     if (!gate.resolve && !isSameUser(session)) regainSession();
     else if (gate.resolve && session.kind === 'session') closeGate(session);
+    else if (!gate.resolve) meet(session); // with the settings that it has now
   }
 
   async function endSession(path) {
@@ -18837,6 +18922,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function clearComplaints(form) {
     say(form, '');
+    removeComplaints(form);
+  }
+
+  function removeComplaints(form) {
     for (const complaint of findAll('.complaint', form)) complaint.remove();
     for (const field of findAll('[aria-invalid]', form)) {
       field.removeAttribute('aria-invalid');
@@ -18855,7 +18944,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     field.closest('.field').append(create(h('p.complaint', { id, dir: 'auto' }, message)));
     field.setAttribute('aria-invalid', 'true');
     describe(field, id);
-    const first = find('[aria-invalid]', field.form);
+    const first = find('[aria-invalid]', field.form ?? field.closest('dialog'));
     first.focus();
     first.select?.();
   }
@@ -19185,15 +19274,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // A dialog opens as if for the first time: without messages, typed texts and earlier secrets.
   function openDialog(selector) {
     const dialog = find(selector);
-    for (const form of findAll('form', dialog)) {
-      form.reset();
-      clearComplaints(form);
-    }
-    for (const part of findAll('.part', dialog)) part.open = false;
+    for (const form of findAll('form', dialog)) form.reset();
+    clearComplaints(dialog);
+    for (const part of findAll('.part', dialog)) part.open = part.matches('.settings-part') && !hasAccount();
     Object.assign(state, { collections: {}, secret: null });
-    say(dialog, '');
-    paint();
     dialog.showModal();
+    paint();
     loadShown(dialog);
   }
 
@@ -19208,7 +19294,84 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }
   }
 
+  // ---- Settings of the user ----------------------------------------------------------------------------
+  // They are in the session, and are shown before the server has them.
+
+  const GROUNDS = Object.fromEntries(
+    findAll('meta[name=theme-color]').map(({ media, content }) => [/light|dark/.exec(media)[0], content]),
+  );
+  const FIRST_DAYS = { monday: 0, sunday: 6, saturday: 5 };
+
+  function firstDay() {
+    const locale = quietly(() => new Intl.Locale(navigator.language));
+    const { firstDay: usual } = locale?.getWeekInfo?.() ?? locale?.weekInfo ?? { firstDay: 1 };
+    return FIRST_DAYS[settings().first_day] ?? usual - 1;
+  }
+
+  const week = () => WEEKDAYS.map((_, place) => WEEKDAYS[(place + firstDay()) % 7]);
+
+  // The caller as the server knows them now. A link, and nobody, have no settings.
+  function meet(session) {
+    access.session = session;
+    if (session?.user && session.settings) applySettings(session.settings);
+  }
+
+  const unsaved = {}; // settings that are on their way to the server, by name
+
+  function applySettings(changes) {
+    access.session = { ...access.session, settings: { ...settings(), ...changes, ...unsaved } };
+    const { theme } = settings();
+    remember('theme', theme); // for the next start
+    document.documentElement.dataset.theme = theme ?? '';
+    for (const meta of findAll('meta[name=theme-color]'))
+      meta.content = GROUNDS[theme ?? /light|dark/.exec(meta.media)[0]];
+    const days = find('.repeat-days');
+    const inOrder = week().map(day => find(`[value=${day}]`, days).parentNode);
+    if (inOrder[0] !== days.firstElementChild) days.append(...inOrder); // which would take the focus away
+    render();
+  }
+
+  let saving = Promise.resolve(); // one after another, so that the last choice stays
+
+  function saveSetting(name, value, field) {
+    const part = find('.settings-part');
+    const { [name]: before, time_zone: known } = settings();
+    removeComplaints(part);
+    unsaved[name] = value;
+    applySettings({});
+    // The server sends mails at the times of a zone: without one it would take UTC.
+    const body = { [name]: value, ...(name === 'digest' && value && !known && zone && { time_zone: zone }) };
+    const settle = changes => {
+      if (unsaved[name] === value) delete unsaved[name];
+      applySettings(changes);
+    };
+    saving = saving.catch(() => {}).then(async () => {
+      try {
+        const answer = await (await send('PATCH', '/api/user', { body })).json();
+        settle(Object.fromEntries(Object.keys(body).map(each => [each, answer[each]])));
+        // The same words twice are read only once.
+        say(part, find('.account .said').textContent === 'Saved.' ? 'Saved.\u00a0' : 'Saved.');
+      } catch (error) {
+        const [{ message } = {}] = expected(error).errors;
+        say(part, message ? '' : error.message, 'bad');
+        if (message) complainAt(field, `${field.ariaLabel ?? field.labels[0].textContent} ${message}.`);
+        settle({ [name]: before });
+      }
+    });
+  }
+
+  // The zone of this device comes first.
+  function zoneOptions() {
+    const here = readersZone();
+    const others = new Set([...(Intl.supportedValuesOf?.('timeZone') ?? []), settings().time_zone ?? here]);
+    others.delete(here);
+    const names = [...others].map(each => option(each, each.replaceAll('_', ' ')));
+    return [option(here, `As this device: ${here.replaceAll('_', ' ')}`), option('', 'Not set: UTC'), ...names];
+  }
+
   // ---- Account -----------------------------------------------------------------------------------------
+
+  const hasAccount = () => access.session?.kind === 'session';
 
   const makeToken = ({ name, may, days }) =>
     makeEntry('token', { name: oneLine(name), read_only: may === 'read', days: Number(days) });
@@ -19349,6 +19512,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (message.type !== 'heartbeat') showBack();
     if (message.type === 'hello') hearHello(message);
     if (message.type === 'access') queue.idle.then(reloadAccess);
+    if (message.type === 'settings') applySettings(message.settings);
     if (message.type !== 'changes') return;
     state.revision = Math.max(state.revision ?? 0, message.revision);
     applyChanges(message.changes);
@@ -19471,6 +19635,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     chooseAssignee: name => choose(state.open, 'assignee', name || null),
     chooseList: list => moveToList(state.open, list),
     choosePriority: level => choose(state.open, 'priority', Number(level)),
+    chooseDigest: (isChosen, node) => saveSetting('digest', isChosen ? '07:00' : null, node),
+    chooseSetting: (value, node) => saveSetting(node.name, value === '' ? null : value, node),
     chooseSingleKeys: isChosen => remember('single-keys', isChosen),
     endSeries: (value, node) => chooseIn(node.closest('fieldset'), null),
   };
@@ -19793,7 +19959,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // Requests for private data wait until the user is known.
   function confirmSession(session) {
     access.isAssumed = false;
-    if (isSameUser(session)) access.session = session;
+    if (isSameUser(session)) meet(session);
     else regainSession();
   }
 
@@ -19808,7 +19974,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if ((session.accounts && session.user === null && !access.link) || wantsAccount) {
       session = (await openGate(session)) ?? session;
     }
-    access.session = session;
+    meet(session);
     access.isAssumed = assumed !== null;
     if (assumed) asked.then(confirmSession);
     render();
@@ -19840,7 +20006,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 })();
 """
 
-PAGE_ASSETS = (("css", PAGE_CSS, "text/css"), ("js", PAGE_JS, "text/javascript"), ("svg", PAGE_ICON, "image/svg+xml"))
+PAGE_ASSETS = (
+    ("css", PAGE_CSS, "text/css"),
+    ("early_js", PAGE_EARLY_JS, "text/javascript"),
+    ("js", PAGE_JS, "text/javascript"),
+    ("svg", PAGE_ICON, "image/svg+xml"),
+)
 
 
 # ==== assembly: may call everything above =======================================================
@@ -19868,7 +20039,7 @@ def build_page(config: Config) -> BuiltPage:
         text = re.sub(r"(?ms)^ *//[^\n]*$|^ */\*.*?\*/$|^ +| // [^\n]*$", "", source)
         text = re.sub(r"\n+", "\n", text)
         digest = hashlib.sha256(text.encode()).digest()
-        name = f"{digest.hex()[:20]}.{kind}"
+        name = f"{digest.hex()[:20]}.{kind.rpartition('_')[2]}"
         assets[name] = page_file(text.encode(), content_type)
         values[f"{kind}_url"] = f"{config.prefix}/page/{name}"
         values[f"{kind}_integrity"] = f"sha256-{base64.b64encode(digest).decode()}"
@@ -19877,7 +20048,7 @@ def build_page(config: Config) -> BuiltPage:
     more = {"weather": bool(config.weather_uri), "colours": get_args(Colour), "version": version}
     html = template.generate(base=config.prefix, **more, **values)
     policy = (
-        f"default-src 'none'; script-src 'self' '{values['js_integrity']}';"
+        f"default-src 'none'; script-src 'self' '{values['js_integrity']}' '{values['early_js_integrity']}';"
         f" style-src 'self' '{values['css_integrity']}'; worker-src 'self'; manifest-src 'self';"
         " connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
     )
