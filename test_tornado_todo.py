@@ -29,6 +29,7 @@ import hashlib
 import http.client
 import http.cookies
 import importlib.util
+import inspect
 import itertools
 import json
 import logging
@@ -142,12 +143,24 @@ def assert_described(method: str, path: str, answer: Answer) -> None:
     if "X-Request-Id" not in answer.headers:
         return
     media_type = answer.headers.get("Content-Type", "")
+    if answer.headers.get("Content-Language") == "en" and answer.body:
+        assert_translatable(answer.json())
     for pattern, methods in described_paths():
         if pattern.fullmatch(path.partition("?")[0]) and method.lower() in methods:
             validator = schema_validator(pattern, method, answer.status)
             if method != "HEAD" and media_type.endswith("json") and answer.body:
                 validator.validate(answer.json())
             return
+
+
+def assert_translatable(problem: dict) -> None:
+    """Check that the texts of a problem document are in the table of texts."""
+    texts = [error["message"] for error in problem.get("errors", [])]
+    translated = [tornado_todo.translated(text, "de") for text in texts]
+    unchanged = [text for text, other in zip(texts, translated, strict=True) if text == other]
+    if not texts and tornado_todo.translated(problem["detail"], "de") == problem["detail"]:
+        unchanged = [problem["detail"]]
+    assert unchanged == [] and tornado_todo.translated(problem["title"], "de") != problem["title"], problem
 
 
 class Client:
@@ -7514,6 +7527,304 @@ def test_error_is_in_english_by_default(either):
         answer = either.get("/api/todos/nothing", **headers)
         assert assert_problem(answer, 404)["title"] == "Not found"
         assert answer.headers["Content-Language"] == "en"
+
+
+WRONG_FIELDS = {"title": "", "tags": [1], "due": "soon", "reminders": [{"before": "x"}], "color": "red"}
+REFUSED_REQUESTS = [  # that an open server refuses with this status
+    (400, "POST", "/api/todos", b"{", {}),
+    (400, "GET", "/api/todos?color=red&limit=x&completed=maybe&q=", None, {}),
+    (404, "GET", "/api/todos/nothing", None, {}),
+    (404, "GET", "/nothing", None, {}),
+    (405, "PUT", "/api/undo", None, {}),
+    (409, "POST", "/api/undo", b"{}", {}),
+    (403, "POST", "/api/todos", b"{}", {"Sec_Fetch_Site": "cross-site", "Origin": "https://evil.example"}),
+    (412, "PUT", f"/api/todos/{uuid.UUID(int=7)}", b'{"title": "x"}', {"If_Match": '"x"'}),
+    (413, "PUT", "/api/records/kept", b"x" * (tornado_todo.MAX_RECORD + 1), {}),
+    (415, "POST", "/api/todos", b"{}", {"Content_Type": "text/plain"}),
+    (422, "POST", "/api/todos", json.dumps(WRONG_FIELDS).encode(), {}),
+    (422, "POST", "/api/todos", json.dumps([{"title": "x"}, {"title": 1}]).encode(), {}),
+]
+
+
+def assert_translated(client: Client, status: int, method: str, path: str, raw: bytes | None, headers: dict) -> None:
+    """Check that a refused request's error is in each language, and that its other fields are the same in all."""
+    headers = {"Content_Type": "application/json", **headers}
+    english = assert_problem(client.request(method, path, raw, **headers), status)
+    for language in ("de", "pt", "es"):
+        answer = client.request(method, path, raw, **headers, Accept_Language=language)
+        problem = assert_problem(answer, status)
+        assert answer.headers["Content-Language"] == language
+        assert problem["title"] != english["title"] and problem["detail"] != english["detail"]
+        assert problem.keys() == english.keys() and problem["type"] == english["type"]
+        for error, other in zip(problem.get("errors", []), english.get("errors", []), strict=True):
+            assert error["field"] == other["field"] and error["message"] != other["message"]
+            assert error["message"] in problem["detail"] and other["message"] not in problem["detail"]
+
+
+@pytest.mark.parametrize("refused", REFUSED_REQUESTS, ids=lambda each: f"{each[0]} {each[2][:12]}")
+def test_error_of_an_open_server_is_in_each_language(either, refused):
+    assert_translated(either, *refused)
+
+
+def test_error_of_a_server_with_accounts_is_in_each_language(http_server):
+    sign_in = {"name": "bob", "password": "not the password"}
+    with serving({**MEMORY, **WITH_ACCOUNTS, "HTTP_SERVER": http_server}) as client:
+        assert_translated(client, 401, "GET", "/api/todos", None, {})
+        assert_translated(client, 401, "POST", "/api/session", json.dumps(sign_in).encode(), {})
+        assert_translated(client, 422, "POST", "/api/users", json.dumps({"name": "", "password": "short"}).encode(), {})
+        while client.post("/api/session", sign_in).status != 429:
+            pass
+        assert_translated(client, 429, "POST", "/api/session", json.dumps(sign_in).encode(), {})
+
+
+def test_error_of_the_server_itself_is_in_each_language(http_server):
+    failures = {"503": tornado_todo.Unavailable("The database is closed."), "500": KeyError("secret")}
+
+    def get_user(request):
+        raise failures[request.headers["X-Failure"]]
+
+    with serving({**MEMORY, "HTTP_SERVER": http_server}, get_user=get_user) as client:
+        for status in (503, 500):
+            assert_translated(client, status, "GET", "/api/todos", None, {"X_Failure": str(status)})
+
+
+def test_words_of_the_embedding_program_are_not_said_to_be_in_a_language():
+    def get_user(request):
+        raise tornado.web.HTTPError(402, reason="Pay first")
+
+    with serving(MEMORY, get_user=get_user) as client:
+        answer = client.get("/api/todos", Accept_Language="de")
+        assert assert_problem(answer, 402)["detail"] == "Pay first" and answer.headers["Content-Language"] is None
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("There is nothing to undo.", "Es gibt nichts rückgängig zu machen."),
+        ("There is no user a{}b{0}{text}(.*)\\1.", "Ein Konto a{}b{0}{text}(.*)\\1 gibt es nicht."),
+        ("There is no user x\ny.", "Ein Konto x\ny gibt es nicht."),
+        ("There is no user .", "Ein Konto  gibt es nicht."),
+        ("There is no user There is nothing to undo..", "Ein Konto There is nothing to undo. gibt es nicht."),
+        ("There is no such link.", "Nicht gefunden: Link."),
+        ("Item 3: There is nothing to undo.", "Eintrag 3: Es gibt nichts rückgängig zu machen."),
+        ("Item 3: Item 4: milk", "Eintrag 3: Eintrag 4: milk"),
+        ("The database is busy. Nothing was changed; try again.",)
+        + ("Die Datenbank ist beschäftigt. Nichts wurde geändert; versuche es noch einmal.",),
+        ("milk", "milk"),
+        ("", ""),
+        ("There is no user " + "x" * 1_000_000 + ".", "There is no user " + "x" * 1_000_000 + "."),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_text_is_found_with_whatever_fills_its_holes(text, expected):
+    assert tornado_todo.translated(text, "de") == expected
+    assert tornado_todo.translated(text, "en") == text
+
+
+def test_text_can_be_translated_before_its_holes_are_filled():
+    assert tornado_todo.translated("There is no user {}.", "de").format("{}") == "Ein Konto {} gibt es nicht."
+    assert tornado_todo.fill("{1} and {0}", ["a{}", "{0}b"]) == "{0}b and a{}"
+    assert tornado_todo.fill("{} and {}", ["a{}", "{0}b"]) == "a{} and {0}b"
+
+
+def test_title_in_an_error_is_kept_although_it_is_the_text_of_another_error(client):
+    todo = add(client, "is required")
+    change(client, todo["id"], title="There is nothing to undo.")
+    batch = client.get("/api/changes").json()["changes"][-1]["batch"]
+    change(client, todo["id"], title="Not found")
+    detail = assert_problem(client.post("/api/undo", {"batch": batch}, Accept_Language="de"), 409)["detail"]
+    assert detail.startswith("'Not found' wurde seither geändert (title)")
+
+
+def test_many_wrong_fields_are_translated_at_once(client):
+    body = {f"unknown{number}": 1 for number in range(20_000)} | {"title": 1}
+    began = time.monotonic()
+    problem = assert_problem(client.post("/api/todos", body, Accept_Language="de"), 422, "title")
+    assert time.monotonic() - began < 5 and len(problem["errors"]) == 20_001
+    assert {error["message"][:16] for error in problem["errors"]} == {"ist unbekannt; b", "muss Text sein"}
+
+
+def takes_detail(error: type[tornado_todo.TodoError]) -> bool:
+    return "detail" in inspect.signature(error).parameters
+
+
+class SourceTexts:
+    """The texts of errors in the module's source, with {} for what is filled in, and the line of each."""
+
+    def __init__(self, tree: ast.Module):
+        self.tree, self.found, self._followed = tree, {}, []
+        functions = [node for node in ast.walk(tree) if isinstance(node, FUNCTIONS)]
+        self._functions = {each.name: each for each in functions}
+        self._owners = {node: each for each in functions for node in ast.walk(each)}
+        self._calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        lines = MODULE.read_text(encoding="utf-8").split("\n")
+        banners = ((number, re.match("# ==== ([a-z ]+)", line)) for number, line in enumerate(lines))
+        self._sections = [(number, banner[1]) for number, banner in banners if banner][::-1]
+        errors = [each for each in vars(tornado_todo).values() if isinstance(each, type)]
+        self._errors = {each.__name__ for each in errors if issubclass(each, tornado_todo.TodoError)}
+        self._with_detail = {name for name in self._errors if takes_detail(getattr(tornado_todo, name))}
+        for call in self._calls:
+            self._read_call(call)
+        for function in functions:
+            if function.name.endswith(("_fault", "_hint")) and function.name != "env_fault":
+                self._add(function, *(each.value for each in ast.walk(function) if isinstance(each, ast.Return)))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.AugAssign) and ast.unparse(node.target) == "error.detail":
+                self._add(node, node.value, form="Sign in first.{}")
+            elif isinstance(node, ast.ClassDef) and node.name in self._errors:
+                self._add(node, *(each.value for each in node.keywords if each.arg == "title"))
+
+    def _add(self, node: ast.AST, *values: ast.expr | None, form: str = "{}") -> None:
+        texts = [text for value in values if value for text in self._texts(value)]
+        self.found |= {form.replace("{}", text, 1): node.lineno for text in texts if text.strip("{}")}
+
+    def _read_call(self, call: ast.Call) -> None:
+        function, arguments = ast.unparse(call.func), call.args
+        section = next((name for line, name in self._sections if line < call.lineno), "")
+        if section in ("copying", "command line") or not arguments:  # the command line stays in English
+            return
+        is_error = function in self._with_detail or (function == "ValueError" and section in ("domain", "quick add"))
+        is_base = function == "super().__init__" and self._class_of(call) in self._errors - {"TodoError"}
+        if function == "invalid" or function.removesuffix(".of") in self._errors and function.endswith(".of"):
+            self._add(call, arguments[1])
+            self._add(call, *arguments[2:], form="{} must not be empty.")
+        elif is_error or is_base or function == "field_error":
+            self._add(call, arguments[function == "field_error"])
+
+    def _class_of(self, call: ast.Call) -> str:
+        around = (each for each in self.tree.body if each.lineno <= call.lineno <= each.end_lineno)
+        return getattr(next(around, None), "name", "")
+
+    def _texts(self, node: ast.expr) -> list[str]:
+        match node:
+            case ast.Constant(value=str(text)):
+                return [text]
+            case ast.JoinedStr(values=parts):
+                return ["".join(each) for each in itertools.product(*map(self._texts, parts))]
+            case ast.FormattedValue(value=ast.Name(id=name)) if isinstance(getattr(tornado_todo, name, None), str):
+                return [getattr(tornado_todo, name)]
+            case ast.Tuple(elts=[_, value]):  # a place, and what is wrong there
+                return self._texts(value)
+            case ast.IfExp(body=one, orelse=other):
+                return self._texts(one) + self._texts(other)
+            case ast.Name(id=name):
+                return self._texts_of_name(node, name)
+            case ast.Call(func=ast.Name(id="missing_document")):
+                returned = self._functions["missing_document"].body[-1].value
+                return self._texts(returned)
+        return ["{}"]
+
+    def _texts_of_name(self, node: ast.Name, name: str) -> list[str]:
+        """The texts that a name can have, by its assignments in the function, or by the calls of the function."""
+        if isinstance(value := getattr(tornado_todo, name, None), str):
+            return [value]
+        owner = self._owners[node]
+        if (owner, name) in self._followed:
+            return ["{}"]
+        self._followed.append((owner, name))
+        values = [
+            each.value
+            for each in ast.walk(owner)
+            if isinstance(each, ast.Assign) and name in map(ast.unparse, each.targets)
+        ]
+        names = [each.arg for each in owner.args.args if each.arg not in ("self", "cls")]
+        if name in names:
+            calls = (each for each in self._calls if ast.unparse(each.func).rpartition(".")[2] == owner.name)
+            values += [each.args[names.index(name)] for each in calls if len(each.args) > names.index(name)]
+        texts = [text for value in values for text in self._texts(value)]
+        self._followed.pop()
+        return texts or ["{}"]
+
+
+KINDS_OF_THINGS = {
+    "There is no such {}.": ["to-do", "list", "filter", "template", "comment", "link", "session", "token", "invite"],
+    "This {} may only read.": ["token", "link"],
+}
+
+
+def source_texts() -> dict[str, int]:
+    """The texts of errors by the source, with samples in their holes, which no other text contains."""
+    found = SourceTexts(ast.parse(MODULE.read_text(encoding="utf-8"))).found
+    filled = {}
+    for text, line in found.items():
+        for kind in KINDS_OF_THINGS.get(text, ["‹?›"]):
+            filled[re.sub(r"\{\}", kind, text)] = line
+    return filled
+
+
+def row_of(text: str):
+    """The row of the table that translates a text, or None."""
+    exact, with_holes = tornado_todo.wordings()
+    return exact.get(text) or next((row for row in with_holes if row.pattern.fullmatch(text)), None)
+
+
+BODIES = [
+    operation.body.struct
+    for route in tornado_todo.ROUTES
+    for operation in route.handler.operations().values()
+    if isinstance(operation.body, tornado_todo.Fields)
+]
+WRONG_VALUES = (
+    None,
+    1,
+    -5,
+    2.5,
+    10**9,
+    -(10**9),
+    "x",
+    "x" * 10_000,
+    True,
+    [],
+    {},
+    [1],
+    [{"of": "x"}],
+    [{"before": "x"}],
+)
+
+
+def messages_about_types() -> list[str]:
+    """The messages about values of the wrong type or size in a body."""
+    found = []
+    for struct, value in itertools.product(BODIES, WRONG_VALUES):
+        for field_type in tornado_todo.known_fields(struct)[0].values():
+            try:
+                msgspec.convert(value, field_type)
+            except msgspec.ValidationError as error:
+                found.append(tornado_todo.plain_message(str(error)))
+    return found
+
+
+def test_every_text_of_an_error_is_in_the_table():
+    missing = [f"line {line}: {text}" for text, line in source_texts().items() if not row_of(text)]
+    assert missing == [], "add these to ERROR_TEXTS, in all languages"
+    assert len(source_texts()) > 180
+    assert [each for each in messages_about_types() if not row_of(each)] == []
+
+
+def test_every_row_of_the_tables_has_all_languages_and_the_same_holes():
+    for row in (*tornado_todo.read_texts(tornado_todo.ERROR_TEXTS), *tornado_todo.read_texts(tornado_todo.MAIL_TEXTS)):
+        assert set(row.translations) == set(tornado_todo.LANGUAGES) - {"en"}, row.english
+        count = len(tornado_todo.HOLE.findall(row.english))
+        for text in row.translations.values():
+            holes = tornado_todo.HOLE.findall(text)
+            assert holes in ([""] * count, sorted(holes)) or sorted(holes) == [str(each) for each in range(count)], text
+            assert text.strip() == text != ""
+
+
+def test_the_table_of_errors_is_sorted_and_has_no_row_without_use():
+    rows = [row.english for row in tornado_todo.read_texts(tornado_todo.ERROR_TEXTS)]
+    assert rows == sorted(set(rows))
+    used = [
+        *source_texts(),
+        *messages_about_types(),
+        tornado_todo.INTERNAL_ERROR,
+        tornado_todo.NOTHING_CHANGED,
+        "x (at y)",
+    ]
+    used.append(http.client.responses[500])
+    words = {word for words in KINDS_OF_THINGS.values() for word in words}
+    unused = set(rows) - {row.english for row in map(row_of, used) if row} - words
+    assert unused == set()
 
 
 # ==== documents ==================================================================================
@@ -19402,6 +19713,23 @@ async def test_wrong_password_is_shown_at_its_field_and_selected(browser, accoun
         await expect(password).to_have_value(PASSWORD)
         await page.keyboard.press("Enter")
         await expect(page.locator(".gate")).to_be_hidden()
+
+
+@pytest.mark.slow
+async def test_error_is_shown_in_the_language_of_the_browser(browser, accounts_server):
+    headers = {"Accept-Language": "de-AT,de;q=0.9,en;q=0.8"}
+    url = accounts_server.url
+    async with (
+        signed_in_page(browser, accounts_server, "ann"),
+        opened(browser, url, extra_http_headers=headers) as page,
+    ):
+        await page.locator(".gate-switch").click()
+        await page.locator("#sign-up-name").fill("ann")
+        await page.locator("#sign-up-password").fill("short")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#sign-up-password-complaint")).to_contain_text(
+            "muss 8 bis 128 Zeichen haben, nicht 5"
+        )
 
 
 @pytest.mark.slow

@@ -648,9 +648,12 @@ class TodoError(tornado.web.HTTPError):
     def __init_subclass__(cls, status: int = 0, title: str = "") -> None:
         cls.status, cls.title = status or cls.status, title or cls.title
 
-    def __init__(self, detail: str, errors: Sequence[dict] = (), headers: Mapping[str, str] | None = None):
+    def __init__(self, detail: str = "", errors: Sequence[dict] = (), headers: Mapping[str, str] | None = None):
         super().__init__(self.status, reason=self.title)
         self.detail, self.errors, self.headers = detail, list(errors), dict(headers or {})
+        if not detail:
+            faults = (f"{error['field']} {error['message']}".strip() for error in errors)
+            self.detail = f"{'; '.join(faults)}."
 
     def __str__(self) -> str:
         return self.detail
@@ -905,7 +908,7 @@ def clean_tags(tags: Tags | None) -> Tags:
     for tag in tags or []:
         tag = clean_line(tag, 50)
         if "," in tag:
-            raise ValueError("a tag cannot contain a comma")
+            raise ValueError("must not contain a comma")
         kept.setdefault(fold(tag), tag)
     return [*kept.values()]
 
@@ -1894,12 +1897,30 @@ def parse_json(body: bytes) -> Any:
     except RecursionError:
         raise Malformed(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
     except json.JSONDecodeError as error:
-        problem = f"{error.msg}, line {error.lineno} column {error.colno}"
-        raise Malformed(f"The body is not JSON: {problem}.") from None
+        raise Malformed(f"The body is not JSON: {error.msg}, line {error.lineno} column {error.colno}.") from None
     if fault := json_fault(value):
         path, message = fault
         raise Malformed.of(path, message, path or "The body")
     return value
+
+
+JSON_KINDS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"} | {
+    "array": "a list",
+    "object": "a JSON object",
+}
+
+
+def plain_message(message: str) -> str:
+    """msgspec's message about a value, in words for people."""
+    message, _, place = message.replace("`", "").partition(" - at $")
+    if kinds := re.fullmatch(r"Expected (.+), got \w+", message):
+        message = "must be " + " or ".join(JSON_KINDS.get(kind, kind) for kind in kinds[1].split(" | "))
+    elif limit := re.fullmatch(r"Expected \w+ (of length )?([<>])= (\S+)", message):
+        amount = f"at {'most' if limit[2] == '<' else 'least'} {limit[3]}"
+        message = f"must have {amount} characters" if limit[1] else f"must be {amount}"
+    else:
+        message = message.replace("Invalid enum value", "cannot be")
+    return f"{message} (at {place})" if place else message
 
 
 def read_field(name: str, value: Any, field_type: Any) -> Any:
@@ -1907,8 +1928,7 @@ def read_field(name: str, value: Any, field_type: Any) -> Any:
     try:
         value = msgspec.convert(value, field_type)
     except msgspec.ValidationError as error:
-        message = str(error).replace("`", "").replace(" - at $", " at ").replace("Expected", "expected")
-        raise ValueError(message.replace(" | null", " or null").replace("array", "list")) from None
+        raise ValueError(plain_message(str(error))) from None
     return CLEANERS[name](value) if name in CLEANERS else value
 
 
@@ -1938,7 +1958,7 @@ def read_fields(body: Any, fields_type: type[msgspec.Struct], required: Iterable
         except ValueError as error:
             errors.append(field_error(name, str(error)))
     if errors:
-        raise Invalid("; ".join(f"{error['field']} {error['message']}".strip() for error in errors) + ".", errors)
+        raise Invalid(errors=errors)
     return values
 
 
@@ -1972,7 +1992,7 @@ def read_items(body: list, fields_type: type[msgspec.Struct], required: Iterable
 def one_of(known: Sequence[str], text: str) -> str:
     """Read one of some words."""
     if text not in known:
-        raise ValueError(f"must be {' or '.join(known)}")
+        raise ValueError(f"must be one of {', '.join(known)}")
     return text
 
 
@@ -2093,12 +2113,12 @@ def read_query(parameters: Mapping[str, Callable[[str], Any]], query: str) -> Ma
             raise ValueError
         pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=50)
     except ValueError:
-        message = "The query string is empty, not percent-encoded UTF-8, or has over 50 parameters."
-        raise Malformed(message) from None
+        message = "must have 1 to 50 parameters in percent-encoded UTF-8"
+        raise Malformed.of("", message, "The query string") from None
     for name, text in pairs:
         try:
             if name not in parameters:
-                raise ValueError(f"is unknown here; known are {', '.join(parameters) or 'none'}")
+                raise ValueError(f"is unknown; known are {', '.join(parameters) or 'none'}")
             if name in values and name != "tag":
                 raise ValueError("occurs twice")
             if fault := text_fault(text):
@@ -2108,7 +2128,7 @@ def read_query(parameters: Mapping[str, Callable[[str], Any]], query: str) -> Ma
         except ValueError as error:
             errors.append(field_error(name, str(error)))
     if errors:
-        raise Malformed("; ".join(f"{error['field']} {error['message']}" for error in errors) + ".", errors)
+        raise Malformed(errors=errors)
     return values
 
 
@@ -2898,10 +2918,42 @@ def parse_title(
 # A text in English, which is also its key, and below it its translations. `{}` is a hole for data, `{text}` one for
 # another text; a translation may number them, from 0, to change their order. Lines that go on are indented further.
 ERROR_TEXTS = r"""
-Bad Request
-  de Fehlerhafte Anfrage
-  pt Pedido incorreto
-  es Petición incorrecta
+A change of many to-dos is still being made: try again when it is done.
+  de Eine Änderung vieler Aufgaben läuft noch: Versuche es wieder, wenn sie fertig ist.
+  pt Uma alteração de muitas tarefas ainda está em curso: tente de novo quando terminar.
+  es Un cambio de muchas tareas todavía está en curso: inténtalo de nuevo cuando termine.
+A link shows a list, but not its members.
+  de Ein Link zeigt eine Liste, aber nicht ihre Mitglieder.
+  pt Um link mostra uma lista, mas não os seus membros.
+  es Un enlace muestra una lista, pero no sus miembros.
+A page of another site may not listen here. CORS_ORIGINS lists the sites that may.
+  de Eine Seite einer anderen Website darf hier nicht mithören. CORS_ORIGINS nennt die, die es dürfen.
+  pt Uma página de outro site não pode escutar aqui. CORS_ORIGINS lista os que podem.
+  es Una página de otro sitio no puede escuchar aquí. CORS_ORIGINS nombra los que pueden.
+A page of another site may not write here. CORS_ORIGINS lists the sites that may. If this is the server's own page
+     behind a proxy, set PUBLIC_URL to its address.
+  de Eine Seite einer anderen Website darf hier nicht schreiben. CORS_ORIGINS nennt die, die es dürfen. Ist dies die
+     eigene Seite des Servers hinter einem Proxy, dann setze PUBLIC_URL auf ihre Adresse.
+  pt Uma página de outro site não pode escrever aqui. CORS_ORIGINS lista os que podem. Se esta é a página do próprio
+     servidor atrás de um proxy, defina PUBLIC_URL com o endereço dela.
+  es Una página de otro sitio no puede escribir aquí. CORS_ORIGINS nombra los que pueden. Si esta es la página del
+     propio servidor detrás de un proxy, pon su dirección en PUBLIC_URL.
+A record is data: a page may read it, but not use it as a script or style.
+  de Ein Record sind Daten: Eine Seite darf ihn lesen, aber nicht als Skript oder Stil verwenden.
+  pt Um registro são dados: uma página pode lê-lo, mas não usá-lo como script ou estilo.
+  es Un registro son datos: una página puede leerlo, pero no usarlo como script o estilo.
+An invitation {text}.
+  de Eine Einladung {}.
+  pt Um convite {}.
+  es Una invitación {}.
+Another process has taken over.
+  de Ein anderer Prozess hat das übernommen.
+  pt Outro processo assumiu esta operação.
+  es Otro proceso se ha hecho cargo.
+Another process is writing to the database. {text}
+  de Ein anderer Prozess schreibt gerade in die Datenbank. {}
+  pt Outro processo está gravando no banco de dados. {}
+  es Otro proceso está escribiendo en la base de datos. {}
 Conflict
   de Konflikt
   pt Conflito
@@ -2910,6 +2962,10 @@ Content too large
   de Inhalt zu groß
   pt Conteúdo grande demais
   es Contenido demasiado grande
+Content-Length announces {} bytes, but {} arrived, and nothing was changed.
+  de Content-Length kündigt {} Bytes an, aber {} kamen an, und nichts wurde geändert.
+  pt Content-Length anuncia {} bytes, mas chegaram {}, e nada foi alterado.
+  es Content-Length anuncia {} bytes, pero llegaron {}, y no se cambió nada.
 Forbidden
   de Nicht erlaubt
   pt Não permitido
@@ -2918,6 +2974,10 @@ Gone
   de Nicht mehr vorhanden
   pt Já não existe
   es Ya no existe
+If-Match takes tags in double quotes, as the ETag header has them: {}.
+  de If-Match braucht Tags in doppelten Anführungszeichen, wie sie im ETag-Header stehen: {}.
+  pt If-Match usa tags entre aspas duplas, como no cabeçalho ETag: {}.
+  es If-Match usa etiquetas entre comillas dobles, como en la cabecera ETag: {}.
 Internal Server Error
   de Interner Fehler des Servers
   pt Erro interno do servidor
@@ -2926,6 +2986,18 @@ Invalid fields
   de Ungültige Felder
   pt Campos inválidos
   es Campos no válidos
+It has changed in this very moment. Read it again, then decide.
+  de Es wurde genau jetzt geändert. Lies es noch einmal und entscheide dann.
+  pt Foi alterado neste exato momento. Leia de novo e depois decida.
+  es Ha cambiado en este mismo momento. Léelo de nuevo y después decide.
+It has changed: its ETag is now {}. Read it again, then decide.
+  de Es wurde geändert: Sein ETag ist jetzt {}. Lies es noch einmal und entscheide dann.
+  pt Foi alterado: o ETag agora é {}. Leia de novo e depois decida.
+  es Ha cambiado: su ETag es ahora {}. Léelo de nuevo y después decide.
+Item {}: {text}
+  de Eintrag {}: {}
+  pt Item {}: {}
+  es Elemento {}: {}
 Malformed request
   de Nicht lesbare Anfrage
   pt Pedido ilegível
@@ -2938,6 +3010,26 @@ Misdirected request
   de Falsch gerichtete Anfrage
   pt Pedido mal dirigido
   es Petición mal dirigida
+Missing collection: {}
+  de Dokument nicht gefunden: {}
+  pt Documento não encontrado: {}
+  es Documento no encontrado: {}
+Missing record for key:{}
+  de Kein Record für den Schlüssel: {}
+  pt Nenhum registro para a chave: {}
+  es No hay registro para la clave: {}
+No body arrived, and nothing was changed. Send the request without an Upgrade header.
+  de Es kam kein Inhalt an, und nichts wurde geändert. Sende die Anfrage ohne Upgrade-Header.
+  pt Nenhum conteúdo chegou, e nada foi alterado. Envie o pedido sem o cabeçalho Upgrade.
+  es No llegó ningún contenido, y no se cambió nada. Envía la petición sin la cabecera Upgrade.
+No weather server is configured. Set WEATHER_URI.
+  de Kein Wetterserver ist eingerichtet. Setze WEATHER_URI.
+  pt Nenhum servidor de meteorologia está configurado. Defina WEATHER_URI.
+  es No hay ningún servidor del tiempo configurado. Define WEATHER_URI.
+Nobody here has this name.
+  de Niemand hat hier diesen Namen.
+  pt Ninguém aqui tem este nome.
+  es Nadie tiene aquí este nombre.
 Not found
   de Nicht gefunden
   pt Não encontrado
@@ -2946,6 +3038,30 @@ Not signed in
   de Nicht angemeldet
   pt Sessão não iniciada
   es Sesión no iniciada
+Nothing is served at this address.
+  de Unter dieser Adresse gibt es nichts.
+  pt Não há nada neste endereço.
+  es No hay nada en esta dirección.
+Nothing is served at this address. {text}
+  de Unter dieser Adresse gibt es nichts. {}
+  pt Não há nada neste endereço. {}
+  es No hay nada en esta dirección. {}
+Nothing was changed; try again.
+  de Nichts wurde geändert; versuche es noch einmal.
+  pt Nada foi alterado; tente de novo.
+  es No se cambió nada; inténtalo de nuevo.
+Only its author may change a comment, and only its author or the list's owner delete it.
+  de Nur wer einen Kommentar geschrieben hat, darf ihn ändern; löschen darf ihn auch, wem die Liste gehört.
+  pt Só quem escreveu um comentário pode alterá-lo; quem é dono da lista também pode apagá-lo.
+  es Solo quien escribió un comentario puede cambiarlo; quien es dueño de la lista también puede borrarlo.
+Only the owner of this list may do that.
+  de Das darf nur, wem diese Liste gehört.
+  pt Só quem é dono desta lista pode fazer isso.
+  es Solo quien es dueño de esta lista puede hacer eso.
+Open this address as a WebSocket, with a Sec-WebSocket-Key of 16 bytes and without a body.
+  de Öffne diese Adresse als WebSocket, mit einem Sec-WebSocket-Key von 16 Bytes und ohne Inhalt.
+  pt Abra este endereço como WebSocket, com um Sec-WebSocket-Key de 16 bytes e sem conteúdo.
+  es Abre esta dirección como WebSocket, con un Sec-WebSocket-Key de 16 bytes y sin contenido.
 Precondition failed
   de Vorbedingung nicht erfüllt
   pt Condição prévia não cumprida
@@ -2958,14 +3074,300 @@ Request timeout
   de Anfrage zu langsam
   pt Pedido lento demais
   es Petición demasiado lenta
+Send {} without the W/ in front: If-Match needs strong tags; compressing proxies weaken them.
+  de Sende {} ohne das W/ davor: If-Match braucht starke Tags; komprimierende Proxys schwächen sie ab.
+  pt Envie {} sem o W/ na frente: If-Match precisa de tags fortes; proxies que comprimem as enfraquecem.
+  es Envía {} sin el W/ delante: If-Match necesita etiquetas fuertes; los proxies que comprimen las debilitan.
+Sign in first.
+  de Melde dich zuerst an.
+  pt É preciso entrar primeiro.
+  es Inicia sesión primero.
 Temporarily unavailable
   de Vorübergehend nicht verfügbar
   pt Temporariamente indisponível
   es No disponible temporalmente
+The Content-Type {text}.
+  de Der Content-Type {}.
+  pt O Content-Type {}.
+  es El Content-Type {}.
+The Inbox always exists: to-dos without a list go there.
+  de Den Eingang gibt es immer: Dorthin kommen Aufgaben ohne Liste.
+  pt A caixa de entrada existe sempre: as tarefas sem lista vão para lá.
+  es La bandeja de entrada existe siempre: allí van las tareas sin lista.
+The Inbox cannot be archived: to-dos without a list go there.
+  de Der Eingang kann nicht archiviert werden: Dorthin kommen Aufgaben ohne Liste.
+  pt A caixa de entrada não pode ser arquivada: as tarefas sem lista vão para lá.
+  es La bandeja de entrada no se puede archivar: allí van las tareas sin lista.
+The Inbox is yours alone. Make a list, and share that.
+  de Der Eingang gehört nur dir. Lege eine Liste an und teile diese.
+  pt A caixa de entrada é só sua. Crie uma lista e partilhe-a.
+  es La bandeja de entrada es solo tuya. Crea una lista y compártela.
+The account was deleted.
+  de Das Konto wurde gelöscht.
+  pt A conta foi apagada.
+  es La cuenta se ha borrado.
+The address is not percent-encoded UTF-8.
+  de Die Adresse ist kein prozentkodiertes UTF-8.
+  pt O endereço não é UTF-8 com codificação por porcentagem.
+  es La dirección no es UTF-8 con codificación por porcentaje.
+The array {text}.
+  de Die Liste {}.
+  pt A lista {}.
+  es La lista {}.
+The body did not arrive within {} seconds. Send it again.
+  de Der Inhalt kam nicht innerhalb von {} Sekunden an. Sende ihn noch einmal.
+  pt O conteúdo não chegou em {} segundos. Envie-o de novo.
+  es El contenido no llegó en {} segundos. Envíalo de nuevo.
+The body is nested deeper than {} levels.
+  de Der Inhalt ist tiefer als {} Ebenen verschachtelt.
+  pt O conteúdo está aninhado em mais de {} níveis.
+  es El contenido está anidado en más de {} niveles.
+The body is not JSON: {}, line {} column {}.
+  de Der Inhalt ist kein JSON: {}, Zeile {}, Spalte {}.
+  pt O conteúdo não é JSON: {}, linha {}, coluna {}.
+  es El contenido no es JSON: {}, línea {}, columna {}.
+The body is not UTF-8.
+  de Der Inhalt ist kein UTF-8.
+  pt O conteúdo não é UTF-8.
+  es El contenido no es UTF-8.
+The body {text}.
+  de Der Inhalt {}.
+  pt O conteúdo {}.
+  es El contenido {}.
+The comment has been changed since, so nothing was undone.
+  de Der Kommentar wurde seither geändert, deshalb wurde nichts rückgängig gemacht.
+  pt O comentário foi alterado entretanto, por isso nada foi desfeito.
+  es El comentario se ha cambiado desde entonces, así que no se deshizo nada.
+The connection to the database was lost during the commit, so this may or may not have been done. Repeating it is
+     harmless if it names an id or an Idempotency-Key.
+  de Die Verbindung zur Datenbank ging beim Speichern verloren; vielleicht ist es geschehen, vielleicht nicht. Es zu
+     wiederholen schadet nicht, wenn eine id oder ein Idempotency-Key dabei ist.
+  pt A conexão com o banco de dados se perdeu ao gravar; isto pode ter sido feito ou não. Repetir não faz mal se houver
+     um id ou uma Idempotency-Key.
+  es La conexión con la base de datos se perdió al guardar; puede que se haya hecho o puede que no. Repetirlo no hace
+     daño si lleva un id o una Idempotency-Key.
+The database cannot be used right now. {text}
+  de Die Datenbank ist im Moment nicht verfügbar. {}
+  pt O banco de dados não está disponível agora. {}
+  es La base de datos no está disponible ahora mismo. {}
+The database is busy. {text}
+  de Die Datenbank ist beschäftigt. {}
+  pt O banco de dados está ocupado. {}
+  es La base de datos está ocupada. {}
+The database is closed.
+  de Die Datenbank ist geschlossen.
+  pt O banco de dados está fechado.
+  es La base de datos está cerrada.
+The database that keeps the users cannot be used right now.
+  de Die Datenbank mit den Konten ist im Moment nicht verfügbar.
+  pt O banco de dados das contas não está disponível agora.
+  es La base de datos de las cuentas no está disponible ahora mismo.
+The database was restored from a backup, or made again, and does not have what you know. Read everything again from the
+     beginning.
+  de Die Datenbank wurde aus einer Sicherung wiederhergestellt oder neu angelegt und hat nicht, was du kennst. Lies
+     alles noch einmal von vorn.
+  pt O banco de dados foi restaurado de um backup, ou criado de novo, e não tem o que você conhece. Leia tudo de novo
+     desde o início.
+  es La base de datos se restauró de una copia, o se creó de nuevo, y no tiene lo que conoces. Lee todo otra vez desde
+     el principio.
+The disk that has {} is full.
+  de Der Datenträger mit {} ist voll.
+  pt O disco de {} está cheio.
+  es El disco de {} está lleno.
+The document store cannot be used right now. {text}
+  de Der Speicher für Dokumente ist im Moment nicht verfügbar. {}
+  pt O armazenamento de documentos não está disponível agora. {}
+  es El almacén de documentos no está disponible ahora mismo. {}
+The file has no such part.
+  de Einen solchen Teil hat die Datei nicht.
+  pt O arquivo não tem essa parte.
+  es El archivo no tiene esa parte.
+The invitation {text}.
+  de Die Einladung {}.
+  pt O convite {}.
+  es La invitación {}.
+The key {text}.
+  de Der Schlüssel {}.
+  pt A chave {}.
+  es La clave {}.
+The list is yours already.
+  de Die Liste gehört dir schon.
+  pt A lista já é sua.
+  es La lista ya es tuya.
+The list that this was in has been deleted. Restore the list first.
+  de Die Liste, in der das war, wurde gelöscht. Stelle zuerst die Liste wieder her.
+  pt A lista onde isto estava foi apagada. Restaure primeiro a lista.
+  es La lista en la que esto estaba se ha borrado. Restaura primero la lista.
+The name or the password is wrong.
+  de Der Name oder das Passwort ist falsch.
+  pt O nome ou a senha está errado.
+  es El nombre o la contraseña no es correcto.
+The name {text}.
+  de Der Name {}.
+  pt O nome {}.
+  es El nombre {}.
+The password has just been changed.
+  de Das Passwort wurde gerade geändert.
+  pt A senha acabou de ser alterada.
+  es La contraseña se acaba de cambiar.
+The password {text}.
+  de Das Passwort {}.
+  pt A senha {}.
+  es La contraseña {}.
+The query string {text}.
+  de Der Query-String {}.
+  pt A query string {}.
+  es La cadena de consulta {}.
+The record store cannot be used right now; try again.
+  de Der Speicher für Records ist im Moment nicht verfügbar; versuche es noch einmal.
+  pt O armazenamento de registros não está disponível agora; tente de novo.
+  es El almacén de registros no está disponible ahora mismo; inténtalo de nuevo.
+The server cannot open its database because of its configuration; see the log.
+  de Der Server kann seine Datenbank wegen seiner Einstellungen nicht öffnen; siehe das Protokoll.
+  pt O servidor não consegue abrir o banco de dados por causa da configuração; veja o log.
+  es El servidor no puede abrir su base de datos por su configuración; mira el registro.
+The server failed to carry out your request. Its log has the error under this request id.
+  de Der Server konnte deine Anfrage nicht ausführen. In seinem Protokoll steht der Fehler unter dieser request_id.
+  pt O servidor não conseguiu executar o seu pedido. O log tem o erro com este request_id.
+  es El servidor no pudo llevar a cabo tu petición. Su registro tiene el error con este request_id.
+The server is being stopped.
+  de Der Server wird gerade beendet.
+  pt O servidor está sendo encerrado.
+  es El servidor se está deteniendo.
+The server is stopping. It goes on with this when it is started again.
+  de Der Server wird beendet. Er macht damit weiter, wenn er wieder gestartet wird.
+  pt O servidor está sendo encerrado. Ele continua com isto quando for iniciado de novo.
+  es El servidor se está deteniendo. Seguirá con esto cuando se inicie de nuevo.
+The to-do application seems to be mounted at {}, but was made for {}: call make_app(prefix={}), or set PREFIX={}.
+  de Die Anwendung scheint unter {} eingebunden zu sein, wurde aber für {} gebaut: Rufe make_app(prefix={}) auf oder
+     setze PREFIX={}.
+  pt O aplicativo parece montado em {}, mas foi feito para {}: chame make_app(prefix={}) ou defina PREFIX={}.
+  es La aplicación parece montada en {}, pero se hizo para {}: llama a make_app(prefix={}) o define PREFIX={}.
+The to-dos of the list have more text than a template may have.
+  de Die Aufgaben der Liste haben mehr Text, als eine Vorlage haben darf.
+  pt As tarefas da lista têm mais texto do que um modelo pode ter.
+  es Las tareas de la lista tienen más texto del que puede tener una plantilla.
+The weather server answered {}.
+  de Der Wetterserver hat mit {} geantwortet.
+  pt O servidor de meteorologia respondeu {}.
+  es El servidor del tiempo respondió {}.
+The weather server cannot be reached, or its answer is too large.
+  de Der Wetterserver ist nicht erreichbar, oder seine Antwort ist zu groß.
+  pt O servidor de meteorologia não está acessível, ou a resposta é grande demais.
+  es No se puede acceder al servidor del tiempo, o su respuesta es demasiado grande.
+The weather server did not answer within 3 seconds.
+  de Der Wetterserver hat nicht innerhalb von 3 Sekunden geantwortet.
+  pt O servidor de meteorologia não respondeu em 3 segundos.
+  es El servidor del tiempo no respondió en 3 segundos.
+The weather server's answer is of no form that is known here.
+  de Die Antwort des Wetterservers hat keine bekannte Form.
+  pt A resposta do servidor de meteorologia não tem um formato conhecido.
+  es La respuesta del servidor del tiempo no tiene un formato conocido.
+There are {} of these already: remove one first.
+  de Davon gibt es schon {}: Entferne zuerst eines.
+  pt Já existem {}: remova um primeiro.
+  es Ya hay {}: quita uno primero.
+There is a document of this name already.
+  de Ein Dokument mit diesem Namen gibt es schon.
+  pt Já existe um documento com este nome.
+  es Ya hay un documento con este nombre.
+There is a to-do of this id already.
+  de Eine Aufgabe mit dieser id gibt es schon.
+  pt Já existe uma tarefa com este id.
+  es Ya hay una tarea con este id.
+There is no such batch of yours.
+  de Eine solche Änderung von dir gibt es nicht.
+  pt Não existe essa alteração sua.
+  es No existe ese cambio tuyo.
+There is no such to-do in the trash.
+  de Diese Aufgabe ist nicht im Papierkorb.
+  pt Esta tarefa não está na lixeira.
+  es Esta tarea no está en la papelera.
+There is no such {text}.
+  de Nicht gefunden: {}.
+  pt Não encontrado: {}.
+  es No encontrado: {}.
+There is no user {}.
+  de Ein Konto {} gibt es nicht.
+  pt Não existe o usuário {}.
+  es No existe el usuario {}.
+There is nothing to undo.
+  de Es gibt nichts rückgängig zu machen.
+  pt Não há nada para desfazer.
+  es No hay nada que deshacer.
+This address does not support this method. The Allow header lists those that it supports.
+  de Diese Adresse unterstützt diese Methode nicht. Der Allow-Header nennt die unterstützten.
+  pt Este endereço não aceita este método. O cabeçalho Allow lista os que aceita.
+  es Esta dirección no admite este método. La cabecera Allow nombra los que admite.
+This conflicts with the stored data, so nothing was changed.
+  de Das widerspricht den gespeicherten Daten, deshalb wurde nichts geändert.
+  pt Isto está em conflito com os dados guardados, por isso nada foi alterado.
+  es Esto entra en conflicto con los datos guardados, así que no se cambió nada.
+This id is in use already. Make a new UUID.
+  de Diese id wird schon verwendet. Erzeuge eine neue UUID.
+  pt Este id já está em uso. Crie um novo UUID.
+  es Este id ya está en uso. Crea un UUID nuevo.
+This is being undone already: try again when that is done.
+  de Das wird schon rückgängig gemacht: Versuche es wieder, wenn das fertig ist.
+  pt Isto já está sendo desfeito: tente de novo quando terminar.
+  es Esto ya se está deshaciendo: inténtalo de nuevo cuando termine.
+This is the last one of its series. Complete it, or move it to the trash.
+  de Das ist die letzte Aufgabe ihrer Reihe. Erledige sie oder verschiebe sie in den Papierkorb.
+  pt Esta é a última da série. Conclua-a ou mova-a para a lixeira.
+  es Esta es la última de su serie. Complétala o muévela a la papelera.
+This request was carried out before, and what it was about has been removed for good.
+  de Diese Anfrage wurde schon ausgeführt, und worum es ging, wurde inzwischen endgültig gelöscht.
+  pt Este pedido já foi executado, e aquilo de que tratava foi apagado definitivamente.
+  es Esta petición ya se llevó a cabo, y aquello de lo que trataba se ha borrado para siempre.
+This requires a session: sign in on the page, or with POST /api/session.
+  de Dafür musst du angemeldet sein: auf der Seite oder mit POST /api/session.
+  pt Isto exige uma sessão: entre na página ou com POST /api/session.
+  es Esto requiere una sesión: iníciala en la página o con POST /api/session.
+This server does not accept new accounts. Ask its operator.
+  de Dieser Server nimmt keine neuen Konten an. Frage, wer ihn betreibt.
+  pt Este servidor não aceita contas novas. Pergunte a quem o administra.
+  es Este servidor no acepta cuentas nuevas. Pregunta a quien lo administra.
+This server has no sign-in: it is open to all, or part of a program that identifies users.
+  de An diesem Server meldet man sich nicht an: Er ist offen für alle oder Teil eines Programms, das seine Nutzer kennt.
+  pt Este servidor não tem login: é aberto a todos, ou parte de um programa que identifica os usuários.
+  es En este servidor no se inicia sesión: está abierto a todos, o es parte de un programa que identifica a sus
+     usuarios.
+This to-do does not repeat.
+  de Diese Aufgabe wiederholt sich nicht.
+  pt Esta tarefa não se repete.
+  es Esta tarea no se repite.
+This to-do is in the trash. Restore it first.
+  de Diese Aufgabe ist im Papierkorb. Stelle sie zuerst wieder her.
+  pt Esta tarefa está na lixeira. Restaure-a primeiro.
+  es Esta tarea está en la papelera. Restáurala primero.
+This token or link is not valid, or has expired.
+  de Dieses Token oder dieser Link ist ungültig oder abgelaufen.
+  pt Este token ou link não é válido, ou expirou.
+  es Este token o enlace no es válido o ha caducado.
+This {text} may only read.
+  de Damit darfst du nur lesen: {}.
+  pt Isto só permite ler: {}.
+  es Esto solo permite leer: {}.
 Too many attempts
   de Zu viele Versuche
   pt Tentativas demais
   es Demasiados intentos
+Too many attempts. Try again in {} s.
+  de Zu viele Versuche. Versuche es in {} s noch einmal.
+  pt Tentativas demais. Tente de novo em {} s.
+  es Demasiados intentos. Inténtalo de nuevo en {} s.
+Too many people are signing in right now. Try again in a moment.
+  de Gerade melden sich zu viele an. Versuche es gleich noch einmal.
+  pt Há gente demais entrando agora. Tente de novo daqui a pouco.
+  es Demasiadas personas inician sesión ahora mismo. Inténtalo de nuevo en un momento.
+Too many sockets are open. Close some, or try again in a moment.
+  de Zu viele Sockets sind offen. Schließe einige oder versuche es gleich noch einmal.
+  pt Há sockets demais abertos. Feche alguns ou tente de novo daqui a pouco.
+  es Hay demasiados sockets abiertos. Cierra algunos o inténtalo de nuevo en un momento.
+Too many writes are waiting. {text}
+  de Zu viele Änderungen warten. {}
+  pt Há alterações demais esperando. {}
+  es Hay demasiados cambios en espera. {}
 Unsupported media type
   de Medientyp nicht unterstützt
   pt Tipo de mídia não suportado
@@ -2982,6 +3384,498 @@ Upstream timed out
   de Anderer Server antwortet nicht
   pt Outro servidor não responde
   es Otro servidor no responde
+Use version 13 of the WebSocket protocol.
+  de Verwende Version 13 des WebSocket-Protokolls.
+  pt Use a versão 13 do protocolo WebSocket.
+  es Usa la versión 13 del protocolo WebSocket.
+What this was before has gone with the account that it came from.
+  de Was das vorher war, ist mit dem Konto verschwunden, von dem es kam.
+  pt O que isto era antes desapareceu com a conta de onde veio.
+  es Lo que esto era antes ha desaparecido con la cuenta de la que venía.
+What was removed for good cannot be brought back.
+  de Was endgültig gelöscht ist, kann nicht zurückgeholt werden.
+  pt O que foi apagado definitivamente não pode ser recuperado.
+  es Lo que se ha borrado para siempre no se puede recuperar.
+What was removed for good, or is no longer yours to change, cannot be brought back.
+  de Was endgültig gelöscht ist oder was du nicht mehr ändern darfst, kann nicht zurückgeholt werden.
+  pt O que foi apagado definitivamente, ou que você já não pode alterar, não pode ser recuperado.
+  es Lo que se ha borrado para siempre, o que ya no puedes cambiar, no se puede recuperar.
+Who may see a list cannot be undone: change its members or links instead.
+  de Wer eine Liste sehen darf, lässt sich nicht rückgängig machen: Ändere stattdessen ihre Mitglieder oder Links.
+  pt Quem pode ver uma lista não se desfaz: altere antes os membros ou os links.
+  es Quién puede ver una lista no se deshace: cambia en su lugar sus miembros o enlaces.
+You may read this list, but not change what is in it. Ask its owner.
+  de Du darfst diese Liste lesen, aber nicht ändern, was darin ist. Frage, wem sie gehört.
+  pt Você pode ler esta lista, mas não alterar o que está nela. Pergunte a quem é dono dela.
+  es Puedes leer esta lista, pero no cambiar lo que contiene. Pregunta a quien es su dueño.
+at must have a time, like 2026-11-22T14:00:00+01:00
+  de at braucht eine Uhrzeit, wie 2026-11-22T14:00:00+01:00
+  pt at precisa de uma hora, como 2026-11-22T14:00:00+01:00
+  es at necesita una hora, como 2026-11-22T14:00:00+01:00
+belongs to results sorted by {}
+  de gehört zu einem Ergebnis, das nach {} sortiert ist
+  pt pertence a resultados ordenados por {}
+  es pertenece a resultados ordenados por {}
+can have with FREQ=MONTHLY either BYMONTHDAY or BYDAY
+  de kann mit FREQ=MONTHLY entweder BYMONTHDAY oder BYDAY haben
+  pt pode ter com FREQ=MONTHLY ou BYMONTHDAY ou BYDAY
+  es puede tener con FREQ=MONTHLY o BYMONTHDAY o BYDAY
+can have with FREQ=WEEKLY only days like BYDAY=MO,FR
+  de kann mit FREQ=WEEKLY nur Tage wie BYDAY=MO,FR haben
+  pt só pode ter com FREQ=WEEKLY dias como BYDAY=MO,FR
+  es solo puede tener con FREQ=WEEKLY días como BYDAY=MO,FR
+can have with FREQ=YEARLY only BYMONTH and BYMONTHDAY together
+  de kann mit FREQ=YEARLY nur BYMONTH und BYMONTHDAY zusammen haben
+  pt só pode ter com FREQ=YEARLY BYMONTH e BYMONTHDAY juntos
+  es solo puede tener con FREQ=YEARLY BYMONTH y BYMONTHDAY juntos
+cannot be {}
+  de kann nicht {} sein
+  pt não pode ser {}
+  es no puede ser {}
+cannot have BYDAY, BYMONTHDAY or BYMONTH with FREQ=DAILY
+  de kann mit FREQ=DAILY kein BYDAY, BYMONTHDAY oder BYMONTH haben
+  pt não pode ter BYDAY, BYMONTHDAY ou BYMONTH com FREQ=DAILY
+  es no puede tener BYDAY, BYMONTHDAY o BYMONTH con FREQ=DAILY
+cannot have both COUNT and UNTIL
+  de kann nicht COUNT und UNTIL zugleich haben
+  pt não pode ter COUNT e UNTIL ao mesmo tempo
+  es no puede tener COUNT y UNTIL a la vez
+comment
+  de Kommentar
+  pt comentário
+  es comentario
+contains a NUL character
+  de enthält ein NUL-Zeichen
+  pt contém um caractere NUL
+  es contiene un carácter NUL
+contains half a surrogate pair
+  de enthält ein halbes Surrogatpaar
+  pt contém metade de um par substituto
+  es contiene medio par sustituto
+each must be like {"at": "2026-11-22T14:00:00Z"} or {"before": 30, "of": "due"}
+  de muss aus Einträgen wie {"at": "2026-11-22T14:00:00Z"} oder {"before": 30, "of": "due"} bestehen
+  pt deve ter itens como {"at": "2026-11-22T14:00:00Z"} ou {"before": 30, "of": "due"}
+  es debe tener elementos como {"at": "2026-11-22T14:00:00Z"} o {"before": 30, "of": "due"}
+filter
+  de Filter
+  pt filtro
+  es filtro
+has a key that {text}
+  de hat einen Schlüssel, der dies tut: {}
+  pt tem uma chave que {}
+  es tiene una clave que {}
+has a {} that is not supported: {}
+  de hat ein {}, das nicht unterstützt wird: {}
+  pt tem um {} que não é suportado: {}
+  es tiene un {} que no se admite: {}
+has an UNTIL that is not a day or time that exists
+  de hat ein UNTIL, das es als Tag oder Zeit nicht gibt
+  pt tem um UNTIL que não é um dia ou uma hora que exista
+  es tiene un UNTIL que no es un día ni una hora que exista
+has more than {} open to-dos
+  de hat mehr als {} offene Aufgaben
+  pt tem mais de {} tarefas abertas
+  es tiene más de {} tareas abiertas
+invite
+  de Einladung
+  pt convite
+  es invitación
+is an integer beyond 64 bits
+  de ist eine ganze Zahl mit mehr als 64 Bits
+  pt é um número inteiro com mais de 64 bits
+  es es un número entero de más de 64 bits
+is nested deeper than {} levels
+  de ist tiefer als {} Ebenen verschachtelt
+  pt está aninhado em mais de {} níveis
+  es está anidado en más de {} niveles
+is nobody's here
+  de hat hier niemand
+  pt não é de ninguém aqui
+  es no es de nadie aquí
+is not a cursor of a Link header of this server
+  de ist kein Cursor aus einem Link-Header dieses Servers
+  pt não é um cursor de um cabeçalho Link deste servidor
+  es no es un cursor de una cabecera Link de este servidor
+is not a day or time that exists
+  de ist kein Tag und keine Zeit, die es gibt
+  pt não é um dia ou uma hora que exista
+  es no es un día ni una hora que exista
+is not a finite number
+  de ist keine endliche Zahl
+  pt não é um número finito
+  es no es un número finito
+is not one that is still good: ask for another
+  de gilt nicht mehr: Bitte um eine andere
+  pt já não vale: peça outro
+  es ya no vale: pide otra
+is one of the most common passwords, which attackers try first
+  de ist eines der häufigsten Passwörter, die Angreifer zuerst probieren
+  pt é uma das senhas mais comuns, que os invasores tentam primeiro
+  es es una de las contraseñas más comunes, que los atacantes prueban primero
+is required
+  de fehlt
+  pt é obrigatório
+  es es obligatorio
+is required: any account holder can make one
+  de ist nötig: Alle, die ein Konto haben, können eine ausstellen
+  pt é necessário: quem tem uma conta pode criar um
+  es es necesaria: quien tiene una cuenta puede crear una
+is set of one to-do at a time
+  de lässt sich nur für eine Aufgabe auf einmal setzen
+  pt só se define para uma tarefa de cada vez
+  es solo se define para una tarea a la vez
+is set of one to-do at a time; null makes all of them top level
+  de lässt sich nur für eine Aufgabe auf einmal setzen; null löst alle von ihren Oberaufgaben
+  pt só se define para uma tarefa de cada vez; null põe todas no primeiro nível
+  es solo se define para una tarea a la vez; null pone todas en el primer nivel
+is taken: choose another
+  de ist vergeben: Wähle einen anderen
+  pt já está em uso: escolha outro
+  es ya está en uso: elige otro
+is the name of this machine's own user: choose another
+  de ist der Name für diesen Rechner selbst: Wähle einen anderen
+  pt é o nome do usuário desta máquina: escolha outro
+  es es el nombre del usuario de esta máquina: elige otro
+is the to-do itself or one of its subtasks
+  de ist die Aufgabe selbst oder eine ihrer Teilaufgaben
+  pt é a própria tarefa ou uma das suas subtarefas
+  es es la propia tarea o una de sus subtareas
+is too deep: subtasks go down to depth {}
+  de ist zu tief: Teilaufgaben gehen bis zur Tiefe {}
+  pt está fundo demais: as subtarefas vão até a profundidade {}
+  es está a demasiada profundidad: las subtareas llegan hasta la profundidad {}
+is unknown; known are {}
+  de ist unbekannt; bekannt sind {}
+  pt é desconhecido; conhecidos são {}
+  es es desconocido; se conocen {}
+is wrong
+  de ist falsch
+  pt está errada
+  es no es correcta
+is your own
+  de ist dein eigener
+  pt é o seu próprio
+  es es el tuyo
+is {}; it must be application/json
+  de ist {}; er muss application/json sein
+  pt é {}; deve ser application/json
+  es es {}; debe ser application/json
+link
+  de Link
+  pt link
+  es enlace
+list
+  de Liste
+  pt lista
+  es lista
+looks like that of another account: choose another
+  de sieht aus wie der eines anderen Kontos: Wähle einen anderen
+  pt parece o de outra conta: escolha outro
+  es se parece al de otra cuenta: elige otro
+must be 0, 1, 2 or 3, or several separated by commas
+  de muss 0, 1, 2 oder 3 sein, oder mehrere davon mit Kommas dazwischen
+  pt deve ser 0, 1, 2 ou 3, ou vários separados por vírgulas
+  es debe ser 0, 1, 2 o 3, o varios separados por comas
+must be 1 to 200 characters
+  de muss 1 bis 200 Zeichen haben
+  pt deve ter de 1 a 200 caracteres
+  es debe tener de 1 a 200 caracteres
+must be 1 to 200 characters with a word in them
+  de muss 1 bis 200 Zeichen mit einem Wort darin haben
+  pt deve ter de 1 a 200 caracteres com uma palavra
+  es debe tener de 1 a 200 caracteres con una palabra
+must be 1 to 200 characters, none of them a control character
+  de muss 1 bis 200 Zeichen haben, darunter kein Steuerzeichen
+  pt deve ter de 1 a 200 caracteres, nenhum deles de controle
+  es debe tener de 1 a 200 caracteres, ninguno de control
+must be 1 to 200 letters, digits, dots, underscores or hyphens
+  de muss aus 1 bis 200 Buchstaben, Ziffern, Punkten, Unterstrichen oder Bindestrichen bestehen
+  pt deve ter de 1 a 200 letras, algarismos, pontos, sublinhados ou hifens
+  es debe tener de 1 a 200 letras, cifras, puntos, guiones bajos o guiones
+must be 1 to 255 printable characters
+  de muss 1 bis 255 druckbare Zeichen haben
+  pt deve ter de 1 a 255 caracteres imprimíveis
+  es debe tener de 1 a 255 caracteres imprimibles
+must be 1 to 64 letters, digits or . _ - @ +, and must not begin with . _ - @ or +
+  de muss aus 1 bis 64 Buchstaben, Ziffern oder . _ - @ + bestehen und darf nicht mit . _ - @ oder + beginnen
+  pt deve ter de 1 a 64 letras, algarismos ou . _ - @ + e não pode começar com . _ - @ ou +
+  es debe tener de 1 a 64 letras, cifras o . _ - @ + y no puede empezar por . _ - @ o +
+must be a JSON object
+  de muss ein JSON-Objekt sein
+  pt deve ser um objeto JSON
+  es debe ser un objeto JSON
+must be a UUID of 36 characters
+  de muss eine UUID mit 36 Zeichen sein
+  pt deve ser um UUID de 36 caracteres
+  es debe ser un UUID de 36 caracteres
+must be a date like 2026-11-22
+  de muss ein Datum wie 2026-11-22 sein
+  pt deve ser uma data como 2026-11-22
+  es debe ser una fecha como 2026-11-22
+must be a date like 2026-11-22, or a time like 2026-11-22T14:00:00+01:00
+  de muss ein Datum wie 2026-11-22 oder eine Zeit wie 2026-11-22T14:00:00+01:00 sein
+  pt deve ser uma data como 2026-11-22 ou uma hora como 2026-11-22T14:00:00+01:00
+  es debe ser una fecha como 2026-11-22 o una hora como 2026-11-22T14:00:00+01:00
+must be a day like 2026-11-22 or today+7, a range like 2026-11-01..today, any or none
+  de muss ein Tag wie 2026-11-22 oder today+7 sein, ein Zeitraum wie 2026-11-01..today, any oder none
+  pt deve ser um dia como 2026-11-22 ou today+7, um intervalo como 2026-11-01..today, any ou none
+  es debe ser un día como 2026-11-22 o today+7, un intervalo como 2026-11-01..today, any o none
+must be a list or null
+  de muss eine Liste oder null sein
+  pt deve ser uma lista ou null
+  es debe ser una lista o null
+must be a number
+  de muss eine Zahl sein
+  pt deve ser um número
+  es debe ser un número
+must be a rule like FREQ=WEEKLY;BYDAY=MO,FR, of the parts {}
+  de muss eine Regel wie FREQ=WEEKLY;BYDAY=MO,FR sein, aus den Teilen {}
+  pt deve ser uma regra como FREQ=WEEKLY;BYDAY=MO,FR, com as partes {}
+  es debe ser una regla como FREQ=WEEKLY;BYDAY=MO,FR, con las partes {}
+must be a time from 00:00 to 23:59, like 07:30
+  de muss eine Uhrzeit von 00:00 bis 23:59 sein, wie 07:30
+  pt deve ser uma hora de 00:00 a 23:59, como 07:30
+  es debe ser una hora de 00:00 a 23:59, como 07:30
+must be a whole number
+  de muss eine ganze Zahl sein
+  pt deve ser um número inteiro
+  es debe ser un número entero
+must be a whole number from {} to {}
+  de muss eine ganze Zahl von {} bis {} sein
+  pt deve ser um número inteiro de {} a {}
+  es debe ser un número entero de {} a {}
+must be a whole number or null
+  de muss eine ganze Zahl oder null sein
+  pt deve ser um número inteiro ou null
+  es debe ser un número entero o null
+must be at least {}
+  de muss mindestens {} sein
+  pt deve ser no mínimo {}
+  es debe ser como mínimo {}
+must be at most 200 ids
+  de darf höchstens 200 ids haben
+  pt deve ter no máximo 200 ids
+  es debe tener como máximo 200 ids
+must be at most 200 printable ASCII characters
+  de darf höchstens 200 druckbare ASCII-Zeichen haben
+  pt deve ter no máximo 200 caracteres ASCII imprimíveis
+  es debe tener como máximo 200 caracteres ASCII imprimibles
+must be at most {}
+  de darf höchstens {} sein
+  pt deve ser no máximo {}
+  es debe ser como máximo {}
+must be one address, like ann@example.com
+  de muss eine einzelne Adresse sein, wie ann@example.com
+  pt deve ser um único endereço, como ann@example.com
+  es debe ser una sola dirección, como ann@example.com
+must be one line, without control characters
+  de muss eine einzige Zeile ohne Steuerzeichen sein
+  pt deve ser uma única linha, sem caracteres de controle
+  es debe ser una sola línea, sin caracteres de control
+must be one of {}
+  de muss eines davon sein: {}
+  pt deve ser um destes: {}
+  es debe ser uno de estos: {}
+must be one of {}, with - in front for descending
+  de muss eines davon sein, mit - davor für absteigend: {}
+  pt deve ser um destes, com - na frente para a ordem decrescente: {}
+  es debe ser uno de estos, con - delante para el orden descendente: {}
+must be several of {}, or places like 5-13, separated by commas
+  de muss aus {} bestehen, oder aus Stellen wie 5-13, mit Kommas dazwischen
+  pt deve ser composto de {}, ou de posições como 5-13, separadas por vírgulas
+  es debe componerse de {}, o de posiciones como 5-13, separadas por comas
+must be text
+  de muss Text sein
+  pt deve ser texto
+  es debe ser texto
+must be text or null
+  de muss Text oder null sein
+  pt deve ser texto ou null
+  es debe ser texto o null
+must be the name of a time zone, such as Europe/Berlin
+  de muss der Name einer Zeitzone sein, etwa Europe/Berlin
+  pt deve ser o nome de um fuso horário, como Europe/Berlin
+  es debe ser el nombre de una zona horaria, como Europe/Berlin
+must be true or false
+  de muss true oder false sein
+  pt deve ser true ou false
+  es debe ser true o false
+must have 1 to 50 parameters in percent-encoded UTF-8
+  de muss 1 bis 50 Parameter in prozentkodiertem UTF-8 haben
+  pt deve ter de 1 a 50 parâmetros em UTF-8 com codificação por porcentagem
+  es debe tener de 1 a 50 parámetros en UTF-8 con codificación por porcentaje
+must have 1 to {} items, not {}
+  de muss 1 bis {} Einträge haben, nicht {}
+  pt deve ter de 1 a {} itens, não {}
+  es debe tener de 1 a {} elementos, no {}
+must have 8 to 128 characters, not {}
+  de muss 8 bis 128 Zeichen haben, nicht {}
+  pt deve ter de 8 a 128 caracteres, não {}
+  es debe tener de 8 a 128 caracteres, no {}
+must have a FREQ, such as FREQ=DAILY
+  de braucht ein FREQ, etwa FREQ=DAILY
+  pt precisa de um FREQ, como FREQ=DAILY
+  es necesita un FREQ, como FREQ=DAILY
+must have a character that can be seen
+  de braucht ein sichtbares Zeichen
+  pt precisa de um caractere visível
+  es necesita un carácter visible
+must have at least 4 different characters
+  de braucht mindestens 4 verschiedene Zeichen
+  pt precisa de pelo menos 4 caracteres diferentes
+  es necesita al menos 4 caracteres distintos
+must have at most {} bytes
+  de darf höchstens {} Bytes haben
+  pt deve ter no máximo {} bytes
+  es debe tener como máximo {} bytes
+must have at most {} characters
+  de darf höchstens {} Zeichen haben
+  pt deve ter no máximo {} caracteres
+  es debe tener como máximo {} caracteres
+must have at most {} characters, not {}
+  de darf höchstens {} Zeichen haben, nicht {}
+  pt deve ter no máximo {} caracteres, não {}
+  es debe tener como máximo {} caracteres, no {}
+must have only letters and digits in use today
+  de darf nur Buchstaben und Ziffern haben, die heute in Gebrauch sind
+  pt só pode ter letras e algarismos em uso hoje
+  es solo puede tener letras y cifras en uso hoy
+must name a day
+  de muss einen Tag nennen
+  pt deve indicar um dia
+  es debe indicar un día
+must not be empty
+  de darf nicht leer sein
+  pt não pode ficar vazio
+  es no puede estar vacío
+must not be the name
+  de darf nicht der Name sein
+  pt não pode ser o nome
+  es no puede ser el nombre
+must not consist of digits only
+  de darf nicht nur aus Ziffern bestehen
+  pt não pode ter só algarismos
+  es no puede tener solo cifras
+must not contain a comma
+  de darf kein Komma enthalten
+  pt não pode conter uma vírgula
+  es no puede contener una coma
+must not mix letters of alphabets that look the same
+  de darf keine Buchstaben aus Alphabeten mischen, die gleich aussehen
+  pt não pode misturar letras de alfabetos que parecem iguais
+  es no puede mezclar letras de alfabetos que parecen iguales
+names no list of yours
+  de nennt keine deiner Listen
+  pt não é uma lista sua
+  es no es una lista tuya
+names no list that you may write in
+  de nennt keine Liste, in die du schreiben darfst
+  pt não é uma lista em que você possa escrever
+  es no es una lista en la que puedas escribir
+names no to-do outside the trash in the same list
+  de nennt keine Aufgabe derselben Liste außerhalb des Papierkorbs
+  pt não é uma tarefa da mesma lista fora da lixeira
+  es no es una tarea de la misma lista fuera de la papelera
+names nobody who may see this list; share the list with them first
+  de nennt niemanden, der diese Liste sehen darf; teile die Liste zuerst
+  pt não é alguém que possa ver esta lista; partilhe-a primeiro
+  es no es alguien que pueda ver esta lista; compártela primero
+needs with FREQ=MONTHLY days like BYDAY=2TU or BYDAY=-1FR
+  de braucht mit FREQ=MONTHLY Tage wie BYDAY=2TU oder BYDAY=-1FR
+  pt precisa com FREQ=MONTHLY de dias como BYDAY=2TU ou BYDAY=-1FR
+  es necesita con FREQ=MONTHLY días como BYDAY=2TU o BYDAY=-1FR
+occurs twice
+  de kommt zweimal vor
+  pt aparece duas vezes
+  es aparece dos veces
+session
+  de Sitzung
+  pt sessão
+  es sesión
+template
+  de Vorlage
+  pt modelo
+  es plantilla
+to-do
+  de Aufgabe
+  pt tarefa
+  es tarea
+token
+  de Token
+  pt token
+  es token
+was used for another request: use a new one for this
+  de wurde für eine andere Anfrage verwendet: Nimm für diese einen neuen
+  pt foi usada para outro pedido: use uma nova para este
+  es se usó para otra petición: usa una nueva para esta
+works only on the server's own machine, with AUTH=auto
+  de geht nur auf dem Rechner des Servers selbst, mit AUTH=auto
+  pt só funciona na própria máquina do servidor, com AUTH=auto
+  es solo funciona en la propia máquina del servidor, con AUTH=auto
+would be more than {} of {}
+  de wären mehr als {} bei {}
+  pt seriam mais de {} em {}
+  es serían más de {} en {}
+{text} (at {})
+  de {} (bei {})
+  pt {} (em {})
+  es {} (en {})
+{text} Undo again to undo what you did before it.
+  de {} Mache noch einmal rückgängig, was du davor getan hast.
+  pt {} Desfaça de novo para desfazer o que fez antes.
+  es {} Deshaz de nuevo para deshacer lo que hiciste antes.
+{text} What was begun goes on automatically: look at its result before you repeat it.
+  de {} Was begonnen wurde, läuft von selbst weiter: Sieh dir das Ergebnis an, bevor du es wiederholst.
+  pt {} O que começou continua automaticamente: veja o resultado antes de repetir.
+  es {} Lo que empezó continúa automáticamente: mira el resultado antes de repetirlo.
+{} cannot be reached ({}).
+  de {} ist nicht erreichbar ({}).
+  pt {} não está acessível ({}).
+  es No se puede acceder a {} ({}).
+{} cannot be undone
+  de {} kann nicht rückgängig gemacht werden
+  pt {} não pode ser desfeito
+  es {} no se puede deshacer
+{} cannot be written.
+  de {} kann nicht geschrieben werden.
+  pt Não é possível gravar em {}.
+  es No se puede escribir en {}.
+{} has been changed since ({}), so nothing was undone.
+  de {} wurde seither geändert ({}), deshalb wurde nichts rückgängig gemacht.
+  pt {} foi alterada entretanto ({}), por isso nada foi desfeito.
+  es {} se ha cambiado desde entonces ({}), así que no se deshizo nada.
+{} has been changed since, so nothing was undone.
+  de {} wurde seither geändert, deshalb wurde nichts rückgängig gemacht.
+  pt {} foi alterada entretanto, por isso nada foi desfeito.
+  es {} se ha cambiado desde entonces, así que no se deshizo nada.
+{} has been completed since, and was followed by the next: undo that first.
+  de {} wurde seither erledigt, und die nächste folgte darauf: Mache zuerst das rückgängig.
+  pt {} foi concluída entretanto, e a próxima veio a seguir: desfaça isso primeiro.
+  es {} se ha completado desde entonces, y la siguiente ocupó su lugar: deshaz eso primero.
+{} has been moved, deleted or replaced. Put it back, or start the server again.
+  de {} wurde verschoben, gelöscht oder ersetzt. Lege es zurück oder starte den Server neu.
+  pt {} foi movido, apagado ou substituído. Reponha-o ou inicie o servidor de novo.
+  es {} se ha movido, borrado o sustituido. Devuélvelo a su sitio o inicia el servidor de nuevo.
+{} is locked by another process.
+  de {} ist von einem anderen Prozess gesperrt.
+  pt {} está bloqueado por outro processo.
+  es {} está bloqueado por otro proceso.
+{} is not a name of this server. ALLOWED_HOSTS lists its names.
+  de {} ist kein Name dieses Servers. ALLOWED_HOSTS nennt seine Namen.
+  pt {} não é um nome deste servidor. ALLOWED_HOSTS lista os nomes dele.
+  es {} no es un nombre de este servidor. ALLOWED_HOSTS contiene sus nombres.
+{} is read-only: default_transaction_read_only is on, or it is a standby.
+  de {} ist nur lesbar: default_transaction_read_only ist an, oder es ist ein Standby-Server.
+  pt {} é só de leitura: default_transaction_read_only está ligado, ou é um servidor de reserva.
+  es {} es de solo lectura: default_transaction_read_only está activado, o es un servidor de reserva.
+{} is taking long to open.
+  de {} braucht lange zum Öffnen.
+  pt {} está demorando a abrir.
+  es {} está tardando en abrirse.
+{}: no right to read and write all rows of {}.
+  de {}: kein Recht, alle Zeilen von {} zu lesen und zu schreiben.
+  pt {}: sem direito de ler e gravar todas as linhas de {}.
+  es {}: sin permiso para leer y escribir todas las filas de {}.
 """
 
 MAIL_TEXTS = r"""
@@ -3001,10 +3895,10 @@ class Wording(NamedTuple):
 
 def read_texts(table: str) -> Iterator[Wording]:
     """The rows of a table of texts."""
-    for block in re.split(r"\n(?! )", table.strip("\n")):
-        english, *rest = re.sub(r"\n {3,}", " ", block).split("\n")
+    for block in re.findall(r"^\S.*\n(?: .*\n)+", table, re.MULTILINE):
+        english, *rest = re.sub(r"\n {3,}", " ", block).splitlines()
         parts = [re.escape(part) for part in re.split(r"\{(?:text)?\}", english)]
-        yield Wording(english, re.compile("(.*)".join(parts), re.DOTALL), {line[2:4]: line[5:] for line in rest})
+        yield Wording(english, re.compile("(.*?)".join(parts), re.DOTALL), {line[2:4]: line[5:] for line in rest})
 
 
 @functools.cache
@@ -6189,7 +7083,7 @@ class LongBatch(TodoBatch):
         if after == before:
             return after
         if before is None and len(await self.queries.kept(kind)) >= MAX_KEPT:
-            raise Conflict(f"There are {MAX_KEPT} {table} already: delete one first.")
+            raise Conflict(f"There are {MAX_KEPT} of these already: remove one first.")
         self.inbox = await self.queries.inbox()
         after, self.inbox = self.record(before, after, name), ""
         if before:
@@ -6242,7 +7136,7 @@ class LongBatch(TodoBatch):
         user_id, its_name = rows[0]
         if user_id == self.user.id:
             raise Invalid("The list is yours already.", [field_error("name", "is your own")])
-        await self._check_room("members WHERE list_id = $1", list_id, MAX_MEMBERS, "members, and cannot have more")
+        await self._check_room("members WHERE list_id = $1", list_id, MAX_MEMBERS)
         was_one = await self.source.fetch(
             "SELECT created_at FROM members WHERE list_id = $1 AND user_id = $2", list_id, user_id
         )
@@ -6250,10 +7144,10 @@ class LongBatch(TodoBatch):
         since = timestamp(was_one[0][0]) if was_one else self.at
         return Member(its_name, role, since), not was_one
 
-    async def _check_room(self, which: str, list_id: str, limit: int, message: str) -> None:
+    async def _check_room(self, which: str, list_id: str, limit: int) -> None:
         """Raise Conflict if a list has its maximum of rows."""
         if (await self.source.fetch(f"SELECT count(*) FROM {which}", list_id))[0][0] >= limit:
-            raise Conflict(f"This list has {limit} {message}.")
+            raise Conflict(f"There are {limit} of these already: remove one first.")
 
     async def _put_member(self, list_id: str, user_id: str, role: str) -> None:
         await self.fetch(
@@ -6282,7 +7176,7 @@ class LongBatch(TodoBatch):
     async def add_link(self, list_id: str) -> tuple[Credential, str]:
         """Make a link to the caller's list: a user who can only read it, and the secret that stands for them."""
         links = "credentials WHERE list_id = $1"
-        await self._check_room(links, list_id, MAX_CREDENTIALS, "links already: revoke one first")
+        await self._check_room(links, list_id, MAX_CREDENTIALS)
         holder_id = uuid7()
         credential = new_credential("link", User(holder_id, LINK_NAME + holder_id), LINK_LIFETIME, read_only=True)
         await self.source.fetch(INSERT_USER, holder_id, credential.user.name, self._now, 0)
@@ -6918,7 +7812,7 @@ class AccountStore:
             mine = "FROM credentials WHERE user_id = $1 AND kind = $2"
             too_many = (await transaction.fetch(f"SELECT count(*) {mine}", user_id, kind))[0][0] + 1 - MAX_CREDENTIALS
             if too_many > 0 and kind != "session":
-                raise Conflict(f"There are {MAX_CREDENTIALS} of these already: revoke one first.")
+                raise Conflict(f"There are {MAX_CREDENTIALS} of these already: remove one first.")
             if too_many > 0:  # the session unused for longest has to sign in again
                 longest_ago = f"SELECT id {mine} ORDER BY used_at, id LIMIT {too_many}"
                 await transaction.fetch(f"DELETE FROM credentials WHERE id IN ({longest_ago})", user_id, kind)
@@ -8436,7 +9330,7 @@ class TodoService:
         """Add a comment to a to-do. Raises NotFound, Forbidden, or Conflict if there are too many."""
         todo = batch.todo(todo_id)
         if len(batch.ask(TodoQueries.comments, todo_id)) >= MAX_COMMENTS:
-            raise Conflict(f"This to-do has {MAX_COMMENTS} comments, and cannot have more.")
+            raise Conflict(f"There are {MAX_COMMENTS} of these already: remove one first.")
         comment = Comment(id=uuid7(), author=batch.user.id, text=text, created_at=batch.at)
         batch.save_comment(todo, None, comment)
         return comment
@@ -10253,7 +11147,7 @@ class Router:
         """The handler for a request, and the parts of its path. Raises NotFound."""
         mount = request.root_path
         if mount and not self.prefix.endswith(mount):
-            hint = self._prefix_hint(mount, "is")
+            hint = self._prefix_hint(mount)
             if mount not in self._reported:
                 self._reported.add(mount)
                 LOG.error("%s", hint)
@@ -10281,14 +11175,13 @@ class Router:
         for slash in list(re.finditer("/", path))[1:10]:
             mount = path[: slash.start()]
             if re.fullmatch(PREFIX_PATTERN, mount) and self._match(self.prefix + path[slash.start() :]):
-                return self._prefix_hint(mount, "may be")
+                return self._prefix_hint(mount)
         return ""
 
-    def _prefix_hint(self, mount: str, verb: str) -> str:
-        made_for = f"was made for {self.prefix}" if self.prefix else "was made without a prefix"
+    def _prefix_hint(self, mount: str) -> str:
         return (
-            f"The to-do application {verb} mounted at {mount}, but {made_for}: call make_app(prefix={mount!r}),"
-            f" or set PREFIX={mount}."
+            f"The to-do application seems to be mounted at {mount}, but was made for {self.prefix or '/'}:"
+            f" call make_app(prefix={mount!r}), or set PREFIX={mount}."
         )
 
 
@@ -10561,13 +11454,15 @@ def problem_response(request: Request, error: Exception) -> Response[Any]:
     title = http.client.responses.get(status, "Unknown")
     headers = {"WWW-Authenticate": 'Bearer realm="tornado_todo"'} if status == 401 else {}
     errors: list[dict[str, str]] = []
+    language, _ = read_language(request.headers.get("accept-language", ""))
+    language_header = {"Content-Language": language}  # errors are never cached, so that they need no Vary
     if isinstance(error, TodoError):
         title, detail, errors = error.title, error.detail, error.errors
-        headers |= error.headers
+        headers |= language_header | error.headers
+    elif isinstance(error, tornado.web.HTTPError):
+        detail = error.reason or title  # in the language of the embedding program
     else:
-        detail = (error.reason if isinstance(error, tornado.web.HTTPError) else INTERNAL_ERROR) or title
-    language, _ = read_language(request.headers.get("accept-language", ""))
-    headers["Content-Language"] = language  # errors are never cached, so that they need no Vary
+        detail, headers = INTERNAL_ERROR, headers | language_header
     if language != "en":
         detail, errors = translated_detail(detail, errors, language)
     problem = Problem("about:blank", translated(title, language), status, detail, request.id, errors or UNSET)
@@ -11505,12 +12400,14 @@ class ListRestoreHandler(APIHandler):
 def filter_query(text: str) -> str:
     """A query string of filters and a sort, without a leading `?`. Raises Invalid, as it names no unknown parameter."""
     text = text.removeprefix("?")
+    if len(text) > 2000:
+        raise invalid("query", "must have at most 2000 characters")
     try:
-        if not len(text) <= 2000:
-            raise Malformed("must have at most 2,000 characters.")
         FILTER_OPERATION.read_query(text)
     except TodoError as error:
-        raise invalid("query", error.detail.rstrip(".")) from None
+        places = (f" (at {each['field']})" if each["field"] else "" for each in error.errors)
+        faults = zip(error.errors, places, strict=True)
+        raise Invalid(errors=[field_error("query", each["message"] + place) for each, place in faults]) from None
     return text
 
 
