@@ -3534,6 +3534,145 @@ def test_reminders_are_times_or_minutes_before_due_or_start(client):
     assert show(client, todo["id"])["reminders"] == expected
 
 
+def coming(client, tz="UTC"):
+    return [(each["title"], each["at"]) for each in client.get(f"/api/reminders?hours=48&tz={tz}").json()]
+
+
+def in_minutes(minutes, base=None):
+    """A time some minutes from now, in whole seconds, as a reminder has it."""
+    moment = (base or datetime.datetime.now(datetime.UTC)).replace(microsecond=0) + datetime.timedelta(minutes=minutes)
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def as_shown(moment):
+    return moment.replace("Z", ".000Z")
+
+
+@pytest.mark.parametrize(
+    "reminder, base, zone, moment",
+    [
+        ({"at": "2026-11-22T14:00:00+01:00"}, None, "Asia/Tokyo", "2026-11-22T13:00Z"),
+        ({"before": 30}, "2026-11-22T14:00:00+01:00", "Asia/Tokyo", "2026-11-22T12:30Z"),
+        ({"before": -10}, "2026-11-22T14:00:00Z", "UTC", "2026-11-22T14:10Z"),
+        ({"before": 0}, "2026-11-22", "Europe/Berlin", "2026-11-21T23:00Z"),
+        ({"before": -540}, "2026-11-22", "Pacific/Kiritimati", "2026-11-21T19:00Z"),
+        ({"before": -540}, "2026-11-22", "Pacific/Niue", "2026-11-22T20:00Z"),
+        # At 9:00, as every day, also in the nights in which the clocks are changed.
+        ({"before": -540}, "2026-03-29", "Europe/Berlin", "2026-03-29T07:00Z"),
+        ({"before": -540}, "2026-10-25", "Europe/Berlin", "2026-10-25T08:00Z"),
+        ({"before": 900}, "2026-10-26", "Europe/Berlin", "2026-10-25T08:00Z"),
+        # 2:30 does not exist: the moment that is 3:30.
+        ({"before": -150}, "2026-03-29", "Europe/Berlin", "2026-03-29T01:30Z"),
+        # A day before a time is 24 hours before it.
+        ({"before": 1440}, "2026-03-29T12:00:00+02:00", "Europe/Berlin", "2026-03-28T10:00Z"),
+        ({"before": 30, "of": "start"}, None, "UTC", None),
+        ({"before": 1440}, "0001-01-01", "UTC", None),
+        ({"before": -1440}, "9999-12-31", "UTC", None),
+    ],
+)
+def test_moment_of_a_reminder_in_a_zone(reminder, base, zone, moment):
+    expected = moment and datetime.datetime.fromisoformat(moment).timestamp() * 1000
+    assert tornado_todo.reminder_moment(tornado_todo.Reminder(**reminder), base, zone) == expected
+
+
+def test_coming_reminders_are_those_of_open_todos_in_lists_that_are_not_put_away(client):
+    soon = in_minutes(60)
+    kept = add(client, "Kept", reminders=[{"at": soon}, {"at": in_minutes(50 * 60)}])
+    done, trashed = [add(client, title, reminders=[{"at": soon}]) for title in ("Done", "Trashed")]
+    away = client.post("/api/lists", {"title": "Away"}).json()["id"]
+    gone = client.post("/api/lists", {"title": "Gone"}).json()["id"]
+    add(client, "In an archive", list=away, reminders=[{"at": soon}])
+    add(client, "In a trashed list", list=gone, reminders=[{"at": soon}])
+    assert len(coming(client)) == 5
+    change(client, done["id"], completed=True)
+    client.delete(f"/api/todos/{trashed['id']}")
+    client.patch(f"/api/lists/{away}", {"archived": True})
+    client.delete(f"/api/lists/{gone}")
+    assert coming(client) == [("Kept", as_shown(soon))]
+    change(client, kept["id"], reminders=[{"at": in_minutes(90)}])
+    assert coming(client) == [("Kept", as_shown(in_minutes(90)))] or coming(client)[0][1] > as_shown(soon)
+
+
+def test_reminder_of_a_day_is_at_its_time_in_the_readers_zone(client):
+    there = datetime.datetime.now(zoneinfo.ZoneInfo("Pacific/Kiritimati")).date() + datetime.timedelta(days=1)
+    add(client, "Far", due=there.isoformat(), reminders=[{"before": -540}])
+    nine = datetime.datetime.combine(there, datetime.time(9), zoneinfo.ZoneInfo("Pacific/Kiritimati"))
+    assert coming(client, "Pacific/Kiritimati") == [("Far", as_shown(in_minutes(0, nine.astimezone(datetime.UTC))))]
+    later = datetime.datetime.combine(there, datetime.time(9), zoneinfo.ZoneInfo("Pacific/Niue"))
+    is_near = later - datetime.datetime.now(datetime.UTC) < datetime.timedelta(hours=48)
+    assert len(coming(client, "Pacific/Niue")) == is_near
+
+
+def test_reminder_before_the_last_change_of_its_todo_is_over(client):
+    todo = add(client, "Late", due=in_minutes(30), reminders=[{"before": 60}, {"before": 10}])
+    assert coming(client) == [("Late", as_shown(in_minutes(-10, datetime.datetime.fromisoformat(todo["due"]))))]
+
+
+def test_reminder_is_claimed_once_by_devices_at_once(client):
+    todo = add(client, "Once", reminders=[{"at": in_minutes(60)}, {"at": in_minutes(120)}])
+    first, second = client.get("/api/reminders").json()
+    claim = {"todo": todo["id"], "at": first["at"]}
+
+    def device(number: int) -> int:
+        with Client(client.url) as own:
+            return len(own.post("/api/reminders", [claim]).json())
+
+    assert sorted(at_once(6, device)) == [0, 0, 0, 0, 0, 1]
+    assert client.get("/api/reminders").json() == [second]
+    assert client.post("/api/reminders", {"todo": todo["id"], "at": second["at"]}).json() == [second]
+    assert client.get("/api/reminders").json() == []
+
+
+@pytest.mark.parametrize("overtaking", [{"completed": True}, {"reminders": []}, {"due": "2030-01-01"}])
+def test_reminder_that_a_change_overtook_cannot_be_claimed(client, overtaking):
+    todo = add(client, due=in_minutes(60), reminders=[{"before": 10}])
+    (reminder,) = client.get("/api/reminders").json()
+    change(client, todo["id"], **overtaking)
+    assert client.post("/api/reminders", {"todo": todo["id"], "at": reminder["at"]}).json() == []
+
+
+def test_shared_todo_reminds_its_assignee_or_else_all_who_may_change_it(town):
+    shared = town.ann.post("/api/lists", {"title": "Shared"}).json()["id"]
+    for name, role in (("eve", "editor"), ("vic", "viewer"), ("mia", "editor")):
+        town.ann.put(f"/api/lists/{shared}/members/{name}", {"role": role})
+    todo = add(town.ann, "Ours", list=shared, reminders=[{"at": in_minutes(60)}])
+    people = {"ann": town.ann, "eve": town.eve, "vic": town.vic, "mia": town.mia, "sam": town.sam}
+
+    def reminded():
+        return {name for name, person in people.items() if "Ours" in [title for title, _ in coming(person)]}
+
+    assert reminded() == {"ann", "eve", "mia"}
+    town.mia.patch(f"/api/lists/{shared}", {"archived": True})
+    assert reminded() == {"ann", "eve"}
+    change(town.ann, todo["id"], assignee="vic")
+    assert reminded() == {"vic"}
+    town.ann.delete(f"/api/lists/{shared}/members/vic")
+    assert reminded() == {"ann", "eve"}
+    (mine,) = [each for each in town.eve.get("/api/reminders").json() if each["title"] == "Ours"]
+    claim = {"todo": mine["todo"], "at": mine["at"]}
+    assert town.sam.post("/api/reminders", claim).json() == []
+    assert town.eve.post("/api/reminders", claim).json() == [mine]
+    assert reminded() == {"ann"}  # each has their own devices
+
+
+@pytest.mark.slow
+def test_two_processes_deliver_a_reminder_once_and_a_restart_does_not_repeat_it(tmp_path, request):
+    settings = in_file(tmp_path)
+    with process(tmp_path, **settings) as one, process(tmp_path, **settings) as two:
+        todo = add(one.client, "Once", reminders=[{"at": in_minutes(60)}])
+        (reminder,) = two.client.get("/api/reminders").json()
+        claim = {"todo": todo["id"], "at": reminder["at"]}
+
+        def device(number: int) -> int:
+            with Client((one, two)[number % 2].client.url) as own:
+                return len(own.post("/api/reminders", claim).json())
+
+        assert sum(at_once(6, device)) == 1
+    with process(tmp_path, **settings) as again:
+        assert again.client.get("/api/reminders").json() == []
+        assert again.client.post("/api/reminders", claim).json() == []
+
+
 @pytest.mark.parametrize(
     "reminders",
     [
@@ -9869,6 +10008,8 @@ CELLS = [
     Cell("POST", "/api/todos/$secret/skip", 409, 404, 404, 404),
     for_all("GET", "/api/tags", 200),
     for_all("GET", "/api/parents", 200),
+    for_all("GET", "/api/reminders", 200),
+    for_all("POST", "/api/reminders", 200, {"todo": "$todo", "at": "2026-11-22T09:30:00.000Z"}),
     for_all("GET", "/api/statistics", 200),
     for_all("GET", "/api/lists", 200),
     for_all("GET", "/api/lists?deleted=true", 200),
@@ -16619,6 +16760,171 @@ async def test_reminders_are_added_and_removed_in_the_details(page):
     assert before == {"before": 30} and at["at"].startswith("2099-01-02T09:00")
     await page.keyboard.press("Control+z")
     await expect(shown).to_have_count(3)
+
+
+# Notifications of a headless browser cannot be seen, so they are noted where the page gives them to the browser.
+RECORD_NOTICES = """
+    window.notices = [];
+    ServiceWorkerRegistration.prototype.showNotification = async function (title, options) {
+        notices.push({ title, ...options });
+    };
+    Object.defineProperty(Notification, 'permission', { get: () => 'granted' });
+"""
+
+
+def notices(page):
+    return page.evaluate("notices.map(({ title }) => title)")
+
+
+@contextlib.asynccontextmanager
+async def reminded_page(browser, url, **options):
+    """A page that may show notifications, with a clock that tests move."""
+    async with opened(browser, url, path="/nothing", service_workers="allow", **options) as page:
+        await page.add_init_script(RECORD_NOTICES)
+        await install_clock(page)
+        await page.goto(url + "/")
+        await page.evaluate("navigator.serviceWorker.ready")
+        yield page
+
+
+def worker_says(page, action, todo):
+    """What the service worker reports after a click on a notification."""
+    message = {"action": action, "todo": todo["id"]}
+    return page.evaluate(
+        "data => navigator.serviceWorker.dispatchEvent(new MessageEvent('message', { data }))", message
+    )
+
+
+@pytest.mark.slow
+async def test_reminder_is_shown_once_by_two_windows_and_two_browsers(browser, server):
+    async with reminded_page(browser, server) as one, reminded_page(browser, server) as other_browser:
+        window = await one.context.new_page()
+        window.server = server
+        await window.add_init_script(RECORD_NOTICES)
+        await window.goto(server + "/")
+        pages = [one, window, other_browser]
+        due = in_minutes(30)
+        async with contextlib.AsyncExitStack() as heard:
+            for each in pages:
+                reads = each.expect_response(lambda answer: "/api/reminders" in answer.url)
+                await heard.enter_async_context(reads)
+            await ask(one, "/api/todos", "POST", {"title": BUY, "due": due, "reminders": [{"before": 10}]})
+        browsers = [one, other_browser]  # the windows of one have the same clock
+        for each in browsers:
+            await each.clock.fast_forward("19:00")
+        assert [await notices(each) for each in pages] == [[], [], []]
+        for each in browsers:
+            await each.clock.fast_forward("01:10")
+
+        async def shown():
+            return sum([await notices(each) for each in pages], [])
+
+        await until(shown)
+        await asyncio.sleep(6)  # for longer than a hidden window waits
+        assert await shown() == [BUY]
+        await one.reload()
+        await settled(one)
+        assert await notices(one) == []
+
+
+@pytest.mark.slow
+async def test_reminder_is_snoozed_undone_done_and_opened_from_its_notification(browser, server):
+    async with reminded_page(browser, server) as page:
+        todo = await ask(page, "/api/todos", "POST", {"title": BUY, "reminders": [{"at": in_minutes(30)}]})
+        await expect(shown_titles(page)).to_have_text([BUY])
+        await settled(page)
+        await page.clock.fast_forward("31:00")
+        await until(lambda: notices(page))
+        (notice,) = await page.evaluate("notices")
+        assert notice["data"] == {"todo": todo["id"]}
+        assert [each["action"] for each in notice["actions"]][0] == "done"
+        await worker_says(page, "soon", todo)
+        await expect(page.locator(".toast")).to_contain_text("Reminding of “buy some cheese”: Today")
+        await settled(page)
+        (snoozed,) = (await stored(page))["reminders"]
+        delay = datetime.datetime.fromisoformat(snoozed["at"]) - datetime.datetime.now(datetime.UTC)
+        assert 40 <= delay.total_seconds() / 60 <= 43
+        await page.clock.fast_forward("11:30")
+        await until(lambda: page.evaluate("notices.length === 2"))
+        await page.keyboard.press("Control+z")
+        await expect(page.locator(".toast")).to_contain_text("Undone")
+        assert (await stored(page))["reminders"] == todo["reminders"]
+        await worker_says(page, "", todo)
+        await expect(page.locator(".detail-title")).to_have_value(BUY)
+        await worker_says(page, "done", todo)
+        await expect(row(page, BUY).locator(".toggle")).to_be_checked()
+
+
+@pytest.mark.slow
+async def test_missed_reminders_are_shown_together_at_waking(browser, server):
+    async with reminded_page(browser, server) as page:
+        todos = [{"title": f"number {n}", "reminders": [{"at": in_minutes(30 + n)}]} for n in range(4)]
+        await ask(page, "/api/todos", "POST", todos)
+        await expect(rows(page)).to_have_count(4)
+        await settled(page)
+        await page.clock.fast_forward("02:00:00")
+        await until(lambda: notices(page))
+        (notice,) = await page.evaluate("notices")
+        assert notice["title"] == "4 reminders" and notice["body"].split("\n") == [each["title"] for each in todos]
+
+
+@pytest.mark.slow
+async def test_reminder_without_the_server_is_shown_from_the_copy_and_not_again(browser, server):
+    async with reminded_page(browser, server) as page, reminded_page(browser, server) as other:
+        await ask(page, "/api/todos", "POST", {"title": BUY, "reminders": [{"at": in_minutes(30)}]})
+        for each in (page, other):
+            await expect(shown_titles(each)).to_have_text([BUY])
+        await page.route("**/api/**", lambda route: route.abort())
+        await page.clock.fast_forward("31:00")
+        await until(lambda: notices(page))
+        assert await notices(page) == [BUY]
+        await page.unroute("**/api/**")
+        async with page.expect_response(lambda answer: answer.request.method == "POST" and "remind" in answer.url):
+            await come_online(page)
+        asked = other.expect_response(lambda answer: answer.request.method == "POST" and "remind" in answer.url)
+        async with asked:
+            await other.clock.fast_forward("31:00")
+        await asyncio.sleep(0.5)
+        assert (await notices(page), await notices(other)) == ([BUY], [])
+
+
+@pytest.mark.slow
+async def test_reminder_is_a_message_on_the_page_where_notifications_are_forbidden(page):
+    await page.add_init_script("Object.defineProperty(Notification, 'permission', { get: () => 'denied' })")
+    await install_clock(page)
+    await page.reload()
+    await ask(page, "/api/todos", "POST", {"title": BUY, "reminders": [{"at": in_minutes(30)}]})
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await settled(page)
+    await page.clock.fast_forward("31:00")
+    await expect(page.locator(".toast")).to_contain_text(BUY)
+    await page.clock.fast_forward("01:00")
+    await page.locator(".toast").get_by_role("button", name="1 hour").click()
+    await settled(page)
+    (snoozed,) = (await stored(page))["reminders"]
+    delay = datetime.datetime.fromisoformat(snoozed["at"]) - datetime.datetime.now(datetime.UTC)
+    assert 91 <= delay.total_seconds() / 60 <= 94
+
+
+async def test_notifications_are_asked_for_when_the_first_reminder_is_added(page):
+    await page.add_init_script("""
+        let answer = 'default';
+        window.asked = 0;
+        Object.defineProperty(Notification, 'permission', { get: () => answer });
+        Notification.requestPermission = async () => {
+            asked += navigator.userActivation.isActive;
+            return answer = 'denied';
+        };
+    """)
+    await page.reload()
+    await open_new(page, BUY)
+    assert await page.evaluate("asked") == 0
+    await page.locator(".reminder-at").fill("2099-01-02T09:00")
+    await page.get_by_role("button", name="Add this time").click()
+    await expect(page.locator(".toast")).to_contain_text("Reminders appear here")
+    await page.locator(".new-reminder").select_option("Tomorrow morning")
+    await expect(page.locator(".reminders .chip").nth(1)).to_have_text(re.compile("Tomorrow, 9:00"))
+    assert await page.evaluate("asked") == 1
 
 
 async def go_back(page):

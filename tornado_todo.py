@@ -1349,6 +1349,25 @@ def clean_reminders(reminders: list[Reminder] | None) -> list[Reminder]:
     return [*kept]
 
 
+def reminder_moment(reminder: Reminder, base: str | None, zone: str) -> int | None:
+    """The moment of a reminder whose due date or start is `base`, or None without one.
+
+    Minutes before a day are counted back from 0:00 on the clock of the zone: 9:00 stays 9:00 where clocks change.
+    """
+    if reminder.at is not None:
+        return due_sort_key(reminder.at)
+    if base is None or reminder.before is None:
+        return None
+    before = datetime.timedelta(minutes=reminder.before)
+    if len(base) > 10:
+        return due_sort_key(base) - before // MILLISECOND
+    try:
+        clock = datetime.datetime.fromisoformat(base) - before
+        return (clock - EPOCH.replace(tzinfo=None)) // MILLISECOND - offset(clock, zone)
+    except OverflowError:  # the calendar ends
+        return None
+
+
 def moved_by_days(moment: str, days: datetime.timedelta, zone: str) -> str | None:
     """A date or time some days later, at the same time of its zone; None where the calendar ends."""
     day, clock, its_zone = due_in_zone(moment, zone)
@@ -1756,6 +1775,13 @@ class MemberFields(msgspec.Struct, kw_only=True):
     role: Literal["editor", "viewer"]
 
 
+class ReminderFields(msgspec.Struct, kw_only=True):
+    """A reminder, as `GET /api/reminders` has it: the to-do's id, and the moment."""
+
+    todo: str
+    at: str
+
+
 class NoFields(msgspec.Struct, kw_only=True):
     """An empty object."""
 
@@ -1798,6 +1824,31 @@ class Parent(msgspec.Struct, frozen=True):
     completed: bool
     subtasks: int
     done: int
+
+
+class DueReminder(msgspec.Struct, frozen=True):
+    """A moment at which a to-do reminds its reader."""
+
+    todo: str
+    list: str
+    title: str
+    due: str | None
+    at: str
+
+
+def due_reminders(todo: Todo, since: int, until: int, zone: str) -> list[DueReminder]:
+    """The reminders of a to-do between two moments, in a reader's time zone, each moment once.
+
+    Those from before its last change are over: who set or moved them then knows that. A minute is left for a
+    change that comes while they are delivered.
+    """
+    changed_at = cast(int, milliseconds(todo.updated_at))
+    moments = {reminder_moment(each, getattr(todo, each.of), zone) for each in todo.reminders}
+    return [
+        DueReminder(todo.id, todo.list, todo.title, todo.due, timestamp(moment))
+        for moment in sorted(moments - {None}, key=lambda moment: moment or 0)
+        if moment is not None and max(since, changed_at - 60_000) <= moment <= until
+    ]
 
 
 class CompletedDay(msgspec.Struct, frozen=True):
@@ -5487,6 +5538,7 @@ def open_database(url: str) -> Database:
 # Which to-dos are due at a time, and which on a day, or not at all.
 TIMED, UNTIMED = "length(due) > 10", "COALESCE(length(due), 10) <= 10"
 
+REMINDS = "reminders <> '[]' AND completed_at IS NULL AND deleted_at IS NULL"
 NEXT_REVISION = "revision = (SELECT value + 1 FROM counters WHERE name = 'revision')"
 # One entry for each version of the schema. Never change a released one: append another.
 MIGRATIONS = (
@@ -5677,6 +5729,9 @@ MIGRATIONS = (
     ALTER TABLE users ADD COLUMN settings TEXT NOT NULL DEFAULT '{}';
     UPDATE users SET settings = '{"time_zone":"' || time_zone || '"}' WHERE time_zone <> '';
     ALTER TABLE users DROP COLUMN time_zone;
+    """,
+    f"""
+    CREATE INDEX todos_to_remind ON todos (list_id) WHERE {REMINDS};
     """,
 )
 
@@ -6219,6 +6274,19 @@ class TodoQueries:
         if not comments:
             first_row(await self.fetch(select_todos(), todo_id), "There is no such to-do.")
         return comments
+
+    async def reminders(self, since: int, until: int) -> list[DueReminder]:
+        """The caller's reminders between two moments, by their moments, in the time zone of the caller's settings.
+
+        A to-do reminds its assignee, or without one the owner and the editors of its list, unless they archived it.
+        """
+        own = "SELECT id FROM lists WHERE owner_id = $1 AND deleted_at IS NULL AND archived = 0"
+        lists = f"{own} UNION ALL {MEMBERSHIPS} AND members.archived = 0"
+        mine = f"(assignee_id = $1 OR assignee_id IS NULL AND {may(EDITOR, 'list_id')})"
+        todos = await self._select_todos(f"{REMINDS} AND list_id IN ({lists}) AND {mine}")
+        zone = self.user.time_zone or "UTC"
+        found = [each async for todo in in_batches(todos) for each in due_reminders(todo, since, until, zone)]
+        return sorted(found, key=lambda each: (each.at, each.todo))
 
     async def own_comments(self, after: str, limit: int) -> list[tuple[str, Comment]]:
         """The comments on the caller's own to-dos by id, after one of them, each with the to-do's id."""
@@ -7579,6 +7647,11 @@ class ThrottleStore:
             return 0.0
         rows = await self._database.fetch("SELECT expires_at FROM throttles WHERE key = $1", key)
         return max(rows[0][0] - now, 1) / 1000 if rows else 0.0
+
+    async def claimed(self, keys: Collection[str]) -> set[str]:
+        """Those of some keys that are taken."""
+        taken = "SELECT key FROM throttles WHERE expires_at > $1 AND key IN ({})"
+        return {row[0] for row in await fetch_by_ids(self._database, taken, keys, now_milliseconds())}
 
     async def delete(self, key: str) -> None:
         """Forget a counter or claim."""
@@ -9645,6 +9718,33 @@ class TodoService:
         return len(todos) == limit
 
 
+# ---- reminders
+
+LATE = 12 * 3600 * 1000  # ms for which a missed reminder is still delivered
+
+
+class ReminderClaims:
+    """Delivers each reminder once on each channel, whichever process or device does it."""
+
+    def __init__(self, database: Database, claims: ThrottleStore):
+        self._database, self._claims = database, claims
+
+    @staticmethod
+    def _key(user: User, each: DueReminder, channel: str) -> str:
+        return f"reminder {channel} {user.id} {each.todo} {each.at}"
+
+    async def open(self, user: User, until: int, channel: str) -> list[DueReminder]:
+        """A user's reminders that nobody has claimed on a channel: missed ones, and those until a moment."""
+        found = await TodoQueries(self._database, user).reminders(now_milliseconds() - LATE, until)
+        keys = {self._key(user, each, channel): each for each in found}
+        claimed = await self._claims.claimed(keys)
+        return [each for key, each in keys.items() if key not in claimed]
+
+    async def claim(self, user: User, each: DueReminder, channel: str, ttl: float = 2 * LATE / 1000) -> bool:
+        """Take a reminder for `ttl` seconds, so that nobody else delivers it: whether it was free."""
+        return not await self._claims.claim(self._key(user, each, channel), ttl)
+
+
 # ---- weather
 
 # WMO code table 4677, as Open-Meteo uses it.
@@ -9814,6 +9914,7 @@ class Services:
         self.hub = EventHub(store, relay)
         self.accounts, self.throttles = self.hub.accounts, ThrottleStore(self.database)
         self.todos = TodoService(store, self.hub)
+        self.reminders = ReminderClaims(self.database, self.throttles)
         # Encoded answers by user, request and revision, so that none can be stale.
         self.answers = Cache(10_000, MAX_ANSWER_BYTES, MAX_ANSWER_BYTES / 32)
         self.weather = Weather(config.weather_uri, config.weather_place, self.records)
@@ -11934,12 +12035,14 @@ AcceptLanguage = Annotated[
 ]
 Revision = Annotated[int | None, Parameter("only changes after this revision", whole(0, 2**63 - 1), 0)]
 ListFilter = Annotated[str | None, Parameter("only those of this list", ID, EXAMPLE_ID, clean_id)]
+Hours = Annotated[int, Parameter("those of the next hours", whole(0, 48), 24)]
 Lifetime = Annotated[int | None, Parameter("in seconds", whole(1, 366 * 86_400), 3600)]
 
 Body = dict[str, Any]  # the fields that were sent
 NewTodo = Annotated[Body, Fields(TodoFields, ("title",))]
 NewTodos = Annotated[Body | list[Body], Fields(TodoFields, ("title",), many=True)]
 TodoPatch = Annotated[Body, Fields(TodoFields)]
+ClaimedReminders = Annotated[Body | list[Body], Fields(ReminderFields, many=True)]
 NewList = Annotated[Body, Fields(ListFields, ("title",))]
 ListPatch = Annotated[Body, Fields(ListFields)]
 Nothing = Annotated[Body, Fields(NoFields, optional=True)]
@@ -12331,6 +12434,23 @@ class StatisticsHandler(APIHandler):
         zone = self.user_in(tz).time_zone or "UTC"
         today = day_of(now_milliseconds(), zone)
         return Statistics.of(await self.queries.completed_days(today, zone), today)
+
+
+class RemindersHandler(APIHandler):
+    """The caller's reminders, which devices show."""
+
+    async def get(self, *, hours: Hours = 24, tz: TimeZone = "") -> list[DueReminder]:
+        """List the caller's reminders that no device has claimed: missed ones of twelve hours, and coming ones."""
+        until = now_milliseconds() + hours * 3_600_000
+        return await self.services.reminders.open(self.user_in(tz), until, "page")
+
+    async def post(self, body: ClaimedReminders, *, tz: TimeZone = "") -> list[DueReminder]:
+        """Claim a reminder, or those of an array, for the device that shows them; returns those that were free."""
+        wanted = {(each["todo"], each["at"]) for each in (body if isinstance(body, list) else [body])}
+        user, reminders = self.user_in(tz), self.services.reminders
+        free = await reminders.open(user, now_milliseconds() + DAY, "page")  # a device's clock may be fast
+        found = [each for each in free if (each.todo, each.at) in wanted]
+        return [each for each in found if await reminders.claim(user, each, "page")]
 
 
 class ParentsHandler(APIHandler):
@@ -14033,6 +14153,19 @@ self.addEventListener('install', event => {
 
 self.addEventListener('activate', event => event.waitUntil(self.clients.claim()));
 
+// A window of the page acts on a reminder, so that it can be undone there. Without one, the to-do is opened.
+async function answerReminder(action, { todo }) {
+  const [page] = await self.clients.matchAll({ type: 'window' }); // the one that had the focus last
+  if (!page) return self.clients.openWindow(`${scope}#/${todo ? `todo/${todo}` : 'today'}`);
+  if (!action) await page.focus();
+  return page.postMessage({ action, todo });
+}
+
+self.addEventListener('notificationclick', event => {
+  event.notification.close();
+  event.waitUntil(answerReminder(event.action, event.notification.data));
+});
+
 self.addEventListener('fetch', event => {
   const { request } = event;
   const [address] = request.url.split(/[?#]/);
@@ -15438,6 +15571,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const REFUSALS_BEFORE_GIVING_UP = 3;
   const SIGNED_OUT = 4401; // the code that the server closes a socket with
   const CLOCK_INTERVAL = 5000;
+  const REMINDER_LATENESS = 12 * 3600 * 1000; // for which a missed one is still shown, as by the server
+  const SEPARATE_REMINDERS = 3; // missed ones that are shown one by one
+  const HIDDEN_PAUSE = 2000; // for which a hidden window leaves a reminder to one that the user sees
+  const UNFOCUSED_PAUSE = 500;
   const WEATHER_INTERVAL = 15 * 60 * 1000;
   const PRIORITIES = ['None', 'Low', 'Medium', 'High'];
   const ROLES = { viewer: 'read', editor: 'change to-dos' };
@@ -15710,6 +15847,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     hasOwnLists: false, // whether the reader of a link has lists to go back to
     revision: null,
     weather: null,
+    reminders: [], // those that no device has shown yet: missed ones, and those of the next hours
     collections: {}, // the entries of dialogs, by kind
     secret: null, // a new token or link, shown once
   };
@@ -16590,6 +16728,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     render();
     if (reading.isAway) return; // the probe has it read again
     want();
+    remind();
     renewCopySoon();
   }
 
@@ -16619,7 +16758,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       parents,
       trashedLists: isTrash() ? getJson('/api/lists?deleted=true') : [],
       matching: isFiltered() && !isTrash() ? countMatching() : saved.matching,
-      ...(!access.link && { viewCounts: countViews(), tags: getJson('/api/tags') }),
+      ...(!access.link && { viewCounts: countViews(), tags: getJson('/api/tags'), reminders: readReminders() }),
       ...(what === 'all' && readItems(size, parents)),
     };
     // All are awaited together, so that none fails unnoticed.
@@ -16715,13 +16854,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // A to-do that has not changed stays the same object, so that its row need not be compared.
-  function adopt({ places, trashedLists, matching, viewCounts = {}, tags = [], page, open, ...more }) {
+  function adopt({ places, trashedLists, matching, viewCounts = {}, tags = [], reminders = [], page, open, ...more }) {
     const [lists, filters] = places;
     const query = filterNow()?.query;
     const parents = new Map(more.parents.map(each => [each.id, each]));
     Object.assign(saved, { lists, filters, trashedLists, matching, parents });
     if (filterNow()?.query !== query) state.stale = 'all'; // another window has changed it
-    Object.assign(state, { viewCounts, tags });
+    Object.assign(state, { viewCounts, tags, reminders });
     if (page) {
       const known = new Map(saved.items.map(item => [item.id, item]));
       const isSame = (one, other) => one?.revision === other.revision && one.order === other.order;
@@ -16971,6 +17110,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       matching: { active, completed: found.length - active, capped: false },
       viewCounts: Object.fromEntries(countedViews().map(kind => [kind, viewCount(open.filter(VIEWS[kind].has))])),
       tags: [...tags].map(([tag, { length }]) => ({ tag, active: length })),
+      reminders: open.flatMap(remindersOf),
       parents: parentsAmong(items),
       page: { items: sortedAsShown(found), next: null },
       open: { id: saved.open?.id, item: byId(items, saved.open?.id) ?? saved.open },
@@ -17041,21 +17181,24 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }, TOAST_MILLISECONDS);
 
   // One at a time: it offers to undo the newest act, and Ctrl+Z reaches the older ones.
-  function showToast(text, { label, act, tone = '' } = {}) {
+  // With several `acts`, by their labels, it stays until one is chosen.
+  function showToast(text, { label, act, acts, tone = '' } = {}) {
     hideToast();
-    const actAndHide = () => {
+    const actAndHide = chosen => {
       hideToast();
-      act();
+      chosen();
     };
+    const choices = Object.entries(acts ?? (act ? { [label]: act } : {}));
     const toast = h(
       'div.toast.row.card',
-      { '.bad': tone === 'bad', role: tone === 'bad' ? 'alert' : null }, // the region is polite; errors may interrupt
+      // The region is polite; errors may interrupt.
+      { '.bad': tone === 'bad', '.wrap': acts, role: tone === 'bad' ? 'alert' : null },
       h('span.toast-text', { dir: 'auto' }, text),
-      act && button('toast-action', action(actAndHide), label),
+      choices.map(([words, chosen]) => button('toast-action', action(() => actAndHide(chosen)), words)),
       labelled('icon-button.toast-close', 'Close this message', 'hideToast', icon('close')),
     );
     find('.toasts').append(create(toast));
-    hideToastLater();
+    if (!acts) hideToastLater();
   }
 
   const complain = (text, more = {}) => showToast(text, { tone: 'bad', ...more });
@@ -17231,6 +17374,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       accept: answer => {
         if (sortOf() !== 'order' || !belongs(answer)) state.stale = 'all';
         reportAdded(answer, isSeen && belongs(answer));
+        if (answer.reminders.length) askToNotify();
       },
       failed: error => giveBack(typed, error),
     });
@@ -19069,10 +19213,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.repeat-acts': ({ item, isFixed }) => ({ hidden: !item?.repeat || isFixed }),
     '.reminders': ({ item }) => ({ children: (item?.reminders ?? []).map(reminderChip) }),
     '.new-reminder': ({ item }) => ({
-      hidden: !commonReminders(item).length,
       children: [
         option('', 'Add a reminder'),
         ...commonReminders(item).map(each => option(each.before, reminderText(each, item))),
+        ...Object.entries(SNOOZES).map(([value, { words }]) => option(value, words)),
       ],
       value: '',
     }),
@@ -19487,7 +19631,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function addReminder(before) {
+    if (before in SNOOZES) return snooze(state.open, before);
     if (before) changeReminders(reminders => [...reminders, { before: Number(before) }]);
+    return askToNotify();
   }
 
   function addReminderAt() {
@@ -19495,6 +19641,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const [day, time] = field.value.split('T');
     if (time) changeReminders(reminders => [...reminders, { at: dueOf(day, time) }]);
     else complain('Choose a day and a time first.');
+    if (time) askToNotify();
     field.value = '';
   }
 
@@ -20266,6 +20413,156 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return [option(here, `As this device: ${here.replaceAll('_', ' ')}`), option('', 'Not set: UTC'), ...names];
   }
 
+  // ---- Reminders ---------------------------------------------------------------------------------------
+  // The server lists them, and the window that claims one shows it. Without the server the page works them out; those
+  // that it shows then are claimed when the server is back, so that no other device shows them again.
+
+  const inMinutes = minutes => new Date(Math.ceil((Date.now() + minutes * 60000) / 60000) * 60000);
+
+  const SNOOZES = {
+    soon: { words: 'In 10 minutes', short: 'Snooze 10 min', moment: () => inMinutes(10) },
+    hour: { words: 'In 1 hour', short: '1 hour', moment: () => inMinutes(60) },
+    tomorrow: { words: 'Tomorrow morning', short: 'Tomorrow', moment: () => new Date(`${dayFromNow(1)}T09:00`) },
+  };
+
+  const readReminders = () => getJson(`/api/reminders${zoneQuery()}`).catch(() => state.reminders);
+
+  // Minutes before a day are counted on the clock from 0:00, those before a time are of equal length.
+  function reminderMoment({ at, before, of }, item) {
+    const base = at ?? item[of ?? 'due'];
+    const moment = base && dueMoment(base);
+    if (moment && !at && base.includes('T')) moment.setTime(moment.getTime() - before * 60000);
+    else if (moment && !at) moment.setMinutes(-before);
+    return moment;
+  }
+
+  function remindersOf(item) {
+    const list = listOf(item);
+    const isMine = item.assignee ? item.assignee === access.session?.user : list?.role !== 'viewer';
+    if (item.completed || !isMine || list?.archived) return [];
+    const moments = (item.reminders ?? []).map(each => reminderMoment(each, item)).filter(Boolean);
+    const isOver = moment => moment.getTime() < new Date(item.updated_at ?? 0).getTime() - 60000;
+    const { id: todo, title, due } = item;
+    return moments.filter(each => !isOver(each)).map(moment => ({ todo, title, due, at: moment.toISOString() }));
+  }
+
+  const keyOfReminder = ({ todo, at }) => `${todo} ${at}`;
+  const isRecent = at => new Date(at) > Date.now() - REMINDER_LATENESS;
+  const wasShown = each => keyOfReminder(each) in recall('reminded', {});
+
+  function noteShown(reminders) {
+    const known = Object.entries(recall('reminded', {})).filter(([, at]) => isRecent(at));
+    const more = reminders.map(each => [keyOfReminder(each), each.at]);
+    remember('reminded', Object.fromEntries([...known, ...more]));
+  }
+
+  function dueReminders() {
+    const items = state.away ? [...state.items, ...state.subtasks, state.open].filter(Boolean) : [];
+    const known = new Map(items.map(item => [item.id, item]));
+    const others = state.reminders.filter(({ todo }) => !known.has(todo));
+    const all = [...others, ...[...known.values()].flatMap(remindersOf)];
+    return all.filter(each => new Date(each.at) <= Date.now() && isRecent(each.at) && !(state.away && wasShown(each)));
+  }
+
+  // Returns those that this window shall show: without the server, all. At waking, a dead connection fails first.
+  async function claimReminders(due, isAgain = Boolean(state.away)) {
+    try {
+      const body = due.map(({ todo, at }) => ({ todo, at }));
+      const response = await send('POST', `/api/reminders${zoneQuery()}`, { body });
+      state.reminders = state.reminders.filter(each => !due.includes(each));
+      return await response.json();
+    } catch (error) {
+      if (!expected(error).isTemporary) return [];
+      probe();
+      if (isAgain) return due;
+    }
+    await sleep(HIDDEN_PAUSE);
+    return claimReminders(due, true);
+  }
+
+  const remind = shared(async () => {
+    if (!access.session || access.link || gate.resolve || !dueReminders().length) return;
+    const pause = document.hidden ? HIDDEN_PAUSE : UNFOCUSED_PAUSE;
+    if (document.hidden || !document.hasFocus()) await sleep(pause);
+    const due = dueReminders().slice(0, MAXIMUM_LIMIT);
+    const claimed = due.length ? await claimReminders(due) : [];
+    const fresh = claimed.filter(each => !wasShown(each));
+    noteShown(fresh);
+    if (access.leaving || gate.resolve) return;
+    if (fresh.length > SEPARATE_REMINDERS) await showReminders(fresh);
+    else for (const each of fresh) await showReminder(each);
+  });
+
+  const workerOfPage = async () => quietly(() => navigator.serviceWorker.getRegistration(`${root}/`));
+
+  // Returns whether the browser shows a notification. A page without a service worker makes one of its own.
+  async function notify(title, options) {
+    if (globalThis.Notification?.permission !== 'granted') return false;
+    try {
+      const worker = await workerOfPage();
+      if (worker?.active) await worker.showNotification(title, options);
+      else new Notification(title, { ...options, actions: [] }).onclick = () => answerReminder(options.data);
+      return true;
+    } catch {
+      return false; // for instance on Android, without a service worker
+    }
+  }
+
+  async function showReminder({ todo, title, due, at }) {
+    const body = due ? friendlyDue(due).text : clockFormat(at);
+    const snoozes = Object.entries(SNOOZES).map(([name, { short }]) => ({ action: name, title: short }));
+    const actions = [{ action: 'done', title: 'Done' }, ...snoozes];
+    const shown = actions.slice(0, globalThis.Notification?.maxActions ?? 2);
+    const options = { body, tag: `${todo} ${at}`, data: { todo }, requireInteraction: true, actions: shown };
+    if (await notify(title, options)) return;
+    const choices = [{ action: '', title: 'Open' }, ...actions];
+    const acts = Object.fromEntries(choices.map(each => [each.title, () => answerReminder({ ...each, todo })]));
+    showToast(`${title} (${body})`, { acts });
+  }
+
+  async function showReminders(missed) {
+    const title = `${missed.length} reminders`;
+    const titles = missed.map(each => each.title);
+    if (await notify(title, { body: titles.join('\n'), tag: 'missed', data: {} })) return;
+    showToast(`${title}: ${titles.map(quoted).join(', ')}`, { acts: { Show: () => answerReminder({}) } });
+  }
+
+  // A notice is of no use any more after its to-do was changed, on any device.
+  async function closeNotices(todos) {
+    const notices = (await (await workerOfPage())?.getNotifications?.()) ?? [];
+    for (const notice of notices) if (todos.has(notice.data?.todo)) notice.close();
+  }
+
+  // The answer to a notification, from the service worker or a message of the page.
+  async function answerReminder({ action: chosenAct, todo }) {
+    if (!access.session || gate.resolve) return;
+    if (!todo) return visit('#/today');
+    if (!chosenAct) return visit(hashOfTodo({ id: todo }));
+    const read = () => getJson(`/api/todos/${todo}`).catch(error => complain(expected(error).message));
+    const item = itemById(todo) ?? (await read());
+    if (!item || item.completed || refuses(item)) return;
+    if (chosenAct === 'done') await completeTodos([item]);
+    else snooze(item, chosenAct);
+  }
+
+  // A snoozed reminder is a new one at another moment, and takes the place of those that are over.
+  function snooze(item, name) {
+    const moment = SNOOZES[name].moment();
+    const kept = item.reminders.filter(({ at }) => !at || new Date(at) > new Date());
+    const reminders = [...kept.slice(-9), { at: dueOf(dayText(moment), timeText(moment)) }];
+    const words = `Reminding of ${quoted(item.title)}: ${friendlyDue(reminders.at(-1).at).text}`;
+    change('todos', item, { reminders }, words, { offersUndo: true });
+    askToNotify();
+  }
+
+  // Browsers allow the question only after a press or a key.
+  async function askToNotify() {
+    if (globalThis.Notification?.permission !== 'default') return;
+    const answer = await Promise.resolve(Notification.requestPermission()).catch(() => 'denied');
+    const words = 'This browser shows no notifications. Reminders appear here while the page is open.';
+    if (answer === 'denied') showToast(words);
+  }
+
   // ---- Account -----------------------------------------------------------------------------------------
 
   const hasAccount = () => access.session?.kind === 'session';
@@ -20436,6 +20733,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     keep({ items: saved.items.map(withOrder) });
     // The page knows its own batches for certain only after the answers to all commands.
     queue.idle.then(() => want(changes.some(change => !state.ownBatches.has(change.batch)) ? 'all' : 'counts'));
+    closeNotices(new Set(changes.map(({ todo }) => todo)));
   }
 
   // A list was added, removed, or became read-only.
@@ -20486,6 +20784,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // A jump of the clock shows that the computer was asleep.
   function tick() {
     followClock();
+    remind();
     const now = Date.now();
     const isJump = Math.abs(now - live.watched) > 3 * CLOCK_INTERVAL && !document.hidden;
     live.watched = now;
@@ -20889,6 +21188,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function start() {
     listen();
     navigator.serviceWorker?.register(`${root}/worker.js`).catch(() => {}); // some windows forbid it
+    navigator.serviceWorker?.addEventListener('message', ({ data }) => answerReminder(data));
     holdStash();
     if (!location.hash) history.replaceState(null, '', placeOf({}));
     state.view = parseHash(todoOf(location.hash) ? '' : location.hash);
@@ -20970,6 +21270,7 @@ ROUTES = (
     Route("/api/todos/{todo_id}/skip", TodoSkipHandler),
     Route("/api/tags", TagsHandler),
     Route("/api/parents", ParentsHandler),
+    Route("/api/reminders", RemindersHandler),
     Route("/api/statistics", StatisticsHandler),
     Route("/api/lists", ListsHandler),
     Route("/api/lists/{list_id}", ListHandler),
