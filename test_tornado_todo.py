@@ -7747,6 +7747,8 @@ def test_words_of_the_embedding_program_are_not_said_to_be_in_a_language():
         ("There is no such link.", "Nicht gefunden: Link."),
         ("Item 3: There is nothing to undo.", "Eintrag 3: Es gibt nichts rückgängig zu machen."),
         ("Item 3: Item 4: milk", "Eintrag 3: Eintrag 4: milk"),
+        ("Item 1: " * 200, "Eintrag 1: " * 3 + "Item 1: " * 197),
+        ("Item 1: " * 20_000, "Item 1: " * 20_000),
         ("The database is busy. Nothing was changed; try again.",)
         + ("Die Datenbank ist beschäftigt. Nichts wurde geändert; versuche es noch einmal.",),
         ("milk", "milk"),

@@ -3933,7 +3933,7 @@ MAIL_TEXTS = r"""
 """
 
 HOLE = re.compile(r"\{(text|[0-9]?)\}")
-MAX_TRANSLATED = 10_000  # characters of a text that is compared with texts that have holes
+MAX_TRANSLATED = 2000  # characters of a text that is compared with texts that have holes
 
 
 class Wording(NamedTuple):
@@ -3966,23 +3966,22 @@ def fill(text: str, values: Sequence[str]) -> str:
     return HOLE.sub(lambda hole: values[int(hole[1])] if hole[1] else next(following), text)
 
 
-def translated(text: str, language: str) -> str:
+def translated(text: str, language: str, levels: int = 3) -> str:
     """A text in a language. It stays in English if no table has it; an English text with holes keeps them.
 
-    Its holes may be filled. What fills a hole for data is kept; what fills one for a text is translated too.
+    Its holes may be filled. What fills a hole for data is kept; what fills one for a text is translated too,
+    and texts in its holes, down to a number of levels.
     """
-    if language == "en":
+    if language == "en" or levels == 0:
         return text
     exact, with_holes = wordings()
     if row := exact.get(text):
         return row.translations[language]
     for row in with_holes if len(text) <= MAX_TRANSLATED else ():
         if match := row.pattern.fullmatch(text):
-            kinds = HOLE.findall(row.english)
-            filled = [
-                translated(each, language) if kind else each for kind, each in zip(kinds, match.groups(), strict=True)
-            ]
-            return fill(row.translations[language], filled)
+            holes = zip(HOLE.findall(row.english), match.groups(), strict=True)
+            values = [translated(value, language, levels - 1) if kind else value for kind, value in holes]
+            return fill(row.translations[language], values)
     return text
 
 
