@@ -2475,6 +2475,18 @@ QUICK_DUES = {
         "Arzt übermorgen 9 Uhr": ("Arzt", "2026-11-29T09:00:00+01:00"),
         "Fest am 24. Dezember": ("Fest", "2026-12-24"),
         "Fest sexta-feira": ("Fest", IN_A_WEEK),
+        # parts of an hour, and the weekend
+        "Call tomorrow at half past 8": ("Call", "2026-11-28T08:30:00+01:00"),
+        "Call tomorrow half past eleven at night": ("Call", "2026-11-28T23:30:00+01:00"),
+        "Call tomorrow at quarter past nine": ("Call", "2026-11-28T09:15:00+01:00"),
+        "Call tomorrow at a quarter to one": ("Call", "2026-11-28T12:45:00+01:00"),
+        "Mow this weekend": ("Mow", TOMORROW),
+        "Mow on the weekend at 9": ("Mow", NINE),
+        "Plan weekend trip": ("Plan weekend trip", None),
+        "Walk half past the church": ("Walk half past the church", None),
+        "Arzt morgen halb 9 Uhr": ("Arzt", "2026-11-28T08:30:00+01:00"),
+        "10 Downing Street": ("10 Downing Street", None),
+        "Pay yesterday": ("Pay yesterday", None),  # nobody plans for the past
         # what stays as it is
         "tomorrow": ("tomorrow", None),
         "tomorrow 9:00!": ("tomorrow 9:00!", None),
@@ -2548,12 +2560,30 @@ QUICK_DUES = {
         "Kapitel 3.4. lesen": ("Kapitel 3.4. lesen", None),
         "So geht das": ("So geht das", None),
         "Kapitel 15. lesen": ("Kapitel 15. lesen", None),
+        "Arzt morgen halb 9": ("Arzt", "2026-11-28T08:30:00+01:00"),
+        "Arzt morgen um halb neun": ("Arzt", "2026-11-28T08:30:00+01:00"),
+        "Arzt morgen halb neun Uhr abends": ("Arzt", "2026-11-28T20:30:00+01:00"),
+        "Arzt morgen um halb eins": ("Arzt", "2026-11-28T12:30:00+01:00"),
+        "Arzt morgen halb zwölf": ("Arzt", "2026-11-28T11:30:00+01:00"),
+        "Arzt morgen viertel nach 9": ("Arzt", "2026-11-28T09:15:00+01:00"),
+        "Arzt morgen Viertel vor neun": ("Arzt", "2026-11-28T08:45:00+01:00"),
+        "Arzt morgen dreiviertel neun": ("Arzt", "2026-11-28T08:45:00+01:00"),
+        "Arzt morgen halb 25": ("Arzt halb 25", TOMORROW),
+        "Nur halb so viel": ("Nur halb so viel", None),
+        "Ein viertel nach Hause": ("Ein viertel nach Hause", None),
+        "Rasen am Wochenende": ("Rasen", TOMORROW),
+        "Wochenende planen": ("Wochenende planen", None),
+        "Mach das so": ("Mach das so", None),
+        "Sport So": ("Sport", "2026-11-29"),
+        "Sport am so": ("Sport", "2026-11-29"),
+        "Zahlen gestern": ("Zahlen gestern", None),
     },
     "pt-BR": {
         "Pagar hoje": ("Pagar", TODAY),
         "Pagar hoje à noite": ("Pagar", "2026-11-27T20:00:00+01:00"),
         "Pagar amanhã": ("Pagar", TOMORROW),
         "Pagar amanha": ("Pagar", TOMORROW),
+        "Pagar no fim de semana": ("Pagar", TOMORROW),
         "Pagar depois de amanhã": ("Pagar", "2026-11-29"),
         "Pagar na segunda": ("Pagar", MONDAY),
         "Pagar segunda-feira a conta": ("Pagar a conta", MONDAY),
@@ -2594,6 +2624,7 @@ QUICK_DUES = {
         "Cenar esta noche": ("Cenar", "2026-11-27T20:00:00+01:00"),
         "Pagar mañana": ("Pagar", TOMORROW),
         "Pagar pasado mañana": ("Pagar", "2026-11-29"),
+        "Pagar este fin de semana": ("Pagar", TOMORROW),
         "Pagar el lunes": ("Pagar", MONDAY),
         "Pagar el próximo viernes": ("Pagar", IN_A_WEEK),
         "Pagar el viernes que viene": ("Pagar", IN_A_WEEK),
@@ -2639,6 +2670,13 @@ def test_every_word_of_every_language_is_in_a_case():
         for key in words.keys() - named:
             for item in filter(None, language.items[key]):
                 assert re.search(rf"\b(?:{item})", letters), (name, key, item)
+
+
+@pytest.mark.parametrize(("day", "saturday"), [(26, 28), (28, 28), (29, 35)], ids=["Thursday", "Saturday", "Sunday"])
+def test_weekend_begins_on_saturday(day, saturday):
+    now = datetime.datetime(2026, 11, day, 12, tzinfo=FRIDAY.tzinfo)
+    expected = datetime.date(2026, 11, 1) + datetime.timedelta(saturday - 1)
+    assert found_due("Mow this weekend", now=now) == ("Mow", expected.isoformat())
 
 
 DAY_NAMES = {

@@ -2274,7 +2274,7 @@ def smallest_gap(order: float) -> float:
 # The words of each language, without accents: the alternatives of one meaning are separated by |, and meanings of a
 # series by commas. Words after ~ are read only for a reader of the language, since others use them for other things.
 ENGLISH = {
-    "relative": "tonight|this evening,today,tomorrow|~tmr,(?:the )?day after tomorrow",
+    "relative": "tonight|this evening,today,tomorrow|~tmr,(?:the )?day after tomorrow,(?:this|(?:on|at) the) weekend",
     "parts": "(?:in the )?morning,(?:in the )?afternoon,(?:in the |at )?(?:evening|night)",
     "next": "next week,next month,next year",
     "on": "on(?: the)?|by(?: the)?|this|due|until",
@@ -2288,12 +2288,13 @@ ENGLISH = {
     "short_months": "~jan,~feb,~mar,~apr,~may,~june?,~july?,~aug,~sept?,~oct,~nov,~dec",
     "of": "of",
     "in": "in",
-    "numbers": "an?|one,two,three,four,five,six,seven,eight,nine,ten",
+    "numbers": "an?|one,two,three,four,five,six,seven,eight,nine,ten,eleven,twelve",
     "units": "days?,weeks?,months?,years?,hours?|hrs?|h,min(?:ute)?s?",
     "at": "at",
     "noon": "noon|midday",
     "midnight": "midnight",
     "oclock": "o['’]clock",
+    "fractions": ",half past,(?:a )?quarter past,(?:a )?quarter to",
     "half_past": "",
     "every": "every|each",
     "other": "other|second|2nd",
@@ -2312,7 +2313,7 @@ ENGLISH = {
     "from": "~from(?: the)?|starting(?: on)?|not before",
 }
 GERMAN = {
-    "relative": "heute abend,heute,(?<!guten.)(?<!jeden.)(?<!am.)morgen,(?:ue|u)bermorgen",
+    "relative": "heute abend,heute,(?<!guten.)(?<!jeden.)(?<!am.)morgen,(?:ue|u)bermorgen,(?:am|dieses) wochenende",
     "parts": "fr(?:ue|u)h|morgens?|vormittags?,nachmittags?,abends?|nachts?",
     "next": "n(?:ae|a)chste[rn]? woche,n(?:ae|a)chste[nr]? monat,n(?:ae|a)chste[sn]? jahr",
     "on": "am|bis(?: zum)?|diese[nrs]?|kommende[nrs]?|am kommenden|an|den",
@@ -2326,12 +2327,13 @@ GERMAN = {
     "short_months": "~jan,~feb,~mrz|~mar,~apr,~mai,~jun,~jul,~aug,~sept?,~okt,~nov,~dez",
     "of": "des",
     "in": "in",
-    "numbers": "eine[mnrs]?,zwei,drei,vier,f(?:ue|u)nf,sechs,sieben,acht,neun,zehn",
+    "numbers": "eine?[mnrs]?,zwei,drei,vier,f(?:ue|u)nf,sechs,sieben,acht,neun,zehn,elf,zwolf|zwoelf",
     "units": "tag(?:en?)?,wochen?,monat(?:en?)?,jahr(?:en?)?,stunden?|std\\.?|h,minuten?|min\\.?",
     "at": "um|ab|gegen",
     "noon": "mittags?",
     "midnight": "mitternacht",
     "oclock": "uhr",
+    "fractions": "halb,,viertel nach,viertel vor|dreiviertel",
     "half_past": "",
     "every": "jede[nrsm]?|alle",
     "other": "zweite[nrs]?",
@@ -2350,7 +2352,7 @@ GERMAN = {
     "from": "ab(?: dem)?|nicht vor(?: dem)?",
 }
 PORTUGUESE = {
-    "relative": "hoje a noite|~esta noite,hoje,amanha,depois de amanha",
+    "relative": "hoje a noite|~esta noite,hoje,amanha,depois de amanha,(?:no|n?este) fim de semana",
     "parts": "(?:(?:d[ae]|pela) )?manhas?|cedo,(?:(?:a|d[ae]|pela) )?tardes?,(?:(?:a|d[ae]|pela) )?noites?",
     "next": "(?:[nd]a )?(?:proxima semana|semana que vem),(?:no )?(?:proximo mes|mes que vem),"
     "(?:no )?(?:proximo ano|ano que vem)",
@@ -2372,6 +2374,7 @@ PORTUGUESE = {
     "noon": "(?:ao )?meio[- ]dia",
     "midnight": "(?:a )?meia[- ]noite",
     "oclock": "horas",
+    "fractions": "",
     "half_past": "e meia",
     "every": "(?:a )?cada|~todo|~toda|todos os|todas as",
     "other": "segund[oa]",
@@ -2390,7 +2393,7 @@ PORTUGUESE = {
     "from": "a partir d[aeo]|desde(?: [ao])?",
 }
 SPANISH = {
-    "relative": "esta noche,hoy,(?<!la.)manana,pasado manana",
+    "relative": "esta noche,hoy,(?<!la.)manana,pasado manana,(?:el|este) fin de semana",
     "parts": "(?:(?:por|de|en|a) la )?mananas?|temprano,(?:(?:por|de|en|a) la )?tardes?,"
     "(?:(?:por|de|en|a) la )?noches?",
     "next": "(?:la )?(?:proxima semana|semana que viene),(?:el )?(?:proximo mes|mes que viene),"
@@ -2412,6 +2415,7 @@ SPANISH = {
     "noon": "(?:al )?mediodia",
     "midnight": "(?:a )?medianoche",
     "oclock": "horas",
+    "fractions": "",
     "half_past": "y media",
     "every": "cada|todos los|todas las",
     "other": "segund[oa]",
@@ -2452,11 +2456,14 @@ DAY_PHRASE = rf"""(?:
 |%(in)s (?P<number>\d\d?\d?|%(numbers)s) ?(?P<unit>%(units)s)
 )"""
 TIME_PHRASE = r"""(?:(?P<at>%(at)s) )?(?:(?P<noon>%(noon)s)|(?P<midnight>%(midnight)s)
+|(?P<fraction>%(fractions)s) (?P<full_hour>\d\d?|%(numbers)s)(?: %(oclock)s)?
 |(?P<hour>\d\d?)(?:(?P<colon>[:.h])(?P<minute>[0-5]\d))?
 (?: ?(?:(?P<half>[ap])\.?m\.?|(?P<h>hs?)|(?P<oclock>%(oclock)s)))?)
 (?P<half_past> %(half_past)s)?(?: (?!%(relative)s\b)(?P<of_day>%(parts)s))?"""
 # A phrase of another language than the reader's has at least one of these.
-KEY_WORD = "(?:%(relative)s|%(next)s|%(days)s|%(units)s|%(months)s|%(noon)s|%(midnight)s|%(every)s|%(adverbs)s"
+KEY_WORD = (
+    "(?:%(relative)s|%(next)s|%(days)s|%(units)s|%(months)s|%(noon)s|%(midnight)s|%(fractions)s|%(every)s|%(adverbs)s"
+)
 KEY_WORD += "|%(bare_workdays)s|%(plural_days)s|%(until)s|%(times)s|%(remind)s|\\d\\d? ?%(oclock)s)"
 PHRASES = {
     "any_day": ANY_DAY,
@@ -2598,6 +2605,8 @@ KINDS = ("day", "time", "start", "repeat", "reminder", "tag", "priority", "list"
 MINUTES = (1440, 10_080, 0, 0, 60, 1)  # of the `units`; a month has no fixed number
 EVENING = datetime.time(20)
 PART_TIMES = (datetime.time(9), datetime.time(15), EVENING)  # of the `parts` of a day
+FRACTIONS = (-30, 30, 15, -15)  # minutes from the hour, of the `fractions`: German "halb 9" is 8:30
+WEEKEND = 4  # its place in `relative`
 
 
 def clock_in_part(clock: datetime.time, part: datetime.time | None) -> datetime.time:
@@ -2823,6 +2832,8 @@ class QuickAdd:
 
     def _read_relative(self, language: Language, match: re.Match[str]) -> DayTime:
         days = language.place("relative", match["relative"])
+        if days == WEEKEND:
+            return DayTime(self.today + datetime.timedelta((5 - self.today.weekday()) % 7))
         return DayTime(self.today + datetime.timedelta(max(days - 1, 0)), None if days else EVENING)
 
     def _monday(self) -> datetime.date:
@@ -2843,6 +2854,9 @@ class QuickAdd:
         """The next day of this name after today, or that of the next week."""
         number, coming = language.weekday(match["day"] or match["short"]), match["coming"] or match["following"]
         if match["short"] and not (match["on"] or coming or self._ends(match.end())):
+            return None
+        is_adverb = match["short"] == "so" and self.text[self.places[match.start("short")]] == "s"
+        if is_adverb and not (match["on"] or coming):
             return None
         if coming:
             return self._monday() + datetime.timedelta(7 + number)
@@ -2888,6 +2902,14 @@ class QuickAdd:
         minute = int(match["minute"] or (30 if match["half_past"] else 0))
         if match["noon"] or match["midnight"]:
             return (datetime.time(12, minute), 0) if match["noon"] else (datetime.time(0, minute), 1)
+        part = PART_TIMES[language.place("parts", match["of_day"])] if match["of_day"] else None
+        if match["fraction"]:
+            minutes = 60 * language.number(match["full_hour"])
+            if not 60 <= minutes < 24 * 60:
+                return None
+            minutes += FRACTIONS[language.place("fractions", match["fraction"])]
+            minutes += 12 * 60 if minutes < 60 else 0  # half an hour before 1
+            return clock_in_part(datetime.time(*divmod(minutes, 60)), part), 0
         hour, half = int(match["hour"]), match["half"]
         is_at = match["at"] and language.own
         follows = self.letters[: match.start()].rstrip()[-1:] == "\0"
@@ -2898,7 +2920,6 @@ class QuickAdd:
             return None
         if half:
             hour = hour % 12 + (12 if half == "p" else 0)
-        part = PART_TIMES[language.place("parts", match["of_day"])] if match["of_day"] else None
         return clock_in_part(datetime.time(hour % 24, minute), part), hour // 24
 
     def _due(
