@@ -21085,6 +21085,88 @@ async def test_todo_without_a_list_goes_to_the_default_list_and_one_in_the_inbox
     assert lists[BUY] == work["id"] != lists[FEED]
 
 
+# ==== statistics on the page ========================================================================
+
+
+async def show_statistics(page):
+    await open_lists(page)
+    await page.locator(".statistics-link").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("h1")).to_have_text("Statistics")
+
+
+def numbers_in_table(page):
+    """The texts of the rows of the table for screen readers."""
+    rows = "[...document.querySelectorAll('.statistics tr')].map(row => [...row.cells].map(cell => cell.textContent))"
+    return page.evaluate(rows)
+
+
+@SCREENS
+async def test_statistics_are_drawn_and_written_for_screen_readers(browser, accounts_server, width, height):
+    async with signed_in_page(browser, accounts_server, "ann", width, height) as page:
+        ann = await asyncio.to_thread(accounts_server.session, "ann")
+        garden = await asyncio.to_thread(
+            add_list, ann, "A garden with a name that is too long for the screen of a phone"
+        )
+
+        def fill() -> None:
+            for days, count in ((0, 2), (1, 1), (9, 4)):
+                complete_days_ago(accounts_server, ann, days, count)
+            set_settings(ann, first_day="sunday")
+            add(ann, "open"), add(ann, "open", list=garden["id"]), add(ann, "open, too", list=garden["id"])
+
+        await asyncio.to_thread(fill)
+        await show_statistics(page)
+        drawing = page.get_by_role("img", name="7 to-dos in twelve weeks, at most 4 on one day")
+        await expect(drawing).to_be_visible()
+        heights = await drawing.locator("rect").evaluate_all(
+            "bars => bars.map(bar => Number(bar.getAttribute('height')))"
+        )
+        assert len(heights) == 84
+        assert [heights[83 - days] for days in (0, 1, 2, 9)] == [30, 15, 1, 60]
+        head, *weeks = await numbers_in_table(page)
+        assert head[:3] == ["Week from", "Sunday", "Monday"] and 12 <= len(weeks) <= 13
+        assert sum(int(number or 0) for week in weeks for number in week[1:]) == 7
+        assert sum(number != "" for week in weeks for number in week[1:]) == 84
+        await expect(page.locator(".streak").locator("..")).to_have_text("2 days with something completed")
+        places = page.locator(".open-lists a")
+        await expect(places).to_have_text([f"{garden['title']}2", "Inbox1"])
+        await assert_fits(page)
+        await assert_accessible(page)
+        await places.first.click()
+        await expect(page.locator("h1")).to_have_text(garden["title"])
+        await page.go_back()
+        await expect(drawing).to_be_visible()
+
+
+async def test_statistics_follow_what_is_completed_and_opened_again_elsewhere(browser, accounts_server):
+    async with signed_in_page(browser, accounts_server, "ann") as page:
+        await show_statistics(page)
+        await expect(page.locator(".empty-title")).to_have_text("Nothing to count yet")
+        await expect(page.locator(".composer")).to_be_hidden()
+        await assert_accessible(page)
+        ann = await asyncio.to_thread(accounts_server.session, "ann")
+        todo = await asyncio.to_thread(add, ann)
+        await expect(page.locator(".open-lists")).to_have_text("Inbox1")
+        await asyncio.to_thread(complete, ann, todo["id"])
+        await expect(page.get_by_role("img", name="1 to-do in twelve weeks")).to_be_visible()
+        await expect(page.locator(".open-lists")).to_have_count(0)
+        await asyncio.to_thread(change, ann, todo["id"], completed=False)
+        await expect(page.get_by_role("img", name="0 to-dos in twelve weeks")).to_be_visible()
+        await page.locator(".search").fill("garden")
+        await expect(page.locator("h1")).to_have_text("Everything")
+
+
+async def test_statistics_without_the_server_say_that_they_need_it(page):
+    await type_in(page, BUY)
+    await lose_the_server(page)
+    await page.goto(page.server + "/#/statistics")
+    await expect(page.locator(".empty-text")).to_have_text(re.compile("The server"))
+    await expect(page.locator(".todo-list li")).to_have_count(0)
+    await reach_the_server_again_by_the_button(page)
+    await expect(page.locator(".open-lists")).to_have_text("Inbox1")
+
+
 # ==== axe-core ====================================================================================
 
 
@@ -21251,8 +21333,11 @@ def complete_days_ago(server, person: Client, days: int, count: int = 1) -> list
     made = [add(person, f"{days} days ago, {number}") for number in range(count)]
     for todo in made:
         person.patch(f"/api/todos/{todo['id']}", {"completed": True})
-        ago = "UPDATE changes SET at = at - $1 WHERE todo_id = $2"
-        server.sql(ago, days * tornado_todo.DAY, todo["id"])
+        for ago in (
+            "UPDATE changes SET at = at - $1 WHERE todo_id = $2",
+            "UPDATE todos SET completed_at = completed_at - $1 WHERE id = $2",
+        ):
+            server.sql(ago, days * tornado_todo.DAY, todo["id"])
     return made
 
 
@@ -21284,6 +21369,47 @@ def test_statistics_leave_out_what_was_opened_again_or_undone_but_not_what_was_d
     assert completed_days(ann) == {0: 2, 2: 2}
     ann.post("/api/undo")
     assert completed_days(ann) == {0: 1, 2: 2}
+
+
+def test_statistics_count_a_todo_once_and_for_the_user_who_completed_it_last(own_server):
+    ann, bob = own_server.person("ann"), own_server.person("bob")
+    list_id = add_list(ann)["id"]
+    share(ann, list_id, "bob")
+    kept, reopened, taken_over, undone = (add(ann, f"{number}", list=list_id) for number in range(4))
+    assert ann.patch(f"/api/todos?list={list_id}", {"completed": True}).json()["count"] == 4
+    assert ann.patch(f"/api/todos?list={list_id}", {"completed": True}).json()["count"] == 0
+    for todo in (reopened, taken_over):
+        change(bob, todo["id"], completed=False)
+    change(bob, taken_over["id"], completed=True)
+    batch = bob.patch(f"/api/todos/{undone['id']}", {"completed": False}).headers["Change-Batch"]
+    assert completed_days(ann) == {0: 1} and completed_days(bob) == {0: 1}
+    assert undo(bob, batch)["todos"][0]["completed"]
+    assert completed_days(ann) == {0: 2} and completed_days(bob) == {0: 1}
+    unshare(ann, list_id, "bob")
+    todo = add(ann, "repeats", due="2026-11-01", repeat="FREQ=DAILY")
+    for _ in range(2):
+        complete(ann, open_todos(ann)[0]["id"])
+    assert completed_days(ann) == {0: 4} and todo["repeat"]
+
+
+def test_statistics_have_the_open_todos_of_each_list_in_sight(own_server):
+    ann, bob = own_server.person("ann"), own_server.person("bob")
+    lists = {title: add_list(ann, title)["id"] for title in ("few", "many", "none", "archived", "trashed")}
+    shared_id = add_list(bob, "shared")["id"]
+    share(bob, shared_id, "ann", "viewer")
+    for title, count in (("few", 1), ("many", 3), ("archived", 1), ("trashed", 1)):
+        for number in range(count):
+            add(ann, f"{number}", list=lists[title])
+    add(ann, "done", list=lists["few"], completed=True)
+    assert ann.delete(f"/api/todos/{add(ann, 'gone', list=lists['few'])['id']}").status == 204
+    add(bob, "theirs", list=shared_id), add(bob, "theirs, too", list=shared_id)
+    ann.patch(f"/api/lists/{lists['archived']}", {"archived": True})
+    ann.delete(f"/api/lists/{lists['trashed']}")
+    assert ann.get("/api/statistics").json()["lists"] == [
+        {"id": lists["many"], "title": "many", "active": 3},
+        {"id": shared_id, "title": "shared", "active": 2},
+        {"id": lists["few"], "title": "few", "active": 1},
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1858,20 +1858,34 @@ class CompletedDay(msgspec.Struct, frozen=True):
     completed: int
 
 
+class OpenInList(msgspec.Struct, frozen=True):
+    """A list, and the number of its active to-dos."""
+
+    id: str
+    title: str
+    active: int
+
+
 class Statistics(msgspec.Struct, frozen=True):
-    """A user's completed to-dos of the last twelve weeks, and the number of days in a row until today or yesterday."""
+    """A user's completed to-dos of the last twelve weeks, the number of days in a row until today or yesterday, and
+    the active to-dos of each list that has any, the most first.
+    """
 
     days: list[CompletedDay]
     streak: int
+    lists: list[OpenInList]
 
     @classmethod
-    def of(cls, counts: Mapping[int, int], today: int) -> "Statistics":
-        """From the numbers of completed to-dos by day (an ordinal)."""
+    def of(cls, counts: Mapping[int, int], today: int, lists: Iterable[TodoList]) -> "Statistics":
+        """From the numbers of completed to-dos by day (an ordinal), and lists with their counts."""
         last = today if counts.get(today) else today - 1
         streak = next(length for length in itertools.count() if not counts.get(last - length))
         days = range(today - STATISTICS_DAYS + 1, today + 1)
+        active = [OpenInList(each.id, each.title, each.active) for each in lists if each.active]
         return cls(
-            [CompletedDay(datetime.date.fromordinal(day).isoformat(), counts.get(day, 0)) for day in days], streak
+            [CompletedDay(datetime.date.fromordinal(day).isoformat(), counts.get(day, 0)) for day in days],
+            streak,
+            sorted(active, key=lambda each: -each.active),
         )
 
 
@@ -6373,22 +6387,22 @@ class TodoQueries:
         ]
 
     async def completed_days(self, today: int, zone: str) -> dict[int, int]:
-        """How many to-dos the user has completed on each day, by its ordinal; one that was opened again is not counted.
+        """How many to-dos the user has completed on each day, by its ordinal.
 
-        Read from the log of the longest streak that is counted.
+        Read from the log of the longest streak that is counted. A to-do counts once, if it is still completed, by whom
+        it was completed last.
         """
-        done = "CASE WHEN {}_image LIKE '%\"completed\":true%' THEN 1 ELSE 0 END"
-        before, after = done.format("before"), done.format("after")
+        is_done, was_done = (f"{side}_image LIKE '%\"completed\":true%'" for side in ("after", "before"))
         since = "(SELECT revision FROM changes WHERE {0} AND at < $2 ORDER BY revision DESC LIMIT 1)"
+        is_last = "EXISTS (SELECT 1 FROM todos WHERE todos.id = changes.todo_id AND completed_at = changes.at)"
         ways = ("owner_id = $1 AND user_id = $1", "user_id = $1 AND user_id <> owner_id")
         parts = " UNION ALL ".join(
-            f"SELECT revision, todo_id, at, {after} FROM changes WHERE {way} AND todo_id IS NOT NULL"
-            f" AND revision > coalesce({since.format(way)}, 0) AND {before} <> {after}"
+            f"SELECT at FROM changes WHERE {way} AND todo_id IS NOT NULL AND {is_done} AND NOT {was_done} AND {is_last}"
+            f" AND revision > coalesce({since.format(way)}, 0)"
             for way in ways
         )
         rows = await self.fetch(parts, start_of_day(today - MAX_STREAK, zone))
-        days = {todo_id: day_of(at, zone) if is_done else None for _, todo_id, at, is_done in sorted(rows)}
-        return collections.Counter(day for day in days.values() if day is not None)
+        return collections.Counter(day_of(at, zone) for (at,) in rows)
 
     async def own_lists(self) -> list[TodoList]:
         """The caller's own lists except the Inbox, in their order, as they are stored."""
@@ -11323,7 +11337,10 @@ EXAMPLES: dict[Any, Any] = {
     NewListFields: {"title": "Trip to Rome", "day": "2026-12-01"},
     Comment: {"id": EXAMPLE_ID, "author": "ann", "text": "Done.", "created_at": EXAMPLE_TIME},
     CommentFields: {"text": "Done."},
-    Statistics: {"days": [{"day": "2026-11-28", "completed": 3}], "streak": 4},
+    Statistics: {
+        **{"days": [{"day": "2026-11-28", "completed": 3}], "streak": 4},
+        "lists": [{"id": EXAMPLE_ID, "title": "Garden", "active": 2}],
+    },
     Settings: EXAMPLE_SETTINGS,
     UserFields: {"theme": "dark", "first_day": "monday"},
 }
@@ -12450,10 +12467,11 @@ class StatisticsHandler(APIHandler):
     """The caller's completed to-dos."""
 
     async def get(self, *, tz: TimeZone = "") -> Statistics:
-        """Count the to-dos that the caller completed on each day of the last twelve weeks, and the days in a row."""
+        """Count what the caller completed on each day of twelve weeks, the days in a row, and what is open by list."""
         zone = self.user_in(tz).time_zone or "UTC"
         today = day_of(now_milliseconds(), zone)
-        return Statistics.of(await self.queries.completed_days(today, zone), today)
+        counts, lists = await self.queries.completed_days(today, zone), await self.queries.lists(archived=False)
+        return Statistics.of(counts, today, lists)
 
 
 class RemindersHandler(APIHandler):
@@ -13605,6 +13623,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 <!-- Every icon is drawn once here and used by name, so that none needs a request or an inline style. -->
 <svg class="icon-sheet" width="0" height="0" aria-hidden="true" focusable="false">
 {% for name, lines in (
+  ('chart', 'M5 20v-7M12 20V4.5M19 20v-10'),
   ('inbox', 'M4 13.5 6.2 6h11.6L20 13.5V18a1 1 0 0 1-1 1H5a1 1 0 0 1-1-1zM4 13.5h4.5a3.5 3.5 0 0 0 7 0H20'),
   ('today', 'M8.3 12a3.7 3.7 0 1 0 7.4 0 3.7 3.7 0 1 0-7.4 0M12 3.5v2M12 18.5v2M3.5 12h2M18.5 12h2M6 6l1.4 1.4'
             'M16.6 16.6 18 18M18 6l-1.4 1.4M7.4 16.6 6 18'),
@@ -13672,6 +13691,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <div class="sidebar-foot">
       <button class="place row templates-button" data-action="openDialog" data-value=".templates"
               aria-haspopup="dialog">{% raw icon % 'note' %}<span class="place-name">Templates</span></button>
+      <a class="place row statistics-link" data-action="visitPlace" href="#/statistics">{% raw icon % 'chart' %}
+        <span class="place-name">Statistics</span></a>
       <a class="place row trash-link" data-action="visitPlace" href="#/trash">{% raw icon % 'trash' %}
         <span class="place-name">Trash</span></a>
       <button class="place row help-button" data-action="openHelp">{% raw icon % 'help' %}
@@ -13761,6 +13782,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
         <p class="soft">Nothing here is lost yet. Restore it, or delete it for good.</p>
         <ul class="trash-list entries card"></ul>
       </div>
+
+      <div class="statistics stack" hidden></div>
 
       <div class="more" hidden><button class="button" data-action="loadMore">Show more</button></div>
 
@@ -15386,6 +15409,29 @@ dialog {
   }
 }
 
+.statistics {
+  margin-block-start: var(--s4);
+  .card { padding: var(--s4); }
+  .streak { font: 600 var(--large) / 1.25 var(--serif); }
+  a {
+    min-height: var(--low);
+    color: inherit;
+    text-decoration: none;
+  }
+  a:hover { text-decoration: underline; }
+  b { font-variant-numeric: tabular-nums; }
+}
+
+.bars, .bar {
+  display: block;
+  width: 100%;
+  fill: var(--accent);
+  .none { fill: var(--strong); }
+}
+
+.bars { height: calc(1.5 * var(--bar)); }
+.bar { height: var(--s2); }
+
 .secret-line {
   margin-block-start: var(--s2);
   .secret {
@@ -15524,6 +15570,7 @@ dialog {
   .toggle::after, .toggle-all::after { background: CanvasText; }
   .progress::-webkit-progress-value { background: Highlight; }
   .footer { background: Canvas; }
+  .bars, .bar { fill: CanvasText; }
   .selected, :checked + span, [aria-current], [aria-pressed='true'] {
     outline: var(--ring) solid Highlight;
     outline-offset: calc(-1 * var(--ring));
@@ -15717,7 +15764,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (name === 'key') return;
     if (name === 'children') patch(node, value);
     else if (name.startsWith('.')) node.classList.toggle(name.slice(1), Boolean(value));
-    else if (!/-|^(?:role|list|href)$/.test(name)) {
+    else if (!/-|^(?:role|list|href)$/.test(name) && !(node instanceof SVGElement)) {
       if (node[name] !== value || node.localName === 'option') node[name] = value; // without a value, one has its text
     } else if (value === null || value === undefined) node.removeAttribute(name);
     else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
@@ -15728,7 +15775,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function create(view) {
     if (typeof view === 'string') return update(document.createTextNode(''), view);
     const [tag, ...classes] = view.name.split('.');
-    const isDrawing = ['svg', 'use'].includes(tag);
+    const isDrawing = ['svg', 'use', 'rect', 'title'].includes(tag);
     const node = isDrawing ? document.createElementNS('http://www.w3.org/2000/svg', tag) : document.createElement(tag);
     if (classes.length) node.setAttribute('class', classes.join(' '));
     return update(node, view);
@@ -15868,6 +15915,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     revision: null,
     weather: null,
     reminders: [], // those that no device has shown yet: missed ones, and those of the next hours
+    statistics: null, // once they were read
     collections: {}, // the entries of dialogs, by kind
     secret: null, // a new token or link, shown once
   };
@@ -15910,6 +15958,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     byId(draft.items, id) ?? (draft.open?.id === id ? draft.open : byId(draft.subtasks, id));
   const itemById = id => itemIn(state, id);
   const isTrash = () => state.view.kind === 'trash';
+  const isStatistics = () => state.view.kind === 'statistics';
+  const hasRows = () => !isTrash() && !isStatistics();
   const viewNow = () => VIEWS[state.view.kind];
   const filterNow = () => byId(saved.filters, state.view.filter);
   const filterParameters = () => new URLSearchParams(filterNow()?.query);
@@ -16548,6 +16598,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     all: { title: 'Everything', icon: 'all', query: () => ({ start: untilToday() }), has: hasStarted },
     filter: { title: 'Filter', query: filterParameters, isHidden: true }, // it has places of its own
     trash: { title: 'Trash', query: () => ({ deleted: 'true' }), sort: '-updated_at', isHidden: true },
+    statistics: { title: 'Statistics', query: () => ({}), has: () => false, isHidden: true },
   };
 
   const dayTitleFormat = formatter({ weekday: 'long', day: 'numeric', month: 'short' });
@@ -16777,7 +16828,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       places,
       parents,
       trashedLists: isTrash() ? getJson('/api/lists?deleted=true') : [],
-      matching: isFiltered() && !isTrash() ? countMatching() : saved.matching,
+      matching: isFiltered() && hasRows() ? countMatching() : saved.matching,
+      ...(isStatistics() && { statistics: getJson(`/api/statistics${zoneQuery()}`) }),
       ...(!access.link && { viewCounts: countViews(), tags: getJson('/api/tags'), reminders: readReminders() }),
       ...(what === 'all' && readItems(size, parents)),
     };
@@ -16789,6 +16841,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // Reads as many to-dos as are on the screen.
   async function readWindow(size) {
     const { list, kind, filter } = state.view;
+    if (isStatistics()) return { items: [], next: null };
     if (filter && !filterNow()) throw new Problem(404, 'This filter is not there any more.');
     if (kind === 'list' && list !== null && !currentList()) throw new Problem(404, 'This list is not there any more.');
     const page = await getTodos(viewQuery(Math.min(MAXIMUM_LIMIT, size)));
@@ -16880,7 +16933,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const parents = new Map(more.parents.map(each => [each.id, each]));
     Object.assign(saved, { lists, filters, trashedLists, matching, parents });
     if (filterNow()?.query !== query) state.stale = 'all'; // another window has changed it
-    Object.assign(state, { viewCounts, tags, reminders });
+    Object.assign(state, { viewCounts, tags, reminders, statistics: more.statistics ?? state.statistics });
     if (page) {
       const known = new Map(saved.items.map(item => [item.id, item]));
       const isSame = (one, other) => one?.revision === other.revision && one.order === other.order;
@@ -17382,7 +17435,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function createTodo() {
     const typed = oneLine(find('.new-todo').value);
-    if (!typed || isTrash() || isLockedView() || complainOfDate()) return;
+    if (!typed || !hasRows() || isLockedView() || complainOfDate()) return;
     const isRead = quick.answer && quick.asked === JSON.stringify(newRequest());
     const { query, body } = isRead ? { query: '', body: quick.answer.todo } : newRequest({ parse: true });
     if (complainOfTitle(body.title)) return;
@@ -18921,7 +18974,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // ---- Search, sort, tags ------------------------------------------------------------------------------
 
   function goTo(changes, { replace = false } = {}) {
-    const hash = hashOf({ ...state.view, ...changes });
+    const hash = hashOf({ ...state.view, ...(isStatistics() && { kind: 'all' }), ...changes });
     if (!replace) return visit(hash);
     history.replaceState(null, '', hash);
     return followHash();
@@ -18980,6 +19033,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (problem?.status === 401 && access.link)
       return ['This link is no longer valid', 'Ask the sender for a new one.'];
     if (problem) return [problem.status === 401 ? 'Not signed in' : 'Out of reach', problem.message, 'retry'];
+    if (kind === 'statistics' && !state.statistics)
+      return ['Not here yet', 'The server counts. The statistics are shown as soon as it can be reached.'];
+    if (kind === 'statistics')
+      return ['Nothing to count yet', 'Complete a to-do, and this page shows it, day by day.'];
     if (kind === 'trash') {
       return q
         ? ['Nothing found', 'Nothing in the trash has these words.']
@@ -19015,16 +19072,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const total = active + completed;
     const isNarrowed = state.view.q !== '' || state.view.tags.length > 0;
     const hasTrash = state.items.length > 0 || state.trashedLists.length > 0;
-    const isEmpty = state.items.length === 0 && !(isTrash() && hasTrash) && (state.loaded || state.problem !== null);
+    const hasOther = isTrash() ? hasTrash : isStatistics() && hasStatistics();
+    const isEmpty = state.items.length === 0 && !hasOther && (state.loaded || state.problem !== null);
     if (!state.away && !queue.jobs.length) state.hasKept = false;
     if (currentList()) shownList = currentList();
     return {
       list: currentList(), item: state.open, active, completed, capped, total, changeable, hasTrash,
       canChange: changeable.active + changeable.completed > 0,
       // A search that finds nothing isn't an empty list; its filters must stay in reach.
-      hasTodos: total > 0 || state.items.length > 0 || (isNarrowed && state.view.show !== 'all'),
+      hasTodos: hasRows() && (total > 0 || state.items.length > 0 || (isNarrowed && state.view.show !== 'all')),
       isEmpty, empty: isEmpty ? emptyWords() : [],
-      hasComposer: !isTrash() && !isLockedView(),
+      hasComposer: hasRows() && !isLockedView(),
       isFixed: state.open !== null && isLocked(state.open),
       session: access.session ?? {},
     };
@@ -19061,6 +19119,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.templates-button': () => ({ hidden: access.link !== null }),
     '.tag-places': () => ({ children: access.link ? [] : tagPlaces() }),
     '.trash-link': () => ({ 'aria-current': isTrash() ? 'page' : null }),
+    '.statistics-link': () => ({ 'aria-current': isStatistics() ? 'page' : null, hidden: access.link !== null }),
+    '.statistics': ({ isEmpty }) => {
+      const isShown = isStatistics() && state.statistics !== null && !isEmpty;
+      return { hidden: !isShown, children: isShown ? statisticsView(state.statistics) : [] };
+    },
     '.account-button, .account-of, .account :is(.sessions-part, .tokens-part, .password-part, .delete-form, .sign-out)':
       () => ({ hidden: !hasAccount() }),
     '.account-name': ({ session }) => ({ children: [hasAccount() ? session.user : 'Settings'] }),
@@ -19115,7 +19178,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ),
     '.own-lists': () => ({ hidden: !state.hasOwnLists }),
     '.progress': ({ completed, total }) => ({
-      hidden: isTrash() || isFiltered() || completed === 0,
+      hidden: !hasRows() || isFiltered() || completed === 0,
       max: Math.max(1, total),
       value: completed,
       'aria-valuetext': `${completed} of ${total} completed`,
@@ -19124,8 +19187,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.understood': () => ({ children: quickChips() }),
     '.search': () => ({ value: document.activeElement === find('.search') ? find('.search').value : state.view.q }),
     '.active-filters': () => ({ children: activeFilters() }),
-    '.main': ({ hasTodos }) => ({ hidden: isTrash() || !hasTodos }),
-    '.footer': ({ hasTodos }) => ({ hidden: isTrash() || !hasTodos || state.selected.size > 0 }),
+    '.main': ({ hasTodos }) => ({ hidden: !hasTodos }),
+    '.footer': ({ hasTodos }) => ({ hidden: !hasTodos || state.selected.size > 0 }),
     '.selection': () => ({ hidden: state.selected.size === 0 }),
     '.selection-count': () => ({ children: [`${state.selected.size} selected`] }),
     '.select-complete': () => ({
@@ -19328,6 +19391,90 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (document.activeElement === focused) return;
     if (focused.isConnected) focused.focus({ preventScroll: true });
     else if (!row || !focusIn(rowOf(row.dataset.id) ?? shownRows().slice(0, place + 1).at(-1))) focusStart();
+  }
+
+  // ---- Statistics --------------------------------------------------------------------------------------
+
+  const BARS = { width: 3, step: 4, gap: 3, height: 60 }; // in units of the drawing; the gap is between weeks
+
+  function hasStatistics() {
+    const { days = [], lists = [] } = state.statistics ?? {};
+    return lists.length > 0 || days.some(({ completed }) => completed > 0);
+  }
+
+  const weekdayOf = day => WEEKDAYS[(midnightOf(day).getDay() + 6) % 7];
+
+  // The days in weeks that begin on the user's day: the first and the last one may be incomplete.
+  function weeksOf(days) {
+    const weeks = [];
+    for (const each of days) {
+      if (!weeks.length || weekdayOf(each.day) === week()[0]) weeks.push([]);
+      weeks.at(-1).push(each);
+    }
+    return weeks;
+  }
+
+  // A day without any is a point on the ground.
+  function daysDrawing(days, label) {
+    const { width, step, gap, height } = BARS;
+    const most = Math.max(...days.map(({ completed }) => completed), 1);
+    const weeks = weeksOf(days);
+    let x = -gap;
+    const bar = ({ day, completed }) => {
+      const size = Math.max(1, (completed / most) * height);
+      const place = { x, y: height - size, width, height: size };
+      x += step;
+      return h('rect', { '.none': !completed, ...place },
+        h('title', {}, `${dayTitleFormat(midnightOf(day))}: ${completed}`));
+    };
+    const bars = weeks.flatMap(ofWeek => {
+      x += gap;
+      return ofWeek.map(bar);
+    });
+    const viewBox = `0 0 ${x} ${height}`;
+    return h('svg.bars', { role: 'img', 'aria-label': label, viewBox, preserveAspectRatio: 'none' }, bars);
+  }
+
+  // The same numbers for screen readers: a row for each week.
+  function daysTable(days) {
+    const row = ofWeek => {
+      const counts = new Map(ofWeek.map(({ day, completed }) => [weekdayOf(day), completed]));
+      const cells = week().map(code => h('td', {}, String(counts.get(code) ?? '')));
+      return h('tr', {}, h('th', { scope: 'row' }, dayFormat(midnightOf(ofWeek[0].day))), cells);
+    };
+    const names = week().map(code => h('th', { scope: 'col' }, weekdayName(code)));
+    return h('div.hidden-words', {}, h('table', {},
+      h('caption', {}, 'Completed to-dos by day'),
+      h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'Week from'), names)),
+      h('tbody', {}, weeksOf(days).map(row))));
+  }
+
+  function openRow({ id, title, active }, most) {
+    return h('li', { key: id },
+      h('a.row.apart', { href: hashOfList(id) }, h('span', { dir: 'auto' }, title), h('b', {}, String(active))),
+      h('svg.bar', { 'aria-hidden': 'true', viewBox: '0 0 100 4', preserveAspectRatio: 'none' },
+        h('rect', { x: 0, y: 0, width: (100 * active) / most, height: 4 })));
+  }
+
+  function statisticsView({ days, streak, lists }) {
+    const total = sum(days, 'completed');
+    const most = Math.max(...days.map(({ completed }) => completed));
+    const words = `${todosText(total)} in twelve weeks, at most ${most} on one day`;
+    return [
+      h('section.card.stack', {},
+        h('h2', {}, 'Completed'),
+        h('p.soft', {}, `${words}.`),
+        daysDrawing(days, `Completed to-dos by day: ${words}`),
+        h('p.row.apart.soft', { 'aria-hidden': 'true' },
+          h('span', {}, dayFormat(midnightOf(days[0].day))), h('span', {}, 'Today')),
+        daysTable(days)),
+      h('section.card.stack', {},
+        h('h2', {}, 'Days in a row'),
+        h('p', {}, h('b.streak', {}, String(streak)), ` ${streak === 1 ? 'day' : 'days'} with something completed`)),
+      lists.length > 0 && h('section.card.stack', {},
+        h('h2', {}, 'Open by list'),
+        h('ul.open-lists.stack', {}, lists.map(each => openRow(each, lists[0].active)))),
+    ];
   }
 
   // ---- Trash -------------------------------------------------------------------------------------------
