@@ -3087,6 +3087,23 @@ def test_lines_of_an_array_are_each_read(client):
     assert undo(client, batch)["count"] == 2
 
 
+@pytest.mark.parametrize(
+    ("written", "zone", "text", "due"),
+    [
+        ("2026-11-27T09:30:00Z", "UTC", "Pay tomorrow", "2026-11-28"),
+        ("2026-11-27T23:30:00.250Z", "Europe/Berlin", "Pay tomorrow", "2026-11-29"),
+        ("2026-11-27T23:30:00-05:00", "America/New_York", "Pay on monday at 9:00", "2026-11-30T09:00:00-05:00"),
+        ("2024-02-28T10:00:00Z", "UTC", "Pay tomorrow", "2024-02-29"),
+        ("2026-11-27T10:00:30Z", "UTC", "Pay in 2 hours", "2026-11-27T12:00:00Z"),
+    ],
+)
+def test_days_of_a_line_count_from_when_it_was_written(client, written, zone, text, due):
+    query = f"?tz={zone}&written={urllib.parse.quote(written)}"
+    assert quick_add(client, text, query)["due"] == due
+    made = client.put(f"/api/todos/{tornado_todo.uuid7()}{query}&parse=true", {"title": text}).json()
+    assert (made["title"], made["due"]) == ("Pay", due)
+
+
 def test_repeated_quick_add_with_a_key_is_the_first_one(client):
     key = {"Idempotency_Key": "one"}
     first = client.post("/api/todos?parse=true", {"title": "Pay tomorrow"}, **key)
@@ -3103,6 +3120,10 @@ def test_repeated_quick_add_with_a_key_is_the_first_one(client):
         ("/api/parse?keep=", 400, "keep"),
         ("/api/parse?parse=true", 400, "parse"),
         ("/api/parse?tz=Nowhere", 422, "tz"),
+        ("/api/parse?written=yesterday", 400, "written"),
+        ("/api/parse?written=2026-02-30T10:00:00Z", 400, "written"),
+        ("/api/parse?written=0001-01-01T00:00:00%2B14:00", 400, "written"),
+        ("/api/parse?written=9999-12-31T00:00:00Z", 400, "written"),
     ],
 )
 def test_invalid_parameters_of_quick_add_are_refused(shared, path, status, field):
@@ -21596,6 +21617,27 @@ async def test_what_is_done_without_the_server_survives_the_page_and_is_sent_onc
         assert todos[FEED]["completed"] and todos[BUY]["notes"] == "the soft one"
         actions = [change["action"] for change in client.get("/api/changes").json()["changes"]]
         assert sorted(actions) == ["create"] * 4 + ["delete"] + ["update"] * 2
+
+
+@pytest.mark.parametrize("device", [0, -3 * DAY], ids=["right clock", "slow clock"])
+async def test_a_line_written_without_the_server_counts_its_days_from_then(installed, outage, monkeypatch, device):
+    page = installed
+    await page.clock.set_system_time(time.time() + device / 1000)
+    await type_in(page, BUY)
+    outage.stop()
+    await page.locator(".new-todo").fill("call mum tomorrow")
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".banner")).to_contain_text("1 change is kept here")
+    written = tornado_todo.now_milliseconds()
+    monkeypatch.setattr(tornado_todo, "now_milliseconds", lambda: written + 2 * DAY)
+    outage.start()
+    await expect(page.locator(".banner")).to_be_hidden()
+    await settled(page)
+    with Client(outage.url) as client:
+        (todo,) = (each for each in client.get("/api/todos").json() if each["title"] != BUY)
+        zone = await page.evaluate("Intl.DateTimeFormat().resolvedOptions().timeZone")
+        tomorrow = tornado_todo.day_of(written, zone) + 1
+        assert (todo["title"], todo["due"]) == ("call mum", datetime.date.fromordinal(tomorrow).isoformat())
 
 
 async def test_an_act_that_is_not_sent_yet_is_undone_without_the_server(installed, outage):

@@ -1040,6 +1040,14 @@ def parse_date_time(text: str) -> datetime.datetime:
     return datetime.datetime.fromisoformat(whole_seconds.replace("Z", "+00:00"))
 
 
+def read_moment(text: str) -> int:
+    """A time with an offset, in epoch milliseconds, from which days can be counted. Raises ValueError."""
+    with contextlib.suppress(ValueError):
+        if DATE_TIME.fullmatch(text) and 1970 < (moment := parse_date_time(text)).year < 9000:
+            return (moment - EPOCH) // MILLISECOND
+    raise ValueError("must be a time like 2026-11-22T14:00:00+01:00, after the year 1970")
+
+
 def clean_due(due: str | None) -> str | None:
     """A due date (2026-11-22) or time with an offset (2026-11-22T14:00:00+01:00), in canonical form."""
     if due is None:
@@ -3698,6 +3706,10 @@ must be a date like 2026-11-22
   de muss ein Datum wie 2026-11-22 sein
   pt deve ser uma data como 2026-11-22
   es debe ser una fecha como 2026-11-22
+must be a time like 2026-11-22T14:00:00+01:00, after the year 1970
+  de muss eine Zeit wie 2026-11-22T14:00:00+01:00 sein, nach dem Jahr 1970
+  pt tem de ser uma hora como 2026-11-22T14:00:00+01:00, depois do ano 1970
+  es debe ser una hora como 2026-11-22T14:00:00+01:00, después del año 1970
 must be a date like 2026-11-22, or a time like 2026-11-22T14:00:00+01:00
   de muss ein Datum wie 2026-11-22 oder eine Zeit wie 2026-11-22T14:00:00+01:00 sein
   pt deve ser uma data como 2026-11-22 ou uma hora como 2026-11-22T14:00:00+01:00
@@ -12067,6 +12079,10 @@ TimeZone = Annotated[
         functools.partial(cleaned, clean_zone, field="tz"),
     ),
 ]
+Written = Annotated[
+    int | None,
+    Parameter("when the title was written, from which days count; now without it", TEXT, EXAMPLE_TIME, read_moment),
+]
 AcceptLanguage = Annotated[
     str, Parameter("whose words are read, and whether 3/4 is in March", example="de", header="Accept-Language")
 ]
@@ -12119,6 +12135,7 @@ class Parsing(TypedDict, total=False):
 
     keep: Keep
     tz: TimeZone
+    written: Written
     accept_language: AcceptLanguage
 
 
@@ -12249,10 +12266,16 @@ class ParsingHandler(APIHandler):
     """The base of the handlers that read words of titles."""
 
     async def parsed(
-        self, items: Sequence[Body], keep: Sequence[Any] = (), tz: str = "", accept_language: str = ""
+        self,
+        items: Sequence[Body],
+        keep: Sequence[Any] = (),
+        tz: str = "",
+        written: int | None = None,
+        accept_language: str = "",
     ) -> list[tuple[Body, list[Span]]]:
         """For new to-dos the fields, for which titles may have words, and those parts of the titles."""
-        now = (EPOCH + now_milliseconds() * MILLISECOND).astimezone(zone_named(tz or self.user.time_zone or "UTC"))
+        moment = EPOCH + (now_milliseconds() if written is None else written) * MILLISECOND
+        now = moment.astimezone(zone_named(tz or self.user.time_zone or "UTC"))
         lists = await self.queries.writable_lists() if any("*" in item["title"] for item in items) else {}
         reader = Reader(*read_language(accept_language), now)
         parsed = []
@@ -16211,12 +16234,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const response = await fetchInTime(root + path, options, patience);
     const isOurs = response.status === 204 || response.headers.get('Content-Type')?.includes('json');
     if (response.ok && !isOurs) throw new Problem(0, 'The network answers for the server. It may want a sign-in.');
+    clockLead = Date.parse(response.headers.get('Date')) - Date.now() || clockLead;
     if (response.ok) return response;
     const problem = await problemOf(response);
     // A wrong password is reported at its field, or when signing in; any other 401 is the end of the session.
     if (problem.status === 401 && !problem.errors.length && path !== '/api/session') noteSignedOut();
     throw problem;
   }
+
+  // A line that is read on arrival counts its days from this moment, and a device may have a wrong clock.
+  let clockLead = 0; // ms by which the server's is ahead
+  const serverNow = () => new Date(Date.now() + clockLead).toISOString();
 
   const requests = new Set();
 
@@ -17437,7 +17465,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const typed = oneLine(find('.new-todo').value);
     if (!typed || !hasRows() || isLockedView() || complainOfDate()) return;
     const isRead = quick.answer && quick.asked === JSON.stringify(newRequest());
-    const { query, body } = isRead ? { query: '', body: quick.answer.todo } : newRequest({ parse: true });
+    const onArrival = { parse: true, written: serverNow() };
+    const { query, body } = isRead ? { query: '', body: quick.answer.todo } : newRequest(onArrival);
     if (complainOfTitle(body.title)) return;
     for (const name of ['.new-todo', '.new-due', '.new-tags']) empty(find(name));
     find('.new-priority').value = '0';
