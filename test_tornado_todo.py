@@ -18,6 +18,7 @@ import base64
 import collections
 import concurrent.futures
 import contextlib
+import csv
 import dataclasses
 import datetime
 import email.utils
@@ -2921,6 +2922,38 @@ def test_the_line_of_the_readme_becomes_all_of_its_fields():
         ("day", "tomorrow"), ("time", "9:00"), ("tag", "#home"), ("priority", "!1"), ("list", "*Household"),
         ("repeat", "every month"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first_day", "today", "text", "expected"),
+    [
+        (0, 27, "next week", "11-30"), (6, 27, "next week", "11-30"), (5, 27, "next week", "11-30"),
+        (0, 29, "next week", "11-30"), (6, 29, "next week", "12-07"), (5, 28, "next week", "12-07"),
+        (0, 27, "next sunday", "12-06"), (6, 27, "next sunday", "11-29"), (5, 27, "next sunday", "11-29"),
+        (0, 27, "sunday next week", "12-06"), (6, 29, "next saturday", "12-12"), (5, 28, "next saturday", "12-05"),
+        (6, 27, "sunday", "11-29"), (6, 27, "in 2 weeks", "12-11"), (5, 27, "next month", "12-01"),
+    ],
+)  # fmt: skip
+def test_next_week_begins_on_the_readers_first_day(first_day, today, text, expected):
+    now = FRIDAY.replace(day=today)
+    reader = tornado_todo.Reader("en", False, now, first_day)
+    fields, _ = tornado_todo.parse_title({"title": f"Call {text}"}, reader, {})
+    assert fields == {"title": "Call", "due": f"2026-{expected}"}
+
+
+def test_quick_add_knows_the_week_and_the_language_of_the_account(client):
+    sunday = datetime.datetime.now(datetime.UTC).date()
+    sunday -= datetime.timedelta((sunday.weekday() + 1) % 7)  # of this week, if it begins on a Sunday
+
+    def due(title: str, **headers: str) -> str | None:
+        return client.post("/api/parse", {"title": title}, **headers).json()["todo"].get("due")
+
+    monday_based = due("Call next sunday")
+    set_settings(client, first_day="sunday")
+    assert due("Call next sunday") == str(sunday + datetime.timedelta(7)) != monday_based
+    assert due("Treffen mi") is None
+    set_settings(client, language="de")
+    assert due("Treffen mi") and due("Treffen mi", Accept_Language="en") is None
 
 
 def test_phrases_can_be_left_as_text_by_kind_or_by_place():
@@ -12392,6 +12425,31 @@ def test_an_export_has_everything_of_ones_own_and_nothing_else(engines_of_all):
         assert sorted(todo["id"] for todo in whole["todos"]) == sorted(todo["id"] for todo in mine)
         assert next(todo for todo in whole["todos"] if todo["title"] == "0")["notes"] == "n"
         assert whole["documents"] == [{"name": "one", "document": {"x": 1}}]
+
+
+def test_table_of_an_export_has_each_todo_of_ones_own_outside_the_trash(engines_of_all):
+    with served(engines_of_all) as server:
+        ann, bob = server.person("ann"), server.person("bob")
+        others, dead = add_list(bob, PRIVATE)["id"], add_list(ann, "dead")["id"]
+        share(bob, others, "ann")
+        add(ann, PRIVATE, list=others), add(ann, PRIVATE, list=dead), ann.delete(f"/api/lists/{dead}")
+        ann.delete(f"/api/todos/{add(ann, PRIVATE)['id']}")
+        tags, notes = ["a", "é漢😀"], 'one "line",\nanother; line'
+        odd = add(ann, '=HYPERLINK("x")', notes=notes, tags=tags, due="2026-12-01", priority=2)
+        add(ann, "plain", list=add_list(ann, "@work")["id"], order=-3, reminders=[{"before": 30}], completed=True)
+        answer = ann.get("/api/export?format=csv")
+        assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+        assert answer.headers["Content-Disposition"] == 'attachment; filename="todos.csv"'
+        assert answer.body.startswith(b"\xef\xbb\xbfid,list,title,") and answer.body.count(b"\r\n") == 3
+        lines = answer.body.decode("utf-8-sig").splitlines(keepends=True)
+        first, second = csv.DictReader(lines)
+        assert {name: first[name] for name in ("id", "title", "notes", "tags", "due", "priority", "list")} == {
+            **{"id": odd["id"], "title": "'" + odd["title"], "notes": notes, "tags": "a, é漢😀"},
+            **{"due": "2026-12-01", "priority": "2", "list": "Inbox"},
+        }
+        assert [second[name] for name in ("list", "order", "completed", "due")] == ["'@work", "-3.0", "true", ""]
+        assert json.loads(second["reminders"]) == [{"before": 30}]
+        assert_problem(ann.get("/api/export?format=xls"), 400, "format")
 
 
 def add_hundreds(client: Client, count: int, **fields) -> None:

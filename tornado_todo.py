@@ -51,6 +51,7 @@ import bisect
 import collections
 import concurrent.futures
 import contextlib
+import csv
 import dataclasses
 import datetime
 import errno
@@ -1586,6 +1587,9 @@ def optional(clean: Callable[[str], str]) -> Callable[[str | None], str | None]:
     return lambda text: clean(text) if text else None
 
 
+FIRST_DAYS = {"monday": 0, "sunday": 6, "saturday": 5}
+
+
 class Settings(msgspec.Struct, kw_only=True, frozen=True):
     """A user's settings, one field each. Null is the default of each device, unless its help says otherwise."""
 
@@ -2599,11 +2603,14 @@ def nearest_date(year: int | None, month: int, day: int, today: datetime.date) -
 
 
 class Reader(NamedTuple):
-    """The reader of a line: their language, whether 3/4 is in March for them, and the present time in their zone."""
+    """The reader of a line: their language, whether 3/4 is in March for them, the present time in their zone, and
+    the first day of their week.
+    """
 
     language: str
     month_first: bool
     now: datetime.datetime
+    first_day: int = 0  # of their week, from 0 for Monday
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -2858,14 +2865,16 @@ class QuickAdd:
             return DayTime(self.today + datetime.timedelta((5 - self.today.weekday()) % 7))
         return DayTime(self.today + datetime.timedelta(max(days - 1, 0)), None if days else EVENING)
 
-    def _monday(self) -> datetime.date:
-        return self.today - datetime.timedelta(self.today.weekday())
+    def _in_next_week(self, weekday: int) -> datetime.date:
+        """A day of the next week, by its number from 0 for Monday."""
+        passed, ahead = (self.today.weekday() - self.reader.first_day) % 7, (weekday - self.reader.first_day) % 7
+        return self.today + datetime.timedelta(7 - passed + ahead)
 
     def _read_next(self, language: Language, match: re.Match[str]) -> datetime.date | None:
-        """The first day of the next week, month or year, or a day of the next week."""
+        """The Monday or a named day of the next week, or the first day of the next month or year."""
         unit, day = language.place("next", match["next"]), match["day_before"] or match["day_after"]
         if unit == 0:
-            return self._monday() + datetime.timedelta(7 + (language.weekday(day) if day else 0))
+            return self._in_next_week(language.weekday(day) if day else 0)
         if day:
             return None
         return datetime.date(
@@ -2881,7 +2890,7 @@ class QuickAdd:
         if is_adverb and not (match["on"] or coming):
             return None
         if coming:
-            return self._monday() + datetime.timedelta(7 + number)
+            return self._in_next_week(number)
         return self.today + datetime.timedelta((number - self.today.weekday() - 1) % 7 + 1)
 
     def _read_interval(self, language: Language, match: re.Match[str]) -> datetime.date | DayTime:
@@ -12277,7 +12286,9 @@ class ParsingHandler(APIHandler):
         moment = EPOCH + (now_milliseconds() if written is None else written) * MILLISECOND
         now = moment.astimezone(zone_named(tz or self.user.time_zone or "UTC"))
         lists = await self.queries.writable_lists() if any("*" in item["title"] for item in items) else {}
-        reader = Reader(*read_language(accept_language), now)
+        settings = self.user.settings
+        first_day = FIRST_DAYS[settings.first_day or "monday"]
+        reader = Reader(*read_language(accept_language or settings.language or ""), now, first_day)
         parsed = []
         for item in items:
             parsed.append(parse_title(item, reader, lists, keep))
@@ -13192,24 +13203,56 @@ class Export(msgspec.Struct, frozen=True):
     documents: list[dict[str, Any]]
 
 
+ExportFormat = Annotated[
+    str, Parameter("`json` for everything, or `csv` for a table of the to-dos", {"enum": ["json", "csv"]}, "csv")
+]
+
+
+def table_cell(value: Any) -> str:
+    """The text of a field in a table. An apostrophe keeps spreadsheets from taking a text for a formula."""
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        value = ", ".join(value)
+    text = value if isinstance(value, str) else "" if value in (None, []) else msgspec.json.encode(value).decode()
+    return f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
 class ExportHandler(APIHandler):
     """Everything that belongs to the caller."""
 
-    async def get(self) -> Response[Export]:
-        """Download settings, lists, to-dos with their comments, the trash and documents as one JSON file."""
-        self.headers["Content-Disposition"] = 'attachment; filename="todos.json"'
+    async def get(self, *, format: ExportFormat = "json") -> Response[Export]:
+        """Download everything, with the trash, as one JSON file, or the to-dos outside the trash as a table (CSV)."""
+        self.headers["Content-Disposition"] = f'attachment; filename="todos.{format}"'
+        media_type = "application/json" if format == "json" else "text/csv; charset=utf-8"
         # The file is complete before it is sent, so that a slow reader keeps no transaction open.
         file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_BODY)  # noqa: SIM115  # closed when it has been sent
         if self.request.method == "HEAD":
-            return Response(FileBody(file, None), "application/json")
+            return Response(FileBody(file, None), media_type)
         try:
-            await self._write(file)
+            await (self._write(file) if format == "json" else self._write_table(file))
         except BaseException:
             file.close()
             raise
         size = file.tell()
         file.seek(0)
-        return Response(FileBody(file, size), "application/json")
+        return Response(FileBody(file, size), media_type)
+
+    async def _write_table(self, file: IO[bytes]) -> None:
+        """Write a row for each to-do outside the trash (RFC 4180), with the title of its list."""
+        text = io.TextIOWrapper(file, "utf-8-sig", newline="")  # without a BOM, Excel would take it for another coding
+        rows = csv.writer(text)
+        rows.writerow(TODO_FIELDS)
+
+        async def write(source: Source) -> None:
+            queries = TodoQueries(source, self.user)
+            titles = {each.id: each.title for each in await queries.lists()}
+            async for page in self._todos(queries):
+                for todo in page:
+                    if todo.list in titles and not todo.deleted_at:
+                        named = msgspec.structs.replace(todo, list=titles[todo.list])
+                        rows.writerow([table_cell(getattr(named, name)) for name in TODO_FIELDS])
+
+        await self.services.database.snapshot(write)
+        text.detach()
 
     async def _write(self, file: IO[bytes]) -> None:
         head = {"format": "tornado_todo", "version": 1, "user": self.user.name, "settings": self.user.settings}
@@ -14045,8 +14088,10 @@ PAGE_HTML = r"""<!DOCTYPE html>
     </form>
   </details>
   {% raw part('data', 'Your data') %}
-    <p class="soft">Everything you have here, in one file.</p>
-    <a class="button export-link" href="{{ base }}/api/export" download>Download everything</a>
+    <p class="soft">Everything you have here in one file, or the to-dos as a table for a spreadsheet (CSV).</p>
+    <div class="row wrap">
+      <a class="button export-link" href="{{ base }}/api/export" download>Download everything</a>
+      <a class="button" href="{{ base }}/api/export?format=csv" download>Download a table</a></div>
     <form class="delete-form" data-action="deleteAccount" method="post" novalidate>
       <h3>Delete the account</h3>
       <p class="soft">The account goes with all its lists, to-dos, history, tokens and links, for you and for everybody
