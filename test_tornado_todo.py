@@ -16578,7 +16578,7 @@ async def test_pasted_lines_take_the_fields_of_the_view(page):
 
 async def test_pasted_lines_that_cannot_be_added_are_refused(page):
     await paste(page, "\n".join(f"line {number}" for number in range(1001)))
-    await expect(page.locator(".toast")).to_contain_text("These are 1001 lines. At most 1000")
+    await expect(page.locator(".toast")).to_contain_text("These are 1,001 lines. At most 1,000")
     await expect(page.locator(".new-todo")).to_have_value("")
 
     async def refuse_all(route):

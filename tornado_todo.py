@@ -13629,7 +13629,7 @@ class PrefixHandler(Handler):
 
 PAGE_HTML = r"""<!DOCTYPE html>
 {% set icon = '<svg class="icon" aria-hidden="true"><use href="#icon-%s"/></svg>' %}
-{% set brand = icon % 'funnel' + '<b>tornado <em>todo</em></b>' %}
+{% set brand = icon % 'funnel' + '<b translate="no">tornado <em>todo</em></b>' %}
 {% set tool = lambda kind, action, label, drawing, more='': (
   '<button class="icon-button %s" data-action="%s" aria-label="%s" %s>%s</button>'
   % (kind, action, label, more, icon % drawing)) %}
@@ -13654,8 +13654,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
      hint and '<p class="soft" id="%s-hint">%s</p>' % (id, hint))) %}
 {% set password = lambda id, label, name='password', kind='current', hint='': (
   field(id, label, 'name="%s" type="password" autocomplete="%s-password" required' % (name, kind), hint,
-        box='<div class="password-box">%s<button class="show-password" type="button" data-action="showPassword">Show'
-            '<span class="hidden-words"> the password</span></button></div>')) %}
+        box='<div class="password-box">%s<button class="show-password" type="button" data-action="showPassword"'
+            ' aria-label="Show the password">Show</button></div>')) %}
 {% set choose = lambda id, label, attributes, choices=dict(), kind='': (
   '<div class="field %s"><label for="%s">%s</label><select id="%s" %s>%s</select></div>'
   % (kind, id, label, id, attributes, options(choices))) %}
@@ -13881,7 +13881,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
       </div>
 
       <footer class="footer soft" hidden>
-        <span class="todo-count"><strong>0</strong> items left</span>
+        <span class="todo-count"></span>
         <ul class="filters segments" aria-label="Show">
           {% for show, words in (('all', 'All'), ('active', 'Active'), ('completed', 'Completed')) %}
           <li><a data-show="{{ show }}" href="#/">{{ words }}</a></li>{% end %}
@@ -14176,13 +14176,13 @@ PAGE_HTML = r"""<!DOCTYPE html>
   <dl class="keys"></dl>
   <p class="choice row">
     <input id="single-keys" class="single-keys" data-action="chooseSingleKeys" type="checkbox">
-    <label for="single-keys">Single-key shortcuts (<kbd>n</kbd> <kbd>/</kbd> <kbd>1</kbd> …)</label></p>
+    <label for="single-keys"><span>Single-key shortcuts</span> (<kbd>n</kbd> <kbd>/</kbd> <kbd>1</kbd> …)</label></p>
   <div class="dialog-buttons row wrap">
     <button class="button solid help-close" data-action="closeDialog">Close</button></div>
 </dialog>
 
 <noscript><p class="no-script">This page needs JavaScript. The same to-dos are at
-  <a href="{{ base }}/api/todos">{{ base }}/api/todos</a>.</p></noscript>
+  <a href="{{ base }}/api/todos" translate="no">{{ base }}/api/todos</a>.</p></noscript>
 </body>
 </html>
 """
@@ -15711,12 +15711,45 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const HIDDEN_PAUSE = 2000; // for which a hidden window leaves a reminder to one that the user sees
   const UNFOCUSED_PAUSE = 500;
   const WEATHER_INTERVAL = 15 * 60 * 1000;
-  const PRIORITIES = ['None', 'Low', 'Medium', 'High'];
-  const ROLES = { viewer: 'read', editor: 'change to-dos' };
   const isApple = /Mac|iPhone|iPad/.test(navigator.platform);
   const narrowScreen = matchMedia('(max-width: 899px)');
   const coveringDetail = matchMedia('(max-width: 719px)');
   const canHover = matchMedia('(hover: hover)');
+
+  // ---- Texts -------------------------------------------------------------------------------------------
+  // A text is written in English, which is also its key in the table of the page's language. Its holes have
+  // numbers there. One that depends on a number has two forms, separated by |, and the number is its hole 0.
+
+  const { lang: language } = document.documentElement;
+  // As in the reader's region, such as en-GB, where it has the page's language.
+  const locale = navigator.languages.find(each => each.split('-')[0] === language) ?? language;
+  const translations = JSON.parse(document.querySelector('#texts')?.textContent ?? '{}');
+  const numberFormat = new Intl.NumberFormat(locale);
+  const pluralRules = new Intl.PluralRules(locale);
+  const translated = text => translations[text] ?? text;
+  const cut = text => text.split(/\{(\d)\}/);
+  const fill = (parts, values) => parts.map((part, index) => (index % 2 ? shownValue(values[part]) : part));
+  const shownValue = value => (typeof value === 'number' ? numberFormat.format(value) : value);
+  const texts = new Map(); // the parts of each, by its place in the script
+
+  // A text whose holes may be views.
+  function views(strings, ...values) {
+    const english = () => strings.reduce((text, part, index) => `${text}{${index - 1}}${part}`);
+    if (!texts.has(strings)) texts.set(strings, cut(translated(english())));
+    return fill(texts.get(strings), values);
+  }
+
+  const t = (...text) => views(...text).join('');
+
+  function pluralViews(count, forms, ...values) {
+    const [one, many] = translated(forms).split('|');
+    return fill(cut(pluralRules.select(count) === 'one' ? one : many), values);
+  }
+
+  const plural = (count, forms, ...more) => pluralViews(count, forms, count, ...more).join('');
+
+  const PRIORITIES = [t`None`, t`Low`, t`Medium`, t`High`];
+  const ROLES = { viewer: t`can read`, editor: t`can change to-dos` };
 
   // ---- Small helpers -----------------------------------------------------------------------------------
 
@@ -15778,9 +15811,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return filled.length ? `?${new URLSearchParams(filled)}` : '';
   }
 
-  const plural = (count, one, many) => `${count} ${count === 1 ? one : many}`;
-  const todosText = count => plural(count, 'to-do', 'to-dos');
-  const changesText = count => `${plural(count, 'change is', 'changes are')}`;
+  const todosText = count => plural(count, '{0} to-do|{0} to-dos');
   const lengthOf = text => [...text].length;
   const oneLine = text => text.replace(/\s*[\r\n]+\s*/g, ' ').trim();
 
@@ -15789,7 +15820,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function quoted(title) {
     const parts = graphemes(title);
-    return `“${parts.length > 42 ? `${parts.slice(0, 40).join('')}…` : title}”`;
+    return t`“${parts.length > 42 ? parts.slice(0, 40).concat('…').join('') : title}”`;
   }
 
   function shortened(text, length) {
@@ -16039,7 +16070,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function viewTitle() {
-    const otherwise = state.view.list === null && !access.link ? 'Inbox' : 'List';
+    const otherwise = state.view.list === null && !access.link ? t`Inbox` : t`List`;
     return (filterNow() ?? currentList() ?? viewNow()).title ?? otherwise;
   }
 
@@ -16063,10 +16094,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function shareWords(list) {
-    return isOthers(list) ? `${list.owner} shares this list with you${list.role === 'viewer' ? ' to read' : ''}.` : '';
+    if (!isOthers(list)) return '';
+    const { owner, role } = list;
+    return role === 'viewer' ? t`${owner} shares this list with you to read.` : t`${owner} shares this list with you.`;
   }
 
-  const lockWords = item => shareWords(listById(item.list)) || 'This is read-only.';
+  const lockWords = item => shareWords(listById(item.list)) || t`This is read-only.`;
 
   // Explains why nothing happens when a key or a finger would change something read-only.
   function refuses(item) {
@@ -16081,7 +16114,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const timeText = date => `${pad(date.getHours())}:${pad(date.getMinutes())}`;
 
   function formatter(options) {
-    const format = new Intl.DateTimeFormat(undefined, options);
+    const format = new Intl.DateTimeFormat(locale, options);
     return date => format.format(new Date(date));
   }
 
@@ -16093,7 +16126,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const yearFormat = formatter({ day: 'numeric', month: 'short', year: 'numeric' });
   const fullFormat = formatter({ dateStyle: 'medium', timeStyle: 'short' });
   const todayFormat = formatter({ weekday: 'long', day: 'numeric', month: 'long' });
-  const relativeFormat = new Intl.RelativeTimeFormat(undefined, { numeric: 'auto' });
+  const relativeFormat = new Intl.RelativeTimeFormat(locale, { numeric: 'auto' });
 
   // The days of the view Today, and of due dates in every filter and order, are those of the user's zone.
   const readersZone = () => new Intl.DateTimeFormat().resolvedOptions().timeZone ?? '';
@@ -16122,18 +16155,18 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const days = Math.round((midnightOf(dayText(moment)) - midnight) / 86400000);
     const isTimed = due.includes('T');
     const isLate = days < 0 || (isTimed && moment < new Date());
-    const near = { '-1': 'Yesterday', 0: 'Today', 1: 'Tomorrow' }[days];
+    const near = { '-1': t`Yesterday`, 0: t`Today`, 1: t`Tomorrow` }[days];
     const plain = moment.getFullYear() === midnight.getFullYear() ? dayFormat : yearFormat;
     const words = near ?? (days > 1 && days < 7 ? weekdayFormat : plain)(moment);
     const tone = isLate ? 'overdue' : days === 0 ? 'today' : '';
     const until = Math.min(midnightOf(dayFromNow(1)), isTimed && !isLate ? moment : Infinity);
-    dueTexts.set(due, { text: isTimed ? `${words}, ${clockFormat(moment)}` : words, tone, until });
+    dueTexts.set(due, { text: isTimed ? t`${words}, ${clockFormat(moment)}` : words, tone, until });
     return dueTexts.get(due);
   }
 
   function timeAgo(at) {
     const seconds = (new Date(at) - Date.now()) / 1000;
-    if (Math.abs(seconds) < 45) return 'just now';
+    if (Math.abs(seconds) < 45) return t`just now`;
     for (const [unit, size, limit] of [['minute', 60, 3600], ['hour', 3600, 86400], ['day', 86400, 7 * 86400]])
       if (Math.abs(seconds) < limit) return relativeFormat.format(Math.round(seconds / size), unit);
     return fullFormat(at);
@@ -16156,11 +16189,23 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- Repeats: rules as the server has them, such as FREQ=MONTHLY;BYDAY=-1FR ----------------------------
 
-  const UNITS = { DAILY: 'day', WEEKLY: 'week', MONTHLY: 'month', YEARLY: 'year' };
+  const UNITS = { DAILY: t`days`, WEEKLY: t`weeks`, MONTHLY: t`months`, YEARLY: t`years` };
+  const EVERY = {
+    DAILY: 'Every day|Every {0} days',
+    WEEKLY: 'Every week|Every {0} weeks',
+    MONTHLY: 'Every month|Every {0} months',
+    YEARLY: 'Every year|Every {0} years',
+  };
   const WEEKDAYS = ['MO', 'TU', 'WE', 'TH', 'FR', 'SA', 'SU'];
   const WORKDAYS = String(WEEKDAYS.slice(0, 5));
-  const ORDINALS = { '-1': 'last', 1: 'first', 2: 'second', 3: 'third', 4: 'fourth' };
-  const listed = new Intl.ListFormat('en');
+  const ORDINALS = {
+    '-1': day => t`the last ${day}`,
+    1: day => t`the first ${day}`,
+    2: day => t`the second ${day}`,
+    3: day => t`the third ${day}`,
+    4: day => t`the fourth ${day}`,
+  };
+  const listed = new Intl.ListFormat(locale);
   const hasDates = unit => ['MONTHLY', 'YEARLY'].includes(unit);
 
   const readRule = rule => Object.fromEntries((rule || 'FREQ=').split(';').map(part => part.split('=')));
@@ -16171,11 +16216,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The words for the days of a rule, by its parts BYDAY, BYMONTHDAY and BYMONTH.
   function ruleDays({ BYDAY, BYMONTHDAY, BYMONTH }) {
-    const weekday = code => `${code.length > 2 ? `the ${ORDINALS[code.slice(0, -2)]} ` : ''}${weekdayName(code)}`;
-    const day = number => (number === '-1' ? 'the last day' : `day ${number}`);
+    const weekday = code => (code.length > 2 ? ORDINALS[code.slice(0, -2)] : String)(weekdayName(code));
+    const day = number => (number === '-1' ? t`the last day` : t`day ${number}`);
     if (BYMONTH && BYMONTHDAY > 0) return dayFormat(new Date(2024, BYMONTH - 1, BYMONTHDAY)); // a leap year
-    const days = BYDAY?.split(',').map(weekday) ?? BYMONTHDAY?.split(',').map(day) ?? [];
-    return listed.format(days) + (BYMONTH ? ` of ${monthFormat(new Date(2024, BYMONTH - 1))}` : '');
+    const days = listed.format(BYDAY?.split(',').map(weekday) ?? BYMONTHDAY?.split(',').map(day) ?? []);
+    return BYMONTH ? t`${days} of ${monthFormat(new Date(2024, BYMONTH - 1))}` : days;
   }
 
   const untilDay = until => until.replace(/^(\d{4})(\d\d)(\d\d).*/, '$1-$2-$3');
@@ -16184,13 +16229,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const { FREQ, INTERVAL = 1, COUNT, UNTIL, FROM, ...on } = readRule(rule);
     const isWorkdays = on.BYDAY === WORKDAYS && INTERVAL === 1;
     const days = !isWorkdays && ruleDays(on);
-    return [
-      INTERVAL > 1 ? `Every ${INTERVAL} ${UNITS[FREQ]}s` : `Every ${isWorkdays ? 'weekday' : UNITS[FREQ]}`,
-      days && ` on ${days}`,
-      FROM && ' from when it is done',
-      COUNT && `, ${plural(COUNT, 'time', 'times')}`,
-      UNTIL && `, until ${yearFormat(midnightOf(untilDay(UNTIL)))}`,
-    ].filter(Boolean).join('');
+    let words = isWorkdays ? t`Every weekday` : plural(Number(INTERVAL), EVERY[FREQ]);
+    if (days) words = t`${words} on ${days}`;
+    if (FROM) words = t`${words} from when it is done`;
+    if (COUNT) words = plural(Number(COUNT), '{1}, {0} time|{1}, {0} times', words);
+    return UNTIL ? t`${words}, until ${yearFormat(midnightOf(untilDay(UNTIL)))}` : words;
   }
 
   // A rule as the texts of the inputs of its fieldset, and back.
@@ -16237,8 +16280,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const fitting = [ordinal < 5 && `BYDAY=${ordinal}${weekday}`, isLast && `BYDAY=-1${weekday}`, 'BYMONTHDAY=-1'];
     // What is shown stays until the field is filled, or it would count as typed.
     const values = new Set([...(unit === 'MONTHLY' ? fitting : []), unit === known && on, !isChosen && value]);
-    const days = [...values].filter(Boolean).map(each => option(each, `on ${ruleDays(readRule(each))}`));
-    return { children: [option('', 'on its day'), ...days], value: values.has(value) ? value : '' };
+    const days = [...values].filter(Boolean).map(each => option(each, t`on ${ruleDays(readRule(each))}`));
+    return { children: [option('', t`on its day`), ...days], value: values.has(value) ? value : '' };
   }
 
   // ---- The server --------------------------------------------------------------------------------------
@@ -16256,7 +16299,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const told = await response.json().catch(() => ({})); // not every proxy answers in JSON
     const errors = (told.errors ?? []).filter(error => error.message);
     const words = errors.map(error => error.message).join(' ');
-    const detail = told.detail || words || told.title || `The server answered ${response.status}.`;
+    const detail = told.detail || words || told.title || t`The server answered ${String(response.status)}.`;
     return new Problem(response.status, detail, Number(response.headers.get('Retry-After')) || null, errors);
   }
 
@@ -16271,14 +16314,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     // A page that is being left has no user any more and must not act for the next one.
     if (access.leaving) await new Promise(() => {});
     const text = JSON.stringify(body);
-    const options = { method, body: text, headers: new Headers({ Accept: 'application/json', ...headers }) };
+    const known = { Accept: 'application/json', 'Accept-Language': locale };
+    const options = { method, body: text, headers: new Headers({ ...known, ...headers }) };
     if (text) options.headers.set('Content-Type', 'application/json');
     if (access.link && !asSelf) options.headers.set('Authorization', `Bearer ${access.link}`);
     // A write outlives the page that sent it; browsers allow that for small bodies only.
     options.keepalive = method !== 'GET' && (text ?? '').length < 16000;
     const response = await fetchInTime(root + path, options, patience);
     const isOurs = response.status === 204 || response.headers.get('Content-Type')?.includes('json');
-    if (response.ok && !isOurs) throw new Problem(0, 'The network answers for the server. It may want a sign-in.');
+    if (response.ok && !isOurs) throw new Problem(0, t`The network answers for the server. It may want a sign-in.`);
     clockLead = Date.parse(response.headers.get('Date')) - Date.now() || clockLead;
     if (response.ok) return response;
     const problem = await problemOf(response);
@@ -16303,7 +16347,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const body = await response.blob(); // in time as well
       return new Response(body.size ? body : null, response);
     } catch {
-      throw new Problem(0, 'The server can’t be reached.');
+      throw new Problem(0, t`The server can’t be reached.`);
     } finally {
       clearTimeout(timer);
       requests.delete(request);
@@ -16387,7 +16431,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (!state.away) return;
     state.away = null;
     render();
-    announce('Connected again.');
+    announce(t`Connected again.`);
     wakeRetry();
     if (!access.session) return; // the start is still waiting for its answer, and continues automatically
     if (state.loaded) want('all');
@@ -16395,11 +16439,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (live.socket === null) connect();
   }
 
+  const keptWords = () =>
+    plural(queue.jobs.length, '{0} change is kept here and will be sent.|{0} changes are kept here and will be sent.');
+
   function awayWords() {
-    if (!state.away) return 'Connected again. Sending what was kept here …';
-    const waiting = queue.jobs.length;
-    const kept = waiting ? ` ${changesText(waiting)} kept here and will be sent.` : '';
-    return `${state.away.detail}${kept} Trying again in ${state.away.seconds} s.`;
+    if (!state.away) return t`Connected again. Sending what was kept here …`;
+    const again = t`Trying again in ${state.away.seconds} s.`;
+    return [state.away.detail, queue.jobs.length && keptWords(), again].filter(Boolean).join(' ');
   }
 
   // Waits for a server that does not answer, and goes on with what was left undone.
@@ -16497,7 +16543,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     job.accept?.(answer, batch);
     if (job.said) announce(job.said);
     if (job.toast) showToast(job.toast);
-    if (job.offersUndo && state.undoable.includes(job)) showToast(job.words, { label: 'Undo', act: () => undo(job) });
+    if (job.offersUndo && state.undoable.includes(job)) showToast(job.words, { label: t`Undo`, act: () => undo(job) });
   }
 
   function fail(job, error) {
@@ -16626,7 +16672,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       fields: () => ({ list: state.view.list ?? inbox()?.id }),
     },
     today: {
-      title: 'Today',
+      title: t`Today`,
       icon: 'today',
       sort: 'due',
       counts: true,
@@ -16635,10 +16681,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       group: item => (dueDay(item) < dayFromNow(0) ? '' : dayFromNow(0)),
       days: () => [],
       fields: () => ({ due: dayFromNow(0) }),
-      empty: ['Clear skies', 'Nothing is due today, and nothing is late.'],
+      empty: [t`Clear skies`, t`Nothing is due today, and nothing is late.`],
     },
     upcoming: {
-      title: 'Upcoming',
+      title: t`Upcoming`,
       icon: 'calendar',
       sort: 'due',
       query: () => ({ due: `${dayFromNow(0)}..` }),
@@ -16646,38 +16692,38 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       group: dueDay,
       days: () => [0, 1, 2, 3, 4, 5, 6].map(days => dayFromNow(days)),
       fields: () => ({ due: dayFromNow(0) }),
-      empty: ['Nothing ahead', 'No to-do has a date from today on.'],
+      empty: [t`Nothing ahead`, t`No to-do has a date from today on.`],
     },
     later: {
-      title: 'Later',
+      title: t`Later`,
       icon: 'later',
       counts: true,
       isOptional: true, // in the sidebar only with to-dos
       query: () => ({ start: `${dayFromNow(1)}..` }),
       has: item => !hasStarted(item),
       fields: () => ({ start: dayFromNow(1) }),
-      empty: ['Nothing waits', 'A to-do with a later start is kept here until that day.'],
+      empty: [t`Nothing waits`, t`A to-do with a later start is kept here until that day.`],
     },
     assigned: {
-      title: 'Assigned to me',
+      title: t`Assigned to me`,
       icon: 'person',
       counts: true,
       isOptional: true,
       query: () => ({ assignee: 'me' }),
       has: item => item.assignee === access.session?.user,
       fields: () => ({ assignee: access.session?.user }),
-      empty: ['Nothing is assigned to you', 'In a shared list, the details of a to-do say who is to do it.'],
+      empty: [t`Nothing is assigned to you`, t`In a shared list, the details of a to-do say who is to do it.`],
     },
-    all: { title: 'Everything', icon: 'all', query: () => ({ start: untilToday() }), has: hasStarted },
-    filter: { title: 'Filter', query: filterParameters, isHidden: true }, // it has places of its own
-    trash: { title: 'Trash', query: () => ({ deleted: 'true' }), sort: '-updated_at', isHidden: true },
-    statistics: { title: 'Statistics', query: () => ({}), has: () => false, isHidden: true },
+    all: { title: t`Everything`, icon: 'all', query: () => ({ start: untilToday() }), has: hasStarted },
+    filter: { title: t`Filter`, query: filterParameters, isHidden: true }, // it has places of its own
+    trash: { title: t`Trash`, query: () => ({ deleted: 'true' }), sort: '-updated_at', isHidden: true },
+    statistics: { title: t`Statistics`, query: () => ({}), has: () => false, isHidden: true },
   };
 
   const dayTitleFormat = formatter({ weekday: 'long', day: 'numeric', month: 'short' });
 
   function groupTitle(day) {
-    if (!day) return 'Overdue';
+    if (!day) return t`Overdue`;
     const { text } = friendlyDue(day);
     const full = dayTitleFormat(midnightOf(day));
     return dayFromNow(2) > day ? `${text} · ${full}` : full;
@@ -16740,7 +16786,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }
     if (state.view.show !== 'active' || completed === 0) return found;
     const items = isDoneOpen() ? inTree(state.items.filter(isDone)) : [];
-    return [...found, { key: 'done', title: `Completed (${completed})`, isOpen: isDoneOpen(), items }];
+    return [...found, { key: 'done', title: t`Completed (${completed})`, isOpen: isDoneOpen(), items }];
   }
 
   function toggleDone() {
@@ -16915,8 +16961,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   async function readWindow(size) {
     const { list, kind, filter } = state.view;
     if (isStatistics()) return { items: [], next: null };
-    if (filter && !filterNow()) throw new Problem(404, 'This filter is not there any more.');
-    if (kind === 'list' && list !== null && !currentList()) throw new Problem(404, 'This list is not there any more.');
+    if (filter && !filterNow()) throw new Problem(404, t`This filter is not there any more.`);
+    if (kind === 'list' && list !== null && !currentList()) throw new Problem(404, t`This list is not there any more.`);
     const page = await getTodos(viewQuery(Math.min(MAXIMUM_LIMIT, size)));
     while (page.next && page.items.length < size) {
       const { items, next } = await getTodos(page.next);
@@ -17063,8 +17109,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (id === null || shownList?.id !== id || listById(id)) return false;
     location.replace('#/'); // or Back would lead here again
     closeDetail();
-    const what = isOthers(shownList) ? 'shared with you' : 'there';
-    showToast(`${quoted(shownList.title)} is not ${what} any more.`);
+    const title = quoted(shownList.title);
+    showToast(isOthers(shownList) ? t`${title} is not shared with you any more.` : t`${title} is not there any more.`);
     return true;
   }
 
@@ -17341,7 +17387,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       { '.bad': tone === 'bad', '.wrap': acts, role: tone === 'bad' ? 'alert' : null },
       h('span.toast-text', { dir: 'auto' }, text),
       choices.map(([words, chosen]) => button('toast-action', action(() => actAndHide(chosen)), words)),
-      labelled('icon-button.toast-close', 'Close this message', 'hideToast', icon('close')),
+      labelled('icon-button.toast-close', t`Close this message`, 'hideToast', icon('close')),
     );
     find('.toasts').append(create(toast));
     if (!acts) hideToastLater();
@@ -17357,7 +17403,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   const undo = (act = state.undoable.at(-1)) => (act ? takeBack(act) : undoEarlier());
-  const redo = (act = state.redoable.at(-1)) => (act ? takeBack(act, true) : announce('Nothing to redo.'));
+  const redo = (act = state.redoable.at(-1)) => (act ? takeBack(act, true) : announce(t`Nothing to redo.`));
 
   // The server knows acts from before the page was loaded. An act of long ago is hardly meant.
   async function undoEarlier() {
@@ -17367,7 +17413,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const { changes } = await getJson(`/api/changes?since=${since}&limit=${RECENT_CHANGES}`);
       const own = changes.filter(change => change.user === user);
       const isRecent = own.length > 0 && Date.now() - new Date(own.at(-1).at) < RECENT_MILLISECONDS;
-      if (access.link || !isRecent) announce('Nothing to undo.');
+      if (access.link || !isRecent) announce(t`Nothing to undo.`);
       else takeBack({ changes: own });
     } catch (error) {
       complain(expected(error).message);
@@ -17375,10 +17421,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function describeBatch(changes) {
-    if (!changes.length) return 'what you did last';
+    if (!changes.length) return t`what you did last`;
     const { title } = changes[0].after ?? changes[0].before ?? {};
-    const more = changes.length > 1 ? ` and ${changes.length - 1} more` : '';
-    return `${describeChange(changes[0])}${title ? ` (${quoted(title)})` : ''}${more}`;
+    const first = title ? t`${describeChange(changes[0])} (${quoted(title)})` : describeChange(changes[0]);
+    return changes.length > 1 ? t`${first} and ${changes.length - 1} more` : first;
   }
 
   // An undo is itself a batch; undoing that one does the act again.
@@ -17393,8 +17439,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         const words = done.words ?? describeBatch(done.changes.filter(change => change.batch === answer.undone));
         const back = { words, batch };
         state[isRedo ? 'undoable' : 'redoable'].push(back);
-        const again = isRedo ? { label: 'Undo', act: () => undo(back) } : { label: 'Redo', act: () => redo(back) };
-        showToast(`${isRedo ? 'Done again' : 'Undone'}: ${words}`, again);
+        const again = isRedo ? { label: t`Undo`, act: () => undo(back) } : { label: t`Redo`, act: () => redo(back) };
+        showToast(isRedo ? t`Done again: ${words}` : t`Undone: ${words}`, again);
       },
     });
   }
@@ -17405,20 +17451,21 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     project();
     stash();
     render();
-    showToast(`Undone: ${job.words}`);
+    showToast(t`Undone: ${job.words}`);
   }
 
   // ---- To-dos: acts ------------------------------------------------------------------------------------
 
   function complainOfTitle(title) {
-    const isLong = lengthOf(title) > TITLE_LENGTH;
-    if (isLong) complain(`A title has at most ${TITLE_LENGTH} characters; this one has ${lengthOf(title)}.`);
+    const length = lengthOf(title);
+    const isLong = length > TITLE_LENGTH;
+    if (isLong) complain(t`A title has at most ${TITLE_LENGTH} characters; this one has ${length}.`);
     return isLong;
   }
 
   function complainOfDate() {
     if (isWholeDate(find('.new-due'))) return false;
-    complain('The date is not complete.');
+    complain(t`The date is not complete.`);
     find('.new-due').focus();
     return true;
   }
@@ -17494,7 +17541,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const { kind } = span;
       const texts = spans.filter(each => (kind === 'tag' ? each === span : each.kind === kind)).map(({ text }) => text);
       const acts = action(() => refusePhrases(texts));
-      const label = `${texts.join(' ')}: keep it in the title`;
+      const label = t`${texts.join(' ')}: keep it in the title`;
       return (kind === 'tag' || kinds.indexOf(kind) === index) &&
         filterChip(chipWords(span, todo, kinds), label, acts, kind in CHIP_ICONS ? CHIP_ICONS[kind] : 'calendar');
     });
@@ -17532,7 +17579,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function putTodo(body, query, more) {
     const item = newItem(newId(), body);
     const request = { method: 'PUT', path: `/api/todos/${item.id}${query}`, body };
-    const words = `Added ${quoted(body.title)}`;
+    const words = t`Added ${quoted(body.title)}`;
     command({
       kind: 'todos',
       words,
@@ -17569,16 +17616,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (lines.length < 2) return;
     event.preventDefault();
     if (lines.length > MAXIMUM_LIMIT) {
-      complain(`These are ${lines.length} lines. At most ${MAXIMUM_LIMIT} to-dos are added at once.`);
+      complain(t`These are ${lines.length} lines. At most ${MAXIMUM_LIMIT} to-dos are added at once.`);
       return;
     }
     const { value: before, selectionStart: from, selectionEnd: to } = input;
     input.setRangeText(oneLine(text), from, to, 'end'); // there it outlives the page
     input.dispatchEvent(new Event('input', { bubbles: true }));
-    const amount = `Add ${lines.length} to-dos`;
     const first = lines.slice(0, 3).map(line => quoted(line.title)).join(', ');
-    const choice = { yes: amount, no: 'Keep as one', isSafe: true };
-    const isEach = await confirmed(`${amount}, one for each line?`, `${first}${lines.length > 3 ? ' …' : ''}`, choice);
+    const choice = { yes: t`Add ${lines.length} to-dos`, no: t`Keep as one`, isSafe: true };
+    const question = t`Add ${lines.length} to-dos, one for each line?`;
+    const isEach = await confirmed(question, `${first}${lines.length > 3 ? ' …' : ''}`, choice);
     input.focus();
     input.value = before;
     if (isEach && !complainOfDate() && !lines.some(line => complainOfTitle(line.title))) {
@@ -17589,7 +17636,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function createTodos(lines, text) {
     command({
-      words: `Added ${lines.length} to-dos`,
+      words: t`Added ${lines.length} to-dos`,
       ...postedOnce('/api/todos', lines.map(line => ({ ...newFields(line.title), completed: line.completed }))),
       offersUndo: true,
       rereads: true,
@@ -17611,9 +17658,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function reportAdded(item, isSeen) {
-    if (isSeen) return announce(`Added ${item.title}.`);
-    const where = belongs(item) ? '.' : '; this view doesn’t show it.';
-    return showToast(`Added ${quoted(item.title)}${where}`, { label: 'Show', act: () => showTodo(item) });
+    if (isSeen) return announce(t`Added ${item.title}.`);
+    const title = quoted(item.title);
+    const words = belongs(item) ? t`Added ${title}.` : t`Added ${title}; this view doesn’t show it.`;
+    return showToast(words, { label: t`Show`, act: () => showTodo(item) });
   }
 
   function showTodo(item) {
@@ -17633,7 +17681,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       readTitle();
     };
     if (isFree) put();
-    else complain(`Not saved: ${quoted(text)}. ${error.message}`, { label: 'Edit it', act: put });
+    else complain(t`Not saved: ${quoted(text)}. ${error.message}`, { label: t`Edit it`, act: put });
     return !isFree;
   }
 
@@ -17658,7 +17706,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (state.open?.id === item.id) loadHistory();
   }
 
-  // Changes or deletes these to-dos as one batch, which one undo takes back.
+  // Changes or deletes these to-dos as one batch, which one undo takes back. `act` makes its words.
   function changeTodos(items, act, { method = 'PATCH', query = {}, fields, apply, ...more }) {
     const ids = items.map(({ id }) => id);
     if (!ids.length) return;
@@ -17666,7 +17714,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const isOne = ids.length === 1 && !query.add_tags;
     const where = isOne ? `/${ids}${queryOf(query)}` : queryOf({ id: ids, ...query });
     command({
-      words: `${act} ${ids.length === 1 ? quoted(items[0].title) : todosText(ids.length)}`,
+      words: act(ids.length === 1 ? quoted(items[0].title) : todosText(ids.length)),
       offersUndo: true,
       rereads: true,
       request: { method, path: `/api/todos${where}`, body: fields },
@@ -17685,8 +17733,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (subtasks === null) return false;
     // Its subtasks, and the next of its series, are written in the same batch.
     const isPlain = items.length === 1 && !subtasks && !(completed && items[0].repeat);
-    const said = `${items[0]?.title}: ${completed ? 'completed' : 'active'}.`;
-    changeTodos(items, completed ? 'Completed' : 'Reopened', {
+    const title = items[0]?.title;
+    const said = completed ? t`${title}: completed.` : t`${title}: active.`;
+    changeTodos(items, what => (completed ? t`Completed ${what}` : t`Reopened ${what}`), {
       query: { tz: zone, subtasks },
       fields: { completed },
       apply: (draft, item) => completeIn(draft, item, completed, subtasks),
@@ -17719,10 +17768,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const open = openBelow(items);
     if (!open) return '';
     const one = items.length === 1;
-    const what = one ? quoted(items[0].title) : todosText(items.length);
-    const text = `${what} ${one ? 'has' : 'have'} ${plural(open, 'open subtask', 'open subtasks')}.`;
-    const choices = { yes: 'Complete all', no: `Only ${one ? 'this one' : 'these'}`, isSafe: true };
-    const choice = await chosen('Complete subtasks, too?', text, choices);
+    const subtasks = plural(open, '{0} open subtask|{0} open subtasks');
+    const text = one ? t`${quoted(items[0].title)} has ${subtasks}.` : t`${todosText(items.length)} have ${subtasks}.`;
+    const choices = { yes: t`Complete all`, no: one ? t`Only this one` : t`Only these`, isSafe: true };
+    const choice = await chosen(t`Complete subtasks, too?`, text, choices);
     if (choice) return choice === 'yes' ? 'complete' : '';
     items.forEach(item => rowViews.delete(item)); // or a box would stay checked
     render();
@@ -17734,7 +17783,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function deleteTodos(items) {
     if (byId(items, state.open?.id)) closeDetail();
     const apply = (draft, { id }) => removeIn(draft, 'items', id);
-    changeTodos(items, 'Deleted', { method: 'DELETE', apply, rereads: items.length > 1 });
+    changeTodos(items, what => t`Deleted ${what}`, { method: 'DELETE', apply, rereads: items.length > 1 });
   }
 
   // An act on all to-dos of the view, including those not loaded: the server selects those that are completed, or not.
@@ -17764,19 +17813,21 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function toggleAll() {
     const { active, completed } = changeableCounts();
     const isDone = active === 0;
-    const what = isFiltered() ? 'all shown here' : todosText(active || completed);
-    bulk(`Marked ${what} as ${isDone ? 'active' : 'completed'}`, isDone, { completed: !isDone });
+    const what = isFiltered() ? t`all shown here` : todosText(active || completed);
+    const words = isDone ? t`Marked ${what} as active` : t`Marked ${what} as completed`;
+    bulk(words, isDone, { completed: !isDone });
   }
 
   async function clearCompleted() {
     const isHere = ({ list, completed }) => completed && list === (currentList()?.id ?? list);
     const open = openBelow([...state.parents.values()].filter(isHere));
-    const text = `${plural(open, 'of them is', 'of them are')} still open.`;
-    const choices = { yes: 'Clear all', no: 'Keep' };
-    if (open && !(await confirmed('Clear completed to-dos with their subtasks?', text, choices))) return;
-    const what = plural(changeableCounts().completed, 'completed to-do', 'completed to-dos');
+    const text = plural(open, '{0} of them is still open.|{0} of them are still open.');
+    const choices = { yes: t`Clear all`, no: t`Keep` };
+    if (open && !(await confirmed(t`Clear completed to-dos with their subtasks?`, text, choices))) return;
+    const { completed } = changeableCounts();
+    const words = plural(completed, 'Cleared {0} completed to-do|Cleared {0} completed to-dos');
     if (state.open?.completed && !isLocked(state.open)) closeDetail();
-    bulk(isFiltered() ? 'Cleared the completed to-dos' : `Cleared ${what}`, true);
+    bulk(isFiltered() ? t`Cleared the completed to-dos` : words, true);
     focusStart();
   }
 
@@ -17792,11 +17843,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const shownItems = () => groups().flatMap(({ items }) => items);
 
   function select(ids, anchor) {
-    if (ids.size > MAXIMUM_SELECTED) return complain(`At most ${MAXIMUM_SELECTED} to-dos can be selected at once.`);
+    if (ids.size > MAXIMUM_SELECTED) return complain(t`At most ${MAXIMUM_SELECTED} to-dos can be selected at once.`);
     Object.assign(state, { selected: ids, anchor });
     render();
     if (commonList() && !membersOf(commonList()).length) loadMembers(commonList());
-    return announce(ids.size ? `${ids.size} selected.` : 'Nothing is selected.');
+    return announce(ids.size ? t`${ids.size} selected.` : t`Nothing is selected.`);
   }
 
   function toggleSelected(item) {
@@ -17841,18 +17892,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function dateSelected(value) {
     const due = value === 'none' ? null : dayFromNow(Number(value));
-    changeSelected(due ? `Due ${friendlyDue(due).text}:` : 'Removed the due date of', { due });
+    const words = what => (due ? t`Due ${friendlyDue(due).text}: ${what}` : t`Removed the due date of ${what}`);
+    changeSelected(words, { due });
   }
 
   function assignSelected(value) {
     const assignee = value === 'none' ? null : value.slice(1);
-    changeSelected(assignee ? `Assigned to ${assignee}:` : 'Assigned to nobody:', { assignee });
+    const words = what => (assignee ? t`Assigned to ${assignee}: ${what}` : t`Assigned to nobody: ${what}`);
+    changeSelected(words, { assignee });
   }
 
   function moveSelected(list) {
     const isMovable = selectedItems().every(item => mayMove(item, listById(list)));
-    if (isMovable) return changeSelected(`Moved to ${listById(list).title}:`, { list });
-    complain('Only its owner can take a to-do out of a list.');
+    if (isMovable) return changeSelected(what => t`Moved to ${listById(list).title}: ${what}`, { list });
+    complain(t`Only its owner can take a to-do out of a list.`);
     return render();
   }
 
@@ -17862,7 +17915,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const apply = (draft, { id }) => changeIn(draft, 'todos', id, addTo(itemIn(draft, id)));
     const more = { query: { tz: zone, add_tags: true }, apply };
     empty(field);
-    if (tags.length) changeSelected(`Tagged ${tags.join(', ')}:`, { tags }, more);
+    if (tags.length) changeSelected(what => t`Tagged ${tags.join(', ')}: ${what}`, { tags }, more);
   }
 
   // A finger selects by a long press, and completes by a swipe towards the end of the line.
@@ -17909,14 +17962,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function moveToDay(item, day) {
     if (!day || day === dueDay(item)) return;
     const due = dueOf(day, item.due?.includes('T') ? timeText(dueMoment(item.due)) : '');
-    const words = `${quoted(item.title)} is due ${friendlyDue(due).text}`;
+    const words = t`${quoted(item.title)} is due ${friendlyDue(due).text}`;
     choose(item, 'due', due, { words, said: `${words}.`, offersUndo: true });
   }
 
   function moveDayByKey(item, days) {
     const from = dueDay(item) < dayFromNow(0) ? dayFromNow(-1) : dueDay(item);
     const day = dayFromNow(days, midnightOf(from));
-    if (day < dayFromNow(0)) announce('Already the first day.');
+    if (day < dayFromNow(0)) announce(t`Already the first day.`);
     else moveToDay(item, day);
   }
 
@@ -17944,12 +17997,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const from = siblings.indexOf(item);
     const others = siblings.toSpliced(from, 1);
     if (from < 0 || target === from || target < 0 || target > others.length) return;
-    const said = `${item.title}: moved to position ${target + 1} of ${siblings.length}.`;
+    const said = t`${item.title}: moved to position ${target + 1} of ${siblings.length}.`;
     placeTodo(item, parent, others[target - 1]?.id, others[target]?.id, { said });
   }
 
   // Between these two, which are subtasks of the parent, or on the top level.
-  function placeTodo(item, parent, previous, following, { words = `Moved ${quoted(item.title)}`, ...more }) {
+  function placeTodo(item, parent, previous, following, { words = t`Moved ${quoted(item.title)}`, ...more }) {
     const isSame = parent === item.parent;
     const body = isSame ? {} : { parent };
     command({
@@ -17976,12 +18029,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function nestTodo(item, more = {}) {
     const upper = upperOf(item);
     if (refuses(item)) return;
-    if (!isTree()) return announce('Choose “My order” of a list and clear the search to make subtasks.');
-    if (!upper) return announce('There is no to-do above it on its level.');
+    if (!isTree()) return announce(t`Choose “My order” of a list and clear the search to make subtasks.`);
+    if (!upper) return announce(t`There is no to-do above it on its level.`);
     toggleBranch(upper, true);
     const last = state.items.findLast(({ parent }) => parent === upper.id)?.id;
-    const words = `Made ${quoted(item.title)} a subtask of ${quoted(upper.title)}`;
-    const failed = ({ status }) => status === 422 && !complain('Subtasks go down to five levels.');
+    const words = t`Made ${quoted(item.title)} a subtask of ${quoted(upper.title)}`;
+    const failed = ({ status }) => status === 422 && !complain(t`Subtasks go down to five levels.`);
     return placeTodo(item, upper.id, last, null, { words, failed, ...more });
   }
 
@@ -17990,11 +18043,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (refuses(item)) return;
     const parentOf = ({ parent }) => itemById(parent) ?? state.parents.get(parent);
     let upper = parentOf(item);
-    if (!upper) return announce('It is on the top level already.');
+    if (!upper) return announce(t`It is on the top level already.`);
     while (isTop && parentOf(upper)) upper = parentOf(upper);
     const siblings = byId(state.items, upper.id) ? siblingsOf(upper) : [];
     const following = siblings[siblings.indexOf(upper) + 1]?.id;
-    const words = `Moved ${quoted(item.title)} ${parentOf(upper) ? 'up a level' : 'to the top level'}`;
+    const title = quoted(item.title);
+    const words = parentOf(upper) ? t`Moved ${title} up a level` : t`Moved ${title} to the top level`;
     const previous = siblings.length ? upper.id : null;
     return placeTodo(item, upper.parent ?? null, previous, following, { words, ...more });
   }
@@ -18011,20 +18065,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const item = itemOf(node);
     if (refuses(item)) return undefined;
     if (hasDays()) return moveDayByKey(item, key === 'ArrowUp' ? -1 : +1);
-    if (!canReorder()) return announce('Choose “My order” and clear the search to move to-dos.');
+    if (!canReorder()) return announce(t`Choose “My order” and clear the search to move to-dos.`);
     const siblings = siblingsOf(item);
     const target = siblings.indexOf(item) + (key === 'ArrowUp' ? -1 : +1);
-    if (target < 0) return announce('Already the first.');
-    if (target >= siblings.length && !state.next) return announce('Already the last.');
+    if (target < 0) return announce(t`Already the first.`);
+    if (target >= siblings.length && !state.next) return announce(t`Already the last.`);
     return moveTodo(item, target);
   }
 
   function moveToList(item, listId) {
     const list = listById(listId);
     if (mayMove(item, list)) {
-      choose(item, 'list', listId, { words: `Moved ${quoted(item.title)} to ${list.title}`, offersUndo: true });
+      choose(item, 'list', listId, { words: t`Moved ${quoted(item.title)} to ${list.title}`, offersUndo: true });
     } else {
-      complain('Only its owner can take a to-do out of this list.');
+      complain(t`Only its owner can take a to-do out of this list.`);
       render();
     }
   }
@@ -18053,29 +18107,30 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function dueMark({ due, completed }) {
     const { text, tone } = friendlyDue(due);
     const [isLate, isToday] = ['overdue', 'today'].map(each => each === tone && !completed);
-    const words = h('time', { dateTime: due }, isLate ? `Overdue · ${text}` : text);
+    const words = h('time', { dateTime: due }, isLate ? t`Overdue · ${text}` : text);
     return mark('calendar', words, '.due', { '.overdue': isLate, '.today': isToday });
   }
 
   function tagButton(tag) {
     const isChosen = state.view.tags.some(other => isSameWord(other, tag));
-    const label = `Show only to-dos tagged ${tag}`;
+    const label = t`Show only to-dos tagged ${tag}`;
     return button('chip.tag', { '.chosen': isChosen, dir: 'auto', 'aria-label': label, ...action('toggleTag', tag) },
       tag);
   }
 
-  const reminderWords = item => `Reminders: ${item.reminders.map(each => reminderText(each, item)).join('; ')}`;
+  const reminderWords = item => t`Reminders: ${item.reminders.map(each => reminderText(each, item)).join('; ')}`;
 
   function assigneeMark(name) {
     const initials = name.split(/[^\p{L}\p{N}]+/u).filter(Boolean).slice(0, 2).map(word => [...word][0]).join('');
-    const title = `Assigned to ${name}`;
+    const title = t`Assigned to ${name}`;
     const words = [h('span', { 'aria-hidden': 'true' }, initials.toUpperCase()), hiddenWords(title)];
     return mark('person', words, '.assignee', { title });
   }
 
   function commentsMark({ comments }) {
-    const words = [String(comments), hiddenWords(comments === 1 ? ' comment' : ' comments')];
-    return mark('comment', words, '', { title: 'Comments' });
+    const number = h('span', { 'aria-hidden': 'true' }, numberFormat.format(comments));
+    const words = [number, hiddenWords(plural(comments, '{0} comment|{0} comments'))];
+    return mark('comment', words, '', { title: t`Comments` });
   }
 
   // A press hides or shows the subtasks that stand below.
@@ -18089,17 +18144,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function progressWords({ id }) {
     const { subtasks, done } = state.parents.get(id);
-    return `${done} of ${plural(subtasks, 'subtask', 'subtasks')} completed`;
+    return plural(subtasks, '{1} of {0} subtask completed|{1} of {0} subtasks completed', done);
   }
 
   function progress(item) {
     const { subtasks, done } = state.parents.get(item.id);
-    return [h('span', { 'aria-hidden': 'true' }, `${done}/${subtasks}`), hiddenWords(progressWords(item))];
+    return [h('span', { 'aria-hidden': 'true' }, t`${done}/${subtasks}`), hiddenWords(progressWords(item))];
   }
 
   function parentMark(title, id) {
     const words = h('span.place-name', { dir: 'auto' }, title);
-    return labelled('mark.row.parent', `Subtask of ${title}`, () => openById(id), icon('parent'), words);
+    return labelled('mark.row.parent', t`Subtask of ${title}`, () => openById(id), icon('parent'), words);
   }
 
   function marksOf(item) {
@@ -18111,14 +18166,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       item.priority > 0 && mark('flag', PRIORITIES[item.priority], `.priority.level-${item.priority}`),
       item.due && dueMark(item),
       item.reminders?.length > 0 && iconMark('bell', reminderWords(item)),
-      !hasStarted(item) && mark('later', `From ${friendlyDue(item.start).text}`),
+      !hasStarted(item) && mark('later', t`From ${friendlyDue(item.start).text}`),
       item.repeat && iconMark('repeat', repeatWords(item.repeat)),
       list && h('span.mark.row.in-list', { dir: 'auto' }, list.title),
       item.tags.map(tagButton),
-      state.selected.has(item.id) && hiddenWords('Selected'),
+      state.selected.has(item.id) && hiddenWords(t`Selected`),
       item.assignee && assigneeMark(item.assignee),
       item.comments > 0 && commentsMark(item),
-      item.notes && iconMark('note', 'Has notes'),
+      item.notes && iconMark('note', t`Has notes`),
     ];
   }
 
@@ -18132,17 +18187,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const row = { key: id, 'data-id': id, ...classes, '.editing': isEditing, 'aria-level': tree.get(item)?.depth };
     if (!isWhole) return h('li', row, h('div.view', {}, h('div.words', { key: 'words' }, label)));
     const toggle = { ...action('toggleRow'), type: 'checkbox', disabled: locked, checked: completed };
-    const details = { ...action('openRow'), 'aria-label': `Details of ${title}` };
-    const destroy = { ...action('deleteRow'), hidden: locked, 'aria-label': `Delete ${title}` };
+    const details = { ...action('openRow'), 'aria-label': t`Details of ${title}` };
+    const destroy = { ...action('deleteRow'), hidden: locked, 'aria-label': t`Delete ${title}` };
     const edit = { type: 'text', autocomplete: 'off', enterKeyHint: 'done', dir: 'auto' };
     return h('li', row,
       h('div.view', {},
-        h('span.grip', { title: 'Drag to move', 'aria-hidden': 'true' }, icon('grip')),
+        h('span.grip', { title: t`Drag to move`, 'aria-hidden': 'true' }, icon('grip')),
         h('input.toggle', { ...toggle, 'aria-label': title }),
         h('div.words', { key: 'words' }, label, h('div.meta.row.wrap.soft', {}, marksOf(item))),
         button('icon-button.details-button', details, icon('details')),
         button('icon-button.destroy', destroy, icon('trash'))),
-      h('input.edit.control', { ...edit, 'aria-label': 'Edit the title' }));
+      h('input.edit.control', { ...edit, 'aria-label': t`Edit the title` }));
   }
 
   const rowViews = new WeakMap();
@@ -18305,12 +18360,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     field.scrollTop = scrollTop;
   }
 
+  function changedWords(kind, name, value, what) {
+    if (name === 'title') return kind === 'lists' ? t`Renamed the list ${what}` : t`Renamed ${what}`;
+    return name === 'notes' ? t`Changed the notes of ${what}` : t`${fieldWords(name, value)}: ${what}`;
+  }
+
   // The user decides on a text that conflicts with other users' changes.
   function changeText(draft, text, failed, { words, ...more } = {}) {
     const { kind, name, title } = draft;
-    const act = { title: 'Renamed', notes: 'Changed the notes of' }[name] ?? `${fieldWords(name, text)}:`;
     const typed = { ...draft, text };
-    change(kind, draft, { [name]: text }, words ?? `${act} ${kind === 'lists' ? 'the list ' : ''}${quoted(title)}`, {
+    change(kind, draft, { [name]: text }, words ?? changedWords(kind, name, text, quoted(title)), {
       ...guarded(typed),
       failed: error => {
         const isLost = isText(name) && [403, 404].includes(error.status);
@@ -18320,7 +18379,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
-  const CHANGED = new Problem(412, 'Another person has changed it.');
+  const CHANGED = new Problem(412, t`Another person has changed it.`);
 
   // The parts of a command that goes through only over the version that is known. Where another field has changed
   // or only an answer was lost, it is sent again.
@@ -18400,35 +18459,48 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const body = { ...(name !== 'title' && { [name]: name === 'tags' ? splitTags(text) : text }) };
     body.title = shortened(oneLine(name === 'title' ? text : title), TITLE_LENGTH);
     if (name === 'title' && lengthOf(text) > TITLE_LENGTH && kind === 'todos') body.notes = text;
-    const words = `Added ${quoted(body.title)}`;
+    const words = t`Added ${quoted(body.title)}`;
     const failed = error => dispute(typed, error);
     command({ words, ...postedOnce(`/api/${kind}`, body), offersUndo: true, rereads: true, failed });
   }
 
-  function disputeWords(typed, error, way) {
-    const field = typed.kind === 'lists' ? 'name of the list' : `${typed.name === 'due' ? 'due date' : typed.name} of`;
-    const what = `the ${field} ${quoted(typed.title)}`;
+  // The field of an edited text.
+  const DISPUTED = {
+    title: title => t`the title of ${title}`,
+    notes: title => t`the notes of ${title}`,
+    tags: title => t`the tags of ${title}`,
+    due: title => t`the due date of ${title}`,
+    start: title => t`the start of ${title}`,
+    repeat: title => t`the repeat of ${title}`,
+    priority: title => t`the priority of ${title}`,
+    list: title => t`the list of ${title}`,
+    assignee: title => t`the assignee of ${title}`,
+  };
+
+  function disputeWords({ kind, name, title }, error, way) {
+    const what = kind === 'lists' ? t`the name of the list ${quoted(title)}` : DISPUTED[name](quoted(title));
     if (way === 'over')
-      return `While you changed ${what}, it was changed in another window, too. Choose the text to keep.`;
-    const gone = typed.kind === 'todos' && way.startsWith('/api/lists') ? 'its list' : 'it';
-    if (way !== 'new') return `While you changed ${what}, ${gone} was deleted. Keep your text to restore it.`;
-    const why = error.status === 404 ? 'It was deleted for good, or is not shared with you any more.' : error.message;
-    return `Your change of ${what} can’t be saved. ${why}`;
+      return t`While you changed ${what}, it was changed in another window, too. Choose the text to keep.`;
+    if (kind === 'todos' && way.startsWith('/api/lists'))
+      return t`While you changed ${what}, its list was deleted. Keep your text to restore it.`;
+    if (way !== 'new') return t`While you changed ${what}, it was deleted. Keep your text to restore it.`;
+    const why = error.status === 404 ? t`It was deleted for good, or is not shared with you any more.` : error.message;
+    return t`Your change of ${what} can’t be saved. ${why}`;
   }
 
   function chosenText(typed, error, way) {
     const { kind, id, name, text } = typed;
     const isNew = way === 'new';
     const isGone = error.status === 404;
-    const words = value => (isText(name) ? String(value ?? '') : valueWords(name, value)) || 'Nothing';
+    const words = value => (isText(name) ? String(value ?? '') : valueWords(name, value)) || t`Nothing`;
     const other = savedThing(kind, id)?.[name];
     // A user who is still typing must not choose by accident, so that the title has the focus.
     return answerOf('.dispute', '#dispute-title', {
       '#dispute-text': disputeWords(typed, error, way),
       '.mine .version-text': words(text),
-      '.theirs .version-text': isGone ? (isNew ? 'Not there any more' : 'Deleted') : words(other),
-      '[value=mine]': isNew ? `Keep as a new ${kind === 'lists' ? 'list' : 'to-do'}` : 'Keep yours',
-      '[value=theirs]': isNew && isGone ? 'Discard yours' : 'Keep the other',
+      '.theirs .version-text': isGone ? (isNew ? t`Not there any more` : t`Deleted`) : words(other),
+      '[value=mine]': !isNew ? t`Keep yours` : kind === 'lists' ? t`Keep as a new list` : t`Keep as a new to-do`,
+      '[value=theirs]': isNew && isGone ? t`Discard yours` : t`Keep the other`,
     });
   }
 
@@ -18576,7 +18648,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       failed: error => {
         if (isNew && [409, 410, 412].includes(error.status)) return true;
         if (isNew && texts.length) return giveBack(texts.join(' '), error);
-        complain(`Not saved: ${words ?? request.path}. ${error.message}`);
+        complain(t`Not saved: ${words ?? request.path}. ${error.message}`);
         return true;
       },
     });
@@ -18756,7 +18828,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       'data-id': id,
       'data-colour': colour,
       href: hash,
-      title: owner ? `Shared by ${owner}` : '',
+      title: owner ? t`Shared by ${owner}` : '',
       'aria-current': current ? 'page' : null,
       'data-list': list,
       ...action('visitPlace'),
@@ -18764,20 +18836,21 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return h('li', { key }, h('a.place.row', link,
       icon(iconName),
       h('span.place-name', { dir: 'auto' }, name),
-      owner && hiddenWords(`, shared by ${owner},`),
-      shared && [h('span.place-shared', { title: 'Shared' }, icon('people')), hiddenWords(', shared,')],
-      left && [h('span.place-count', { 'aria-hidden': 'true' }, String(left)), hiddenWords(` ${left} left`)]));
+      owner && hiddenWords(t`, shared by ${owner},`),
+      shared && [h('span.place-shared', { title: t`Shared` }, icon('people')), hiddenWords(t`, shared,`)],
+      left && h('span.place-count', { 'aria-hidden': 'true' }, shownValue(left)),
+      left && hiddenWords([' ', t`${left} left`])));
   }
 
   function viewPlaces() {
-    const { title = 'Inbox', active, id } = inbox() ?? {};
+    const { title = t`Inbox`, active, id } = inbox() ?? {};
     const isInbox = state.view.kind === 'list' && (!state.view.list || Boolean(currentList()?.inbox));
     const all = { count: sum(livingLists(), 'active') };
     const places = Object.entries(VIEWS).map(([kind, view]) => {
       const { count: left, capped } = kind === 'all' ? all : (state.viewCounts[kind] ?? {});
       const isShown = view.title && !view.isHidden && (!view.isOptional || left || state.view.kind === kind);
       const current = state.view.kind === kind && (kind !== 'all' || !isTagPlace());
-      const count = left && `${left}${capped ? '+' : ''}`;
+      const count = capped ? `${numberFormat.format(left)}+` : left;
       return isShown && { hash: placeOf({ kind }), key: kind, name: view.title, iconName: view.icon, count, current };
     });
     const first = { hash: placeOf({}), key: 'inbox', name: title, iconName: 'inbox', count: active, list: id };
@@ -18809,9 +18882,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // Creates a list, filter or template, and shows the list or filter when the server has it.
-  function make(kind, title, words, body, more = {}, path = `/api/${kind}`) {
+  function make(kind, words, body, more = {}, path = `/api/${kind}`) {
     const shows = answer => showMade(kind, answer);
-    command({ words: `${words} ${quoted(title)}`, ...postedOnce(path, body), accept: shows, ...more });
+    command({ words, ...postedOnce(path, body), accept: shows, ...more });
   }
 
   function showMade(kind, thing) {
@@ -18830,31 +18903,32 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   async function saveFilter() {
     const [query, { q, tags }] = [savedQuery(), state.view];
-    const title = await asked('Save as filter', [q.trim(), ...tags].filter(Boolean).join(' '));
-    if (title) make('filters', title, 'Saved the filter', { title, query });
+    const title = await asked(t`Save as filter`, [q.trim(), ...tags].filter(Boolean).join(' '));
+    if (title) make('filters', t`Saved the filter ${quoted(title)}`, { title, query });
   }
 
   async function renameFilter() {
     const filter = filterNow();
-    const title = await asked('Rename the filter', filter.title);
-    if (title) change('filters', filter, { title }, `Renamed the filter ${quoted(filter.title)}`);
+    const title = await asked(t`Rename the filter`, filter.title);
+    if (title) change('filters', filter, { title }, t`Renamed the filter ${quoted(filter.title)}`);
   }
 
   function deleteFilter() {
-    drop('filters', filterNow(), { words: `Deleted the filter ${quoted(filterNow().title)}`, offersUndo: true });
+    drop('filters', filterNow(), { words: t`Deleted the filter ${quoted(filterNow().title)}`, offersUndo: true });
   }
 
   async function saveTemplate() {
     const { id: list, title: before } = currentList();
     find('.list-options').close();
-    const title = await asked('Save as template', before);
-    const more = { accept: null, toast: `Saved the template ${quoted(title)}.` };
-    if (title) make('templates', title, 'Saved the template', { list, title }, more, `/api/templates${zoneQuery()}`);
+    const title = await asked(t`Save as template`, before);
+    if (!title) return;
+    const words = t`Saved the template ${quoted(title)}`;
+    make('templates', words, { list, title }, { accept: null, toast: `${words}.` }, `/api/templates${zoneQuery()}`);
   }
 
   function useTemplate({ id, title }) {
     find('.templates').close();
-    make('lists', title, 'Created the list', {}, {}, `/api/templates/${id}/lists${zoneQuery()}`);
+    make('lists', t`Created the list ${quoted(title)}`, {}, {}, `/api/templates/${id}/lists${zoneQuery()}`);
   }
 
   const livingLists = () => state.lists.filter(list => !list.archived);
@@ -18879,16 +18953,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const [from, to] = [lists.indexOf(list), lists.indexOf(other)];
     if (from < 0 || to < 0 || from === to) return;
     const rest = lists.toSpliced(from, 1);
-    change('lists', list, { order: orderBetween(rest[to - 1], rest[to], list.order) }, `Moved ${quoted(list.title)}`, {
-      said: `${list.title}: moved to position ${to + 1} of ${lists.length}.`,
-    });
+    const order = orderBetween(rest[to - 1], rest[to], list.order);
+    const said = t`${list.title}: moved to position ${to + 1} of ${lists.length}.`;
+    change('lists', list, { order }, t`Moved ${quoted(list.title)}`, { said });
   }
 
   function moveListBy(list, step) {
     const lists = namedLists(isOthers(list));
     const other = lists[lists.indexOf(list) + step];
     if (other) moveList(list, other);
-    else announce(`Already the ${step < 0 ? 'first' : 'last'}.`);
+    else announce(step < 0 ? t`Already the first.` : t`Already the last.`);
   }
 
   let draggedList = null; // by the browser's own drag and drop
@@ -18908,14 +18982,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function chooseColour(value) {
     const list = currentList();
-    change('lists', list, { colour: value === 'none' ? null : value }, `Changed the colour of ${quoted(list.title)}`);
+    const words = t`Changed the colour of ${quoted(list.title)}`;
+    change('lists', list, { colour: value === 'none' ? null : value }, words);
   }
 
   function archiveList() {
     const list = currentList();
     const archived = !list.archived;
     find('.list-options').close();
-    const words = `${archived ? 'Archived' : 'Took out of the archive:'} ${quoted(list.title)}`;
+    const title = quoted(list.title);
+    const words = archived ? t`Archived ${title}` : t`Took out of the archive: ${title}`;
     change('lists', list, { archived }, words, { offersUndo: true });
     if (archived) location.hash = '#/';
   }
@@ -18949,20 +19025,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       startNewList();
       find('.new-list').value = title;
     };
-    make('lists', title, 'Created the list', { title }, { failed });
+    make('lists', t`Created the list ${quoted(title)}`, { title }, { failed });
   }
 
   function deleteList() {
     const list = currentList();
-    drop('lists', list, { words: `Deleted the list ${quoted(list.title)}`, offersUndo: true });
+    drop('lists', list, { words: t`Deleted the list ${quoted(list.title)}`, offersUndo: true });
   }
 
   async function leaveList() {
     const list = currentList();
-    const text = `Only ${list.owner} can share it with you again.`;
-    if (!(await confirmed(`Leave ${quoted(list.title)}?`, text, { yes: 'Leave', no: 'Stay' }))) return;
+    const text = t`Only ${list.owner} can share it with you again.`;
+    if (!(await confirmed(t`Leave ${quoted(list.title)}?`, text, { yes: t`Leave`, no: t`Stay` }))) return;
     const path = `/api/lists/${list.id}/members/${encodeURIComponent(access.session.user)}`;
-    drop('lists', list, { toast: `You have left ${quoted(list.title)}.` }, path);
+    drop('lists', list, { toast: t`You have left ${quoted(list.title)}.` }, path);
   }
 
   // ---- Drawer and panel --------------------------------------------------------------------------------
@@ -19018,7 +19094,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       item = await getJson(`/api/todos/${id}`);
     } catch (error) {
       const isGone = error.status === 404;
-      complain(isGone ? 'This to-do was deleted, or it isn’t shared with you.' : expected(error).message);
+      complain(isGone ? t`This to-do was deleted, or it isn’t shared with you.` : expected(error).message);
     }
     const list = item && !listById(item.list)?.inbox && !access.link ? item.list : null;
     const view = { ...plainView, list, ...(item?.start && !hasStarted(item) && { kind: 'later', list: null }) };
@@ -19089,14 +19165,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function activeFilters() {
     const { q, tags, kind } = state.view;
     const chips = tags.map(tag =>
-      filterChip(`Tagged ${tag}`, `Tagged ${tag}: remove this filter`, action('toggleTag', tag)),
+      filterChip(t`Tagged ${tag}`, t`Tagged ${tag}: remove this filter`, action('toggleTag', tag)),
     );
-    if (q) chips.unshift(filterChip(`Search: ${q}`, `Search: ${q} – clear it`, action('clearSearch')));
+    if (q) chips.unshift(filterChip(t`Search: ${q}`, t`Search: ${q} – clear it`, action('clearSearch')));
     const isWidenable = chips.length > 0 && kind === 'list' && !access.link;
     const everywhere = hashOf({ ...state.view, kind: 'all', list: null });
     const isSavable = chips.length > 0 && kind !== 'trash' && !access.link;
-    const save = button('link.save-filter', action('saveFilter'), 'Save as filter');
-    return [...chips, isSavable && save, isWidenable && h('a.widen.link', { href: everywhere }, 'Look in every list')];
+    const save = button('link.save-filter', action('saveFilter'), t`Save as filter`);
+    return [...chips, isSavable && save, isWidenable && h('a.widen.link', { href: everywhere }, t`Look in every list`)];
   }
 
   // ---- Rendering ---------------------------------------------------------------------------------------
@@ -19105,38 +19181,38 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const { kind, show, q, tags } = state.view;
     const { problem } = state;
     if (problem?.status === 401 && access.link)
-      return ['This link is no longer valid', 'Ask the sender for a new one.'];
-    if (problem) return [problem.status === 401 ? 'Not signed in' : 'Out of reach', problem.message, 'retry'];
+      return [t`This link is no longer valid`, t`Ask the sender for a new one.`];
+    if (problem) return [problem.status === 401 ? t`Not signed in` : t`Out of reach`, problem.message, 'retry'];
     if (kind === 'statistics' && !state.statistics)
-      return ['Not here yet', 'The server counts. The statistics are shown as soon as it can be reached.'];
+      return [t`Not here yet`, t`The server counts. The statistics are shown as soon as it can be reached.`];
     if (kind === 'statistics')
-      return ['Nothing to count yet', 'Complete a to-do, and this page shows it, day by day.'];
+      return [t`Nothing to count yet`, t`Complete a to-do, and this page shows it, day by day.`];
     if (kind === 'trash') {
       return q
-        ? ['Nothing found', 'Nothing in the trash has these words.']
-        : ['The trash is empty', 'What you delete comes here first and can be restored.'];
+        ? [t`Nothing found`, t`Nothing in the trash has these words.`]
+        : [t`The trash is empty`, t`What you delete comes here first and can be restored.`];
     }
-    if (q) return ['Nothing found', `Nothing here has the words ${quoted(q)}. Case and accents don’t matter.`];
-    const which = show === 'all' ? '' : `${show} `;
-    if (tags.length) return ['Nothing here', `No ${which}to-do has ${quoted(tags.join(', '))}.`];
+    if (q) return [t`Nothing found`, t`Nothing here has the words ${quoted(q)}. Case and accents don’t matter.`];
+    if (tags.length) return [t`Nothing here`, untaggedWords(show, quoted(tags.join(', ')))];
     const { active, completed } = counts();
     if (viewNow().empty && active === 0 && show !== 'completed') return viewNow().empty;
-    if (show === 'active' && completed > 0) return ['All done', 'Every single one. The rest of the day is yours.'];
+    if (show === 'active' && completed > 0) return [t`All done`, t`Every single one. The rest of the day is yours.`];
     if (show === 'completed' && active > 0)
-      return ['Nothing completed yet', 'Tick a to-do and it will be kept here.'];
-    if (isLockedView()) return ['All clear', 'There is nothing on this list yet.'];
-    return ['All clear', `Type what is on your mind and press Enter.${localTodosWords()}`];
+      return [t`Nothing completed yet`, t`Tick a to-do and it will be kept here.`];
+    if (isLockedView()) return [t`All clear`, t`There is nothing on this list yet.`];
+    return [t`All clear`, `${t`Type what is on your mind and press Enter.`} ${localTodosWords()}`.trim()];
+  }
+
+  function untaggedWords(show, tags) {
+    if (show === 'all') return t`No to-do has ${tags}.`;
+    return show === 'active' ? t`No active to-do has ${tags}.` : t`No completed to-do has ${tags}.`;
   }
 
   function localTodosWords() {
     const { kind, local_todos: count } = access.session ?? {};
     if (kind !== 'session' || !count) return '';
-    return ` The ${localTodos(access.session)} ${count === 1 ? 'is' : 'are'} shown when you sign out.`;
-  }
-
-  function localTodos({ local_todos: count }) {
-    const number = count?.toLocaleString('en');
-    return `${number} ${count === 1 ? 'to-do' : 'to-dos'} of this computer’s own user`;
+    return plural(count, 'The {0} to-do of this computer’s own user is shown when you sign out.|' +
+      'The {0} to-dos of this computer’s own user are shown when you sign out.');
   }
 
   // What several bindings need, worked out once.
@@ -19179,7 +19255,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.banner': () => ({ hidden: !state.hasKept }),
     '.banner-text': () => ({ children: [state.hasKept ? awayWords() : ''] }),
     '.banner-retry': () => ({ hidden: !state.away }),
-    '.skip': ({ hasComposer }) => ({ children: [`Skip to the ${hasComposer ? 'new to-do box' : 'title'}`] }),
+    '.skip': ({ hasComposer }) => ({ children: [hasComposer ? t`Skip to the new to-do box` : t`Skip to the title`] }),
     '.shell': () => ({ inert: gate.resolve !== null }),
     '.sidebar': () => ({ inert: isCovered() || (narrowScreen.matches && !state.hasDrawer) }),
     '.page': () => ({ inert: isCovered() || state.hasDrawer }),
@@ -19200,7 +19276,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     },
     '.account-button, .account-of, .account :is(.sessions-part, .tokens-part, .password-part, .delete-form, .sign-out)':
       () => ({ hidden: !hasAccount() }),
-    '.account-name': ({ session }) => ({ children: [hasAccount() ? session.user : 'Settings'] }),
+    '.account-name': ({ session }) => ({ children: [hasAccount() ? session.user : t`Settings`] }),
     '.settings-button': ({ session }) => ({ hidden: hasAccount() || !session.settings || access.link !== null }),
     ...each(['', 'light', 'dark'], theme => `[name=theme][value="${theme}"]`, theme => ({
       checked: (settings().theme ?? '') === theme,
@@ -19208,7 +19284,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     ...each(['language', 'first_day'], name => `#set-${name}`, name => ({ value: settings()[name] ?? '' })),
     '#set-default_list': () => ({
       children: [
-        option('', inbox()?.title ?? 'Inbox'),
+        option('', inbox()?.title ?? t`Inbox`),
         ...livingLists().filter(list => !list.inbox && !isLockedList(list)).map(({ id, title }) => option(id, title)),
       ],
       value: defaultList()?.inbox ? '' : (defaultList()?.id ?? ''),
@@ -19240,10 +19316,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.leave-button': ({ list }) => ({ hidden: !isOthers(list) }),
     '.empty-trash': () => ({ hidden: !isTrash() || state.items.length === 0 }),
     '.header .share-note': ({ list }) => ({ hidden: !isOthers(list) && !state.hasOwnLists && !list?.archived }),
-    '.share-words': ({ list }) => ({ children: [shareWords(list), list?.archived ? ' This list is archived.' : ''] }),
+    '.share-words': ({ list }) => ({
+      children: [shareWords(list), list?.archived && [' ', t`This list is archived.`]],
+    }),
     '.archived-lists': () => ({ children: access.link ? [] : listPlaces(null, archivedLists()) }),
     '#list-options-title': ({ list }) => ({ children: [list?.title] }),
-    '.archive-list': ({ list }) => ({ children: [list?.archived ? 'Take out of the archive' : 'Archive'] }),
+    '.archive-list': ({ list }) => ({ children: [list?.archived ? t`Take out of the archive` : t`Archive`] }),
     '[data-action=moveListBy]': ({ list }) => ({ hidden: Boolean(list?.archived) }),
     ...each(
       findAll('.colours input').map(input => input.value),
@@ -19255,7 +19333,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       hidden: !hasRows() || isFiltered() || completed === 0,
       max: Math.max(1, total),
       value: completed,
-      'aria-valuetext': `${completed} of ${total} completed`,
+      'aria-valuetext': t`${completed} of ${total} completed`,
     }),
     '.composer': ({ hasComposer }) => ({ hidden: !hasComposer }),
     '.understood': () => ({ children: quickChips() }),
@@ -19264,23 +19342,23 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.main': ({ hasTodos }) => ({ hidden: !hasTodos }),
     '.footer': ({ hasTodos }) => ({ hidden: !hasTodos || state.selected.size > 0 }),
     '.selection': () => ({ hidden: state.selected.size === 0 }),
-    '.selection-count': () => ({ children: [`${state.selected.size} selected`] }),
+    '.selection-count': () => ({ children: [t`${state.selected.size} selected`] }),
     '.select-complete': () => ({
-      children: [selectedItems().some(item => !item.completed) ? 'Complete' : 'Reopen'],
+      children: [selectedItems().some(item => !item.completed) ? t`Complete` : t`Reopen`],
     }),
     '.select-due': () => ({ value: '' }),
     '.select-assignee': () => ({
       hidden: membersOf(commonList()).length < 2,
       children: [
-        option('', 'Assign to …'),
+        option('', t`Assign to …`),
         ...membersOf(commonList()).map(name => option(`@${name}`, name)),
-        option('none', 'Nobody'),
+        option('none', t`Nobody`),
       ],
       value: '',
     }),
     '.select-list': () => ({
       children: [
-        option('', 'Move to …'),
+        option('', t`Move to …`),
         ...state.lists.filter(list => !isLockedList(list)).map(({ id, title }) => option(id, title)),
       ],
       value: '',
@@ -19296,21 +19374,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.print-note': () => ({
       hidden: state.next === null,
       children: [
-        `Only the first ${state.items.length} to-dos are printed.`,
-        ` Press ${isApple ? '⌘' : 'Ctrl+'}P in the list to print all of them.`,
+        t`Only the first ${state.items.length} to-dos are printed.`,
+        ' ',
+        t`Press ${isApple ? '⌘P' : 'Ctrl+P'} in the list to print all of them.`,
       ],
     }),
     '.empty': ({ isEmpty }) => ({ hidden: !isEmpty }),
     '.empty-title': ({ empty: [title = ''] }) => ({ children: [title] }),
     '.empty-text': ({ empty: [, text = ''] }) => ({ children: [text] }),
     '.empty-action': ({ empty: [, , retry] }) => ({
-      children: [retry && button('button', action('loadAgain'), 'Try again')],
+      children: [retry && button('button', action('loadAgain'), t`Try again`)],
     }),
     '.todo-count': ({ active, capped }) => ({
-      children: [
-        h('strong', {}, `${active}${capped ? '+' : ''}`),
-        ` ${active === 1 && !capped ? 'item' : 'items'} left`,
-      ],
+      children: pluralViews(active, '{0} item left|{0} items left',
+        h('strong', {}, `${numberFormat.format(active)}${capped ? '+' : ''}`)),
     }),
     '.clear-completed': ({ changeable }) => ({ hidden: changeable.completed === 0 }),
     ...each(['all', 'active', 'completed'], show => `.filters [data-show=${show}]`, show => ({
@@ -19327,16 +19404,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     // Texts stay selectable where they can't be changed, everything else is switched off.
     '.detail-title, .detail-notes': ({ isFixed }) => ({ readOnly: isFixed }),
     '.notes-view': ({ item, isFixed }) => ({ children: item ? notesView(isFixed) : [] }),
-    '.detail-notes': ({ isFixed }) => ({ placeholder: isFixed ? 'No notes' : 'Anything worth remembering' }),
+    '.detail-notes': ({ isFixed }) => ({ placeholder: isFixed ? t`No notes` : t`Anything worth remembering` }),
     '.detail fieldset, .detail-list': ({ isFixed }) => ({ disabled: isFixed }),
     '.detail-tag, .detail-delete': ({ isFixed }) => ({ hidden: isFixed }),
     '.detail-note': ({ item, isFixed }) => ({ hidden: !isFixed, children: [isFixed && lockWords(item)] }),
     '.detail-state': ({ item }) => {
       const parent = state.parents.get(item?.parent);
-      return { children: [item?.completed ? 'Completed' : 'Active', parent && parentMark(parent.title, parent.id)] };
+      return { children: [item?.completed ? t`Completed` : t`Active`, parent && parentMark(parent.title, parent.id)] };
     },
     '.subtasks-part': ({ item, isFixed }) => ({ hidden: !item || (isFixed && !isParent(item)) }),
-    '#subtasks-title': ({ item }) => ({ children: [item && isParent(item) ? progressWords(item) : 'Subtasks'] }),
+    '#subtasks-title': ({ item }) => ({ children: [item && isParent(item) ? progressWords(item) : t`Subtasks`] }),
     '.subtasks': ({ item }) => ({ children: item ? state.subtasks.map(subtaskView) : [] }),
     '.new-subtask': ({ isFixed }) => ({ hidden: isFixed }),
     '.nest': ({ item, isFixed }) => ({ hidden: !item || isFixed || !isTree() || !upperOf(item) }),
@@ -19357,7 +19434,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     },
     '.repeat-rest': () => ({ hidden: !find('.repeat-unit').value }),
     '.repeat-every': () => ({ hidden: !UNITS[find('.repeat-unit').value] }),
-    '.repeat-units': () => ({ children: [`${UNITS[find('.repeat-unit').value]}s`] }),
+    '.repeat-units': () => ({ children: [UNITS[find('.repeat-unit').value]] }),
     '.repeat-days': () => ({ hidden: find('.repeat-unit').value !== 'WEEKLY' }),
     ...each(WEEKDAYS, day => `.repeat-days [value=${day}] + span`, day => ({
       children: [weekdayName(day, shortWeekdayFormat)],
@@ -19371,7 +19448,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.reminders': ({ item }) => ({ children: (item?.reminders ?? []).map(reminderChip) }),
     '.new-reminder': ({ item }) => ({
       children: [
-        option('', 'Add a reminder'),
+        option('', t`Add a reminder`),
         ...commonReminders(item).map(each => option(each.before, reminderText(each, item))),
         ...Object.entries(SNOOZES).map(([value, { words }]) => option(value, words)),
       ],
@@ -19388,16 +19465,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.assignee-field': ({ item }) => ({ hidden: !item?.assignee && membersOf(item?.list).length < 2 }),
     '.detail-assignee': ({ item, isFixed }) => ({
       disabled: isFixed,
-      children: [option('', 'Nobody'), ...assignable(item).map(name => option(name, name))],
+      children: [option('', t`Nobody`), ...assignable(item).map(name => option(name, name))],
       value: item?.assignee ?? '',
     }),
-    '.comments-title': ({ item }) => ({ children: [`Comments${item?.comments ? ` (${item.comments})` : ''}`] }),
+    '.comments-title': ({ item }) => ({ children: [item?.comments ? t`Comments (${item.comments})` : t`Comments`] }),
     '.comment-list': () => ({ children: state.open ? state.comments.map(commentView) : [] }),
     '.comment-form': ({ isFixed }) => ({ hidden: isFixed }),
-    '.comment-send': () => ({ children: [state.commenting ? 'Save' : 'Comment'] }),
+    '.comment-send': () => ({ children: [state.commenting ? t`Save` : t`Comment`] }),
     '.history-list': () => ({ children: state.open ? historyView() : [] }),
     '.history-more': () => ({ hidden: state.nextHistory === null }),
-    '.detail-created': ({ item }) => ({ children: item?.created_at ? ['Added ', agoTime(item.created_at)] : [] }),
+    '.detail-created': ({ item }) => ({ children: item?.created_at ? views`Added ${agoTime(item.created_at)}` : [] }),
     '.gate': () => ({ hidden: gate.resolve === null }),
     '#gate-title': () => ({ children: [gateTitle()] }),
     '.gate-words': () => ({ hidden: !gateWords(), children: [gateWords()] }),
@@ -19407,17 +19484,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.invite-field': () => ({ hidden: gate.session.sign_up !== 'invite' && inviteOf(location.hash) === null }),
     '#sign-up-invite': () => ({ required: gate.session.sign_up === 'invite' }),
     '.take-field': () => ({ hidden: !gate.session.local_todos }),
-    '.take-field label': () => ({ children: [`Take along the ${localTodos(gate.session)}`] }),
+    '.take-field label': () => ({
+      children: [plural(gate.session.local_todos ?? 0, 'Take along the {0} to-do of this computer’s own user|' +
+        'Take along the {0} to-dos of this computer’s own user')],
+    }),
     '.gate-hint': () => ({ children: [gateHint()] }),
     '.gate-switch': () => ({
       hidden: !gate.isSignUp && !['open', 'first'].includes(gate.session.sign_up),
-      children: [gate.isSignUp ? 'Sign in' : makingWords()],
+      children: [gate.isSignUp ? t`Sign in` : makingWords()],
     }),
     '.gate-back': () => ({ hidden: !isLocalUser(gate.session) }),
     '.invites-part': ({ session }) => ({ hidden: session.sign_up !== 'invite' || !hasAccount() }),
     '.account-username': ({ session }) => ({ value: session.user ?? '' }),
     '.links-part': ({ session }) => ({ hidden: !session.accounts }), // a link's header is read only with accounts
-    '#share-title': () => ({ children: [sharedList && `Share ${quoted(sharedList.title)}`] }),
+    '#share-title': () => ({ children: [sharedList && t`Share ${quoted(sharedList.title)}`] }),
     ...each(['session', 'token', 'invite', 'member', 'link', 'template'], kind => `.${kind}-entries`, kind => ({
       children: (state.collections[kind] ?? []).map(thing => entryView(kind, thing)),
     })),
@@ -19499,7 +19579,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const place = { x, y: height - size, width, height: size };
       x += step;
       return h('rect', { '.none': !completed, ...place },
-        h('title', {}, `${dayTitleFormat(midnightOf(day))}: ${completed}`));
+        h('title', {}, t`${dayTitleFormat(midnightOf(day))}: ${completed}`));
     };
     const bars = weeks.flatMap(ofWeek => {
       x += gap;
@@ -19513,19 +19593,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function daysTable(days) {
     const row = ofWeek => {
       const counts = new Map(ofWeek.map(({ day, completed }) => [weekdayOf(day), completed]));
-      const cells = week().map(code => h('td', {}, String(counts.get(code) ?? '')));
+      const cells = week().map(code => h('td', {}, String(shownValue(counts.get(code) ?? ''))));
       return h('tr', {}, h('th', { scope: 'row' }, dayFormat(midnightOf(ofWeek[0].day))), cells);
     };
     const names = week().map(code => h('th', { scope: 'col' }, weekdayName(code)));
     return h('div.hidden-words', {}, h('table', {},
-      h('caption', {}, 'Completed to-dos by day'),
-      h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, 'Week from'), names)),
+      h('caption', {}, t`Completed to-dos by day`),
+      h('thead', {}, h('tr', {}, h('th', { scope: 'col' }, t`Week from`), names)),
       h('tbody', {}, weeksOf(days).map(row))));
   }
 
   function openRow({ id, title, active }, most) {
     return h('li', { key: id },
-      h('a.row.apart', { href: hashOfList(id) }, h('span', { dir: 'auto' }, title), h('b', {}, String(active))),
+      h('a.row.apart', { href: hashOfList(id) },
+        h('span', { dir: 'auto' }, title), h('b', {}, numberFormat.format(active))),
       h('svg.bar', { 'aria-hidden': 'true', viewBox: '0 0 100 4', preserveAspectRatio: 'none' },
         h('rect', { x: 0, y: 0, width: (100 * active) / most, height: 4 })));
   }
@@ -19533,20 +19614,21 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function statisticsView({ days, streak, lists }) {
     const total = sum(days, 'completed');
     const most = Math.max(...days.map(({ completed }) => completed));
-    const words = `${todosText(total)} in twelve weeks, at most ${most} on one day`;
+    const words = t`${todosText(total)} in twelve weeks, at most ${most} on one day`;
     return [
       h('section.card.stack', {},
-        h('h2', {}, 'Completed'),
+        h('h2', {}, t`Completed`),
         h('p.soft', {}, `${words}.`),
-        daysDrawing(days, `Completed to-dos by day: ${words}`),
+        daysDrawing(days, t`Completed to-dos by day: ${words}`),
         h('p.row.apart.soft', { 'aria-hidden': 'true' },
-          h('span', {}, dayFormat(midnightOf(days[0].day))), h('span', {}, 'Today')),
+          h('span', {}, dayFormat(midnightOf(days[0].day))), h('span', {}, t`Today`)),
         daysTable(days)),
       h('section.card.stack', {},
-        h('h2', {}, 'Days in a row'),
-        h('p', {}, h('b.streak', {}, String(streak)), ` ${streak === 1 ? 'day' : 'days'} with something completed`)),
+        h('h2', {}, t`Days in a row`),
+        h('p', {}, pluralViews(streak, '{0} day with something completed|{0} days with something completed',
+          h('b.streak', {}, numberFormat.format(streak))))),
       lists.length > 0 && h('section.card.stack', {},
-        h('h2', {}, 'Open by list'),
+        h('h2', {}, t`Open by list`),
         h('ul.open-lists.stack', {}, lists.map(each => openRow(each, lists[0].active)))),
     ];
   }
@@ -19556,16 +19638,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function trashRow(kind, item) {
     const { id, title, deleted_at: at } = item;
     const list = listById(item.list);
-    const where = kind === 'lists' ? 'List' : (list?.title ?? 'a deleted list');
+    const where = kind === 'lists' ? t`List` : (list?.title ?? t`a deleted list`);
     const isFixed = kind === 'todos' && isLocked(item);
     // A deleted list can only be restored; the server removes it automatically later. To-dos in
     // another user's list can be deleted for good only by its owner.
     const isOwn = kind === 'todos' && !isOthers(list);
-    return lineView('.trash-row', id, title, [`${where} · deleted `, agoTime(at)],
-      !isFixed && labelled('button.restore', `Restore ${title}`, () => restoreFromTrash(kind, item), icon('restore'),
-        'Restore'),
+    return lineView('.trash-row', id, title, views`${where} · deleted ${agoTime(at)}`,
+      !isFixed && labelled('button.restore', t`Restore ${title}`, () => restoreFromTrash(kind, item), icon('restore'),
+        t`Restore`),
       !isFixed && isOwn &&
-        labelled('icon-button.purge', `Delete ${title} for good`, () => purgeTodo(item), icon('trash')));
+        labelled('icon-button.purge', t`Delete ${title} for good`, () => purgeTodo(item), icon('trash')));
   }
 
   function trashView() {
@@ -19576,26 +19658,26 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function restoreFromTrash(kind, { id, title }) {
     command({
-      words: `Restored ${quoted(title)}`,
+      words: t`Restored ${quoted(title)}`,
       request: { method: 'POST', path: `/api/${kind}/${id}/restore` },
       apply: draft => removeIn(draft, kind === 'lists' ? 'trashedLists' : 'items', id),
       rereads: true,
-      toast: `Restored ${quoted(title)}.`,
+      toast: t`Restored ${quoted(title)}.`,
     });
   }
 
   async function purgeTodo({ id, title }) {
-    if (!(await confirmed(`Delete ${quoted(title)} for good?`, 'This can’t be undone.'))) return;
+    if (!(await confirmed(t`Delete ${quoted(title)} for good?`, t`This can’t be undone.`))) return;
     command({
       request: { method: 'DELETE', path: `/api/todos/${id}?deleted=true` },
       apply: draft => removeIn(draft, 'items', id),
-      said: `${title}: deleted for good.`,
+      said: t`${title}: deleted for good.`,
     });
   }
 
   async function emptyTrash() {
-    const text = 'Every to-do in it is deleted for good. This can’t be undone.';
-    if (!(await confirmed('Empty the trash?', text))) return;
+    const text = t`Every to-do in it is deleted for good. This can’t be undone.`;
+    if (!(await confirmed(t`Empty the trash?`, text))) return;
     command({
       request: { method: 'DELETE', path: '/api/todos?deleted=true' },
       apply: draft => {
@@ -19604,7 +19686,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         draft.next = null;
       },
       rereads: true,
-      toast: 'The trash is empty.',
+      toast: t`The trash is empty.`,
     });
   }
 
@@ -19623,7 +19705,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // The answer is yes, no, or empty after Escape. With `name`, the user edits that, and it is the result.
-  function chosen(title, text, { yes = 'Delete for good', no = 'Keep', isSafe = false, name = null } = {}) {
+  function chosen(title, text, { yes = t`Delete for good`, no = t`Keep`, isSafe = false, name = null } = {}) {
     const field = find('#ask-name');
     Object.assign(field, { value: name, required: name !== null });
     field.closest('.field').hidden = name === null;
@@ -19635,7 +19717,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   const confirmed = async (...question) => (await chosen(...question)) === 'yes';
-  const asked = (title, name) => chosen(title, '', { yes: 'Save', no: 'Cancel', isSafe: true, name });
+  const asked = (title, name) => chosen(title, '', { yes: t`Save`, no: t`Cancel`, isSafe: true, name });
 
   // Only a press that begins on the veil closes: a drag over a text may end there.
   let isOnVeil = false;
@@ -19693,7 +19775,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     empty(field);
     const { id: parent, list } = state.open;
     putTodo({ title, parent, list }, '', {
-      said: `Added ${title}.`,
+      said: t`Added ${title}.`,
       failed: () => void (field.value ||= title),
     });
   }
@@ -19718,7 +19800,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     title.style.height = `${title.scrollHeight}px`;
   }
 
-  const removableTag = tag => filterChip(tag, `Remove the tag ${tag}`, { key: tag, ...action('removeTag', tag) });
+  const removableTag = tag => filterChip(tag, t`Remove the tag ${tag}`, { key: tag, ...action('removeTag', tag) });
   const detailFields = () => findAll('.detail [data-field]');
 
   function fillDetails() {
@@ -19790,8 +19872,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // A half-typed value stays while the cursor is in it, also while another window has the focus.
   function complainOfHalf(field) {
     if (field.contains(document.activeElement)) return true;
-    const what = drafts.get(field).name === 'repeat' ? 'repeat' : 'date';
-    complain(`The ${what} is not complete. The previous one was kept.`);
+    const isRepeat = drafts.get(field).name === 'repeat';
+    complain(isRepeat ? t`The repeat is not complete. The previous one was kept.`
+      : t`The date is not complete. The previous one was kept.`);
     beginText(field, drafts.get(field));
     return true;
   }
@@ -19832,7 +19915,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     saveDetails();
     const { id, title, revision } = state.open;
     const request = { method: 'POST', path: `/api/todos/${id}/skip${zoneQuery()}` };
-    const words = `Skipped ${quoted(title)} once`;
+    const words = t`Skipped ${quoted(title)} once`;
     command({
       kind: 'todos',
       words,
@@ -19844,20 +19927,26 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
+  function aroundText(text, before, of) {
+    if (of) return before > 0 ? t`${text} before the start` : t`${text} after the start`;
+    return before > 0 ? t`${text} before` : t`${text} after`;
+  }
+
+  const AMOUNTS = [['{0} day|{0} days', 1440], ['{0} hour|{0} hours', 60], ['{0} minute|{0} minutes', 1]];
+
   // Minutes before a day are read as a time on that day or on one before it.
   function reminderText({ at, before, of }, item) {
     if (at) return friendlyDue(at).text;
     const moment = item[of ?? 'due'];
-    const tail = of ? ' the start' : '';
     if (moment && !moment.includes('T')) {
       const days = Math.ceil(before / 1440);
-      const count = plural(Math.abs(days), 'day', 'days');
-      const day = days ? `${count} ${days > 0 ? 'before' : 'after'}${tail}` : `On the day${of ? ' of the start' : ''}`;
-      return `${day}, ${clockFormat(new Date(2000, 0, 1, 0, days * 1440 - before))}`;
+      const onTheDay = of ? t`On the day of the start` : t`On the day`;
+      const day = days ? aroundText(plural(Math.abs(days), AMOUNTS[0][0]), days, of) : onTheDay;
+      return t`${day}, ${clockFormat(new Date(2000, 0, 1, 0, days * 1440 - before))}`;
     }
-    if (before === 0) return of ? 'At the start' : 'When it is due';
-    const [unit, size] = [['day', 1440], ['hour', 60], ['minute', 1]].find(([, length]) => before % length === 0);
-    return `${plural(Math.abs(before) / size, unit, `${unit}s`)} ${before > 0 ? 'before' : 'after'}${tail}`;
+    if (before === 0) return of ? t`At the start` : t`When it is due`;
+    const [forms, size] = AMOUNTS.find(([, length]) => before % length === 0);
+    return aroundText(plural(Math.abs(before) / size, forms), before, of);
   }
 
   function commonReminders(item) {
@@ -19868,7 +19957,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function changeReminders(renew) {
     const item = state.open;
     const reminders = renew(item.reminders ?? []);
-    change('todos', item, { reminders }, `Changed the reminders of ${quoted(item.title)}`);
+    change('todos', item, { reminders }, t`Changed the reminders of ${quoted(item.title)}`);
   }
 
   function addReminder(before) {
@@ -19881,7 +19970,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const field = find('.reminder-at');
     const [day, time] = field.value.split('T');
     if (time) changeReminders(reminders => [...reminders, { at: dueOf(day, time) }]);
-    else complain('Choose a day and a time first.');
+    else complain(t`Choose a day and a time first.`);
     if (time) askToNotify();
     field.value = '';
   }
@@ -19889,7 +19978,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function reminderChip(reminder, index) {
     const text = reminderText(reminder, state.open);
     const remove = () => changeReminders(reminders => reminders.toSpliced(index, 1));
-    return filterChip(text, `Remove the reminder ${text}`, { key: index, ...action(remove) }, 'bell');
+    return filterChip(text, t`Remove the reminder ${text}`, { key: index, ...action(remove) }, 'bell');
   }
 
   const typedTags = (item, text) => ({ ...draftOf('todos', item, 'tags'), text });
@@ -19898,7 +19987,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function changeTags(item, renew, typed, more) {
     const changed = ({ tags }) => ({ tags: splitTags(renew(tags).join(',')) });
     seen.set(item.id, savedThing('todos', item.id) ?? item);
-    const words = `Changed the tags of ${quoted(item.title)}`;
+    const words = t`Changed the tags of ${quoted(item.title)}`;
     change('todos', item, changed(item), words, { typed, ...overKnown('todos', item.id, changed), ...more });
   }
 
@@ -19924,19 +20013,23 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // The words follow from the names and values that the API has, so that a new field needs none here.
   const VALUES = {
     priority: level => PRIORITIES[level],
-    list: id => listById(id)?.title ?? 'another list',
-    parent: id => quoted((itemById(id) ?? state.parents.get(id))?.title ?? 'another to-do'),
+    list: id => listById(id)?.title ?? t`another list`,
+    parent: id => quoted((itemById(id) ?? state.parents.get(id))?.title ?? t`another to-do`),
     repeat: repeatWords,
     reminders: reminders => reminders.map(each => reminderText(each, {})).join(', '),
   };
   const isNothing = value => !value || value.length === 0;
   const capitalised = text => text.charAt(0).toUpperCase() + text.slice(1);
-  const fieldName = name => capitalised(name.replaceAll('_', ' '));
+  const FIELD_NAMES = {
+    title: t`Title`, notes: t`Notes`, due: t`Due`, start: t`Start`, repeat: t`Repeat`, reminders: t`Reminders`,
+    priority: t`Priority`, tags: t`Tags`, list: t`List`, parent: t`Parent`, assignee: t`Assignee`,
+  };
+  const fieldName = name => FIELD_NAMES[name] ?? capitalised(name.replaceAll('_', ' '));
 
   function momentWords(value) {
     const moment = dueMoment(value);
     const day = (moment.getFullYear() === new Date().getFullYear() ? dayFormat : yearFormat)(moment);
-    return value.includes('T') ? `${day}, ${clockFormat(moment)}` : day;
+    return value.includes('T') ? t`${day}, ${clockFormat(moment)}` : day;
   }
 
   function valueWords(name, value) {
@@ -19948,32 +20041,39 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function fieldWords(name, value) {
-    return isNothing(value) ? `${fieldName(name)} removed` : `${fieldName(name)} ${valueWords(name, value)}`;
+    return isNothing(value) ? t`${fieldName(name)} removed` : t`${fieldName(name)} ${valueWords(name, value)}`;
   }
 
   const ACTION_WORDS = {
-    create: 'created it',
-    delete: 'moved it to the trash',
-    restore: 'restored it',
-    purge: 'deleted it for good',
+    create: t`created it`,
+    delete: t`moved it to the trash`,
+    restore: t`restored it`,
+    purge: t`deleted it for good`,
+  };
+  const COMMENT_WORDS = {
+    add: text => (text ? t`added a comment: ${text}` : t`added a comment`),
+    edit: text => (text ? t`edited a comment: ${text}` : t`edited a comment`),
+    delete: text => (text ? t`deleted a comment: ${text}` : t`deleted a comment`),
   };
   const BESIDE = /_at$|^(?:id|url|revision|order|comments)$/; // follow from other changes
 
   function fieldSentence(name, before, after) {
     const [from, to] = [before, after].map(value => valueWords(name, value));
-    if (name === 'completed') return after ? 'completed it' : 'reopened it';
-    if (!from) return `set ${fieldName(name)} to ${to}`;
-    return to ? `changed ${fieldName(name)} from ${from} to ${to}` : `removed ${fieldName(name)}, which was ${from}`;
+    const field = fieldName(name);
+    if (name === 'completed') return after ? t`completed it` : t`reopened it`;
+    if (!from) return t`set ${field} to ${to}`;
+    return to ? t`changed ${field} from ${from} to ${to}` : t`removed ${field}, which was ${from}`;
   }
 
   function changeSentence({ action, before, after }) {
     if (ACTION_WORDS[action]) return ACTION_WORDS[action];
     const { text } = (after ?? before)?.comment ?? {};
-    if (action.startsWith('comment-')) return `${action.slice(8)} a comment${text ? `: ${quoted(text)}` : ''}`;
-    if (!before || !after) return before ? 'moved it to another list' : 'moved it here from another list';
+    if (action.startsWith('comment-')) return COMMENT_WORDS[action.slice(8)](text && quoted(text));
+    if (!before || !after) return before ? t`moved it to another list` : t`moved it here from another list`;
     const isChanged = name => !BESIDE.test(name) && JSON.stringify(before[name]) !== JSON.stringify(after[name]);
     const changed = Object.keys({ ...before, ...after }).filter(isChanged);
-    return changed.map(name => fieldSentence(name, before[name], after[name])).join('; ') || 'moved it within the list';
+    const words = changed.map(name => fieldSentence(name, before[name], after[name])).join('; ');
+    return words || t`moved it within the list`;
   }
 
   const describeChange = change => capitalised(changeSentence(change));
@@ -19981,18 +20081,18 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // In a list of one's own it was always oneself.
   function whoDid({ user }) {
     if (!isShared(listById(state.open?.list)) || user === undefined) return '';
-    return user === access.session?.user && !access.link ? 'You' : (user ?? 'A deleted user');
+    return user === access.session?.user && !access.link ? t`You` : (user ?? t`A deleted user`);
   }
 
   function historyEntry(change) {
     const who = whoDid(change);
-    const what = change.problem ?? (who ? `${who} ${changeSentence(change)}` : describeChange(change));
+    const what = change.problem ?? (who ? t`${who} ${changeSentence(change)}` : describeChange(change));
     const undoIt = () => undo({ words: what, batch: change.batch });
     return h('li.history-entry', { key: change.revision },
       h('span.history-what', { dir: 'auto' }, what),
       change.at && h('span.row.apart.soft', {},
         h('time', { dateTime: change.at, title: fullFormat(change.at) }, clockFormat(change.at)),
-        !isLocked(state.open) && labelled('link', `Undo: ${what}`, undoIt, 'Undo')));
+        !isLocked(state.open) && labelled('link', t`Undo: ${what}`, undoIt, t`Undo`)));
   }
 
   function historyView() {
@@ -20055,10 +20155,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const mayRemove = isMine || (!deleted && !isOthers(listById(state.open.list)) && !isLocked(state.open));
     return h('li', { key: id },
       h('div.row.wrap.soft', {},
-        h('strong', { dir: 'auto' }, author ?? 'Somebody'), agoTime(at), edited && !deleted && 'edited',
-        isMine && labelled('link', `Edit: ${text}`, () => editComment(id, text), 'Edit'),
-        mayRemove && labelled('link', `Delete: ${text}`, () => removeComment(id), 'Delete')),
-      deleted ? h('em.soft', {}, 'This comment was deleted.')
+        h('strong', { dir: 'auto' }, author ?? t`Somebody`), agoTime(at), edited && !deleted && t`edited`,
+        isMine && labelled('link', t`Edit: ${text}`, () => editComment(id, text), t`Edit`),
+        mayRemove && labelled('link', t`Delete: ${text}`, () => removeComment(id), t`Delete`)),
+      deleted ? h('em.soft', {}, t`This comment was deleted.`)
         : h('div.comment-text', { dir: 'auto' }, formed(text, LINKS)));
   }
 
@@ -20092,13 +20192,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const { commenting: id } = state;
     const made = { id: newId(), author: access.session?.user, text, created_at: new Date().toISOString() };
     const accept = answer => keep({ comments: renewed(saved.comments, made.id, answer) });
-    if (id) changeComments('PATCH', id, { text }, { body: { text }, words: 'Changed a comment' });
-    else changeComments('POST', '', made, { body: { text }, words: 'Added a comment', accept });
+    if (id) changeComments('PATCH', id, { text }, { body: { text }, words: t`Changed a comment` });
+    else changeComments('POST', '', made, { body: { text }, words: t`Added a comment`, accept });
   }
 
   function removeComment(id) {
     const deleted_at = new Date().toISOString();
-    changeComments('DELETE', id, { deleted_at }, { words: 'Deleted a comment', offersUndo: true });
+    changeComments('DELETE', id, { deleted_at }, { words: t`Deleted a comment`, offersUndo: true });
   }
 
   // ---- Who is here -------------------------------------------------------------------------------------
@@ -20190,8 +20290,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     saveDetails();
     if (queue.running) await Promise.race([queue.idle, sleep(3000)]);
     if (queue.jobs.length) {
-      const lost = `${changesText(queue.jobs.length)} not sent yet and would be lost.`;
-      if (!(await confirmed('Sign out anyway?', lost, { yes: 'Sign out', no: 'Stay' }))) return;
+      const lost = plural(queue.jobs.length,
+        '{0} change is not sent yet and would be lost.|{0} changes are not sent yet and would be lost.');
+      if (!(await confirmed(t`Sign out anyway?`, lost, { yes: t`Sign out`, no: t`Stay` }))) return;
     }
     await send('DELETE', path);
     await leave();
@@ -20237,7 +20338,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function findMissing(form) {
     const missing = findAll('[required]', form).filter(field => !field.value.trim());
     for (const field of missing)
-      complainAt(field, field.validity.badInput ? 'This is not a number.' : 'This is missing.');
+      complainAt(field, field.validity.badInput ? t`This is not a number.` : t`This is missing.`);
     return missing.length > 0;
   }
 
@@ -20247,11 +20348,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     for (const { field, message } of told) {
       // For one field the server sends a sentence, for several only the rest of each sentence.
       const { labels } = form.elements[field];
-      const words = errors.length === 1 ? error.message : `${labels[0].textContent} ${message}.`;
+      const words = errors.length === 1 ? error.message : t`${labels[0].textContent} ${message}.`;
       complainAt(form.elements[field], capitalised(words));
     }
     if (error.status === 429) holdBack(form, error.retryAfter ?? 30);
-    if (error.status === 503) say(form, `${error.message} Try again in a moment.`, 'bad');
+    if (error.status === 503) say(form, t`${error.message} Try again in a moment.`, 'bad');
     else if (!told.length) say(form, error.message, 'bad');
   }
 
@@ -20262,12 +20363,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     submit.disabled = true;
     const end = Date.now() + seconds * 1000;
     for (let left = seconds; left > 0; left = Math.ceil((end - Date.now()) / 1000)) {
-      submit.textContent = `${words} (in ${left < 120 ? `${left} s` : `${Math.ceil(left / 60)} min`})`;
+      submit.textContent = left < 120 ? t`${words} (in ${left} s)` : t`${words} (in ${Math.ceil(left / 60)} min)`;
       await sleep(1000);
     }
     submit.textContent = words;
     submit.disabled = false;
-    say(form, 'You can try again now.');
+    say(form, t`You can try again now.`);
   }
 
   // The policy of the page lets no form be sent, and none needs to be: its fields go out as JSON.
@@ -20292,7 +20393,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function showPassword(shown, isShown = shown.previousSibling.type === 'password') {
     shown.previousSibling.type = isShown ? 'text' : 'password';
-    patch(shown, [isShown ? 'Hide' : 'Show', hiddenWords(' the password')]);
+    shown.ariaLabel = isShown ? t`Hide the password` : t`Show the password`;
+    shown.textContent = isShown ? t`Hide` : t`Show`;
   }
 
   // ---- Sign-in view ------------------------------------------------------------------------------------
@@ -20330,22 +20432,21 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     resolve(session);
   }
 
-  const makingWords = () => (gate.session.sign_up === 'first' ? 'Make the first account' : 'Make an account');
-  const gateTitle = () => (gate.isSignUp ? makingWords() : 'Sign in');
+  const makingWords = () => (gate.session.sign_up === 'first' ? t`Make the first account` : t`Make an account`);
+  const gateTitle = () => (gate.isSignUp ? makingWords() : t`Sign in`);
 
   function gateHint() {
-    if (gate.isSignUp) return 'Have an account?';
-    const hints = { closed: '', invite: 'New here? Anyone with an account can send you an invitation link.' };
-    return hints[gate.session.sign_up] ?? 'New here?';
+    if (gate.isSignUp) return t`Have an account?`;
+    const hints = { closed: '', invite: t`New here? Anyone with an account can send you an invitation link.` };
+    return hints[gate.session.sign_up] ?? t`New here?`;
   }
 
   function gateWords() {
     const isFirst = gate.session.sign_up === 'first';
-    if (gate.isSignUp) return isFirst ? 'Welcome. There is no account here yet: make the first one.' : '';
+    if (gate.isSignUp) return isFirst ? t`Welcome. There is no account here yet: make the first one.` : '';
     if (access.session?.kind !== 'session') return '';
-    const waiting = queue.jobs.length;
-    const kept = waiting ? `; ${changesText(waiting)} kept here and will be sent.` : '.';
-    return `You have been signed out. Sign in again to go on${kept}`;
+    const again = t`You have been signed out. Sign in again to go on.`;
+    return queue.jobs.length ? `${again} ${keptWords()}` : again;
   }
 
   function renewSession(method, path, body, accept = () => {}) {
@@ -20390,7 +20491,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       await changeUser();
     } else {
       history.replaceState(null, '', hashOf(state.view));
-      showToast('You have an account already. An invitation is for people without one.');
+      showToast(t`You have an account already. An invitation is for people without one.`);
     }
   }
 
@@ -20409,68 +20510,70 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The server counts the making as the first use, and notes later ones only now and then.
   const isUsed = ({ used_at: used, created_at: made }) => Boolean(used) && used !== made;
-  const madeAgo = ({ created_at: made }) => h('span', {}, 'made ', agoTime(made));
-  const usedAgo = ({ used_at: used }) => h('span', {}, 'last used ', agoTime(used));
-  const since = at => `since ${yearFormat(at)}`;
-  const expiry = ({ expires_at: end }) => end && `good until ${yearFormat(end)}`;
+  const madeAgo = ({ created_at: made }) => h('span', {}, views`made ${agoTime(made)}`);
+  const usedAgo = ({ used_at: used }) => h('span', {}, views`last used ${agoTime(used)}`);
+  const since = at => t`since ${yearFormat(at)}`;
+  const expiry = ({ expires_at: end }) => end && t`good until ${yearFormat(end)}`;
   let sharedList = null;
 
-  // The texts of an entry of each collection. The button `act` removes it, and its label for screen readers ends
-  // with `of`; `gone` is reported afterwards.
+  // The texts of an entry of each collection. The button `act` removes it, and screen readers read its
+  // `label`; `gone` is reported afterwards.
   const COLLECTIONS = {
     session: session => ({
       name: session.device,
-      mark: session.current && 'this one',
+      mark: session.current && t`this one`,
       notes: [usedAgo(session), since(session.created_at)],
-      act: 'Sign out',
-      of: session.current ? 'here' : session.device,
-      gone: `${session.device}: signed out.`,
+      act: t`Sign out`,
+      label: session.current ? t`Sign out here` : t`Sign out ${session.device}`,
+      gone: t`${session.device}: signed out.`,
     }),
     token: token => ({
       name: token.name,
-      mark: token.read_only ? 'reads' : 'reads and changes',
+      mark: token.read_only ? t`reads` : t`reads and changes`,
       notes: [isUsed(token) ? usedAgo(token) : madeAgo(token), expiry(token)],
-      act: 'Revoke',
-      of: `the token ${token.name}`,
-      gone: `${token.name} is revoked.`,
+      act: t`Revoke`,
+      label: t`Revoke the token ${token.name}`,
+      gone: t`${token.name} is revoked.`,
     }),
     invite: invite => ({
-      name: 'Invitation',
+      name: t`Invitation`,
       notes: [madeAgo(invite), expiry(invite)],
-      act: 'Revoke',
-      of: `the invitation made ${timeAgo(invite.created_at)}`,
-      gone: 'The invitation is revoked.',
+      act: t`Revoke`,
+      label: t`Revoke the invitation made ${timeAgo(invite.created_at)}`,
+      gone: t`The invitation is revoked.`,
     }),
     template: template => ({
       name: template.title,
       notes: [todosText(template.todos.length), madeAgo(template)],
-      choice: button('button', action(() => useTemplate(template)), 'New list', hiddenWords(` of ${template.title}`)),
-      act: 'Delete',
-      of: `the template ${template.title}`,
-      gone: `The template ${template.title} is deleted.`,
+      choice: labelled('button', t`New list of ${template.title}`, () => useTemplate(template), t`New list`),
+      act: t`Delete`,
+      label: t`Delete the template ${template.title}`,
+      gone: t`The template ${template.title} is deleted.`,
     }),
     member: ({ name, role, since: at }) => ({
       name,
-      ...(role === 'owner' ? { mark: role } : { notes: [since(at)], choice: roleChoice(name, role), act: 'Remove' }),
-      of: name,
-      gone: `${name} can’t see this list any more.`,
+      ...(role === 'owner' && { mark: t`owner` }),
+      ...(role !== 'owner' && { notes: [since(at)], choice: roleChoice(name, role), act: t`Remove` }),
+      label: t`Remove ${name}`,
+      gone: t`${name} can’t see this list any more.`,
     }),
     link: link => ({
-      name: 'Link',
+      name: t`Link`,
       notes: [madeAgo(link), isUsed(link) && usedAgo(link)],
-      act: 'Revoke',
-      of: `the link made ${timeAgo(link.created_at)}`,
-      gone: 'The link is revoked.',
+      act: t`Revoke`,
+      label: t`Revoke the link made ${timeAgo(link.created_at)}`,
+      gone: t`The link is revoked.`,
     }),
   };
 
   // The label, the text and the words of a secret that is shown only once.
   const SECRETS = {
     token: ({ name, token }) =>
-      [`The token ${name}`, token, 'This is the token. Copy it now: it is not shown again.'],
+      [t`The token ${name}`, token, t`This is the token. Copy it now: it is not shown again.`],
     invite: ({ link }) =>
-      ['The invitation link', addressHere(link), 'Send this link to one person. Copy it now: it is not shown again.'],
-    link: ({ link }) => ['The link to read this list', addressHere(link), 'Copy the link now: it is not shown again.'],
+      [t`The invitation link`, addressHere(link), t`Send this link to one person. Copy it now: it is not shown again.`],
+    link: ({ link }) =>
+      [t`The link to read this list`, addressHere(link), t`Copy the link now: it is not shown again.`],
   };
 
   const entriesPath = kind => `/api/${['member', 'link'].includes(kind) ? `lists/${sharedList.id}/` : ''}${kind}s`;
@@ -20482,11 +20585,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function entryView(kind, thing) {
-    const { name, mark, notes = [], choice, act, of, gone } = COLLECTIONS[kind](thing);
+    const { name, mark, notes = [], choice, act, label, gone } = COLLECTIONS[kind](thing);
     const texts = notes.filter(Boolean).flatMap((note, index) => (index ? [' · ', note] : [note]));
     const remove = (value, node) => removeEntry(kind, thing, gone, node);
     return lineView('', thing.id ?? name, [name, mark && [' ', h('span.chip', {}, mark)]], texts,
-      choice, act && labelled('button', `${act} ${of}`, remove, act));
+      choice, act && labelled('button', label, remove, act));
   }
 
   async function loadEntries(kind) {
@@ -20537,7 +20640,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       h('p.secret-words', { role: 'status' }, words),
       h('div.secret-line.row', {},
         h('input.secret.control', field),
-        button('button.solid.copy', { key: text, ...action('copy'), 'aria-live': 'polite' }, 'Copy')),
+        button('button.solid.copy', { key: text, ...action('copy'), 'aria-live': 'polite' }, t`Copy`)),
     ];
   }
 
@@ -20553,7 +20656,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       // Without https there is no clipboard API, but the old command works.
       if (!document.execCommand('copy')) return;
     }
-    node.textContent = 'Copied';
+    node.textContent = t`Copied`;
   }
 
   // A dialog opens as if for the first time: without messages, typed texts and earlier secrets.
@@ -20635,11 +20738,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         const answer = await (await send('PATCH', '/api/user', { body })).json();
         settle(Object.fromEntries(Object.keys(body).map(each => [each, answer[each]])));
         // The same words twice are read only once.
-        say(part, find('.account .said').textContent === 'Saved.' ? 'Saved.\u00a0' : 'Saved.');
+        say(part, find('.account .said').textContent === t`Saved.` ? `${t`Saved.`}\u00a0` : t`Saved.`);
       } catch (error) {
         const [{ message } = {}] = expected(error).errors;
         say(part, message ? '' : error.message, 'bad');
-        if (message) complainAt(field, `${field.ariaLabel ?? field.labels[0].textContent} ${message}.`);
+        if (message) complainAt(field, t`${field.ariaLabel ?? field.labels[0].textContent} ${message}.`);
         settle({ [name]: before });
       }
     });
@@ -20651,7 +20754,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const others = new Set([...(Intl.supportedValuesOf?.('timeZone') ?? []), settings().time_zone ?? here]);
     others.delete(here);
     const names = [...others].map(each => option(each, each.replaceAll('_', ' ')));
-    return [option(here, `As this device: ${here.replaceAll('_', ' ')}`), option('', 'Not set: UTC'), ...names];
+    return [option(here, t`As this device: ${here.replaceAll('_', ' ')}`), option('', t`Not set: UTC`), ...names];
   }
 
   // ---- Reminders ---------------------------------------------------------------------------------------
@@ -20661,9 +20764,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const inMinutes = minutes => new Date(Math.ceil((Date.now() + minutes * 60000) / 60000) * 60000);
 
   const SNOOZES = {
-    soon: { words: 'In 10 minutes', short: 'Snooze 10 min', moment: () => inMinutes(10) },
-    hour: { words: 'In 1 hour', short: '1 hour', moment: () => inMinutes(60) },
-    tomorrow: { words: 'Tomorrow morning', short: 'Tomorrow', moment: () => new Date(`${dayFromNow(1)}T09:00`) },
+    soon: { words: t`In 10 minutes`, short: t`Snooze 10 min`, moment: () => inMinutes(10) },
+    hour: { words: t`In 1 hour`, short: t`1 hour`, moment: () => inMinutes(60) },
+    tomorrow: { words: t`Tomorrow morning`, short: t`Tomorrow`, moment: () => new Date(`${dayFromNow(1)}T09:00`) },
   };
 
   const readReminders = () => getJson(`/api/reminders${zoneQuery()}`).catch(() => state.reminders);
@@ -20752,20 +20855,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   async function showReminder({ todo, title, due, at }) {
     const body = due ? friendlyDue(due).text : clockFormat(at);
     const snoozes = Object.entries(SNOOZES).map(([name, { short }]) => ({ action: name, title: short }));
-    const actions = [{ action: 'done', title: 'Done' }, ...snoozes];
+    const actions = [{ action: 'done', title: t`Done` }, ...snoozes];
     const shown = actions.slice(0, globalThis.Notification?.maxActions ?? 2);
     const options = { body, tag: `${todo} ${at}`, data: { todo }, requireInteraction: true, actions: shown };
     if (await notify(title, options)) return;
-    const choices = [{ action: '', title: 'Open' }, ...actions];
+    const choices = [{ action: '', title: t`Open` }, ...actions];
     const acts = Object.fromEntries(choices.map(each => [each.title, () => answerReminder({ ...each, todo })]));
     showToast(`${title} (${body})`, { acts });
   }
 
   async function showReminders(missed) {
-    const title = `${missed.length} reminders`;
+    const title = t`${missed.length} reminders`;
     const titles = missed.map(each => each.title);
     if (await notify(title, { body: titles.join('\n'), tag: 'missed', data: {} })) return;
-    showToast(`${title}: ${titles.map(quoted).join(', ')}`, { acts: { Show: () => answerReminder({}) } });
+    showToast(`${title}: ${titles.map(quoted).join(', ')}`, { acts: { [t`Show`]: () => answerReminder({}) } });
   }
 
   // A notice is of no use any more after its to-do was changed, on any device.
@@ -20791,7 +20894,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const moment = SNOOZES[name].moment();
     const kept = item.reminders.filter(({ at }) => !at || new Date(at) > new Date());
     const reminders = [...kept.slice(-9), { at: dueOf(dayText(moment), timeText(moment)) }];
-    const words = `Reminding of ${quoted(item.title)}: ${friendlyDue(reminders.at(-1).at).text}`;
+    const words = t`Reminding of ${quoted(item.title)}: ${friendlyDue(reminders.at(-1).at).text}`;
     change('todos', item, { reminders }, words, { offersUndo: true });
     askToNotify();
   }
@@ -20800,7 +20903,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   async function askToNotify() {
     if (globalThis.Notification?.permission !== 'default') return;
     const answer = await Promise.resolve(Notification.requestPermission()).catch(() => 'denied');
-    const words = 'This browser shows no notifications. Reminders appear here while the page is open.';
+    const words = t`This browser shows no notifications. Reminders appear here while the page is open.`;
     if (answer === 'denied') showToast(words);
   }
 
@@ -20813,7 +20916,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   async function changePassword({ password, new_password }) {
     await renewSession('PATCH', '/api/user', { password, new_password });
-    return 'The password is changed. All other devices are signed out.';
+    return t`The password is changed. All other devices are signed out.`;
   }
 
   async function deleteAccount({ password }) {
@@ -20833,7 +20936,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function endLink() {
     closeDetail();
     keep({ lists: [], items: [], next: null });
-    state.problem = new Problem(401, 'This link is no longer valid.');
+    state.problem = new Problem(401, t`This link is no longer valid.`);
     live.isOver = true;
     render();
   }
@@ -20846,15 +20949,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function roleChoice(name, role) {
     const acts = action((chosen, field) => inDialog(field, () => putMember(name, chosen)));
-    const options = Object.entries(ROLES).map(([value, words]) => option(value, `can ${words}`, value === role));
-    return h('select.role.control', { ...acts, 'aria-label': `What ${name} can do` }, options);
+    const options = Object.entries(ROLES).map(([value, words]) => option(value, words, value === role));
+    return h('select.role.control', { ...acts, 'aria-label': t`What ${name} can do` }, options);
   }
 
   async function putMember(name, role) {
     await send('PUT', entryPath('member', { name }), { body: { role } });
     await loadEntries('member');
     want('counts');
-    return `${name} can ${ROLES[role]} now.`;
+    return role === 'viewer' ? t`${name} can read now.` : t`${name} can change to-dos now.`;
   }
 
   async function addMember({ name, role }) {
@@ -21005,7 +21108,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   async function showWeather() {
     const { temperature, text, place } = await getJson('/api/weather').catch(() => ({}));
-    state.weather = text ? `${Math.round(Number(temperature))}° and ${text} in ${place}` : null;
+    state.weather = text ? t`${Math.round(Number(temperature))}° and ${translated(text)} in ${place}` : null;
     render();
   }
 
@@ -21190,23 +21293,23 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // Keys, where they work, what they do (false leaves the key to the browser), and words for the help.
   const KEYS = [
-    [['n'], FREE, focusStart, 'New to-do'],
-    [['/'], FREE, focusSearch, 'Search'],
-    [['1', '2', '3'], FREE, (node, key) => goTo({ show: SHOWS[key] }), 'All, active, completed'],
+    [['n'], FREE, focusStart, t`New to-do`],
+    [['/'], FREE, focusSearch, t`Search`],
+    [['1', '2', '3'], FREE, (node, key) => goTo({ show: SHOWS[key] }), t`All, active, completed`],
     [['Enter'], '.new-todo, .new-due, .new-tags', createTodo],
     [['ArrowDown'], '.new-todo', () => focusIn(find('.todo-list li'))],
-    [['ArrowUp', 'ArrowDown'], ROW, stepToRow, 'From to-do to to-do'],
-    [['Shift+ArrowUp', 'Shift+ArrowDown'], ROW, selectByKey, 'Select several; then Esc ends that'],
-    [['x'], ROW, node => recall('single-keys', true) && toggleSelected(itemOf(node)), 'Select it, or not'],
-    [['Mod+a'], ROW, node => select(new Set(shownItems().map(({ id }) => id)), itemOf(node).id), 'Select all shown'],
-    [['Space'], ROW, () => false, 'Complete the to-do'],
-    [['Enter'], '.todo-list .toggle', node => openDetail(itemOf(node)), 'Its details'],
-    [['F2'], ROW, node => startEdit('todos', itemOf(node)), 'Edit its title, as a double-click does'],
-    [['Delete'], ROW, node => (state.selected.size ? deleteSelected() : deleteTodo(itemOf(node))),
-      'Move it to the trash'],
-    [['Alt+ArrowUp', 'Alt+ArrowDown'], ROW, moveByKey, 'Move it up or down'],
-    [['Alt+ArrowRight', 'Alt+ArrowLeft'], ROW, nestByKey, 'Make it a subtask of the to-do above, or undo that'],
-    [['ArrowRight', 'ArrowLeft'], ROW, branchByKey, 'Show or hide its subtasks'],
+    [['ArrowUp', 'ArrowDown'], ROW, stepToRow, t`From to-do to to-do`],
+    [['Shift+ArrowUp', 'Shift+ArrowDown'], ROW, selectByKey, t`Select several; then Esc ends that`],
+    [['x'], ROW, node => recall('single-keys', true) && toggleSelected(itemOf(node)), t`Select it, or not`],
+    [['Mod+a'], ROW, node => select(new Set(shownItems().map(({ id }) => id)), itemOf(node).id), t`Select all shown`],
+    [['Space'], ROW, () => false, t`Complete the to-do`],
+    [['Enter'], '.todo-list .toggle', node => openDetail(itemOf(node)), t`Its details`],
+    [['F2'], ROW, node => startEdit('todos', itemOf(node)), t`Edit its title, as a double-click does`],
+    [[t`Delete`], ROW, node => (state.selected.size ? deleteSelected() : deleteTodo(itemOf(node))),
+      t`Move it to the trash`],
+    [['Alt+ArrowUp', 'Alt+ArrowDown'], ROW, moveByKey, t`Move it up or down`],
+    [['Alt+ArrowRight', 'Alt+ArrowLeft'], ROW, nestByKey, t`Make it a subtask of the to-do above, or undo that`],
+    [['ArrowRight', 'ArrowLeft'], ROW, branchByKey, t`Show or hide its subtasks`],
     [['Alt+ArrowUp', 'Alt+ArrowDown'], '.place[data-id]', (node, key) =>
       moveListBy(listById(node.dataset.id), key === 'ArrowUp' ? -1 : +1)],
     [['Enter'], '.edit, .rename-list', field => endInPlace(field)],
@@ -21220,12 +21323,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     [['Enter', ','], '.detail-tag', addTag],
     [['Enter'], '.new-subtask', addSubtask],
     [['Backspace'], '.detail-tag', removeLastTag],
-    [['Mod+z'], '*', node => takeBackByKey(node, undo), 'Undo'],
-    [['Mod+Shift+z'], '*', node => takeBackByKey(node, redo), 'Redo'],
+    [['Mod+z'], '*', node => takeBackByKey(node, undo), t`Undo`],
+    [['Mod+Shift+z'], '*', node => takeBackByKey(node, redo), t`Redo`],
     [['Ctrl+y'], '*', node => takeBackByKey(node, redo)],
-    [['Escape'], '*', escape, 'Close, or discard an edit'],
-    [['Mod+p'], '*', printAll, 'Print the whole list'],
-    [['?'], FREE, openHelp, 'This help'],
+    [['Escape'], '*', escape, t`Close, or discard an edit`],
+    [['Mod+p'], '*', printAll, t`Print the whole list`],
+    [['?'], FREE, openHelp, t`This help`],
   ];
 
   // The key of a shortcut. A layout without Latin letters has the shortcut where a US keyboard has it.
