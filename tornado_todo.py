@@ -3715,10 +3715,6 @@ must be a date like 2026-11-22
   de muss ein Datum wie 2026-11-22 sein
   pt deve ser uma data como 2026-11-22
   es debe ser una fecha como 2026-11-22
-must be a time like 2026-11-22T14:00:00+01:00, after the year 1970
-  de muss eine Zeit wie 2026-11-22T14:00:00+01:00 sein, nach dem Jahr 1970
-  pt tem de ser uma hora como 2026-11-22T14:00:00+01:00, depois do ano 1970
-  es debe ser una hora como 2026-11-22T14:00:00+01:00, después del año 1970
 must be a date like 2026-11-22, or a time like 2026-11-22T14:00:00+01:00
   de muss ein Datum wie 2026-11-22 oder eine Zeit wie 2026-11-22T14:00:00+01:00 sein
   pt deve ser uma data como 2026-11-22 ou uma hora como 2026-11-22T14:00:00+01:00
@@ -3743,6 +3739,10 @@ must be a time from 00:00 to 23:59, like 07:30
   de muss eine Uhrzeit von 00:00 bis 23:59 sein, wie 07:30
   pt deve ser uma hora de 00:00 a 23:59, como 07:30
   es debe ser una hora de 00:00 a 23:59, como 07:30
+must be a time like 2026-11-22T14:00:00+01:00, after the year 1970
+  de muss eine Zeit wie 2026-11-22T14:00:00+01:00 sein, nach dem Jahr 1970
+  pt tem de ser uma hora como 2026-11-22T14:00:00+01:00, depois do ano 1970
+  es debe ser una hora como 2026-11-22T14:00:00+01:00, después del año 1970
 must be a whole number
   de muss eine ganze Zahl sein
   pt deve ser um número inteiro
