@@ -1146,29 +1146,43 @@ def told(answer: Answer) -> tuple:
     return answer.status, {**body, "request_id": ""}, sorted(answer.headers.keys())
 
 
-# ---- the page in Chromium: Playwright's async API runs on the session's event loop
+# ---- the page in a browser: Playwright's async API runs on the session's event loop
 
 # The shell, which has no windows and menus to draw, takes three quarters of the time.
 CHROMIUMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, CHROMIUMS)), None)
 CHROMIUM_OPTIONS = ["--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"]
 if hasattr(os, "geteuid") and os.geteuid() == 0:
     CHROMIUM_OPTIONS.append("--no-sandbox")
+# Without windows, Firefox has no mouse unless its settings say so: 2 is precise, 4 can hover.
+FIREFOX_SETTINGS = {"ui.prefersReducedMotion": 1, "ui.primaryPointerCapabilities": 6, "ui.allPointerCapabilities": 6}
+FIREFOX_OPTIONS = {"channel": "moz-firefox", "firefox_user_prefs": FIREFOX_SETTINGS}
+# The browsers that TEST_BROWSER may name: their programs, and how Playwright starts them.
+BROWSERS = {
+    "chromium": (CHROMIUMS, {"args": CHROMIUM_OPTIONS}),
+    "firefox": (("firefox-esr", "firefox"), FIREFOX_OPTIONS),
+}
+BROWSER = os.environ.get("TEST_BROWSER") or "chromium"
+BROWSER_OPTIONS = {"executable_path": next(filter(None, map(shutil.which, BROWSERS[BROWSER][0])), None)}
+BROWSER_OPTIONS |= BROWSERS[BROWSER][1]
 
 
-@pytest.fixture(scope="session")
+def chromium_only(reason):
+    return pytest.mark.skipif(BROWSER != "chromium", reason=f"in Chromium only: {reason}")
+
+
+@pytest.fixture(scope="session", params=[BROWSER])
 async def browser():
-    """One Chromium for all page tests."""
-    if CHROMIUM is None or async_playwright is None:
-        required = os.environ.get("REQUIRE_BACKENDS") in ("all", "chromium")
+    """One browser for all page tests."""
+    if BROWSER_OPTIONS["executable_path"] is None or async_playwright is None:
+        required = os.environ.get("REQUIRE_BACKENDS") in ("all", BROWSER)
         missing = pytest.fail if required else pytest.skip
-        missing("Chromium or Playwright is not installed")
+        missing(f"{BROWSER.capitalize()} or Playwright is not installed")
     expect.set_options(timeout=1000 * PATIENCE)
     async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
-        chromium.free_tabs = collections.defaultdict(list)
-        yield chromium
-        await chromium.close()
+        started = await getattr(playwright, BROWSER).launch(**BROWSER_OPTIONS)
+        started.free_tabs = collections.defaultdict(list)
+        yield started
+        await started.close()
 
 
 PHONE = pytest.param(390, 844, marks=pytest.mark.slow)
@@ -1210,8 +1224,9 @@ async def blank_tab(browser, has_touch, **options):
     tab = await context.new_page()
     tab.on("pageerror", lambda error: tab.faults.append(str(error)))
     tab.on("console", lambda said: tab.faults.append(said.text) if "Content Security" in said.text else None)
-    tab.devtools = await context.new_cdp_session(tab)
-    tab.faults, tab.has_touch, tab.is_reusable = [], has_touch, not options
+    tab.faults, tab.has_touch, tab.is_reusable = [], has_touch, not options and BROWSER == "chromium"
+    if BROWSER == "chromium":
+        tab.devtools = await context.new_cdp_session(tab)
     return tab
 
 
@@ -9590,10 +9605,11 @@ def test_an_idempotency_key_is_each_users_own():
 async def deaf_proxy(url, delay=0):
     """A TCP proxy before a server, and a function after which its connections stay open and carry nothing.
 
-    It passes everything on after a delay in seconds.
+    It passes everything on after a delay in seconds. Connections that are made until the function's `away` seconds
+    are over are late by one: a system repeats a lost request for a connection after that time.
     """
     host, port = url.removeprefix("http://").split(":")
-    hearing, pipes, writers = asyncio.Event(), set(), set()
+    hearing, pipes, writers, back = asyncio.Event(), set(), set(), 0
     hearing.set()
 
     async def pipe(reader, writer, is_heard):
@@ -9607,13 +9623,17 @@ async def deaf_proxy(url, delay=0):
             writer.close()
 
     async def serve(reader, writer):
+        writers.add(writer)
+        if time.monotonic() < back:
+            await asyncio.sleep(1)
         inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
-        writers.update((writer, inner_writer))
+        writers.add(inner_writer)
         for pair in ((reader, inner_writer), (inner_reader, writer)):
             pipes.add(asyncio.ensure_future(pipe(*pair, hearing)))
 
-    def deafen():
-        nonlocal hearing
+    def deafen(away=0):
+        nonlocal hearing, back
+        back = time.monotonic() + away
         hearing.clear()
         hearing = asyncio.Event()
         hearing.set()
@@ -16525,8 +16545,10 @@ async def paste(page, text, kind="paste"):
             const data = new DataTransfer();
             data.setData("text/plain", text);
             const options = { bubbles: true, cancelable: true };
-            const event = kind === "paste" ? new ClipboardEvent(kind, { ...options, clipboardData: data })
+            const event = kind === "paste" ? new ClipboardEvent(kind, options)
                 : new DragEvent(kind, { ...options, dataTransfer: data });
+            // Firefox gives a script's own event an empty clipboard.
+            if (kind === "paste") Object.defineProperty(event, "clipboardData", { value: data });
             if (document.activeElement.dispatchEvent(event)) document.execCommand("insertText", false, text);
         }""",
         [text, kind],
@@ -19593,7 +19615,7 @@ async def write_something(page):
 
 
 async def sleep_for_an_hour(page):
-    await page.clock.fast_forward(3_600_000)
+    await page.clock.set_system_time(time.time() + 3600)  # timers stop in a sleep, and go on after it
 
 
 async def hear_nothing(page):
@@ -19627,6 +19649,80 @@ async def test_page_whose_socket_died_in_a_sleep_follows_others(browser, server,
         if wake is write_something:
             await expect(page.locator(".todoapp")).to_have_attribute("aria-busy", "false")
             assert FEED in [todo["title"] for todo in await ask(server, "/api/todos")]
+
+
+async def is_soon(condition):
+    """Whether a condition holds within the two seconds after which a page that wakes has to show the truth."""
+    limit = time.monotonic() + 2
+    while not (holds := await condition()) and time.monotonic() < limit:
+        await asyncio.sleep(0.02)
+    return holds
+
+
+async def fall_asleep(page, deafen):
+    """Let all the connections die that the browser keeps for later requests, as many as it may."""
+    await page.evaluate("Promise.all(Array.from({ length: 6 }, () => fetch('/api/health').then(got => got.text())))")
+    deafen()
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("wake", [sleep_for_an_hour, see, show_again])
+@pytest.mark.parametrize("away", [0, 0.5], ids=["at once", "later"])
+async def test_page_shows_the_truth_two_seconds_after_waking(browser, server, wake, away):
+    async with deaf_proxy(server) as (address, deafen), opened(browser, address) as page:
+        await install_clock(page)
+        await page.reload()
+        await type_in(page, BUY)
+        other = await open_window(page)
+        await fall_asleep(page, deafen)
+        await ask(server, "/api/todos", "POST", {"title": FEED})
+        await page.wait_for_timeout(300)
+        assert await shown_titles(page).all_inner_texts() == [BUY]
+        deafen(away)
+        for window in (page, other):
+            await wake(window)
+        for window in (page, other):
+            assert await is_soon(lambda window=window: row(window, FEED).is_visible())
+        await type_in(page, BOOK)
+        await expect(shown_titles(other)).to_have_text([BUY, FEED, BOOK])
+
+
+@pytest.mark.alone
+async def test_page_asks_to_sign_in_two_seconds_after_waking(browser, accounts_server):
+    ann = await asyncio.to_thread(accounts_server.person, "ann")
+    async with deaf_proxy(accounts_server.url) as (address, deafen), opened(browser, address) as page:
+        await install_clock(page)
+        await page.reload()
+        await sign_in_on_page(page, "ann")
+        await type_in(page, BUY)
+        await fall_asleep(page, deafen)
+        assert (await asyncio.to_thread(lambda: ann.request("DELETE", "/api/sessions"))).status == 204
+        await sleep_for_an_hour(page)
+        assert await is_soon(page.locator(".gate").is_visible)
+
+
+@pytest.mark.alone
+async def test_page_shows_a_restarted_server_two_seconds_after_waking(browser, outage):
+    async with opened(browser, outage.url, path="/") as page:
+        await install_clock(page)
+        await page.reload()
+        await type_in(page, BUY)
+        outage.stop()
+        outage.start()
+        with Client(outage.url) as client:
+            add(client, FEED)
+        await sleep_for_an_hour(page)
+        assert await is_soon(row(page, FEED).is_visible)
+
+
+@pytest.mark.slow
+async def test_page_follows_others_where_sockets_are_blocked(page):
+    await page.route_web_socket(re.compile("/api/events"), lambda socket: socket.close())
+    await page.reload()
+    await ask(page, "/api/todos", "POST", {"title": BUY})
+    await expect(row(page, BUY)).to_be_visible()
+    await ask(page, "/api/todos", "POST", {"title": FEED})
+    await expect(row(page, FEED)).to_be_visible()
 
 
 @pytest.mark.slow
@@ -21779,15 +21875,15 @@ async def test_open_page_follows_a_new_version_and_keeps_what_is_typed(installed
 
 
 @contextlib.asynccontextmanager
-async def own_chromium(browser, folder):
-    """A page in a Chromium of its own, whose profile is a folder; in the end its processes are killed."""
+async def own_browser(browser, folder):
+    """A page in a browser of its own, whose profile is a folder; in the end its processes are killed."""
     start = browser.browser_type.launch_persistent_context
-    context = await start(str(folder), executable_path=CHROMIUM, args=CHROMIUM_OPTIONS, reduced_motion="reduce")
+    context = await start(str(folder), **BROWSER_OPTIONS, reduced_motion="reduce")
     context.set_default_timeout(1000 * PATIENCE)
     yield await context.new_page()
     for child in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if f"--user-data-dir={folder}" in (child / "cmdline").read_text().split("\0"):
+            if str(folder) in (child / "cmdline").read_text():
                 os.kill(int(child.name), signal.SIGKILL)
     with contextlib.suppress(Exception):
         await context.close()
@@ -21795,7 +21891,7 @@ async def own_chromium(browser, folder):
 
 @pytest.mark.slow
 async def test_a_killed_browser_loses_nothing_that_was_done_without_the_server(browser, outage, tmp_path):
-    async with own_chromium(browser, tmp_path / "profile") as page:
+    async with own_browser(browser, tmp_path / "profile") as page:
         page.server = outage.url
         await page.goto(outage.url + "/")
         await page.evaluate("navigator.serviceWorker.ready")
@@ -21806,7 +21902,7 @@ async def test_a_killed_browser_loses_nothing_that_was_done_without_the_server(b
         await page.locator(".new-todo").fill("call mum")
         await page.keyboard.press("Enter")
         await expect(page.locator(".banner")).to_contain_text("2 changes are kept here")
-    async with own_chromium(browser, tmp_path / "profile") as page:
+    async with own_browser(browser, tmp_path / "profile") as page:
         await page.goto(outage.url + "/")  # what the worker keeps
         await expect(shown_titles(page)).to_have_text([BUY, FEED, "call mum"])
         await expect(row(page, FEED).locator(".toggle")).to_be_checked()

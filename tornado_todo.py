@@ -15696,6 +15696,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const RECENT_MILLISECONDS = 60 * 60 * 1000;
   const REQUEST_PATIENCE = 20000;
   const CHECK_PATIENCE = 4000;
+  const WAKING_PATIENCE = 600; // for the first answer after a sleep, which may have killed every connection
   const SLOW_START = 1500;
   const COPY_SLICE = 100; // to-dos that are written to it in one task
   const COPY_PAUSE = 2000; // ms after a reading until the copy on the device is renewed
@@ -15706,6 +15707,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const REFUSALS_BEFORE_GIVING_UP = 3;
   const SIGNED_OUT = 4401; // the code that the server closes a socket with
   const CLOCK_INTERVAL = 5000;
+  const WATCH_INTERVAL = 500;
   const REMINDER_LATENESS = 12 * 3600 * 1000; // for which a missed one is still shown, as by the server
   const SEPARATE_REMINDERS = 3; // missed ones that are shown one by one
   const HIDDEN_PAUSE = 2000; // for which a hidden window leaves a reminder to one that the user sees
@@ -15780,7 +15782,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // Who calls while the work is under way waits for the same end.
   function shared(work) {
     let running = null;
-    return () => (running ??= work().finally(() => (running = null)));
+    return (...values) => (running ??= work(...values).finally(() => (running = null)));
   }
 
   // A UUIDv7 sorts by its time, as the server's own do. getRandomValues works without https, randomUUID not.
@@ -16172,7 +16174,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return fullFormat(at);
   }
 
-  // The words move on with the clock, see `tick`.
+  // The words move on with the clock, see `followClock`.
   const agoTime = at => h('time.ago', { dateTime: at, title: fullFormat(at) }, timeAgo(at));
 
   // The server takes a time only with its offset, so the offset of that very moment is worked out. A time
@@ -16310,12 +16312,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // With a link, requests use only its token, except those for the user who opened it (asSelf).
-  async function send(method, path, { body, headers, asSelf = false, patience = REQUEST_PATIENCE } = {}) {
+  async function send(method, path, { body, headers, cache, asSelf = false, patience = REQUEST_PATIENCE } = {}) {
     // A page that is being left has no user any more and must not act for the next one.
     if (access.leaving) await new Promise(() => {});
     const text = JSON.stringify(body);
     const known = { Accept: 'application/json', 'Accept-Language': locale };
-    const options = { method, body: text, headers: new Headers({ ...known, ...headers }) };
+    const options = { method, body: text, cache, headers: new Headers({ ...known, ...headers }) };
     if (text) options.headers.set('Content-Type', 'application/json');
     if (access.link && !asSelf) options.headers.set('Authorization', `Bearer ${access.link}`);
     // A write outlives the page that sent it; browsers allow that for small bodies only.
@@ -16456,8 +16458,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     showBack();
     if (state.problem?.isTemporary) sync({ moved: true });
     else want();
-    // A socket that is refused from the start doesn't report that the session has ended.
-    if (live.socket === null) checkSession();
+    if (live.socket !== null) return;
+    // A socket that is refused from the start reports neither changes nor that the session has ended.
+    checkSession();
+    catchUp();
   });
 
   // ---- Commands ----------------------------------------------------------------------------------------
@@ -21011,10 +21015,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // A connection that died in a sleep stays open for the browser, the socket as well as the connections that it
   // keeps for requests. So the server is asked, and connections without an answer are given up.
-  const catchUp = shared(async () => {
+  const catchUp = shared(async (patience = CHECK_PATIENCE) => {
     if (!access.session || gate.resolve || live.isOver) return;
     try {
-      const { changes, more, revision } = await askChanges(state.revision ?? newestRevision());
+      const { changes, more, revision } = await askChanges(state.revision ?? newestRevision(), patience);
       const missed = changes.filter(change => change.revision > (state.revision ?? 0));
       state.revision = Math.max(state.revision ?? 0, revision);
       if (missed.length && live.socket?.readyState === WebSocket.OPEN) reconnect();
@@ -21032,15 +21036,21 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }
   });
 
-  async function askChanges(after) {
-    const ask = () => getJson(`/api/changes?since=${after}`, { patience: CHECK_PATIENCE });
+  async function askChanges(after, patience) {
+    // The cache would hold back a second request for the same address until the first one is answered.
+    const ask = (limit = CHECK_PATIENCE) =>
+      getJson(`/api/changes?since=${after}`, { patience: limit, cache: 'no-store' });
     try {
-      return await ask();
+      return await ask(patience);
     } catch (error) {
       if (!error.isAbsence) throw error;
       reconnect();
-      // Enough to have the browser drop all connections that are dead; the request after them gets a new one.
-      return Promise.any(Array.from({ length: CONNECTIONS_OF_BROWSER }, ask)).catch(ask);
+      // Enough to occupy all connections that are dead and to get a new one, if the network works.
+      const asking = Array.from({ length: CONNECTIONS_OF_BROWSER }, () => ask());
+      const old = [...requests];
+      const answer = await Promise.any(asking).catch(() => ask());
+      for (const { abort } of old) abort.abort();
+      return answer;
     }
   }
 
@@ -21125,10 +21135,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (!state.drag) render();
   }
 
-  // A jump of the clock shows that the computer was asleep.
   function tick() {
     followClock();
     remind();
+  }
+
+  // A jump of the clock shows that the computer was asleep.
+  function watch() {
     const now = Date.now();
     const isJump = Math.abs(now - live.watched) > 3 * CLOCK_INTERVAL && !document.hidden;
     live.watched = now;
@@ -21483,7 +21496,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (!access.session || gate.resolve) return;
     live.attempt = 0;
     if (live.socket === null) connect();
-    catchUp();
+    catchUp(WAKING_PATIENCE);
   }
 
   function listen() {
@@ -21540,6 +21553,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     watchForMore();
     focusStart();
     setInterval(tick, CLOCK_INTERVAL);
+    setInterval(watch, WATCH_INTERVAL);
     begin();
   }
 
