@@ -3382,14 +3382,54 @@ There is no such batch of yours.
   de Eine solche Änderung von dir gibt es nicht.
   pt Não existe essa alteração sua.
   es No existe ese cambio tuyo.
+There is no such comment.
+  de Diesen Kommentar gibt es nicht.
+  pt Este comentário não existe.
+  es Este comentario no existe.
+There is no such filter.
+  de Diesen Filter gibt es nicht.
+  pt Este filtro não existe.
+  es Este filtro no existe.
+There is no such invite.
+  de Diese Einladung gibt es nicht.
+  pt Este convite não existe.
+  es Esta invitación no existe.
+There is no such link.
+  de Diesen Link gibt es nicht.
+  pt Este link não existe.
+  es Este enlace no existe.
+There is no such list.
+  de Diese Liste gibt es nicht.
+  pt Esta lista não existe.
+  es Esta lista no existe.
+There is no such member.
+  de Dieses Mitglied gibt es nicht.
+  pt Este membro não existe.
+  es Este miembro no existe.
+There is no such session.
+  de Diese Sitzung gibt es nicht.
+  pt Esta sessão não existe.
+  es Esta sesión no existe.
+There is no such template.
+  de Diese Vorlage gibt es nicht.
+  pt Este modelo não existe.
+  es Esta plantilla no existe.
 There is no such to-do in the trash.
   de Diese Aufgabe ist nicht im Papierkorb.
   pt Esta tarefa não está na lixeira.
   es Esta tarea no está en la papelera.
-There is no such {text}.
-  de Nicht gefunden: {}.
-  pt Não encontrado: {}.
-  es No encontrado: {}.
+There is no such to-do.
+  de Diese Aufgabe gibt es nicht.
+  pt Esta tarefa não existe.
+  es Esta tarea no existe.
+There is no such token.
+  de Dieses Token gibt es nicht.
+  pt Este token não existe.
+  es Este token no existe.
+There is no such user.
+  de Dieses Konto gibt es nicht.
+  pt Este usuário não existe.
+  es Este usuario no existe.
 There is no user {}.
   de Ein Konto {} gibt es nicht.
   pt Não existe o usuário {}.
@@ -3418,6 +3458,10 @@ This is the last one of its series. Complete it, or move it to the trash.
   de Das ist die letzte Aufgabe ihrer Reihe. Erledige sie oder verschiebe sie in den Papierkorb.
   pt Esta é a última da série. Conclua-a ou mova-a para a lixeira.
   es Esta es la última de su serie. Complétala o muévela a la papelera.
+This link may only read.
+  de Dieser Link darf nur lesen.
+  pt Este link só pode ler.
+  es Este enlace solo puede leer.
 This request was carried out before, and what it was about has been removed for good.
   de Diese Anfrage wurde schon ausgeführt, und worum es ging, wurde inzwischen endgültig gelöscht.
   pt Este pedido já foi executado, e aquilo de que tratava foi apagado definitivamente.
@@ -3443,14 +3487,14 @@ This to-do is in the trash. Restore it first.
   de Diese Aufgabe ist im Papierkorb. Stelle sie zuerst wieder her.
   pt Esta tarefa está na lixeira. Restaure-a primeiro.
   es Esta tarea está en la papelera. Restáurala primero.
+This token may only read.
+  de Dieses Token darf nur lesen.
+  pt Este token só pode ler.
+  es Este token solo puede leer.
 This token or link is not valid, or has expired.
   de Dieses Token oder dieser Link ist ungültig oder abgelaufen.
   pt Este token ou link não é válido, ou expirou.
   es Este token o enlace no es válido o ha caducado.
-This {text} may only read.
-  de Damit darfst du nur lesen: {}.
-  pt Isto só permite ler: {}.
-  es Esto solo permite leer: {}.
 Too many attempts
   de Zu viele Versuche
   pt Tentativas demais
@@ -3543,10 +3587,6 @@ cannot have both COUNT and UNTIL
   de kann nicht COUNT und UNTIL zugleich haben
   pt não pode ter COUNT e UNTIL ao mesmo tempo
   es no puede tener COUNT y UNTIL a la vez
-comment
-  de Kommentar
-  pt comentário
-  es comentario
 contains a NUL character
   de enthält ein NUL-Zeichen
   pt contém um caractere NUL
@@ -3559,12 +3599,8 @@ each must be like {"at": "2026-11-22T14:00:00Z"} or {"before": 30, "of": "due"}
   de muss aus Einträgen wie {"at": "2026-11-22T14:00:00Z"} oder {"before": 30, "of": "due"} bestehen
   pt deve ter itens como {"at": "2026-11-22T14:00:00Z"} ou {"before": 30, "of": "due"}
   es debe tener elementos como {"at": "2026-11-22T14:00:00Z"} o {"before": 30, "of": "due"}
-filter
-  de Filter
-  pt filtro
-  es filtro
 has a key that {text}
-  de hat einen Schlüssel, der dies tut: {}
+  de hat einen ungültigen Schlüssel: {}
   pt tem uma chave que {}
   es tiene una clave que {}
 has a {} that is not supported: {}
@@ -3579,10 +3615,6 @@ has more than {} open to-dos
   de hat mehr als {} offene Aufgaben
   pt tem mais de {} tarefas abertas
   es tiene más de {} tareas abiertas
-invite
-  de Einladung
-  pt convite
-  es invitación
 is an integer beyond 64 bits
   de ist eine ganze Zahl mit mehr als 64 Bits
   pt é um número inteiro com mais de 64 bits
@@ -3659,18 +3691,6 @@ is your own
   de ist dein eigener
   pt é o seu próprio
   es es el tuyo
-is {}; it must be application/json
-  de ist {}; er muss application/json sein
-  pt é {}; deve ser application/json
-  es es {}; debe ser application/json
-link
-  de Link
-  pt link
-  es enlace
-list
-  de Liste
-  pt lista
-  es lista
 looks like that of another account: choose another
   de sieht aus wie der eines anderen Kontos: Wähle einen anderen
   pt parece o de outra conta: escolha outro
@@ -3755,6 +3775,14 @@ must be a whole number or null
   de muss eine ganze Zahl oder null sein
   pt deve ser um número inteiro ou null
   es debe ser un número entero o null
+must be application/json
+  de muss application/json sein
+  pt deve ser application/json
+  es debe ser application/json
+must be application/json, not {}
+  de muss application/json sein, nicht {}
+  pt deve ser application/json, não {}
+  es debe ser application/json, no {}
 must be at least {}
   de muss mindestens {} sein
   pt deve ser no mínimo {}
@@ -3895,22 +3923,6 @@ occurs twice
   de kommt zweimal vor
   pt aparece duas vezes
   es aparece dos veces
-session
-  de Sitzung
-  pt sessão
-  es sesión
-template
-  de Vorlage
-  pt modelo
-  es plantilla
-to-do
-  de Aufgabe
-  pt tarefa
-  es tarea
-token
-  de Token
-  pt token
-  es token
 was used for another request: use a new one for this
   de wurde für eine andere Anfrage verwendet: Nimm für diese einen neuen
   pt foi usada para outro pedido: use uma nova para este
@@ -11236,7 +11248,7 @@ class Handler:
     def _check_media_type(self) -> None:
         media_type = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not JSON_TYPE.fullmatch(media_type):
-            message = f"is {media_type or 'missing'}; it must be application/json"
+            message = f"must be application/json, not {media_type}" if media_type else "must be application/json"
             raise UnsupportedMediaType.of("Content-Type", message, "The Content-Type")
 
     async def encode(self, result: Any) -> Response[Any]:
