@@ -7893,12 +7893,14 @@ def test_title_in_an_error_is_kept_although_it_is_the_text_of_another_error(clie
     assert detail.startswith("'Not found' wurde seither geändert (title)")
 
 
-def test_many_wrong_fields_are_translated_at_once(client):
-    body = {f"unknown{number}": 1 for number in range(20_000)} | {"title": 1}
+def test_answer_about_very_many_wrong_fields_is_short_and_quick(client):
+    body = {"title": 1} | {f"unknown{number}": 1 for number in range(50_000)}
     began = time.monotonic()
-    problem = assert_problem(client.post("/api/todos", body, Accept_Language="de"), 422, "title")
-    assert time.monotonic() - began < 5 and len(problem["errors"]) == 20_001
-    assert {error["message"][:16] for error in problem["errors"]} == {"ist unbekannt; b", "muss Text sein"}
+    answer = client.post("/api/todos", body, Accept_Language="de")
+    assert time.monotonic() - began < 5 and len(answer.body) < 100_000
+    errors = assert_problem(answer, 422, "title")["errors"]
+    assert {error["message"][:16] for error in errors} == {"ist unbekannt; b", "muss Text sein"}
+    assert len(errors) == 100
 
 
 def takes_detail(error: type[tornado_todo.TodoError]) -> bool:

@@ -627,6 +627,7 @@ MAX_ITEMS = 1000  # to-dos that one request makes
 STATISTICS_DAYS = 84  # that the statistics show
 MAX_STREAK = 366  # days in a row that they count
 MAX_DEPTH = 32  # levels of nesting in a JSON body
+MAX_ERRORS = 100  # about fields in one answer
 MAX_TITLE, MAX_TAGS = 500, 20  # characters of a title, tags of a to-do
 MAX_REMINDERS, MAX_BEFORE = 10, 366 * 24 * 60  # of a to-do, minutes
 MAX_COMMENT, MAX_COMMENTS = 5000, 500  # characters of a comment, comments on a to-do
@@ -2019,7 +2020,7 @@ def known_fields(fields_type: type[msgspec.Struct]) -> tuple[dict[str, Any], tup
 def read_fields(body: Any, fields_type: type[msgspec.Struct], required: Iterable[str] = ()) -> dict[str, Any]:
     """The fields that a JSON object sets, checked and cleaned, as a dict.
 
-    Raises Invalid with one entry for every field that is unknown, missing or cannot be used.
+    Raises Invalid with one entry for every field that is unknown, missing or cannot be used, up to MAX_ERRORS.
     """
     if not isinstance(body, dict):
         raise invalid("", "must be a JSON object", "The body")
@@ -2027,6 +2028,8 @@ def read_fields(body: Any, fields_type: type[msgspec.Struct], required: Iterable
     missing = [name for name in (*required, *always) if name not in body]
     values, errors = {}, [field_error(name, "is required") for name in missing]
     for name, value in body.items():
+        if len(errors) == MAX_ERRORS:
+            break
         if name not in known:
             errors.append(field_error(name, f"is unknown; known are {', '.join(known)}"))
             continue
