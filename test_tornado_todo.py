@@ -5819,10 +5819,20 @@ async def test_changed_settings_reach_the_open_pages_of_the_user_only(todo_engin
             assert (await next_settings(line))["theme"] == "dark"
             await asyncio.to_thread(set_settings, ann, theme="light", language="es")
             assert await next_settings(line) == {**NO_SETTINGS, "theme": "light", "language": "es"}
+            async with listening(server.url, **other.own) as late:
+                assert (await next_message(late))["settings"]["theme"] == "light"
             todo = await asyncio.to_thread(add, bob)
             while (message := await next_message(bobs))["type"] != "changes":
                 assert message["type"] == "hello"
             assert message["changes"][0]["todo"] == todo["id"]
+
+
+async def test_changed_settings_reach_other_processes(tmp_path, team):
+    with process(tmp_path, **team) as one, process(tmp_path, **team) as other:
+        async with hearing(other.client) as line:
+            await asyncio.to_thread(set_settings, one.client, theme="dark")
+            assert (await next_settings(line))["theme"] == "dark"
+        eventually(lambda: settings_of(other.client)["theme"] == "dark")
 
 
 async def test_machines_own_user_stays_connected_when_a_setting_changes(own_client):
@@ -9121,7 +9131,7 @@ async def test_events_begin_with_the_present_revision(client):
     async with listening(client.url) as line:
         hello = await next_message(line)
         assert hello.pop("page") in client.get("/").body.decode()
-        assert hello == {"type": "hello", "revision": revision(client)}
+        assert hello == {"type": "hello", "revision": revision(client), "settings": NO_SETTINGS}
 
 
 async def test_a_change_is_sent_as_it_happens(client):
@@ -21227,6 +21237,22 @@ async def test_settings_reach_an_open_page_and_not_the_next_user(browser, accoun
         await expect(page.locator("#set-first_day")).to_have_value("")
 
 
+async def test_settings_changed_while_the_page_starts_are_not_missed(page):
+    changed = asyncio.Event()
+
+    async def hold_socket(socket):
+        await changed.wait()
+        socket.connect_to_server()
+
+    await page.route_web_socket(re.compile("/api/events"), hold_socket)
+    async with page.expect_response(re.compile("/api/todos")):
+        await page.reload(wait_until="commit")
+    await ask_with_cookies(page, "/api/user", "PATCH", {"theme": "dark"})
+    assert await scheme_of(page) == "light dark"
+    changed.set()
+    await until(lambda: page.evaluate("document.documentElement.dataset.theme === 'dark'"))
+
+
 @pytest.mark.slow
 async def test_settings_changed_during_a_sleep_are_there_after_waking(page):
     await page.route_web_socket(re.compile("/api/events"), lambda socket: None)
@@ -21341,6 +21367,20 @@ async def test_statistics_follow_what_is_completed_and_opened_again_elsewhere(br
         await expect(page.get_by_role("img", name="0 to-dos in twelve weeks")).to_be_visible()
         await page.locator(".search").fill("garden")
         await expect(page.locator("h1")).to_have_text("Everything")
+
+
+async def test_statistics_of_a_zone_that_the_server_does_not_know_are_those_of_utc(page):
+    await type_in(page, BUY)
+
+    async def refuse(route):
+        if "tz=" not in route.request.url:
+            return await route.continue_()
+        return await route.continue_(url=re.sub("tz=[^&]*", "tz=Mars/Olympus", route.request.url))
+
+    await page.route(re.compile("/api/(statistics|todos)"), refuse)
+    await page.goto(page.server + "/#/statistics")
+    await expect(page.locator(".open-lists")).to_have_text("Inbox1")
+    page.faults.clear()  # the browser's words about the refusals
 
 
 async def test_statistics_without_the_server_say_that_they_need_it(page):
@@ -21752,6 +21792,28 @@ async def test_page_opens_without_its_server_and_shows_what_it_had(installed, ou
         client.post("/api/todos", {"title": FEED})
     await expect(page.locator(".banner")).to_be_hidden()
     await expect(shown_titles(page)).to_have_text(["dig", "call #bob", BUY, FEED])
+
+
+async def test_settings_stay_when_the_page_opens_without_its_server(installed, outage):
+    page = installed
+    await type_in(page, BUY)
+    await until_on_device(page, BUY)
+    await open_settings(page)
+    await page.locator("[name=theme][value=dark]").check()
+    await page.get_by_label("First day of the week").select_option("Sunday")
+    assert (await saved_settings(page))["theme"] == "dark"
+    kept = """base => new Promise(resolve => {
+      indexedDB.open(`tornado_todo:${base}`, 1).onsuccess = ({ target: { result } }) => {
+        const reading = result.transaction('about').objectStore('about').get('about');
+        reading.onsuccess = () => { result.close(); resolve(reading.result?.session.settings.first_day === 'sunday'); };
+      };
+    })"""
+    await until(lambda: page.evaluate(kept, "/mine"))
+    outage.stop()
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text([BUY])
+    assert await scheme_of(page) == "dark"
+    await expect(page.locator(".repeat-days input").first).to_have_value("SU")
 
 
 async def test_what_is_done_without_the_server_survives_the_page_and_is_sent_once(installed, outage):

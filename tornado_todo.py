@@ -12853,6 +12853,7 @@ class EventsHandler(APIHandler):
         """Send the first message; return the revision after which the client reads."""
         revision = await self.queries.revision()
         hello: dict[str, Any] = {"type": "hello", "revision": revision, "page": self.app.page().version}
+        hello["settings"] = self.user.settings
         since = revision if since is None else since
         try:
             await self.queries.check_revision(since)
@@ -16394,12 +16395,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return next ? [...items, ...(await getParents(next))] : items;
   }
 
+  const isUnknownZone = ({ errors }) => Boolean(errors?.some(({ field }) => field === 'tz'));
+
   async function getTodos(query) {
     try {
       return await getPage(`/api/todos${query}`);
     } catch (error) {
       // A zone that this server does not know, such as one that is newer than its own table: days are UTC's then.
-      if (!zone || !error.errors?.some(({ field }) => field === 'tz')) throw error;
+      if (!zone || !isUnknownZone(error)) throw error;
       zone = '';
       const parameters = new URLSearchParams(query);
       parameters.delete('tz');
@@ -16967,7 +16970,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       parents,
       trashedLists: isTrash() ? getJson('/api/lists?deleted=true') : [],
       matching: isFiltered() && hasRows() ? countMatching() : saved.matching,
-      ...(isStatistics() && { statistics: getJson(`/api/statistics${zoneQuery()}`) }),
+      ...(isStatistics() && { statistics: readStatistics() }),
       ...(!access.link && { viewCounts: countViews(), tags: getJson('/api/tags'), reminders: readReminders() }),
       ...(what === 'all' && readItems(size, parents)),
     };
@@ -17021,6 +17024,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     } catch (error) {
       if (error.status !== 404) throw error;
       return { id };
+    }
+  }
+
+  async function readStatistics() {
+    try {
+      return await getJson(`/api/statistics${zoneQuery()}`);
+    } catch (error) {
+      if (!isUnknownZone(error)) throw error;
+      return getJson('/api/statistics');
     }
   }
 
@@ -20738,6 +20750,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     render();
   }
 
+  // What the server has is also kept on the device, for a start without the server.
+  function hearSettings(changes) {
+    applySettings(changes);
+    renewCopySoon();
+  }
+
   let saving = Promise.resolve(); // one after another, so that the last choice stays
 
   function saveSetting(name, value, field) {
@@ -20750,7 +20768,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const body = { [name]: value, ...(name === 'digest' && value && !known && zone && { time_zone: zone }) };
     const settle = changes => {
       if (unsaved[name] === value) delete unsaved[name];
-      applySettings(changes);
+      hearSettings(changes);
     };
     saving = saving.catch(() => {}).then(async () => {
       try {
@@ -21075,7 +21093,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (message.type !== 'heartbeat') showBack();
     if (message.type === 'hello') hearHello(message);
     if (message.type === 'access') queue.idle.then(reloadAccess);
-    if (message.type === 'settings') applySettings(message.settings);
+    if (message.settings && !access.link) hearSettings(message.settings);
     if (message.type !== 'changes') return;
     state.revision = Math.max(state.revision ?? 0, message.revision);
     applyChanges(message.changes);
