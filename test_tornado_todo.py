@@ -21925,8 +21925,12 @@ async def test_copy_on_the_device_is_not_shown_to_the_next_user(browser, tmp_pat
             page.is_reusable = False
 
 
-async def test_open_page_follows_a_new_version_and_keeps_what_is_typed(installed, outage, monkeypatch):
+@pytest.mark.parametrize("sockets", ["with sockets", "without sockets"])
+async def test_open_page_follows_a_new_version_and_keeps_what_is_typed(installed, outage, monkeypatch, sockets):
     page = installed
+    if sockets == "without sockets":  # as behind a proxy that does not pass them
+        await page.route_web_socket(re.compile("/api/events"), lambda socket: socket.close())
+        await page.reload()
     await page.locator(".new-todo").fill("half a th")
     outage.stop()
     monkeypatch.setattr(tornado_todo, "PAGE_HTML", tornado_todo.PAGE_HTML.replace("<body>", "<body class='newer'>"))

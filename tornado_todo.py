@@ -12984,6 +12984,7 @@ class SessionDocument(msgspec.Struct, kw_only=True, frozen=True):
     sign_up: str
     encrypted: bool
     local_todos: int | None
+    page: str
 
 
 class AccountHandler(CredentialHandler):
@@ -13018,6 +13019,7 @@ class AccountHandler(CredentialHandler):
             sign_up=await self.app.accounts.sign_up_rule() if has_accounts else "closed",
             encrypted=self.request.protocol == "https" or is_local(self.request),
             local_todos=await self.services.accounts.local_todos() if is_here else None,
+            page=self.app.page().version,
         )
 
     async def start_session(self, credential: Credential, secret: str) -> Caller:
@@ -20237,9 +20239,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const NO_ACCOUNTS = { user: null, kind: null, accounts: false, sign_up: 'closed', encrypted: true };
   const isLocalUser = session => session?.kind === 'local';
 
+  async function readSession() {
+    const session = await getJson('/api/session');
+    followVersion(session);
+    return session;
+  }
+
   // An expired link may be detected already here. The next request will report it in the view.
   function askSession() {
-    return patiently(() => getJson('/api/session')).catch(error => {
+    return patiently(readSession).catch(error => {
       if (!access.link) console.error(expected(error));
       return { ...NO_ACCOUNTS, read_only: access.link !== null };
     });
@@ -20309,9 +20317,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // Another tab may have signed out, or in as another user.
   async function checkSession() {
-    if (access.link || !(access.session ?? gate.session)) return;
-    const session = await getJson('/api/session').catch(() => null);
-    if (session === null) return;
+    const known = access.session ?? gate.session;
+    const session = known && (await readSession().catch(() => null));
+    if (!session || access.link) return;
     if (!gate.resolve && !isSameUser(session)) regainSession();
     else if (gate.resolve && session.kind === 'session') closeGate(session);
     else if (!gate.resolve) meet(session); // with the settings that it has now
@@ -21101,7 +21109,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The first hello only reports the log's revision; newer changes than those read have to be read again.
   function hearHello({ revision, reset, page }) {
-    if (page !== version) renewPage();
+    followVersion({ page });
     const isFirst = state.revision === null;
     const wasReplaced = reset || (!isFirst && revision < state.revision);
     if (isFirst || wasReplaced) state.revision = revision;
@@ -21146,6 +21154,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     while (isBusy() || document.querySelector('dialog[open]')) await sleep(RENEWAL_PAUSE / 5);
     location.reload();
   });
+
+  // An older server does not name it.
+  const followVersion = ({ page = version }) => page === version || renewPage();
 
   // ---- Weather and the clock ---------------------------------------------------------------------------
 
