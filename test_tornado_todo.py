@@ -8071,6 +8071,18 @@ def test_every_text_of_an_error_is_in_the_table():
     assert [each for each in messages_about_types() if not row_of(each)] == []
 
 
+def test_every_text_of_a_mail_is_in_the_table():
+    tree = ast.parse(MODULE.read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    looked_up = [call.args for call in calls if ast.unparse(call.func) in ("translated", "self._text")]
+    texts = {each.value for arguments in looked_up for each in arguments if isinstance(each, ast.Constant)}
+    assert [text for text in texts if isinstance(text, str) and not row_of(text)] == [], "add these to MAIL_TEXTS"
+    literals = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    rows = [row.english for row in tornado_todo.read_texts(tornado_todo.MAIL_TEXTS)]
+    begun = [row for row in rows if any(row.startswith(text) and 2 * len(text) > len(row) for text in literals)]
+    assert begun == rows, "a row of MAIL_TEXTS is not used"
+
+
 def test_every_row_of_the_tables_has_all_languages_and_the_same_holes():
     for row in (*tornado_todo.read_texts(tornado_todo.ERROR_TEXTS), *tornado_todo.read_texts(tornado_todo.MAIL_TEXTS)):
         assert set(row.translations) == set(tornado_todo.LANGUAGES) - {"en"}, row.english
