@@ -21,6 +21,8 @@ import contextlib
 import csv
 import dataclasses
 import datetime
+import email
+import email.policy
 import email.utils
 import functools
 import gc
@@ -1525,7 +1527,7 @@ async def assert_fits(page):
 DEFAULTS = {
     "SERVER_HOST": "localhost", "SERVER_PORT": 8888, "DATABASE_URL": "sqlite:///tornado_todo.db", "MONGODB_URI": "",
     "REDIS_URL": "", "REDIS_HOST": "", "REDIS_PORT": 6379, "REDIS_PREFIX": "tornado_todo:", "MYSQL_URL": "",
-    "AUTH": "auto", "SIGNUP": "invite", "COOKIE_SECRET": (), "ALLOWED_HOSTS": frozenset(),
+    "SMTP_URL": "", "AUTH": "auto", "SIGNUP": "invite", "COOKIE_SECRET": (), "ALLOWED_HOSTS": frozenset(),
     "CORS_ORIGINS": frozenset(), "FRAME_ANCESTORS": "'none'", "TRUSTED_PROXIES": (), "PUBLIC_URL": "", "PREFIX": "",
     "STATIC_PATH": "", "WEATHER_URI": "", "WEATHER_PLACE": "", "TRASH_DAYS": 30, "WORKERS": 1,
     "HTTP_SERVER": "tornado", "MAX_CONNECTIONS": 4000, "KEEP_ALIVE": 75, "LOG_LEVEL": "info", "LOG_FORMAT": "text",
@@ -5685,7 +5687,7 @@ def test_this_machines_own_user_has_a_time_zone(own_client):
 
 NO_SETTINGS = {
     **dict.fromkeys(("time_zone", "first_day", "language", "theme", "default_list", "email", "digest")),
-    "reminders_by_mail": False,
+    **{"reminders_by_mail": False, "confirmed_email": None},
 }
 SOME_SETTINGS = {
     **{"time_zone": "Europe/Berlin", "first_day": "sunday", "language": "de", "theme": "dark"},
@@ -5713,9 +5715,15 @@ def test_user_has_settings_however_they_are_identified(auth, todo_engine):
         assert settings_of(person) == NO_SETTINGS
         added = add_list(person, "work")["id"]
         assert set_settings(person, **SOME_SETTINGS, default_list=added)["digest"] == "07:30"
-        assert settings_of(person) == {**SOME_SETTINGS, "default_list": added}
+        assert settings_of(person) == {**NO_SETTINGS, **SOME_SETTINGS, "default_list": added}
         set_settings(person, theme=None, email="")
-        assert settings_of(person) == {**SOME_SETTINGS, "default_list": added, "theme": None, "email": None}
+        assert settings_of(person) == {
+            **NO_SETTINGS,
+            **SOME_SETTINGS,
+            "default_list": added,
+            "theme": None,
+            "email": None,
+        }
         assert person.get("/api/export").json()["settings"] == settings_of(person)
 
 
@@ -10042,6 +10050,421 @@ def test_an_http_server_that_is_not_installed_is_named_with_its_extra(tmp_path):
     assert done.returncode == 2 and "tornado-todo[fast]" in done.stderr and "Traceback" not in done.stderr
 
 
+# ==== mail ========================================================================================
+
+
+class Postbox:
+    """A mail server, and what it has taken. Its faults are set by tests."""
+
+    def __init__(self) -> None:
+        self.mails: list[Any] = []
+        self.envelopes: list[tuple[str, list[str]]] = []
+        self.refused: dict[str, str] = {}  # the answers to recipients
+        self.hangs = self.dies = False
+        self.sessions = 0
+
+    async def handle_EHLO(self, server, session, envelope, hostname, responses):  # noqa: N802
+        self.sessions += 1
+        if self.hangs:
+            await asyncio.sleep(PATIENCE)
+        session.host_name = hostname
+        return responses
+
+    async def handle_RCPT(self, server, session, envelope, address, options):  # noqa: N802
+        if address in self.refused:
+            return self.refused[address]
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server, session, envelope):  # noqa: N802
+        if self.dies:
+            server.transport.abort()
+            return "451 dying"
+        message = email.message_from_bytes(envelope.content, policy=email.policy.default)
+        self.mails.append(message)
+        self.envelopes.append((envelope.mail_from, envelope.rcpt_tos))
+        return "250 OK"
+
+    def subjects(self) -> list[str]:
+        return [each["Subject"] for each in self.mails]
+
+
+class MailServer(NamedTuple):
+    """A running mail server."""
+
+    box: Postbox
+    url: str
+    port: int
+
+
+@contextlib.contextmanager
+def mail_server(user="", port=0, scheme="smtp", more="", **options):
+    """A mail server on a port of its own; its certificate is for 127.0.0.1."""
+    controller_module = pytest.importorskip("aiosmtpd.controller")
+    box, port = Postbox(), port or free_port()
+    controller = controller_module.Controller(box, hostname="127.0.0.1", port=port, **options)
+    controller.start()
+    try:
+        yield MailServer(box, f"{scheme}://{user}127.0.0.1:{port}?from=todo@example.com{more}", port)
+    finally:
+        controller.stop()
+
+
+@pytest.fixture(scope="session")
+def own_certificate(tmp_path_factory):
+    """A certificate for 127.0.0.1, and its key."""
+    if not shutil.which("openssl"):
+        skip_or_fail("openssl is not installed")
+    folder = tmp_path_factory.mktemp("certificate")
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject, *files]
+    subprocess.run(made, check=True, capture_output=True)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def tls_context(certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+@pytest.fixture
+def quick_mails(monkeypatch):
+    """Mails are looked for often, and the mail server has less time."""
+    monkeypatch.setattr(tornado_todo, "MAIL_PAUSE", 0.1)
+    monkeypatch.setattr(tornado_todo, "MAIL_SECONDS", 0.5)
+
+
+WITH_MAIL = {"PUBLIC_URL": "https://todo.example.com/todo"}
+
+
+def with_mail(url: str, **more: str) -> dict[str, str]:
+    return {**MEMORY, **WITH_MAIL, "ALLOWED_HOSTS": "*", "SMTP_URL": url, **more}
+
+
+def mailed(server, name: str) -> Client:
+    """A signed-in user with a new account on a server whose address is that of WITH_MAIL."""
+    accounts = server.services.accounts
+    user = server.run(accounts.add(name, weak_hash(PASSWORD)))
+    session = tornado_todo.new_credential("session", user, tornado_todo.SESSION_LIFETIME, "Firefox")
+    return server.somebody(name, Cookie=server.cookie(server.run(accounts.issue(session)), 443))
+
+
+def set_mail(server, person, confirmed=True, **settings):
+    """Choose settings of a user, with an address that is confirmed or not."""
+    accounts = server.services.accounts
+    user = server.run(accounts.user(person.name))
+    address = {"email": f"{person.name}@example.com"}
+    chosen = {**address, **({"confirmed_email": address["email"]} if confirmed else {}), **settings}
+    server.run(accounts.change_settings(user, chosen))
+
+
+def mail_state(client):
+    return client.get("/api/health").json()["engines"]["mail"]["state"]
+
+
+def test_reminder_is_mailed_once_with_the_headers_of_an_automatic_mail(quick_mails):
+    with mail_server() as mail, served(with_mail(mail.url)) as server:
+        ann = mailed(server, "ann")
+        set_mail(server, ann, reminders_by_mail=True, time_zone="Europe/Berlin", language="de")
+        title = "Käse & Brot für Zoë 🧀"
+        at = in_minutes(0)
+        todo = add(ann, title, due="2026-12-24T18:00:00+01:00", reminders=[{"at": at}])
+        eventually(lambda: mail.box.mails)
+        time.sleep(0.5)
+        (message,) = mail.box.mails
+        assert mail.box.envelopes == [("todo@example.com", ["ann@example.com"])]
+        assert message["Subject"] == f"Erinnerung: {title}"
+        assert (message["From"], message["To"]) == ("todo@example.com", "ann@example.com")
+        assert message["Auto-Submitted"] == "auto-generated"
+        sent_at = message["Date"].datetime
+        assert abs(sent_at - datetime.datetime.now(datetime.UTC)) < datetime.timedelta(minutes=1)
+        assert re.fullmatch(r"<[0-9a-f]{40}@example\.com>", message["Message-ID"])
+        assert message["List-Unsubscribe"] == "<https://todo.example.com/todo/>"
+        text = message.get_content()
+        assert title in text and "Fällig: 2026-12-24 18:00" in text
+        assert f"https://todo.example.com/todo/#/todo/{todo['id']}" in text
+        engines = ann.get("/api/health").json()
+        assert f"SMTP 127.0.0.1:{mail.port}" in json.dumps(engines)
+
+
+def test_title_cannot_add_headers_to_a_mail(quick_mails):
+    with mail_server() as mail, served(with_mail(mail.url)) as server:
+        ann = mailed(server, "ann")
+        set_mail(server, ann, reminders_by_mail=True)
+        gaps = ("\x85", "\u2028", "\u2029", "\u202e", "\xa0", "=?utf-8?q?=0D=0A?=")
+        bodies = [{"title": f"x{gap}Bcc: eve@example.com", "reminders": [{"at": in_minutes(0)}]} for gap in gaps]
+        taken = [each for each in bodies if ann.post("/api/todos", each).status == 201]
+        assert len(taken) >= 3
+        eventually(lambda: len(mail.box.mails) == len(taken))
+        assert {each["Bcc"] for each in mail.box.mails} == {None}
+        assert {tuple(to) for _, to in mail.box.envelopes} == {("ann@example.com",)}
+
+
+@pytest.mark.parametrize("overtaking", ["completed", "moved", "deleted", "snoozed"])
+def test_nothing_is_mailed_for_a_reminder_that_a_change_overtook(quick_mails, overtaking):
+    with mail_server() as mail, served(with_mail(mail.url)) as server:
+        ann = mailed(server, "ann")
+        set_mail(server, ann, reminders_by_mail=True)
+        soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=2)
+        todo, control = [add(ann, title, reminders=[{"at": soon.isoformat()}]) for title in ("Late", "Control")]
+        fields = {
+            "completed": {"completed": True},
+            "moved": {"reminders": [{"at": in_minutes(60)}]},
+            "snoozed": {"reminders": [{"at": in_minutes(10)}]},
+        }
+        if overtaking == "deleted":
+            ann.delete(f"/api/todos/{todo['id']}")
+        else:
+            change(ann, todo["id"], **fields[overtaking])
+        eventually(lambda: mail.box.mails)
+        time.sleep(0.5)
+        assert mail.box.subjects() == ["Reminder: Control"]
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_reminders_go_only_to_users_who_want_mails(quick_mails, is_wanted):
+    with mail_server() as mail, served(with_mail(mail.url)) as server:
+        ann, bob = mailed(server, "ann"), mailed(server, "bob")
+        set_mail(server, ann, reminders_by_mail=is_wanted)
+        set_mail(server, bob, reminders_by_mail=True)
+        add(ann, "Hers", reminders=[{"at": in_minutes(0)}])
+        add(bob, "His", reminders=[{"at": in_minutes(0)}])
+        eventually(lambda: len(mail.box.mails) == 1 + is_wanted)
+        time.sleep(0.3)
+        assert set(mail.box.subjects()) == {"Reminder: His", *["Reminder: Hers"] * is_wanted}
+
+
+def test_address_gets_mails_only_after_its_owner_has_confirmed_it(quick_mails):
+    with mail_server() as mail, served(with_mail(mail.url)) as server:
+        ann, eve = mailed(server, "ann"), mailed(server, "eve")
+        ann.patch("/api/user", {"email": "Ann@example.com", "reminders_by_mail": True})
+        add(ann, "Secret", reminders=[{"at": in_minutes(0)}])
+        eventually(lambda: mail.box.mails)
+        time.sleep(0.5)
+        (message,) = mail.box.mails
+        assert message["Subject"] == "Confirm this address for mails" and message["To"] == "Ann@example.com"
+        secret = re.search(r"https://todo\.example\.com/todo/#/confirm/(\S+)", message.get_content())[1]
+        assert eve.post("/api/user/email", {"secret": secret}).status == 422
+        assert ann.post("/api/user/email", {"secret": f"{secret}x"}).status == 422
+        assert ann.patch("/api/user", {"confirmed_email": "Ann@example.com"}).status == 422
+        assert ann.post("/api/user/email", {"secret": secret}).status == 204
+        assert ann.get("/api/user").json()["confirmed_email"] == "Ann@example.com"
+        eventually(lambda: mail.box.subjects()[1:] == ["Reminder: Secret"])
+        # Another address has to be confirmed again, and the old link is of no use for it.
+        ann.patch("/api/user", {"email": "stranger@example.com"})
+        eventually(lambda: len(mail.box.mails) == 3)
+        assert mail.box.envelopes[-1][1] == ["stranger@example.com"]
+        assert ann.post("/api/user/email", {"secret": secret}).status == 422
+        add(ann, "More", reminders=[{"at": in_minutes(0)}])
+        time.sleep(0.5)
+        assert len(mail.box.mails) == 3
+
+
+def test_strangers_get_one_mail_a_day_and_a_user_can_enter_five_addresses(quick_mails):
+    with mail_server() as mail, served(with_mail(mail.url)) as server:
+        people = [mailed(server, name) for name in ("ann", "bob")]
+        for person in people:
+            person.patch("/api/user", {"email": "victim@example.com"})
+        eventually(lambda: mail.box.mails)
+        time.sleep(0.5)
+        assert [to for _, (to,) in mail.box.envelopes] == ["victim@example.com"]
+        for number in range(8):
+            people[0].patch("/api/user", {"email": f"victim{number}@example.com"})
+            time.sleep(0.3)
+        assert len(mail.box.mails) <= 6
+        assert len({to for _, (to,) in mail.box.envelopes}) == len(mail.box.mails)
+
+
+@pytest.mark.parametrize("way", ["starttls", "smtps"])
+def test_password_goes_over_tls_with_a_verified_certificate(quick_mails, own_certificate, caplog, way):
+    auth = pytest.importorskip("aiosmtpd.smtp")
+    heard = []
+
+    def authenticate(server, session, envelope, mechanism, data):
+        heard.append((session.ssl is not None, data.login, data.password))
+        return auth.AuthResult(success=data.password == b"pass/word?")
+
+    options = {"authenticator": authenticate, "auth_required": True, "auth_require_tls": way == "starttls"}
+    key = "tls_context" if way == "starttls" else "ssl_context"
+    scheme = "smtp" if way == "starttls" else "smtps"
+    trusted = f"&ssl_ca_certs={own_certificate[0]}"
+    options[key] = tls_context(own_certificate)
+    for password, more, arrives in (
+        ("pass%2Fword%3F", trusted, True),
+        ("wrong%2Fcanary", trusted, False),
+        ("pass%2Fword%3F", "", False),
+    ):
+        heard.clear()
+        with (
+            mail_server(f"todo:{password}@", scheme=scheme, more=more, **options) as mail,
+            served(with_mail(mail.url)) as server,
+        ):
+            ann = mailed(server, "ann")
+            set_mail(server, ann, reminders_by_mail=True)
+            add(ann, "Hello", reminders=[{"at": in_minutes(0)}])
+            eventually(lambda mail=mail, ann=ann: mail.box.mails or mail_state(ann) == "failing")
+            assert bool(mail.box.mails) == arrives
+            assert (mail_state(ann) == "ok") == arrives
+            assert ann.get("/api/health").status == 200  # the server itself works
+            assert {each[1] for each in heard} == ({b"todo"} if more else set())
+    assert "canary" not in caplog.text and "pass/word" not in caplog.text
+
+
+def test_password_is_not_sent_where_a_server_offers_no_tls(quick_mails, caplog):
+    pytest.importorskip("aiosmtpd.smtp")
+    heard = []
+    options = {"authenticator": lambda *arguments: heard.append(arguments), "auth_require_tls": False}
+    with mail_server("todo:canary@", **options) as mail, served(with_mail(mail.url)) as server:
+        ann = mailed(server, "ann")
+        set_mail(server, ann, reminders_by_mail=True)
+        add(ann, "Hello", reminders=[{"at": in_minutes(0)}])
+        eventually(lambda: mail_state(ann) == "failing")
+        assert not heard and not mail.box.mails and "SMTPNotSupportedError" in caplog.text
+        assert "canary" not in caplog.text
+
+
+def test_mail_waits_for_a_server_that_is_away_hangs_or_dies_and_then_arrives_once(quick_mails, caplog):
+    port = free_port()
+    with served(with_mail(f"smtp://127.0.0.1:{port}?from=todo@example.com")) as server:
+        ann = mailed(server, "ann")
+        set_mail(server, ann, reminders_by_mail=True)
+        add(ann, "Patient", reminders=[{"at": in_minutes(0)}])
+        eventually(lambda: mail_state(ann) == "failing")
+        with mail_server(port=port) as mail:
+            mail.box.hangs = True
+            eventually(lambda: mail.box.sessions >= 1)
+            started = time.monotonic()
+            assert ann.get("/api/todos").status == 200 and time.monotonic() - started < 0.4
+        with mail_server(port=port) as mail:
+            mail.box.dies = True
+            eventually(lambda: mail.box.sessions >= 1)
+            time.sleep(0.5)
+        with mail_server(port=port) as mail:
+            eventually(lambda: mail.box.mails)
+            time.sleep(0.5)
+            assert mail.box.subjects() == ["Reminder: Patient"]
+            eventually(lambda: mail_state(ann) == "ok")
+    assert caplog.text.count("Traceback") == 0
+
+
+def test_refused_recipient_is_logged_once_and_does_not_hold_up_the_others(quick_mails, caplog):
+    with mail_server() as mail, served(with_mail(mail.url)) as server:
+        mail.box.refused = {"ann@example.com": "550 no such mailbox", "bob@example.com": "451 try later"}
+        for name in ("ann", "bob", "cid"):
+            person = mailed(server, name)
+            set_mail(server, person, reminders_by_mail=True)
+            add(person, f"For {name}", reminders=[{"at": in_minutes(0)}])
+        eventually(lambda: mail.box.mails)
+        time.sleep(1)
+        assert mail.box.subjects() == ["Reminder: For cid"]
+        refusals = [each.getMessage() for each in caplog.records if "refuses" in each.getMessage()]
+        assert len(refusals) == 2 and {text[-3:] for text in refusals} == {"550", "451"}
+
+
+def local_minute(zone, minutes=0):
+    now = datetime.datetime.now(zoneinfo.ZoneInfo(zone)) + datetime.timedelta(minutes=minutes)
+    return now.strftime("%H:%M")
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Niue", "America/New_York"])
+def test_digest_has_the_overdue_and_todays_todos_at_its_time_in_the_users_zone(quick_mails, zone):
+    with mail_server() as mail, served(with_mail(mail.url)) as server:
+        ann, bob = mailed(server, "ann"), mailed(server, "bob")
+        there = datetime.datetime.now(zoneinfo.ZoneInfo(zone)).date()
+        for title, days in (("Old", -3), ("Now", 0), ("Next", 1)):
+            add(ann, title, due=(there + datetime.timedelta(days=days)).isoformat())
+        add(ann, "Waits", due=there.isoformat(), start=(there + datetime.timedelta(days=1)).isoformat())
+        add(ann, "Done", due=there.isoformat(), completed=True)
+        set_mail(server, bob, digest=local_minute(zone), time_zone=zone)  # an empty day
+        set_mail(server, ann, digest=local_minute(zone), time_zone=zone, language="es")
+        eventually(lambda: mail.box.mails)
+        time.sleep(0.5)
+        (message,) = mail.box.mails
+        text = message.get_content()
+        assert message["To"] == "ann@example.com" and message["Subject"] == "Vencidas: 1, hoy: 1"
+        assert "Old" in text and "Now" in text and text.index("Old") < text.index("Now")
+        assert not {"Next", "Waits", "Done"} & set(re.findall(r"\w+", text))
+
+
+def test_digest_is_not_sent_before_its_time_and_once_on_a_day_after_a_change_of_the_time(quick_mails):
+    zone = "Pacific/Kiritimati" if datetime.datetime.now(datetime.UTC).hour < 9 else "Etc/GMT+8"
+    with mail_server() as mail, served(with_mail(mail.url)) as server:
+        ann = mailed(server, "ann")
+        add(ann, "Old", due="2020-01-01")
+        set_mail(server, ann, digest=local_minute(zone, 2), time_zone=zone)
+        time.sleep(0.5)
+        assert mail.box.mails == []
+        set_mail(server, ann, digest=local_minute(zone, -1), time_zone=zone)
+        eventually(lambda: mail.box.mails)
+        set_mail(server, ann, digest=local_minute(zone), time_zone=zone)
+        time.sleep(0.5)
+        assert len(mail.box.mails) == 1
+
+
+@pytest.mark.parametrize(
+    "clock, zone, moment",
+    [
+        ("2026-11-28T07:30", "Europe/Berlin", "2026-11-28T06:30Z"),
+        ("2026-03-29T02:30", "Europe/Berlin", "2026-03-29T01:30Z"),  # skipped: 3:30
+        ("2026-10-25T02:30", "Europe/Berlin", "2026-10-25T00:30Z"),  # the first of two
+        ("2026-11-28T07:30", "Pacific/Kiritimati", "2026-11-27T17:30Z"),
+        ("2026-11-28T07:30", "Pacific/Niue", "2026-11-28T18:30Z"),
+    ],
+)
+def test_time_of_a_daily_mail_in_a_zone(clock, zone, moment):
+    expected = datetime.datetime.fromisoformat(moment).timestamp() * 1000
+    assert tornado_todo.clock_moment(datetime.datetime.fromisoformat(clock), zone) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["SQLite file", *if_set("TEST_POSTGRES_URL", "Postgres")])
+def test_two_processes_and_a_restart_send_each_mail_once(tmp_path, engine):
+    with own_database(engine, tmp_path) as database:
+        with served(database) as server:
+            ann = server.person("ann")
+            add(ann, "Once", reminders=[{"at": in_minutes(0)}])
+            add(ann, "Old", due="2020-01-01")
+            hour = datetime.datetime.now(datetime.UTC).strftime("%H:%M")
+            set_mail(server, ann, reminders_by_mail=True, digest=hour)
+        with mail_server() as mail:
+            settings = {**WITH_ACCOUNTS, **database, "SMTP_URL": mail.url}
+
+            def started():
+                port = free_port()
+                return process(tmp_path, **settings, SERVER_PORT=str(port), PUBLIC_URL=f"http://127.0.0.1:{port}")
+
+            with started(), started():
+                eventually(lambda: len(mail.box.mails) == 2)
+                time.sleep(1)
+            with started():
+                time.sleep(1)
+            assert sorted(mail.box.subjects()) == ["Overdue: 1, today: 0", "Reminder: Once"]
+
+
+@pytest.mark.parametrize(
+    "url, hint",
+    [
+        ("smtp://mail.example.com", "from="),
+        ("http://mail.example.com?from=a@b.example", "smtp://"),
+        ("smtp://u:canary@mail.example.com?from=nobody", "from"),
+        ("smtp://u:can@ary@mail.example.com/x?from=a@b.example", "smtp://"),
+        ("smtp://u:canary@mail.example.com?from=a@b.example&tls=no", "tls"),
+        ("smtp://?from=a@b.example", "smtp://"),
+    ],
+)
+def test_mail_servers_url_that_cannot_be_used_is_refused_without_its_password(url, hint):
+    with pytest.raises(tornado_todo.Misconfigured) as error:
+        config(SMTP_URL=url, **WITH_MAIL)
+    assert hint in str(error.value) and "canary" not in str(error.value)
+
+
+def test_mails_need_the_address_of_the_page():
+    with pytest.raises(tornado_todo.Misconfigured, match="PUBLIC_URL"):
+        config(SMTP_URL="smtp://mail.example.com?from=a@b.example")
+
+
 # ==== accounts: who may do what ==================================================================
 
 SHARED, PRIVATE = "canarysharedq8", "canaryprivatez7"
@@ -10238,6 +10661,7 @@ CELLS = [
     for_all("POST", "/api/users", 422, {}),
     for_all("GET", "/api/user", 200),
     for_all("PATCH", "/api/user", 422, {}),
+    for_all("POST", "/api/user/email", 422, {"secret": "x"}),
     for_all("DELETE", "/api/user", 422, {}),
     for_all("GET", "/api/tokens", 200),
     for_all("POST", "/api/tokens", 201, {"name": "x"}),

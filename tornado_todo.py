@@ -438,6 +438,24 @@ def server_url(*schemes: str, options: Mapping[str, Parser], others: Parser | No
     return parse
 
 
+SMTP_OPTIONS = by_name(
+    {
+        parser(str, bool, "write one address, like todo@example.com", r"[!-~]+@[^\s<>@,]+"): "from",
+        choice("require", "prefer", "disable"): "starttls",
+        FILE: "ssl_ca_certs",
+    }
+)
+
+
+def parse_smtp_url(text: str) -> str:
+    """Check the URL of a mail server: `smtp://user:password@host:587?from=todo@example.com`, or `smtps://…`."""
+    text = re.sub(r"([?&]from=[^@&?#/]+)@(?=[^@]*$)", r"\1%40", text)
+    parts = urllib.parse.urlsplit(server_url("smtps", "smtp", options=SMTP_OPTIONS)(text))
+    if text and (not parts.hostname or parts.path.strip("/") or "from" not in parse_options(parts.query, SMTP_OPTIONS)):
+        raise Misconfigured("write smtp://user:password@host:587?from=todo@example.com")
+    return text
+
+
 def parse_database_url(text: str) -> str:
     """Check a database URL: `sqlite:///file.db`, `sqlite:////absolute/file.db`, `sqlite://` or `postgresql://…`."""
     if text.startswith(("postgres://", "postgresql://")):
@@ -511,6 +529,11 @@ class Config:
     redis_port: int = setting(PORT, "port of that Redis", "6379")
     redis_prefix: str = setting(LINE, "prefix of all keys, in case other programs use the same Redis", "tornado_todo:")
     mysql_url: str = setting(server_url("mariadb", "mysql", options={}), "MySQL server that the health check includes")
+    smtp_url: str = setting(
+        parse_smtp_url,
+        "mail server for reminders and digests: smtp://user:password@host:587?from=todo@example.com, or smtps://…;"
+        " needs PUBLIC_URL for links",
+    )
     auth: str = setting(
         choice("auto", "accounts", "open"),
         "who has to sign in: everybody but the user of this machine (auto), everybody (accounts) or nobody (open)",
@@ -591,6 +614,8 @@ class Config:
         for fault, is_present in faults.items():
             if self.workers > 1 and is_present:
                 raise Misconfigured(f"WORKERS: several processes cannot {fault}, or WORKERS=1")
+        if self.smtp_url and not self.public_url:
+            raise Misconfigured("SMTP_URL: mails have links to the page: set PUBLIC_URL to its address, too")
 
     @property
     def redis(self) -> str:
@@ -1128,6 +1153,11 @@ def start_of_day(day: int, zone: str) -> int:
     return (day - EPOCH_DAY) * DAY - offset(midnight, zone)
 
 
+def clock_moment(clock: datetime.datetime, zone: str) -> int:
+    """The moment at which the clock of a zone shows a day and time; the first of two."""
+    return (clock - EPOCH.replace(tzinfo=None)) // MILLISECOND - offset(clock, zone)
+
+
 def day_of(moment: int, zone: str) -> int:
     """The day to which a moment belongs in a time zone."""
     known = EPOCH + min(max(moment, end_of_day(2)), end_of_day(datetime.date.max.toordinal() - 2)) * MILLISECOND
@@ -1372,8 +1402,7 @@ def reminder_moment(reminder: Reminder, base: str | None, zone: str) -> int | No
     if len(base) > 10:
         return due_sort_key(base) - before // MILLISECOND
     try:
-        clock = datetime.datetime.fromisoformat(base) - before
-        return (clock - EPOCH.replace(tzinfo=None)) // MILLISECOND - offset(clock, zone)
+        return clock_moment(datetime.datetime.fromisoformat(base) - before, zone)
     except OverflowError:  # the calendar ends
         return None
 
@@ -1625,6 +1654,9 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
         declare("local time (HH:MM) of a daily mail; null: none", patch=str | None, clean=optional(clean_clock)),
     ] = None
     reminders_by_mail: Annotated[bool, declare("whether reminders are also sent by mail", patch=True)] = False
+    confirmed_email: Annotated[
+        str | None, declare("the address to which mails go: one that was confirmed by a link in a mail to it")
+    ] = None
 
 
 def patch_type(
@@ -1793,6 +1825,12 @@ class ReminderFields(msgspec.Struct, kw_only=True):
 
     todo: str
     at: str
+
+
+class ConfirmationFields(msgspec.Struct, kw_only=True):
+    """The secret of a link that confirms an address."""
+
+    secret: str
 
 
 class NoFields(msgspec.Struct, kw_only=True):
@@ -3562,6 +3600,10 @@ at must have a time, like 2026-11-22T14:00:00+01:00
   de at braucht eine Uhrzeit, wie 2026-11-22T14:00:00+01:00
   pt at precisa de uma hora, como 2026-11-22T14:00:00+01:00
   es at necesita una hora, como 2026-11-22T14:00:00+01:00
+belongs to no mail to your present address: sign in as the user who entered it
+  de gehört zu keiner E-Mail an deine jetzige Adresse: Melde dich als der Nutzer an, der sie eingegeben hat
+  pt não pertence a nenhum e-mail ao seu endereço atual: inicie sessão como o usuário que o indicou
+  es no pertenece a ningún correo a tu dirección actual: inicia sesión como el usuario que la indicó
 belongs to results sorted by {}
   de gehört zu einem Ergebnis, das nach {} sortiert ist
   pt pertence a resultados ordenados por {}
@@ -4001,6 +4043,49 @@ would be more than {} of {}
 """
 
 MAIL_TEXTS = r"""
+Reminder: {}
+  de Erinnerung: {}
+  pt Lembrete: {}
+  es Recordatorio: {}
+Due: {}
+  de Fällig: {}
+  pt Vencimento: {}
+  es Vence: {}
+Overdue: {}, today: {}
+  de Überfällig: {}, heute: {}
+  pt Atrasadas: {}, hoje: {}
+  es Vencidas: {}, hoy: {}
+Overdue
+  de Überfällig
+  pt Atrasadas
+  es Vencidas
+Today
+  de Heute
+  pt Hoje
+  es Hoy
+More on the page.
+  de Weitere stehen auf der Seite.
+  pt Mais na página.
+  es Más en la página.
+You can switch these mails off in the settings of your account: {}
+  de Diese E-Mails lassen sich in den Einstellungen des Kontos abschalten: {}
+  pt Pode desativar estes e-mails nas definições da sua conta: {}
+  es Puedes desactivar estos correos en los ajustes de tu cuenta: {}
+Confirm this address for mails
+  de Diese Adresse für E-Mails bestätigen
+  pt Confirme este endereço para e-mails
+  es Confirma esta dirección para correos
+{} wants to get mails of a to-do page at this address. If that is you, open this link where you are signed in: {}
+  de {} möchte an diese Adresse E-Mails einer Seite mit Aufgaben bekommen. Wenn du das bist, öffne diesen Link dort, wo
+    du angemeldet bist: {}
+  pt {} quer receber neste endereço e-mails de uma página de tarefas. Se é você, abra esta ligação onde tem a sessão
+    iniciada: {}
+  es {} quiere recibir en esta dirección correos de una página de tareas. Si eres tú, abre este enlace donde tengas la
+    sesión iniciada: {}
+If it is not, ignore this mail. Nothing else is sent to this address.
+  de Andernfalls ignoriere diese E-Mail. An diese Adresse wird nichts weiter geschickt.
+  pt Caso contrário, ignore este e-mail. Nada mais será enviado para este endereço.
+  es Si no, ignora este correo. No se enviará nada más a esta dirección.
 """
 
 HOLE = re.compile(r"\{(text|[0-9]?)\}")
@@ -7718,6 +7803,11 @@ class ThrottleStore:
         rows = await self._database.fetch("SELECT expires_at FROM throttles WHERE key = $1", key)
         return max(rows[0][0] - now, 1) / 1000 if rows else 0.0
 
+    async def keep(self, key: str, ttl: float) -> None:
+        """Let a claim end `ttl` seconds from now."""
+        expires_at = now_milliseconds() + int(ttl * 1000)
+        await self._write("UPDATE throttles SET expires_at = $2 WHERE key = $1", key, expires_at)
+
     async def claimed(self, keys: Collection[str]) -> set[str]:
         """Those of some keys that are taken."""
         taken = "SELECT key FROM throttles WHERE expires_at > $1 AND key IN ({})"
@@ -7872,6 +7962,11 @@ class AccountStore:
 
         # As if a right were removed, so that every process reads the user again.
         return await self._remove_right(operation)
+
+    async def mail_users(self) -> list[User]:
+        """The users who have entered an address for mails."""
+        with_address = """SELECT id, name, settings FROM users WHERE settings LIKE '%"email":"%'"""
+        return [user_from_row(row) for row in await self.database.fetch(with_address)]
 
     async def rehash_password(self, user: User, old: str, new: str) -> None:
         """Store the same password with a stronger hash, unless it has been changed meanwhile."""
@@ -9791,6 +9886,7 @@ class TodoService:
 # ---- reminders
 
 LATE = 12 * 3600 * 1000  # ms for which a missed reminder is still delivered
+KEEP_CLAIM = 48 * 3600  # seconds for which a claim is kept
 
 
 class ReminderClaims:
@@ -9800,19 +9896,282 @@ class ReminderClaims:
         self._database, self._claims = database, claims
 
     @staticmethod
-    def _key(user: User, each: DueReminder, channel: str) -> str:
+    def key(user: User, each: DueReminder, channel: str) -> str:
+        """The claim of a user's reminder on a channel."""
         return f"reminder {channel} {user.id} {each.todo} {each.at}"
 
     async def open(self, user: User, until: int, channel: str) -> list[DueReminder]:
         """A user's reminders that nobody has claimed on a channel: missed ones, and those until a moment."""
         found = await TodoQueries(self._database, user).reminders(now_milliseconds() - LATE, until)
-        keys = {self._key(user, each, channel): each for each in found}
+        keys = {self.key(user, each, channel): each for each in found}
         claimed = await self._claims.claimed(keys)
         return [each for key, each in keys.items() if key not in claimed]
 
-    async def claim(self, user: User, each: DueReminder, channel: str, ttl: float = 2 * LATE / 1000) -> bool:
-        """Take a reminder for `ttl` seconds, so that nobody else delivers it: whether it was free."""
-        return not await self._claims.claim(self._key(user, each, channel), ttl)
+    async def claim(self, user: User, each: DueReminder, channel: str) -> bool:
+        """Take a reminder, so that nobody else delivers it: whether it was free."""
+        return not await self._claims.claim(self.key(user, each, channel), KEEP_CLAIM)
+
+
+# ---- mail
+
+MAIL_SECONDS = 10  # that each answer of the mail server may take
+MAIL_LEASE = 300  # seconds for which one process tries to send a mail, before another may
+MAIL_PAUSE, LONGEST_MAIL_PAUSE = 30, 900  # seconds between looks for mails to send, and after failures
+MAX_CONFIRMATIONS = 5  # addresses that a user may enter in a day
+CONFIRMATION_LIFETIME = 7 * DAY
+MAX_DIGEST = 100  # to-dos in a daily mail
+
+
+class MailUnavailable(Exception):
+    """The mail server cannot be used now."""
+
+
+class Mail(NamedTuple):
+    """A mail, and the id that it has if it is sent again."""
+
+    to: str
+    subject: str
+    text: str
+    id: str
+
+
+async def in_daemon(function: Callable[..., Value], *arguments: Any) -> Value:
+    """Run a function in a thread that does not delay the end of the process."""
+    loop = asyncio.get_running_loop()
+    done: concurrent.futures.Future[Value] = concurrent.futures.Future()
+
+    def run() -> None:
+        done.set_running_or_notify_cancel()  # after this it is not cancelled with the task that waits
+        try:
+            done.set_result(function(*arguments))
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(done, loop=loop)
+
+
+class Mailer:
+    """Sends mails through the server of SMTP_URL, with a connection for each."""
+
+    def __init__(self, url: str, own_url: str):
+        self._parts = parts = urllib.parse.urlsplit(url)
+        self._options = parse_options(parts.query, SMTP_OPTIONS)
+        self._port = parts.port or (465 if parts.scheme == "smtps" else 587 if parts.username else 25)
+        self._own_url = own_url
+        self.name = f"SMTP {parts.hostname}:{self._port}"
+        self._fault = ""  # of the last attempt
+
+    def check(self) -> None:
+        """Raise MailUnavailable if the last attempt to send a mail failed."""
+        if self._fault:
+            raise MailUnavailable(self._fault)
+
+    async def send(self, mail: Mail) -> bool:
+        """Send a mail; returns whether the server has taken it, or refused it for good. Raises MailUnavailable.
+
+        After False, this mail can be tried again later.
+        """
+        import smtplib
+
+        try:
+            await in_daemon(self._send, self._message(mail))
+        except (smtplib.SMTPRecipientsRefused, smtplib.SMTPDataError) as error:
+            recipients = getattr(error, "recipients", {mail.to: (getattr(error, "smtp_code", 0), b"")})
+            code = next(iter(recipients.values()))[0]
+            LOG.warning("mail: %s refuses a mail: %s", self.name, code)
+            return code >= 500
+        except (OSError, ValueError, smtplib.SMTPException) as error:
+            # The text of an error may contain what was sent, also the password.
+            fault = f"{type(error).__name__} {getattr(error, 'smtp_code', '')}".strip()
+            if fault != self._fault:
+                LOG.warning("mail: %s: %s; trying again", self.name, fault)
+            self._fault = fault
+            raise MailUnavailable(fault) from None
+        self._fault = ""
+        return True
+
+    def _message(self, mail: Mail) -> Any:
+        import email.header
+        import email.mime.text
+        import email.utils
+
+        sender = self._options["from"]
+        message = email.mime.text.MIMEText(mail.text, "plain", "utf-8")
+        message["From"], message["To"] = sender, mail.to
+        # Titles can contain what mail programs take for the end of a line. An EmailMessage would also decode encoded
+        # words in them (RFC 2047), and send what these contain as headers.
+        subject = " ".join("".join(each if each.isprintable() else " " for each in mail.subject).split())
+        is_plain = subject.isascii() and "=?" not in subject
+        message["Subject"] = subject if is_plain else email.header.Header(subject, "utf-8")  # type: ignore[assignment]
+        message["Date"] = email.utils.formatdate(usegmt=True)
+        message["Message-ID"] = f"<{hashlib.sha256(mail.id.encode()).hexdigest()[:40]}@{sender.rpartition('@')[2]}>"
+        message["Auto-Submitted"] = "auto-generated"
+        message["List-Unsubscribe"] = f"<{self._own_url}/>"
+        return message
+
+    def _send(self, message: Any) -> None:
+        import smtplib
+        import ssl
+
+        parts, tls = self._parts, ssl.create_default_context(cafile=self._options.get("ssl_ca_certs"))
+        own_host = urllib.parse.urlsplit(self._own_url).hostname or "localhost"
+        options: dict[str, Any] = {"local_hostname": own_host, "timeout": MAIL_SECONDS}
+        is_encrypted = parts.scheme == "smtps"
+        kind = functools.partial(smtplib.SMTP_SSL, context=tls) if is_encrypted else smtplib.SMTP
+        connection = kind(parts.hostname or "", self._port, **options)
+        try:
+            # A password is never sent as plain text, unless the URL asks for that.
+            wanted = self._options.get("starttls", "require" if parts.password else "prefer")
+            connection.ehlo()
+            if not is_encrypted and wanted != "disable" and (wanted == "require" or connection.has_extn("starttls")):
+                connection.starttls(context=tls)
+            if parts.username:
+                connection.login(*(urllib.parse.unquote(part or "") for part in (parts.username, parts.password)))
+            connection.send_message(message)
+            with contextlib.suppress(OSError, smtplib.SMTPException):  # the mail has been taken
+                connection.quit()
+        finally:
+            connection.close()
+
+
+class PostOffice:
+    """Sends each mail once, whichever process does it: reminders, daily digests, and links that confirm addresses."""
+
+    def __init__(
+        self, mailer: Mailer, accounts: AccountStore, reminders: ReminderClaims, claims: ThrottleStore, url: str
+    ):
+        self._mailer, self._accounts, self._reminders, self._claims = mailer, accounts, reminders, claims
+        self._url = url
+
+    async def run_forever(self) -> None:
+        """Send what is to be sent at its time; while the mail server is away, try less and less often."""
+        failures = 0
+        while True:
+            try:
+                pause, failures = await self.send_all(), 0
+            except Exception as error:
+                failures += 1
+                pause = min(LONGEST_MAIL_PAUSE, MAIL_PAUSE * 2 ** min(failures - 1, 10)) * random.uniform(0.5, 1)
+                LOG.log(logging.DEBUG if isinstance(error, MailUnavailable) else logging.WARNING, "mail: %s", error)
+            await asyncio.sleep(pause)
+
+    async def send_all(self) -> float:
+        """Send what is to be sent now; returns the seconds until the next mail. Raises MailUnavailable."""
+        pause = float(MAIL_PAUSE)
+        for user in await self._accounts.mail_users():
+            settings = user.settings
+            if settings.email != settings.confirmed_email:
+                await self._confirm(user)
+                continue
+            if settings.digest:
+                await self._send_digest(user)
+            if settings.reminders_by_mail:
+                pause = min(pause, await self._send_reminders(user))
+        return pause
+
+    async def _deliver(self, key: str, seconds: float, compose: Callable[[], Awaitable[Mail | None]]) -> bool:
+        """Send the mail of a claim, and keep this for some seconds, unless another process has it: whether it was sent.
+
+        If this process dies in between, another one sends it again.
+        """
+        if key in await self._claims.claimed([key]) or await self._claims.claim(key, MAIL_LEASE):
+            return False
+        try:
+            mail = await compose()
+            is_over = mail is None or await self._mailer.send(mail)
+        except MailUnavailable:
+            await self._claims.delete(key)
+            raise
+        if is_over:
+            await self._claims.keep(key, seconds)
+        return is_over
+
+    def _text(self, user: User, text: str, *values: str) -> str:
+        return fill(translated(text, user.settings.language or "en"), values)
+
+    def _mail(self, user: User, key: str, subject: str, *paragraphs: str) -> Mail:
+        settings = self._text(
+            user, "You can switch these mails off in the settings of your account: {}", f"{self._url}/"
+        )
+        return Mail(user.settings.email or "", subject, "\n\n".join([*paragraphs, "-- \n" + settings]), key)
+
+    @staticmethod
+    def _shown_due(due: str, zone: str) -> str:
+        """A due date as people of every language read it."""
+        if len(due) == 10:
+            return due
+        return parse_date_time(due).astimezone(zone_named(zone)).strftime("%Y-%m-%d %H:%M")
+
+    async def _send_reminders(self, user: User) -> float:
+        """Send a user's reminders; returns the seconds until the next one, or until it is to be looked for."""
+        now = now_milliseconds()
+        zone = user.time_zone or "UTC"
+        for each in await self._reminders.open(user, now + MAIL_PAUSE * 1000, "mail"):
+            if (wait := (milliseconds(each.at) or 0) - now) > 0:
+                return wait / 1000
+            key = self._reminders.key(user, each, "mail")
+
+            async def compose(each: DueReminder = each, key: str = key) -> Mail:
+                due = [self._text(user, "Due: {}", self._shown_due(each.due, zone))] if each.due else []
+                lines = "\n".join([each.title, *due, f"{self._url}/#/todo/{each.todo}"])
+                return self._mail(user, key, self._text(user, "Reminder: {}", each.title), lines)
+
+            await self._deliver(key, KEEP_CLAIM, compose)
+        return MAIL_PAUSE
+
+    async def _send_digest(self, user: User) -> None:
+        """Send a user's digest, once on each of their days, if its time has come and was not long ago."""
+        now, zone = now_milliseconds(), user.time_zone or "UTC"
+        today = datetime.date.fromordinal(day_of(now, zone))
+        begins = clock_moment(datetime.datetime.fromisoformat(f"{today}T{user.settings.digest}"), zone)
+        if begins <= now < begins + LATE:
+            key = f"digest {user.id} {today}"
+            await self._deliver(key, KEEP_CLAIM, lambda: self._digest(user, key, str(today), now))
+
+    async def _digest(self, user: User, key: str, today: str, now: int) -> Mail | None:
+        zone, until = user.time_zone or "UTC", (FIRST_DAY, today)
+        which = TodoFilter(completed=False, due=until, start=until, tz=zone)
+        queries = TodoQueries(self._accounts.database, user)
+        found = await queries.todos(which, Page("due", limit=MAX_DIGEST))
+        todos = [todo for todo in found if todo.assignee in (None, user.id)]
+        if not todos:
+            return None
+        late = [todo for todo in todos if due_moment(due_sort_key(todo.due), zone) < now]
+        parts = {"Overdue": late, "Today": [todo for todo in todos if todo not in late]}
+        paragraphs = []
+        for heading, some in parts.items():
+            lines = [
+                f"{self._shown_due(todo.due or '', zone)}  {todo.title}\n  {self._url}/#/todo/{todo.id}"
+                for todo in some
+            ]
+            paragraphs += ["\n".join([self._text(user, heading), "", *lines])] if lines else []
+        if len(found) > MAX_DIGEST:
+            paragraphs.append(self._text(user, "More on the page."))
+        counts = [str(len(some)) for some in parts.values()]
+        return self._mail(user, key, self._text(user, "Overdue: {}, today: {}", *counts), *paragraphs)
+
+    async def _confirm(self, user: User) -> None:
+        """Send a link that confirms an address: once in a day to each, whoever enters it."""
+        address, counter = user.settings.email or "", f"confirmations {user.id}"
+        key = f"confirm {address.lower()}"
+        if key in await self._claims.claimed([key]):
+            return
+        if await self._claims.increment(counter, 0, DAY / 1000) >= MAX_CONFIRMATIONS:
+            return
+
+        async def compose() -> Mail:
+            await self._accounts.end(user, "email")
+            secret = await self._accounts.issue(new_credential("email", user, CONFIRMATION_LIFETIME, address))
+            link = f"{self._url}/#/confirm/{secret}"
+            ask = "{} wants to get mails of a to-do page at this address. If that is you, open this link where you are"
+            ask += " signed in: {}"
+            ignore = "If it is not, ignore this mail. Nothing else is sent to this address."
+            texts = self._text(user, ask, user.name, link), self._text(user, ignore)
+            return Mail(address, self._text(user, "Confirm this address for mails"), "\n\n".join(texts), secret)
+
+        if await self._deliver(key, DAY / 1000, compose):
+            await self._claims.increment(counter, 1, DAY / 1000)
 
 
 # ---- weather
@@ -9995,6 +10354,12 @@ class Services:
         }
         if config.mysql_url:
             self._checks["mysql"] = f"MySQL {without_password(config.mysql_url)}", mysql_check(config.mysql_url)
+        self._post_office: PostOffice | None = None
+        if config.smtp_url:
+            url = config.public_url + config.prefix
+            mailer = Mailer(config.smtp_url, url)
+            self._post_office = PostOffice(mailer, self.accounts, self.reminders, self.throttles, url)
+            self._checks["mail"] = mailer.name, mailer.check
         if taken := checks.keys() & self._checks.keys():
             raise Misconfigured(f"checks: {', '.join(sorted(taken))} is one of our own: use another name")
         self._checks |= {name: (name, check) for name, check in checks.items()}
@@ -10030,6 +10395,8 @@ class Services:
         await self.todos.store.open()
         await self.hub.open()
         self._tasks = [*map(asyncio.ensure_future, (self._tidy_forever(), self.todos.acts.go_on_forever()))]
+        if self._post_office:
+            self._tasks.append(asyncio.ensure_future(self._post_office.run_forever()))
         self._opened = True
 
     async def close(self) -> None:
@@ -10096,7 +10463,8 @@ class Services:
             if reason != known:
                 LOG.warning("health: %s: %s", engine, reason)
         engines = dict(zip(self._checks, (entry for entry, _ in checked), strict=True))
-        return all(entry["state"] == "ok" for entry in engines.values()), engines
+        # Without its mail server, the server still answers everything.
+        return all(entry["state"] == "ok" for name, entry in engines.items() if name != "mail"), engines
 
     @staticmethod
     async def _check(engine: str, ping: Check, seconds: float) -> tuple[dict, BaseException | None]:
@@ -13145,6 +13513,20 @@ class UserHandler(AccountHandler):
         self.drop_cookie()
 
 
+class UserEmailHandler(AccountHandler):
+    """The confirmation of the caller's address for mails."""
+
+    needs_session = True
+    unsigned_methods = ("POST",)
+
+    async def post(self, body: Annotated[Body, Fields(ConfirmationFields)]) -> None:
+        """Confirm the address for mails, by the secret in the link of a mail to it."""
+        found = await self.services.accounts.find(body["secret"], "email")
+        if not found or (found.user.id, found.name) != (self.user.id, self.user.settings.email):
+            raise invalid("secret", "belongs to no mail to your present address: sign in as the user who entered it")
+        await self.services.accounts.change_settings(self.user, {"confirmed_email": found.name})
+
+
 class SessionsHandler(AccountHandler):
     """The caller's sessions."""
 
@@ -16065,6 +16447,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // A link's address holds its secret behind the #, which is never part of a request.
   const linkOf = hash => /^#\/link\/([\w.~-]+)/.exec(hash)?.[1] ?? null;
+  const confirmationOf = hash => /^#\/confirm\/([\w.~-]+)/.exec(hash)?.[1] ?? null;
   const inviteOf = hash => /^#\/sign-up\/([\w.~-]+)/.exec(hash)?.[1] ?? null;
 
   // The user or link. A page never changes it: for another one it is reloaded.
@@ -20793,6 +21176,19 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
+  // The link of a mail proves that its reader has the address.
+  async function confirmAddress(hash = location.hash) {
+    const secret = confirmationOf(hash);
+    if (!secret) return;
+    if (confirmationOf(location.hash)) history.replaceState(null, '', placeOf({}));
+    try {
+      await send('POST', '/api/user/email', { body: { secret } });
+      showToast(t`Your address is confirmed. Mails go to it from now on.`);
+    } catch (error) {
+      complain(expected(error).message);
+    }
+  }
+
   // The zone of this device comes first.
   function zoneOptions() {
     const here = readersZone();
@@ -21474,6 +21870,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function hashChanged() {
     if (linkOf(location.hash) !== access.link) location.reload();
     else if (inviteOf(location.hash)) invited();
+    else if (confirmationOf(location.hash)) confirmAddress();
     else if (!todoOf(location.hash)) followHash();
     else if (!isStepping && todoOf(location.hash) !== state.open?.id) openAddress(todoOf(location.hash));
   }
@@ -21561,6 +21958,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   async function begin() {
+    const { hash } = location;
     const asked = askSession();
     // A signed-in user sees the page at once, even while an answer is slow.
     const early = await Promise.race([asked, sleep(SLOW_START)]);
@@ -21579,6 +21977,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const id = todoOf(location.hash);
     (id ? openAddress(id) : sync({ moved: true })).then(takeUpTexts);
     connect();
+    confirmAddress(hash);
     if (access.link) offerOwnLists();
     else if (weather === 'True') {
       showWeather();
@@ -21696,6 +22095,7 @@ ROUTES = (
     Route("/api/export", ExportHandler),
     Route("/api/session", SessionHandler),
     Route("/api/user", UserHandler),
+    Route("/api/user/email", UserEmailHandler),
     Route("/api/openapi.json", OpenAPIHandler),
     Route("/api/docs", DocsHandler),
     Route("/api/sessions", SessionsHandler, accounts_only=True),
