@@ -21623,6 +21623,31 @@ async def test_refused_setting_stands_at_its_field_until_it_is_mended(page):
     assert (await saved_settings(page))["email"] == "ann@example.com"
 
 
+async def test_each_saving_is_read_aloud(page):
+    await open_settings(page)
+    said = page.get_by_role("dialog").get_by_role("status").first
+    heard = set()
+    for theme in ("dark", "light"):
+        await page.locator(f"[name=theme][value={theme}]").check()
+        await until(lambda: page.evaluate("document.querySelector('.account .said').textContent !== ''"))
+        await until(lambda: said.evaluate("(said, heard) => !heard.includes(said.textContent)", [*heard]))
+        heard.add(await said.evaluate("said => said.textContent"))
+    # A screen reader does not read the same text twice.
+    assert len(heard) == 2 and {text.strip() for text in heard} == {"Saved."}
+
+
+async def test_user_without_an_account_downloads_everything_and_a_table(page):
+    await type_in(page, BUY)
+    await open_settings(page)
+    await page.locator(".data-part summary").click()
+    for name, file in (("Download everything", "todos.json"), ("Download a table", "todos.csv")):
+        async with page.expect_download() as downloading:
+            await page.get_by_role("link", name=name).click()
+        download = await downloading.value
+        assert download.suggested_filename == file
+        assert BUY in pathlib.Path(await download.path()).read_text("utf-8")
+
+
 async def test_setting_that_cannot_be_sent_is_taken_back_and_says_so(page):
     await open_settings(page)
     await page.route("**/api/user", lambda route: route.abort())
