@@ -22466,8 +22466,39 @@ async def test_a_text_that_the_server_refuses_after_an_outage_comes_back(install
     outage.start()
     await expect(page.locator(".banner")).to_be_hidden()
     await expect(page.locator(".new-todo")).to_have_value("dig")
-    await expect(page.locator(".toast.bad").last).to_contain_text(f"Completed “{BUY}”")
+    refused = page.locator(".refusals li")
+    await expect(refused).to_contain_text(f"Not saved: Completed “{BUY}”")
     await expect(rows(page)).to_have_count(0)
+    await page.reload()
+    await expect(refused).to_contain_text(f"Not saved: Completed “{BUY}”")
+    await refused.get_by_role("button", name="Drop it").click()
+    await expect(refused).to_have_count(0)
+    await page.reload()
+    await expect(page.locator(".new-todo")).to_have_value("dig")
+    await expect(refused).to_have_count(0)
+
+
+async def test_an_act_that_the_server_refuses_after_an_outage_can_be_tried_again(installed, outage):
+    page = installed
+    await type_in(page, BUY)
+    await until_on_device(page, BUY)
+    outage.stop()
+    await row(page, BUY).locator(".toggle").click()
+    await expect(page.locator(".banner")).to_contain_text("1 change is kept here")
+    database = sqlite3.connect(outage.settings["DATABASE_URL"].removeprefix("sqlite:///"))
+    with contextlib.closing(database), database:
+        database.execute("UPDATE todos SET deleted_at = ?", [tornado_todo.now_milliseconds()])
+    outage.start()
+    refused = page.locator(".refusals li")
+    await expect(refused).to_contain_text(f"Not saved: Completed “{BUY}”")
+    with Client(outage.url) as client:
+        (todo,) = client.get("/api/todos?deleted=true").json()
+        assert not todo["completed"]
+        client.post(f"/api/todos/{todo['id']}/restore")
+        await refused.get_by_role("button", name="Try again").click()
+        await expect(refused).to_have_count(0)
+        await settled(page)
+        assert client.get(f"/api/todos/{todo['id']}").json()["completed"]
 
 
 async def test_copy_on_the_device_is_read_again_after_a_backup_was_restored(installed, outage, tmp_path):

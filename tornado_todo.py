@@ -14213,6 +14213,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
         <p class="share-note soft" hidden><span class="share-words" dir="auto"></span>
           <a class="own-lists link" href="#/" hidden>Back to my lists</a></p>
         <progress class="progress" max="1" value="0" aria-label="Completed" hidden></progress>
+        <ul class="refusals notice stack" aria-label="Not saved" hidden></ul>
         <div class="composer card">
           {% raw icon % 'plus' %}
           <input class="new-todo" {% raw plain %} placeholder="What needs to be done?" enterkeyhint="done"
@@ -16956,7 +16957,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function fail(job, error) {
     forgetAct(job);
     project();
-    if (!job.failed?.(error)) showToast(error.message, { tone: 'bad' });
+    if (!job.failed && state.hasKept) refuse({ ...keptJob(job) }, error);
+    else if (!job.failed?.(error)) complain(error.message);
     if (!(error instanceof Problem)) console.error(error);
     state.stale = 'all';
   }
@@ -19027,7 +19029,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const { owner, texts } = JSON.parse(entry);
     if (!recall(OWNERS, []).includes(owner)) return;
     for (const typed of texts) {
-      if (typed.request || (typed.id && typed.name)) waiting.set(typed, 'view');
+      if (typed.refusal) waiting.set(typed, 'refused');
+      else if (typed.request || (typed.id && typed.name)) waiting.set(typed, 'view');
       if (typed.fields && !takeUpFields(typed.fields)) waiting.set(typed, 'page');
     }
   }
@@ -19064,10 +19067,39 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       failed: error => {
         if (isNew && [409, 410, 412].includes(error.status)) return true;
         if (isNew && texts.length) return giveBack(texts.join(' '), error);
-        complain(t`Not saved: ${words ?? request.path}. ${error.message}`);
-        return true;
+        return refuse(typed, error);
       },
     });
+  }
+
+  // What was done without the server may be refused when nobody looks. It waits for the user, also in the next page.
+  const refusals = () => [...waiting].filter(([, cause]) => cause === 'refused').map(([typed]) => typed);
+
+  function refuse({ request, words }, { message }) {
+    if (!request) return complain(message); // an undo of an act that has no answer yet
+    waiting.set({ request, words, refusal: message }, 'refused');
+    stash();
+    return true;
+  }
+
+  function endRefusal(typed, act = () => {}) {
+    waiting.delete(typed);
+    act();
+    stash();
+    render();
+  }
+
+  // The version that a request named is no longer wanted by a user who repeats it.
+  function refusalView(typed) {
+    const { request, words, refusal } = typed;
+    const { 'If-Match': _, ...headers } = request.headers ?? {};
+    const [, id] = /^\/api\/todos\/([\w-]+)/.exec(request.path) ?? [];
+    const again = () => makeAgain({ request: { ...request, headers }, words });
+    return h('li.row.wrap', { key: words + request.path },
+      h('span', { dir: 'auto' }, t`Not saved: ${words ?? t`A change`}. ${refusal}`),
+      button('button', action(() => endRefusal(typed, again)), t`Try again`),
+      id && button('button', action(() => openById(id)), t`Open it`),
+      button('button', action(() => endRefusal(typed)), t`Drop it`));
   }
 
   // The effect of an earlier page's request on the to-dos that are shown.
@@ -19672,6 +19704,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.banner-text': () => ({ children: [state.hasKept ? awayWords() : ''] }),
     '.banner-retry': () => ({ hidden: !state.away }),
     '.skip': ({ hasComposer }) => ({ children: [hasComposer ? t`Skip to the new to-do box` : t`Skip to the title`] }),
+    '.refusals': () => ({ hidden: !refusals().length, children: refusals().map(refusalView) }),
     '.shell': () => ({ inert: gate.resolve !== null }),
     '.sidebar': () => ({ inert: isCovered() || (narrowScreen.matches && !state.hasDrawer) }),
     '.page': () => ({ inert: isCovered() || state.hasDrawer }),
