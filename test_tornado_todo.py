@@ -7879,6 +7879,8 @@ def test_words_of_the_embedding_program_are_not_said_to_be_in_a_language():
         ("There is no user .", "Ein Konto  gibt es nicht."),
         ("There is no user There is nothing to undo..", "Ein Konto There is nothing to undo. gibt es nicht."),
         ("There is no such link.", "Diesen Link gibt es nicht."),
+        ("must have at most 1,048,576 bytes", "darf höchstens 1.048.576 Bytes haben"),
+        ("There is no user 1,000.", "Ein Konto 1,000 gibt es nicht."),
         ("Item 3: There is nothing to undo.", "Eintrag 3: Es gibt nichts rückgängig zu machen."),
         ("Item 3: Item 4: milk", "Eintrag 3: Eintrag 4: milk"),
         ("Item 1: " * 200, "Eintrag 1: " * 3 + "Item 1: " * 197),

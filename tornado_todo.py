@@ -3060,7 +3060,8 @@ def parse_title(
 # ==== texts: what errors and mails say, by language; calls nothing ================================
 
 # A text in English, which is also its key, and below it its translations. `{}` is a hole for data, `{text}` one for
-# another text; a translation may number them, from 0, to change their order. Lines that go on are indented further.
+# another text, `{number}` one for a number with commas; a translation may number them, from 0, to change their order.
+# Lines that go on are indented further.
 ERROR_TEXTS = r"""
 A change of many to-dos is still being made: try again when it is done.
   de Eine Änderung vieler Aufgaben läuft noch: Versuche es wieder, wenn sie fertig ist.
@@ -3106,7 +3107,7 @@ Content too large
   de Inhalt zu groß
   pt Conteúdo grande demais
   es Contenido demasiado grande
-Content-Length announces {} bytes, but {} arrived, and nothing was changed.
+Content-Length announces {number} bytes, but {number} arrived, and nothing was changed.
   de Content-Length kündigt {} Bytes an, aber {} kamen an, und nichts wurde geändert.
   pt Content-Length anuncia {} bytes, mas chegaram {}, e nada foi alterado.
   es Content-Length anuncia {} bytes, pero llegaron {}, y no se cambió nada.
@@ -3904,7 +3905,7 @@ must have at least 4 different characters
   de braucht mindestens 4 verschiedene Zeichen
   pt precisa de pelo menos 4 caracteres diferentes
   es necesita al menos 4 caracteres distintos
-must have at most {} bytes
+must have at most {number} bytes
   de darf höchstens {} Bytes haben
   pt deve ter no máximo {} bytes
   es debe tener como máximo {} bytes
@@ -4088,7 +4089,7 @@ If it is not, ignore this mail. Nothing else is sent to this address.
   es Si no, ignora este correo. No se enviará nada más a esta dirección.
 """
 
-HOLE = re.compile(r"\{(text|[0-9]?)\}")
+HOLE = re.compile(r"\{(text|number|[0-9]?)\}")
 MAX_TRANSLATED = 2000  # characters of a text that is compared with texts that have holes
 
 
@@ -4104,7 +4105,7 @@ def read_texts(table: str) -> Iterator[Wording]:
     """The rows of a table of texts."""
     for block in re.findall(r"^\S.*\n(?: .*\n)+", table, re.MULTILINE):
         english, *rest = re.sub(r"\n {3,}", " ", block).splitlines()
-        parts = [re.escape(part) for part in re.split(r"\{(?:text)?\}", english)]
+        parts = [re.escape(part) for part in re.split(r"\{(?:text|number)?\}", english)]
         yield Wording(english, re.compile("(.*?)".join(parts), re.DOTALL), {line[2:4]: line[5:] for line in rest})
 
 
@@ -4125,8 +4126,8 @@ def fill(text: str, values: Sequence[str]) -> str:
 def translated(text: str, language: str, levels: int = 3) -> str:
     """A text in a language. It stays in English if no table has it; an English text with holes keeps them.
 
-    Its holes may be filled. What fills a hole for data is kept; what fills one for a text is translated too,
-    and texts in its holes, down to a number of levels.
+    Its holes may be filled. What fills a hole for data is kept; what fills one for a text is translated too, and texts
+    in its holes, down to a number of levels. Numbers have dots instead of commas, as in the three other languages.
     """
     if language == "en" or levels == 0:
         return text
@@ -4136,8 +4137,12 @@ def translated(text: str, language: str, levels: int = 3) -> str:
     for row in with_holes if len(text) <= MAX_TRANSLATED else ():
         if match := row.pattern.fullmatch(text):
             holes = zip(HOLE.findall(row.english), match.groups(), strict=True)
-            values = [translated(value, language, levels - 1) if kind else value for kind, value in holes]
-            return fill(row.translations[language], values)
+            fillers: dict[str, Callable[[str], str]] = {
+                "": lambda value: value,
+                "number": lambda value: value.replace(",", "."),
+                "text": lambda value: translated(value, language, levels - 1),
+            }
+            return fill(row.translations[language], [fillers[kind](value) for kind, value in holes])
     return text
 
 
