@@ -3197,8 +3197,8 @@ Nothing was changed; try again.
   es No se cambió nada; inténtalo de nuevo.
 Only its author may change a comment, and only its author or the list's owner delete it.
   de Nur wer einen Kommentar geschrieben hat, darf ihn ändern; löschen darf ihn auch, wem die Liste gehört.
-  pt Só quem escreveu um comentário pode alterá-lo; quem é dono da lista também pode apagá-lo.
-  es Solo quien escribió un comentario puede cambiarlo; quien es dueño de la lista también puede borrarlo.
+  pt Só quem escreveu um comentário pode alterá-lo; quem é dono da lista também pode excluí-lo.
+  es Solo quien escribió un comentario puede cambiarlo; quien es dueño de la lista también puede eliminarlo.
 Only the owner of this list may do that.
   de Das darf nur, wem diese Liste gehört.
   pt Só quem é dono desta lista pode fazer isso.
@@ -3237,20 +3237,20 @@ The Content-Type {text}.
   es El Content-Type {}.
 The Inbox always exists: to-dos without a list go there.
   de Den Eingang gibt es immer: Dorthin kommen Aufgaben ohne Liste.
-  pt A caixa de entrada existe sempre: as tarefas sem lista vão para lá.
-  es La bandeja de entrada existe siempre: allí van las tareas sin lista.
+  pt A Entrada existe sempre: as tarefas sem lista vão para lá.
+  es La Entrada existe siempre: allí van las tareas sin lista.
 The Inbox cannot be archived: to-dos without a list go there.
   de Der Eingang kann nicht archiviert werden: Dorthin kommen Aufgaben ohne Liste.
-  pt A caixa de entrada não pode ser arquivada: as tarefas sem lista vão para lá.
-  es La bandeja de entrada no se puede archivar: allí van las tareas sin lista.
+  pt A Entrada não pode ser arquivada: as tarefas sem lista vão para lá.
+  es La Entrada no se puede archivar: allí van las tareas sin lista.
 The Inbox is yours alone. Make a list, and share that.
   de Der Eingang gehört nur dir. Lege eine Liste an und teile diese.
-  pt A caixa de entrada é só sua. Crie uma lista e partilhe-a.
-  es La bandeja de entrada es solo tuya. Crea una lista y compártela.
+  pt A Entrada é só sua. Crie uma lista e compartilhe-a.
+  es La Entrada es solo tuya. Crea una lista y compártela.
 The account was deleted.
   de Das Konto wurde gelöscht.
-  pt A conta foi apagada.
-  es La cuenta se ha borrado.
+  pt A conta foi excluída.
+  es La cuenta se ha eliminado.
 The address is not percent-encoded UTF-8.
   de Die Adresse ist kein prozentkodiertes UTF-8.
   pt O endereço não é UTF-8 com codificação por porcentagem.
@@ -3341,8 +3341,8 @@ The list is yours already.
   es La lista ya es tuya.
 The list that this was in has been deleted. Restore the list first.
   de Die Liste, in der das war, wurde gelöscht. Stelle zuerst die Liste wieder her.
-  pt A lista onde isto estava foi apagada. Restaure primeiro a lista.
-  es La lista en la que esto estaba se ha borrado. Restaura primero la lista.
+  pt A lista onde isto estava foi excluída. Restaure primeiro a lista.
+  es La lista en la que esto estaba se ha eliminado. Restaura primero la lista.
 The name or the password is wrong.
   de Der Name oder das Passwort ist falsch.
   pt O nome ou a senha está errado.
@@ -3506,8 +3506,8 @@ This link may only read.
   es Este enlace solo puede leer.
 This request was carried out before, and what it was about has been removed for good.
   de Diese Anfrage wurde schon ausgeführt, und worum es ging, wurde inzwischen endgültig gelöscht.
-  pt Este pedido já foi executado, e aquilo de que tratava foi apagado definitivamente.
-  es Esta petición ya se llevó a cabo, y aquello de lo que trataba se ha borrado para siempre.
+  pt Este pedido já foi executado, e aquilo de que tratava foi excluído para sempre.
+  es Esta petición ya se llevó a cabo, y aquello de lo que trataba se ha eliminado para siempre.
 This requires a session: sign in on the page, or with POST /api/session.
   de Dafür musst du angemeldet sein: auf der Seite oder mit POST /api/session.
   pt Isto exige uma sessão: entre na página ou com POST /api/session.
@@ -3583,12 +3583,12 @@ What this was before has gone with the account that it came from.
   es Lo que esto era antes ha desaparecido con la cuenta de la que venía.
 What was removed for good cannot be brought back.
   de Was endgültig gelöscht ist, kann nicht zurückgeholt werden.
-  pt O que foi apagado definitivamente não pode ser recuperado.
-  es Lo que se ha borrado para siempre no se puede recuperar.
+  pt O que foi excluído para sempre não pode ser recuperado.
+  es Lo que se ha eliminado para siempre no se puede recuperar.
 What was removed for good, or is no longer yours to change, cannot be brought back.
   de Was endgültig gelöscht ist oder was du nicht mehr ändern darfst, kann nicht zurückgeholt werden.
-  pt O que foi apagado definitivamente, ou que você já não pode alterar, não pode ser recuperado.
-  es Lo que se ha borrado para siempre, o que ya no puedes cambiar, no se puede recuperar.
+  pt O que foi excluído para sempre, ou que você já não pode alterar, não pode ser recuperado.
+  es Lo que se ha eliminado para siempre, o que ya no puedes cambiar, no se puede recuperar.
 Who may see a list cannot be undone: change its members or links instead.
   de Wer eine Liste sehen darf, lässt sich nicht rückgängig machen: Ändere stattdessen ihre Mitglieder oder Links.
   pt Quem pode ver uma lista não se desfaz: altere antes os membros ou os links.
@@ -3959,7 +3959,7 @@ names no to-do outside the trash in the same list
   es no es una tarea de la misma lista fuera de la papelera
 names nobody who may see this list; share the list with them first
   de nennt niemanden, der diese Liste sehen darf; teile die Liste zuerst
-  pt não é alguém que possa ver esta lista; partilhe-a primeiro
+  pt não é alguém que possa ver esta lista; compartilhe-a primeiro
   es no es alguien que pueda ver esta lista; compártela primero
 needs with FREQ=MONTHLY days like BYDAY=2TU or BYDAY=-1FR
   de braucht mit FREQ=MONTHLY Tage wie BYDAY=2TU oder BYDAY=-1FR
@@ -4019,8 +4019,8 @@ would be more than {} of {}
   es {} se ha completado desde entonces, y la siguiente ocupó su lugar: deshaz eso primero.
 {} has been moved, deleted or replaced. Put it back, or start the server again.
   de {} wurde verschoben, gelöscht oder ersetzt. Lege es zurück oder starte den Server neu.
-  pt {} foi movido, apagado ou substituído. Reponha-o ou inicie o servidor de novo.
-  es {} se ha movido, borrado o sustituido. Devuélvelo a su sitio o inicia el servidor de nuevo.
+  pt {} foi movido, excluído ou substituído. Reponha-o ou inicie o servidor de novo.
+  es {} se ha movido, eliminado o sustituido. Devuélvelo a su sitio o inicia el servidor de nuevo.
 {} is locked by another process.
   de {} ist von einem anderen Prozess gesperrt.
   pt {} está bloqueado por outro processo.
@@ -4070,7 +4070,7 @@ More on the page.
   es Más en la página.
 You can switch these mails off in the settings of your account: {}
   de Diese E-Mails lassen sich in den Einstellungen des Kontos abschalten: {}
-  pt Pode desativar estes e-mails nas definições da sua conta: {}
+  pt Você pode desativar estes e-mails nas configurações da sua conta: {}
   es Puedes desactivar estos correos en los ajustes de tu cuenta: {}
 Confirm this address for mails
   de Diese Adresse für E-Mails bestätigen
@@ -4079,8 +4079,8 @@ Confirm this address for mails
 {} wants to get mails of a to-do page at this address. If that is you, open this link where you are signed in: {}
   de {} möchte an diese Adresse E-Mails einer Seite mit Aufgaben bekommen. Wenn du das bist, öffne diesen Link dort, wo
     du angemeldet bist: {}
-  pt {} quer receber neste endereço e-mails de uma página de tarefas. Se é você, abra esta ligação onde tem a sessão
-    iniciada: {}
+  pt {} quer receber neste endereço e-mails de uma página de tarefas. Se é você, abra este link onde entrou na sua
+    conta: {}
   es {} quiere recibir en esta dirección correos de una página de tareas. Si eres tú, abre este enlace donde tengas la
     sesión iniciada: {}
 If it is not, ignore this mail. Nothing else is sent to this address.
