@@ -21625,6 +21625,20 @@ async def test_refused_setting_stands_at_its_field_until_it_is_mended(page):
     assert (await saved_settings(page))["email"] == "ann@example.com"
 
 
+@pytest.mark.parametrize("typed", ["ann@example.com", "ann@"])
+async def test_setting_that_is_being_typed_when_the_dialog_closes_is_saved_or_refused_aloud(page, typed):
+    await open_settings(page)
+    await page.get_by_label("E-mail address").press_sequentially(typed)
+    await page.keyboard.press("Escape")
+    await expect(page.locator(".account")).to_be_hidden()
+    if typed == "ann@":
+        await expect(page.locator(".toast")).to_contain_text("E-mail address must be one address")
+    else:
+        await until(lambda: page.evaluate("fetch('/api/user').then(a => a.json()).then(a => a.email !== null)"))
+    await open_settings(page)
+    await expect(page.get_by_label("E-mail address")).to_have_value("" if typed == "ann@" else typed)
+
+
 async def test_each_saving_is_read_aloud(page):
     await open_settings(page)
     said = page.get_by_role("dialog").get_by_role("status").first

@@ -21207,8 +21207,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         say(part, find('.account .said').textContent === t`Saved.` ? `${t`Saved.`}\u00a0` : t`Saved.`);
       } catch (error) {
         const [{ message } = {}] = expected(error).errors;
-        say(part, message ? '' : error.message, 'bad');
-        if (message) complainAt(field, t`${field.ariaLabel ?? field.labels[0].textContent} ${message}.`);
+        const words = message ? t`${field.ariaLabel ?? field.labels[0].textContent} ${message}.` : error.message;
+        say(part, message ? '' : words, 'bad');
+        if (!find('.account').open) complain(words); // which was closed meanwhile
+        else if (message) complainAt(field, words);
         settle({ [name]: before });
       }
     });
