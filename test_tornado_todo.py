@@ -10279,6 +10279,7 @@ def test_strangers_get_one_mail_a_day_and_a_user_can_enter_five_addresses(quick_
         assert len({to for _, (to,) in mail.box.envelopes}) == len(mail.box.mails)
 
 
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")  # smtps is TLS before AUTH
 @pytest.mark.parametrize("way", ["starttls", "smtps"])
 def test_password_goes_over_tls_with_a_verified_certificate(quick_mails, own_certificate, caplog, way):
     auth = pytest.importorskip("aiosmtpd.smtp")
@@ -10363,6 +10364,34 @@ def test_refused_recipient_is_logged_once_and_does_not_hold_up_the_others(quick_
         assert mail.box.subjects() == ["Reminder: For cid"]
         refusals = [each.getMessage() for each in caplog.records if "refuses" in each.getMessage()]
         assert len(refusals) == 2 and {text[-3:] for text in refusals} == {"550", "451"}
+
+
+@pytest.mark.slow
+async def test_link_in_a_mail_confirms_the_address_on_the_page(browser, quick_mails, page_address):
+    own = f"http://127.0.0.1:{page_address.getsockname()[1]}"
+    with mail_server() as mail, served({**MEMORY, "SMTP_URL": mail.url, "PUBLIC_URL": own}, page_address) as server:
+        async with signed_in_page(browser, server, "ann") as page:
+            await open_account(page, "settings")
+            state = page.locator(".email-state")
+            await expect(state).to_be_hidden()
+            await page.get_by_label("E-mail address").fill("ann@example.com")
+            await page.keyboard.press("Tab")
+            await expect(state).to_contain_text("when you have opened it")
+            await asyncio.to_thread(eventually, lambda: mail.box.mails)
+            link = re.search(r"http://\S+/#/confirm/\S+", mail.box.mails[0].get_content())[0]
+            await page.goto(link)
+            await expect(page.locator(".toast")).to_contain_text("Your address is confirmed")
+            assert "confirm" not in page.url
+            await page.reload()
+            await open_account(page, "settings")
+            await expect(state).to_be_hidden()
+            await page.goto(link)
+            await expect(page.locator(".toast")).to_contain_text("Your address is confirmed")
+
+
+async def test_settings_say_where_the_server_sends_no_mails(page):
+    await open_settings(page)
+    await expect(page.locator(".email-state")).to_have_text("This server sends no mails.")
 
 
 def local_minute(zone, minutes=0):
@@ -17471,7 +17500,10 @@ async def test_missed_reminders_are_shown_together_at_waking(browser, server):
 @pytest.mark.slow
 async def test_reminder_without_the_server_is_shown_from_the_copy_and_not_again(browser, server):
     async with reminded_page(browser, server) as page, reminded_page(browser, server) as other:
-        await ask(page, "/api/todos", "POST", {"title": BUY, "reminders": [{"at": in_minutes(30)}]})
+        now = datetime.datetime.now()
+        soon = {"before": -(60 * now.hour + now.minute + 30)}  # as the page and the server each work it out
+        todo = {"title": BUY, "due": now.date().isoformat(), "reminders": [soon]}
+        await ask(page, "/api/todos", "POST", todo)
         for each in (page, other):
             await expect(shown_titles(each)).to_have_text([BUY])
         await page.route("**/api/**", lambda route: route.abort())
@@ -21594,7 +21626,7 @@ async def test_each_setting_is_saved_when_it_is_chosen(browser, server, width, h
         assert found.pop("default_list") in [each["id"] for each in await ask_with_cookies(page, "/api/lists")]
         assert found == {
             **{"theme": "dark", "language": "pt", "first_day": "sunday", "email": "Ann@example.com"},
-            **{"digest": "06:45", "reminders_by_mail": True, "time_zone": "America/Lima"},
+            **{"digest": "06:45", "reminders_by_mail": True, "time_zone": "America/Lima", "confirmed_email": None},
         }
         await page.get_by_label("Time zone").select_option("Asia/Tokyo")
         await page.locator("[name=theme][value='']").check()

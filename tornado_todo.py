@@ -13357,6 +13357,7 @@ class SessionDocument(msgspec.Struct, kw_only=True, frozen=True):
     sign_up: str
     encrypted: bool
     local_todos: int | None
+    mail: bool
     page: str
 
 
@@ -13392,6 +13393,7 @@ class AccountHandler(CredentialHandler):
             sign_up=await self.app.accounts.sign_up_rule() if has_accounts else "closed",
             encrypted=self.request.protocol == "https" or is_local(self.request),
             local_todos=await self.services.accounts.local_todos() if is_here else None,
+            mail=bool(self.app.config.smtp_url),
             page=self.app.page().version,
         )
 
@@ -14454,6 +14456,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <p class="soft">The zone is for mails, calendars and programs: this page shows the days of the device.</p>
     {% raw field('set-email', 'E-mail address', 'class="typed" name="email" type="email" autocomplete="email"'
                  ' maxlength="254" data-action="chooseSetting"', 'For what you choose here. Empty: no mail.') %}
+    <p class="soft email-state"></p>
     <div class="field"><p class="choice row">
       <input id="set-digest" type="checkbox" data-action="chooseDigest">
       <label for="set-digest">Mail me the to-dos of the day, every day</label></p>
@@ -19753,6 +19756,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const isTyped = field === document.activeElement || field.hasAttribute('aria-invalid');
       return { value: isTyped ? field.value : (settings()[name] ?? '') };
     }),
+    '.email-state': ({ session }) => ({ hidden: !mailState(session), children: [mailState(session)] }),
     '#set-digest': () => ({ checked: Boolean(settings().digest) }),
     '#set-digest-time': () => ({ hidden: !settings().digest }),
     '#set-reminders_by_mail': () => ({ checked: Boolean(settings().reminders_by_mail) }),
@@ -21214,6 +21218,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         settle({ [name]: before });
       }
     });
+  }
+
+  function mailState({ mail }) {
+    const { email, confirmed_email: confirmed } = settings();
+    if (!mail) return t`This server sends no mails.`;
+    return email && email !== confirmed ? t`A link is sent to this address. Mails begin when you have opened it.` : '';
   }
 
   // The link of a mail proves that its reader has the address.
