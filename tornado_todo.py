@@ -10372,8 +10372,7 @@ class Services:
         self._opening: asyncio.Task | None = None
         self._tasks: list[asyncio.Task] = []
         self.closers: list[Callable[[], None]] = []  # called, too, when everything is closed
-        self.requests = 0  # being answered now
-        self.sockets = 0  # that are open
+        self.requests, self.sockets = 0, 0  # being answered now; open
 
     async def open(self, seconds: float | None = OPEN_SECONDS) -> None:
         """Open everything; callers that come together share one try. Raises Misconfigured or Unavailable.
