@@ -17531,6 +17531,8 @@ async def test_reminder_is_a_message_on_the_page_where_notifications_are_forbidd
     await page.clock.fast_forward("31:00")
     await expect(page.locator(".toast")).to_contain_text(BUY)
     await page.clock.fast_forward("01:00")
+    text, first = [await page.locator(each).first.bounding_box() for each in (".toast-text", ".toast-action")]
+    assert text["y"] + text["height"] <= first["y"]
     await page.locator(".toast").get_by_role("button", name="1 hour").click()
     await settled(page)
     (snoozed,) = (await stored(page))["reminders"]

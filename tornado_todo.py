@@ -15761,6 +15761,12 @@ kbd {
   .icon-button:hover, .toast-action:hover { background: var(--veil); }
   :focus-visible { outline-color: var(--sun); }
   .toast-text { padding-block: var(--s2); }
+  /* Several choices stand below the text. */
+  &.wrap {
+    row-gap: 0;
+    .toast-text { flex: 1 0 calc(100% - var(--s6) - 2 * var(--s4)); }
+    .toast-action { order: 1; margin-inline: calc(-1 * var(--s3)) var(--s3); }
+  }
   .toast-action {
     min-height: var(--high);
     margin-inline-start: var(--s2);
