@@ -29,6 +29,7 @@ import gc
 import glob
 import gzip
 import hashlib
+import html.parser
 import http.client
 import http.cookies
 import importlib.util
@@ -21613,7 +21614,7 @@ async def test_each_setting_is_saved_when_it_is_chosen(browser, server, width, h
         await page.reload()
         await open_settings(page)
         await page.locator("[name=theme][value=dark]").check()
-        await page.get_by_label("Language").select_option("Português")
+        await page.get_by_label("Language").select_option("English")
         await page.get_by_label("First day of the week").select_option("Sunday")
         await page.get_by_label("List for to-dos that name none").select_option("Work")
         await expect(page.locator("#set-digest")).to_be_disabled()
@@ -21627,7 +21628,7 @@ async def test_each_setting_is_saved_when_it_is_chosen(browser, server, width, h
         found = await saved_settings(page)
         assert found.pop("default_list") in [each["id"] for each in await ask_with_cookies(page, "/api/lists")]
         assert found == {
-            **{"theme": "dark", "language": "pt", "first_day": "sunday", "email": "Ann@example.com"},
+            **{"theme": "dark", "language": "en", "first_day": "sunday", "email": "Ann@example.com"},
             **{"digest": "06:45", "reminders_by_mail": True, "time_zone": "America/Lima", "confirmed_email": None},
         }
         await page.get_by_label("Time zone").select_option("Asia/Tokyo")
@@ -21902,6 +21903,281 @@ async def test_statistics_without_the_server_say_that_they_need_it(page):
     await expect(page.locator(".todo-list li")).to_have_count(0)
     await reach_the_server_again_by_the_button(page)
     await expect(page.locator(".open-lists")).to_have_text("Inbox1")
+
+
+# ==== languages of the page ===========================================================================
+
+PAGE_ROWS = dict(tornado_todo.read_rows(tornado_todo.PAGE_TEXTS))
+OWN_NAMES = {"English", "Deutsch", "Português", "Español"}  # a language is offered in itself
+LABELS = {"aria-label", "title", "placeholder", "alt"}
+
+
+class PageTexts(html.parser.HTMLParser):
+    """The texts of a page for people: those of its elements and labels, except where `translate` is "no"."""
+
+    def __init__(self, document: str):
+        super().__init__()
+        self.found: list[str] = []
+        self.within: list[tuple[str, bool]] = []
+        self.feed(document)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        labels = [values[name] for name in LABELS & values.keys()]
+        labels += [values["content"]] if values.get("name") == "description" else []
+        self.found += [label for label in labels if re.search("[A-Za-z]", label)]
+        if tag not in ("meta", "link", "input", "br", "path", "use"):
+            self.within.append((tag, values.get("translate") == "no" or tag in ("kbd", "script", "style")))
+
+    def handle_endtag(self, tag):
+        while self.within and self.within.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        if re.search("[A-Za-z]", data) and not any(is_code for _, is_code in self.within):
+            self.found.append(" ".join(data.split()))
+
+
+@functools.cache
+def built_page():
+    return tornado_todo.build_page(tornado_todo.app_config({"WEATHER_URI": "https://weather.example"}, "", {}))
+
+
+def document_in(language):
+    return built_page().html[language].bodies[""].decode()
+
+
+def texts_of_the_page() -> set[str]:
+    manifest = tornado_todo.PAGE_MANIFEST
+    return {
+        *tornado_todo.script_texts(tornado_todo.PAGE_JS),
+        *PageTexts(document_in("en")).found,
+        *tornado_todo.WEATHER_WORDS.values(),
+        *(manifest[name] for name in ("short_name", "description")),
+        *(shortcut["name"] for shortcut in manifest["shortcuts"]),
+    }
+
+
+def test_every_text_of_the_page_is_in_its_table():
+    missing = sorted(texts_of_the_page() - PAGE_ROWS.keys() - OWN_NAMES)
+    assert missing == [], "add a row to PAGE_TEXTS for each, in all languages"
+    tags = re.findall(r"(?<![\w.$])(?:t|views)`", tornado_todo.PAGE_JS)
+    found = [each for each in tornado_todo.SCRIPT_TEXT.findall(tornado_todo.PAGE_JS) if not each[1]]
+    assert len(found) == len(tags) > 400, "a text has a hole with ` or {{ in it: work out its value before"
+
+
+def test_table_of_the_page_has_no_row_twice_or_without_use():
+    rows = [english for english, _ in tornado_todo.read_rows(tornado_todo.PAGE_TEXTS)]
+    assert len(rows) == len(set(rows))
+    assert set(rows) - texts_of_the_page() == set(), "no text of the page is in these rows of PAGE_TEXTS"
+
+
+@pytest.mark.parametrize("language", ["de", "pt", "es"])
+def test_every_row_of_the_page_has_each_language_and_the_same_holes(language):
+    for english, row in PAGE_ROWS.items():
+        assert set(row) == {"de", "pt", "es"}, english
+        text = row[language]
+        assert text.strip() and text.count("|") == english.count("|"), english
+        for form, translation in zip(english.split("|"), text.split("|"), strict=True):
+            assert sorted(re.findall(r"\{\d\}", form)) == sorted(re.findall(r"\{\d\}", translation)), english
+
+
+# Words of the script that look like a text, but are names of keys, headers and events, selectors, or parts of code.
+CODE_WORDS = re.compile(
+    r".*[.#\[:=/][a-z\[].*|use strict|noopener noreferrer|Inbox|Bearer |True| · tornado_todo|paste drop"
+    r"|input keydown click|dragover drop|pointerup pointercancel|beforeprint afterprint|input, select|a, label"
+    r"|input, textarea|button, input, a|.*hover: hover.*"
+    r"|[A-Z][a-z]+-[A-Z][a-z]+.*|(?:Arrow|Shift|Alt|Ctrl|Mod|Key).*|Enter|Escape|Esc|Space|Slash|Backspace|Left|Right"
+    r"|Authorization|Date|Link|Delete"
+)
+
+
+def test_no_text_of_the_script_bypasses_the_table():
+    script = re.sub(r"(?m)^\s*//.*$| // .*$|'```'", "", tornado_todo.PAGE_JS)
+    script = tornado_todo.SCRIPT_TEXT.sub("", re.sub(r"' \+\s*'", "", script))
+    plain = re.findall(r"(?<=[\s(\[])'([^'\n]+)'", script)
+    joined = re.findall(rf"(?<=[\s(\[])`((?:[^`$\n]|{tornado_todo.HOLES})*)`", script)
+    found = [re.sub(tornado_todo.HOLES, "", each) for each in (*plain, *joined)]
+    words = [each for each in found if re.search("^[A-Z][a-z]|[a-z]{2} [a-z]| [a-z]{3}", each)]
+    found = [each for each in words if not CODE_WORDS.fullmatch(each)]
+    assert found == [], "write these as t`…`, or as forms for `plural`, and add a row to PAGE_TEXTS for each"
+    assert len(words) > 40
+
+
+@pytest.mark.parametrize(
+    "headers, language",
+    [
+        ({}, "en"),
+        ({"Accept_Language": "de"}, "de"),
+        ({"Accept_Language": "de-AT"}, "de"),
+        ({"Accept_Language": "pt-BR,pt;q=0.9"}, "pt"),
+        ({"Accept_Language": "fr;q=0.9, es;q=0.5"}, "es"),
+        ({"Accept_Language": "en;q=0.4, es;q=0.5"}, "es"),
+        ({"Accept_Language": "de;q=0, nl"}, "en"),
+        ({"Accept_Language": "fr"}, "en"),
+        ({"Accept_Language": ";q=x,,;"}, "en"),
+        ({"Accept_Language": "de", "Cookie": "other=1; todo_language=pt"}, "pt"),
+        ({"Accept_Language": "de", "Cookie": "todo_language=fr"}, "de"),
+        ({"Accept_Language": "de", "Cookie": "todo_language="}, "de"),
+    ],
+)
+def test_page_is_in_the_language_of_its_cookie_or_else_of_the_browser(client, headers, language):
+    answer = client.get("/", **headers)
+    assert f'<html lang="{language}" dir="ltr"'.encode() in answer.body
+    assert {"Accept-Language", "Cookie"} <= set(answer.headers["Vary"].split(", "))
+
+
+def test_each_language_of_the_page_has_its_own_etag_and_manifest(client):
+    tags = set()
+    for language in ("en", "de", "pt", "es"):
+        answer = client.get("/", Accept_Language=language)
+        tags.add(answer.headers["ETag"])
+        (manifest,) = re.findall(r'<link rel="manifest" href="([^"]+)"', answer.body.decode())
+        names = client.get(manifest).json()
+        assert names["lang"] == language and names["id"] == "./"
+        assert names["shortcuts"][0]["name"] == PAGE_ROWS["Today"].get(language, "Today")
+    assert len(tags) == 4
+
+
+def test_english_page_brings_no_table():
+    assert 'id="texts"' not in document_in("en")
+    assert len(built_page().html["en"].bodies[""]) < 46_000
+    assert len(gzip.compress(built_page().html["de"].bodies[""])) < 20_000
+
+
+# ---- German
+
+GERMAN = {"locale": "de-AT", "timezone_id": "Europe/Berlin"}
+
+
+async def test_german_page_keeps_the_todomvc_contract(browser, server):
+    async with opened(browser, server, **GERMAN) as page:
+        await expect(page.locator("html")).to_have_attribute("lang", "de")
+        await expect(page).to_have_title("Eingang · tornado_todo")
+        await expect(page.locator(".new-todo")).to_have_attribute("placeholder", "Was ist zu tun?")
+        await type_in(page, BUY, FEED, BOOK)
+        await expect(page.locator(".todo-count")).to_have_text("Noch 3 Aufgaben")
+        await row(page, BUY).locator(".toggle").check()
+        await row(page, FEED).locator(".toggle").check()
+        await expect(page.locator(".todo-count")).to_have_text("Noch 1 Aufgabe")
+        await page.get_by_role("link", name="Erledigt").click()
+        await expect(shown_titles(page)).to_have_text([BUY, FEED])
+        await page.get_by_role("link", name="Alle", exact=True).click()
+        await page.get_by_role("button", name="Erledigte entfernen").click()
+        await expect(page.locator(".toast")).to_contain_text("2 erledigte Aufgaben entfernt")
+        await page.get_by_role("button", name="Rückgängig").click()
+        await expect(page.locator(".toast")).to_contain_text("Rückgängig gemacht: 2 erledigte Aufgaben entfernt")
+        await expect(shown_titles(page)).to_have_text([BUY, FEED, BOOK])
+        await row(page, BOOK).locator(".destroy").click()
+        await expect(page.locator(".toast")).to_contain_text(f"„{BOOK}“ gelöscht")
+
+
+async def test_german_details_have_german_dates_plurals_and_history(browser, server):
+    async with opened(browser, server, **GERMAN) as page:
+        todo = await ask(page, "/api/todos", "POST", {
+            "title": BUY, "due": "2031-03-04", "repeat": "FREQ=MONTHLY;INTERVAL=2;BYDAY=-1FR;COUNT=3", "priority": 3,
+            "reminders": [{"before": 1440 - 540}], "tags": ["markt"],
+        })  # fmt: skip
+        await ask(page, "/api/todos", "POST", {"title": FEED, "parent": todo["id"]})
+        await page.reload()
+        await open_details(page, BUY)
+        await expect(row(page, BUY).locator(".due")).to_have_text("4. März 2031")
+        await expect(page.locator("#subtasks-title")).to_have_text("0 von 1 Teilaufgabe erledigt")
+        await expect(page.locator(".repeat-words")).to_have_text("Alle 2 Monate am letzten Freitag, 3-mal")
+        await expect(page.locator(".reminders .filter-chip")).to_have_text("1 Tag vorher, 9:00")
+        await expect(page.locator(".repeat-days span").first).to_have_text("Mo")
+        await page.locator(".detail-title").fill("Käse")
+        await page.locator(".detail-title").press("Enter")
+        await page.get_by_label("Niedrig").last.check()
+        await page.locator(".history summary").click()
+        await expect(page.locator(".history-what").first).to_have_text("Priorität von Hoch auf Niedrig geändert")
+        await expect(page.locator(".history-what")).to_contain_text(
+            [f"Titel von „{BUY}“ auf „Käse“ geändert", "Angelegt"]
+        )
+
+
+async def test_german_dialogs_and_errors_are_german(browser, accounts_server):
+    async with opened(browser, accounts_server.url, **GERMAN) as page:
+        await expect(page.locator("#gate-title")).to_have_text("Das erste Konto anlegen")
+        await page.locator(".gate-switch").click()
+        await page.get_by_role("button", name="Passwort zeigen").click()
+        await expect(page.get_by_role("button", name="Passwort verbergen")).to_have_text("Verbergen")
+        await page.locator(".sign-in-form [type=submit]").click()
+        await expect(page.locator(".complaint").first).to_have_text("Das fehlt noch.")
+        await asyncio.to_thread(accounts_server.person, "ann")
+        await sign_in_on_page(page, "ann", "not the password")
+        refusal = page.locator(".complaint").last
+        await expect(refusal).to_be_visible()
+        assert await refusal.text_content() not in ("", "This name and password don’t match.")
+        await sign_in_on_page(page, "ann")
+        await page.locator(".new-list-button").click()
+        await page.locator(".new-list").fill("Garten")
+        await page.locator(".new-list").press("Enter")
+        await page.get_by_role("button", name="Diese Liste teilen").click()
+        await expect(page.locator("#share-title")).to_have_text("„Garten“ teilen")
+        await page.locator("#member-name").fill("nobody")
+        await page.locator(".member-form [type=submit]").click()
+        await expect(page.locator(".share .complaint, .share .said.bad")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await page.locator(".trash-link").click()
+        await expect(page.locator(".empty-title")).to_have_text("Der Papierkorb ist leer")
+        await page.route("**/api/**", lambda route: route.abort())
+        await page.goto(f"{page.server}/#/today")
+        await expect(page.locator(".banner-text")).to_contain_text(
+            "Der Server ist nicht erreichbar. Nächster Versuch in"
+        )
+        await page.unroute_all(behavior="ignoreErrors")
+
+
+# ---- whose language it is
+
+
+@pytest.mark.parametrize("options", [{}, {"locale": "de-DE"}], ids=["English browser", "German browser"])
+async def test_language_of_the_account_comes_at_once_and_stays(browser, server, options):
+    async with opened(browser, server, **options) as page:
+        await open_lists(page)
+        await page.locator(".settings-button").click()
+        await page.locator("#set-language").select_option("pt")
+        await expect(page.locator("html")).to_have_attribute("lang", "pt")
+        await expect(page.locator(".new-todo")).to_have_attribute("placeholder", "O que precisa ser feito?")
+        loads = []
+        page.on("domcontentloaded", lambda page: loads.append(page.url))
+        await page.reload()
+        await type_in(page, BUY)
+        await expect(page.locator(".todo-count")).to_have_text("Resta 1 item")
+        assert len(loads) == 1
+        await page.locator(".settings-button").click()
+        await page.locator("#set-language").select_option("")
+        await expect(page.locator("html")).to_have_attribute("lang", "de" if options else "en")
+        assert [each["name"] for each in await page.context.cookies()].count("todo_language") == 0
+
+
+async def test_language_reaches_the_users_other_windows_and_not_the_next_user(browser, accounts_server):
+    async with signed_in_page(browser, accounts_server, "ann") as page:
+        other = await asyncio.to_thread(accounts_server.session, "ann")
+        await page.locator(".new-todo").fill("half")
+        await asyncio.to_thread(set_settings, other, language="es")
+        await expect(page.locator("html")).to_have_attribute("lang", "es", timeout=1000 * PATIENCE)
+        await expect(page.locator(".new-todo")).to_have_value("half")
+        await page.locator(".account-button").click()
+        await page.locator(".sign-out").click()
+        await expect(page.locator("#gate-title")).to_have_text("Sign in")
+        await asyncio.to_thread(accounts_server.person, "bob")
+        await sign_in_on_page(page, "bob")
+        await type_in(page, BUY)
+        await expect(page.locator(".todo-count")).to_have_text("1 item left")
+
+
+async def test_page_without_cookies_for_the_language_is_loaded_once(page):
+    await page.context.add_init_script("Object.defineProperty(document, 'cookie', { get: () => '', set() {} })")
+    page.is_reusable = False
+    await ask_with_cookies(page, "/api/user", "PATCH", {"language": "de"})
+    loads = []
+    page.on("domcontentloaded", lambda page: loads.append(page.url))
+    await page.reload()
+    await type_in(page, BUY)
+    await expect(page.locator(".todo-count")).to_have_text("1 item left")
+    assert len(loads) == 1
 
 
 # ==== axe-core ====================================================================================

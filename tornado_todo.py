@@ -4101,12 +4101,18 @@ class Wording(NamedTuple):
     translations: Mapping[str, str]
 
 
-def read_texts(table: str) -> Iterator[Wording]:
-    """The rows of a table of texts."""
+def read_rows(table: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The texts of a table in English, each with its translations by language."""
     for block in re.findall(r"^\S.*\n(?: .*\n)+", table, re.MULTILINE):
         english, *rest = re.sub(r"\n {3,}", " ", block).splitlines()
+        yield english, {line[2:4]: line[5:] for line in rest}
+
+
+def read_texts(table: str) -> Iterator[Wording]:
+    """The rows of a table of texts."""
+    for english, translations in read_rows(table):
         parts = [re.escape(part) for part in re.split(r"\{(?:text|number)?\}", english)]
-        yield Wording(english, re.compile("(.*?)".join(parts), re.DOTALL), {line[2:4]: line[5:] for line in rest})
+        yield Wording(english, re.compile("(.*?)".join(parts), re.DOTALL), translations)
 
 
 @functools.cache
@@ -13944,9 +13950,14 @@ class PageHandler(Handler):
         return self.app.page().policy
 
     async def get(self) -> Response[bytes]:
-        """Read the page."""
+        """Read the page, in the language that a cookie of its own names, or else that the browser prefers."""
         self.headers["Cache-Control"] = "private, no-cache"
-        return await send_packed(self, self.app.page().html)
+        headers, pages = self.request.headers, self.app.page().html
+        chosen = tornado.httputil.parse_cookie(headers.get("cookie", "")).get("todo_language")
+        language = chosen if chosen in pages else read_language(headers.get("accept-language", ""))[0]
+        response = await send_packed(self, pages[language])
+        self.headers["Vary"] += ", Accept-Language, Cookie"
+        return response
 
 
 class PageAssetHandler(Handler):
@@ -14075,7 +14086,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
                    ' aria-label="Name">') %}
 {% set date = 'type="date" min="1000-01-01" max="9999-12-31"' %}
 {% set priorities = dict(enumerate(('None', 'Low', 'Medium', 'High'))) %}
-<html lang="en" class="is-starting" data-base="{{ base }}" data-version="{{ version }}" data-weather="{{ weather }}">
+<html lang="{{ language }}" dir="{{ 'rtl' if language == 'ar' else 'ltr' }}" class="is-starting"
+      data-base="{{ base }}" data-version="{{ version }}" data-weather="{{ weather }}">
 <head>
 <meta charset="utf-8">
 <title>Inbox · tornado_todo</title>
@@ -14086,7 +14098,8 @@ PAGE_HTML = r"""<!DOCTYPE html>
 <meta name="theme-color" content="#edf1f0" media="(prefers-color-scheme: light)">
 <meta name="theme-color" content="#11191c" media="(prefers-color-scheme: dark)">
 <link rel="icon" href="{{ svg_url }}">
-<link rel="manifest" href="{{ base }}/manifest.webmanifest">
+<link rel="manifest" href="{{ base }}/{{ manifest }}">
+{% if texts %}<script type="application/json" id="texts">{% raw texts %}</script>{% end %}
 <link rel="stylesheet" href="{{ css_url }}" integrity="{{ css_integrity }}">
 <script src="{{ js_url }}" integrity="{{ js_integrity }}" defer></script>
 </head>
@@ -15416,7 +15429,7 @@ kbd {
   }
 }
 
-:is(.group-toggle, .branch) {
+:is(.group-toggle, .branch, .details-button, .leave-button) {
   .icon:dir(rtl) { transform: scaleX(-1); }
   &[aria-expanded='true'] .icon { transform: rotate(90deg); }
 }
@@ -16445,7 +16458,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const waiting = new Map();
 
   function project() {
-    const draft = { ...saved, lists: saved.lists.map(list => ({ ...list })), matching: { ...saved.matching } };
+    // The server names the Inbox in English; a user may have given it another name.
+    const isUnnamed = ({ inbox, title }) => inbox && title === 'Inbox';
+    const lists = saved.lists.map(list => ({ ...list, ...(isUnnamed(list) && { title: t`Inbox` }) }));
+    const draft = { ...saved, lists, matching: { ...saved.matching } };
     draft.parents = new Map(saved.parents);
     state.lists = draft.lists;
     shown = null;
@@ -19108,8 +19124,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const { 'If-Match': _, ...headers } = request.headers ?? {};
     const [, id] = /^\/api\/todos\/([\w-]+)/.exec(request.path) ?? [];
     const again = () => makeAgain({ request: { ...request, headers }, words });
+    const what = words ?? t`A change`;
     return h('li.row.wrap', { key: words + request.path },
-      h('span', { dir: 'auto' }, t`Not saved: ${words ?? t`A change`}. ${refusal}`),
+      h('span', { dir: 'auto' }, t`Not saved: ${what}. ${refusal}`),
       button('button', action(() => endRefusal(typed, again)), t`Try again`),
       id && button('button', action(() => openById(id)), t`Open it`),
       button('button', action(() => endRefusal(typed)), t`Drop it`));
@@ -19839,7 +19856,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       children: [
         t`Only the first ${state.items.length} to-dos are printed.`,
         ' ',
-        t`Press ${isApple ? '⌘P' : 'Ctrl+P'} in the list to print all of them.`,
+        views`Press ${h('kbd', {}, isApple ? '⌘P' : 'Ctrl+P')} in the list to print all of them.`,
       ],
     }),
     '.empty': ({ isEmpty }) => ({ hidden: !isEmpty }),
@@ -20514,9 +20531,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     purge: t`deleted it for good`,
   };
   const COMMENT_WORDS = {
-    add: text => (text ? t`added a comment: ${text}` : t`added a comment`),
-    edit: text => (text ? t`edited a comment: ${text}` : t`edited a comment`),
-    delete: text => (text ? t`deleted a comment: ${text}` : t`deleted a comment`),
+    added: text => (text ? t`added a comment: ${text}` : t`added a comment`),
+    edited: text => (text ? t`edited a comment: ${text}` : t`edited a comment`),
+    deleted: text => (text ? t`deleted a comment: ${text}` : t`deleted a comment`),
   };
   const BESIDE = /_at$|^(?:id|url|revision|order|comments)$/; // follow from other changes
 
@@ -20696,6 +20713,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (session) await alone(() => stash({ isLeft: true }));
     else forgetStashes();
     access.leaving = true;
+    keepLanguage(null);
     await Promise.race([forgetCopy(), sleep(SLOW_START)]);
     document.documentElement.classList.add('is-starting');
     queue.jobs.length = 0;
@@ -21185,6 +21203,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const days = find('.repeat-days');
     const inOrder = week().map(day => find(`[value=${day}]`, days).parentNode);
     if (inOrder[0] !== days.firstElementChild) days.append(...inOrder); // which would take the focus away
+    followLanguage();
     render();
   }
 
@@ -21192,6 +21211,26 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function hearSettings(changes) {
     applySettings(changes);
     renewCopySoon();
+  }
+
+  const LANGUAGES = ['en', 'de', 'pt', 'es'];
+
+  // The server reads the cookie when it sends the page. Returns whether it has changed: it may be forbidden.
+  function keepLanguage(chosen) {
+    const before = document.cookie;
+    const age = chosen ? 365 * 24 * 60 * 60 : 0;
+    document.cookie = `todo_language=${chosen ?? ''}; path=${root}/; max-age=${age}; samesite=lax`;
+    return document.cookie !== before;
+  }
+
+  // Another language is another page, which is loaded once.
+  function followLanguage() {
+    const { language: chosen = null } = settings();
+    if ('language' in unsaved || access.leaving || !LANGUAGES.includes(language)) return;
+    const usual = navigator.languages.map(each => each.split('-')[0]).find(each => LANGUAGES.includes(each)) ?? 'en';
+    if (!keepLanguage(chosen) || (chosen ?? usual) === language) return;
+    if (find('.account').open) location.reload(); // whoever has just chosen it is not interrupted
+    else renewPage();
   }
 
   let saving = Promise.resolve(); // one after another, so that the last choice stays
@@ -22059,6 +22098,2599 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 })();
 """
 
+# The texts of the page: a row is as in ERROR_TEXTS, but its holes have numbers. Of two forms, separated by |, the first
+# is for one and the second for other numbers, as `Intl.PluralRules` has it; the number is hole 0.
+PAGE_TEXTS = r"""
+None
+  de Keine
+  pt Nenhuma
+  es Ninguna
+Low
+  de Niedrig
+  pt Baixa
+  es Baja
+Medium
+  de Mittel
+  pt Média
+  es Media
+High
+  de Hoch
+  pt Alta
+  es Alta
+can read
+  de darf lesen
+  pt pode ler
+  es puede leer
+can change to-dos
+  de darf Aufgaben ändern
+  pt pode alterar tarefas
+  es puede cambiar tareas
+{0} to-do|{0} to-dos
+  de {0} Aufgabe|{0} Aufgaben
+  pt {0} tarefa|{0} tarefas
+  es {0} tarea|{0} tareas
+“{0}”
+  de „{0}“
+  pt “{0}”
+  es «{0}»
+Inbox
+  de Eingang
+  pt Entrada
+  es Entrada
+List
+  de Liste
+  pt Lista
+  es Lista
+{0} shares this list with you to read.
+  de {0} teilt diese Liste mit dir zum Lesen.
+  pt {0} compartilha esta lista com você para leitura.
+  es {0} comparte esta lista contigo para leer.
+{0} shares this list with you.
+  de {0} teilt diese Liste mit dir.
+  pt {0} compartilha esta lista com você.
+  es {0} comparte esta lista contigo.
+This is read-only.
+  de Das kannst du nur lesen.
+  pt Isto é só de leitura.
+  es Esto es solo de lectura.
+Yesterday
+  de Gestern
+  pt Ontem
+  es Ayer
+Today
+  de Heute
+  pt Hoje
+  es Hoy
+Tomorrow
+  de Morgen
+  pt Amanhã
+  es Mañana
+{0}, {1}
+  de {0}, {1}
+  pt {0}, {1}
+  es {0}, {1}
+just now
+  de gerade eben
+  pt agora mesmo
+  es ahora mismo
+days
+  de Tage
+  pt dias
+  es días
+weeks
+  de Wochen
+  pt semanas
+  es semanas
+months
+  de Monate
+  pt meses
+  es meses
+years
+  de Jahre
+  pt anos
+  es años
+the last {0}
+  de letzten {0}
+  pt última ocorrência de {0}
+  es último {0}
+the first {0}
+  de ersten {0}
+  pt 1ª ocorrência de {0}
+  es primer {0}
+the second {0}
+  de zweiten {0}
+  pt 2ª ocorrência de {0}
+  es segundo {0}
+the third {0}
+  de dritten {0}
+  pt 3ª ocorrência de {0}
+  es tercer {0}
+the fourth {0}
+  de vierten {0}
+  pt 4ª ocorrência de {0}
+  es cuarto {0}
+the last day
+  de letzten Tag
+  pt último dia
+  es último día
+day {0}
+  de {0}. Tag
+  pt dia {0}
+  es día {0}
+{0} of {1}
+  de {0} im {1}
+  pt {0} de {1}
+  es {0} de {1}
+Every day|Every {0} days
+  de Jeden Tag|Alle {0} Tage
+  pt Todo dia|A cada {0} dias
+  es Cada día|Cada {0} días
+Every week|Every {0} weeks
+  de Jede Woche|Alle {0} Wochen
+  pt Toda semana|A cada {0} semanas
+  es Cada semana|Cada {0} semanas
+Every month|Every {0} months
+  de Jeden Monat|Alle {0} Monate
+  pt Todo mês|A cada {0} meses
+  es Cada mes|Cada {0} meses
+Every year|Every {0} years
+  de Jedes Jahr|Alle {0} Jahre
+  pt Todo ano|A cada {0} anos
+  es Cada año|Cada {0} años
+Every weekday
+  de Jeden Werktag
+  pt Todo dia útil
+  es Cada día laborable
+{0} on {1}
+  de {0} am {1}
+  pt {0}: {1}
+  es {0} el {1}
+{0} from when it is done
+  de {0} ab Erledigung
+  pt {0} a partir da conclusão
+  es {0} a partir de completarla
+{1}, {0} time|{1}, {0} times
+  de {1}, {0}-mal|{1}, {0}-mal
+  pt {1}, {0} vez|{1}, {0} vezes
+  es {1}, {0} vez|{1}, {0} veces
+{0}, until {1}
+  de {0}, bis {1}
+  pt {0}, até {1}
+  es {0}, hasta el {1}
+on {0}
+  de am {0}
+  pt em: {0}
+  es el {0}
+on its day
+  de am Tag des Datums
+  pt no dia da data
+  es el día de su fecha
+The server answered {0}.
+  de Der Server hat mit {0} geantwortet.
+  pt O servidor respondeu {0}.
+  es El servidor respondió {0}.
+The network answers for the server. It may want a sign-in.
+  de Statt des Servers antwortet das Netzwerk. Vielleicht verlangt es eine Anmeldung.
+  pt A rede responde no lugar do servidor. Talvez ela exija um login.
+  es La red responde en lugar del servidor. Quizá pida iniciar sesión.
+The server can’t be reached.
+  de Der Server ist nicht erreichbar.
+  pt Não é possível acessar o servidor.
+  es No se puede acceder al servidor.
+Connected again.
+  de Wieder verbunden.
+  pt Conectado de novo.
+  es Conectado de nuevo.
+{0} change is kept here and will be sent.|{0} changes are kept here and will be sent.
+  de {0} Änderung ist hier gespeichert und wird noch gesendet.|{0} Änderungen sind hier gespeichert und werden noch
+     gesendet.
+  pt {0} alteração está guardada aqui e será enviada.|{0} alterações estão guardadas aqui e serão enviadas.
+  es {0} cambio está guardado aquí y se enviará.|{0} cambios están guardados aquí y se enviarán.
+Connected again. Sending what was kept here …
+  de Wieder verbunden. Was hier gespeichert ist, wird gesendet …
+  pt Conectado de novo. Enviando o que foi guardado aqui …
+  es Conectado de nuevo. Se envía lo guardado aquí …
+Trying again in {0} s.
+  de Nächster Versuch in {0} s.
+  pt Nova tentativa em {0} s.
+  es Nuevo intento en {0} s.
+Undo
+  de Rückgängig
+  pt Desfazer
+  es Deshacer
+Clear skies
+  de Freier Himmel
+  pt Céu limpo
+  es Cielo despejado
+Nothing is due today, and nothing is late.
+  de Heute ist nichts fällig, und nichts ist überfällig.
+  pt Nada vence hoje e nada está atrasado.
+  es Nada vence hoy y nada está atrasado.
+Upcoming
+  de Demnächst
+  pt Em breve
+  es Próximas
+Nothing ahead
+  de Nichts in Sicht
+  pt Nada à vista
+  es Nada a la vista
+No to-do has a date from today on.
+  de Keine Aufgabe hat ein Datum ab heute.
+  pt Nenhuma tarefa tem data de hoje em diante.
+  es Ninguna tarea tiene fecha a partir de hoy.
+Later
+  de Später
+  pt Mais tarde
+  es Más tarde
+Nothing waits
+  de Nichts wartet
+  pt Nada à espera
+  es Nada en espera
+A to-do with a later start is kept here until that day.
+  de Eine Aufgabe mit späterem Beginn bleibt bis dahin hier.
+  pt Uma tarefa com início posterior fica aqui até esse dia.
+  es Una tarea que empieza más tarde queda aquí hasta ese día.
+Assigned to me
+  de Mir zugewiesen
+  pt Atribuídas a mim
+  es Asignadas a mí
+Nothing is assigned to you
+  de Dir ist nichts zugewiesen
+  pt Nada atribuído a você
+  es No tienes nada asignado
+In a shared list, the details of a to-do say who is to do it.
+  de In einer geteilten Liste steht in den Details einer Aufgabe, wer sie erledigen soll.
+  pt Numa lista compartilhada, os detalhes da tarefa dizem quem deve fazê-la.
+  es En una lista compartida, los detalles de la tarea dicen quién debe hacerla.
+Everything
+  de Alles
+  pt Tudo
+  es Todo
+Filter
+  de Filter
+  pt Filtro
+  es Filtro
+Trash
+  de Papierkorb
+  pt Lixeira
+  es Papelera
+Overdue
+  de Überfällig
+  pt Atrasadas
+  es Vencidas
+Completed ({0})
+  de Erledigt ({0})
+  pt Concluídas ({0})
+  es Completadas ({0})
+This filter is not there any more.
+  de Dieser Filter ist nicht mehr da.
+  pt Este filtro já não existe.
+  es Este filtro ya no existe.
+This list is not there any more.
+  de Diese Liste ist nicht mehr da.
+  pt Esta lista já não existe.
+  es Esta lista ya no existe.
+{0} is not shared with you any more.
+  de {0} wird nicht mehr mit dir geteilt.
+  pt {0} já não é compartilhada com você.
+  es {0} ya no se comparte contigo.
+{0} is not there any more.
+  de {0} ist nicht mehr da.
+  pt {0} já não existe.
+  es {0} ya no existe.
+Close this message
+  de Diese Meldung schließen
+  pt Fechar esta mensagem
+  es Cerrar este mensaje
+Nothing to redo.
+  de Es gibt nichts zu wiederholen.
+  pt Nada para refazer.
+  es No hay nada que rehacer.
+Nothing to undo.
+  de Es gibt nichts rückgängig zu machen.
+  pt Nada para desfazer.
+  es No hay nada que deshacer.
+what you did last
+  de deine letzte Änderung
+  pt sua última ação
+  es tu última acción
+{0} ({1})
+  de {0} ({1})
+  pt {0} ({1})
+  es {0} ({1})
+{0} and {1} more
+  de {0} und {1} weitere
+  pt {0} e mais {1}
+  es {0} y {1} más
+Redo
+  de Wiederholen
+  pt Refazer
+  es Rehacer
+Done again: {0}
+  de Wiederholt: {0}
+  pt Refeito: {0}
+  es Rehecho: {0}
+Undone: {0}
+  de Rückgängig gemacht: {0}
+  pt Desfeito: {0}
+  es Deshecho: {0}
+A title has at most {0} characters; this one has {1}.
+  de Ein Titel hat höchstens {0} Zeichen; dieser hat {1}.
+  pt Um título tem no máximo {0} caracteres; este tem {1}.
+  es Un título tiene como máximo {0} caracteres; este tiene {1}.
+The date is not complete.
+  de Das Datum ist nicht vollständig.
+  pt A data não está completa.
+  es La fecha no está completa.
+{0}: keep it in the title
+  de {0}: im Titel lassen
+  pt {0}: manter no título
+  es {0}: dejarlo en el título
+Added {0}
+  de {0} hinzugefügt
+  pt {0}: adicionada
+  es {0}: añadida
+These are {0} lines. At most {1} to-dos are added at once.
+  de Das sind {0} Zeilen. Auf einmal werden höchstens {1} Aufgaben hinzugefügt.
+  pt São {0} linhas. No máximo {1} tarefas são adicionadas de uma vez.
+  es Son {0} líneas. Se añaden como máximo {1} tareas a la vez.
+Add {0} to-dos
+  de {0} Aufgaben hinzufügen
+  pt Adicionar {0} tarefas
+  es Añadir {0} tareas
+Keep as one
+  de Als eine behalten
+  pt Manter como uma só
+  es Dejar como una sola
+Add {0} to-dos, one for each line?
+  de {0} Aufgaben hinzufügen, eine für jede Zeile?
+  pt Adicionar {0} tarefas, uma por linha?
+  es ¿Añadir {0} tareas, una por línea?
+Added {0} to-dos
+  de {0} Aufgaben hinzugefügt
+  pt {0} tarefas adicionadas
+  es {0} tareas añadidas
+Added {0}.
+  de {0} hinzugefügt.
+  pt {0}: adicionada.
+  es {0}: añadida.
+Added {0}; this view doesn’t show it.
+  de {0} hinzugefügt; diese Ansicht zeigt es nicht.
+  pt {0}: adicionada; esta vista não a mostra.
+  es {0}: añadida; esta vista no la muestra.
+Show
+  de Zeigen
+  pt Mostrar
+  es Mostrar
+Not saved: {0}. {1}
+  de Nicht gespeichert: {0}. {1}
+  pt Não salvo: {0}. {1}
+  es Sin guardar: {0}. {1}
+Edit it
+  de Bearbeiten
+  pt Editar
+  es Editar
+{0}: completed.
+  de {0}: erledigt.
+  pt {0}: concluída.
+  es {0}: completada.
+{0}: active.
+  de {0}: offen.
+  pt {0}: ativa.
+  es {0}: activa.
+Completed {0}
+  de {0} erledigt
+  pt {0}: concluída
+  es {0}: completada
+Reopened {0}
+  de {0} wieder geöffnet
+  pt {0}: reaberta
+  es {0}: reabierta
+{0} open subtask|{0} open subtasks
+  de {0} offene Teilaufgabe|{0} offene Teilaufgaben
+  pt {0} subtarefa aberta|{0} subtarefas abertas
+  es {0} subtarea abierta|{0} subtareas abiertas
+{0} has {1}.
+  de {0} hat {1}.
+  pt {0} tem {1}.
+  es {0} tiene {1}.
+{0} have {1}.
+  de {0} haben {1}.
+  pt {0} têm {1}.
+  es {0} tienen {1}.
+Complete all
+  de Alle erledigen
+  pt Concluir todas
+  es Completar todas
+Only this one
+  de Nur diese
+  pt Só esta
+  es Solo esta
+Only these
+  de Nur diese
+  pt Só estas
+  es Solo estas
+Complete subtasks, too?
+  de Auch die Teilaufgaben erledigen?
+  pt Concluir também as subtarefas?
+  es ¿Completar también las subtareas?
+Deleted {0}
+  de {0} gelöscht
+  pt {0}: excluída
+  es {0}: eliminada
+all shown here
+  de alle hier gezeigten
+  pt todas as mostradas aqui
+  es todas las que se muestran aquí
+Marked {0} as active
+  de Als offen markiert: {0}
+  pt Marcadas como ativas: {0}
+  es Marcadas como activas: {0}
+Marked {0} as completed
+  de Als erledigt markiert: {0}
+  pt Marcadas como concluídas: {0}
+  es Marcadas como completadas: {0}
+{0} of them is still open.|{0} of them are still open.
+  de {0} davon ist noch offen.|{0} davon sind noch offen.
+  pt {0} delas ainda está aberta.|{0} delas ainda estão abertas.
+  es {0} de ellas sigue abierta.|{0} de ellas siguen abiertas.
+Clear all
+  de Alle entfernen
+  pt Limpar todas
+  es Quitar todas
+Keep
+  de Behalten
+  pt Manter
+  es Conservar
+Clear completed to-dos with their subtasks?
+  de Erledigte Aufgaben mit ihren Teilaufgaben entfernen?
+  pt Limpar as tarefas concluídas com suas subtarefas?
+  es ¿Quitar las tareas completadas con sus subtareas?
+Cleared {0} completed to-do|Cleared {0} completed to-dos
+  de {0} erledigte Aufgabe entfernt|{0} erledigte Aufgaben entfernt
+  pt {0} tarefa concluída removida|{0} tarefas concluídas removidas
+  es {0} tarea completada quitada|{0} tareas completadas quitadas
+Cleared the completed to-dos
+  de Erledigte Aufgaben entfernt
+  pt Tarefas concluídas removidas
+  es Tareas completadas quitadas
+At most {0} to-dos can be selected at once.
+  de Auf einmal können höchstens {0} Aufgaben ausgewählt werden.
+  pt No máximo {0} tarefas podem ser selecionadas de uma vez.
+  es Se pueden seleccionar como máximo {0} tareas a la vez.
+{0} selected.
+  de {0} ausgewählt.
+  pt Selecionadas: {0}.
+  es Seleccionadas: {0}.
+Nothing is selected.
+  de Nichts ist ausgewählt.
+  pt Nada está selecionado.
+  es No hay nada seleccionado.
+Due {0}: {1}
+  de Fällig {0}: {1}
+  pt Vencimento {0}: {1}
+  es Vence {0}: {1}
+Removed the due date of {0}
+  de Fälligkeit entfernt: {0}
+  pt Vencimento removido: {0}
+  es Vencimiento quitado: {0}
+Assigned to {0}: {1}
+  de {0} zugewiesen: {1}
+  pt Atribuído a {0}: {1}
+  es Asignado a {0}: {1}
+Assigned to nobody: {0}
+  de Niemandem zugewiesen: {0}
+  pt Atribuído a ninguém: {0}
+  es Sin asignar: {0}
+Moved to {0}: {1}
+  de Nach {0} verschoben: {1}
+  pt Movido para {0}: {1}
+  es Movido a {0}: {1}
+Only its owner can take a to-do out of a list.
+  de Nur wem die Liste gehört, kann Aufgaben aus ihr herausnehmen.
+  pt Só quem é dono da lista pode tirar tarefas dela.
+  es Solo quien posee la lista puede sacar tareas de ella.
+Tagged {0}: {1}
+  de Mit {0} verschlagwortet: {1}
+  pt Etiquetado com {0}: {1}
+  es Etiquetado con {0}: {1}
+{0} is due {1}
+  de {0} ist fällig: {1}
+  pt {0}: vencimento {1}
+  es {0}: vence {1}
+Already the first day.
+  de Schon der erste Tag.
+  pt Já é o primeiro dia.
+  es Ya es el primer día.
+{0}: moved to position {1} of {2}.
+  de {0}: auf Platz {1} von {2} verschoben.
+  pt {0}: movida para a posição {1} de {2}.
+  es {0}: movida a la posición {1} de {2}.
+Moved {0}
+  de {0} verschoben
+  pt {0}: movida
+  es {0}: movida
+Choose “My order” of a list and clear the search to make subtasks.
+  de Für Teilaufgaben wähle „Meine Reihenfolge“ einer Liste und leere die Suche.
+  pt Para criar subtarefas, escolha “Minha ordem” numa lista e limpe a busca.
+  es Para crear subtareas, elige «Mi orden» en una lista y borra la búsqueda.
+There is no to-do above it on its level.
+  de Auf dieser Ebene steht keine Aufgabe darüber.
+  pt Não há tarefa acima dela no mesmo nível.
+  es No hay ninguna tarea encima en su nivel.
+Made {0} a subtask of {1}
+  de {0} zur Teilaufgabe von {1} gemacht
+  pt {0} agora é subtarefa de {1}
+  es {0} ahora es subtarea de {1}
+Subtasks go down to five levels.
+  de Teilaufgaben gehen höchstens fünf Ebenen tief.
+  pt As subtarefas vão até cinco níveis.
+  es Las subtareas llegan hasta cinco niveles.
+It is on the top level already.
+  de Sie ist schon auf der obersten Ebene.
+  pt Já está no nível mais alto.
+  es Ya está en el nivel superior.
+Moved {0} up a level
+  de {0} eine Ebene höher verschoben
+  pt {0}: movida um nível acima
+  es {0}: movida un nivel arriba
+Moved {0} to the top level
+  de {0} auf die oberste Ebene verschoben
+  pt {0}: movida para o nível mais alto
+  es {0}: movida al nivel superior
+Choose “My order” and clear the search to move to-dos.
+  de Zum Verschieben wähle „Meine Reihenfolge“ und leere die Suche.
+  pt Para mover tarefas, escolha “Minha ordem” e limpe a busca.
+  es Para mover tareas, elige «Mi orden» y borra la búsqueda.
+Already the first.
+  de Schon an erster Stelle.
+  pt Já é a primeira.
+  es Ya es la primera.
+Already the last.
+  de Schon an letzter Stelle.
+  pt Já é a última.
+  es Ya es la última.
+Moved {0} to {1}
+  de {0} nach {1} verschoben
+  pt {0}: movida para {1}
+  es {0}: movida a {1}
+Only its owner can take a to-do out of this list.
+  de Nur wem diese Liste gehört, kann Aufgaben aus ihr herausnehmen.
+  pt Só quem é dono desta lista pode tirar tarefas dela.
+  es Solo quien posee esta lista puede sacar tareas de ella.
+Overdue · {0}
+  de Überfällig · {0}
+  pt Atrasada · {0}
+  es Vencida · {0}
+Show only to-dos tagged {0}
+  de Nur Aufgaben mit dem Schlagwort {0} zeigen
+  pt Mostrar só tarefas com a etiqueta {0}
+  es Mostrar solo tareas con la etiqueta {0}
+Reminders: {0}
+  de Erinnerungen: {0}
+  pt Lembretes: {0}
+  es Recordatorios: {0}
+Assigned to {0}
+  de Zugewiesen an {0}
+  pt Atribuída a {0}
+  es Asignada a {0}
+{0} comment|{0} comments
+  de {0} Kommentar|{0} Kommentare
+  pt {0} comentário|{0} comentários
+  es {0} comentario|{0} comentarios
+Comments
+  de Kommentare
+  pt Comentários
+  es Comentarios
+{1} of {0} subtask completed|{1} of {0} subtasks completed
+  de {1} von {0} Teilaufgabe erledigt|{1} von {0} Teilaufgaben erledigt
+  pt {1} de {0} subtarefa concluída|{1} de {0} subtarefas concluídas
+  es {1} de {0} subtarea completada|{1} de {0} subtareas completadas
+{0}/{1}
+  de {0}/{1}
+  pt {0}/{1}
+  es {0}/{1}
+Subtask of {0}
+  de Teilaufgabe von {0}
+  pt Subtarefa de {0}
+  es Subtarea de {0}
+From {0}
+  de Ab {0}
+  pt A partir de {0}
+  es Desde {0}
+Selected
+  de Ausgewählt
+  pt Selecionada
+  es Seleccionada
+Has notes
+  de Hat Notizen
+  pt Tem notas
+  es Tiene notas
+Details of {0}
+  de Details von {0}
+  pt Detalhes de {0}
+  es Detalles de {0}
+Delete {0}
+  de {0} löschen
+  pt Excluir {0}
+  es Eliminar {0}
+Drag to move
+  de Zum Verschieben ziehen
+  pt Arraste para mover
+  es Arrastra para mover
+Edit the title
+  de Titel bearbeiten
+  pt Editar o título
+  es Editar el título
+Renamed the list {0}
+  de Liste {0} umbenannt
+  pt Lista {0} renomeada
+  es Lista {0} renombrada
+Renamed {0}
+  de {0} umbenannt
+  pt {0}: renomeada
+  es {0}: renombrada
+Changed the notes of {0}
+  de Notizen von {0} geändert
+  pt Notas de {0} alteradas
+  es Notas de {0} cambiadas
+{0}: {1}
+  de {0} – {1}
+  pt {0} – {1}
+  es {0} – {1}
+Another person has changed it.
+  de Jemand anders hat es geändert.
+  pt Outra pessoa alterou isto.
+  es Otra persona lo ha cambiado.
+the title of {0}
+  de Titel von {0}
+  pt título de {0}
+  es título de {0}
+the notes of {0}
+  de Notizen von {0}
+  pt notas de {0}
+  es notas de {0}
+the tags of {0}
+  de Schlagwörter von {0}
+  pt etiquetas de {0}
+  es etiquetas de {0}
+the due date of {0}
+  de Fälligkeit von {0}
+  pt vencimento de {0}
+  es vencimiento de {0}
+the start of {0}
+  de Beginn von {0}
+  pt início de {0}
+  es inicio de {0}
+the repeat of {0}
+  de Wiederholung von {0}
+  pt repetição de {0}
+  es repetición de {0}
+the priority of {0}
+  de Priorität von {0}
+  pt prioridade de {0}
+  es prioridad de {0}
+the list of {0}
+  de Liste von {0}
+  pt lista de {0}
+  es lista de {0}
+the assignee of {0}
+  de Zuweisung von {0}
+  pt responsável por {0}
+  es responsable de {0}
+the name of the list {0}
+  de Name der Liste {0}
+  pt nome da lista {0}
+  es nombre de la lista {0}
+While you changed {0}, it was changed in another window, too. Choose the text to keep.
+  de Während deiner Änderung ({0}) gab es in einem anderen Fenster auch eine. Wähle den Text, der bleiben soll.
+  pt Enquanto você fazia uma alteração ({0}), houve outra em outra janela. Escolha o texto que fica.
+  es Mientras hacías un cambio ({0}), hubo otro en otra ventana. Elige el texto que queda.
+While you changed {0}, its list was deleted. Keep your text to restore it.
+  de Während deiner Änderung ({0}) wurde die Liste gelöscht. Behalte deinen Text, um sie wiederherzustellen.
+  pt Enquanto você fazia uma alteração ({0}), a lista foi excluída. Mantenha o seu texto para restaurá-la.
+  es Mientras hacías un cambio ({0}), se eliminó la lista. Conserva tu texto para restaurarla.
+While you changed {0}, it was deleted. Keep your text to restore it.
+  de Während deiner Änderung ({0}) wurde der Eintrag gelöscht. Behalte deinen Text, um ihn wiederherzustellen.
+  pt Enquanto você fazia uma alteração ({0}), o item foi excluído. Mantenha o seu texto para restaurá-lo.
+  es Mientras hacías un cambio ({0}), se eliminó el elemento. Conserva tu texto para restaurarlo.
+It was deleted for good, or is not shared with you any more.
+  de Der Eintrag wurde endgültig gelöscht oder wird nicht mehr mit dir geteilt.
+  pt O item foi excluído para sempre ou já não é compartilhado com você.
+  es El elemento se eliminó para siempre o ya no se comparte contigo.
+Your change of {0} can’t be saved. {1}
+  de Deine Änderung ({0}) kann nicht gespeichert werden. {1}
+  pt A sua alteração ({0}) não pode ser salva. {1}
+  es Tu cambio ({0}) no se puede guardar. {1}
+Nothing
+  de Nichts
+  pt Nada
+  es Nada
+Not there any more
+  de Nicht mehr da
+  pt Já não existe
+  es Ya no existe
+Deleted
+  de Gelöscht
+  pt Excluída
+  es Eliminada
+Keep yours
+  de Deinen behalten
+  pt Manter o seu
+  es Conservar el tuyo
+Keep as a new list
+  de Als neue Liste behalten
+  pt Manter como nova lista
+  es Conservar como lista nueva
+Keep as a new to-do
+  de Als neue Aufgabe behalten
+  pt Manter como nova tarefa
+  es Conservar como tarea nueva
+Discard yours
+  de Deinen verwerfen
+  pt Descartar o seu
+  es Descartar el tuyo
+Keep the other
+  de Den anderen behalten
+  pt Manter o outro
+  es Conservar el otro
+Shared by {0}
+  de Geteilt von {0}
+  pt Compartilhada por {0}
+  es Compartida por {0}
+, shared by {0},
+  de , geteilt von {0},
+  pt , compartilhada por {0},
+  es , compartida por {0},
+Shared
+  de Geteilt
+  pt Compartilhada
+  es Compartida
+, shared,
+  de , geteilt,
+  pt , compartilhada,
+  es , compartida,
+{0} left
+  de {0} offen
+  pt Restam {0}
+  es Quedan {0}
+Save as filter
+  de Als Filter speichern
+  pt Salvar como filtro
+  es Guardar como filtro
+Saved the filter {0}
+  de Filter {0} gespeichert
+  pt Filtro {0} salvo
+  es Filtro {0} guardado
+Rename the filter
+  de Filter umbenennen
+  pt Renomear o filtro
+  es Renombrar el filtro
+Renamed the filter {0}
+  de Filter {0} umbenannt
+  pt Filtro {0} renomeado
+  es Filtro {0} renombrado
+Deleted the filter {0}
+  de Filter {0} gelöscht
+  pt Filtro {0} excluído
+  es Filtro {0} eliminado
+Save as template
+  de Als Vorlage speichern
+  pt Salvar como modelo
+  es Guardar como plantilla
+Saved the template {0}
+  de Vorlage {0} gespeichert
+  pt Modelo {0} salvo
+  es Plantilla {0} guardada
+Created the list {0}
+  de Liste {0} angelegt
+  pt Lista {0} criada
+  es Lista {0} creada
+Changed the colour of {0}
+  de Farbe von {0} geändert
+  pt Cor de {0} alterada
+  es Color de {0} cambiado
+Archived {0}
+  de {0} archiviert
+  pt {0}: arquivada
+  es {0}: archivada
+Took out of the archive: {0}
+  de Aus dem Archiv geholt: {0}
+  pt Retirada do arquivo: {0}
+  es Sacada del archivo: {0}
+Deleted the list {0}
+  de Liste {0} gelöscht
+  pt Lista {0} excluída
+  es Lista {0} eliminada
+Only {0} can share it with you again.
+  de Nur {0} kann sie wieder mit dir teilen.
+  pt Só {0} pode compartilhá-la de novo com você.
+  es Solo {0} puede volver a compartirla contigo.
+Leave {0}?
+  de {0} verlassen?
+  pt Sair de {0}?
+  es ¿Salir de {0}?
+Leave
+  de Verlassen
+  pt Sair
+  es Salir
+Stay
+  de Bleiben
+  pt Ficar
+  es Quedarme
+You have left {0}.
+  de Du hast {0} verlassen.
+  pt Você saiu de {0}.
+  es Has salido de {0}.
+This to-do was deleted, or it isn’t shared with you.
+  de Diese Aufgabe wurde gelöscht oder ist nicht mit dir geteilt.
+  pt Esta tarefa foi excluída ou não é compartilhada com você.
+  es Esta tarea se eliminó o no se comparte contigo.
+Tagged {0}
+  de Schlagwort {0}
+  pt Etiqueta {0}
+  es Etiqueta {0}
+Tagged {0}: remove this filter
+  de Schlagwort {0}: diesen Filter entfernen
+  pt Etiqueta {0}: remover este filtro
+  es Etiqueta {0}: quitar este filtro
+Search: {0}
+  de Suche: {0}
+  pt Busca: {0}
+  es Búsqueda: {0}
+Search: {0} – clear it
+  de Suche: {0} – leeren
+  pt Busca: {0} – limpar
+  es Búsqueda: {0} – borrar
+Look in every list
+  de In allen Listen suchen
+  pt Procurar em todas as listas
+  es Buscar en todas las listas
+This link is no longer valid
+  de Dieser Link ist nicht mehr gültig
+  pt Este link já não é válido
+  es Este enlace ya no es válido
+Ask the sender for a new one.
+  de Bitte den Absender um einen neuen.
+  pt Peça um novo a quem o enviou.
+  es Pide uno nuevo a quien te lo envió.
+Not signed in
+  de Nicht angemeldet
+  pt Sessão não iniciada
+  es Sesión no iniciada
+Out of reach
+  de Nicht erreichbar
+  pt Fora de alcance
+  es Fuera de alcance
+Nothing found
+  de Nichts gefunden
+  pt Nada encontrado
+  es No se ha encontrado nada
+Nothing in the trash has these words.
+  de Nichts im Papierkorb hat diese Wörter.
+  pt Nada na lixeira tem estas palavras.
+  es Nada en la papelera tiene estas palabras.
+The trash is empty
+  de Der Papierkorb ist leer
+  pt A lixeira está vazia
+  es La papelera está vacía
+What you delete comes here first and can be restored.
+  de Was du löschst, kommt zuerst hierher und lässt sich wiederherstellen.
+  pt O que você exclui vem primeiro para cá e pode ser restaurado.
+  es Lo que eliminas llega primero aquí y se puede restaurar.
+Nothing here has the words {0}. Case and accents don’t matter.
+  de Nichts hier hat die Wörter {0}. Groß- und Kleinschreibung und Akzente sind egal.
+  pt Nada aqui tem as palavras {0}. Maiúsculas e acentos não importam.
+  es Nada aquí tiene las palabras {0}. No importan mayúsculas ni acentos.
+Nothing here
+  de Hier ist nichts
+  pt Nada aqui
+  es Nada por aquí
+All done
+  de Alles erledigt
+  pt Tudo pronto
+  es Todo hecho
+Every single one. The rest of the day is yours.
+  de Jede einzelne. Der Rest des Tages gehört dir.
+  pt Todas elas. O resto do dia é seu.
+  es Todas y cada una. El resto del día es tuyo.
+Nothing completed yet
+  de Noch nichts erledigt
+  pt Nada concluído ainda
+  es Nada completado todavía
+Tick a to-do and it will be kept here.
+  de Hake eine Aufgabe ab, dann steht sie hier.
+  pt Marque uma tarefa e ela ficará aqui.
+  es Marca una tarea y quedará aquí.
+All clear
+  de Alles frei
+  pt Tudo livre
+  es Todo despejado
+There is nothing on this list yet.
+  de Auf dieser Liste steht noch nichts.
+  pt Ainda não há nada nesta lista.
+  es Todavía no hay nada en esta lista.
+Type what is on your mind and press Enter.
+  de Schreib, was dir einfällt, und drücke Enter.
+  pt Digite o que você tem em mente e pressione Enter.
+  es Escribe lo que tienes en mente y pulsa Intro.
+No to-do has {0}.
+  de Keine Aufgabe hat {0}.
+  pt Nenhuma tarefa tem {0}.
+  es Ninguna tarea tiene {0}.
+No active to-do has {0}.
+  de Keine offene Aufgabe hat {0}.
+  pt Nenhuma tarefa ativa tem {0}.
+  es Ninguna tarea activa tiene {0}.
+No completed to-do has {0}.
+  de Keine erledigte Aufgabe hat {0}.
+  pt Nenhuma tarefa concluída tem {0}.
+  es Ninguna tarea completada tiene {0}.
+The {0} to-do of this computer’s own user is shown when you sign out.|The {0} to-dos of this computer’s own user are
+     shown when you sign out.
+  de Die {0} Aufgabe des eigenen Benutzers dieses Computers siehst du nach dem Abmelden.|Die {0} Aufgaben des eigenen
+     Benutzers dieses Computers siehst du nach dem Abmelden.
+  pt {0} tarefa do usuário deste computador aparece quando você sai.|{0} tarefas do usuário deste computador aparecem
+     quando você sai.
+  es {0} tarea del usuario de este equipo se muestra al cerrar la sesión.|{0} tareas del usuario de este equipo se
+     muestran al cerrar la sesión.
+Skip to the new to-do box
+  de Zum Feld für neue Aufgaben springen
+  pt Ir para o campo de nova tarefa
+  es Saltar al campo de tarea nueva
+Skip to the title
+  de Zum Titel springen
+  pt Ir para o título
+  es Saltar al título
+Settings
+  de Einstellungen
+  pt Configurações
+  es Ajustes
+This list is archived.
+  de Diese Liste ist archiviert.
+  pt Esta lista está arquivada.
+  es Esta lista está archivada.
+Take out of the archive
+  de Aus dem Archiv holen
+  pt Retirar do arquivo
+  es Sacar del archivo
+Archive
+  de Archivieren
+  pt Arquivar
+  es Archivar
+{0} of {1} completed
+  de {0} von {1} erledigt
+  pt {0} de {1} concluídas
+  es {0} de {1} completadas
+{0} selected
+  de {0} ausgewählt
+  pt Selecionadas: {0}
+  es Seleccionadas: {0}
+Complete
+  de Erledigen
+  pt Concluir
+  es Completar
+Reopen
+  de Wieder öffnen
+  pt Reabrir
+  es Reabrir
+Assign to …
+  de Zuweisen an …
+  pt Atribuir a …
+  es Asignar a …
+Nobody
+  de Niemand
+  pt Ninguém
+  es Nadie
+Move to …
+  de Verschieben nach …
+  pt Mover para …
+  es Mover a …
+Only the first {0} to-dos are printed.
+  de Nur die ersten {0} Aufgaben werden gedruckt.
+  pt Só as primeiras {0} tarefas são impressas.
+  es Solo se imprimen las primeras {0} tareas.
+Press {0} in the list to print all of them.
+  de Drücke {0} in der Liste, um alle zu drucken.
+  pt Pressione {0} na lista para imprimir todas.
+  es Pulsa {0} en la lista para imprimirlas todas.
+Try again
+  de Noch einmal versuchen
+  pt Tentar de novo
+  es Intentar de nuevo
+{0} item left|{0} items left
+  de Noch {0} Aufgabe|Noch {0} Aufgaben
+  pt Resta {0} item|Restam {0} itens
+  es Queda {0} tarea|Quedan {0} tareas
+No notes
+  de Keine Notizen
+  pt Sem notas
+  es Sin notas
+Anything worth remembering
+  de Alles, was du dir merken willst
+  pt Tudo o que vale lembrar
+  es Todo lo que quieras recordar
+Completed
+  de Erledigt
+  pt Concluídas
+  es Completadas
+Active
+  de Offen
+  pt Ativas
+  es Activas
+Subtasks
+  de Teilaufgaben
+  pt Subtarefas
+  es Subtareas
+Add a reminder
+  de Erinnerung hinzufügen
+  pt Adicionar um lembrete
+  es Añadir un recordatorio
+Comments ({0})
+  de Kommentare ({0})
+  pt Comentários ({0})
+  es Comentarios ({0})
+Save
+  de Speichern
+  pt Salvar
+  es Guardar
+Comment
+  de Kommentieren
+  pt Comentar
+  es Comentar
+Take along the {0} to-do of this computer’s own user|Take along the {0} to-dos of this computer’s own user
+  de {0} Aufgabe des eigenen Benutzers dieses Computers mitnehmen|{0} Aufgaben des eigenen Benutzers dieses Computers
+     mitnehmen
+  pt Levar {0} tarefa do usuário deste computador|Levar {0} tarefas do usuário deste computador
+  es Llevar {0} tarea del usuario de este equipo|Llevar {0} tareas del usuario de este equipo
+Sign in
+  de Anmelden
+  pt Entrar
+  es Iniciar sesión
+Share {0}
+  de {0} teilen
+  pt Compartilhar {0}
+  es Compartir {0}
+a deleted list
+  de eine gelöschte Liste
+  pt uma lista excluída
+  es una lista eliminada
+{0} · deleted {1}
+  de {0} · gelöscht {1}
+  pt {0} · excluída {1}
+  es {0} · eliminada {1}
+Restore {0}
+  de {0} wiederherstellen
+  pt Restaurar {0}
+  es Restaurar {0}
+Restore
+  de Wiederherstellen
+  pt Restaurar
+  es Restaurar
+Delete {0} for good
+  de {0} endgültig löschen
+  pt Excluir {0} para sempre
+  es Eliminar {0} para siempre
+Restored {0}
+  de {0} wiederhergestellt
+  pt {0}: restaurada
+  es {0}: restaurada
+Restored {0}.
+  de {0} wiederhergestellt.
+  pt {0}: restaurada.
+  es {0}: restaurada.
+Delete {0} for good?
+  de {0} endgültig löschen?
+  pt Excluir {0} para sempre?
+  es ¿Eliminar {0} para siempre?
+This can’t be undone.
+  de Das lässt sich nicht rückgängig machen.
+  pt Isto não pode ser desfeito.
+  es Esto no se puede deshacer.
+{0}: deleted for good.
+  de {0}: endgültig gelöscht.
+  pt {0}: excluída para sempre.
+  es {0}: eliminada para siempre.
+Every to-do in it is deleted for good. This can’t be undone.
+  de Alle Aufgaben darin werden endgültig gelöscht. Das lässt sich nicht rückgängig machen.
+  pt Todas as tarefas dela são excluídas para sempre. Isto não pode ser desfeito.
+  es Todas sus tareas se eliminan para siempre. Esto no se puede deshacer.
+Empty the trash?
+  de Papierkorb leeren?
+  pt Esvaziar a lixeira?
+  es ¿Vaciar la papelera?
+The trash is empty.
+  de Der Papierkorb ist leer.
+  pt A lixeira está vazia.
+  es La papelera está vacía.
+Delete for good
+  de Endgültig löschen
+  pt Excluir para sempre
+  es Eliminar para siempre
+Cancel
+  de Abbrechen
+  pt Cancelar
+  es Cancelar
+Remove the tag {0}
+  de Schlagwort {0} entfernen
+  pt Remover a etiqueta {0}
+  es Quitar la etiqueta {0}
+The repeat is not complete. The previous one was kept.
+  de Die Wiederholung ist nicht vollständig. Die vorige wurde behalten.
+  pt A repetição não está completa. A anterior foi mantida.
+  es La repetición no está completa. Se conservó la anterior.
+The date is not complete. The previous one was kept.
+  de Das Datum ist nicht vollständig. Das vorige wurde behalten.
+  pt A data não está completa. A anterior foi mantida.
+  es La fecha no está completa. Se conservó la anterior.
+Skipped {0} once
+  de {0} einmal übersprungen
+  pt {0}: pulada uma vez
+  es {0}: omitida una vez
+{0} before the start
+  de {0} vor dem Beginn
+  pt {0} antes do início
+  es {0} antes del inicio
+{0} after the start
+  de {0} nach dem Beginn
+  pt {0} depois do início
+  es {0} después del inicio
+{0} before
+  de {0} vorher
+  pt {0} antes
+  es {0} antes
+{0} after
+  de {0} danach
+  pt {0} depois
+  es {0} después
+{0} day|{0} days
+  de {0} Tag|{0} Tage
+  pt {0} dia|{0} dias
+  es {0} día|{0} días
+{0} hour|{0} hours
+  de {0} Stunde|{0} Stunden
+  pt {0} hora|{0} horas
+  es {0} hora|{0} horas
+{0} minute|{0} minutes
+  de {0} Minute|{0} Minuten
+  pt {0} minuto|{0} minutos
+  es {0} minuto|{0} minutos
+On the day of the start
+  de Am Tag des Beginns
+  pt No dia do início
+  es El día del inicio
+On the day
+  de Am selben Tag
+  pt No próprio dia
+  es El mismo día
+At the start
+  de Zum Beginn
+  pt No início
+  es Al inicio
+When it is due
+  de Zur Fälligkeit
+  pt No vencimento
+  es Al vencer
+Changed the reminders of {0}
+  de Erinnerungen von {0} geändert
+  pt Lembretes de {0} alterados
+  es Recordatorios de {0} cambiados
+Choose a day and a time first.
+  de Wähle zuerst einen Tag und eine Uhrzeit.
+  pt Escolha primeiro um dia e uma hora.
+  es Elige primero un día y una hora.
+Remove the reminder {0}
+  de Erinnerung {0} entfernen
+  pt Remover o lembrete {0}
+  es Quitar el recordatorio {0}
+Changed the tags of {0}
+  de Schlagwörter von {0} geändert
+  pt Etiquetas de {0} alteradas
+  es Etiquetas de {0} cambiadas
+another list
+  de eine andere Liste
+  pt outra lista
+  es otra lista
+another to-do
+  de eine andere Aufgabe
+  pt outra tarefa
+  es otra tarea
+Title
+  de Titel
+  pt Título
+  es Título
+Notes
+  de Notizen
+  pt Notas
+  es Notas
+Due
+  de Fällig
+  pt Vencimento
+  es Vencimiento
+Start
+  de Beginn
+  pt Início
+  es Inicio
+Repeat
+  de Wiederholung
+  pt Repetição
+  es Repetición
+Reminders
+  de Erinnerungen
+  pt Lembretes
+  es Recordatorios
+Priority
+  de Priorität
+  pt Prioridade
+  es Prioridad
+Tags
+  de Schlagwörter
+  pt Etiquetas
+  es Etiquetas
+Parent
+  de Übergeordnete Aufgabe
+  pt Tarefa superior
+  es Tarea superior
+Assignee
+  de Zugewiesen an
+  pt Responsável
+  es Responsable
+{0} removed
+  de {0} entfernt
+  pt {0}: removido
+  es {0}: quitado
+{0} {1}
+  de {0}: {1}
+  pt {0}: {1}
+  es {0}: {1}
+created it
+  de angelegt
+  pt criou
+  es creó
+moved it to the trash
+  de in den Papierkorb verschoben
+  pt moveu para a lixeira
+  es movió a la papelera
+restored it
+  de wiederhergestellt
+  pt restaurou
+  es restauró
+deleted it for good
+  de endgültig gelöscht
+  pt excluiu para sempre
+  es eliminó para siempre
+added a comment: {0}
+  de Kommentar hinzugefügt: {0}
+  pt adicionou um comentário: {0}
+  es añadió un comentario: {0}
+added a comment
+  de Kommentar hinzugefügt
+  pt adicionou um comentário
+  es añadió un comentario
+edited a comment: {0}
+  de Kommentar bearbeitet: {0}
+  pt editou um comentário: {0}
+  es editó un comentario: {0}
+edited a comment
+  de Kommentar bearbeitet
+  pt editou um comentário
+  es editó un comentario
+deleted a comment: {0}
+  de Kommentar gelöscht: {0}
+  pt excluiu um comentário: {0}
+  es eliminó un comentario: {0}
+deleted a comment
+  de Kommentar gelöscht
+  pt excluiu um comentário
+  es eliminó un comentario
+completed it
+  de erledigt
+  pt concluiu
+  es completó
+reopened it
+  de wieder geöffnet
+  pt reabriu
+  es reabrió
+set {0} to {1}
+  de {0} auf {1} gesetzt
+  pt {0} definido como {1}
+  es {0} establecido en {1}
+changed {0} from {1} to {2}
+  de {0} von {1} auf {2} geändert
+  pt {0} alterado de {1} para {2}
+  es {0} cambiado de {1} a {2}
+removed {0}, which was {1}
+  de {0} entfernt, vorher {1}
+  pt {0} removido, antes {1}
+  es {0} quitado, antes {1}
+moved it to another list
+  de in eine andere Liste verschoben
+  pt movida para outra lista
+  es movida a otra lista
+moved it here from another list
+  de aus einer anderen Liste hierher verschoben
+  pt movida de outra lista para cá
+  es movida aquí desde otra lista
+moved it within the list
+  de in der Liste verschoben
+  pt movida dentro da lista
+  es movida dentro de la lista
+You
+  de Du
+  pt Você
+  es Tú
+A deleted user
+  de Ein gelöschter Benutzer
+  pt Um usuário excluído
+  es Un usuario eliminado
+Undo: {0}
+  de Rückgängig: {0}
+  pt Desfazer: {0}
+  es Deshacer: {0}
+Somebody
+  de Jemand
+  pt Alguém
+  es Alguien
+edited
+  de bearbeitet
+  pt editado
+  es editado
+Edit: {0}
+  de Bearbeiten: {0}
+  pt Editar: {0}
+  es Editar: {0}
+Edit
+  de Bearbeiten
+  pt Editar
+  es Editar
+Delete: {0}
+  de Löschen: {0}
+  pt Excluir: {0}
+  es Eliminar: {0}
+Delete
+  de Löschen
+  pt Excluir
+  es Eliminar
+This comment was deleted.
+  de Dieser Kommentar wurde gelöscht.
+  pt Este comentário foi excluído.
+  es Este comentario se eliminó.
+Changed a comment
+  de Kommentar geändert
+  pt Comentário alterado
+  es Comentario cambiado
+Added a comment
+  de Kommentar hinzugefügt
+  pt Comentário adicionado
+  es Comentario añadido
+Deleted a comment
+  de Kommentar gelöscht
+  pt Comentário excluído
+  es Comentario eliminado
+{0} change is not sent yet and would be lost.|{0} changes are not sent yet and would be lost.
+  de {0} Änderung ist noch nicht gesendet und ginge verloren.|{0} Änderungen sind noch nicht gesendet und gingen
+     verloren.
+  pt {0} alteração ainda não foi enviada e seria perdida.|{0} alterações ainda não foram enviadas e seriam perdidas.
+  es {0} cambio aún no se ha enviado y se perdería.|{0} cambios aún no se han enviado y se perderían.
+Sign out anyway?
+  de Trotzdem abmelden?
+  pt Sair mesmo assim?
+  es ¿Cerrar la sesión de todos modos?
+Sign out
+  de Abmelden
+  pt Sair
+  es Cerrar sesión
+This is not a number.
+  de Das ist keine Zahl.
+  pt Isto não é um número.
+  es Esto no es un número.
+This is missing.
+  de Das fehlt noch.
+  pt Falta isto.
+  es Falta esto.
+{0} {1}.
+  de {0}: {1}.
+  pt {0}: {1}.
+  es {0}: {1}.
+{0} Try again in a moment.
+  de {0} Versuche es gleich noch einmal.
+  pt {0} Tente de novo em instantes.
+  es {0} Inténtalo de nuevo en un momento.
+{0} (in {1} s)
+  de {0} (in {1} s)
+  pt {0} (em {1} s)
+  es {0} (en {1} s)
+{0} (in {1} min)
+  de {0} (in {1} min)
+  pt {0} (em {1} min)
+  es {0} (en {1} min)
+You can try again now.
+  de Du kannst es jetzt noch einmal versuchen.
+  pt Você já pode tentar de novo.
+  es Ya puedes intentarlo de nuevo.
+Hide the password
+  de Passwort verbergen
+  pt Ocultar a senha
+  es Ocultar la contraseña
+Show the password
+  de Passwort zeigen
+  pt Mostrar a senha
+  es Mostrar la contraseña
+Hide
+  de Verbergen
+  pt Ocultar
+  es Ocultar
+Make the first account
+  de Das erste Konto anlegen
+  pt Criar a primeira conta
+  es Crear la primera cuenta
+Make an account
+  de Konto anlegen
+  pt Criar uma conta
+  es Crear una cuenta
+Have an account?
+  de Hast du ein Konto?
+  pt Já tem uma conta?
+  es ¿Tienes una cuenta?
+New here? Anyone with an account can send you an invitation link.
+  de Neu hier? Wer ein Konto hat, kann dir einen Einladungslink schicken.
+  pt Novo por aqui? Quem tem uma conta pode enviar a você um link de convite.
+  es ¿Eres nuevo aquí? Quien tiene una cuenta puede enviarte un enlace de invitación.
+New here?
+  de Neu hier?
+  pt Novo por aqui?
+  es ¿Eres nuevo aquí?
+Welcome. There is no account here yet: make the first one.
+  de Willkommen. Hier gibt es noch kein Konto: Lege das erste an.
+  pt Bem-vindo. Ainda não há nenhuma conta aqui: crie a primeira.
+  es Hola. Aún no hay ninguna cuenta aquí: crea la primera.
+You have been signed out. Sign in again to go on.
+  de Du wurdest abgemeldet. Melde dich wieder an, um weiterzumachen.
+  pt Sua sessão foi encerrada. Entre de novo para continuar.
+  es Se ha cerrado tu sesión. Iníciala de nuevo para continuar.
+You have an account already. An invitation is for people without one.
+  de Du hast schon ein Konto. Eine Einladung ist für Leute ohne Konto.
+  pt Você já tem uma conta. Um convite é para quem não tem.
+  es Ya tienes una cuenta. Una invitación es para quien no la tiene.
+made {0}
+  de angelegt {0}
+  pt criado {0}
+  es creado {0}
+last used {0}
+  de zuletzt benutzt {0}
+  pt último uso {0}
+  es último uso {0}
+since {0}
+  de seit {0}
+  pt desde {0}
+  es desde el {0}
+good until {0}
+  de gültig bis {0}
+  pt válido até {0}
+  es válido hasta el {0}
+this one
+  de dieses hier
+  pt este
+  es este
+Sign out here
+  de Hier abmelden
+  pt Sair aqui
+  es Cerrar sesión aquí
+Sign out {0}
+  de {0} abmelden
+  pt Sair: {0}
+  es Cerrar sesión: {0}
+{0}: signed out.
+  de {0}: abgemeldet.
+  pt {0}: sessão encerrada.
+  es {0}: sesión cerrada.
+reads
+  de liest
+  pt lê
+  es lee
+reads and changes
+  de liest und ändert
+  pt lê e altera
+  es lee y cambia
+Revoke
+  de Widerrufen
+  pt Revogar
+  es Revocar
+Revoke the token {0}
+  de Token {0} widerrufen
+  pt Revogar o token {0}
+  es Revocar el token {0}
+{0} is revoked.
+  de {0} ist widerrufen.
+  pt {0} foi revogado.
+  es {0} está revocado.
+Invitation
+  de Einladung
+  pt Convite
+  es Invitación
+Revoke the invitation made {0}
+  de Einladung widerrufen, angelegt {0}
+  pt Revogar o convite criado {0}
+  es Revocar la invitación creada {0}
+The invitation is revoked.
+  de Die Einladung ist widerrufen.
+  pt O convite foi revogado.
+  es La invitación está revocada.
+New list of {0}
+  de Neue Liste aus {0}
+  pt Nova lista de {0}
+  es Nueva lista de {0}
+New list
+  de Neue Liste
+  pt Nova lista
+  es Nueva lista
+Delete the template {0}
+  de Löschen: Vorlage {0}
+  pt Excluir o modelo {0}
+  es Eliminar la plantilla {0}
+The template {0} is deleted.
+  de Die Vorlage {0} ist gelöscht.
+  pt O modelo {0} foi excluído.
+  es La plantilla {0} está eliminada.
+owner
+  de gehört die Liste
+  pt dono
+  es propietario
+Remove
+  de Entfernen
+  pt Remover
+  es Quitar
+Remove {0}
+  de {0} entfernen
+  pt Remover {0}
+  es Quitar a {0}
+{0} can’t see this list any more.
+  de {0} sieht diese Liste nicht mehr.
+  pt {0} já não vê esta lista.
+  es {0} ya no ve esta lista.
+Link
+  de Link
+  pt Link
+  es Enlace
+Revoke the link made {0}
+  de Link widerrufen, angelegt {0}
+  pt Revogar o link criado {0}
+  es Revocar el enlace creado {0}
+The link is revoked.
+  de Der Link ist widerrufen.
+  pt O link foi revogado.
+  es El enlace está revocado.
+The token {0}
+  de Das Token {0}
+  pt O token {0}
+  es El token {0}
+This is the token. Copy it now: it is not shown again.
+  de Das ist das Token. Kopiere es jetzt: Es wird nicht noch einmal gezeigt.
+  pt Este é o token. Copie-o agora: ele não será mostrado de novo.
+  es Este es el token. Cópialo ahora: no se vuelve a mostrar.
+The invitation link
+  de Der Einladungslink
+  pt O link de convite
+  es El enlace de invitación
+Send this link to one person. Copy it now: it is not shown again.
+  de Schicke diesen Link einer Person. Kopiere ihn jetzt: Er wird nicht noch einmal gezeigt.
+  pt Envie este link a uma pessoa. Copie-o agora: ele não será mostrado de novo.
+  es Envía este enlace a una persona. Cópialo ahora: no se vuelve a mostrar.
+The link to read this list
+  de Der Link zum Lesen dieser Liste
+  pt O link para ler esta lista
+  es El enlace para leer esta lista
+Copy the link now: it is not shown again.
+  de Kopiere den Link jetzt: Er wird nicht noch einmal gezeigt.
+  pt Copie o link agora: ele não será mostrado de novo.
+  es Copia el enlace ahora: no se vuelve a mostrar.
+Copy
+  de Kopieren
+  pt Copiar
+  es Copiar
+Copied
+  de Kopiert
+  pt Copiado
+  es Copiado
+Your address is confirmed. Mails go to it from now on.
+  de Deine Adresse ist bestätigt. Mails gehen von jetzt an dorthin.
+  pt Seu endereço está confirmado. Os e-mails vão para ele a partir de agora.
+  es Tu dirección está confirmada. Los correos llegan ahí desde ahora.
+A change
+  de Eine Änderung
+  pt Uma alteração
+  es Un cambio
+Drop it
+  de Verwerfen
+  pt Descartar
+  es Descartar
+Not saved
+  de Nicht gespeichert
+  pt Não salvo
+  es Sin guardar
+Open it
+  de Öffnen
+  pt Abrir
+  es Abrir
+A link is sent to this address. Mails begin when you have opened it.
+  de Ein Link geht an diese Adresse. Mails kommen, sobald du ihn geöffnet hast.
+  pt Um link é enviado a este endereço. Os e-mails começam quando você o abrir.
+  es Se envía un enlace a esta dirección. Los correos empiezan cuando lo hayas abierto.
+This server sends no mails.
+  de Dieser Server verschickt keine Mails.
+  pt Este servidor não envia e-mails.
+  es Este servidor no envía correos.
+Saved.
+  de Gespeichert.
+  pt Salvo.
+  es Guardado.
+As this device: {0}
+  de Wie dieses Gerät: {0}
+  pt Como este dispositivo: {0}
+  es Como este dispositivo: {0}
+Not set: UTC
+  de Nicht gewählt: UTC
+  pt Não definido: UTC
+  es Sin elegir: UTC
+In 10 minutes
+  de In 10 Minuten
+  pt Em 10 minutos
+  es En 10 minutos
+Snooze 10 min
+  de In 10 min wieder
+  pt Adiar 10 min
+  es Posponer 10 min
+In 1 hour
+  de In 1 Stunde
+  pt Em 1 hora
+  es En 1 hora
+1 hour
+  de 1 Stunde
+  pt 1 hora
+  es 1 hora
+Tomorrow morning
+  de Morgen früh
+  pt Amanhã de manhã
+  es Mañana por la mañana
+Done
+  de Erledigt
+  pt Concluir
+  es Hecho
+Open
+  de Öffnen
+  pt Abrir
+  es Abrir
+{0} reminders
+  de {0} Erinnerungen
+  pt {0} lembretes
+  es {0} recordatorios
+Reminding of {0}: {1}
+  de Erinnerung an {0}: {1}
+  pt Lembrete de {0}: {1}
+  es Recordatorio de {0}: {1}
+This browser shows no notifications. Reminders appear here while the page is open.
+  de Dieser Browser zeigt keine Benachrichtigungen. Erinnerungen erscheinen hier, solange die Seite offen ist.
+  pt Este navegador não mostra notificações. Os lembretes aparecem aqui enquanto a página está aberta.
+  es Este navegador no muestra notificaciones. Los recordatorios aparecen aquí mientras la página está abierta.
+The password is changed. All other devices are signed out.
+  de Das Passwort ist geändert. Alle anderen Geräte sind abgemeldet.
+  pt A senha foi alterada. Todos os outros dispositivos saíram.
+  es La contraseña está cambiada. Se ha cerrado la sesión en los demás dispositivos.
+This link is no longer valid.
+  de Dieser Link ist nicht mehr gültig.
+  pt Este link já não é válido.
+  es Este enlace ya no es válido.
+What {0} can do
+  de Was {0} darf
+  pt O que {0} pode fazer
+  es Lo que {0} puede hacer
+{0} can read now.
+  de {0} darf jetzt lesen.
+  pt {0} agora pode ler.
+  es {0} ya puede leer.
+{0} can change to-dos now.
+  de {0} darf jetzt Aufgaben ändern.
+  pt {0} agora pode alterar tarefas.
+  es {0} ya puede cambiar tareas.
+{0}° and {1} in {2}
+  de {0}° und {1} in {2}
+  pt {0}° e {1} em {2}
+  es {0}° y {1} en {2}
+New to-do
+  de Neue Aufgabe
+  pt Nova tarefa
+  es Tarea nueva
+Search
+  de Suchen
+  pt Buscar
+  es Buscar
+All, active, completed
+  de Alle, offene, erledigte
+  pt Todas, ativas, concluídas
+  es Todas, activas, completadas
+From to-do to to-do
+  de Von Aufgabe zu Aufgabe
+  pt De tarefa em tarefa
+  es De tarea en tarea
+Select several; then Esc ends that
+  de Mehrere auswählen; danach beendet Esc das
+  pt Selecionar várias; Esc termina
+  es Seleccionar varias; Esc termina
+Select it, or not
+  de Auswählen oder nicht
+  pt Selecionar ou não
+  es Seleccionarla o no
+Select all shown
+  de Alle gezeigten auswählen
+  pt Selecionar todas as mostradas
+  es Seleccionar todas las mostradas
+Complete the to-do
+  de Aufgabe erledigen
+  pt Concluir a tarefa
+  es Completar la tarea
+Its details
+  de Ihre Details
+  pt Detalhes
+  es Sus detalles
+Edit its title, as a double-click does
+  de Titel bearbeiten, wie ein Doppelklick
+  pt Editar o título, como um clique duplo
+  es Editar su título, como un doble clic
+Move it to the trash
+  de In den Papierkorb verschieben
+  pt Mover para a lixeira
+  es Moverla a la papelera
+Move it up or down
+  de Nach oben oder unten verschieben
+  pt Mover para cima ou para baixo
+  es Moverla arriba o abajo
+Make it a subtask of the to-do above, or undo that
+  de Zur Teilaufgabe der Aufgabe darüber machen, oder zurück
+  pt Tornar subtarefa da tarefa acima, ou desfazer
+  es Hacerla subtarea de la tarea de arriba, o deshacerlo
+Show or hide its subtasks
+  de Teilaufgaben zeigen oder verbergen
+  pt Mostrar ou ocultar as subtarefas
+  es Mostrar u ocultar sus subtareas
+Close, or discard an edit
+  de Schließen oder eine Änderung verwerfen
+  pt Fechar ou descartar uma edição
+  es Cerrar o descartar un cambio
+Print the whole list
+  de Die ganze Liste drucken
+  pt Imprimir a lista toda
+  es Imprimir la lista entera
+This help
+  de Diese Hilfe
+  pt Esta ajuda
+  es Esta ayuda
+Inbox · tornado_todo
+  de Eingang · tornado_todo
+  pt Entrada · tornado_todo
+  es Entrada · tornado_todo
+A to-do list with lists, due dates, tags, history and undo.
+  de Aufgaben mit Listen, Fälligkeiten, Schlagwörtern, Verlauf und Rückgängig.
+  pt Tarefas com listas, vencimentos, etiquetas, histórico e desfazer.
+  es Tareas con listas, vencimientos, etiquetas, historial y deshacer.
+Try now
+  de Jetzt versuchen
+  pt Tentar agora
+  es Intentar ahora
+Lists
+  de Listen
+  pt Listas
+  es Listas
+Close the lists
+  de Listen schließen
+  pt Fechar as listas
+  es Cerrar las listas
+My lists
+  de Meine Listen
+  pt Minhas listas
+  es Mis listas
+Name of the new list
+  de Name der neuen Liste
+  pt Nome da nova lista
+  es Nombre de la lista nueva
+Name, then Enter
+  de Name, dann Enter
+  pt Nome, depois Enter
+  es Nombre y luego Intro
+Shared with me
+  de Mit mir geteilt
+  pt Compartilhadas comigo
+  es Compartidas conmigo
+Filters
+  de Filter
+  pt Filtros
+  es Filtros
+Archived
+  de Archiviert
+  pt Arquivadas
+  es Archivadas
+Templates
+  de Vorlagen
+  pt Modelos
+  es Plantillas
+Shortcuts
+  de Tastenkürzel
+  pt Atalhos
+  es Atajos
+Account of
+  de Konto von
+  pt Conta de
+  es Cuenta de
+Open the lists
+  de Listen öffnen
+  pt Abrir as listas
+  es Abrir las listas
+Search to-dos
+  de Aufgaben suchen
+  pt Buscar tarefas
+  es Buscar tareas
+Name of this list
+  de Name dieser Liste
+  pt Nome desta lista
+  es Nombre de esta lista
+Share this list
+  de Diese Liste teilen
+  pt Compartilhar esta lista
+  es Compartir esta lista
+Share
+  de Teilen
+  pt Compartilhar
+  es Compartir
+Colour, place and archive of this list
+  de Farbe, Platz und Archiv dieser Liste
+  pt Cor, posição e arquivo desta lista
+  es Color, posición y archivo de esta lista
+Colour, place and archive
+  de Farbe, Platz und Archiv
+  pt Cor, posição e arquivo
+  es Color, posición y archivo
+Rename this list
+  de Diese Liste umbenennen
+  pt Renomear esta lista
+  es Renombrar esta lista
+Delete this list
+  de Diese Liste löschen
+  pt Excluir esta lista
+  es Eliminar esta lista
+Leave this list
+  de Diese Liste verlassen
+  pt Sair desta lista
+  es Salir de esta lista
+Rename this filter
+  de Diesen Filter umbenennen
+  pt Renomear este filtro
+  es Renombrar este filtro
+Delete this filter
+  de Diesen Filter löschen
+  pt Excluir este filtro
+  es Eliminar este filtro
+Empty trash
+  de Papierkorb leeren
+  pt Esvaziar lixeira
+  es Vaciar papelera
+Back to my lists
+  de Zurück zu meinen Listen
+  pt Voltar às minhas listas
+  es Volver a mis listas
+What needs to be done?
+  de Was ist zu tun?
+  pt O que precisa ser feito?
+  es ¿Qué hay que hacer?
+Due date, priority and tags for the new to-do
+  de Fälligkeit, Priorität und Schlagwörter der neuen Aufgabe
+  pt Vencimento, prioridade e etiquetas da nova tarefa
+  es Vencimiento, prioridad y etiquetas de la tarea nueva
+Read from the title
+  de Aus dem Titel gelesen
+  pt Lido do título
+  es Leído del título
+For the new to-do
+  de Für die neue Aufgabe
+  pt Para a nova tarefa
+  es Para la tarea nueva
+home, errands
+  de Haushalt, Einkauf
+  pt casa, compras
+  es casa, recados
+To-dos
+  de Aufgaben
+  pt Tarefas
+  es Tareas
+Mark all as complete
+  de Alle als erledigt markieren
+  pt Marcar todas como concluídas
+  es Marcar todas como completadas
+Sort
+  de Sortieren
+  pt Ordenar
+  es Ordenar
+My order
+  de Meine Reihenfolge
+  pt Minha ordem
+  es Mi orden
+Due date
+  de Fälligkeit
+  pt Data de vencimento
+  es Fecha de vencimiento
+Newest
+  de Neueste
+  pt Mais recentes
+  es Más recientes
+Nothing here is lost yet. Restore it, or delete it for good.
+  de Noch ist nichts davon verloren. Stelle es wieder her oder lösche es endgültig.
+  pt Nada aqui está perdido ainda. Restaure ou exclua para sempre.
+  es Aquí aún no se ha perdido nada. Restáuralo o elimínalo para siempre.
+Show more
+  de Mehr zeigen
+  pt Mostrar mais
+  es Mostrar más
+Selected to-dos
+  de Ausgewählte Aufgaben
+  pt Tarefas selecionadas
+  es Tareas seleccionadas
+Due date of the selected to-dos
+  de Fälligkeit der ausgewählten Aufgaben
+  pt Vencimento das tarefas selecionadas
+  es Vencimiento de las tareas seleccionadas
+Due …
+  de Fällig …
+  pt Vencimento …
+  es Vencimiento …
+In a week
+  de In einer Woche
+  pt Em uma semana
+  es En una semana
+No date
+  de Kein Datum
+  pt Sem data
+  es Sin fecha
+Move the selected to-dos
+  de Ausgewählte Aufgaben verschieben
+  pt Mover as tarefas selecionadas
+  es Mover las tareas seleccionadas
+Assign the selected to-dos
+  de Ausgewählte Aufgaben zuweisen
+  pt Atribuir as tarefas selecionadas
+  es Asignar las tareas seleccionadas
+Add a tag to the selected to-dos
+  de Den ausgewählten Aufgaben ein Schlagwort geben
+  pt Adicionar uma etiqueta às tarefas selecionadas
+  es Añadir una etiqueta a las tareas seleccionadas
+Add a tag
+  de Schlagwort hinzufügen
+  pt Adicionar etiqueta
+  es Añadir etiqueta
+Delete the selected to-dos
+  de Ausgewählte Aufgaben löschen
+  pt Excluir as tarefas selecionadas
+  es Eliminar las tareas seleccionadas
+End the selection
+  de Auswahl beenden
+  pt Terminar a seleção
+  es Terminar la selección
+All
+  de Alle
+  pt Todas
+  es Todas
+Clear completed
+  de Erledigte entfernen
+  pt Limpar concluídas
+  es Quitar completadas
+Details of the to-do
+  de Details der Aufgabe
+  pt Detalhes da tarefa
+  es Detalles de la tarea
+Close the details
+  de Details schließen
+  pt Fechar os detalhes
+  es Cerrar los detalles
+Add a subtask
+  de Teilaufgabe hinzufügen
+  pt Adicionar subtarefa
+  es Añadir subtarea
+Make it a subtask of the to-do above
+  de Zur Teilaufgabe der Aufgabe darüber machen
+  pt Tornar subtarefa da tarefa acima
+  es Hacerla subtarea de la tarea de arriba
+Move it to the top level
+  de Auf die oberste Ebene verschieben
+  pt Mover para o nível mais alto
+  es Moverla al nivel superior
+Due time (optional)
+  de Uhrzeit der Fälligkeit (freiwillig)
+  pt Hora do vencimento (opcional)
+  es Hora de vencimiento (opcional)
+Start date
+  de Datum des Beginns
+  pt Data de início
+  es Fecha de inicio
+Start time (optional)
+  de Uhrzeit des Beginns (freiwillig)
+  pt Hora de início (opcional)
+  es Hora de inicio (opcional)
+Never
+  de Nie
+  pt Nunca
+  es Nunca
+Every day
+  de Jeden Tag
+  pt Todo dia
+  es Cada día
+Every week
+  de Jede Woche
+  pt Toda semana
+  es Cada semana
+Every month
+  de Jeden Monat
+  pt Todo mês
+  es Cada mes
+Every year
+  de Jedes Jahr
+  pt Todo ano
+  es Cada año
+Every
+  de Alle
+  pt A cada
+  es Cada
+On
+  de Am
+  pt Em
+  es El
+Ends
+  de Endet
+  pt Termina
+  es Termina
+Without end
+  de Ohne Ende
+  pt Sem fim
+  es Sin fin
+Number of times
+  de Anzahl der Male
+  pt Número de vezes
+  es Número de veces
+Until a day
+  de Bis zu einem Tag
+  pt Até um dia
+  es Hasta un día
+Last day
+  de Letzter Tag
+  pt Último dia
+  es Último día
+Counted
+  de Gezählt
+  pt Contada
+  es Contada
+From its date
+  de Ab dem Datum
+  pt A partir da data
+  es Desde su fecha
+From when it is done
+  de Ab der Erledigung
+  pt A partir da conclusão
+  es Desde que se completa
+Skip this one
+  de Diese überspringen
+  pt Pular esta
+  es Omitir esta
+End the series
+  de Serie beenden
+  pt Terminar a série
+  es Terminar la serie
+Remind me at
+  de Erinnere mich um
+  pt Lembrar-me em
+  es Recordármelo el
+Add this time
+  de Diese Zeit hinzufügen
+  pt Adicionar esta hora
+  es Añadir esta hora
+Assigned to
+  de Zugewiesen an
+  pt Atribuída a
+  es Asignada a
+History
+  de Verlauf
+  pt Histórico
+  es Historial
+Messages
+  de Meldungen
+  pt Mensagens
+  es Mensajes
+This connection isn’t encrypted: on its way, a password can be read by others. Sign in over https if you can.
+  de Diese Verbindung ist nicht verschlüsselt: Unterwegs können andere ein Passwort lesen. Melde dich über https an,
+     wenn du kannst.
+  pt Esta conexão não é criptografada: no caminho, outros podem ler a senha. Entre por https, se puder.
+  es Esta conexión no está cifrada: por el camino, otros pueden leer la contraseña. Inicia sesión por https si puedes.
+Name
+  de Name
+  pt Nome
+  es Nombre
+Password
+  de Passwort
+  pt Senha
+  es Contraseña
+Letters, digits and . _ - @ +
+  de Buchstaben, Ziffern und . _ - @ +
+  pt Letras, algarismos e . _ - @ +
+  es Letras, cifras y . _ - @ +
+At least 8 characters
+  de Mindestens 8 Zeichen
+  pt No mínimo 8 caracteres
+  es Al menos 8 caracteres
+Otherwise they stay where they are: this computer shows them to whoever is not signed in.
+  de Sonst bleiben sie, wo sie sind: Dieser Computer zeigt sie allen, die nicht angemeldet sind.
+  pt Senão, ficam onde estão: este computador as mostra a quem não entrou.
+  es Si no, se quedan donde están: este equipo las muestra a quien no ha iniciado sesión.
+Make the account
+  de Konto anlegen
+  pt Criar a conta
+  es Crear la cuenta
+Go on without signing in
+  de Ohne Anmeldung weiter
+  pt Continuar sem entrar
+  es Seguir sin iniciar sesión
+Close
+  de Schließen
+  pt Fechar
+  es Cerrar
+Theme
+  de Farbschema
+  pt Tema
+  es Tema
+As the device
+  de Wie das Gerät
+  pt Como o dispositivo
+  es Como el dispositivo
+Light
+  de Hell
+  pt Claro
+  es Claro
+Dark
+  de Dunkel
+  pt Escuro
+  es Oscuro
+Language
+  de Sprache
+  pt Idioma
+  es Idioma
+As the browser
+  de Wie der Browser
+  pt Como o navegador
+  es Como el navegador
+First day of the week
+  de Erster Tag der Woche
+  pt Primeiro dia da semana
+  es Primer día de la semana
+As usual in your region
+  de Wie in deiner Region üblich
+  pt Como é usual na sua região
+  es Como es habitual en tu región
+Monday
+  de Montag
+  pt Segunda-feira
+  es Lunes
+Sunday
+  de Sonntag
+  pt Domingo
+  es Domingo
+Saturday
+  de Samstag
+  pt Sábado
+  es Sábado
+List for to-dos that name none
+  de Liste für Aufgaben, die keine nennen
+  pt Lista para tarefas que não indicam nenhuma
+  es Lista para tareas que no indican ninguna
+Time zone
+  de Zeitzone
+  pt Fuso horário
+  es Zona horaria
+The zone is for mails, calendars and programs: this page shows the days of the device.
+  de Die Zone gilt für Mails, Kalender und Programme: Diese Seite zeigt die Tage des Geräts.
+  pt O fuso vale para e-mails, calendários e programas: esta página mostra os dias do dispositivo.
+  es La zona vale para correos, calendarios y programas: esta página muestra los días del dispositivo.
+E-mail address
+  de E-Mail-Adresse
+  pt Endereço de e-mail
+  es Correo electrónico
+For what you choose here. Empty: no mail.
+  de Für das, was du hier wählst. Leer: keine Mails.
+  pt Para o que você escolher aqui. Vazio: nenhum e-mail.
+  es Para lo que elijas aquí. Vacío: ningún correo.
+Mail me the to-dos of the day, every day
+  de Schick mir jeden Tag die Aufgaben des Tages
+  pt Enviar-me todo dia as tarefas do dia
+  es Enviarme cada día las tareas del día
+Time of the daily mail
+  de Uhrzeit der täglichen Mail
+  pt Hora do e-mail diário
+  es Hora del correo diario
+Mail me reminders, too
+  de Schick mir auch Erinnerungen
+  pt Enviar-me também os lembretes
+  es Enviarme también los recordatorios
+Where you are signed in
+  de Wo du angemeldet bist
+  pt Onde você entrou
+  es Dónde has iniciado sesión
+Sign out everywhere
+  de Überall abmelden
+  pt Sair em todos os lugares
+  es Cerrar sesión en todas partes
+API tokens
+  de API-Token
+  pt Tokens da API
+  es Tokens de la API
+With a token, a program acts in your name without knowing your password.
+  de Mit einem Token handelt ein Programm in deinem Namen, ohne dein Passwort zu kennen.
+  pt Com um token, um programa age em seu nome sem saber a sua senha.
+  es Con un token, un programa actúa en tu nombre sin conocer tu contraseña.
+Name of the new token
+  de Name des neuen Tokens
+  pt Nome do novo token
+  es Nombre del token nuevo
+Backup script
+  de Sicherungsskript
+  pt Script de backup
+  es Script de copias
+It may
+  de Es darf
+  pt Ele pode
+  es Puede
+read
+  de lesen
+  pt ler
+  es leer
+read and change
+  de lesen und ändern
+  pt ler e alterar
+  es leer y cambiar
+Days it is valid for
+  de Gültig für so viele Tage
+  pt Dias de validade
+  es Días de validez
+Make a token
+  de Token anlegen
+  pt Criar um token
+  es Crear un token
+Invitations
+  de Einladungen
+  pt Convites
+  es Invitaciones
+An invitation link is valid for one account and for seven days.
+  de Ein Einladungslink gilt für ein Konto und sieben Tage.
+  pt Um link de convite vale para uma conta e por sete dias.
+  es Un enlace de invitación vale para una cuenta y siete días.
+Make an invitation
+  de Einladung anlegen
+  pt Criar um convite
+  es Crear una invitación
+Present password
+  de Jetziges Passwort
+  pt Senha atual
+  es Contraseña actual
+New password
+  de Neues Passwort
+  pt Nova senha
+  es Contraseña nueva
+At least 8 characters. All other devices are signed out.
+  de Mindestens 8 Zeichen. Alle anderen Geräte werden abgemeldet.
+  pt No mínimo 8 caracteres. Todos os outros dispositivos sairão.
+  es Al menos 8 caracteres. Se cierra la sesión en los demás dispositivos.
+Change the password
+  de Passwort ändern
+  pt Alterar a senha
+  es Cambiar la contraseña
+Your data
+  de Deine Daten
+  pt Seus dados
+  es Tus datos
+Everything you have here in one file, or the to-dos as a table for a spreadsheet (CSV).
+  de Alles, was du hier hast, in einer Datei, oder die Aufgaben als Tabelle (CSV).
+  pt Tudo o que você tem aqui em um arquivo, ou as tarefas como planilha (CSV).
+  es Todo lo que tienes aquí en un archivo, o las tareas como tabla para una hoja de cálculo (CSV).
+Download a table
+  de Tabelle herunterladen
+  pt Baixar uma planilha
+  es Descargar una tabla
+Download everything
+  de Alles herunterladen
+  pt Baixar tudo
+  es Descargar todo
+Delete the account
+  de Konto löschen
+  pt Excluir a conta
+  es Eliminar la cuenta
+The account goes with all its lists, to-dos, history, tokens and links, for you and for everybody you share a list
+     with. This can’t be undone, so download everything first.
+  de Das Konto geht mit allen Listen, Aufgaben, Verläufen, Token und Links, für dich und für alle, mit denen du eine
+     Liste teilst. Das lässt sich nicht rückgängig machen, also lade zuerst alles herunter.
+  pt A conta some com todas as listas, tarefas, histórico, tokens e links, para você e para todos com quem você
+     compartilha uma lista. Isto não pode ser desfeito; baixe tudo antes.
+  es La cuenta desaparece con todas sus listas, tareas, historial, tokens y enlaces, para ti y para todos con quienes
+     compartes una lista. Esto no se puede deshacer: descárgalo todo antes.
+People
+  de Personen
+  pt Pessoas
+  es Personas
+Share with
+  de Teilen mit
+  pt Compartilhar com
+  es Compartir con
+Their name here
+  de Name der Person hier
+  pt Nome da pessoa aqui
+  es Su nombre aquí
+They can
+  de Die Person darf
+  pt A pessoa pode
+  es La persona puede
+change to-dos
+  de Aufgaben ändern
+  pt alterar tarefas
+  es cambiar tareas
+Link to read
+  de Link zum Lesen
+  pt Link para ler
+  es Enlace para leer
+Anyone with the link can read this list, without an account, until you revoke it.
+  de Wer den Link hat, kann diese Liste ohne Konto lesen, bis du ihn widerrufst.
+  pt Quem tem o link pode ler esta lista, sem conta, até você revogá-lo.
+  es Quien tenga el enlace puede leer esta lista, sin cuenta, hasta que lo revoques.
+Make a link
+  de Link anlegen
+  pt Criar um link
+  es Crear un enlace
+Two versions
+  de Zwei Fassungen
+  pt Duas versões
+  es Dos versiones
+Yours
+  de Deine
+  pt A sua
+  es La tuya
+The other
+  de Die andere
+  pt A outra
+  es La otra
+Colour
+  de Farbe
+  pt Cor
+  es Color
+Red
+  de Rot
+  pt Vermelho
+  es Rojo
+Orange
+  de Orange
+  pt Laranja
+  es Naranja
+Yellow
+  de Gelb
+  pt Amarelo
+  es Amarillo
+Green
+  de Grün
+  pt Verde
+  es Verde
+Teal
+  de Petrol
+  pt Verde-azulado
+  es Verde azulado
+Blue
+  de Blau
+  pt Azul
+  es Azul
+Purple
+  de Violett
+  pt Roxo
+  es Morado
+Pink
+  de Rosa
+  pt Rosa
+  es Rosa
+Grey
+  de Grau
+  pt Cinza
+  es Gris
+Move up
+  de Nach oben
+  pt Mover para cima
+  es Subir
+Move down
+  de Nach unten
+  pt Mover para baixo
+  es Bajar
+Only you see this colour and place, and only for you the list is archived.
+  de Nur du siehst diese Farbe und diesen Platz, und nur für dich ist die Liste archiviert.
+  pt Só você vê esta cor e posição, e só para você a lista fica arquivada.
+  es Solo tú ves este color y esta posición, y solo para ti se archiva la lista.
+A template has the open to-dos of a list. The first date of a new list is today, and the others keep their distance.
+     To make one, choose “Save as template” in the options of a list.
+  de Eine Vorlage hat die offenen Aufgaben einer Liste. Das erste Datum einer neuen Liste ist heute, und die anderen
+     behalten ihren Abstand. Um eine anzulegen, wähle „Als Vorlage speichern“ in den Optionen einer Liste.
+  pt Um modelo tem as tarefas abertas de uma lista. A primeira data de uma nova lista é hoje, e as outras mantêm a
+     distância. Para criar um, escolha “Salvar como modelo” nas opções de uma lista.
+  es Una plantilla tiene las tareas abiertas de una lista. La primera fecha de una lista nueva es hoy y las demás
+     conservan su distancia. Para crear una, elige «Guardar como plantilla» en las opciones de una lista.
+Single-key shortcuts
+  de Kürzel mit einer Taste
+  pt Atalhos de uma tecla
+  es Atajos de una tecla
+This page needs JavaScript. The same to-dos are at
+  de Diese Seite braucht JavaScript. Dieselben Aufgaben gibt es unter
+  pt Esta página precisa de JavaScript. As mesmas tarefas estão em
+  es Esta página necesita JavaScript. Las mismas tareas están en
+to-do
+  de Aufgaben
+  pt Tarefas
+  es Tareas
+Statistics
+  de Statistik
+  pt Estatísticas
+  es Estadísticas
+Not here yet
+  de Noch nicht da
+  pt Ainda não está aqui
+  es Aún no está aquí
+The server counts. The statistics are shown as soon as it can be reached.
+  de Der Server zählt. Die Statistik erscheint, sobald er erreichbar ist.
+  pt O servidor conta. As estatísticas aparecem assim que ele puder ser acessado.
+  es El servidor cuenta. Las estadísticas se muestran en cuanto se pueda acceder a él.
+Nothing to count yet
+  de Noch nichts zu zählen
+  pt Nada para contar ainda
+  es Nada que contar todavía
+Complete a to-do, and this page shows it, day by day.
+  de Erledige eine Aufgabe, dann zeigt diese Seite sie, Tag für Tag.
+  pt Conclua uma tarefa e esta página a mostra, dia a dia.
+  es Completa una tarea y esta página la muestra, día a día.
+Completed to-dos by day
+  de Erledigte Aufgaben nach Tagen
+  pt Tarefas concluídas por dia
+  es Tareas completadas por día
+Week from
+  de Woche ab
+  pt Semana de
+  es Semana del
+{0} in twelve weeks, at most {1} on one day
+  de {0} in zwölf Wochen, höchstens {1} an einem Tag
+  pt {0} em doze semanas, no máximo {1} em um dia
+  es {0} en doce semanas, como máximo {1} en un día
+Completed to-dos by day: {0}
+  de Erledigte Aufgaben nach Tagen: {0}
+  pt Tarefas concluídas por dia: {0}
+  es Tareas completadas por día: {0}
+Days in a row
+  de Tage in Folge
+  pt Dias seguidos
+  es Días seguidos
+{0} day with something completed|{0} days with something completed
+  de {0} Tag, an dem etwas erledigt wurde|{0} Tage, an denen etwas erledigt wurde
+  pt {0} dia com algo concluído|{0} dias com algo concluído
+  es {0} día con algo completado|{0} días con algo completado
+Open by list
+  de Offen nach Liste
+  pt Abertas por lista
+  es Abiertas por lista
+clear sky
+  de klarer Himmel
+  pt céu limpo
+  es cielo despejado
+mainly clear
+  de meist klar
+  pt quase limpo
+  es mayormente despejado
+partly cloudy
+  de teils bewölkt
+  pt parcialmente nublado
+  es parcialmente nublado
+overcast
+  de bedeckt
+  pt encoberto
+  es cubierto
+fog
+  de Nebel
+  pt nevoeiro
+  es niebla
+freezing fog
+  de gefrierender Nebel
+  pt nevoeiro congelante
+  es niebla helada
+light drizzle
+  de leichter Nieselregen
+  pt garoa leve
+  es llovizna ligera
+drizzle
+  de Nieselregen
+  pt garoa
+  es llovizna
+heavy drizzle
+  de starker Nieselregen
+  pt garoa forte
+  es llovizna intensa
+light freezing drizzle
+  de leichter gefrierender Nieselregen
+  pt garoa congelante leve
+  es llovizna helada ligera
+freezing drizzle
+  de gefrierender Nieselregen
+  pt garoa congelante
+  es llovizna helada
+light rain
+  de leichter Regen
+  pt chuva leve
+  es lluvia ligera
+rain
+  de Regen
+  pt chuva
+  es lluvia
+heavy rain
+  de starker Regen
+  pt chuva forte
+  es lluvia intensa
+light freezing rain
+  de leichter gefrierender Regen
+  pt chuva congelante leve
+  es lluvia helada ligera
+freezing rain
+  de gefrierender Regen
+  pt chuva congelante
+  es lluvia helada
+light snow
+  de leichter Schneefall
+  pt neve leve
+  es nieve ligera
+snow
+  de Schneefall
+  pt neve
+  es nieve
+heavy snow
+  de starker Schneefall
+  pt neve forte
+  es nieve intensa
+snow grains
+  de Schneegriesel
+  pt grãos de neve
+  es cinarra
+light showers
+  de leichte Schauer
+  pt pancadas leves
+  es chubascos ligeros
+showers
+  de Schauer
+  pt pancadas de chuva
+  es chubascos
+violent showers
+  de heftige Schauer
+  pt pancadas fortes
+  es chubascos fuertes
+light snow showers
+  de leichte Schneeschauer
+  pt pancadas leves de neve
+  es chubascos ligeros de nieve
+snow showers
+  de Schneeschauer
+  pt pancadas de neve
+  es chubascos de nieve
+a thunderstorm
+  de Gewitter
+  pt trovoada
+  es tormenta
+a thunderstorm with light hail
+  de Gewitter mit leichtem Hagel
+  pt trovoada com granizo leve
+  es tormenta con granizo ligero
+a thunderstorm with hail
+  de Gewitter mit Hagel
+  pt trovoada com granizo
+  es tormenta con granizo
+"""
+
 PAGE_ASSETS = (
     ("css", PAGE_CSS, "text/css"),
     ("early_js", PAGE_EARLY_JS, "text/javascript"),
@@ -22071,9 +24703,9 @@ PAGE_ASSETS = (
 
 
 class BuiltPage(NamedTuple):
-    """The page ready to send: its HTML, validator and policy, its version, and its assets by name."""
+    """The page ready to send: its HTML by language, its policy and version, and its assets by name."""
 
-    html: Packed
+    html: dict[str, Packed]
     policy: str
     version: str
     assets: dict[str, Packed]
@@ -22082,6 +24714,76 @@ class BuiltPage(NamedTuple):
 def page_file(body: bytes, media_type: str) -> Packed:
     """A file of the page, not compressed yet."""
     return Packed(f"{media_type}; charset=utf-8", hashlib.sha256(body).hexdigest()[:20], {"": body})
+
+
+HOLES = r"\$\{(?:[^{}`]|\{[^{}`]*\})*\}"  # of a template in JavaScript
+SCRIPT_TEXT = re.compile(rf"(?<![\w.])(?:t|views)`((?:[^`$]|{HOLES})*)`|'([^'\n]*\|[^'\n]*\{{0\}}[^'\n]*)'")
+HTML_TEXT = re.compile(
+    r'(?<=>)(\s*)([^<>]*[^\W\d_][^<>]*?)(\s*)(?=<)|((?:aria-label|title|placeholder|content)=")([^"]+)'
+)
+ARABIC = str.maketrans(string.ascii_letters, "ابتثجحخدذرزسشصضطظعغفقكلمنه" * 2)
+
+
+def numbered(template: str) -> str:
+    """A template of JavaScript with numbers in its holes."""
+    numbers = itertools.count()
+    return re.sub(HOLES, lambda _: f"{{{next(numbers)}}}", template)
+
+
+def script_texts(source: str) -> list[str]:
+    """The texts of a script in English, as the table has them, with the numbers of their holes."""
+    source = re.sub(r"' \+\s*'", "", source)
+    return [forms or numbered(template) for template, forms in SCRIPT_TEXT.findall(source)]
+
+
+def html_texts(html: str) -> Iterator[str]:
+    """The texts of a page and its labels, as the table has them."""
+    for _, words, _, _, label in HTML_TEXT.findall(html):
+        yield " ".join((words or label).split())
+
+
+def translated_html(html: str, texts: Mapping[str, str]) -> str:
+    """A page whose texts and labels are replaced by those that have a translation."""
+
+    def translate(found: re.Match[str]) -> str:
+        before, words, after, name, label = found.groups("")
+        return before + name + texts.get(" ".join((words or label).split()), words or label) + after
+
+    return HTML_TEXT.sub(translate, html)
+
+
+def page_texts() -> dict[str, dict[str, str]]:
+    """The texts of the page by language and their English.
+
+    Nobody can choose Arabic: its letters stand for the English ones, to show what a language from right to left needs.
+    """
+    rows = dict(read_rows(PAGE_TEXTS))
+    texts = {each: {english: row[each] for english, row in rows.items()} for each in ("de", "pt", "es")}
+    return {"en": {}, **texts, "ar": {english: english.translate(ARABIC) for english in rows}}
+
+
+def translated_manifest(texts: Mapping[str, str], language: str, icon_url: str) -> bytes:
+    """What browsers need to install the page, with names in a language."""
+    icon = {"src": icon_url, "type": "image/svg+xml", "sizes": "any"}
+    icons = [{**icon, "purpose": purpose} for purpose in ("any", "maskable")]
+    plain = msgspec.json.encode({"lang": language, **PAGE_MANIFEST, "icons": icons}).decode()
+    names = re.compile(r'(?<=name":")[^"]+|(?<=description":")[^"]+')
+    return names.sub(lambda name: texts.get(name[0], name[0]), plain).encode()
+
+
+def translated_pages(values: dict[str, Any], icon_url: str) -> tuple[dict[str, Packed], dict[str, Packed]]:
+    """The page by language, and its manifests by name. A page brings those texts that its script needs."""
+    template, script, html, manifests = tornado.template.Template(PAGE_HTML), set(script_texts(PAGE_JS)), {}, {}
+    for language, texts in page_texts().items():
+        name = "manifest.webmanifest" if language == "en" else f"manifest.{language}.webmanifest"
+        plain = template.generate(language=language, manifest=name, texts="", **values).decode()
+        unused = set(html_texts(plain)) - script
+        needed = {each: text for each, text in texts.items() if each not in unused and each != text}
+        data = msgspec.json.encode(needed).decode().replace("<", "\\u003c") if texts else ""
+        page = template.generate(language=language, manifest=name, texts=data, **values).decode()
+        html[language] = page_file(translated_html(page, texts).encode(), "text/html")
+        manifests[name] = page_file(translated_manifest(texts, language, icon_url), "application/manifest+json")
+    return html, manifests
 
 
 def build_page(config: Config) -> BuiltPage:
@@ -22096,26 +24798,22 @@ def build_page(config: Config) -> BuiltPage:
         assets[name] = page_file(text.encode(), content_type)
         values[f"{kind}_url"] = f"{config.prefix}/page/{name}"
         values[f"{kind}_integrity"] = f"sha256-{base64.b64encode(digest).decode()}"
-    version = hashlib.sha256(f"{PAGE_HTML}{values}".encode()).hexdigest()[:20]
-    template = tornado.template.Template(PAGE_HTML, name="page.html")
+    version = hashlib.sha256(f"{PAGE_HTML}{PAGE_TEXTS}{values}".encode()).hexdigest()[:20]
     more = {"weather": bool(config.weather_uri), "colours": get_args(Colour), "version": version}
-    html = template.generate(base=config.prefix, **more, **values)
+    html, manifests = translated_pages({"base": config.prefix, **more, **values}, values["svg_url"])
     policy = (
         f"default-src 'none'; script-src 'self' '{values['js_integrity']}' '{values['early_js_integrity']}';"
         f" style-src 'self' '{values['css_integrity']}'; worker-src 'self'; manifest-src 'self';"
         " connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
     )
-    icon = {"src": values["svg_url"], "type": "image/svg+xml", "sizes": "any"}
-    manifest = {**PAGE_MANIFEST, "icons": [{**icon, "purpose": purpose} for purpose in ("any", "maskable")]}
-    assets["manifest.webmanifest"] = page_file(msgspec.json.encode(manifest), "application/manifest+json")
     assets["worker.js"] = page_file(PAGE_WORKER.encode(), "text/javascript")
-    return BuiltPage(page_file(html, "text/html"), policy, version, assets)
+    return BuiltPage(html, policy, version, assets | manifests)
 
 
 ROUTES = (
     Route("/", PageHandler),
     Route(r"/page/{name:[0-9a-f]+\.(?:css|js|svg)}", PageAssetHandler),
-    Route(r"/{name:worker\.js|manifest\.webmanifest}", PageFileHandler),
+    Route(r"/{name:worker\.js|manifest(?:\.[a-z]{2})?\.webmanifest}", PageFileHandler),
     Route("/api/todos", TodosHandler),
     Route("/api/parse", ParseHandler),
     Route("/api/todos/{todo_id}", TodoHandler),
