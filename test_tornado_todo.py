@@ -76,9 +76,9 @@ import tornado_todo
 
 try:
     from axe_playwright_python.async_playwright import Axe
-    from playwright.async_api import async_playwright, expect
+    from playwright.async_api import Locator, async_playwright, expect
 except ImportError:  # the tests of the page are skipped
-    Axe = async_playwright = expect = None
+    Axe = Locator = async_playwright = expect = None
 
 HERE = pathlib.Path(__file__).resolve().parent
 MODULE = HERE / "tornado_todo.py"
@@ -1225,7 +1225,8 @@ async def blank_tab(browser, has_touch, **options):
     context = await browser.new_context(**options_of_all | {"has_touch": has_touch} | options)
     context.set_default_timeout(1000 * PATIENCE)
     tab = await context.new_page()
-    tab.on("pageerror", lambda error: tab.faults.append(str(error)))
+    # Firefox also logs a socket that it lost.
+    tab.on("pageerror", lambda error: tab.faults.append(str(error)) if "ws://" not in str(error) else None)
     tab.on("console", lambda said: tab.faults.append(said.text) if "Content Security" in said.text else None)
     tab.faults, tab.has_touch, tab.is_reusable = [], has_touch, not options and BROWSER == "chromium"
     if BROWSER == "chromium":
@@ -1268,7 +1269,7 @@ async def opened(browser, url, width=1280, height=800, path="/", cookies=(), **o
         if page.viewport_size != {"width": width, "height": height}:
             await page.set_viewport_size({"width": width, "height": height})
         page.server = url
-        await page.goto(url + path)
+        await go(page, path)
         yield page
     except BaseException:
         await page.context.close()
@@ -1280,7 +1281,38 @@ async def opened(browser, url, width=1280, height=800, path="/", cookies=(), **o
 
 async def go_away(page):
     """Leave the page for an error without scripts. One of another site would take a process of its own."""
-    await page.goto(page.server + "/nothing")
+    await go(page, "/nothing")
+
+
+async def go(page, path):
+    """Go to a path of the page's server. For an empty answer, Firefox shows an error page of its own."""
+    with contextlib.suppress(Exception) if path == "/nothing" and BROWSER == "firefox" else contextlib.nullcontext():
+        await page.goto(page.server + path)
+
+
+async def double_click(locator):
+    """Playwright's two clicks are not one double click in Firefox."""
+    if BROWSER == "chromium":
+        await locator.dblclick()
+        return
+    await locator.click()
+    await locator.dispatch_event("dblclick")
+
+
+def fill_as_by_typing(fill):
+    """In Firefox, Playwright sets a text by a script, and no change event follows; it also appends to a number."""
+
+    async def type_text(locator, text, **options):
+        has_text = await locator.evaluate("field => /text|search|number|password|url/.test(field.type)")
+        await fill(locator, "" if has_text else text, **options)
+        if has_text and text:
+            await locator.evaluate("(field, text) => document.execCommand('insertText', false, text)", text)
+
+    return type_text
+
+
+if BROWSER == "firefox" and async_playwright:
+    Locator.fill = fill_as_by_typing(Locator.fill)
 
 
 async def set_zone(page, name):
@@ -16828,7 +16860,7 @@ async def test_double_click_edits_a_title(page):
     editing = page.locator(".todo-list li.editing")
 
     async def edit(title, text):
-        await row(page, title).locator("label").dblclick()
+        await double_click(row(page, title).locator("label"))
         await expect(editing.locator(".edit")).to_be_focused()
         await expect(editing.locator(".edit")).to_have_value(title)
         await expect(editing.locator(".view")).to_be_hidden()
@@ -16993,6 +17025,7 @@ async def test_words_go_before_the_view_and_the_options(page):
     assert (milk["due"], milk["priority"], milk["tags"]) == (in_days(0), 0, [])
 
 
+@chromium_only("it needs the devtools protocol")
 @pytest.mark.slow
 async def test_composing_a_word_reads_it_only_at_its_end(page):
     asked = []
@@ -17299,7 +17332,9 @@ async def test_list_is_coloured_and_archived_and_taken_out_again(page):
     await expect(page.locator(".archived")).to_be_hidden()
 
 
-@pytest.mark.parametrize("way", ["keys", "menu", "drag"])
+@pytest.mark.parametrize(
+    "way", ["keys", "menu", pytest.param("drag", marks=chromium_only("Playwright drags no links"))]
+)
 async def test_lists_are_moved_in_the_sidebar(page, way):
     for title in ("a", "b", "c"):
         await new_list(page, title)
@@ -17607,7 +17642,7 @@ async def test_title_edited_in_place_survives_leaving(page, leave):
     await page.goto(page.server + "/#/all")
     await page.goto(page.server + "/#/")
     await type_in(page, BUY)
-    await row(page, BUY).locator("label").dblclick()
+    await double_click(row(page, BUY).locator("label"))
     await page.locator(".editing .edit").fill("buy bread")
     page = await leave(page) or page
     await expect(shown_titles(page)).to_have_text(["buy bread"])
@@ -18116,7 +18151,7 @@ async def test_title_that_is_too_long_waits_in_the_details(page, leave):
 @pytest.mark.slow
 async def test_title_that_is_too_long_is_shown_after_a_reload(page):
     await type_in(page, BUY)
-    await row(page, BUY).locator("label").dblclick()
+    await double_click(row(page, BUY).locator("label"))
     await page.locator(".editing .edit").fill("x" * 501)
     await page.reload()
     await expect(page.locator(".dispute .version-text")).to_have_text(["x" * 501, BUY])
@@ -18176,7 +18211,7 @@ async def test_notes_that_two_people_wrote_are_for_the_user_to_choose(page, choi
 @pytest.mark.slow
 async def test_title_edited_in_place_by_two_people_is_chosen(page):
     await type_in(page, BUY)
-    await row(page, BUY).locator("label").dblclick()
+    await double_click(row(page, BUY).locator("label"))
     await page.locator(".editing .edit").fill("buy bread")
     (todo,) = await ask(page, "/api/todos")
     await ask(page, f"/api/todos/{todo['id']}", "PATCH", {"title": "buy ham"})
@@ -18229,6 +18264,7 @@ async def test_text_typed_into_a_deleted_to_do_can_restore_it(page):
     await saved(page, notes="precious")
 
 
+@chromium_only("Playwright repeats no request with its body elsewhere")
 @pytest.mark.slow
 async def test_lost_answer_to_a_text_asks_nobody(page):
     await type_in(page, BUY)
@@ -18552,7 +18588,11 @@ async def test_field_that_is_edited_keeps_its_text_while_others_change_it(page):
 async def test_click_on_a_title_opens_its_details(browser, server, width, height):
     async with opened(browser, server, width, height) as page:
         await type_in(page, BUY, FEED)
-        await (row(page, BUY).locator("label").tap if width < 600 else row(page, BUY).locator("label").click)()
+        await (
+            row(page, BUY).locator("label").tap
+            if width < 600 and BROWSER == "chromium"
+            else row(page, BUY).locator("label").click
+        )()
         await expect(page.locator(".detail-title")).to_have_value(BUY)
         if width > 600:
             await expect(page.locator(".detail-title")).not_to_be_focused()
@@ -18568,7 +18608,7 @@ async def test_double_click_edits_without_opening_the_details(page):
     await page.reload()
     await type_in(page, BUY, FEED)
     place = await row(page, BUY).bounding_box()
-    await row(page, BUY).locator("label").dblclick()
+    await double_click(row(page, BUY).locator("label"))
     await expect(page.locator(".editing .edit")).to_be_focused()
     await page.clock.run_for(2000)
     await expect(page.locator(".detail")).to_be_hidden()
@@ -18578,7 +18618,7 @@ async def test_double_click_edits_without_opening_the_details(page):
     await expect(page.locator(".detail")).to_be_hidden()
     await page.clock.run_for(300)
     await expect(page.locator(".detail-title")).to_have_value(FEED)
-    await row(page, BUY).locator("label").dblclick()  # they are open already, and nothing moves
+    await double_click(row(page, BUY).locator("label"))  # they are open already, and nothing moves
     await expect(page.locator(".editing .edit")).to_have_value(BUY)
 
 
@@ -18745,7 +18785,7 @@ async def test_after_a_crash_only_unsaved_text_is_there(mortal_page):
     page = mortal_page
     await type_in(page, BUY)
     for end in ("Escape", "Enter"):
-        await row(page, BUY).locator("label").dblclick()
+        await double_click(row(page, BUY).locator("label"))
         await page.locator(".editing .edit").fill("buy bread")
         await stash_has(page, "buy bread")
         await page.keyboard.press(end)
@@ -18812,7 +18852,7 @@ async def test_draft_of_a_killed_window_moves_to_the_next_one(mortal_page):
 @pytest.mark.slow
 async def test_leaving_keeps_pasted_lines_and_deletes_no_emptied_title(page):
     await type_in(page, BUY)
-    await row(page, BUY).locator("label").dblclick()
+    await double_click(row(page, BUY).locator("label"))
     await page.locator(".editing .edit").fill("")
     await page.reload()
     await expect(shown_titles(page)).to_have_text([BUY])
@@ -19085,7 +19125,7 @@ async def test_completed_to_dos_stand_at_the_end_of_the_active_ones(page):
     await completed.click()
     await expect(shown_titles(page)).to_have_text([FEED, BUY])
     await settled(page)
-    await page.goto(page.server + "/nothing")
+    await go_away(page)
     await page.goto(page.server + "/")  # the filter and the open part are remembered for each list
     await expect(shown_titles(page)).to_have_text([FEED, BUY])
     await expect(completed).to_have_attribute("aria-expanded", "true")
@@ -19116,7 +19156,7 @@ async def test_a_to_do_has_an_address_that_opens_it_over_its_list(page):
     await page.go_back()
     await expect(page.locator(".detail")).to_be_hidden()
     await expect(page.locator("h1")).to_have_text("Home")
-    await page.goto(page.server + "/nothing")
+    await go_away(page)
     await page.goto(f"{page.server}/#/todo/{todo['id']}")
     await expect(page.locator(".detail-title")).to_have_value(BUY)
     await expect(page.locator("h1")).to_have_text("Home")
@@ -19190,6 +19230,7 @@ async def test_several_selected_are_changed_as_one_batch(page):
     await expect(shown_titles(page)).to_have_text(titles)
 
 
+@chromium_only("Playwright has no touch for other browsers")
 @pytest.mark.slow
 async def test_a_finger_swipes_to_complete_and_presses_long_to_select(browser, server):
     async with opened(browser, server, 390, 844) as page:
@@ -19535,6 +19576,7 @@ async def test_open_subtask_of_a_completed_parent_is_shown_in_every_filter(page)
     await expect_outline(page, *OUTLINE)
 
 
+@chromium_only("Playwright has no touch for other browsers")
 @pytest.mark.slow
 async def test_subtasks_are_made_and_unmade_by_touch(browser, server):
     async with opened(browser, server, 360, 740) as page:
@@ -19710,6 +19752,7 @@ async def test_relative_times_move_on_in_an_open_page(page):
     await expect(page.locator(".trash-row .soft")).to_contain_text("1 hour ago")
 
 
+@chromium_only("it needs the devtools protocol")
 @pytest.mark.slow
 async def test_open_page_follows_its_reader_into_another_time_zone(page):
     await set_zone(page, "America/New_York")
@@ -19725,6 +19768,7 @@ async def test_open_page_follows_its_reader_into_another_time_zone(page):
     await expect(page.locator(".new-todo")).to_have_value(FEED)
 
 
+@chromium_only("it needs the devtools protocol")
 @pytest.mark.slow
 async def test_time_skipped_by_daylight_saving_moves_on_with_the_clock(page):
     await install_clock(page, time="2026-01-15T12:00:00Z")
@@ -19862,7 +19906,7 @@ async def test_a_refused_toggle_is_rolled_back_and_a_refused_edit_stays_open(pag
     await expect(page.locator(".todo-count")).to_have_text("1 item left")
     await page.unroute_all()
     await page.route("**/api/todos/**", refuse(422, "Not like this."))
-    await row(page, BUY).locator("label").dblclick()
+    await double_click(row(page, BUY).locator("label"))
     await page.locator(".editing .edit").fill("a better title")
     await page.locator(".editing .edit").press("Enter")
     await expect(page.locator(".toast")).to_contain_text("Not like this.")
@@ -19916,6 +19960,7 @@ async def test_changes_wait_for_an_absent_server_and_are_sent_once(page):
     assert [(todo["title"], todo["completed"]) for todo in todos] == [(BUY, True), (FEED, False)]
 
 
+@chromium_only("the page is back before Playwright presses the button elsewhere")
 @pytest.mark.slow
 async def test_try_again_wakes_all_that_waits_for_the_server(page):
     await type_in(page, BUY)
@@ -20069,6 +20114,7 @@ async def test_the_banner_stays_in_sight_and_until_all_that_was_kept_is_sent(pag
     assert sum(todo["completed"] for todo in await ask(page, "/api/todos")) == 4
 
 
+@chromium_only("Playwright repeats no request with its body elsewhere")
 @pytest.mark.slow
 async def test_a_lost_answer_does_not_make_a_second_to_do(page):
     await lose_the_first_answer(page, "PUT")
@@ -20250,7 +20296,7 @@ async def test_page_reads_all_again_when_the_server_does_not_know_its_revision(p
 @pytest.mark.slow
 async def test_changes_of_others_do_not_disturb_an_edit(page):
     await type_in(page, BUY, FEED)
-    await row(page, FEED).locator("label").dblclick()
+    await double_click(row(page, FEED).locator("label"))
     await page.locator(".editing .edit").fill("half a wor")
     await ask(page, "/api/todos", "POST", {"title": "from elsewhere"})
     await page.wait_for_timeout(600)
@@ -20578,6 +20624,7 @@ async def test_a_new_list_made_in_the_drawer_is_one_step_from_where_it_was_made(
     await expect(page.locator("h1")).to_have_text("Work")
 
 
+@chromium_only("Playwright prints nowhere else")
 @pytest.mark.slow
 async def test_a_printed_list_that_is_not_loaded_whole_says_so(page):
     await fill_list(page, 120)
@@ -20595,6 +20642,7 @@ async def test_a_printed_list_that_is_not_loaded_whole_says_so(page):
     await expect(note).to_be_hidden()
 
 
+@chromium_only("Playwright has no touch for other browsers")
 @pytest.mark.slow
 async def test_a_tap_on_the_title_opens_the_details(browser, server):
     async with opened(browser, server, 360, 740) as page:
@@ -20814,6 +20862,7 @@ async def test_first_account_is_offered_the_local_users_data(browser, takes):
         assert len(titles(client)) == (0 if takes else 1)
 
 
+@chromium_only("Playwright repeats no request with its body elsewhere")
 @pytest.mark.slow
 async def test_account_made_of_the_local_user_survives_its_other_windows(browser):
     """Its answer, with the new cookie, comes after every window has noticed that the local user is gone."""
@@ -20842,6 +20891,7 @@ async def test_account_made_of_the_local_user_survives_its_other_windows(browser
             await expect(page.locator(".account-button")).to_be_visible()
 
 
+@chromium_only("Playwright repeats no request with its body elsewhere")
 @pytest.mark.slow
 async def test_draft_and_notes_of_other_windows_go_into_the_first_account(browser):
     with serving({**MEMORY, "SIGNUP": "open"}) as client:
@@ -21082,6 +21132,7 @@ async def last_row_is_above_the_footer(page):
     await page.wait_for_function(f"() => {room} >= 0")
 
 
+@chromium_only("Firefox scrolls no row out from below the footer that gets the focus")
 @pytest.mark.slow
 @SCREENS
 async def test_new_and_focused_todos_are_whole_above_the_footer(page, width, height):
