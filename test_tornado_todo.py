@@ -22222,6 +22222,7 @@ async def test_language_reaches_the_users_other_windows_and_not_the_next_user(br
 async def test_page_without_cookies_for_the_language_is_loaded_once(page):
     await page.context.add_init_script("Object.defineProperty(document, 'cookie', { get: () => '', set() {} })")
     page.is_reusable = False
+    await page.reload()
     await ask_with_cookies(page, "/api/user", "PATCH", {"language": "de"})
     loads = []
     page.on("domcontentloaded", lambda page: loads.append(page.url))
@@ -22229,6 +22230,111 @@ async def test_page_without_cookies_for_the_language_is_loaded_once(page):
     await type_in(page, BUY)
     await expect(page.locator(".todo-count")).to_have_text("1 item left")
     assert len(loads) == 1
+
+
+# ---- from right to left: Arabic letters stand for those of the English texts
+
+LATIN = r"""() => {
+    const isOther = node => node.closest('[translate=no], kbd, script, style, noscript, symbol, datalist,' +
+        '.comment-list strong, #set-time_zone, #set-language, #set-default_list, .repeat-days input');
+    const texts = [];
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode())
+        if (!isOther(walker.currentNode.parentNode)) texts.push(walker.currentNode.data.trim());
+    for (const node of document.body.querySelectorAll('[aria-label], [title], [placeholder]'))
+        if (!isOther(node)) texts.push(...['aria-label', 'title', 'placeholder'].map(name => node.getAttribute(name)));
+    return texts.filter(text => /\p{Script=Latin}/u.test(text ?? ''));
+}"""
+COVERED = r"""() => {
+    const top = [...document.querySelectorAll('dialog[open]')].at(-1) ?? document;
+    const controls = [...top.querySelectorAll('button, input, select, textarea, a[href]')];
+    const middle = ({ left, right, top, bottom }) => [(left + right) / 2, (top + bottom) / 2];
+    return controls.flatMap(node => {
+        const box = node.getBoundingClientRect();
+        if (!node.checkVisibility({ opacityProperty: true, visibilityProperty: true }) || node.closest('[inert]'))
+            return [];
+        if (box.width < 4 || box.bottom > innerHeight || box.top < 0) return [];
+        const found = document.elementFromPoint(...middle(box));
+        const isSame = !found || node.contains(found) || found.contains(node)
+            || found.closest('label')?.control === node;
+        const isSticky = found?.closest('.selection, .toast, .footer, .detail-foot, .detail-head');
+        return isSame || isSticky ? [] : [node.outerHTML.slice(0, 150)];
+    });
+}"""
+
+
+async def assert_arabic(page, name):
+    await assert_fits(page)
+    assert await page.evaluate(LATIN) == [], name
+    assert await page.evaluate(COVERED) == [], name
+    if folder := os.environ.get("TEST_PICTURES"):
+        await page.screenshot(path=f"{folder}/{name}-{page.viewport_size['width']}.png")
+
+
+@contextlib.asynccontextmanager
+async def arabic_page(browser, url, width, **options):
+    cookies = [{"name": "todo_language", "value": "ar", "url": url}]
+    async with opened(browser, url, width, 800, cookies=cookies, reduced_motion="reduce", **options) as page:
+        await expect(page.locator("html")).to_have_attribute("dir", "rtl")
+        yield page
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+async def test_page_holds_from_right_to_left_without_a_text_of_its_own_in_english(browser, server, width):
+    one, two = "١١", "٢٢"
+    async with arabic_page(browser, server, width) as page:
+        await assert_arabic(page, "empty")
+        inbox = (await ask(page, "/api/lists"))[0]["id"]
+        await ask(page, f"/api/lists/{inbox}", "PATCH", {"title": "٠"})
+        parent = await ask(page, "/api/todos", "POST", {
+            "title": one, "due": "2031-03-04T10:00:00Z", "repeat": "FREQ=WEEKLY;INTERVAL=2;BYDAY=MO,WE;COUNT=3",
+            "priority": 3, "tags": ["٣"], "notes": "٤", "reminders": [{"before": 60}, {"before": 0}],
+        })  # fmt: skip
+        await ask(page, "/api/todos", "POST", {"title": two, "parent": parent["id"], "completed": True})
+        await ask(page, f"/api/todos/{parent['id']}/comments", "POST", {"text": "٥"})
+        await page.reload()
+        await expect(rows(page)).to_have_count(2)
+        await assert_arabic(page, "list")
+        await open_details(page, one)
+        await page.locator(".history summary").click()
+        await page.locator(".comments summary").click()
+        await expect(page.locator(".history-entry")).not_to_have_count(0)
+        await assert_arabic(page, "details")
+        await page.locator(".detail-close").click()
+        await open_lists(page)
+        await assert_arabic(page, "drawer")
+        await page.locator(".help-button").click()
+        await assert_arabic(page, "help")
+        await page.keyboard.press("Escape")
+        await page.locator(".settings-button").click()
+        await assert_arabic(page, "settings")
+        await page.keyboard.press("Escape")
+        for view in ("today", "upcoming", "later", "all", "assigned", "statistics", "trash", "?q=zzz"):
+            await page.goto(f"{page.server}/#/{view.replace('zzz', '٩')}")
+            await settled(page)
+            await assert_arabic(page, view.strip("?=q"))
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+async def test_sign_in_holds_from_right_to_left(browser, accounts_server, width):
+    async with arabic_page(browser, accounts_server.url, width) as page:
+        await expect(page.locator(".gate")).to_be_visible()
+        await assert_arabic(page, "gate")
+        await page.locator(".gate-switch").click()
+        await assert_arabic(page, "sign-in")
+
+
+async def test_gestures_and_icons_are_mirrored_from_right_to_left(browser, server):
+    async with arabic_page(browser, server, 360) as page:
+        await type_in(page, "١")
+        await expect(rows(page)).to_have_count(1)
+        icon = row(page, "١").locator(".details-button .icon")
+        assert (await icon.evaluate("node => getComputedStyle(node).transform")).startswith("matrix(-1")
+        grip, box = row(page, "١").locator(".toggle"), row(page, "١").locator(".details-button")
+        assert (await grip.bounding_box())["x"] > (await box.bounding_box())["x"]
+        await page.locator(".open-drawer").click()
+        sidebar = await page.locator(".sidebar").bounding_box()
+        assert sidebar["x"] + sidebar["width"] >= 359
 
 
 # ==== axe-core ====================================================================================

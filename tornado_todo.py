@@ -13972,7 +13972,8 @@ class PageAssetHandler(Handler):
 
     async def get(self, name: PathText) -> Response[bytes]:
         """Read a file of the page's."""
-        asset = self.app.page().assets.get(name)
+        assets = self.app.page().assets
+        asset = assets.get(f"{name}?{self.request.query}", assets.get(name))
         if asset is None:
             raise NotFound(NOT_FOUND)
         self.headers["Cache-Control"] = self.cache_control
@@ -24777,7 +24778,7 @@ def translated_pages(values: dict[str, Any], icon_url: str) -> tuple[dict[str, P
     """The page by language, and its manifests by name. A page brings those texts that its script needs."""
     template, script, html, manifests = tornado.template.Template(PAGE_HTML), set(script_texts(PAGE_JS)), {}, {}
     for language, texts in page_texts().items():
-        name = "manifest.webmanifest" if language == "en" else f"manifest.{language}.webmanifest"
+        name = "manifest.webmanifest" if language == "en" else f"manifest.webmanifest?{language}"
         plain = template.generate(language=language, manifest=name, texts="", **values).decode()
         unused = set(html_texts(plain)) - script
         needed = {each: text for each, text in texts.items() if each not in unused and each != text}
@@ -24815,7 +24816,7 @@ def build_page(config: Config) -> BuiltPage:
 ROUTES = (
     Route("/", PageHandler),
     Route(r"/page/{name:[0-9a-f]+\.(?:css|js|svg)}", PageAssetHandler),
-    Route(r"/{name:worker\.js|manifest(?:\.[a-z]{2})?\.webmanifest}", PageFileHandler),
+    Route(r"/{name:worker\.js|manifest\.webmanifest}", PageFileHandler),
     Route("/api/todos", TodosHandler),
     Route("/api/parse", ParseHandler),
     Route("/api/todos/{todo_id}", TodoHandler),
