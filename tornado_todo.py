@@ -6453,7 +6453,7 @@ class TodoQueries:
             # comes while it is delivered.
             first = max(since, row[3] - 60_000)
             moments = [each for each in reminder_moments(*row[:3], zone) if first <= each <= until]
-            found += [DueReminder(*row[4:7], row[1], timestamp(each)) for each in moments]
+            found += [DueReminder(row[4], row[5], row[6], row[1], timestamp(each)) for each in moments]
         return sorted(found, key=lambda each: (each.at, each.todo))
 
     async def own_comments(self, after: str, limit: int) -> list[tuple[str, Comment]]:
