@@ -22659,6 +22659,100 @@ async def installed(browser, outage):
         yield page
 
 
+@contextlib.asynccontextmanager
+async def asgi_host(app):
+    """The address of an ASGI program that has an app mounted at /todo, on uvicorn."""
+    inner, uvicorn = tornado_todo.asgi_app(app), pytest.importorskip("uvicorn")
+
+    async def host(scope, receive, send):
+        if scope["type"] == "lifespan" or scope["path"].startswith("/todo"):
+            return await inner({**scope, "root_path": "/todo"}, receive, send)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
+        await send({"type": "http.response.body", "body": b"host"})
+
+    server = uvicorn.Server(uvicorn.Config(host, port=0, log_config=None))
+    serving = asyncio.ensure_future(server.serve())
+    await until(lambda: asyncio.sleep(0, server.started))
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await serving
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mount", ["rule", "router", "as Jupyter does", "ASGI"])
+async def test_page_mounted_in_another_program_opens_without_it_and_keeps_to_its_prefix(browser, mount):
+    app = tornado_todo.make_app(MEMORY, prefix="/todo")
+    with contextlib.ExitStack() as running:
+        if mount == "ASGI":
+            url, _ = running.enter_context(in_background(asgi_host(app)))
+        else:
+            url = running.enter_context(hosting(MOUNTS[mount](app), app)).url
+        async with opened(browser, f"{url}/todo", service_workers="allow") as page:
+            page.is_reusable = False
+            scope = await page.evaluate("navigator.serviceWorker.ready.then(({ scope }) => scope)")
+            assert scope == f"{url}/todo/"
+            manifest = await page.evaluate("fetch(document.querySelector('[rel=manifest]').href).then(it => it.json())")
+            assert urllib.parse.urljoin(f"{url}/todo/manifest.webmanifest", manifest["start_url"]) == f"{url}/todo/"
+            await type_in(page, BUY)
+            await until_on_device(page, BUY)
+            await page.context.set_offline(True)
+            await page.reload()
+            await expect(shown_titles(page)).to_have_text([BUY])
+            await page.locator(".new-todo").fill(FEED)
+            await page.keyboard.press("Enter")
+            await expect(page.locator(".banner")).to_contain_text("1 change is kept here")
+            with pytest.raises(Exception, match="ERR_INTERNET_DISCONNECTED"):
+                await page.goto(f"{url}/")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["signed out", "deleted"])
+async def test_changes_of_an_account_that_ended_meanwhile_wait_for_it_and_reach_nobody_else(browser, tmp_path, end):
+    settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'todo.db'}", "AUTH": "accounts", "SIGNUP": "open"}
+    outage = Outage(**settings)
+    with contextlib.closing(outage.running), Client(outage.url) as client:
+        ann = sign_up(client)
+        sign_up(client, "bob")
+        name, _, value = ann["Cookie"].partition("=")
+        cookies = [{"name": name, "value": value, "url": outage.url}]
+        async with opened(browser, outage.url, cookies=cookies, service_workers="allow") as page:
+            page.is_reusable = False
+            await page.evaluate("navigator.serviceWorker.ready")
+            await type_in(page, BUY)
+            await until_on_device(page, BUY)
+            outage.stop()
+            await row(page, BUY).locator(".toggle").click()
+            await page.locator(".new-todo").fill("a secret")
+            await page.keyboard.press("Enter")
+            await expect(page.locator(".banner")).to_contain_text("2 changes are kept here")
+            with served(settings) as elsewhere, Client(elsewhere.url) as other:
+                here = session_cookie(other.post("/api/session", {"name": "ann", "password": "the password of ann"}))
+                here = {"Cookie": f"{here.key}={here.value}"}
+                if end == "deleted":
+                    assert other.send("DELETE", "/api/user", {"password": "the password of ann"}, **here).status == 204
+                else:
+                    assert other.delete("/api/sessions", **here).status == 204
+            outage.start()
+            await expect(page.locator("#sign-in-name")).to_be_visible()
+            if end == "signed out":
+                await sign_in_on_page(page, "ann", "the password of ann")
+                await expect(shown_titles(page)).to_have_text([BUY, "a secret"])
+                await settled(page)
+            else:
+                await sign_in_on_page(page, "bob", "the password of bob")
+                await expect(page.locator(".new-todo")).to_be_visible()
+                await expect(rows(page)).to_have_count(0)
+                await page.reload()
+                await expect(page.locator(".new-todo")).to_be_visible()
+                await settled(page)
+                assert "a secret" not in await page.content()
+    database = sqlite3.connect(tmp_path / "todo.db")
+    with contextlib.closing(database):
+        sent = [row for (row,) in database.execute("SELECT title FROM todos ORDER BY title")]
+        done = database.execute("SELECT count(*) FROM todos WHERE completed_at IS NOT NULL").fetchone()[0]
+    assert (sent, done) == (["a secret", BUY] if end == "signed out" else [], int(end == "signed out"))
+
+
 async def captive_portal(reader, writer):
     """Answer each request as a network does that wants its users to sign in first."""
     await reader.readuntil(b"\r\n\r\n")
