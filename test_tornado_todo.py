@@ -23078,6 +23078,44 @@ async def test_an_act_that_the_server_refuses_after_an_outage_can_be_tried_again
         assert client.get(f"/api/todos/{todo['id']}").json()["completed"]
 
 
+@pytest.mark.parametrize("act", ["complete", "clear", "empty"])
+async def test_an_act_on_all_to_dos_without_the_server_reaches_only_those_that_were_shown(installed, outage, act):
+    page = installed
+    await type_in(page, BUY, FEED)
+    if act != "complete":
+        await page.locator(".toggle-all").check()
+    if act == "empty":
+        await page.locator(".clear-completed").click()
+        await settled(page)
+        await page.locator(".trash-link").click()
+        await expect(page.locator(".trash-row")).to_have_count(2)
+    else:
+        await settled(page)
+        await until_on_device(page, BUY, FEED)
+    await page.context.set_offline(True)
+    await page.locator({"complete": ".toggle-all", "clear": ".clear-completed", "empty": ".empty-trash"}[act]).click()
+    if act == "empty":
+        await page.locator(".confirm-yes").click()
+    await expect(page.locator(".banner")).to_contain_text("1 change is kept here")
+    with Client(outage.url) as client:
+        book = client.post("/api/todos", {"title": BOOK, "completed": act == "clear"}).json()["id"]
+        if act == "empty":
+            client.delete(f"/api/todos/{book}")
+        else:
+            await page.reload()
+            await expect(page.locator("html:not(.is-starting)")).to_be_attached()
+            await expect(page.locator(".banner")).to_contain_text("1 change is kept here")
+            await expect(rows(page)).to_have_count(0 if act == "clear" else 2)
+        await page.context.set_offline(False)
+        await page.evaluate("dispatchEvent(new Event('online'))")
+        await expect(page.locator(".banner")).to_be_hidden()
+        await settled(page)
+        query = "?deleted=true" if act == "empty" else ""
+        todos = {todo["title"]: todo["completed"] for todo in client.get(f"/api/todos{query}").json()}
+    others = {BUY: True, FEED: True} if act == "complete" else {}
+    assert todos == {**others, BOOK: act == "clear"}
+
+
 async def test_copy_on_the_device_is_read_again_after_a_backup_was_restored(installed, outage, tmp_path):
     page = installed
     await type_in(page, BUY)

@@ -18236,6 +18236,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     changeTodos(items, what => t`Deleted ${what}`, { method: 'DELETE', apply, rereads: items.length > 1 });
   }
 
+  // The ids of these to-dos if they are all `total` that an act is meant for. Then it reaches only what was shown, and
+  // not what others add until its request arrives. The address has filters, too, and so room for fewer ids.
+  const onlyShown = (items, total) =>
+    total && items.length === total && total <= MAXIMUM_SELECTED / 2 ? { id: items.map(({ id }) => id).join() } : {};
+
   // An act on all to-dos of the view, including those not loaded: the server selects those that are completed, or not.
   // They get the `fields`, or else are deleted.
   function bulk(words, isDone, fields) {
@@ -18245,11 +18250,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const ids = new Set(lists.map(list => list?.id));
     const isOther = item => isLocked(item) || item.completed !== isDone;
     const renew = item => (isOther(item) ? item : fields && { ...item, ...fields });
+    const where = selection(show, onlyShown(state.items.filter(item => !isOther(item)), changeableCounts()[show]));
     command({
       words,
       offersUndo: true,
       rereads: true,
-      request: { method: fields ? 'PATCH' : 'DELETE', path: `/api/todos${selection(show)}`, body: fields },
+      request: { method: fields ? 'PATCH' : 'DELETE', path: `/api/todos${where}`, body: fields },
       apply: draft => {
         for (const each of isNarrowed ? [draft.matching] : draft.lists.filter(({ id }) => ids.has(id)))
           Object.assign(each, { [show]: 0, ...(fields && { [other]: each.active + each.completed }) });
@@ -20160,9 +20166,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   async function emptyTrash() {
     const text = t`Every to-do in it is deleted for good. This can’t be undone.`;
+    const own = state.items.filter(item => !isOthers(listById(item.list)));
+    const shown = state.next ? {} : onlyShown(own, own.length);
     if (!(await confirmed(t`Empty the trash?`, text))) return;
     command({
-      request: { method: 'DELETE', path: '/api/todos?deleted=true' },
+      request: { method: 'DELETE', path: `/api/todos${queryOf({ deleted: true, ...shown })}` },
       apply: draft => {
         if (!isTrash()) return;
         draft.items = draft.items.filter(item => isOthers(listById(item.list)));
