@@ -20780,12 +20780,8 @@ async def test_wrong_password_is_shown_at_its_field_and_selected(browser, accoun
 
 @pytest.mark.slow
 async def test_error_is_shown_in_the_language_of_the_browser(browser, accounts_server):
-    headers = {"Accept-Language": "de-AT,de;q=0.9,en;q=0.8"}
     url = accounts_server.url
-    async with (
-        signed_in_page(browser, accounts_server, "ann"),
-        opened(browser, url, extra_http_headers=headers) as page,
-    ):
+    async with signed_in_page(browser, accounts_server, "ann"), opened(browser, url, locale="de-AT") as page:
         await page.locator(".gate-switch").click()
         await page.locator("#sign-up-name").fill("ann")
         await page.locator("#sign-up-password").fill("short")
