@@ -6079,6 +6079,7 @@ async def test_every_index_of_todos_and_changes_serves_a_read(service):
     await queries.changes(0, None, 100)
     await queries.changes(0, todo.list, 100)
     await queries.history(todo.id)
+    await queries.reminders(0, 1)
     assert await queries.last_batch() == batch
     revisions, _ = await queries.batch_revisions(batch)
     await queries.batch_todos(await queries.changes_to_undo([revision for revision, _ in revisions]))

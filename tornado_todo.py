@@ -24735,7 +24735,7 @@ HTML_TEXT = re.compile(
 ARABIC = str.maketrans(string.ascii_letters, "ابتثجحخدذرزسشصضطظعغفقكلمنه" * 2)
 
 
-def numbered(template: str) -> str:
+def with_numbered_holes(template: str) -> str:
     """A template of JavaScript with numbers in its holes."""
     numbers = itertools.count()
     return re.sub(HOLES, lambda _: f"{{{next(numbers)}}}", template)
@@ -24744,7 +24744,7 @@ def numbered(template: str) -> str:
 def script_texts(source: str) -> list[str]:
     """The texts of a script in English, as the table has them, with the numbers of their holes."""
     source = re.sub(r"' \+\s*'", "", source)
-    return [forms or numbered(template) for template, forms in SCRIPT_TEXT.findall(source)]
+    return [forms or with_numbered_holes(template) for template, forms in SCRIPT_TEXT.findall(source)]
 
 
 def html_texts(html: str) -> Iterator[str]:
