@@ -7248,7 +7248,7 @@ async def test_group_of_new_todos_takes_as_many_statements_as_one(service, monke
             if not any("todos_texts" in sql for sql in statements):
                 break  # else the index followed the log meanwhile
         counts.append(len(statements))
-    assert counts[0] == counts[1] == 8, statements
+    assert counts[0] == counts[1] == 8, "\n".join(statements)
 
 
 async def test_a_write_that_turns_out_to_be_long_leaves_the_loop_to_others(service_anywhere, monkeypatch):
@@ -16567,7 +16567,7 @@ def test_validators_and_cursors_end_with_a_restore(tmp_path, how):
         for gone in (f"/api/changes?since={lost}", cursor):
             assert "again" in assert_problem(client.get(gone), 410)["detail"]
         hello = asyncio.run(first_message(client.url, lost))
-        del hello["page"]
+        del hello["page"], hello["settings"]
         assert hello == {"type": "hello", "revision": revision(client), "reset": True}
         # What the copy has is where it was, and goes on from there.
         changes = client.get(f"/api/changes?since={known}").json()["changes"]

@@ -1670,7 +1670,7 @@ def patch_type(
         if declared.patch
     }
     types = [(each, Annotated[kind | UnsetType, meta], UNSET) for each, (kind, meta) in settable.items()]
-    return msgspec.defstruct(name, types, bases=bases, kw_only=True)
+    return msgspec.defstruct(name, types, bases=bases or None, kw_only=True)
 
 
 TODO_FIELDS, LIST_FIELDS = declared_fields(Todo), declared_fields(TodoList)
