@@ -6449,8 +6449,8 @@ class TodoQueries:
         zone = self.user.time_zone or "UTC"
         found: list[DueReminder] = []
         async for row in in_batches(await self.fetch(f"SELECT {columns} FROM todos WHERE {which}")):
-            # Who set or moved a reminder after its moment knows that it is over. A minute is left for a change that
-            # comes while it is delivered.
+            # A user who set or moved a reminder after its moment knows that it is over. A minute remains for a change
+            # that comes while it is delivered.
             first = max(since, row[3] - 60_000)
             moments = [each for each in reminder_moments(*row[:3], zone) if first <= each <= until]
             found += [DueReminder(row[4], row[5], row[6], row[1], timestamp(each)) for each in moments]
@@ -9914,14 +9914,14 @@ class ReminderClaims:
         return f"reminder {channel} {user.id} {each.todo} {each.at}"
 
     async def open(self, user: User, until: int, channel: str) -> list[DueReminder]:
-        """A user's reminders that nobody has claimed on a channel: missed ones, and those until a moment."""
+        """A user's reminders that no device has claimed on a channel: missed ones, and those until a moment."""
         found = await TodoQueries(self._database, user).reminders(now_milliseconds() - LATE, until)
         keys = {self.key(user, each, channel): each for each in found}
         claimed = await self._claims.claimed(keys)
         return [each for key, each in keys.items() if key not in claimed]
 
     async def claim(self, user: User, each: DueReminder, channel: str) -> bool:
-        """Take a reminder, so that nobody else delivers it: whether it was free."""
+        """Claim a reminder, so that nobody else delivers it. Returns whether it was free."""
         return not await self._claims.claim(self.key(user, each, channel), KEEP_CLAIM)
 
 
@@ -9995,7 +9995,7 @@ class Mailer:
             LOG.warning("mail: %s refuses a mail: %s", self.name, code)
             return code >= 500
         except (OSError, ValueError, smtplib.SMTPException) as error:
-            # The text of an error may contain what was sent, also the password.
+            # An error's text may contain the message, or the password.
             fault = f"{type(error).__name__} {getattr(error, 'smtp_code', '')}".strip()
             if fault != self._fault:
                 LOG.warning("mail: %s: %s; trying again", self.name, fault)
@@ -10058,7 +10058,7 @@ class PostOffice:
         self._url = url
 
     async def run_forever(self) -> None:
-        """Send what is to be sent at its time; while the mail server is away, try less and less often."""
+        """Send mails at their time; while the mail server is away, try less and less often."""
         failures = 0
         while True:
             try:
@@ -10070,7 +10070,7 @@ class PostOffice:
             await asyncio.sleep(pause)
 
     async def send_all(self) -> float:
-        """Send what is to be sent now; returns the seconds until the next mail. Raises MailUnavailable."""
+        """Send the mails that are due; returns the seconds until the next one. Raises MailUnavailable."""
         pause = float(MAIL_PAUSE)
         for user in await self._accounts.mail_users():
             settings = user.settings
@@ -24754,7 +24754,7 @@ def html_texts(html: str) -> Iterator[str]:
 
 
 def translated_html(html: str, texts: Mapping[str, str]) -> str:
-    """A page whose texts and labels are replaced by those that have a translation."""
+    """The HTML of the page, with its texts and labels replaced by their translations."""
 
     def translate(found: re.Match[str]) -> str:
         before, words, after, name, label = found.groups("")
@@ -24774,7 +24774,7 @@ def page_texts() -> dict[str, dict[str, str]]:
 
 
 def translated_manifest(texts: Mapping[str, str], language: str, icon_url: str) -> bytes:
-    """What browsers need to install the page, with names in a language."""
+    """The manifest with which browsers install the page, with its names in a language."""
     icon = {"src": icon_url, "type": "image/svg+xml", "sizes": "any"}
     icons = [{**icon, "purpose": purpose} for purpose in ("any", "maskable")]
     plain = msgspec.json.encode({"lang": language, **PAGE_MANIFEST, "icons": icons}).decode()
