@@ -10423,6 +10423,7 @@ async def test_link_in_a_mail_confirms_the_address_on_the_page(browser, quick_ma
             await expect(page.locator(".toast")).to_contain_text("Your address is confirmed")
 
 
+@pytest.mark.slow
 async def test_settings_say_where_the_server_sends_no_mails(page):
     await open_settings(page)
     await expect(page.locator(".email-state")).to_have_text("This server sends no mails.")
@@ -19695,6 +19696,7 @@ RECORD_BADGES = """
 """
 
 
+@pytest.mark.slow
 async def test_title_and_badge_count_the_overdue_over_midnight_in_a_hidden_window(page):
     await page.add_init_script(RECORD_BADGES + "Object.defineProperty(document, 'hidden', { get: () => true })")
     night = datetime.datetime.combine(datetime.date.today(), datetime.time(23, 50))
@@ -19714,6 +19716,7 @@ async def test_title_and_badge_count_the_overdue_over_midnight_in_a_hidden_windo
     assert await page.evaluate("badge") == "none"
 
 
+@pytest.mark.slow
 async def test_title_counts_what_became_overdue_without_the_server(page):
     await ask(page, "/api/todos", "POST", [{"title": BUY, "due": in_days(-1)}, {"title": FEED, "due": in_days(-2)}])
     await expect(page).to_have_title("(2) Inbox · tornado_todo")
@@ -20197,6 +20200,7 @@ async def fall_asleep(page, deafen):
     deafen()
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize("wake", [sleep_for_an_hour, see, show_again])
 @pytest.mark.parametrize("away", [0, 0.5], ids=["at once", "later"])
@@ -20219,6 +20223,7 @@ async def test_page_shows_the_truth_two_seconds_after_waking(browser, server, wa
         await expect(shown_titles(other)).to_have_text([BUY, FEED, BOOK])
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 async def test_page_asks_to_sign_in_two_seconds_after_waking(browser, accounts_server):
     ann = await asyncio.to_thread(accounts_server.person, "ann")
@@ -20233,6 +20238,7 @@ async def test_page_asks_to_sign_in_two_seconds_after_waking(browser, accounts_s
         assert await is_soon(page.locator(".gate").is_visible)
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 async def test_page_shows_a_restarted_server_two_seconds_after_waking(browser, outage):
     async with opened(browser, outage.url, path="/") as page:
@@ -21690,6 +21696,7 @@ async def test_each_setting_is_saved_when_it_is_chosen(browser, server, width, h
         await expect(page.locator("#set-email")).to_have_value("Ann@example.com")
 
 
+@pytest.mark.slow
 async def test_refused_setting_stands_at_its_field_until_it_is_mended(page):
     await open_settings(page)
     await page.get_by_label("E-mail address").fill("ann@")
@@ -21708,6 +21715,7 @@ async def test_refused_setting_stands_at_its_field_until_it_is_mended(page):
     assert (await saved_settings(page))["email"] == "ann@example.com"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", ["ann@example.com", "ann@"])
 async def test_setting_that_is_being_typed_when_the_dialog_closes_is_saved_or_refused_aloud(page, typed):
     await open_settings(page)
@@ -21722,6 +21730,7 @@ async def test_setting_that_is_being_typed_when_the_dialog_closes_is_saved_or_re
     await expect(page.get_by_label("E-mail address")).to_have_value("" if typed == "ann@" else typed)
 
 
+@pytest.mark.slow
 async def test_each_saving_is_read_aloud(page):
     await open_settings(page)
     said = page.get_by_role("dialog").get_by_role("status").first
@@ -21735,6 +21744,7 @@ async def test_each_saving_is_read_aloud(page):
     assert len(heard) == 2 and {text.strip() for text in heard} == {"Saved."}
 
 
+@pytest.mark.slow
 async def test_user_without_an_account_downloads_everything_and_a_table(page):
     await type_in(page, BUY)
     await open_settings(page)
@@ -21747,6 +21757,7 @@ async def test_user_without_an_account_downloads_everything_and_a_table(page):
         assert BUY in pathlib.Path(await download.path()).read_text("utf-8")
 
 
+@pytest.mark.slow
 async def test_setting_that_cannot_be_sent_is_taken_back_and_says_so(page):
     await open_settings(page)
     await page.route("**/api/user", lambda route: route.abort())
@@ -21757,6 +21768,7 @@ async def test_setting_that_cannot_be_sent_is_taken_back_and_says_so(page):
     page.faults.clear()
 
 
+@pytest.mark.slow
 async def test_chosen_theme_is_there_before_the_page_starts(page):
     await open_settings(page)
     await page.locator("[name=theme][value=dark]").check()
@@ -21780,6 +21792,7 @@ async def test_chosen_theme_is_there_before_the_page_starts(page):
     assert await scheme_of(page) == "dark"
 
 
+@pytest.mark.slow
 async def test_settings_reach_an_open_page_and_not_the_next_user(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann") as page:
         other = await asyncio.to_thread(accounts_server.session, "ann")
@@ -21797,6 +21810,7 @@ async def test_settings_reach_an_open_page_and_not_the_next_user(browser, accoun
         await expect(page.locator("#set-first_day")).to_have_value("")
 
 
+@pytest.mark.slow
 async def test_settings_changed_while_the_page_starts_are_not_missed(page):
     changed = asyncio.Event()
 
@@ -21823,6 +21837,7 @@ async def test_settings_changed_during_a_sleep_are_there_after_waking(page):
     await until(lambda: page.evaluate("document.documentElement.dataset.theme === 'dark'"))
 
 
+@pytest.mark.slow
 async def test_week_of_a_repeat_begins_on_the_users_day(page):
     await ask_with_cookies(page, "/api/user", "PATCH", {"first_day": "sunday"})
     await type_in(page, BUY)
@@ -21844,6 +21859,7 @@ async def test_week_of_a_repeat_begins_on_the_users_day(page):
     assert await checked.evaluate_all("inputs => inputs.map(input => input.value)") == ["SU", "MO", "FR"]
 
 
+@pytest.mark.slow
 async def test_todo_without_a_list_goes_to_the_default_list_and_one_in_the_inbox_stays_there(page):
     work = await ask_with_cookies(page, "/api/lists", "POST", {"title": "Work"})
     await ask_with_cookies(page, "/api/user", "PATCH", {"default_list": work["id"]})
@@ -21911,6 +21927,7 @@ async def test_statistics_are_drawn_and_written_for_screen_readers(browser, acco
         await expect(drawing).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_statistics_follow_what_is_completed_and_opened_again_elsewhere(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann") as page:
         await show_statistics(page)
@@ -21929,6 +21946,7 @@ async def test_statistics_follow_what_is_completed_and_opened_again_elsewhere(br
         await expect(page.locator("h1")).to_have_text("Everything")
 
 
+@pytest.mark.slow
 async def test_statistics_of_a_zone_that_the_server_does_not_know_are_those_of_utc(page):
     await type_in(page, BUY)
 
@@ -21943,6 +21961,7 @@ async def test_statistics_of_a_zone_that_the_server_does_not_know_are_those_of_u
     page.faults.clear()  # the browser's words about the refusals
 
 
+@pytest.mark.slow
 async def test_statistics_without_the_server_say_that_they_need_it(page):
     await type_in(page, BUY)
     await lose_the_server(page)
@@ -22120,6 +22139,7 @@ async def test_german_page_keeps_the_todomvc_contract(browser, server):
         await expect(page.locator(".toast")).to_contain_text(f"„{BOOK}“ gelöscht")
 
 
+@pytest.mark.slow
 async def test_german_details_have_german_dates_plurals_and_history(browser, server):
     async with opened(browser, server, **GERMAN) as page:
         todo = await ask(page, "/api/todos", "POST", {
@@ -22144,6 +22164,7 @@ async def test_german_details_have_german_dates_plurals_and_history(browser, ser
         )
 
 
+@pytest.mark.slow
 async def test_german_dialogs_and_errors_are_german(browser, accounts_server):
     async with opened(browser, accounts_server.url, **GERMAN) as page:
         await expect(page.locator("#gate-title")).to_have_text("Das erste Konto anlegen")
@@ -22180,6 +22201,7 @@ async def test_german_dialogs_and_errors_are_german(browser, accounts_server):
 # ---- whose language it is
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"locale": "de-DE"}], ids=["English browser", "German browser"])
 async def test_language_of_the_account_comes_at_once_and_stays(browser, server, options):
     async with opened(browser, server, **options) as page:
@@ -22200,6 +22222,7 @@ async def test_language_of_the_account_comes_at_once_and_stays(browser, server, 
         assert [each["name"] for each in await page.context.cookies()].count("todo_language") == 0
 
 
+@pytest.mark.slow
 async def test_language_reaches_the_users_other_windows_and_not_the_next_user(browser, accounts_server):
     async with signed_in_page(browser, accounts_server, "ann") as page:
         other = await asyncio.to_thread(accounts_server.session, "ann")
@@ -22216,6 +22239,7 @@ async def test_language_reaches_the_users_other_windows_and_not_the_next_user(br
         await expect(page.locator(".todo-count")).to_have_text("1 item left")
 
 
+@pytest.mark.slow
 async def test_page_without_cookies_for_the_language_is_loaded_once(page):
     await page.context.add_init_script("Object.defineProperty(document, 'cookie', { get: () => '', set() {} })")
     page.is_reusable = False
@@ -22276,6 +22300,7 @@ async def arabic_page(browser, url, width, **options):
         yield page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 1280])
 async def test_page_holds_from_right_to_left_without_a_text_of_its_own_in_english(browser, server, width):
     one, two = "١١", "٢٢"
@@ -22312,6 +22337,7 @@ async def test_page_holds_from_right_to_left_without_a_text_of_its_own_in_englis
             await assert_arabic(page, view.strip("?=q"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 1280])
 async def test_sign_in_holds_from_right_to_left(browser, accounts_server, width):
     async with arabic_page(browser, accounts_server.url, width) as page:
@@ -22321,6 +22347,7 @@ async def test_sign_in_holds_from_right_to_left(browser, accounts_server, width)
         await assert_arabic(page, "sign-in")
 
 
+@pytest.mark.slow
 async def test_gestures_and_icons_are_mirrored_from_right_to_left(browser, server):
     async with arabic_page(browser, server, 360) as page:
         await type_in(page, "١")
@@ -22829,6 +22856,7 @@ async def test_page_opens_without_its_server_and_shows_what_it_had(installed, ou
     await expect(shown_titles(page)).to_have_text(["dig", "call #bob", BUY, FEED])
 
 
+@pytest.mark.slow
 async def test_settings_stay_when_the_page_opens_without_its_server(installed, outage):
     page = installed
     await type_in(page, BUY)
@@ -22881,6 +22909,7 @@ async def test_what_is_done_without_the_server_survives_the_page_and_is_sent_onc
         assert sorted(actions) == ["create"] * 4 + ["delete"] + ["update"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", [0, -3 * DAY], ids=["right clock", "slow clock"])
 async def test_a_line_written_without_the_server_counts_its_days_from_then(installed, outage, monkeypatch, device):
     page = installed
@@ -23075,6 +23104,7 @@ async def test_an_act_that_the_server_refuses_after_an_outage_can_be_tried_again
         assert client.get(f"/api/todos/{todo['id']}").json()["completed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", ["complete", "clear", "empty"])
 async def test_an_act_on_all_to_dos_without_the_server_reaches_only_those_that_were_shown(installed, outage, act):
     page = installed
