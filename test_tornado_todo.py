@@ -1321,6 +1321,12 @@ async def set_zone(page, name):
     await page.devtools.send("Emulation.setTimezoneOverride", {"timezoneId": name})
 
 
+async def route_sockets(page, handle):
+    """Let a function answer the page's sockets. This holds for the window until it is closed."""
+    page.is_reusable = False
+    await page.route_web_socket(re.compile("/api/events"), handle)
+
+
 async def install_clock(page, **options):
     """Let the test move the page's clock. This holds for the window until it is closed."""
     page.is_reusable = False
@@ -17923,8 +17929,8 @@ async def test_count_of_today_has_a_todo_made_before_the_page_listens(page):
         await made.wait()
         socket.connect_to_server()
 
-    await page.route(re.compile(r"/api/todos\?.*sort="), hold)
-    await page.route_web_socket(re.compile("/api/events"), hold_socket)
+    await page.route(re.compile(r"/api/todos\?(?!due=).*sort="), hold)
+    await route_sockets(page, hold_socket)
     async with page.expect_response(re.compile(r"/api/todos\?due=")):
         await page.reload(wait_until="commit")
     await ask(page, "/api/todos", "POST", {"title": BUY, "due": "2020-01-01"})
@@ -18543,6 +18549,11 @@ async def test_every_field_that_two_windows_change_is_for_the_user_to_choose(pag
         await expect(page.locator(".dispute .version-text")).to_have_text(shown)
         await page.get_by_role("button", name="Keep yours").click()
         await expect(page.locator(".dispute")).to_be_hidden()
+
+        async def is_kept(name=name, kept=kept):  # the dialog is closed before its answer is sent
+            return (await ask(page, "/api/todos"))[0][name] == kept
+
+        await until(is_kept)
         await settled(page)
         first = (await ask(page, "/api/todos"))[0]
         assert first[name] == kept
@@ -20255,7 +20266,7 @@ async def test_page_shows_a_restarted_server_two_seconds_after_waking(browser, o
 
 @pytest.mark.slow
 async def test_page_follows_others_where_sockets_are_blocked(page):
-    await page.route_web_socket(re.compile("/api/events"), lambda socket: socket.close())
+    await route_sockets(page, lambda socket: socket.close())
     await page.reload()
     await ask(page, "/api/todos", "POST", {"title": BUY})
     await expect(row(page, BUY)).to_be_visible()
@@ -20989,7 +21000,8 @@ async def test_signing_out_leaves_nothing_private_in_the_browser(browser, accoun
         values = await page.evaluate(fields + ".map(field => field.value).join()")
         for secret in ("Diary", "see the doctor", "about the knee"):
             assert secret not in html + values
-        assert await page.evaluate("Object.keys(localStorage)") == ["tornado_todo.sort"]
+        kept = await page.evaluate("Object.keys(localStorage)")
+        assert sorted(kept) == ["tornado_todo.sort", "tornado_todo.theme"]  # how this device shows the page
         assert page.url == accounts_server.url + "/#/"
         await sign_in_on_page(page, "ann")
         await open_lists(page)
@@ -21554,7 +21566,8 @@ async def test_controls_of_account_views_have_names_and_large_targets(browser, a
         await expect(page.locator(".share .secret")).to_be_visible()
         small = """() => [...document.querySelectorAll('dialog[open] :is(button, input, select, summary)')]
             .filter(node => node.checkVisibility()).filter(node => {
-              const { width, height } = node.getBoundingClientRect();
+              const target = node.type === 'checkbox' ? node.labels[0] : node; // a press on the label is one on the box
+              const { width, height } = target.getBoundingClientRect();
               return width < 24 || height < 40;
             }).map(node => node.outerHTML)"""
         assert await page.evaluate(small) == []
@@ -21818,7 +21831,7 @@ async def test_settings_changed_while_the_page_starts_are_not_missed(page):
         await changed.wait()
         socket.connect_to_server()
 
-    await page.route_web_socket(re.compile("/api/events"), hold_socket)
+    await route_sockets(page, hold_socket)
     async with page.expect_response(re.compile("/api/todos")):
         await page.reload(wait_until="commit")
     await ask_with_cookies(page, "/api/user", "PATCH", {"theme": "dark"})
@@ -21829,7 +21842,7 @@ async def test_settings_changed_while_the_page_starts_are_not_missed(page):
 
 @pytest.mark.slow
 async def test_settings_changed_during_a_sleep_are_there_after_waking(page):
-    await page.route_web_socket(re.compile("/api/events"), lambda socket: None)
+    await route_sockets(page, lambda socket: None)
     await page.reload()
     await type_in(page, BUY)
     await ask_with_cookies(page, "/api/user", "PATCH", {"theme": "dark"})
@@ -22993,7 +23006,7 @@ async def test_copy_on_the_device_is_not_shown_to_the_next_user(browser, tmp_pat
 async def test_open_page_follows_a_new_version_and_keeps_what_is_typed(installed, outage, monkeypatch, sockets):
     page = installed
     if sockets == "without sockets":  # as behind a proxy that does not pass them
-        await page.route_web_socket(re.compile("/api/events"), lambda socket: socket.close())
+        await route_sockets(page, lambda socket: socket.close())
         await page.reload()
     await page.locator(".new-todo").fill("half a th")
     outage.stop()

@@ -11883,12 +11883,15 @@ class OpenAPI:
     def _success(self, status: int, method: str, operation: Operation) -> dict[str, Any]:
         if method == "HEAD" or status in (101, 204, 301) or operation.result is None:
             return self._response(http.client.responses[status])
-        media_type = {bytes: "*/*", str: "text/html"}.get(operation.result, "application/json")
+        files = [kind for kind in get_args(operation.result) if get_origin(kind) is Annotated]  # of other media types
+        result = next(kind for kind in get_args(operation.result) if kind not in files) if files else operation.result
+        media_type = {bytes: "*/*", str: "text/html"}.get(result, "application/json")
         content: dict[str, Any] = {"schema": {}}
-        if operation.result not in (bytes, str, Any):
-            example = msgspec.json.encode(example_of(operation.result))
-            content = {"schema": self._schema(operation.result), "example": msgspec.json.decode(example)}
-        return self._response(http.client.responses[status], {media_type: content})
+        if result not in (bytes, str, Any):
+            example = msgspec.json.encode(example_of(result))
+            content = {"schema": self._schema(result), "example": msgspec.json.decode(example)}
+        others: dict[str, Any] = {kind.__metadata__[0]: {"schema": {}} for kind in files}
+        return self._response(http.client.responses[status], {media_type: content, **others})
 
     def _error(self, status: int) -> dict[str, Any]:
         kinds = [(kind.title, str(kind.__doc__)) for kind in TodoError.__subclasses__() if kind.status == status]
@@ -13633,7 +13636,7 @@ def table_cell(value: Any) -> str:
 class ExportHandler(APIHandler):
     """Everything that belongs to the caller."""
 
-    async def get(self, *, format: ExportFormat = "json") -> Response[Export]:
+    async def get(self, *, format: ExportFormat = "json") -> Response[Export | Annotated[bytes, "text/csv"]]:
         """Download everything, with the trash, as one JSON file, or the to-dos outside the trash as a table (CSV)."""
         self.headers["Content-Disposition"] = f'attachment; filename="todos.{format}"'
         media_type = "application/json" if format == "json" else "text/csv; charset=utf-8"
@@ -15853,6 +15856,7 @@ dialog {
   flex: none;
   accent-color: var(--accent);
 }
+.choice label { padding-block: var(--s3); } /* large enough for a finger */
 
 .field-row {
   align-items: end;
@@ -16756,10 +16760,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (access.link && !asSelf) options.headers.set('Authorization', `Bearer ${access.link}`);
     // A write outlives the page that sent it; browsers allow that for small bodies only.
     options.keepalive = method !== 'GET' && (text ?? '').length < 16000;
+    const started = Date.now();
     const response = await fetchInTime(root + path, options, patience);
     const isOurs = response.status === 204 || response.headers.get('Content-Type')?.includes('json');
     if (response.ok && !isOurs) throw new Problem(0, t`The network answers for the server. It may want a sign-in.`);
-    clockLead = Date.parse(response.headers.get('Date')) - Date.now() || clockLead;
+    // Unless the clock was set meanwhile.
+    const waited = Date.now() - started;
+    const lead = Date.parse(response.headers.get('Date')) - Date.now();
+    if (waited >= 0 && waited <= patience) clockLead = lead || clockLead;
     if (response.ok) return response;
     const problem = await problemOf(response);
     // A wrong password is reported at its field, or when signing in; any other 401 is the end of the session.
