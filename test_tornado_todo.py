@@ -11173,7 +11173,7 @@ async def test_each_hears_of_their_own_and_shared_lists_and_of_no_other(town):
 
 
 async def test_a_replay_has_only_changes_that_the_caller_may_see(town):
-    since = await asyncio.to_thread(revision, town.bob)
+    since = await asyncio.to_thread(revision, town.cid)  # after what earlier tests shared with them
     list_id = await asyncio.to_thread(shared_list, town)
     for title, where in ((PRIVATE, {}), ("common", {"list": list_id}), (PRIVATE, {})):
         todo = await asyncio.to_thread(add, town.bob, title, **where)
@@ -22839,6 +22839,7 @@ async def until_on_device(page, *titles):
     await until(has_all)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["stopped", "portal", "silence"])
 async def test_page_opens_without_its_server_and_shows_what_it_had(installed, outage, trouble):
     page = installed
@@ -22963,6 +22964,7 @@ async def test_an_act_that_is_not_sent_yet_is_undone_without_the_server(installe
         }
 
 
+@pytest.mark.slow
 async def test_copy_on_the_device_follows_what_others_change(installed, outage):
     page = installed
     await type_in(page, BUY, BOOK)
@@ -22979,6 +22981,7 @@ async def test_copy_on_the_device_follows_what_others_change(installed, outage):
     await expect(shown_titles(page)).to_have_text([FEED])
 
 
+@pytest.mark.slow
 async def test_copy_on_the_device_is_not_shown_to_the_next_user(browser, tmp_path):
     outage = Outage(DATABASE_URL=f"sqlite:///{tmp_path / 'todo.db'}", AUTH="accounts", SIGNUP="open")
     with contextlib.closing(outage.running), Client(outage.url) as client:
@@ -23002,6 +23005,7 @@ async def test_copy_on_the_device_is_not_shown_to_the_next_user(browser, tmp_pat
             page.is_reusable = False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sockets", ["with sockets", "without sockets"])
 async def test_open_page_follows_a_new_version_and_keeps_what_is_typed(installed, outage, monkeypatch, sockets):
     page = installed
@@ -23059,6 +23063,7 @@ async def test_a_killed_browser_loses_nothing_that_was_done_without_the_server(b
             assert todos == {BUY: False, FEED: True, "call mum": False}
 
 
+@pytest.mark.slow
 async def test_a_text_that_the_server_refuses_after_an_outage_comes_back(installed, outage):
     page = installed
     await type_in(page, BUY)
@@ -23156,6 +23161,7 @@ async def test_an_act_on_all_to_dos_without_the_server_reaches_only_those_that_w
     assert todos == {**others, BOOK: act == "clear"}
 
 
+@pytest.mark.slow
 async def test_copy_on_the_device_is_read_again_after_a_backup_was_restored(installed, outage, tmp_path):
     page = installed
     await type_in(page, BUY)
