@@ -11173,8 +11173,8 @@ async def test_each_hears_of_their_own_and_shared_lists_and_of_no_other(town):
 
 
 async def test_a_replay_has_only_changes_that_the_caller_may_see(town):
-    since = await asyncio.to_thread(revision, town.cid)  # after what earlier tests shared with them
     list_id = await asyncio.to_thread(shared_list, town)
+    since = await asyncio.to_thread(revision, town.bob)  # after the list, for which earlier to-dos are deleted
     for title, where in ((PRIVATE, {}), ("common", {"list": list_id}), (PRIVATE, {})):
         todo = await asyncio.to_thread(add, town.bob, title, **where)
     last = await asyncio.to_thread(add, town.bob, "last", list=list_id)
