@@ -21871,7 +21871,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     [['Space'], ROW, () => false, t`Complete the to-do`],
     [['Enter'], '.todo-list .toggle', node => openDetail(itemOf(node)), t`Its details`],
     [['F2'], ROW, node => startEdit('todos', itemOf(node)), t`Edit its title, as a double-click does`],
-    [[t`Delete`], ROW, node => (state.selected.size ? deleteSelected() : deleteTodo(itemOf(node))),
+    [['Delete'], ROW, node => (state.selected.size ? deleteSelected() : deleteTodo(itemOf(node))),
       t`Move it to the trash`],
     [['Alt+ArrowUp', 'Alt+ArrowDown'], ROW, moveByKey, t`Move it up or down`],
     [['Alt+ArrowRight', 'Alt+ArrowLeft'], ROW, nestByKey, t`Make it a subtask of the to-do above, or undo that`],
