@@ -19118,7 +19118,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
-  // What was done without the server may be refused when nobody looks. It waits for the user, also in the next page.
+  // An act without the server may be refused while nobody looks. It waits for its user, also in the next page.
   const refusals = () => [...waiting].filter(([, cause]) => cause === 'refused').map(([typed]) => typed);
 
   function refuse({ request, words }, { message }) {
@@ -21226,7 +21226,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     render();
   }
 
-  // What the server has is also kept on the device, for a start without the server.
+  // The settings are also kept on the device, for a start without the server.
   function hearSettings(changes) {
     applySettings(changes);
     renewCopySoon();
@@ -21248,7 +21248,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if ('language' in unsaved || access.leaving || !LANGUAGES.includes(language)) return;
     const usual = navigator.languages.map(each => each.split('-')[0]).find(each => LANGUAGES.includes(each)) ?? 'en';
     if (!keepLanguage(chosen) || (chosen ?? usual) === language) return;
-    if (find('.account').open) location.reload(); // whoever has just chosen it is not interrupted
+    if (find('.account').open) location.reload(); // the user who has just chosen it is not interrupted
     else renewPage();
   }
 
