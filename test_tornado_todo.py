@@ -8151,6 +8151,7 @@ def test_the_table_of_errors_has_no_row_twice_or_without_use():
         *messages_about_types(),
         tornado_todo.INTERNAL_ERROR,
         tornado_todo.NOTHING_CHANGED,
+        *tornado_todo.COUNTED_THINGS.values(),
         "x (at y)",
     ]
     used.append(http.client.responses[500])
@@ -12101,7 +12102,20 @@ def test_todo_has_a_limited_number_of_comments(client, monkeypatch):
     monkeypatch.setattr(tornado_todo, "MAX_COMMENTS", 2)
     todo = add(client)
     say(client, todo["id"]), say(client, todo["id"])
-    assert_problem(client.post(f"/api/todos/{todo['id']}/comments", {"text": "x"}), 409)
+    comment = f"/api/todos/{todo['id']}/comments", {"text": "x"}
+    detail = "There may be at most 2 comments here: remove one first."
+    assert assert_problem(client.post(*comment), 409)["detail"] == detail
+    german = assert_problem(client.post(*comment, Accept_Language="de"), 409)["detail"]
+    assert german == "Hier sind höchstens 2 Kommentare möglich: Entferne zuerst etwas davon."
+
+
+def test_user_may_have_a_limited_number_of_each_thing_they_make(client, monkeypatch):
+    monkeypatch.setattr(tornado_todo, "MAX_KEPT", 0)
+    (inbox,) = client.get("/api/lists").json()
+    bodies = {"filters": {"title": "x", "query": "tag=x"}, "templates": {"list": inbox["id"]}}
+    for things, body in bodies.items():
+        detail = assert_problem(client.post(f"/api/{things}", body), 409)["detail"]
+        assert detail == f"There may be at most 0 {things} here: remove one first."
 
 
 def test_comments_are_in_the_history_and_can_be_undone(town):

@@ -723,6 +723,17 @@ class Conflict(TodoError, status=409, title="Conflict"):
     """The request conflicts with the current state."""
 
 
+COUNTED_THINGS = {
+    **{"comment": "comments", "filter": "filters", "template": "templates", "member": "members", "link": "links"},
+    **{"token": "tokens", "invite": "invitations", "email": "links to confirm an address"},
+}
+
+
+def over_limit(limit: int, kind: str) -> Conflict:
+    """The error for a client that adds one thing more than there may be of its kind."""
+    return Conflict(f"There may be at most {limit} {COUNTED_THINGS[kind]} here: remove one first.")
+
+
 class Gone(TodoError, status=410, title="Gone"):
     """The to-do, or the point in the change log, existed once but was removed (RFC 9110, section 15.5.11)."""
 
@@ -3402,10 +3413,6 @@ The weather server's answer is of no form that is known here.
   de Die Antwort des Wetterservers hat keine bekannte Form.
   pt A resposta do servidor de meteorologia não tem um formato conhecido.
   es La respuesta del servidor del tiempo no tiene un formato conocido.
-There are {} of these already: remove one first.
-  de Davon gibt es schon {}: Entferne zuerst eines.
-  pt Já existem {}: remova um primeiro.
-  es Ya hay {}: quita uno primero.
 There is a document of this name already.
   de Ein Dokument mit diesem Namen gibt es schon.
   pt Já existe um documento com este nome.
@@ -3474,6 +3481,10 @@ There is nothing to undo.
   de Es gibt nichts rückgängig zu machen.
   pt Não há nada para desfazer.
   es No hay nada que deshacer.
+There may be at most {} {text} here: remove one first.
+  de Hier sind höchstens {} {} möglich: Entferne zuerst etwas davon.
+  pt Aqui são possíveis no máximo {} {}: remova primeiro um elemento.
+  es Aquí son posibles como máximo {} {}: quita primero un elemento.
 This address does not support this method. The Allow header lists those that it supports.
   de Diese Adresse unterstützt diese Methode nicht. Der Allow-Header nennt die unterstützten.
   pt Este endereço não aceita este método. O cabeçalho Allow lista os que aceita.
@@ -3627,6 +3638,10 @@ cannot have both COUNT and UNTIL
   de kann nicht COUNT und UNTIL zugleich haben
   pt não pode ter COUNT e UNTIL ao mesmo tempo
   es no puede tener COUNT y UNTIL a la vez
+comments
+  de Kommentare
+  pt comentários
+  es comentarios
 contains a NUL character
   de enthält ein NUL-Zeichen
   pt contém um caractere NUL
@@ -3639,6 +3654,10 @@ each must be like {"at": "2026-11-22T14:00:00Z"} or {"before": 30, "of": "due"}
   de muss aus Einträgen wie {"at": "2026-11-22T14:00:00Z"} oder {"before": 30, "of": "due"} bestehen
   pt deve ter itens como {"at": "2026-11-22T14:00:00Z"} ou {"before": 30, "of": "due"}
   es debe tener elementos como {"at": "2026-11-22T14:00:00Z"} o {"before": 30, "of": "due"}
+filters
+  de Filter
+  pt filtros
+  es filtros
 has a key that {text}
   de hat einen ungültigen Schlüssel: {}
   pt tem uma chave que {}
@@ -3655,6 +3674,10 @@ has more than {} open to-dos
   de hat mehr als {} offene Aufgaben
   pt tem mais de {} tarefas abertas
   es tiene más de {} tareas abiertas
+invitations
+  de Einladungen
+  pt convites
+  es invitaciones
 is an integer beyond 64 bits
   de ist eine ganze Zahl mit mehr als 64 Bits
   pt é um número inteiro com mais de 64 bits
@@ -3731,10 +3754,22 @@ is your own
   de ist dein eigener
   pt é o seu próprio
   es es el tuyo
+links
+  de Links
+  pt links
+  es enlaces
+links to confirm an address
+  de Bestätigungen von Adressen
+  pt confirmações de endereços
+  es confirmaciones de direcciones
 looks like that of another account: choose another
   de sieht aus wie der eines anderen Kontos: Wähle einen anderen
   pt parece o de outra conta: escolha outro
   es se parece al de otra cuenta: elige otro
+members
+  de Mitglieder
+  pt membros
+  es miembros
 must be 0, 1, 2 or 3, or several separated by commas
   de muss 0, 1, 2 oder 3 sein, oder mehrere davon mit Kommas dazwischen
   pt deve ser 0, 1, 2 ou 3, ou vários separados por vírgulas
@@ -3963,6 +3998,14 @@ occurs twice
   de kommt zweimal vor
   pt aparece duas vezes
   es aparece dos veces
+templates
+  de Vorlagen
+  pt modelos
+  es plantillas
+tokens
+  de Tokens
+  pt tokens
+  es tokens
 was used for another request: use a new one for this
   de wurde für eine andere Anfrage verwendet: Nimm für diese einen neuen
   pt foi usada para outro pedido: use uma nova para este
@@ -7319,7 +7362,7 @@ class LongBatch(TodoBatch):
         if after == before:
             return after
         if before is None and len(await self.queries.kept(kind)) >= MAX_KEPT:
-            raise Conflict(f"There are {MAX_KEPT} of these already: remove one first.")
+            raise over_limit(MAX_KEPT, name)
         self.inbox = await self.queries.inbox()
         after, self.inbox = self.record(before, after, name), ""
         if before:
@@ -7372,7 +7415,7 @@ class LongBatch(TodoBatch):
         user_id, its_name = rows[0]
         if user_id == self.user.id:
             raise Invalid("The list is yours already.", [field_error("name", "is your own")])
-        await self._check_room("members WHERE list_id = $1", list_id, MAX_MEMBERS)
+        await self._check_room("member", "members WHERE list_id = $1", list_id, MAX_MEMBERS)
         was_one = await self.source.fetch(
             "SELECT created_at FROM members WHERE list_id = $1 AND user_id = $2", list_id, user_id
         )
@@ -7380,10 +7423,10 @@ class LongBatch(TodoBatch):
         since = timestamp(was_one[0][0]) if was_one else self.at
         return Member(its_name, role, since), not was_one
 
-    async def _check_room(self, which: str, list_id: str, limit: int) -> None:
+    async def _check_room(self, kind: str, which: str, list_id: str, limit: int) -> None:
         """Raise Conflict if a list has its maximum of rows."""
         if (await self.source.fetch(f"SELECT count(*) FROM {which}", list_id))[0][0] >= limit:
-            raise Conflict(f"There are {limit} of these already: remove one first.")
+            raise over_limit(limit, kind)
 
     async def _put_member(self, list_id: str, user_id: str, role: str) -> None:
         await self.fetch(
@@ -7412,7 +7455,7 @@ class LongBatch(TodoBatch):
     async def add_link(self, list_id: str) -> tuple[Credential, str]:
         """Make a link to the caller's list: a user who can only read it, and the secret that stands for them."""
         links = "credentials WHERE list_id = $1"
-        await self._check_room(links, list_id, MAX_CREDENTIALS)
+        await self._check_room("link", links, list_id, MAX_CREDENTIALS)
         holder_id = uuid7()
         credential = new_credential("link", User(holder_id, LINK_NAME + holder_id), LINK_LIFETIME, read_only=True)
         await self.source.fetch(INSERT_USER, holder_id, credential.user.name, self._now, 0)
@@ -8063,7 +8106,7 @@ class AccountStore:
             mine = "FROM credentials WHERE user_id = $1 AND kind = $2"
             too_many = (await transaction.fetch(f"SELECT count(*) {mine}", user_id, kind))[0][0] + 1 - MAX_CREDENTIALS
             if too_many > 0 and kind != "session":
-                raise Conflict(f"There are {MAX_CREDENTIALS} of these already: remove one first.")
+                raise over_limit(MAX_CREDENTIALS, kind)
             if too_many > 0:  # the session unused for longest has to sign in again
                 longest_ago = f"SELECT id {mine} ORDER BY used_at, id LIMIT {too_many}"
                 await transaction.fetch(f"DELETE FROM credentials WHERE id IN ({longest_ago})", user_id, kind)
@@ -9581,7 +9624,7 @@ class TodoService:
         """Add a comment to a to-do. Raises NotFound, Forbidden, or Conflict if there are too many."""
         todo = batch.todo(todo_id)
         if len(batch.ask(TodoQueries.comments, todo_id)) >= MAX_COMMENTS:
-            raise Conflict(f"There are {MAX_COMMENTS} of these already: remove one first.")
+            raise over_limit(MAX_COMMENTS, "comment")
         comment = Comment(id=uuid7(), author=batch.user.id, text=text, created_at=batch.at)
         batch.save_comment(todo, None, comment)
         return comment
