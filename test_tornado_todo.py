@@ -63,6 +63,7 @@ import uuid
 import zoneinfo
 from typing import Annotated, Any, NamedTuple
 
+import icalendar
 import msgspec
 import pytest
 import tornado.httpclient
@@ -1942,7 +1943,7 @@ def test_the_package_has_the_extras_and_the_command_that_were_promised():
     text = (HERE / "setup.cfg").read_text(encoding="utf-8")
     extras = text[text.index("[options.extras_require]") : text.index("[options.entry_points]")]
     assert re.findall(r"^([a-z]+) =", extras, re.MULTILINE) == [
-        "postgres", "mongo", "redis", "mysql", "fast", "all", "test",
+        "postgres", "mongo", "redis", "mysql", "fast", "calendar", "all", "test",
     ]  # fmt: skip
     assert "tornado-todo = tornado_todo:main" in text and "py_modules = tornado_todo" in text
     assert "MIT License" in (HERE / "LICENSE").read_text(encoding="utf-8")
@@ -1954,7 +1955,7 @@ before = {number: signal.getsignal(number) for number in signal.valid_signals()}
 modules = set(sys.modules)
 import tornado_todo
 ACT
-drivers = {"asyncpg", "motor", "redis", "aiomysql", "uvloop"} & (set(sys.modules) - modules)
+drivers = {"asyncpg", "motor", "redis", "aiomysql", "uvloop", "icalendar"} & (set(sys.modules) - modules)
 assert not drivers, drivers
 assert threading.active_count() == 1, threading.enumerate()
 assert not logging.root.handlers and not logging.getLogger("tornado_todo").handlers
@@ -3230,6 +3231,385 @@ def test_put_under_a_new_id_reads_words_of_the_title(client):
     made = client.put(f"{path}?parse=true&keep=tag", {"title": "Pay #home !2"}).json()
     assert (made["title"], made["priority"], made["tags"]) == ("Pay #home", 2, [])
     assert client.put(path, {"title": "Pay #home !2"}).json()["title"] == "Pay #home !2"
+
+
+# ==== formats: iCalendar =========================================================================
+
+BERLIN_ZONE = """
+BEGIN:VTIMEZONE
+TZID:Europe/Berlin
+X-LIC-LOCATION:Europe/Berlin
+BEGIN:DAYLIGHT
+TZNAME:CEST
+TZOFFSETFROM:+0100
+TZOFFSETTO:+0200
+DTSTART:19810329T020000
+RRULE:FREQ=YEARLY;BYMONTH=3;BYDAY=-1SU
+END:DAYLIGHT
+BEGIN:STANDARD
+TZNAME:CET
+TZOFFSETFROM:+0200
+TZOFFSETTO:+0100
+DTSTART:19961027T030000
+RRULE:FREQ=YEARLY;BYMONTH=10;BYDAY=-1SU
+END:STANDARD
+END:VTIMEZONE
+"""
+# Objects of the shapes that programs write, with what they say.
+CALENDAR_OBJECTS = {
+    "Apple Reminders": (
+        """
+PRODID:-//Apple Inc.//iOS 18.0.1//EN
+CALSCALE:GREGORIAN
+"""
+        + BERLIN_ZONE
+        + r"""
+BEGIN:VTODO
+CREATED:20261014T211812Z
+DESCRIPTION:Two litres\, from the farm\nor the shop
+DTSTAMP:20261027T214435Z
+DTSTART;TZID=Europe/Berlin:20261201T140000
+DUE;TZID=Europe/Berlin:20261201T140000
+LAST-MODIFIED:20261016T020342Z
+PRIORITY:1
+RRULE:FREQ=WEEKLY;INTERVAL=2;WKST=SU
+SEQUENCE:0
+STATUS:NEEDS-ACTION
+SUMMARY:Buy milk
+UID:F87D9736-8ADE-47E4-AC46-638B5C86E7D0
+X-APPLE-SORT-ORDER:740793996
+BEGIN:VALARM
+ACTION:DISPLAY
+DESCRIPTION:Reminder
+TRIGGER;VALUE=DATE-TIME:20261201T130000Z
+UID:2F8A0F1C
+X-WR-ALARMUID:2F8A0F1C
+END:VALARM
+BEGIN:VALARM
+ACTION:DISPLAY
+DESCRIPTION:Reminder
+TRIGGER;VALUE=DATE-TIME:19760401T005545Z
+X-APPLE-PROXIMITY:ARRIVE
+X-APPLE-STRUCTURED-LOCATION;VALUE=URI;X-TITLE="Shop, main st":geo:52.5,13.4
+END:VALARM
+END:VTODO
+""",
+        {
+            "title": "Buy milk",
+            "notes": "Two litres, from the farm\nor the shop",
+            "due": "2026-12-01T14:00:00+01:00",
+            "start": None,
+            "priority": 3,
+            "repeat": "FREQ=WEEKLY;INTERVAL=2",
+            "reminders": [tornado_todo.Reminder(at="2026-12-01T13:00:00Z")],
+        },
+    ),
+    "Tasks.org": (
+        """
+PRODID:+//IDN tasks.org//android-130102//EN
+BEGIN:VTODO
+DTSTAMP:20260402T074158Z
+UID:4290517349243274514
+CREATED:20260402T060451Z
+LAST-MODIFIED:20260402T074154Z
+SUMMARY:Water the plants
+PRIORITY:9
+CATEGORIES:home\\,garden
+CATEGORIES:weekly
+X-APPLE-SORT-ORDER:-27
+RELATED-TO;RELTYPE=PARENT:5521066201873304501
+DUE;TZID=Europe/Berlin:20260402T170001
+DTSTART;VALUE=DATE:20260401
+RRULE:FREQ=MONTHLY;BYDAY=MO;BYSETPOS=1
+X-MOZ-LASTACK:20261001T080000Z
+BEGIN:VALARM
+TRIGGER;RELATED=END;VALUE=DURATION:PT0S
+ACTION:DISPLAY
+DESCRIPTION:Default Tasks.org description
+END:VALARM
+BEGIN:VALARM
+TRIGGER;RELATED=START:P1DT9H
+ACTION:DISPLAY
+DESCRIPTION:Default Tasks.org description
+END:VALARM
+END:VTODO
+"""
+        + BERLIN_ZONE,
+        {
+            "title": "Water the plants",
+            "due": "2026-04-02T17:00:01+02:00",
+            "start": "2026-04-01",
+            "priority": 1,
+            "tags": ["home garden", "weekly"],
+            "repeat": "FREQ=MONTHLY;BYDAY=1MO",
+            "reminders": [tornado_todo.Reminder(before=0), tornado_todo.Reminder(before=-33 * 60, of="start")],
+        },
+    ),
+    "jtx Board": (
+        """
+PRODID:-//techbee//jtx Board//EN
+BEGIN:VTODO
+DTSTAMP:20260402T074158Z
+UID:c1d2-jtx
+SUMMARY:Paint the shed
+STATUS:IN-PROCESS
+PERCENT-COMPLETE:40
+PRIORITY:6
+GEO:52.5;13.4
+COLOR:tomato
+ORGANIZER;CN="Doe, Jane":mailto:jane@example.com
+RELATED-TO;RELTYPE=CHILD:another
+ATTACH;FMTTYPE=image/png;ENCODING=BASE64;VALUE=BINARY:iVBORw0KGgo=
+DTSTART;VALUE=DATE:20260501
+DURATION:P3D
+RRULE:FREQ=DAILY;BYDAY=MO,TU,WE,TH,FR;UNTIL=20260601
+EXDATE;VALUE=DATE:20260504
+END:VTODO
+""",
+        {
+            "title": "Paint the shed",
+            "start": "2026-05-01",
+            "due": "2026-05-04",
+            "priority": 1,
+            "completed": False,
+            "repeat": "FREQ=WEEKLY;BYDAY=MO,TU,WE,TH,FR;UNTIL=20260601",
+        },
+    ),
+    "Thunderbird": (
+        """
+PRODID:-//Mozilla.org/NONSGML Mozilla Calendar V1.1//EN
+"""
+        + BERLIN_ZONE
+        + """
+BEGIN:VTODO
+CREATED:20261114T181353Z
+LAST-MODIFIED:20261114T214940Z
+DTSTAMP:20261114T214940Z
+UID:0b3f0d5a-1111
+SUMMARY:Call grandmother
+DESCRIPTION;ALTREP="data:text/html,<b>Birthday</b>":Birthday
+PRIORITY:5
+RRULE:FREQ=DAILY
+CATEGORIES:Family,Phone
+DTSTART;TZID=Europe/Berlin:20261121T100000
+DUE;TZID=Europe/Berlin:20261121T230000
+PERCENT-COMPLETE:17
+X-MOZ-GENERATION:4
+BEGIN:VALARM
+ACTION:DISPLAY
+TRIGGER;VALUE=DURATION:-PT30M
+DESCRIPTION:Default Mozilla Description
+END:VALARM
+END:VTODO
+BEGIN:VTODO
+DTSTAMP:20261114T214940Z
+UID:0b3f0d5a-1111
+SUMMARY:Call grandmother
+STATUS:COMPLETED
+COMPLETED:20261121T205000Z
+PERCENT-COMPLETE:100
+RECURRENCE-ID;TZID=Europe/Berlin:20261121T100000
+DTSTART;TZID=Europe/Berlin:20261121T100000
+DUE;TZID=Europe/Berlin:20261121T230000
+END:VTODO
+""",
+        {
+            "title": "Call grandmother",
+            "notes": "Birthday",
+            "start": "2026-11-21T10:00:00+01:00",
+            "due": "2026-11-21T23:00:00+01:00",
+            "priority": 2,
+            "tags": ["Family", "Phone"],
+            "repeat": "FREQ=DAILY",
+            "reminders": [tornado_todo.Reminder(before=30, of="start")],
+        },
+    ),
+    "Evolution": (
+        """
+CALSCALE:GREGORIAN
+PRODID:-//Ximian//NONSGML Evolution Calendar//EN
+METHOD:PUBLISH
+BEGIN:VTODO
+UID:20260918T005755Z-21151-1000-1-7@ubu
+DTSTAMP:20260918T005755Z
+DUE;TZID=/freeassociation.sourceforge.net/Tzfile/Europe/Ljubljana:
+ 20261003T080000
+SUMMARY:Report
+COMPLETED:20261003T060000Z
+CLASS:PUBLIC
+SEQUENCE:3
+X-EVOLUTION-CALDAV-HREF:https://example.com/a.ics
+BEGIN:VALARM
+X-EVOLUTION-ALARM-UID:20260918T005755Z-21149-1000-1-12@ubu
+ACTION:EMAIL
+SUMMARY:Report
+ATTENDEE:mailto:ann@example.com
+TRIGGER;RELATED=END:-PT15M
+END:VALARM
+END:VTODO
+""",
+        {"title": "Report", "due": "2026-10-03T08:00:00+02:00", "completed": True, "reminders": []},
+    ),
+    "Nextcloud Tasks": (
+        """
+PRODID:-//Nextcloud Tasks v0.16.1
+BEGIN:VTODO
+CATEGORIES:tag1,tag2
+CREATED:20260404T143018
+DTSTAMP:20260405T054613
+DUE:20260407T180000
+LAST-MODIFIED:00010101T000000
+PERCENT-COMPLETE:100
+COMPLETED:20260406T081557
+STATUS:CANCELLED
+SUMMARY:a test task
+UID:93cf66e2-9a70-4a7b-b350-0feddb9cf37c
+X-PINNED:true
+X-OC-HIDESUBTASKS:1
+END:VTODO
+""",
+        {"title": "a test task", "due": "2026-04-07T18:00:00+02:00", "completed": True, "tags": ["tag1", "tag2"]},
+    ),
+    "todoman": (
+        """
+PRODID:io.barrera.todoman
+BEGIN:VTODO
+CREATED;VALUE=DATE-TIME:20260404T143018Z
+DTSTAMP;VALUE=DATE-TIME:20260404T143018Z
+DUE;VALUE=DATE-TIME;TZID=W. Europe Standard Time:20260407T180000
+LOCATION:home
+SEQUENCE:1
+STATUS:COMPLETED
+SUMMARY:Tidy up
+UID:abc@host
+RRULE:FREQ=YEARLY;BYMONTH=3;BYDAY=-1SU
+END:VTODO
+""",
+        {"title": "Tidy up", "due": "2026-04-07T18:00:00+02:00", "completed": True, "repeat": None},
+    ),
+    "Errands": (
+        """
+PRODID:-//Errands
+BEGIN:VTODO
+UID:5c7c
+SUMMARY:Write
+STATUS:NEEDS-ACTION
+X-ERRANDS-COLOR:blue
+X-ERRANDS-EXPANDED:1
+X-PLANIFY-LABELS:a
+ATTACH:file:///home/ann/a.txt
+PRIORITY:4
+END:VTODO
+""",
+        {"title": "Write", "priority": 3},
+    ),
+}
+NO_FIELDS = {
+    **{"title": "Untitled", "notes": "", "due": None, "start": None, "priority": 0, "completed": False},
+    **{"repeat": None, "tags": [], "reminders": []},
+}
+
+
+def calendar_of(text: str) -> bytes:
+    """The bytes of a calendar with these lines."""
+    lines = [line for line in text.split("\n") if line]
+    return "\r\n".join(["BEGIN:VCALENDAR", "VERSION:2.0", *lines, "END:VCALENDAR", ""]).encode()
+
+
+def one_read(text: str, zone: str = "Europe/Berlin") -> tornado_todo.CalendarTodo:
+    (found,) = tornado_todo.read_calendar(calendar_of(text), zone)
+    return found
+
+
+def todo_of(**fields) -> tornado_todo.Todo:
+    """A to-do with these fields."""
+    at = "2026-11-27T05:43:26.837Z"
+    fields = {"completed_at": at if fields.get("completed") else None, "order": 1.0, "title": "milk"} | fields
+    return tornado_todo.Todo(id=NO_ID, list=NO_ID, created_at=at, updated_at=at, revision=3, **fields)
+
+
+def logical_lines(text: str) -> list[str]:
+    return text.replace("\r\n ", "").split("\r\n")
+
+
+@pytest.mark.parametrize("program", CALENDAR_OBJECTS)
+def test_calendar_object_of_a_program_is_read_and_comes_back_unchanged(program):
+    text, fields = CALENDAR_OBJECTS[program]
+    found = one_read(text)
+    assert found.fields == NO_FIELDS | fields
+    todo = todo_of(**found.fields, order=found.order or 0.0)
+    todo = msgspec.structs.replace(todo, completed_at=found.completed_at)
+    written = tornado_todo.write_calendar(
+        todo, uid=found.uid, parent_uid=found.parent_uid, zone="Europe/Berlin", kept=found.text
+    )
+    before = logical_lines(calendar_of(text).decode())
+    added = [line for line in logical_lines(written) if line not in before]
+    assert [line for line in logical_lines(written) if line in before] == before
+    assert added == ([] if found.order is not None else ["X-APPLE-SORT-ORDER:0"])
+
+
+@pytest.mark.parametrize("program", CALENDAR_OBJECTS)
+def test_calendar_object_keeps_what_is_not_changed(program):
+    found = one_read(CALENDAR_OBJECTS[program][0])
+    todo = todo_of(**{**found.fields, "title": "Another; title", "tags": ["new"]}, order=found.order or 0.0)
+    todo = msgspec.structs.replace(todo, completed_at=found.completed_at)
+    written = tornado_todo.write_calendar(
+        todo, uid=found.uid, parent_uid=found.parent_uid, zone="Europe/Berlin", kept=found.text
+    )
+    changed = re.compile("SUMMARY|CATEGORIES|DTSTAMP|LAST-MODIFIED|SEQUENCE|X-APPLE-SORT-ORDER")
+    kept = [line for line in logical_lines(found.text) if not changed.match(line)]
+    assert [line for line in logical_lines(written) if line in kept] == kept
+    read = tornado_todo.read_calendar(written.encode(), "Europe/Berlin")[0]
+    assert read.fields == {**found.fields, "title": "Another; title", "tags": ["new"]}
+
+
+def test_calendar_object_shows_occurrences_that_are_completed_on_their_own():
+    assert one_read(CALENDAR_OBJECTS["Thunderbird"][0]).completed_occurrences == ["2026-11-21T10:00:00+01:00"]
+
+
+@pytest.mark.parametrize("fields", [
+    {},
+    {"due": "2026-12-01", "start": "2026-11-30T09:00:00+01:00", "notes": "a\n\nb; c, d\\n \u2028 🦄" * 50},
+    {"due": "2026-07-01T14:00:00+02:00", "repeat": "FREQ=WEEKLY;BYDAY=MO,FR;UNTIL=20261231"},
+    {"due": "2026-12-01", "repeat": "FREQ=DAILY;INTERVAL=3;FROM=COMPLETION"},
+    {"due": "2026-12-01T14:00:00-05:30", "repeat": "FREQ=MONTHLY;BYDAY=-1FR;COUNT=3"},
+    {"due": "2026-12-01T13:00:00Z", "priority": 2, "tags": ["a;b", "ü"]},
+    {"due": "9999-12-31T23:59:59-05:00", "start": "0001-01-01T00:00:00+14:00"},
+    {"completed": True, "priority": 3},
+    {"due": "2026-12-01", "reminders": [tornado_todo.Reminder(before=-90), tornado_todo.Reminder(before=2880)]},
+    {"start": "2026-12-01", "reminders": [tornado_todo.Reminder(at="2026-11-30T08:00:00Z")]},
+    {"start": "2026-12-01", "reminders": [tornado_todo.Reminder(before=15, of="start")]},
+])  # fmt: skip
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "UTC", "America/New_York"])
+def test_todo_in_a_calendar_is_read_as_it_was_written(fields, zone):
+    todo = todo_of(**fields)
+    text = tornado_todo.write_calendar(todo, uid="a@b", parent_uid="c", zone=zone)
+    assert all(len(line.encode()) <= 75 for line in text.split("\r\n"))
+    (found,) = tornado_todo.read_calendar(text.encode(), zone)
+    assert {name: getattr(todo, name) for name in found.fields} == found.fields
+    assert (found.uid, found.parent_uid, found.order) == ("a@b", "c", 1.0)
+    assert (found.completed_at or "")[:19] == (todo.completed_at or "")[:19]
+    assert tornado_todo.write_calendar(todo, uid="a@b", parent_uid="c", zone=zone, kept=text) == text
+    (shown,) = icalendar.Calendar.from_ical(text).walk("VTODO")
+    assert shown["SUMMARY"] == todo.title and shown.get("DESCRIPTION", "") == todo.notes
+    assert not shown.errors
+
+
+@pytest.mark.parametrize(("body", "message"), [
+    (b"", "it does not begin with BEGIN:VCALENDAR"),
+    (b"\xff\xfe", "it is not in UTF-8"),
+    (b"hello", "a line has no name or no colon: 'hello'"),
+    (b"{}", "a line has no name or no colon: '{}'"),
+    (b"SUMMARY:x", "it does not begin with BEGIN:VCALENDAR"),
+    (b"BEGIN:VCALENDAR\nBEGIN:VTODO\nSUMMARY:x\n", "BEGIN:VTODO has no END"),
+    (b"BEGIN:VCALENDAR\nEND:VTODO\n", "END:VTODO has no BEGIN"),
+    (b"END:VCALENDAR\n", "END:VCALENDAR has no BEGIN"),
+    (b"BEGIN:VCALENDAR\n:x\nEND:VCALENDAR\n", "a line has no name or no colon: ':x'"),
+    (b"BEGIN:X\n" * 100_000, "more than 8 components are one in another"),
+])  # fmt: skip
+def test_file_that_is_not_a_calendar_is_refused(body, message):
+    with pytest.raises(ValueError, match="^is not a calendar: " + re.escape(message)):
+        tornado_todo.read_calendar(body, "UTC")
 
 
 # ==== to-dos that repeat =========================================================================
@@ -8002,7 +8382,9 @@ class SourceTexts:
         section = next((name for line, name in self._sections if line < call.lineno), "")
         if section in ("copying", "command line") or not arguments:  # the command line stays in English
             return
-        is_error = function in self._with_detail or (function == "ValueError" and section in ("domain", "quick add"))
+        is_error = function in self._with_detail or (
+            function == "ValueError" and section in ("domain", "quick add", "formats")
+        )
         is_base = function == "super().__init__" and self._class_of(call) in self._errors - {"TodoError"}
         if function == "invalid" or function.removesuffix(".of") in self._errors and function.endswith(".of"):
             self._add(call, arguments[1])

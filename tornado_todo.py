@@ -20,6 +20,7 @@ The map. A line of code calls only upwards, so the file reads from top to bottom
     domain          to-dos, lists, changes, errors, and pure functions on them
     quick add       the date, tags and other fields in a line of text, in four languages
     texts           what errors and mails say, in the same languages
+    formats         to-dos as other programs write them: iCalendar
     databases       SQLite and Postgres, one writer each that commits in groups; know nothing of to-dos
     stores          to-dos with their change log and rights, accounts, documents, records
     live updates    listeners, which are woken after commits
@@ -642,6 +643,15 @@ def nearest_setting(name: str) -> str | None:
     return (
         same.get(folded) or same.get(without_variants(folded)) or nearest_name(folded, [row.name for row in SETTINGS])
     )
+
+
+def driver(module: str, setting: str, extra: str) -> Any:
+    """Import an optional driver. Raises Misconfigured, naming the extra to install, if it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        message = f"{setting} needs the driver {module.partition('.')[0]}: pip install 'tornado-todo[{extra}]'"
+        raise Misconfigured(message) from None
 
 
 # ==== domain: may call itself ===================================================================
@@ -3634,6 +3644,10 @@ cannot have BYDAY, BYMONTHDAY or BYMONTH with FREQ=DAILY
   de kann mit FREQ=DAILY kein BYDAY, BYMONTHDAY oder BYMONTH haben
   pt não pode ter BYDAY, BYMONTHDAY ou BYMONTH com FREQ=DAILY
   es no puede tener BYDAY, BYMONTHDAY o BYMONTH con FREQ=DAILY
+cannot be read: {}
+  de kann nicht gelesen werden: {}
+  pt não pode ser lido: {}
+  es no se puede leer: {}
 cannot have both COUNT and UNTIL
   de kann nicht COUNT und UNTIL zugleich haben
   pt não pode ter COUNT e UNTIL ao mesmo tempo
@@ -3694,6 +3708,30 @@ is not a cursor of a Link header of this server
   de ist kein Cursor aus einem Link-Header dieses Servers
   pt não é um cursor de um cabeçalho Link deste servidor
   es no es un cursor de una cabecera Link de este servidor
+is not a calendar: BEGIN:{} has no END
+  de ist kein Kalender: BEGIN:{} hat kein END
+  pt não é um calendário: BEGIN:{} não tem END
+  es no es un calendario: BEGIN:{} no tiene END
+is not a calendar: END:{} has no BEGIN
+  de ist kein Kalender: END:{} hat kein BEGIN
+  pt não é um calendário: END:{} não tem BEGIN
+  es no es un calendario: END:{} no tiene BEGIN
+is not a calendar: a line has no name or no colon: {}
+  de ist kein Kalender: Eine Zeile hat keinen Namen oder keinen Doppelpunkt: {}
+  pt não é um calendário: uma linha não tem nome ou dois-pontos: {}
+  es no es un calendario: una línea no tiene nombre o dos puntos: {}
+is not a calendar: it does not begin with BEGIN:VCALENDAR
+  de ist kein Kalender: Der Text beginnt nicht mit BEGIN:VCALENDAR
+  pt não é um calendário: não começa por BEGIN:VCALENDAR
+  es no es un calendario: no empieza por BEGIN:VCALENDAR
+is not a calendar: it is not in UTF-8
+  de ist kein Kalender: Der Text ist nicht in UTF-8
+  pt não é um calendário: não está em UTF-8
+  es no es un calendario: no está en UTF-8
+is not a calendar: more than {} components are one in another
+  de ist kein Kalender: Mehr als {} Komponenten sind ineinander verschachtelt
+  pt não é um calendário: há mais de {} componentes uns dentro dos outros
+  es no es un calendario: hay más de {} componentes unos dentro de otros
 is not a day or time that exists
   de ist kein Tag und keine Zeit, die es gibt
   pt não é um dia ou uma hora que exista
@@ -4187,6 +4225,787 @@ def translated(text: str, language: str, levels: int = 3) -> str:
             }
             return fill(row.translations[language], [fillers[kind](value) for kind, value in holes])
     return text
+
+
+# ==== formats: to-dos as other programs write them; may call the domain =============================
+
+# ---- iCalendar (RFC 5545)
+
+LAST_SECOND = datetime.time(23, 59, 59)
+DIGITS = tuple("0123456789")
+MAX_NESTING = 8  # of components; a VALARM in a VTODO in a VCALENDAR has depth 3
+UNTITLED = "Untitled"  # the title of a to-do that has none
+CONTENT_LINE = re.compile(r'([^\s:;"]++)((?:;[^:"]*+(?:"[^"]*+"[^:"]*+)*+)?+):(.*+)')
+ZONE_OFFSET = re.compile(r"[+-](?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d)?", re.ASCII)
+ZONE_RULE = re.compile(
+    r"FREQ=YEARLY(?:;(?:INTERVAL=1|WKST=\w\w|BYMONTH=\d+|BYDAY=[+-]?\d?[A-Z]{2}|BYMONTHDAY=[\d,-]{1,40}"
+    r"|COUNT=\d{1,4}|UNTIL=[\dTZ]+))*",
+    re.ASCII,
+)
+FIXED_ZONE = re.compile(r"UTC([+-](?:[01]\d|2[0-3])[0-5]\d)", re.ASCII)
+LINE_PARAMETER = re.compile(r';([^=;"]++)=((?:"[^"]*+"|[^";])*+)')
+CALENDAR_TIME = re.compile(r"(\d{4})(\d\d)(\d\d)(?:T(\d\d)(\d\d)(\d\d)(Z?))?", re.ASCII | re.IGNORECASE)
+CALENDAR_DURATION = re.compile(
+    r"([+-]?)P(?:(\d{1,6})W)?(?:(\d{1,6})D)?(?:T(?:(\d{1,6})H)?(?:(\d{1,6})M)?(?:(\d{1,9})S)?)?", re.ASCII
+)
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # which a text may not have (RFC 5545, 3.3.11)
+ESCAPES = {"\\": "\\\\", ";": "\\;", ",": "\\,", "\n": "\\n"}
+ICALENDAR_PRIORITIES = (0, 9, 5, 1)  # of ours: none, low, medium, high
+OUR_PRIORITIES = (0, 3, 3, 3, 3, 2, 1, 1, 1, 1)  # of those from 0 to 9
+FROM_COMPLETION = "X-TORNADO-TODO-REPEAT-FROM"  # a part of our rules that RRULE does not have
+CALENDAR_HEAD = ("VERSION:2.0", "PRODID:-//tornado_todo//tornado_todo//EN")
+
+
+class Property(NamedTuple):
+    """A content line, unfolded: its name in capitals, its parameters as they are written, and its value."""
+
+    name: str
+    parameters: str
+    value: str
+    line: str
+
+    @classmethod
+    def of(cls, line: str) -> Self:
+        """Read a line. Raises ValueError."""
+        found = CONTENT_LINE.fullmatch(line)
+        name, parameters, value = found.groups() if found else (*line.partition(":")[::2], "")
+        if not found:  # a parameter has an odd quotation mark
+            name, parameters, value = re.split("[;:]", line, maxsplit=1)[0], "", line.partition(":")[2]
+        if ":" not in line or not name:
+            raise ValueError(f"is not a calendar: a line has no name or no colon: {line[:60]!a}")
+        return cls(name.upper(), parameters, value, line)
+
+    def parameter(self, name: str) -> str:
+        """A parameter's value, or an empty text."""
+        return {key.upper(): value.strip('"') for key, value in LINE_PARAMETER.findall(self.parameters)}.get(name, "")
+
+    @property
+    def text(self) -> str:
+        """The value as a text, in which characters are escaped."""
+        return re.sub(r"\\([\\;,:\"nN])", lambda found: "\n" if found[1] in "nN" else found[1], self.value)
+
+
+class Component:
+    """A component: its properties and the components in it, in their order."""
+
+    def __init__(self, name: str, items: "Iterable[Property | Component]" = ()):
+        self.name, self.items = name.upper(), [*items]
+
+    def all(self, *names: str) -> list[Property]:
+        """Its properties of these names."""
+        return [each for each in self.items if isinstance(each, Property) and each.name in names]
+
+    def first(self, name: str) -> Property | None:
+        """Its first property of a name."""
+        return next(iter(self.all(name)), None)
+
+    def value(self, name: str) -> str:
+        """The value of its first property of a name, or an empty text."""
+        return found.value.strip() if (found := self.first(name)) else ""
+
+    def inner(self, name: str) -> "list[Component]":
+        """The components of a name in it."""
+        return [each for each in self.items if isinstance(each, Component) and each.name == name]
+
+    def replace(self, old: Sequence[Property], *lines: str) -> None:
+        """Replace some of its properties by lines, at the place of the first, or after all properties."""
+        gone = {id(each) for each in old}
+        parts = (
+            index
+            for index, each in enumerate(self.items)
+            if id(each) in gone or not old and isinstance(each, Component)
+        )
+        place = next(parts, len(self.items))
+        rest = [each for each in self.items[place:] if id(each) not in gone]
+        self.items[place:] = [*map(Property.of, lines), *rest]
+
+    def put(self, names: Collection[str], *lines: str) -> None:
+        """Replace its properties of these names by lines."""
+        self.replace(self.all(*names), *lines)
+
+    def lines(self) -> Iterator[str]:
+        """Its content lines, unfolded."""
+        yield f"BEGIN:{self.name}"
+        for each in self.items:
+            if isinstance(each, Property):
+                yield each.line
+            else:
+                yield from each.lines()
+        yield f"END:{self.name}"
+
+
+def fold_line(line: str) -> str:
+    """A content line with its end, folded at 75 bytes (RFC 5545, 3.1)."""
+    if len(line) < 25 or len(data := line.encode()) <= 75:
+        return line + "\r\n"
+    parts, start = [], 0
+    while start < len(data):
+        end = start + (75 if start == 0 else 74)
+        while end < len(data) and data[end] & 0xC0 == 0x80:  # not within a character
+            end -= 1
+        parts.append(data[start:end].decode())
+        start = end
+    return "\r\n ".join(parts) + "\r\n"
+
+
+def escaped(text: str) -> str:
+    """The value of a text: one line, without control characters."""
+    if text.isalnum():
+        return text
+    return re.sub(r"[\\;,\n]", lambda found: ESCAPES[found[0]], CONTROLS.sub(" ", text))
+
+
+def parse_components(data: bytes) -> list[Component]:
+    """The components of a file, one in another. Raises ValueError."""
+    # Old programs fold in the middle of a character, so that bytes are unfolded.
+    unfolded = re.sub(rb"\n[ \t]", b"", data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\0", b""))
+    try:
+        text = unfolded.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("is not a calendar: it is not in UTF-8") from None
+    root = Component("")
+    stack = [root]
+    for line in text.split("\n"):
+        if not line.strip():
+            continue
+        found = Property.of(line)
+        if found.name == "BEGIN":
+            stack.append(Component(found.value.strip()))
+            stack[-2].items.append(stack[-1])
+            if len(stack) > MAX_NESTING:
+                raise ValueError(f"is not a calendar: more than {MAX_NESTING} components are one in another")
+        elif found.name == "END":
+            if stack[-1].name != found.value.strip().upper() or len(stack) == 1:
+                raise ValueError(f"is not a calendar: END:{found.value[:40]} has no BEGIN")
+            stack.pop()
+        elif len(stack) == 1:
+            raise ValueError("is not a calendar: it does not begin with BEGIN:VCALENDAR")
+        else:
+            stack[-1].items.append(found)
+    if len(stack) > 1:
+        raise ValueError(f"is not a calendar: BEGIN:{stack[-1].name[:40]} has no END")
+    return root.inner("VCALENDAR")
+
+
+def zone_of_component(component: Component) -> datetime.tzinfo | None:
+    """The time zone that a VTIMEZONE describes, or None if it cannot be used."""
+    from dateutil import tz
+
+    lines = ["BEGIN:VTIMEZONE", "TZID:its"]
+    parts = [each for each in component.items if isinstance(each, Component)][:50]
+    for part in parts:
+        rules = [each.value for each in part.all("RRULE")]
+        offsets = [each.value.strip() for each in part.all("TZOFFSETFROM", "TZOFFSETTO")]
+        # Rules by the second, and very long ones, would take minutes.
+        if not all(map(ZONE_RULE.fullmatch, rules)) or not all(map(ZONE_OFFSET.fullmatch, offsets)):
+            return None
+        own = part.all("DTSTART", "RRULE", "RDATE", "TZOFFSETFROM", "TZOFFSETTO")
+        lines += [f"BEGIN:{part.name}", *(f"{each.name}:{each.value.strip()[:10_000]}" for each in own)]
+        lines.append(f"END:{part.name}")
+    if len(parts) > 1 and not component.inner("STANDARD"):
+        return None
+    with contextlib.suppress(Exception):  # of any kind, for what it does not expect
+        zone = tz.tzical(io.StringIO("\n".join([*lines, "END:VTIMEZONE"]))).get()
+        zone.utcoffset(datetime.datetime(2026, 1, 1))
+        return cast(datetime.tzinfo, zone)
+    return None
+
+
+def fixed_zone(name: str) -> datetime.tzinfo | None:
+    """The zone of a name like UTC+0530, which is ours for the offset of a time in no known zone."""
+    if found := FIXED_ZONE.fullmatch(name):
+        return datetime.datetime.fromisoformat(f"2026-01-01T00:00:00{found[1]}").tzinfo
+    return None
+
+
+def clock_changes(zone: datetime.tzinfo, year: int) -> Iterator[tuple[datetime.datetime, datetime.timedelta]]:
+    """The first moment of a year (UTC) and those of the next 20 years at which a zone's offset changes, with the offset
+    before.
+    """
+    week, last = datetime.timedelta(7), datetime.datetime(min(year + 20, 9998), 1, 1, tzinfo=datetime.UTC)
+    moment = datetime.datetime(year, 1, 1, tzinfo=datetime.UTC)
+    before = moment.astimezone(zone).utcoffset() or datetime.timedelta()
+    yield moment, before
+    while moment < last:
+        after = (moment + week).astimezone(zone).utcoffset() or datetime.timedelta()
+        if after != before:
+            minutes = range(1, 7 * 24 * 60 + 1)
+            found = bisect.bisect_left(
+                minutes,
+                True,
+                key=lambda count: (moment + datetime.timedelta(minutes=count)).astimezone(zone).utcoffset() == after,  # noqa: B023
+            )
+            yield moment + datetime.timedelta(minutes=minutes[found]), before
+        moment, before = moment + week, after
+
+
+def yearly_rule(onsets: Sequence[datetime.datetime]) -> str:
+    """The rule of times that are on the same weekday of a month in each year, or an empty text."""
+    days = {(each.month, each.weekday(), each.time()) for each in onsets}
+    years = [each.year for each in onsets]
+    if len(days) > 1 or years != [*range(years[0], years[0] + len(years))] or len(years) < 15:
+        return ""
+    numbers = {(each.day - 1) // 7 + 1 for each in onsets}
+    if all((each + datetime.timedelta(7)).month != each.month for each in onsets):
+        numbers = {-1}
+    first = onsets[0]
+    weekday = WEEKDAYS[first.weekday()]
+    return f"RRULE:FREQ=YEARLY;BYMONTH={first.month};BYDAY={numbers.pop()}{weekday}" if len(numbers) == 1 else ""
+
+
+def compact(moment: datetime.datetime) -> str:
+    """The date and time of a moment, as iCalendar writes them."""
+    return moment.isoformat(timespec="seconds")[:19].replace("-", "").replace(":", "")
+
+
+@functools.lru_cache(200)
+def zone_lines(name: str, year: int) -> tuple[str, ...]:
+    """The definition of a zone from a year on (RFC 5545, 3.6.5): a part for each offset."""
+    zone = fixed_zone(name) or zone_named(name)
+    parts: dict[tuple[str, ...], list[datetime.datetime]] = {}
+    for moment, before in clock_changes(zone, max(year - 1, 2)):
+        local = moment.astimezone(zone)
+        kind = "DAYLIGHT" if local.dst() else "STANDARD"
+        offsets = [f"{each:%z}" for each in (moment.astimezone(datetime.timezone(before)), local)]
+        key = kind, *offsets, local.tzname() or name
+        parts.setdefault(key, []).append((moment + before).replace(tzinfo=None))
+    lines = ["BEGIN:VTIMEZONE", f"TZID:{name}"]
+    for (kind, offset_from, offset_to, label), onsets in parts.items():
+        rule = yearly_rule(onsets)
+        more = [] if rule else [f"RDATE:{compact(each)}" for each in onsets[1:]]
+        lines += [f"BEGIN:{kind}", f"DTSTART:{compact(onsets[0])}", *([rule] if rule else more)]
+        lines += [f"TZOFFSETFROM:{offset_from}", f"TZOFFSETTO:{offset_to}", f"TZNAME:{label}", f"END:{kind}"]
+    return *lines, "END:VTIMEZONE"
+
+
+class CalendarTimes:
+    """Reads and writes the times of one calendar, for a reader in a time zone."""
+
+    def __init__(self, calendar: Component, zone: str):
+        self.zone = zone or "UTC"
+        self.named: dict[str, int] = {}  # zones of written times, and the first year of each
+        self._own = {each.value("TZID"): each for each in calendar.inner("VTIMEZONE")}
+        self._zones: dict[str, datetime.tzinfo] = {"": zone_named(self.zone)}  # also that of a time without one
+
+    def zone_named(self, name: str) -> datetime.tzinfo:
+        """The zone of a TZID: by its IANA name, its definition in the calendar, or its name on Windows."""
+        if name not in self._zones:
+            self._zones[name] = self._find(name) or self._zones[""]
+        return self._zones[name]
+
+    def _find(self, name: str) -> datetime.tzinfo | None:
+        own, parts = self._own.get(name), name.strip("/").split("/")
+        suffixes = ["/".join(parts[index:]) for index in range(len(parts) if name.startswith("/") else 1)]
+        for each in (*suffixes, own.value("X-LIC-LOCATION") if own else ""):
+            with contextlib.suppress(ValueError):
+                return zone_named(each)
+        if found := fixed_zone(name) or own and zone_of_component(own):
+            return found
+        try:
+            names = driver("icalendar.timezone.windows_to_olson", f"the time zone {name[:60]!a}", "calendar")
+        except Misconfigured as error:
+            raise ValueError(f"cannot be read: {error}") from None
+        with contextlib.suppress(ValueError):
+            return zone_named(names.WINDOWS_TO_OLSON.get(name, ""))
+        return None
+
+    def read(self, found: Property | None) -> str | None:
+        """A date or time as ours, or None if there is none that exists."""
+        match = CALENDAR_TIME.fullmatch(found.value.strip()) if found else None
+        if not match or not found:
+            return None
+        try:
+            day = datetime.date(*map(int, match.groups()[:3]))
+            if match[4] is None:
+                return day.isoformat()
+            clock = datetime.time(int(match[4]), int(match[5]), min(int(match[6]), 59))  # 60 is a leap second
+            zone = datetime.UTC if match[7] else self.zone_named(found.parameter("TZID"))
+            moment = datetime.datetime.combine(day, clock, zone)
+            if (moment.utcoffset() or datetime.timedelta()).total_seconds() % 60:  # of a time before 1900
+                moment = moment.astimezone(datetime.UTC)
+            return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+        except (ValueError, OverflowError):
+            return None
+
+    def write(self, name: str, text: str, repeats: bool = False) -> str:
+        """The property of a date or time. That of a to-do that repeats has a zone, whose clock it follows."""
+        if len(text) == 10:
+            return f"{name};VALUE=DATE:{text.replace('-', '')}"
+        moment, shown = parse_date_time(text), self.zone
+        wall = self.clock(text)
+        if wall.tzinfo is not self._zones[""] or wall.utcoffset() != moment.utcoffset() and not text.endswith("Z"):
+            shown, wall = f"UTC{moment:%z}", moment  # it has a zone of its own, or is the second of two
+        if text.endswith("Z") and (not repeats or due_sort_key(wall.isoformat()) != due_sort_key(text)):
+            shown, wall = "UTC", moment
+        if shown == "UTC":
+            return f"{name}:{compact(wall)}Z"
+        self.named[shown] = min(self.named.get(shown, wall.year), wall.year)
+        return f"{name};TZID={shown}:{compact(wall)}"
+
+    def clock(self, text: str) -> datetime.datetime:
+        """A due time in the zone whose clock it follows; see `due_in_zone`."""
+        moment = parse_date_time(text)
+        if not 1 < moment.year < 9999:  # the calendar ends
+            return moment
+        day, clock, zone = due_in_zone(text, self.zone)
+        return datetime.datetime.combine(day, cast(datetime.time, clock), zone)
+
+    def same(self, one: str | None, other: str | None) -> bool:
+        """Whether two dates or times are the same, also on the clock of the same zone."""
+        if one == other or not one or not other or 10 in (len(one), len(other)):
+            return one == other
+        first, second = self.clock(one), self.clock(other)
+        return first.tzinfo == second.tzinfo and first.replace(tzinfo=None) == second.replace(tzinfo=None)
+
+    def definitions(self) -> list[Component]:
+        """The definitions of the zones of written times which the calendar does not have."""
+        new = [zone_lines(name, year) for name, year in self.named.items() if name not in self._own]
+        return [Component("VTIMEZONE", map(Property.of, lines[1:-1])) for lines in new]
+
+    def after(self, text: str, seconds: int) -> str | None:
+        """The date or time that is some seconds after one."""
+        length = datetime.timedelta(seconds=seconds)
+        with contextlib.suppress(OverflowError):
+            if len(text) == 10:
+                return (read_day(text) + length).isoformat()
+            return (self.clock(text) + length).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return None
+
+
+def read_until(value: str, base: str | None, times: CalendarTimes) -> str:
+    """The end of a rule: a day where the to-do has one, or where it is the end of a day; else a time in UTC."""
+    end = times.read(Property("UNTIL", "", value, ""))
+    if end is None or len(end) == 10:
+        return value
+    is_day = base is None or len(base) == 10
+    zone = zone_named(times.zone) if is_day else times.clock(cast(str, base)).tzinfo
+    with contextlib.suppress(OverflowError):  # the calendar ends
+        local, moment = (parse_date_time(end).astimezone(each) for each in (zone, datetime.UTC))
+        return compact(local)[:8] if is_day or local.time() == LAST_SECOND else f"{compact(moment)}Z"
+    return value
+
+
+def read_calendar_rule(value: str, base: str | None, times: CalendarTimes) -> str | None:
+    """The rule of a to-do with this date, in ours if it is one that we support."""
+    parts = {name: text for name, _, text in (each.partition("=") for each in value.upper().split(";")) if name}
+    freq, days, first = parts.get("FREQ"), parts.get("BYDAY", "").replace("+", ""), parts.pop("WKST", "MO")
+    if freq == "WEEKLY" and first != "MO" and "," in days and parts.get("INTERVAL", "1") != "1":
+        return None  # our weeks begin on Monday
+    if freq == "DAILY" and days and parts.get("INTERVAL", "1") == "1":
+        parts["FREQ"] = "WEEKLY"
+    if freq == "MONTHLY" and days in WEEKDAYS and re.fullmatch("[1-4]|-1", parts.get("BYSETPOS", "")):
+        days = parts.pop("BYSETPOS") + days
+    if freq == "YEARLY" and "BYMONTH" in parts and not days and base:
+        parts.setdefault("BYMONTHDAY", str(int(base[8:10])))
+    if days:
+        parts["BYDAY"] = days
+    if parts.get("UNTIL"):
+        parts["UNTIL"] = read_until(parts["UNTIL"], base, times)
+    try:
+        return clean_repeat(";".join(f"{name}={text}" for name, text in parts.items()))
+    except ValueError:
+        return None
+
+
+def calendar_rule(repeat: str, base: str | None, times: CalendarTimes) -> str:
+    """A rule of ours as RRULE; its end is a date or a time as the date of the to-do is (RFC 5545, 3.3.10)."""
+    rule = read_rule(repeat)
+    is_day = base is None or len(base) == 10
+    if rule.until and is_day != (len(rule.until) == 8):
+        end = datetime.datetime.fromisoformat(rule.until)
+        if is_day:
+            until = compact(times.clock(end.isoformat()))[:8]
+        else:
+            zone = times.clock(cast(str, base)).tzinfo
+            until = compact(end.combine(end, LAST_SECOND, zone).astimezone(datetime.UTC)) + "Z"
+        rule = rule._replace(until=until)
+    return str(rule._replace(start=""))
+
+
+def one_line(text: str, limit: int) -> str:
+    """A text on one line of this many characters at most, without what a line may not have; it can be empty."""
+    line = "".join(" " if unicodedata.category(each) in ("Cc", "Zl", "Zp") else each for each in text[: 4 * limit])
+    line = " ".join(line.split())
+    line = line if len(line) <= limit else trim(line[: limit - 1]) + "…"
+    with contextlib.suppress(ValueError):
+        return clean_line(line, limit)
+    return ""
+
+
+def read_categories(component: Component) -> list[tuple[str, str]]:
+    """The categories as they are written, each with its tag, which is empty for one that cannot be a tag."""
+    written = [part for each in component.all("CATEGORIES") for part in re.findall(r"(?:\\.|[^,\\])+", each.value)]
+    known: dict[str, str] = {}
+    found = []
+    for each in written:
+        tag = one_line(Property("", "", each, "").text.replace(",", " "), 50)
+        if tag and len(known) < MAX_TAGS:
+            found.append((each, known.setdefault(fold(tag), tag)))
+        else:
+            found.append((each, known.get(fold(tag), "")))
+    return found
+
+
+def read_duration(text: str) -> int | None:
+    """The seconds of a duration, or None if it is not one."""
+    found = CALENDAR_DURATION.fullmatch(text.strip().upper())
+    if not found or not any(found.groups()[1:]):
+        return None
+    weeks, days, hours, minutes, seconds = (int(each or 0) for each in found.groups()[1:])
+    total = (((weeks * 7 + days) * 24 + hours) * 60 + minutes) * 60 + seconds
+    return -total if found[1] == "-" else total
+
+
+def read_alarm(alarm: Component, fields: Mapping[str, Any], times: CalendarTimes) -> Reminder | None:
+    """The reminder of a VALARM, or None if it is something else, such as a mail or a place."""
+    trigger = alarm.first("TRIGGER")
+    is_placed = alarm.all("PROXIMITY", "X-APPLE-PROXIMITY")
+    if alarm.value("ACTION").upper() not in ("DISPLAY", "AUDIO") or is_placed or trigger is None:
+        return None
+    seconds = read_duration(trigger.value)
+    if seconds is None:
+        at = times.read(trigger)
+        return Reminder(at=at) if at and len(at) > 10 and at > "1980" else None
+    of: Literal["due", "start"] = "due" if trigger.parameter("RELATED").upper() == "END" else "start"
+    if fields.get(of) is None:
+        of = "start" if fields.get("start") else "due"
+    before = -round(seconds / 60)
+    return Reminder(before=before, of=of) if abs(before) <= MAX_BEFORE else None
+
+
+def alarm_lines(reminder: Reminder, title: str) -> list[str]:
+    """The properties of a reminder's VALARM."""
+    if reminder.before is None:
+        moment = parse_date_time(cast(str, reminder.at))
+        with contextlib.suppress(OverflowError):  # the calendar ends
+            moment = moment.astimezone(datetime.UTC)
+        trigger = f"TRIGGER;VALUE=DATE-TIME:{compact(moment)}Z"
+    else:
+        days, minutes = divmod(abs(reminder.before), 24 * 60)
+        length = f"P{days}D" if days and not minutes else f"PT{abs(reminder.before)}M"
+        related = "END" if reminder.of == "due" else "START"
+        trigger = f"TRIGGER;RELATED={related}:{'-' if reminder.before > 0 else ''}{length}"
+    return ["ACTION:DISPLAY", f"DESCRIPTION:{escaped(title)}", trigger]
+
+
+class CalendarTodo(msgspec.Struct, kw_only=True):
+    """A to-do as a calendar object (a VCALENDAR with the VTODOs of one UID) shows it."""
+
+    uid: str
+    fields: dict[str, Any]  # that a to-do's patch may have, always all that are mapped
+    completed_at: str | None  # when it was completed, if it is
+    parent_uid: str | None  # the UID of the one that it is a subtask of
+    order: float | None  # X-APPLE-SORT-ORDER
+    completed_occurrences: list[str]  # dates of the repeats that are completed on their own
+    text: str  # the whole VCALENDAR, for `kept`
+
+
+def is_of_apple(calendar: Component) -> bool:
+    """Whether Reminders, or another program of Apple, wrote a calendar."""
+    return "apple" in calendar.value("PRODID").lower()
+
+
+class ReadTodo:
+    """What a VTODO says, with the properties from which it is read."""
+
+    def __init__(self, component: Component, times: CalendarTimes, is_apple: bool = False):
+        self.component, self.times = component, times
+        self.categories = read_categories(component)
+        start, due = times.read(component.first("DTSTART")), times.read(component.first("DUE"))
+        if start and not due and (seconds := read_duration(component.value("DURATION"))):
+            due = times.after(start, seconds)
+        # Reminders (Apple) writes each due date also as the start, which it does not know.
+        self.mirrors_due = bool(start) and is_apple and times.same(start, due)
+        dates = {"due": due, "start": None if self.mirrors_due else start}
+        self.alarms = self._read_alarms(dates)
+        notes = one.text if (one := component.first("DESCRIPTION")) else ""
+        self.fields: dict[str, Any] = {
+            "title": self._title(notes),
+            "notes": clean_text(notes)[:20_000],
+            **dates,
+            "priority": OUR_PRIORITIES[int(number)] if (number := component.value("PRIORITY")) in DIGITS else 0,
+            "completed": self._is_completed(),
+            "repeat": self._repeat(due or start),
+            "tags": [*dict.fromkeys(tag for _, tag in self.categories if tag)],
+            "reminders": clean_reminders([reminder for _, reminder in self.alarms if reminder]),
+        }
+
+    def _title(self, notes: str) -> str:
+        summary = one.text if (one := self.component.first("SUMMARY")) else ""
+        first_line = next(iter(notes[: 4 * MAX_TITLE].strip().split("\n")))
+        return one_line(summary, MAX_TITLE) or one_line(first_line, MAX_TITLE) or UNTITLED
+
+    def _is_completed(self) -> bool:
+        status = self.component.value("STATUS").upper()
+        if status in ("NEEDS-ACTION", "IN-PROCESS", "COMPLETED", "CANCELLED"):
+            return status in ("COMPLETED", "CANCELLED")
+        return bool(self.component.all("COMPLETED")) or self.component.value("PERCENT-COMPLETE") == "100"
+
+    def _repeat(self, base: str | None) -> str | None:
+        rule = read_calendar_rule(self.component.value("RRULE"), base, self.times)
+        if rule and self.component.value(FROM_COMPLETION).upper() == "COMPLETION":
+            return f"{rule};FROM=COMPLETION"
+        return rule
+
+    def _read_alarms(self, dates: Mapping[str, Any]) -> list[tuple[Component, Reminder | None]]:
+        """Each VALARM with its reminder, as far as a to-do can have them."""
+        known: set[Reminder] = set()
+        alarms: list[tuple[Component, Reminder | None]] = []
+        for each in self.component.inner("VALARM"):
+            reminder = read_alarm(each, dates, self.times)
+            if reminder and (reminder in known or len(known) < MAX_REMINDERS):
+                known.add(reminder)
+            else:
+                reminder = None
+            alarms.append((each, reminder))
+        return alarms
+
+    def has(self, name: str, value: Any) -> bool:
+        """Whether a field has this value."""
+        known = self.fields[name]
+        return self.times.same(known, value) if name in ("due", "start") else bool(known == value)
+
+    def depending(self, differing: Collection[str]) -> list[str]:
+        """The fields that must be written since others are: the due date, if it is read from the start or is in UTC."""
+        by_start = "start" in differing and self.component.all("DURATION")
+        by_zone = "repeat" in differing and self.component.value("DUE").endswith("Z")
+        return ["due"] if "due" not in differing and (by_start or by_zone) else []
+
+    @property
+    def completed_at(self) -> str | None:
+        """When it was completed, if it is and says when."""
+        at = self.times.read(self.component.first("COMPLETED")) if self.fields["completed"] else None
+        if at is None or not "1970-01-02" < at < "9000":
+            return None
+        return timestamp(due_sort_key(at) if len(at) > 10 else start_of_day(read_day(at).toordinal(), self.times.zone))
+
+    @property
+    def parents(self) -> list[Property]:
+        """The properties that name the one of which it is a subtask."""
+        related = self.component.all("RELATED-TO")
+        return [each for each in related if each.parameter("RELTYPE").upper() in ("", "PARENT")]
+
+    @property
+    def order(self) -> float | None:
+        """Its place among others."""
+        with contextlib.suppress(ValueError):
+            order = float(self.component.value("X-APPLE-SORT-ORDER"))
+            return order + 0.0 if abs(order) <= MAX_ORDER else None
+        return None
+
+
+def todos_by_uid(calendar: Component) -> dict[str, list[Component]]:
+    """The VTODOs of a calendar by UID, in each group the one without RECURRENCE-ID first.
+
+    One without a UID, or with that of another, gets one that is the same whenever the file is read.
+    """
+    groups: dict[str, list[Component]] = {}
+    made: collections.Counter[str] = collections.Counter()
+    for each in sorted(calendar.inner("VTODO"), key=lambda each: bool(each.all("RECURRENCE-ID"))):
+        uid = each.value("UID")
+        if uid and (uid not in groups or each.all("RECURRENCE-ID")):
+            groups.setdefault(uid, []).append(each)
+            continue
+        digest = hashlib.sha256("\n".join(each.lines()).encode()).hexdigest()[:32]
+        groups[f"{digest}-{made[digest]}" if made[digest] else digest] = [each]
+        made[digest] += 1
+    return groups
+
+
+def calendar_text(components: Iterable[Component]) -> str:
+    """The text of components, in folded lines."""
+    return "".join(fold_line(line) for each in components for line in each.lines())
+
+
+def calendar_todo(uid: str, todos: Sequence[Component], read: ReadTodo, text: str) -> CalendarTodo:
+    """A to-do from the VTODOs of its UID."""
+    repeats = [ReadTodo(each, read.times) for each in todos if each.all("RECURRENCE-ID")]
+    done = [read.times.read(each.component.first("RECURRENCE-ID")) for each in repeats if each.fields["completed"]]
+    return CalendarTodo(
+        uid=uid,
+        fields=read.fields,
+        completed_at=read.completed_at,
+        parent_uid=next((each.value.strip() for each in read.parents), None),
+        order=read.order,
+        completed_occurrences=[each for each in done if each],
+        text=text,
+    )
+
+
+def read_calendar(data: bytes, zone: str) -> list[CalendarTodo]:
+    """The to-dos of an iCalendar file, for a reader in a time zone. Raises ValueError."""
+    calendars = parse_components(data)
+    if not calendars:
+        raise ValueError("is not a calendar: it does not begin with BEGIN:VCALENDAR")
+    found, budget = [], 4 * len(data) + MAX_BODY
+    for calendar in calendars:
+        times, groups = CalendarTimes(calendar, zone), todos_by_uid(calendar)
+        head = calendar.all("VERSION", "PRODID", "CALSCALE")
+        zones = {each.value("TZID"): each for each in calendar.inner("VTIMEZONE")}
+        for uid, todos in groups.items():
+            own = calendar
+            if len(groups) > 1:
+                # A definition that is repeated very often makes no file of gigabytes: a name is enough.
+                names = {line.parameter("TZID") for todo in todos for line in todo.items if isinstance(line, Property)}
+                own = Component(
+                    "VCALENDAR", [*head, *(zones[each] for each in zones if each in names and budget > 0), *todos]
+                )
+            read = ReadTodo(todos[0], times, is_of_apple(calendar))
+            found.append(calendar_todo(uid, todos, read, calendar_text([own])))
+            budget -= len(found[-1].text)
+    return found
+
+
+FIELD_PROPERTIES: dict[str, tuple[str, ...]] = {
+    "title": ("SUMMARY",),
+    "notes": ("DESCRIPTION",),
+    "start": ("DTSTART",),
+    "due": ("DUE", "DURATION"),
+    "priority": ("PRIORITY",),
+    "completed": ("STATUS", "COMPLETED", "PERCENT-COMPLETE"),
+    "repeat": ("RRULE", FROM_COMPLETION),
+}
+
+
+def whole_second(moment: str) -> str:
+    """A moment of ours without its milliseconds."""
+    return f"{moment[:19]}Z"
+
+
+def field_lines(todo: Todo, field: str, times: CalendarTimes) -> list[str]:
+    """The properties of a field, without those that have a default."""
+    value = getattr(todo, field)
+    if field == "completed":
+        at = [times.write("COMPLETED", whole_second(todo.completed_at))] if todo.completed_at else []
+        return ["STATUS:COMPLETED", *at, "PERCENT-COMPLETE:100"] if value else ["STATUS:NEEDS-ACTION"]
+    if not value:
+        return []
+    if field in ("start", "due"):
+        return [times.write(FIELD_PROPERTIES[field][0], value, bool(todo.repeat))]
+    if field == "priority":
+        return [f"PRIORITY:{ICALENDAR_PRIORITIES[value]}"]
+    if field == "repeat":
+        more = [f"{FROM_COMPLETION}:COMPLETION"] if read_rule(value).start else []
+        return [f"RRULE:{calendar_rule(value, todo.due or todo.start, times)}", *more]
+    return [f"{FIELD_PROPERTIES[field][0]}:{escaped(value)}"]
+
+
+def stamp_lines(todo: Todo, sequence: int) -> dict[str, str]:
+    """The properties that every change sets, by name."""
+    at = compact(parse_date_time(todo.updated_at)) + "Z"
+    lines = {name: f"{name}:{at}" for name in ("DTSTAMP", "LAST-MODIFIED")}
+    return {**lines, "SEQUENCE": f"SEQUENCE:{max(sequence, todo.revision)}"}
+
+
+def new_component(todo: Todo, name: str, uid: str) -> Component:
+    """A component with the properties that identify it."""
+    lines = [f"UID:{uid}", *stamp_lines(todo, 0).values(), f"CREATED:{compact(parse_date_time(todo.created_at))}Z"]
+    return Component(name, map(Property.of, lines))
+
+
+def write_alarms(component: Component, todo: Todo, alarms: Sequence[tuple[Component, Reminder | None]]) -> None:
+    """Remove the VALARMs of reminders that a to-do no longer has, and add those of its new ones."""
+
+    def key(reminder: Reminder) -> tuple[Any, ...]:
+        return reminder.before, reminder.of, reminder.at and due_sort_key(reminder.at)
+
+    wanted, known = {key(each) for each in todo.reminders}, {key(each) for _, each in alarms if each}
+    gone = {id(alarm) for alarm, reminder in alarms if reminder and key(reminder) not in wanted}
+    component.items = [each for each in component.items if id(each) not in gone]
+    for each in todo.reminders:
+        if key(each) not in known:
+            lines = alarm_lines(each, todo.title)
+            component.items.append(Component("VALARM", map(Property.of, lines)))
+
+
+def write_todo(
+    component: Component, todo: Todo, old: ReadTodo | None, parent_uid: str | None, times: CalendarTimes
+) -> None:
+    """Write what differs from the old to-do into its component; everything, if there is none."""
+    before = "".join(component.lines())
+    differing = [name for name in FIELD_PROPERTIES if old is None or not old.has(name, getattr(todo, name))]
+    if old:
+        differing = [*differing, *old.depending(differing)]
+    for name in differing:
+        component.put(FIELD_PROPERTIES[name], *field_lines(todo, name, times))
+    if old and old.mirrors_due and "due" in differing:
+        component.put(["DTSTART"], *([times.write("DTSTART", todo.due, bool(todo.repeat))] if todo.due else []))
+    if old and old.completed_at and todo.completed_at and old.completed_at[:19] != todo.completed_at[:19]:
+        component.put(["COMPLETED"], times.write("COMPLETED", whole_second(todo.completed_at)))
+    if todo.tags != (old.fields["tags"] if old else []):
+        kept = [(text, tag) for text, tag in (old.categories if old else []) if not tag or tag in todo.tags]
+        new = [escaped(tag) for tag in todo.tags if tag not in {tag for _, tag in kept}]
+        texts = [*(text for text, _ in kept), *new]
+        component.put(["CATEGORIES"], *([f"CATEGORIES:{','.join(texts)}"] if texts else []))
+    parents = old.parents if old else []
+    if parent_uid != next((each.value.strip() for each in parents), None):
+        component.replace(parents, *([f"RELATED-TO:{parent_uid}"] if parent_uid else []))
+    write_alarms(component, todo, old.alarms if old else [])
+    if old and "".join(component.lines()) != before:
+        sequence = component.value("SEQUENCE")
+        for name, line in stamp_lines(todo, int(sequence) + 1 if re.fullmatch(r"\d{1,9}", sequence) else 1).items():
+            component.put([name], line)
+    if old is None or old.order != todo.order:
+        order = int(todo.order) if todo.order.is_integer() else todo.order
+        component.put(["X-APPLE-SORT-ORDER"], f"X-APPLE-SORT-ORDER:{order}")
+
+
+def write_event(todo: Todo, uid: str, times: CalendarTimes) -> Component:
+    """A to-do that has a date as an event, for calendars that show no to-dos."""
+    component = new_component(todo, "VEVENT", uid)
+    begin, end = todo.start, todo.due
+    is_span = begin and end and len(begin) > 10 < len(end) and 0 < due_sort_key(end) - due_sort_key(begin) <= DAY
+    begin = begin if is_span else end or begin
+    repeats = bool(todo.repeat) and not read_rule(todo.repeat or "").start  # else the next date is not known
+    lines = [
+        f"SUMMARY:{'✓ ' if todo.completed else ''}{escaped(todo.title)}",
+        *field_lines(todo, "notes", times),
+        *([times.write("DTSTART", begin, repeats)] if begin else []),
+        *([times.write("DTEND", end, repeats)] if is_span and end else []),
+        *field_lines(todo, "priority", times),
+        *([f"CATEGORIES:{','.join(map(escaped, todo.tags))}"] if todo.tags else []),
+        *([f"RRULE:{calendar_rule(todo.repeat, begin, times)}"] if repeats and todo.repeat else []),
+        "TRANSP:TRANSPARENT",
+    ]
+    component.items += map(Property.of, lines)
+    for each in [] if todo.completed else todo.reminders:
+        moment = each
+        if each.before is not None and not is_span:
+            is_of_begin = (todo.due if each.of == "due" else todo.start) == begin
+            at = reminder_moment(each, todo.due if each.of == "due" else todo.start, times.zone)
+            moment = (
+                Reminder(before=each.before, of="start") if is_of_begin else Reminder(at=timestamp(at) if at else None)
+            )
+        if moment.before is not None or moment.at:
+            component.items.append(Component("VALARM", map(Property.of, alarm_lines(moment, todo.title))))
+    return component
+
+
+def write_calendar(
+    todo: Todo, *, uid: str, parent_uid: str | None, zone: str, kept: str = "", as_event: bool = False
+) -> str:
+    """A to-do as a calendar object, for a reader in a time zone.
+
+    `kept` is the object that a program stored last: its properties stay as they are, except those whose value is no
+    longer that of the to-do.
+    """
+    calendars = parse_components(kept.encode()) if kept else []
+    calendar = calendars[0] if calendars else Component("VCALENDAR", map(Property.of, CALENDAR_HEAD))
+    times = CalendarTimes(calendar, zone)
+    todos = sorted(calendar.inner("VTODO"), key=lambda each: bool(each.all("RECURRENCE-ID")))
+    if as_event:
+        calendar.items.append(write_event(todo, uid, times))
+    elif todos:
+        write_todo(todos[0], todo, ReadTodo(todos[0], times, is_of_apple(calendar)), parent_uid, times)
+    else:
+        calendar.items.append(new_component(todo, "VTODO", uid))
+        write_todo(cast(Component, calendar.items[-1]), todo, None, parent_uid, times)
+    for each in todos:
+        if each.value("UID") != uid:
+            each.put(["UID"], f"UID:{uid}")
+    first = next(index for index, each in enumerate(calendar.items) if isinstance(each, Component))
+    calendar.items[first:first] = times.definitions()
+    return calendar_text([calendar])
 
 
 # ==== databases: may call the domain's errors; know nothing of to-dos ===========================
@@ -5290,15 +6109,6 @@ class SQLiteDatabase(Database):
 
 
 # ---- Postgres
-
-
-def driver(module: str, setting: str, extra: str) -> Any:
-    """Import an optional driver. Raises Misconfigured, naming the extra to install, if it is missing."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        message = f"{setting} needs the driver {module.partition('.')[0]}: pip install 'tornado-todo[{extra}]'"
-        raise Misconfigured(message) from None
 
 
 def asyncpg_driver() -> Any:
