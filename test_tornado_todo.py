@@ -41,6 +41,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
+import pydoc
 import random
 import re
 import shutil
@@ -9798,6 +9799,221 @@ def test_running_raises_its_errors_in_the_caller(tmp_path):
     with pytest.raises(ZeroDivisionError), tornado_todo.running(MEMORY):
         raise ZeroDivisionError
     eventually(lambda: set(threading.enumerate()) <= threads)
+
+
+# ---- Python code without HTTP
+
+
+def as_json(thing: Any) -> Any:
+    return json.loads(msgspec.json.encode(thing))
+
+
+@pytest.fixture
+async def python(todo_engine):
+    """The to-dos of this machine's own user on every engine, in Python."""
+    async with tornado_todo.opened(todo_engine) as todos:
+        yield todos
+
+
+async def test_python_code_adds_reads_changes_completes_deletes_and_undoes(python):
+    todo = await python.add("Milk tomorrow #shop !1", parse=True)
+    assert isinstance(todo, tornado_todo.Todo) and (todo.title, todo.tags, todo.priority) == ("Milk", ["shop"], 1)
+    assert todo == await python.get(todo) == await python.get(todo.id)
+    changed = await python.change(todo, notes="two", due=datetime.date(2026, 12, 1), if_match=todo.revision)
+    assert (changed.notes, changed.due) == ("two", "2026-12-01")
+    with pytest.raises(tornado_todo.PreconditionFailed):
+        await python.change(todo, notes="three", if_match=todo.revision)
+    assert (await python.complete(todo)).completed and (await python.undo()).todos[0].completed is False
+    await python.delete(todo)
+    assert await python.list() == [] and (await python.get(todo, deleted=True)).deleted_at
+    assert (await python.restore(todo)).deleted_at is None
+    await python.delete(todo)
+    await python.delete(todo, deleted=True)
+    with pytest.raises(tornado_todo.NotFound):
+        await python.get(todo, deleted=True)
+    assert [each.action for each in await python.changes()] == ["purge"]
+
+
+async def test_changes_in_python_have_what_was_and_what_is(python):
+    todo = await python.add("old")
+    garden = await python.call("POST", "/api/lists", title="Garden")
+    since = await python.revision()
+    await python.change(todo, title="new", list=garden)
+    (change,) = await python.changes(since)
+    assert isinstance(change, tornado_todo.Change) and (change.old.title, change.new.title) == ("old", "new")
+    assert [each.new for each in await python.changes(list=garden)][0].title == "Garden"
+    await python.call("POST", "/api/filters", title="Mine", query="tag=a")
+    assert (await python.changes())[-1].new.query == "tag=a"
+
+
+async def test_every_filter_of_http_takes_python_values(python):
+    garden = await python.call("POST", "/api/lists", title="Garden")
+    day = datetime.date(2026, 12, 1)
+    house = await python.add("House", tags=["a", "b"], priority=3, due=day, start=day, assignee=None)
+    part = await python.add("Part", parent=house, priority=2)
+    bulb = await python.add("Bulb", list=garden, completed=True, tags={"a"})
+    given = {
+        **{"list": (garden, [bulb]), "id": ([house, part.id], [house, part]), "completed": (True, [bulb])},
+        **{"due": (day, [house]), "start": ((day, None), [house]), "tag": (["a", "b"], [house])},
+        **{"priority": ([2, 3], [house, part]), "assignee": ("none", [house, part, bulb]), "parent": (house, [part])},
+        **{"q": ("ou", [house]), "archived": (True, []), "tz": ("Europe/Berlin", [house, part, bulb])},
+        **{"deleted": (True, [])},
+    }
+    assert given.keys() == tornado_todo.AllFilters.__annotations__.keys()
+    for name, (value, expected) in given.items():
+        assert {each.id for each in await python.list(**{name: value})} == {each.id for each in expected}, name
+    for value, expected in [((None, day), [house]), ("2026-12-01..", [house]), ("none", [part, bulb])]:
+        assert {each.id for each in await python.list(due=value)} == {each.id for each in expected}, value
+    assert [each.title for each in await python.list(tag="a", priority=3, sort="-title", limit=5)] == ["House"]
+    assert await python.call("PATCH", "/api/todos", {"completed": True}, tag="b") == tornado_todo.BulkResult(
+        (await python.changes())[-1].batch, 1
+    )
+
+
+async def test_all_pages_of_a_list_are_read_in_python(python, monkeypatch):
+    await python.call("POST", "/api/todos", [{"title": f"{number:04}"} for number in range(1000)])
+    await python.add("last")
+    assert [each.title for each in await python.list()][999:] == ["0999", "last"]
+    assert len(await python.list(limit=1001)) == 1001 and len(await python.list(limit=3)) == 3
+    assert len(await python.changes()) == 1001
+
+
+@pytest.mark.parametrize(
+    "method, path, body, query",
+    [
+        ("POST", "/api/todos", {"title": "x", "prio": 3}, {}),
+        ("POST", "/api/todos", {"title": "", "priority": 9, "due": "soon"}, {}),
+        ("POST", "/api/todos", {"title": "x", "list": NO_ID}, {}),
+        ("POST", "/api/todos", {"title": "\ud800"}, {}),
+        ("POST", "/api/todos", {"title": "x", "order": float("nan")}, {}),
+        ("POST", "/api/todos", {"title": "x" * 3_000_000}, {}),
+        ("POST", "/api/todos", [{"title": "x"}, {}], {}),
+        ("GET", "/api/todos", None, {"complete": "true"}),
+        ("GET", "/api/todos", None, {"limit": "0"}),
+        ("GET", "/api/todos", None, {"due": "soon"}),
+        ("GET", f"/api/todos/{NO_ID}", None, {}),
+        ("GET", "/api/todos/..%2F..", None, {}),
+        ("PUT", "/api/todos", {}, {}),
+        ("POST", "/api/tokens", {}, {}),
+        ("GET", "/api/events", None, {}),
+        ("GET", "/api/nowhere", None, {}),
+    ],
+    ids=str,
+)
+async def test_python_code_meets_the_errors_of_http(python, shared, method, path, body, query):
+    answer = shared.send(method, path + (f"?{urllib.parse.urlencode(query)}" if query else ""), body)
+    with pytest.raises(tornado_todo.TodoError) as caught:
+        await python.call(method, path, body, **query)
+    problem = answer.json()
+    assert (caught.value.status_code, caught.value.title) == (problem["status"], problem["title"])
+    assert (caught.value.detail, caught.value.errors) == (problem["detail"], problem.get("errors", []))
+
+
+async def test_python_code_has_the_rights_of_its_user(python):
+    app = tornado_todo.make_app(MEMORY, get_user=lambda request: None)
+    async with tornado_todo.lifespan(app):
+        ann, bob = tornado_todo.todos(app, user="ann"), tornado_todo.todos(app, user="bob")
+        todo, garden = await ann.add("hers"), await ann.call("POST", "/api/lists", title="Garden")
+        for act in (bob.get(todo), bob.change(todo, title="his"), bob.delete(todo), bob.add("x", list=garden)):
+            with pytest.raises((tornado_todo.NotFound, tornado_todo.Invalid)):
+                await act
+        await bob.lists()
+        await ann.call("PUT", f"/api/lists/{garden.id}/members/bob", role="viewer")
+        shared_todo = await ann.add("shared", list=garden)
+        assert await bob.list() == [await bob.get(shared_todo)]
+        with pytest.raises(tornado_todo.Forbidden):
+            await bob.change(shared_todo, title="his")
+        assert (await ann.as_user("bob").lists())[-1].role == "viewer"
+
+
+async def test_user_without_an_account_is_an_error_where_there_are_accounts():
+    async with tornado_todo.opened({**MEMORY, "AUTH": "accounts"}, user="ann") as todos:
+        with pytest.raises(tornado_todo.NotFound, match="There is no user ann"):
+            await todos.list()
+
+
+async def test_results_in_python_are_those_of_http(tmp_path):
+    with serving(in_file(tmp_path)) as client:
+        add(client, "one", tags=["a"]), add_list(client), client.post("/api/undo")
+        async with tornado_todo.opened({**in_file(tmp_path), "PUBLIC_URL": client.url}) as todos:
+            for path in ("todos", "lists", "changes", "tags", "parents", "filters", "templates", "user", "statistics"):
+                assert as_json(await todos.call("GET", f"/api/{path}")) == client.get(f"/api/{path}").json(), path
+            client.request("PUT", "/api/records/kept", b"{", Content_Type="application/json")
+            await todos.call("PUT", "/api/records/own", b"{")
+            await todos.call("PUT", "/api/documents/kept", {"a": datetime.date(2026, 1, 1)})
+            assert client.get("/api/documents/kept").json() == {"a": "2026-01-01"}
+            assert (await todos.call("GET", "/api/records/own"), await todos.call("GET", "/api/health/live"))[0] == b"{"
+            assert (await todos.call("GET", "/api/export", format="csv")).startswith(b"\xef\xbb\xbfid,")
+            assert (await todos.call("GET", "/api/export")).todos[0].title == "one"
+
+
+async def test_server_and_a_script_on_the_same_database_see_each_others_changes(tmp_path):
+    with process(tmp_path, **in_file(tmp_path)) as server:
+        async with tornado_todo.opened(in_file(tmp_path)) as todos, listening(server.client.url) as line:
+            await next_message(line)
+            watched = todos.watch(await todos.revision())
+            mine = await todos.add("of the script")
+            assert (await next_change(line))["after"]["title"] == "of the script"
+            theirs = await ask(server.client.url, "/api/todos", "POST", {"title": "of the server"})
+            changes = [await asyncio.wait_for(anext(watched), PATIENCE) for _ in range(2)]
+            assert [change.todo for change in changes] == [mine.id, theirs["id"]]
+            await watched.aclose()
+            await asyncio.gather(*(todos.add(str(number)) for number in range(20)))
+            answers = [ask(server.client.url, "/api/todos", "POST", {"title": str(number)}) for number in range(20)]
+            await asyncio.gather(*answers, *(todos.add(str(number)) for number in range(20)))
+            assert len(titles(server.client)) == len(await todos.list()) == 62
+
+
+async def test_watching_ends_with_the_app_and_refuses_a_revision_that_is_too_old(tmp_path):
+    async with tornado_todo.opened(in_file(tmp_path)) as todos:
+        await todos.add("x")
+        with pytest.raises(tornado_todo.Gone):
+            await anext(todos.watch(10_000))
+        watching = asyncio.ensure_future(collect(todos.watch(0)))
+        await asyncio.sleep(0.1)
+    assert [change.action for change in await asyncio.wait_for(watching, PATIENCE)] == ["create"]
+    with pytest.raises(tornado_todo.TodoError):
+        await todos.call("GET", "/api/nowhere")
+
+
+async def collect(items) -> list:
+    return [item async for item in items]
+
+
+def public_names(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
+
+
+def test_scripts_without_an_event_loop_have_the_same_methods_in_any_thread(tmp_path):
+    threads = set(threading.enumerate())
+    with tornado_todo.opened_sync(in_file(tmp_path)) as todos:
+        garden = todos.call("POST", "/api/lists", title="Garden")
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            added = [*pool.map(lambda number: todos.add(str(number), list=garden), range(40))]
+        assert len(todos.list(list=garden)) == 40 and todos.get(added[0]) == added[0]
+        assert [todo_list.title for todo_list in todos.lists()] == ["Inbox", "Garden"]
+        changes = todos.watch(0)
+        assert next(changes).new.title == "Garden" and next(changes).action == "create"
+        changes.close()
+        with pytest.raises(tornado_todo.Invalid, match="known are"):
+            todos.add("x", prio=1)
+        assert todos.as_user("local").complete(added[0]).completed and todos.undo().count == 1
+    with pytest.raises(tornado_todo.Unavailable):
+        todos.list()
+    eventually(lambda: set(threading.enumerate()) <= threads)
+    assert public_names(tornado_todo.SyncTodos) == public_names(tornado_todo.Todos)
+
+
+def test_help_and_completion_show_the_public_names():
+    assert dir(tornado_todo) == sorted(tornado_todo.__all__) and len(dir(tornado_todo)) < 40
+    shown = pydoc.plain(pydoc.render_doc(tornado_todo))
+    assert "make_app(" in shown and "class Todos" in shown and "class QuickAdd" not in shown
+
+
+def test_the_package_has_the_mark_of_a_typed_one():
+    assert (HERE / "tornado_todo" / "py.typed").read_bytes() == b"" and len(os.listdir(HERE / "tornado_todo")) == 1
+    text = (HERE / "setup.cfg").read_text(encoding="utf-8")
+    assert "packages = tornado_todo" in text and "* = py.typed" in text
 
 
 def test_two_servers_with_different_databases_run_in_one_process(tmp_path):

@@ -10,6 +10,7 @@
 Run it:     python tornado_todo.py            a page and a JSON API on http://localhost:8888
 Embed it:   app = tornado_todo.make_app({"DATABASE_URL": "sqlite://"}, prefix="/todo")
 Under ASGI: tornado_todo.asgi_app(app)        for uvicorn, or mounted in FastAPI or Starlette
+Script it:  with tornado_todo.opened_sync() as todos: todos.add("Pay rent tomorrow #home", parse=True)
 Test with:  with tornado_todo.running({"DATABASE_URL": "sqlite://"}) as url: ...
 Configure:  python tornado_todo.py --help     every setting is an environment variable too
 
@@ -30,7 +31,7 @@ The map. A line of code calls only upwards, so the file reads from top to bottom
     http            requests, responses, dispatch, and the adapters of Tornado's connection and of ASGI
     handlers        the resources: a method for each verb, with its contract in its signature
     page            the HTML, CSS and JavaScript of the page
-    assembly        ROUTES, make_app(), lifespan(), running()
+    assembly        ROUTES, make_app(), lifespan(), running(); Todos, for Python code without HTTP
     copying         from one database to another, and backups
     command line    main()
 
@@ -49,6 +50,7 @@ import argparse
 import asyncio
 import base64
 import bisect
+import builtins
 import collections
 import concurrent.futures
 import contextlib
@@ -89,6 +91,7 @@ import time
 import unicodedata
 import urllib.parse
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -104,9 +107,11 @@ from typing import (
     IO,
     Annotated,
     Any,
+    Concatenate,
     Generic,
     Literal,
     NamedTuple,
+    ParamSpec,
     Protocol,
     Self,
     TypedDict,
@@ -135,10 +140,11 @@ import tornado.websocket
 from msgspec import UNSET, Meta, UnsetType
 
 __version__ = "0.1.0"
-__all__ = [
-    *("Config", "Misconfigured", "SETTINGS", "TodoError"),
-    *("asgi_app", "lifespan", "main", "make_app", "running"),
-]
+# Type checkers do not read `*` here. `help()` and completion show only these names, see `__dir__`.
+__all__ = ["Change", "Config", "Misconfigured", "SETTINGS", "SyncTodos", "Todo", "TodoError", "TodoList", "Todos"]
+__all__ += ["UndoResult", "asgi_app", "lifespan", "main", "make_app", "opened", "opened_sync", "running", "todos"]
+__all__ += ["Conflict", "Forbidden", "Gone", "Invalid", "Malformed", "NotFound", "PreconditionFailed", "TooLarge"]
+__all__ += ["Unavailable"]
 
 LOG = logging.getLogger("tornado_todo")
 ACCESS_LOG = logging.getLogger("tornado_todo.access")
@@ -1631,6 +1637,21 @@ class Change(msgspec.Struct, kw_only=True, frozen=True):
     action: Annotated[str, declare(ACTIONS, "action")]
     before: Annotated[msgspec.Raw, declare("the to-do or list before", "before_image", **IMAGE)]
     after: Annotated[msgspec.Raw, declare("the to-do or list after", "after_image", **IMAGE)]
+
+    @property
+    def old(self) -> Todo | TodoList | SavedFilter | Template | None:
+        """The thing before, as a struct."""
+        return self._thing(self.before)
+
+    @property
+    def new(self) -> Todo | TodoList | SavedFilter | Template | None:
+        """The thing after, as a struct."""
+        return self._thing(self.after)
+
+    def _thing(self, raw: msgspec.Raw) -> Any:
+        kept: dict[str, Any] = {"filter": SavedFilter, "template": Template}
+        kind = kept.get(self.action, Todo if self.todo else TodoList)
+        return msgspec.json.decode(raw, type=kind | None)
 
 
 def optional(clean: Callable[[str], str]) -> Callable[[str | None], str | None]:
@@ -5465,8 +5486,8 @@ def is_open_elsewhere(path: str) -> bool:
         return False
     for file, place, length in ((path, 0x40000002, 510), (f"{path}-shm", 128, 1)):
         try:
-            with open(file, "r+b") as opened:
-                fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB, length, place)
+            with open(file, "r+b") as locked:
+                fcntl.lockf(locked, fcntl.LOCK_EX | fcntl.LOCK_NB, length, place)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES) and os.access(file, os.W_OK):
                 return True
@@ -11248,8 +11269,8 @@ class Services:
             self._opening = asyncio.ensure_future(self._open())
             # If it fails when no request waits for it, the next request tries again.
             self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
-        opened, _ = await asyncio.wait([self._opening], timeout=seconds)
-        if not opened:
+        finished, _ = await asyncio.wait([self._opening], timeout=seconds)
+        if not finished:
             raise self._slow_to_open()
         self._opening.result()
 
@@ -11401,6 +11422,15 @@ def body_too_large(limit: int) -> TooLarge:
     return TooLarge.of("", f"must have at most {limit:,} bytes", "The body")
 
 
+class Caller(NamedTuple):
+    """The caller of a request, and how it was identified: local, open, host, session, token or link."""
+
+    user: User
+    kind: str
+    read_only: bool = False
+    credential_id: str | None = None
+
+
 class Request:
     """One HTTP request. Raises HTTPInputError for one without a valid target and host."""
 
@@ -11415,6 +11445,7 @@ class Request:
             raise tornado.httputil.HTTPInputError(f"{'Missing' if host is None else 'Invalid'} Host header")
         self.host = host
         self.is_upgrade = False  # whether the connection can become a WebSocket
+        self.caller: Caller | None = None  # set if Python code of this process made the request
         # Whether there is an unread body, or a part of one; with a GET only if the headers announce one.
         self.has_body = method not in ("GET", "HEAD") or "content-length" in headers or "transfer-encoding" in headers
         self.length = content_length(headers) if self.has_body else 0
@@ -11934,15 +11965,6 @@ class Accounts:
 # ---- the caller of a request
 
 
-class Caller(NamedTuple):
-    """The caller of a request, and how it was identified: local, open, host, session, token or link."""
-
-    user: User
-    kind: str
-    read_only: bool = False
-    credential_id: str | None = None
-
-
 def bearer_secret(request: Request) -> str | None:
     """The secret in an Authorization header (RFC 6750), or in the sub-protocol of a WebSocket from a page."""
     headers = request.headers
@@ -12048,6 +12070,8 @@ class Authenticator:
 
     async def caller(self, request: Request) -> Caller | None:
         """The caller of a request, or None. Raises Unauthorized for a token that is not valid."""
+        if request.caller:
+            return request.caller
         if self._get_user:
             name = await call_host(self._get_user, request.for_host())
             if name and (not isinstance(name, str) or text_fault(name)):
@@ -13347,7 +13371,8 @@ AcceptLanguage = Annotated[
     str, Parameter("whose words are read, and whether 3/4 is in March", example="de", header="Accept-Language")
 ]
 Revision = Annotated[int | None, Parameter("only changes after this revision", whole(0, 2**63 - 1), 0)]
-ListFilter = Annotated[str | None, Parameter("only those of this list", ID, EXAMPLE_ID, clean_id)]
+OF_LIST = Parameter("only those of this list", ID, EXAMPLE_ID, clean_id)
+ListFilter = Annotated[str | None, OF_LIST]
 Hours = Annotated[int, Parameter("those of the next hours", whole(0, 48), 24)]
 Lifetime = Annotated[int | None, Parameter("in seconds", whole(1, 366 * 86_400), 3600)]
 
@@ -13361,23 +13386,31 @@ ListPatch = Annotated[Body, Fields(ListFields)]
 Nothing = Annotated[Body, Fields(NoFields, optional=True)]
 
 
+# The types of filters are those that Python code may pass to `Todos`; handlers get what the readers return.
+Items = str | Todo | Iterable[str | Todo]
+Day = str | datetime.date | None
+Days = Day | tuple[Day, Day]
+
+
 class Filters(TypedDict, total=False):
     """Conditions that select to-dos; without any, all are selected."""
 
-    list: ListFilter
+    list: Annotated[str | TodoList | None, OF_LIST]
     id: Annotated[
-        str, Parameter("only those with one of up to 200 ids, separated by commas", TEXT, EXAMPLE_ID, read_ids)
+        Items, Parameter("only those with one of up to 200 ids, separated by commas", TEXT, EXAMPLE_ID, read_ids)
     ]
     completed: Annotated[bool, Parameter("only those that are completed, or not", BOOLEAN, False)]
-    due: Annotated[str, Parameter("a day, days like 2026-11-01..today+7, any, none", DUE, "..2026-12-31", read_due)]
+    due: Annotated[Days, Parameter("a day, days like 2026-11-01..today+7, any, none", DUE, "..2026-12-31", read_due)]
     start: Annotated[
-        str, Parameter("the same for starts; without a first day also what has none", DUE, "..2026-12-31", read_due)
+        Days, Parameter("the same for starts; without a first day also what has none", DUE, "..2026-12-31", read_due)
     ]
-    tag: Annotated[str, Parameter("only those with this tag; may be repeated", TAG, "shop", read_tag)]
-    priority: Annotated[str, Parameter("several separated by commas", PRIORITIES, "2,3", read_priorities)]
+    tag: Annotated[str | Iterable[str], Parameter("only those with this tag; may be repeated", TAG, "shop", read_tag)]
+    priority: Annotated[
+        int | str | Iterable[int], Parameter("several separated by commas", PRIORITIES, "2,3", read_priorities)
+    ]
     assignee: Annotated[str, Parameter("`me`, `none` or a user's name", TEXT, "me", read_text)]
     parent: Annotated[
-        str, Parameter("ids of up to 200 to-dos whose subtasks are meant, or `none`", TEXT, "none", read_parents)
+        Items, Parameter("ids of up to 200 to-dos whose subtasks are meant, or `none`", TEXT, "none", read_parents)
     ]
     q: Annotated[str, Parameter("words in the title, the notes, the tags or the comments", TEXT, "milk", read_words)]
     archived: Archived
@@ -25865,6 +25898,192 @@ async def lifespan(app: TodoApplication) -> AsyncIterator[None]:
         await services.close()
 
 
+# ---- Python code, without HTTP
+
+
+def query_text(name: str, value: Any, reader: Callable[[str], Any] | None) -> Any:
+    """A Python value as the text of a query parameter, or the texts of one that may be repeated."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Todo | TodoList):
+        return value.id
+    if isinstance(value, str | int | None):
+        return "" if value is None else str(value)
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    texts = [query_text(name, each, None) for each in value]
+    return texts if name == "tag" else (".." if reader is read_due else ",").join(texts)
+
+
+def fill_request(request: Request, operation: Operation, body: Any, arguments: Mapping[str, Any]) -> None:
+    """Put Python values into a request: parameters of the operation where it declares them, others as its fields."""
+    declared = {name: parameter for _, name, parameter in operation.parameters}
+    has_fields = body is None and isinstance(operation.body, Fields)
+    fields: dict[str, Any] = {}
+    query: list[tuple[str, Any]] = []
+    for name, value in arguments.items():
+        parameter = declared.get(name)
+        if parameter is None and has_fields:
+            fields[name] = value.id if isinstance(value, Todo | TodoList) else value
+        elif parameter and parameter.header and value is not None:
+            request.headers[parameter.header.lower()] = f'"{value}"' if isinstance(value, int) else value
+        elif value is not None:
+            query.append((name, query_text(name, value, parameter and parameter.reader)))
+    added = urllib.parse.urlencode(query, doseq=True, errors="surrogatepass")
+    request.query = "&".join(filter(None, (request.query, added)))
+    if has_fields and (fields or not getattr(operation.body, "optional", False)):
+        body = fields
+    if body is None:
+        return
+    is_json = not isinstance(body, bytes)
+    content = json.dumps(msgspec.to_builtins(body)).encode() if is_json else body
+
+    async def receive(take: Callable[[bytes], object]) -> None:
+        take(content)
+
+    request.headers["content-type"] = "application/json" if is_json else "application/octet-stream"
+    request.length, request.receive_body = len(content), receive
+
+
+def path_of(todo: str | Todo) -> str:
+    """The path of a to-do."""
+    return f"/api/todos/{urllib.parse.quote(todo.id if isinstance(todo, Todo) else todo, safe='')}"
+
+
+class ChangesMessage(msgspec.Struct):
+    """The changes in a message of the event socket."""
+
+    changes: list[Change] = []
+
+
+class Todos:
+    """The to-dos of a user in Python, without HTTP: the operations of the API, with its checks, rights and change log.
+
+    Arguments have the names of the API's fields and parameters. Their values are Python's: True, dates, lists of
+    texts, a to-do or list instead of its id, and `(first, last)` for a range of days. Results are structs, such as
+    Todo. Raises subclasses of TodoError, such as NotFound and Invalid. Use it in the event loop in which the app runs.
+    """
+
+    def __init__(self, app: TodoApplication, user: str = LOCAL_USER):
+        self._app, self.user = app, user
+
+    def as_user(self, user: str) -> "Todos":
+        """The to-dos of another user of the same app."""
+        return Todos(self._app, user)
+
+    async def call(self, method: str, path: str, body: Any = None, /, **arguments: Any) -> Any:
+        """Carry out any operation of the API, as in `call("POST", "/api/lists", title="Garden")`.
+
+        Arguments are its parameters and, unless there is a `body`, the fields of its body.
+        """
+        return (await self._call(method, path, body, arguments))[0]
+
+    async def _user(self) -> User:
+        services = self._app.state.services
+        await services.open()
+        if self._app.state.authenticator.has_accounts and self.user != LOCAL_USER:
+            await services.accounts.user(self.user)  # raises NotFound, since only an account's name means a user
+        return await services.todos.store.user(self.user)
+
+    async def _call(self, method: str, path: str, body: Any, arguments: Mapping[str, Any]) -> tuple[Any, str]:
+        """The result of an operation, and the cursor of the next page."""
+        state = self._app.state
+        host = f"localhost:{state.config.server_port}"
+        request = Request(method.upper(), state.config.prefix + path, "HTTP/1.1", {"host": host}, "127.0.0.1", "http")
+        request.caller = Caller(await self._user(), "host")
+        handler, parts = state.router.find(state, request)
+        operation = handler.operations().get(request.method)
+        if operation is None:
+            raise MethodNotAllowed(handler.operations())
+        fill_request(request, operation, body, arguments)
+        response = await handler.respond(parts)
+        after = re.search(r"[?&]after=([^&>]+)", {**handler.headers, **response.headers}.get("Link", ""))
+        content = response.body
+        if isinstance(content, FileBody):
+            with content.file:
+                content = b"".join(content.chunks())
+        if operation.result in (None, bytes) or response.headers.get("Content-Type") != "application/json":
+            return content or None, ""
+        return msgspec.json.decode(content, type=operation.result), after[1] if after else ""
+
+    async def add(self, /, title: str, **fields: Any) -> Todo:
+        """Add a to-do with these fields. With `parse=True`, words of the title become fields, as in quick add."""
+        return cast(Todo, await self.call("POST", "/api/todos", title=title, **fields))
+
+    async def get(self, todo: str | Todo, *, deleted: bool = False) -> Todo:
+        """Read a to-do, or one in the trash. Raises NotFound."""
+        return cast(Todo, await self.call("GET", path_of(todo), deleted=deleted))
+
+    async def change(self, todo: str | Todo, /, **fields: Any) -> Todo:
+        """Set these fields of a to-do. With `if_match=todo.revision`, raises PreconditionFailed if it has changed."""
+        return cast(Todo, await self.call("PATCH", path_of(todo), **fields))
+
+    async def complete(self, todo: str | Todo, *, subtasks: Literal["keep", "complete"] = "keep") -> Todo:
+        """Complete a to-do; one that repeats is due again."""
+        return await self.change(todo, completed=True, subtasks=subtasks)
+
+    async def delete(self, todo: str | Todo, *, deleted: bool = False) -> None:
+        """Move a to-do to the trash, or delete one in the trash for good."""
+        await self.call("DELETE", path_of(todo), deleted=deleted)
+
+    async def restore(self, todo: str | Todo) -> Todo:
+        """Take a to-do out of the trash."""
+        return cast(Todo, await self.call("POST", f"{path_of(todo)}/restore"))
+
+    async def undo(self, batch: str | None = None) -> UndoResult:
+        """Undo the user's last change, or that of the batch of a Change."""
+        return cast(UndoResult, await self.call("POST", "/api/undo", **({"batch": batch} if batch else {})))
+
+    async def revision(self) -> int:
+        """The revision of the newest change, from which `changes` and `watch` can go on."""
+        user = await self._user()
+        return await self._app.state.services.todos.queries(user).revision()
+
+    async def changes(self, since: int = 0, *, list: str | TodoList | None = None) -> builtins.list[Change]:
+        """All changes after a revision that the user may see, oldest first. Raises Gone for one that is too old."""
+        found: builtins.list[Change] = []
+        more = True
+        while more:
+            page = await self.call("GET", "/api/changes", since=since, list=list, limit=1000)
+            found, since, more = found + page.changes, page.revision, page.more
+        return found
+
+    async def watch(self, since: int | None = None) -> AsyncGenerator[Change, None]:
+        """The changes after a revision, by default from the first step on, and each later one, of any process.
+
+        It ends when the app is closed. Raises Gone for a revision that is too old.
+        """
+        user, services = await self._user(), self._app.state.services
+        reasons: builtins.list[str] = []
+        async with services.hub.listen(user, lambda code, reason: reasons.append(reason), None) as listener:
+            queries = services.todos.queries(user)
+            listener.since = await queries.revision() if since is None else since
+            await queries.check_revision(listener.since)
+            while not reasons:
+                text = await listener.next_message(POLL_SECONDS)
+                for change in msgspec.json.decode(text or "{}", type=ChangesMessage).changes:
+                    yield change
+
+    async def lists(self, *, deleted: bool = False, archived: bool | None = None) -> builtins.list[TodoList]:
+        """Read the lists, or those in the trash, by their order."""
+        return cast(builtins.list[TodoList], await self.call("GET", "/api/lists", deleted=deleted, archived=archived))
+
+    async def list(
+        self, *, sort: str = "order", limit: int | None = None, **filters: Unpack[AllFilters]
+    ) -> builtins.list[Todo]:
+        """Read all to-dos that filters select, or as many of them as `limit`."""
+        found: builtins.list[Todo] = []
+        after: str | None = None
+        while after != "":
+            size = 1000 if limit is None else min(limit - len(found), 1000)
+            arguments = {**filters, "sort": sort, "limit": size, "after": after}
+            page, after = await self._call("GET", "/api/todos", None, arguments)
+            found += page
+            if len(found) == limit:
+                break
+        return found
+
+
 BACKLOG = 2048  # connections that wait to be accepted
 CONNECTIONS_A_TURN = 4
 LINGER_SECONDS = 2  # that a client has to read a refusal before its connection is closed
@@ -26394,6 +26613,34 @@ async def listening(
 
 
 @contextlib.contextmanager
+def in_own_thread(context: contextlib.AbstractAsyncContextManager[object]) -> Iterator[asyncio.AbstractEventLoop]:
+    """Enter a context in the event loop of a new thread, which is the value, until this context is left."""
+    started: concurrent.futures.Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = concurrent.futures.Future()
+
+    async def enter_until_stopped() -> None:
+        stop = asyncio.Event()
+        async with context:
+            started.set_result((asyncio.get_running_loop(), stop))
+            await stop.wait()
+
+    def run() -> None:
+        try:
+            asyncio.run(enter_until_stopped())
+        except BaseException as error:
+            if not started.done():
+                started.set_exception(error)
+
+    thread = threading.Thread(target=run, name="tornado_todo", daemon=True)
+    thread.start()
+    loop, stop = started.result()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+@contextlib.contextmanager
 def running(settings: Mapping[str, str] | None = None, **options: Any) -> Iterator[str]:
     """Run a server in a new thread, on a free port of the loopback, for scripts and tests.
 
@@ -26401,31 +26648,116 @@ def running(settings: Mapping[str, str] | None = None, **options: Any) -> Iterat
     """
     app = make_app(settings, **options)
     sockets = tornado.netutil.bind_sockets(0, "127.0.0.1")
-    started: concurrent.futures.Future[Callable[[], object]] = concurrent.futures.Future()  # a function that stops it
 
-    async def serve_until_stopped() -> None:
-        stop = asyncio.Event()
+    @contextlib.asynccontextmanager
+    async def serving() -> AsyncIterator[None]:
         async with listening(app, sockets):
             await app.state.services.open(None)
-            started.set_result(functools.partial(asyncio.get_running_loop().call_soon_threadsafe, stop.set))
-            await stop.wait()
+            yield
 
-    def run() -> None:
-        try:
-            asyncio.run(serve_until_stopped())
-        except BaseException as error:
-            if not started.done():
-                started.set_exception(error)
-
-    thread = threading.Thread(target=run, name="tornado_todo", daemon=True)
-    thread.start()
     with contextlib.ExitStack() as stack:
         for each in sockets:
             stack.callback(each.close)
-        stop = started.result()
-        for leave in (thread.join, stop):  # called in the reverse order
-            stack.callback(leave)
+        stack.enter_context(in_own_thread(serving()))
         yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}{app.state.config.prefix}"
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    settings: Mapping[str, str] | None = None, *, user: str = LOCAL_USER, **options: Any
+) -> AsyncIterator[Todos]:
+    """Open the to-dos of a user without a server: by default those of the user of this machine.
+
+    The other arguments are those of `make_app`. Raises Misconfigured or Unavailable.
+    """
+    app = make_app(settings, **options)
+    async with lifespan(app):
+        yield Todos(app, user)
+
+
+todos = Todos  # as in `tornado_todo.todos(app, user="ann")`
+
+Arguments = ParamSpec("Arguments")
+
+
+def synchronous(
+    method: Callable[Concatenate[Todos, Arguments], Coroutine[Any, Any, Value]],
+) -> Callable[Concatenate["SyncTodos", Arguments], Value]:
+    """A method of Todos as one of SyncTodos."""
+
+    @functools.wraps(method)
+    def wait(self: "SyncTodos", /, *arguments: Arguments.args, **keywords: Arguments.kwargs) -> Value:
+        return self._wait(method(self._todos, *arguments, **keywords))
+
+    return wait
+
+
+class SyncTodos:
+    """The same as Todos, for code without an event loop: each method waits for its result. Any thread may use it."""
+
+    def __init__(self, todos: Todos, loop: asyncio.AbstractEventLoop):
+        self._todos, self._loop, self.user = todos, loop, todos.user
+
+    def _wait(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:
+            coroutine.close()
+            raise Unavailable("The server is being stopped.") from None
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # after a KeyboardInterrupt
+            raise
+
+    def as_user(self, user: str) -> "SyncTodos":
+        """The to-dos of another user of the same app."""
+        return SyncTodos(self._todos.as_user(user), self._loop)
+
+    def watch(self, since: int | None = None) -> Iterator[Change]:
+        """The changes after a revision, by default from the first step on, and each later one, of any process.
+
+        It ends when the app is closed. Raises Gone for a revision that is too old.
+        """
+        changes = self._todos.watch(since)
+
+        async def step() -> Change | None:
+            return await anext(changes, None)
+
+        try:
+            while change := self._wait(step()):
+                yield change
+        finally:
+            with contextlib.suppress(RuntimeError, Unavailable):  # it is ending already
+                self._wait(changes.aclose())
+
+    call = synchronous(Todos.call)
+    add = synchronous(Todos.add)
+    get = synchronous(Todos.get)
+    list = synchronous(Todos.list)
+    change = synchronous(Todos.change)
+    complete = synchronous(Todos.complete)
+    delete = synchronous(Todos.delete)
+    restore = synchronous(Todos.restore)
+    undo = synchronous(Todos.undo)
+    lists = synchronous(Todos.lists)
+    revision = synchronous(Todos.revision)
+    changes = synchronous(Todos.changes)
+
+
+@contextlib.contextmanager
+def opened_sync(
+    settings: Mapping[str, str] | None = None, *, user: str = LOCAL_USER, **options: Any
+) -> Iterator[SyncTodos]:
+    """Open the to-dos of a user as `opened` does, in a thread of their own, for scripts and other frameworks."""
+    app = make_app(settings, **options)
+    with in_own_thread(lifespan(app)) as loop:
+        yield SyncTodos(Todos(app, user), loop)
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return sorted(__all__)
 
 
 # ==== copying: may call service, stores and databases ====================================================
@@ -26624,7 +26956,7 @@ def put_aside(path: str) -> str | None:
     return aside if found else None
 
 
-def restore(file: str, path: str) -> str | None:
+def restore_file(file: str, path: str) -> str | None:
     """Replace a SQLite database by a backup; return the new path of the old one.
 
     The backup is checked before anything is replaced. The old file is put aside, even if it is damaged or a folder.
@@ -27044,7 +27376,7 @@ def backup_command(file: FileArgument, *, environ: OfDatabase) -> None:
 def restore_command(file: FileArgument, *, environ: OfDatabase) -> None:
     """Replace the SQLite database by a backup, and keep the old one under another name. Stop the server first."""
     path = sqlite_path(environ)
-    aside = restore(file, path)
+    aside = restore_file(file, path)
     print(f"{file} is restored to {path}. All users have to sign in again.")
     print("Tokens, links, members and passwords are those of the backup: repeat later revocations.")
     if aside:
