@@ -32,6 +32,7 @@ import hashlib
 import html.parser
 import http.client
 import http.cookies
+import http.server
 import importlib.util
 import inspect
 import itertools
@@ -1570,7 +1571,7 @@ DEFAULTS = {
     "REDIS_URL": "", "REDIS_HOST": "", "REDIS_PORT": 6379, "REDIS_PREFIX": "tornado_todo:", "MYSQL_URL": "",
     "SMTP_URL": "", "AUTH": "auto", "SIGNUP": "invite", "COOKIE_SECRET": (), "ALLOWED_HOSTS": frozenset(),
     "CORS_ORIGINS": frozenset(), "FRAME_ANCESTORS": "'none'", "TRUSTED_PROXIES": (), "PUBLIC_URL": "", "PREFIX": "",
-    "STATIC_PATH": "", "WEATHER_URI": "", "WEATHER_PLACE": "", "TRASH_DAYS": 30, "WORKERS": 1,
+    "STATIC_PATH": "", "WEATHER_URI": "", "WEATHER_PLACE": "", "WEBHOOK_NETWORKS": (), "TRASH_DAYS": 30, "WORKERS": 1,
     "HTTP_SERVER": "tornado", "MAX_CONNECTIONS": 4000, "KEEP_ALIVE": 75, "LOG_LEVEL": "info", "LOG_FORMAT": "text",
 }  # fmt: skip
 
@@ -1619,6 +1620,7 @@ def test_an_empty_setting_counts_as_not_set(name):
         ("STATIC_PATH", "/no/such/folder"),
         *[("WEATHER_URI", text) for text in ("file:///etc/passwd", "weather", "http://:0/")],
         *[("TRASH_DAYS", text) for text in ("0", "-1", "x", "1.5", "999999")],
+        *[("WEBHOOK_NETWORKS", text) for text in ("10.0.0.0/33", "intranet", "10.0.0.1/8")],
         *[("LOG_LEVEL", text) for text in ("loud", "3")],
     ],
 )
@@ -11136,6 +11138,480 @@ def test_mails_need_the_address_of_the_page():
         config(SMTP_URL="smtp://mail.example.com?from=a@b.example")
 
 
+# ==== hooks and webhooks ==========================================================================
+
+LOOPBACK = {"WEBHOOK_NETWORKS": "127.0.0.0/8"}
+
+
+class Receiver:
+    """A receiver of webhooks: what came, and the statuses that it answers next, then 200."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[dict[str, str], bytes]] = []
+        self.statuses: list[int] = []
+        self.headers: dict[str, str] = {}
+        self.holds = threading.Event()
+        self.holds.set()
+        receiver = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):  # noqa: N802
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.messages.append(({name.lower(): text for name, text in self.headers.items()}, body))
+                receiver.holds.wait(PATIENCE)
+                self.send_response(receiver.statuses.pop(0) if receiver.statuses else 200)
+                for name, text in receiver.headers.items():
+                    self.send_header(name, text)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook?from=todo"
+
+    def changes(self) -> list[dict]:
+        return [json.loads(body) for _, body in self.messages]
+
+    def titles(self) -> list[str]:
+        return [(each["after"] or each["before"])["title"] for each in self.changes()]
+
+
+@pytest.fixture
+def receiver():
+    made = Receiver()
+    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    made.holds.set()
+    made.server.shutdown()
+    made.server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def quick_hooks(monkeypatch):
+    """Failed deliveries are tried again soon, and other processes' webhooks found soon."""
+    monkeypatch.setattr(tornado_todo, "HOOK_PAUSE", 0.05)
+    monkeypatch.setattr(tornado_todo, "HOOK_LOOK", 0.5)
+
+
+def add_webhook(person, address: str, **fields) -> dict:
+    answer = person.post("/api/webhooks", {"address": address, **fields})
+    assert answer.status == 201, answer.body
+    return answer.json()
+
+
+def deliveries(person, webhook: dict) -> list[dict]:
+    answer = person.get(f"/api/webhooks/{webhook['id']}/deliveries")
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+@pytest.mark.parametrize("is_coroutine", [True, False])
+def test_on_change_is_called_after_each_commit_in_order_with_what_changed_and_by_whom(todo_engine, is_coroutine):
+    seen, visible = [], []
+    clients: list[Client] = []
+
+    def note(change) -> None:
+        seen.append(change)
+        if not is_coroutine:  # it is in a thread, in which it may wait for the server
+            visible.append(clients[0].get(f"/api/todos/{change.todo}").status)
+
+    async def note_later(change) -> None:
+        await asyncio.sleep(0)
+        note(change)
+
+    on_change = note_later if is_coroutine else note
+    options: dict = {"on_change": on_change, "get_user": lambda request: "ann"}
+    with serving(todo_engine, **options) as client, Client(client.url) as other:
+        clients.append(other)
+        made = [add(client, f"{number}") for number in range(5)]
+        change(client, made[0]["id"], completed=True)
+        eventually(lambda: len(seen) == 6)
+    assert [each.todo for each in seen] == [each["id"] for each in [*made, made[0]]]
+    assert [each.revision for each in seen] == sorted(each.revision for each in seen)
+    assert {each.user for each in seen} == {"ann"} and [each.action for each in seen] == ["create"] * 5 + ["update"]
+    assert (seen[0].before, seen[0].after["title"]) == (None, "0")
+    assert (seen[5].before["completed"], seen[5].after["completed"]) == (False, True)
+    assert set(visible) <= {200}
+
+
+def test_failing_hook_gets_the_same_change_again_and_harms_no_writer(todo_engine, quick_hooks, caplog):
+    calls = []
+
+    async def on_change(change) -> None:
+        calls.append(change.after["title"])
+        if len(calls) < 4:
+            raise [ValueError("no"), SystemExit(3), asyncio.CancelledError()][len(calls) - 1]
+
+    with serving(todo_engine, on_change=on_change) as client:
+        for title in "abc":
+            add(client, title)
+        eventually(lambda: len(calls) == 6)
+    assert calls == ["a", "a", "a", "a", "b", "c"]
+    assert caplog.text.count("on_change failed") == 3 and "ValueError('no')" in caplog.text
+
+
+@pytest.mark.parametrize("is_coroutine", [True, False])
+def test_hanging_hook_delays_neither_writers_nor_the_end(todo_engine, monkeypatch, caplog, is_coroutine):
+    monkeypatch.setattr(tornado_todo, "HOOK_CALL_SECONDS", 0.1)
+    monkeypatch.setattr(tornado_todo, "HOOK_LEASE", 0.3)
+    calls, end = [], threading.Event()
+
+    async def wait(change) -> None:
+        calls.append(change)
+        await asyncio.sleep(PATIENCE)
+
+    def block(change) -> None:
+        calls.append(change)
+        end.wait(PATIENCE)
+
+    with serving(todo_engine, on_change=wait if is_coroutine else block) as client:
+        for title in "abc":
+            add(client, title)
+        eventually(lambda: "on_change has been called for over" in caplog.text)
+        add(client, "d")
+        began = time.monotonic()
+    assert time.monotonic() - began < PATIENCE / 4
+    assert len(calls) == 1 or is_coroutine  # a thread cannot be ended, so it is not called again meanwhile
+    end.set()
+
+
+def test_hook_with_a_cursor_gets_what_was_committed_while_it_did_not_run(tmp_path, quick_hooks):
+    settings, seen = in_file(tmp_path), []
+
+    async def note(change) -> None:
+        if change.after["title"] == "later" and not is_well:
+            raise ValueError
+        seen.append(change.after["title"])
+
+    is_well = False
+    hook = tornado_todo.Hook(note, cursor="search")
+    with serving(settings) as client:
+        add(client, "before")
+    with serving(settings, on_change=hook) as client:
+        add(client, "first")
+        eventually(lambda: seen == ["first"])
+        add(client, "later")  # which it does not take before the end
+    with serving(settings) as client:
+        add(client, "away")
+    is_well = True
+    with serving(settings, on_change=hook) as client:
+        eventually(lambda: seen == ["first", "later", "away"])
+    with serving(settings, on_change=note):  # without a cursor: only what comes
+        time.sleep(0.3)
+    assert seen == ["first", "later", "away"]
+
+
+def test_of_two_servers_one_calls_a_hook_with_a_cursor_and_each_calls_one_without(tmp_path, quick_hooks):
+    settings, named, unnamed = in_file(tmp_path), [], []
+
+    async def note(change) -> None:
+        named.append(change.after["title"])
+
+    async def note_here(change) -> None:
+        unnamed.append(change.after["title"])
+
+    hook = tornado_todo.Hook(note, cursor="one")
+    titles = [f"{number}" for number in range(8)]
+    with contextlib.ExitStack() as stack:
+        hooks = [hook, hook, note_here, note_here]
+        clients = [stack.enter_context(serving(settings, on_change=each)) for each in hooks]
+        for title, client in zip(titles, clients * 2, strict=True):
+            add(client, title)
+        eventually(lambda: len(named) >= 8 and len(unnamed) >= 16)
+        time.sleep(0.5)
+    assert named == titles and sorted(unnamed) == sorted(titles * 2)
+
+
+def test_on_change_must_be_a_function():
+    with pytest.raises(tornado_todo.Misconfigured, match="on_change must be a function"):
+        tornado_todo.make_app({}, on_change="log")
+    with pytest.raises(tornado_todo.Misconfigured, match="on_change must be a function"):
+        tornado_todo.make_app({}, on_change=tornado_todo.Hook(None, cursor="x"))
+
+
+def test_webhook_gets_each_change_as_the_api_shows_it_signed_by_standard_webhooks(todo_engine, receiver):
+    standard = pytest.importorskip("standardwebhooks.webhooks")
+    with serving({**todo_engine, **LOOPBACK}) as client:
+        add(client, "earlier")
+        webhook = add_webhook(client, receiver.url)
+        assert webhook["secret"].startswith("whsec_") and "secret" not in client.get("/api/webhooks").json()[0]
+        since = revision(client)
+        todo = add(client, "Käse 🧀")
+        change(client, todo["id"], notes="x" * 3000)
+        eventually(lambda: len(receiver.messages) == 2)
+        assert receiver.changes() == client.get(f"/api/changes?since={since}").json()["changes"]
+        for headers, body in receiver.messages:
+            assert headers["content-type"] == "application/json"
+            assert standard.Webhook(webhook["secret"]).verify(body, headers) == json.loads(body)
+            with pytest.raises(standard.WebhookVerificationError):
+                standard.Webhook(webhook["secret"]).verify(body + b" ", headers)
+        assert len({headers["webhook-id"] for headers, _ in receiver.messages}) == 2
+        eventually(lambda: len(deliveries(client, webhook)) == 2)
+        newest, _ = deliveries(client, webhook)
+        assert (newest["action"], newest["status"], newest["attempts"], newest["fault"]) == ("update", 200, 1, None)
+
+
+def test_failed_delivery_is_repeated_under_its_id_before_later_changes_are_sent(todo_engine, receiver, quick_hooks):
+    with serving({**todo_engine, **LOOPBACK}) as client:
+        webhook = add_webhook(client, receiver.url)
+        receiver.statuses, receiver.headers = [500, 302, 404], {"Location": receiver.url}  # redirects are not followed
+        for title in "abc":
+            add(client, title)
+        eventually(lambda: len(receiver.messages) == 6)
+        assert receiver.titles() == ["a", "a", "a", "a", "b", "c"]
+        ids = [headers["webhook-id"] for headers, _ in receiver.messages]
+        assert len({*ids[:4]}) == 1 and len({*ids}) == 3
+        eventually(lambda: len(deliveries(client, webhook)) == 3)
+        assert [(each["attempts"], each["status"]) for each in deliveries(client, webhook)] == [(1, 200)] * 2 + [
+            (4, 200)
+        ]
+        shown = client.get("/api/webhooks").json()[0]
+        assert shown["failing_since"] is None and shown["fault"] is None
+
+
+def test_failing_webhook_names_its_fault_in_the_language_of_the_request(receiver):
+    with serving({**MEMORY, **LOOPBACK}) as client:
+        webhook = add_webhook(client, receiver.url)
+        receiver.statuses = [503]
+        add(client, "a")
+        path = f"/api/webhooks/{webhook['id']}"
+        assert eventually(lambda: client.get(path).json()["fault"]) == "the answer was 503"
+        assert client.get(path, Accept_Language="de").json()["fault"] == "die Antwort war 503"
+        assert client.get(path).json()["failing_since"]
+
+
+def test_webhook_goes_on_after_a_restart_where_it_was(tmp_path, receiver, quick_hooks):
+    settings = {**in_file(tmp_path), **LOOPBACK}
+    with serving(settings) as client:
+        add_webhook(client, receiver.url)
+        receiver.statuses = [500] * 1000
+        add(client, "a")
+        eventually(lambda: receiver.messages)
+    receiver.statuses, count = [], len(receiver.messages)
+    with serving(settings) as client:
+        add(client, "b")
+        eventually(lambda: receiver.titles()[count:] == ["a", "b"])
+
+
+def test_two_servers_deliver_each_change_once(tmp_path, receiver, quick_hooks):
+    settings = {**in_file(tmp_path), **LOOPBACK}
+    with serving(settings) as first, serving(settings) as second:
+        add_webhook(first, receiver.url)
+        time.sleep(1)
+        titles = [f"{number}" for number in range(20)]
+        for title, client in zip(titles, [first, second] * 10, strict=True):
+            add(client, title)
+        eventually(lambda: len(receiver.messages) >= 20)
+        time.sleep(0.5)
+    assert receiver.titles() == titles
+
+
+def test_hanging_receiver_holds_up_no_other_webhook_and_no_writer(receiver, monkeypatch):
+    monkeypatch.setattr(tornado_todo, "HOOK_SECONDS", 1)
+    other = Receiver()
+    threading.Thread(target=other.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    with serving({**MEMORY, **LOOPBACK}) as client:
+        hanging = add_webhook(client, receiver.url)
+        add_webhook(client, other.url)
+        receiver.holds.clear()
+        began = time.monotonic()
+        for title in "abc":
+            add(client, title)
+        eventually(lambda: other.titles() == ["a", "b", "c"])
+        assert time.monotonic() - began < 1 or receiver.messages  # not after the hanging one
+        path = f"/api/webhooks/{hanging['id']}"
+        assert eventually(lambda: client.get(path).json()["fault"]) == "no answer in 1 seconds"
+    other.server.shutdown()
+    other.server.server_close()
+
+
+def test_webhook_gets_the_actions_of_the_list_that_it_names(todo_engine, receiver):
+    with serving({**todo_engine, **LOOPBACK}) as client:
+        garden = add_list(client, "garden")["id"]
+        add_webhook(client, receiver.url, list=garden, actions=["create", "comment-added"])
+        add(client, "elsewhere")
+        todo = add(client, "here", list=garden)
+        change(client, todo["id"], notes="changed")
+        client.post(f"/api/todos/{todo['id']}/comments", {"text": "done"})
+        add(client, "last", list=garden)
+        eventually(lambda: len(receiver.messages) == 3)
+        assert [each["action"] for each in receiver.changes()] == ["create", "comment-added", "create"]
+        assert {each["list"] for each in receiver.changes()} == {garden}
+
+
+def test_members_webhook_shows_what_they_may_see_until_they_leave(todo_engine, receiver, quick_hooks):
+    with served({**todo_engine, **LOOPBACK}) as server:
+        ann, eve = server.person("ann"), server.person("eve")
+        shared, private = add_list(ann, "shared")["id"], add_list(ann, "private")["id"]
+        share(ann, shared, "eve", "viewer")
+        add_webhook(eve, receiver.url)
+        add_webhook(eve, receiver.url, list=shared)
+        add(ann, PRIVATE, list=private)
+        todo = add(ann, "seen", list=shared)
+        eventually(lambda: receiver.titles().count("seen") == 2)
+        moved = add(ann, f"{PRIVATE} moved", list=private)
+        change(ann, moved["id"], title="moved", list=shared)
+        eventually(lambda: receiver.titles().count("moved") == 2)
+        unshare(ann, shared, "eve")
+        time.sleep(0.3)
+        count = len(receiver.messages)
+        change(ann, todo["id"], title=f"{PRIVATE} again")
+        add(eve, "eve's")
+        eventually(lambda: "eve's" in receiver.titles())
+        time.sleep(0.3)
+        assert receiver.titles()[count:] == ["eve's"]
+        assert PRIVATE not in json.dumps(receiver.changes())
+
+
+def test_secret_is_replaced_while_the_one_before_signs_for_a_day(receiver, monkeypatch):
+    standard = pytest.importorskip("standardwebhooks.webhooks")
+    with serving({**MEMORY, **LOOPBACK}) as client:
+        webhook = add_webhook(client, receiver.url)
+        answer = client.post(f"/api/webhooks/{webhook['id']}/secret", {})
+        assert answer.status == 200 and answer.json()["secret"] != webhook["secret"]
+        new = answer.json()["secret"]
+
+        def accepted(title: str) -> list[bool]:
+            add(client, title)
+            headers, body = eventually(lambda: title in receiver.titles() and receiver.messages[-1])
+            found = []
+            for secret in (webhook["secret"], new):
+                with contextlib.suppress(standard.WebhookVerificationError):
+                    standard.Webhook(secret).verify(body, headers)
+                    found.append(secret)
+            return [secret in found for secret in (webhook["secret"], new)]
+
+        assert accepted("today") == [True, True]
+        webhooks = client.get("/api/webhooks").json()
+        monkeypatch.setattr(tornado_todo, "OLD_SECRET", -1)
+        new = client.post(f"/api/webhooks/{webhook['id']}/secret", {}).json()["secret"]
+        assert accepted("later") == [False, True] and new not in json.dumps(webhooks)
+
+
+PRIVATE_ADDRESSES = (
+    *(
+        "http://127.0.0.1:1/",
+        "http://10.1.2.3/",
+        "http://172.16.0.1/",
+        "http://192.168.1.1/",
+        "http://169.254.169.254/",
+    ),
+    *("http://[::1]/", "http://[fe80::1]/", "http://[fd00::1]/", "http://[::ffff:10.0.0.1]/", "http://0.0.0.0/"),
+    *(
+        "http://[64:ff9b::a00:1]/",
+        "http://[2002:a00:1::]/",
+        "http://localhost:1/",
+        "http://2130706433/",
+        "http://0x7f.1/",
+    ),
+    *("http://100.64.0.1/", "http://224.0.0.1/", "http://[ff02::1]/", "http://[::]/"),
+)
+
+
+@pytest.mark.parametrize("address", PRIVATE_ADDRESSES)
+def test_webhook_to_a_private_address_is_refused(client, address):
+    assert "private" in assert_problem(client.post("/api/webhooks", {"address": address}), 422, "address")["detail"]
+    assert client.get("/api/webhooks").json() == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "x",
+        "ftp://example.com/",
+        "https://",
+        "https://u:p@example.com/",
+        "//example.com",
+        "https://example.com:99999/",
+    ],
+)
+def test_address_that_is_not_one_of_the_web_is_refused(client, address):
+    assert_problem(client.post("/api/webhooks", {"address": address}), 422, "address")
+
+
+def test_name_that_turns_to_a_private_address_is_not_connected_to(receiver, monkeypatch, quick_hooks):
+    find, answers = socket.getaddrinfo, ["8.8.8.8"]
+
+    def rebound(host, port, *more, **options):
+        return find(answers[0] if host == "hooks.example" else host, port, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebound)
+    with serving(MEMORY) as client:
+        webhook = add_webhook(client, receiver.url.replace("127.0.0.1", "hooks.example"))
+        answers[0] = "127.0.0.1"
+        add(client, "a")
+        found = eventually(lambda: deliveries(client, webhook))
+        assert found[0]["status"] is None and "private address" in found[0]["fault"] and receiver.messages == []
+
+
+def test_allowed_network_allows_no_other(receiver):
+    with serving({**MEMORY, "WEBHOOK_NETWORKS": "10.0.0.0/8, 127.0.0.1"}) as client:
+        add_webhook(client, receiver.url)
+        add_webhook(client, "http://10.1.2.3/")
+        assert_problem(client.post("/api/webhooks", {"address": "http://127.0.0.2/"}), 422, "address")
+
+
+@pytest.mark.parametrize("statuses, is_over", [([500] * 99, False), ([410], True)])
+def test_webhook_that_fails_for_days_or_is_gone_is_turned_off_with_a_mail(
+    receiver, quick_hooks, quick_mails, monkeypatch, statuses, is_over
+):
+    with mail_server() as mail, served({**with_mail(mail.url), **LOOPBACK}) as server:
+        ann = mailed(server, "ann")
+        set_mail(server, ann)
+        webhook = add_webhook(ann, receiver.url)
+        path = f"/api/webhooks/{webhook['id']}"
+        receiver.statuses = list(statuses)
+        add(ann, "a")
+        eventually(lambda: len(receiver.messages) > 1 - is_over)
+        assert is_over or ann.get(path).json()["active"]
+        monkeypatch.setattr(tornado_todo, "MAX_FAILING", 0)
+        eventually(lambda: not ann.get(path).json()["active"])
+        message = eventually(lambda: mail.box.mails)[0]
+        assert message["Subject"] == "A webhook is turned off" and receiver.url in message.get_content()
+        receiver.statuses = []
+        count = len(receiver.messages)
+        assert ann.patch(path, {"active": True}).json()["active"]
+        eventually(lambda: receiver.titles()[count:] == ["a"])  # it goes on where it was
+
+
+def test_delivery_is_repeated_and_forgotten_after_days(todo_engine, receiver):
+    with served({**todo_engine, **LOOPBACK}) as server:
+        ann, bob = server.person("ann"), server.person("bob")
+        webhook = add_webhook(ann, receiver.url)
+        add(ann, "a")
+        (delivery,) = eventually(lambda: deliveries(ann, webhook))
+        path = urllib.parse.urlsplit(delivery["url"]).path + "/repeat"
+        assert_problem(bob.post(path, {}), 404)
+        answer = ann.post(path, {})
+        assert answer.status == 200 and (answer.json()["attempts"], answer.json()["status"]) == (2, 200)
+        first, second = receiver.messages
+        assert first[0]["webhook-id"] == second[0]["webhook-id"] and first[1] == second[1]
+        assert_problem(ann.post(f"/api/webhooks/{webhook['id']}/deliveries/999999/repeat", {}), 404)
+        server.sql("UPDATE deliveries SET at = at - $1", 8 * DAY)
+        server.run(server.services.hooks.store.forget_deliveries())
+        assert deliveries(ann, webhook) == []
+
+
+def test_webhooks_are_limited_and_removed_with_their_user(own_server):
+    ann = own_server.person("ann")
+    for _ in range(tornado_todo.MAX_WEBHOOKS):
+        webhook = add_webhook(ann, "https://8.8.8.8/", active=False)
+    assert_problem(ann.post("/api/webhooks", {"address": "https://8.8.8.8/"}), 409)
+    assert ann.delete(f"/api/webhooks/{webhook['id']}").status == 204
+    assert_problem(ann.get(f"/api/webhooks/{webhook['id']}"), 404)
+    own_server.run(own_server.services.delete_user(own_server.run(own_server.services.accounts.user("ann"))))
+    assert own_server.sql("SELECT count(*) FROM hooks") == [(0,)]
+
+
+def test_actions_of_a_webhook_are_checked(client):
+    answer = client.post("/api/webhooks", {"address": "https://8.8.8.8/", "actions": ["create", "bogus"]})
+    assert "bogus" in assert_problem(answer, 422, "actions")["detail"]
+
+
 # ==== accounts: who may do what ==================================================================
 
 SHARED, PRIVATE = "canarysharedq8", "canaryprivatez7"
@@ -11337,6 +11813,15 @@ CELLS = [
     for_all("GET", "/api/tokens", 200),
     for_all("POST", "/api/tokens", 201, {"name": "x"}),
     Cell("DELETE", "/api/tokens/$token", 204, 404, 404, 404),
+    for_all("GET", "/api/webhooks", 200),
+    for_all("POST", "/api/webhooks", 201, {"address": "https://8.8.8.8/"}),
+    Cell("POST", "/api/webhooks", 201, 422, 422, 422, {"address": "https://8.8.8.8/", "list": "$private"}),
+    Cell("GET", "/api/webhooks/$webhook", 200, 404, 404, 404),
+    Cell("PATCH", "/api/webhooks/$webhook", 200, 404, 404, 404, {"active": False}),
+    Cell("POST", "/api/webhooks/$webhook/secret", 200, 404, 404, 404, {}),
+    Cell("GET", "/api/webhooks/$webhook/deliveries", 200, 404, 404, 404),
+    Cell("POST", "/api/webhooks/$webhook/deliveries/1/repeat", 404, 404, 404, 404, {}),
+    Cell("DELETE", "/api/webhooks/$webhook", 204, 404, 404, 404),
     for_all("GET", "/api/invites", 200),
     for_all("POST", "/api/invites", 201, {}),
     Cell("DELETE", "/api/invites/$invite", 204, 404, 404, 404),
@@ -11352,7 +11837,9 @@ def may_not(cell: Cell, who: str) -> bool:
     """Whether a credential does not suffice: a token or a link where a session or a writer is required."""
     is_for_sessions = cell.path.split("?")[0].split("/")[2:3] in (["sessions"], ["user"], ["tokens"], ["invites"])
     reads = cell.method in ("GET", "HEAD")
-    if who == "link" and "/members" in cell.path:  # who else sees the list is not for whoever has the link
+    if who == "link" and (
+        "/members" in cell.path or "/webhooks" in cell.path
+    ):  # who else sees the list is not for whoever has the link
         return True
     return (who in ("token", "reader", "link") and is_for_sessions) or (who in ("reader", "link") and not reads)
 
@@ -11401,6 +11888,7 @@ class Estate(NamedTuple):
             *("/api/todos?limit=1000", "/api/todos?limit=1000&deleted=true", "/api/lists", "/api/lists?deleted=true"),
             *("/api/lists/$list/members", "/api/lists/$list/links", "/api/lists/$private/members"),
             *("/api/changes?since=$since&limit=1000", "/api/documents", "/api/sessions", "/api/tokens", "/api/invites"),
+            *("/api/webhooks/$webhook", "/api/webhooks/$webhook/deliveries"),
             *(f"/api/{kind}/{name}" for kind in ("documents", "records") for name in ("$document", "$posted", "$put")),
         )
         answers = [self.people["owner"].get(self.fill(path)) for path in paths]
@@ -11413,7 +11901,7 @@ def furnish(town: Town) -> Estate:
     ann, mark = town.ann, uuid.uuid4().hex[:8]
     for path in ("/api/todos", "/api/todos?deleted=true"):  # what earlier tests left
         assert ann.delete(path).status == 200
-    for kind in ("tokens", "invites", "sessions"):
+    for kind in ("tokens", "invites", "sessions", "webhooks"):
         for each in ann.get(f"/api/{kind}").json():
             if each.get("current"):
                 continue
@@ -11462,6 +11950,8 @@ def open_doors(town: Town, ids: dict) -> tuple[dict, dict]:
     first = ann.get("/api/todos?sort=title&limit=2").headers["Link"]
     ids["cursor"] = re.search(r"after=([^&>]+)", first)[1]
     ids["asset"] = re.search(r"page/([0-9a-f]+\.css)", ann.get("/").body.decode())[1]
+    off = {"address": f"https://8.8.8.8/{PRIVATE}", "list": ids["private"], "active": False}
+    ids["webhook"] = ann.post("/api/webhooks", off).json()["id"]
     ids["session"] = server.session("ann").get("/api/sessions").json()[0]["id"]
     ids["token"] = make_token(ann, name=PRIVATE)["id"]
     ids["invite"] = ann.post("/api/invites", {}).json()["id"]

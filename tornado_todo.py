@@ -62,6 +62,7 @@ import functools
 import getpass
 import gzip
 import hashlib
+import hmac
 import http.client
 import importlib
 import inspect
@@ -134,6 +135,7 @@ import tornado.httputil
 import tornado.log
 import tornado.netutil
 import tornado.routing
+import tornado.simple_httpclient
 import tornado.template
 import tornado.web
 import tornado.websocket
@@ -141,10 +143,10 @@ from msgspec import UNSET, Meta, UnsetType
 
 __version__ = "0.1.0"
 # Type checkers do not read `*` here. `help()` and completion show only these names, see `__dir__`.
-__all__ = ["Change", "Config", "Misconfigured", "SETTINGS", "SyncTodos", "Todo", "TodoError", "TodoList", "Todos"]
-__all__ += ["UndoResult", "asgi_app", "lifespan", "main", "make_app", "opened", "opened_sync", "running", "todos"]
+__all__ = ["Change", "Config", "Hook", "Misconfigured", "SETTINGS", "SyncTodos", "Todo", "TodoError", "TodoList"]
+__all__ += ["Todos", "UndoResult", "asgi_app", "lifespan", "main", "make_app", "opened", "opened_sync", "running"]
 __all__ += ["Conflict", "Forbidden", "Gone", "Invalid", "Malformed", "NotFound", "PreconditionFailed", "TooLarge"]
-__all__ += ["Unavailable"]
+__all__ += ["Unavailable", "todos"]
 
 LOG = logging.getLogger("tornado_todo")
 ACCESS_LOG = logging.getLogger("tornado_todo.access")
@@ -573,6 +575,9 @@ class Config:
     static_path: str = setting(FOLDER, "folder to serve at /static/")
     weather_uri: str = setting(WEATHER_URL, "Open-Meteo's (or Yahoo's older) current weather, for /api/weather")
     weather_place: str = setting(LINE, "name of the place, if the weather server does not send it")
+    webhook_networks: tuple[Network, ...] = setting(
+        NETWORKS, "private addresses that webhooks may be sent to, such as 10.0.0.0/8; public ones always may"
+    )
     trash_days: int = setting(whole_number(1, 99_999), "days after which the trash is emptied for good", "30")
     workers: int = setting(whole_number(1, 999), "processes that share the port; more than one needs REDIS_URL", "1")
     http_server: str = setting(choice("tornado", "uvicorn"), "HTTP server: tornado, or the faster uvicorn", "tornado")
@@ -741,7 +746,7 @@ class Conflict(TodoError, status=409, title="Conflict"):
 
 COUNTED_THINGS = {
     **{"comment": "comments", "filter": "filters", "template": "templates", "member": "members", "link": "links"},
-    **{"token": "tokens", "invite": "invitations", "email": "links to confirm an address"},
+    **{"token": "tokens", "invite": "invitations", "email": "links to confirm an address", "webhook": "webhooks"},
 }
 
 
@@ -1070,6 +1075,15 @@ def clean_email(text: str) -> str:
     if len(address) > 254 or not re.fullmatch(form, address):
         raise ValueError("must be one address, like ann@example.com")
     return address
+
+
+def clean_address(text: str) -> str:
+    """The address of a webhook, without a fragment. Raises ValueError."""
+    parts, origin = url_parts(text.strip(), "http", "https"), origin_of(text.strip())
+    if not parts or not parts.hostname or not origin or not text.strip().isprintable():
+        raise ValueError("must be an address such as https://example.com/hook, without a name or password")
+    path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
+    return origin + path + (f"?{urllib.parse.quote(parts.query, safe='/?%:@!$&()*+,;=~')}" if parts.query else "")
 
 
 def clean_clock(text: str) -> str:
@@ -1854,6 +1868,15 @@ class TokenFields(msgspec.Struct, kw_only=True):
     name: str
     read_only: bool | UnsetType = UNSET
     days: Annotated[int, Meta(ge=1, le=366)] | UnsetType = UNSET
+
+
+class WebhookFields(msgspec.Struct, kw_only=True):
+    """A webhook: its address, the actions that it gets (none: all), its list (null: all), and whether it is on."""
+
+    address: Annotated[str, Meta(max_length=2000)] | UnsetType = UNSET
+    actions: list[str] | None | UnsetType = UNSET
+    list: str | None | UnsetType = UNSET
+    active: bool | UnsetType = UNSET
 
 
 class MemberFields(msgspec.Struct, kw_only=True):
@@ -3107,6 +3130,10 @@ A link shows a list, but not its members.
   de Ein Link zeigt eine Liste, aber nicht ihre Mitglieder.
   pt Um link mostra uma lista, mas não os seus membros.
   es Un enlace muestra una lista, pero no sus miembros.
+A link shows a list, but sends no changes.
+  de Ein Link zeigt eine Liste, schickt aber keine Änderungen.
+  pt Um link mostra uma lista, mas não envia alterações.
+  es Un enlace muestra una lista, pero no envía cambios.
 A page of another site may not listen here. CORS_ORIGINS lists the sites that may.
   de Eine Seite einer anderen Website darf hier nicht mithören. CORS_ORIGINS nennt die, die es dürfen.
   pt Uma página de outro site não pode escutar aqui. CORS_ORIGINS lista os que podem.
@@ -3464,6 +3491,10 @@ There is no such filter.
   de Diesen Filter gibt es nicht.
   pt Este filtro não existe.
   es Este filtro no existe.
+There is no such delivery.
+  de Diese Zustellung gibt es nicht.
+  pt Essa entrega não existe.
+  es Esa entrega no existe.
 There is no such invite.
   de Diese Einladung gibt es nicht.
   pt Este convite não existe.
@@ -3504,6 +3535,14 @@ There is no such user.
   de Dieses Konto gibt es nicht.
   pt Este usuário não existe.
   es Este usuario no existe.
+There is no such webhook.
+  de Diesen Webhook gibt es nicht.
+  pt Esse webhook não existe.
+  es Ese webhook no existe.
+This change no longer exists, or you may no longer see it.
+  de Diese Änderung gibt es nicht mehr, oder du darfst sie nicht mehr sehen.
+  pt Esta alteração não existe mais, ou você não pode mais vê-la.
+  es Este cambio ya no existe, o ya no puedes verlo.
 There is no user {}.
   de Ein Konto {} gibt es nicht.
   pt Não existe o usuário {}.
@@ -3693,6 +3732,14 @@ filters
   de Filter
   pt filtros
   es filtros
+must be an address such as https://example.com/hook, without a name or password
+  de muss eine Adresse wie https://example.com/hook sein, ohne Namen oder Passwort
+  pt deve ser um endereço como https://example.com/hook, sem nome nem senha
+  es debe ser una dirección como https://example.com/hook, sin nombre ni contraseña
+has {}, which is not one of {}
+  de enthält {}, das nicht zu diesen gehört: {}
+  pt tem {}, que não é um destes: {}
+  es tiene {}, que no es uno de estos: {}
 has a key that {text}
   de hat einen ungültigen Schlüssel: {}
   pt tem uma chave que {}
@@ -4065,6 +4112,10 @@ tokens
   de Tokens
   pt tokens
   es tokens
+webhooks
+  de Webhooks
+  pt webhooks
+  es webhooks
 was used for another request: use a new one for this
   de wurde für eine andere Anfrage verwendet: Nimm für diese einen neuen
   pt foi usada para outro pedido: use uma nova para este
@@ -4183,6 +4234,31 @@ If it is not, ignore this mail. Nothing else is sent to this address.
   de Andernfalls ignoriere diese E-Mail. An diese Adresse wird nichts weiter geschickt.
   pt Caso contrário, ignore este e-mail. Nada mais será enviado para este endereço.
   es Si no, ignora este correo. No se enviará nada más a esta dirección.
+A webhook is turned off
+  de Ein Webhook ist ausgeschaltet
+  pt Um webhook foi desativado
+  es Se ha desactivado un webhook
+Nothing could be sent to {} for days. Turn it on again in the settings, when the receiver works.
+  de An {} konnte tagelang nichts geschickt werden. Schalte den Webhook in den Einstellungen wieder ein, wenn der
+    Empfänger funktioniert.
+  pt Durante dias nada pôde ser enviado para {}. Ative-o de novo nas configurações quando o receptor funcionar.
+  es Durante días no se pudo enviar nada a {}. Vuelve a activarlo en los ajustes cuando el receptor funcione.
+is a private address, and WEBHOOK_NETWORKS does not allow it
+  de ist eine private Adresse, und WEBHOOK_NETWORKS erlaubt sie nicht
+  pt é um endereço privado, e WEBHOOK_NETWORKS não o permite
+  es es una dirección privada, y WEBHOOK_NETWORKS no la permite
+no answer in {} seconds
+  de keine Antwort in {} Sekunden
+  pt sem resposta em {} segundos
+  es sin respuesta en {} segundos
+cannot be reached
+  de nicht erreichbar
+  pt não pode ser alcançado
+  es no se puede alcanzar
+the answer was {}
+  de die Antwort war {}
+  pt a resposta foi {}
+  es la respuesta fue {}
 """
 
 HOLE = re.compile(r"\{(text|number|[0-9]?)\}")
@@ -6767,6 +6843,18 @@ MIGRATIONS = (
     f"""
     CREATE INDEX todos_to_remind ON todos (list_id) WHERE {REMINDS};
     """,
+    # The places up to which webhooks, and functions of a host program, have taken the change log.
+    """
+    CREATE TABLE hooks (
+        id TEXT COLLATE "C" PRIMARY KEY, user_id TEXT, revision BIGINT NOT NULL, active BIGINT NOT NULL,
+        held_by TEXT NOT NULL, held_until BIGINT NOT NULL, failures BIGINT NOT NULL, failing_since BIGINT,
+        fault TEXT NOT NULL, webhook TEXT NOT NULL);
+    CREATE INDEX hooks_by_user ON hooks (user_id);
+    CREATE TABLE deliveries (
+        hook_id TEXT COLLATE "C" NOT NULL, revision BIGINT NOT NULL, action TEXT NOT NULL, at BIGINT NOT NULL,
+        attempts BIGINT NOT NULL, status BIGINT NOT NULL, fault TEXT NOT NULL, milliseconds BIGINT NOT NULL,
+        PRIMARY KEY (hook_id, revision));
+    """,
 )
 
 
@@ -7526,9 +7614,14 @@ class TodoQueries:
             *((since, list_id) if list_id else (since,)),
         )
 
-    async def _changes(self, which: str, *arguments: Any) -> list[Change]:
+    async def all_changes(self, since: int, limit: int) -> list[Change]:
+        """Changes of all users after a revision, oldest first, for the program that this is embedded in."""
+        which = f"$1 = '' AND revision > $2 ORDER BY revision LIMIT {limit}"
+        return await self._changes(which, since, columns=NAMED_CHANGE)
+
+    async def _changes(self, which: str, *arguments: Any, columns: str = SEEN_CHANGE) -> list[Change]:
         """The changes that the end of a statement selects, with the names of users."""
-        rows = await self.fetch(f"SELECT {SEEN_CHANGE} FROM changes WHERE {which}", *arguments)
+        rows = await self.fetch(f"SELECT {columns} FROM changes WHERE {which}", *arguments)
         changes: list[Change] = [CHANGES.read(row) for row in rows]
         images = [bytes(side) for change in changes for side in (change.before, change.after)]
         names = await self.names({user_id.decode() for side in images for _, user_id in USER_IN_IMAGE.findall(side)})
@@ -8890,9 +8983,10 @@ class AccountStore:
             await transaction.execute_many(SET_USER_REVISION, [(user_id, revision) for user_id in concerned])
             await purge_todos(transaction, "owner_id = $1", user.id)
             by_owner = ("changes", "lists", "documents", *(each.table for each in KINDS_KEPT.values()))
-            by_user = ("idempotency_keys", "members", "credentials", "acts", "slices")
+            by_user = ("idempotency_keys", "members", "credentials", "acts", "slices", "hooks")
             await remove(
                 transaction,
+                "deliveries WHERE hook_id IN (SELECT id FROM hooks WHERE user_id = $1)",
                 *(f"{table} WHERE user_id = $1" for table in by_user),
                 *(f"{table} WHERE owner_id = $1" for table in by_owner),
                 arguments=[user.id],
@@ -9540,7 +9634,8 @@ class EventHub:
         self._latest: dict[str, tuple[int, list[Change], str]] = {}  # the last result for a user, and its `since`
         self._tasks: list[asyncio.Task[None]] = []
         self._news, self._looking = asyncio.Event(), asyncio.Lock()
-        self._revision = self._access = 0  # at the last poll
+        self.revision = self._access = 0  # at the last poll
+        self._watcher: asyncio.Event | None = None
         self._memberships: dict[str, dict[str, str]] = {}
 
     async def open(self) -> None:
@@ -9561,6 +9656,10 @@ class EventHub:
         """End all listeners."""
         for listener in self._all_listeners():
             listener.end(1001, "the server is stopping")
+
+    def watch(self, event: asyncio.Event | None) -> None:
+        """Set an event after commits of all users, or no longer."""
+        self._watcher = event
 
     def _all_listeners(self) -> list[Listener]:
         return [*itertools.chain.from_iterable(self._listeners.values())]
@@ -9607,7 +9706,7 @@ class EventHub:
 
     def _announce(self, rights: bool) -> None:
         """Wake listeners, or have them check their rights, here and in other processes."""
-        if rights or self._listeners:
+        if rights or self._listeners or self._watcher:
             self._heard(rights)
         if self._relay:
             self._relay.announce(rights)
@@ -9625,7 +9724,7 @@ class EventHub:
                     await self._news.wait()
             self._news.clear()
             try:
-                if known or self._listeners:
+                if known or self._listeners or self._watcher:
                     await self._look()
             except Exception as error:  # the next poll tries again
                 known.is_away = isinstance(error, Unavailable)
@@ -9641,12 +9740,14 @@ class EventHub:
             if access != self._access:
                 await self._look_at_rights()
                 self._access = access
-            if self._listeners and revision != self._revision:
+            if self._listeners and revision != self.revision:
                 await self._look_at_changes()
-            self._revision = revision
+            if self._watcher and revision != self.revision:
+                self._watcher.set()
+            self.revision = revision
 
     async def _look_at_changes(self) -> None:
-        for user_id in await self._store.users_changed_since(self._revision):
+        for user_id in await self._store.users_changed_since(self.revision):
             if listeners := self._listeners.get(user_id):
                 newest = max(listeners, key=lambda listener: listener.since)
                 self._latest[user_id] = newest.since, *await self._read(newest.user, newest.since)
@@ -11038,6 +11139,18 @@ class PostOffice:
         counts = [str(len(some)) for some in parts.values()]
         return self._mail(user, key, self._text(user, "Overdue: {}, today: {}", *counts), *paragraphs)
 
+    async def send_webhook_notice(self, user: User, hook_id: str, address: str) -> None:
+        """Tell a user that a webhook was turned off, if they have confirmed an address."""
+
+        async def compose() -> Mail:
+            subject = self._text(user, "A webhook is turned off")
+            text = "Nothing could be sent to {} for days. Turn it on again in the settings, when the receiver works."
+            return self._mail(user, key, subject, self._text(user, text, address))
+
+        key = f"webhook {hook_id} {now_milliseconds()}"
+        if user.settings.email and user.settings.email == user.settings.confirmed_email:
+            await self._deliver(key, KEEP_CLAIM, compose)
+
     async def _confirm(self, user: User) -> None:
         """Send a link that confirms an address: once in a day to each, whoever enters it."""
         address, counter = user.settings.email or "", f"confirmations {user.id}"
@@ -11168,6 +11281,536 @@ class Weather:
         return UpstreamFailed("The weather server cannot be reached, or its answer is too large.")
 
 
+# ---- hooks and webhooks: functions and addresses that get each change
+
+HOOK_SECONDS = 10  # that a webhook has to answer
+HOOK_CALL_SECONDS = 60  # after which a coroutine of on_change is cancelled
+HOOK_LEASE = 30  # seconds for which a process keeps a place after each delivery
+HOOK_PAUSE, LONGEST_HOOK_PAUSE = 1, 3600  # seconds after the first failure, doubled after each, and at most
+HOOK_LOOK = 10  # seconds between looks for webhooks that other processes have added
+CHANGES_OF_HOOK = 100  # that are read together
+MAX_FAILING = 3 * DAY  # ms after which a webhook that takes nothing is turned off
+KEEP_DELIVERIES = 7 * DAY
+MAX_WEBHOOKS, MAX_SENDING = 20, 20  # of a user; that are sent at the same time
+OLD_SECRET = DAY  # ms for which the secret before still signs
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052; the last 32 bits are an IPv4 address
+
+
+class Hook(NamedTuple):
+    """A function for `make_app(on_change=...)`, called with each `Change` after its commit, one after another.
+
+    `before` and `after` are decoded. If it fails, it is called again with the same change, later and later. With the
+    name of a `cursor`, its place in the change log is kept in the database: it also gets what was committed
+    while no process ran, and of several processes one calls it. Without, each process calls it, with the
+    changes after its start. A plain function runs in a thread, a coroutine function in the event loop.
+    """
+
+    function: Callable[[Any], Any]
+    cursor: str = ""
+
+
+class Webhook(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Where changes are sent: those of one list or of all, with some actions or with all."""
+
+    address: str
+    list: str | None = None
+    actions: tuple[str, ...] = ()
+    secret: str
+    old_secret: str = ""  # which signs, too, until
+    old_until: int = 0
+    created_at: int
+
+
+class Delivery(NamedTuple):
+    """The last attempt to send a change: the status of the answer, or 0 and a fault."""
+
+    revision: int
+    action: str
+    at: int
+    attempts: int
+    status: int
+    fault: str
+    milliseconds: int
+
+
+class ShownDelivery(msgspec.Struct, kw_only=True, frozen=True):
+    """The last attempt to send a change: the status of the answer, or null and the fault."""
+
+    revision: int
+    url: str
+    action: str
+    at: str
+    attempts: int
+    status: int | None
+    fault: str | None
+    milliseconds: int
+
+
+class Follower(msgspec.Struct):
+    """A reader of the change log with its place: a user's webhook, or a function, of which an id in memory is empty."""
+
+    id: str
+    revision: int
+    active: int = 1
+    held_by: str = ""
+    held_until: int = 0  # epoch milliseconds; after a failure, nobody holds it, and it rests until then
+    failures: int = 0
+    failing_since: int | None = None
+    fault: str = ""
+    webhook: Webhook | None = None
+    user: User = User("", "")
+
+
+class HookFailed(Exception):
+    """A change was not taken. `is_over` if the receiver wants no more."""
+
+    def __init__(self, fault: str, pause: float = 0, is_over: bool = False):
+        super().__init__(fault)
+        self.pause, self.is_over = pause, is_over
+
+
+class HookStore:
+    """Places in the change log, each held by one process at a time, webhooks, and their deliveries."""
+
+    def __init__(self, database: Database):
+        self.database, self.holder = database, uuid7()
+
+    async def _write(self, sql: str, *arguments: Any) -> Rows:
+        return await self.database.transaction(lambda transaction: transaction.fetch(sql, *arguments))
+
+    async def followers(self, which: str, *arguments: Any) -> list[Follower]:
+        """The followers that the end of a statement selects."""
+        names = Follower.__struct_fields__[:-1]
+        rows = await self.database.fetch(
+            f"SELECT {', '.join(f'hooks.{name}' for name in names)}, users.id, users.name, users.settings"
+            f" FROM hooks LEFT JOIN users ON users.id = user_id WHERE {which}",
+            *arguments,
+        )
+        found = []
+        for row in rows:
+            values: dict[str, Any] = dict(zip(names, row, strict=False))
+            values["webhook"] = msgspec.json.decode(values["webhook"], type=Webhook | None)
+            values["user"] = user_from_row(row[len(names) :]) if row[-1] else User("", "")
+            found.append(Follower(**values))
+        return found
+
+    async def behind(self) -> list[Follower]:
+        """The followers for whom there may be changes after their place."""
+        return await self.followers(f"active = 1 AND hooks.revision < COALESCE(users.revision, ({NEWEST_OF_ALL}))")
+
+    async def webhooks(self, user: User) -> list[Follower]:
+        """A user's webhooks, the oldest first."""
+        return await self.followers("user_id = $1 ORDER BY hooks.id", user.id)
+
+    async def webhook(self, user: User, hook_id: str) -> tuple[Follower, Webhook]:
+        """One of a user's webhooks. Raises NotFound."""
+        found = await self.followers("user_id = $1 AND hooks.id = $2", user.id, hook_id)
+        follower = first_row(found, "There is no such webhook.")
+        return follower, cast(Webhook, follower.webhook)
+
+    async def add(self, user: User, webhook: Webhook) -> Follower:
+        """Add a webhook, which gets the changes from now on. Raises Conflict if the user has too many."""
+
+        async def run(transaction: Transaction) -> str:
+            count = (await transaction.fetch("SELECT count(*) FROM hooks WHERE user_id = $1", user.id))[0][0]
+            if count >= MAX_WEBHOOKS:
+                raise over_limit(MAX_WEBHOOKS, "webhook")
+            hook_id, revision = uuid7(), (await transaction.fetch("SELECT revision FROM users WHERE id = $1", user.id))
+            await transaction.fetch(ADD_HOOK, hook_id, user.id, revision[0][0], msgspec.json.encode(webhook).decode())
+            return hook_id
+
+        return (await self.webhook(user, await write_locked(self.database, run)))[0]
+
+    async def newest(self) -> int:
+        """The revision of the newest write of all."""
+        return (await self.database.fetch(NEWEST_OF_ALL))[0][0]
+
+    async def ensure(self, hook_id: str) -> None:
+        """Add the place of a function, which begins with the next change, unless it is there."""
+        newest = await self.newest()
+        await self._write(f"{ADD_HOOK} ON CONFLICT (id) DO NOTHING", hook_id, None, newest, "null")
+
+    async def change(self, each: Follower) -> None:
+        """Save a webhook. If its deliveries have failed, the next attempt is made now."""
+        free = "held_until = CASE WHEN held_by = '' THEN 0 ELSE held_until END"
+        await self._write(
+            f"UPDATE hooks SET webhook = $2, active = $3, failures = 0, failing_since = NULL, fault = '', {free}"
+            " WHERE id = $1",
+            *(each.id, msgspec.json.encode(each.webhook).decode(), each.active),
+        )
+
+    async def delete(self, user: User, hook_id: str) -> None:
+        """Remove a webhook with its deliveries. Raises NotFound."""
+
+        async def run(transaction: Transaction) -> None:
+            gone = await transaction.fetch("DELETE FROM hooks WHERE user_id = $1 AND id = $2 RETURNING 1", *key)
+            first_row(gone, "There is no such webhook.")
+            await transaction.fetch("DELETE FROM deliveries WHERE hook_id = $1", hook_id)
+
+        key = user.id, hook_id
+        await self.database.transaction(run)
+
+    async def hold(self, each: Follower) -> bool:
+        """Keep a place for this process for a while; False if another process has it, or it rests."""
+        now, until = now_milliseconds(), now_milliseconds() + HOOK_LEASE * 1000
+        if not each.id:
+            return each.held_until <= now
+        held = await self._write(
+            "UPDATE hooks SET held_by = $2, held_until = $3"
+            " WHERE id = $1 AND active = 1 AND (held_by = $2 OR held_until <= $4) RETURNING revision",
+            *(each.id, self.holder, until, now),
+        )
+        if held:
+            each.revision = held[0][0]
+        return bool(held)
+
+    async def move(self, each: Follower, revision: int, delivery: Delivery | None = None) -> bool:
+        """Note that the changes up to a revision have been taken; returns whether to go on."""
+        each.revision, each.failures, until = revision, 0, now_milliseconds() + HOOK_LEASE * 1000
+        if not each.id:
+            return True
+
+        async def run(transaction: Transaction) -> Rows:
+            state = await transaction.fetch(
+                "UPDATE hooks SET revision = $3, held_until = $4, failures = 0, failing_since = NULL, fault = ''"
+                " WHERE id = $1 AND held_by = $2 RETURNING webhook, active",
+                *(each.id, self.holder, revision, until),
+            )
+            if state and delivery:
+                await transaction.fetch(SAVE_DELIVERY, each.id, *delivery)
+            return state
+
+        state = await self.database.transaction(run)
+        if state:
+            each.webhook = msgspec.json.decode(state[0][0], type=Webhook | None)
+        return bool(state and state[0][1])
+
+    async def fail(self, each: Follower, error: HookFailed, delivery: Delivery | None = None) -> bool:
+        """Note a failure: how long the place rests, and whether this turned a webhook off."""
+        now = now_milliseconds()
+        pause = min(LONGEST_HOOK_PAUSE, HOOK_PAUSE * 2 ** min(each.failures, 20)) * random.uniform(0.75, 1)
+        each.failures, each.fault, each.failing_since = each.failures + 1, str(error), each.failing_since or now
+        each.held_until = now + int(max(pause, min(error.pause, LONGEST_HOOK_PAUSE)) * 1000)
+        if each.webhook and (error.is_over or now - each.failing_since > MAX_FAILING):
+            each.active = 0
+
+        async def run(transaction: Transaction) -> Rows:
+            state = each.held_until, each.failures, each.failing_since, each.fault, each.active
+            held = await transaction.fetch(
+                "UPDATE hooks SET held_by = '', held_until = $3, failures = $4, failing_since = $5, fault = $6,"
+                " active = CASE WHEN active = 1 THEN $7 ELSE 0 END WHERE id = $1 AND held_by = $2 RETURNING active",
+                *(each.id, self.holder, *state),
+            )
+            if held and delivery:
+                await transaction.fetch(SAVE_DELIVERY, each.id, *delivery)
+            return held
+
+        return bool(each.id and await self.database.transaction(run) and not each.active)
+
+    async def release(self) -> None:
+        """Leave the places that this process holds to others."""
+        await self._write("UPDATE hooks SET held_by = '', held_until = 0 WHERE held_by = $1", self.holder)
+
+    async def note(self, hook_id: str, delivery: Delivery) -> Delivery:
+        """Note a repeated delivery; returns it with the number of all attempts."""
+        return Delivery._make(
+            (await self._write(f"{SAVE_DELIVERY} RETURNING {DELIVERY_COLUMNS}", hook_id, *delivery))[0]
+        )
+
+    async def deliveries(self, hook_id: str, limit: int, revision: int = 0) -> list[Delivery]:
+        """The newest deliveries of a webhook, or that of one change."""
+        which, more = ("AND revision = $2", [revision]) if revision else ("", [])
+        select = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE hook_id = $1 {which}"
+        rows = await self.database.fetch(f"{select} ORDER BY revision DESC LIMIT {limit}", hook_id, *more)
+        return [*map(Delivery._make, rows)]
+
+    async def forget_deliveries(self) -> None:
+        """Remove old deliveries."""
+        await self._write("DELETE FROM deliveries WHERE at < $1", now_milliseconds() - KEEP_DELIVERIES)
+
+
+NEWEST_OF_ALL = "SELECT value FROM counters WHERE name = 'revision'"
+DELIVERY_COLUMNS = ", ".join(Delivery._fields)
+SAVE_DELIVERY = (
+    f"{insert('deliveries', f'hook_id, {DELIVERY_COLUMNS}')} ON CONFLICT (hook_id, revision) DO UPDATE SET"
+    " at = excluded.at, attempts = deliveries.attempts + 1, status = excluded.status, fault = excluded.fault,"
+    " milliseconds = excluded.milliseconds"
+)
+ADD_HOOK = (
+    "INSERT INTO hooks (id, user_id, revision, webhook, active, held_by, held_until, failures, fault)"
+    " VALUES ($1, $2, $3, $4, 1, '', 0, 0, '')"
+)
+
+
+class PrivateAddress(OSError):
+    """A webhook names an address that only the server's own network has."""
+
+
+class PublicResolver(tornado.netutil.Resolver):
+    """Finds the addresses of a host that are public, or in an allowed network: the connection uses these."""
+
+    def initialize(self, allowed: Sequence[Network] = ()) -> None:
+        self._allowed = allowed
+
+    async def resolve(self, host: str, port: int, family: int = socket.AF_UNSPEC) -> list[tuple[int, Any]]:
+        """Pairs of a family and an address. Raises PrivateAddress if all are private."""
+        # A thread for each, since names that take long would occupy all of the loop's.
+        find = functools.partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM)
+        found = [(entry[0], entry[4]) for entry in await in_daemon(find)]
+        usable: list[tuple[int, Any]] = [pair for pair in found if self._is_usable(ipaddress.ip_address(pair[1][0]))]
+        if usable:
+            return usable
+        raise PrivateAddress("is a private address, and WEBHOOK_NETWORKS does not allow it")
+
+    def _is_usable(self, address: Address) -> bool:
+        inner = [getattr(address, name, None) for name in ("ipv4_mapped", "sixtofour")]
+        if address in NAT64:
+            inner.append(ipaddress.ip_address(int(address) % 2**32))
+        seen = [each for each in inner if each] or [address]
+        is_public = all(each.is_global and not each.is_multicast for each in [address, *seen] if each not in NAT64)
+        return is_public or any(each in network for network in self._allowed for each in seen)
+
+
+def new_webhook_secret() -> str:
+    return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
+
+
+def webhook_headers(webhook: Webhook, message_id: str, body: bytes) -> dict[str, str]:
+    """The headers of a message, signed as by Standard Webhooks 1.0: for a while also with the secret before."""
+    now = int(time.time())
+    used = [webhook.secret, *([webhook.old_secret] if now * 1000 < webhook.old_until else [])]
+    keys = [base64.b64decode(secret.removeprefix("whsec_")) for secret in used]
+    signed = f"{message_id}.{now}.".encode() + body
+    digests = [base64.b64encode(hmac.digest(key, signed, "sha256")).decode() for key in keys]
+    signature = " ".join(f"v1,{digest}" for digest in digests)
+    headers = {"webhook-id": message_id, "webhook-timestamp": str(now), "webhook-signature": signature}
+    return {"Content-Type": "application/json", "User-Agent": f"tornado_todo/{__version__}", **headers}
+
+
+class WebhookSender:
+    """Sends changes to webhooks, never to private addresses unless they are allowed."""
+
+    def __init__(self, networks: Sequence[Network]):
+        self.resolver = PublicResolver(networks)
+        self.counts = collections.Counter[str]()
+        self._slots = asyncio.Semaphore(MAX_SENDING)
+        self._client: tornado.simple_httpclient.SimpleAsyncHTTPClient | None = None
+
+    async def send(self, each: Follower, webhook: Webhook, change: Change) -> tuple[Delivery, HookFailed | None]:
+        """Send a change: the delivery, and an error if it was not taken."""
+        began = time.perf_counter()
+        status, error = await self._fetch(each.id, webhook, change)
+        self.counts["failed" if error else "delivered"] += 1
+        took = round((time.perf_counter() - began) * 1000)
+        fault = str(error or "")
+        return Delivery(change.revision, change.action, now_milliseconds(), 1, status, fault, took), error
+
+    async def _fetch(self, hook_id: str, webhook: Webhook, change: Change) -> tuple[int, HookFailed | None]:
+        if not self._client:  # not the class that the host program may have configured, which has its own resolver
+            self._client = tornado.simple_httpclient.SimpleAsyncHTTPClient(
+                force_instance=True, max_clients=MAX_SENDING, resolver=self.resolver, max_body_size=1024 * 1024
+            )
+        body = msgspec.json.encode(change)
+        # Redirects are not followed: they are a fault, which the delivery shows.
+        request = tornado.httpclient.HTTPRequest(
+            webhook.address,
+            method="POST",
+            headers=webhook_headers(webhook, f"msg_{hook_id}_{change.revision}", body),
+            body=body,
+            connect_timeout=HOOK_SECONDS,
+            request_timeout=HOOK_SECONDS,
+            follow_redirects=False,
+            decompress_response=False,
+        )
+        try:
+            async with self._slots:
+                response = await asyncio.wait_for(self._client.fetch(request, raise_error=False), HOOK_SECONDS + 0.5)
+        except PrivateAddress as error:
+            return 0, HookFailed(str(error))
+        except (OSError, ValueError, tornado.httpclient.HTTPError) as error:  # also TimeoutError
+            is_late = isinstance(error, TimeoutError) or "imeout" in str(error)
+            return 0, HookFailed(f"no answer in {HOOK_SECONDS} seconds" if is_late else "cannot be reached")
+        if 200 <= response.code < 300:
+            return response.code, None
+        wait = response.headers.get("Retry-After", "")
+        pause = int(wait) if re.fullmatch("[0-9]{1,6}", wait) else 0
+        return response.code, HookFailed(f"the answer was {response.code}", pause, is_over=response.code == 410)
+
+    def close(self) -> None:
+        """Close the client."""
+        if self._client:
+            self._client.close()
+            self._client = None
+
+
+def is_coroutine_function(function: Any) -> bool:
+    """Whether a function, or an object that is called like one, returns a coroutine."""
+    return any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
+
+
+async def call_hook(function: Callable[[Any], Any], change: Change) -> None:
+    """Call a function of the host program with a change; its errors, even SystemExit, are of class Exception."""
+    try:
+        result = function(change) if is_coroutine_function(function) else await in_daemon(function, change)
+        if inspect.isawaitable(result):
+            await result
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"on_change raised {error!r}") from error
+
+
+class Hooks:
+    """Calls on_change and webhooks with the changes after their places, in order, each until it has been taken."""
+
+    def __init__(self, hub: EventHub, hook: Hook | None, networks: Sequence[Network], post_office: PostOffice | None):
+        self._hub, self._hook, self._post_office = hub, hook, post_office
+        self.store = HookStore(hub.accounts.database)
+        self.sender = WebhookSender(networks)
+        self._own = Follower(f"cursor/{hook.cursor}" if hook and hook.cursor else "", 0)
+        self._news = asyncio.Event()
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # by the follower's id
+        self._calls: set[asyncio.Future[Any]] = set()
+
+    def wake(self) -> None:
+        """Look for something to deliver now."""
+        self._news.set()
+
+    async def run_forever(self) -> None:
+        """Deliver until the task is cancelled, whatever fails."""
+        self._news = asyncio.Event()
+        is_ready = not self._hook
+        pause: float = HOOK_PAUSE
+        while True:
+            try:
+                is_ready = is_ready or await self._begin()
+                pause = await self._look()
+            except Exception as error:
+                LOG.log(logging.DEBUG if isinstance(error, Unavailable) else logging.WARNING, "hooks: %s", error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._news.wait()
+            self._news.clear()
+
+    async def _begin(self) -> bool:
+        """Find the place of on_change."""
+        if self._own.id:
+            await self.store.ensure(self._own.id)
+        else:
+            self._own.revision = self._hub.revision
+        return True
+
+    async def _look(self) -> float:
+        """Begin to deliver where there is something new; returns the seconds until the next look."""
+        now = now_milliseconds()
+        ready = [each for each in await self.store.behind() if each.webhook or each.id == self._own.id]
+        if self._hook and not self._own.id and self._own.revision < self._hub.revision:
+            ready.append(self._own)
+        waits = [HOOK_LOOK * 1000]
+        for each in ready:
+            if each.held_until > now and each.held_by != self.store.holder:
+                waits.append(each.held_until - now)
+            elif each.id not in self._tasks:
+                task = self._tasks[each.id] = asyncio.ensure_future(self._follow(each))
+                task.add_done_callback(functools.partial(self._done, each.id))
+        # Commits concern this only if there is a hook, and looks are for free if there is none.
+        is_used = bool(self._hook or ready or await self.store.followers("active = 1 LIMIT 1"))
+        self._hub.watch(self._news if is_used else None)
+        return max(0.05, min(waits) / 1000)
+
+    def _done(self, hook_id: str, task: asyncio.Task[None]) -> None:
+        del self._tasks[hook_id]
+        if not task.cancelled():
+            if error := task.exception():
+                LOG.log(logging.DEBUG if isinstance(error, Unavailable) else logging.WARNING, "hooks: %s", error)
+            else:
+                self._news.set()  # for what was committed since its last read
+
+    async def _follow(self, each: Follower) -> None:
+        """Deliver the changes after a place, until there are no more, or one is not taken."""
+        while await self.store.hold(each):
+            newest, changes = await self._read(each)
+            for change in changes:
+                if not await self._deliver(each, change):
+                    return
+            is_held = newest == each.revision or await self.store.move(each, newest)
+            if not is_held or len(changes) < CHANGES_OF_HOOK:
+                return
+
+    async def _read(self, each: Follower) -> tuple[int, list[Change]]:
+        """The changes for a follower after its place, and the revision up to which these are all."""
+        queries = TodoQueries(self.store.database, each.user)
+        if each.webhook:
+            newest = await queries.revision()
+            changes = await queries.changes(each.revision, each.webhook.list, CHANGES_OF_HOOK)
+        else:
+            newest = await self.store.newest()
+            changes = await queries.all_changes(each.revision, CHANGES_OF_HOOK)
+        last = changes[-1].revision if changes else each.revision  # may be after the newest when that was read
+        return last if len(changes) == CHANGES_OF_HOOK else max(newest, last), changes
+
+    async def _deliver(self, each: Follower, change: Change) -> bool:
+        """Deliver a change; returns whether the next one may follow."""
+        delivery, error = None, None
+        if each.webhook:
+            if each.webhook.actions and change.action not in each.webhook.actions:
+                return True
+            delivery, error = await self.sender.send(each, each.webhook, change)
+        else:
+            try:
+                await self._call(each, change)
+            except Exception as failure:
+                LOG.warning("on_change failed, and gets this change again: %r", failure, exc_info=failure)
+                error = HookFailed(repr(failure)[:200])
+        if not error:
+            return await self.store.move(each, change.revision, delivery)
+        if await self.store.fail(each, error, delivery) and each.webhook:
+            LOG.warning("a webhook of %s is turned off: %s", each.user.name, error)
+            if self._post_office:
+                await self._post_office.send_webhook_notice(each.user, each.id, each.webhook.address)
+        return False
+
+    async def _call(self, each: Follower, change: Change) -> None:
+        """Call on_change, never again while an earlier call goes on. Raises its error, or TimeoutError."""
+        assert self._hook
+        function = self._hook.function
+        sides = {name: json.loads(bytes(getattr(change, name))) for name in ("before", "after")}
+        call = asyncio.ensure_future(call_hook(function, msgspec.structs.replace(change, **sides)))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        give_up = time.monotonic() + HOOK_CALL_SECONDS
+        while not call.done():
+            await asyncio.wait([call], timeout=HOOK_LEASE / 3)
+            if not call.done() and time.monotonic() > give_up:
+                LOG.warning("on_change has been called for over %d seconds", HOOK_CALL_SECONDS)
+                give_up = math.inf
+                if is_coroutine_function(function):
+                    call.cancel()
+            await self.store.hold(each)
+        if call.cancelled():
+            raise TimeoutError(f"cancelled after {HOOK_CALL_SECONDS} seconds")
+        call.result()
+
+    async def repeat(self, each: Follower, webhook: Webhook, revision: int) -> Delivery:
+        """Send a delivered change again, as its user may see it now. Raises NotFound."""
+        first_row(await self.store.deliveries(each.id, 1, revision), "There is no such delivery.")
+        queries = TodoQueries(self.store.database, each.user)
+        found = await queries.changes(revision - 1, webhook.list, 1)
+        change = first_row(
+            [change for change in found if change.revision == revision],
+            "This change no longer exists, or you may no longer see it.",
+        )
+        return await self.store.note(each.id, (await self.sender.send(each, webhook, change))[0])
+
+    async def close(self) -> None:
+        """Stop, and leave the places to other processes."""
+        self._hub.watch(None)
+        for call in self._calls:
+            call.cancel()
+        await end_tasks([*self._tasks.values()])
+        self.sender.close()
+        with contextlib.suppress(Unavailable):
+            await self.store.release()
+
+
 # ---- everything that the app opens
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024  # of all kept answers together; one may take a thirty-second of it
@@ -11215,8 +11858,8 @@ def mysql_check(url: str) -> Check:
 class Services:
     """Everything that an app opens: once, when first needed, and tried again if it failed."""
 
-    def __init__(self, config: Config, checks: Mapping[str, Check]):
-        self.config = config
+    def __init__(self, config: Config, checks: Mapping[str, Check], hook: Hook | None = None, delivers: bool = False):
+        self.config, self._delivers = config, delivers
         self.database = open_database(config.database_url)
         self.records: RecordStore = DictRecordStore()
         relay = None
@@ -11241,12 +11884,8 @@ class Services:
         }
         if config.mysql_url:
             self._checks["mysql"] = f"MySQL {without_password(config.mysql_url)}", mysql_check(config.mysql_url)
-        self._post_office: PostOffice | None = None
-        if config.smtp_url:
-            url = config.public_url + config.prefix
-            mailer = Mailer(config.smtp_url, url)
-            self._post_office = PostOffice(mailer, self.accounts, self.reminders, self.throttles, url)
-            self._checks["mail"] = mailer.name, mailer.check
+        self._post_office = self._open_post_office() if config.smtp_url else None
+        self.hooks = Hooks(self.hub, hook, config.webhook_networks, self._post_office)
         if taken := checks.keys() & self._checks.keys():
             raise Misconfigured(f"checks: {', '.join(sorted(taken))} is one of our own: use another name")
         self._checks |= {name: (name, check) for name, check in checks.items()}
@@ -11255,6 +11894,12 @@ class Services:
         self._tasks: list[asyncio.Task] = []
         self.closers: list[Callable[[], None]] = []  # called, too, when everything is closed
         self.requests, self.sockets = 0, 0  # being answered now; open
+
+    def _open_post_office(self) -> PostOffice:
+        url = self.config.public_url + self.config.prefix
+        mailer = Mailer(self.config.smtp_url, url)
+        self._checks["mail"] = mailer.name, mailer.check
+        return PostOffice(mailer, self.accounts, self.reminders, self.throttles, url)
 
     async def open(self, seconds: float | None = OPEN_SECONDS) -> None:
         """Open everything; callers that come together share one try. Raises Misconfigured or Unavailable.
@@ -11283,6 +11928,8 @@ class Services:
         self._tasks = [*map(asyncio.ensure_future, (self._tidy_forever(), self.todos.acts.go_on_forever()))]
         if self._post_office:
             self._tasks.append(asyncio.ensure_future(self._post_office.run_forever()))
+        if self._delivers:  # a command that opens the database for a moment does not
+            self._tasks.append(asyncio.ensure_future(self.hooks.run_forever()))
         self._opened = True
 
     async def close(self) -> None:
@@ -11295,6 +11942,7 @@ class Services:
                 self._opened = False
                 await end_tasks(self._tasks)
                 await self.todos.acts.close()
+                await self.hooks.close()
                 await self.hub.close()
                 await self.todos.store.close()
             await self.documents.close()
@@ -11326,6 +11974,7 @@ class Services:
                 await self.todos.store.forget_answers(now - DAY)
                 await self.accounts.forget_expired()
                 await self.throttles.forget_expired()
+                await self.hooks.store.forget_deliveries()
             except Exception as error:
                 LOG.warning("tidying failed and is tried again in an hour: %s", error)
             await asyncio.sleep(3600)
@@ -12630,6 +13279,10 @@ EXAMPLES: dict[Any, Any] = {
     NewListFields: {"title": "Trip to Rome", "day": "2026-12-01"},
     Comment: {"id": EXAMPLE_ID, "author": "ann", "text": "Done.", "created_at": EXAMPLE_TIME},
     CommentFields: {"text": "Done."},
+    ShownDelivery: {
+        **{"revision": 3, "url": f"http://localhost:8888/api/webhooks/{EXAMPLE_ID}/deliveries/3", "action": "create"},
+        **{"at": EXAMPLE_TIME, "attempts": 2, "status": 200, "fault": None, "milliseconds": 34},
+    },
     Statistics: {
         **{"days": [{"day": "2026-11-28", "completed": 3}], "streak": 4},
         "lists": [{"id": EXAMPLE_ID, "title": "Garden", "active": 2}],
@@ -12647,6 +13300,7 @@ EXAMPLE_VALUES: dict[str, Any] = {  # by the name of a field
     **{"status": "ok", "engines": {"todos": {"engine": "SQLite", "state": "ok", "milliseconds": 0.2}}},
     **{"documents": [{"name": "groceries", "document": {"items": ["milk"]}}]},
     **{"comments": [{"todo": EXAMPLE_ID, "id": EXAMPLE_ID, "author": "ann", "text": "Done."}]},
+    **{"address": "https://example.com/hook", "actions": ["create", "delete"]},
     **{"temperature": "7", "text": "light rain", "place": "Berlin"},
 }
 
@@ -13298,6 +13952,13 @@ KEPT_PART = f"({'|'.join(KINDS)}|[0-9]{{1,4}}-[0-9]{{1,4}})"
 KEPT = {"type": "string", "pattern": f"^{KEPT_PART}(,{KEPT_PART})*$"}
 
 
+def path_revision(text: str) -> int:
+    """A revision from the path. Raises NotFound for another text."""
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise NotFound("There is no such delivery.")
+    return int(text)
+
+
 def whole(minimum: int, maximum: int) -> dict[str, Any]:
     """The schema of a whole number."""
     return {"type": "integer", "minimum": minimum, "maximum": maximum}
@@ -13310,6 +13971,8 @@ ListId = Annotated[str, Parameter("a list's id", ID, EXAMPLE_ID, functools.parti
 FilterId = Annotated[str, Parameter("a filter's id", ID, EXAMPLE_ID, functools.partial(path_id, "filter"))]
 TemplateId = Annotated[str, Parameter("a template's id", ID, EXAMPLE_ID, functools.partial(path_id, "template"))]
 CommentId = Annotated[str, Parameter("a comment's id", ID, EXAMPLE_ID, functools.partial(path_id, "comment"))]
+WebhookId = Annotated[str, Parameter("a webhook's id", ID, EXAMPLE_ID, functools.partial(path_id, "webhook"))]
+DeliveryId = Annotated[int, Parameter("the revision of a change", whole(1, 2**63 - 1), 3, path_revision)]
 LinkId = Annotated[str, Parameter("a link's id", ID, EXAMPLE_ID, functools.partial(path_id, "link"))]
 CredentialId = Annotated[str, Parameter("the id of a session, token or invitation", ID, EXAMPLE_ID, str)]
 UserName = Annotated[str, Parameter("a user's name", example="ann")]
@@ -14488,6 +15151,148 @@ class InvitesHandler(CredentialHandler):
         """Make an invitation to sign up."""
         invite = new_credential("invite", self.user, INVITE_LIFETIME)
         return self.show_credential(invite, link=self.page_url("sign-up", await self.services.accounts.issue(invite)))
+
+
+class ShownWebhook(msgspec.Struct, kw_only=True, frozen=True):
+    """A webhook; its secret is shown once, when it is made. `fault` is why the last attempt failed."""
+
+    id: str
+    url: str
+    address: str
+    list: str | None
+    actions: tuple[str, ...]
+    active: bool
+    created_at: str
+    failing_since: str | None
+    fault: str | None
+    secret: str | UnsetType = UNSET
+
+
+class HookHandler(APIHandler):
+    """The base of the handlers of webhooks."""
+
+    async def admit(self) -> None:
+        await super().admit()
+        if self.caller.kind == "link":
+            raise Forbidden("A link shows a list, but sends no changes.")
+
+    def show_webhook(self, each: Follower, **secret: str) -> ShownWebhook:
+        """A webhook as the API shows it, with its secret only when that is made."""
+        webhook = cast(Webhook, each.webhook)
+        own = {name: getattr(webhook, name) for name in ("address", "list", "actions")}
+        times = timestamp(webhook.created_at), each.failing_since and timestamp(each.failing_since)
+        url, fault = self.url("api", "webhooks", each.id), self.translate(each.fault) or None
+        state: dict[str, Any] = {"active": bool(each.active), "failing_since": times[1], "fault": fault}
+        shown: dict[str, Any] = {"id": each.id, "url": url, "created_at": times[0], **own, **state, **secret}
+        return ShownWebhook(**shown)
+
+    def show_delivery(self, webhook_id: str, each: Delivery) -> ShownDelivery:
+        """A delivery as the API shows it."""
+        url = self.url("api", "webhooks", webhook_id, "deliveries", str(each.revision))
+        fault = self.translate(each.fault) or None
+        shown = {"url": url, "at": timestamp(each.at), "status": each.status or None, "fault": fault}
+        return ShownDelivery(**{**each._asdict(), **shown})
+
+    def translate(self, fault: str) -> str:
+        """A fault in the language of the request."""
+        return translated(fault, read_language(self.request.headers.get("accept-language", ""))[0])
+
+    async def fill(self, webhook: Webhook, body: Body) -> None:
+        """Set the fields of a webhook. Raises Invalid."""
+        if "address" in body:
+            webhook.address = cleaned(clean_address, body["address"], "address")
+            parts = urllib.parse.urlsplit(webhook.address)
+            try:
+                await self.services.hooks.sender.resolver.resolve(parts.hostname or "", parts.port or 443)
+            except PrivateAddress as error:
+                raise invalid("address", str(error)) from None
+            except (OSError, UnicodeError):  # it may be known later
+                pass
+        if body.get("list"):
+            try:
+                webhook.list = (await self.queries.todo_list(path_id("list", body["list"]))).id
+            except NotFound:
+                raise invalid("list", "names no list of yours") from None
+        elif "list" in body:
+            webhook.list = None
+        webhook.actions = tuple(dict.fromkeys(body.get("actions", webhook.actions) or ()))
+        if unknown := {*webhook.actions} - {*ACTIONS.split(", ")}:
+            raise invalid("actions", f"has {min(unknown)[:40]!r}, which is not one of {ACTIONS}")
+
+
+class WebhooksHandler(HookHandler):
+    """The caller's webhooks."""
+
+    async def get(self) -> list[ShownWebhook]:
+        """Read the caller's webhooks."""
+        return [self.show_webhook(each) for each in await self.services.hooks.store.webhooks(self.user)]
+
+    async def post(self, body: Annotated[Body, Fields(WebhookFields, ("address",))]) -> Annotated[ShownWebhook, 201]:
+        """Add a webhook, which gets every change from now on that the caller may see; `secret` is shown once."""
+        webhook = Webhook(address="", secret=new_webhook_secret(), created_at=now_milliseconds())
+        await self.fill(webhook, body)
+        hooks = self.services.hooks
+        each = await hooks.store.add(self.user, webhook)
+        if not body.get("active", True):
+            each.active = 0
+            await hooks.store.change(each)
+        hooks.wake()
+        return self.show_webhook(each, secret=webhook.secret)
+
+
+class WebhookHandler(HookHandler):
+    """One webhook."""
+
+    async def get(self, webhook_id: WebhookId) -> ShownWebhook:
+        """Read a webhook."""
+        return self.show_webhook((await self.services.hooks.store.webhook(self.user, webhook_id))[0])
+
+    async def patch(self, webhook_id: WebhookId, body: Annotated[Body, Fields(WebhookFields)]) -> ShownWebhook:
+        """Change a webhook; one that was turned off goes on where it was."""
+        store = self.services.hooks.store
+        each, webhook = await store.webhook(self.user, webhook_id)
+        await self.fill(webhook, body)
+        each.active = int(body.get("active", each.active))
+        await store.change(each)
+        self.services.hooks.wake()
+        return self.show_webhook((await store.webhook(self.user, webhook_id))[0])
+
+    async def delete(self, webhook_id: WebhookId) -> None:
+        """Delete a webhook with its deliveries."""
+        await self.services.hooks.store.delete(self.user, webhook_id)
+
+
+class WebhookSecretHandler(HookHandler):
+    """The secret of a webhook."""
+
+    async def post(self, webhook_id: WebhookId, body: Nothing) -> ShownWebhook:
+        """Make another secret; for a day, the one before signs, too."""
+        store = self.services.hooks.store
+        each, webhook = await store.webhook(self.user, webhook_id)
+        webhook.old_secret, webhook.old_until = webhook.secret, now_milliseconds() + OLD_SECRET
+        webhook.secret = new_webhook_secret()
+        await store.change(each)
+        return self.show_webhook(each, secret=webhook.secret)
+
+
+class DeliveriesHandler(HookHandler):
+    """What was sent to a webhook."""
+
+    async def get(self, webhook_id: WebhookId, *, limit: Limit = 100) -> list[ShownDelivery]:
+        """Read the deliveries of the last days, the newest change first."""
+        store = self.services.hooks.store
+        await store.webhook(self.user, webhook_id)
+        return [self.show_delivery(webhook_id, each) for each in await store.deliveries(webhook_id, limit)]
+
+
+class RepeatHandler(HookHandler):
+    """A repeated delivery."""
+
+    async def post(self, webhook_id: WebhookId, revision: DeliveryId, body: Nothing) -> ShownDelivery:
+        """Send a change again now, under the same webhook-id."""
+        hooks = self.services.hooks
+        each, webhook = await hooks.store.webhook(self.user, webhook_id)
+        return self.show_delivery(webhook_id, await hooks.repeat(each, webhook, revision))
 
 
 class Export(msgspec.Struct, frozen=True):
@@ -25741,6 +26546,11 @@ ROUTES = (
     Route("/api/templates", TemplatesHandler),
     Route("/api/templates/{template_id}", TemplateHandler),
     Route("/api/templates/{template_id}/lists", TemplateListsHandler),
+    Route("/api/webhooks", WebhooksHandler),
+    Route("/api/webhooks/{webhook_id}", WebhookHandler),
+    Route("/api/webhooks/{webhook_id}/secret", WebhookSecretHandler),
+    Route("/api/webhooks/{webhook_id}/deliveries", DeliveriesHandler),
+    Route("/api/webhooks/{webhook_id}/deliveries/{revision}/repeat", RepeatHandler),
     Route("/api/changes", ChangesHandler),
     Route("/api/undo", UndoHandler),
     Route("/api/events", EventsHandler),
@@ -25828,9 +26638,9 @@ def app_config(settings: Mapping[str, str], prefix: str, overrides: Mapping[str,
     return Config.from_env(environ)
 
 
-def app_state(config: Config, get_user: GetUser | None, checks: Mapping[str, Check]) -> App:
+def app_state(config: Config, get_user: GetUser | None, checks: Mapping[str, Check], hook: Hook | None) -> App:
     """The parts of an app that answer requests."""
-    services = Services(config, checks)
+    services = Services(config, checks, hook, delivers=True)
     origins = Origins(config, any_host=get_user is not None)
     cookies = SessionCookies(config, origins)
     authenticator = Authenticator(config, get_user, services, cookies, origins)
@@ -25860,6 +26670,7 @@ def make_app(
     prefix: str = "",
     get_user: GetUser | None = None,
     checks: Mapping[str, Check] | None = None,
+    on_change: Hook | Callable[[Any], Any] | None = None,
     **overrides: str,
 ) -> TodoApplication:
     """Build the application: to listen on, or to mount in another one as `(r"/todo(?:/.*)?", app)`.
@@ -25868,18 +26679,21 @@ def make_app(
     the same names in lower case override them. `get_user(request)` identifies the caller instead of a sign-in: from
     an `HTTPServerRequest` it returns the user's name, or None, or it raises `tornado.web.HTTPError`; its `reason` is
     shown to the caller. `checks` maps names to functions that the health check calls, too; they raise an error if
-    something is wrong. All these functions may be coroutine functions. This function does no I/O: the first request
-    opens the stores, or `async with lifespan(app)` does. Raises Misconfigured.
+    something is wrong. `on_change` is called with each `Change` after its commit; see `Hook`. All these functions may
+    be coroutine functions. This function does no I/O: the first request opens the stores, or `async with lifespan(app)`
+    does. Raises Misconfigured.
     """
     # The settings may be a copy of the environment, with variables of other programs.
     check_names((settings or {}).keys() - os.environ.keys(), str.upper)
     config = app_config(os.environ if settings is None else settings, prefix, overrides)
     given = {"get_user": get_user} if get_user is not None else {}
+    hook = on_change if isinstance(on_change, Hook) or on_change is None else Hook(on_change)
+    given |= {"on_change": hook.function} if hook else {}
     for name, function in {**given, **(checks or {})}.items():
         if not callable(function):
             raise Misconfigured(f"{name} must be a function, not {function!r}")
     return TodoApplication(
-        app_state(config, get_user, checks or {}),
+        app_state(config, get_user, checks or {}, hook),
         log_function=log_added,
         cross_origin_protection=True,
         websocket_ping_interval=30,
@@ -26768,7 +27582,7 @@ COPIED_TABLES = {
     table: (", ".join(PROBE.tables[table]), {"changes": "revision", "acts": "batch"}.get(table, "id"))
     for table in (
         *("users", "lists", "todos", "comments", "changes", "members"),
-        *("filters", "templates", "acts", "slices", "credentials"),
+        *("filters", "templates", "acts", "slices", "credentials", "hooks"),
     )
 }
 Progress = Callable[[str, int, int], None]
