@@ -5,8 +5,9 @@ Run them:  pytest                 no set-up; what needs Chromium is skipped with
            pytest -m "not alone"  also what is marked slow, which takes long by nature
 
 The real engines are found by TEST_POSTGRES_URL, TEST_MONGODB_URI, TEST_REDIS_URL and TEST_MYSQL_URL; tests
-that kill an engine start one of their own (TEST_MONGOD names the program of MongoDB's). What is not there is
-skipped, unless REQUIRE_BACKENDS=all makes that a failure.
+that kill an engine start one of their own (TEST_MONGOD names the program of MongoDB's). TEST_HOSTS names a Python
+in which the frameworks and servers of docs/embedding.md are installed. What is not there is skipped, unless
+REQUIRE_BACKENDS=all makes that a failure.
 
 Every server here is a real one, on a free port of the loopback, with its data in a folder of the test.
 Search for "# ====" to jump from section to section.
@@ -17,6 +18,7 @@ import asyncio
 import base64
 import collections
 import concurrent.futures
+import configparser
 import contextlib
 import csv
 import dataclasses
@@ -15964,6 +15966,112 @@ def marked_blocks(mark: str) -> list[str]:
 def test_a_python_example_of_the_documentation_runs(tmp_path, example):
     done = run_python(tmp_path, "-c", example)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+
+
+# A Python in which the hosts of docs/embedding.md are installed, and what the module needs.
+HOSTS_PYTHON = os.environ.get("TEST_HOSTS", sys.executable)
+
+
+def hosted_examples() -> list:
+    """The commands and modules of the examples that a server or framework runs."""
+    blocks = re.findall(r"((?:<!-- host .*? -->\n)+)```python\n(.*?)```", DOCUMENTATION, re.DOTALL)
+    imported = [" ".join(re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE)) for _, code in blocks]
+    return [
+        pytest.param(command, code, id=f"{command} with {names}")
+        for (marks, code), names in zip(blocks, imported, strict=True)
+        for command in re.findall("<!-- host (.*?) -->", marks)
+    ]
+
+
+def run_host(folder, *arguments: str) -> subprocess.CompletedProcess:
+    """Run the Python of the hosts to its end."""
+    environ = clean_environment()
+    return subprocess.run([HOSTS_PYTHON, *arguments], cwd=folder, env=environ, capture_output=True, text=True)
+
+
+def require_hosts(*modules: str) -> None:
+    """Skip the test unless the Python of the hosts has these modules."""
+    known = run_host(HERE, "-c", f"import {', '.join(modules)}")
+    if known.returncode:
+        skip_or_fail(f"TEST_HOSTS names no Python with {', '.join(modules)}: {known.stderr.splitlines()[-1]}")
+
+
+@contextlib.contextmanager
+def hosted(folder, command: str, code: str):
+    """A client of a server that runs a module, on a port of its own instead of 8000."""
+    program, *words = command.replace("8000", port := str(free_port())).split()
+    imported = {name.partition(".")[0] for name in re.findall(r"^(?:import|from) (\S+)", code, re.MULTILINE)}
+    needed = [*imported, *({program} - {"python"})]
+    require_hosts(*needed)
+    (folder / "module.py").write_text(code.replace("8000", port))
+    arguments = words if program == "python" else ["-m", program, *words]
+    with open(folder / "log.txt", "w") as log:
+        child = subprocess.Popen(
+            [HOSTS_PYTHON, *arguments], cwd=folder, env=clean_environment(), stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        eventually(lambda: child.poll() is not None or can_connect(("localhost", int(port))))
+        with Client(f"http://localhost:{port}") as client:
+            yield client
+    finally:
+        child.terminate()
+        child.wait(PATIENCE)
+    log = (folder / "log.txt").read_text()
+    assert "Traceback" not in log, log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command, code", hosted_examples())
+async def test_an_example_of_embedding_runs_in_its_host(tmp_path, command, code):
+    with hosted(tmp_path, command, code) as client:
+        if "prefix=" not in code:
+            assert (client.post("/", {"title": "Pay rent #home"}).status, client.post("/", {"title": ""}).status) == (
+                200,
+                422,
+            )
+            assert client.get("/").json() == ["Pay rent"]
+            return
+        todo = client.post("/todo/api/todos", {"title": "Pay rent"}).json()
+        assert todo["url"].startswith(f"{client.url}{'/apps' if '/apps' in code else ''}/todo/api/todos/")
+        assert b"<title>" in client.get("/todo/").body
+        async with listening(f"{client.url}/todo") as line:
+            assert (await next_message(line))["type"] == "hello"
+        if "titles" in code.lower():
+            assert "Pay rent" in client.get("/").body.decode()
+        if "/work" in code:
+            assert client.get("/work/api/todos").status == 401
+
+
+@pytest.mark.slow
+def test_pytest_finds_the_fixtures_of_the_package(tmp_path):
+    pytest.importorskip("xdist")
+    installed = tmp_path / "packages" / "tornado_todo-0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: tornado-todo\nVersion: 0\n")
+    setup = configparser.ConfigParser()
+    setup.read(HERE / "setup.cfg")
+    (installed / "entry_points.txt").write_text(f"[pytest11]{setup['options.entry_points']['pytest11']}\n")
+    (tmp_path / "test_mine.py").write_text(marked_blocks("pytest")[0])
+    path = os.pathsep.join([str(HERE), str(installed.parent)])
+    done = run_python(tmp_path, "-m", "pytest", "-q", "-n", "2", "-W", "error", "-p", "no:asyncio", PYTHONPATH=path)
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_one_program_is_made_with_time_zones_and_a_page(tmp_path):
+    require_hosts("PyInstaller", "tzdata")
+    shutil.copy(MODULE, tmp_path)
+    (command,) = marked_blocks("pyinstaller")
+    made = run_host(tmp_path, "-m", "PyInstaller", *command.split()[1:])
+    assert made.returncode == 0, made.stderr
+    environ = {"PATH": "", "PYTHONTZPATH": "", "SERVER_PORT": "0", "SERVER_HOST": "127.0.0.1"}
+    program = subprocess.Popen([tmp_path / "dist" / MODULE.stem], cwd=tmp_path, env=environ, stdout=subprocess.PIPE)
+    with program, contextlib.closing(program.stdout) as output:
+        with Client(re.search(r"http://\S+", output.readline().decode())[0]) as client:
+            assert client.get("/api/todos?tz=Asia/Kathmandu&due=today").json() == []
+            assert client.post("/api/todos?parse=true", {"title": "x tomorrow"}).json()["due"]
+            assert b"<title>" in client.get("/").body
+        program.terminate()
 
 
 @pytest.mark.parametrize("tour", marked_blocks("curl"), ids=len)

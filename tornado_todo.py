@@ -89,6 +89,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 import unicodedata
 import urllib.parse
 from collections.abc import (
@@ -106,6 +107,7 @@ from collections.abc import (
 )
 from typing import (
     IO,
+    TYPE_CHECKING,
     Annotated,
     Any,
     Concatenate,
@@ -27569,9 +27571,38 @@ def opened_sync(
         yield SyncTodos(Todos(app, user), loop)
 
 
+def pytest_fixtures() -> types.ModuleType:
+    """The plugin that pytest finds where this package is installed: the fixtures `todo_server` and `todo_settings`."""
+    import pytest
+
+    @pytest.fixture
+    def todo_settings() -> Mapping[str, str]:
+        """The settings of todo_server, by default to-dos in memory; a project may replace this fixture."""
+        return {"DATABASE_URL": "sqlite://"}
+
+    @pytest.fixture
+    def todo_server(todo_settings: Mapping[str, str]) -> Iterator[str]:
+        """The URL of a to-do server of the test's own."""
+        with running(todo_settings) as url:
+            yield url
+
+    plugin = types.ModuleType("tornado_todo.pytest_plugin", pytest_fixtures.__doc__)
+    vars(plugin).update(todo_settings=todo_settings, todo_server=todo_server)
+    return plugin
+
+
 def __dir__() -> list[str]:
     """The public names, for completion."""
     return sorted(__all__)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Make pytest's plugin, which imports pytest, when pytest asks for it."""
+        if name == "pytest_plugin":
+            return pytest_fixtures()
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 # ==== copying: may call service, stores and databases ====================================================
