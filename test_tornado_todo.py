@@ -4534,6 +4534,30 @@ def test_a_post_repeated_with_its_idempotency_key_answers_as_before(client):
     assert everything(client) == before
 
 
+@pytest.mark.parametrize("kind", ["lists", "filters", "templates", "lists of a template"])
+def test_id_made_by_the_client_is_that_of_what_it_creates_unless_it_is_in_use(client, kind):
+    garden = client.post("/api/lists", {"title": "Garden"}).json()["id"]
+    template = client.post("/api/templates", {"list": garden}).json()["id"]
+    bodies = {"lists": {"title": "x"}, "filters": {"title": "x", "query": ""}, "templates": {"list": garden}}
+    path, body = f"/api/{kind}", bodies.get(kind, {})
+    if kind not in bodies:
+        kind, path = "lists", f"/api/templates/{template}/lists"
+    one, other = str(uuid.uuid4()), str(uuid.uuid4())
+    made = client.post(path, {**body, "id": one.upper()}, Idempotency_Key="k")
+    assert (made.status, made.json()["id"]) == (201, one)
+    assert client.post(path, {**body, "id": one.upper()}, Idempotency_Key="k").json() == made.json()
+    before = everything(client)
+    assert_problem(client.post(path, {**body, "id": one}), 409)
+    assert_problem(client.post(path, {**body, "id": "one"}), 422, "id")
+    assert everything(client) == before
+    assert client.delete(f"/api/{kind}/{one}").status == 204
+    if kind == "lists":
+        assert client.delete(f"/api/lists/{one}?deleted=true").status == 204
+        assert_problem(client.post(path, {**body, "id": one}), 409)  # its changes are in the log
+    assert client.post(path, {**body, "id": other}).json()["id"] == other
+    assert_problem(client.patch(f"/api/{kind}/{other}", {"id": one}), 405 if kind == "templates" else 422)
+
+
 def test_an_idempotency_key_with_another_body_is_refused(client):
     assert client.post("/api/todos", {"title": "x"}, Idempotency_Key="k").status == 201
     before = everything(client)

@@ -1731,9 +1731,21 @@ def patch_type(
     return msgspec.defstruct(name, types, bases=bases or None, kw_only=True)
 
 
+class NewId(msgspec.Struct, kw_only=True):
+    """The id of what a request creates, so that a client without a connection can go on with it."""
+
+    id: Annotated[str | UnsetType, Meta(description="a UUID made by the client; by default the server makes it")] = (
+        UNSET
+    )
+
+
 TODO_FIELDS, LIST_FIELDS = declared_fields(Todo), declared_fields(TodoList)
 TodoFields, ListFields = patch_type(Todo, "TodoFields"), patch_type(TodoList, "ListFields")
 FilterFields = patch_type(SavedFilter, "FilterFields")
+CreatedList, CreatedFilter = (
+    patch_type(TodoList, "CreatedList", (NewId,)),
+    patch_type(SavedFilter, "CreatedFilter", (NewId,)),
+)
 TODO_DEFAULTS: dict[str, Any] = {  # of the fields that clients may set, but need not
     each.name: each.default if each.default_factory is msgspec.NODEFAULT else each.default_factory()
     for each in msgspec.structs.fields(Todo)
@@ -1745,7 +1757,7 @@ ARRANGED = ("order", "colour", "archived")  # fields of a list that each of its 
 SORT_COLUMNS = {name: declared.sort for name, declared in TODO_FIELDS.items() if declared.sort}
 CLEANERS = {name: declared.clean for name, declared in TODO_FIELDS.items() if declared.clean} | {
     "text": clean_comment,
-    "batch": clean_id,
+    **dict.fromkeys(("batch", "id"), clean_id),
     **{name: declared.clean for name, declared in declared_fields(Settings).items() if declared.clean},
 }
 
@@ -1805,14 +1817,14 @@ class Member(msgspec.Struct, frozen=True):
 Password = Annotated[str, Meta(max_length=1000)]
 
 
-class TemplateFields(msgspec.Struct, kw_only=True):
+class TemplateFields(NewId, kw_only=True):
     """The list that becomes a template, and the name of the template: by default that of the list."""
 
     list: str
     title: Annotated[str, Meta(max_length=2000)] | UnsetType = UNSET
 
 
-class NewListFields(msgspec.Struct, kw_only=True):
+class NewListFields(NewId, kw_only=True):
     """The name of a list that a template makes, by default the template's, and its first day, by default today."""
 
     title: Annotated[str, Meta(max_length=2000)] | UnsetType = UNSET
@@ -8282,6 +8294,13 @@ class LongBatch(TodoBatch):
         self._lists.append(after)
         return after
 
+    async def new_id(self, table: str, fields: Mapping[str, Any]) -> str:
+        """The id that a client has made for a new row of a table, or a new one. Raises Conflict if it is in use."""
+        known = f"SELECT 1 FROM {table} WHERE id = $1 UNION SELECT 1 FROM changes WHERE list_id = $1"
+        if "id" in fields and await self.source.fetch(known, fields["id"]):
+            raise Conflict("This id is in use already. Make a new UUID.")
+        return fields.get("id") or uuid7()
+
     async def keep(self, kind: type[Any], before: Kept | None, after: Kept | None) -> Any:
         """Write a filter or template, or remove it. Returns it with its new revision. Raises Conflict."""
         name, table, rows, _ = KINDS_KEPT[kind]
@@ -10116,8 +10135,8 @@ async def add_list(batch: LongBatch, fields: Mapping[str, Any]) -> TodoList:
         for entry in await batch.queries.own_lists():
             last += 1
             batch.save_list(entry, changed(entry, at, order=last))
-    values = {"order": last + 1, **fields}
-    return batch.save_list(None, TodoList(id=uuid7(), created_at=at, updated_at=at, **values))
+    values = {"order": last + 1, **fields, "id": await batch.new_id("lists", fields)}
+    return batch.save_list(None, TodoList(created_at=at, updated_at=at, **values))
 
 
 def template_fields(todo_list: TodoList, todos: Sequence[Todo], zone: str) -> dict[str, Any]:
@@ -10718,8 +10737,8 @@ class TodoService:
     ) -> Any:
         """Make a filter or template, or with an id set these fields of one. Raises NotFound or PreconditionFailed."""
         if not thing_id:
-            new: dict[str, Any] = {"id": uuid7(), "created_at": batch.at, "updated_at": batch.at}
-            return await batch.keep(kind, None, kind(**new, **fields))
+            new = {**fields, "id": await batch.new_id(KINDS_KEPT[kind].table, fields)}
+            return await batch.keep(kind, None, kind(created_at=batch.at, updated_at=batch.at, **new))
         before = await batch.queries.kept_one(kind, thing_id)
         check_precondition(if_match, revision_etag(before.revision))
         return await batch.keep(kind, before, changed(before, batch.at, **fields))
@@ -10732,11 +10751,13 @@ class TodoService:
         await batch.keep(kind, before, None)
 
     @transactional()
-    async def use_template(self, batch: LongBatch, template_id: str, title: str, day: datetime.date) -> TodoList:
+    async def use_template(
+        self, batch: LongBatch, template_id: str, new: Mapping[str, Any], day: datetime.date
+    ) -> TodoList:
         """Make a list from a template. Its first date is on this day, and the others keep their distance from it."""
         template = await batch.queries.kept_one(Template, template_id)
-        fields = {"title": title or template.title, "colour": template.colour}
-        made = await add_list(batch, fields)
+        named = {name: new[name] for name in ("id", "title") if new.get(name)}
+        made = await add_list(batch, {"title": template.title, "colour": template.colour, **named})
         days = day - datetime.date.fromisoformat(template.day or day.isoformat())
         ids = sorted(uuid7() for _ in template.todos)
         async for index, todo in in_batches(enumerate(template.todos)):
@@ -13275,8 +13296,10 @@ EXAMPLES: dict[Any, Any] = {
         **{"revision": 3, "at": EXAMPLE_TIME, "user": "ann", "action": "create", "before": None, "after": EXAMPLE_TODO},
     },
     TodoFields: {"title": "Buy milk", "due": "2026-12-01", "tags": ["shop"]},
-    ListFields: {"title": "Garden"},
-    FilterFields: {"title": "Shopping", "query": "completed=false&tag=shop&due=..today+7"},
+    **dict.fromkeys((ListFields, CreatedList), {"title": "Garden"}),
+    **dict.fromkeys(
+        (FilterFields, CreatedFilter), {"title": "Shopping", "query": "completed=false&tag=shop&due=..today+7"}
+    ),
     TemplateFields: {"list": EXAMPLE_ID},
     NewListFields: {"title": "Trip to Rome", "day": "2026-12-01"},
     Comment: {"id": EXAMPLE_ID, "author": "ann", "text": "Done.", "created_at": EXAMPLE_TIME},
@@ -14046,7 +14069,7 @@ NewTodo = Annotated[Body, Fields(TodoFields, ("title",))]
 NewTodos = Annotated[Body | list[Body], Fields(TodoFields, ("title",), many=True)]
 TodoPatch = Annotated[Body, Fields(TodoFields)]
 ClaimedReminders = Annotated[Body | list[Body], Fields(ReminderFields, many=True)]
-NewList = Annotated[Body, Fields(ListFields, ("title",))]
+NewList = Annotated[Body, Fields(CreatedList, ("title",))]
 ListPatch = Annotated[Body, Fields(ListFields)]
 Nothing = Annotated[Body, Fields(NoFields, optional=True)]
 
@@ -14584,7 +14607,10 @@ class FiltersHandler(KeptHandler):
         return await self.all_kept()
 
     async def post(
-        self, body: Annotated[Body, Fields(FilterFields, ("title", "query"))], *, idempotency_key: IdempotencyKey = None
+        self,
+        body: Annotated[Body, Fields(CreatedFilter, ("title", "query"))],
+        *,
+        idempotency_key: IdempotencyKey = None,
     ) -> Annotated[WriteResult[SavedFilter], 201]:
         """Save a filter: a name for a query string of `GET /api/todos`."""
         body["query"] = filter_query(body["query"])
@@ -14638,7 +14664,9 @@ class TemplatesHandler(KeptHandler):
         if len(todos) > MAX_ITEMS:
             raise invalid("list", f"has more than {MAX_ITEMS} open to-dos")
         zone = tz or self.user.time_zone
-        fields = template_fields(todo_list, todos, zone) | ({"title": body["title"]} if "title" in body else {})
+        fields = template_fields(todo_list, todos, zone) | {
+            name: body[name] for name in ("id", "title") if name in body
+        }
         if len(msgspec.json.encode(fields)) > MAX_BODY:
             raise TooLarge("The to-dos of the list have more text than a template may have.")
         repeat = self.repeat(idempotency_key, Template)
@@ -14675,7 +14703,7 @@ class TemplateListsHandler(APIHandler):
         today = datetime.date.fromordinal(day_of(now_milliseconds(), user.time_zone or "UTC"))
         day = cleaned(read_day, body["day"], "day") if "day" in body else today
         repeat = self.repeat(idempotency_key, TodoList)
-        return await self.services.todos.use_template(user, template_id, body.get("title", ""), day, repeat=repeat)
+        return await self.services.todos.use_template(user, template_id, body, day, repeat=repeat)
 
 
 class Changes(msgspec.Struct, frozen=True):
