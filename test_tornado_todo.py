@@ -4534,13 +4534,16 @@ def test_a_post_repeated_with_its_idempotency_key_answers_as_before(client):
     assert everything(client) == before
 
 
-@pytest.mark.parametrize("kind", ["lists", "filters", "templates", "lists of a template"])
+@pytest.mark.parametrize("kind", ["lists", "filters", "templates", "lists of a template", "comments"])
 def test_id_made_by_the_client_is_that_of_what_it_creates_unless_it_is_in_use(client, kind):
     garden = client.post("/api/lists", {"title": "Garden"}).json()["id"]
     template = client.post("/api/templates", {"list": garden}).json()["id"]
     bodies = {"lists": {"title": "x"}, "filters": {"title": "x", "query": ""}, "templates": {"list": garden}}
     path, body = f"/api/{kind}", bodies.get(kind, {})
-    if kind not in bodies:
+    if kind == "comments":
+        kind, body = f"todos/{add(client)['id']}/comments", {"text": "x"}
+        path = f"/api/{kind}"
+    elif kind not in bodies:
         kind, path = "lists", f"/api/templates/{template}/lists"
     one, other = str(uuid.uuid4()), str(uuid.uuid4())
     made = client.post(path, {**body, "id": one.upper()}, Idempotency_Key="k")

@@ -1837,6 +1837,12 @@ class CommentFields(msgspec.Struct, kw_only=True):
     text: Annotated[str, Meta(max_length=MAX_COMMENT)]
 
 
+class CreatedComment(NewId, kw_only=True):
+    """The text of a new comment."""
+
+    text: Annotated[str, Meta(max_length=MAX_COMMENT)]
+
+
 class UndoFields(msgspec.Struct, kw_only=True):
     """Which batch to undo; without one, the caller's last."""
 
@@ -7046,6 +7052,7 @@ KINDS_KEPT: dict[type[Any], Kind] = {
 }
 Kept = SavedFilter | Template
 MAX_KEPT = 200  # of a kind for a user
+ID_IN_USE = "This id is in use already. Make a new UUID."
 IN_A_LIVING_LIST = "EXISTS (SELECT 1 FROM lists WHERE lists.id = list_id AND lists.deleted_at IS NULL)"
 PUT_AWAY = "SELECT id FROM lists WHERE owner_id = $1 AND (deleted_at IS NOT NULL{})"
 
@@ -7410,6 +7417,10 @@ class TodoQueries:
         if not comments:
             first_row(await self.fetch(select_todos(), todo_id), "There is no such to-do.")
         return comments
+
+    async def is_comment(self, comment_id: str) -> bool:
+        """Whether there is a comment of this id, also where the caller may not see it."""
+        return bool(await self.source.fetch("SELECT 1 FROM comments WHERE id = $1", comment_id))
 
     async def reminders(self, since: int, until: int) -> list[DueReminder]:
         """The caller's reminders between two moments, by their moments, in the time zone of the caller's settings.
@@ -8298,7 +8309,7 @@ class LongBatch(TodoBatch):
         """The id that a client has made for a new row of a table, or a new one. Raises Conflict if it is in use."""
         known = f"SELECT 1 FROM {table} WHERE id = $1 UNION SELECT 1 FROM changes WHERE list_id = $1"
         if "id" in fields and await self.source.fetch(known, fields["id"]):
-            raise Conflict("This id is in use already. Make a new UUID.")
+            raise Conflict(ID_IN_USE)
         return fields.get("id") or uuid7()
 
     async def keep(self, kind: type[Any], before: Kept | None, after: Kept | None) -> Any:
@@ -10509,7 +10520,7 @@ class TodoService:
                 raise PreconditionFailed("There is no such to-do.")
             return create_todo(batch, todo_id, fields), True
         if seen.role is None:
-            raise Conflict("This id is in use already. Make a new UUID.")
+            raise Conflict(ID_IN_USE)
         check_role(EDITOR, seen.role)
         before = seen.todo
         if only_new:
@@ -10573,12 +10584,14 @@ class TodoService:
     # ---- comments
 
     @transactional(TodoQueries.seen_todos)
-    def add_comment(self, batch: TodoBatch, todo_id: str, text: str) -> Comment:
-        """Add a comment to a to-do. Raises NotFound, Forbidden, or Conflict if there are too many."""
+    def add_comment(self, batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Comment:
+        """Add a comment to a to-do. Raises NotFound, Forbidden, or Conflict for an id in use or too many comments."""
         todo = batch.todo(todo_id)
+        if "id" in fields and batch.ask(TodoQueries.is_comment, fields["id"]):
+            raise Conflict(ID_IN_USE)
         if len(batch.ask(TodoQueries.comments, todo_id)) >= MAX_COMMENTS:
             raise over_limit(MAX_COMMENTS, "comment")
-        comment = Comment(id=uuid7(), author=batch.user.id, text=text, created_at=batch.at)
+        comment = Comment(author=batch.user.id, created_at=batch.at, **{"id": uuid7(), **fields})
         batch.save_comment(todo, None, comment)
         return comment
 
@@ -13303,7 +13316,7 @@ EXAMPLES: dict[Any, Any] = {
     TemplateFields: {"list": EXAMPLE_ID},
     NewListFields: {"title": "Trip to Rome", "day": "2026-12-01"},
     Comment: {"id": EXAMPLE_ID, "author": "ann", "text": "Done.", "created_at": EXAMPLE_TIME},
-    CommentFields: {"text": "Done."},
+    **dict.fromkeys((CommentFields, CreatedComment), {"text": "Done."}),
     ShownDelivery: {
         **{"revision": 3, "url": f"http://localhost:8888/api/webhooks/{EXAMPLE_ID}/deliveries/3", "action": "create"},
         **{"at": EXAMPLE_TIME, "attempts": 2, "status": 200, "fault": None, "milliseconds": 34},
@@ -14424,11 +14437,11 @@ class CommentsHandler(APIHandler):
         return await self.show_all(await self.queries.comments(todo_id))
 
     async def post(
-        self, todo_id: TodoId, body: Annotated[Body, Fields(CommentFields)], *, idempotency_key: IdempotencyKey = None
+        self, todo_id: TodoId, body: Annotated[Body, Fields(CreatedComment)], *, idempotency_key: IdempotencyKey = None
     ) -> Annotated[WriteResult[Comment], 201]:
         """Add a comment to a to-do."""
         repeat = self.repeat(idempotency_key, Comment)
-        return await self.services.todos.add_comment(self.user, todo_id, body["text"], repeat=repeat)
+        return await self.services.todos.add_comment(self.user, todo_id, body, repeat=repeat)
 
 
 class CommentHandler(APIHandler):
