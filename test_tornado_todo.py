@@ -23008,13 +23008,16 @@ async def test_user_without_an_account_downloads_everything_and_a_table(page):
 
 
 @pytest.mark.slow
-async def test_setting_that_cannot_be_sent_is_taken_back_and_says_so(page):
+async def test_setting_that_cannot_be_sent_is_shown_and_kept_until_it_can(page):
     await open_settings(page)
     await page.route("**/api/user", lambda route: route.abort())
     await page.locator("[name=theme][value=dark]").click()
-    await expect(page.locator(".account .said")).to_have_text("The server can’t be reached.")
-    await expect(page.locator("[name=theme][value='']")).to_be_checked()
-    assert await scheme_of(page) == "light dark"
+    await expect(page.locator(".settings-kept")).to_have_text("Kept on this device until the server can be reached.")
+    await expect(page.locator("[name=theme][value=dark]")).to_be_checked()
+    assert await scheme_of(page) == "dark"
+    await page.unroute("**/api/user")
+    await expect(page.locator(".settings-kept")).to_be_hidden()
+    assert (await saved_settings(page))["theme"] == "dark"
     page.faults.clear()
 
 
@@ -24529,3 +24532,106 @@ async def test_two_devices_that_go_on_and_offline_end_equal(browser, outage, see
             assert own == {title: title in device.ticked for title in device.added - device.deleted}
             await expect(rows(device.page)).to_have_count(len(todos))
             assert set(await shown_titles(device.page).all_inner_texts()) == set(todos)
+
+
+# ---- what is made without the server is shown at once
+
+
+async def travelled(page, outage):
+    """Open the page again without its server, as after a closed browser."""
+    outage.stop()
+    await page.reload()
+    await expect(page.locator("html:not(.is-starting)")).to_be_attached()
+    await expect(page.locator(".banner")).to_be_visible()
+
+
+async def arrived(page, outage):
+    """Start the server, and wait until everything is sent."""
+    outage.start()
+    await expect(page.locator(".banner")).to_be_hidden()
+    await settled(page)
+
+
+async def choose_in_list_options(page, selector):
+    await page.locator(".list-options-button").click()
+    await page.locator(selector).click()
+
+
+@pytest.mark.slow
+async def test_list_that_is_made_without_the_server_can_be_used_at_once(installed, outage):
+    page = installed
+    await type_in(page, BUY, FEED)
+    await until_on_device(page, BUY, FEED)
+    outage.stop()
+    await new_list(page, "Trip")
+    place = page.locator(".lists li", has_text="Trip")
+    await expect(place.locator(".unsent-mark")).to_have_text("Not sent yet")
+    for title in ("tent", "map"):
+        await page.locator(".new-todo").fill(title)
+        await page.locator(".new-todo").press("Enter")
+    await expect(shown_titles(page)).to_have_text(["tent", "map"])
+    await page.locator(".sidebar").get_by_text("Inbox").click()
+    await open_details(page, BUY)
+    await page.locator(".detail-list").select_option("Trip")
+    await page.locator(".detail-close").click()
+    await expect(shown_titles(page)).to_have_text([FEED])
+    for _ in range(2):
+        await place.locator("a").click()
+        await expect(page.locator("h1")).to_have_text("Trip")
+        await expect(shown_titles(page)).to_have_text(["tent", "map", BUY])
+        await expect(row(page, "tent")).to_contain_text("Not sent yet")
+        await expect(place.locator(".place-count")).to_have_text("3")
+        await page.reload()
+        await expect(page.locator("html:not(.is-starting)")).to_be_attached()
+    await arrived(page, outage)
+    await expect(shown_titles(page)).to_have_text(["tent", "map", BUY])
+    await expect(page.locator(".unsent-mark")).to_have_count(0)
+    with Client(outage.url) as client:
+        (trip,) = (each for each in client.get("/api/lists").json() if each["title"] == "Trip")
+        assert trip["active"] == 3 and page.url.endswith(trip["id"])
+        assert {each["title"] for each in client.get(f"/api/todos?list={trip['id']}").json()} == {"tent", "map", BUY}
+
+
+@pytest.mark.slow
+async def test_what_is_done_to_lists_and_filters_without_the_server_is_shown_and_survives(installed, outage):
+    page = installed
+    await new_list(page, "Garden")
+    await type_in(page, "dig", "plant")
+    await new_list(page, "Old")
+    await page.locator(".search").fill("dig")
+    await page.locator(".widen").click()
+    await page.locator(".save-filter").click()
+    await page.locator("#ask-name").fill("digging")
+    await page.locator("#ask-name").press("Enter")
+    await expect(page.locator("h1")).to_have_text("digging")
+    await until_on_device(page, "dig", "plant")
+    await asyncio.sleep(3)  # until the copy has the filter
+    await travelled(page, outage)
+    await expect(shown_titles(page)).to_have_text(["dig"])
+    await page.locator(".search").fill("")
+    await page.locator(".filter-tools [aria-label='Rename this filter']").click()
+    await page.locator("#ask-name").fill("spade")
+    await page.locator("#ask-name").press("Enter")
+    await expect(page.locator("h1")).to_have_text("spade")
+    await page.locator(".lists").get_by_text("Old").click()
+    await page.locator(".delete-list-button").click()
+    await expect(page.locator(".lists")).not_to_contain_text("Old")
+    await page.locator(".lists").get_by_text("Garden").click()
+    await page.locator(".search").fill("plant")
+    await page.locator(".save-filter").click()
+    await page.locator("#ask-name").fill("planting")
+    await page.locator("#ask-name").press("Enter")
+    await expect(page.locator("h1")).to_have_text("planting")
+    for _ in range(2):
+        await expect(page.locator(".filter-places")).to_contain_text("planting")
+        await expect(page.locator(".filter-places")).to_contain_text("spade")
+        await expect(page.locator(".lists")).not_to_contain_text("Old")
+        await expect(shown_titles(page)).to_have_text(["plant"])
+        await page.reload()
+        await expect(page.locator("html:not(.is-starting)")).to_be_attached()
+    await page.locator(".trash-link").click()
+    await expect(page.locator(".trash-row")).to_contain_text("Old")
+    await arrived(page, outage)
+    with Client(outage.url) as client:
+        assert {each["title"] for each in client.get("/api/filters").json()} == {"spade", "planting"}
+        assert [each["title"] for each in client.get("/api/lists?deleted=true").json()] == ["Old"]

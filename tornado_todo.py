@@ -15852,6 +15852,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
   ('inbox', 'M4 13.5 6.2 6h11.6L20 13.5V18a1 1 0 0 1-1 1H5a1 1 0 0 1-1-1zM4 13.5h4.5a3.5 3.5 0 0 0 7 0H20'),
   ('today', 'M8.3 12a3.7 3.7 0 1 0 7.4 0 3.7 3.7 0 1 0-7.4 0M12 3.5v2M12 18.5v2M3.5 12h2M18.5 12h2M6 6l1.4 1.4'
             'M16.6 16.6 18 18M18 6l-1.4 1.4M7.4 16.6 6 18'),
+  ('unsent', 'M12 15.5V4.5m-4.8 4.8L12 4.5l4.8 4.8M5 20h14'),
   ('later', 'M3.2 12a8.8 8.8 0 1 0 17.6 0 8.8 8.8 0 1 0-17.6 0M12 7v5.5l3.5 2'),
   ('tag', 'M4 4.5h7.5l8 8-7 7-8-8zM8 8.5h.01'),
   ('filter', 'M4 5.5h16l-6.2 7.3v6.2l-3.6-2v-4.2z'),
@@ -16133,6 +16134,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <details class="part comments">
         <summary class="comments-title"></summary>
         <ol class="comment-list stack"></ol>
+        <p class="comments-away soft" hidden>Earlier comments are shown when the server can be reached again.</p>
         <form class="comment-form stack" data-action="sayComment">
           <textarea class="control" name="text" rows="2" maxlength="5000" aria-label="Comment" placeholder="Comment"
                     dir="auto" required></textarea>
@@ -16161,6 +16163,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <div class="brand row">{% raw brand %}</div>
     <h2 id="gate-title">Sign in</h2>
     <p class="gate-words soft" hidden></p>
+    <p class="gate-unsent row wrap" hidden></p>
     <p class="gate-warning notice" hidden>This connection isn’t encrypted: on its way, a password can be read by
       others. Sign in over https if you can.</p>
     <form class="sign-in-form" data-action="signIn" method="post" novalidate>
@@ -16205,6 +16208,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
     {% set name, label, choices = words %}
     {% raw choose('set-' + name, label, 'name="%s" data-action="chooseSetting"' % name, choices) %}
     {% end %}
+    <p class="soft settings-kept" role="status" hidden></p>
     <p class="soft">The zone is for mails, calendars and programs: this page shows the days of the device.</p>
     {% raw field('set-email', 'E-mail address', 'class="typed" name="email" type="email" autocomplete="email"'
                  ' maxlength="254" data-action="chooseSetting"', 'For what you choose here. Empty: no mail.') %}
@@ -18146,11 +18150,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     lists: [],
     trashedLists: [],
     filters: [],
+    templates: [],
     items: [],
+    beside: new Map(), // to-dos of the copy on this device that the view does not have, by id
     comments: [], // of the to-do of the details
     next: null, // the query of the page after those that were read
     matching: { active: 0, completed: 0, capped: false },
     open: null, // the to-do of the details
+    settings: {}, // of the user
     subtasks: [], // of that one
     parents: new Map(), // the to-dos with subtasks by their ids, with the numbers of these
   };
@@ -18179,6 +18186,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     redoable: [],
     ownBatches: new Set(),
     away: null, // while the server can't be reached: the reason, and the seconds until the next attempt
+    isPartial: false, // whether what is shown is a copy that lacks some to-dos
     hasKept: false, // whether changes that were kept meanwhile may still have to be sent
     hasOwnLists: false, // whether the reader of a link has lists to go back to
     revision: null,
@@ -18203,7 +18211,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const isUnnamed = ({ inbox, title }) => inbox && title === 'Inbox';
     const lists = saved.lists.map(list => ({ ...list, ...(isUnnamed(list) && { title: t`Inbox` }) }));
     const draft = { ...saved, lists, matching: { ...saved.matching } };
-    draft.parents = new Map(saved.parents);
+    for (const name of ['parents', 'beside']) draft[name] = new Map(saved[name]);
     state.lists = draft.lists;
     shown = null;
     for (const job of queue.jobs) job.apply?.(draft);
@@ -18225,16 +18233,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const access = { session: null, link: linkOf(location.hash), hasForgotten: false, leaving: false, renewing: null };
   const inbox = ({ lists } = state) => lists.find(list => list.inbox);
   const listById = id => byId(state.lists, id);
-  const settings = () => access.session?.settings ?? {};
+  const settings = () => state.settings;
   const listOf = (item, draft = state) => (item.list ? byId(draft.lists, item.list) : inbox(draft));
   const itemIn = (draft, id) =>
-    byId(draft.items, id) ?? (draft.open?.id === id ? draft.open : byId(draft.subtasks, id));
+    byId(draft.items, id) ?? (draft.open?.id === id ? draft.open : byId(draft.subtasks, id)) ?? draft.beside.get(id);
   const itemById = id => itemIn(state, id);
   const isTrash = () => state.view.kind === 'trash';
   const isStatistics = () => state.view.kind === 'statistics';
   const hasRows = () => !isTrash() && !isStatistics();
   const viewNow = () => VIEWS[state.view.kind];
-  const filterNow = () => byId(saved.filters, state.view.filter);
+  const filterNow = () => byId(state.filters, state.view.filter);
   const filterParameters = () => new URLSearchParams(filterNow()?.query);
 
   function currentList() {
@@ -18625,7 +18633,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function awayWords() {
     if (!state.away) return t`Connected again. Sending what was kept here …`;
     const again = t`Trying again in ${state.away.seconds} s.`;
-    return [state.away.detail, queue.jobs.length && keptWords(), again].filter(Boolean).join(' ');
+    const partial = t`This device has only the ${COPY_SIZE} to-dos that were changed last.`;
+    const words = [state.away.detail, queue.jobs.length && keptWords(), refusedWords(), state.isPartial && partial, again];
+    return words.filter(Boolean).join(' ');
   }
 
   // Waits for a server that does not answer, and goes on with what was left undone.
@@ -18643,11 +18653,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   });
 
   // ---- Commands ----------------------------------------------------------------------------------------
-  // A command has the request, the words of its undo, and `apply`: that is done to what is shown at once, and to
-  // what the server has when it has accepted the command. One that fails is simply left out from then on.
+  // A command has the request, the words of its undo, and `apply`, which most requests imply: that is done to what is
+  // shown at once, and to what the server has when it has accepted the command. One that fails is left out from then on.
 
   function command(job) {
     state.writes += 1;
+    job.apply ??= job.request.call ? undefined : applying(job.request);
     if (job.words) Object.assign(state, { undoable: [...state.undoable.slice(-99), job], redoable: [] });
     queue.jobs.push(job);
     project();
@@ -18731,8 +18742,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function fail(job, error) {
     forgetAct(job);
     project();
-    if (!job.failed && state.hasKept) refuse({ ...keptJob(job) }, error);
-    else if (!job.failed?.(error)) complain(error.message);
+    const typed = state.hasKept && keptJob(job);
+    const failed = typed?.request ? () => failKept(typed, error) : job.failed;
+    if (!failed?.(error)) complain(error.message);
     if (!(error instanceof Problem)) console.error(error);
     state.stale = 'all';
   }
@@ -18747,7 +18759,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The parts of a command that creates something once, even if it is sent again, also by the next page.
   function postedOnce(path, body) {
-    return { request: { method: 'POST', path, body, headers: { 'Idempotency-Key': newId() } } };
+    return { request: { method: 'POST', path, body, headers: { 'Idempotency-Key': body.id ?? newId() } } };
   }
 
   // ---- What commands do to what is shown, and to what the server has -----------------------------------
@@ -18767,7 +18779,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function count(draft, item, change) {
     const field = item.completed ? 'completed' : 'active';
-    for (const counted of [listOf(item, draft), draft.matching])
+    for (const counted of [listOf(item, draft), belonging('all')(item) && draft.matching])
       if (counted) counted[field] = Math.max(0, counted[field] + change);
     const above = draft.parents.get(item.parent) ?? (item.parent && itemIn(draft, item.parent));
     if (!above) return;
@@ -18797,7 +18809,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     // its place isn't on the page.
     const isFirst = sortOf() === '-created_at';
     const hasPlace = isFirst || draft.next === null || (isTree() && byId(draft.items, item.parent));
-    if (!belongs(item) || state.view.q !== '' || !hasPlace) return;
+    if (!belongs(item) || state.view.q !== '' || !hasPlace) return void draft.beside.set(item.id, item);
     draft.items = isFirst ? [item, ...draft.items] : [...draft.items, item];
   }
 
@@ -18814,19 +18826,63 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     count(draft, after, +1);
     if (draft.open?.id === id) draft.open = after;
     noteSubtask(draft, after);
-    const place = draft.items.indexOf(before);
-    if (place >= 0) draft.items = belongs(after) ? draft.items.with(place, after) : draft.items.toSpliced(place, 1);
+    const place = draft.items.findIndex(each => each.id === id);
+    const isBeside = draft.beside.delete(id) || place >= 0;
+    if (!belongs(after)) {
+      if (isBeside) draft.beside.set(id, after);
+      if (place >= 0) draft.items = draft.items.toSpliced(place, 1);
+    } else if (place >= 0) draft.items = draft.items.with(place, after);
+    else if (isBeside) draft.items = [...draft.items, after];
     for (const each of isTaken ? subtasksIn(draft, after) : [])
       changeIn(draft, kind, each.id, { list: fields.list, parent: id });
   }
 
   function removeIn(draft, name, id) {
     const gone = byId(draft[name], id) ?? (name === 'items' ? itemIn(draft, id) : undefined);
-    if (gone && name === 'items' && !isTrash()) count(draft, gone, -1);
+    if (gone && name === 'items' && !gone.deleted_at) count(draft, gone, -1);
     draft[name] = draft[name].filter(thing => thing.id !== id);
+    const trashed = gone && !gone.deleted_at && [{ ...gone, deleted_at: new Date().toISOString() }];
+    if (trashed && name === 'lists' && !isOthers(gone)) draft.trashedLists = [...trashed, ...draft.trashedLists];
     if (!gone || name !== 'items') return;
+    draft.beside.delete(id);
+    if (isTrash() && trashed) draft.items = [...trashed, ...draft.items];
     draft.subtasks = draft.subtasks.filter(each => each.id !== id);
     for (const each of subtasksIn(draft, gone)) removeIn(draft, name, each.id);
+  }
+
+  function restoreIn(draft, kind, id) {
+    const item = byId(kind === 'lists' ? draft.trashedLists : [...draft.items, ...draft.beside.values()], id);
+    removeIn(draft, kind === 'lists' ? 'trashedLists' : 'items', id);
+    if (item && kind === 'lists') draft.lists = [...draft.lists, { ...item, deleted_at: null }];
+    if (item && kind === 'todos') insertIn(draft, { ...item, deleted_at: null });
+  }
+
+  // Something new; the id has the time at which it was made.
+  function makeIn(draft, kind, body) {
+    if (byId(draft[kind], body.id)) return;
+    const created_at = new Date(parseInt(body.id.replaceAll('-', '').slice(0, 12), 16)).toISOString();
+    draft[kind] = [...draft[kind], { pending: true, created_at, ...body }];
+  }
+
+  // A list has the to-dos of its template when the server has made it.
+  function makeListIn(draft, body, template) {
+    const { title, colour } = byId(draft.templates, template) ?? {};
+    const order = Math.max(0, ...draft.lists.map(list => list.order)) + 1;
+    makeIn(draft, 'lists', { active: 0, completed: 0, order, title, colour, ...body });
+  }
+
+  function makeTemplateIn(draft, body) {
+    const todos = [...draft.items, ...draft.beside.values()];
+    makeIn(draft, 'templates', { ...body, todos: todos.filter(({ list, completed }) => list === body.list && !completed) });
+  }
+
+  // Adds a comment, or changes or deletes the one with this id.
+  function commentIn(draft, todo, id, method, body) {
+    const { comments = 0 } = itemIn(draft, todo) ?? {};
+    const fields = method === 'DELETE' ? { deleted_at: new Date().toISOString() } : body;
+    if (draft.open?.id === todo && id) draft.comments = renewed(draft.comments, id, fields);
+    else if (draft.open?.id === todo) makeIn(draft, 'comments', { author: access.session?.user, ...body });
+    changeIn(draft, 'todos', todo, { comments: comments + { POST: 1, PATCH: 0, DELETE: -1 }[method] });
   }
 
   function moveIn(draft, id, previous, following) {
@@ -18899,7 +18955,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     },
     all: { title: t`Everything`, icon: 'all', query: () => ({ start: untilToday() }), has: hasStarted },
     filter: { title: t`Filter`, query: filterParameters, isHidden: true }, // it has places of its own
-    trash: { title: t`Trash`, query: () => ({ deleted: 'true' }), sort: '-updated_at', isHidden: true },
+    trash: {
+      title: t`Trash`, query: () => ({ deleted: 'true' }), has: () => true, sort: '-updated_at', isHidden: true,
+    },
     statistics: { title: t`Statistics`, query: () => ({}), has: () => false, isHidden: true },
   };
 
@@ -19046,10 +19104,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // Whether a to-do that was changed here still has its place in the view. Only the server knows the search's
   // result, so a found to-do stays until the next answer.
-  function belonging() {
-    const show = shownState();
+  function belonging(show = shownState()) {
     const { has = () => true } = viewNow();
-    return item => has(item) && state.view.tags.every(tag => hasTag(item, tag)) &&
+    return item => Boolean(item.deleted_at) === isTrash() && has(item) &&
+      state.view.tags.every(tag => hasTag(item, tag)) &&
       (show === 'all' || item.completed === (show === 'completed'));
   }
 
@@ -19146,6 +19204,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (isStatistics()) return { items: [], next: null };
     if (filter && !filterNow()) throw new Problem(404, t`This filter is not there any more.`);
     if (kind === 'list' && list !== null && !currentList()) throw new Problem(404, t`This list is not there any more.`);
+    if (currentList()?.pending) return { items: [], next: null }; // the server does not have it yet
     const page = await getTodos(viewQuery(Math.min(MAXIMUM_LIMIT, size)));
     while (page.next && page.items.length < size) {
       const { items, next } = await getTodos(page.next);
@@ -19199,6 +19258,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // Only whole lists are counted by the server; what a filter selects is counted up to one page here.
   async function countMatching() {
+    if (currentList()?.pending) return { active: 0, completed: 0, capped: false };
     const [open, done] = await Promise.all([
       getTodos(selection('active', { limit: PAGE_SIZE })),
       getTodos(selection('completed', { limit: 1 })),
@@ -19240,12 +19300,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // A to-do that has not changed stays the same object, so that its row need not be compared.
   function adopt({ places, trashedLists, matching, viewCounts = {}, tags = [], reminders = [], page, open, ...more }) {
     const [lists, filters] = places;
-    const query = filterNow()?.query;
+    const { beside = new Map(), isPartial = false } = more;
+    const queryNow = () => byId(saved.filters, state.view.filter)?.query;
+    const query = queryNow();
     const parents = new Map(more.parents.map(each => [each.id, each]));
     Object.assign(saved, { lists, filters, trashedLists, matching, parents });
-    if (filterNow()?.query !== query) state.stale = 'all'; // another window has changed it
-    Object.assign(state, { viewCounts, tags, reminders, statistics: more.statistics ?? state.statistics });
+    if (queryNow() !== query) state.stale = 'all'; // another window has changed it
+    Object.assign(state, { viewCounts, tags, reminders, isPartial, statistics: more.statistics ?? state.statistics });
     if (page) {
+      Object.assign(saved, { beside });
       const known = new Map(saved.items.map(item => [item.id, item]));
       const isSame = (one, other) => one?.revision === other.revision && one.order === other.order;
       saved.items = page.items.map(item => (isSame(known.get(item.id), item) ? known.get(item.id) : item));
@@ -19285,10 +19348,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The lists that the page knows may be outdated: one was deleted, or an account took all of them over.
   async function findsOtherLists() {
-    const known = currentList();
+    const place = () => currentList() ?? filterNow();
+    const known = place();
     await getJson('/api/lists').then(lists => keep({ lists }), expected);
+    takeUpTexts(); // an earlier page may have made the list or filter, and not have sent it
     if (leaveGoneList()) return true;
-    const hasOther = Boolean(currentList()) && currentList().id !== known?.id;
+    const hasOther = Boolean(place()) && place().id !== known?.id;
     if (hasOther) sync({ moved: true });
     return hasOther;
   }
@@ -19351,8 +19416,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // ---- The copy on this device --------------------------------------------------------------------------
-  // The copy has the to-dos outside the trash, the lists and the filters at a revision of the log, for times without
-  // the server. The log keeps it up to date. It belongs to one user and is emptied for another.
+  // The copy has the to-dos, also those in the trash, the lists, filters and templates at a revision of the log, for
+  // times without the server. The log keeps it up to date. It belongs to one user and is emptied for another.
 
   const COPY = `tornado_todo:${root}`;
 
@@ -19395,7 +19460,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const page = await getJson(`/api/changes?since=${revision}&limit=${MAXIMUM_LIMIT}`).catch(unlessGone);
       const hasMore = ({ todo, action }) => !todo && ['share', 'restore'].includes(action);
       if (!page || page.changes.some(hasMore)) break;
-      for (const { todo, after } of page.changes) if (todo) items.set(todo, after?.deleted_at ? null : after);
+      for (const { todo, after } of page.changes) if (todo) items.set(todo, after);
       revision = page.revision;
       if (!page.more) return { revision, items };
     }
@@ -19411,32 +19476,42 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   async function wholeCopy() {
     const { revision } = state;
     const items = new Map();
-    let next = `?${new URLSearchParams({ sort: '-updated_at', limit: MAXIMUM_LIMIT })}`;
+    const newest = queryOf({ sort: '-updated_at', limit: MAXIMUM_LIMIT });
+    let next = newest;
     while (next && items.size < COPY_SIZE) {
       await new Promise(whenIdle);
       const page = await getTodos(next);
       for (const item of page.items) items.set(item.id, item);
       next = page.next;
     }
-    return { revision, items, isWhole: true };
+    const trash = await getTodos(`${newest}&deleted=true`);
+    for (const item of trash.items) items.set(item.id, item);
+    return { revision, items, isWhole: true, isPartial: Boolean(next) };
   }
 
   const renewCopy = shared(async () => {
     if (access.link || access.leaving || state.revision === null) return;
     const owner = stashOwner();
     const known = await aboutCopy();
-    const isOwn = known?.owner === owner && known.revision <= state.revision;
+    const isOwn = known?.owner === owner && known.trash && known.revision <= state.revision;
     const news = (isOwn && (await changesOfCopy(known.revision))) || (await wholeCopy());
+    const [templates, trashedLists] = await Promise.all(['templates', 'lists?deleted=true'].map(path => getJson(`/api/${path}`)));
     if (owner !== stashOwner()) return;
     const { lists, filters } = saved;
+    const { revision, isPartial = known?.isPartial } = news;
+    const trash = new Map(news.isWhole ? [] : known.trash.map(item => [item.id, item]));
     await withCopy('readwrite', async ({ todos, about }) => {
       if (news.isWhole) todos.clear();
       let number = 0;
       for (const [id, item] of news.items) {
-        const request = item ? todos.put(item) : todos.delete(id);
+        trash.delete(id);
+        if (item?.deleted_at) trash.set(id, item);
+        const request = item && !item.deleted_at ? todos.put(item) : todos.delete(id);
         if ((number += 1) % COPY_SLICE === 0) await answerOfRequest(request); // other tasks have their turn
       }
-      about.put({ owner, session: access.session, revision: news.revision, lists, filters }, 'about');
+      const session = { ...access.session, settings: saved.settings };
+      const more = { session, revision, isPartial, lists, filters, templates, trashedLists };
+      about.put({ owner, ...more, trash: [...trash.values()].slice(-MAXIMUM_LIMIT) }, 'about');
     });
   });
 
@@ -19460,9 +19535,34 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return items.toSorted((a, b) => sign * (rank(key(a), key(b)) || rank(a.id, b.id)));
   }
 
-  function isFound({ title, notes, tags }) {
+  // What the parameters of a saved filter select from the copy; one with another parameter needs the server.
+  const dayNamed = text => text.replace(/^today([ +-]\d+)?$/, (_, days = '0') => dayFromNow(Number(days.trim())));
+
+  function isWithin(value, days) {
+    if (!value || ['any', 'none'].includes(days)) return days === (value ? 'any' : 'none');
+    const [first, last = first] = days.split('..').map(dayNamed);
+    return dayOf(value) >= first && (!last || dayOf(value) <= last);
+  }
+
+  const SELECTED_BY = {
+    list: (item, id) => item.list === id,
+    completed: (item, value) => String(item.completed) === value,
+    due: (item, days) => isWithin(item.due, days),
+    start: (item, days) => (!item.start && days.startsWith('..')) || isWithin(item.start, days),
+    tag: hasTag,
+    priority: (item, levels) => levels.split(',').includes(String(item.priority)),
+    assignee: ({ assignee }, name) => (assignee ?? 'none') === (name === 'me' ? access.session?.user : name),
+    parent: ({ parent }, ids) => ids.split(',').includes(parent ?? 'none'),
+    q: isFound,
+    sort: () => true,
+    tz: () => true,
+  };
+  const isOfFilter = item => [...filterParameters()].every(([name, value]) => SELECTED_BY[name](item, value));
+  const needsServer = () => [...filterParameters().keys()].some(name => !(name in SELECTED_BY));
+
+  function isFound({ title, notes, tags }, words = searched()) {
     const text = [title, notes, ...tags].join('\n').toLowerCase();
-    return searched().toLowerCase().split(/\s+/).every(word => text.includes(word));
+    return words.toLowerCase().split(/\s+/).every(word => text.includes(word));
   }
 
   function parentsAmong(items) {
@@ -19479,18 +19579,25 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   async function readCopy(isLater) {
     const read = ({ todos, about }) => Promise.all([todos.getAll(), about.get('about')].map(answerOfRequest));
     const [all, known] = (await withCopy('readonly', read)) ?? [];
-    if (known?.owner !== stashOwner() || access.link || isTrash() || state.view.filter) return null;
-    const { lists, filters } = known;
+    if (known?.owner !== stashOwner() || access.link) return null;
+    const { lists, filters, templates = [], trashedLists = [], trash = [], isPartial } = known;
     if (isLater()) return null; // the server's answer has newer lists
-    keep({ lists, filters });
+    keep({ lists, filters, templates });
+    takeUpTexts();
+    if (needsServer() || (state.view.list !== null && !currentList())) return null;
     const ids = new Set(lists.map(({ id }) => id));
-    const items = all.filter(({ list }) => ids.has(list));
+    const inLists = [...all, ...trash].filter(({ list }) => ids.has(list));
+    const items = inLists.filter(item => !item.deleted_at);
     const open = items.filter(({ completed }) => !completed);
     const tags = Map.groupBy(open.flatMap(item => item.tags), tag => tag);
-    const found = items.filter(item => belongs(item) && isFound(item));
+    const found = inLists.filter(item => belongs(item) && isFound(item) && isOfFilter(item));
+    const shownIds = new Set(found.map(({ id }) => id));
     const active = found.filter(({ completed }) => !completed).length;
     return {
       places: [lists, filters],
+      trashedLists,
+      isPartial,
+      beside: new Map(inLists.filter(({ id }) => !shownIds.has(id)).map(item => [item.id, item])),
       matching: { active, completed: found.length - active, capped: false },
       viewCounts: Object.fromEntries(countedViews().map(kind => [kind, viewCount(open.filter(VIEWS[kind].has))])),
       tags: [...tags].map(([tag, { length }]) => ({ tag, active: length })),
@@ -19505,9 +19612,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   async function showCopy(isLater) {
     const answer = await readCopy(isLater);
     if (!answer || isLater()) return false;
-    adopt({ trashedLists: saved.trashedLists, ...answer });
+    adopt(answer);
     state.loaded = true;
-    takeUpTexts();
     render();
     return true;
   }
@@ -19641,6 +19747,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function takeOut(job) {
     queue.jobs.splice(queue.jobs.indexOf(job), 1);
     project();
+    leaveGoneList();
     stash();
     render();
     showToast(t`Undone: ${job.words}`);
@@ -19769,18 +19876,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // Creates a to-do with an id of this page, or else an answer that is lost would create a second one.
   function putTodo(body, query, more) {
-    const item = newItem(newId(), body);
-    const request = { method: 'PUT', path: `/api/todos/${item.id}${query}`, body };
+    const id = newId();
+    const request = { method: 'PUT', path: `/api/todos/${id}${query}`, body };
     const words = t`Added ${quoted(body.title)}`;
     command({
       kind: 'todos',
       words,
       typed: { request: { ...request, headers: { 'If-None-Match': '*' } }, words },
       request,
-      apply: draft => insertIn(draft, item),
       ...more,
     });
-    return item.id;
+    return id;
   }
 
   function newItem(id, body) {
@@ -19887,7 +19993,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       words,
       typed: isOneField ? { ...draftOf(kind, thing, name), text, words } : undefined,
       request: { method: 'PATCH', path: `/api/${kind}/${id}${query}`, body: fields },
-      apply: draft => changeIn(draft, kind, id, fields),
+      apply: draft => changeIn(draft, kind, id, fields), // where the request depends on the version that is known
       accept: answer => kind === 'todos' && noteChanged(answer),
       ...more,
     });
@@ -20302,6 +20408,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // An icon, whose words are a title for the eyes and text for screen readers.
   const iconMark = (name, title) => mark(name, hiddenWords(title), `.${name}-mark`, { title });
 
+  // Only what waits longer than usual has it.
+  const unsentMark = () => state.hasKept && mark('unsent', t`Not sent yet`, '.unsent-mark');
+
   function dueMark({ due, completed }) {
     const { text, tone } = friendlyDue(due);
     const [isLate, isToday] = ['overdue', 'today'].map(each => each === tone && !completed);
@@ -20359,6 +20468,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const list = state.view.kind !== 'list' && listById(item.list);
     const parent = !tree.get(item)?.above && state.parents.get(item.parent)?.title;
     return [
+      item.pending && unsentMark(),
       parent && parentMark(parent, item.parent),
       isParent(item) && progressMark(item),
       item.priority > 0 && mark('flag', PRIORITIES[item.priority], `.priority.level-${item.priority}`),
@@ -20414,7 +20524,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const flags = { isOpen: open?.id === item.id, isEditing: editing === item.id, isSelected: selected.has(item.id) };
     flags.isWhole = isNear || flags.isEditing;
     const due = flags.isWhole && item.due && friendlyDue(item.due);
-    const signature = `${Object.values(flags)} ${due?.text} ${due?.tone} ${branchText(item)}`;
+    const signature = `${Object.values(flags)} ${item.pending && state.hasKept} ${due?.text} ${due?.tone} ${branchText(item)}`;
     const known = rowViews.get(item);
     if (known?.context === rowContext && known.signature === signature) return known.view;
     const view = newRowView(item, flags);
@@ -20836,24 +20946,27 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // The id or key prevents creating anything twice.
   function makeAgain(typed) {
     const { request, words } = typed;
-    const texts = [request.body ?? []].flat().map(({ title, text }) => title ?? text).filter(Boolean);
-    const isNew = ['PUT', 'POST'].includes(request.method);
-    command({
-      typed,
-      request,
-      words,
-      rereads: true,
-      apply: applying(request),
-      failed: error => {
-        if (isNew && [409, 410, 412].includes(error.status)) return true;
-        if (isNew && texts.length) return giveBack(texts.join(' '), error);
-        return refuse(typed, error);
-      },
-    });
+    command({ typed, request, words, rereads: true, failed: error => failKept(typed, error) });
   }
 
-  // An act without the server may be refused while nobody looks. It waits for its user, also in the next page.
+  // What was done without the server may be refused while nobody looks. A new title returns to its box, if that is free
+  // and was all of it. Everything else waits for its user, also in the next page.
+  function failKept(typed, error) {
+    const { method, path, body } = typed.request;
+    const [, kind] = APPLIED.exec(path) ?? [];
+    const wasMade = error.status === 409 && byId(saved[kind] ?? [], body?.id);
+    if (['PUT', 'POST'].includes(method) && (wasMade || [410, 412].includes(error.status))) return true;
+    const isPlain = body?.title && Object.keys(body).every(name => ['title', 'list'].includes(name));
+    if (kind === 'todos' && isPlain && method === 'PUT' && !find('.new-todo').value) return giveBack(body.title, error);
+    return refuse(typed, error);
+  }
+
   const refusals = () => [...waiting].filter(([, cause]) => cause === 'refused').map(([typed]) => typed);
+
+  function refusedWords() {
+    const { length } = refusals();
+    return length > 0 && plural(length, '{0} change was refused.|{0} changes were refused.');
+  }
 
   function refuse({ request, words }, { message }) {
     if (!request) return complain(message); // an undo of an act that has no answer yet
@@ -20869,30 +20982,78 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     render();
   }
 
-  // The version that a request named is no longer wanted by a user who repeats it.
+  // Whole, unlike the short words of an act.
+  function wholeText({ request, words, name, text, title, fields }) {
+    const body = request?.body ?? (fields ? { title: fields[0][1] } : { title, [name]: text });
+    const valueOf = (key, value) => (typeof value === 'string' && !VALUES[key] ? value : valueWords(key, value));
+    const lines = [body].flat().flatMap(each => Object.entries(each ?? {}));
+    const told = lines.filter(([key, value]) => key !== 'id' && !isNothing(value));
+    return [words ?? t`A change`, ...told.map(([key, value]) => `${fieldName(key)}: ${valueOf(key, value)}`)].join('\n');
+  }
+
+  const unsent = () => [...refusals(), ...queue.jobs.map(keptJob).filter(Boolean)];
+  const unsentText = (all = unsent()) => `${all.map(wholeText).join('\n\n')}\n`;
+  const copyUnsent = () => copyText(unsentText());
+
+  function saveUnsent() {
+    const href = URL.createObjectURL(new Blob([unsentText()], { type: 'text/plain' }));
+    create(h('a', { href, download: `tornado_todo ${dayFromNow(0)}.txt` })).click();
+    setTimeout(() => URL.revokeObjectURL(href), REQUEST_PATIENCE);
+  }
+
+  // The buttons for several texts.
+  const unsentTools = () => [
+    button('button', action('copyUnsent'), t`Copy all of it`),
+    button('button', action('saveUnsent'), t`Download it`),
+  ];
+
+  function refusalsView() {
+    const all = refusals();
+    const head = all.length > 1 && h('li.row.wrap', { key: 'all' }, h('strong', {}, refusedWords()), unsentTools());
+    return [head, ...all.map(refusalView)].filter(Boolean);
+  }
+
+  // The version that a request named is no longer wanted by a user who repeats it, nor a list that is gone.
   function refusalView(typed) {
     const { request, words, refusal } = typed;
     const { 'If-Match': _, ...headers } = request.headers ?? {};
-    const [, id] = /^\/api\/todos\/([\w-]+)/.exec(request.path) ?? [];
-    const again = () => makeAgain({ request: { ...request, headers }, words });
-    const what = words ?? t`A change`;
+    const [, kind, id] = APPLIED.exec(request.path) ?? [];
+    const { list, ...rest } = request.body ?? {};
+    const isLost = kind === 'todos' && list && (!listById(list) || isLockedList(listById(list)));
+    const renewed = { ...request, headers, ...(isLost && { body: rest }) };
+    const again = isLost ? t`Add it to ${defaultList()?.title ?? ''}` : t`Try again`;
+    const isThere = kind === 'lists' ? listById(id) : kind === 'todos' && id && request.method !== 'PUT';
     return h('li.row.wrap', { key: words + request.path },
-      h('span', { dir: 'auto' }, t`Not saved: ${what}. ${refusal}`),
-      button('button', action(() => endRefusal(typed, again)), t`Try again`),
-      id && button('button', action(() => openById(id)), t`Open it`),
+      h('span', { dir: 'auto' }, t`Not saved: ${words ?? t`A change`}. ${refusal}`),
+      button('button', action(() => endRefusal(typed, () => makeAgain({ request: renewed, words }))), again),
+      isThere && button('button', action(() => (kind === 'lists' ? visit(hashOfList(id)) : openById(id))), t`Open it`),
+      button('button', action(() => copyText(wholeText(typed))), t`Copy it`),
       button('button', action(() => endRefusal(typed)), t`Drop it`));
   }
 
-  // The effect of an earlier page's request on the to-dos that are shown.
+  const APPLIED = /^\/api\/(todos|lists|filters|templates|user)(?:\/([\w-]+))?(?:\/(\w+)(?:\/([^?]+))?)?(?:\?(.*))?$/;
+
+  // The effect of a request on what is shown: at once, and in the next page until it is sent.
   function applying({ method, path, body }) {
-    const [, kind, one] = /^\/api\/(todos|lists|filters)(?:\/([\w-]+))?(?:\?|$)/.exec(path) ?? [];
-    const ids = one ? [one] : (new URLSearchParams(path.split('?')[1]).get('id')?.split(',') ?? []);
+    const [, kind, one, part, other, query] = APPLIED.exec(path) ?? [];
+    const ids = one ? [one] : (new URLSearchParams(query).get('id')?.split(',') ?? []);
+    const name = kind === 'todos' ? 'items' : kind;
+    if (kind === 'user') return draft => Object.assign(draft, { settings: { ...draft.settings, ...body } });
+    if (part === 'comments') return draft => commentIn(draft, one, other, method, body);
+    if (part === 'restore') return draft => restoreIn(draft, kind, one);
+    if (part === 'members' || (method === 'DELETE' && kind)) return draft => ids.forEach(id => removeIn(draft, name, id));
+    if (part === 'lists') return draft => makeListIn(draft, body, one);
     const item = kind === 'todos' && method === 'PUT' && newItem(one, body);
     if (item) return draft => insertIn(draft, item);
-    if (method === 'PATCH') return draft => ids.forEach(id => changeIn(draft, kind, id, body));
-    if (method === 'DELETE') return draft => ids.forEach(id => removeIn(draft, kind === 'todos' ? 'items' : kind, id));
-    return undefined;
+    if (method === 'PATCH' && kind) return draft => ids.forEach(id => changeIn(draft, kind, id, body));
+    return MAKING[method === 'POST' && body?.id && kind]?.(body);
   }
+
+  const MAKING = {
+    lists: body => draft => makeListIn(draft, body),
+    filters: body => draft => makeIn(draft, 'filters', body),
+    templates: body => draft => makeTemplateIn(draft, body),
+  };
 
   // The version on the server is read first, see `deliver`.
   function changeAgain(typed) {
@@ -21052,7 +21213,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- Lists -------------------------------------------------------------------------------------------
 
-  function placeView({ hash, key = hash, name, iconName, count: left, current, list, owner, shared, id, colour }) {
+  function placeView({ hash, key = hash, name, iconName, count: left, current, list, owner, shared, id, colour, pending }) {
     const link = {
       'data-id': id,
       'data-colour': colour,
@@ -21065,6 +21226,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return h('li', { key }, h('a.place.row', link,
       icon(iconName),
       h('span.place-name', { dir: 'auto' }, name),
+      pending && unsentMark(),
       owner && hiddenWords(t`, shared by ${owner},`),
       shared && [h('span.place-shared', { title: t`Shared` }, icon('people')), hiddenWords(t`, shared,`)],
       left && h('span.place-count', { 'aria-hidden': 'true' }, shownValue(left)),
@@ -21094,9 +21256,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return placeView({ hash, name: tag, iconName: 'tag', count, current });
   });
 
-  const filterPlaces = () => state.filters.map(({ id, title: name }) => {
+  const filterPlaces = () => state.filters.map(({ id, title: name, pending }) => {
     const hash = hashOf({ ...plainView, kind: 'filter', filter: id });
-    return placeView({ hash, name, iconName: 'filter', current: state.view.filter === id });
+    return placeView({ hash, name, iconName: 'filter', pending, current: state.view.filter === id });
   });
 
   // What is shown as a query, in which the days near today move on with it.
@@ -21110,22 +21272,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return parameters.toString();
   }
 
-  // Creates a list, filter or template, and shows the list or filter when the server has it.
-  function make(kind, words, body, more = {}, path = `/api/${kind}`) {
-    const shows = answer => showMade(kind, answer);
-    command({ words, ...postedOnce(path, body), accept: shows, ...more });
-  }
-
-  function showMade(kind, thing) {
-    if (!byId(saved[kind], thing.id)) keep({ [kind]: [...saved[kind], { active: 0, completed: 0, ...thing }] });
-    visit(kind === 'lists' ? hashOfList(thing.id) : placeOf({ kind: 'filter', filter: thing.id }));
+  // Creates a list, filter or template, and shows the list or filter.
+  function make(kind, words, body, { path = `/api/${kind}`, ...more } = {}) {
+    const id = newId();
+    command({ kind, words, ...postedOnce(path, { id, ...body }), rereads: true, ...more });
+    if (kind === 'templates') return;
+    visit(kind === 'lists' ? hashOfList(id) : placeOf({ kind: 'filter', filter: id }));
     closeDrawer();
     focusStart();
   }
 
-  // Removes a list or filter; with the path of a member, the user only leaves the list.
+  // Removes a list, filter or template; with the path of a member, the user only leaves the list.
   function drop(kind, { id }, more, path = `/api/${kind}/${id}`) {
-    command({ request: { method: 'DELETE', path }, apply: draft => removeIn(draft, kind, id), ...more });
+    command({ request: { method: 'DELETE', path }, ...more });
+    if (kind === 'templates') return;
     location.hash = '#/';
     focusStart();
   }
@@ -21152,12 +21312,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const title = await asked(t`Save as template`, before);
     if (!title) return;
     const words = t`Saved the template ${quoted(title)}`;
-    make('templates', words, { list, title }, { accept: null, toast: `${words}.` }, `/api/templates${zoneQuery()}`);
+    make('templates', words, { list, title }, { path: `/api/templates${zoneQuery()}`, toast: `${words}.` });
   }
 
   function useTemplate({ id, title }) {
     find('.templates').close();
-    make('lists', t`Created the list ${quoted(title)}`, {}, {}, `/api/templates/${id}/lists${zoneQuery()}`);
+    make('lists', t`Created the list ${quoted(title)}`, {}, { path: `/api/templates/${id}/lists${zoneQuery()}` });
   }
 
   const livingLists = () => state.lists.filter(list => !list.archived);
@@ -21167,10 +21327,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function listPlaces(areOthers, lists = namedLists(areOthers)) {
     return lists.map(list => {
-      const { id, title: name, colour, active: count, owner } = list;
+      const { id, title: name, colour, active: count, owner, pending } = list;
       const iconName = colour ? 'dot' : areOthers ? 'people' : 'list';
       const others = areOthers ? { owner } : { shared: isShared(list) };
-      const place = { hash: hashOfList(id), key: id, id, name, colour, count, iconName };
+      const place = { hash: hashOfList(id), key: id, id, name, colour, count, iconName, pending };
       // A place without an id accepts no dropped to-do.
       return placeView({ ...place, ...others, list: isLockedList(list) ? null : id, current: currentList() === list });
     });
@@ -21485,7 +21645,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.banner-text': () => ({ children: [state.hasKept ? awayWords() : ''] }),
     '.banner-retry': () => ({ hidden: !state.away }),
     '.skip': ({ hasComposer }) => ({ children: [hasComposer ? t`Skip to the new to-do box` : t`Skip to the title`] }),
-    '.refusals': () => ({ hidden: !refusals().length, children: refusals().map(refusalView) }),
+    '.refusals': () => ({ hidden: !refusals().length, children: refusalsView() }),
     '.shell': () => ({ inert: gate.resolve !== null }),
     '.sidebar': () => ({ inert: isCovered() || (narrowScreen.matches && !state.hasDrawer) }),
     '.page': () => ({ inert: isCovered() || state.hasDrawer }),
@@ -21529,6 +21689,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const isTyped = field === document.activeElement || field.hasAttribute('aria-invalid');
       return { value: isTyped ? field.value : (settings()[name] ?? '') };
     }),
+    '.settings-kept': () => {
+      const isKept = state.hasKept && queue.jobs.some(({ request }) => request.path === '/api/user');
+      const other = t`The page changes its language then.`;
+      const words = [t`Kept on this device until the server can be reached.`, awaitsLanguage() && other].filter(Boolean);
+      return { hidden: !isKept, children: isKept ? [words.join(' ')] : [] };
+    },
     '.email-state': ({ session }) => ({ hidden: !mailState(session), children: [mailState(session)] }),
     '#set-digest': () => ({ checked: Boolean(settings().digest) }),
     '#set-digest-time': () => ({ hidden: !settings().digest }),
@@ -21700,7 +21866,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       value: item?.assignee ?? '',
     }),
     '.comments-title': ({ item }) => ({ children: [item?.comments ? t`Comments (${item.comments})` : t`Comments`] }),
-    '.comment-list': () => ({ children: state.open ? state.comments.map(commentView) : [] }),
+    '.comment-list': ({ item }) => ({ children: item ? state.comments.map(commentView) : [] }),
+    '.comments-away': ({ item }) => {
+      const isHidden = !state.away || !(item?.comments > state.comments.filter(each => !each.deleted_at).length);
+      return { hidden: isHidden };
+    },
     '.comment-form': ({ isFixed }) => ({ hidden: isFixed }),
     '.comment-send': () => ({ children: [state.commenting ? t`Save` : t`Comment`] }),
     '.history-list': () => ({ children: state.open ? historyView() : [] }),
@@ -21709,6 +21879,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.gate': () => ({ hidden: gate.resolve === null }),
     '#gate-title': () => ({ children: [gateTitle()] }),
     '.gate-words': () => ({ hidden: !gateWords(), children: [gateWords()] }),
+    '.gate-unsent': () => ({ hidden: !gateCount(), children: gateCount() ? unsentTools() : [] }),
     '.gate-warning': () => ({ hidden: gate.session.encrypted !== false }),
     '.sign-in-form': () => ({ hidden: gate.isSignUp }),
     '.sign-up-form': () => ({ hidden: !gate.isSignUp }),
@@ -21730,7 +21901,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.links-part': ({ session }) => ({ hidden: !session.accounts }), // a link's header is read only with accounts
     '#share-title': () => ({ children: [sharedList && t`Share ${quoted(sharedList.title)}`] }),
     ...each(['session', 'token', 'invite', 'member', 'link', 'template'], kind => `.${kind}-entries`, kind => ({
-      children: (state.collections[kind] ?? []).map(thing => entryView(kind, thing)),
+      children: entriesOf(kind).map(thing => entryView(kind, thing)),
     })),
     ...each(['token', 'invite', 'link'], kind => `.${kind}-entries ~ .secret-place`, kind => ({
       children: state.secret?.kind === kind ? secretView(state.secret) : [],
@@ -21764,6 +21935,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const place = row && shownRows().indexOf(row);
     const known = facts();
     shown = null;
+    showSettings();
     bound ??= Object.entries(BINDINGS).map(([selector, properties]) => [findAll(selector), properties]);
     fillDetails();
     for (const [nodes, properties] of bound) {
@@ -21891,7 +22063,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     command({
       words: t`Restored ${quoted(title)}`,
       request: { method: 'POST', path: `/api/${kind}/${id}/restore` },
-      apply: draft => removeIn(draft, kind === 'lists' ? 'trashedLists' : 'items', id),
       rereads: true,
       toast: t`Restored ${quoted(title)}.`,
     });
@@ -21901,7 +22072,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (!(await confirmed(t`Delete ${quoted(title)} for good?`, t`This can’t be undone.`))) return;
     command({
       request: { method: 'DELETE', path: `/api/todos/${id}?deleted=true` },
-      apply: draft => removeIn(draft, 'items', id),
       said: t`${title}: deleted for good.`,
     });
   }
@@ -22383,12 +22553,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     render();
   }
 
-  function commentView({ id, author, text, created_at: at, edited_at: edited, deleted_at: deleted }) {
+  function commentView({ id, author, text, created_at: at, edited_at: edited, deleted_at: deleted, pending }) {
     const isMine = !deleted && author === access.session?.user && !isLocked(state.open);
     const mayRemove = isMine || (!deleted && !isOthers(listById(state.open.list)) && !isLocked(state.open));
     return h('li', { key: id },
       h('div.row.wrap.soft', {},
-        h('strong', { dir: 'auto' }, author ?? t`Somebody`), agoTime(at), edited && !deleted && t`edited`,
+        h('strong', { dir: 'auto' }, author ?? t`Somebody`), agoTime(at), edited && !deleted && t`edited`, pending && unsentMark(),
         isMine && labelled('link', t`Edit: ${text}`, () => editComment(id, text), t`Edit`),
         mayRemove && labelled('link', t`Delete: ${text}`, () => removeComment(id), t`Delete`)),
       deleted ? h('em.soft', {}, t`This comment was deleted.`)
@@ -22403,35 +22573,29 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     field.focus();
   }
 
-  // Adds a comment with these fields, or changes the fields of the one with this id.
-  function changeComments(method, id, fields, { body, ...more }) {
-    const { id: todo, comments: count } = state.open;
+  // Adds a comment, or changes or deletes the one with this id.
+  function changeComments(method, id, body, more) {
+    const { id: todo } = state.open;
     const path = `/api/todos/${todo}/comments${id && `/${id}`}`;
     state.commenting = null;
     command({
       ...(id ? { request: { method, path, body } } : postedOnce(path, body)),
       rereads: true,
-      apply: draft => {
-        const comments = id ? renewed(draft.comments, id, fields) : [...draft.comments, fields];
-        if (draft.open?.id === todo) Object.assign(draft, { comments });
-        changeIn(draft, 'todos', todo, { comments: count + { POST: 1, PATCH: 0, DELETE: -1 }[method] });
-      },
       failed: body && (error => giveBack(body.text, error, state.open?.id === todo && find('.comment-form textarea'))),
       ...more,
     });
   }
 
   function sayComment({ text }) {
-    const { commenting: id } = state;
-    const made = { id: newId(), author: access.session?.user, text, created_at: new Date().toISOString() };
-    const accept = answer => keep({ comments: renewed(saved.comments, made.id, answer) });
-    if (id) changeComments('PATCH', id, { text }, { body: { text }, words: t`Changed a comment` });
-    else changeComments('POST', '', made, { body: { text }, words: t`Added a comment`, accept });
+    const { commenting } = state;
+    const id = newId();
+    const accept = answer => keep({ comments: renewed(saved.comments, id, { pending: false, ...answer }) });
+    if (commenting) changeComments('PATCH', commenting, { text }, { words: t`Changed a comment` });
+    else changeComments('POST', '', { id, text }, { words: t`Added a comment`, accept });
   }
 
   function removeComment(id) {
-    const deleted_at = new Date().toISOString();
-    changeComments('DELETE', id, { deleted_at }, { words: t`Deleted a comment`, offersUndo: true });
+    changeComments('DELETE', id, undefined, { words: t`Deleted a comment`, offersUndo: true });
   }
 
   // ---- Who is here -------------------------------------------------------------------------------------
@@ -22689,6 +22853,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return queue.jobs.length ? `${again} ${keptWords()}` : again;
   }
 
+  // Of what the same user has not sent, or another page of this device: the account may be gone for good.
+  const gateCount = () => (gate.resolve ? unsent().length : 0);
+
   function renewSession(method, path, body, accept = () => {}) {
     access.renewing = alone(async () => {
       const response = await send(method, path, { body });
@@ -22784,11 +22951,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }),
     template: template => ({
       name: template.title,
+      mark: template.pending && unsentMark(),
       notes: [todosText(template.todos.length), madeAgo(template)],
       choice: labelled('button', t`New list of ${template.title}`, () => useTemplate(template), t`New list`),
       act: t`Delete`,
       label: t`Delete the template ${template.title}`,
       gone: t`The template ${template.title} is deleted.`,
+      dropped: t`Deleted the template ${quoted(template.title)}`,
     }),
     member: ({ name, role, since: at }) => ({
       name,
@@ -22816,6 +22985,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       [t`The link to read this list`, addressHere(link), t`Copy the link now: it is not shown again.`],
   };
 
+  // Templates are part of the copy on the device, and so of the state.
+  const entriesOf = kind => (kind === 'template' ? state.templates : (state.collections[kind] ?? []));
   const entriesPath = kind => `/api/${['member', 'link'].includes(kind) ? `lists/${sharedList.id}/` : ''}${kind}s`;
   const entryPath = (kind, { id, name }) => `${entriesPath(kind)}/${encodeURIComponent(id ?? name)}`;
 
@@ -22825,19 +22996,21 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function entryView(kind, thing) {
-    const { name, mark, notes = [], choice, act, label, gone } = COLLECTIONS[kind](thing);
+    const { name, mark, notes = [], choice, act, label, gone, dropped } = COLLECTIONS[kind](thing);
     const texts = notes.filter(Boolean).flatMap((note, index) => (index ? [' · ', note] : [note]));
-    const remove = (value, node) => removeEntry(kind, thing, gone, node);
+    const remove = (value, node) => removeEntry(kind, thing, gone, node, dropped);
     return lineView('', thing.id ?? name, [name, mark && [' ', h('span.chip', {}, mark)]], texts,
       choice, act && labelled('button', label, remove, act));
   }
 
   async function loadEntries(kind) {
     try {
-      state.collections[kind] = await getJson(entriesPath(kind));
+      const entries = await getJson(entriesPath(kind));
+      if (kind === 'template') keep({ templates: entries });
+      else state.collections[kind] = entries;
       render();
     } catch (error) {
-      say(find(`.${kind}-entries`), expected(error).message, 'bad');
+      if (kind !== 'template' || !expected(error).isAbsence) say(find(`.${kind}-entries`), expected(error).message, 'bad');
     }
   }
 
@@ -22848,15 +23021,18 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // The focus goes to the neighbour, from where the next one can be removed just as well.
-  function removeEntry(kind, thing, gone, node) {
+  function removeEntry(kind, thing, gone, node, dropped) {
     if (thing.current) return inDialog(node, () => endSession('/api/session'));
     return inDialog(node, async () => {
       const [row, dialog] = [node.closest('li'), node.closest('dialog')];
       const next = row.nextElementSibling ?? row.previousElementSibling;
-      await send('DELETE', entryPath(kind, thing)).catch(error => {
-        if (error.status !== 404) throw error;
-      });
-      state.collections[kind] = state.collections[kind].filter(other => other !== thing);
+      if (dropped) drop('templates', thing, { words: dropped });
+      else {
+        await send('DELETE', entryPath(kind, thing)).catch(error => {
+          if (error.status !== 404) throw error;
+        });
+        state.collections[kind] = state.collections[kind].filter(other => other !== thing);
+      }
       paint();
       (find('button', next ?? dialog) ?? find('.dialog-close', dialog)).focus();
       return gone;
@@ -22890,13 +23066,19 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   async function copy(value, node) {
     const field = node.previousSibling;
     field.select();
-    try {
-      await navigator.clipboard.writeText(field.value);
-    } catch {
-      // Without https there is no clipboard API, but the old command works.
-      if (!document.execCommand('copy')) return;
-    }
-    node.textContent = t`Copied`;
+    if (await copyText(field.value)) node.textContent = t`Copied`;
+  }
+
+  // Returns whether the text is copied. Without https there is no clipboard API, but the old command works.
+  async function copyText(text) {
+    const field = create(h('textarea', { value: text }));
+    const isCopied = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+    if (!isCopied) (find('dialog[open]') ?? document.body).append(field);
+    field.select();
+    const isDone = isCopied || document.execCommand('copy');
+    field.remove();
+    if (isDone) announce(t`Copied`);
+    return isDone;
   }
 
   // A dialog opens as if for the first time: without messages, typed texts and earlier secrets.
@@ -22923,7 +23105,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // ---- Settings of the user ----------------------------------------------------------------------------
-  // They are in the session, and are shown before the server has them.
+  // They come with the session.
 
   const GROUNDS = Object.fromEntries(
     findAll('meta[name=theme-color]').map(({ media, content }) => [/light|dark/.exec(media)[0], content]),
@@ -22944,10 +23126,18 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (session?.user && session.settings) applySettings(session.settings);
   }
 
-  const unsaved = {}; // settings that are on their way to the server, by name
-
   function applySettings(changes) {
-    access.session = { ...access.session, settings: { ...settings(), ...changes, ...unsaved } };
+    keep({ settings: { ...saved.settings, ...changes } });
+    render();
+  }
+
+  let shownSettings = JSON.stringify([{}, null]);
+
+  // Some of them are shown by more than bindings.
+  function showSettings() {
+    const known = JSON.stringify([settings(), saved.settings.language]);
+    if (known === shownSettings) return;
+    shownSettings = known;
     const { theme } = settings();
     remember('theme', theme); // for the next start
     document.documentElement.dataset.theme = theme ?? '';
@@ -22957,7 +23147,6 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const inOrder = week().map(day => find(`[value=${day}]`, days).parentNode);
     if (inOrder[0] !== days.firstElementChild) days.append(...inOrder); // which would take the focus away
     followLanguage();
-    render();
   }
 
   // The settings are also kept on the device, for a start without the server.
@@ -22976,45 +23165,47 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return document.cookie !== before;
   }
 
+  const awaitsLanguage = () => saved.settings.language !== settings().language;
+
   // Another language is another page, which is loaded once.
   function followLanguage() {
     const { language: chosen = null } = settings();
-    if ('language' in unsaved || access.leaving || !LANGUAGES.includes(language)) return;
+    if (awaitsLanguage() || access.leaving || !LANGUAGES.includes(language)) return;
     const usual = navigator.languages.map(each => each.split('-')[0]).find(each => LANGUAGES.includes(each)) ?? 'en';
     if (!keepLanguage(chosen) || (chosen ?? usual) === language) return;
     if (find('.account').open) location.reload(); // the user who has just chosen it is not interrupted
     else renewPage();
   }
 
-  let saving = Promise.resolve(); // one after another, so that the last choice stays
+  // What a setting is called, for a complaint or an act that waits.
+  const settingName = field => field.ariaLabel ?? (field.closest('fieldset')?.firstElementChild ?? field.labels[0]).textContent;
 
   function saveSetting(name, value, field) {
     const part = find('.settings-part');
-    const { [name]: before, time_zone: known } = settings();
+    const { time_zone: known } = settings();
     removeComplaints(part);
-    unsaved[name] = value;
-    applySettings({});
     // The server sends mails at the times of a zone: without one it would take UTC.
     const body = { [name]: value, ...(name === 'digest' && value && !known && zone && { time_zone: zone }) };
-    const settle = changes => {
-      if (unsaved[name] === value) delete unsaved[name];
-      hearSettings(changes);
-    };
-    saving = saving.catch(() => {}).then(async () => {
-      try {
-        const answer = await (await send('PATCH', '/api/user', { body })).json();
-        settle(Object.fromEntries(Object.keys(body).map(each => [each, answer[each]])));
+    const request = { method: 'PATCH', path: '/api/user', body };
+    command({
+      request,
+      typed: { request, words: t`Setting: ${settingName(field)}` },
+      accept: answer => {
+        hearSettings(Object.fromEntries(Object.keys(body).map(each => [each, answer[each]])));
         // The same words twice are read only once.
         say(part, find('.account .said').textContent === t`Saved.` ? `${t`Saved.`}\u00a0` : t`Saved.`);
-      } catch (error) {
-        const [{ message } = {}] = expected(error).errors;
-        const words = message ? t`${field.ariaLabel ?? field.labels[0].textContent} ${message}.` : error.message;
-        say(part, message ? '' : words, 'bad');
-        if (!find('.account').open) complain(words); // which was closed meanwhile
-        else if (message) complainAt(field, words);
-        settle({ [name]: before });
-      }
+      },
+      failed: error => refuseSetting(part, field, error),
     });
+  }
+
+  function refuseSetting(part, field, error) {
+    const [{ message } = {}] = error.errors ?? [];
+    const words = message ? `${settingName(field)} ${message}.` : error.message;
+    say(part, message ? '' : words, 'bad');
+    if (!find('.account').open) complain(words); // which was closed meanwhile
+    else if (message) complainAt(field, words);
+    return true;
   }
 
   function mailState({ mail }) {
@@ -23451,10 +23642,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // and the event.
   const ACTIONS = {
     addMember, addReminder, addReminderAt, archiveList, assignSelected, changePassword, changeUser, chooseColour,
-    chooseSort, clearCompleted, clearSearch, closeDetail, closeDrawer, completeSelected, copy, dateSelected,
+    chooseSort, clearCompleted, clearSearch, closeDetail, closeDrawer, completeSelected, copy, copyUnsent, dateSelected,
     deleteAccount, deleteFilter, deleteList, deleteSelected, emptyTrash, endSelection, focusStart, hideToast, leaveGate,
     leaveList, loadMore, makeToken, moveSelected, openDialog, openDrawer, openHelp, openSharing, quickDue, removeTag,
-    renameFilter, saveFilter, saveTemplate, sayComment, signIn, signUp, skipOpen, startNewList,
+    renameFilter, saveFilter, saveTemplate, saveUnsent, sayComment, signIn, signUp, skipOpen, startNewList,
     tagSelected, toggleAll, toggleDone, toggleOptions, toggleTag, visitPlace, wakeRetry,
     answer: ({ name }) => find('.confirm').close(oneLine(name) || 'yes'),
     closeDialog: (value, node) => node.closest('dialog').close(node.value),
@@ -24034,6 +24225,54 @@ Connected again.
   de Wieder verbunden.
   pt Conectado de novo.
   es Conectado de nuevo.
+Copy all of it
+  de Alles kopieren
+  pt Copiar tudo
+  es Copiar todo
+Copy it
+  de Kopieren
+  pt Copiar
+  es Copiar
+Download it
+  de Herunterladen
+  pt Baixar
+  es Descargar
+Add it to {0}
+  de Zu {0} hinzufügen
+  pt Adicionar a {0}
+  es Añadir a {0}
+Deleted the template {0}
+  de Vorlage {0} gelöscht
+  pt Modelo {0} excluído
+  es Plantilla {0} eliminada
+Earlier comments are shown when the server can be reached again.
+  de Frühere Kommentare werden gezeigt, sobald der Server wieder erreichbar ist.
+  pt Os comentários anteriores aparecem quando o servidor puder ser alcançado de novo.
+  es Los comentarios anteriores se muestran cuando se pueda volver a acceder al servidor.
+The page changes its language then.
+  de Dann wechselt die Seite ihre Sprache.
+  pt A página muda de idioma nesse momento.
+  es La página cambia de idioma entonces.
+Kept on this device until the server can be reached.
+  de Auf diesem Gerät gespeichert, bis der Server erreichbar ist.
+  pt Guardado neste dispositivo até o servidor poder ser alcançado.
+  es Guardado en este dispositivo hasta que se pueda acceder al servidor.
+Not sent yet
+  de Noch nicht gesendet
+  pt Ainda não enviado
+  es Aún no enviado
+Setting: {0}
+  de Einstellung: {0}
+  pt Configuração: {0}
+  es Ajuste: {0}
+This device has only the {0} to-dos that were changed last.
+  de Auf diesem Gerät sind nur die {0} zuletzt geänderten Aufgaben.
+  pt Este dispositivo tem apenas as {0} tarefas alteradas por último.
+  es Este dispositivo tiene solo las {0} tareas que se cambiaron por último.
+{0} change was refused.|{0} changes were refused.
+  de {0} Änderung wurde abgelehnt.|{0} Änderungen wurden abgelehnt.
+  pt {0} alteração foi recusada.|{0} alterações foram recusadas.
+  es {0} cambio fue rechazado.|{0} cambios fueron rechazados.
 {0} change is kept here and will be sent.|{0} changes are kept here and will be sent.
   de {0} Änderung ist hier gespeichert und wird noch gesendet.|{0} Änderungen sind hier gespeichert und werden noch
      gesendet.
