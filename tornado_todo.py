@@ -18633,9 +18633,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function awayWords() {
     if (!state.away) return t`Connected again. Sending what was kept here …`;
     const again = t`Trying again in ${state.away.seconds} s.`;
-    const partial = t`This device has only the ${COPY_SIZE} to-dos that were changed last.`;
-    const words = [state.away.detail, queue.jobs.length && keptWords(), refusedWords(), state.isPartial && partial, again];
-    return words.filter(Boolean).join(' ');
+    const partial = state.isPartial && t`This device has only the ${COPY_SIZE} to-dos that were changed last.`;
+    const kept = queue.jobs.length && keptWords();
+    return [state.away.detail, kept, refusedWords(), partial, again].filter(Boolean).join(' ');
   }
 
   // Waits for a server that does not answer, and goes on with what was left undone.
@@ -18654,7 +18654,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- Commands ----------------------------------------------------------------------------------------
   // A command has the request, the words of its undo, and `apply`, which most requests imply: that is done to what is
-  // shown at once, and to what the server has when it has accepted the command. One that fails is left out from then on.
+  // shown at once, and to what the server has when it has accepted the command. One that fails is simply left out.
 
   function command(job) {
     state.writes += 1;
@@ -18872,8 +18872,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function makeTemplateIn(draft, body) {
-    const todos = [...draft.items, ...draft.beside.values()];
-    makeIn(draft, 'templates', { ...body, todos: todos.filter(({ list, completed }) => list === body.list && !completed) });
+    const isOf = ({ list, completed }) => list === body.list && !completed;
+    makeIn(draft, 'templates', { ...body, todos: [...draft.items, ...draft.beside.values()].filter(isOf) });
   }
 
   // Adds a comment, or changes or deletes the one with this id.
@@ -19495,7 +19495,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const known = await aboutCopy();
     const isOwn = known?.owner === owner && known.trash && known.revision <= state.revision;
     const news = (isOwn && (await changesOfCopy(known.revision))) || (await wholeCopy());
-    const [templates, trashedLists] = await Promise.all(['templates', 'lists?deleted=true'].map(path => getJson(`/api/${path}`)));
+    const more = ['/api/templates', '/api/lists?deleted=true'];
+    const [templates, trashedLists] = await Promise.all(more.map(path => getJson(path)));
     if (owner !== stashOwner()) return;
     const { lists, filters } = saved;
     const { revision, isPartial = known?.isPartial } = news;
@@ -19510,8 +19511,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         if ((number += 1) % COPY_SLICE === 0) await answerOfRequest(request); // other tasks have their turn
       }
       const session = { ...access.session, settings: saved.settings };
-      const more = { session, revision, isPartial, lists, filters, templates, trashedLists };
-      about.put({ owner, ...more, trash: [...trash.values()].slice(-MAXIMUM_LIMIT) }, 'about');
+      const rest = { lists, filters, templates, trashedLists, trash: [...trash.values()].slice(-MAXIMUM_LIMIT) };
+      about.put({ owner, session, revision, isPartial, ...rest }, 'about');
     });
   });
 
@@ -20524,7 +20525,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const flags = { isOpen: open?.id === item.id, isEditing: editing === item.id, isSelected: selected.has(item.id) };
     flags.isWhole = isNear || flags.isEditing;
     const due = flags.isWhole && item.due && friendlyDue(item.due);
-    const signature = `${Object.values(flags)} ${item.pending && state.hasKept} ${due?.text} ${due?.tone} ${branchText(item)}`;
+    const isUnsent = item.pending && state.hasKept;
+    const signature = `${Object.values(flags)} ${isUnsent} ${due?.text} ${due?.tone} ${branchText(item)}`;
     const known = rowViews.get(item);
     if (known?.context === rowContext && known.signature === signature) return known.view;
     const view = newRowView(item, flags);
@@ -20988,7 +20990,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const valueOf = (key, value) => (typeof value === 'string' && !VALUES[key] ? value : valueWords(key, value));
     const lines = [body].flat().flatMap(each => Object.entries(each ?? {}));
     const told = lines.filter(([key, value]) => key !== 'id' && !isNothing(value));
-    return [words ?? t`A change`, ...told.map(([key, value]) => `${fieldName(key)}: ${valueOf(key, value)}`)].join('\n');
+    const fieldLines = told.map(([key, value]) => `${fieldName(key)}: ${valueOf(key, value)}`);
+    return [words ?? t`A change`, ...fieldLines].join('\n');
   }
 
   const unsent = () => [...refusals(), ...queue.jobs.map(keptJob).filter(Boolean)];
@@ -21041,7 +21044,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (kind === 'user') return draft => Object.assign(draft, { settings: { ...draft.settings, ...body } });
     if (part === 'comments') return draft => commentIn(draft, one, other, method, body);
     if (part === 'restore') return draft => restoreIn(draft, kind, one);
-    if (part === 'members' || (method === 'DELETE' && kind)) return draft => ids.forEach(id => removeIn(draft, name, id));
+    const isGone = part === 'members' || (method === 'DELETE' && kind);
+    if (isGone) return draft => ids.forEach(id => removeIn(draft, name, id));
     if (part === 'lists') return draft => makeListIn(draft, body, one);
     const item = kind === 'todos' && method === 'PUT' && newItem(one, body);
     if (item) return draft => insertIn(draft, item);
@@ -21213,7 +21217,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- Lists -------------------------------------------------------------------------------------------
 
-  function placeView({ hash, key = hash, name, iconName, count: left, current, list, owner, shared, id, colour, pending }) {
+  function placeView({ hash, key = hash, name, iconName, count: left, current, list, id, colour, ...more }) {
+    const { owner, shared, pending } = more;
     const link = {
       'data-id': id,
       'data-colour': colour,
@@ -21691,8 +21696,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }),
     '.settings-kept': () => {
       const isKept = state.hasKept && queue.jobs.some(({ request }) => request.path === '/api/user');
-      const other = t`The page changes its language then.`;
-      const words = [t`Kept on this device until the server can be reached.`, awaitsLanguage() && other].filter(Boolean);
+      const words = [t`Kept on this device until the server can be reached.`];
+      if (awaitsLanguage()) words.push(t`The page changes its language then.`);
       return { hidden: !isKept, children: isKept ? [words.join(' ')] : [] };
     },
     '.email-state': ({ session }) => ({ hidden: !mailState(session), children: [mailState(session)] }),
@@ -22558,7 +22563,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const mayRemove = isMine || (!deleted && !isOthers(listById(state.open.list)) && !isLocked(state.open));
     return h('li', { key: id },
       h('div.row.wrap.soft', {},
-        h('strong', { dir: 'auto' }, author ?? t`Somebody`), agoTime(at), edited && !deleted && t`edited`, pending && unsentMark(),
+        h('strong', { dir: 'auto' }, author ?? t`Somebody`), agoTime(at),
+        edited && !deleted && t`edited`, pending && unsentMark(),
         isMine && labelled('link', t`Edit: ${text}`, () => editComment(id, text), t`Edit`),
         mayRemove && labelled('link', t`Delete: ${text}`, () => removeComment(id), t`Delete`)),
       deleted ? h('em.soft', {}, t`This comment was deleted.`)
@@ -23010,7 +23016,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       else state.collections[kind] = entries;
       render();
     } catch (error) {
-      if (kind !== 'template' || !expected(error).isAbsence) say(find(`.${kind}-entries`), expected(error).message, 'bad');
+      const isKept = kind === 'template' && expected(error).isAbsence;
+      if (!isKept) say(find(`.${kind}-entries`), expected(error).message, 'bad');
     }
   }
 
@@ -23178,7 +23185,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // What a setting is called, for a complaint or an act that waits.
-  const settingName = field => field.ariaLabel ?? (field.closest('fieldset')?.firstElementChild ?? field.labels[0]).textContent;
+  function settingName(field) {
+    const legend = field.closest('fieldset')?.firstElementChild;
+    return field.ariaLabel ?? (legend ?? field.labels[0]).textContent;
+  }
 
   function saveSetting(name, value, field) {
     const part = find('.settings-part');
