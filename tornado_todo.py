@@ -18731,7 +18731,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     else forgetAct(job); // nothing was changed
     job.batch = batch;
     job.apply?.(saved);
-    if (job.kind && answer) absorb(job.kind, answer);
+    if (answer?.id && saved[job.kind === 'todos' ? 'items' : job.kind]) absorb(job.kind, answer);
     if (job.rereads) state.stale = 'all';
     job.accept?.(answer, batch);
     if (job.said) announce(job.said);
@@ -20948,7 +20948,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // The id or key prevents creating anything twice.
   function makeAgain(typed) {
     const { request, words } = typed;
-    command({ typed, request, words, rereads: true, failed: error => failKept(typed, error) });
+    const [, kind, , part = kind] = APPLIED.exec(request.path) ?? [];
+    command({ typed, request, words, kind: part, rereads: true, failed: error => failKept(typed, error) });
   }
 
   // What was done without the server may be refused while nobody looks. A new title returns to its box, if that is free
@@ -21019,6 +21020,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // The version that a request named is no longer wanted by a user who repeats it, nor a list that is gone.
   function refusalView(typed) {
     const { request, words, refusal } = typed;
+    const what = words ?? t`A change`;
     const { 'If-Match': _, ...headers } = request.headers ?? {};
     const [, kind, id] = APPLIED.exec(request.path) ?? [];
     const { list, ...rest } = request.body ?? {};
@@ -21027,7 +21029,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const again = isLost ? t`Add it to ${defaultList()?.title ?? ''}` : t`Try again`;
     const isThere = kind === 'lists' ? listById(id) : kind === 'todos' && id && request.method !== 'PUT';
     return h('li.row.wrap', { key: words + request.path },
-      h('span', { dir: 'auto' }, t`Not saved: ${words ?? t`A change`}. ${refusal}`),
+      h('span', { dir: 'auto' }, t`Not saved: ${what}. ${refusal}`),
       button('button', action(() => endRefusal(typed, () => makeAgain({ request: renewed, words }))), again),
       isThere && button('button', action(() => (kind === 'lists' ? visit(hashOfList(id)) : openById(id))), t`Open it`),
       button('button', action(() => copyText(wholeText(typed))), t`Copy it`),
