@@ -15804,6 +15804,134 @@ def test_a_command_that_uses_no_settings_declares_none(monkeypatch, capsys):
     assert capsys.readouterr().out == "Hello, Ann\nBye, Ann\n"
 
 
+@pytest.fixture(params=["SQLite file", "Postgres"])
+def todo(request, tmp_path):
+    """A function that runs a command on to-dos, which are in a database of their own."""
+    with own_database(request.param, tmp_path) as settings:
+        folders = {f"XDG_{kind}_HOME": str(tmp_path / kind) for kind in ("CONFIG", "STATE")}
+
+        def run(*words: str, **more: str) -> subprocess.CompletedProcess:
+            return command(tmp_path, *words, **{"TZ": "Europe/Berlin", **folders, **settings, **more})
+
+        yield run
+
+
+def in_json(done: subprocess.CompletedProcess) -> Any:
+    """The JSON document that a command printed."""
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return json.loads(done.stdout)
+
+
+def test_commands_do_what_people_do_with_todos(todo):
+    assert todo("add", "Pay", "rent", "tomorrow", "#home", "!3").stdout.startswith("Added: Pay rent · 2")
+    made = in_json(todo("add", "Water plants", "--due", "2030-01-02", "--tags", "home, garden", "--json"))
+    assert (made["due"], made["tags"]) == ("2030-01-02", ["home", "garden"])
+    header, *rows = todo("list", "--sort=-due").stdout.splitlines()
+    assert header.split() == ["#", "title", "due", "priority", "tags"]
+    assert [row.split()[1] for row in rows] == ["Water", "Pay"] and rows[0].endswith("#home #garden")
+    assert todo("done", "1").stdout == "Done: Water plants\n"
+    assert [each["title"] for each in in_json(todo("list", "--completed", "--json"))] == ["Water plants"]
+    assert todo("undo").stdout == "Undone:\n  Water plants\n"
+    changed = in_json(todo("edit", "PLANTS", "--due", "", "--title", "Water all plants", "--json"))
+    assert (changed["due"], changed["title"]) == (None, "Water all plants")
+    assert todo("comment", "all plants", "Not", "the cactus").returncode == 0
+    shown = todo("show", "all plants").stdout
+    assert "Not the cactus" in shown and re.search(r"^list +Inbox$", shown, re.MULTILINE)
+    assert [each["text"] for each in in_json(todo("show", made["id"], "--json"))["comments"]] == ["Not the cactus"]
+    assert [each["title"] for each in in_json(todo("search", "cactus", "--json"))] == ["Water all plants"]
+    assert todo("delete", "rent", "plants").stdout.count("Deleted: ") == 2
+    assert todo("list").stdout == "No to-dos.\n"
+    assert todo("undo").stdout.count("\n") == 3 and len(in_json(todo("list", "--json"))) == 2
+    assert todo("lists").stdout.split() == ["title", "open", "completed", "Inbox", "2", "0"]
+
+
+@pytest.mark.parametrize(
+    "words, code, text",
+    [
+        (["show", "nothing"], 3, "No to-do has 'nothing' in its title."),
+        (["show", tornado_todo.EXAMPLE_ID], 3, "There is no such to-do."),
+        (["done", "3"], 3, "has no number 3"), (["done", "milk", "nothing"], 3, "nothing"),
+        (["search", "rent"], 3, None),
+        (["list", "--list", "Garden"], 3, "No list has 'Garden'"), (["list", "--tag", "none"], 0, None),
+        (["done", "buy"], 1, "'Buy salt', 'Buy milk'"), (["edit", "milk", "--priority", "9"], 1, "priority must be"),
+        (["add", " "], 1, "title must not be empty"), (["comment", "milk", ""], 1, "text must not be empty"),
+        (["edit", "milk", "--due", "someday"], 1, "due must be a date"), (["list", "--sort", "x"], 1, "sort must be"),
+        (["edit", "milk"], 2, "--due"), (["edit", "milk", "--priority", "x"], 2, "--priority"), (["done"], 2, "TODOS"),
+        (["list", "--frob"], 2, "--frob"), (["list", "--user", "nobody"], 3, "nobody"),
+    ],
+)  # fmt: skip
+def test_commands_end_with_the_exit_code_and_one_line_that_explain_a_fault(tmp_path, words, code, text):
+    settings = {**in_file(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
+    with tornado_todo.opened_sync(in_file(tmp_path)) as todos:
+        for title in ("Buy milk", "Buy salt"):
+            todos.add(title)
+    done = command(tmp_path, *words, **settings)
+    assert done.returncode == code, done
+    assert done.stderr.count("\n") == (1 if text else 0) and (text or "") in done.stderr, done.stderr
+    with tornado_todo.opened_sync(in_file(tmp_path)) as todos:
+        assert all(each.revision == 0 or not each.completed for each in todos.list())
+
+
+def test_a_listing_stays_as_it_was_for_the_numbers_of_later_commands(tmp_path):
+    settings = {**in_file(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
+    for title in ("one", "two", "three"):
+        assert command(tmp_path, "add", title, **settings).returncode == 0
+    assert command(tmp_path, "list", "--sort", "title", **settings).returncode == 0
+    command(tmp_path, "done", "1", **settings)
+    assert command(tmp_path, "done", "2", "3", **settings).stdout == "Done: three\nDone: two\n"
+    other = settings | {"DATABASE_URL": f"sqlite:///{tmp_path}/other.db"}
+    assert command(tmp_path, "add", "four", **other).returncode == 0
+    assert command(tmp_path, "done", "1", **other).returncode == 3
+
+
+def test_no_command_but_add_makes_a_database(tmp_path):
+    refused = command(tmp_path, "list", XDG_STATE_HOME=str(tmp_path))
+    assert_refused(refused, "there is no file", "tornado_todo.db")
+    assert list(tmp_path.iterdir()) == []
+    assert command(tmp_path, "add", "milk").returncode == 0 and (tmp_path / "tornado_todo.db").exists()
+
+
+def test_listing_aligns_wide_letters_and_sends_the_terminal_no_control_characters(tmp_path):
+    settings = {**in_file(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
+    with tornado_todo.opened_sync(in_file(tmp_path)) as todos:
+        evil = todos.add("e\u0301t\u202eé", due="2030-01-01", notes="\x1b]0;x\x07\x1b[31mred\n\x9b2J", tags=["a"])
+        todos.add("牛乳を買う", due="2030-01-01")
+    rows = command(tmp_path, "list", **settings).stdout.splitlines()[1:]
+    assert len({tornado_todo.text_width(row[: row.index("2030")]) for row in rows}) == 1 and "牛乳を買う" in rows[1]
+    shown = [command(tmp_path, "show", evil.id, *options, **settings) for options in ((), ("--json",))]
+    for done in shown:
+        assert done.returncode == 0 and all(each.isprintable() or each == "\n" for each in done.stdout), done.stdout
+    assert json.loads(shown[1].stdout)["notes"] == evil.notes
+
+
+async def test_running_server_shows_at_once_what_commands_change(tmp_path):
+    with process(tmp_path, **in_file(tmp_path)) as server:
+        async with listening(server.client.url) as line:
+            await next_message(line)
+            done = await asyncio.to_thread(command, tmp_path, "add", "milk", **in_file(tmp_path))
+            assert done.returncode == 0
+            assert (await next_change(line))["after"]["title"] == "milk"
+
+
+def test_a_reader_that_stops_early_ends_a_command_quietly(tmp_path):
+    with tornado_todo.opened_sync(in_file(tmp_path)) as todos:
+        todos.call("POST", "/api/todos", [{"title": f"{number} {'x' * 400}"} for number in range(1000)])
+    script = f"{sys.executable} {MODULE} list | head -1; exit ${{PIPESTATUS[0]}}"
+    environ = clean_environment(**in_file(tmp_path), XDG_STATE_HOME=str(tmp_path))
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environ, timeout=PATIENCE)
+    assert done.returncode == 0 and done.stdout.count("\n") == 1 and done.stderr == "", done.stderr
+
+
+def test_each_command_has_help_with_an_example(tmp_path):
+    for name, function in tornado_todo.COMMANDS.items():
+        if "console" in inspect.signature(function).parameters:
+            assert f"\n    tornado-todo {name}" in function.__doc__, name
+    shown = command(tmp_path, "edit", "--help")
+    assert shown.returncode == 0
+    for name in tornado_todo.TODO_DEFAULTS:
+        assert f"--{name}" in shown.stdout
+
+
 def test_a_check_says_once_why_the_database_does_not_open(tmp_path):
     pytest.importorskip("asyncpg")
     away = f"postgresql://ann@127.0.0.1:{free_port()}/todo"

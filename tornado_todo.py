@@ -114,6 +114,7 @@ from typing import (
     Generic,
     Literal,
     NamedTuple,
+    NoReturn,
     ParamSpec,
     Protocol,
     Self,
@@ -27058,6 +27059,14 @@ def path_of(todo: str | Todo) -> str:
     return f"/api/todos/{urllib.parse.quote(todo.id if isinstance(todo, Todo) else todo, safe='')}"
 
 
+def read_result(operation: Operation, content: bytes, headers: Mapping[str, str]) -> tuple[Any, str]:
+    """The result of an operation from its response, and the cursor of the next page."""
+    after = re.search(r"[?&]after=([^&>]+)", headers.get("Link", ""))
+    if operation.result in (None, bytes) or headers.get("Content-Type") != "application/json":
+        return content or None, ""
+    return msgspec.json.decode(content, type=operation.result), after[1] if after else ""
+
+
 class ChangesMessage(msgspec.Struct):
     """The changes in a message of the event socket."""
 
@@ -27105,14 +27114,11 @@ class Todos:
             raise MethodNotAllowed(handler.operations())
         fill_request(request, operation, body, arguments)
         response = await handler.respond(parts)
-        after = re.search(r"[?&]after=([^&>]+)", {**handler.headers, **response.headers}.get("Link", ""))
         content = response.body
         if isinstance(content, FileBody):
             with content.file:
                 content = b"".join(content.chunks())
-        if operation.result in (None, bytes) or response.headers.get("Content-Type") != "application/json":
-            return content or None, ""
-        return msgspec.json.decode(content, type=operation.result), after[1] if after else ""
+        return read_result(operation, content, {**handler.headers, **response.headers})
 
     async def add(self, /, title: str, **fields: Any) -> Todo:
         """Add a to-do with these fields. With `parse=True`, words of the title become fields, as in quick add."""
@@ -28394,7 +28400,12 @@ def run_workers(count: int, work: Callable[[], int]) -> int:
 def report_errors(run: Callable[[], int | None]) -> int:
     """Run a command; print an expected error as one line. Returns the exit code."""
     try:
-        return run() or 0
+        code = run() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # a reader such as `head` has ended; Python would report it once more at its own end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (Misconfigured, TodoError) as error:
         say(f"tornado_todo: {error}", logging.ERROR)
         return 2 if isinstance(error, Misconfigured) else 1
@@ -28597,8 +28608,334 @@ def list_users(*, environ: OfDatabase) -> None:
         print(f"{timestamp(created_at)}  {name}{kind}")
 
 
-COMMANDS: dict[str, Callable[..., int | None]] = {
+# ---- to-dos on the command line: the parameter `console` has them, and keywords are the fields or filters of the API
+
+
+class NothingFound(NotFound):
+    """An argument names nothing that there is."""
+
+
+class Shown(NamedTuple):
+    """The result of a command: a value for `--json`, lines for people, and whether anything was found."""
+
+    value: Any
+    lines: Iterable[str]
+    is_found: bool = True
+
+
+def own_file(kind: str, name: str) -> str:
+    """The path of a file of the commands below a user's folder (XDG Base Directory): `config` or `state`."""
+    base = os.environ.get(f"XDG_{kind.upper()}_HOME", "")
+    folder = {"config": "~/.config", "state": "~/.local/state"}[kind]
+    return os.path.join(base if os.path.isabs(base) else os.path.expanduser(folder), "tornado_todo", name)
+
+
+def read_own(kind: str, name: str) -> dict[str, Any]:
+    """What `write_own` has written; empty if there is nothing, or nothing that can be read."""
+    with contextlib.suppress(OSError, ValueError), open(own_file(kind, name), encoding="utf-8") as file:
+        return cast(dict[str, Any], json.load(file))
+    return {}
+
+
+def write_own(kind: str, name: str, value: Mapping[str, Any]) -> None:
+    """Replace a file of the commands, which only its user may read. Raises OSError."""
+    path = own_file(kind, name)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    unfinished = f"{path}.{secrets.token_hex(4)}"
+    with open(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+        json.dump(value, file)
+    os.replace(unfinished, path)
+
+
+def machine_zone() -> str:
+    """The IANA name of this machine's time zone; empty if it is unknown, or UTC."""
+    for name in (os.environ.get("TZ", ""), os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]):
+        with contextlib.suppress(ValueError):
+            return "" if "UTC" in name else clean_zone(name.removeprefix(":"))
+    return ""
+
+
+class Console:
+    """The to-dos that a command is about, in a database or at a server, and the names that people use for them."""
+
+    def __init__(self, todos: SyncTodos, place: str):
+        self.todos, self.place, self.zone = todos, place, machine_zone()
+
+    @functools.cached_property
+    def titles(self) -> dict[str, str]:
+        """The titles of the lists, by id."""
+        return {each.id: each.title for each in self.todos.lists()}
+
+    def find_list(self, name: str) -> str:
+        """The id of the list that has this id, title or, if that is unique, piece of a title. Raises NothingFound."""
+        return name if name in self.titles else self._one("list", name, self.titles)
+
+    def find(self, name: str) -> str:
+        """The id of the to-do that an argument names. Raises NothingFound."""
+        if UUID.fullmatch(name):
+            return name
+        if name.isdecimal():
+            listing = read_own("state", "listing.json")
+            if listing.get("place") != self.place or not 0 < int(name[:9]) <= len(listing["ids"]):
+                raise NothingFound(f"The last listing has no number {name}: see `tornado-todo list`.")
+            return cast(str, listing["ids"][int(name) - 1])
+        found = self.todos.list(q=name, sort="-created_at") if name.strip() else []
+        titles = {each.id: each.title for each in found if fold(name) in fold(each.title)}
+        is_open = {each.id: each.title for each in found if each.id in titles and not each.completed}
+        return self._one("to-do", name, is_open or titles)
+
+    @staticmethod
+    def _one(kind: str, name: str, titles: Mapping[str, str]) -> str:
+        whole = [each for each, title in titles.items() if fold(title) == fold(name)]
+        found = whole or [each for each, title in titles.items() if fold(name) in fold(title)]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise NothingFound(f"No {kind} has {name!r} in its title.")
+        some = ", ".join(repr(titles[each]) for each in found[:5])
+        raise Conflict(f"{len(found)} {kind}s have {name!r} in their titles: {some}. Write more of one title.")
+
+    def arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of options that are fields or filters: lists and to-dos by id, days in words as dates."""
+        read: dict[str, Callable[[str], str]] = {"list": self.find_list}
+        read["parent"] = lambda name: "none" if name == "none" else self.find(name)
+        read |= {name: functools.partial(self._read_words, name) for name in ("due", "start", "repeat")}
+        return {name: read[name](value) if value and name in read else value for name, value in options.items()}
+
+    def _read_words(self, field: str, text: str) -> str:
+        """A date or rule that a text names as in a title, such as `tomorrow`; another text unchanged."""
+        if re.fullmatch(DUE["pattern"], text) or text.startswith("FREQ="):
+            return text
+        read = self.todos.call("POST", "/api/parse", title=f"x {text}", tz=self.zone or None)
+        value = getattr(read.todo, "repeat" if field == "repeat" else "due")
+        return cast(str, value) if value and read.todo.title == "x" else text
+
+    def day(self, moment: str | None) -> str:
+        """A date, or a time on the clock of this machine."""
+        if not moment or len(moment) == 10:
+            return moment or ""
+        return parse_date_time(moment).astimezone(zone_named(self.zone or "UTC")).strftime("%Y-%m-%d %H:%M")
+
+    def line(self, todo: Todo) -> str:
+        """A to-do in one line."""
+        tags = [f"#{tag}" for tag in todo.tags]
+        parts = [todo.title, self.day(todo.due), "!" * todo.priority, " ".join(tags), self.titles.get(todo.list, "")]
+        return " · ".join(filter(None, parts))
+
+    def table(self, todos: Sequence[Todo]) -> list[str]:
+        """A numbered table of to-dos; the numbers name them in later commands."""
+        with contextlib.suppress(OSError):
+            write_own("state", "listing.json", {"place": self.place, "ids": [each.id for each in todos]})
+        rows = [
+            {
+                "#": str(number),
+                "": "✓" if each.completed else "",
+                "title": each.title,
+                "due": self.day(each.due),
+                "priority": "!" * each.priority,
+                "tags": " ".join(f"#{tag}" for tag in each.tags),
+                "list": self.titles.get(each.list, "") if len({other.list for other in todos}) > 1 else "",
+            }
+            for number, each in enumerate(todos, 1)
+        ]
+        return aligned(rows) if rows else ["No to-dos."]
+
+
+def text_width(text: str) -> int:
+    """The number of a terminal's columns that a text takes (UAX 11)."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.category(character) in ("Mn", "Me", "Cf") for character in text)
+
+
+def aligned(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Rows as lines with aligned columns and a header, without empty columns."""
+    columns = {name: [name, *(printable(row[name]) for row in rows)] for name in rows[0]}
+    columns = {name: cells for name, cells in columns.items() if any(cells[1:])}
+    widths = {name: max(map(text_width, cells)) for name, cells in columns.items()}
+    padded = [[cell + " " * (widths[name] - text_width(cell)) for cell in cells] for name, cells in columns.items()]
+    return ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON for people and programs, with escapes for characters that could control a terminal."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+
+
+WORDS_ARGUMENT = Annotated[list[str], "the text; its words need no quotes"]
+TODO_ARGUMENT = Annotated[str, "a to-do: its number in the last listing, a piece of its title, or its id"]
+TODO_ARGUMENTS = Annotated[list[str], "to-dos: their numbers in the last listing, pieces of their titles, or their ids"]
+
+
+def add_todo(title: WORDS_ARGUMENT, *, console: Console, **fields: Annotated[Any, TodoFields]) -> Shown:
+    """Add a to-do; words of the title become its date, tags and other fields.
+
+    tornado-todo add "Pay rent tomorrow #home !3"
+    tornado-todo add Call Ann --due "friday 9am" --list Work
+    """
+    arguments = console.arguments(fields)
+    todo = console.todos.add(" ".join(title), parse=True, tz=console.zone or None, **arguments)
+    return Shown(todo, [f"Added: {console.line(todo)}"])
+
+
+def list_todos(
+    *,
+    all: Annotated[bool, "completed ones too"] = False,
+    sort: Annotated[
+        str, f"the order: {', '.join(SORT_COLUMNS)}; with - in front it is reversed, as --sort=-due"
+    ] = "order",
+    limit: Annotated[int | None, "maximum number of to-dos"] = None,
+    console: Console,
+    **filters: Unpack[AllFilters],
+) -> Shown:
+    """List the open to-dos, or those that the options select. Later commands may use the numbers of the last listing.
+
+    tornado-todo list --tag home --due today..today+7
+    tornado-todo list --list Work --completed --sort=-updated_at --limit 5
+    """
+    which: dict[str, Any] = ({} if all else {"completed": False}) | {"tz": console.zone or None} | filters
+    todos = console.todos.list(sort=sort, limit=limit, **cast(AllFilters, console.arguments(which)))
+    return Shown(todos, console.table(todos))
+
+
+def search_todos(words: WORDS_ARGUMENT, *, console: Console, **filters: Unpack[AllFilters]) -> Shown:
+    """Find to-dos by words in their titles, notes, tags or comments, completed ones too.
+
+    tornado-todo search rent
+    tornado-todo search passport photo --no-completed
+    """
+    which: dict[str, Any] = {"tz": console.zone or None} | filters | {"q": " ".join(words)}
+    todos = console.todos.list(**cast(AllFilters, console.arguments(which)))
+    return Shown(todos, console.table(todos), bool(todos))
+
+
+def show_todo(todo: TODO_ARGUMENT, *, console: Console) -> Shown:
+    """Show a to-do with all its fields and comments.
+
+    tornado-todo show 1
+    """
+    found = console.todos.get(console.find(todo))
+    comments: list[Comment] = console.todos.call("GET", f"{path_of(found)}/comments") if found.comments else []
+    values = msgspec.structs.asdict(found) | {"list": console.titles.get(found.list, found.list)}
+    values |= {name: console.day(values[name]) for name in ("due", "start", "completed_at", "created_at", "updated_at")}
+    hidden = {"url", "order", "comments", "comment", "completed"}
+    shown = {name: value for name, value in values.items() if value not in ("", None, 0, []) and name not in hidden}
+    cells = {name: value if isinstance(value, str) else table_cell(value) for name, value in shown.items()}
+    lines = [f"{name:12}  {line}" for name, cell in cells.items() for line in cell.split("\n")]
+    for each in comments:
+        lines += ["", f"{each.author or '(deleted account)'}, {console.day(each.created_at)}:"]
+        lines += [f"  {line}" for line in (each.text or "(deleted)").split("\n")]
+    return Shown({**msgspec.to_builtins(found), "comments": comments}, lines)
+
+
+def complete_todos(todos: TODO_ARGUMENTS, *, console: Console) -> Shown:
+    """Complete to-dos; completing one that repeats makes the next. `edit --no-completed` opens one again.
+
+    tornado-todo done 1 3
+    tornado-todo done "pay rent"
+    """
+    return change_todos(console, "PATCH", todos, "Done", {"completed": True})
+
+
+def delete_todos(todos: TODO_ARGUMENTS, *, console: Console) -> Shown:
+    """Move to-dos to the trash.
+
+    tornado-todo delete 2
+    """
+    return change_todos(console, "DELETE", todos, "Deleted", None)
+
+
+def change_todos(console: Console, method: str, names: Sequence[str], word: str, fields: Any) -> Shown:
+    """Carry out one change of to-dos, as one batch to undo."""
+    ids = [*dict.fromkeys(map(console.find, names))]
+    before = [console.todos.get(each) for each in ids]
+    result = console.todos.call(method, "/api/todos", fields, id=ids)
+    after = console.todos.list(id=ids, deleted=method == "DELETE")
+    return Shown(after, [f"{word}: {each.title}" for each in before], result.count > 0)
+
+
+def edit_todo(todo: TODO_ARGUMENT, *, console: Console, **fields: Annotated[Any, TodoFields]) -> Shown:
+    """Change fields of a to-do. An empty value clears a field, as in `--due ""`.
+
+    tornado-todo edit 2 --due tomorrow --priority 3
+    tornado-todo edit "pay rent" --title "Pay the rent" --tags home,money
+    """
+    if not fields:
+        raise Misconfigured(
+            f"nothing to change: name a field, such as --due; the options are --{', --'.join(TODO_DEFAULTS)}"
+        )
+    changed_one = console.todos.change(console.find(todo), tz=console.zone or None, **console.arguments(fields))
+    return Shown(changed_one, [f"Changed: {console.line(changed_one)}"])
+
+
+def comment_on_todo(todo: TODO_ARGUMENT, text: WORDS_ARGUMENT, *, console: Console) -> Shown:
+    """Add a comment to a to-do.
+
+    tornado-todo comment 1 The landlord has a new account
+    """
+    comment = console.todos.call("POST", f"{path_of(console.find(todo))}/comments", text=" ".join(text))
+    return Shown(comment, ["The comment is added."])
+
+
+def undo_last(*, batch: Annotated[str | None, "the id of a change"] = None, console: Console) -> Shown:
+    """Undo your last change, or that of a batch.
+
+    tornado-todo undo
+    """
+    result = console.todos.undo(batch)
+    titles = dict.fromkeys([*(each.title for each in result.todos), *(each.title for each in result.lists)])
+    return Shown(result, ["Undone:", *(f"  {title}" for title in titles)])
+
+
+def show_lists(*, console: Console) -> Shown:
+    """Show the lists, with their numbers of open and completed to-dos.
+
+    tornado-todo lists
+    """
+    lists = console.todos.lists()
+    return Shown(
+        lists,
+        aligned([{"title": each.title, "open": str(each.active), "completed": str(each.completed)} for each in lists]),
+    )
+
+
+@contextlib.contextmanager
+def opened_console(environ: Environ, user: str, makes_file: bool) -> Iterator[Console]:
+    """Open the to-dos that the settings name. Raises Misconfigured, also for a SQLite file that does not exist yet."""
+    database = open_database(Config.from_env(environ).database_url)
+    path = database.path if isinstance(database, SQLiteDatabase) else None
+    if path and not makes_file and not os.path.exists(path):
+        raise Misconfigured(
+            f"DATABASE_URL: there is no file {path}: add a to-do, go to its folder, or name it by --database"
+        )
+    with opened_sync(environ, user=user) as todos:
+        yield Console(todos, os.path.abspath(path) if path else database.name)
+
+
+def run_on_console(command: Callable[..., Shown], user: str, as_json: bool, environ: Environ, **arguments: Any) -> int:
+    """Run a command on to-dos, and print its result. Returns the exit code: 3 if nothing was found."""
+    try:
+        with opened_console(environ, user, makes_file=command is add_todo) as console:
+            value, lines, is_found = command(**arguments, console=console)
+    except TodoError as error:
+        say(f"tornado_todo: {printable(error.detail)}", logging.ERROR)
+        return 3 if error.status_code == 404 else 1
+    print(json_text(value) if as_json else "\n".join(map(printable, lines)))
+    return 0 if is_found else 3
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
     "": serve_command,
+    "add": add_todo,
+    "list": list_todos,
+    "search": search_todos,
+    "show": show_todo,
+    "done": complete_todos,
+    "edit": edit_todo,
+    "comment": comment_on_todo,
+    "delete": delete_todos,
+    "undo": undo_last,
+    "lists": show_lists,
     "user add": add_user,
     "user password": change_password,
     "user rename": rename_user,
@@ -28621,32 +28958,88 @@ def add_settings(parser: argparse.ArgumentParser, names: Collection[str]) -> Non
         parser.add_argument(option_name(name), dest=name, help=argparse.SUPPRESS)
 
 
+def read_list(text: str) -> list[Any]:
+    """A list in JSON, or texts separated by commas."""
+    return cast(list[Any], json.loads(text)) if text.startswith("[") else split_list(text)
+
+
+def keyword_options(annotation: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The names of the fields or filters that the keywords of a command are, each with its option for argparse."""
+    if get_origin(annotation) is Unpack:
+        for name, hint in get_type_hints(get_args(annotation)[0], include_extras=True).items():
+            declared = cast(Parameter, marker(hint, Parameter))
+            is_flag = declared.schema.get("type") == "boolean"
+            action: Any = argparse.BooleanOptionalAction if is_flag else "append" if name == "tag" else "store"
+            yield name, {"help": declared.help, "action": action}
+        return
+    for field in msgspec.structs.fields(annotation.__metadata__[0]):
+        union, meta = get_args(field.type)
+        bases = [getattr(each, "__origin__", each) for each in get_args(union)]
+        kinds = [each for each in (bool, list, int, float) if each in {get_origin(base) or base for base in bases}]
+        read: Any = read_list if kinds == [list] else kinds[0] if kinds else str
+        if type(None) in bases:
+            read = functools.wraps(read)(lambda text, read=read: None if text == "" else read(text))
+        how = {"action": argparse.BooleanOptionalAction} if kinds == [bool] else {"type": read}
+        yield field.name, {"help": meta.description, **how}
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Misconfigured(f"{message}; see {self.prog} --help")
+
+
+def add_keywords(parser: argparse.ArgumentParser, parameter: inspect.Parameter, others: Collection[str]) -> None:
+    """Add an option for each field or filter that no other parameter has; one that is not used is not in the result."""
+    for name, option in keyword_options(parameter.annotation):
+        if name not in others:
+            option |= {"dest": name, "default": argparse.SUPPRESS, "help": option["help"].replace("%", "%%")}
+            if option.get("action") is not argparse.BooleanOptionalAction:
+                option["metavar"] = "VALUE"
+            parser.add_argument(option_name(name), **option)
+
+
 def command_parser(name: str) -> argparse.ArgumentParser:
     """A parser of the arguments in a command's signature; for a group, such as `user`, only for its help."""
     command = COMMANDS.get(name)
-    others = [each for each in COMMANDS if each.startswith(name) and each != name]
+    others = [each for each in COMMANDS if each and (not name or each.startswith(f"{name} "))]
     listed = [f"\n  {each:15} {str(COMMANDS[each].__doc__).splitlines()[0]}" for each in others]
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"tornado-todo {name}".strip(),
         description=inspect.getdoc(command) if command else None,
         epilog=f"{'Other commands' if command else 'Commands'}, each with --help:{''.join(listed)}" if listed else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"tornado_todo {__version__}")
-    for parameter in inspect.signature(command).parameters.values() if command else ():
-        kind, (detail,) = parameter.annotation.__origin__, parameter.annotation.__metadata__
-        if parameter.name == "environ":
-            add_settings(parser, detail)
-        elif kind is bool:
-            parser.add_argument(option_name(parameter.name), action="store_true", help=detail)
-        else:
-            options: dict[str, Any] = {"metavar": parameter.name.upper(), "type": kind if kind is int else str}
-            name = parameter.name
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                options |= {"metavar": "VALUE", "dest": name, "default": parameter.default}
-                name = option_name(name)
-            parser.add_argument(name, help=detail, **options)
+    parameters = inspect.signature(command).parameters if command else {}
+    for parameter in parameters.values():
+        add_parameter(parser, parameter, parameters)
     return parser
+
+
+def add_parameter(parser: argparse.ArgumentParser, parameter: inspect.Parameter, others: Collection[str]) -> None:
+    """Add the argument or options for a parameter of a command."""
+    if parameter.kind is parameter.VAR_KEYWORD:
+        add_keywords(parser, parameter, others)
+        return
+    if parameter.annotation is Console:
+        parser.add_argument("--json", dest="as_json", action="store_true", help="print the result as one JSON document")
+        parser.add_argument("--user", default=LOCAL_USER, help="whose to-dos (default: the user of this machine)")
+        add_settings(parser, {"DATABASE_URL"})
+        return
+    kind, (detail,), name = parameter.annotation.__origin__, parameter.annotation.__metadata__, parameter.name
+    if name == "environ":
+        add_settings(parser, detail)
+    elif kind is bool:
+        parser.add_argument(option_name(name), dest=name, action="store_true", help=detail)
+    else:
+        options: dict[str, Any] = {"metavar": name.upper(), "type": int if int in (kind, *get_args(kind)) else str}
+        options |= {"nargs": "+"} if kind == list[str] else {}
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            options |= {"metavar": "VALUE", "dest": name, "default": parameter.default}
+            name = option_name(name)
+        parser.add_argument(name, help=detail, **options)
 
 
 def find_command(words: Sequence[str]) -> str:
@@ -28673,9 +29066,12 @@ def run_command(words: Sequence[str]) -> int | None:
     arguments = vars(command_parser(name).parse_args(words[len(name.split()) :]))
     settings = {key: arguments.pop(key) for key in SETTING_NAMES & arguments.keys()}
     command = COMMANDS[name]
-    if "environ" in inspect.signature(command).parameters:
+    parameters = inspect.signature(command).parameters
+    if "console" in parameters:
+        return run_on_console(command, environ=read_environment(settings), **arguments)
+    if "environ" in parameters:
         arguments["environ"] = read_environment(settings, logs=not name)
-    return command(**arguments)
+    return cast(int | None, command(**arguments))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
