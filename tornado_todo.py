@@ -29000,24 +29000,6 @@ def add_keywords(parser: argparse.ArgumentParser, parameter: inspect.Parameter, 
             parser.add_argument(option_name(name), **option)
 
 
-def command_parser(name: str) -> argparse.ArgumentParser:
-    """A parser of the arguments in a command's signature; for a group, such as `user`, only for its help."""
-    command = COMMANDS.get(name)
-    others = [each for each in COMMANDS if each and (not name or each.startswith(f"{name} "))]
-    listed = [f"\n  {each:15} {str(COMMANDS[each].__doc__).splitlines()[0]}" for each in others]
-    parser = CommandParser(
-        prog=f"tornado-todo {name}".strip(),
-        description=inspect.getdoc(command) if command else None,
-        epilog=f"{'Other commands' if command else 'Commands'}, each with --help:{''.join(listed)}" if listed else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"tornado_todo {__version__}")
-    parameters = inspect.signature(command).parameters if command else {}
-    for parameter in parameters.values():
-        add_parameter(parser, parameter, parameters)
-    return parser
-
-
 def add_parameter(parser: argparse.ArgumentParser, parameter: inspect.Parameter, others: Collection[str]) -> None:
     """Add the argument or options for a parameter of a command."""
     if parameter.kind is parameter.VAR_KEYWORD:
@@ -29040,6 +29022,24 @@ def add_parameter(parser: argparse.ArgumentParser, parameter: inspect.Parameter,
             options |= {"metavar": "VALUE", "dest": name, "default": parameter.default}
             name = option_name(name)
         parser.add_argument(name, help=detail, **options)
+
+
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """A parser of the arguments in a command's signature; for a group, such as `user`, only for its help."""
+    command = COMMANDS.get(name)
+    others = [each for each in COMMANDS if each and (not name or each.startswith(f"{name} "))]
+    listed = [f"\n  {each:15} {str(COMMANDS[each].__doc__).splitlines()[0]}" for each in others]
+    parser = CommandParser(
+        prog=f"tornado-todo {name}".strip(),
+        description=inspect.getdoc(command) if command else None,
+        epilog=f"{'Other commands' if command else 'Commands'}, each with --help:{''.join(listed)}" if listed else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tornado_todo {__version__}")
+    parameters = inspect.signature(command).parameters if command else {}
+    for parameter in parameters.values():
+        add_parameter(parser, parameter, parameters)
+    return parser
 
 
 def find_command(words: Sequence[str]) -> str:
