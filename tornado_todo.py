@@ -28655,6 +28655,21 @@ def machine_zone() -> str:
     return ""
 
 
+def text_width(text: str) -> int:
+    """The number of a terminal's columns that a text takes (UAX 11)."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(unicodedata.category(character) in ("Mn", "Me", "Cf") for character in text)
+
+
+def aligned(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Rows as lines with aligned columns and a header, without empty columns."""
+    columns = {name: [name, *(printable(row[name]) for row in rows)] for name in rows[0]}
+    columns = {name: cells for name, cells in columns.items() if any(cells[1:])}
+    widths = {name: max(map(text_width, cells)) for name, cells in columns.items()}
+    padded = [[cell + " " * (widths[name] - text_width(cell)) for cell in cells] for name, cells in columns.items()]
+    return ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
+
+
 class Console:
     """The to-dos that a command is about, in a database or at a server, and the names that people use for them."""
 
@@ -28741,21 +28756,6 @@ class Console:
         return aligned(rows) if rows else ["No to-dos."]
 
 
-def text_width(text: str) -> int:
-    """The number of a terminal's columns that a text takes (UAX 11)."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
-    return len(text) + wide - sum(unicodedata.category(character) in ("Mn", "Me", "Cf") for character in text)
-
-
-def aligned(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Rows as lines with aligned columns and a header, without empty columns."""
-    columns = {name: [name, *(printable(row[name]) for row in rows)] for name in rows[0]}
-    columns = {name: cells for name, cells in columns.items() if any(cells[1:])}
-    widths = {name: max(map(text_width, cells)) for name, cells in columns.items()}
-    padded = [[cell + " " * (widths[name] - text_width(cell)) for cell in cells] for name, cells in columns.items()]
-    return ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
-
-
 def json_text(value: Any) -> str:
     """A value as JSON for people and programs, with escapes for characters that could control a terminal."""
     text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
@@ -28828,6 +28828,15 @@ def show_todo(todo: TODO_ARGUMENT, *, console: Console) -> Shown:
     return Shown({**msgspec.to_builtins(found), "comments": comments}, lines)
 
 
+def change_todos(console: Console, method: str, names: Sequence[str], word: str, fields: Any) -> Shown:
+    """Carry out one change of to-dos, as one batch to undo."""
+    ids = [*dict.fromkeys(map(console.find, names))]
+    before = [console.todos.get(each) for each in ids]
+    result = console.todos.call(method, "/api/todos", fields, id=ids)
+    after = console.todos.list(id=ids, deleted=method == "DELETE")
+    return Shown(after, [f"{word}: {each.title}" for each in before], result.count > 0)
+
+
 def complete_todos(todos: TODO_ARGUMENTS, *, console: Console) -> Shown:
     """Complete to-dos; completing one that repeats makes the next. `edit --no-completed` opens one again.
 
@@ -28843,15 +28852,6 @@ def delete_todos(todos: TODO_ARGUMENTS, *, console: Console) -> Shown:
     tornado-todo delete 2
     """
     return change_todos(console, "DELETE", todos, "Deleted", None)
-
-
-def change_todos(console: Console, method: str, names: Sequence[str], word: str, fields: Any) -> Shown:
-    """Carry out one change of to-dos, as one batch to undo."""
-    ids = [*dict.fromkeys(map(console.find, names))]
-    before = [console.todos.get(each) for each in ids]
-    result = console.todos.call(method, "/api/todos", fields, id=ids)
-    after = console.todos.list(id=ids, deleted=method == "DELETE")
-    return Shown(after, [f"{word}: {each.title}" for each in before], result.count > 0)
 
 
 def edit_todo(todo: TODO_ARGUMENT, *, console: Console, **fields: Annotated[Any, TodoFields]) -> Shown:
