@@ -64,6 +64,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+import xml.etree.ElementTree
 import zoneinfo
 from typing import Annotated, Any, NamedTuple
 
@@ -1922,7 +1923,7 @@ def test_the_module_has_the_banners_of_its_map():
     text = MODULE.read_text(encoding="utf-8")
     banners = re.findall(r"^# ==== ([a-z ]+): ", text, re.MULTILINE)
     mapped = re.findall(r"^    ([a-z]+(?: [a-z]+)?)   +\S", tornado_todo.__doc__, re.MULTILINE)
-    assert banners == mapped and len(banners) == 16
+    assert banners == mapped and len(banners) == 18
 
 
 def test_nothing_on_the_module_level_changes_when_an_app_runs():
@@ -1982,6 +1983,7 @@ SERVED = tornado_todo.make_app({**MEMORY, "STATIC_PATH": str(HERE)}).state.route
 # A route that is not named here is for users who have signed in, by a session or a token.
 ANYONES = (
     "/", "/page/", "/api/health", "/api/health/live", "/api/session", "/api/openapi.json", "/api/docs", "/api/users",
+    "/.well-known/caldav", "/caldav",
 )  # fmt: skip
 SESSIONS = ("/api/sessions", "/api/user", "/api/tokens", "/api/invites")
 
@@ -1989,12 +1991,12 @@ SESSIONS = ("/api/sessions", "/api/user", "/api/tokens", "/api/invites")
 def methods_and_user(route) -> tuple[set[str], str]:
     start = route.path.partition("{")[0]
     who = "anyone" if start in ANYONES else "session" if start.removesuffix("/") in SESSIONS else "user"
-    return {verb for verb in ("GET", "POST", "PUT", "PATCH", "DELETE") if hasattr(route.handler, verb.lower())}, who
+    return {verb for verb in tornado_todo.METHODS if hasattr(route.handler, verb.lower())}, who
 
 
 ROUTES = {route.pattern: methods_and_user(route) for route in SERVED}
 ACCOUNT_ROUTES = {route.pattern for route in SERVED if route.accounts_only}
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", *tornado_todo.METHODS[5:])
 IS_TORNADO = HTTP_SERVER["HTTP_SERVER"] == "tornado"
 UNKNOWN_METHODS = ("TRACE", "BREW") if IS_TORNADO else ("TRACE",)  # uvicorn lets no method in that it does not know
 STRANGERS = [
@@ -2104,12 +2106,13 @@ def test_an_anonymous_caller_gets_only_public_resources(routed, pattern, strange
         body = b"" if method in ("POST", "PUT", "PATCH") else None
         answer = routed.request(method, path_of(pattern), body, **stranger)
         if ROUTES[pattern][1] == "anyone":
-            assert answer.status in (200, 204, 404, 415), method
+            assert answer.status in (200, 204, 301, 404, 415), method
         elif method == "HEAD":
             assert answer.status == 401
         else:
             assert assert_problem(answer, 401)["detail"] == "Sign in first."
-            assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
+            scheme = "Basic" if pattern.startswith("/caldav/") else "Bearer"
+            assert answer.headers["WWW-Authenticate"].startswith(f"{scheme} realm=")
 
 
 FOREIGN_HOSTS = ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8888", "[::1", ""]
@@ -11668,6 +11671,15 @@ def for_all(method: str, path: str, status: Any, body: Any = None, **headers: st
     return Cell(method, path, status, status, status, status, body, headers, True)
 
 
+XML, ICALENDAR = {"Content_Type": "application/xml"}, {"Content_Type": "text/calendar"}
+DAV_NAMES = 'xmlns="DAV:" xmlns:C="urn:ietf:params:xml:ns:caldav" xmlns:A="http://apple.com/ns/ical/"'
+WANT_ALL = "<prop><getetag/><C:calendar-data/></prop>"
+SYNCHRONIZE = f"<sync-collection {DAV_NAMES}><sync-token/><sync-level>1</sync-level>{WANT_ALL}</sync-collection>"
+QUERY = (
+    f'<C:calendar-query {DAV_NAMES}>{WANT_ALL}<C:filter><C:comp-filter name="VCALENDAR"><C:comp-filter name="VTODO"/>'
+    "</C:comp-filter></C:filter></C:calendar-query>"
+)
+PUT_TODO = f"BEGIN:VCALENDAR\nBEGIN:VTODO\nUID:$todo\nSUMMARY:{SHARED} put\nEND:VTODO\nEND:VCALENDAR\n"
 CELLS = [
     for_all("GET", "/", 200),
     for_all("GET", "/page/$asset", 200),
@@ -11854,6 +11866,32 @@ CELLS = [
     for_all("GET", "/api/invites", 200),
     for_all("POST", "/api/invites", 201, {}),
     Cell("DELETE", "/api/invites/$invite", 204, 404, 404, 404),
+    *(for_all(method, path, 301) for method in ("GET", "PROPFIND") for path in ("/.well-known/caldav", "/caldav")),
+    for_all("PROPFIND", "/", 301),
+    for_all("PROPFIND", "/caldav/", 207),
+    for_all("REPORT", "/caldav/", 403),
+    *(for_all(method, "/caldav/$me/", 207, Depth="1") for method in ("PROPFIND", "PROPPATCH")),
+    for_all("REPORT", "/caldav/$me/", 403),
+    *(Cell("PROPFIND", "/caldav/$me/$list/", 207, 207, 207, 404, headers={"Depth": depth}) for depth in "01"),
+    Cell("PROPFIND", "/caldav/$me/$private/", 207, 404, 404, 404, headers={"Depth": "1"}),
+    Cell("PROPPATCH", "/caldav/$me/$list/", 207, 207, 207, 404, spares=True),
+    Cell("REPORT", "/caldav/$me/$list/", 403, 403, 403, 404),
+    Cell("REPORT", "/caldav/$me/$list/", 207, 207, 207, 404, SYNCHRONIZE, XML),
+    Cell("REPORT", "/caldav/$me/$private/", 207, 404, 404, 404, QUERY, XML),
+    for_all("MKCOL", "/caldav/$me/new-$free/", 403),
+    for_all("MKCALENDAR", "/caldav/$me/new-$free/", 201),
+    Cell("DELETE", "/caldav/$me/$list/", 204, 403, 403, 404),
+    Cell("DELETE", "/caldav/$me/$inbox/", 403, 404, 404, 404),
+    Cell("GET", "/caldav/$me/$list/$todo.ics", 200, 200, 200, 404),
+    Cell("GET", "/caldav/$me/$private/$secret.ics", 200, 404, 404, 404),
+    Cell("PROPFIND", "/caldav/$me/$list/$todo.ics", 207, 207, 207, 404),
+    Cell("PROPPATCH", "/caldav/$me/$list/$todo.ics", 207, 207, 207, 404, spares=True),
+    Cell("PUT", "/caldav/$me/$list/$todo.ics", 204, 204, 403, 404, PUT_TODO, ICALENDAR),
+    Cell("PUT", "/caldav/$me/$private/$secret.ics", 403, 404, 404, 404, PUT_TODO, ICALENDAR),
+    Cell("MOVE", "/caldav/$me/$list/$todo.ics", 201, 201, 403, 404, None, {"Destination": "/caldav/$me/$list/x-$free"}),
+    Cell("MOVE", "/caldav/$me/$list/$todo.ics", 201, 409, 403, 404, None, {"Destination": "/caldav/$me/$private/x"}),
+    for_all("COPY", "/caldav/$me/$list/$todo.ics", 403),
+    Cell("DELETE", "/caldav/$me/$list/$todo.ics", 204, 204, 403, 404),
 ]
 
 
@@ -11865,7 +11903,7 @@ def route_of(path: str) -> str:
 def may_not(cell: Cell, who: str) -> bool:
     """Whether a credential does not suffice: a token or a link where a session or a writer is required."""
     is_for_sessions = cell.path.split("?")[0].split("/")[2:3] in (["sessions"], ["user"], ["tokens"], ["invites"])
-    reads = cell.method in ("GET", "HEAD")
+    reads = cell.method in tornado_todo.READING
     if who == "link" and (
         "/members" in cell.path or "/webhooks" in cell.path
     ):  # who else sees the list is not for whoever has the link
@@ -11899,17 +11937,18 @@ class Estate(NamedTuple):
         return string.Template(text).substitute(self.ids)
 
     def ask(self, cell: Cell, who: str) -> Answer:
-        headers = {name: self.fill(value) for name, value in cell.headers.items()}
+        own = self._replace(ids=self.ids | {"me": self.ids.get(f"user {who}", self.ids["user owner"])})
+        headers = {name: own.fill(value) for name, value in cell.headers.items()}
         raw = None
         if cell.body is not None:
-            raw = self.fill(json.dumps(cell.body)).encode()
+            raw = own.fill(cell.body if "Content_Type" in headers else json.dumps(cell.body)).encode()
             headers.setdefault("Content_Type", "application/json")
-        return self.people[who].request(cell.method, self.fill(cell.path), raw, **headers)
+        return self.people[who].request(cell.method, own.fill(cell.path), raw, **headers)
 
     def of_nothing(self) -> "Estate":
         """The same requests for resources that do not exist."""
-        kept = {name: value if len(value) != 36 else str(uuid.uuid4()) for name, value in self.ids.items()}
-        return self._replace(ids=kept)
+        kept = {name: value for name, value in self.ids.items() if len(value) != 36 or name.startswith("user ")}
+        return self._replace(ids={name: kept.get(name) or str(uuid.uuid4()) for name in self.ids})
 
     def snapshot(self) -> list[str]:
         """All that is ann's."""
@@ -11992,6 +12031,9 @@ def open_doors(town: Town, ids: dict) -> tuple[dict, dict]:
     token, reader = make_token(ann)["token"], make_token(ann, read_only=True)["token"]
     people = {"owner": ann, "editor": town.eve, "viewer": town.vic, "stranger": town.sam, "removed": town.rem}
     people |= {"anonymous": server.client, "ended": ended, "link": server.somebody(**bearer(secret))}
+    named = {who: each.name for who, each in people.items() if each.name}
+    ids |= {f"user {who}": server.run(server.services.accounts.user(name)).id for who, name in named.items()}
+    ids["user link"] = server.sql("SELECT user_id FROM credentials WHERE id = $1", link["id"])[0][0]
     return ids, {**people, "token": server.somebody(**bearer(token)), "reader": server.somebody(**bearer(reader))}
 
 
@@ -12004,7 +12046,7 @@ def cells_of(pattern: str) -> list[Cell]:
 
 def may_change(cell: Cell, who: str) -> bool:
     """Whether a request is meant to change what is the owner's."""
-    if cell.method in ("GET", "HEAD") or who not in ("owner", "token", "editor"):
+    if cell.method in tornado_todo.READING or who not in ("owner", "token", "editor"):
         return False
     return max(expected(cell, who)) < 400 and (who != "editor" or not cell.spares)
 
@@ -16291,6 +16333,131 @@ def test_links_of_a_page_lead_to_files_and_headings(page):
         if heading:
             headings = re.findall("^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
             assert heading in {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}, link
+
+
+# ==== calendar apps ==============================================================================
+
+
+def dav(client, method: str, path: str, body: str = "", **headers: str) -> Answer:
+    """A request of a calendar app."""
+    kind = "text/calendar" if body.startswith("BEGIN") else "application/xml"
+    return client.request(method, path, body.encode(), **{"Content_Type": kind, **headers})
+
+
+def found_in(answer: Answer, name: str) -> dict[str, str | None]:
+    """A property of the resources in a multistatus, by their paths; None where its status is not 200."""
+    assert answer.status == 207, answer.body
+    found, space = {}, "{DAV:}"
+    for response in xml.etree.ElementTree.fromstring(answer.body).iter(f"{space}response"):
+        nodes = [
+            node
+            for part in response.iter(f"{space}propstat")
+            for node in part.find(f"{space}prop")
+            if node.tag.endswith(f"}}{name}") and " 200 " in part.find(f"{space}status").text
+        ]
+        text = None if not nodes else "".join(nodes[0].itertext()) or " ".join(child.tag for child in nodes[0])
+        found[response.find(f"{space}href").text] = text
+    return found
+
+
+def wanting(*names: str) -> str:
+    properties = "".join(f"<{name}/>" for name in names)
+    return f"<propfind {DAV_NAMES}><prop>{properties}</prop></propfind>"
+
+
+def calendar_home(client) -> str:
+    answer = dav(client, "PROPFIND", "/caldav/", wanting("current-user-principal"))
+    return found_in(answer, "current-user-principal")[f"{client.prefix}/caldav/"].removeprefix(client.prefix)
+
+
+def new_calendar(client, title: str = "shopping", name: str = "") -> str:
+    """The path of a new list."""
+    path = f"{calendar_home(client)}{name or uuid.uuid4()}/"
+    body = f"<C:mkcalendar {DAV_NAMES}><set><prop><displayname>{title}</displayname></prop></set></C:mkcalendar>"
+    assert dav(client, "MKCALENDAR", path, body).status == 201
+    return path
+
+
+def vtodo(uid: str, *lines: str, title: str = "milk") -> str:
+    own = [line if ":" in line else f"{line}:" for line in lines]
+    parts = ["VERSION:2.0", "PRODID:-//tests//EN", "BEGIN:VTODO", f"UID:{uid}", f"SUMMARY:{title}", *own, "END:VTODO"]
+    return "\r\n".join(["BEGIN:VCALENDAR", *parts, "END:VCALENDAR", ""])
+
+
+def put_calendar(client, path: str, text: str, status: int = 201, **headers: str) -> str | None:
+    """Store a to-do as an app does; returns its ETag."""
+    answer = dav(client, "PUT", path, text, **headers)
+    assert answer.status == status, answer.body
+    return answer.headers["ETag"]
+
+
+def todos_of(client, path: str) -> list[dict]:
+    """The to-dos of a calendar as the API has them."""
+    list_id = list_id_of(client, path)
+    return client.get(f"/api/todos?list={list_id}&limit=1000").json()
+
+
+def list_id_of(client, path: str) -> str:
+    token = found_in(dav(client, "PROPFIND", path, wanting("sync-token")), "sync-token")
+    return token[client.prefix + path].split(":")[2]
+
+
+def names_in(client, path: str) -> set[str]:
+    """The names of the resources of a calendar."""
+    answer = dav(client, "PROPFIND", path, wanting("getetag"), Depth="1")
+    return {urllib.parse.unquote(href.split("/")[-1]) for href in found_in(answer, "getetag")} - {""}
+
+
+def test_calendar_app_finds_the_lists_from_the_bare_server(client):
+    for start in ("/", "/.well-known/caldav", "/caldav"):
+        answer = dav(client, "PROPFIND", start, wanting("current-user-principal"))
+        assert (answer.status, answer.headers["Location"]) == (301, f"{client.prefix}/caldav/")
+    home = calendar_home(client)
+    answer = dav(client, "PROPFIND", home, wanting("C:calendar-home-set"))
+    assert found_in(answer, "calendar-home-set") == {client.prefix + home: client.prefix + home}
+    answer = dav(client, "PROPFIND", home, wanting("displayname", "resourcetype"), Depth="1")
+    assert "Inbox" in found_in(answer, "displayname").values()
+    assert "{urn:ietf:params:xml:ns:caldav}calendar" in list(found_in(answer, "resourcetype").values())[-1]
+    answer = client.request("OPTIONS", home)
+    assert {"1", "3", "calendar-access"} <= set(answer.headers["DAV"].split(", "))
+    assert_problem(dav(client, "PROPFIND", home.replace(home[-2], "0" if home[-2] != "0" else "1")), 404)
+
+
+def test_stored_calendar_object_comes_back_as_it_was_until_something_changes_it(client):
+    path = new_calendar(client) + "x.ics"
+    text = vtodo("x", "LOCATION:Here", "DUE;VALUE=DATE:20261201", "X-OTHER;A=b:1")
+    etag = put_calendar(client, path, text)
+    answer = client.get(path)
+    assert (answer.body.decode(), answer.headers["ETag"]) == (text, etag)
+    assert answer.headers["Content-Type"].startswith("text/calendar")
+    assert client.get(path, If_None_Match=etag).status == 304
+    assert client.request("HEAD", path).headers["Content-Length"] == str(len(text))
+    (todo,) = todos_of(client, path.rpartition("/")[0] + "/")
+    assert (todo["title"], todo["due"]) == ("milk", "2026-12-01")
+    change(client, todo["id"], title="bread")
+    answer = client.get(path)
+    assert answer.headers["ETag"] != etag
+    assert {"SUMMARY:bread", "LOCATION:Here", "X-OTHER;A=b:1", "UID:x"} <= set(answer.body.decode().split("\r\n"))
+    # Another app sees also what the page does not show.
+    newer = put_calendar(client, path, text.replace("Here", "There"), 204, If_Match=answer.headers["ETag"])
+    assert newer not in (etag, answer.headers["ETag"]) and client.get(path).headers["ETag"] == newer
+    undo(client)
+    assert "SUMMARY:bread" in client.get(path).body.decode()
+
+
+def test_preconditions_of_calendar_objects_hold(client):
+    calendar = new_calendar(client)
+    path, text = calendar + "x.ics", vtodo("x")
+    etag = put_calendar(client, path, text, If_None_Match="*")
+    assert_problem(dav(client, "PUT", path, text, If_None_Match="*"), 412)
+    assert_problem(dav(client, "PUT", path, vtodo("x", title="bread"), If_Match='"1"'), 412)
+    assert_problem(dav(client, "PUT", calendar + "y.ics", vtodo("y"), If_Match="*"), 412)
+    assert_problem(client.delete(path, If_Match='"1"'), 412)
+    assert client.get(path).headers["ETag"] == etag
+    assert client.delete(path, If_Match=etag).status == 204
+    assert_problem(client.get(path), 404)
+    put_calendar(client, path, text)
+    assert names_in(client, calendar) == {"x.ics"}
 
 
 # ==== engines of our own, to be killed, frozen and started again ================================

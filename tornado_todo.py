@@ -30,6 +30,7 @@ The map. A line of code calls only upwards, so the file reads from top to bottom
     auth            passwords, throttles, sessions, and the caller of a request
     http            requests, responses, dispatch, and the adapters of Tornado's connection and of ASGI
     handlers        the resources: a method for each verb, with its contract in its signature
+    calendar        CalDAV: to-dos as resources of calendar apps
     page            the HTML, CSS and JavaScript of the page
     assembly        ROUTES, make_app(), lifespan(), running(); Todos, for Python code without HTTP
     copying         from one database to another, and backups
@@ -3171,6 +3172,14 @@ A record is data: a page may read it, but not use it as a script or style.
   de Ein Record sind Daten: Eine Seite darf ihn lesen, aber nicht als Skript oder Stil verwenden.
   pt Um registro são dados: uma página pode lê-lo, mas não usá-lo como script ou estilo.
   es Un registro son datos: una página puede leerlo, pero no usarlo como script o estilo.
+A resource cannot be moved to itself.
+  de Eine Ressource kann nicht auf sich selbst verschoben werden.
+  pt Um recurso não pode ser movido para si mesmo.
+  es Un recurso no se puede mover sobre sí mismo.
+A to-do cannot be copied: it would have the same UID. Make a new one.
+  de Eine Aufgabe kann nicht kopiert werden: Die Kopie hätte dieselbe UID. Lege eine neue an.
+  pt Uma tarefa não pode ser copiada: a cópia teria a mesma UID. Crie uma nova.
+  es Una tarea no se puede copiar: la copia tendría la misma UID. Crea una nueva.
 An invitation {text}.
   de Eine Einladung {}.
   pt Um convite {}.
@@ -3183,6 +3192,10 @@ Another process is writing to the database. {text}
   de Ein anderer Prozess schreibt gerade in die Datenbank. {}
   pt Outro processo está gravando no banco de dados. {}
   es Otro proceso está escribiendo en la base de datos. {}
+CalDAV needs more packages on the server: pip install 'tornado-todo[calendar]'
+  de CalDAV braucht weitere Pakete auf dem Server: pip install 'tornado-todo[calendar]'
+  pt O CalDAV precisa de mais pacotes no servidor: pip install 'tornado-todo[calendar]'
+  es CalDAV necesita más paquetes en el servidor: pip install 'tornado-todo[calendar]'
 Conflict
   de Konflikt
   pt Conflito
@@ -3315,10 +3328,30 @@ Temporarily unavailable
   de Vorübergehend nicht verfügbar
   pt Temporariamente indisponível
   es No disponible temporalmente
+The body is not XML in UTF-8 without a DTD and entities, so nothing was done.
+  de Der Inhalt ist kein XML in UTF-8 ohne DTD und Entitäten. Es wurde nichts getan.
+  pt O corpo não é XML em UTF-8 sem DTD e entidades, por isso nada foi feito.
+  es El cuerpo no es XML en UTF-8 sin DTD ni entidades, así que no se hizo nada.
+The body names no properties: it has neither prop, nor allprop, nor propname.
+  de Der Inhalt nennt keine Eigenschaften: Er hat weder prop noch allprop noch propname.
+  pt O corpo não nomeia propriedades: não tem prop, nem allprop, nem propname.
+  es El cuerpo no nombra propiedades: no tiene prop, ni allprop, ni propname.
 The Content-Type {text}.
   de Der Content-Type {}.
   pt O Content-Type {}.
   es El Content-Type {}.
+The Destination is not the address of a to-do of yours.
+  de Die Destination ist nicht die Adresse einer deiner Aufgaben.
+  pt A Destination não é o endereço de uma tarefa sua.
+  es La Destination no es la dirección de una tarea tuya.
+The Destination is on another server.
+  de Die Destination liegt auf einem anderen Server.
+  pt A Destination fica em outro servidor.
+  es La Destination está en otro servidor.
+The elements of the XML are nested deeper than {} levels.
+  de Die Elemente des XML sind tiefer als {} Ebenen verschachtelt.
+  pt Os elementos do XML estão aninhados em mais de {} níveis.
+  es Los elementos del XML están anidados a más de {} niveles.
 The Inbox always exists: to-dos without a list go there.
   de Den Eingang gibt es immer: Dorthin kommen Aufgaben ohne Liste.
   pt A Entrada existe sempre: as tarefas sem lista vão para lá.
@@ -3443,6 +3476,10 @@ The password {text}.
   de Das Passwort {}.
   pt A senha {}.
   es La contraseña {}.
+The properties of a list have at most {} characters.
+  de Die Eigenschaften einer Liste haben höchstens {} Zeichen.
+  pt As propriedades de uma lista têm no máximo {} caracteres.
+  es Las propiedades de una lista tienen como máximo {} caracteres.
 The query string {text}.
   de Der Query-String {}.
   pt A query string {}.
@@ -3476,6 +3513,14 @@ The to-dos of the list have more text than a template may have.
   de Die Aufgaben der Liste haben mehr Text, als eine Vorlage haben darf.
   pt As tarefas da lista têm mais texto do que um modelo pode ter.
   es Las tareas de la lista tienen más texto del que puede tener una plantilla.
+The user name or the token is wrong. A calendar app signs in with an API token from the page's settings in place of the
+     password; the password of the account is not accepted.
+  de Der Benutzername oder das Token ist falsch. Eine Kalender-App meldet sich mit einem API-Token aus den Einstellungen
+     der Seite statt mit dem Passwort an; das Passwort des Kontos wird nicht angenommen.
+  pt O nome de usuário ou o token está errado. Um app de calendário entra com um token da API, das configurações da
+     página, em vez da senha; a senha da conta não é aceita.
+  es El nombre de usuario o el token es incorrecto. Una aplicación de calendario entra con un token de la API, de los
+     ajustes de la página, en lugar de la contraseña; la contraseña de la cuenta no se acepta.
 The weather server answered {}.
   de Der Wetterserver hat mit {} geantwortet.
   pt O servidor de meteorologia respondeu {}.
@@ -3500,6 +3545,10 @@ There is a to-do of this id already.
   de Eine Aufgabe mit dieser id gibt es schon.
   pt Já existe uma tarefa com este id.
   es Ya hay una tarea con este id.
+There is a to-do of this name already.
+  de Eine Aufgabe mit diesem Namen gibt es schon.
+  pt Já existe uma tarefa com este nome.
+  es Ya hay una tarea con este nombre.
 There is no such batch of yours.
   de Eine solche Änderung von dir gibt es nicht.
   pt Não existe essa alteração sua.
@@ -3524,6 +3573,10 @@ There is no such link.
   de Diesen Link gibt es nicht.
   pt Este link não existe.
   es Este enlace no existe.
+There is no such list as in the Destination.
+  de Eine solche Liste wie in der Destination gibt es nicht.
+  pt Não existe uma lista como a da Destination.
+  es No existe una lista como la de la Destination.
 There is no such list.
   de Diese Liste gibt es nicht.
   pt Esta lista não existe.
@@ -6876,6 +6929,17 @@ MIGRATIONS = (
         attempts BIGINT NOT NULL, status BIGINT NOT NULL, fault TEXT NOT NULL, milliseconds BIGINT NOT NULL,
         PRIMARY KEY (hook_id, revision));
     """,
+    # What CalDAV clients chose: of a to-do the name, the UID and the text as it came, which is sent back unchanged
+    # while the to-do has `kept_revision`, and the UID of a parent that is not there yet; of a list the name, and in
+    # `kept` the properties. No row means an id as the name and the UID.
+    """
+    CREATE TABLE calendar_items (
+        item_id TEXT COLLATE "C" PRIMARY KEY, name TEXT COLLATE "C", uid TEXT COLLATE "C", kept TEXT NOT NULL,
+        kept_revision BIGINT NOT NULL, parent_uid TEXT COLLATE "C");
+    CREATE INDEX calendar_items_by_name ON calendar_items (name) WHERE name IS NOT NULL;
+    CREATE INDEX calendar_items_by_uid ON calendar_items (uid) WHERE uid IS NOT NULL;
+    CREATE INDEX calendar_items_by_parent ON calendar_items (parent_uid) WHERE parent_uid IS NOT NULL;
+    """,
 )
 
 
@@ -7907,13 +7971,30 @@ async def remove(transaction: Transaction, *conditions: str, arguments: Sequence
         await transaction.fetch(f"DELETE FROM {condition}", *arguments, seconds=BULK_SECONDS)
 
 
+# Of a list: tokens for a synchronization from before this revision do not hold any more.
+SAVE_UNKNOWN = "INSERT INTO calendar_items (item_id, kept, kept_revision)"
+KEEP_NEWEST = (
+    "ON CONFLICT (item_id) DO UPDATE SET kept_revision = excluded.kept_revision"
+    " WHERE calendar_items.kept_revision < excluded.kept_revision"
+)
+
+
 async def purge_todos(transaction: Transaction, which: str, *arguments: Any) -> None:
     """Remove the to-dos that a condition selects with their history for good."""
     purged = f"SELECT id FROM todos WHERE {which}"
     await transaction.fetch(forget_answers(purged), *arguments, seconds=BULK_SECONDS)
+    # Clients that know such a to-do by a name of their own cannot be told that it is gone: they read the list again.
+    await transaction.fetch(
+        f"{SAVE_UNKNOWN} SELECT list_id, '', max(revision) FROM todos WHERE {which}"
+        " AND id IN (SELECT item_id FROM calendar_items WHERE name IS NOT NULL) GROUP BY list_id"
+        f" {KEEP_NEWEST}",
+        *arguments,
+        seconds=BULK_SECONDS,
+    )
     # The history of a to-do goes with the to-do, even if it was in other lists before.
     its = (f"{table} WHERE todo_id IN ({purged})" for table in ("changes", "comments"))
-    await remove(transaction, *its, f"todos WHERE {which}", arguments=arguments)
+    items = f"calendar_items WHERE item_id IN ({purged})"
+    await remove(transaction, *its, items, f"todos WHERE {which}", arguments=arguments)
 
 
 PURGED_AT_ONCE = 500  # rows that one of many transactions removes, while other writes wait
@@ -8361,7 +8442,8 @@ class LongBatch(TodoBatch):
         await remove(self.source, f"changes WHERE {here} AND todo_id IS NULL", arguments=both)
         for user_id in await end_sharing(self.source, of_mine, *both):
             await self.change_access(user_id)
-        await remove(self.source, "lists WHERE owner_id = $1 AND id = $2", arguments=both)
+        items = f"calendar_items WHERE item_id IN ({of_mine})"
+        await remove(self.source, items, "lists WHERE owner_id = $1 AND id = $2", arguments=both)
 
     async def put_member(self, list_id: str, name: str, role: str) -> tuple[Member, bool]:
         """Make a user a member, or change their role; also returns whether they are new. Raises Invalid."""
@@ -9020,6 +9102,7 @@ class AccountStore:
             await remove(
                 transaction,
                 "deliveries WHERE hook_id IN (SELECT id FROM hooks WHERE user_id = $1)",
+                f"calendar_items WHERE item_id IN ({mine})",
                 *(f"{table} WHERE user_id = $1" for table in by_user),
                 *(f"{table} WHERE owner_id = $1" for table in by_owner),
                 arguments=[user.id],
@@ -10028,7 +10111,7 @@ def trash(batch: TodoBatch, before: Todo) -> int:
 def save_new(batch: TodoBatch, todo_id: str, fields: Mapping[str, Any]) -> Todo:
     """Make a to-do of fields that name its list and its order."""
     todo = Todo(id=todo_id, created_at=batch.at, updated_at=batch.at, **{"title": "", **fields})
-    done = {"completed_at": batch.at, "repeat": None}
+    done = {"completed_at": todo.completed_at or batch.at, "repeat": None}
     return batch.save_todo(None, changed(todo, batch.at, **done) if todo.completed else todo)
 
 
@@ -12611,6 +12694,18 @@ class Accounts:
         credential = new_credential("session", user, SESSION_LIFETIME, device)
         return credential, await self.store.issue(credential, password)
 
+    async def check_token(self, name: str, secret: str, address: str | None) -> Credential:
+        """The API token with this secret, of a user of this name. Raises Unauthorized or TooManyRequests."""
+        credential = await self.store.find(secret, "token")
+        if credential and fold_user_name(name) == fold_user_name(credential.user.name):
+            return credential
+        # Under a key of its own: a calendar app with an old token must not delay its user's sign-ins on the page.
+        await self._throttle.count_attempt(f"token/{fold_user_name(name)}", address)
+        raise Unauthorized(
+            "The user name or the token is wrong. A calendar app signs in with an API token from the page's settings"
+            " in place of the password; the password of the account is not accepted."
+        )
+
     async def sign_up(
         self, name: str, password: str, invite: str, address: str | None, takes_local: bool = False
     ) -> tuple[User, str]:
@@ -12801,7 +12896,21 @@ RESPONSE_HEADERS = {
     "Retry-After": "seconds after which to try again",
 }
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match"
-METHODS = ("GET", "POST", "DELETE", "PATCH", "PUT")
+METHODS = (
+    "GET",
+    "POST",
+    "DELETE",
+    "PATCH",
+    "PUT",
+    "PROPFIND",
+    "PROPPATCH",
+    "MKCOL",
+    "MKCALENDAR",
+    "MOVE",
+    "COPY",
+    "REPORT",
+)
+READING = ("GET", "HEAD", "PROPFIND", "REPORT")  # methods that change nothing
 MAX_UNEXPECTED_BODY = 64 * 1024  # bytes that are read for a method that takes no body
 NOT_FOUND = "Nothing is served at this address."
 INTERNAL_ERROR = "The server failed to carry out your request. Its log has the error under this request id."
@@ -13148,16 +13257,20 @@ class Handler:
             headers["Access-Control-Max-Age"] = "600"
         return Response(status=204, headers=headers)
 
+    async def identify(self) -> Caller | None:
+        """The caller, or None. Raises Unauthorized."""
+        return await self.app.authenticator.caller(self.request)
+
     async def admit(self) -> None:
         """Authenticate the caller, unless the handler is public. Raises Unauthorized or Forbidden."""
         if self.public:
             return
         await self.services.open()
-        caller = self.who = await self.app.authenticator.caller(self.request)
+        caller = self.who = await self.identify()
         if caller is None:
             raise Unauthorized("Sign in first.")
         self.caller, self.user = caller, caller.user
-        if caller.read_only and self.request.method not in ("GET", "HEAD"):
+        if caller.read_only and self.request.method not in READING:
             raise Forbidden(f"This {caller.kind} may only read.")
         is_unsigned = caller.kind in ("local", "open", "host")
         if self.needs_session and not (is_unsigned and self.request.method in self.unsigned_methods):
@@ -15674,10 +15787,26 @@ async def send_packed(handler: Handler, packed: Packed) -> Response[bytes]:
     return Response(packed.bodies[coding], packed.media_type)
 
 
+class CalendarAddressHandler(Handler):
+    """Where calendar apps look for CalDAV when they know only the server's name (RFC 6764)."""
+
+    public = True
+    takes_json = False
+    any_query = True
+
+    async def get(self) -> Annotated[Response[None], 301]:
+        """Redirect to the root of CalDAV."""
+        return Response(status=301, headers={"Location": self.app.config.prefix + "/caldav/"})
+
+    propfind = get
+
+
 class PageHandler(Handler):
     """The page. It has no private data: it reads everything that it shows from the API."""
 
+    takes_json = False
     any_query = True
+    propfind = CalendarAddressHandler.get
 
     @property
     def public(self) -> bool:  # type: ignore[override]
@@ -15781,6 +15910,1355 @@ class PrefixHandler(Handler):
     async def get(self) -> Annotated[Response[None], 301]:
         """Redirect to the page."""
         return Response(status=301, headers={"Location": self.app.config.prefix + "/"})
+
+
+# ==== calendar: may call handlers, http, service and stores =====================================
+
+# Parts of WebDAV (RFC 4918, 5689, 6578), of its access control (RFC 3744, 5397) and of CalDAV (RFC 4791). A list is a
+# collection of VTODO, below a collection for each user that is also their principal:
+# /caldav/{user}/{list}/{resource}, where a list is named by its id or as the client that made it named it.
+
+XML_SPACES = {
+    "D": "DAV:",
+    "C": "urn:ietf:params:xml:ns:caldav",
+    "CS": "http://calendarserver.org/ns/",
+    "A": "http://apple.com/ns/ical/",
+}
+PREFIXES = {space: prefix for prefix, space in XML_SPACES.items()}
+DECLARED = "".join(f' xmlns:{prefix}="{space}"' for prefix, space in XML_SPACES.items())
+DAV = "1, 3, access-control, calendar-access, extended-mkcol"
+MAX_XML, MAX_XML_DEPTH, MAX_KEPT_PROPERTIES = 4 * MAX_BODY, 50, 64 * 1024
+XML_HEAD = '<?xml version="1.0" encoding="utf-8"?>\n'
+NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+HEX_COLOURS = {
+    **{"red": "#c0392b", "orange": "#ff9500", "yellow": "#f1c84c", "green": "#2f7d32", "teal": "#5fd0c5"},
+    **{"blue": "#2563c9", "purple": "#7441c9", "pink": "#ff2d55", "grey": "#5b6b70"},
+}
+
+
+class Unmet(Exception):
+    """A precondition of WebDAV that does not hold, by the name of its element (RFC 4918, 16)."""
+
+    def __init__(self, condition: str, detail: str, content: str = "", status: int = 403):
+        super().__init__(detail)
+        self.condition, self.content, self.status = condition, content, status
+
+
+def xml_text(text: str) -> str:
+    """A text for XML 1.0, without the characters that it forbids."""
+    return tornado.escape.xhtml_escape(NOT_IN_XML.sub("", text))
+
+
+def element(name: str, content: str = "") -> str:
+    """An element with this content, which is XML; its name has a prefix, or a namespace in braces."""
+    if name[0] == "{":
+        space, _, name = name[1:].rpartition("}")
+        name, declared = (f"X:{name}", f' xmlns:X="{xml_text(space)}"') if space else (name, "")
+        return f"<{name}{declared}>{content}</{name}>"
+    return f"<{name}>{content}</{name}>" if content else f"<{name}/>"
+
+
+def prefixed(tag: str) -> str:
+    """The name of a parsed element with one of our prefixes, or with its namespace in braces if we know none."""
+    space, _, name = tag[1:].rpartition("}") if tag[0] == "{" else ("", "", tag)
+    return f"{PREFIXES[space]}:{name}" if space in PREFIXES else f"{{{space}}}{name}"
+
+
+def unparsed(node: Any) -> str:
+    """The content of a parsed element as XML; it is not deep."""
+    content = xml_text(node.text or "")
+    for child in node:
+        attributes = (f' {name}="{xml_text(value)}"' for name, value in child.attrib.items() if "{" not in name)
+        name, rest = re.split(r"(?=[\s/>])", element(prefixed(child.tag), unparsed(child))[1:], maxsplit=1)
+        content += f"<{name}{''.join(attributes)}{rest}{xml_text(child.tail or '')}"
+    return content
+
+
+class Turns:
+    """Lets other requests have a turn during long work: `await turns()` costs nothing for some milliseconds."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic() + 0.01
+
+    async def __call__(self) -> None:
+        if time.monotonic() > self._until:
+            await asyncio.sleep(0)
+            self._until = time.monotonic() + 0.01
+
+
+async def read_xml(body: bytes) -> Any:
+    """The root of a body of XML, None for an empty one. Raises Malformed, also for a DTD or an entity."""
+    if not body.strip():
+        return None
+    try:
+        reader = importlib.import_module("defusedxml.ElementTree").DefusedXMLParser(forbid_dtd=True)
+    except ImportError:
+        raise Unavailable("CalDAV needs more packages on the server: pip install 'tornado-todo[calendar]'") from None
+    try:
+        for start in range(0, len(body), 16384):
+            reader.feed(body[start : start + 16384])
+            await asyncio.sleep(0)
+        root = level = reader.close()
+    except (SyntaxError, ValueError, LookupError) as error:
+        raise Malformed("The body is not XML in UTF-8 without a DTD and entities, so nothing was done.") from error
+    for _ in range(MAX_XML_DEPTH):
+        level = [child for each in level for child in each]
+    if level:
+        raise Malformed(f"The elements of the XML are nested deeper than {MAX_XML_DEPTH} levels.")
+    return root
+
+
+STATUSES = {
+    status: f"<D:status>HTTP/1.1 {status} {http.client.responses[status]}</D:status>"
+    for status in (200, 403, 404, 409, 424, 507)
+}
+
+
+def xml_response(root: str, content: str, status: int) -> Response[Any]:
+    """A response with an element that declares the prefixes."""
+    body = f"{XML_HEAD}<{root}{DECLARED}>{content}</{root}>"
+    return Response(body.encode(), "application/xml; charset=utf-8", status=status)
+
+
+def propstat(properties: str, status: int) -> str:
+    """Properties of a resource with their status (RFC 4918, 14.22)."""
+    return f"<D:propstat><D:prop>{properties}</D:prop>{STATUSES[status]}</D:propstat>"
+
+
+def response_of(href: str, content: str) -> str:
+    """What a multistatus has about a resource."""
+    return f"<D:response><D:href>{href}</D:href>{content}</D:response>\n"
+
+
+def multistatus(responses: Iterable[str]) -> Response[Any]:
+    """The response about several resources (RFC 4918, 13)."""
+    return xml_response("D:multistatus", "".join(responses), 207)
+
+
+def child_of(node: Any, name: str) -> Any:
+    """The first child of this name, or None."""
+    return next((child for child in ([] if node is None else node) if prefixed(child.tag) == name), None)
+
+
+def children_of(node: Any, name: str) -> list[Any]:
+    """The elements in the first child of this name."""
+    found = child_of(node, name)
+    return [] if found is None else [*found]
+
+
+# ---- what is stored
+
+
+class Item(NamedTuple):
+    """A to-do as a resource: with the name by which a client knows it, and what the client stored."""
+
+    id: str
+    revision: int
+    created_at: int
+    updated_at: int
+    name: str
+    uid: str
+    kept: str = ""
+    kept_revision: int = 0
+    parent_uid: str | None = None  # of a parent that is not there yet
+    upper_uid: str | None = None  # of its parent
+    todo: Todo | None = None
+
+    @property
+    def etag(self) -> str:
+        return revision_etag(self.revision)
+
+    def text(self, zone: str) -> str:
+        """The to-do as iCalendar: as its client sent it, if nothing has changed it since."""
+        if self.kept and self.kept_revision == self.revision:
+            return self.kept
+        upper_uid = self.upper_uid or self.parent_uid
+        return write_calendar(cast(Todo, self.todo), uid=self.uid, parent_uid=upper_uid, zone=zone, kept=self.kept)
+
+
+class CalendarList(NamedTuple):
+    """A list as a collection: its name in addresses, and its properties that only calendar apps know."""
+
+    list: TodoList
+    name: str
+    properties: dict[str, str]
+    colour: str  # of the page, and the text of a client's colour that it stands for
+    known_since: int  # tokens for a synchronization from before this revision do not hold
+    owner_id: str
+
+    @property
+    def is_own(self) -> bool:
+        return self.list.role == OWNER
+
+
+SEEN_HERE = f"(SELECT id FROM lists WHERE id = $2 AND {may(VIEWER, 'id')} AND deleted_at IS NULL)"
+# To-dos come by moves and undo into lists where their name is taken: there only the oldest has it.
+ITS_NAME = (
+    "CASE WHEN name IS NULL OR EXISTS (SELECT 1 FROM calendar_items AS others JOIN todos AS its"
+    " ON its.id = others.item_id WHERE others.name = calendar_items.name AND its.list_id = todos.list_id"
+    " AND its.deleted_at IS NULL AND its.id < todos.id) THEN todos.id || '.ics' ELSE name END"
+)
+ITEM_COLUMNS = f"todos.id, revision, created_at, updated_at, {ITS_NAME}, COALESCE(uid, todos.id)"
+WHOLE_ITEM_COLUMNS = (
+    f"{ITEM_COLUMNS}, COALESCE(kept, ''), COALESCE(kept_revision, 0), parent_uid,"
+    " (SELECT COALESCE(upper.uid, todos.parent_id) FROM todos AS its LEFT JOIN calendar_items AS upper"
+    " ON upper.item_id = its.id WHERE its.id = todos.parent_id), "
+    + ", ".join(f"todos.{column}" for column in TODO_COLUMNS.split(", "))
+)
+SAVE_ITEM = (
+    f"{insert('calendar_items', 'item_id, name, uid, kept, kept_revision, parent_uid')} ON CONFLICT (item_id)"
+    " DO UPDATE SET name = excluded.name, uid = excluded.uid, kept = excluded.kept,"
+    " kept_revision = excluded.kept_revision, parent_uid = excluded.parent_uid"
+)
+
+
+SET_PARENT = "UPDATE calendar_items SET kept_revision = $2, parent_uid = $3 WHERE item_id = $1"
+KEPT_COLOUR = "colour"  # among the properties of a list, which all have a namespace
+KEPT_COPY = -1  # instead of a revision, of the completed copy of a to-do that an app has moved to its next date
+OF_OCCURRENCE = ("due", "start", "repeat", "reminders", "completed")
+UNSENT = {
+    name: TODO_DEFAULTS[name]
+    for name in ("completed", "notes", "due", "start", "reminders", "repeat", "priority", "tags")
+}
+
+
+def id_in_name(name: str) -> str:
+    """The id in the name of a resource that no client has named; the name itself otherwise."""
+    return name.removesuffix(".ics").lower() if re.fullmatch(r"[0-9a-fA-F-]{36}\.ics", name) else name
+
+
+class CalendarQueries(TodoQueries):
+    """Reads what one user may see, as calendar apps need it."""
+
+    async def collections(self, name: str = "") -> list[CalendarList]:
+        """The lists that the caller has not archived, or the one of a name or an id."""
+        which = f"AND {arranged('archived')} = 0" if not name else "AND (lists.id = $2 OR name = $2 AND owner_id = $1)"
+        rows = await self.fetch(
+            f"SELECT {SEEN_LIST_COLUMNS}, COALESCE(name, lists.id), COALESCE(kept, ''), COALESCE(kept_revision, 0),"
+            f" owner_id, (SELECT users.name FROM users WHERE users.id = owner_id), {role_in('lists.id')}"
+            " FROM lists LEFT JOIN calendar_items ON item_id = lists.id"
+            f" WHERE {self._seen_lists(deleted=False)} {which} ORDER BY inbox DESC, position, lists.id",
+            *([name] if name else []),
+        )
+        found = []
+        for row in rows:
+            its_name, kept, known_since, owner_id, owner, role = row[-6:]
+            todo_list = msgspec.structs.replace(LISTS.read(row), owner=owner, role=role)
+            self.owners[todo_list.id] = owner_id
+            its_name = its_name if role == OWNER else todo_list.id
+            properties = json.loads(kept or "{}")
+            colour = properties.pop(KEPT_COLOUR, None) or ""
+            found.append(CalendarList(todo_list, its_name, properties, colour, known_since, owner_id))
+        return sorted(found, key=lambda each: each.name != name) if name else found
+
+    async def collection(self, name: str, role: str = VIEWER) -> CalendarList:
+        """One list by its name or id. Raises NotFound or Forbidden."""
+        found: CalendarList = first_row(await self.collections(name), "There is no such list.")
+        check_role(role, cast(str, found.list.role))
+        return found
+
+    async def items(self, list_id: str, whole: bool, keys: Collection[str] | None = None, by: str = "") -> list[Item]:
+        """The to-dos of a list, or those with these ids, or with these values of a column."""
+        columns = WHOLE_ITEM_COLUMNS if whole else ITEM_COLUMNS
+        sql = (
+            f"SELECT {columns} FROM todos LEFT JOIN calendar_items ON item_id = todos.id"
+            f" WHERE list_id = {SEEN_HERE} AND deleted_at IS NULL"
+        )
+        if keys is None:
+            rows: Any = await self.fetch(sql, list_id, seconds=BULK_SECONDS)
+        else:
+            named = f"SELECT item_id FROM calendar_items WHERE {by} IN ({{0}}) UNION ALL " if by else ""
+            among = f" AND todos.id IN ({named}SELECT id FROM todos WHERE id IN ({{0}}))"
+            rows = await fetch_by_ids(self.source, sql + among, {*keys}, self.user.id, list_id)
+        turns, found = Turns(), []
+        for row in rows:
+            found.append(Item._make((*row[:10], TODOS.read(row[10:]))) if whole else Item(*row))
+            await turns()
+        return found
+
+    async def named(self, list_id: str, names: Collection[str], whole: bool = True) -> dict[str, Item]:
+        """The to-dos of a list by the names of their resources; the name made of its id is good for every one."""
+        keys = {*names, *map(id_in_name, names)}
+        items = await self.items(list_id, whole, keys, by="name")
+        by_id, by_name = {f"{each.id}.ics": each for each in items}, {each.name: each for each in items}
+        found = ((name, by_name.get(name) or by_id.get(name.lower())) for name in names)
+        return {name: item for name, item in found if item}
+
+    async def item(self, list_id: str, name: str, whole: bool = True) -> Item:
+        """One to-do of a list by the name of its resource. Raises NotFound."""
+        return first_row([*(await self.named(list_id, [name], whole)).values()], "There is no such to-do.")
+
+    async def with_uid(self, list_id: str, uid: str | None) -> Item | None:
+        """The to-do of a list with this UID, or None."""
+        found = await self.items(list_id, True, [uid], by="uid") if uid else []
+        return next((each for each in found if each.uid == uid), None)
+
+    async def changed_since(self, list_id: str, since: int) -> dict[str, int]:
+        """The ids of the to-dos that changed in a list, came or left it after a revision, by their last change."""
+        ways = ("list_id = {}", "from_list_id = {} AND from_list_id <> list_id")
+        parts = " UNION ALL ".join(
+            f"SELECT todo_id, revision FROM changes WHERE {way.format(SEEN_HERE)} AND revision > $3" for way in ways
+        )
+        sql = f"SELECT todo_id, max(revision) FROM ({parts}) AS parts WHERE todo_id IS NOT NULL GROUP BY todo_id"
+        rows = await self.fetch(f"{sql} ORDER BY 2", list_id, since, seconds=BULK_SECONDS)
+        return dict(rows)
+
+    async def left(self, list_id: str, ids: Collection[str]) -> dict[str, str]:
+        """The names under which a client knew to-dos that are not in a list any more, unless others have them now."""
+        rows = await fetch_by_ids(
+            self.source, "SELECT item_id, name FROM calendar_items WHERE name IS NOT NULL AND item_id IN ({})", ids
+        )
+        names = {todo_id: f"{todo_id}.ics" for todo_id in ids} | dict(rows)
+        taken = await self.named(list_id, names.values(), whole=False)
+        return {todo_id: name for todo_id, name in names.items() if name not in taken}
+
+    async def joined_at(self, list_id: str) -> int:
+        """The revision at which the caller became a member of a list; 0 for its owner."""
+        sql = "SELECT since_revision FROM members WHERE user_id = $1 AND list_id = $2"
+        return next((row[0] for row in await self.fetch(sql, list_id)), 0)
+
+
+# ---- what is written
+
+
+def without_instances(text: str) -> str:
+    """A calendar object without single occurrences of a to-do that repeats."""
+    calendars = parse_components(text.encode())
+    for calendar in calendars:
+        singles = [each for each in calendar.inner("VTODO") if each.all("RECURRENCE-ID")]
+        calendar.items = [each for each in calendar.items if each not in singles]
+    return calendar_text(calendars)
+
+
+class Calendars:
+    """Writes of calendar apps: each is a write like all others, and keeps in the same transaction what an app chose.
+
+    A completed repeating to-do keeps its id, and another follows it. To an app, however, its resource is the whole
+    series. So an app completes one of a series by an instance that is completed (Thunderbird), or moves the series on
+    to its next date (Tasks.org, Apple, todoman; the last two also make a completed copy). Then the to-do that follows
+    takes over the resource, and the completed one becomes a resource of its own. If an app completes the resource as
+    a whole, it stays the completed one, and the to-do that follows is a new resource.
+    """
+
+    def __init__(self, todos: TodoService):
+        self.store, self.hub = todos.store, todos.hub
+
+    @transactional()
+    async def put(
+        self, batch: LongBatch, list_id: str, name: str, sent: CalendarTodo, if_match: str | None, only_new: bool
+    ) -> tuple[Item, bool]:
+        """Make or replace the to-do of a resource; also returns whether it was made.
+
+        Raises NotFound, Forbidden, PreconditionFailed, Invalid, or Unmet for a UID that is in use.
+        """
+        await batch.queries.todo_list(list_id, role=EDITOR)
+        queries = CalendarQueries(batch.source, batch.user)
+        present = (await queries.named(list_id, [name])).get(name)
+        self._check_present(present, if_match, only_new)
+        same = await queries.with_uid(list_id, sent.uid)
+        if (same or present) and (same and same.id) != (present and present.id):
+            other = (same or cast(Item, present)).name
+            raise Unmet("C:no-uid-conflict", "Another to-do of this list has this UID.", content=other)
+        item = present or await self._copy_of(batch, queries, list_id, sent, KEPT_COPY)
+        upper = await queries.with_uid(list_id, sent.parent_uid)
+        todo_id = item.id if item else uuid7()
+        parent_id = upper and await batch.settle(self._possible_parent, todo_id, upper.id, list_id, not item)
+        fields = {**UNSENT, **sent.fields, "list": list_id, "parent": parent_id}
+        fields |= {"order": sent.order} if sent.order is not None and abs(sent.order) <= MAX_ORDER else {}
+        is_as_sent = True
+        if item is None:
+            done = {"completed_at": sent.completed_at} if fields["completed"] and sent.completed_at else {}
+            todo = await batch.settle(create_todo, todo_id, fields | done)
+        else:
+            todo, is_as_sent = await self._change(batch, queries, item, sent, fields)
+            if item.name != name:
+                await self._end_tokens(batch, list_id)
+        todo = await self._link_waiting(batch, queries, sent.uid, batch.saved.get(todo.id, todo))
+        await self._free_name(batch, list_id, name)
+        kept_revision = todo.revision if is_as_sent else 0
+        pending = None if parent_id else sent.parent_uid
+        await batch.source.fetch(SAVE_ITEM, todo.id, name, sent.uid, sent.text, kept_revision, pending)
+        return Item(todo.id, todo.revision, 0, 0, name, sent.uid, sent.text, kept_revision), present is None
+
+    @staticmethod
+    def _check_present(present: Item | None, if_match: str | None, only_new: bool) -> None:
+        """Raise PreconditionFailed unless the conditions of a write hold."""
+        if present is None and if_match is not None:
+            raise PreconditionFailed("There is no such to-do.")
+        if present and only_new:
+            raise PreconditionFailed("There is a to-do of this name already.")
+        if present:
+            check_precondition(if_match, present.etag)
+
+    @staticmethod
+    def _possible_parent(batch: TodoBatch, todo_id: str, parent_id: str, list_id: str, is_new: bool) -> str | None:
+        """The parent, or None if it is too deep already, or would be below its own subtask."""
+        return None if batch.parent_fault(todo_id, parent_id, list_id, is_new) else parent_id
+
+    @staticmethod
+    async def _copy_of(
+        batch: LongBatch, queries: CalendarQueries, list_id: str, sent: CalendarTodo, kept_revision: int | None = None
+    ) -> Item | None:
+        """The completed to-do in a list with the title and date of a completed one, made a moment ago, or None."""
+        if not sent.fields.get("completed"):
+            return None
+        made = "kept_revision = -1" if kept_revision == KEPT_COPY else "kept <> ''"
+        rows = await batch.source.fetch(
+            f"SELECT id FROM todos JOIN calendar_items ON item_id = id WHERE list_id = $1 AND title = $2 AND {made}"
+            " AND COALESCE(due, '') = $3 AND completed_at IS NOT NULL AND deleted_at IS NULL AND updated_at > $4",
+            *(list_id, sent.fields["title"], sent.fields.get("due") or "", now_milliseconds() - DAY),
+        )
+        return next(iter(await queries.items(list_id, True, [row[0] for row in rows[:1]])), None)
+
+    async def _change(
+        self, batch: LongBatch, queries: CalendarQueries, item: Item, sent: CalendarTodo, fields: dict[str, Any]
+    ) -> tuple[Todo, bool]:
+        """Set the fields of a resource's to-do. Returns the to-do of the resource, and whether its text is as sent."""
+        before, zone, now = cast(Todo, item.todo), batch.user.time_zone or "UTC", sent.fields
+        # Only what the app has changed, since some of our values come back in other words.
+        (known,) = read_calendar(item.text(zone).encode(), zone)
+        fields = {name: value for name, value in fields.items() if known.fields.get(name, UNSET) != value}
+        dates = {due_sort_key(each) for each in (before.due, before.start) if each}
+        is_open = before.repeat and not (before.completed or now["completed"])
+        done = is_open and dates & set(map(due_sort_key, sent.completed_occurrences))
+        if done or (is_open and now["repeat"] and self._is_next(batch, before, now["due"])):
+            was = msgspec.structs.replace(sent, fields={"completed": True, "title": before.title, "due": before.due})
+            if not done and await self._copy_of(batch, queries, before.list, was):
+                return await batch.settle(change_todo, before, fields), True
+            await batch.settle(change_todo, before, {"completed": True})
+            made = next((after for old, after in batch.todos if old is None), None)
+            if made is None:  # it was the last one
+                return batch.saved[before.id], False
+            own = uuid7()
+            await batch.source.fetch(SAVE_ITEM, before.id, f"{own}.ics", own, "", KEPT_COPY, None)
+            if done:
+                sent.text = without_instances(sent.text)
+                fields = {name: value for name, value in fields.items() if name not in OF_OCCURRENCE}
+            else:
+                fields |= {"due": now["due"], "start": now["start"]}
+            return await batch.settle(change_todo, made, fields), not done
+        after = await batch.settle(change_todo, before, fields)
+        if after is before and (sent.text, before.revision) != (item.kept, item.kept_revision):
+            after = batch.save_todo(before, msgspec.structs.replace(before, updated_at=batch.at))
+        return after, True
+
+    @staticmethod
+    def _is_next(batch: LongBatch, before: Todo, due: str | None) -> bool:
+        """Whether a date is the next one of a to-do that repeats, counted from its date or from now."""
+        if not due or not before.due or due == before.due or len(due) != len(before.due):
+            return False
+        its = before.due if len(before.due) > 10 else f"{before.due}T00:00:00Z"
+        found = (next_occurrence(before.due, str(before.repeat), at, batch.user.time_zone) for at in (its, batch.at))
+        return due_sort_key(due) in {due_sort_key(each["due"]) for each in found if each}
+
+    async def _link_waiting(self, batch: LongBatch, queries: CalendarQueries, uid: str, todo: Todo) -> Todo:
+        """Make the to-dos that came before their parent its subtasks. Returns the parent as it is now."""
+        for item in await queries.items(todo.list, True, [uid], by="parent_uid"):
+            child = batch.saved.get(item.id) or cast(Todo, item.todo)
+            if child.parent or not await batch.settle(self._possible_parent, child.id, todo.id, todo.list, False):
+                continue
+            after = await batch.settle(change_todo, child, {"parent": todo.id})
+            revision = after.revision if item.kept_revision == item.revision else item.kept_revision
+            await batch.source.fetch(SET_PARENT, child.id, revision, None)
+        return batch.saved.get(todo.id, todo)
+
+    @staticmethod
+    async def _free_name(batch: LongBatch, list_id: str, name: str) -> None:
+        """Take a name from the to-dos in the trash of a list, which keep the one made of their id."""
+        trashed = f"SELECT id FROM todos WHERE list_id = $3 AND deleted_at IS NOT NULL AND {may(EDITOR, 'list_id')}"
+        sql = f"UPDATE calendar_items SET name = NULL, uid = NULL WHERE name = $2 AND item_id IN ({trashed})"
+        await batch.fetch(sql, name, list_id)
+
+    @staticmethod
+    async def _end_tokens(batch: LongBatch, list_id: str) -> None:
+        """Have clients read a list as a whole, since the log does not know that a name is no longer there."""
+        await batch.source.fetch(f"{SAVE_UNKNOWN} VALUES ($1, '', $2) {KEEP_NEWEST}", list_id, batch.revision)
+
+    @transactional()
+    async def delete(self, batch: LongBatch, list_id: str, name: str, if_match: str | None) -> None:
+        """Move the to-do of a resource to the trash; its subtasks come to the top level and keep the parent's UID."""
+        await self._delete(batch, list_id, name, if_match)
+
+    async def _delete(self, batch: LongBatch, list_id: str, name: str, if_match: str | None) -> None:
+        await batch.queries.todo_list(list_id, role=EDITOR)
+        item = await CalendarQueries(batch.source, batch.user).item(list_id, name)
+        check_precondition(if_match, item.etag)
+        below = await batch.settle(with_subtasks, cast(Todo, item.todo))
+        for child in [each for each in below if each.parent == item.id]:
+            await batch.settle(change_todo, child, {"parent": None})
+            await batch.source.fetch(f"{SAVE_UNKNOWN} VALUES ($1, '', 0) ON CONFLICT DO NOTHING", child.id)
+            await batch.source.fetch(SET_PARENT, child.id, 0, item.uid)
+        await batch.settle(trash, batch.saved.get(item.id) or cast(Todo, item.todo))
+
+    @transactional()
+    async def move(
+        self, batch: LongBatch, source: tuple[str, str], target: tuple[str, str], overwrite: bool, if_match: str | None
+    ) -> bool:
+        """Move a to-do to another list or name; returns whether it took the place of another.
+
+        Raises NotFound, Forbidden, PreconditionFailed, or Unmet for a UID that is in use there.
+        """
+        queries = CalendarQueries(batch.source, batch.user)
+        for list_id, _ in (source, target):
+            await batch.queries.todo_list(list_id, role=EDITOR)
+        item, (list_id, name) = await queries.item(*source), target
+        check_precondition(if_match, item.etag)
+        there = (await queries.named(list_id, [name])).get(name)
+        if there and there.id == item.id:
+            raise Forbidden("A resource cannot be moved to itself.")
+        if there and not overwrite:
+            raise PreconditionFailed("There is a to-do of this name already.")
+        if there:
+            await self._delete(batch, *target, None)
+        same = await queries.with_uid(list_id, item.uid)
+        if same and same.id not in (item.id, there and there.id):
+            raise Unmet("C:no-uid-conflict", "Another to-do of that list has this UID.", content=same.name)
+        todo = cast(Todo, item.todo)
+        if list_id == source[0]:
+            after = batch.save_todo(todo, msgspec.structs.replace(todo, updated_at=batch.at))
+        else:
+            after = await batch.settle(change_todo, todo, {"list": list_id})
+        await self._free_name(batch, list_id, name)
+        if name != item.name:
+            await self._end_tokens(batch, source[0])
+        kept_revision = after.revision if item.kept_revision == item.revision else 0
+        row = item.id, name, item.uid, item.kept, kept_revision, item.upper_uid or item.parent_uid
+        await batch.source.fetch(SAVE_ITEM, *row)
+        return there is not None
+
+    # ---- lists
+
+    @transactional()
+    async def make_list(
+        self, batch: LongBatch, name: str, fields: Mapping[str, Any], properties: Mapping[str, str]
+    ) -> TodoList:
+        """Make a list under a name that a client chose. Raises Unmet if there is one of this name."""
+        if await CalendarQueries(batch.source, batch.user).collections(name):
+            raise Unmet("D:resource-must-be-null", "There is a list of this name already.", status=405)
+        own = "SELECT id FROM lists WHERE owner_id = $1"
+        await batch.fetch(f"UPDATE calendar_items SET name = NULL WHERE name = $2 AND item_id IN ({own})", name)
+        made = await add_list(batch, fields)
+        await batch.source.fetch(SAVE_ITEM, made.id, name, None, json.dumps(properties), 0, None)
+        return made
+
+    @transactional()
+    async def change_list(
+        self, batch: LongBatch, list_id: str, fields: Mapping[str, Any], properties: Mapping[str, str | None]
+    ) -> TodoList:
+        """Set fields and properties of a list, or remove properties. Raises NotFound, Forbidden or TooLarge."""
+        is_arranged = not properties and fields.keys() <= {*ARRANGED}
+        before = await batch.queries.todo_list(list_id, role=VIEWER if is_arranged else OWNER)
+        if properties:
+            (present,) = await CalendarQueries(batch.source, batch.user).collections(list_id)
+            values = {**present.properties, KEPT_COLOUR: present.colour, **properties}
+            kept = json.dumps({name: value for name, value in values.items() if value is not None})
+            if len(kept) > MAX_KEPT_PROPERTIES:
+                raise TooLarge(f"The properties of a list have at most {MAX_KEPT_PROPERTIES:,} characters.")
+            name = present.name if present.name != list_id else None
+            await batch.source.fetch(SAVE_ITEM, list_id, name, None, kept, present.known_since, None)
+        return batch.save_list(before, changed(before, batch.at, **fields))
+
+
+# ---- filters (RFC 4791, 9.7 and 9.9)
+
+COLLATIONS: dict[str, Callable[[str], str]] = {
+    "i;ascii-casemap": lambda text: re.sub("[A-Z]", lambda letter: letter[0].lower(), text),
+    "i;octet": str,
+    "i;unicode-casemap": fold,
+}
+MAX_OCCURRENCES = 1000  # of a to-do that are looked at
+
+
+def read_range(node: Any) -> tuple[int, int]:
+    """The beginning and the end of a time range, in epoch milliseconds. Raises Unmet."""
+    ends = []
+    for name, otherwise in (("start", -(2**63)), ("end", 2**63)):
+        try:
+            text = node.get(name)
+            moment = text and datetime.datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
+            ends.append((moment - EPOCH) // MILLISECOND if moment else otherwise)
+        except ValueError:
+            raise Unmet("C:valid-filter", f"{name} of a time-range is a time in UTC, like 20261128T120000Z.") from None
+    return ends[0], ends[1]
+
+
+def text_matches(node: Any, text: str) -> bool:
+    """Whether a text has the text of a `text-match`. Raises Unmet."""
+    collate = COLLATIONS.get(node.get("collation", "i;ascii-casemap").replace("default", "i;ascii-casemap"))
+    if collate is None:
+        raise Unmet("C:supported-collation", f"The collations are {', '.join(COLLATIONS)}.")
+    return (collate(node.text or "") in collate(text)) != (node.get("negate-condition") == "yes")
+
+
+class CalendarFilter:
+    """Tells whether a calendar object passes a filter of a client."""
+
+    def __init__(self, root: Any, zone: str):
+        self._zone, self._top = zone, child_of(root, "C:comp-filter")
+        if self._top is None or self._top.get("name", "").upper() != "VCALENDAR":
+            raise Unmet("C:valid-filter", "A filter begins with a comp-filter for VCALENDAR.")
+        inner = [prefixed(child.tag) for child in self._top]
+        self.needs_text = inner != [] and (inner != ["C:comp-filter"] or len(self._top[0]) > 0)
+        self.finds_nothing = not self.needs_text and inner != [] and self._top[0].get("name", "").upper() != "VTODO"
+
+    def passes(self, text: str) -> bool:
+        """Whether a calendar object passes."""
+        (calendar, *_) = parse_components(text.encode())
+        self._times = CalendarTimes(calendar, self._zone)
+        return self._component_passes(self._top, [calendar])
+
+    def _component_passes(self, node: Any, components: Sequence[Component]) -> bool:
+        named = [each for each in components if each.name == node.get("name", "").upper()]
+        if child_of(node, "C:is-not-defined") is not None:
+            return not named
+        return any(all(self._part_passes(child, each) for child in node) for each in named)
+
+    def _part_passes(self, node: Any, component: Component) -> bool:
+        kind = prefixed(node.tag)
+        if kind == "C:comp-filter":
+            return self._component_passes(node, [each for each in component.items if isinstance(each, Component)])
+        if kind == "C:prop-filter":
+            found = component.all(node.get("name", "").upper())
+            if child_of(node, "C:is-not-defined") is not None:
+                return not found
+            return any(all(self._property_passes(child, each) for child in node) for each in found)
+        if kind == "C:time-range":
+            return component.name != "VTODO" or self._is_within(component, *read_range(node))
+        raise Unmet("C:supported-filter", f"{kind} is not supported in a filter.", element(kind))
+
+    def _property_passes(self, node: Any, found: Property) -> bool:
+        kind = prefixed(node.tag)
+        if kind == "C:text-match":
+            return text_matches(node, found.text)
+        if kind == "C:param-filter":
+            value = found.parameter(node.get("name", "").upper())
+            if child_of(node, "C:is-not-defined") is not None:
+                return not value
+            return bool(value) and all(text_matches(child, value) for child in node)
+        if kind == "C:time-range":
+            (first, last), moment = read_range(node), self._moment(found)
+            return moment is not None and first <= moment < last
+        raise Unmet("C:supported-filter", f"{kind} is not supported in a filter.", element(kind))
+
+    def _moment(self, found: Property | None) -> int | None:
+        text = self._times.read(found)
+        if text is None:
+            return None
+        if len(text) == 10:
+            return start_of_day(datetime.date.fromisoformat(text).toordinal(), self._zone)
+        return int(parse_date_time(text).timestamp() * 1000)
+
+    def _is_within(self, todo: Component, first: int, last: int) -> bool:
+        """Whether a to-do is in a time range by the table of RFC 4791, 9.9; one that repeats, on any of its dates."""
+        start, due, completed, created = (
+            self._moment(todo.first(name)) for name in ("DTSTART", "DUE", "COMPLETED", "CREATED")
+        )
+        seconds = read_duration(todo.value("DURATION")) if start is not None and due is None else None
+        if start is None and due is None:
+            ends = [each for each in (created, completed) if each is not None]
+            if completed is None:
+                return not ends or last > ends[0]
+            return first <= max(ends) and last >= min(ends)
+        for shift in self._shifts(todo, start if start is not None else due, last):
+            a, b = (each if each is None else each + shift for each in (start, due))
+            if seconds is not None and a is not None:
+                b = a + seconds * 1000
+                if first <= b and (last > a or last >= b):
+                    return True
+            elif a is not None and b is not None:
+                if (first < b or first <= a) and (last > a or last >= b):
+                    return True
+            elif (first <= a < last) if a is not None else (first < cast(int, b) <= last):
+                return True
+        return False
+
+    @staticmethod
+    def _shifts(todo: Component, base: int | None, last: int) -> Iterator[int]:
+        """The milliseconds from the first date of a to-do to each of its dates until a moment."""
+        rule = todo.value("RRULE").upper()
+        if base is None or not re.search("FREQ=(DAILY|WEEKLY|MONTHLY|YEARLY)", rule):
+            yield 0
+            return
+        from dateutil import rrule
+
+        begin = (EPOCH + base * MILLISECOND).replace(tzinfo=None)
+        with contextlib.suppress(ValueError, OverflowError):
+            dates = rrule.rrulestr(re.sub("(UNTIL=[0-9T]+)Z", r"\1", rule), dtstart=begin)
+            for date in itertools.islice(dates, MAX_OCCURRENCES):
+                shift = (date - begin) // MILLISECOND
+                if base + shift > last:
+                    return
+                yield shift
+
+
+# ---- requests
+
+
+class Wanted(NamedTuple):
+    """The properties that a client asks for."""
+
+    names: tuple[str, ...] = ()
+    kind: str = "D:prop"  # or D:allprop or D:propname
+
+    @classmethod
+    def of(cls, root: Any) -> Self:
+        """Read a `propfind`, or a report; without any, all properties are meant. Raises Malformed."""
+        if root is None:
+            return cls(kind="D:allprop")
+        for kind in ("D:propname", "D:allprop"):
+            if child_of(root, kind) is not None:
+                return cls(tuple(prefixed(child.tag) for child in children_of(root, "D:include")), kind)
+        wanted = child_of(root, "D:prop")
+        if wanted is None:
+            raise Malformed("The body names no properties: it has neither prop, nor allprop, nor propname.")
+        return cls(tuple(dict.fromkeys(prefixed(child.tag) for child in wanted)))
+
+
+Getter = Callable[["CalDAVHandler", Any], str | None]
+# Of those, a request for all properties gets only what every server has (RFC 4791, 5.2; RFC 3744, 5).
+OF_ALL = {
+    *("D:creationdate", "D:displayname", "D:getcontentlength", "D:getcontenttype", "D:getetag"),
+    *("D:getlastmodified", "D:resourcetype"),
+}
+
+
+def basic_credentials(request: Request) -> tuple[str, str] | None:
+    """The user name and the password of Basic authentication (RFC 7617); empty ones if they cannot be read."""
+    scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        name, _, secret = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except ValueError:
+        return "", "?"
+    return name, secret
+
+
+class CalDAVHandler(APIHandler):
+    """The base of the resources of CalDAV."""
+
+    takes_json = False
+    any_query = True
+    max_body = MAX_XML
+    properties: Mapping[str, Getter] = {}  # of its resource
+
+    def __init__(self, app: App, request: Request):
+        super().__init__(app, request)
+        self.headers["DAV"] = DAV
+
+    @property
+    def queries(self) -> CalendarQueries:
+        """Queries with the caller's rights."""
+        return CalendarQueries(self.services.todos.store.database, self.user)
+
+    @property
+    def calendars(self) -> Calendars:
+        """The writes of calendar apps."""
+        return Calendars(self.services.todos)
+
+    async def respond(self, parts: Sequence[str]) -> Response[Any]:
+        """Carry the request out; a precondition that does not hold is an element in the body (RFC 4918, 16)."""
+        try:
+            return await super().respond(parts)
+        except Unmet as error:
+            LOG.info("%s %s: %s", self.request.id, error.condition, error)
+            text = element("D:responsedescription", xml_text(str(error)))
+            return xml_response("D:error", element(error.condition, error.content) + text, error.status)
+
+    def _options(self, methods: Sequence[str]) -> Response[None]:
+        response = super()._options(methods)
+        response.headers["DAV"] = DAV
+        return response
+
+    async def admit(self) -> None:
+        """Authenticate the caller, and offer Basic authentication, which calendar apps use."""
+        try:
+            await super().admit()
+        except Unauthorized as error:
+            error.headers["WWW-Authenticate"] = 'Basic realm="tornado_todo", charset="UTF-8"'
+            raise
+
+    async def identify(self) -> Caller | None:
+        """The caller, by Basic authentication with an API token, or as everywhere else."""
+        given = basic_credentials(self.request)
+        if given is None or not self.app.authenticator.has_accounts or not any(given):
+            return await super().identify()
+        token = await self.app.accounts.check_token(*given, self.request.remote_ip)
+        return Caller(token.user, token.kind, token.read_only, token.id)
+
+    def check_user(self, user_id: str) -> None:
+        """Raise NotFound for the address of another user."""
+        if user_id != self.user.id:
+            raise NotFound(NOT_FOUND)
+
+    def href(self, *parts: str) -> str:
+        """The path of a collection."""
+        return f"{self.app.config.prefix}/caldav/{quoted_path(parts)}{'/' if parts else ''}"
+
+    def depth(self, otherwise: str = "0") -> bool:
+        """Whether the Depth header asks for members, too. Raises Unmet for a depth without a limit."""
+        depth = self.request.headers.get("depth", otherwise).strip().lower()
+        if depth not in ("0", "1"):
+            raise Unmet("D:propfind-finite-depth", "The Depth header must be 0 or 1.")
+        return depth == "1"
+
+    def values(self, table: Mapping[str, Getter], thing: Any, wanted: Wanted) -> str:
+        """The properties of one resource, those that it has and the names of those that it does not have."""
+        own = thing.properties if isinstance(thing, CalendarList) else {}
+        names = wanted.names
+        if wanted.kind != "D:prop":
+            known = [name for name in table if wanted.kind == "D:propname" or name in OF_ALL]
+            names = tuple(dict.fromkeys([*known, *own, *names]))
+        found, missing = "", ""
+        for name in names:
+            getter = table.get(name)
+            value = getter(self, thing) if getter else own.get(name)
+            if value is None:
+                missing += element(name)
+            else:
+                found += element(name, "" if wanted.kind == "D:propname" else value)
+        if wanted.kind == "D:propname" or self.request.headers.get("prefer") == "return=minimal":
+            missing = ""
+        return (propstat(found, 200) if found or not missing else "") + (propstat(missing, 404) if missing else "")
+
+    async def multistatus(
+        self, resources: Iterable[tuple[str, Mapping[str, Getter], Any]], wanted: Wanted, more: str = ""
+    ) -> Response[Any]:
+        """The properties of resources, which are named by their paths (RFC 4918, 13)."""
+        turns, parts = Turns(), []
+        for href, table, thing in resources:
+            parts.append(response_of(href, self.values(table, thing, wanted)))
+            await turns()
+        return multistatus([*parts, more])
+
+    async def refused(self, href: str, body: bytes) -> Response[Any]:
+        """The answer to a PROPPATCH of a resource whose properties are all fixed."""
+        root = await read_xml(body)
+        names = [prefixed(each.tag) for change in ([] if root is None else root) for prop in change for each in prop]
+        content = "".join(map(element, dict.fromkeys(names)))
+        return multistatus([response_of(href, propstat(content, 403))])
+
+    def text(self, item: Item) -> str:
+        """A to-do as iCalendar, which is kept in memory."""
+        zone = self.user.time_zone or "UTC"
+        key = "calendar", item.id, item.revision, item.uid, item.upper_uid, zone
+        if (text := self.services.answers.get(key)) is None:
+            text = item.text(zone)
+            self.services.answers.set(key, text, len(text))
+        return cast(str, text)
+
+    def resource_of(self, href: str) -> tuple[str, str] | None:
+        """The names of the list and of the to-do in an address of a resource of the caller's; None for any other."""
+        try:
+            parts = [path_text(part) for part in urllib.parse.urlsplit(href.strip()).path.split("/")]
+        except (ValueError, Malformed):
+            return None
+        is_own = parts[-4:-2] == ["caldav", self.user.id] and parts[-1]
+        return (parts[-2], parts[-1]) if is_own else None
+
+    async def principals_report(self, body: bytes) -> Response[Any]:
+        """The answer to a report on users, of whom the caller finds none. Raises Unmet."""
+        root = await read_xml(body)
+        kind = "" if root is None else prefixed(root.tag)
+        if kind == "D:principal-property-search":
+            return await self.multistatus([], Wanted())
+        if kind == "D:principal-search-property-set":
+            return xml_response(kind, "", 200)
+        raise Unmet("D:supported-report", "This resource has no such report.")
+
+    def collections(self, lists: Iterable[CalendarList]) -> Iterator[tuple[str, Mapping[str, Getter], Any]]:
+        """Lists as members of their user's collection."""
+        return ((self.href(self.user.id, each.name), LIST_PROPERTIES, each) for each in lists)
+
+
+def address_of(*parts: str) -> Getter:
+    """The getter of a property that is the address of a collection; `$` stands for the caller."""
+    return lambda handler, _: element(
+        "D:href", handler.href(*(handler.user.id if part == "$" else part for part in parts))
+    )
+
+
+def supported_reports(*names: str) -> Getter:
+    """The getter of the property that lists the reports of a resource."""
+    reports = "".join(element("D:supported-report", element("D:report", element(name))) for name in names)
+    return lambda handler, _: reports
+
+
+def privileges(handler: CalDAVHandler, role: str) -> str:
+    """The privileges of a caller with a role in a list; with a token that may only read, they are a viewer's."""
+    names = ["read", "read-current-user-privilege-set"]
+    if role != VIEWER and not handler.caller.read_only:
+        names += ["write-content", "bind", "unbind", *(["write", "write-properties"] if role == OWNER else [])]
+    return "".join(element("D:privilege", element(f"D:{name}")) for name in names)
+
+
+def date_property(moment: str | int) -> str:
+    """A time for `getlastmodified`."""
+    return tornado.httputil.format_timestamp((moment if isinstance(moment, int) else milliseconds(moment) or 0) / 1000)
+
+
+def colour_of(collection: CalendarList) -> str | None:
+    """The colour of a list as a client set it, if it is still the same, or one that is like the page's."""
+    colour = collection.list.colour
+    kept, _, text = collection.colour.partition(" ")
+    if colour and collection.is_own and kept == colour:
+        return xml_text(text)
+    return colour and HEX_COLOURS[colour] + "ff"
+
+
+def token_of(collection: CalendarList) -> str:
+    """The token for a synchronization with a list, which is its revision."""
+    return f"urn:tornado-todo:{collection.list.id}:{collection.list.revision}"
+
+
+def displayed(collection: CalendarList) -> str:
+    """The title of a list; of another user's with their name."""
+    owner = "" if collection.is_own else f" ({collection.list.owner})"
+    return xml_text(f"{collection.list.title}{owner}")
+
+
+OF_EVERY_RESOURCE: dict[str, Getter] = {
+    "D:current-user-principal": address_of("$"),
+    "D:principal-collection-set": address_of(),
+}
+COLLECTION = "<D:collection/>"
+ROOT_PROPERTIES: dict[str, Getter] = OF_EVERY_RESOURCE | {
+    "D:resourcetype": lambda handler, _: COLLECTION,
+    "D:displayname": lambda handler, _: "tornado_todo",
+    "D:supported-report-set": supported_reports("D:principal-property-search", "D:principal-search-property-set"),
+    "D:current-user-privilege-set": lambda handler, _: privileges(handler, VIEWER),
+}
+HOME_PROPERTIES: dict[str, Getter] = ROOT_PROPERTIES | {
+    "D:resourcetype": lambda handler, _: COLLECTION + "<D:principal/>",
+    "D:displayname": lambda handler, _: xml_text(handler.user.name),
+    "D:owner": address_of("$"),
+    "D:principal-URL": address_of("$"),
+    "D:group-membership": lambda handler, _: "",
+    "D:alternate-URI-set": lambda handler, _: "",
+    "D:current-user-privilege-set": lambda handler, _: privileges(handler, OWNER),
+    "C:calendar-home-set": address_of("$"),
+    "C:calendar-user-address-set": lambda handler, _: (
+        (element("D:href", xml_text(f"mailto:{handler.user.settings.email}")) if handler.user.settings.email else "")
+        + element("D:href", handler.href(handler.user.id))
+    ),
+    "C:calendar-user-type": lambda handler, _: "INDIVIDUAL",
+}
+LIST_PROPERTIES: dict[str, Getter] = OF_EVERY_RESOURCE | {
+    "D:resourcetype": lambda handler, _: COLLECTION + "<C:calendar/>",
+    "D:displayname": lambda handler, each: displayed(each),
+    "D:creationdate": lambda handler, each: each.list.created_at,
+    "D:getlastmodified": lambda handler, each: date_property(each.list.updated_at),
+    "D:owner": lambda handler, each: element("D:href", handler.href(each.owner_id)),
+    "D:current-user-privilege-set": lambda handler, each: privileges(handler, each.list.role),
+    "D:supported-report-set": supported_reports("C:calendar-query", "C:calendar-multiget", "D:sync-collection"),
+    "D:sync-token": lambda handler, each: token_of(each),
+    "CS:getctag": lambda handler, each: token_of(each),
+    "A:calendar-color": lambda handler, each: colour_of(each),
+    "A:calendar-order": lambda handler, each: f"{each.list.order:.15g}",
+    "C:supported-calendar-component-set": lambda handler, _: '<C:comp name="VTODO"/>',
+    "C:supported-calendar-data": lambda handler, _: '<C:calendar-data content-type="text/calendar" version="2.0"/>',
+    "C:supported-collation-set": lambda handler, _: "".join(
+        element("C:supported-collation", each) for each in COLLATIONS
+    ),
+    "C:max-resource-size": lambda handler, _: str(MAX_BODY),
+}
+ITEM_PROPERTIES: dict[str, Getter] = OF_EVERY_RESOURCE | {
+    "D:resourcetype": lambda handler, _: "",
+    "D:getetag": lambda handler, item: xml_text(item.etag),
+    "D:getcontenttype": lambda handler, _: ITEM_TYPE,
+    "D:getcontentlength": lambda handler, item: str(len(handler.text(item).encode())),
+    "D:creationdate": lambda handler, item: timestamp(item.created_at),
+    "D:getlastmodified": lambda handler, item: date_property(item.updated_at),
+    "D:owner": lambda handler, _: element("D:href", handler.href(handler.collection.owner_id)),
+    "D:current-user-privilege-set": lambda handler, _: privileges(handler, handler.collection.list.role),
+    "C:calendar-data": lambda handler, item: xml_text(handler.text(item).replace("\r\n", "\n")),
+}
+OF_TEXT = {"C:calendar-data", "D:getcontentlength"}
+ITEM_TYPE = "text/calendar; charset=utf-8; component=vtodo"
+
+
+XML = Annotated[bytes, Bytes()]
+MultiStatus = Annotated[Response[Any], 207]
+Destination = Annotated[str, Parameter("where to move it", header="Destination")]
+Overwrite = Annotated[str, Parameter("`F`: only if nothing is there", header="Overwrite")]
+
+
+class CalendarRootHandler(CalDAVHandler):
+    """The root of CalDAV."""
+
+    async def propfind(self, body: XML) -> MultiStatus:
+        """Read the properties of the root, and with Depth 1 those of the caller's collection."""
+        wanted = Wanted.of(await read_xml(body))
+        home = [(self.href(self.user.id), HOME_PROPERTIES, None)] if self.depth() else []
+        return await self.multistatus([(self.href(), ROOT_PROPERTIES, None), *home], wanted)
+
+    async def report(self, body: XML) -> MultiStatus:
+        """Search for users."""
+        return await self.principals_report(body)
+
+
+class CalendarHomeHandler(CalDAVHandler):
+    """A user, and their lists."""
+
+    async def propfind(self, user_id: str, body: XML) -> MultiStatus:
+        """Read the properties of the caller, and with Depth 1 those of their lists."""
+        self.check_user(user_id)
+        wanted = Wanted.of(await read_xml(body))
+        lists = await self.queries.collections() if self.depth() else []
+        home = self.href(self.user.id), HOME_PROPERTIES, None
+        return await self.multistatus([home, *self.collections(lists)], wanted)
+
+    async def report(self, user_id: str, body: XML) -> MultiStatus:
+        """Search for users."""
+        self.check_user(user_id)
+        return await self.principals_report(body)
+
+    async def proppatch(self, user_id: str, body: XML) -> MultiStatus:
+        """Refuse to change a property."""
+        self.check_user(user_id)
+        return await self.refused(self.href(user_id), body)
+
+
+def nearest_colour(text: str) -> str:
+    """The colour of lists that is most like #RRGGBB, which may have an opacity. Raises ValueError."""
+    if not re.fullmatch("#([0-9a-fA-F]{6}|[0-9a-fA-F]{8})", text):
+        raise ValueError("must be a colour like #ff2d55")
+    wanted = bytes.fromhex(text[1:7])
+
+    def distance(colour: str) -> int:
+        return sum((a - b) ** 2 for a, b in zip(wanted, bytes.fromhex(HEX_COLOURS[colour][1:]), strict=True))
+
+    return min(HEX_COLOURS, key=distance)
+
+
+class ListChanges:
+    """Changes of properties of a list: as fields, as properties that are kept, and those that are refused."""
+
+    def __init__(self, is_own: bool, is_new: bool = False):
+        self._is_own, self._is_new = is_own, is_new
+        self.fields: dict[str, Any] = {}
+        self.properties: dict[str, str | None] = {}
+        self.statuses: dict[str, int] = {}
+
+    def read(self, root: Any) -> None:
+        """Read the properties that a body sets or removes."""
+        for change in [] if root is None else root:
+            for node in children_of(change, "D:prop"):
+                name, is_set = prefixed(node.tag), prefixed(change.tag) == "D:set"
+                self.statuses[name] = 200
+                try:
+                    self._take(name, node if is_set else None, (node.text or "").strip())
+                except PermissionError:
+                    self.statuses[name] = 403
+                except ValueError:
+                    self.statuses[name] = 409
+
+    def _take(self, name: str, node: Any, text: str) -> None:
+        """Take one property. Raises PermissionError or ValueError."""
+        if name == "A:calendar-color":
+            self.fields["colour"] = None if node is None else nearest_colour(text)
+            if self._is_own:
+                self.properties[KEPT_COLOUR] = None if node is None else f"{self.fields['colour']} {text}"
+        elif name == "A:calendar-order" and node is not None:
+            self.fields["order"] = float(text)
+            if not abs(self.fields["order"]) <= MAX_ORDER:
+                raise ValueError
+        elif name == "D:displayname" and node is not None and self._is_own:
+            self.fields["title"] = clean_line(text, MAX_TITLE)
+        elif name == "C:supported-calendar-component-set" and self._is_new and node is not None:
+            if "VTODO" not in [each.get("name") for each in node]:
+                raise Unmet("C:supported-calendar-component", "Lists hold to-dos (VTODO) only.")
+        elif name == "D:resourcetype" and self._is_new and node is not None:
+            if child_of(node, "C:calendar") is None:
+                raise Unmet("D:valid-resourcetype", "Only calendars can be made here.")
+        elif name in LIST_PROPERTIES or not self._is_own:
+            raise PermissionError
+        else:
+            self.properties[name] = None if node is None else unparsed(node)
+
+    def are_possible(self) -> bool:
+        """Whether no property is refused; otherwise the others fail, too."""
+        failed = any(status >= 400 for status in self.statuses.values())
+        self.statuses = {name: 424 if failed and status == 200 else status for name, status in self.statuses.items()}
+        return not failed
+
+    def response(self, href: str) -> Response[Any]:
+        """The status of each property."""
+        parts = ""
+        for status in sorted({*self.statuses.values()}):
+            names = "".join(element(name) for name, its in self.statuses.items() if its == status)
+            parts += propstat(names, status)
+        return multistatus([response_of(href, parts)])
+
+
+def not_there(href: str) -> str:
+    """The response about a resource that is not there."""
+    return response_of(xml_text(href), STATUSES[404])
+
+
+class CalendarListHandler(CalDAVHandler):
+    """A list as a collection of resources."""
+
+    collection: CalendarList
+
+    async def load(self, user_id: str, name: str) -> None:
+        """Read the list. Raises NotFound."""
+        self.check_user(user_id)
+        self.collection = await self.queries.collection(name)
+        self.names = user_id, name
+
+    def members(self, items: Iterable[Item]) -> Iterator[tuple[str, Mapping[str, Getter], Any]]:
+        """To-dos as members of the list."""
+        base = self.href(*self.names)
+        return ((base + urllib.parse.quote(each.name, safe=""), ITEM_PROPERTIES, each) for each in items)
+
+    async def propfind(self, user_id: str, name: str, body: XML) -> MultiStatus:
+        """Read the properties of a list, and with Depth 1 those of its to-dos."""
+        wanted, with_members = Wanted.of(await read_xml(body)), self.depth()
+        await self.load(user_id, name)
+        whole = wanted.kind == "D:allprop" or not OF_TEXT.isdisjoint(wanted.names)
+        items = await self.queries.items(self.collection.list.id, whole) if with_members else []
+        own = self.href(*self.names), LIST_PROPERTIES, self.collection
+        return await self.multistatus(itertools.chain([own], self.members(items)), wanted)
+
+    async def proppatch(self, user_id: str, name: str, body: XML) -> MultiStatus:
+        """Change the title, the colour or the order of a list, or a property that is only kept."""
+        root = await read_xml(body)
+        await self.load(user_id, name)
+        changes = ListChanges(self.collection.is_own)
+        changes.read(root)
+        if changes.are_possible():
+            await self.calendars.change_list(self.user, self.collection.list.id, changes.fields, changes.properties)
+        return changes.response(self.href(*self.names))
+
+    async def mkcalendar(self, user_id: str, name: str, body: XML) -> Annotated[Response[Any], 201]:
+        """Make a list of this name."""
+        root = await read_xml(body)
+        self.check_user(user_id)
+        if fault := text_fault(name):
+            raise Malformed.of("", fault, "The name")
+        changes = ListChanges(is_own=True, is_new=True)
+        changes.read(root)
+        if self.request.method == "MKCOL" and "D:resourcetype" not in changes.statuses:
+            raise Unmet("D:valid-resourcetype", "Only calendars can be made here.")
+        if not changes.are_possible():
+            return changes.response(self.href(user_id, name))
+        title = one_line(name, MAX_TITLE) or UNTITLED
+        await self.calendars.make_list(self.user, name, {"title": title, **changes.fields}, changes.properties)
+        return Response(status=201)
+
+    mkcol = mkcalendar
+
+    async def delete(self, user_id: str, name: str) -> None:
+        """Move a list with its to-dos to the trash."""
+        await self.load(user_id, name)
+        try:
+            await self.services.todos.delete_list(self.user, self.collection.list.id, None)
+        except Conflict as error:
+            raise Forbidden(error.detail) from None
+
+    async def report(self, user_id: str, name: str, body: XML) -> MultiStatus:
+        """Find to-dos by a filter, read those of some addresses, or what has changed."""
+        root = await read_xml(body)
+        kinds = {
+            "C:calendar-query": self._query,
+            "C:calendar-multiget": self._multiget,
+            "D:sync-collection": self._synchronize,
+        }
+        act = kinds.get("" if root is None else prefixed(root.tag))
+        await self.load(user_id, name)
+        if act is None:
+            raise Unmet("D:supported-report", "This resource has no such report.")
+        bare = all(child_of(root, f"D:{each}") is None for each in ("prop", "allprop", "propname"))
+        wanted = Wanted() if bare else Wanted.of(root)
+        return await act(root, wanted, wanted.kind == "D:allprop" or not OF_TEXT.isdisjoint(wanted.names))
+
+    async def _query(self, root: Any, wanted: Wanted, whole: bool) -> Response[Any]:
+        """A calendar-query (RFC 4791, 7.8)."""
+        node = child_of(root, "C:filter")
+        if node is None:
+            raise Unmet("C:valid-filter", "The report has no filter.")
+        which = CalendarFilter(node, self.user.time_zone or "UTC")
+        if which.finds_nothing:
+            return await self.multistatus([], wanted)
+        items, turns = await self.queries.items(self.collection.list.id, whole or which.needs_text), Turns()
+        if which.needs_text:
+            found = []
+            for item in items:
+                found += [item] if which.passes(self.text(item)) else []
+                await turns()
+            items = found
+        return await self.multistatus(self.members(items), wanted)
+
+    async def _multiget(self, root: Any, wanted: Wanted, whole: bool) -> Response[Any]:
+        """A calendar-multiget (RFC 4791, 7.9)."""
+        hrefs = [(each.text or "").strip() for each in root if prefixed(each.tag) == "D:href"]
+        lists = {self.names[1], self.collection.name, self.collection.list.id}
+        places = ((href, self.resource_of(href)) for href in hrefs)
+        names = {href: place[1] for href, place in places if place and place[0] in lists}
+        found = await self.queries.named(self.collection.list.id, {*names.values()}, whole)
+        missing = [href for href in dict.fromkeys(hrefs) if names.get(href) not in found]
+        items = (found[name]._replace(name=name) for name in dict.fromkeys(names.values()) if name in found)
+        return await self.multistatus(self.members(items), wanted, "".join(map(not_there, missing)))
+
+    async def _synchronize(self, root: Any, wanted: Wanted, whole: bool) -> Response[Any]:
+        """A sync-collection (RFC 6578, 3.2): the to-dos that changed after the revision in a token."""
+        token, limit = child_of(root, "D:sync-token"), child_of(child_of(root, "D:limit"), "D:nresults")
+        since = await self._since("" if token is None else (token.text or "").strip())
+        maximum = int(limit.text) if limit is not None and re.fullmatch(r"\s*\d{1,9}\s*", limit.text or "") else None
+        list_id, revision, removed = self.collection.list.id, self.collection.list.revision, dict[str, str]()
+        if since is None:
+            items = await self.queries.items(list_id, whole)
+            revisions = {item.id: item.revision for item in sorted(items, key=lambda each: each.revision)}
+        else:
+            revisions = await self.queries.changed_since(list_id, since)
+        is_cut = maximum is not None and len(revisions) > maximum
+        if maximum is not None and is_cut:
+            # To-dos of the same revision, as after a database was restored, come together.
+            revision = [*revisions.values()][max(maximum, 1) - 1]
+            revisions = {todo_id: its for todo_id, its in revisions.items() if its <= revision}
+        if since is not None:
+            items = await self.queries.items(list_id, whole, [*revisions])
+            removed = await self.queries.left(list_id, revisions.keys() - {each.id for each in items})
+        base = self.href(*self.names)
+        more = "".join(not_there(base + urllib.parse.quote(name, safe="")) for name in removed.values())
+        if is_cut:
+            fault = element("D:error", "<D:number-of-matches-within-limits/>")
+            more += response_of(base, STATUSES[507] + fault)
+        newest = self.collection._replace(list=msgspec.structs.replace(self.collection.list, revision=revision))
+        more += element("D:sync-token", token_of(newest))
+        items = [item for item in items if item.id in revisions]
+        return await self.multistatus(self.members(items), wanted, more)
+
+    async def _since(self, token: str) -> int | None:
+        """The revision in a token, None without one. Raises Unmet for a token that does not hold any more."""
+        if not token:
+            return None
+        found = re.fullmatch(f"urn:tornado-todo:{self.collection.list.id}:([0-9]{{1,18}})", token)
+        since = int(found[1]) if found else -1
+        try:
+            await self.queries.check_revision(since)
+        except Gone:
+            since = -1
+        joined_at = 0 if self.collection.is_own else await self.queries.joined_at(self.collection.list.id)
+        if since < max(0, self.collection.known_since, joined_at):
+            raise Unmet("D:valid-sync-token", "This token does not hold any more: read the list as a whole.")
+        return since
+
+
+class CalendarTodoHandler(CalDAVHandler):
+    """A to-do as a resource."""
+
+    max_body = MAX_BODY
+    collection: CalendarList
+
+    async def load(self, user_id: str, list_name: str, role: str = VIEWER) -> str:
+        """Read the list; returns its id. Raises NotFound or Forbidden."""
+        self.check_user(user_id)
+        self.collection = await self.queries.collection(list_name, role)
+        return self.collection.list.id
+
+    async def get(self, user_id: str, list_name: str, name: str) -> Response[bytes]:
+        """Read a to-do as iCalendar."""
+        item = await self.queries.item(await self.load(user_id, list_name), name)
+        self.headers["Last-Modified"] = date_property(item.updated_at)
+        self.validate(item.etag)
+        return Response(self.text(item).encode(), ITEM_TYPE)
+
+    async def propfind(self, user_id: str, list_name: str, name: str, body: XML) -> MultiStatus:
+        """Read the properties of a to-do."""
+        wanted = Wanted.of(await read_xml(body))
+        item = await self.queries.item(await self.load(user_id, list_name), name)
+        href = self.href(user_id, list_name) + urllib.parse.quote(name, safe="")
+        return await self.multistatus([(href, ITEM_PROPERTIES, item)], wanted)
+
+    async def proppatch(self, user_id: str, list_name: str, name: str, body: XML) -> MultiStatus:
+        """Refuse to change a property."""
+        await self.queries.item(await self.load(user_id, list_name), name, whole=False)
+        return await self.refused(self.href(user_id, list_name) + urllib.parse.quote(name, safe=""), body)
+
+    async def put(
+        self,
+        user_id: str,
+        list_name: str,
+        name: str,
+        body: XML,
+        *,
+        if_match: IfMatch = None,
+        if_none_match: IfNoneMatch = None,
+    ) -> Annotated[Response[Any], 201, 204]:
+        """Make a to-do, or replace it."""
+        list_id = await self.load(user_id, list_name, EDITOR)
+        if fault := text_fault(name):
+            raise Malformed.of("", fault, "The name")
+        sent, is_whole = self._read(body)
+        only_new = (if_none_match or "").strip() == "*"
+        try:
+            written = await self.calendars.put(self.user, list_id, name, sent, if_match, only_new)
+        except Unmet as error:  # its content is the name of the other to-do
+            href = self.href(user_id, list_name) + urllib.parse.quote(error.content, safe="")
+            error.content = element("D:href", href) if error.content else ""
+            raise
+        item, made = written.result
+        # Without an ETag the client reads what has become of the to-do (RFC 4791, 5.3.4).
+        headers = {"ETag": item.etag} if is_whole and item.kept_revision == item.revision else {}
+        headers |= {"Change-Batch": written.batch} if written.batch else {}
+        return Response(status=201 if made else 204, headers=headers)
+
+    def _read(self, body: bytes) -> tuple[CalendarTodo, bool]:
+        """The to-do in a body, and whether its text is kept as it came. Raises Unmet."""
+        media_type = self.request.headers.get("content-type", "text/calendar").partition(";")[0].strip().lower()
+        if media_type != "text/calendar":
+            raise Unmet("C:supported-calendar-data", "Send a to-do as text/calendar.")
+        if re.search(rb"(?im)^BEGIN:(VEVENT|VJOURNAL|VFREEBUSY)\b", body):
+            raise Unmet("C:supported-calendar-component", "Lists hold to-dos (VTODO) only.")
+        try:
+            found = read_calendar(body, self.user.time_zone or "UTC")
+        except ValueError as error:
+            raise Unmet("C:valid-calendar-data", f"The body {error}.") from None
+        if len(found) != 1 or re.search(rb"(?im)^METHOD:", body):
+            raise Unmet("C:valid-calendar-object-resource", "A resource is one to-do, without a METHOD.")
+        with contextlib.suppress(UnicodeDecodeError):
+            if b"\0" not in body:
+                found[0].text = body.decode()
+                return found[0], True
+        return found[0], False
+
+    async def delete(self, user_id: str, list_name: str, name: str, *, if_match: IfMatch = None) -> WriteResult[None]:
+        """Move a to-do to the trash."""
+        return await self.calendars.delete(self.user, await self.load(user_id, list_name, EDITOR), name, if_match)
+
+    async def move(
+        self,
+        user_id: str,
+        list_name: str,
+        name: str,
+        *,
+        destination: Destination = "",
+        overwrite: Overwrite = "T",
+        if_match: IfMatch = None,
+    ) -> Annotated[Response[Any], 201, 204]:
+        """Move a to-do to another list, or give it another name."""
+        list_id = await self.load(user_id, list_name, EDITOR)
+        target = self.resource_of(destination)
+        origin = origin_of(destination.partition("/caldav/")[0]) if "://" in destination else ""
+        if origin and not (is_of_host(origin, self.request.host) or self.app.origins.is_own(origin, self.request)):
+            raise UpstreamFailed("The Destination is on another server.")
+        if target is None or text_fault(target[1]):
+            raise Forbidden("The Destination is not the address of a to-do of yours.")
+        try:
+            there = await self.queries.collection(target[0], EDITOR)
+        except NotFound:
+            raise Conflict("There is no such list as in the Destination.") from None
+        moved = await self.calendars.move(
+            self.user, (list_id, name), (there.list.id, target[1]), overwrite.strip().upper() != "F", if_match
+        )
+        headers = {"Location": self.href(user_id, there.name) + urllib.parse.quote(target[1], safe="")}
+        return Response(status=204 if moved.result else 201, headers=headers)
+
+    async def copy(self, user_id: str, list_name: str, name: str) -> None:
+        """Refuse to copy a to-do."""
+        raise Forbidden("A to-do cannot be copied: it would have the same UID. Make a new one.")
 
 
 # ==== page: calls nothing; HTML is a Tornado template, CSS and JavaScript are sent unchanged ========
@@ -26870,6 +28348,12 @@ ROUTES = (
     Route("/api/invites/{credential_id}", EndCredentialHandler, accounts_only=True),
     Route("/api/lists/{list_id}/links", LinksHandler, accounts_only=True),
     Route("/api/lists/{list_id}/links/{link_id}", LinkHandler, accounts_only=True),
+    Route("/.well-known/caldav", CalendarAddressHandler),
+    Route("/caldav", CalendarAddressHandler),
+    Route("/caldav/", CalendarRootHandler),
+    Route("/caldav/{user_id}/?", CalendarHomeHandler),
+    Route("/caldav/{user_id}/{list_name}/?", CalendarListHandler),
+    Route("/caldav/{user_id}/{list_name}/{name}", CalendarTodoHandler),
 )
 
 
@@ -27906,12 +29390,13 @@ if not TYPE_CHECKING:
 # ==== copying: may call service, stores and databases ====================================================
 
 COPY_ROWS = 1000  # in one transaction
+COPIED_KEYS = {"changes": "revision", "acts": "batch", "calendar_items": "item_id"}
 # Tables, each after those it refers to: their columns, and the key by which they are read.
 COPIED_TABLES = {
-    table: (", ".join(PROBE.tables[table]), {"changes": "revision", "acts": "batch"}.get(table, "id"))
+    table: (", ".join(PROBE.tables[table]), COPIED_KEYS.get(table, "id"))
     for table in (
         *("users", "lists", "todos", "comments", "changes", "members"),
-        *("filters", "templates", "acts", "slices", "credentials", "hooks"),
+        *("filters", "templates", "acts", "slices", "credentials", "hooks", "calendar_items"),
     )
 }
 Progress = Callable[[str, int, int], None]
