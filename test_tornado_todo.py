@@ -11463,7 +11463,9 @@ def test_hanging_receiver_holds_up_no_other_webhook_and_no_writer(receiver, monk
 def test_webhook_gets_the_actions_of_the_list_that_it_names(todo_engine, receiver):
     with serving({**todo_engine, **LOOPBACK}) as client:
         garden = add_list(client, "garden")["id"]
-        add_webhook(client, receiver.url, list=garden, actions=["create", "comment-added"])
+        webhook = add_webhook(client, receiver.url, list=None, actions=None)
+        body = {"list": garden, "actions": ["create", "comment-added"]}
+        assert client.patch(f"/api/webhooks/{webhook['id']}", body).json().items() >= body.items()
         add(client, "elsewhere")
         todo = add(client, "here", list=garden)
         change(client, todo["id"], notes="changed")
@@ -22727,6 +22729,45 @@ async def test_a_token_is_made_shown_once_and_revoked(browser, accounts_server, 
         await page.get_by_role("button", name="Revoke the token Backup").click()
         await expect(page.locator(".token-entries .entry")).to_have_count(0)
         assert await asyncio.to_thread(status_with_token) == 401
+
+
+@pytest.mark.slow
+@SCREENS
+async def test_webhook_is_added_repeated_turned_off_and_deleted_on_the_page(
+    browser, page_address, receiver, quick_hooks, width, height
+):
+    local = {**MEMORY, **LOOPBACK, "AUTH": "auto"}
+    with served(local, page_address) as server:
+        async with opened(browser, server.url, width, height) as page:
+            receiver.statuses = [500]
+            await open_lists(page)
+            await page.locator(".settings-button").click()
+            await page.locator(".webhooks-part summary").click()
+            await page.locator("#webhook-address").fill("http://10.1.2.3/")
+            await page.locator(".webhook-form [type=submit]").click()
+            await expect(page.locator("#webhook-address")).to_have_attribute("aria-invalid", "true")
+            await page.locator("#webhook-address").fill(receiver.url)
+            await page.locator(".webhook-form [type=submit]").click()
+            await expect(page.locator(".webhooks-part .copy")).to_be_focused()
+            await assert_fits(page)
+            assert (await page.locator(".webhooks-part .secret").input_value()).startswith("whsec_")
+            await asyncio.to_thread(add, server.client, "sent")
+            await asyncio.to_thread(eventually, lambda: len(receiver.messages) == 2)
+            await page.get_by_role("button", name=f"Deliveries to {receiver.url}").click()
+            entry = page.locator(".delivery-entries .entry")
+            await expect(entry).to_contain_text("create arrived")
+            await expect(entry).to_contain_text("2 attempts")
+            await assert_fits(page)
+            await page.get_by_role("button", name="Send create again").click()
+            await expect(entry).to_contain_text("3 attempts")
+            assert receiver.titles() == ["sent"] * 3
+            await page.get_by_role("button", name=f"New secret for {receiver.url}").click()
+            await expect(page.locator(".webhooks-part .copy")).to_be_focused()
+            await page.get_by_role("button", name=f"Turn {receiver.url} off").click()
+            await expect(page.locator(".webhook-entries .entry")).to_contain_text("off")
+            await page.get_by_role("button", name=f"Delete the webhook to {receiver.url}").click()
+            await expect(page.locator(".webhook-entries .entry")).to_have_count(0)
+            await expect(page.locator(".account .said").first).to_contain_text("Nothing more is sent")
 
 
 @pytest.mark.slow

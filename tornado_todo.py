@@ -1760,6 +1760,8 @@ SORT_COLUMNS = {name: declared.sort for name, declared in TODO_FIELDS.items() if
 CLEANERS = {name: declared.clean for name, declared in TODO_FIELDS.items() if declared.clean} | {
     "text": clean_comment,
     **dict.fromkeys(("batch", "id"), clean_id),
+    "list": lambda list_id: list_id if list_id is None else clean_id(list_id),  # a webhook's may be null
+    "address": clean_address,
     **{name: declared.clean for name, declared in declared_fields(Settings).items() if declared.clean},
 }
 
@@ -15357,7 +15359,7 @@ class HookHandler(APIHandler):
     async def fill(self, webhook: Webhook, body: Body) -> None:
         """Set the fields of a webhook. Raises Invalid."""
         if "address" in body:
-            webhook.address = cleaned(clean_address, body["address"], "address")
+            webhook.address = body["address"]
             parts = urllib.parse.urlsplit(webhook.address)
             try:
                 await self.services.hooks.sender.resolver.resolve(parts.hostname or "", parts.port or 443)
@@ -15365,13 +15367,12 @@ class HookHandler(APIHandler):
                 raise invalid("address", str(error)) from None
             except (OSError, UnicodeError):  # it may be known later
                 pass
-        if body.get("list"):
+        webhook.list = body.get("list", webhook.list)
+        if "list" in body and webhook.list:
             try:
-                webhook.list = (await self.queries.todo_list(path_id("list", body["list"]))).id
+                await self.queries.todo_list(webhook.list)
             except NotFound:
                 raise invalid("list", "names no list of yours") from None
-        elif "list" in body:
-            webhook.list = None
         webhook.actions = tuple(dict.fromkeys(body.get("actions", webhook.actions) or ()))
         if unknown := {*webhook.actions} - {*ACTIONS.split(", ")}:
             raise invalid("actions", f"has {min(unknown)[:40]!r}, which is not one of {ACTIONS}")
@@ -17717,6 +17718,21 @@ PAGE_HTML = r"""<!DOCTYPE html>
                      'name="days" type="number" inputmode="numeric" min="1" max="366" value="90" required') %}
       </div>
       <button class="button" type="submit">Make a token</button>
+    </form>
+  </details>
+  {% raw part('webhooks', 'Webhooks') %}
+    <p class="soft">A webhook sends each change that you may see to a program on the web.</p>
+    {% raw entries('webhook') %}
+    <div class="secret-place"></div>
+    <div class="deliveries stack" hidden>
+      <h3 class="deliveries-title" dir="auto"></h3>
+      {% raw entries('delivery') %}
+    </div>
+    <form class="webhook-form" data-action="makeWebhook" novalidate>
+      {% raw field('webhook-address', 'Address of the program',
+                   'name="address" type="url" maxlength="2000" required') %}
+      {% raw choose('webhook-list', 'Changes of', 'name="list"') %}
+      <button class="button" type="submit">Add a webhook</button>
     </form>
   </details>
   {% raw part('invites', 'Invitations', 'hidden') %}
@@ -23118,6 +23134,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const option = (value, text, selected = false) => h('option', { key: value, value, selected }, text);
 
+  const KINDS = ['session', 'token', 'webhook', 'delivery', 'invite', 'member', 'link', 'template']; // of COLLECTIONS
+
   // The properties of elements that follow from the state.
   const BINDINGS = {
     html: ({ item }) => ({
@@ -23382,14 +23400,19 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       children: [gate.isSignUp ? t`Sign in` : makingWords()],
     }),
     '.gate-back': () => ({ hidden: !isLocalUser(gate.session) }),
+    '#webhook-list': () => ({
+      children: [option('', t`All lists`), ...livingLists().map(({ id, title }) => option(id, title))],
+    }),
+    '.deliveries': () => ({ hidden: !state.collections.delivery }),
+    '.deliveries-title': () => ({ children: [sendingHook && t`Sent to ${sendingHook.address}`] }),
     '.invites-part': ({ session }) => ({ hidden: session.sign_up !== 'invite' || !hasAccount() }),
     '.account-username': ({ session }) => ({ value: session.user ?? '' }),
     '.links-part': ({ session }) => ({ hidden: !session.accounts }), // a link's header is read only with accounts
     '#share-title': () => ({ children: [sharedList && t`Share ${quoted(sharedList.title)}`] }),
-    ...each(['session', 'token', 'invite', 'member', 'link', 'template'], kind => `.${kind}-entries`, kind => ({
+    ...each(KINDS, kind => `.${kind}-entries`, kind => ({
       children: entriesOf(kind).map(thing => entryView(kind, thing)),
     })),
-    ...each(['token', 'invite', 'link'], kind => `.${kind}-entries ~ .secret-place`, kind => ({
+    ...each(['token', 'webhook', 'invite', 'link'], kind => `.${kind}-entries ~ .secret-place`, kind => ({
       children: state.secret?.kind === kind ? secretView(state.secret) : [],
     })),
   };
@@ -24409,6 +24432,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const since = at => t`since ${yearFormat(at)}`;
   const expiry = ({ expires_at: end }) => end && t`good until ${yearFormat(end)}`;
   let sharedList = null;
+  let sendingHook = null; // whose deliveries are shown
 
   // The texts of an entry of each collection. The button `act` removes it, and screen readers read its
   // `label`; `gone` is reported afterwards.
@@ -24428,6 +24452,28 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       act: t`Revoke`,
       label: t`Revoke the token ${token.name}`,
       gone: t`${token.name} is revoked.`,
+    }),
+    webhook: webhook => ({
+      name: webhook.address,
+      mark: webhook.active ? webhook.fault && t`fails` : t`off`,
+      notes: [listTitle(webhook.list), webhook.fault, madeAgo(webhook)],
+      choice: [
+        labelled('button', t`Deliveries to ${webhook.address}`, () => showDeliveries(webhook), t`Deliveries`),
+        labelled('button', t`New secret for ${webhook.address}`, () => renewSecret(webhook), t`New secret`),
+        labelled('button', webhook.active ? t`Turn ${webhook.address} off` : t`Turn ${webhook.address} on`,
+          (value, node) => switchWebhook(webhook, node), webhook.active ? t`Turn off` : t`Turn on`),
+      ],
+      act: t`Delete`,
+      label: t`Delete the webhook to ${webhook.address}`,
+      gone: t`Nothing more is sent to ${webhook.address}.`,
+    }),
+    delivery: delivery => ({
+      name: delivery.action,
+      mark: delivery.fault ? t`failed` : t`arrived`,
+      notes: [delivery.fault, agoTime(delivery.at),
+        plural(delivery.attempts, '{0} attempt|{0} attempts')],
+      choice: labelled('button', t`Send ${delivery.action} again`, (value, node) => repeatDelivery(delivery, node),
+        t`Send again`),
     }),
     invite: invite => ({
       name: t`Invitation`,
@@ -24466,6 +24512,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const SECRETS = {
     token: ({ name, token }) =>
       [t`The token ${name}`, token, t`This is the token. Copy it now: it is not shown again.`],
+    webhook: ({ address, secret }) =>
+      [t`The secret of the webhook to ${address}`, secret,
+        t`With this secret the program checks who sends. Copy it now: it is not shown again.`],
     invite: ({ link }) =>
       [t`The invitation link`, addressHere(link), t`Send this link to one person. Copy it now: it is not shown again.`],
     link: ({ link }) =>
@@ -24474,7 +24523,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // Templates are part of the copy on the device, and so of the state.
   const entriesOf = kind => (kind === 'template' ? state.templates : (state.collections[kind] ?? []));
-  const entriesPath = kind => `/api/${['member', 'link'].includes(kind) ? `lists/${sharedList.id}/` : ''}${kind}s`;
+  const entriesPath = kind => {
+    if (kind === 'delivery') return `${entryPath('webhook', sendingHook)}/deliveries`;
+    return `/api/${['member', 'link'].includes(kind) ? `lists/${sharedList.id}/` : ''}${kind}s`;
+  };
   const entryPath = (kind, { id, name }) => `${entriesPath(kind)}/${encodeURIComponent(id ?? name)}`;
 
   function lineView(kind, key, name, notes, ...controls) {
@@ -24486,7 +24538,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const { name, mark, notes = [], choice, act, label, gone, dropped } = COLLECTIONS[kind](thing);
     const texts = notes.filter(Boolean).flatMap((note, index) => (index ? [' · ', note] : [note]));
     const remove = (value, node) => removeEntry(kind, thing, gone, node, dropped);
-    return lineView('', thing.id ?? name, [name, mark && [' ', h('span.chip', {}, mark)]], texts,
+    return lineView('', thing.id ?? thing.revision ?? name, [name, mark && [' ', h('span.chip', {}, mark)]], texts,
       choice, act && labelled('button', label, remove, act));
   }
 
@@ -24530,8 +24582,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   async function makeEntry(kind, body = {}) {
     const response = await send('POST', entriesPath(kind), { body });
     const thing = await response.json();
-    const [label, text, words] = SECRETS[kind](thing);
     state.collections[kind] = [thing, ...(state.collections[kind] ?? [])];
+    showSecret(kind, thing);
+  }
+
+  function showSecret(kind, thing) {
+    const [label, text, words] = SECRETS[kind](thing);
     state.secret = { kind, label, text, words };
     paint();
     find('dialog[open] .copy').focus();
@@ -24884,6 +24940,30 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const makeToken = ({ name, may, days }) =>
     makeEntry('token', { name: oneLine(name), read_only: may === 'read', days: Number(days) });
 
+  const makeWebhook = ({ address, list }) => makeEntry('webhook', { address, list: list || null });
+  const listTitle = id => (id === null ? t`All lists` : (livingLists().find(list => list.id === id)?.title ?? '–'));
+
+  async function showDeliveries(webhook) {
+    sendingHook = webhook;
+    await loadEntries('delivery');
+  }
+
+  async function renewSecret(webhook) {
+    const response = await send('POST', `${entryPath('webhook', webhook)}/secret`, { body: {} });
+    showSecret('webhook', await response.json());
+  }
+
+  const switchWebhook = (webhook, node) => inDialog(node, async () => {
+    await send('PATCH', entryPath('webhook', webhook), { body: { active: !webhook.active } });
+    await loadEntries('webhook');
+  });
+
+  const repeatDelivery = ({ revision }, node) => inDialog(node, async () => {
+    await send('POST', `${entriesPath('delivery')}/${revision}/repeat`, { body: {} });
+    await loadEntries('delivery');
+    await loadEntries('webhook');
+  });
+
   async function changePassword({ password, new_password }) {
     await renewSession('PATCH', '/api/user', { password, new_password });
     return t`The password is changed. All other devices are signed out.`;
@@ -25135,8 +25215,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     addMember, addReminder, addReminderAt, archiveList, assignSelected, changePassword, changeUser, chooseColour,
     chooseSort, clearCompleted, clearSearch, closeDetail, closeDrawer, completeSelected, copy, copyUnsent, dateSelected,
     deleteAccount, deleteFilter, deleteList, deleteSelected, emptyTrash, endSelection, focusStart, hideToast, leaveGate,
-    leaveList, loadMore, makeToken, moveSelected, openDialog, openDrawer, openHelp, openSharing, quickDue, removeTag,
-    renameFilter, saveFilter, saveTemplate, saveUnsent, sayComment, signIn, signUp, skipOpen, startNewList,
+    leaveList, loadMore, makeToken, makeWebhook, moveSelected, openDialog, openDrawer, openHelp, openSharing, quickDue,
+    removeTag, renameFilter, saveFilter, saveTemplate, saveUnsent, sayComment, signIn, signUp, skipOpen, startNewList,
     tagSelected, toggleAll, toggleDone, toggleOptions, toggleTag, visitPlace, wakeRetry,
     answer: ({ name }) => find('.confirm').close(oneLine(name) || 'yes'),
     closeDialog: (value, node) => node.closest('dialog').close(node.value),
@@ -27804,6 +27884,110 @@ Sign out everywhere
   de Überall abmelden
   pt Sair em todos os lugares
   es Cerrar sesión en todas partes
+Webhooks
+  de Webhooks
+  pt Webhooks
+  es Webhooks
+A webhook sends each change that you may see to a program on the web.
+  de Ein Webhook schickt jede Änderung, die du sehen darfst, an ein Programm im Web.
+  pt Um webhook envia cada alteração que você pode ver a um programa na web.
+  es Un webhook envía cada cambio que puedes ver a un programa en la web.
+Address of the program
+  de Adresse des Programms
+  pt Endereço do programa
+  es Dirección del programa
+Changes of
+  de Änderungen von
+  pt Alterações de
+  es Cambios de
+Add a webhook
+  de Webhook hinzufügen
+  pt Adicionar um webhook
+  es Añadir un webhook
+All lists
+  de Alle Listen
+  pt Todas as listas
+  es Todas las listas
+Sent to {0}
+  de An {0} geschickt
+  pt Enviado para {0}
+  es Enviado a {0}
+fails
+  de schlägt fehl
+  pt está falhando
+  es falla
+off
+  de aus
+  pt desativado
+  es desactivado
+Deliveries to {0}
+  de Zustellungen an {0}
+  pt Entregas para {0}
+  es Entregas a {0}
+Deliveries
+  de Zustellungen
+  pt Entregas
+  es Entregas
+New secret for {0}
+  de Neues Geheimnis für {0}
+  pt Novo segredo para {0}
+  es Nuevo secreto para {0}
+New secret
+  de Neues Geheimnis
+  pt Novo segredo
+  es Nuevo secreto
+Turn {0} off
+  de {0} ausschalten
+  pt Desativar {0}
+  es Desactivar {0}
+Turn {0} on
+  de {0} einschalten
+  pt Ativar {0}
+  es Activar {0}
+Turn off
+  de Ausschalten
+  pt Desativar
+  es Desactivar
+Turn on
+  de Einschalten
+  pt Ativar
+  es Activar
+Delete the webhook to {0}
+  de Den Webhook an {0} löschen
+  pt Excluir o webhook para {0}
+  es Eliminar el webhook a {0}
+Nothing more is sent to {0}.
+  de An {0} wird nichts mehr geschickt.
+  pt Nada mais é enviado para {0}.
+  es Ya no se envía nada a {0}.
+failed
+  de fehlgeschlagen
+  pt falhou
+  es falló
+arrived
+  de angekommen
+  pt chegou
+  es llegó
+{0} attempt|{0} attempts
+  de {0} Versuch|{0} Versuche
+  pt {0} tentativa|{0} tentativas
+  es {0} intento|{0} intentos
+Send {0} again
+  de {0} noch einmal schicken
+  pt Enviar {0} de novo
+  es Enviar {0} de nuevo
+Send again
+  de Noch einmal schicken
+  pt Enviar de novo
+  es Enviar de nuevo
+The secret of the webhook to {0}
+  de Das Geheimnis des Webhooks an {0}
+  pt O segredo do webhook para {0}
+  es El secreto del webhook a {0}
+With this secret the program checks who sends. Copy it now: it is not shown again.
+  de Mit diesem Geheimnis prüft das Programm, wer schickt. Kopiere es jetzt: Es wird nicht noch einmal gezeigt.
+  pt Com este segredo o programa verifica quem envia. Copie-o agora: ele não será mostrado de novo.
+  es Con este secreto el programa comprueba quién envía. Cópialo ahora: no se vuelve a mostrar.
 API tokens
   de API-Token
   pt Tokens da API
