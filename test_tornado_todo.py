@@ -1984,8 +1984,9 @@ SERVED = tornado_todo.make_app({**MEMORY, "STATIC_PATH": str(HERE)}).state.route
 ANYONES = (
     "/", "/page/", "/api/health", "/api/health/live", "/api/session", "/api/openapi.json", "/api/docs", "/api/users",
     "/.well-known/caldav", "/caldav",
+    "/feeds/",
 )  # fmt: skip
-SESSIONS = ("/api/sessions", "/api/user", "/api/tokens", "/api/invites")
+SESSIONS = ("/api/sessions", "/api/user", "/api/tokens", "/api/invites", "/api/feeds")
 
 
 def methods_and_user(route) -> tuple[set[str], str]:
@@ -2023,6 +2024,7 @@ WRITING = [
 
 def path_of(pattern) -> str:
     parts = {r"([0-9a-f]+\.(?:css|js|svg))": "ab.css", r"(worker\.js|manifest\.webmanifest)": "worker.js"}
+    parts[r"([\w-]+\.ics)"] = "secret.ics"
     for part, example in {**parts, "([^/]+)": NO_ID, "(.*)": "x.txt"}.items():
         pattern = pattern.replace(part, example)
     return pattern
@@ -4172,7 +4174,7 @@ def test_shared_todo_reminds_its_assignee_or_else_all_who_may_change_it(town):
     for name, role in (("eve", "editor"), ("vic", "viewer"), ("mia", "editor")):
         town.ann.put(f"/api/lists/{shared}/members/{name}", {"role": role})
     todo = add(town.ann, "Ours", list=shared, reminders=[{"at": in_minutes(60)}])
-    people = {"ann": town.ann, "eve": town.eve, "vic": town.vic, "mia": town.mia, "sam": town.sam}
+    people = {"ann": town.ann, "eve": town.eve, "vic": town.vic, "mia": town.mia, "sam": town.dee}
 
     def reminded():
         return {name for name, person in people.items() if "Ours" in [title for title, _ in coming(person)]}
@@ -4186,7 +4188,7 @@ def test_shared_todo_reminds_its_assignee_or_else_all_who_may_change_it(town):
     assert reminded() == {"ann", "eve"}
     (mine,) = [each for each in town.eve.get("/api/reminders").json() if each["title"] == "Ours"]
     claim = {"todo": mine["todo"], "at": mine["at"]}
-    assert town.sam.post("/api/reminders", claim).json() == []
+    assert town.dee.post("/api/reminders", claim).json() == []
     assert town.eve.post("/api/reminders", claim).json() == [mine]
     assert reminded() == {"ann"}  # each has their own devices
 
@@ -6666,7 +6668,7 @@ def test_a_query_parameter_that_is_unknown_or_cannot_be_read_is_400(shared, quer
 def test_unknown_query_parameter_is_400_on_every_route_and_method(routed, pattern):
     for method in sorted(methods_of(pattern) - {"OPTIONS", "HEAD"}):
         answer = routed.send(method, path_of(pattern) + "?nonsense=1", {} if method != "GET" else None)
-        is_open = pattern == "/api/user" and method != "DELETE"  # to this machine's own user
+        is_open = pattern.startswith("/api/feeds") or pattern == "/api/user" and method != "DELETE"  # to the local user
         if ROUTES[pattern][1] == "session" and not is_open:  # who has none is refused before anything is read
             assert_problem(answer, 403)
         else:
@@ -8473,7 +8475,7 @@ class SourceTexts:
 
 
 KINDS_OF_THINGS = {
-    "There is no such {}.": ["session", "token", "invite"]
+    "There is no such {}.": ["session", "token", "invite", "feed"]
     + re.findall(r'path_id, "([a-z-]+)"', MODULE.read_text(encoding="utf-8")),
     "This {} may only read.": ["token", "link"],
 }
@@ -11894,6 +11896,11 @@ CELLS = [
     Cell("MOVE", "/caldav/$me/$list/$todo.ics", 201, 409, 403, 404, None, {"Destination": "/caldav/$me/$private/x"}),
     for_all("COPY", "/caldav/$me/$list/$todo.ics", 403),
     Cell("DELETE", "/caldav/$me/$list/$todo.ics", 204, 204, 403, 404),
+    for_all("GET", "/api/feeds", 200),
+    for_all("POST", "/api/feeds", 201, {}),
+    Cell("POST", "/api/feeds", 201, 201, 201, 404, {"list": "$list"}),
+    Cell("DELETE", "/api/feeds/$feed", 204, 404, 404, 404),
+    for_all("GET", "/feeds/unknown.ics", 404),
 ]
 
 
@@ -11904,7 +11911,13 @@ def route_of(path: str) -> str:
 
 def may_not(cell: Cell, who: str) -> bool:
     """Whether a credential does not suffice: a token or a link where a session or a writer is required."""
-    is_for_sessions = cell.path.split("?")[0].split("/")[2:3] in (["sessions"], ["user"], ["tokens"], ["invites"])
+    is_for_sessions = (cell.path.split("?")[0] + "//").split("/")[2] in (
+        "sessions",
+        "user",
+        "tokens",
+        "invites",
+        "feeds",
+    )
     reads = cell.method in tornado_todo.READING
     if who == "link" and (
         "/members" in cell.path or "/webhooks" in cell.path
@@ -11958,7 +11971,7 @@ class Estate(NamedTuple):
             *("/api/todos?limit=1000", "/api/todos?limit=1000&deleted=true", "/api/lists", "/api/lists?deleted=true"),
             *("/api/lists/$list/members", "/api/lists/$list/links", "/api/lists/$private/members"),
             *("/api/changes?since=$since&limit=1000", "/api/documents", "/api/sessions", "/api/tokens", "/api/invites"),
-            *("/api/webhooks/$webhook", "/api/webhooks/$webhook/deliveries"),
+            *("/api/feeds", "/api/webhooks/$webhook", "/api/webhooks/$webhook/deliveries"),
             *(f"/api/{kind}/{name}" for kind in ("documents", "records") for name in ("$document", "$posted", "$put")),
         )
         answers = [self.people["owner"].get(self.fill(path)) for path in paths]
@@ -11971,7 +11984,7 @@ def furnish(town: Town) -> Estate:
     ann, mark = town.ann, uuid.uuid4().hex[:8]
     for path in ("/api/todos", "/api/todos?deleted=true"):  # what earlier tests left
         assert ann.delete(path).status == 200
-    for kind in ("tokens", "invites", "sessions", "webhooks"):
+    for kind in ("tokens", "invites", "feeds", "sessions", "webhooks"):
         for each in ann.get(f"/api/{kind}").json():
             if each.get("current"):
                 continue
@@ -12025,13 +12038,14 @@ def open_doors(town: Town, ids: dict) -> tuple[dict, dict]:
     ids["session"] = server.session("ann").get("/api/sessions").json()[0]["id"]
     ids["token"] = make_token(ann, name=PRIVATE)["id"]
     ids["invite"] = ann.post("/api/invites", {}).json()["id"]
+    ids["feed"] = ann.post("/api/feeds", {}).json()["id"]
     link, secret = make_link(ann, ids["list"])
     ids["link"] = link["id"]
     ids["revision"] = ann.get("/api/todos").headers["ETag"].strip('"')
     ended = server.session("ann")
     assert ended.delete("/api/session").status == 204
     token, reader = make_token(ann)["token"], make_token(ann, read_only=True)["token"]
-    people = {"owner": ann, "editor": town.eve, "viewer": town.vic, "stranger": town.sam, "removed": town.rem}
+    people = {"owner": ann, "editor": town.eve, "viewer": town.vic, "stranger": town.dee, "removed": town.rem}
     people |= {"anonymous": server.client, "ended": ended, "link": server.somebody(**bearer(secret))}
     named = {who: each.name for who, each in people.items() if each.name}
     ids |= {f"user {who}": server.run(server.services.accounts.user(name)).id for who, name in named.items()}
@@ -12095,7 +12109,7 @@ def test_no_caller_sees_or_changes_without_the_right(estate, pattern):
     for cell, who in itertools.product(cells, ("owner", "token")):
         if not may_change(cell, who):
             check_cell(estate, cell, who)
-    assert estate.snapshot() == before or pattern in ("/api/tokens", "/api/invites")
+    assert estate.snapshot() == before or pattern in ("/api/tokens", "/api/invites", "/api/feeds")
 
 
 # Over one engine: each request needs an estate of its own, and the other tests use the rights on both.
@@ -13359,6 +13373,169 @@ def test_many_comment_at_once(client):
 
     at_once(8, speak)
     assert show(client, todo["id"])["comments"] == len(comments_on(client, todo["id"])) == 8
+
+
+# ==== calendar feeds ==============================================================================
+
+
+def make_feed(person: Client, **fields) -> tuple[dict, str]:
+    """A feed, and the path of its address."""
+    answer = person.post("/api/feeds", fields)
+    assert answer.status == 201, answer.body
+    path = answer.json()["link"].removeprefix(person.url)
+    assert re.fullmatch(r"/feeds/todo_feed_[\w-]{43}\.ics", path)
+    return answer.json(), path
+
+
+def feed_of(client: Client, path: str, name="VTODO") -> list[icalendar.Component]:
+    """The components of a feed, which anybody can read, in order of their titles."""
+    answer = client.get(path)
+    assert answer.status == 200, answer.body
+    calendar = icalendar.Calendar.from_ical(answer.body)
+    assert not [each.errors for each in calendar.walk() if each.errors]
+    return sorted(calendar.walk(name), key=lambda each: each["SUMMARY"])
+
+
+def feed_titles(client: Client, path: str, name="VTODO") -> list[str]:
+    return [str(each["SUMMARY"]) for each in feed_of(client, path, name)]
+
+
+def test_feed_shows_the_open_todos_of_all_lists_to_anybody_with_its_address(town):
+    town.bob.patch("/api/user", {"time_zone": "Europe/Berlin"})
+    todo = add(town.bob, "feed a", due="2026-12-01T14:00:00+01:00", notes="x\ny", tags=["t,".strip(",")], priority=3)
+    add(town.bob, "feed b", list=add_list(town.bob, "second")["id"])
+    change(town.bob, add(town.bob, "feed done")["id"], completed=True)
+    town.bob.delete(f"/api/todos/{add(town.bob, 'feed gone')['id']}")
+    feed, path = make_feed(town.bob)
+    answer = town.server.client.get(path)
+    assert answer.headers["Content-Type"] == "text/calendar; charset=utf-8"
+    assert answer.headers["Cache-Control"] == "private, no-cache"
+    calendar = icalendar.Calendar.from_ical(answer.body)
+    assert (calendar["X-WR-CALNAME"], calendar["REFRESH-INTERVAL"].dt) == ("To-dos", datetime.timedelta(hours=1))
+    titles = feed_titles(town.server.client, path)
+    assert {"feed a", "feed b"} <= {*titles} and not {"feed done", "feed gone"} & {*titles}
+    (shown,) = [each for each in feed_of(town.server.client, path) if each["UID"] == todo["id"]]
+    assert shown["DUE"].dt == datetime.datetime(2026, 12, 1, 14, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin"))
+    assert (shown["PRIORITY"], shown["DESCRIPTION"], shown["CATEGORIES"].cats) == (1, "x\ny", ["t"])
+    assert "feed done" in feed_titles(town.server.client, f"{path}?completed=true")
+    (listed,) = [each for each in town.bob.get("/api/feeds").json() if each["id"] == feed["id"]]
+    assert "link" not in listed and "list" not in listed
+
+
+def test_feed_shows_todos_with_a_date_as_events(town):
+    town.dee.patch("/api/user", {"time_zone": "America/New_York"})
+    reminders = [{"before": 1440}, {"before": 60, "of": "start"}, {"at": "2026-12-01T09:00:00Z"}]
+    add(town.dee, "1 day", due="2026-12-01", start="2026-11-20", reminders=reminders)
+    add(town.dee, "2 time", due="2026-07-01T14:00:00-04:00", repeat="FREQ=WEEKLY;BYDAY=MO,FR;UNTIL=20261231")
+    add(town.dee, "3 span", start="2026-12-01T09:00:00Z", due="2026-12-01T10:30:00Z", reminders=[{"before": 5}])
+    add(town.dee, "4 after completion", start="2026-12-05", repeat="FREQ=DAILY;INTERVAL=3;FROM=COMPLETION")
+    add(town.dee, "5 no date")
+    _, path = make_feed(town.dee)
+    day, timed, span, after = feed_of(town.server.client, f"{path}?as=events", "VEVENT")
+    assert day["DTSTART"].dt == datetime.date(2026, 12, 1) and "DTEND" not in day and day["TRANSP"] == "TRANSPARENT"
+    moments = [alarm["TRIGGER"].dt for alarm in day.walk("VALARM")]
+    start = datetime.datetime(2026, 11, 19, 23, tzinfo=zoneinfo.ZoneInfo("America/New_York"))
+    nine = datetime.datetime(2026, 12, 1, 9, tzinfo=UTC)
+    assert moments == [datetime.timedelta(-1), start.astimezone(UTC), nine]
+    assert timed["DTSTART"].dt == datetime.datetime(2026, 7, 1, 14, tzinfo=zoneinfo.ZoneInfo("America/New_York"))
+    assert timed["RRULE"]["UNTIL"] == [datetime.datetime(2027, 1, 1, 4, 59, 59, tzinfo=UTC)]
+    assert [span["DTSTART"].dt.hour, span["DTEND"].dt.hour, span["DTEND"].dt.minute] == [9, 10, 30]
+    assert [each["TRIGGER"].dt for each in span.walk("VALARM")] == [datetime.timedelta(minutes=-5)]
+    assert span.walk("VALARM")[0]["TRIGGER"].params["RELATED"] == "END"
+    assert after["DTSTART"].dt == datetime.date(2026, 12, 5) and "RRULE" not in after
+    assert feed_titles(town.server.client, f"{path}?as=events") == []
+
+
+def test_feed_is_not_sent_again_until_something_changes(town):
+    add(town.bob, "kept")
+    _, path = make_feed(town.bob)
+    etag = town.server.client.get(path).headers["ETag"]
+    head = town.server.client.request("HEAD", path)
+    assert (head.status, head.body, head.headers["ETag"]) == (200, b"", etag)
+    assert town.server.client.get(path, If_None_Match=etag).status == 304
+    assert town.server.client.get(f"{path}?as=events").headers["ETag"] != etag
+    add(town.bob, "new")
+    assert town.server.client.get(path, If_None_Match=etag).status == 200
+    etag = town.server.client.get(path).headers["ETag"]
+    town.bob.patch("/api/user", {"time_zone": "Asia/Tokyo"})
+    assert town.server.client.get(path, If_None_Match=etag).status == 200
+
+
+def test_feed_of_a_list_ends_with_the_users_right_to_read_it(town):
+    list_id = shared_list(town, title="Garden, back")
+    add(town.bob, "dig", list=list_id)
+    own = add_list(town.cid, "own")["id"]
+    (feed, path), (_, of_own) = make_feed(town.cid, list=list_id), make_feed(town.cid, list=own)
+    assert feed["list"] == list_id
+    assert icalendar.Calendar.from_ical(town.server.client.get(path).body)["X-WR-CALNAME"] == "Garden\\, back"
+    assert feed_titles(town.server.client, path) == ["dig"]
+    unshare(town.cid, list_id, "cid")
+    assert_problem(town.server.client.get(path), 404)
+    town.cid.delete(f"/api/lists/{own}")
+    assert_problem(town.server.client.get(of_own), 404)
+    assert_problem(town.cid.post("/api/feeds", {"list": list_id}), 404)
+    assert_problem(town.cid.post("/api/feeds", {"list": "x"}), 422, "list")
+
+
+def test_revoked_feed_is_gone_and_its_address_is_no_token(town):
+    feed, path = make_feed(town.bob)
+    secret = path.removeprefix("/feeds/").removesuffix(".ics")
+    assert_problem(town.server.client.get("/api/todos", Authorization=f"Bearer {secret}"), 401)
+    assert_problem(town.cid.delete(f"/api/feeds/{feed['id']}"), 404)
+    assert town.bob.delete(f"/api/feeds/{feed['id']}").status == 204
+    assert_problem(town.server.client.get(path), 404)
+    assert_problem(town.server.client.get(f"{path}?as=list"), 400, "as")
+    assert feed["id"] not in [each["id"] for each in town.bob.get("/api/feeds").json()]
+
+
+def test_wrong_addresses_of_feeds_are_slowed_down(own_server):
+    _, path = make_feed(own_server.person("ann"))
+    stranger = own_server.client
+    statuses = [stranger.get(f"/feeds/todo_feed_{number:043}.ics").status for number in range(25)]
+    assert statuses == [404] * 20 + [429] * 5
+    assert stranger.get(path).status == 200
+
+
+def test_secret_of_a_feed_is_not_logged(caplog):
+    with serving(MEMORY) as client, caplog.at_level(logging.INFO):
+        _, path = make_feed(client)
+        assert client.get(path).status == 200
+    (line,) = [record.getMessage() for record in caplog.records if "/feeds/" in record.getMessage()]
+    assert "todo_feed_\\u2026.ics" in line and path not in line
+
+
+@pytest.mark.parametrize("auth", ["auto", "open"])
+def test_user_who_does_not_sign_in_has_feeds(auth):
+    with serving(MEMORY, auth=auth) as client:
+        add(client, "mine")
+        feed, path = make_feed(client)
+        assert feed_titles(client, path) == ["mine"]
+        assert client.delete(f"/api/feeds/{feed['id']}").status == 204
+        assert client.get(path).status == 404
+
+
+def test_feed_of_a_host_program_is_only_for_those_whom_it_lets_in():
+    users = ["ada"]
+    with serving(MEMORY, get_user=lambda request: users[0]) as client:
+        _, path = make_feed(client)
+        assert client.get(path).status == 200
+        users[0] = None
+        assert client.get(path).status == 401
+
+
+@pytest.mark.slow
+def test_feed_of_very_many_todos_does_not_hold_up_others(tmp_path):
+    with serving(MEMORY) as client:
+        for first in range(0, 4000, 1000):
+            numbers = range(first, first + 1000)
+            items = [
+                {"title": f"todo {n}", "due": f"2026-12-01T10:{n % 60:02}:00+01:00", "notes": "x" * 200}
+                for n in numbers
+            ]
+            assert client.post("/api/todos", items).status == 201
+        _, path = make_feed(client)
+        assert len(feed_of(client, path)) == 4000
+        assert len(feed_of(client, f"{path}?as=events", "VEVENT")) == 4000
 
 
 # ==== accounts: sessions =========================================================================
@@ -23460,6 +23637,36 @@ async def test_todo_without_a_list_goes_to_the_default_list_and_one_in_the_inbox
     await expect(shown_titles(page)).to_have_text([FEED])
     lists = {each["title"]: each["list"] for each in await ask_with_cookies(page, "/api/todos")}
     assert lists[BUY] == work["id"] != lists[FEED]
+
+
+@pytest.mark.slow
+async def test_feeds_are_made_and_revoked_on_the_page(browser):
+    with serving(MEMORY) as client:
+        add(client, "milk", due="2026-12-01", list=add_list(client, "Garden")["id"])
+        add(client, "bread", due="2026-12-01")
+        async with opened(browser, client.url) as page:
+            await page.locator(".settings-button").click()
+            feeds = page.locator(".account .feeds-part")
+            await feeds.locator("summary").click()
+            await feeds.get_by_role("button", name="Make a feed").click()
+            address = await feeds.locator(".secret").input_value()
+            assert address.endswith(".ics?as=events") and address.startswith(f"{client.url}/feeds/")
+            assert feed_titles(client, address.removeprefix(client.url), "VEVENT") == ["bread", "milk"]
+            await expect(feeds.locator(".entry")).to_contain_text("All lists")
+            await page.locator(".account .dialog-close").click()
+            await page.get_by_role("link", name="Garden").click()
+            await page.get_by_label("Colour, place and archive of this list").click()
+            options = page.locator(".list-options")
+            await expect(options.locator(".entry")).to_have_count(0)
+            await options.get_by_role("button", name="Make a feed").click()
+            path = (await options.locator(".secret").input_value()).removeprefix(client.url)
+            assert feed_titles(client, path, "VEVENT") == ["milk"]
+            await expect(options.locator(".entry")).to_contain_text("Garden")
+            await options.get_by_role("button", name="Revoke the feed made").click()
+            await expect(options.locator(".said")).to_have_text("The feed is revoked.")
+            await expect(options.locator(".entry")).to_have_count(0)
+            assert client.get(path).status == 404
+            assert [feed.get("list") for feed in client.get("/api/feeds").json()] == [None]
 
 
 # ==== statistics on the page ========================================================================

@@ -1903,6 +1903,12 @@ class WebhookFields(msgspec.Struct, kw_only=True):
     active: bool | UnsetType = UNSET
 
 
+class FeedFields(msgspec.Struct, kw_only=True):
+    """The id of the list that a calendar feed shows; without one it shows all lists."""
+
+    list: str | UnsetType = UNSET
+
+
 class MemberFields(msgspec.Struct, kw_only=True):
     """The role of a member."""
 
@@ -3559,6 +3565,14 @@ There is no such comment.
   de Diesen Kommentar gibt es nicht.
   pt Este comentário não existe.
   es Este comentario no existe.
+There is no such feed.
+  de Dieses Abo gibt es nicht.
+  pt Esta assinatura não existe.
+  es Esta suscripción no existe.
+There is no such feed: it was revoked, or its address is incomplete.
+  de Dieses Abo gibt es nicht: Es wurde widerrufen, oder seine Adresse ist unvollständig.
+  pt Esta assinatura não existe: foi revogada, ou o seu endereço está incompleto.
+  es Esta suscripción no existe: se revocó, o su dirección está incompleta.
 There is no such filter.
   de Diesen Filter gibt es nicht.
   pt Este filtro não existe.
@@ -4459,18 +4473,20 @@ class Property(NamedTuple):
 
 
 class Component:
-    """A component: its properties and the components in it, in their order."""
+    """A component: its properties, and the components in it."""
 
-    def __init__(self, name: str, items: "Iterable[Property | Component]" = ()):
-        self.name, self.items = name.upper(), [*items]
+    def __init__(self, name: str, lines: Iterable[str] = ()):
+        self.name = name.upper()
+        self.properties = [Property.of(line) for line in lines]
+        self.components: list[Component] = []
 
     def all(self, *names: str) -> list[Property]:
         """Its properties of these names."""
-        return [each for each in self.items if isinstance(each, Property) and each.name in names]
+        return [each for each in self.properties if each.name in names]
 
     def first(self, name: str) -> Property | None:
         """Its first property of a name."""
-        return next(iter(self.all(name)), None)
+        return next((each for each in self.properties if each.name == name), None)
 
     def value(self, name: str) -> str:
         """The value of its first property of a name, or an empty text."""
@@ -4478,19 +4494,14 @@ class Component:
 
     def inner(self, name: str) -> "list[Component]":
         """The components of a name in it."""
-        return [each for each in self.items if isinstance(each, Component) and each.name == name]
+        return [each for each in self.components if each.name == name]
 
     def replace(self, old: Sequence[Property], *lines: str) -> None:
-        """Replace some of its properties by lines, at the place of the first, or after all properties."""
+        """Replace some of its properties by lines, at the place of the first, or at the end."""
         gone = {id(each) for each in old}
-        parts = (
-            index
-            for index, each in enumerate(self.items)
-            if id(each) in gone or not old and isinstance(each, Component)
-        )
-        place = next(parts, len(self.items))
-        rest = [each for each in self.items[place:] if id(each) not in gone]
-        self.items[place:] = [*map(Property.of, lines), *rest]
+        place = next((index for index, each in enumerate(self.properties) if id(each) in gone), len(self.properties))
+        rest = [each for each in self.properties[place:] if id(each) not in gone]
+        self.properties[place:] = [*map(Property.of, lines), *rest]
 
     def put(self, names: Collection[str], *lines: str) -> None:
         """Replace its properties of these names by lines."""
@@ -4499,11 +4510,9 @@ class Component:
     def lines(self) -> Iterator[str]:
         """Its content lines, unfolded."""
         yield f"BEGIN:{self.name}"
-        for each in self.items:
-            if isinstance(each, Property):
-                yield each.line
-            else:
-                yield from each.lines()
+        yield from (each.line for each in self.properties)
+        for each in self.components:
+            yield from each.lines()
         yield f"END:{self.name}"
 
 
@@ -4523,8 +4532,6 @@ def fold_line(line: str) -> str:
 
 def escaped(text: str) -> str:
     """The value of a text: one line, without control characters."""
-    if text.isalnum():
-        return text
     return re.sub(r"[\\;,\n]", lambda found: ESCAPES[found[0]], CONTROLS.sub(" ", text))
 
 
@@ -4544,7 +4551,7 @@ def parse_components(data: bytes) -> list[Component]:
         found = Property.of(line)
         if found.name == "BEGIN":
             stack.append(Component(found.value.strip()))
-            stack[-2].items.append(stack[-1])
+            stack[-2].components.append(stack[-1])
             if len(stack) > MAX_NESTING:
                 raise ValueError(f"is not a calendar: more than {MAX_NESTING} components are one in another")
         elif found.name == "END":
@@ -4554,7 +4561,7 @@ def parse_components(data: bytes) -> list[Component]:
         elif len(stack) == 1:
             raise ValueError("is not a calendar: it does not begin with BEGIN:VCALENDAR")
         else:
-            stack[-1].items.append(found)
+            stack[-1].properties.append(found)
     if len(stack) > 1:
         raise ValueError(f"is not a calendar: BEGIN:{stack[-1].name[:40]} has no END")
     return root.inner("VCALENDAR")
@@ -4565,7 +4572,7 @@ def zone_of_component(component: Component) -> datetime.tzinfo | None:
     from dateutil import tz
 
     lines = ["BEGIN:VTIMEZONE", "TZID:its"]
-    parts = [each for each in component.items if isinstance(each, Component)][:50]
+    parts = component.components[:50]
     for part in parts:
         rules = [each.value for each in part.all("RRULE")]
         offsets = [each.value.strip() for each in part.all("TZOFFSETFROM", "TZOFFSETTO")]
@@ -4591,41 +4598,6 @@ def fixed_zone(name: str) -> datetime.tzinfo | None:
     return None
 
 
-def clock_changes(zone: datetime.tzinfo, year: int) -> Iterator[tuple[datetime.datetime, datetime.timedelta]]:
-    """The first moment of a year (UTC) and those of the next 20 years at which a zone's offset changes, with the offset
-    before.
-    """
-    week, last = datetime.timedelta(7), datetime.datetime(min(year + 20, 9998), 1, 1, tzinfo=datetime.UTC)
-    moment = datetime.datetime(year, 1, 1, tzinfo=datetime.UTC)
-    before = moment.astimezone(zone).utcoffset() or datetime.timedelta()
-    yield moment, before
-    while moment < last:
-        after = (moment + week).astimezone(zone).utcoffset() or datetime.timedelta()
-        if after != before:
-            minutes = range(1, 7 * 24 * 60 + 1)
-            found = bisect.bisect_left(
-                minutes,
-                True,
-                key=lambda count: (moment + datetime.timedelta(minutes=count)).astimezone(zone).utcoffset() == after,  # noqa: B023
-            )
-            yield moment + datetime.timedelta(minutes=minutes[found]), before
-        moment, before = moment + week, after
-
-
-def yearly_rule(onsets: Sequence[datetime.datetime]) -> str:
-    """The rule of times that are on the same weekday of a month in each year, or an empty text."""
-    days = {(each.month, each.weekday(), each.time()) for each in onsets}
-    years = [each.year for each in onsets]
-    if len(days) > 1 or years != [*range(years[0], years[0] + len(years))] or len(years) < 15:
-        return ""
-    numbers = {(each.day - 1) // 7 + 1 for each in onsets}
-    if all((each + datetime.timedelta(7)).month != each.month for each in onsets):
-        numbers = {-1}
-    first = onsets[0]
-    weekday = WEEKDAYS[first.weekday()]
-    return f"RRULE:FREQ=YEARLY;BYMONTH={first.month};BYDAY={numbers.pop()}{weekday}" if len(numbers) == 1 else ""
-
-
 def compact(moment: datetime.datetime) -> str:
     """The date and time of a moment, as iCalendar writes them."""
     return moment.isoformat(timespec="seconds")[:19].replace("-", "").replace(":", "")
@@ -4633,22 +4605,27 @@ def compact(moment: datetime.datetime) -> str:
 
 @functools.lru_cache(200)
 def zone_lines(name: str, year: int) -> tuple[str, ...]:
-    """The definition of a zone from a year on (RFC 5545, 3.6.5): a part for each offset."""
-    zone = fixed_zone(name) or zone_named(name)
-    parts: dict[tuple[str, ...], list[datetime.datetime]] = {}
-    for moment, before in clock_changes(zone, max(year - 1, 2)):
-        local = moment.astimezone(zone)
+    """The definition of a zone (RFC 5545, 3.6.5): its offset at the begin of a year, and the changes of each year."""
+    zone, day = fixed_zone(name) or zone_named(name), datetime.timedelta(1)
+    begin = datetime.datetime(min(max(year, 2), 9997), 1, 1, tzinfo=datetime.UTC)
+
+    def ahead(moment: datetime.datetime) -> datetime.timedelta:
+        return cast(datetime.timedelta, moment.astimezone(zone).utcoffset())
+
+    lines, moments = [], [begin]
+    for each in (begin + day * number for number in range(366)):
+        if ahead(each) != ahead(each + day):
+            half_hours = (each + day / 48 * number for number in range(1, 49))
+            moments.append(next(moment for moment in half_hours if ahead(moment) != ahead(each)))
+    for moment in moments:
+        before = (moment if moment is begin else moment - day / 48).astimezone(zone)
+        local, onset = moment.astimezone(zone), moment + ahead(before)
+        number = -1 if (onset + datetime.timedelta(7)).month != onset.month else (onset.day + 6) // 7
+        rule = f"RRULE:FREQ=YEARLY;BYMONTH={onset.month};BYDAY={number}{WEEKDAYS[onset.weekday()]}"
         kind = "DAYLIGHT" if local.dst() else "STANDARD"
-        offsets = [f"{each:%z}" for each in (moment.astimezone(datetime.timezone(before)), local)]
-        key = kind, *offsets, local.tzname() or name
-        parts.setdefault(key, []).append((moment + before).replace(tzinfo=None))
-    lines = ["BEGIN:VTIMEZONE", f"TZID:{name}"]
-    for (kind, offset_from, offset_to, label), onsets in parts.items():
-        rule = yearly_rule(onsets)
-        more = [] if rule else [f"RDATE:{compact(each)}" for each in onsets[1:]]
-        lines += [f"BEGIN:{kind}", f"DTSTART:{compact(onsets[0])}", *([rule] if rule else more)]
-        lines += [f"TZOFFSETFROM:{offset_from}", f"TZOFFSETTO:{offset_to}", f"TZNAME:{label}", f"END:{kind}"]
-    return *lines, "END:VTIMEZONE"
+        lines += [f"BEGIN:{kind}", f"DTSTART:{compact(onset)}", *([rule] if moment is not begin else [])]
+        lines += [f"TZOFFSETFROM:{before:%z}", f"TZOFFSETTO:{local:%z}", f"TZNAME:{local.tzname()}", f"END:{kind}"]
+    return f"TZID:{name}", *lines
 
 
 class CalendarTimes:
@@ -4656,6 +4633,7 @@ class CalendarTimes:
 
     def __init__(self, calendar: Component, zone: str):
         self.zone = zone or "UTC"
+        self.is_apple = "apple" in calendar.value("PRODID").lower()
         self.named: dict[str, int] = {}  # zones of written times, and the first year of each
         self._own = {each.value("TZID"): each for each in calendar.inner("VTIMEZONE")}
         self._zones: dict[str, datetime.tzinfo] = {"": zone_named(self.zone)}  # also that of a time without one
@@ -4667,7 +4645,7 @@ class CalendarTimes:
         return self._zones[name]
 
     def _find(self, name: str) -> datetime.tzinfo | None:
-        own, parts = self._own.get(name), name.strip("/").split("/")
+        own, parts = self._own.get(name), name[:100].strip("/").split("/")
         suffixes = ["/".join(parts[index:]) for index in range(len(parts) if name.startswith("/") else 1)]
         for each in (*suffixes, own.value("X-LIC-LOCATION") if own else ""):
             with contextlib.suppress(ValueError):
@@ -4732,8 +4710,8 @@ class CalendarTimes:
 
     def definitions(self) -> list[Component]:
         """The definitions of the zones of written times which the calendar does not have."""
-        new = [zone_lines(name, year) for name, year in self.named.items() if name not in self._own]
-        return [Component("VTIMEZONE", map(Property.of, lines[1:-1])) for lines in new]
+        new = [(name, year) for name, year in self.named.items() if name not in self._own]
+        return [Component("VTIMEZONE", zone_lines(*each)) for each in new]
 
     def after(self, text: str, seconds: int) -> str | None:
         """The date or time that is some seconds after one."""
@@ -4873,22 +4851,17 @@ class CalendarTodo(msgspec.Struct, kw_only=True):
     text: str  # the whole VCALENDAR, for `kept`
 
 
-def is_of_apple(calendar: Component) -> bool:
-    """Whether Reminders, or another program of Apple, wrote a calendar."""
-    return "apple" in calendar.value("PRODID").lower()
-
-
 class ReadTodo:
     """What a VTODO says, with the properties from which it is read."""
 
-    def __init__(self, component: Component, times: CalendarTimes, is_apple: bool = False):
+    def __init__(self, component: Component, times: CalendarTimes):
         self.component, self.times = component, times
         self.categories = read_categories(component)
         start, due = times.read(component.first("DTSTART")), times.read(component.first("DUE"))
         if start and not due and (seconds := read_duration(component.value("DURATION"))):
             due = times.after(start, seconds)
         # Reminders (Apple) writes each due date also as the start, which it does not know.
-        self.mirrors_due = bool(start) and is_apple and times.same(start, due)
+        self.mirrors_due = bool(start) and times.is_apple and times.same(start, due)
         dates = {"due": due, "start": None if self.mirrors_due else start}
         self.alarms = self._read_alarms(dates)
         notes = one.text if (one := component.first("DESCRIPTION")) else ""
@@ -5019,11 +4992,11 @@ def read_calendar(data: bytes, zone: str) -> list[CalendarTodo]:
             own = calendar
             if len(groups) > 1:
                 # A definition that is repeated very often makes no file of gigabytes: a name is enough.
-                names = {line.parameter("TZID") for todo in todos for line in todo.items if isinstance(line, Property)}
-                own = Component(
-                    "VCALENDAR", [*head, *(zones[each] for each in zones if each in names and budget > 0), *todos]
-                )
-            read = ReadTodo(todos[0], times, is_of_apple(calendar))
+                names = {line.parameter("TZID") for todo in todos for line in todo.properties}
+                own = Component("VCALENDAR")
+                own.properties = head
+                own.components = [*(zones[each] for each in zones if each in names and budget > 0), *todos]
+            read = ReadTodo(todos[0], times)
             found.append(calendar_todo(uid, todos, read, calendar_text([own])))
             budget -= len(found[-1].text)
     return found
@@ -5073,7 +5046,7 @@ def stamp_lines(todo: Todo, sequence: int) -> dict[str, str]:
 def new_component(todo: Todo, name: str, uid: str) -> Component:
     """A component with the properties that identify it."""
     lines = [f"UID:{uid}", *stamp_lines(todo, 0).values(), f"CREATED:{compact(parse_date_time(todo.created_at))}Z"]
-    return Component(name, map(Property.of, lines))
+    return Component(name, lines)
 
 
 def write_alarms(component: Component, todo: Todo, alarms: Sequence[tuple[Component, Reminder | None]]) -> None:
@@ -5084,11 +5057,9 @@ def write_alarms(component: Component, todo: Todo, alarms: Sequence[tuple[Compon
 
     wanted, known = {key(each) for each in todo.reminders}, {key(each) for _, each in alarms if each}
     gone = {id(alarm) for alarm, reminder in alarms if reminder and key(reminder) not in wanted}
-    component.items = [each for each in component.items if id(each) not in gone]
-    for each in todo.reminders:
-        if key(each) not in known:
-            lines = alarm_lines(each, todo.title)
-            component.items.append(Component("VALARM", map(Property.of, lines)))
+    component.components = [each for each in component.components if id(each) not in gone]
+    new = [each for each in todo.reminders if key(each) not in known]
+    component.components += [Component("VALARM", alarm_lines(each, todo.title)) for each in new]
 
 
 def write_todo(
@@ -5140,7 +5111,7 @@ def write_event(todo: Todo, uid: str, times: CalendarTimes) -> Component:
         *([f"RRULE:{calendar_rule(todo.repeat, begin, times)}"] if repeats and todo.repeat else []),
         "TRANSP:TRANSPARENT",
     ]
-    component.items += map(Property.of, lines)
+    component.properties += map(Property.of, lines)
     for each in [] if todo.completed else todo.reminders:
         moment = each
         if each.before is not None and not is_span:
@@ -5150,8 +5121,38 @@ def write_event(todo: Todo, uid: str, times: CalendarTimes) -> Component:
                 Reminder(before=each.before, of="start") if is_of_begin else Reminder(at=timestamp(at) if at else None)
             )
         if moment.before is not None or moment.at:
-            component.items.append(Component("VALARM", map(Property.of, alarm_lines(moment, todo.title))))
+            component.components.append(Component("VALARM", alarm_lines(moment, todo.title)))
     return component
+
+
+def todo_component(todo: Todo, uid: str, parent_uid: str | None, times: CalendarTimes, as_event: bool) -> Component:
+    """A to-do as a VTODO, or as a VEVENT."""
+    if as_event:
+        return write_event(todo, uid, times)
+    component = new_component(todo, "VTODO", uid)
+    write_todo(component, todo, None, parent_uid, times)
+    return component
+
+
+async def write_feed(
+    file: IO[bytes], name: str, zone: str, pages: AsyncIterator[Sequence[Todo]], as_events: bool = False
+) -> None:
+    """Write to-dos as a calendar to which programs subscribe; as events only those that have a date.
+
+    The definition of the reader's zone, in which most times are, comes first, since some programs need it there.
+    """
+    hourly = ("REFRESH-INTERVAL;VALUE=DURATION:PT1H", "X-PUBLISHED-TTL:PT1H")
+    head = (*CALENDAR_HEAD, "CALSCALE:GREGORIAN", "METHOD:PUBLISH", f"X-WR-CALNAME:{escaped(name)}", *hourly)
+    calendar = Component("VCALENDAR", head)
+    if zone != "UTC":
+        calendar.components = [Component("VTIMEZONE", zone_lines(zone, datetime.date.today().year - 1))]
+    times, end = CalendarTimes(calendar, zone), "END:VCALENDAR\r\n"
+    file.write(calendar_text([calendar]).removesuffix(end).encode())
+    async for todos in pages:
+        shown = (todo for todo in todos if not as_events or todo.due or todo.start)
+        parts = (todo_component(todo, todo.id, todo.parent, times, as_events) for todo in shown)
+        file.write(calendar_text(parts).encode())
+    file.write((calendar_text(times.definitions()) + end).encode())
 
 
 def write_calendar(
@@ -5163,21 +5164,17 @@ def write_calendar(
     longer that of the to-do.
     """
     calendars = parse_components(kept.encode()) if kept else []
-    calendar = calendars[0] if calendars else Component("VCALENDAR", map(Property.of, CALENDAR_HEAD))
+    calendar = calendars[0] if calendars else Component("VCALENDAR", CALENDAR_HEAD)
     times = CalendarTimes(calendar, zone)
     todos = sorted(calendar.inner("VTODO"), key=lambda each: bool(each.all("RECURRENCE-ID")))
-    if as_event:
-        calendar.items.append(write_event(todo, uid, times))
-    elif todos:
-        write_todo(todos[0], todo, ReadTodo(todos[0], times, is_of_apple(calendar)), parent_uid, times)
+    if todos and not as_event:
+        write_todo(todos[0], todo, ReadTodo(todos[0], times), parent_uid, times)
     else:
-        calendar.items.append(new_component(todo, "VTODO", uid))
-        write_todo(cast(Component, calendar.items[-1]), todo, None, parent_uid, times)
+        calendar.components.append(todo_component(todo, uid, parent_uid, times, as_event))
     for each in todos:
         if each.value("UID") != uid:
             each.put(["UID"], f"UID:{uid}")
-    first = next(index for index, each in enumerate(calendar.items) if isinstance(each, Component))
-    calendar.items[first:first] = times.definitions()
+    calendar.components[:0] = times.definitions()
     return calendar_text([calendar])
 
 
@@ -7849,11 +7846,12 @@ INVITE_LIFETIME = 7 * DAY
 LINK_LIFETIME = 100 * 365 * DAY  # until it is revoked
 MAX_CREDENTIALS = 100  # of a kind for a user, and of links to a list
 MAX_MEMBERS = 1000  # of a list
+FEED_PAGE = 100  # to-dos that a feed reads at once
 NOTE_USE = 300_000  # milliseconds; a use so soon after the last one is not stored
 
 
 class Credential(NamedTuple):
-    """A secret that stands for a user: a session, an API token, a list's link or an invitation.
+    """A secret that stands for a user: a session, an API token, a list's link, an invitation or a calendar feed.
 
     Times in epoch milliseconds. The secret itself, 256 bits, is shown once and only its hash is stored.
     """
@@ -12727,6 +12725,14 @@ class Accounts:
             hashed = await self._hasher.run(hash_password, password)
         return await self.store.add(name, hashed, self._sign_up, invite, takes_local), hashed
 
+    async def feed(self, secret: str, address: str | None) -> Credential:
+        """The calendar feed with this secret. Raises NotFound, or TooManyRequests after many that are wrong."""
+        if feed := await self.store.find(secret, "feed"):
+            return feed
+        if re.fullmatch(r"todo_feed_[\w-]{43}", secret):  # the others cannot be guesses
+            await self._throttle.count_address(address)
+        raise NotFound("There is no such feed: it was revoked, or its address is incomplete.")
+
     async def check_password(self, user: User, password: str, address: str | None) -> None:
         """Raise Unauthorized unless this is the user's password."""
         if await self._verified(user.name, password, address) is None:
@@ -13647,6 +13653,11 @@ class App(NamedTuple):
     openapi: Callable[[], OpenAPI]  # made when first needed
 
 
+def loggable_path(path: str) -> str:
+    """The path of a request, without the secret that the path of a calendar feed has."""
+    return re.sub(r"(?<=todo_feed_)[\w-]+", "…", path[:300])
+
+
 def log_request(
     status: int, request: Any, caller: Caller | None = None, request_id: str = "", began: float = 0
 ) -> None:
@@ -13658,7 +13669,7 @@ def log_request(
         "request_id": request_id,
         "user": caller.user.name if caller else None,
         "method": request.method,
-        "path": request.path[:300],
+        "path": loggable_path(request.path),
         "status": status,
         "milliseconds": round((time.monotonic() - began) * 1000, 1),
         "address": request.remote_ip,
@@ -13671,7 +13682,7 @@ def log_error(request: Request, error: Exception) -> None:
     if isinstance(error, Misconfigured):
         LOG.error("%s", error)
     elif not isinstance(error, tornado.web.HTTPError):
-        LOG.error("%s %s %r failed", request.id, request.method, request.path[:300], exc_info=error)
+        LOG.error("%s %s %r failed", request.id, request.method, loggable_path(request.path), exc_info=error)
     elif isinstance(error, TodoError) and error.status >= 500:
         LOG.warning("%s %s: %s", request.id, error.title, error)
     elif error.log_message:
@@ -14128,7 +14139,7 @@ CommentId = Annotated[str, Parameter("a comment's id", ID, EXAMPLE_ID, functools
 WebhookId = Annotated[str, Parameter("a webhook's id", ID, EXAMPLE_ID, functools.partial(path_id, "webhook"))]
 DeliveryId = Annotated[int, Parameter("the revision of a change", whole(1, 2**63 - 1), 3, path_revision)]
 LinkId = Annotated[str, Parameter("a link's id", ID, EXAMPLE_ID, functools.partial(path_id, "link"))]
-CredentialId = Annotated[str, Parameter("the id of a session, token or invitation", ID, EXAMPLE_ID, str)]
+CredentialId = Annotated[str, Parameter("the id of a session, token, invitation or feed", ID, EXAMPLE_ID, str)]
 UserName = Annotated[str, Parameter("a user's name", example="ann")]
 DocumentName = Annotated[
     str, Parameter("1 to 200 letters, digits, dots, underscores or hyphens", TEXT, "groceries", clean_document_name)
@@ -14997,7 +15008,7 @@ class MemberHandler(MembersHandler):
 
 
 class ShownCredential(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """A session, token, invitation or link; its secret is shown once, when it is made."""
+    """A session, token, invitation, link or feed; its secret is shown once, when it is made."""
 
     id: str
     url: str
@@ -15008,12 +15019,13 @@ class ShownCredential(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=T
     current: bool | UnsetType = UNSET
     name: str | None = None
     read_only: bool | UnsetType = UNSET
+    list: str | None = None
     token: str | None = None
     link: str | None = None
 
 
 class CredentialHandler(APIHandler):
-    """The base of the handlers of sessions, tokens, invitations and links."""
+    """The base of the handlers of sessions, tokens, invitations, links and feeds."""
 
     kind = "session"
 
@@ -15026,6 +15038,7 @@ class CredentialHandler(APIHandler):
             "session": {"device": credential.name, "current": credential.id == self.caller.credential_id},
             "token": {"name": credential.name, "read_only": credential.read_only},
             "link": {"expires_at": None},
+            "feed": {"expires_at": None, "list": credential.name or None},
         }
         url = self.url("api", *path, f"{credential.kind}s", credential.id)
         own = more.get(credential.kind, {})
@@ -15268,12 +15281,12 @@ class SessionsHandler(AccountHandler):
 
 
 class EndCredentialHandler(APIHandler):
-    """One session, API token or invitation of the caller's."""
+    """One session, API token, invitation or feed of the caller's."""
 
     needs_session = True
 
     async def delete(self, credential_id: CredentialId) -> None:
-        """End a session, or revoke a token or an invitation."""
+        """End a session, or revoke a token, an invitation or a feed."""
         kind = self.request.path.split("/")[-2].removesuffix("s")
         await self.services.accounts.end(self.user, kind, path_id(kind, credential_id))
 
@@ -15451,6 +15464,82 @@ class RepeatHandler(HookHandler):
         hooks = self.services.hooks
         each, webhook = await hooks.store.webhook(self.user, webhook_id)
         return self.show_delivery(webhook_id, await hooks.repeat(each, webhook, revision))
+
+
+class FeedsHandler(CredentialHandler):
+    """The caller's calendar feeds, to which other programs subscribe."""
+
+    needs_session = True
+    unsigned_methods = ("GET", "POST")
+    kind = "feed"
+    errors = (404,)  # the list
+
+    async def get(self) -> list[ShownCredential]:
+        """Read the feeds."""
+        return await self.all_shown()
+
+    async def post(self, body: Annotated[Body, Fields(FeedFields, optional=True)]) -> Annotated[ShownCredential, 201]:
+        """Make a feed: an address at which anybody can read the to-dos of all lists, or of one, as a calendar."""
+        list_id = body.get("list", "")
+        if list_id:
+            await self.queries.todo_list(list_id)
+        feed = new_credential("feed", self.user, LINK_LIFETIME, list_id, read_only=True)
+        return self.show_credential(feed, link=self.url("feeds", f"{await self.services.accounts.issue(feed)}.ics"))
+
+
+class EndFeedHandler(EndCredentialHandler):
+    """One calendar feed of the caller's."""
+
+    unsigned_methods = ("DELETE",)
+
+
+FeedOptions = TypedDict(
+    "FeedOptions",
+    {
+        "as": Annotated[
+            str, Parameter("`todos`, or `events` for calendars without to-dos", {"enum": ["todos", "events"]})
+        ],
+        "completed": Annotated[bool, Parameter("whether completed to-dos are shown, too", BOOLEAN)],
+    },
+    total=False,
+)
+
+
+class FeedHandler(Handler):
+    """A calendar feed (RFC 5545, RFC 7986): whoever knows its address can read it."""
+
+    @property
+    def public(self) -> bool:  # type: ignore[override]
+        """Whether its secret suffices: not if another program identifies users, as for the page."""
+        return not self.app.authenticator.asks_host
+
+    async def get(self, secret: str, **options: Unpack[FeedOptions]) -> Response[Annotated[bytes, "text/calendar"]]:
+        """Read the open to-dos of a feed as a calendar."""
+        await self.services.open()
+        feed = await self.app.accounts.feed(secret.removesuffix(".ics"), self.request.remote_ip)
+        queries, zone = self.services.todos.queries(feed.user), feed.user.time_zone or "UTC"
+        which = TodoFilter(list=feed.name or None, completed=None if options.get("completed") else False)
+        self.headers["Cache-Control"] = "private, no-cache"
+        version = f"{await queries.revision(which.list)} {feed.id} {zone} {self.request.query} {__version__}"
+        self.validate(f'"{hash_secret(version)[:32]}"')
+        file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_BODY)  # noqa: SIM115  # closed when it has been sent
+        if self.request.method != "HEAD":
+            name = (await queries.todo_list(which.list)).title if which.list else "To-dos"
+            await write_feed(file, name, zone, self._pages(queries, which), options.get("as") == "events")
+        size = None if self.request.method == "HEAD" else file.tell()
+        file.seek(0)
+        return Response(FileBody(file, size), "text/calendar; charset=utf-8")
+
+    async def _pages(self, queries: TodoQueries, which: TodoFilter) -> AsyncIterator[list[Todo]]:
+        """The to-dos, few at a time, so that other requests are not delayed."""
+        page = Page("order", False, FEED_PAGE, None)
+        while todos := await queries.todos(which, page):
+            yield todos[:FEED_PAGE]
+            if len(todos) <= FEED_PAGE:
+                return
+            await asyncio.sleep(0)
+            last = todos[FEED_PAGE - 1]
+            page = page._replace(after=(last.order, last.id))
 
 
 class Export(msgspec.Struct, frozen=True):
@@ -17735,6 +17824,11 @@ PAGE_HTML = r"""<!DOCTYPE html>
       <button class="button" type="submit">Add a webhook</button>
     </form>
   </details>
+  {% raw part('feeds', 'Calendar feeds') %}
+    <p class="soft">A feed shows your to-dos in other calendars. Anyone with its address can read them, until you
+      revoke it. For a feed of one list, open the options of that list.</p>
+    {% raw entries('feed', 'Make a feed') %}
+  </details>
   {% raw part('invites', 'Invitations', 'hidden') %}
     <p class="soft">An invitation link is valid for one account and for seven days.</p>
     {% raw entries('invite', 'Make an invitation') %}
@@ -17810,6 +17904,12 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <button class="button" data-action="saveTemplate">Save as template</button>
   </div>
   <p class="soft">Only you see this colour and place, and only for you the list is archived.</p>
+  <div class="feeds-part stack">
+    <h3>Calendar feed</h3>
+    <p class="soft">A feed shows this list in other calendars. Anyone with its address can read it, until you revoke
+      it.</p>
+    {% raw entries('feed', 'Make a feed') %}
+  </div>
 </dialog>
 
 {% raw dialog('templates', 'Templates') %}
@@ -23134,7 +23234,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const option = (value, text, selected = false) => h('option', { key: value, value, selected }, text);
 
-  const KINDS = ['session', 'token', 'webhook', 'delivery', 'invite', 'member', 'link', 'template']; // of COLLECTIONS
+  // Those of COLLECTIONS.
+  const KINDS = ['session', 'token', 'webhook', 'delivery', 'invite', 'member', 'link', 'feed', 'template'];
 
   // The properties of elements that follow from the state.
   const BINDINGS = {
@@ -23407,12 +23508,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     '.deliveries-title': () => ({ children: [sendingHook && t`Sent to ${sendingHook.address}`] }),
     '.invites-part': ({ session }) => ({ hidden: session.sign_up !== 'invite' || !hasAccount() }),
     '.account-username': ({ session }) => ({ value: session.user ?? '' }),
+    // A program that identifies users itself asks for more than the address of a feed.
+    '.feeds-part': ({ session }) => ({ hidden: access.link !== null || session.kind === 'host' }),
     '.links-part': ({ session }) => ({ hidden: !session.accounts }), // a link's header is read only with accounts
     '#share-title': () => ({ children: [sharedList && t`Share ${quoted(sharedList.title)}`] }),
     ...each(KINDS, kind => `.${kind}-entries`, kind => ({
-      children: entriesOf(kind).map(thing => entryView(kind, thing)),
+      children: entriesOf(kind).filter(isOfDialog).map(thing => entryView(kind, thing)),
     })),
-    ...each(['token', 'webhook', 'invite', 'link'], kind => `.${kind}-entries ~ .secret-place`, kind => ({
+    ...each(['token', 'webhook', 'invite', 'link', 'feed'], kind => `.${kind}-entries ~ .secret-place`, kind => ({
       children: state.secret?.kind === kind ? secretView(state.secret) : [],
     })),
   };
@@ -24423,7 +24526,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     find('.sign-in-button').focus();
   }
 
-  // ---- Collections in dialogs: sessions, tokens, invitations, members, links ---------------------------
+  // ---- Collections in dialogs: sessions, tokens, invitations, members, links, feeds --------------------
 
   // The server counts the making as the first use, and notes later ones only now and then.
   const isUsed = ({ used_at: used, created_at: made }) => Boolean(used) && used !== made;
@@ -24433,6 +24536,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const expiry = ({ expires_at: end }) => end && t`good until ${yearFormat(end)}`;
   let sharedList = null;
   let sendingHook = null; // whose deliveries are shown
+
+  // The options of a list show and make only feeds of that list.
+  const feedFields = () => (find('.list-options').open ? { list: currentList().id } : {});
+  const isOfDialog = thing => !('list' in feedFields()) || thing.list === feedFields().list;
 
   // The texts of an entry of each collection. The button `act` removes it, and screen readers read its
   // `label`; `gone` is reported afterwards.
@@ -24506,6 +24613,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       label: t`Revoke the link made ${timeAgo(link.created_at)}`,
       gone: t`The link is revoked.`,
     }),
+    feed: feed => ({
+      name: feed.list ? (listById(feed.list)?.title ?? t`A list that you can’t see any more`) : t`All lists`,
+      notes: [madeAgo(feed), isUsed(feed) && usedAgo(feed)],
+      act: t`Revoke`,
+      label: t`Revoke the feed made ${timeAgo(feed.created_at)}`,
+      gone: t`The feed is revoked.`,
+    }),
   };
 
   // The label, the text and the words of a secret that is shown only once.
@@ -24519,6 +24633,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       [t`The invitation link`, addressHere(link), t`Send this link to one person. Copy it now: it is not shown again.`],
     link: ({ link }) =>
       [t`The link to read this list`, addressHere(link), t`Copy the link now: it is not shown again.`],
+    feed: ({ link }) =>
+      [t`The address of the feed`, feedAddress(link),
+        t`Subscribe to this address in your calendar. Copy it now: it is not shown again.`],
   };
 
   // Templates are part of the copy on the device, and so of the state.
@@ -24606,6 +24723,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The server's own address can differ from the one the browser uses, so only its tail is used.
   const addressHere = link => new URL(new URL(link).hash, location.href).href;
+  // Most calendars show events, but no to-dos.
+  const feedAddress = link =>
+    new URL(`${root}/feeds/${new URL(link).pathname.split('/').pop()}?as=events`, location.href).href;
 
   async function copy(value, node) {
     const field = node.previousSibling;
@@ -25220,7 +25340,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     tagSelected, toggleAll, toggleDone, toggleOptions, toggleTag, visitPlace, wakeRetry,
     answer: ({ name }) => find('.confirm').close(oneLine(name) || 'yes'),
     closeDialog: (value, node) => node.closest('dialog').close(node.value),
-    makeEntry: (kind, node) => inDialog(node, () => makeEntry(kind)),
+    makeEntry: (kind, node) => inDialog(node, () => makeEntry(kind, kind === 'feed' ? feedFields() : {})),
     signOut: (path, node) => inDialog(node, () => endSession(path)),
     moveListBy: step => moveListBy(currentList(), Number(step)),
     showPassword: (value, node) => showPassword(node),
@@ -27215,6 +27335,30 @@ Link
   de Link
   pt Link
   es Enlace
+A list that you can’t see any more
+  de Eine Liste, die du nicht mehr siehst
+  pt Uma lista que você não vê mais
+  es Una lista que ya no ves
+All lists
+  de Alle Listen
+  pt Todas as listas
+  es Todas las listas
+Revoke the feed made {0}
+  de Abo widerrufen, angelegt {0}
+  pt Revogar a assinatura criada {0}
+  es Revocar la suscripción creada {0}
+The feed is revoked.
+  de Das Abo ist widerrufen.
+  pt A assinatura foi revogada.
+  es La suscripción está revocada.
+The address of the feed
+  de Die Adresse des Abos
+  pt O endereço da assinatura
+  es La dirección de la suscripción
+Subscribe to this address in your calendar. Copy it now: it is not shown again.
+  de Abonniere diese Adresse in deinem Kalender. Kopiere sie jetzt: Sie wird nicht noch einmal gezeigt.
+  pt Assine este endereço no seu calendário. Copie-o agora: ele não será mostrado de novo.
+  es Suscríbete a esta dirección en tu calendario. Cópiala ahora: no se vuelve a mostrar.
 Revoke the link made {0}
   de Link widerrufen, angelegt {0}
   pt Revogar o link criado {0}
@@ -27904,10 +28048,6 @@ Add a webhook
   de Webhook hinzufügen
   pt Adicionar um webhook
   es Añadir un webhook
-All lists
-  de Alle Listen
-  pt Todas as listas
-  es Todas las listas
 Sent to {0}
   de An {0} geschickt
   pt Enviado para {0}
@@ -27988,6 +28128,31 @@ With this secret the program checks who sends. Copy it now: it is not shown agai
   de Mit diesem Geheimnis prüft das Programm, wer schickt. Kopiere es jetzt: Es wird nicht noch einmal gezeigt.
   pt Com este segredo o programa verifica quem envia. Copie-o agora: ele não será mostrado de novo.
   es Con este secreto el programa comprueba quién envía. Cópialo ahora: no se vuelve a mostrar.
+Calendar feeds
+  de Kalender-Abos
+  pt Assinaturas de calendário
+  es Suscripciones de calendario
+A feed shows your to-dos in other calendars. Anyone with its address can read them, until you revoke it. For a feed of
+     one list, open the options of that list.
+  de Ein Abo zeigt deine Aufgaben in anderen Kalendern. Wer seine Adresse kennt, kann sie lesen, bis du es widerrufst.
+     Ein Abo nur einer Liste findest du in den Optionen dieser Liste.
+  pt Uma assinatura mostra as suas tarefas em outros calendários. Quem tem o endereço pode lê-las, até você revogá-la.
+     Para assinar uma só lista, abra as opções dessa lista.
+  es Una suscripción muestra tus tareas en otros calendarios. Quien tenga la dirección puede leerlas, hasta que la
+     revoques. Para suscribirse a una sola lista, abre las opciones de esa lista.
+Calendar feed
+  de Kalender-Abo
+  pt Assinatura de calendário
+  es Suscripción de calendario
+A feed shows this list in other calendars. Anyone with its address can read it, until you revoke it.
+  de Ein Abo zeigt diese Liste in anderen Kalendern. Wer seine Adresse kennt, kann sie lesen, bis du es widerrufst.
+  pt Uma assinatura mostra esta lista em outros calendários. Quem tem o endereço pode lê-la, até você revogá-la.
+  es Una suscripción muestra esta lista en otros calendarios. Quien tenga la dirección puede leerla, hasta que la
+     revoques.
+Make a feed
+  de Abo anlegen
+  pt Criar uma assinatura
+  es Crear una suscripción
 API tokens
   de API-Token
   pt Tokens da API
@@ -28530,6 +28695,9 @@ ROUTES = (
     Route("/api/tokens/{credential_id}", EndCredentialHandler, accounts_only=True),
     Route("/api/invites", InvitesHandler, accounts_only=True),
     Route("/api/invites/{credential_id}", EndCredentialHandler, accounts_only=True),
+    Route("/api/feeds", FeedsHandler),
+    Route("/api/feeds/{credential_id}", EndFeedHandler),
+    Route(r"/feeds/{secret:[\w-]+\.ics}", FeedHandler),
     Route("/api/lists/{list_id}/links", LinksHandler, accounts_only=True),
     Route("/api/lists/{list_id}/links/{link_id}", LinkHandler, accounts_only=True),
     Route("/.well-known/caldav", CalendarAddressHandler),
