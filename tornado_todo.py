@@ -16316,7 +16316,7 @@ def without_instances(text: str) -> str:
     calendars = parse_components(text.encode())
     for calendar in calendars:
         singles = [each for each in calendar.inner("VTODO") if each.all("RECURRENCE-ID")]
-        calendar.items = [each for each in calendar.items if each not in singles]
+        calendar.components = [each for each in calendar.components if each not in singles]
     return calendar_text(calendars)
 
 
@@ -16606,7 +16606,7 @@ class CalendarFilter:
     def _part_passes(self, node: Any, component: Component) -> bool:
         kind = prefixed(node.tag)
         if kind == "C:comp-filter":
-            return self._component_passes(node, [each for each in component.items if isinstance(each, Component)])
+            return self._component_passes(node, component.components)
         if kind == "C:prop-filter":
             found = component.all(node.get("name", "").upper())
             if child_of(node, "C:is-not-defined") is not None:
