@@ -1574,7 +1574,8 @@ DEFAULTS = {
     "REDIS_URL": "", "REDIS_HOST": "", "REDIS_PORT": 6379, "REDIS_PREFIX": "tornado_todo:", "MYSQL_URL": "",
     "SMTP_URL": "", "AUTH": "auto", "SIGNUP": "invite", "COOKIE_SECRET": (), "ALLOWED_HOSTS": frozenset(),
     "CORS_ORIGINS": frozenset(), "FRAME_ANCESTORS": "'none'", "TRUSTED_PROXIES": (), "PUBLIC_URL": "", "PREFIX": "",
-    "STATIC_PATH": "", "WEATHER_URI": "", "WEATHER_PLACE": "", "WEBHOOK_NETWORKS": (), "TRASH_DAYS": 30, "WORKERS": 1,
+    "STATIC_PATH": "", "TODO_SERVER": "", "TODO_TOKEN": "",
+    "WEATHER_URI": "", "WEATHER_PLACE": "", "WEBHOOK_NETWORKS": (), "TRASH_DAYS": 30, "WORKERS": 1,
     "HTTP_SERVER": "tornado", "MAX_CONNECTIONS": 4000, "KEEP_ALIVE": 75, "LOG_LEVEL": "info", "LOG_FORMAT": "text",
 }  # fmt: skip
 
@@ -16025,10 +16026,13 @@ def test_a_command_that_uses_no_settings_declares_none(monkeypatch, capsys):
     assert capsys.readouterr().out == "Hello, Ann\nBye, Ann\n"
 
 
-@pytest.fixture(params=["SQLite file", "Postgres"])
+@pytest.fixture(params=["SQLite file", "Postgres", "server"])
 def todo(request, tmp_path):
-    """A function that runs a command on to-dos, which are in a database of their own."""
-    with own_database(request.param, tmp_path) as settings:
+    """A function that runs a command on to-dos, which are in a database of their own, or at a server."""
+    with contextlib.ExitStack() as stack:
+        settings = stack.enter_context(own_database(request.param.replace("server", "in memory"), tmp_path))
+        if request.param == "server":
+            settings = {"TODO_SERVER": stack.enter_context(serving(settings)).url}
         folders = {f"XDG_{kind}_HOME": str(tmp_path / kind) for kind in ("CONFIG", "STATE")}
 
         def run(*words: str, **more: str) -> subprocess.CompletedProcess:
@@ -16151,6 +16155,68 @@ def test_each_command_has_help_with_an_example(tmp_path):
     assert shown.returncode == 0
     for name in tornado_todo.TODO_DEFAULTS:
         assert f"--{name}" in shown.stdout
+
+
+@pytest.fixture
+def signed_up(tmp_path):
+    """A server with accounts, one for ann, and the settings of her commands, which name no server."""
+    folders = {f"XDG_{kind}_HOME": str(tmp_path / kind) for kind in ("CONFIG", "STATE")}
+    with process(tmp_path, **in_file(tmp_path), **WITH_ACCOUNTS) as server:
+        yield server, folders, sign_up(server.client)
+
+
+def test_login_keeps_a_token_in_a_file_of_ones_own_and_commands_use_its_server(tmp_path, signed_up):
+    server, folders, ann = signed_up
+    refused = command(tmp_path, "list", "--server", server.client.url, **folders)
+    assert (refused.returncode, refused.stderr) == (1, "tornado_todo: Sign in first.\n")
+    done = command(tmp_path, "login", server.client.url, "--user", "ann", typed="the password of ann\n", **folders)
+    assert done.returncode == 0 and server.client.url in done.stdout, done.stderr
+    (file,) = (tmp_path / "CONFIG").rglob("*.json")
+    assert file.stat().st_mode & 0o777 == 0o600 and "todo_token_" in file.read_text()
+    assert command(tmp_path, "add", "milk", **folders).returncode == 0
+    assert [each["title"] for each in server.client.get("/api/todos", **ann).json()] == ["milk"]
+    kinds = [len(server.client.get(f"/api/{kind}", **ann).json()) for kind in ("tokens", "sessions")]
+    assert kinds == [1, 1]  # the session of the test's client, but none of the command's
+    elsewhere = command(tmp_path, "list", **folders, DATABASE_URL=f"sqlite:///{tmp_path}/other.db")
+    assert_refused(elsewhere, "other.db")
+    assert command(tmp_path, "logout", **folders).returncode == 0 and "todo_token_" not in file.read_text()
+    assert_refused(command(tmp_path, "logout", **folders), "no login")
+
+
+@pytest.mark.parametrize("options", [(), ("--read-only",)])
+def test_token_command_makes_a_token_for_a_user_of_the_database(tmp_path, signed_up, options):
+    server, folders, ann = signed_up
+    made = command(tmp_path, "token", "ann", "laptop", "--days", "1", *options, **in_file(tmp_path))
+    assert made.returncode == 0, made.stderr
+    done = command(tmp_path, "login", server.client.url, typed=made.stdout, **folders)
+    assert done.returncode == 0, done.stderr
+    added = command(tmp_path, "add", "milk", **folders)
+    assert (added.returncode, added.stderr) == (
+        (1, "tornado_todo: This token may only read.\n") if options else (0, "")
+    )
+    with_setting = {**folders, "TODO_SERVER": server.client.url, "TODO_TOKEN": "wrong"}
+    assert "not valid" in command(tmp_path, "list", **with_setting).stderr
+    assert command(tmp_path, "token", "nobody", "laptop", **in_file(tmp_path)).returncode == 1
+    assert "days must be" in command(tmp_path, "token", "ann", "laptop", "--days", "999", **in_file(tmp_path)).stderr
+
+
+@pytest.mark.parametrize("typed, words", [("\n", "Sign in first"), ("todo_token_x\n", "not valid")])
+def test_login_without_a_valid_token_keeps_nothing(tmp_path, signed_up, typed, words):
+    server, folders, ann = signed_up
+    done = command(tmp_path, "login", server.client.url, typed=typed, **folders)
+    assert done.returncode == 1 and words in done.stderr and not (tmp_path / "CONFIG").exists()
+
+
+def test_commands_explain_a_server_that_they_cannot_use(tmp_path):
+    away = command(tmp_path, "list", "--server", f"http://127.0.0.1:{free_port()}", XDG_CONFIG_HOME=str(tmp_path))
+    assert away.returncode == 1 and "cannot be reached" in away.stderr and away.stderr.count("\n") == 1
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as program:
+        url = f"http://127.0.0.1:{program.server_port}"
+        threading.Thread(target=program.handle_request, daemon=True).start()
+        other = command(tmp_path, "list", "--server", url, XDG_CONFIG_HOME=str(tmp_path))
+    assert other.returncode == 1 and "Check the URL" in other.stderr and other.stderr.count("\n") == 1
+    assert_refused(command(tmp_path, "list", "--server", "todo", XDG_CONFIG_HOME=str(tmp_path)), "TODO_SERVER")
+    assert_refused(command(tmp_path, "list", "--server", url, "--user", "ann", XDG_CONFIG_HOME=str(tmp_path)), "--user")
 
 
 def test_a_check_says_once_why_the_database_does_not_open(tmp_path):

@@ -577,6 +577,12 @@ class Config:
     )
     prefix: str = setting(PREFIX, "path that everything is served under, such as /todo, also if a proxy removes it")
     static_path: str = setting(FOLDER, "folder to serve at /static/")
+    todo_server: str = setting(
+        parse_public_url,
+        "URL of a server whose to-dos the commands use, instead of those of the database",
+        option="--server",
+    )
+    todo_token: str = setting(LINE, "API token for that server; by default the one that `tornado-todo login` keeps")
     weather_uri: str = setting(WEATHER_URL, "Open-Meteo's (or Yahoo's older) current weather, for /api/weather")
     weather_place: str = setting(LINE, "name of the place, if the weather server does not send it")
     webhook_networks: tuple[Network, ...] = setting(
@@ -15844,6 +15850,81 @@ class DocsHandler(Handler):
         return Response(html, "text/html; charset=utf-8")
 
 
+# ---- operations without HTTP
+
+
+def query_text(name: str, value: Any, reader: Callable[[str], Any] | None) -> Any:
+    """A Python value as the text of a query parameter, or the texts of one that may be repeated."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Todo | TodoList):
+        return value.id
+    if isinstance(value, str | int | None):
+        return "" if value is None else str(value)
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    texts = [query_text(name, each, None) for each in value]
+    return texts if name == "tag" else (".." if reader is read_due else ",").join(texts)
+
+
+def fill_request(request: Request, operation: Operation, body: Any, arguments: Mapping[str, Any]) -> None:
+    """Put Python values into a request: parameters of the operation where it declares them, others as its fields."""
+    declared = {name: parameter for _, name, parameter in operation.parameters}
+    has_fields = body is None and isinstance(operation.body, Fields)
+    fields: dict[str, Any] = {}
+    query: list[tuple[str, Any]] = []
+    for name, value in arguments.items():
+        parameter = declared.get(name)
+        if parameter is None and has_fields:
+            fields[name] = value.id if isinstance(value, Todo | TodoList) else value
+        elif parameter and parameter.header and value is not None:
+            request.headers[parameter.header.lower()] = f'"{value}"' if isinstance(value, int) else value
+        elif value is not None:
+            query.append((name, query_text(name, value, parameter and parameter.reader)))
+    added = urllib.parse.urlencode(query, doseq=True, errors="surrogatepass")
+    request.query = "&".join(filter(None, (request.query, added)))
+    if has_fields and (fields or not getattr(operation.body, "optional", False)):
+        body = fields
+    if body is None:
+        return
+    is_json = not isinstance(body, bytes)
+    content = json.dumps(msgspec.to_builtins(body)).encode() if is_json else body
+
+    async def receive(take: Callable[[bytes], object]) -> None:
+        take(content)
+
+    request.headers["content-type"] = "application/json" if is_json else "application/octet-stream"
+    request.length, request.receive_body = len(content), receive
+
+
+def read_result(operation: Operation, content: bytes, headers: Mapping[str, str]) -> tuple[Any, str]:
+    """The result of an operation from its response, and the cursor of the next page."""
+    after = re.search(r"[?&]after=([^&>]+)", headers.get("Link", ""))
+    if operation.result in (None, bytes) or headers.get("Content-Type") != "application/json":
+        return content or None, ""
+    return msgspec.json.decode(content, type=operation.result), after[1] if after else ""
+
+
+async def run_operation(
+    app: App, caller: Caller, method: str, path: str, body: Any, arguments: Mapping[str, Any]
+) -> tuple[Any, str]:
+    """Carry out an operation of the API for a caller. Returns its result, and the cursor of the next page."""
+    host = f"localhost:{app.config.server_port}"
+    request = Request(method.upper(), app.config.prefix + path, "HTTP/1.1", {"host": host}, "127.0.0.1", "http")
+    request.caller = caller
+    handler, parts = app.router.find(app, request)
+    operation = handler.operations().get(request.method)
+    if operation is None:
+        raise MethodNotAllowed(handler.operations())
+    fill_request(request, operation, body, arguments)
+    response = await handler.respond(parts)
+    content = response.body
+    if isinstance(content, FileBody):
+        with content.file:
+            content = b"".join(content.chunks())
+    return read_result(operation, content, {**handler.headers, **response.headers})
+
+
 class Packed(NamedTuple):
     """A file of the page, with its bytes by content coding; an empty one stands for the plain bytes."""
 
@@ -28846,61 +28927,9 @@ async def lifespan(app: TodoApplication) -> AsyncIterator[None]:
 # ---- Python code, without HTTP
 
 
-def query_text(name: str, value: Any, reader: Callable[[str], Any] | None) -> Any:
-    """A Python value as the text of a query parameter, or the texts of one that may be repeated."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Todo | TodoList):
-        return value.id
-    if isinstance(value, str | int | None):
-        return "" if value is None else str(value)
-    if isinstance(value, datetime.date):
-        return value.isoformat()
-    texts = [query_text(name, each, None) for each in value]
-    return texts if name == "tag" else (".." if reader is read_due else ",").join(texts)
-
-
-def fill_request(request: Request, operation: Operation, body: Any, arguments: Mapping[str, Any]) -> None:
-    """Put Python values into a request: parameters of the operation where it declares them, others as its fields."""
-    declared = {name: parameter for _, name, parameter in operation.parameters}
-    has_fields = body is None and isinstance(operation.body, Fields)
-    fields: dict[str, Any] = {}
-    query: list[tuple[str, Any]] = []
-    for name, value in arguments.items():
-        parameter = declared.get(name)
-        if parameter is None and has_fields:
-            fields[name] = value.id if isinstance(value, Todo | TodoList) else value
-        elif parameter and parameter.header and value is not None:
-            request.headers[parameter.header.lower()] = f'"{value}"' if isinstance(value, int) else value
-        elif value is not None:
-            query.append((name, query_text(name, value, parameter and parameter.reader)))
-    added = urllib.parse.urlencode(query, doseq=True, errors="surrogatepass")
-    request.query = "&".join(filter(None, (request.query, added)))
-    if has_fields and (fields or not getattr(operation.body, "optional", False)):
-        body = fields
-    if body is None:
-        return
-    is_json = not isinstance(body, bytes)
-    content = json.dumps(msgspec.to_builtins(body)).encode() if is_json else body
-
-    async def receive(take: Callable[[bytes], object]) -> None:
-        take(content)
-
-    request.headers["content-type"] = "application/json" if is_json else "application/octet-stream"
-    request.length, request.receive_body = len(content), receive
-
-
 def path_of(todo: str | Todo) -> str:
     """The path of a to-do."""
     return f"/api/todos/{urllib.parse.quote(todo.id if isinstance(todo, Todo) else todo, safe='')}"
-
-
-def read_result(operation: Operation, content: bytes, headers: Mapping[str, str]) -> tuple[Any, str]:
-    """The result of an operation from its response, and the cursor of the next page."""
-    after = re.search(r"[?&]after=([^&>]+)", headers.get("Link", ""))
-    if operation.result in (None, bytes) or headers.get("Content-Type") != "application/json":
-        return content or None, ""
-    return msgspec.json.decode(content, type=operation.result), after[1] if after else ""
 
 
 class ChangesMessage(msgspec.Struct):
@@ -28940,21 +28969,8 @@ class Todos:
 
     async def _call(self, method: str, path: str, body: Any, arguments: Mapping[str, Any]) -> tuple[Any, str]:
         """The result of an operation, and the cursor of the next page."""
-        state = self._app.state
-        host = f"localhost:{state.config.server_port}"
-        request = Request(method.upper(), state.config.prefix + path, "HTTP/1.1", {"host": host}, "127.0.0.1", "http")
-        request.caller = Caller(await self._user(), "host")
-        handler, parts = state.router.find(state, request)
-        operation = handler.operations().get(request.method)
-        if operation is None:
-            raise MethodNotAllowed(handler.operations())
-        fill_request(request, operation, body, arguments)
-        response = await handler.respond(parts)
-        content = response.body
-        if isinstance(content, FileBody):
-            with content.file:
-                content = b"".join(content.chunks())
-        return read_result(operation, content, {**handler.headers, **response.headers})
+        caller = Caller(await self._user(), "host")
+        return await run_operation(self._app.state, caller, method, path, body, arguments)
 
     async def add(self, /, title: str, **fields: Any) -> Todo:
         """Add a to-do with these fields. With `parse=True`, words of the title become fields, as in quick add."""
@@ -30736,23 +30752,144 @@ def show_lists(*, console: Console) -> Shown:
     )
 
 
-@contextlib.contextmanager
-def opened_console(environ: Environ, user: str, makes_file: bool) -> Iterator[Console]:
-    """Open the to-dos that the settings name. Raises Misconfigured, also for a SQLite file that does not exist yet."""
-    database = open_database(Config.from_env(environ).database_url)
+class RemoteTodos(Todos):
+    """The to-dos of a user at another server: the same operations, by HTTP."""
+
+    def __init__(self, url: str, token: str = ""):
+        self.url, self.user = url, LOCAL_USER
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._headers["Content-Type"] = "application/json"  # otherwise Tornado would add that of a form
+
+    async def _call(self, method: str, path: str, body: Any, arguments: Mapping[str, Any]) -> tuple[Any, str]:
+        request = Request(method.upper(), path, "HTTP/1.0", {}, NO_ADDRESS, "http")
+        handler = next(route.handler for route in ROUTES if re.fullmatch(route.pattern, path))
+        operation = handler.operations()[request.method]
+        fill_request(request, operation, body, arguments)
+        content = await request.read_body(2**60) or (None if request.method in ("GET", "DELETE") else b"")
+        address = f"{self.url}{path}" + (f"?{request.query}" if request.query else "")
+        fetch = tornado.httpclient.AsyncHTTPClient(force_instance=True).fetch
+        options: dict[str, Any] = {"follow_redirects": False, "allow_nonstandard_methods": True, "body": content}
+        try:  # another server would get the token after a redirect
+            response = await fetch(
+                address, raise_error=False, method=request.method, headers=self._headers | request.headers, **options
+            )
+        except (OSError, ValueError, tornado.httpclient.HTTPError) as error:
+            raise Unavailable(f"{self.url} cannot be reached: {error}.") from None
+        if cookie := response.headers.get("Set-Cookie"):
+            self._headers["Cookie"] = cookie.partition(";")[0]
+        try:
+            if response.code < 300:
+                return read_result(operation, response.body, response.headers)
+            problem = msgspec.json.decode(response.body, type=Problem)
+        except msgspec.MsgspecError:
+            answer = f"{response.code} {response.reason}"
+            raise Unavailable(
+                f"{self.url} does not answer as a tornado_todo server: {answer}. Check the URL."
+            ) from None
+        fault = TodoError(problem.detail, problem.errors or [])
+        fault.status_code = problem.status
+        raise fault
+
+
+def chosen_todos(
+    environ: Environ, user: str, makes_file: bool
+) -> tuple[Todos, contextlib.AbstractAsyncContextManager[object], str]:
+    """The to-dos that the settings or the last login choose, how they are opened, and where they are.
+
+    Raises Misconfigured, also for a SQLite file that does not exist yet.
+    """
+    login = read_own("config", "login.json")
+    server = environ.get("TODO_SERVER") or ("" if environ.get("DATABASE_URL") else login.get("server", ""))
+    if server:
+        config = Config.from_env({"TODO_SERVER": server, "TODO_TOKEN": environ.get("TODO_TOKEN", "")})
+        if user != LOCAL_USER:
+            raise Misconfigured("--user is for a database: at a server, the token decides whose to-dos these are")
+        token = config.todo_token or login.get("tokens", {}).get(config.todo_server, "")
+        return RemoteTodos(config.todo_server, token), contextlib.nullcontext(), config.todo_server
+    app = make_app(environ)
+    database = app.state.services.database
     path = database.path if isinstance(database, SQLiteDatabase) else None
     if path and not makes_file and not os.path.exists(path):
-        raise Misconfigured(
-            f"DATABASE_URL: there is no file {path}: add a to-do, go to its folder, or name it by --database"
-        )
-    with opened_sync(environ, user=user) as todos:
-        yield Console(todos, os.path.abspath(path) if path else database.name)
+        fault = f"there is no file {path}: add a to-do, go to its folder, or name it by --database"
+        raise Misconfigured(f"DATABASE_URL: {fault}")
+    return Todos(app, user), lifespan(app), os.path.abspath(path) if path else database.name
+
+
+def typed_secret(question: str) -> str:
+    """A secret that is typed without being shown, or a line from a pipe."""
+    return getpass.getpass(question) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+
+
+async def new_token(server: RemoteTodos, name: str, password: str) -> str:
+    """Sign in at a server, make a token for the commands of this machine, and sign out."""
+    await server.call("POST", "/api/session", name=name, password=password)
+    made = await server.call("POST", "/api/tokens", name=f"tornado-todo at {socket.gethostname()}"[:100], days=366)
+    await server.call("DELETE", "/api/session")
+    return cast(str, made.token)
+
+
+def log_in(
+    url: Annotated[str, "the address of a server, such as https://todo.example.com"],
+    *,
+    user: Annotated[str | None, "make the token by signing in with this name and its password"] = None,
+) -> None:
+    """Use the to-dos at a server from now on, with an API token that is asked for, or read from a pipe.
+
+    The page makes tokens, in its settings. With --user the command makes one, and asks for the password instead.
+    Only you can read the file that keeps it. A database that a setting or option names goes before the server.
+
+    tornado-todo login https://todo.example.com --user ann
+    """
+    url = Config.from_env({"TODO_SERVER": url}).todo_server
+    secret = typed_secret(f"Password of {user}: " if user else "API token (none for this machine's own server): ")
+    token = asyncio.run(new_token(RemoteTodos(url), user, secret)) if user else secret.strip()
+    asyncio.run(RemoteTodos(url, token).call("GET", "/api/todos", limit=1))  # raises Unauthorized
+    login = read_own("config", "login.json")
+    write_own("config", "login.json", {"server": url, "tokens": login.get("tokens", {}) | {url: token}})
+    print(f"The commands use {url} from now on, until `tornado-todo logout`.")
+
+
+def log_out() -> None:
+    """Forget the server of the last login and its token.
+
+    tornado-todo logout
+    """
+    login = read_own("config", "login.json")
+    if not (url := login.pop("server", "")):
+        raise Misconfigured("there is no login to end")
+    login["tokens"].pop(url, None)
+    write_own("config", "login.json", login)
+    print(f"The token for {url} is forgotten here. It stays valid until it expires or is revoked on the page.")
+
+
+def make_token(
+    user: NameArgument,
+    name: Annotated[str, "what the token is for"],
+    *,
+    read_only: Annotated[bool, "it may only read"] = False,
+    days: Annotated[int, "how long it is valid"] = 90,
+    environ: OfDatabase,
+) -> None:
+    """Make an API token for a user of the database, and print it.
+
+    tornado-todo token ann backup --read-only --days 30
+    """
+    fields = read_fields({"name": name, "read_only": read_only, "days": days}, TokenFields)
+    label = cleaned(functools.partial(clean_line, limit=100), fields["name"], "name")
+
+    async def issue(services: Services) -> str:
+        owner = await services.accounts.user(fold_user_name(user))
+        return await services.accounts.issue(new_credential("token", owner, days * DAY, label, read_only))
+
+    print(on_stores(environ, issue))
 
 
 def run_on_console(command: Callable[..., Shown], user: str, as_json: bool, environ: Environ, **arguments: Any) -> int:
     """Run a command on to-dos, and print its result. Returns the exit code: 3 if nothing was found."""
     try:
-        with opened_console(environ, user, makes_file=command is add_todo) as console:
+        todos, opening, place = chosen_todos(environ, user, makes_file=command is add_todo)
+        with in_own_thread(opening) as loop:
+            console = Console(SyncTodos(todos, loop), place)
             value, lines, is_found = command(**arguments, console=console)
     except TodoError as error:
         say(f"tornado_todo: {printable(error.detail)}", logging.ERROR)
@@ -30773,6 +30910,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "delete": delete_todos,
     "undo": undo_last,
     "lists": show_lists,
+    "login": log_in,
+    "logout": log_out,
+    "token": make_token,
     "user add": add_user,
     "user password": change_password,
     "user rename": rename_user,
@@ -30845,7 +30985,7 @@ def add_parameter(parser: argparse.ArgumentParser, parameter: inspect.Parameter,
     if parameter.annotation is Console:
         parser.add_argument("--json", dest="as_json", action="store_true", help="print the result as one JSON document")
         parser.add_argument("--user", default=LOCAL_USER, help="whose to-dos (default: the user of this machine)")
-        add_settings(parser, {"DATABASE_URL"})
+        add_settings(parser, {"DATABASE_URL", "TODO_SERVER"})
         return
     kind, (detail,), name = parameter.annotation.__origin__, parameter.annotation.__metadata__, parameter.name
     if name == "environ":
@@ -30905,7 +31045,10 @@ def run_command(words: Sequence[str]) -> int | None:
     command = COMMANDS[name]
     parameters = inspect.signature(command).parameters
     if "console" in parameters:
-        return run_on_console(command, environ=read_environment(settings), **arguments)
+        environ = read_environment(settings)
+        if settings["DATABASE_URL"]:  # an option goes before the environment
+            environ["TODO_SERVER"] = settings["TODO_SERVER"] or ""
+        return run_on_console(command, environ=environ, **arguments)
     if "environ" in parameters:
         arguments["environ"] = read_environment(settings, logs=not name)
     return cast(int | None, command(**arguments))
