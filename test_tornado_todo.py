@@ -16705,6 +16705,434 @@ def test_preconditions_of_calendar_objects_hold(client):
     assert names_in(client, calendar) == {"x.ics"}
 
 
+def synchronize(client, path: str, token: str = "", limit: int = 0) -> tuple[dict[str, bool], str]:
+    """The names that changed (True) or are gone (False) since a token, and the next token."""
+    more = f"<limit><nresults>{limit}</nresults></limit>" if limit else ""
+    body = f"<sync-token>{token}</sync-token><sync-level>1</sync-level>{more}<prop><getetag/></prop>"
+    answer = dav(client, "REPORT", path, f"<sync-collection {DAV_NAMES}>{body}</sync-collection>")
+    etags = found_in(answer, "getetag")
+    next_token = xml.etree.ElementTree.fromstring(answer.body).findtext("{DAV:}sync-token")
+    names = {urllib.parse.unquote(href.rpartition("/")[2]): bool(etag) for href, etag in etags.items()}
+    assert ("" in names) == (limit > 0 and len(names) > limit)
+    return {name: its for name, its in names.items() if name}, next_token
+
+
+def unmet(answer: Answer) -> str:
+    """The precondition that an answer names."""
+    root = xml.etree.ElementTree.fromstring(answer.body)
+    assert root.tag == "{DAV:}error" and answer.status in (403, 405), answer.body
+    return root[0].tag.rpartition("}")[2]
+
+
+def test_sync_reports_what_changed_came_and_left(client):
+    path = new_calendar(client)
+    assert synchronize(client, path)[0] == {}
+    for name in ("a.ics", "b.ics", "c.ics", "d.ics"):
+        put_calendar(client, path + name, vtodo(name))
+    found, token = synchronize(client, path)
+    assert found == dict.fromkeys(("a.ics", "b.ics", "c.ics", "d.ics"), True)
+    assert synchronize(client, path, token) == ({}, token)
+    by_title = {todo["title"]: todo for todo in todos_of(client, path)}
+    assert len(by_title) == 1  # they are all milk
+    first, second, third, _ = todos_of(client, path)
+    change(client, first["id"], title="bread")
+    assert client.delete(f"/api/todos/{second['id']}").status == 204
+    other = add_list(client, "other")["id"]
+    change(client, third["id"], list=other)
+    made = add(client, "made", list=list_id_of(client, path))
+    found, token = synchronize(client, path, token)
+    assert found == {"a.ics": True, "b.ics": False, "c.ics": False, f"{made['id']}.ics": True}
+    change(client, third["id"], list=list_id_of(client, path))
+    assert client.delete(f"/api/todos/{made['id']}").status == 204
+    assert client.delete(f"/api/todos/{made['id']}?deleted=true").status == 204
+    found, token = synchronize(client, path, token)
+    assert found == {"c.ics": True, f"{made['id']}.ics": False}
+    # Of a removed one that had a name of its own nothing is known any more.
+    assert client.delete(path + "a.ics").status == 204
+    assert client.delete(f"/api/todos/{first['id']}?deleted=true").status == 204
+    answer = dav(client, "REPORT", path, SYNCHRONIZE.replace("<sync-token/>", f"<sync-token>{token}</sync-token>"))
+    assert unmet(answer) == "valid-sync-token"
+    assert set(synchronize(client, path)[0]) == {"c.ics", "d.ics"}
+
+
+@pytest.mark.parametrize("token", ["x", "urn:tornado-todo:{list}:99999999999999999", "urn:tornado-todo:{other}:1"])
+def test_token_that_does_not_hold_makes_an_app_read_everything(client, token):
+    path = new_calendar(client)
+    token = token.format(list=list_id_of(client, path), other=uuid.uuid4())
+    answer = dav(client, "REPORT", path, SYNCHRONIZE.replace("<sync-token/>", f"<sync-token>{token}</sync-token>"))
+    assert unmet(answer) == "valid-sync-token"
+
+
+def test_sync_in_parts_brings_everything_once(client):
+    path, token, names = new_calendar(client), "", []
+    for number in range(7):
+        put_calendar(client, f"{path}{number}.ics", vtodo(f"u{number}"))
+    for _ in range(4):
+        found, token = synchronize(client, path, token, limit=2)
+        names += found
+    assert sorted(names) == [f"{number}.ics" for number in range(7)]
+    for number in range(3):
+        assert client.delete(f"{path}{number}.ics").status == 204
+    removed, token = synchronize(client, path, token, limit=2)
+    more, token = synchronize(client, path, token, limit=2)
+    assert removed | more == {f"{number}.ics": False for number in range(3)}
+
+
+ODD_NAMES = ["a b.ics", "50%25.ics", "x/y.ics", "ünïcode-名前.ics", "a@b;c=d.ics", "no ending", "..", "#?&<>'.ics"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_names_and_uids_that_apps_choose_are_kept(client, name):
+    calendar = new_calendar(client, name=f"c-{urllib.parse.quote(name, safe='')}")
+    path, uid = calendar + urllib.parse.quote(name, safe=""), f"{name}@example"
+    etag = put_calendar(client, path, vtodo(uid))
+    assert names_in(client, calendar) == {name} == set(synchronize(client, calendar)[0])
+    assert client.get(path).headers["ETag"] == etag
+    (todo,) = todos_of(client, calendar)
+    change(client, todo["id"], title="other")
+    assert f"UID:{uid}" in client.get(path).body.decode()
+    home = found_in(dav(client, "PROPFIND", calendar_home(client), wanting("displayname"), Depth="1"), "displayname")
+    assert client.prefix + calendar in home
+    body = f"<C:calendar-multiget {DAV_NAMES}>{WANT_ALL}<href>{client.prefix}{path}</href></C:calendar-multiget>"
+    assert found_in(dav(client, "REPORT", calendar, body), "getetag")[client.prefix + path]
+    assert client.delete(path).status == 204
+
+
+def test_uid_is_unique_in_a_list(client):
+    calendar = new_calendar(client)
+    put_calendar(client, calendar + "a.ics", vtodo("u"))
+    answer = dav(client, "PUT", calendar + "b.ics", vtodo("u"))
+    assert unmet(answer) == "no-uid-conflict" and b"/a.ics</D:href>" in answer.body
+    assert unmet(dav(client, "PUT", calendar + "a.ics", vtodo("v"))) == "no-uid-conflict"
+    other = new_calendar(client, "other")
+    put_calendar(client, other + "a.ics", vtodo("u"))  # as an app moves it: then it removes the first
+    (todo,) = todos_of(client, other)
+    change(client, todo["id"], list=list_id_of(client, calendar))
+    assert names_in(client, calendar) == {"a.ics", f"{todo['id']}.ics"}
+    assert client.get(f"{calendar}{todo['id']}.ics").status == 200
+
+
+def test_calendar_object_that_cannot_be_a_todo_is_refused(client):
+    calendar = new_calendar(client)
+    before = client.get("/api/changes").body
+    texts = {
+        vtodo("u").replace("VTODO", "VEVENT"): "supported-calendar-component",
+        "BEGIN:VCALENDAR\r\nEND:VCALENDAR\r\n": "valid-calendar-object-resource",
+        "BEGIN:nothing": "valid-calendar-data",
+        vtodo("u").replace("VERSION", "METHOD:PUBLISH\r\nVERSION"): "valid-calendar-object-resource",
+        vtodo("u").replace("END:VCALENDAR", vtodo("v").split("EN\r\n")[1]): "valid-calendar-object-resource",
+    }
+    for text, condition in texts.items():
+        assert unmet(dav(client, "PUT", calendar + "x.ics", text)) == condition, text
+    answer = client.request("PUT", calendar + "x.ics", vtodo("u").encode(), Content_Type="application/json")
+    assert unmet(answer) == "supported-calendar-data"
+    assert_problem(dav(client, "PUT", calendar + "x.ics", "BEGIN:" + "x" * (10 << 20)), 413)
+    assert_problem(dav(client, "PUT", calendar + "%00.ics", vtodo("u")), 400)
+    assert_problem(dav(client, "PUT", f"{calendar_home(client)}none/x.ics", vtodo("u")), 404)
+    assert client.get("/api/changes").body == before
+
+
+def test_calendar_is_made_changed_and_put_in_the_trash(client):
+    home, name = calendar_home(client), str(uuid.uuid4())
+    path = home + name + "/"
+    kinds = "<resourcetype><collection/><C:calendar/></resourcetype>"
+    looks = "<A:calendar-color>#FF2968FF</A:calendar-color><x:y xmlns:x='urn:x' a='1'>b<x:z/>&amp;</x:y>"
+    body = f"<mkcol {DAV_NAMES}><set><prop>{kinds}<displayname>Büro &amp; Co</displayname>{looks}</prop></set></mkcol>"
+    assert dav(client, "MKCOL", path, body).status == 201
+    assert unmet(dav(client, "MKCOL", path, body)) == "resource-must-be-null"
+    todo_list = client.get(f"/api/lists/{list_id_of(client, path)}").json()
+    assert (todo_list["title"], todo_list["colour"]) == ("Büro & Co", "pink")
+    names = ("displayname", "A:calendar-color", "x:y xmlns:x='urn:x'", "A:calendar-order")
+
+    def shown() -> list[str | None]:
+        answer = dav(client, "PROPFIND", path, wanting(*names))
+        kept = ("displayname", "calendar-color", "y", "calendar-order")
+        return [found_in(answer, name)[client.prefix + path] for name in kept]
+
+    assert shown()[:3] == ["Büro & Co", "#FF2968FF", "b&"]
+    assert client.patch(f"/api/lists/{todo_list['id']}", {"colour": "green", "order": 3.5}).status == 200
+    assert shown()[1] != "#FF2968FF" and shown()[3] == "3.5"
+    change_it = "<propertyupdate {}><set><prop>{}</prop></set><remove><prop>{}</prop></remove></propertyupdate>"
+    body = change_it.format(DAV_NAMES, "<displayname>New</displayname>", "<x:y xmlns:x='urn:x'/>")
+    assert set(found_in(dav(client, "PROPPATCH", path, body), "displayname").values()) == {""}
+    assert shown()[0] == "New" and shown()[2] is None
+    body = change_it.format(DAV_NAMES, "<displayname>Newer</displayname><getetag>1</getetag>", "<resourcetype/>")
+    answer = dav(client, "PROPPATCH", path, body)
+    assert b" 403 " in answer.body and b" 424 " in answer.body and shown()[0] == "New"
+    assert client.delete(path).status == 204
+    assert_problem(client.get(f"/api/lists/{todo_list['id']}"), 404)
+    assert client.get(f"/api/lists/{todo_list['id']}?deleted=true").status == 200
+    assert dav(client, "MKCALENDAR", path).status == 201  # the name is free again
+    inbox = client.get("/api/lists").json()[0]["id"]
+    assert_problem(client.delete(f"{home}{inbox}/"), 403)
+    events = '<C:supported-calendar-component-set><C:comp name="VEVENT"/></C:supported-calendar-component-set>'
+    body = f"<C:mkcalendar {DAV_NAMES}><set><prop>{events}</prop></set></C:mkcalendar>"
+    assert unmet(dav(client, "MKCALENDAR", f"{home}{uuid.uuid4()}/", body)) == "supported-calendar-component"
+
+
+def test_calendar_object_moves_to_another_list_and_name(client):
+    first, second = new_calendar(client), new_calendar(client, "second")
+    put_calendar(client, first + "a.ics", vtodo("u", "LOCATION:Here"))
+    put_calendar(client, second + "b.ics", vtodo("v"))
+    _, token = synchronize(client, first)
+
+    def move(path: str, target: str, **headers: str) -> int:
+        return client.request("MOVE", path, None, Destination=client.url + target, **headers).status
+
+    assert move(first + "a.ics", second + "b.ics", Overwrite="F") == 412
+    assert move(first + "a.ics", calendar_home(client) + "none/a.ics") == 409
+    assert move(first + "a.ics", "/elsewhere") == 403
+    assert client.request("MOVE", first + "a.ics", None, Destination="http://other.example/caldav/x/y/z").status == 502
+    assert move(first + "a.ics", second + "a.ics") == 201
+    assert synchronize(client, first, token)[0] == {"a.ics": False}
+    assert "LOCATION:Here" in client.get(second + "a.ics").body.decode()
+    assert move(second + "a.ics", second + "b.ics") == 204
+    assert names_in(client, second) == {"b.ics"} and "UID:u" in client.get(second + "b.ics").body.decode()
+    assert undo(client) and names_in(client, second) >= {"b.ics"}
+
+
+def test_app_completes_one_of_a_series_by_an_instance(client):
+    calendar = new_calendar(client)
+    text = vtodo("u", "DTSTART;VALUE=DATE:20261130", "DUE;VALUE=DATE:20261201", "RRULE:FREQ=WEEKLY", "LOCATION:Here")
+    put_calendar(client, calendar + "a.ics", text)
+    (before,) = todos_of(client, calendar)
+    single = "BEGIN:VTODO|UID:u|RECURRENCE-ID;VALUE=DATE:20261130|SUMMARY:milk|STATUS:COMPLETED|END:VTODO|END:VCALENDAR"
+    put_calendar(client, calendar + "a.ics", text.replace("END:VCALENDAR", single.replace("|", "\r\n")), 204)
+    todos = {todo["completed"]: todo for todo in todos_of(client, calendar)}
+    assert todos[True]["id"] == before["id"] and todos[False]["due"] > "2026-12-01" and todos[False]["repeat"]
+    text = client.get(calendar + "a.ics").body.decode()
+    assert {"UID:u", "LOCATION:Here"} <= set(text.split("\r\n")) and "RECURRENCE-ID" not in text
+    assert f"DUE;VALUE=DATE:{todos[False]['due'].replace('-', '')}" in text and len(names_in(client, calendar)) == 2
+    undo(client)
+    assert [(todo["id"], todo["completed"]) for todo in todos_of(client, calendar)] == [(before["id"], False)]
+
+
+@pytest.mark.parametrize("copies_first", [None, True, False])
+def test_app_completes_one_of_a_series_by_its_next_date(client, copies_first):
+    calendar = new_calendar(client)
+    put_calendar(client, calendar + "a.ics", vtodo("u", "DUE;VALUE=DATE:20261201", "RRULE:FREQ=DAILY"))
+    (before,) = todos_of(client, calendar)
+
+    def copy() -> None:
+        put_calendar(client, calendar + "b.ics", vtodo("v", "DUE;VALUE=DATE:20261201", "STATUS:COMPLETED"))
+
+    if copies_first:
+        copy()
+    put_calendar(client, calendar + "a.ics", vtodo("u", "DUE;VALUE=DATE:20261202", "RRULE:FREQ=DAILY"), 204)
+    if copies_first is False:
+        copy()
+    found = sorted((todo["due"], todo["completed"], bool(todo["repeat"])) for todo in todos_of(client, calendar))
+    assert found == [("2026-12-01", True, False), ("2026-12-02", False, True)]
+    names = names_in(client, calendar)
+    assert "a.ics" in names and len(names) == 2 and ("b.ics" in names) == (copies_first is not None)
+    assert "DUE;VALUE=DATE:20261202" in client.get(calendar + "a.ics").body.decode()
+    if copies_first is None:  # our own completed one keeps its id
+        assert {todo["id"] for todo in todos_of(client, calendar) if todo["completed"]} == {before["id"]}
+
+
+def test_app_completes_a_series_as_a_whole(client):
+    calendar = new_calendar(client)
+    text = vtodo("u", "DUE;VALUE=DATE:20261201", "RRULE:FREQ=DAILY")
+    put_calendar(client, calendar + "a.ics", text)
+    put_calendar(client, calendar + "a.ics", text.replace("DUE", "STATUS:COMPLETED\r\nDUE"), 204)
+    completed = {todo["completed"]: todo["id"] for todo in todos_of(client, calendar)}
+    assert names_in(client, calendar) == {"a.ics", f"{completed[False]}.ics"}
+    put_calendar(client, calendar + "c.ics", vtodo("w", "DUE;VALUE=DATE:20261201", "RRULE:FREQ=DAILY", title="later"))
+    put_calendar(
+        client, calendar + "c.ics", vtodo("w", "DUE;VALUE=DATE:20261215", "RRULE:FREQ=DAILY", title="later"), 204
+    )
+    assert [todo["completed"] for todo in todos_of(client, calendar) if todo["title"] == "later"] == [False]
+
+
+def test_subtask_is_linked_when_its_parent_comes_and_stays_when_it_goes(client):
+    calendar = new_calendar(client)
+    put_calendar(client, calendar + "child.ics", vtodo("child", "RELATED-TO:parent", title="child"))
+    assert todos_of(client, calendar)[0]["parent"] is None
+    assert "RELATED-TO:parent" in client.get(calendar + "child.ics").body.decode()
+    put_calendar(client, calendar + "parent.ics", vtodo("parent", title="parent"))
+    by_title = {todo["title"]: todo for todo in todos_of(client, calendar)}
+    assert by_title["child"]["parent"] == by_title["parent"]["id"]
+    change(client, by_title["child"]["id"], title="child", notes="n")
+    assert "RELATED-TO:parent" in client.get(calendar + "child.ics").body.decode()
+    assert client.delete(calendar + "parent.ics").status == 204
+    (child,) = todos_of(client, calendar)
+    assert child["parent"] is None and "RELATED-TO:parent" in client.get(calendar + "child.ics").body.decode()
+    put_calendar(client, calendar + "parent.ics", vtodo("parent", title="parent"))
+    assert show(client, child["id"])["parent"]
+    put_calendar(client, calendar + "child.ics", vtodo("child", title="child"), 204)
+    assert show(client, child["id"])["parent"] is None
+    for depth in range(8):
+        put_calendar(client, f"{calendar}{depth}.ics", vtodo(f"d{depth}", f"RELATED-TO:d{depth - 1}", title=f"{depth}"))
+    assert "RELATED-TO:d6" in client.get(calendar + "7.ics").body.decode()
+
+
+ENTITIES = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><propfind xmlns="DAV:"><prop>&b;</prop></propfind>'
+OUTSIDE = '<!DOCTYPE x SYSTEM "file:///etc/passwd"><propfind xmlns="DAV:"><allprop/></propfind>'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [ENTITIES, OUTSIDE, "<a>" * 100 + "</a>" * 100, "<a>" * 200_000, "<propfind", "<x:y/>", "\udcff", "\0", "<a/>"],
+)
+@pytest.mark.parametrize("method", ["PROPFIND", "REPORT", "PROPPATCH", "MKCALENDAR"])
+def test_xml_that_cannot_be_read_changes_nothing(client, method, body):
+    path = f"{calendar_home(client)}{client.get('/api/lists').json()[0]['id']}/"
+    before = client.get("/api/changes").body
+    answer = client.request(method, path, body.encode(errors="surrogateescape"), Content_Type="application/xml")
+    harmless = body == "<a/>" and method != "PROPFIND"
+    assert answer.status == 400 or (harmless and answer.status in (207, 403, 405)), answer.body
+    assert b"root:" not in answer.body and client.get("/api/changes").body == before
+
+
+def test_xml_over_its_limit_is_refused(client):
+    path = f"{calendar_home(client)}"
+    assert_problem(dav(client, "PROPFIND", path, f"<propfind>{' ' * (10 << 20)}</propfind>"), 413)
+    assert unmet(dav(client, "PROPFIND", path, Depth="infinity")) == "propfind-finite-depth"
+
+
+def test_multiget_takes_thousands_of_addresses(client):
+    calendar = new_calendar(client)
+    put_calendar(client, calendar + "a.ics", vtodo("u", "DESCRIPTION:\x0b<&>]]>", title="a]]>b"))
+    hrefs = "".join(f"<href>{client.prefix}{calendar}{number}.ics</href>" for number in range(3000))
+    hrefs += f"<href>{client.url}{calendar}a.ics</href><href>/other</href><href>http://[</href><href/>"
+    body = f"<C:calendar-multiget {DAV_NAMES}>{WANT_ALL}{hrefs}</C:calendar-multiget>"
+    found = found_in(dav(client, "REPORT", calendar, body), "calendar-data")
+    assert [href for href, text in found.items() if text] == [f"{client.prefix}{calendar}a.ics"]
+    assert len(found) == 3004 and "SUMMARY:a]]>b" in found[f"{client.prefix}{calendar}a.ics"]
+
+
+FILTERS = {
+    "": "abcd",
+    '<C:prop-filter name="COMPLETED"><C:is-not-defined/></C:prop-filter>': "abd",
+    '<C:prop-filter name="SUMMARY"><C:text-match>MILK</C:text-match></C:prop-filter>': "ab",
+    '<C:prop-filter name="SUMMARY"><C:text-match collation="i;octet">MILK</C:text-match></C:prop-filter>': "",
+    '<C:prop-filter name="SUMMARY"><C:text-match negate-condition="yes">milk</C:text-match></C:prop-filter>': "cd",
+    '<C:prop-filter name="LOCATION"/>': "a",
+    '<C:prop-filter name="X-A"><C:param-filter name="B"/></C:prop-filter>': "b",
+    '<C:comp-filter name="VALARM"/>': "d",
+    '<C:comp-filter name="VALARM"><C:is-not-defined/></C:comp-filter>': "abc",
+    '<C:time-range start="20261201T000000Z" end="20261202T000000Z"/>': "ad",
+    '<C:time-range start="20270105T000000Z" end="20270106T000000Z"/>': "d",
+    '<C:time-range end="20261129T000000Z"/>': "c",
+    '<C:prop-filter name="DUE"><C:time-range start="20261201T000000Z"/></C:prop-filter>': "abd",
+}
+
+
+def query_for(inner: str) -> str:
+    return QUERY.replace('<C:comp-filter name="VTODO"/>', f'<C:comp-filter name="VTODO">{inner}</C:comp-filter>')
+
+
+def test_calendar_query_finds_what_passes_its_filter(client):
+    calendar = new_calendar(client)
+    alarm = ("BEGIN:VALARM", "ACTION:DISPLAY", "TRIGGER:-PT5M", "DESCRIPTION:x", "END:VALARM")
+    put_calendar(client, calendar + "a", vtodo("a", "LOCATION:Here", "DUE:20261201T100000Z"))
+    put_calendar(client, calendar + "b", vtodo("b", "X-A;B=c:d", "DUE:20261215T100000Z", title="more milk"))
+    put_calendar(client, calendar + "c", vtodo("c", "STATUS:COMPLETED", "COMPLETED:20261101T100000Z", title="x"))
+    repeats = "DUE:20261201T090000Z", "RRULE:FREQ=DAILY"
+    put_calendar(client, calendar + "d", vtodo("d", *repeats, *alarm, title="y"))
+    for inner, names in FILTERS.items():
+        found = found_in(dav(client, "REPORT", calendar, query_for(inner)), "calendar-data")
+        assert "".join(sorted(href[-1] for href in found)) == names, inner
+        assert all("BEGIN:VTODO" in text for text in found.values())
+    assert found_in(dav(client, "REPORT", calendar, QUERY.replace("VTODO", "VEVENT")), "getetag") == {}
+    faults = {
+        '<C:prop-filter name="UID"><C:text-match collation="x">m</C:text-match></C:prop-filter>': "supported-collation",
+        '<C:time-range start="yesterday"/>': "valid-filter",
+        "<C:unknown/>": "supported-filter",
+    }
+    for inner, condition in faults.items():
+        assert unmet(dav(client, "REPORT", calendar, query_for(inner))) == condition
+    assert unmet(dav(client, "REPORT", calendar, f"<C:free-busy-query {DAV_NAMES}/>")) == "supported-report"
+
+
+def basic(name: str, secret: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(f'{name}:{secret}'.encode()).decode()}"}
+
+
+def test_calendar_app_signs_in_with_a_token(own_server):
+    ann, path = own_server.person("ann"), "/caldav/"
+    secret, reading = make_token(ann)["token"], make_token(ann, read_only=True)["token"]
+    client = own_server.somebody()
+    answer = dav(client, "PROPFIND", path)
+    assert_problem(answer, 401)
+    assert answer.headers["WWW-Authenticate"] == 'Basic realm="tornado_todo", charset="UTF-8"'
+    assert dav(client, "PROPFIND", path, **basic("ann", secret)).status == 207
+    assert dav(client, "PROPFIND", path, **basic("Ann", secret)).status == 207
+    with own_server.somebody(**basic("ann", reading)) as reader:
+        home = calendar_home(reader)
+        inbox = f"{home}{ann.get('/api/lists').json()[0]['id']}/"
+        rights = found_in(
+            dav(reader, "PROPFIND", inbox, wanting("current-user-privilege-set")), "current-user-privilege-set"
+        )
+        assert b"write" not in dav(reader, "PROPFIND", inbox, wanting("current-user-privilege-set")).body and rights
+        assert synchronize(reader, inbox)[0] == {}
+        assert_problem(dav(reader, "PUT", inbox + "x.ics", vtodo("u")), 403)
+    assert_problem(client.get("/api/todos", **basic("ann", secret)), 401)
+    foreign = {"Origin": "https://evil.example", "Sec_Fetch_Site": "cross-site"}
+    assert_problem(dav(client, "PUT", inbox + "x.ics", vtodo("u"), **basic("ann", secret), **foreign), 403)
+    for name, password in (("ann", PASSWORD), ("bob", secret), ("ann", "x")):
+        assert "token" in assert_problem(dav(client, "PROPFIND", path, **basic(name, password)), 401)["detail"]
+    assert_problem(dav(client, "PROPFIND", path, Authorization="Basic !"), 401)
+    statuses = [dav(client, "PROPFIND", path, **basic("ann", "x")).status for _ in range(10)]
+    assert statuses[-1] == 429
+    assert dav(client, "PROPFIND", path, **basic("ann", secret)).status == 207  # a token cannot be guessed
+
+
+def test_members_of_a_list_see_it_in_their_calendars_with_their_rights(town):
+    ids = {role: shared_list(town, role, "plans") for role in ("editor", "viewer")}
+    home = calendar_home(town.cid)
+    shown = found_in(dav(town.cid, "PROPFIND", home, wanting("displayname"), Depth="1"), "displayname")
+    assert [shown[f"{home}{list_id}/"] for list_id in ids.values()] == ["plans (bob)"] * 2
+    assert_problem(dav(town.cid, "PUT", f"{home}{ids['viewer']}/x.ics", vtodo("u")), 403)
+    put_calendar(town.cid, f"{home}{ids['editor']}/x.ics", vtodo("u"))
+    assert names_in(town.bob, f"{calendar_home(town.bob)}{ids['editor']}/") == {"x.ics"}
+    assert_problem(town.cid.delete(f"{home}{ids['editor']}/"), 403)
+    colour = "<set><prop><A:calendar-color>#00ff00</A:calendar-color></prop></set>"
+    colour = f"<propertyupdate {DAV_NAMES}>{colour}</propertyupdate>"
+    assert b" 200 " in dav(town.cid, "PROPPATCH", f"{home}{ids['viewer']}/", colour).body
+    assert (
+        lists_by_id(town.cid)[ids["viewer"]]["colour"] == "green" and not lists_by_id(town.bob)[ids["viewer"]]["colour"]
+    )
+    token = synchronize(town.cid, f"{home}{ids['editor']}/")[1]
+    unshare(town.bob, ids["editor"], "cid")
+    add(town.bob, "secret", list=ids["editor"])
+    share(town.bob, ids["editor"], "cid")
+    body = SYNCHRONIZE.replace("<sync-token/>", f"<sync-token>{token}</sync-token>")
+    assert unmet(dav(town.cid, "REPORT", f"{home}{ids['editor']}/", body)) == "valid-sync-token"
+
+
+def test_addresses_of_calendars_are_below_the_prefix():
+    with serving(MEMORY, prefix="/todo") as client:
+        home = calendar_home(client)
+        assert client.prefix == "/todo" and home.startswith("/caldav/")
+        calendar = new_calendar(client)
+        put_calendar(client, calendar + "x.ics", vtodo("u"))
+        assert names_in(client, calendar) == {"x.ics"} and set(synchronize(client, calendar)[0]) == {"x.ics"}
+        answer = client.request("MOVE", calendar + "x.ics", None, Destination=f"{client.prefix}{calendar}y.ics")
+        assert answer.status == 201 and names_in(client, calendar) == {"y.ics"}
+
+
+def test_what_apps_chose_goes_with_the_todo_and_the_account(own_server):
+    ann = own_server.person("ann")
+    calendar = new_calendar(ann)
+    put_calendar(ann, calendar + "x.ics", vtodo("u"))
+    put_calendar(ann, calendar + "y.ics", vtodo("v"))
+    (first, _), count = todos_of(ann, calendar), "SELECT count(*) FROM calendar_items"
+    assert own_server.sql(count) == [(3,)]
+    assert ann.delete(f"/api/todos/{first['id']}").status == 204
+    assert ann.delete(f"/api/todos/{first['id']}?deleted=true").status == 204
+    assert own_server.sql(count) == [(2,)]
+    list_id = list_id_of(ann, calendar)
+    assert ann.delete(calendar).status == 204 and own_server.sql(count) == [(2,)]
+    assert ann.delete(f"/api/lists/{list_id}?deleted=true").status == 204
+    assert own_server.sql(count) == [(0,)]
+    new_calendar(ann)
+    own_server.run(
+        own_server.services.accounts.delete_account(own_server.run(own_server.services.accounts.user("ann")))
+    )
+    assert own_server.sql(count) == [(0,)]
+
+
 # ==== engines of our own, to be killed, frozen and started again ================================
 
 
