@@ -15975,9 +15975,7 @@ class CalendarAddressHandler(Handler):
 class PageHandler(Handler):
     """The page. It has no private data: it reads everything that it shows from the API."""
 
-    takes_json = False
     any_query = True
-    propfind = CalendarAddressHandler.get
 
     @property
     def public(self) -> bool:  # type: ignore[override]
@@ -17061,11 +17059,27 @@ class CalendarRootHandler(CalDAVHandler):
         """Read the properties of the root, and with Depth 1 those of the caller's collection."""
         wanted = Wanted.of(await read_xml(body))
         home = [(self.href(self.user.id), HOME_PROPERTIES, None)] if self.depth() else []
-        return await self.multistatus([(self.href(), ROOT_PROPERTIES, None), *home], wanted)
+        return await self.multistatus([(self.request.path, ROOT_PROPERTIES, None), *home], wanted)
 
     async def report(self, body: XML) -> MultiStatus:
         """Search for users."""
         return await self.principals_report(body)
+
+
+class FrontHandler(PageHandler):
+    """The page, and the root of CalDAV for apps that know only the server's name and do not follow a redirection."""
+
+    propfind = CalendarRootHandler.propfind
+
+    async def respond(self, parts: Sequence[str]) -> Response[Any]:
+        if self.request.method != "PROPFIND":
+            return await super().respond(parts)
+        root = CalendarRootHandler(self.app, self.request)
+        self.headers = root.headers
+        try:
+            return await root.respond(parts)
+        finally:
+            self.who = root.who
 
 
 class CalendarHomeHandler(CalDAVHandler):
@@ -28724,7 +28738,7 @@ def build_page(config: Config) -> BuiltPage:
 
 
 ROUTES = (
-    Route("/", PageHandler),
+    Route("/", FrontHandler),
     Route(r"/page/{name:[0-9a-f]+\.(?:css|js|svg)}", PageAssetHandler),
     Route(r"/{name:worker\.js|manifest\.webmanifest}", PageFileHandler),
     Route("/api/todos", TodosHandler),
