@@ -37,6 +37,7 @@ import http.cookies
 import http.server
 import importlib.util
 import inspect
+import io
 import itertools
 import json
 import logging
@@ -65,6 +66,7 @@ import urllib.parse
 import urllib.request
 import uuid
 import xml.etree.ElementTree
+import zipfile
 import zoneinfo
 from typing import Annotated, Any, NamedTuple
 
@@ -8385,6 +8387,9 @@ def takes_detail(error: type[tornado_todo.TodoError]) -> bool:
     return "detail" in inspect.signature(error).parameters
 
 
+RAISES_VALUE_ERRORS = ("domain", "quick add", "formats", "decisions")
+
+
 class SourceTexts:
     """The texts of errors in the module's source, with {} for what is filled in, and the line of each."""
 
@@ -8420,9 +8425,7 @@ class SourceTexts:
         section = next((name for line, name in self._sections if line < call.lineno), "")
         if section in ("copying", "command line") or not arguments:  # the command line stays in English
             return
-        is_error = function in self._with_detail or (
-            function == "ValueError" and section in ("domain", "quick add", "formats")
-        )
+        is_error = function in self._with_detail or (function == "ValueError" and section in RAISES_VALUE_ERRORS)
         is_base = function == "super().__init__" and self._class_of(call) in self._errors - {"TodoError"}
         if function == "invalid" or function.removesuffix(".of") in self._errors and function.endswith(".of"):
             self._add(call, arguments[1])
@@ -11841,6 +11844,8 @@ CELLS = [
     for_all("GET", "/api/health", 200),
     for_all("GET", "/api/health/live", 200),
     for_all("GET", "/api/export", 200),
+    for_all("POST", "/api/import", 415, Content_Type="text/plain"),
+    for_all("POST", "/api/import?dry_run=true", 200, "- [ ] one", Content_Type="application/octet-stream"),
     for_all("GET", "/api/session", 200),
     for_all("GET", "/api/openapi.json", 200),
     for_all("HEAD", "/api/openapi.json", 200),
@@ -18420,6 +18425,334 @@ def test_the_deployment_survives_a_restart_of_everything_under_load(tmp_path, ow
         print(f"\nall restarted, a worker killed: {len(kept)} written, {len(load.tried) - len(kept)} refused")
     assert len(there) == len(set(there)) and set(kept) <= set(there)
     assert statuses <= {201, 502, 503}  # 502 from nginx, for what the killed worker had in hand
+
+
+# ==== import and export ===========================================================================
+
+TODOIST = (
+    "TYPE,CONTENT,DESCRIPTION,PRIORITY,INDENT,AUTHOR,RESPONSIBLE,DATE,DATE_LANG,TIMEZONE\n"
+    "section,Kitchen,,,,,,,,\n"
+    'task,Paint @home @wall,"Two coats,\nthen dry",1,1,Ann (1),,2026-12-24,en,\n'
+    "note,Blue?,,,,Ann (1),,,,\n"
+    "task,Buy a brush,,4,2,Ann (1),,every monday,en,\n"
+    "task,Call,,2,1,Ann (1),,jeden Tag,de,Europe/Berlin\n"
+    ",,,,,,,,,\n"
+)
+TICKTICK = (
+    '"Date: 2026-11-28+0000"\n"Version: 7.1"\n"Status: \n0 Normal\n1 Completed\n2 Archived"\n'
+    '"Folder Name","List Name","Title","Kind","Tags","Content","Is Check list","Start Date","Due Date","Reminder",'
+    '"Repeat","Priority","Status","Created Time","Completed Time","Order","Timezone","Is All Day","Is Floating",'
+    '"Column Name","Column Order","View Mode","taskId","parentId"\n'
+    '"","Home","Shop","TEXT","a, b","▫ milk\n▪ eggs","Y","","2026-11-29T23:00:00+0000","-PT30M",'
+    '"RRULE:FREQ=WEEKLY;WKST=MO;BYDAY=MO","5","0","2026-11-20T10:00:00+0000","","1","Europe/Berlin","true","false",'
+    '"","","list","7","0"\n'
+    '"","Home","Child","TEXT","","","N","","2026-11-30T07:00:00+0000","","","0","2","2026-11-20T10:00:00+0000",'
+    '"2026-11-21T10:00:00+0000","2","Europe/Berlin","false","false","","","list","8","7"\n'
+)
+GOOGLE = {
+    "kind": "tasks#taskLists",
+    "items": [
+        {
+            "kind": "tasks#tasks", "title": "Mine", "items": [
+                {"id": "a", "title": "Shop", "status": "needsAction", "due": "2026-12-01T00:00:00Z", "notes": "n"},
+                {"id": "b", "title": "Milk", "status": "completed", "parent": "a", "completed": "2026-11-01T10:00:00Z"},
+                {"id": "c", "title": "Gone", "status": "needsAction", "deleted": True},
+                {"id": "d", "title": "Old", "status": "completed", "hidden": True},
+            ],
+        }
+    ],
+}  # fmt: skip
+MICROSOFT = [
+    {
+        "displayName": "Tasks", "wellknownListName": "defaultList", "tasks": [
+            {
+                "id": "x", "title": "Report", "status": "notStarted", "importance": "high", "categories": ["Red"],
+                "body": {"content": "<p>One<br>two</p>", "contentType": "html"},
+                "dueDateTime": {"dateTime": "2026-12-01T00:00:00.0000000", "timeZone": "UTC"},
+                "recurrence": {"pattern": {"type": "weekly", "interval": 2, "daysOfWeek": ["monday"]}},
+                "checklistItems": [{"id": "y", "displayName": "Draft", "isChecked": True}],
+            }
+        ],
+    }
+]  # fmt: skip
+OUTLOOK = (
+    '"Subject","Start Date","Due Date","Date Completed","Categories","Notes","Priority","Status"\r\n'
+    '"Pay","12/1/2026","12/24/2026","","Bills;Home","by bank","High","Not Started"\r\n'
+)
+VIKUNJA = [
+    {
+        "title": "Garden", "tasks": [
+            {
+                "id": 1, "title": "Dig", "done": False, "due_date": "2026-12-01T15:30:00Z", "priority": 3,
+                "labels": [{"title": "spade"}], "repeat_after": 604800, "hex_color": "",
+                "description": "<p>deep</p>", "comments": [{"comment": "<p>ok</p>", "created": "2026-11-01T10:00:00Z"}],
+                "reminders": [{"reminder": "2026-12-01T15:00:00Z", "relative_period": -1800}],
+            },
+            {
+                "id": 2, "title": "Rest", "done": True, "done_at": "2026-11-02T10:00:00Z",
+                "due_date": "0001-01-01T00:00:00Z", "related_tasks": {"parenttask": [{"id": 1}]},
+            },
+        ],
+    }
+]  # fmt: skip
+
+
+def zipped(**files: bytes | str) -> bytes:
+    """An archive of files, whose names have _ for the dot before their ending."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(re.sub("_(?=[a-z]+$)", ".", name), content)
+    return data.getvalue()
+
+
+def bring(client: Client, data: bytes | str, query: str = "", **headers: str) -> Answer:
+    """Import a file."""
+    data = data.encode() if isinstance(data, str) else data
+    headers = {"Content_Type": "application/octet-stream", **headers}
+    return client.request("POST", f"/api/import?{query}", data, **headers)
+
+
+def brought(client: Client, data: bytes | str, query: str = "") -> dict:
+    answer = bring(client, data, query)
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+def outline(client: Client) -> list[str]:
+    """The to-dos as lines: list / parent / title, and the fields that are set."""
+    todos = client.get("/api/todos?limit=1000").json()
+    lists, titles = lists_by_id(client), {todo["id"]: todo["title"] for todo in todos}
+    lines = []
+    for todo in todos:
+        place = [lists[todo["list"]]["title"], *([titles[todo["parent"]]] if todo["parent"] else []), todo["title"]]
+        named = {name: todo[name] for name in ("due", "start", "repeat", "priority", "notes", "reminders", "comments")}
+        facts = {**named, "tags": ",".join(todo["tags"]), "done": (todo["completed_at"] or "")[:10]}
+        lines.append(" ".join(["/".join(place), *(f"{name}={fact}" for name, fact in facts.items() if fact)]))
+    return sorted(lines)
+
+
+SHAPES = {
+    "markdown": ("# A\n- [ ] one #t 📅 2026-12-01\n    - [x] two ✅ 2026-11-01\n  a note\n", "", [
+        "A/one due=2026-12-01 tags=t", "A/one/two notes=a note done=2026-11-01",
+    ]),
+    "todo.txt": (
+        "(A) 2026-11-01 Call @phone +Family_home due:2026-12-01 t:2026-11-30 rec:+1w\nx 2026-11-02 2026-11-01 Done\n",
+        "format=todotxt",
+        [
+            "Family home/Call due=2026-12-01 start=2026-11-30 repeat=FREQ=WEEKLY priority=3 tags=phone",
+            "Inbox/Done done=2026-11-02",
+        ],
+    ),
+    "csv": ("title,tags,due\n'=1+1,\"a, b\",2026-12-24\n\n,x,\n", "", ["Inbox/=1+1 due=2026-12-24 tags=a,b"]),
+    "semicolons, BOM and days first": (
+        "\ufeffTitel;Fällig;Notizen;Erledigt\r\nEins;24.12.2026;\"zwei\r\nZeilen\";ja\r\n", "",
+        ["Inbox/Eins due=2026-12-24 notes=zwei\nZeilen done=TODAY"],
+    ),
+    "months first": ("name,due date,priority\na,3/4/2026,1\nb,12/24/2026,4\n", "", [
+        "Inbox/a due=2026-03-04 priority=3", "Inbox/b due=2026-12-24",
+    ]),
+    "days first": ("name,due\na,3/4/2026\nb,24/12/2026\n", "", ["Inbox/a due=2026-04-03", "Inbox/b due=2026-12-24"]),
+    "UTF-16 with tabs": ("task\tproject\nÄ\tHeim\n".encode("utf-16"), "", ["Heim/Ä"]),
+    "UTF-16 without BOM": ("task\tproject\nAb\tHeim\n".encode("utf-16-le"), "", ["Heim/Ab"]),
+    "Windows-1252": ("task;project\nÄpfel;Küche\n".encode("cp1252"), "", ["Küche/Äpfel"]),
+    "Outlook": (OUTLOOK, "", ["Inbox/Pay due=2026-12-24 start=2026-12-01 priority=3 notes=by bank tags=Bills,Home"]),
+    "Todoist": (TODOIST, "filename=House.csv", [
+        "House/Call due=DAILY repeat=FREQ=DAILY priority=2",
+        "House/Paint due=2026-12-24 priority=3 notes=Two coats,\nthen dry comments=1 tags=home,wall",
+        "House/Paint/Buy a brush due=MONDAY repeat=FREQ=WEEKLY;BYDAY=MO",
+    ]),
+    "Todoist backup": (zipped(**{"Work [12]_csv": TODOIST.split("section")[0] + "task,One,,4,1\n"}), "", ["Work/One"]),
+    "TickTick": (TICKTICK, "", [
+        "Home/Shop due=2026-11-30 repeat=FREQ=WEEKLY;BYDAY=MO priority=3 reminders=[{'before': 30}] tags=a,b",
+        "Home/Shop/Child due=2026-11-30T07:00:00Z done=2026-11-21", "Home/Shop/eggs done=TODAY", "Home/Shop/milk",
+    ]),
+    "Google Tasks": (json.dumps(GOOGLE), "", ["Mine/Shop due=2026-12-01 notes=n", "Mine/Shop/Milk done=2026-11-01"]),
+    "Microsoft To Do": (json.dumps(MICROSOFT), "", [
+        "Tasks/Report due=2026-12-01 repeat=FREQ=WEEKLY;INTERVAL=2;BYDAY=MO priority=3 notes=One\ntwo tags=Red",
+        "Tasks/Report/Draft done=TODAY",
+    ]),
+    "Vikunja": (zipped(data_json=json.dumps(VIKUNJA), VERSION="1"), "", [
+        "Garden/Dig due=2026-12-01T15:30:00Z repeat=FREQ=WEEKLY priority=3 notes=deep reminders=[{'before': 30}]"
+        " comments=1 tags=spade",
+        "Garden/Dig/Rest done=2026-11-02",
+    ]),
+    "iCalendar": (
+        "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nBEGIN:VTODO\r\nUID:a\r\nSUMMARY:One\r\nDUE;VALUE=DATE:20261201\r\nEND:VTODO\r\n"
+        "BEGIN:VTODO\r\nUID:b\r\nSUMMARY:Two\r\nRELATED-TO:a\r\nSTATUS:COMPLETED\r\n"
+        "COMPLETED:20261101T100000Z\r\nEND:VTODO\r\nEND:VCALENDAR\r\n", "",
+        ["Inbox/One due=2026-12-01", "Inbox/One/Two done=2026-11-01"],
+    ),
+    "old Vikunja": (
+        zipped(data_json=json.dumps([{"title": "Space", "namespace_id": 1, "lists": VIKUNJA}])), "", None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_file_of_each_shape_becomes_todos_once(shape):
+    data, query, expected = SHAPES[shape]
+    expected = SHAPES["Vikunja"][2] if expected is None else expected
+    with serving() as client:
+        dry = brought(client, data, f"dry_run=true&{query}")
+        assert outline(client) == [] and (dry["dry_run"], dry["batch"]) == (True, None)
+        made = brought(client, data, query)
+        assert {**made, "dry_run": True, "batch": None} == dry and made["todos"] == len(expected)
+        found = [
+            re.sub(rf"done={time.strftime('%Y-%m-%d', time.gmtime())}", "done=TODAY", line) for line in outline(client)
+        ]
+        shown = [re.sub(r"due=\S+(?= repeat=FREQ=DAILY)", "due=DAILY", line) for line in found]
+        assert [re.sub(r"due=\S+(?= repeat=FREQ=WEEKLY;BYDAY=MO$)", "due=MONDAY", line) for line in shown] == expected
+        again = brought(client, data, query)
+        assert (again["todos"], again["lists"], again["already_there"]) == (0, 0, len(expected))
+        before, undone = outline(client), undo(client, made["batch"])
+        assert undone["count"] == len(expected) and outline(client) == [] and len(lists_by_id(client)) == 1
+        undo(client, undone["batch"])
+        assert outline(client) == before
+
+
+def test_import_is_one_batch_on_every_engine(client):
+    text = "# One\n" + "".join(f"- [ ] {number}\n" for number in range(250)) + "# Two\n- [ ] last\n"
+    made = brought(client, text)
+    assert (made["lists"], made["todos"], made["faults"]) == (2, 251, [])
+    before = outline(client)
+    undone = undo(client)
+    assert len(before) == 251 and undone["count"] == 251 and outline(client) == []
+    assert len(undone["lists"]) == 2 and len(lists_by_id(client)) == 1
+    undo(client, undone["batch"])
+    assert outline(client) == before
+
+
+def test_export_that_is_imported_into_an_empty_account_is_the_same(todo_engine):
+    with serving(todo_engine) as client, serving() as other:
+        list_id = add_list(client, "home", colour="red")["id"]
+        parent = add(
+            client, "parent", list=list_id, due="2026-12-01", reminders=[{"before": 30}], tags=["a"], notes="n"
+        )
+        child = add(client, "child", parent=parent["id"], repeat="FREQ=DAILY", start="2026-11-01T10:00:00Z")
+        say(client, child["id"], "hello"), change(client, parent["id"], completed=True, assignee="local")
+        client.delete(f"/api/todos/{add(client, 'gone')['id']}")
+        add(client, "buried", list=(dead := add_list(client, "dead")["id"])), client.delete(f"/api/lists/{dead}")
+        add_list(client, "empty"), saved_filter(client, query=f"list={list_id}")
+        client.post("/api/templates", {"list": list_id}), client.put("/api/documents/one", {"b": [1.50, "é"]})
+        first = client.get("/api/export", Host="localhost").body
+        assert brought(other, first)["faults"] == []
+        assert portable(other.get("/api/export", Host="localhost").body) == portable(first)
+        assert brought(other, first)["batch"] is None
+
+
+def portable(export: bytes) -> list[bytes]:
+    """The lines of an export without its moment, revisions, and the Inbox, which each account has already."""
+    (inbox,) = (entry for entry in json.loads(export)["lists"] if entry["inbox"])
+    export = re.sub(rb'"(exported_at|revision)":[^,}]*', b"", export.replace(inbox["id"].encode(), b"INBOX"))
+    return [re.sub(rb'"(cre|upd)ated_at":[^,]*', b"", line) if b"INBOX" in line and b"inbox" in line else line
+            for line in export.splitlines()]  # fmt: skip
+
+
+def test_what_was_changed_since_an_import_is_left_alone(client):
+    data = "# A\n- [ ] one\n- [ ] two\n- [ ] three\n"
+    brought(client, data)
+    ids = {todo["title"]: todo["id"] for todo in client.get("/api/todos").json()}
+    change(client, ids["one"], title="changed"), client.delete(f"/api/todos/{ids['two']}")
+    change(client, ids["three"], list=next(each["id"] for each in lists_by_id(client).values() if each["inbox"]))
+    assert brought(client, data)["already_there"] == 3
+    assert outline(client) == ["A/changed", "Inbox/three"]
+
+
+def test_rows_that_cannot_be_taken_are_reported_in_the_language_of_the_reader(client):
+    answer = bring(client, "title,due,notes\n,2026-12-01,x\na,someday,\nb,2026-02-30,\n", Accept_Language="de").json()
+    assert (answer["todos"], answer["not_taken"]) == (2, 1)
+    assert [(each["row"], each["field"], each["taken"]) for each in answer["faults"]] == [
+        (2, "title", False), (3, "due", True), (4, "due", True),
+    ]  # fmt: skip
+    assert answer["faults"][1]["reason"] == "ist kein Datum, das gelesen werden kann"
+
+
+def test_list_for_todos_without_one_is_named(client):
+    list_id = add_list(client, "target")["id"]
+    brought(client, "- [ ] one\n", f"list={list_id}")
+    assert outline(client) == ["target/one"]
+    assert_problem(bring(client, "- [ ] one\n", f"list={NO_ID}"), 422, "list")
+
+
+def test_two_users_can_import_the_same_export():
+    with served() as server:
+        ann, bob = server.person("ann"), server.person("bob")
+        todo = add(ann, "one", list=add_list(ann, "home")["id"])
+        say(ann, todo["id"], "hello")
+        export = ann.get("/api/export").body
+        made = brought(bob, export)
+        assert (made["todos"], made["lists"], brought(bob, export)["already_there"]) == (1, 1, 1)
+        assert outline(bob) == outline(ann) and outline(ann) == ["home/one comments=1"]
+        assert brought(ann, export)["todos"] == 0
+        assert [each["text"] for each in comments_on(ann, todo["id"])] == ["hello"]
+        assert next(iter(bob.get("/api/todos").json()))["id"] != todo["id"]
+
+
+def test_import_needs_the_right_to_write():
+    with served() as server:
+        ann, bob = server.person("ann"), server.person("bob")
+        shared, hidden = (add_list(ann, title)["id"] for title in ("shared", "hidden"))
+        share(ann, shared, "bob", "viewer")
+        reader = server.somebody(**bearer(make_token(bob, read_only=True)["token"]))
+        assert_problem(bring(reader, "- [ ] x\n"), 403)
+        assert_problem(bring(bob, "- [ ] x\n", f"list={shared}"), 403)
+        assert_problem(bring(bob, "- [ ] x\n", f"list={hidden}"), 422, "list")
+        assert brought(bob, "# shared\n- [ ] x\n")["lists"] == 1 and outline(ann) == []
+        assert_problem(bring(server.client, "- [ ] x\n"), 401)
+
+
+@pytest.mark.parametrize("media_type", ["", *FORMS])
+def test_file_of_a_type_that_a_form_can_send_is_415(client, media_type):
+    assert_problem(bring(client, "- [ ] x\n", Content_Type=media_type), 415, "Content-Type")
+
+
+def bomb() -> bytes:
+    return zipped(data_json=b"0" * (70 * 1024 * 1024))
+
+
+def with_flags(data: bytes, flags: int) -> bytes:
+    """An archive whose files are marked as encrypted."""
+    return data.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00" + bytes([flags]))
+
+
+@pytest.mark.parametrize(
+    "make, status",
+    [
+        (bomb, 413),
+        (lambda: zipped(**{f"{number}_csv": "" for number in range(1001)}), 413),
+        (lambda: with_flags(zipped(data_json="[]"), 1), 400),
+        (lambda: zipped(**{"../data_json": "[]"}), 400),
+        (lambda: zipped(**{"/data_json": "[]"}), 400),
+        (lambda: zipped(data_json=zipped(data_json="[]")), 400),
+        (lambda: zipped(data_json="[]")[:-9], 400),
+        (lambda: b"PK\x03\x04", 400),
+        (lambda: b"", 400),
+        (lambda: b"\0" * 1000, 400),
+        (lambda: b'{"format": "tornado_todo", "version": 2}', 400),
+        (lambda: b'{"format": "tornado_todo", "version": 1, "todos": 5}', 400),
+        (lambda: b"[" * 100_000, 400),
+        (lambda: b"- [ ] x\n" * 100_001, 413),
+        (lambda: "".join(f"# {number}\n- [ ] x\n" for number in range(1001)).encode(), 413),
+        (lambda: b"a,b\n1,2\n", 400),
+    ],
+)
+def test_file_that_cannot_be_read_is_refused_and_changes_nothing(shared, make, status):
+    before = shared.get("/api/todos").body
+    assert_problem(bring(shared, make()), status)
+    assert shared.get("/api/todos").body == before
+
+
+def test_random_bytes_are_refused_or_imported(shared):
+    seeds = [data if isinstance(data, bytes) else data.encode() for data, _, _ in SHAPES.values()]
+    made = random.Random(7)
+    for number in range(300):
+        data = bytearray(made.choice(seeds) if number % 4 else made.randbytes(made.randrange(200)))
+        for _ in range(made.randrange(1, 20) if data else 0):
+            data[made.randrange(len(data))] = made.choice(b'\0\xff",;{}[]\n0 PK' + made.randbytes(3))
+        name = made.choice(["", *(name for name, each in tornado_todo.FORMATS.items() if each.read)])
+        answer = bring(shared, bytes(data), f"dry_run=true&format={name}" if name else "dry_run=true")
+        assert answer.status in (200, 400, 413, 422), (name, bytes(data), answer.body)
 
 
 # ==== copy and backup ===========================================================================

@@ -93,6 +93,7 @@ import time
 import types
 import unicodedata
 import urllib.parse
+import zlib
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -3162,6 +3163,14 @@ A change of many to-dos is still being made: try again when it is done.
   de Eine Änderung vieler Aufgaben läuft noch: Versuche es wieder, wenn sie fertig ist.
   pt Uma alteração de muitas tarefas ainda está em curso: tente de novo quando terminar.
   es Un cambio de muchas tareas todavía está en curso: inténtalo de nuevo cuando termine.
+A file may have {number} new lists: import it in parts.
+  de Eine Datei darf {} neue Listen haben: Importiere sie in Teilen.
+  pt Um arquivo pode ter {} listas novas: importe-o em partes.
+  es Un archivo puede tener {} listas nuevas: impórtalo por partes.
+A file may have {number} to-dos: import it in parts.
+  de Eine Datei darf {} Aufgaben haben: Importiere sie in Teilen.
+  pt Um arquivo pode ter {} tarefas: importe-o em partes.
+  es Un archivo puede tener {} tareas: impórtalo por partes.
 A link shows a list, but not its members.
   de Ein Link zeigt eine Liste, aber nicht ihre Mitglieder.
   pt Um link mostra uma lista, mas não os seus membros.
@@ -3318,6 +3327,10 @@ Open this address as a WebSocket, with a Sec-WebSocket-Key of 16 bytes and witho
   de Öffne diese Adresse als WebSocket, mit einem Sec-WebSocket-Key von 16 Bytes und ohne Inhalt.
   pt Abra este endereço como WebSocket, com um Sec-WebSocket-Key de 16 bytes e sem conteúdo.
   es Abre esta dirección como WebSocket, con un Sec-WebSocket-Key de 16 bytes y sin contenido.
+Other files are being imported: try again when that is done.
+  de Gerade werden andere Dateien importiert: Versuche es wieder, wenn das fertig ist.
+  pt Outros arquivos estão sendo importados: tente de novo quando terminar.
+  es Se están importando otros archivos: inténtalo de nuevo cuando termine.
 Precondition failed
   de Vorbedingung nicht erfüllt
   pt Condição prévia não cumprida
@@ -3342,14 +3355,6 @@ Temporarily unavailable
   de Vorübergehend nicht verfügbar
   pt Temporariamente indisponível
   es No disponible temporalmente
-The body is not XML in UTF-8 without a DTD and entities, so nothing was done.
-  de Der Inhalt ist kein XML in UTF-8 ohne DTD und Entitäten. Es wurde nichts getan.
-  pt O corpo não é XML em UTF-8 sem DTD e entidades, por isso nada foi feito.
-  es El cuerpo no es XML en UTF-8 sin DTD ni entidades, así que no se hizo nada.
-The body names no properties: it has neither prop, nor allprop, nor propname.
-  de Der Inhalt nennt keine Eigenschaften: Er hat weder prop noch allprop noch propname.
-  pt O corpo não nomeia propriedades: não tem prop, nem allprop, nem propname.
-  es El cuerpo no nombra propiedades: no tiene prop, ni allprop, ni propname.
 The Content-Type {text}.
   de Der Content-Type {}.
   pt O Content-Type {}.
@@ -3362,10 +3367,6 @@ The Destination is on another server.
   de Die Destination liegt auf einem anderen Server.
   pt A Destination fica em outro servidor.
   es La Destination está en otro servidor.
-The elements of the XML are nested deeper than {} levels.
-  de Die Elemente des XML sind tiefer als {} Ebenen verschachtelt.
-  pt Os elementos do XML estão aninhados em mais de {} níveis.
-  es Los elementos del XML están anidados a más de {} niveles.
 The Inbox always exists: to-dos without a list go there.
   de Den Eingang gibt es immer: Dorthin kommen Aufgaben ohne Liste.
   pt A Entrada existe sempre: as tarefas sem lista vão para lá.
@@ -3406,6 +3407,14 @@ The body is not UTF-8.
   de Der Inhalt ist kein UTF-8.
   pt O conteúdo não é UTF-8.
   es El contenido no es UTF-8.
+The body is not XML in UTF-8 without a DTD and entities, so nothing was done.
+  de Der Inhalt ist kein XML in UTF-8 ohne DTD und Entitäten. Es wurde nichts getan.
+  pt O corpo não é XML em UTF-8 sem DTD e entidades, por isso nada foi feito.
+  es El cuerpo no es XML en UTF-8 sin DTD ni entidades, así que no se hizo nada.
+The body names no properties: it has neither prop, nor allprop, nor propname.
+  de Der Inhalt nennt keine Eigenschaften: Er hat weder prop noch allprop noch propname.
+  pt O corpo não nomeia propriedades: não tem prop, nem allprop, nem propname.
+  es El cuerpo no nombra propiedades: no tiene prop, ni allprop, ni propname.
 The body {text}.
   de Der Inhalt {}.
   pt O conteúdo {}.
@@ -3454,6 +3463,10 @@ The document store cannot be used right now. {text}
   de Der Speicher für Dokumente ist im Moment nicht verfügbar. {}
   pt O armazenamento de documentos não está disponível agora. {}
   es El almacén de documentos no está disponible ahora mismo. {}
+The elements of the XML are nested deeper than {} levels.
+  de Die Elemente des XML sind tiefer als {} Ebenen verschachtelt.
+  pt Os elementos do XML estão aninhados em mais de {} níveis.
+  es Los elementos del XML están anidados a más de {} niveles.
 The file has no such part.
   de Einen solchen Teil hat die Datei nicht.
   pt O arquivo não tem essa parte.
@@ -3571,6 +3584,10 @@ There is no such comment.
   de Diesen Kommentar gibt es nicht.
   pt Este comentário não existe.
   es Este comentario no existe.
+There is no such delivery.
+  de Diese Zustellung gibt es nicht.
+  pt Essa entrega não existe.
+  es Esa entrega no existe.
 There is no such feed.
   de Dieses Abo gibt es nicht.
   pt Esta assinatura não existe.
@@ -3583,10 +3600,6 @@ There is no such filter.
   de Diesen Filter gibt es nicht.
   pt Este filtro não existe.
   es Este filtro no existe.
-There is no such delivery.
-  de Diese Zustellung gibt es nicht.
-  pt Essa entrega não existe.
-  es Esa entrega no existe.
 There is no such invite.
   de Diese Einladung gibt es nicht.
   pt Este convite não existe.
@@ -3635,10 +3648,6 @@ There is no such webhook.
   de Diesen Webhook gibt es nicht.
   pt Esse webhook não existe.
   es Ese webhook no existe.
-This change no longer exists, or you may no longer see it.
-  de Diese Änderung gibt es nicht mehr, oder du darfst sie nicht mehr sehen.
-  pt Esta alteração não existe mais, ou você não pode mais vê-la.
-  es Este cambio ya no existe, o ya no puedes verlo.
 There is no user {}.
   de Ein Konto {} gibt es nicht.
   pt Não existe o usuário {}.
@@ -3655,10 +3664,34 @@ This address does not support this method. The Allow header lists those that it 
   de Diese Adresse unterstützt diese Methode nicht. Der Allow-Header nennt die unterstützten.
   pt Este endereço não aceita este método. O cabeçalho Allow lista os que aceita.
   es Esta dirección no admite este método. La cabecera Allow nombra los que admite.
+This archive has too many or too large files. Unpack it, and import its files.
+  de Dieses Archiv hat zu viele oder zu große Dateien. Entpacke es, und importiere seine Dateien.
+  pt Este arquivo compactado tem arquivos demais ou grandes demais. Descompacte-o e importe os arquivos.
+  es Este archivo comprimido tiene demasiados archivos o son demasiado grandes. Descomprímelo e importa sus archivos.
+This archive is encrypted. Unpack it with its password, and import its files.
+  de Dieses Archiv ist verschlüsselt. Entpacke es mit seinem Passwort, und importiere seine Dateien.
+  pt Este arquivo compactado está criptografado. Descompacte-o com a senha e importe os arquivos.
+  es Este archivo comprimido está cifrado. Descomprímelo con su contraseña e importa sus archivos.
+This archive names files outside itself, so that it was not read.
+  de Dieses Archiv nennt Dateien außerhalb von sich und wurde deshalb nicht gelesen.
+  pt Este arquivo compactado nomeia arquivos fora dele e por isso não foi lido.
+  es Este archivo comprimido nombra archivos fuera de él y por eso no se leyó.
+This change no longer exists, or you may no longer see it.
+  de Diese Änderung gibt es nicht mehr, oder du darfst sie nicht mehr sehen.
+  pt Esta alteração não existe mais, ou você não pode mais vê-la.
+  es Este cambio ya no existe, o ya no puedes verlo.
 This conflicts with the stored data, so nothing was changed.
   de Das widerspricht den gespeicherten Daten, deshalb wurde nichts geändert.
   pt Isto está em conflito com os dados guardados, por isso nada foi alterado.
   es Esto entra en conflicto con los datos guardados, así que no se cambió nada.
+This file is empty, or of no format that can be read. Name its format, or export it again.
+  de Diese Datei ist leer oder hat kein lesbares Format. Nenne ihr Format, oder exportiere sie noch einmal.
+  pt Este arquivo está vazio ou não tem um formato que possa ser lido. Indique o formato ou exporte-o de novo.
+  es Este archivo está vacío o no tiene un formato que se pueda leer. Indica su formato o expórtalo de nuevo.
+This file is not of this format, or is damaged: choose its format, or export it again.
+  de Diese Datei hat nicht dieses Format oder ist beschädigt: Wähle ihr Format, oder exportiere sie noch einmal.
+  pt Este arquivo não tem este formato ou está danificado: escolha o formato ou exporte-o de novo.
+  es Este archivo no tiene este formato o está dañado: elige su formato o expórtalo de nuevo.
 This id is in use already. Make a new UUID.
   de Diese id wird schon verwendet. Erzeuge eine neue UUID.
   pt Este id já está em uso. Crie um novo UUID.
@@ -3692,6 +3725,10 @@ This server has no sign-in: it is open to all, or part of a program that identif
   pt Este servidor não tem login: é aberto a todos, ou parte de um programa que identifica os usuários.
   es En este servidor no se inicia sesión: está abierto a todos, o es parte de un programa que identifica a sus
      usuarios.
+This table has no column for titles: name one of its columns `title`.
+  de Diese Tabelle hat keine Spalte für Titel: Nenne eine ihrer Spalten `title`.
+  pt Esta tabela não tem uma coluna para títulos: chame uma das colunas de `title`.
+  es Esta tabla no tiene una columna para los títulos: llama a una de sus columnas `title`.
 This to-do does not repeat.
   de Diese Aufgabe wiederholt sich nicht.
   pt Esta tarefa não se repete.
@@ -3792,6 +3829,14 @@ can have with FREQ=YEARLY only BYMONTH and BYMONTHDAY together
   de kann mit FREQ=YEARLY nur BYMONTH und BYMONTHDAY zusammen haben
   pt só pode ter com FREQ=YEARLY BYMONTH e BYMONTHDAY juntos
   es solo puede tener con FREQ=YEARLY BYMONTH y BYMONTHDAY juntos
+can only be exported
+  de kann nur exportiert werden
+  pt só pode ser exportado
+  es solo se puede exportar
+cannot be read: {}
+  de kann nicht gelesen werden: {}
+  pt não pode ser lido: {}
+  es no se puede leer: {}
 cannot be {}
   de kann nicht {} sein
   pt não pode ser {}
@@ -3800,10 +3845,6 @@ cannot have BYDAY, BYMONTHDAY or BYMONTH with FREQ=DAILY
   de kann mit FREQ=DAILY kein BYDAY, BYMONTHDAY oder BYMONTH haben
   pt não pode ter BYDAY, BYMONTHDAY ou BYMONTH com FREQ=DAILY
   es no puede tener BYDAY, BYMONTHDAY o BYMONTH con FREQ=DAILY
-cannot be read: {}
-  de kann nicht gelesen werden: {}
-  pt não pode ser lido: {}
-  es no se puede leer: {}
 cannot have both COUNT and UNTIL
   de kann nicht COUNT und UNTIL zugleich haben
   pt não pode ter COUNT e UNTIL ao mesmo tempo
@@ -3828,14 +3869,6 @@ filters
   de Filter
   pt filtros
   es filtros
-must be an address such as https://example.com/hook, without a name or password
-  de muss eine Adresse wie https://example.com/hook sein, ohne Namen oder Passwort
-  pt deve ser um endereço como https://example.com/hook, sem nome nem senha
-  es debe ser una dirección como https://example.com/hook, sin nombre ni contraseña
-has {}, which is not one of {}
-  de enthält {}, das nicht zu diesen gehört: {}
-  pt tem {}, que não é um destes: {}
-  es tiene {}, que no es uno de estos: {}
 has a key that {text}
   de hat einen ungültigen Schlüssel: {}
   pt tem uma chave que {}
@@ -3852,6 +3885,10 @@ has more than {} open to-dos
   de hat mehr als {} offene Aufgaben
   pt tem mais de {} tarefas abertas
   es tiene más de {} tareas abiertas
+has {}, which is not one of {}
+  de enthält {}, das nicht zu diesen gehört: {}
+  pt tem {}, que não é um destes: {}
+  es tiene {}, que no es uno de estos: {}
 invitations
   de Einladungen
   pt convites
@@ -3868,10 +3905,6 @@ is nobody's here
   de hat hier niemand
   pt não é de ninguém aqui
   es no es de nadie aquí
-is not a cursor of a Link header of this server
-  de ist kein Cursor aus einem Link-Header dieses Servers
-  pt não é um cursor de um cabeçalho Link deste servidor
-  es no es un cursor de una cabecera Link de este servidor
 is not a calendar: BEGIN:{} has no END
   de ist kein Kalender: BEGIN:{} hat kein END
   pt não é um calendário: BEGIN:{} não tem END
@@ -3896,6 +3929,14 @@ is not a calendar: more than {} components are one in another
   de ist kein Kalender: Mehr als {} Komponenten sind ineinander verschachtelt
   pt não é um calendário: há mais de {} componentes uns dentro dos outros
   es no es un calendario: hay más de {} componentes unos dentro de otros
+is not a cursor of a Link header of this server
+  de ist kein Cursor aus einem Link-Header dieses Servers
+  pt não é um cursor de um cabeçalho Link deste servidor
+  es no es un cursor de una cabecera Link de este servidor
+is not a date that can be read
+  de ist kein Datum, das gelesen werden kann
+  pt não é uma data que possa ser lida
+  es no es una fecha que se pueda leer
 is not a day or time that exists
   de ist kein Tag und keine Zeit, die es gibt
   pt não é um dia ou uma hora que exista
@@ -3944,6 +3985,10 @@ is too deep: subtasks go down to depth {}
   de ist zu tief: Teilaufgaben gehen bis zur Tiefe {}
   pt está fundo demais: as subtarefas vão até a profundidade {}
   es está a demasiada profundidad: las subtareas llegan hasta la profundidad {}
+is too long
+  de ist zu lang
+  pt é longo demais
+  es es demasiado largo
 is unknown; known are {}
   de ist unbekannt; bekannt sind {}
   pt é desconhecido; conhecidos são {}
@@ -4052,6 +4097,10 @@ must be a whole number or null
   de muss eine ganze Zahl oder null sein
   pt deve ser um número inteiro ou null
   es debe ser un número entero o null
+must be an address such as https://example.com/hook, without a name or password
+  de muss eine Adresse wie https://example.com/hook sein, ohne Namen oder Passwort
+  pt deve ser um endereço como https://example.com/hook, sem nome nem senha
+  es debe ser una dirección como https://example.com/hook, sin nombre ni contraseña
 must be application/json
   de muss application/json sein
   pt deve ser application/json
@@ -4060,6 +4109,10 @@ must be application/json, not {}
   de muss application/json sein, nicht {}
   pt deve ser application/json, não {}
   es debe ser application/json, no {}
+must be application/octet-stream
+  de muss application/octet-stream sein
+  pt deve ser application/octet-stream
+  es debe ser application/octet-stream
 must be at least {}
   de muss mindestens {} sein
   pt deve ser no mínimo {}
@@ -4208,14 +4261,14 @@ tokens
   de Tokens
   pt tokens
   es tokens
-webhooks
-  de Webhooks
-  pt webhooks
-  es webhooks
 was used for another request: use a new one for this
   de wurde für eine andere Anfrage verwendet: Nimm für diese einen neuen
   pt foi usada para outro pedido: use uma nova para este
   es se usó para otra petición: usa una nueva para esta
+webhooks
+  de Webhooks
+  pt webhooks
+  es webhooks
 works only on the server's own machine, with AUTH=auto
   de geht nur auf dem Rechner des Servers selbst, mit AUTH=auto
   pt só funciona na própria máquina do servidor, com AUTH=auto
@@ -4420,7 +4473,7 @@ def translated(text: str, language: str, levels: int = 3) -> str:
     return text
 
 
-# ==== formats: to-dos as other programs write them; may call the domain =============================
+# ==== formats: files of to-dos, of ours and of other programs; may call texts, quick add and the domain ==
 
 # ---- iCalendar (RFC 5545)
 
@@ -5182,6 +5235,827 @@ def write_calendar(
             each.put(["UID"], f"UID:{uid}")
     calendar.components[:0] = times.definitions()
     return calendar_text([calendar])
+
+
+# ---- what all readers share
+
+MAX_IMPORT = 64 * MAX_BODY  # bytes of a file, and of what is packed in it
+MAX_PACKED = 1000  # files in an archive
+NOT_OF_FORMAT = "This file is not of this format, or is damaged: choose its format, or export it again."
+
+
+class FileItem(msgspec.Struct, kw_only=True):
+    """A to-do in a file, in the one shape that all readers return."""
+
+    row: int  # its row, line or number in the file, from 1
+    fields: dict[str, Any]  # as of a request that makes a to-do; None and "" stand for fields that are not set
+    list: str = ""  # title of its list, or the id of a list in the file
+    key: str = ""  # by which another import recognises it; without one, it is recognised by its content
+    parent: str = ""  # the key of its parent
+    comments: Sequence[Mapping[str, Any]] = ()  # of the fields of Comment
+    times: Mapping[str, Any] = {}  # created_at, updated_at, completed_at, deleted_at
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """A row of a file that cannot be taken, or not all of it, and why."""
+
+    row: int
+    field: str
+    reason: str
+    taken: bool = False  # whether it is taken without this field
+
+
+class Part(NamedTuple):
+    """Something else in an export of ours: a list, filter, template or document."""
+
+    kind: str
+    value: dict[str, Any]
+
+
+ITEM_TIMES = ("created_at", "updated_at", "completed_at", "deleted_at")
+Entries = Iterator[FileItem | Fault | Part]
+
+
+class File(NamedTuple):
+    """The bytes of a file, its name if that is known, and who reads it."""
+
+    data: bytes
+    name: str
+    reader: Reader
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of its text, by its first bytes."""
+        if self.data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            return "utf-16"
+        if 0 in self.data[:2]:  # without a byte order mark, text in Latin letters has a NUL in each pair
+            return "utf-16-be" if self.data[0] == 0 else "utf-16-le"
+        try:
+            self.data.decode()
+        except UnicodeDecodeError:
+            return "cp1252"
+        return "utf-8-sig"
+
+    def lines(self, newline: str | None = None) -> Iterator[str]:
+        """Its lines as text, decoded one by one."""
+        return io.TextIOWrapper(io.BytesIO(self.data), self.encoding, "replace", newline=newline)
+
+    def head(self) -> str:
+        """The beginning of its text."""
+        encoding = self.encoding if self.encoding != "cp1252" else "utf-8"
+        return self.data[:8192].decode(encoding, "replace").lstrip(BOM)
+
+    def zone(self, name: str | None = "") -> datetime.tzinfo:
+        """The time zone of a name in the file, or the reader's."""
+        with contextlib.suppress(ValueError):
+            return zone_named(name or "")
+        return cast(datetime.tzinfo, self.reader.now.tzinfo)
+
+
+def json_parts(data: bytes | msgspec.Raw, kind: Any) -> Any:
+    """Decode JSON so far that its parts are still bytes, which takes no memory for them. Raises Malformed."""
+    try:
+        return msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf") if isinstance(data, bytes) else data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Malformed(NOT_OF_FORMAT) from None
+
+
+TOO_LARGE = "This archive has too many or too large files. Unpack it, and import its files."
+
+
+def check_entry(entry: Any) -> None:
+    """Raise Malformed for a file in an archive that is not to be read."""
+    if ".." in entry.filename.split("/") or entry.filename.startswith("/") or "\\" in entry.orig_filename:
+        raise Malformed("This archive names files outside itself, so that it was not read.")
+    if entry.flag_bits & 1:
+        raise Malformed("This archive is encrypted. Unpack it with its password, and import its files.")
+    if entry.compress_type not in (0, 8):  # stored or deflated; others can take much memory
+        raise Malformed(NOT_OF_FORMAT)
+
+
+def unpacked(data: bytes, wanted: str) -> Iterator[tuple[str, bytes]]:
+    """The names and contents of an archive's files (ZIP) whose names match. Raises Malformed or TooLarge."""
+    import zipfile
+
+    room = MAX_IMPORT
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        entries = archive.infolist()
+        if len(entries) > MAX_PACKED or sum(each.file_size for each in entries) > 100 * MAX_IMPORT:
+            raise TooLarge(TOO_LARGE)
+        for entry in entries:
+            check_entry(entry)
+        for entry in (each for each in entries if re.fullmatch(wanted, each.filename)):
+            content = archive.open(entry).read(room + 1)  # not more, whatever size it declares
+            room -= len(content)
+            if room < 0:
+                raise TooLarge(TOO_LARGE)
+            yield entry.filename, content
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
+        raise Malformed(NOT_OF_FORMAT) from None
+
+
+# ---- dates and other values
+
+STAMP = re.compile(
+    r"(?:(\d{4})([-/.])(\d\d?)\2(\d\d?)|(\d\d?)([-/.])(\d\d?)\6(\d{4}|\d\d))"
+    r"(?:(?:T|,? +)(\d\d?):(\d\d)(?::(\d\d)(?:[.,]\d+)?)?(?: ?([ap])\.?m\.?)?(?: ?(Z|[+-]\d\d:?\d\d))?)?",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def read_stamp(text: str, zone: datetime.tzinfo, month_first: bool = False) -> str:
+    """A date, or a time with an offset, from most ways of writing them in digits. Raises ValueError."""
+    if not (found := STAMP.fullmatch(trim(text))):
+        raise ValueError("is not a date that can be read")
+    year, _, month, day, first, _, second, short_year, *clock, half, offset = found.groups()
+    if first:
+        year, (month, day) = short_year, (first, second) if month_first else (second, first)
+    try:
+        date = datetime.date(int(year) + 2000 * (len(year) == 2), int(month), int(day))
+        if clock[0] is None:
+            return date.isoformat()
+        hour = int(clock[0]) % 12 + 12 * (half in "pP") if half else int(clock[0])
+        time = datetime.time(hour, int(clock[1]), int(clock[2] or 0))
+    except ValueError:
+        raise ValueError("is not a day or time that exists") from None
+    return time_in_zone(date, time, datetime.datetime.strptime(offset, "%z").tzinfo or zone if offset else zone)
+
+
+def local_day(stamp: str, zone: datetime.tzinfo) -> str:
+    """The day of a date, or of a time in a zone."""
+    return stamp if len(stamp) == 10 else parse_date_time(stamp).astimezone(zone).date().isoformat()
+
+
+def read_date_words(text: str, reader: Reader, zone: datetime.tzinfo, language: str = "") -> dict[str, Any]:
+    """Due date and repeat rule in words, such as `every monday at 9`. Raises ValueError if there are none."""
+    name = language if language in LANGUAGES else reader.language
+    there = reader._replace(
+        language=name,
+        month_first=reader.month_first if name == reader.language else name == "en",
+        now=reader.now.astimezone(zone),
+    )
+    found = QuickAdd(text, there, {}, (), ()).read()
+    if not found.keys() & {"due", "repeat"}:
+        raise ValueError("is not a date that can be read")
+    return {name: value for name, value in found.items() if name in ("due", "repeat", "start")}
+
+
+def minutes_before(trigger: str) -> int | None:
+    """The minutes before a due date of a duration (RFC 5545, 3.3.6), such as -PT30M; None if it is not one."""
+    found = re.fullmatch(r"(?:TRIGGER:)?([+-]?)P(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:\d+S)?)?", trigger)
+    if not found:
+        return None
+    minutes = sum(int(found[place] or 0) * each for place, each in ((2, 10080), (3, 1440), (4, 60), (5, 1)))
+    return minutes if found[1] == "-" else -minutes
+
+
+def joined_line(text: Any) -> str:
+    """Text as a title: without line breaks and other control characters."""
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", str(text or "")).strip()
+
+
+def some_tags(texts: Iterable[Any]) -> list[str]:
+    """Words as tags, without what a tag cannot have."""
+    tags = [joined_line(text).replace(",", " ")[:50].strip() for text in texts]
+    return [*{fold(tag): tag for tag in reversed(tags) if tag}.values()][::-1][:MAX_TAGS]
+
+
+def clean_item(item: FileItem) -> tuple[dict[str, Any] | None, list[Fault]]:
+    """The fields of an item as they are stored, None if it cannot be taken, and why fields were left out."""
+    fields = {name: value for name, value in item.fields.items() if value not in (None, "", [])}
+    title = joined_line(fields.get("title"))
+    values, faults = {}, []
+    if len(title) > MAX_TITLE:
+        fields["notes"] = f"{title}\n\n{fields.get('notes', '')}".strip()
+        title = f"{title[: MAX_TITLE - 1]}…"
+    for name, value in {**fields, "title": title}.items():
+        try:
+            if fault := json_fault(value):
+                raise ValueError(fault[1])
+            values[name] = read_field(name, value, known_fields(TodoFields)[0][name])
+        except ValueError as error:
+            faults.append(Fault(item.row, name, str(error), name != "title"))
+    return values if "title" in values else None, faults
+
+
+# ---- our own export
+
+
+def read_export(file: File) -> Entries:
+    """An export of ours, with everything but its members and its history."""
+    export = json_parts(file.data, dict[str, msgspec.Raw])
+    if (
+        json_parts(export.get("format", b"0"), Any) != "tornado_todo"
+        or json_parts(export.get("version", b"0"), Any) != 1
+    ):
+        raise Malformed(NOT_OF_FORMAT)
+    name = json_parts(export.get("user", b'""'), Any)
+    for kind in ("lists", "filters", "templates"):
+        for each in json_parts(export.get(kind, b"[]"), list[msgspec.Raw]):
+            yield Part(kind, json_parts(each, dict[str, Any]))
+    for each in json_parts(export.get("documents", b"[]"), list[dict[str, msgspec.Raw]]):
+        yield Part("documents", each)
+    comments: dict[str, list[dict[str, Any]]] = {}
+    for each in json_parts(export.get("comments", b"[]"), list[msgspec.Raw]):
+        comment = json_parts(each, dict[str, Any])
+        comment["is_own"] = comment.pop("author", None) == name
+        comments.setdefault(str(comment.pop("todo", "")), []).append(comment)
+    for row, each in enumerate(json_parts(export.get("todos", b"[]"), list[msgspec.Raw]), 1):
+        todo = json_parts(each, dict[str, Any])
+        fields = {each: todo.get(each) for each in ("title", "order", *TODO_DEFAULTS) if each != "parent"}
+        fields["assignee"] = "me" if fields["assignee"] == name else None  # others may not see the list
+        own, place = str(todo.get("id") or ""), str(todo.get("list") or "")
+        times = {each: todo[each] for each in ITEM_TIMES if todo.get(each)}
+        its, parent = comments.get(own, []), str(todo.get("parent") or "")
+        yield FileItem(row=row, fields=fields, list=place, key=own, parent=parent, comments=its, times=times)
+
+
+# ---- tables (CSV): ours, those of Todoist, TickTick and Outlook, and any other with names of columns
+
+# The names of columns by field, folded and without what is not a letter; a row has more than one language.
+COLUMNS = {
+    "title": "title name task taskname content subject summary todo titel aufgabe betreff titulo tarefa tarea asunto"
+    " assunto nome nombre",
+    "notes": "notes note description details body content notizen notiz beschreibung notas nota descricao descripcion",
+    "due": "due duedate deadline dueon date fallig falligam falligkeit falligkeitsdatum datum vencimiento vencimento"
+    " fechadevencimiento datadevencimento prazo fecha data",
+    "start": "start startdate startson beginn beginntam startdatum inicio fechadeinicio datadeinicio",
+    "reminders": "reminders reminder",
+    "repeat": "repeat recurrence rrule wiederholung repetir",
+    "priority": "priority prio importance prioritat wichtigkeit prioridad prioridade importancia",
+    "tags": "tags tag labels label categories category kategorien schlagworter etiquetas etiqueta categorias"
+    " marcadores",
+    "list": "list project listname projectname liste projekt lista proyecto projeto",
+    "completed": "completed done status state complete iscompleted erledigt concluida concluido completada completado"
+    " hecho feito",
+    "completed_at": "completedat completedtime datecompleted completiondate completedon erledigtam",
+    "created_at": "createdat createdtime datecreated created createdon creationdate erstellt erstelltam",
+    "key": "id taskid uid",
+    "parent": "parent parentid",
+    "order": "order",
+    "zone": "timezone",
+}
+DATES = ("due", "start")
+DONE = {"true", "yes", "y", "x", "1", "2", "-1", "done", "complete", "completed", "finished", "closed"} | {
+    *("ja", "erledigt", "abgeschlossen", "si", "sim", "hecho", "feito", "concluida", "concluido", "completada"),
+}
+PRIORITY_WORDS = {
+    **dict.fromkeys(("high", "urgent", "highest", "hoch", "alta", "a", "p1"), 3),
+    **dict.fromkeys(("medium", "normal", "mittel", "media", "b", "p2"), 2),
+    **dict.fromkeys(("low", "lowest", "niedrig", "gering", "baixa", "baja", "c", "p3"), 1),
+}
+OWN_SCALE, RANKS = {str(each): each for each in range(4)}, {"1": 3, "2": 2, "3": 1}
+
+
+def find_columns(header: Sequence[str]) -> dict[str, int]:
+    """The places of the columns of a table that are known, by field."""
+    names = [re.sub(r"[^a-z]", "", fold(each)) for each in header]
+    known = {field: [names.index(each) for each in words.split() if each in names] for field, words in COLUMNS.items()}
+    places = {field: found[0] for field, found in known.items() if found}
+    if "title" in places and places.get("notes") == places["title"]:
+        del places["notes"]
+    return places
+
+
+def find_header(rows: Iterator[tuple[int, list[str]]], enough: int) -> tuple[dict[str, int], list[str]] | None:
+    """The columns and the header of a table, of which n columns must be known, one of them for titles."""
+    with contextlib.suppress(csv.Error):
+        for _, header in itertools.islice(rows, 10):
+            columns = find_columns(header)
+            if "title" in columns and len(columns) >= enough:
+                return columns, header
+    return None
+
+
+def table_rows(file: File) -> tuple[dict[str, int], list[str], Iterator[tuple[int, list[str]]]]:
+    """A table's columns, its header, and its rows with their numbers. Lines above the header, as TickTick's, are left
+    out. Raises Malformed unless there is a column for titles.
+    """
+    for delimiter, enough in ((",", 2), (";", 2), ("\t", 1)):
+        rows = enumerate(csv.reader(file.lines(""), delimiter=delimiter), 1)
+        if found := find_header(rows, enough):
+            return *found, rows
+    raise Malformed("This table has no column for titles: name one of its columns `title`.")
+
+
+def rows_of(rows: Iterator[tuple[int, list[str]]], width: int) -> Iterator[tuple[int, list[str]]]:
+    """Rows that are not empty, with a cell for each column. An apostrophe before a formula is taken off."""
+    try:
+        for number, row in rows:
+            cells = [cell[1:] if re.match("'[=+@\t\r-]", cell) else cell.strip() for cell in row]
+            if any(cells):
+                yield number, cells + [""] * (width - len(cells))
+    except csv.Error:
+        raise Malformed(NOT_OF_FORMAT) from None
+
+
+def month_comes_first(texts: Iterable[str], otherwise: bool) -> bool:
+    """Whether dates like 3/4/2026 have their month first: decided by those in which only one can be a month."""
+    for text in texts:
+        if found := re.match(r"(\d\d?)([./-])(\d\d?)\2\d\d", text):
+            if int(found[1]) > 12 or int(found[3]) > 12:
+                return int(found[3]) > 12
+            otherwise = otherwise and found[2] != "."
+    return otherwise
+
+
+class TableReader:
+    """Reads the rows of a table whose columns are known by their names."""
+
+    def __init__(self, file: File):
+        self.file = file
+        self.columns, self.header, _ = table_rows(file)
+        dates = [self.columns[each] for each in (*DATES, *ITEM_TIMES) if each in self.columns]
+        texts, priorities = list[str](), set[str]()
+        for _, row in self._rows():
+            texts += [row[each] for each in dates if "/" in row[each] or "." in row[each]]
+            priorities.add(row[self.columns.get("priority", 0)])
+        self.month_first = month_comes_first(texts, file.reader.month_first)
+        self.is_own = "updated_at" in self.header
+        is_ticktick = "Folder Name" in self.header or "taskId" in self.header
+        own = OWN_SCALE if self.is_own or "0" in priorities else RANKS
+        self.scale = {"1": 1, "3": 2, "5": 3} if is_ticktick else own
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        return rows_of(table_rows(self.file)[2], len(self.header))
+
+    def read(self) -> Entries:
+        """The to-dos in its rows."""
+        for number, row in self._rows():
+            cell = {field: row[place] for field, place in self.columns.items()}
+            yield from self._read_row(number, cell, dict(zip(self.header, row, strict=False)))
+
+    def _dates(self, number: int, cell: Mapping[str, str], is_day: bool, found: dict[str, Any]) -> Iterator[Fault]:
+        """Put the dates of a row into `found`."""
+        zone = self.file.zone(cell.get("zone"))
+        for field in (*DATES, "completed_at", "created_at"):
+            text = cell.get(field, "")
+            try:
+                if text and (field in DATES or not DATE_TIME.fullmatch(text)):
+                    stamp = read_stamp(text, zone, self.month_first)
+                    is_midnight = re.search(r"\b(12:00:00 AM|0?0:00:00)$", text)
+                    text = local_day(stamp, zone) if is_day or is_midnight else stamp
+                found[field] = text
+            except ValueError as error:
+                try:
+                    found |= read_date_words(text, self.file.reader, zone) if field == "due" else {}
+                except ValueError:
+                    yield Fault(number, field, str(error), True)
+
+    def _read_row(self, number: int, cell: Mapping[str, str], more: Mapping[str, str]) -> Entries:
+        """The item in a row, and the subtasks that TickTick has in its text."""
+        found = dict[str, Any]()
+        yield from self._dates(number, cell, more.get("Is All Day") == "true", found)
+        parts = cell.get("repeat", "").split(";")
+        repeat = ";".join(part for part in parts if part and part.split("=")[0] != "WKST") or found.get("repeat")
+        if reminders := cell.get("reminders", ""):
+            befores = map(minutes_before, re.split("[,\n]+ *", reminders))
+            own = reminders.startswith("[") and json_parts(reminders.encode(), Any)
+            found["reminders"] = own or [{"before": each} for each in befores if each is not None]
+        word, key, place = fold(cell.get("priority", "")), cell.get("key", ""), cell.get("list", "")
+        state = fold(cell.get("completed", ""))
+        is_done = state in DONE or not state and bool(found.get("completed_at"))
+        steps = re.findall(r"([▫▪]) *([^▫▪]+)", cell.get("notes", "")) if more.get("Is Check list") == "Y" else []
+        order = cell.get("order", "") if self.is_own else ""
+        fields = {
+            **{name: found.get(name) for name in (*DATES, "reminders")},
+            **{"title": cell["title"], "notes": "" if steps else cell.get("notes"), "repeat": repeat},
+            **{"priority": self.scale.get(word, PRIORITY_WORDS.get(word, 0)), "completed": is_done},
+            "tags": some_tags(re.split("[,;]", cell.get("tags", ""))),
+            "order": float(order) if re.fullmatch(r"-?\d+(\.\d+)?", order) else None,
+        }
+        times = {name: found[name] for name in ITEM_TIMES if found.get(name) and (is_done or name != "completed_at")}
+        parent = cell.get("parent", "") if key else ""
+        yield FileItem(row=number, fields=fields, times=times, list=place, parent=parent, key=key)
+        for box, text in steps:
+            yield FileItem(row=number, fields={"title": text, "completed": box == "▪"}, list=place, parent=key)
+
+
+def read_csv(file: File) -> Entries:
+    """A table with a header, whose columns are known by their names."""
+    yield from TableReader(file).read()
+
+
+TODOIST_LIST = re.compile(r"(?:.*/)?([^/]*?)(?: \[\w+\])?\.csv", re.IGNORECASE)
+
+
+def todoist_fields(cell: Mapping[str, str], file: File) -> tuple[dict[str, Any], str]:
+    """The fields of a row of Todoist's, and what is wrong with its date."""
+    text, zone, date = cell.get("CONTENT", ""), file.zone(cell.get("TIMEZONE")), cell.get("DATE", "")
+    fields: dict[str, Any] = {
+        "title": re.sub(r"(?<!\S)@\S+", "", text),
+        "notes": cell.get("DESCRIPTION", ""),
+        "priority": RANKS.get(cell.get("PRIORITY", ""), 0),
+        "tags": some_tags(re.findall(r"(?<!\S)@(\S+)", text)),
+    }
+    try:
+        if STAMP.fullmatch(date):
+            fields["due"] = read_stamp(date, zone)
+        elif date:
+            fields |= read_date_words(date, file.reader, zone, cell.get("DATE_LANG", ""))
+    except ValueError as error:
+        return fields, str(error)
+    return fields, ""
+
+
+def read_todoist(file: File) -> Entries:
+    """A project of Todoist as a template, or its backup: an archive with a table for each project."""
+    if file.data[:2] == b"PK":
+        for name, content in unpacked(file.data, r"(?i)(?!__MACOSX)[^\0]*\.csv"):
+            yield from read_todoist(file._replace(data=content, name=name))
+        return
+    named = TODOIST_LIST.fullmatch(file.name)
+    parents, items = list[str](), list[FileItem]()
+    for number, row in enumerate(csv.DictReader(file.lines("")), 2):
+        cell = {str(name).lstrip(BOM): value or "" for name, value in row.items() if isinstance(value, str | None)}
+        if cell.get("TYPE") == "note" and items:
+            items[-1].comments = [*items[-1].comments, {"text": cell.get("CONTENT", "")}]
+        if cell.get("TYPE") != "task":
+            continue
+        fields, fault = todoist_fields(cell, file)
+        if fault:
+            yield Fault(number, "due", fault, True)
+        indent = int(cell["INDENT"]) if re.fullmatch("[1-9]", cell.get("INDENT", "")) else 1
+        del parents[indent - 1 :]
+        item = FileItem(
+            row=number, fields=fields, list=named[1] if named else "", parent=parents[-1] if parents else ""
+        )
+        item.key = f"{file.name}/{number}/{fields['title']}"
+        parents.append(item.key)
+        items.append(item)
+    yield from items
+
+
+# ---- text: todo.txt (github.com/todotxt/todo.txt) and check lists in Markdown
+
+PRIORITY_LETTERS = "DCBA"
+
+
+def read_todotxt(file: File) -> Entries:
+    """Lines of todo.txt."""
+    units = {"d": "DAILY", "w": "WEEKLY", "m": "MONTHLY", "y": "YEARLY", "b": "WEEKLY;BYDAY=MO,TU,WE,TH,FR"}
+    head = re.compile(r"(x )?(?:\(([A-Z])\) )?(?:(\d{4}-\d\d-\d\d) )?(?:(\d{4}-\d\d-\d\d) )?(.*)")
+    for number, line in enumerate(file.lines(), 1):
+        if not (line := line.strip()):
+            continue
+        done, letter, first, second, text = cast(re.Match[str], head.fullmatch(line)).groups()
+        pairs = dict(re.findall(r"(?<!\S)(due|t|rec|pri):(\S+)", text))
+        projects, contexts = (re.findall(rf"(?<!\S){re.escape(sign)}(\S+)", text) for sign in "+@")
+        letter = letter or pairs.get("pri", "")[:1]
+        rule = re.fullmatch(r"(\+?)(\d{1,3})([dwmyb])", pairs.get("rec", ""))
+        fields = {
+            "title": re.sub(r"(?<!\S)(?:[+@]|(?:due|t|rec|pri):)\S+", "", text),
+            "completed": bool(done),
+            "priority": max(PRIORITY_LETTERS.find(letter), 1) if letter else 0,
+            "due": pairs.get("due"),
+            "start": pairs.get("t"),
+            "tags": some_tags(each.replace("_", " ") for each in [*contexts, *projects[1:]]),
+            "repeat": rule and f"FREQ={units[rule[3]]};INTERVAL={rule[2]}" + (";FROM=COMPLETION" * (not rule[1])),
+        }
+        times = {"completed_at": done and first, "created_at": second if done else first}
+        times = {name: day for name, day in times.items() if day}
+        yield FileItem(row=number, fields=fields, list=projects[0].replace("_", " ") if projects else "", times=times)
+
+
+def write_todotxt(titles: Mapping[str, str], todos: Sequence[Todo]) -> Iterator[str]:
+    """Lines of todo.txt, without what it has no words for: notes, subtasks, and rules other than an interval."""
+    letters = {"DAILY": "d", "WEEKLY": "w", "MONTHLY": "m", "YEARLY": "y"}
+    for todo in todos:
+        letter = PRIORITY_LETTERS[todo.priority] if todo.priority else ""
+        rule = re.fullmatch(r"FREQ=(\w+)(?:;INTERVAL=(\d+))?(;FROM=COMPLETION)?", todo.repeat or "")
+        words = [
+            *(["x", (todo.completed_at or "")[:10]] if todo.completed else [f"({letter})"] if letter else []),
+            *(todo.created_at[:10], todo.title, "+" + re.sub(r"\s", "_", titles[todo.list])),
+            *("@" + re.sub(r"\s", "_", tag) for tag in todo.tags),
+            *(f"{name}:{day[:10]}" for name, day in (("due", todo.due), ("t", todo.start)) if day),
+            *([f"rec:{'' if rule[3] else '+'}{rule[2] or 1}{letters[rule[1]]}"] if rule else []),
+            *([f"pri:{letter}"] if todo.completed and letter else []),
+        ]
+        yield " ".join(words) + "\n"
+
+
+# Signs for fields after a title, as the plugin Tasks of Obsidian has them.
+SIGNS = {"due": "📅", "start": "🛫", "completed_at": "✅", "created_at": "➕"}
+LEVELS = ("", "🔽", "🔼", "⏫")
+
+
+def markdown_item(number: int, text: str, is_done: bool) -> FileItem:
+    """An item of a list, with the signs after its title."""
+    found = {name: re.search(rf" {sign} ?(\d{{4}}-\d\d-\d\d)", text) for name, sign in SIGNS.items()}
+    days = {name: day[1] for name, day in found.items() if day}
+    priority = next((level for level in (3, 2, 1) if f" {LEVELS[level]}" in text), 0)
+    fields = {
+        "title": re.sub(
+            rf" (?:(?:{'|'.join(SIGNS.values())}) ?\d{{4}}-\d\d-\d\d|{'|'.join(LEVELS[1:])}|#[^\s#]+)", "", text
+        ),
+        **{"completed": is_done, "priority": priority},
+        "tags": some_tags(each.replace("_", " ") for each in re.findall(r" #([^\s#]+)", text)),
+    }
+    times = {name: day for name, day in days.items() if name in ITEM_TIMES}
+    return FileItem(row=number, fields=fields | {name: days.get(name) for name in ("due", "start")}, times=times)
+
+
+def read_markdown(file: File) -> Entries:
+    """Lists in Markdown: headings are lists, indented items are subtasks, and other indented lines are notes."""
+    title, above, last = "", list[tuple[int, str]](), None  # type: str, list[tuple[int, str]], FileItem | None
+    for number, line in enumerate(file.lines(), 1):
+        line = line.rstrip().expandtabs(4)
+        if heading := re.fullmatch(r"#{1,6} +(.*?)(?: +#+)?", line):
+            title, above = heading[1], []
+        if item := re.fullmatch(r"( *)(?:[-*+]|\d{1,9}[.)]) +(?:\[([ xX])\] +)?(.*)", line):
+            if last:
+                yield last
+            above = [each for each in above if each[0] < len(item[1])]
+            last = markdown_item(number, item[3], (item[2] or "") in "xX" and bool(item[2]))
+            last.list, last.parent = title, above[-1][1] if above else ""
+            last.key = f"{title}/{last.parent}/{number}/{last.fields['title']}"
+            above.append((len(item[1]), last.key))
+        elif last and line.startswith("  "):
+            last.fields["notes"] = f"{last.fields.get('notes', '')}\n{line.strip()}".strip()
+    if last:
+        yield last
+
+
+def write_markdown(titles: Mapping[str, str], todos: Sequence[Todo]) -> Iterator[str]:
+    """Check lists below the titles of their lists. Times are written as days, and tags with _ instead of spaces."""
+    children = collections.defaultdict[str, list[Todo]](list)
+    known = {todo.id for todo in todos}
+    for todo in todos:
+        children[todo.parent if todo.parent in known else todo.list].append(todo)
+
+    def write(todo: Todo, indent: str) -> Iterator[str]:
+        days = {name: getattr(todo, name) for name in SIGNS}
+        words = [
+            *(f"{indent}- [{'x' if todo.completed else ' '}]", todo.title, *filter(None, [LEVELS[todo.priority]])),
+            *("#" + re.sub(r"\s", "_", tag) for tag in todo.tags),
+            *(f"{SIGNS[name]} {day[:10]}" for name, day in days.items() if day),
+        ]
+        yield " ".join(words) + "\n"
+        yield from (f"{indent}  {line}\n" for line in todo.notes.splitlines() if line.strip())
+        for each in children[todo.id]:
+            yield from write(each, indent + "  ")
+
+    for list_id in dict.fromkeys(todo.list for todo in todos):
+        yield f"# {titles[list_id]}\n\n"
+        for todo in children[list_id]:
+            yield from write(todo, "")
+        yield "\n"
+
+
+def table_cell(value: Any) -> str:
+    """The text of a field in a table. An apostrophe keeps spreadsheets from taking a text for a formula."""
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        value = ", ".join(value)
+    text = value if isinstance(value, str) else "" if value in (None, []) else msgspec.json.encode(value).decode()
+    return f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def write_csv(titles: Mapping[str, str], todos: Sequence[Todo]) -> Iterator[str]:
+    """A row for each to-do (RFC 4180), with the title of its list."""
+    text = io.StringIO()
+    rows = csv.writer(text)
+    for values in itertools.chain([TODO_FIELDS], map(operator.attrgetter(*TODO_FIELDS), todos)):
+        cells = [
+            titles.get(value, value) if name == "list" else value
+            for name, value in zip(TODO_FIELDS, values, strict=True)
+        ]
+        rows.writerow(map(table_cell, cells))
+        yield text.getvalue()
+        text.seek(0), text.truncate()
+
+
+# ---- trees (JSON): Google Tasks, Microsoft To Do (Graph and Outlook), Vikunja
+
+CHILDREN = ("tasks", "items", "value", "lists", "projects", "children", "steps", "checklistitems", "subtasks")
+GRAPH_FREQUENCIES = {"daily": "DAILY", "weekly": "WEEKLY", "monthly": "MONTHLY", "yearly": "YEARLY"}
+
+
+def plain_text(html: str) -> str:
+    """The text of HTML, a line for each block."""
+    text = re.sub(r"(?i)<br\s*/?>|</(?:p|div|li|h\d)>", "\n", html)
+    text = re.sub(r"<[^<>]*>", "", text)
+    for name, character in (("lt", "<"), ("gt", ">"), ("quot", '"'), ("#39", "'"), ("nbsp", " "), ("amp", "&")):
+        text = text.replace(f"&{name};", character)
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+class Tree:
+    """Reads to-dos from nested JSON, whose objects name the same things differently."""
+
+    def __init__(self, file: File):
+        self.file, self.row = file, 0
+        self.zone = file.zone()
+
+    def read(self, value: Any, title: str = "", parent: str = "", depth: int = 0) -> Entries:
+        """All to-dos in an array or object: one with a status is a to-do, another one with to-dos is their list."""
+        if isinstance(value, list):
+            for each in value:
+                yield from self.read(each, title, parent, depth + 1)
+        if not isinstance(value, dict) or depth > MAX_DEPTH:
+            return
+        node = {str(name).lower(): each for name, each in value.items()}
+        name = node.get("title") or node.get("displayname") or node.get("subject") or node.get("name") or ""
+        if node.get("deleted") is True or node.get("hidden") is True:
+            return
+        if node.keys() & {"status", "done", "ischecked", "importance", "subject"}:
+            item = self._item(node, joined_line(name), title, parent)
+            yield item
+            title, parent = item.list, item.key
+        elif name:
+            title = joined_line(name)
+        for kind in CHILDREN:
+            yield from self.read(node.get(kind), title, parent, depth + 1)
+
+    def _item(self, node: dict[str, Any], name: str, title: str, parent: str) -> FileItem:
+        self.row += 1
+        is_done = node.get("done") is True or node.get("ischecked") is True
+        is_done = is_done or str(node.get("status")).lower() == "completed"
+        related = node.get("related_tasks")
+        above = related.get("parenttask") if isinstance(related, dict) else None
+        due, start = (self._day(node, field) for field in ("due", "start"))
+        body = node.get("body")
+        notes = body.get("content", body.get("Content")) if isinstance(body, dict) else None
+        notes = str(notes or node.get("notes") or node.get("description") or "")
+        labels = [each.get("title") if isinstance(each, dict) else each for each in self._list(node, "labels")]
+        fields = {
+            **{"title": name, "completed": is_done, "due": due, "start": start},
+            "notes": plain_text(notes) if "<" in notes else notes,
+            "priority": self._priority(node),
+            "tags": some_tags([*labels, *self._list(node, "categories")]),
+            "repeat": None if is_done else self._repeat(node),
+            "reminders": self._reminders(node, due),
+        }
+        stamps = {
+            "created_at": self._stamp(node, "created", "createddatetime"),
+            "completed_at": is_done and self._stamp(node, "completed", "completeddatetime", "done_at"),
+        }
+        first = above[0].get("id") if isinstance(above, list) and above and isinstance(above[0], dict) else None
+        comments = [each for each in self._list(node, "comments") if isinstance(each, dict)]
+        return FileItem(
+            row=self.row,
+            fields=fields,
+            list=title,
+            key=str(node.get("id") or f"{parent}/{self.row}/{name}"),
+            parent=str(first or node.get("parent") or parent or ""),
+            comments=[
+                {"text": plain_text(str(each.get("comment", ""))), "created_at": each.get("created")}
+                for each in comments
+            ],
+            times={name: at for name, at in stamps.items() if at},
+        )
+
+    @staticmethod
+    def _list(node: Mapping[str, Any], name: str) -> list[Any]:
+        value = node.get(name)
+        return value if isinstance(value, list) else []
+
+    def _stamp(self, node: Mapping[str, Any], *names: str) -> str | None:
+        """A date or time of one of these names, in the reader's zone if it is a time of Microsoft's."""
+        for value in (node.get(name) for name in names):
+            parts = {str(each).lower(): text for each, text in value.items()} if isinstance(value, dict) else {}
+            text = parts.get("datetime", value)
+            if isinstance(text, str) and text and not text.startswith("0001"):
+                with contextlib.suppress(ValueError):
+                    return read_stamp(text, self.file.zone(parts.get("timezone")))
+        return None
+
+    def _day(self, node: Mapping[str, Any], field: str) -> str | None:
+        """A due date or start: a day, unless it is a time of Vikunja's other than midnight."""
+        stamp = self._stamp(node, field, f"{field}datetime", f"{field}_date", f"{field}date")
+        if not stamp or len(stamp) == 10:
+            return stamp
+        if field in node:  # Google Tasks keep a day, as midnight UTC
+            return stamp[:10]
+        local = parse_date_time(stamp).astimezone(self.zone)
+        is_time = f"{field}_date" in node and (local.hour, local.minute) not in ((0, 0), (23, 59))
+        return stamp if is_time else local.date().isoformat()
+
+    @staticmethod
+    def _priority(node: Mapping[str, Any]) -> int:
+        value = node.get("importance", node.get("priority"))
+        if isinstance(value, int):
+            return min(max(value, 0), 3)
+        return {"high": 3, "2": 3}.get(str(value).lower(), 0)
+
+    def _reminders(self, node: Mapping[str, Any], due: str | None) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = [{"at": self._stamp(node, "reminderdatetime")}]
+        for each in [*self._list(node, "reminders"), *self._list(node, "reminder_dates")]:
+            reminder = each if isinstance(each, dict) else {"reminder": each}
+            seconds = reminder.get("relative_period")
+            minutes = -seconds // 60 if isinstance(seconds, int) and due else 0
+            found.append({"before": minutes} if minutes else {"at": self._stamp(reminder, "reminder")})
+        return [each for each in found if each.get("at") or "before" in each]
+
+    def _repeat(self, node: Mapping[str, Any]) -> str | None:
+        seconds = node.get("repeat_after")
+        if node.get("repeat_mode") == 1:
+            return "FREQ=MONTHLY"
+        if isinstance(seconds, int) and seconds >= 86400:
+            days = seconds // 86400
+            rule = f"FREQ=WEEKLY;INTERVAL={days // 7}" if days % 7 == 0 else f"FREQ=DAILY;INTERVAL={days}"
+            return rule + ";FROM=COMPLETION" * (node.get("repeat_mode") == 2)
+        recurrence = node.get("recurrence")
+        pattern = recurrence.get("pattern", recurrence.get("Pattern")) if isinstance(recurrence, dict) else None
+        if not isinstance(pattern, dict):
+            return None
+        part = {str(name).lower(): value for name, value in pattern.items()}
+        kind = str(part.get("type", "")).lower()
+        frequency = next((rule for name, rule in GRAPH_FREQUENCIES.items() if kind.endswith(name)), None)
+        names = [str(day)[:2].upper() for day in self._list(part, "daysofweek")]
+        place = {"first": "1", "second": "2", "third": "3", "fourth": "4", "last": "-1"}
+        nth = place.get(str(part.get("index")).lower(), "") if kind.startswith("relative") else ""
+        by = f";BYDAY={','.join(nth + day for day in names)}" if names and kind != "daily" else ""
+        return frequency and f"FREQ={frequency};INTERVAL={part.get('interval', 1)}{by}"
+
+
+def read_tree(file: File) -> Entries:
+    """To-dos of Google Tasks, Microsoft To Do or Vikunja, whose JSON can be in an archive."""
+    if file.data[:2] == b"PK":
+        found = [content for _, content in unpacked(file.data, r"(?:.*/)?(?:data|Tasks)\.json")]
+        if not found:
+            raise Malformed(NOT_OF_FORMAT)
+        file = file._replace(data=found[0])
+    yield from Tree(file).read(json_parts(file.data, Any))
+
+
+def read_ical(file: File) -> Entries:
+    """The VTODOs of an iCalendar file."""
+    zone = getattr(file.reader.now.tzinfo, "key", "UTC")
+    try:
+        todos = read_calendar(file.data, zone)
+    except ValueError:
+        raise Malformed(NOT_OF_FORMAT) from None
+    for row, each in enumerate(todos, 1):
+        fields = {**each.fields, "order": each.order}
+        times = {"completed_at": each.completed_at} if each.completed_at else {}
+        yield FileItem(row=row, fields=fields, key=each.uid, parent=each.parent_uid or "", times=times)
+
+
+# ---- the table
+
+
+class Format(NamedTuple):
+    """A format of files: its name for people, media type, ending of names, reader, writer, and how it is recognised."""
+
+    title: str
+    media_type: str
+    suffix: str
+    read: Callable[[File], Entries] | None = None
+    write: Callable[[Mapping[str, str], Sequence[Todo]], Iterator[str]] | None = None
+    sign: str = ""  # a pattern that its beginning matches
+
+
+TODOTXT_SIGN = r"x |\([A-Z]\) |\d{4}-\d\d-\d\d |(?:.*\s)?(?:[+@]\w|(?:due|t|rec):\S)"
+
+# The order is that in which a file is compared with their signs.
+FORMATS = {
+    "json": Format(
+        "tornado_todo", "application/json", "json", read_export, sign=r'\s*\{.{0,100}"format"\s*:\s*"tornado_todo"'
+    ),
+    "google": Format("Google Tasks", "application/json", "json", read_tree, sign=r'\s*\{(?s:.*)"tasks#task'),
+    "vikunja": Format(
+        "Vikunja", "application/zip", "zip", read_tree, sign=r'\s*\[(?s:.*)"(related_tasks|hex_color|namespace_id)"'
+    ),
+    "microsoft": Format(
+        "Microsoft To Do",
+        "application/json",
+        "json",
+        read_tree,
+        sign=r"\s*[\[{](?s:.*)\"(?i:displayname|subject|importance)\"",
+    ),
+    "ical": Format("iCalendar", "text/calendar", "ics", read_ical, sign=r"(?i:BEGIN:VCALENDAR)"),
+    "todoist": Format(
+        "Todoist", "text/csv", "csv", read_todoist, sign=r'"?TYPE"?,"?CONTENT"?|"?(?:TYPE|meta)"?,.*CONTENT'
+    ),
+    "ticktick": Format("TickTick", "text/csv", "csv", read_csv, sign=r'(?s:.*)"?Folder Name"?,"?List Name'),
+    "markdown": Format(
+        "Markdown", "text/markdown", "md", read_markdown, write_markdown, r"(?s:.*?)(?m:^ *[-*+] +\[[ xX]\] )|#{1,6} "
+    ),
+    "csv": Format("CSV", "text/csv", "csv", read_csv, write_csv, r"[^\n]*[,;\t]"),
+    "todotxt": Format("todo.txt", "text/plain", "txt", read_todotxt, write_todotxt, TODOTXT_SIGN),
+}
+
+
+def file_of(user: User, data: bytes, name: str, language: tuple[str, bool]) -> File:
+    """A file as a user reads it, in their language (whether 3/4 is in March in it) and their time zone."""
+    now = (EPOCH + now_milliseconds() * MILLISECOND).astimezone(zone_named(user.time_zone or "UTC"))
+    return File(data, name, Reader(*language, now, FIRST_DAYS[user.settings.first_day or "monday"]))
+
+
+def recognised(file: File) -> str:
+    """The name of a file's format, by its beginning and its name. Raises Malformed."""
+    head = file.head()
+    if head.startswith("PK"):
+        names = " ".join(name for name, _ in unpacked(file.data, r"(?:.*/)?(?:data|Tasks)\.json"))
+        return "vikunja" if "data.json" in names else "google" if names else "todoist"
+    is_list = re.match(FORMATS["markdown"].sign, head)
+    if file.name.lower().endswith(".txt") and not is_list:
+        return "todotxt"
+    for name, each in FORMATS.items():
+        if each.sign and re.match(each.sign, head):
+            return name
+    raise Malformed("This file is empty, or of no format that can be read. Name its format, or export it again.")
 
 
 # ==== databases: may call the domain's errors; know nothing of to-dos ===========================
@@ -7121,6 +7995,7 @@ KINDS_KEPT: dict[type[Any], Kind] = {
     Template: Kind("template", "templates", Table(Template), ("title",)),
 }
 Kept = SavedFilter | Template
+KIND_OF_TABLE = {kind.table: struct for struct, kind in KINDS_KEPT.items()}
 MAX_KEPT = 200  # of a kind for a user
 ID_IN_USE = "This id is in use already. Make a new UUID."
 IN_A_LIVING_LIST = "EXISTS (SELECT 1 FROM lists WHERE lists.id = list_id AND lists.deleted_at IS NULL)"
@@ -7348,6 +8223,11 @@ class TodoQueries:
         padding = ids[:1] * (next(size for size in (1, 8, MAX_IN_GROUP) if size >= len(ids)) - len(ids))
         rows = await self.fetch(select_todos(len(ids) + len(padding), hidden=True), *ids, *padding)
         return {row[0]: SeenTodo(TODOS.read(row), *row[-2:]) for row in rows}
+
+    async def used_ids(self, ids: Collection[str]) -> dict[str, bool]:
+        """Those of some ids that to-dos have, and whether the caller could see these, were they not in the trash."""
+        sql = f"SELECT id, CASE WHEN {may(VIEWER, 'list_id')} THEN 1 ELSE 0 END FROM todos WHERE id IN ({{}})"
+        return {row[0]: bool(row[1]) for row in await fetch_by_ids(self.source, sql, ids, self.user.id)}
 
     async def subtasks(self, todo_id: str) -> list[Todo]:
         """The subtasks of a to-do at every depth, in the trash or not, by their order."""
@@ -7838,6 +8718,11 @@ class TodoQueries:
         )
         is_undo = first_row(rows, "There is no such batch of yours.")[-1] is not None
         return [row[:2] for row in rows], is_undo
+
+    async def batch_lists(self, batch: str) -> list[TodoList]:
+        """The caller's own lists that a batch has changed, in the trash or not."""
+        its = "SELECT list_id FROM changes WHERE user_id = $1 AND batch = $2 AND todo_id IS NULL"
+        return await self._select_lists(f"owner_id = $1 AND id IN ({its})", batch)
 
     async def changes_to_undo(self, revisions: Sequence[int]) -> list[Change]:
         """The caller's changes with these revisions, newest first."""
@@ -8373,6 +9258,7 @@ class LongBatch(TodoBatch):
         self.source, self.queries = loaded.transaction, TodoQueries(loaded.transaction, user)
         self.fetch, self.owners = self.queries.fetch, self.queries.owners
         self._lists: list[TodoList] = []
+        self.new_lists: list[TodoList] = []
         self._toggled_lists: list[str] = []  # that were moved to the trash or restored
         self._purged_todos: list[str] = []
         self.concerned: list[str] = []  # users who gained or lost a right
@@ -8391,6 +9277,7 @@ class LongBatch(TodoBatch):
         if is_arranged and self.owner(after.id) != self.user.id:
             self.touched, self._arranges = touched, True
         self._lists.append(after)
+        self.new_lists += [] if before else [after]
         return after
 
     async def new_id(self, table: str, fields: Mapping[str, Any]) -> str:
@@ -9990,6 +10877,15 @@ async def undo_list_change(batch: LongBatch, change: Change) -> TodoList:
     return batch.save_list(current, reverted(current, before, after, LIST_UNDOABLE, batch.at))
 
 
+async def undo_others(batch: LongBatch, changes: list[Change]) -> list[TodoList]:
+    """Revert changes of filters, templates and lists, which are taken from the changes. Returns the lists."""
+    for change in [each for each in changes if each.action in ("filter", "template")]:
+        await undo_kept(batch, change)
+    lists = [each for each in changes if each.todo is None and each.action not in ("filter", "template")]
+    changes[:] = [each for each in changes if each.todo]
+    return [await undo_list_change(batch, change) for change in lists]
+
+
 # ---- decisions: pure functions of loaded rows
 
 
@@ -10256,6 +11152,354 @@ def template_fields(todo_list: TodoList, todos: Sequence[Todo], zone: str) -> di
     return {"title": todo_list.title, "colour": todo_list.colour, "day": day, "todos": msgspec.to_builtins(shown)}
 
 
+# ---- imports
+
+MAX_IMPORTED = 100_000  # to-dos of one file
+MAX_FAULTS = 300  # that an answer lists
+
+
+class Imported(msgspec.Struct, kw_only=True):
+    """What an import made, or would make: numbers, and the rows that were not taken, or not with all fields."""
+
+    format: str
+    dry_run: bool
+    lists: int = 0
+    todos: int = 0
+    documents: int = 0
+    already_there: int = 0
+    not_taken: int = 0
+    faults: list[Fault] = []
+    more_faults: int = 0
+    batch: str | None = None
+
+
+class NewItem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A to-do that an import makes."""
+
+    id: str
+    fields: dict[str, Any]
+    times: dict[str, str] = {}
+    comments: list[dict[str, Any]] = []
+    parent: str | None = None
+    list: str
+
+
+class PlannedItem(NamedTuple):
+    """A to-do of a file: the id that it has there and one of its own, and the rest as JSON, to save memory."""
+
+    id: str
+    own_id: str
+    list: str
+    parent: str
+    is_deleted: bool
+    rest: bytes
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return (self.id, self.own_id) if self.id else (self.own_id,)
+
+
+def derived_id(*parts: str) -> str:
+    """The UUID (version 8) that is always the same for the same texts."""
+    digits = hashlib.sha256("\0".join(parts).encode(errors="replace")).hexdigest()
+    return f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-a{digits[17:20]}-{digits[20:32]}"
+
+
+def import_times(times: Mapping[str, Any], zone: str) -> dict[str, str]:
+    """Those of an item's times that can be kept, in UTC: from 1970 until now. A day begins at 0:00 in the zone."""
+    kept = {}
+    for name, text in times.items():
+        with contextlib.suppress(ValueError, OverflowError, TypeError):
+            at = start_of_day(read_day(text).toordinal(), zone) if len(text) == 10 else read_moment(text)
+            at += int(f"{found[1]:0<3}"[:3]) if (found := re.search(r"\.(\d+)", text)) else 0
+            if 0 <= at <= now_milliseconds() + 1000:
+                kept[name] = timestamp(at)
+    return kept
+
+
+class ImportPlan:
+    """What is in a file, read in a thread."""
+
+    def __init__(self, user: User, name: str, file: File):
+        self.user, self.name = user, name
+        self.parts = collections.defaultdict[str, list[dict[str, Any]]](list)
+        self.items: dict[str, PlannedItem] = {}  # by key
+        self.answer = Imported(format=name, dry_run=False)
+        read = FORMATS[name].read
+        if not read:
+            raise invalid("format", "can only be exported")
+        for entry in read(file):
+            if isinstance(entry, Part):
+                self.parts[entry.kind].append(entry.value)
+            elif isinstance(entry, Fault):
+                self.note(entry)
+            else:
+                self._add(entry)
+            if len(self.items) > MAX_IMPORTED:
+                raise TooLarge(f"A file may have {MAX_IMPORTED:,} to-dos: import it in parts.")
+
+    def note(self, *faults: Fault) -> None:
+        """Add rows that cannot be taken to the answer."""
+        room = MAX_FAULTS - len(self.answer.faults)
+        self.answer.faults.extend(faults[:room])
+        self.answer.more_faults += len(faults[room:])
+
+    def _add(self, item: FileItem) -> None:
+        fields, faults = clean_item(item)
+        self.note(*faults)
+        if fields is None:
+            self.answer.not_taken += 1
+            return
+        if fields.pop("assignee", None):
+            fields["assignee"] = self.user.id
+        fields.pop("parent", None)
+        times, comments = import_times(item.times, self.user.time_zone or "UTC"), map(self._comment, item.comments)
+        rest = {"fields": fields, "times": times, "comments": [each for each in comments if each]}
+        encoded = msgspec.json.encode(rest)
+        base = key = item.key or hashlib.sha256(f"{item.list}\0".encode(errors="replace") + encoded).hexdigest()
+        number = 1
+        while key in self.items:
+            number += 1
+            key = f"{base}#{number}"
+        kept = item.key.lower() if self.name in ("json", "csv") and UUID.fullmatch(item.key) else ""
+        place = joined_line(item.list)[:MAX_TITLE], item.parent, "deleted_at" in times
+        self.items[key] = PlannedItem(kept, derived_id(self.user.id, self.name, key), *place, encoded)
+
+    def _comment(self, comment: Mapping[str, Any]) -> dict[str, Any] | None:
+        times = import_times({name: comment.get(name) for name in ("created_at", "edited_at", "deleted_at")}, "UTC")
+        text = comment.get("text")
+        if not isinstance(text, str) or text_fault(text) or not (text.strip() or "deleted_at" in times):
+            return None
+        kept = comment.get("id") if UUID.fullmatch(str(comment.get("id"))) else None
+        return {**times, "id": kept, "text": clean_text(text)[:MAX_COMMENT], "is_own": comment.get("is_own", True)}
+
+    def parents(self) -> dict[str, str]:
+        """The keys of all items, each after its parent, with the keys of their parents, not deeper than allowed."""
+        below = collections.defaultdict[str, list[str]](list)
+        for key, item in self.items.items():
+            below[item.parent if item.parent in self.items else ""].append(key)
+        found, depths = dict[str, str](), dict[str, int]()
+        for start in ("", *self.items):  # also those whose parents are in a circle
+            waiting = ([] if start in found else [start]) if start else below.pop("", [])
+            for key in waiting:
+                found.setdefault(key, "")
+                depth = depths.setdefault(key, 1)
+                for child in (each for each in below.pop(key, ()) if each not in found):
+                    found[child] = found[key] if depth == MAX_SUBTASK_DEPTH else key
+                    depths[child] = min(depth + 1, MAX_SUBTASK_DEPTH)
+                    waiting.append(child)
+        return found
+
+
+def checked_documents(plan: ImportPlan) -> list[tuple[str, bytes]]:
+    """The names and texts of the documents in an export; those that cannot be taken are noted."""
+    found = []
+    for number, value in enumerate(plan.parts.pop("documents", []), 1):
+        try:
+            body = bytes(value["document"])
+            parse_json(body)
+            if len(body) > MAX_BODY:
+                raise ValueError("is too long")
+            found.append((clean_document_name(msgspec.json.decode(value["name"], type=str)), body))
+        except (ValueError, KeyError, TodoError) as error:
+            plan.note(Fault(number, "documents", str(error)))
+    return found
+
+
+def checked_template(todos: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The to-dos of a template, checked: each parent is the place of an earlier one. Raises ValueError."""
+    checked = []
+    for place, todo in enumerate(todos):
+        fields = {name: value for name, value in todo.items() if name in TEMPLATE_FIELDS}
+        kept = msgspec.to_builtins(read_fields(fields, TodoFields, ["title"]))
+        parent = todo.get("parent")
+        if type(parent) is int and 0 <= parent < place:
+            kept["parent"] = parent
+        checked.append({name: kept[name] for name in todo if name in kept})
+    return checked
+
+
+COUNTED = ("url", "active", "completed", "owner", "role", "shared", "revision")  # fields of an export that are made
+
+
+def checked_part(kind: str, value: Mapping[str, Any], at: str) -> Any:
+    """A list, filter or template of an export, checked. Raises ValueError or TodoError."""
+    if fault := json_fault(value):
+        raise ValueError(fault[1])
+    fields = {name: each for name, each in value.items() if name not in (*COUNTED, *ITEM_TIMES)}
+    times = import_times({name: value.get(name) for name in ITEM_TIMES}, "UTC")
+    struct = KIND_OF_TABLE.get(kind, TodoList)
+    thing = read_field("", {**fields, "created_at": at, "updated_at": at, **times}, struct)
+    more: dict[str, Any] = {"id": clean_id(thing.id), "title": clean_line(thing.title, MAX_TITLE)}
+    if kind == "templates":
+        read_day(thing.day or FIRST_DAY)
+        more["todos"] = checked_template(thing.todos)
+    return msgspec.structs.replace(thing, **more)
+
+
+class ImportTargets:
+    """Where the to-dos of a file go: to lists that there are, and to lists that the import makes."""
+
+    def __init__(self, queries: TodoQueries, plan: ImportPlan, list_id: str | None):
+        self.queries, self.plan, self.user, self.default = queries, plan, queries.user, list_id
+        self.ids: dict[str, str] = {}  # of lists, by title, or by id in the file
+        self.new: dict[str, list[Any]] = collections.defaultdict(list)  # things to be made, by kind
+        self.at = timestamp(now_milliseconds())
+
+    async def find(self, needed: Collection[str]) -> None:
+        """Find or plan the lists that new items need. Raises Invalid or Forbidden."""
+        end = await self.queries.end_of_list(self.default)
+        if end is None:
+            raise invalid("list", "names no list of yours")
+        check_role(EDITOR, end.role)
+        self.ids[""] = end.list_id
+        for kind in ("lists", "filters", "templates"):
+            await self._find_parts(kind)
+        known, titles = await self.queries.writable_lists(), {fold(title): title for title in needed}
+        derived = {key: derived_id(self.user.id, "list", key) for key in titles}
+        taken = await self._taken("lists", derived.values())
+        for title in needed:
+            if title not in self.ids:
+                self.ids[title] = known.get(fold(title)) or self._plan_list(title, derived[fold(title)], taken)
+        if len(self.new["lists"]) > MAX_ITEMS:
+            raise TooLarge(f"A file may have {MAX_ITEMS:,} new lists: import it in parts.")
+
+    def _plan_list(self, title: str, list_id: str, taken: Mapping[str, int]) -> str:
+        if taken.get(list_id) == 1:  # imported before, and renamed since
+            return list_id
+        key = fold(title)
+        for each in self.new["lists"]:
+            if fold(each.title) == key:
+                return cast(str, each.id)
+        list_id = uuid7() if list_id in taken else list_id
+        made = TodoList(id=list_id, title=title, order=0.0, created_at=self.at, updated_at=self.at)
+        self.new["lists"].append(made)
+        return list_id
+
+    async def _taken(self, table: str, ids: Iterable[str]) -> dict[str, int]:
+        """Those of some ids that are in use: 1 for a thing of the caller's, 2 for one in the trash, 0 for another's."""
+        mine = "CASE WHEN deleted_at IS NULL THEN 1 ELSE 2 END" if table == "lists" else "1"
+        sql = f"SELECT id, CASE WHEN owner_id = $1 THEN {mine} ELSE 0 END FROM {table} WHERE id IN ({{}})"
+        return dict(await fetch_by_ids(self.queries.source, sql, {*ids}, self.user.id))
+
+    async def _find_parts(self, kind: str) -> None:
+        """Plan those lists, filters or templates of an export that are not there."""
+        things = []
+        for number, value in enumerate(self.plan.parts.pop(kind, []), 1):
+            try:
+                things.append(checked_part(kind, value, self.at))
+            except (ValueError, TypeError, TodoError) as error:
+                self.plan.note(Fault(number, kind, str(error)))
+        own = {each.id: derived_id(self.user.id, kind, each.id) for each in things}
+        taken = await self._taken(kind, [*own, *own.values()])
+        room = MAX_KEPT - (0 if kind == "lists" else len(await self.queries.kept(KIND_OF_TABLE[kind])))
+        for each in things:
+            if kind == "lists" and each.inbox:
+                self.ids[each.id] = await self.queries.inbox()
+                continue
+            mine = next((thing_id for thing_id in (each.id, own[each.id]) if taken.get(thing_id)), None)
+            new_id = next((thing_id for thing_id in (each.id, own[each.id]) if thing_id not in taken), uuid7())
+            is_hidden = kind == "lists" and mine and taken[mine] == 2 and not each.deleted_at
+            self.ids[each.id] = self.ids[""] if is_hidden else mine or new_id
+            if not mine and (kind == "lists" or len(self.new[kind]) < room):
+                self.new[kind].append(msgspec.structs.replace(each, id=new_id))
+
+
+def planned_items(
+    plan: ImportPlan, used: Mapping[str, bool]
+) -> tuple[list[tuple[str, str, PlannedItem]], dict[str, str]]:
+    """The items that are new, each after its parent, with their keys and those of their parents; and all ids by key."""
+    new, ids = [], {}
+    for key, parent in plan.parents().items():
+        item = plan.items[key]
+        there = next((each for each in item.ids if used.get(each)), None)
+        free = next((each for each in item.ids if each not in used), None)
+        ids[key] = there or free or item.own_id
+        if there or not free:
+            plan.answer.already_there += 1
+        else:
+            new.append((key, parent, item))
+    return new, ids
+
+
+def encode_items(
+    plan: ImportPlan, new: Sequence[tuple[str, str, PlannedItem]], ids: Mapping[str, str], targets: ImportTargets
+) -> list[msgspec.Raw]:
+    """The items of an import as a bulk act keeps them; subtasks are in the lists of their parents."""
+    lists: dict[str, str] = {}
+    items = []
+    for key, parent, item in new:
+        lists[key] = lists.get(parent) or targets.ids[item.list]
+        above = plan.items[parent] if parent else None
+        is_lost = above and above.is_deleted and not item.is_deleted
+        place = {"id": ids[key], "list": lists[key], "parent": None if is_lost else ids.get(parent)}
+        items.append(msgspec.Raw(msgspec.json.encode({**msgspec.json.decode(item.rest), **place})))
+    return items
+
+
+def save_imported(batch: TodoBatch, item: NewItem, order: float, taken: Collection[str]) -> float:
+    """Make a to-do of an import; returns the greatest order in its list."""
+    times = {"created_at": batch.at, "updated_at": batch.at, **item.times}
+    if not item.fields.get("completed"):
+        times.pop("completed_at", None)
+    done = {"completed_at": times.pop("completed_at", batch.at), "repeat": None} if item.fields.get("completed") else {}
+    fields = {"order": order + 1, **read_fields(item.fields, TodoFields), **done}
+    parent = item.parent
+    if parent and "deleted_at" not in times and batch.parent_fault(item.id, parent, item.list, True):
+        parent = None
+    said = [each for each in item.comments if "deleted_at" not in each]
+    place = {"id": item.id, "list": item.list, "parent": parent, "comments": len(said)}
+    batch.save_todo(None, Todo(**{**fields, **times, **place}))
+    texts = "\n".join(fold(each["text"]) for each in said)
+    for index, each in enumerate(item.comments):
+        known = {name: each[name] for name in ("text", "edited_at", "deleted_at") if name in each}
+        comment_id = each["id"] if each["id"] and each["id"] not in taken else derived_id(item.id, str(index))
+        author = batch.user.id if each["is_own"] else None
+        comment = Comment(id=comment_id, author=author, created_at=each.get("created_at", batch.at), **known)
+        batch.comments.append((item.id, comment, texts))
+    return max(order, cast(float, fields["order"]))
+
+
+async def import_things(batch: LongBatch, things: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Make the lists, filters and templates of an import."""
+    last = max(entry.order for entry in await batch.queries.lists())
+    for fields in things["lists"]:
+        new = msgspec.convert(fields, TodoList)
+        last += 0 if new.order else 1
+        batch.save_list(None, msgspec.structs.replace(new, order=new.order or min(last, MAX_ORDER)))
+    for kind in KINDS_KEPT:
+        for fields in things.get(KINDS_KEPT[kind].table, ()):
+            await batch.keep(kind, None, msgspec.convert(fields, kind))
+
+
+async def import_some(batch: LongBatch, items: Sequence[Mapping[str, Any]]) -> int:
+    """Make the lists and to-dos in a slice of an import; returns the number of these to-dos."""
+    if "things" in items[0]:
+        await import_things(batch, items[0]["things"])
+    todos = msgspec.convert([each for each in items if "things" not in each], list[NewItem])
+    ends: dict[str, float | None] = dict.fromkeys((each.id for each in batch.new_lists), 0.0)
+    for list_id in ends:  # which no query finds yet
+        batch.loaded.answers[TodoQueries.readers][batch.user.id, list_id] = {batch.user.name: batch.user.id}
+    for list_id in {each.list for each in todos} - ends.keys():
+        await batch.loaded.load(TodoQueries.end_of_list, batch.user, list_id)
+        end = batch.ask(TodoQueries.end_of_list, list_id)
+        is_mine = end or await batch.fetch("SELECT id FROM lists WHERE owner_id = $1 AND id = $2", list_id)
+        ends[list_id] = (end.order or 0.0 if end else 0.0) if is_mine and (not end or end.role != VIEWER) else None
+        if end:
+            batch.owners[list_id] = end.owner_id
+    used = await batch.queries.used_ids({each.id for each in todos})
+    todos = [each for each in todos if each.id not in used]
+    parents = [*({each.parent for each in todos if each.parent} - {each.id for each in todos})]
+    for start in range(0, len(parents), MAX_IN_GROUP):
+        await batch.loaded.load(TodoQueries.seen_todos, batch.user, *parents[start : start + MAX_IN_GROUP])
+    said = {comment["id"] for each in todos for comment in each.comments} - {None}
+    taken = {row[0] for row in await fetch_by_ids(batch.source, "SELECT id FROM comments WHERE id IN ({})", said)}
+    async for each in in_batches(todos):
+        if (order := ends[each.list]) is not None:  # it may have been lost meanwhile
+            ends[each.list] = await batch.settle(save_imported, each, order, taken)
+    return sum(each.id in batch.saved for each in todos)
+
+
 # ---- bulk acts
 
 SLICE = 200  # to-dos that one transaction of a bulk act changes, while other writes wait
@@ -10268,7 +11512,7 @@ class Act(msgspec.Struct, kw_only=True):
     It is kept, with the slices that are not done, so that it is carried out to its end whatever happens.
     """
 
-    kind: Literal["patch", "delete", "undo"]
+    kind: Literal["patch", "delete", "undo", "import"]
     user: User
     batch: str = ""
     slices: int = 0
@@ -10407,7 +11651,7 @@ class BulkActs:
         return [msgspec.json.decode(row[0], type=Act) for row in rows]
 
     async def start(self, act: Act, items: Sequence[Any], check: Callable[[LongBatch], Awaitable[None]]) -> WriteResult:
-        """Carry out an act on ids of to-dos, or groups of revisions; returns when it is done.
+        """Carry out an act on ids of to-dos, groups of revisions, or items of an import; returns when it is done.
 
         The first slice is committed with the act, after a check, so that an error in either leaves nothing behind.
         It is carried out to its end even if the caller does not wait. Raises Unavailable if the server is stopped
@@ -10421,9 +11665,10 @@ class BulkActs:
             act.batch = batch.id
             kept = act.batch, act.user.id, msgspec.json.encode(act).decode(), 1, 0, self._holder, self._end_of_hold()
             await batch.source.fetch(insert("acts", f"batch, user_id, act, {ACT_STATE}"), *kept)
-            rows = [(slice_id(act, n), act.user.id, json.dumps(slices[n])) for n in range(1, len(slices))]
+            texts = [msgspec.json.encode(each).decode() for each in slices]
+            rows = [(slice_id(act, n), act.user.id, texts[n]) for n in range(1, len(slices))]
             await batch.source.execute_many(insert("slices", "id, user_id, items"), rows)
-            return await self._carry_out(batch, act, 0, slices[0])
+            return await self._carry_out(batch, act, 0, json.loads(texts[0]))
 
         first = await self.store.write(act.user, begin, self.hub.committed, act.repeat(0))
         return await asyncio.shield(self._go_on(act, 1, first))
@@ -10473,11 +11718,14 @@ class BulkActs:
 
     async def _carry_out(self, batch: LongBatch, act: Act, number: int, items: Sequence[Any]) -> Any:
         """Change the to-dos of a slice; returns the number of all so far, or after the last of an undo Undone."""
-        batch.id = act.batch
+        batch.id, lists = act.batch, list[TodoList]()
         if act.kind == "undo":
             batch.undoes = act.undoes
             changes = await batch.queries.changes_to_undo([*itertools.chain(*items)])
-            done = len(await revert_some(batch, batch.queries, changes))
+            lists = await undo_others(batch, changes)
+            done = len(await revert_some(batch, batch.queries, changes, lists))
+        elif act.kind == "import":
+            done = await import_some(batch, items)
         else:
             todos = await batch.queries.changeable_todos(items, OWNER if act.deleted else EDITOR)
             chosen = [todos[each] for each in items if each in todos]
@@ -10496,7 +11744,7 @@ class BulkActs:
         if not is_last or act.kind != "undo":
             return total
         todos = await batch.queries.changeable_todos(act.shown) | batch.saved
-        return Undone(act.undone, total, [todos[each] for each in act.shown if each in todos], [])
+        return Undone(act.undone, total, [todos[each] for each in act.shown if each in todos], lists)
 
     async def _is_undoable(self, act: Act, batch: LongBatch, revisions: Sequence[int]) -> bool:
         try:
@@ -10507,9 +11755,11 @@ class BulkActs:
 
     @staticmethod
     async def try_undo(queries: TodoQueries, revisions: Sequence[int]) -> None:
-        """Raise Conflict or Forbidden if changes cannot be reverted."""
+        """Raise Conflict or Forbidden if changes of to-dos cannot be reverted."""
         nothing = TodoBatch(Loaded(cast(Transaction, queries.source), 0), queries.user)  # which only reads
-        await revert_some(nothing, queries, await queries.changes_to_undo(revisions))
+        changes = [each for each in await queries.changes_to_undo(revisions) if each.todo]
+        lists = await queries.batch_lists(changes[0].batch) if changes else []
+        await revert_some(nothing, queries, changes, lists)
 
     async def _forget(self, act: Act, transaction: Transaction) -> None:
         its_slices, its_act = "slices WHERE substr(id, 1, 36) = $1", "acts WHERE batch = $1"
@@ -10780,6 +12030,36 @@ class TodoService:
             last = todos[page.limit - 1]
             page = page._replace(after=(sort_value(last, page.sort), last.id))
 
+    # ---- import
+
+    async def plan_import(
+        self, user: User, name: str, file: File, list_id: str | None
+    ) -> tuple[ImportPlan, ImportTargets, list[msgspec.Raw]]:
+        """Read a file of a format, and decide which lists and to-dos are to be made.
+
+        Raises Malformed, TooLarge, Forbidden, or Invalid for a list that does not exist.
+        """
+        plan = await asyncio.to_thread(ImportPlan, user, name or await asyncio.to_thread(recognised, file), file)
+        queries = self.queries(user)
+        used = await queries.used_ids({each for item in plan.items.values() for each in item.ids})
+        new, ids = await asyncio.to_thread(planned_items, plan, used)
+        targets, keys = ImportTargets(queries, plan, list_id), {key for key, _, _ in new}
+        await targets.find(dict.fromkeys(item.list for _, parent, item in new if parent not in keys))
+        plan.answer.lists, plan.answer.todos = len(targets.new["lists"]), len(new)
+        return plan, targets, await asyncio.to_thread(encode_items, plan, new, ids, targets)
+
+    async def carry_out_import(self, user: User, targets: ImportTargets, items: list[msgspec.Raw]) -> str | None:
+        """Make what an import plans, in slices and as one batch, whose id is returned."""
+        things = {kind: each for kind, each in targets.new.items() if each}
+        if not things and not items:
+            return None
+        first = msgspec.Raw(msgspec.json.encode({"things": {"lists": [], **things}}))
+
+        async def check(_: LongBatch) -> None:
+            """The rights are checked by each slice."""
+
+        return (await self.acts.start(Act(kind="import", user=user), [first, *items], check)).batch
+
     # ---- lists
 
     @transactional()
@@ -10943,30 +12223,30 @@ class TodoService:
 
     async def _revert(self, batch: LongBatch, undone: str) -> Undone:
         revisions, is_undo = await batch.queries.batch_revisions(undone)
-        if len(revisions) > SLICE and all(todo_id for _, todo_id in revisions):
+        if sum(todo_id is not None for _, todo_id in revisions) > SLICE:
             raise TooMany(undone, revisions, is_undo)
         # The undo of an undo can be undone again.
         batch.undoes = None if is_undo else undone
         changes = await batch.queries.changes_to_undo([revision for revision, _ in revisions])
-        for change in [each for each in changes if each.action in ("filter", "template")]:
-            await undo_kept(batch, change)
-            changes.remove(change)
-        lists = [await undo_list_change(batch, change) for change in changes if change.todo is None]
-        todos = await revert_some(batch, batch.queries, [each for each in changes if each.todo], lists)
+        lists = await undo_others(batch, changes)
+        todos = await revert_some(batch, batch.queries, changes, lists)
         return Undone(undone, len(todos), todos[:MAX_SHOWN], lists)
 
     async def _undo_in_slices(
-        self, user: User, repeat: Repeat | None, undone: str, revisions: Sequence[tuple[int, str]], is_undo: bool
+        self, user: User, repeat: Repeat | None, undone: str, revisions: Sequence[tuple[int, str | None]], is_undo: bool
     ) -> WriteResult[Undone]:
-        """Undo a batch of more than SLICE changes, after a look whether all of it can be undone."""
+        """Undo a batch of more than SLICE changes, after a look whether all of it can be undone.
+
+        Its lists keep their place among the changes: they go to the trash after their to-dos, and come back before.
+        """
         by_todo: dict[str, list[int]] = {}
         for revision, todo_id in revisions:
-            by_todo.setdefault(todo_id, []).append(revision)
+            by_todo.setdefault(todo_id or f"{revision}", []).append(revision)
         groups = [*by_todo.values()]
         for start in range(0, len(groups), SLICE):
             await self.acts.try_undo(self.queries(user), [*itertools.chain(*groups[start : start + SLICE])])
         key = (repeat.key, repeat.fingerprint) if repeat else None
-        undoes, shown = None if is_undo else undone, [*by_todo][:MAX_SHOWN]
+        undoes, shown = None if is_undo else undone, [each for each in by_todo if UUID.fullmatch(each)][:MAX_SHOWN]
         act = Act(kind="undo", user=user, undone=undone, undoes=undoes, shown=shown, key=key)
 
         async def check(batch: LongBatch) -> None:
@@ -12019,7 +13299,7 @@ class Services:
         self._opening: asyncio.Task | None = None
         self._tasks: list[asyncio.Task] = []
         self.closers: list[Callable[[], None]] = []  # called, too, when everything is closed
-        self.requests, self.sockets = 0, 0  # being answered now; open
+        self.requests, self.sockets, self.imports = 0, 0, 0  # being answered now; open; being read
 
     def _open_post_office(self) -> PostOffice:
         url = self.config.public_url + self.config.prefix
@@ -12077,6 +13357,28 @@ class Services:
                 closer()
         finally:
             self._closing = False
+
+    async def import_file(
+        self, user: User, name: str, file: File, list_id: str | None = None, dry_run: bool = False
+    ) -> WriteResult[Imported]:
+        """Make the to-dos in a file, with lists that are not there; what was imported before is left alone.
+
+        The format is recognised unless it is named. To-dos without a list go to the list of an id, or to the default
+        one. A dry run only reports. Raises Malformed, TooLarge, Invalid or Forbidden.
+        """
+        plan, targets, items = await self.todos.plan_import(user, name, file, list_id)
+        answer, documents = plan.answer, await asyncio.to_thread(checked_documents, plan)
+        answer.dry_run = dry_run
+        if not dry_run:
+            answer.batch = await self.todos.carry_out_import(user, targets, items)
+        for document_name, body in documents:
+            try:
+                if not dry_run:
+                    await self.documents.put(user.id, document_name, body, Precondition(None, True))
+                answer.documents += 1
+            except PreconditionFailed:
+                answer.already_there += 1
+        return WriteResult(answer, answer.batch)
 
     async def delete_user(self, user: User) -> None:
         """Remove a user with everything in all stores. Raises Unavailable, after which it can be repeated."""
@@ -12232,7 +13534,7 @@ class Request:
         """Whether the client waits for a 100 before it sends the body (RFC 9110, 10.1.1)."""
         return self.headers.get("expect", "").lower() == "100-continue"
 
-    async def read_body(self, limit: int) -> bytes:
+    async def read_body(self, limit: int, seconds: float = BODY_SECONDS) -> bytes:
         """The body. Raises TooLarge, which leaves it unread if it is very long or not sent yet, or RequestTimeout."""
         if not self.has_body or self.receive_body is None:
             return b""
@@ -12247,10 +13549,10 @@ class Request:
                 body.extend(chunk)
 
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self.receive_body(take)
         except TimeoutError:
-            raise RequestTimeout(f"The body did not arrive within {BODY_SECONDS} seconds. Send it again.") from None
+            raise RequestTimeout(f"The body did not arrive within {seconds} seconds. Send it again.") from None
         self.has_body = False
         self._check_is_whole(size)
         if size > limit:
@@ -13212,7 +14514,7 @@ class Handler:
     has_head = True
     any_query = False  # whether unknown query parameters are ignored
     takes_json = True  # whether a body must be JSON
-    max_body = MAX_BODY
+    max_body, body_seconds = MAX_BODY, BODY_SECONDS
     errors: tuple[int, ...] = ()  # statuses that the signatures do not imply
     content_security_policy = API_POLICY
     caller: Caller
@@ -13253,7 +14555,8 @@ class Handler:
             if name in self.request.headers:
                 keywords[keyword] = self.request.headers[name]
         if self.request.has_body:
-            self.body = await self.request.read_body(self.max_body if operation.body else MAX_UNEXPECTED_BODY)
+            limit = self.max_body if operation.body else MAX_UNEXPECTED_BODY
+            self.body = await self.request.read_body(limit, self.body_seconds)
         if operation.body:
             if self.takes_json and (self.body or not getattr(operation.body, "optional", False)):
                 self._check_media_type()
@@ -15564,32 +16867,32 @@ class Export(msgspec.Struct, frozen=True):
     documents: list[dict[str, Any]]
 
 
+WRITTEN = [name for name, each in FORMATS.items() if each.write or name == "json"]
 ExportFormat = Annotated[
-    str, Parameter("`json` for everything, or `csv` for a table of the to-dos", {"enum": ["json", "csv"]}, "csv")
+    str, Parameter("`json` for everything, or a format for the to-dos, such as `csv`", {"enum": WRITTEN}, "csv")
 ]
 
 
-def table_cell(value: Any) -> str:
-    """The text of a field in a table. An apostrophe keeps spreadsheets from taking a text for a formula."""
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
-        value = ", ".join(value)
-    text = value if isinstance(value, str) else "" if value in (None, []) else msgspec.json.encode(value).decode()
-    return f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+def write_texts(file: IO[bytes], texts: Iterable[str], encoding: str) -> None:
+    """Write texts to a file. A table begins with a BOM, without which Excel would take it for another coding."""
+    for index, text in enumerate(texts):
+        file.write(text.encode("utf-8" if index else encoding))
 
 
 class ExportHandler(APIHandler):
     """Everything that belongs to the caller."""
 
     async def get(self, *, format: ExportFormat = "json") -> Response[Export | Annotated[bytes, "text/csv"]]:
-        """Download everything, with the trash, as one JSON file, or the to-dos outside the trash as a table (CSV)."""
-        self.headers["Content-Disposition"] = f'attachment; filename="todos.{format}"'
-        media_type = "application/json" if format == "json" else "text/csv; charset=utf-8"
+        """Download everything, with the trash, as one JSON file, or the to-dos outside the trash as a table or text."""
+        _, media_type, suffix, *_ = FORMATS[format]
+        self.headers["Content-Disposition"] = f'attachment; filename="todos.{suffix}"'
+        media_type += "; charset=utf-8" if media_type.startswith("text/") else ""
         # The file is complete before it is sent, so that a slow reader keeps no transaction open.
         file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_BODY)  # noqa: SIM115  # closed when it has been sent
         if self.request.method == "HEAD":
             return Response(FileBody(file, None), media_type)
         try:
-            await (self._write(file) if format == "json" else self._write_table(file))
+            await (self._write(file) if format == "json" else self._write_text(format, file))
         except BaseException:
             file.close()
             raise
@@ -15597,23 +16900,22 @@ class ExportHandler(APIHandler):
         file.seek(0)
         return Response(FileBody(file, size), media_type)
 
-    async def _write_table(self, file: IO[bytes]) -> None:
-        """Write a row for each to-do outside the trash (RFC 4180), with the title of its list."""
-        text = io.TextIOWrapper(file, "utf-8-sig", newline="")  # without a BOM, Excel would take it for another coding
-        rows = csv.writer(text)
-        rows.writerow(TODO_FIELDS)
+    async def _write_text(self, format: str, file: IO[bytes]) -> None:
+        """Write the to-dos outside the trash, with the titles of their lists."""
 
-        async def write(source: Source) -> None:
+        titles, todos = dict[str, str](), list[Todo]()
+
+        async def read(source: Source) -> None:
             queries = TodoQueries(source, self.user)
-            titles = {each.id: each.title for each in await queries.lists()}
+            titles.update((each.id, each.title) for each in await queries.lists())
             async for page in self._todos(queries):
-                for todo in page:
-                    if todo.list in titles and not todo.deleted_at:
-                        named = msgspec.structs.replace(todo, list=titles[todo.list])
-                        rows.writerow([table_cell(getattr(named, name)) for name in TODO_FIELDS])
+                todos.extend(todo for todo in page if todo.list in titles and not todo.deleted_at)
 
-        await self.services.database.snapshot(write)
-        text.detach()
+        await self.services.database.snapshot(read)
+        places = {list_id: place for place, list_id in enumerate(titles)}
+        todos.sort(key=lambda todo: (places[todo.list], todo.order, todo.id))
+        write = cast(Callable[..., Iterator[str]], FORMATS[format].write)
+        await asyncio.to_thread(write_texts, file, write(titles, todos), "utf-8-sig" if format == "csv" else "utf-8")
 
     async def _write(self, file: IO[bytes]) -> None:
         head = {"format": "tornado_todo", "version": 1, "user": self.user.name, "settings": self.user.settings}
@@ -15671,6 +16973,66 @@ class ExportHandler(APIHandler):
     async def _documents(self, store: DocumentStore) -> AsyncIterator[list[Any]]:
         async for documents in read_documents(store, [self.user.id]):
             yield [{"name": name, "document": msgspec.Raw(text)} for _, name, _, text in documents]
+
+
+ImportFormat = Annotated[
+    str,
+    Parameter(
+        "the format of the file; without one it is recognised",
+        {"enum": [name for name, each in FORMATS.items() if each.read]},
+        "todoist",
+    ),
+]
+MAX_IMPORTS = 2  # files that are read at the same time, since each takes memory
+FORM_TYPES = ("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
+
+
+class ImportHandler(APIHandler):
+    """Files of to-dos, from here or from other services."""
+
+    max_body, body_seconds = MAX_IMPORT, 120
+    takes_json = False
+    errors = (415,)
+    is_admitted = False
+
+    async def respond(self, parts: Sequence[str]) -> Response[Any]:
+        try:
+            return await super().respond(parts)
+        finally:
+            self.services.imports -= self.is_admitted
+
+    async def admit(self) -> None:
+        """Authenticate the caller, and let in only so many files as there is memory for. Raises TodoError."""
+        await super().admit()
+        # A form of another site can send these types, and a script of one sends bytes without a type.
+        media_type = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type in FORM_TYPES and self.request.method == "POST":
+            raise UnsupportedMediaType.of("Content-Type", "must be application/octet-stream", "The Content-Type")
+        if self.services.imports >= MAX_IMPORTS:
+            raise Unavailable("Other files are being imported: try again when that is done.")
+        self.services.imports += 1
+        self.is_admitted = True
+
+    async def post(
+        self,
+        body: Annotated[bytes, Bytes()],
+        *,
+        format: ImportFormat = "",
+        dry_run: Annotated[bool, Parameter("whether only to report what would be made", BOOLEAN, True)] = False,
+        filename: Annotated[str, Parameter("the name of the file", TEXT, "todos.csv", read_text)] = "",
+        list: Annotated[str | None, Parameter("for to-dos that name no list", ID, EXAMPLE_ID, clean_id)] = None,
+        tz: TimeZone = "",
+        accept_language: AcceptLanguage = "",
+    ) -> WriteResult[Imported]:
+        """Make the to-dos in a file as one batch; what was imported before is left alone."""
+        user, language = self.user_in(tz), read_language(accept_language)
+        self.body = b""
+        result = await self.services.import_file(user, format, file_of(user, body, filename, language), list, dry_run)
+        faults = result.result.faults
+        result.result.faults = [
+            msgspec.structs.replace(each, reason=translated(each.reason, language[0])) for each in faults
+        ]
+        return result
 
 
 class ShownDocument(msgspec.Struct, frozen=True):
@@ -28778,6 +30140,7 @@ ROUTES = (
     Route("/api/health", HealthHandler),
     Route("/api/health/live", LiveHandler),
     Route("/api/export", ExportHandler),
+    Route("/api/import", ImportHandler),
     Route("/api/session", SessionHandler),
     Route("/api/user", UserHandler),
     Route("/api/user/email", UserEmailHandler),
