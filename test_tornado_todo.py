@@ -3608,6 +3608,121 @@ def test_todo_in_a_calendar_is_read_as_it_was_written(fields, zone):
     assert not shown.errors
 
 
+LETTERS = [
+    "a",
+    "Z",
+    " ",
+    "  ",
+    ",",
+    ";",
+    ":",
+    "\\",
+    '"',
+    "'",
+    "\t",
+    "ü",
+    "🦄",
+    "漢",
+    "\u2029",
+    "\x85",
+    "\\n",
+    "\\,",
+    "^",
+    "=",
+    "BEGIN:VTODO",
+]
+
+
+def random_text(chance: random.Random, length: int, letters=LETTERS) -> str:
+    return "".join(chance.choices(letters, k=chance.randint(1, length)))
+
+
+def random_date(chance: random.Random, zone: str) -> str | None:
+    """A date, or a time as the page, a script in UTC, or one of another zone sets it."""
+    day = datetime.date(2026, 1, 1) + datetime.timedelta(chance.randint(-20_000, 20_000))
+    clock = datetime.time(chance.randint(0, 23), chance.choice([0, 30, 59]), chance.choice([0, 0, 1]))
+    own = datetime.timezone(datetime.timedelta(minutes=chance.randint(-56, 56) * 15))
+    kind = chance.choice(["none", "day", "zone", "utc", "own"])
+    if kind in ("none", "day"):
+        return day.isoformat() if kind == "day" else None
+    day = day.replace(year=max(day.year, 1972))  # before that, some zones are not ahead by whole minutes
+    moment = datetime.datetime.combine(day, clock, {"zone": zoneinfo.ZoneInfo(zone), "utc": UTC, "own": own}[kind])
+    return tornado_todo.clean_due(moment.isoformat())
+
+
+RULES = ["FREQ=DAILY", "FREQ=WEEKLY;INTERVAL=2;BYDAY=MO,FR", "FREQ=MONTHLY;BYMONTHDAY=-1", "FREQ=MONTHLY;BYDAY=2TU"]
+RULES += ["FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29", "FREQ=DAILY;COUNT=7", "FREQ=WEEKLY;UNTIL=20271231"]
+RULES += [f"{rule};FROM=COMPLETION" for rule in RULES]
+
+
+def random_todo(chance: random.Random, zone: str) -> tornado_todo.Todo:
+    title = re.sub("[\t\u2029\x85]", "", random_text(chance, 60)).strip() or "x"
+    reminders = [tornado_todo.Reminder(before=chance.randint(-99, 99) * 15) for _ in range(chance.randint(0, 2))]
+    reminders += [tornado_todo.Reminder(at="2026-12-01T08:15:00Z")] * chance.randint(0, 1)
+    due, start, repeat = random_date(chance, zone), random_date(chance, zone), chance.choice([None, None, *RULES])
+    if due and chance.random() < 0.3:
+        reminders.append(tornado_todo.Reminder(before=5, of="start" if start else "due"))
+    if (
+        repeat and "Z" in (due or "")[-1:] + (start or "")[-1:]
+    ):  # it follows the clock of the reader's zone from then on
+        due = start = None
+    if not due:
+        reminders = [each for each in reminders if each.at]
+    fields = {
+        **{"title": title, "due": due, "start": start, "repeat": repeat, "priority": chance.randint(0, 3)},
+        "notes": random_text(chance, 200, [*LETTERS, "\n"]) if chance.random() < 0.7 else "",
+        "tags": [f"{letter}{number}" for number, letter in enumerate(chance.choices("ab;é\\", k=chance.randint(0, 4)))],
+        "reminders": [*dict.fromkeys(reminders)],
+        "completed": not repeat and chance.random() < 0.3,
+        "order": chance.choice([1.0, -2.5, 1e-6, chance.uniform(-1e6, 1e6)]),
+    }
+    return todo_of(**fields)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "UTC", "America/St_Johns", "Pacific/Apia"])
+def test_any_todo_comes_back_from_a_calendar(zone):
+    chance = random.Random(zone)
+    for _ in range(300):
+        todo = random_todo(chance, zone)
+        text = tornado_todo.write_calendar(todo, uid="u", parent_uid=None, zone=zone)
+        (found,) = tornado_todo.read_calendar(text.encode(), zone)
+        assert found.fields == {name: getattr(todo, name) for name in found.fields}
+        assert found.order == todo.order
+        event = tornado_todo.write_calendar(todo, uid="u", parent_uid=None, zone=zone, as_event=True)
+        for each in icalendar.Calendar.from_ical(text).walk() + icalendar.Calendar.from_ical(event).walk():
+            assert not each.errors
+
+
+def test_what_a_todo_does_not_have_stays_in_its_calendar_object_whatever_is_changed():
+    chance, zone = random.Random(7), "Europe/Berlin"
+    odd = [
+        "X-FOO;x-Bar=1;A=\"b,c\",d:\\x;,", "ATTACH;FMTTYPE=image/png:cid:1", "ATTACH:http://example.com/?a=b;c",
+        "COMMENT:C:\\temp", "ORGANIZER;CN=\"Doe, Jane\":mailto:j@example.com", "URL:http://example.com", "GEO:1;2",
+        "REQUEST-STATUS:2.0;Success", "EXDATE;TZID=Foo/Bar:20260101T000000", "x-lower:" + "é" * 100, "CLASS:PRIVATE",
+        "RELATED-TO;RELTYPE=CHILD:x", "LOCATION;LANGUAGE=en:home", "X-EMPTY:",
+    ]  # fmt: skip
+    parts = [
+        ["BEGIN:VALARM", "ACTION:EMAIL", "TRIGGER:-PT5M", "X-A:b", "END:VALARM"],
+        ["BEGIN:X-THING", "X-A:b", "BEGIN:X-INNER", "DUE:1", "END:X-INNER", "END:X-THING"],
+        ["BEGIN:VLOCATION", "UID:5", "END:VLOCATION"],
+    ]
+    for _ in range(300):
+        own, inner = chance.sample(odd, 5), chance.sample(parts, 2)
+        first, second = random_todo(chance, zone), random_todo(chance, zone)
+        text = tornado_todo.write_calendar(first, uid="u", parent_uid=None, zone=zone)
+        lines = "\r\n".join([*own, *itertools.chain(*inner), "END:VTODO"])
+        (found,) = tornado_todo.read_calendar(text.replace("END:VTODO", lines).encode(), zone)
+        for todo in (first, second, first):
+            text = tornado_todo.write_calendar(todo, uid="u", parent_uid="p", zone=zone, kept=found.text)
+            (found,) = tornado_todo.read_calendar(text.encode(), zone)
+            fields = {name: getattr(todo, name) for name in found.fields}
+            fields["reminders"] = sorted(fields["reminders"], key=found.fields["reminders"].index)  # in any order
+            assert found.fields == fields
+            kept = [line for line in logical_lines(text) if line in (*own, *itertools.chain(*inner))]
+            assert [line for line in kept if line in own] == own
+            assert "\n".join(itertools.chain(*inner)) in "\n".join(logical_lines(text))
+
+
 @pytest.mark.parametrize(("body", "message"), [
     (b"", "it does not begin with BEGIN:VCALENDAR"),
     (b"\xff\xfe", "it is not in UTF-8"),

@@ -4478,17 +4478,19 @@ def translated(text: str, language: str, levels: int = 3) -> str:
 # ---- iCalendar (RFC 5545)
 
 LAST_SECOND = datetime.time(23, 59, 59)
-DIGITS = tuple("0123456789")
 MAX_NESTING = 8  # of components; a VALARM in a VTODO in a VCALENDAR has depth 3
 UNTITLED = "Untitled"  # the title of a to-do that has none
+# Programs store objects that must come back line by line, and files come from anywhere. The library icalendar spells
+# rules, names and values anew, refuses a to-do for one odd value, and keeps the zones of one file for all others; a
+# rule by the second in a VTIMEZONE stops it. So lines are read and written here, and it knows Windows' time zones.
 CONTENT_LINE = re.compile(r'([^\s:;"]++)((?:;[^:"]*+(?:"[^"]*+"[^:"]*+)*+)?+):(.*+)')
-ZONE_OFFSET = re.compile(r"[+-](?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d)?", re.ASCII)
 ZONE_RULE = re.compile(
     r"FREQ=YEARLY(?:;(?:INTERVAL=1|WKST=\w\w|BYMONTH=\d+|BYDAY=[+-]?\d?[A-Z]{2}|BYMONTHDAY=[\d,-]{1,40}"
     r"|COUNT=\d{1,4}|UNTIL=[\dTZ]+))*",
     re.ASCII,
 )
 FIXED_ZONE = re.compile(r"UTC([+-](?:[01]\d|2[0-3])[0-5]\d)", re.ASCII)
+ODD_LINE = re.compile(r'([^\s:;"]+)()[^:]*:(.*)')  # a parameter has one quotation mark
 LINE_PARAMETER = re.compile(r';([^=;"]++)=((?:"[^"]*+"|[^";])*+)')
 CALENDAR_TIME = re.compile(r"(\d{4})(\d\d)(\d\d)(?:T(\d\d)(\d\d)(\d\d)(Z?))?", re.ASCII | re.IGNORECASE)
 CALENDAR_DURATION = re.compile(
@@ -4497,7 +4499,7 @@ CALENDAR_DURATION = re.compile(
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # which a text may not have (RFC 5545, 3.3.11)
 ESCAPES = {"\\": "\\\\", ";": "\\;", ",": "\\,", "\n": "\\n"}
 ICALENDAR_PRIORITIES = (0, 9, 5, 1)  # of ours: none, low, medium, high
-OUR_PRIORITIES = (0, 3, 3, 3, 3, 2, 1, 1, 1, 1)  # of those from 0 to 9
+OUR_PRIORITIES = dict(zip("0123456789", (0, 3, 3, 3, 3, 2, 1, 1, 1, 1), strict=True))
 FROM_COMPLETION = "X-TORNADO-TODO-REPEAT-FROM"  # a part of our rules that RRULE does not have
 CALENDAR_HEAD = ("VERSION:2.0", "PRODID:-//tornado_todo//tornado_todo//EN")
 
@@ -4513,13 +4515,10 @@ class Property(NamedTuple):
     @classmethod
     def of(cls, line: str) -> Self:
         """Read a line. Raises ValueError."""
-        found = CONTENT_LINE.fullmatch(line)
-        name, parameters, value = found.groups() if found else (*line.partition(":")[::2], "")
-        if not found:  # a parameter has an odd quotation mark
-            name, parameters, value = re.split("[;:]", line, maxsplit=1)[0], "", line.partition(":")[2]
-        if ":" not in line or not name:
+        found = CONTENT_LINE.fullmatch(line) or ODD_LINE.fullmatch(line)
+        if not found:
             raise ValueError(f"is not a calendar: a line has no name or no colon: {line[:60]!a}")
-        return cls(name.upper(), parameters, value, line)
+        return cls(found[1].upper(), found[2], found[3], line)
 
     def parameter(self, name: str) -> str:
         """A parameter's value, or an empty text."""
@@ -4630,23 +4629,15 @@ def zone_of_component(component: Component) -> datetime.tzinfo | None:
     """The time zone that a VTIMEZONE describes, or None if it cannot be used."""
     from dateutil import tz
 
-    lines = ["BEGIN:VTIMEZONE", "TZID:its"]
-    parts = component.components[:50]
-    for part in parts:
-        rules = [each.value for each in part.all("RRULE")]
-        offsets = [each.value.strip() for each in part.all("TZOFFSETFROM", "TZOFFSETTO")]
-        # Rules by the second, and very long ones, would take minutes.
-        if not all(map(ZONE_RULE.fullmatch, rules)) or not all(map(ZONE_OFFSET.fullmatch, offsets)):
-            return None
-        own = part.all("DTSTART", "RRULE", "RDATE", "TZOFFSETFROM", "TZOFFSETTO")
-        lines += [f"BEGIN:{part.name}", *(f"{each.name}:{each.value.strip()[:10_000]}" for each in own)]
-        lines.append(f"END:{part.name}")
-    if len(parts) > 1 and not component.inner("STANDARD"):
+    rules = [each.value.strip() for part in component.components for each in part.all("RRULE")]
+    if len(rules) > 50 or not all(map(ZONE_RULE.fullmatch, rules)):  # a rule by the second would take minutes
         return None
+    known = Component("VTIMEZONE", ["TZID:its"])
+    for part in component.components:
+        own = part.all("DTSTART", "RRULE", "RDATE", "TZOFFSETFROM", "TZOFFSETTO")
+        known.components.append(Component(part.name, [f"{each.name}:{each.value.strip()}" for each in own]))
     with contextlib.suppress(Exception):  # of any kind, for what it does not expect
-        zone = tz.tzical(io.StringIO("\n".join([*lines, "END:VTIMEZONE"]))).get()
-        zone.utcoffset(datetime.datetime(2026, 1, 1))
-        return cast(datetime.tzinfo, zone)
+        return cast(datetime.tzinfo, tz.tzical(io.StringIO("\n".join(known.lines()))).get())
     return None
 
 
@@ -4734,7 +4725,7 @@ class CalendarTimes:
             if (moment.utcoffset() or datetime.timedelta()).total_seconds() % 60:  # of a time before 1900
                 moment = moment.astimezone(datetime.UTC)
             return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
-        except (ValueError, OverflowError):
+        except (ValueError, OverflowError, TypeError):  # the last is of a zone that is described wrongly
             return None
 
     def write(self, name: str, text: str, repeats: bool = False) -> str:
@@ -4765,7 +4756,7 @@ class CalendarTimes:
         if one == other or not one or not other or 10 in (len(one), len(other)):
             return one == other
         first, second = self.clock(one), self.clock(other)
-        return first.tzinfo == second.tzinfo and first.replace(tzinfo=None) == second.replace(tzinfo=None)
+        return first.tzinfo == second.tzinfo and first == second
 
     def definitions(self) -> list[Component]:
         """The definitions of the zones of written times which the calendar does not have."""
@@ -4834,26 +4825,22 @@ def calendar_rule(repeat: str, base: str | None, times: CalendarTimes) -> str:
 
 def one_line(text: str, limit: int) -> str:
     """A text on one line of this many characters at most, without what a line may not have; it can be empty."""
-    line = "".join(" " if unicodedata.category(each) in ("Cc", "Zl", "Zp") else each for each in text[: 4 * limit])
-    line = " ".join(line.split())
-    line = line if len(line) <= limit else trim(line[: limit - 1]) + "…"
+    kept = (" " if unicodedata.category(each) in ("Cc", "Zl", "Zp") else each for each in text[: 4 * limit])
+    line = trim("".join(kept))
     with contextlib.suppress(ValueError):
-        return clean_line(line, limit)
+        return clean_line(line if len(line) <= limit else trim(line[: limit - 1]) + "…", limit)
     return ""
 
 
-def read_categories(component: Component) -> list[tuple[str, str]]:
+def read_categories(component: Component) -> Iterator[tuple[str, str]]:
     """The categories as they are written, each with its tag, which is empty for one that cannot be a tag."""
     written = [part for each in component.all("CATEGORIES") for part in re.findall(r"(?:\\.|[^,\\])+", each.value)]
     known: dict[str, str] = {}
-    found = []
     for each in written:
         tag = one_line(Property("", "", each, "").text.replace(",", " "), 50)
         if tag and len(known) < MAX_TAGS:
-            found.append((each, known.setdefault(fold(tag), tag)))
-        else:
-            found.append((each, known.get(fold(tag), "")))
-    return found
+            known.setdefault(fold(tag), tag)
+        yield each, known.get(fold(tag), "")
 
 
 def read_duration(text: str) -> int | None:
@@ -4915,7 +4902,7 @@ class ReadTodo:
 
     def __init__(self, component: Component, times: CalendarTimes):
         self.component, self.times = component, times
-        self.categories = read_categories(component)
+        self.categories = [*read_categories(component)]
         start, due = times.read(component.first("DTSTART")), times.read(component.first("DUE"))
         if start and not due and (seconds := read_duration(component.value("DURATION"))):
             due = times.after(start, seconds)
@@ -4928,7 +4915,7 @@ class ReadTodo:
             "title": self._title(notes),
             "notes": clean_text(notes)[:20_000],
             **dates,
-            "priority": OUR_PRIORITIES[int(number)] if (number := component.value("PRIORITY")) in DIGITS else 0,
+            "priority": OUR_PRIORITIES.get(component.value("PRIORITY"), 0),
             "completed": self._is_completed(),
             "repeat": self._repeat(due or start),
             "tags": [*dict.fromkeys(tag for _, tag in self.categories if tag)],
@@ -4954,16 +4941,9 @@ class ReadTodo:
 
     def _read_alarms(self, dates: Mapping[str, Any]) -> list[tuple[Component, Reminder | None]]:
         """Each VALARM with its reminder, as far as a to-do can have them."""
-        known: set[Reminder] = set()
-        alarms: list[tuple[Component, Reminder | None]] = []
-        for each in self.component.inner("VALARM"):
-            reminder = read_alarm(each, dates, self.times)
-            if reminder and (reminder in known or len(known) < MAX_REMINDERS):
-                known.add(reminder)
-            else:
-                reminder = None
-            alarms.append((each, reminder))
-        return alarms
+        alarms = [(each, read_alarm(each, dates, self.times)) for each in self.component.inner("VALARM")]
+        known = [*dict.fromkeys(reminder for _, reminder in alarms if reminder)][:MAX_REMINDERS]
+        return [(alarm, reminder if reminder in known else None) for alarm, reminder in alarms]
 
     def has(self, name: str, value: Any) -> bool:
         """Whether a field has this value."""
@@ -4998,6 +4978,20 @@ class ReadTodo:
             return order + 0.0 if abs(order) <= MAX_ORDER else None
         return None
 
+    def shown(self, uid: str, todos: Sequence[Component], text: str) -> CalendarTodo:
+        """The to-do, from the VTODOs of its UID."""
+        repeats = [ReadTodo(each, self.times) for each in todos if each.all("RECURRENCE-ID")]
+        days = [self.times.read(each.component.first("RECURRENCE-ID")) for each in repeats if each.fields["completed"]]
+        return CalendarTodo(
+            uid=uid,
+            fields=self.fields,
+            completed_at=self.completed_at,
+            parent_uid=next((each.value.strip() for each in self.parents), None),
+            order=self.order,
+            completed_occurrences=[each for each in days if each],
+            text=text,
+        )
+
 
 def todos_by_uid(calendar: Component) -> dict[str, list[Component]]:
     """The VTODOs of a calendar by UID, in each group the one without RECURRENCE-ID first.
@@ -5022,21 +5016,6 @@ def calendar_text(components: Iterable[Component]) -> str:
     return "".join(fold_line(line) for each in components for line in each.lines())
 
 
-def calendar_todo(uid: str, todos: Sequence[Component], read: ReadTodo, text: str) -> CalendarTodo:
-    """A to-do from the VTODOs of its UID."""
-    repeats = [ReadTodo(each, read.times) for each in todos if each.all("RECURRENCE-ID")]
-    done = [read.times.read(each.component.first("RECURRENCE-ID")) for each in repeats if each.fields["completed"]]
-    return CalendarTodo(
-        uid=uid,
-        fields=read.fields,
-        completed_at=read.completed_at,
-        parent_uid=next((each.value.strip() for each in read.parents), None),
-        order=read.order,
-        completed_occurrences=[each for each in done if each],
-        text=text,
-    )
-
-
 def read_calendar(data: bytes, zone: str) -> list[CalendarTodo]:
     """The to-dos of an iCalendar file, for a reader in a time zone. Raises ValueError."""
     calendars = parse_components(data)
@@ -5054,9 +5033,8 @@ def read_calendar(data: bytes, zone: str) -> list[CalendarTodo]:
                 names = {line.parameter("TZID") for todo in todos for line in todo.properties}
                 own = Component("VCALENDAR")
                 own.properties = head
-                own.components = [*(zones[each] for each in zones if each in names and budget > 0), *todos]
-            read = ReadTodo(todos[0], times)
-            found.append(calendar_todo(uid, todos, read, calendar_text([own])))
+                own.components = [*(zones[each] for each in sorted(names) if each in zones and budget > 0), *todos]
+            found.append(ReadTodo(todos[0], times).shown(uid, todos, calendar_text([own])))
             budget -= len(found[-1].text)
     return found
 
@@ -5136,9 +5114,9 @@ def write_todo(
     if old and old.completed_at and todo.completed_at and old.completed_at[:19] != todo.completed_at[:19]:
         component.put(["COMPLETED"], times.write("COMPLETED", whole_second(todo.completed_at)))
     if todo.tags != (old.fields["tags"] if old else []):
-        kept = [(text, tag) for text, tag in (old.categories if old else []) if not tag or tag in todo.tags]
-        new = [escaped(tag) for tag in todo.tags if tag not in {tag for _, tag in kept}]
-        texts = [*(text for text, _ in kept), *new]
+        written = old.categories if old else []
+        known = {tag: text for text, tag in written[::-1]}
+        texts = [*(known.get(tag, escaped(tag)) for tag in todo.tags), *(text for text, tag in written if not tag)]
         component.put(["CATEGORIES"], *([f"CATEGORIES:{','.join(texts)}"] if texts else []))
     parents = old.parents if old else []
     if parent_uid != next((each.value.strip() for each in parents), None):
@@ -5172,15 +5150,15 @@ def write_event(todo: Todo, uid: str, times: CalendarTimes) -> Component:
     ]
     component.properties += map(Property.of, lines)
     for each in [] if todo.completed else todo.reminders:
-        moment = each
-        if each.before is not None and not is_span:
-            is_of_begin = (todo.due if each.of == "due" else todo.start) == begin
-            at = reminder_moment(each, todo.due if each.of == "due" else todo.start, times.zone)
-            moment = (
-                Reminder(before=each.before, of="start") if is_of_begin else Reminder(at=timestamp(at) if at else None)
-            )
-        if moment.before is not None or moment.at:
-            component.components.append(Component("VALARM", alarm_lines(moment, todo.title)))
+        base = todo.due if each.of == "due" else todo.start
+        with contextlib.suppress(OverflowError):  # the calendar ends
+            if each.before is not None and base not in (begin, end if is_span else begin):
+                moment = reminder_moment(each, base, times.zone)
+                each = Reminder(at=timestamp(moment) if moment else None)
+            elif not is_span and each.at is None:
+                each = Reminder(before=each.before, of="start")
+            if each != Reminder():
+                component.components.append(Component("VALARM", alarm_lines(each, todo.title)))
     return component
 
 
