@@ -23854,6 +23854,21 @@ async def test_a_token_is_made_shown_once_and_revoked(browser, accounts_server, 
 
 @pytest.mark.slow
 @SCREENS
+async def test_one_click_shows_what_to_type_into_a_calendar_app(browser, accounts_server, width, height):
+    async with signed_in_page(browser, accounts_server, "ann", width, height) as page:
+        await open_account(page, "tokens")
+        await page.locator(".connect-calendar").click()
+        await expect(page.locator(".secret-words")).to_contain_text("calendar app")
+        address, name, token = [await each.input_value() for each in await page.locator(".tokens-part .secret").all()]
+        assert address == f"{accounts_server.url}/caldav/" and name == "ann"
+        await expect(page.locator(".tokens-part .copy")).to_have_count(3)
+        await assert_fits(page)
+        with accounts_server.somebody(**basic(name, token)) as client:
+            assert await asyncio.to_thread(calendar_home, client)
+
+
+@pytest.mark.slow
+@SCREENS
 async def test_webhook_is_added_repeated_turned_off_and_deleted_on_the_page(
     browser, page_address, receiver, quick_hooks, width, height
 ):

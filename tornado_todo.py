@@ -19233,6 +19233,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <p class="soft">With a token, a program acts in your name without knowing your password.</p>
     {% raw entries('token') %}
     <div class="secret-place"></div>
+    <button class="button connect-calendar" data-action="connectCalendar">Connect a calendar app</button>
     <form class="token-form" data-action="makeToken" novalidate>
       {% raw field('token-name', 'Name of the new token',
                    plain + ' name="name" placeholder="Backup script" maxlength="100" required') %}
@@ -26131,30 +26132,44 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   }
 
-  async function makeEntry(kind, body = {}) {
+  async function makeEntry(kind, body = {}, more) {
     const response = await send('POST', entriesPath(kind), { body });
     const thing = await response.json();
     state.collections[kind] = [thing, ...(state.collections[kind] ?? [])];
-    showSecret(kind, thing);
+    showSecret(kind, thing, more);
   }
 
-  function showSecret(kind, thing) {
+  function showSecret(kind, thing, more) {
     const [label, text, words] = SECRETS[kind](thing);
-    state.secret = { kind, label, text, words };
+    state.secret = { kind, words, lines: [[label, text]], ...more?.(text) };
     paint();
     find('dialog[open] .copy').focus();
     want('counts');
   }
 
-  function secretView({ label, text, words }) {
-    const field = { type: 'text', readOnly: true, value: text, 'aria-label': label };
-    return [
-      h('p.secret-words', { role: 'status' }, words),
-      h('div.secret-line.row', {},
-        h('input.secret.control', field),
-        button('button.solid.copy', { key: text, ...action('copy'), 'aria-live': 'polite' }, t`Copy`)),
-    ];
+  function secretView({ words, lines }) {
+    const shows = lines.length > 1;
+    return [h('p.secret-words', { role: 'status' }, words), ...lines.flatMap(([label, text]) => {
+      const field = { type: 'text', readOnly: true, value: text, 'aria-label': label };
+      return [
+        shows && h('p.soft', { key: label, 'aria-hidden': 'true' }, label),
+        h('div.secret-line.row', { key: text },
+          h('input.secret.control', field),
+          button('button.solid.copy', { key: text, ...action('copy'), 'aria-live': 'polite' }, t`Copy`)),
+      ].filter(Boolean);
+    })];
   }
+
+  // An app of calendars or reminders signs in with a token in place of the password.
+  const connectCalendar = (value, node) => inDialog(node, () =>
+    makeEntry('token', { name: t`Calendar app`, days: 366 }, token => ({
+      words: t`Type these into the calendar app. Copy the password now: it is not shown again.`,
+      lines: [
+        [t`Server address`, new URL(`${root}/caldav/`, location.href).href],
+        [t`User name`, access.session.user],
+        [t`Password`, token],
+      ],
+    })));
 
   // The server's own address can differ from the one the browser uses, so only its tail is used.
   const addressHere = link => new URL(new URL(link).hash, location.href).href;
@@ -26769,6 +26784,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const ACTIONS = {
     addMember, addReminder, addReminderAt, archiveList, assignSelected, changePassword, changeUser, chooseColour,
     chooseSort, clearCompleted, clearSearch, closeDetail, closeDrawer, completeSelected, copy, copyUnsent, dateSelected,
+    connectCalendar,
     deleteAccount, deleteFilter, deleteList, deleteSelected, emptyTrash, endSelection, focusStart, hideToast, leaveGate,
     leaveList, loadMore, makeToken, makeWebhook, moveSelected, openDialog, openDrawer, openHelp, openSharing, quickDue,
     removeTag, renameFilter, saveFilter, saveTemplate, saveUnsent, sayComment, signIn, signUp, skipOpen, startNewList,
@@ -28810,6 +28826,22 @@ This is the token. Copy it now: it is not shown again.
   de Das ist das Token. Kopiere es jetzt: Es wird nicht noch einmal gezeigt.
   pt Este é o token. Copie-o agora: ele não será mostrado de novo.
   es Este es el token. Cópialo ahora: no se vuelve a mostrar.
+Calendar app
+  de Kalender-App
+  pt App de calendário
+  es Aplicación de calendario
+Type these into the calendar app. Copy the password now: it is not shown again.
+  de Gib dies in die Kalender-App ein. Kopiere das Passwort jetzt: Es wird nicht noch einmal gezeigt.
+  pt Digite isto no app de calendário. Copie a senha agora: ela não será mostrada de novo.
+  es Escribe esto en la aplicación de calendario. Copia la contraseña ahora: no se vuelve a mostrar.
+Server address
+  de Serveradresse
+  pt Endereço do servidor
+  es Dirección del servidor
+User name
+  de Benutzername
+  pt Nome de usuário
+  es Nombre de usuario
 The invitation link
   de Der Einladungslink
   pt O link de convite
@@ -29596,6 +29628,10 @@ With a token, a program acts in your name without knowing your password.
   de Mit einem Token handelt ein Programm in deinem Namen, ohne dein Passwort zu kennen.
   pt Com um token, um programa age em seu nome sem saber a sua senha.
   es Con un token, un programa actúa en tu nombre sin conocer tu contraseña.
+Connect a calendar app
+  de Eine Kalender-App verbinden
+  pt Conectar um app de calendário
+  es Conectar una aplicación de calendario
 Name of the new token
   de Name des neuen Tokens
   pt Nome do novo token
