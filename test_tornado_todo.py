@@ -8596,7 +8596,7 @@ class SourceTexts:
 KINDS_OF_THINGS = {
     "There is no such {}.": ["session", "token", "invite", "feed"]
     + re.findall(r'path_id, "([a-z-]+)"', MODULE.read_text(encoding="utf-8")),
-    "This {} may only read.": ["token", "link"],
+    "This {} may only read.": ["token", "link", "user"],
 }
 
 
@@ -9954,6 +9954,187 @@ def test_running_raises_its_errors_in_the_caller(tmp_path):
     with pytest.raises(ZeroDivisionError), tornado_todo.running(MEMORY):
         raise ZeroDivisionError
     eventually(lambda: set(threading.enumerate()) <= threads)
+
+
+# ---- users, page and clients of the host
+
+
+def test_browser_without_a_user_is_sent_to_the_hosts_sign_in_and_scripts_get_401():
+    users = []
+    with serving(
+        prefix="/todo", get_user=lambda request: users[0] if users else None, login_url="/login?a=b"
+    ) as client:
+        answer = client.get("/?x=1")
+        assert (answer.status, answer.headers["Location"]) == (302, "/login?a=b&next=%2Ftodo%2F%3Fx%3D1")
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert_problem(client.get("/api/todos"), 401)
+        assert client.get("/api/session").json()["login_url"] == "/login?a=b&next=%2Ftodo%2F"
+        users.append("ann")
+        assert b"<title>" in client.get("/").body
+
+
+def test_sign_in_of_a_host_that_raises_401_is_found_too():
+    def get_user(request):
+        raise tornado.web.HTTPError(401, reason="Sign in to the intranet")
+
+    with serving(get_user=get_user, login_url="https://intranet.example/login") as client:
+        assert client.get("/").headers["Location"] == "https://intranet.example/login?next=%2F"
+        assert "intranet" in assert_problem(client.get("/api/todos"), 401)["detail"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    "got, read_only, shown",
+    [
+        ("ann", False, None),
+        ({"name": "ann", "display_name": "Ann Smith", "roles": ["staff"]}, False, "Ann Smith"),
+        (tornado_todo.HostUser("ann", "Ann", roles=("viewer",)), True, "Ann"),
+        ({"name": "ann", "roles": {"viewer", "editor"}}, False, None),
+    ],
+    ids=str,
+)
+def test_host_names_its_users_and_their_roles(is_async, got, read_only, shown):
+    async def later(request):
+        return got
+
+    with serving(get_user=later if is_async else lambda request: got) as client:
+        session = client.get("/api/session").json()
+        assert (session["user"], session["read_only"], session["display_name"]) == ("ann", read_only, shown)
+        assert client.get("/api/todos").status == 200
+        assert client.post("/api/todos", {"title": "x"}).status == (403 if read_only else 201)
+
+
+@pytest.mark.parametrize("got", [1, {"name": ""}, {"display_name": "Ann"}, ["ann"], {"name": 3}], ids=str)
+def test_user_of_a_host_without_a_name_is_an_error_of_the_host(got, caplog):
+    with serving(get_user=lambda request: got) as client:
+        assert_problem(client.get("/api/todos"), 500)
+    assert "get_user returned" in caplog.text
+
+
+def test_host_gives_the_page_a_title_a_style_and_more_in_its_head():
+    page = {"title": "Ann & Co", "css": ".brand { letter-spacing: 1px }", "head": '<link rel="help" href="/help">'}
+    with serving(page=page) as client:
+        answer = client.get("/", Accept_Language="de")
+        html = answer.body.decode()
+        assert "· Ann &amp; Co</title>" in html and 'data-title="Ann &amp; Co"' in html and page["head"] in html
+        style = re.search(r'rel="stylesheet" href="([^"]+)" integrity="([^"]+)"', html)
+        css = client.get(style[1]).body
+        assert css.decode().endswith(page["css"]) and style[2] in answer.headers["Content-Security-Policy"]
+        assert style[2] == f"sha256-{base64.b64encode(hashlib.sha256(css).digest()).decode()}"
+        assert client.get("/manifest.webmanifest").json()["name"] == "Ann & Co"
+        with serving() as other:
+            assert other.get("/api/session").json()["page"] != client.get("/api/session").json()["page"]
+    for wrong, advice in (
+        ({"page": {"titel": "x"}}, "titel is unknown"),
+        ({"login_url": "/login"}, "without get_user"),
+    ):
+        with pytest.raises(tornado_todo.Misconfigured, match=advice):
+            tornado_todo.make_app(MEMORY, **wrong)
+
+
+def test_routes_that_are_added_to_the_app_work_beside_its_own():
+    app = tornado_todo.make_app(MEMORY, prefix="/todo")
+    app.add_handlers(".*$", [("/todo/own", HostPage), ("/elsewhere", HostPage)])
+    with hosting(app, app) as client:
+        assert client.get("/todo/own").body == client.get("/elsewhere").body == b"host"
+        assert client.post("/todo/api/todos", {"title": "x"}).status == 201 and b"<title>" in client.get("/todo/").body
+        assert_problem(client.get("/todo/nowhere"), 404)
+
+
+@contextlib.asynccontextmanager
+async def host_clients(**settings: str):
+    """The clients that a program has open, as `clients` of make_app takes them, by their engines' settings."""
+    async with contextlib.AsyncExitStack() as stack:
+        clients: dict[str, Any] = {}
+        if "DATABASE_URL" in settings:
+            import asyncpg
+
+            pool = asyncpg.create_pool(settings["DATABASE_URL"], min_size=1, max_size=4)
+            clients["postgres"] = await stack.enter_async_context(pool)
+        if "REDIS_URL" in settings:
+            import redis.asyncio
+
+            client = redis.asyncio.Redis.from_url(settings["REDIS_URL"], decode_responses=True)
+            clients["redis"] = await stack.enter_async_context(client)
+        if "MONGODB_URI" in settings:
+            import motor.motor_asyncio
+
+            clients["mongo"] = motor.motor_asyncio.AsyncIOMotorClient(settings["MONGODB_URI"])
+            stack.callback(clients["mongo"].close)
+        yield clients
+
+
+async def test_the_clients_of_the_host_are_used_and_stay_open(fresh_postgres, fresh_redis, fresh_mongo):
+    prefix = {"REDIS_PREFIX": fresh_redis["REDIS_PREFIX"]}
+    async with host_clients(**fresh_postgres, **fresh_redis, **fresh_mongo) as clients:
+        for user in ("ann", "bob"):
+            async with tornado_todo.opened(prefix, clients=clients, user=user, auth="open") as todos:
+                todo = await todos.add(f"of {user}", tags=["a"])
+                assert [each.id for each in await todos.list(tag="a")] == [todo.id]
+                assert (await todos.undo()).count == 1
+                await todos.call("PUT", "/api/documents/mine", {"of": user})
+                await todos.call("PUT", "/api/records/mine", b"\0\xff")
+                assert await todos.call("GET", "/api/documents/mine") == {"of": user}
+                assert await todos.call("GET", "/api/records/mine") == b"\0\xff"
+                health = await todos.call("GET", "/api/health")
+                engines = {name: each["engine"].partition(" ")[0] for name, each in health.engines.items()}
+                assert health.status == "ok"
+                assert engines == {"todos": "Postgres", "documents": "MongoDB", "records": "Redis"}
+        assert await clients["postgres"].fetchval("SELECT count(*) FROM users WHERE name IN ('ann', 'bob')") == 2
+        assert await clients["redis"].keys(f"{fresh_redis['REDIS_PREFIX']}record:*")
+        assert await clients["mongo"].get_default_database()["documents"].count_documents({}) == 2
+
+
+async def test_changes_of_others_are_announced_through_the_redis_of_the_host(fresh_postgres, fresh_redis):
+    settings = {**fresh_postgres, **fresh_redis}
+    async with host_clients(**settings) as clients:
+        with serving({**settings, "AUTH": "open"}) as server:
+            async with tornado_todo.opened(settings, clients=clients, auth="open") as todos:
+                watched = todos.watch(0)
+                todo = await ask(server.url, "/api/todos", "POST", {"title": "of the server"})
+                assert (await asyncio.wait_for(anext(watched), PATIENCE)).todo == todo["id"]
+                async with listening(server.url) as line:
+                    await next_message(line)
+                    await todos.change(todo["id"], title="of the host")
+                    assert (await next_change(line))["after"]["title"] == "of the host"
+                await watched.aclose()
+
+
+@pytest.mark.parametrize("name, path", [("postgres", "/api/todos"), ("mongo", "/api/documents/x")])
+async def test_client_that_the_host_has_closed_is_reported_as_unavailable(request, name, path):
+    settings = request.getfixturevalue(f"fresh_{name}")
+    async with host_clients(**settings) as clients, tornado_todo.opened(MEMORY, clients=clients) as todos:
+        with contextlib.suppress(tornado_todo.NotFound):
+            await todos.call("GET", path)
+        closing = clients[name].close()
+        await closing if name == "postgres" else None
+        with pytest.raises(tornado_todo.Unavailable):
+            await todos.call("GET", path)
+
+
+@pytest.mark.parametrize("name", ["redis", "mongo"])
+async def test_client_of_a_host_whose_engine_does_not_answer_holds_nothing_up(name, monkeypatch):
+    pytest.importorskip({"redis": "redis", "mongo": "motor"}[name])
+    monkeypatch.setattr(tornado_todo, "HOST_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        settings = {"REDIS_URL": f"redis://{address}"} if name == "redis" else {"MONGODB_URI": f"mongodb://{address}/x"}
+        async with host_clients(**settings) as clients, tornado_todo.opened(MEMORY, clients=clients) as todos:
+            with pytest.raises(tornado_todo.Unavailable):
+                await todos.call("GET", "/api/records/x" if name == "redis" else "/api/documents/x")
+            assert (await todos.add("x")).title == "x"
+
+
+def test_client_of_another_kind_is_refused_at_once():
+    pytest.importorskip("redis")
+    import redis
+
+    for clients, advice in (
+        ({"redis": redis.Redis()}, "clients: redis must be a redis.asyncio.Redis, not"),
+        ({"mysql": None}, "'mysql' is not one of redis, postgres, mongo"),
+    ):
+        with pytest.raises(tornado_todo.Misconfigured, match=advice):
+            tornado_todo.make_app(MEMORY, clients=clients)
 
 
 # ---- Python code without HTTP

@@ -151,7 +151,7 @@ __version__ = "0.1.0"
 __all__ = ["Change", "Config", "Hook", "Misconfigured", "SETTINGS", "SyncTodos", "Todo", "TodoError", "TodoList"]
 __all__ += ["Todos", "UndoResult", "asgi_app", "lifespan", "main", "make_app", "opened", "opened_sync", "running"]
 __all__ += ["Conflict", "Forbidden", "Gone", "Invalid", "Malformed", "NotFound", "PreconditionFailed", "TooLarge"]
-__all__ += ["Unavailable", "todos"]
+__all__ += ["HostUser", "Unavailable", "todos"]
 
 LOG = logging.getLogger("tornado_todo")
 ACCESS_LOG = logging.getLogger("tornado_todo.access")
@@ -3741,6 +3741,10 @@ This token may only read.
   de Dieses Token darf nur lesen.
   pt Este token só pode ler.
   es Este token solo puede leer.
+This user may only read.
+  de Wer hier angemeldet ist, darf nur lesen.
+  pt Este usuário só pode ler.
+  es Este usuario solo puede leer.
 This token or link is not valid, or has expired.
   de Dieses Token oder dieser Link ist ungültig oder abgelaufen.
   pt Este token ou link não é válido, ou expirou.
@@ -7214,6 +7218,9 @@ class TooManyConnections(ConnectionError):
     """The server or a pooler allows no more connections at the moment."""
 
 
+OF_HOST = "as the host connects to it"  # instead of an address, in the names of engines
+
+
 class ConnectionPool:
     """Connections to Postgres, each for one at a time, in the order of requests.
 
@@ -7323,6 +7330,30 @@ class ConnectionPool:
             self._end_idle()
 
 
+class HostPool:
+    """Lends connections of asyncpg's pool, which is the host's and stays open; see ConnectionPool."""
+
+    def __init__(self, pool: Any):
+        self._pool = pool
+        self.options: dict[str, Any] = {}
+
+    @contextlib.asynccontextmanager
+    async def connection(self, fresh: bool = False) -> AsyncIterator[Any]:
+        """A connection, if `fresh` a new one. Raises TimeoutError, or asyncpg's error."""
+        if fresh:
+            await self._pool.expire_connections()
+        async with self._pool.acquire(timeout=CONNECT_SECONDS) as connection:
+            try:
+                yield connection
+            except BaseException as error:
+                if isinstance(error, TimeoutError) or not isinstance(error, Exception):
+                    connection.terminate()  # it still waits for the server
+                raise
+
+    async def close(self) -> None:
+        """Leave the pool to its owner."""
+
+
 class PostgresDatabase(Database):
     """A Postgres database, or any that speaks its protocol, directly or through a pooler such as PgBouncer.
 
@@ -7330,15 +7361,16 @@ class PostgresDatabase(Database):
     transaction, and a read is a transaction, too, since asyncpg takes two steps for it.
     """
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, pool: Any = None):
         super().__init__()
         asyncpg = asyncpg_driver()  # if it is missing, that is reported at the start, not at the first request
         errors = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
         self.engine_errors = (*errors, TimeoutError, OSError)
         self.contradictions = (asyncpg.IntegrityConstraintViolationError,)
         self._url = url
-        self.name = f"Postgres {without_password(url)}"
-        self._pool: ConnectionPool | None = None
+        self.name = f"Postgres {without_password(url)}" if url else f"Postgres {OF_HOST}"
+        self._host_pool = HostPool(pool) if pool else None
+        self._pool: ConnectionPool | HostPool | None = None
         self._is_pooled = False
 
     async def identity(self) -> tuple[Any, ...] | None:
@@ -7362,14 +7394,14 @@ class PostgresDatabase(Database):
 
     async def _connect(self) -> None:
         try:
-            self._pool = self._open_pool()
+            self._pool = self._host_pool or self._open_pool()
             await self._check_server(self._pool)
         except (Misconfigured, Unavailable):
             raise
         except Exception as error:
             raise self._connect_failure(error) from error
 
-    async def _check_server(self, pool: ConnectionPool) -> None:
+    async def _check_server(self, pool: ConnectionPool | HostPool) -> None:
         """Find out whether there is a pooler, unless the URL states it. Raises Misconfigured or Unavailable."""
         is_known = bool(pool.options)
         # Nothing may be left in a server's connection before it is known whether there is a pooler.
@@ -7384,7 +7416,7 @@ class PostgresDatabase(Database):
             if not is_known:
                 # A pooler reports its own process id for cancelling queries, not the server's.
                 self._is_pooled = process != connection.get_server_pid()
-            if not is_known and not self._is_pooled:
+            if not (is_known or self._is_pooled or self._host_pool):
                 del pool.options["statement_cache_size"]
                 await connection.close()
 
@@ -7564,8 +7596,10 @@ class PostgresDatabase(Database):
         return None
 
 
-def open_database(url: str) -> Database:
-    """The database that a checked DATABASE_URL names; not yet opened. Raises Misconfigured."""
+def open_database(url: str, pool: Any = None) -> Database:
+    """The database of a checked DATABASE_URL, or of the host's pool; not yet opened. Raises Misconfigured."""
+    if pool:
+        return PostgresDatabase("" if url.startswith("sqlite:") else url, pool)
     if not url.startswith("sqlite:"):
         return PostgresDatabase(url)
     path = urllib.parse.unquote(url.removeprefix("sqlite://")[1:])
@@ -10205,19 +10239,21 @@ class SQLDocumentStore:
 
 
 SAFE_WRITES = {"w": "majority", "journal": True}
+HOST_SECONDS = 2.0  # that an engine has to answer through a client of the host, which may have no limit of its own
 
 
 class MongoDocumentStore:
     """Does the same as SQLDocumentStore, in MongoDB. Motor is in maintenance only, so nothing else imports it."""
 
-    def __init__(self, uri: str):
-        self._motor = driver("motor.motor_asyncio", "MONGODB_URI", "mongo")
+    def __init__(self, uri: str, client: Any = None):
         self._errors = driver("pymongo.errors", "MONGODB_URI", "mongo")
-        self._options = self._checked_options(uri)
-        self.name = f"MongoDB {without_password(uri)}"
-        self._uri = uri
-        self._client: Any = None
+        self.name = f"MongoDB {without_password(uri)}" if uri else f"MongoDB {OF_HOST}"
+        self._uri, self._client, self._is_own = uri, client, client is None
         self._indexed = False
+        self._concern = driver("pymongo.write_concern", "MONGODB_URI", "mongo").WriteConcern(w="majority", j=True)
+        if self._is_own:
+            self._motor = driver("motor.motor_asyncio", "MONGODB_URI", "mongo")
+            self._options = self._checked_options(uri)
 
     def _checked_options(self, uri: str) -> Collection[str]:
         """The names of the options in the URI. Raises Misconfigured for one that the driver would leave out."""
@@ -10244,10 +10280,11 @@ class MongoDocumentStore:
         return parse_options(query, {}, str).keys()
 
     async def close(self) -> None:
-        """Disconnect."""
-        if self._client:
+        """Disconnect, unless the client is the host's."""
+        self._indexed = False
+        if self._client and self._is_own:
             self._client.close()
-            self._client, self._indexed = None, False
+            self._client = None
 
     @contextlib.asynccontextmanager
     async def _documents(self) -> AsyncIterator[Any]:
@@ -10258,13 +10295,15 @@ class MongoDocumentStore:
                 limits = {name: value for name, value in limits.items() if name.lower() not in self._options}
                 self._client = self._motor.AsyncIOMotorClient(self._uri, **SAFE_WRITES, **limits)
             documents = self._client.get_default_database("tornado_todo")["documents"]
-            if not self._indexed:
-                await documents.create_index([("owner_id", 1), ("name", 1)], unique=True)
-                self._indexed = True
-            yield documents
+            documents = documents.with_options(write_concern=self._concern)
+            async with asyncio.timeout(None if self._is_own else HOST_SECONDS):
+                if not self._indexed:
+                    await documents.create_index([("owner_id", 1), ("name", 1)], unique=True)
+                    self._indexed = True
+                yield documents
         except self._errors.ConfigurationError as error:
             raise Misconfigured(f"MONGODB_URI: cannot be used: {type(error).__name__}") from error
-        except self._errors.PyMongoError as error:
+        except (self._errors.PyMongoError, TimeoutError) as error:
             LOG.warning("%s: %s", self.name, type(error).__name__)
             raise Unavailable(f"The document store cannot be used right now. {NOTHING_CHANGED}") from error
 
@@ -10422,11 +10461,16 @@ class DictRecordStore:
 class RedisRecordStore:
     """Does the same as DictRecordStore, in Redis, which ends records; the media type is in front of the bytes."""
 
-    def __init__(self, url: str, prefix: str):
+    def __init__(self, url: str, prefix: str, client: Any = None):
         self._prefix = f"{prefix}record:"  # the server may be shared
-        redis = driver("redis.asyncio", "REDIS_URL", "redis")
         self._errors = driver("redis.exceptions", "REDIS_URL", "redis")
-        self.name = f"Redis {without_password(url)}"
+        self.name = f"Redis {without_password(url)}" if url else f"Redis {OF_HOST}"
+        self._is_own = client is None
+        self.client = self._connect(url) if self._is_own else client
+
+    @staticmethod
+    def _connect(url: str) -> Any:
+        redis = driver("redis.asyncio", "REDIS_URL", "redis")
         backoff = driver("redis.backoff", "REDIS_URL", "redis").NoBackoff()
         retry = driver("redis.asyncio.retry", "REDIS_URL", "redis").Retry(backoff, 0)
         limits = {"timeout": 0.5, "socket_timeout": 0.5, "socket_connect_timeout": 0.5}
@@ -10437,11 +10481,12 @@ class RedisRecordStore:
             # It ends with the name of the option, if this kind of connection does not have it.
             name = str(error).rpartition(" ")[2] if isinstance(error, TypeError) else ""
             raise Misconfigured(f"REDIS_URL: cannot be used: {type(error).__name__} {name}".strip()) from None
-        self.client = redis.Redis.from_pool(pool)
+        return redis.Redis.from_pool(pool)
 
     async def close(self) -> None:
-        """Disconnect."""
-        await self.client.aclose()
+        """Disconnect, unless the client is the host's."""
+        if self._is_own:
+            await self.client.aclose()
 
     async def ping(self) -> None:
         """Raise unless the server takes writes, by one that finds nothing to change."""
@@ -10451,9 +10496,11 @@ class RedisRecordStore:
         """Send one command. One that may be repeated is, when its connection turns out to be broken."""
         for last_try in (not repeatable, True):
             try:
-                return await self.client.execute_command(*command)
-            except self._errors.RedisError as error:
-                timed_out = isinstance(error, self._errors.TimeoutError)
+                async with asyncio.timeout(None if self._is_own else HOST_SECONDS):
+                    # Records are bytes, even if the host's client decodes its own values.
+                    return await self.client.execute_command(*command, NEVER_DECODE=True)
+            except (self._errors.RedisError, TimeoutError) as error:
+                timed_out = isinstance(error, (self._errors.TimeoutError, TimeoutError))
                 if last_try or timed_out or not isinstance(error, self._errors.ConnectionError):
                     raise self._unavailable(error) from error
         raise AssertionError("the last try either returns or raises")
@@ -10599,7 +10646,7 @@ class RedisRelay:
         while True:
             if message := await subscriber.get_message(timeout=5.0):  # an announcement, or the answer to our ping
                 awaits_pong = False
-                heard(message["data"] == b"rights")
+                heard(message["data"] in (b"rights", "rights"))
             elif awaits_pong:
                 raise ConnectionError("no answer")
             else:  # the only way to detect a dead connection without an error
@@ -13200,7 +13247,21 @@ class Hooks:
 MAX_ANSWER_BYTES = 8 * 1024 * 1024  # of all kept answers together; one may take a thirty-second of it
 OPEN_SECONDS = 2.5  # that a request waits for the stores to open, which may go on for longer
 Check = Callable[[], Any]
-GetUser = Callable[[tornado.httputil.HTTPServerRequest], Awaitable[str | None] | str | None]
+
+
+class HostUser(msgspec.Struct, frozen=True):
+    """A user of the embedding program: a name that no other user has, the name to show, and the user's roles.
+
+    A user whose roles include "viewer", but neither "editor" nor "owner", may only read. Others mean nothing here.
+    """
+
+    name: str
+    display_name: str = ""
+    roles: tuple[str, ...] = ()
+
+
+GotUser = HostUser | Mapping[str, Any] | str | None
+GetUser = Callable[[tornado.httputil.HTTPServerRequest], Awaitable[GotUser] | GotUser]
 
 
 async def call_host(function: Callable, *arguments: Any) -> Any:
@@ -13239,20 +13300,46 @@ def mysql_check(url: str) -> Check:
     return ping
 
 
+Clients = Mapping[str, Any]
+
+
+def check_clients(clients: Clients) -> None:
+    """Raise Misconfigured unless these are asynchronous clients of the engines that they are named after."""
+    kinds = {
+        "redis": ("redis.asyncio", "redis", ("Redis",)),
+        "postgres": ("asyncpg.pool", "postgres", ("Pool",)),
+        "mongo": ("motor.motor_asyncio", "mongo", ("AsyncIOMotorClient",)),
+    }
+    for name, client in clients.items():
+        if name not in kinds:
+            raise Misconfigured(f"clients: {name!r} is not one of {', '.join(kinds)}")
+        module, extra, classes = kinds[name]
+        found = driver(module, f"clients[{name!r}]", extra)
+        if not isinstance(client, tuple(getattr(found, each) for each in classes)):
+            raise Misconfigured(f"clients: {name} must be a {module}.{classes[0]}, not {client!r:.100}")
+
+
 class Services:
     """Everything that an app opens: once, when first needed, and tried again if it failed."""
 
-    def __init__(self, config: Config, checks: Mapping[str, Check], hook: Hook | None = None, delivers: bool = False):
+    def __init__(
+        self,
+        config: Config,
+        checks: Mapping[str, Check],
+        hook: Hook | None = None,
+        delivers: bool = False,
+        clients: Clients = types.MappingProxyType({}),
+    ):
         self.config, self._delivers = config, delivers
-        self.database = open_database(config.database_url)
+        self.database = open_database(config.database_url, clients.get("postgres"))
         self.records: RecordStore = DictRecordStore()
         relay = None
-        if config.redis:
-            self.records = records = RedisRecordStore(config.redis, config.redis_prefix)
+        if config.redis or "redis" in clients:
+            self.records = records = RedisRecordStore(config.redis, config.redis_prefix, clients.get("redis"))
             relay = RedisRelay(records.client, config.redis_prefix)
         self.documents: DocumentStore = SQLDocumentStore(self.database)
-        if config.mongodb_uri:
-            self.documents = MongoDocumentStore(config.mongodb_uri)
+        if config.mongodb_uri or "mongo" in clients:
+            self.documents = MongoDocumentStore(config.mongodb_uri, clients.get("mongo"))
         store = TodoStore(self.database)
         self.hub = EventHub(store, relay)
         self.accounts, self.throttles = self.hub.accounts, ThrottleStore(self.database)
@@ -13261,11 +13348,8 @@ class Services:
         # Encoded answers by user, request and revision, so that none can be stale.
         self.answers = Cache(10_000, MAX_ANSWER_BYTES, MAX_ANSWER_BYTES / 32)
         self.weather = Weather(config.weather_uri, config.weather_place, self.records)
-        self._checks: dict[str, tuple[str, Check]] = {
-            "todos": (self.database.name, self.database.ping),
-            "documents": (self.documents.name, self.documents.ping),
-            "records": (self.records.name, self.records.ping),
-        }
+        stores = {"todos": self.database, "documents": self.documents, "records": self.records}
+        self._checks: dict[str, tuple[str, Check]] = {name: (each.name, each.ping) for name, each in stores.items()}
         if config.mysql_url:
             self._checks["mysql"] = f"MySQL {without_password(config.mysql_url)}", mysql_check(config.mysql_url)
         self._post_office = self._open_post_office() if config.smtp_url else None
@@ -13484,6 +13568,7 @@ class Caller(NamedTuple):
     kind: str
     read_only: bool = False
     credential_id: str | None = None
+    display_name: str = ""  # that the embedding program shows
 
 
 class Request:
@@ -14148,10 +14233,7 @@ class Authenticator:
         if request.caller:
             return request.caller
         if self._get_user:
-            name = await call_host(self._get_user, request.for_host())
-            if name and (not isinstance(name, str) or text_fault(name)):
-                raise TypeError(f"get_user returned {name!a}: it must return the user's name, or None")
-            return Caller(await self._store.user(name), "host") if name else None
+            return await self._host_caller(await call_host(self._get_user, request.for_host()))
         if self._auth == "open":
             return Caller(await self._store.user(LOCAL_USER), "open")
         secret = bearer_secret(request)
@@ -14165,6 +14247,20 @@ class Authenticator:
             # Nor an ended session: its user's pending writes belong to no other user.
             return await self._from_credential(secret, "session")
         return await self.local_caller(request)
+
+    async def _host_caller(self, got: Any) -> Caller | None:
+        """The caller that get_user has returned. Raises TypeError for anything but its documented results."""
+        if not got:
+            return None
+        try:
+            user = msgspec.convert({"name": got} if isinstance(got, str) else got, HostUser, from_attributes=True)
+            fault = text_fault(user.name) or text_fault(user.display_name) or (None if user.name else "has no name")
+        except msgspec.ValidationError as error:
+            fault = str(error)
+        if fault:
+            raise TypeError(f"get_user returned {got!a}: it must return the user's name, a HostUser, or None ({fault})")
+        read_only = VIEWER in user.roles and not {EDITOR, OWNER} & {*user.roles}
+        return Caller(await self._store.user(user.name), "host", read_only, display_name=user.display_name)
 
     async def local_caller(self, request: Request) -> Caller | None:
         """The user of this machine, if the request comes from it and AUTH allows it without a sign-in."""
@@ -14566,7 +14662,8 @@ class Handler:
             raise Unauthorized("Sign in first.")
         self.caller, self.user = caller, caller.user
         if caller.read_only and self.request.method not in READING:
-            raise Forbidden(f"This {caller.kind} may only read.")
+            kind = "user" if caller.kind == "host" else caller.kind
+            raise Forbidden(f"This {kind} may only read.")
         is_unsigned = caller.kind in ("local", "open", "host")
         if self.needs_session and not (is_unsigned and self.request.method in self.unsigned_methods):
             self.check_session()
@@ -14742,6 +14839,7 @@ EXAMPLE_VALUES: dict[str, Any] = {  # by the name of a field
     **{"url": f"http://localhost:8888/api/…/{EXAMPLE_ID}", "format": "tornado_todo"},
     **dict.fromkeys(("created_at", "updated_at", "used_at", "expires_at", "exported_at", "since"), EXAMPLE_TIME),
     **{"user": "ann", "name": "ann", "password": "correct horse battery", "new_password": "battery horse correct"},
+    **{"display_name": "Ann Smith", "login_url": "/login?next=%2Ftodo%2F"},
     **{"role": "editor", "kind": "session", "sign_up": "invite", "days": 30, "time_zone": "Europe/Berlin"},
     **{"settings": EXAMPLE_SETTINGS},
     **{"status": "ok", "engines": {"todos": {"engine": "SQLite", "state": "ok", "milliseconds": 0.2}}},
@@ -14938,6 +15036,11 @@ class App(NamedTuple):
     page: Callable[[], "BuiltPage"]  # built when first needed
     router: Router
     openapi: Callable[[], OpenAPI]  # made when first needed
+    login_url: str = ""  # of the embedding program
+
+    def login_address(self, path: str) -> str:
+        """Where a browser signs in to the embedding program, from where it comes back to a path."""
+        return f"{self.login_url}{'&' if '?' in self.login_url else '?'}{urllib.parse.urlencode({'next': path})}"
 
 
 def loggable_path(path: str) -> str:
@@ -16367,6 +16470,7 @@ class SessionDocument(msgspec.Struct, kw_only=True, frozen=True):
     """The caller, and how to sign in or up."""
 
     user: str | None
+    display_name: str | None
     time_zone: str | None
     settings: Settings | None
     kind: str | None
@@ -16376,6 +16480,7 @@ class SessionDocument(msgspec.Struct, kw_only=True, frozen=True):
     encrypted: bool
     local_todos: int | None
     mail: bool
+    login_url: str | None
     page: str
 
 
@@ -16403,6 +16508,7 @@ class AccountHandler(CredentialHandler):
         is_here = has_accounts and await authenticator.local_caller(self.request) is not None
         return SessionDocument(
             user=caller.user.name if caller and caller.kind != "link" else None,
+            display_name=(caller and caller.display_name) or None,
             time_zone=caller.user.settings.time_zone if caller else None,
             settings=caller.user.settings if caller else None,
             kind=caller.kind if caller else None,
@@ -16412,6 +16518,7 @@ class AccountHandler(CredentialHandler):
             encrypted=self.request.protocol == "https" or is_local(self.request),
             local_todos=await self.services.accounts.local_todos() if is_here else None,
             mail=bool(self.app.config.smtp_url),
+            login_url=self.app.login_address(f"{self.app.config.prefix}/") if self.app.login_url else None,
             page=self.app.page().version,
         )
 
@@ -17326,6 +17433,16 @@ class PageHandler(Handler):
     def content_security_policy(self) -> str:  # type: ignore[override]
         """The policy that allows the page's own script and style, and nothing else."""
         return self.app.page().policy
+
+    async def respond(self, parts: Sequence[str]) -> Response[Any]:
+        try:
+            return await super().respond(parts)
+        except tornado.web.HTTPError as error:
+            if error.status_code != 401 or not self.app.login_url:
+                raise
+        query = f"?{self.request.query}" if self.request.query else ""
+        address = self.app.login_address(self.request.path + query)
+        return Response(status=302, headers={"Location": address, "Cache-Control": "no-store"})
 
     async def get(self) -> Response[bytes]:
         """Read the page, in the language that a cookie of its own names, or else that the browser prefers."""
@@ -18790,7 +18907,7 @@ class CalendarTodoHandler(CalDAVHandler):
 
 PAGE_HTML = r"""<!DOCTYPE html>
 {% set icon = '<svg class="icon" aria-hidden="true"><use href="#icon-%s"/></svg>' %}
-{% set brand = icon % 'funnel' + '<b translate="no">tornado <em>todo</em></b>' %}
+{% set brand = icon % 'funnel' + '<b translate="no">%s</b>' % (escape(own_title) or 'tornado <em>todo</em>') %}
 {% set tool = lambda kind, action, label, drawing, more='': (
   '<button class="icon-button %s" data-action="%s" aria-label="%s" %s>%s</button>'
   % (kind, action, label, more, icon % drawing)) %}
@@ -18831,6 +18948,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 {% set date = 'type="date" min="1000-01-01" max="9999-12-31"' %}
 {% set priorities = dict(enumerate(('None', 'Low', 'Medium', 'High'))) %}
 <html lang="{{ language }}" dir="{{ 'rtl' if language == 'ar' else 'ltr' }}" class="is-starting"
+      data-title="{{ own_title or 'tornado_todo' }}"
       data-base="{{ base }}" data-version="{{ version }}" data-weather="{{ weather }}">
 <head>
 <meta charset="utf-8">
@@ -18846,6 +18964,7 @@ PAGE_HTML = r"""<!DOCTYPE html>
 {% if texts %}<script type="application/json" id="texts">{% raw texts %}</script>{% end %}
 <link rel="stylesheet" href="{{ css_url }}" integrity="{{ css_integrity }}">
 <script src="{{ js_url }}" integrity="{{ js_integrity }}" defer></script>
+{% raw head %}
 </head>
 <body>
 
@@ -20876,7 +20995,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- Settings ----------------------------------------------------------------------------------------
 
-  const { base: root, version, weather } = document.documentElement.dataset;
+  const { base: root, version, weather, title: appName } = document.documentElement.dataset;
   const PAGE_SIZE = 100;
   const MAXIMUM_LIMIT = 1000;
   const MAXIMUM_SELECTED = 200; // of which the ids still fit into an address
@@ -21530,6 +21649,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const known = { Accept: 'application/json', 'Accept-Language': locale };
     const options = { method, body: text, cache, headers: new Headers({ ...known, ...headers }) };
     if (text) options.headers.set('Content-Type', 'application/json');
+    const xsrf = /(?:^|; )_xsrf=([^;]+)/.exec(document.cookie); // of a Tornado program around the app
+    if (xsrf && method !== 'GET') options.headers.set('X-XSRFToken', decodeURIComponent(xsrf[1]));
     if (access.link && !asSelf) options.headers.set('Authorization', `Bearer ${access.link}`);
     // A write outlives the page that sent it; browsers allow that for small bodies only.
     options.keepalive = method !== 'GET' && (text ?? '').length < 16000;
@@ -22323,7 +22444,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // The title of the window and the icon of the installed page have the count of overdue to-dos.
   function showOverdue() {
     const { count, text } = overdueNow();
-    document.title = `${text}${gate.resolve ? gateTitle() : viewTitle()} · tornado_todo`;
+    document.title = `${text}${gate.resolve ? gateTitle() : viewTitle()} · ${appName}`;
     if (count !== badge) (count ? navigator.setAppBadge?.(count) : navigator.clearAppBadge?.())?.catch(() => {});
     badge = count;
   }
@@ -24707,7 +24828,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     },
     '.account-button, .account-of, .account :is(.sessions-part, .tokens-part, .password-part, .delete-form, .sign-out)':
       () => ({ hidden: !hasAccount() }),
-    '.account-name': ({ session }) => ({ children: [hasAccount() ? session.user : t`Settings`] }),
+    '.account-name': ({ session }) => ({
+      children: [hasAccount() ? session.user : session.display_name || t`Settings`],
+    }),
     '.settings-button': ({ session }) => ({ hidden: hasAccount() || !session.settings || access.link !== null }),
     ...each(['', 'light', 'dark'], theme => `[name=theme][value="${theme}"]`, theme => ({
       checked: (settings().theme ?? '') === theme,
@@ -25694,6 +25817,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function noteSignedOut() {
     if (access.link) endLink();
     else if (access.session?.accounts) regainSession();
+    else if (access.session?.login_url) location.replace(access.session.login_url);
     else return false;
     return true;
   }
@@ -27150,6 +27274,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       session = (await openGate(session)) ?? session;
     }
     meet(session);
+    if (session.login_url && session.user === null) noteSignedOut();
     access.isAssumed = assumed !== null;
     if (assumed) asked.then(confirmSession);
     render();
@@ -30065,11 +30190,12 @@ def page_texts() -> dict[str, dict[str, str]]:
     return {"en": {}, **texts, "ar": {english: english.translate(ARABIC) for english in rows}}
 
 
-def translated_manifest(texts: Mapping[str, str], language: str, icon_url: str) -> bytes:
+def translated_manifest(texts: Mapping[str, str], language: str, icon_url: str, title: str) -> bytes:
     """The manifest with which browsers install the page, with its names in a language."""
     icon = {"src": icon_url, "type": "image/svg+xml", "sizes": "any"}
     icons = [{**icon, "purpose": purpose} for purpose in ("any", "maskable")]
-    plain = msgspec.json.encode({"lang": language, **PAGE_MANIFEST, "icons": icons}).decode()
+    named = {"name": title, "short_name": title} if title else {}
+    plain = msgspec.json.encode({"lang": language, **PAGE_MANIFEST, **named, "icons": icons}).decode()
     names = re.compile(r'(?<=name":")[^"]+|(?<=description":")[^"]+')
     return names.sub(lambda name: texts.get(name[0], name[0]), plain).encode()
 
@@ -30084,26 +30210,33 @@ def translated_pages(values: dict[str, Any], icon_url: str) -> tuple[dict[str, P
         needed = {each: text for each, text in texts.items() if each not in unused and each != text}
         data = msgspec.json.encode(needed).decode().replace("<", "\\u003c") if texts else ""
         page = template.generate(language=language, manifest=name, texts=data, **values).decode()
-        html[language] = page_file(translated_html(page, texts).encode(), "text/html")
-        manifests[name] = page_file(translated_manifest(texts, language, icon_url), "application/manifest+json")
+        title = tornado.escape.xhtml_escape(values["own_title"] or "tornado_todo")
+        shown = translated_html(page, texts).replace("tornado_todo</title>", f"{title}</title>")
+        html[language] = page_file(shown.encode(), "text/html")
+        manifest = translated_manifest(texts, language, icon_url, values["own_title"])
+        manifests[name] = page_file(manifest, "application/manifest+json")
     return html, manifests
 
 
-def build_page(config: Config) -> BuiltPage:
+PAGE_PARTS = {"title": "", "css": "", "head": ""}  # that an embedding program may replace and add
+
+
+def build_page(config: Config, parts: Mapping[str, str] = PAGE_PARTS) -> BuiltPage:
     """Render the page, with asset names that contain their hashes, and a policy that allows only these assets."""
     assets, values = {}, {}
     for kind, source, content_type in PAGE_ASSETS:
         # Comments, indentation and empty lines are a fifth of the compressed bytes.
         text = re.sub(r"(?ms)^ *//[^\n]*$|^ */\*.*?\*/$|^ +| // [^\n]*$", "", source)
-        text = re.sub(r"\n+", "\n", text)
+        text = re.sub(r"\n+", "\n", text) + (parts["css"] if kind == "css" else "")
         digest = hashlib.sha256(text.encode()).digest()
         name = f"{digest.hex()[:20]}.{kind.rpartition('_')[2]}"
         assets[name] = page_file(text.encode(), content_type)
         values[f"{kind}_url"] = f"{config.prefix}/page/{name}"
         values[f"{kind}_integrity"] = f"sha256-{base64.b64encode(digest).decode()}"
-    version = hashlib.sha256(f"{PAGE_HTML}{PAGE_TEXTS}{values}".encode()).hexdigest()[:20]
+    own = {"own_title": parts["title"], "head": parts["head"]}
+    version = hashlib.sha256(f"{PAGE_HTML}{PAGE_TEXTS}{values}{own}".encode()).hexdigest()[:20]
     more = {"weather": bool(config.weather_uri), "colours": get_args(Colour), "version": version}
-    html, manifests = translated_pages({"base": config.prefix, **more, **values}, values["svg_url"])
+    html, manifests = translated_pages({"base": config.prefix, **more, **values, **own}, values["svg_url"])
     policy = (
         f"default-src 'none'; script-src 'self' '{values['js_integrity']}' '{values['early_js_integrity']}';"
         f" style-src 'self' '{values['css_integrity']}'; worker-src 'self'; manifest-src 'self';"
@@ -30241,18 +30374,22 @@ def app_config(settings: Mapping[str, str], prefix: str, overrides: Mapping[str,
     return Config.from_env(environ)
 
 
-def app_state(config: Config, get_user: GetUser | None, checks: Mapping[str, Check], hook: Hook | None) -> App:
+def app_state(
+    config: Config, get_user: GetUser | None, checks: Mapping[str, Check], hook: Hook | None, clients: Clients
+) -> App:
     """The parts of an app that answer requests."""
-    services = Services(config, checks, hook, delivers=True)
+    check_clients(clients)
+    services = Services(config, checks, hook, True, clients)
     origins = Origins(config, any_host=get_user is not None)
     cookies = SessionCookies(config, origins)
     authenticator = Authenticator(config, get_user, services, cookies, origins)
     hasher = PasswordHasher()
     services.closers.append(hasher.close)
     # A separate store, since a user with many records could evict the counts from the other one.
-    records = services.records if config.redis else DictRecordStore(max_items=100_000)
+    has_redis = isinstance(services.records, RedisRecordStore)
+    records = services.records if has_redis else DictRecordStore(max_items=100_000)
     routes = served_routes(config, authenticator.has_accounts)
-    throttle = Throttle(records, None if config.redis else services.throttles)
+    throttle = Throttle(records, None if has_redis else services.throttles)
     return App(
         config,
         services,
@@ -30267,6 +30404,17 @@ def app_state(config: Config, get_user: GetUser | None, checks: Mapping[str, Che
     )
 
 
+def check_host_arguments(functions: Mapping[str, Any], login_url: str, page: Mapping[str, str]) -> None:
+    """Raise Misconfigured for what the embedding program brings and the app cannot use."""
+    for name, function in functions.items():
+        if not callable(function) and (function is not None or name not in ("get_user", "on_change")):
+            raise Misconfigured(f"{name} must be a function, not {function!r}")
+    if login_url and functions["get_user"] is None:
+        raise Misconfigured("login_url: without get_user, users sign in to the app itself")
+    if unknown := page.keys() - PAGE_PARTS.keys():
+        raise Misconfigured(f"page: {', '.join(sorted(unknown))} is unknown; known are {', '.join(PAGE_PARTS)}")
+
+
 def make_app(
     settings: Mapping[str, str] | None = None,
     *,
@@ -30274,29 +30422,34 @@ def make_app(
     get_user: GetUser | None = None,
     checks: Mapping[str, Check] | None = None,
     on_change: Hook | Callable[[Any], Any] | None = None,
+    clients: Clients | None = None,
+    login_url: str = "",
+    page: Mapping[str, str] | None = None,
     **overrides: str,
 ) -> TodoApplication:
     """Build the application: to listen on, or to mount in another one as `(r"/todo(?:/.*)?", app)`.
 
     `settings` maps the names in SETTINGS to strings; by default it is the environment. Keyword arguments of
     the same names in lower case override them. `get_user(request)` identifies the caller instead of a sign-in: from
-    an `HTTPServerRequest` it returns the user's name, or None, or it raises `tornado.web.HTTPError`; its `reason` is
-    shown to the caller. `checks` maps names to functions that the health check calls, too; they raise an error if
+    an `HTTPServerRequest` it returns the user's name, a `HostUser` or a mapping with its fields, or None, or it raises
+    `tornado.web.HTTPError`; its `reason` is shown to the caller. Browsers without a user are sent to `login_url`, with
+    `next` in its query. `checks` maps names to functions that the health check calls, too; they raise an error if
     something is wrong. `on_change` is called with each `Change` after its commit; see `Hook`. All these functions may
-    be coroutine functions. This function does no I/O: the first request opens the stores, or `async with lifespan(app)`
-    does. Raises Misconfigured.
+    be coroutine functions. `clients` maps "postgres", "redis" and "mongo" to an asyncpg.Pool, a redis.asyncio.Redis and
+    an AsyncIOMotorClient that the program has open in the same event loop: they are used, and stay open. `page` has a
+    `title`, `css` after the page's own, and HTML for its `head`. This function does no I/O: the first request opens the
+    stores, or `async with lifespan(app)` does. Raises Misconfigured.
     """
     # The settings may be a copy of the environment, with variables of other programs.
     check_names((settings or {}).keys() - os.environ.keys(), str.upper)
     config = app_config(os.environ if settings is None else settings, prefix, overrides)
-    given = {"get_user": get_user} if get_user is not None else {}
     hook = on_change if isinstance(on_change, Hook) or on_change is None else Hook(on_change)
-    given |= {"on_change": hook.function} if hook else {}
-    for name, function in {**given, **(checks or {})}.items():
-        if not callable(function):
-            raise Misconfigured(f"{name} must be a function, not {function!r}")
+    functions = {"get_user": get_user, "on_change": hook and hook.function, **(checks or {})}
+    check_host_arguments(functions, login_url, page or {})
+    state = app_state(config, get_user, checks or {}, hook, clients or {})
+    built = functools.cache(functools.partial(build_page, config, {**PAGE_PARTS, **(page or {})}))
     return TodoApplication(
-        app_state(config, get_user, checks or {}, hook),
+        state._replace(page=built, login_url=login_url),
         log_function=log_added,
         cross_origin_protection=True,
         websocket_ping_interval=30,
