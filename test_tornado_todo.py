@@ -13650,6 +13650,25 @@ def test_comments_stay_in_the_trash_and_go_with_the_todo(own_server):
     assert own_server.sql("SELECT revision FROM changes WHERE after_image LIKE '%canary%'") == []
 
 
+def test_history_and_members_are_exported():
+    with served() as server:
+        ann, bob = server.person("ann"), server.person("bob")
+        share(ann, list_id := add_list(ann)["id"], "bob")
+        todo = add(ann, "old", list=list_id)
+        change(bob, todo["id"], title="new", priority=2)
+        add(bob, "elsewhere")
+        export = ann.get("/api/export").json()
+        assert [(each["list"], each["name"], each["role"]) for each in export["members"]] == [
+            (list_id, "bob", "editor")
+        ]
+        entries = [each for each in export["history"] if each["todo"]]
+        assert [(each["user"], each["action"], each["before"], each["after"]) for each in entries] == [
+            ("ann", "create", None, {"title": "old"}),
+            ("bob", "update", {"title": "old", "priority": 0}, {"title": "new", "priority": 2}),
+        ]
+        assert {each["todo"] for each in entries} == {todo["id"]}
+
+
 def test_comments_are_exported(client):
     todo, other = add(client), add(client)
     comment = say(client, todo["id"])
@@ -18802,6 +18821,11 @@ def zipped(**files: bytes | str) -> bytes:
     return data.getvalue()
 
 
+def show_day() -> str:
+    """Today, in UTC."""
+    return time.strftime("%Y-%m-%d", time.gmtime())
+
+
 def bring(client: Client, data: bytes | str, query: str = "", **headers: str) -> Answer:
     """Import a file."""
     data = data.encode() if isinstance(data, str) else data
@@ -18826,6 +18850,21 @@ def outline(client: Client) -> list[str]:
         facts = {**named, "tags": ",".join(todo["tags"]), "done": (todo["completed_at"] or "")[:10]}
         lines.append(" ".join(["/".join(place), *(f"{name}={fact}" for name, fact in facts.items() if fact)]))
     return sorted(lines)
+
+
+@pytest.mark.parametrize("name", ["json", "csv", "ical", "markdown", "todotxt"])
+def test_what_is_exported_in_a_format_can_be_imported(client, name):
+    list_id = add_list(client, "home")["id"]
+    parent = add(client, "one", list=list_id, due="2026-12-01", priority=3, tags=["a"])
+    add(client, "two", parent=parent["id"]), change(client, parent["id"], completed=True)
+    answer = client.get(f"/api/export?format={name}")
+    assert answer.status == 200
+    with serving() as other:
+        assert brought(other, answer.body)["format"] == name
+        first, second = outline(other)
+        place = "Inbox" if name == "ical" else "home"
+        assert first == f"{place}/one due=2026-12-01 priority=3 tags=a done={show_day()}"
+        assert second == (f"{place}/two" if name == "todotxt" else f"{place}/one/two")
 
 
 SHAPES = {
@@ -18894,9 +18933,7 @@ def test_file_of_each_shape_becomes_todos_once(shape):
         assert outline(client) == [] and (dry["dry_run"], dry["batch"]) == (True, None)
         made = brought(client, data, query)
         assert {**made, "dry_run": True, "batch": None} == dry and made["todos"] == len(expected)
-        found = [
-            re.sub(rf"done={time.strftime('%Y-%m-%d', time.gmtime())}", "done=TODAY", line) for line in outline(client)
-        ]
+        found = [re.sub(rf"done={show_day()}", "done=TODAY", line) for line in outline(client)]
         shown = [re.sub(r"due=\S+(?= repeat=FREQ=DAILY)", "due=DAILY", line) for line in found]
         assert [re.sub(r"due=\S+(?= repeat=FREQ=WEEKLY;BYDAY=MO$)", "due=MONDAY", line) for line in shown] == expected
         again = brought(client, data, query)
@@ -18938,8 +18975,9 @@ def test_export_that_is_imported_into_an_empty_account_is_the_same(todo_engine):
 
 
 def portable(export: bytes) -> list[bytes]:
-    """The lines of an export without its moment, revisions, and the Inbox, which each account has already."""
+    """The lines of an export without moment, revisions, history, and the Inbox, which each account has already."""
     (inbox,) = (entry for entry in json.loads(export)["lists"] if entry["inbox"])
+    export = re.sub(rb'(?s)"history": \[.*?\],\n(?="documents")', b"", export)
     export = re.sub(rb'"(exported_at|revision)":[^,}]*', b"", export.replace(inbox["id"].encode(), b"INBOX"))
     return [re.sub(rb'"(cre|upd)ated_at":[^,]*', b"", line) if b"INBOX" in line and b"inbox" in line else line
             for line in export.splitlines()]  # fmt: skip
@@ -19049,6 +19087,47 @@ def test_random_bytes_are_refused_or_imported(shared):
         name = made.choice(["", *(name for name, each in tornado_todo.FORMATS.items() if each.read)])
         answer = bring(shared, bytes(data), f"dry_run=true&format={name}" if name else "dry_run=true")
         assert answer.status in (200, 400, 413, 422), (name, bytes(data), answer.body)
+
+
+def test_command_line_imports_once_and_exports(tmp_path):
+    settings, file = in_file(tmp_path), tmp_path / "list.md"
+    file.write_text("# Home\n- [ ] one\n- [x] two 📅 2026-12-01\n", encoding="utf-8")
+    dry = command(tmp_path, "import", "--dry-run", "list.md", **settings)
+    assert "2 to-dos and 1 lists would be made from Markdown." in dry.stdout
+    first, again = (command(tmp_path, "import", "list.md", **settings) for _ in range(2))
+    assert (first.returncode, first.stderr) == (0, "") and "2 to-dos and 1 lists are made" in first.stdout
+    assert "2 were there already" in again.stdout
+    shown = command(tmp_path, "export", "--format", "markdown", "-", **settings)
+    assert "# Home" in shown.stdout and "- [ ] one" in shown.stdout and "two 📅 2026-12-01" in shown.stdout
+    assert command(tmp_path, "export", "all.json", **settings).returncode == 0
+    assert json.loads((tmp_path / "all.json").read_bytes())["user"] == "local"
+    with serving(settings) as client:
+        assert outline(client) == ["Home/one", f"Home/two due=2026-12-01 done={show_day()}"]
+        assert undo(client)["count"] == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        (("import", "missing.csv"), "missing.csv"), (("import", "--format", "xls", "a"), "--format: use one of"),
+        (("import", "--user", "nobody", "a.txt"), "nobody"), (("import", "odd"), "no format that can be read"),
+        (("export", "a.txt"), "File exists"), (("export", "--format", "todoist", "b"), "--format: use one of"),
+    ],
+)  # fmt: skip
+def test_command_that_cannot_import_or_export_ends_in_one_line(tmp_path, arguments, reason):
+    (tmp_path / "a.txt").write_text("one\n"), (tmp_path / "odd").write_bytes(b"\0\1\2")
+    done = command(tmp_path, *arguments, **in_file(tmp_path))
+    assert done.returncode in (1, 2) and len(done.stderr.splitlines()) == 1 and reason in done.stderr
+
+
+def test_rows_that_cannot_be_taken_are_printed(tmp_path):
+    (tmp_path / "a.csv").write_text("title,due\na,someday\n,2026-12-01\n")
+    done = command(tmp_path, "import", "a.csv", **in_file(tmp_path))
+    assert done.stderr.splitlines() == [
+        "row 2: due is not a date that can be read; the rest of the row is taken",
+        "row 3: title must not be empty",
+    ]
+    assert "1 to-dos and 0 lists are made" in done.stdout and "1 cannot be taken" in done.stdout
 
 
 # ==== copy and backup ===========================================================================
@@ -24807,6 +24886,34 @@ async def test_feeds_are_made_and_revoked_on_the_page(browser):
             await expect(options.locator(".entry")).to_have_count(0)
             assert client.get(path).status == 404
             assert [feed.get("list") for feed in client.get("/api/feeds").json()] == [None]
+
+
+@pytest.mark.slow
+@SCREENS
+async def test_file_is_looked_into_imported_and_undone_on_the_page(browser, page_address, width, height):
+    with served({**MEMORY, "AUTH": "auto"}, page_address) as server:
+        async with opened(browser, server.url, width, height) as page:
+            await open_lists(page)
+            await page.locator(".settings-button").click()
+            await page.locator(".data-part summary").click()
+            file = {"name": "x", "mimeType": "text/csv", "buffer": b"\0\1"}
+            await page.locator("#import-file").set_input_files(file)
+            await page.locator(".import-form [type=submit]").click()
+            await expect(page.locator(".account .said")).to_contain_text("of no format that can be read")
+            file["buffer"] = b"title,list,due\none,Home,\ntwo,Home,odd\n,x,\n"
+            await page.locator("#import-file").set_input_files(file)
+            await page.locator(".import-form [type=submit]").click()
+            report = page.locator(".import-report")
+            for words in ("2 to-dos, 1 new list", "1 row can’t be taken", "Row 3: due is not a date that can be read"):
+                await expect(report).to_contain_text(words)
+            await assert_fits(page)
+            assert await asyncio.to_thread(outline, server.client) == []
+            await report.get_by_role("button", name="Import 2 to-dos").click()
+            await expect(page.locator(".toast")).to_contain_text("Imported 2 to-dos")
+            assert await asyncio.to_thread(outline, server.client) == ["Home/one", "Home/two"]
+            await page.locator(".toast").get_by_text("Undo").click()
+            await expect(page.locator(".toast")).to_contain_text("Undone: Imported 2 to-dos")
+            assert await asyncio.to_thread(outline, server.client) == []
 
 
 # ==== statistics on the page ========================================================================

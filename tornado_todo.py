@@ -21,7 +21,7 @@ The map. A line of code calls only upwards, so the file reads from top to bottom
     domain          to-dos, lists, changes, errors, and pure functions on them
     quick add       the date, tags and other fields in a line of text, in four languages
     texts           what errors and mails say, in the same languages
-    formats         to-dos as other programs write them: iCalendar
+    formats         files of to-dos, of ours and of other programs: their readers and writers
     databases       SQLite and Postgres, one writer each that commits in groups; know nothing of to-dos
     stores          to-dos with their change log and rights, accounts, documents, records
     live updates    listeners, which are woken after commits
@@ -5974,6 +5974,16 @@ def read_ical(file: File) -> Entries:
         yield FileItem(row=row, fields=fields, key=each.uid, parent=each.parent_uid or "", times=times)
 
 
+def write_ical(titles: Mapping[str, str], todos: Sequence[Todo]) -> Iterator[str]:
+    """A calendar with a VTODO for each to-do (RFC 5545), in UTC and without lists, for which it has no word."""
+    calendar, end = Component("VCALENDAR", CALENDAR_HEAD), "END:VCALENDAR\r\n"
+    times = CalendarTimes(calendar, "UTC")
+    yield calendar_text([calendar]).removesuffix(end)
+    for todo in todos:
+        yield calendar_text([todo_component(todo, todo.id, todo.parent, times, False)])
+    yield calendar_text(times.definitions()) + end
+
+
 # ---- the table
 
 
@@ -6006,7 +6016,7 @@ FORMATS = {
         read_tree,
         sign=r"\s*[\[{](?s:.*)\"(?i:displayname|subject|importance)\"",
     ),
-    "ical": Format("iCalendar", "text/calendar", "ics", read_ical, sign=r"(?i:BEGIN:VCALENDAR)"),
+    "ical": Format("iCalendar", "text/calendar", "ics", read_ical, write_ical, r"(?i:BEGIN:VCALENDAR)"),
     "todoist": Format(
         "Todoist", "text/csv", "csv", read_todoist, sign=r'"?TYPE"?,"?CONTENT"?|"?(?:TYPE|meta)"?,.*CONTENT'
     ),
@@ -8605,6 +8615,10 @@ class TodoQueries:
         """Changes of all users after a revision, oldest first, for the program that this is embedded in."""
         which = f"$1 = '' AND revision > $2 ORDER BY revision LIMIT {limit}"
         return await self._changes(which, since, columns=NAMED_CHANGE)
+
+    async def own_changes(self, since: int, limit: int) -> list[Change]:
+        """The changes in the caller's own lists after a revision, oldest first."""
+        return await self._changes(f"owner_id = $1 AND revision > $2 ORDER BY revision LIMIT {limit}", since)
 
     async def _changes(self, which: str, *arguments: Any, columns: str = SEEN_CHANGE) -> list[Change]:
         """The changes that the end of a statement selects, with the names of users."""
@@ -11286,7 +11300,7 @@ class ImportPlan:
         while key in self.items:
             number += 1
             key = f"{base}#{number}"
-        kept = item.key.lower() if self.name in ("json", "csv") and UUID.fullmatch(item.key) else ""
+        kept = item.key.lower() if self.name in ("json", "csv", "ical") and UUID.fullmatch(item.key) else ""
         place = joined_line(item.list)[:MAX_TITLE], item.parent, "deleted_at" in times
         self.items[key] = PlannedItem(kept, derived_id(self.user.id, self.name, key), *place, encoded)
 
@@ -11815,6 +11829,12 @@ class BulkActs:
             if act.batch not in self._tasks:
                 LOG.info("going on with a bulk change of %s at slice %d of %d", act.user.name, number, act.slices)
                 self._go_on(act, number)
+
+    async def progress(self, user: User) -> tuple[int, int]:
+        """The to-dos that a user's acts have changed so far, and about how many they are to change."""
+        rows = await self.store.database.fetch("SELECT act, done FROM acts WHERE user_id = $1", user.id)
+        slices = sum(msgspec.json.decode(act, type=Act).slices for act, _ in rows)
+        return sum(done for _, done in rows), slices * SLICE
 
     async def close(self) -> None:
         """Stop after the current slices. The acts continue after the next start."""
@@ -16949,7 +16969,20 @@ class Export(msgspec.Struct, frozen=True):
     comments: list[dict[str, Any]]
     filters: list[SavedFilter]
     templates: list[Template]
+    members: list[dict[str, Any]]
+    history: list[dict[str, Any]]
     documents: list[dict[str, Any]]
+
+
+def history_entry(change: Change) -> dict[str, Any]:
+    """A change of the log as an export has it: the fields that differ; of a new to-do only the title."""
+    images = [msgspec.json.decode(side, type=dict[str, Any] | None) or {} for side in (change.before, change.after)]
+    names = {"title"}
+    if all(images):
+        names = {name for name in images[0] | images[1] if images[0].get(name) != images[1].get(name)}
+    sides = [{name: each[name] for name in each if name in names - {"revision", "updated_at"}} for each in images]
+    entry = {name: getattr(change, name) for name in ("at", "user", "list", "todo", "action", "batch")}
+    return {**entry, "before": sides[0] or None, "after": sides[1] or None}
 
 
 WRITTEN = [name for name, each in FORMATS.items() if each.write or name == "json"]
@@ -16977,13 +17010,17 @@ class ExportHandler(APIHandler):
         if self.request.method == "HEAD":
             return Response(FileBody(file, None), media_type)
         try:
-            await (self._write(file) if format == "json" else self._write_text(format, file))
+            await self.export(format, file)
         except BaseException:
             file.close()
             raise
         size = file.tell()
         file.seek(0)
         return Response(FileBody(file, size), media_type)
+
+    async def export(self, format: str, file: IO[bytes]) -> None:
+        """Write everything of the user, or their to-dos, in a format."""
+        await (self._write(file) if format == "json" else self._write_text(format, file))
 
     async def _write_text(self, format: str, file: IO[bytes]) -> None:
         """Write the to-dos outside the trash, with the titles of their lists."""
@@ -17016,7 +17053,8 @@ class ExportHandler(APIHandler):
         queries = TodoQueries(source, self.user)
         kept = {each.table: self._kept(queries, kind) for kind, each in KINDS_KEPT.items()}
         parts = {"lists": self._lists(queries), "todos": self._todos(queries), "comments": self._comments(queries)}
-        await self._write_parts(file, **parts, **kept)
+        more = {"members": self._members(queries), "history": self._history(queries)}
+        await self._write_parts(file, **parts, **kept, **more)
         if isinstance(self.services.documents, SQLDocumentStore):
             await self._write_parts(file, documents=self._documents(SQLDocumentStore(cast(Database, source))))
 
@@ -17027,13 +17065,26 @@ class ExportHandler(APIHandler):
             separator = b""
             file.write(f',\n"{name}": ['.encode())
             async for page in pages:
-                file.write(separator + b",\n".join(map(msgspec.json.encode, page)))
-                separator = b",\n"
+                file.write((separator if page else b"") + b",\n".join(map(msgspec.json.encode, page)))
+                separator = b",\n" if page else separator
             file.write(b"]")
 
     async def _lists(self, queries: TodoQueries) -> AsyncIterator[list[Any]]:
         lists = [*await queries.lists(), *await queries.lists(deleted=True)]
         yield await self.show_all([each for each in lists if each.role == OWNER])
+
+    async def _members(self, queries: TodoQueries) -> AsyncIterator[list[Any]]:
+        """The other users who may see the caller's own lists."""
+        for each in await queries.own_lists():
+            members = await queries.members(each.id)
+            yield [{"list": each.id, **msgspec.to_builtins(member)} for member in members if member.role != OWNER]
+
+    async def _history(self, queries: TodoQueries) -> AsyncIterator[list[Any]]:
+        """The change log of the caller's own lists."""
+        revision = 0
+        while changes := await queries.own_changes(revision, 1000):
+            yield [*map(history_entry, changes)]
+            revision = changes[-1].revision
 
     async def _kept(self, queries: TodoQueries, kind: type[Any]) -> AsyncIterator[list[Any]]:
         if things := await queries.kept(kind):
@@ -19401,6 +19452,14 @@ PAGE_HTML = r"""<!DOCTYPE html>
     <div class="row wrap">
       <a class="button export-link" href="{{ base }}/api/export" download>Download everything</a>
       <a class="button" href="{{ base }}/api/export?format=csv" download>Download a table</a></div>
+    <form class="import-form" data-action="lookIntoFile" novalidate>
+      <h3>Import to-dos</h3>
+      <p class="soft">From Todoist, Microsoft To Do, Google Tasks, TickTick, Vikunja, a calendar, a table (CSV),
+        todo.txt, Markdown, or what you have downloaded here. You see what is in the file before anything is made.</p>
+      {% raw field('import-file', 'File', 'name="file" type="file" required') %}
+      <button class="button" type="submit">Look into the file</button>
+    </form>
+    <div class="import-report stack" hidden></div>
     <form class="delete-form" data-action="deleteAccount" method="post" novalidate>
       <h3>Delete the account</h3>
       <p class="soft">The account goes with all its lists, to-dos, history, tokens and links, for you and for everybody
@@ -21017,6 +21076,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const RECENT_CHANGES = 200;
   const RECENT_MILLISECONDS = 60 * 60 * 1000;
   const REQUEST_PATIENCE = 20000;
+  const IMPORT_PATIENCE = 600000;
   const CHECK_PATIENCE = 4000;
   const WAKING_PATIENCE = 600; // for the first answer after a sleep, which may have killed every connection
   const SLOW_START = 1500;
@@ -21345,6 +21405,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     statistics: null, // once they were read
     collections: {}, // the entries of dialogs, by kind
     secret: null, // a new token or link, shown once
+    brought: null, // the file that is to be imported, and what is in it
   };
 
   // One command is sent at a time: the order of acts is kept, an undo never overtakes its act, and while the
@@ -21642,18 +21703,19 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // With a link, requests use only its token, except those for the user who opened it (asSelf).
-  async function send(method, path, { body, headers, cache, asSelf = false, patience = REQUEST_PATIENCE } = {}) {
+  async function send(method, path, { body, file, headers, cache, asSelf, patience = REQUEST_PATIENCE } = {}) {
     // A page that is being left has no user any more and must not act for the next one.
     if (access.leaving) await new Promise(() => {});
     const text = JSON.stringify(body);
     const known = { Accept: 'application/json', 'Accept-Language': locale };
-    const options = { method, body: text, cache, headers: new Headers({ ...known, ...headers }) };
+    const options = { method, body: file ?? text, cache, headers: new Headers({ ...known, ...headers }) };
+    if (file) options.headers.set('Content-Type', 'application/octet-stream');
     if (text) options.headers.set('Content-Type', 'application/json');
     const xsrf = /(?:^|; )_xsrf=([^;]+)/.exec(document.cookie); // of a Tornado program around the app
     if (xsrf && method !== 'GET') options.headers.set('X-XSRFToken', decodeURIComponent(xsrf[1]));
     if (access.link && !asSelf) options.headers.set('Authorization', `Bearer ${access.link}`);
     // A write outlives the page that sent it; browsers allow that for small bodies only.
-    options.keepalive = method !== 'GET' && (text ?? '').length < 16000;
+    options.keepalive = method !== 'GET' && !file && (text ?? '').length < 16000;
     const started = Date.now();
     const response = await fetchInTime(root + path, options, patience);
     const isOurs = response.status === 204 || response.headers.get('Content-Type')?.includes('json');
@@ -25065,6 +25127,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }),
     '.deliveries': () => ({ hidden: !state.collections.delivery }),
     '.deliveries-title': () => ({ children: [sendingHook && t`Sent to ${sendingHook.address}`] }),
+    '.import-form': () => ({ hidden: access.link !== null }),
+    '.import-report': () => ({ hidden: !state.brought, children: state.brought ? importView(state.brought) : [] }),
     '.invites-part': ({ session }) => ({ hidden: session.sign_up !== 'invite' || !hasAccount() }),
     '.account-username': ({ session }) => ({ value: session.user ?? '' }),
     // A program that identifies users itself asks for more than the address of a feed.
@@ -26668,6 +26732,54 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     await leave();
   }
 
+  // ---- Import ------------------------------------------------------------------------------------------
+
+  async function sendFile(file, dry_run) {
+    const query = new URLSearchParams({ filename: file.name.slice(-200), tz: readersZone(), dry_run });
+    const response = await send('POST', `/api/import?${query}`, { file, patience: IMPORT_PATIENCE });
+    return response.json();
+  }
+
+  async function lookIntoFile({ file }) {
+    state.brought = { file, report: await sendFile(file, true) };
+  }
+
+  // A big file takes a while, in which the button says so.
+  const bringFile = node => inDialog(node, async () => {
+    if (state.brought.isBusy) return;
+    state.brought.isBusy = true;
+    paint();
+    try {
+      const { todos, batch } = await sendFile(state.brought.file, false);
+      const done = { words: plural(todos, 'Imported {0} to-do|Imported {0} to-dos'), batch };
+      state.brought = null;
+      find('.account').close();
+      if (batch) state.undoable.push(done);
+      showToast(done.words, batch ? { label: t`Undo`, act: () => undo(done) } : {});
+    } finally {
+      if (state.brought) state.brought.isBusy = false;
+      paint();
+    }
+  });
+
+  const faultText = ({ row, field, reason }) => t`Row ${row}: ${field} ${reason}`;
+
+  function importView({ report, isBusy }) {
+    const { todos, lists, already_there: known, not_taken: lost, faults, more_faults: more } = report;
+    const newLists = plural(lists, '{0} new list|{0} new lists');
+    const label = plural(todos, 'Import {0} to-do|Import {0} to-dos');
+    return [
+      h('p', {}, t`In the file: ${todosText(todos)}, ${newLists}`),
+      known > 0 && h('p', {}, plural(known, '{0} to-do was here already|{0} to-dos were here already')),
+      lost > 0 && h('p', {}, plural(lost, '{0} row can’t be taken|{0} rows can’t be taken')),
+      faults.length > 0 && h('ul.import-faults', {}, ...faults.map(each => h('li', {}, faultText(each)))),
+      more > 0 && h('p', {}, t`And ${more} more`),
+      todos + lists + report.documents > 0 &&
+        h('button.button.solid.import-send', { type: 'button', ...action((value, node) => bringFile(node)) },
+          isBusy ? t`Importing …` : label),
+    ].filter(Boolean);
+  }
+
   // ---- Sharing -----------------------------------------------------------------------------------------
 
   // A signed-in user who opens a link has lists to go back to.
@@ -26912,7 +27024,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     deleteAccount, deleteFilter, deleteList, deleteSelected, emptyTrash, endSelection, focusStart, hideToast, leaveGate,
     leaveList, loadMore, makeToken, makeWebhook, moveSelected, openDialog, openDrawer, openHelp, openSharing, quickDue,
     removeTag, renameFilter, saveFilter, saveTemplate, saveUnsent, sayComment, signIn, signUp, skipOpen, startNewList,
-    tagSelected, toggleAll, toggleDone, toggleOptions, toggleTag, visitPlace, wakeRetry,
+    tagSelected, toggleAll, toggleDone, toggleOptions, toggleTag, visitPlace, wakeRetry, lookIntoFile,
     answer: ({ name }) => find('.confirm').close(oneLine(name) || 'yes'),
     closeDialog: (value, node) => node.closest('dialog').close(node.value),
     makeEntry: (kind, node) => inDialog(node, () => makeEntry(kind, kind === 'feed' ? feedFields() : {})),
@@ -29821,6 +29933,62 @@ Everything you have here in one file, or the to-dos as a table for a spreadsheet
   de Alles, was du hier hast, in einer Datei, oder die Aufgaben als Tabelle (CSV).
   pt Tudo o que você tem aqui em um arquivo, ou as tarefas como planilha (CSV).
   es Todo lo que tienes aquí en un archivo, o las tareas como tabla para una hoja de cálculo (CSV).
+{0} new list|{0} new lists
+  de {0} neue Liste|{0} neue Listen
+  pt {0} lista nova|{0} listas novas
+  es {0} lista nueva|{0} listas nuevas
+{0} row can’t be taken|{0} rows can’t be taken
+  de {0} Zeile kann nicht übernommen werden|{0} Zeilen können nicht übernommen werden
+  pt {0} linha não pode ser importada|{0} linhas não podem ser importadas
+  es {0} fila no se puede importar|{0} filas no se pueden importar
+{0} to-do was here already|{0} to-dos were here already
+  de {0} Aufgabe war schon hier|{0} Aufgaben waren schon hier
+  pt {0} tarefa já estava aqui|{0} tarefas já estavam aqui
+  es {0} tarea ya estaba aquí|{0} tareas ya estaban aquí
+And {0} more
+  de Und {0} weitere
+  pt E mais {0}
+  es Y {0} más
+File
+  de Datei
+  pt Arquivo
+  es Archivo
+From Todoist, Microsoft To Do, Google Tasks, TickTick, Vikunja, a calendar, a table (CSV), todo.txt, Markdown, or what
+     you have downloaded here. You see what is in the file before anything is made.
+  de Aus Todoist, Microsoft To Do, Google Tasks, TickTick, Vikunja, einem Kalender, einer Tabelle (CSV), todo.txt,
+     Markdown oder dem, was du hier heruntergeladen hast. Du siehst, was in der Datei ist, bevor etwas angelegt wird.
+  pt De Todoist, Microsoft To Do, Google Tasks, TickTick, Vikunja, um calendário, uma planilha (CSV), todo.txt, Markdown
+     ou do que você baixou aqui. Você vê o que há no arquivo antes que algo seja criado.
+  es De Todoist, Microsoft To Do, Google Tasks, TickTick, Vikunja, un calendario, una tabla (CSV), todo.txt, Markdown o
+     lo que has descargado aquí. Ves lo que hay en el archivo antes de que se cree nada.
+Import to-dos
+  de Aufgaben importieren
+  pt Importar tarefas
+  es Importar tareas
+Import {0} to-do|Import {0} to-dos
+  de {0} Aufgabe importieren|{0} Aufgaben importieren
+  pt Importar {0} tarefa|Importar {0} tarefas
+  es Importar {0} tarea|Importar {0} tareas
+Imported {0} to-do|Imported {0} to-dos
+  de {0} Aufgabe importiert|{0} Aufgaben importiert
+  pt {0} tarefa importada|{0} tarefas importadas
+  es {0} tarea importada|{0} tareas importadas
+Importing …
+  de Wird importiert …
+  pt Importando …
+  es Importando …
+In the file: {0}, {1}
+  de In der Datei: {0}, {1}
+  pt No arquivo: {0}, {1}
+  es En el archivo: {0}, {1}
+Look into the file
+  de In die Datei schauen
+  pt Ver o que há no arquivo
+  es Ver qué hay en el archivo
+Row {0}: {1} {2}
+  de Zeile {0}: {1} {2}
+  pt Linha {0}: {1} {2}
+  es Fila {0}: {1} {2}
 Download a table
   de Tabelle herunterladen
   pt Baixar uma planilha
@@ -31814,6 +31982,7 @@ def report_errors(run: Callable[[], int | None]) -> int:
 
 Environ = Mapping[str, str]
 OfDatabase = Annotated[Environ, {"DATABASE_URL"}]  # the settings that a command has options for
+OfStores = Annotated[Environ, {"DATABASE_URL", "MONGODB_URI"}]
 NameArgument = Annotated[str, "the user's name"]
 FileArgument = Annotated[str, "the backup"]
 
@@ -32442,6 +32611,86 @@ def run_on_console(command: Callable[..., Shown], user: str, as_json: bool, envi
     return 0 if is_found else 3
 
 
+async def user_named(services: Services, name: str) -> User:
+    """An account, or the user of this machine, who is made when first needed. Raises NotFound."""
+    name = fold_user_name(name)
+    return await (services.todos.store.user if name == LOCAL_USER else services.accounts.user)(name)
+
+
+def print_import(answer: Imported, made: str) -> None:
+    """Show what an import has made, and the rows that it could not take."""
+    for fault in answer.faults:
+        end = "; the rest of the row is taken" if fault.taken else ""
+        print(f"row {fault.row}: {fault.field} {fault.reason}{end}", file=sys.stderr)
+    if answer.more_faults:
+        print(f"and {answer.more_faults:,} more", file=sys.stderr)
+    print(f"{answer.todos:,} to-dos and {answer.lists:,} lists {made} from {FORMATS[answer.format].title}.")
+    print(f"{answer.already_there:,} were there already, {answer.not_taken:,} cannot be taken.")
+
+
+def import_command(
+    file: Annotated[str, "the file, or - for a pipe"],
+    *,
+    format: Annotated[str, f"its format ({', '.join(FORMATS)}), which is otherwise recognised"] = "",
+    dry_run: Annotated[bool, "only report what would be made"] = False,
+    user: Annotated[str, "the name of the user"] = LOCAL_USER,
+    environ: OfStores,
+) -> int:
+    """Make the to-dos in a file: an export of this program, a table, or a file of another to-do list.
+
+    The server may run meanwhile. To import a file twice makes no doubles, and one undo on the page removes all.
+    """
+    if format and not (format in FORMATS and FORMATS[format].read):
+        raise Misconfigured(f"--format: use one of {', '.join(name for name, each in FORMATS.items() if each.read)}")
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as opened:
+            data = opened.read()
+    except OSError as error:
+        raise Misconfigured(f"{file}: {error.strerror}") from None
+
+    async def bring(services: Services) -> Imported:
+        owner = await user_named(services, user)
+        source = file_of(owner, data, os.path.basename(file), (owner.settings.language or "en", True))
+        task = asyncio.ensure_future(services.import_file(owner, format, source, None, dry_run))
+        while not task.done():
+            await asyncio.wait([task], timeout=0.5)
+            done, total = await services.todos.acts.progress(owner)
+            if total and sys.stderr.isatty():
+                print_progress("to-dos", done, total)
+        return (await task).result
+
+    print_import(on_stores(environ, bring), "would be made" if dry_run else "are made")
+    return 0
+
+
+def export_command(
+    file: Annotated[str, "the new file, or - to print it"],
+    *,
+    format: Annotated[str, f"one of {', '.join(WRITTEN)}"] = "json",
+    user: Annotated[str, "the name of the user"] = LOCAL_USER,
+    environ: OfStores,
+) -> None:
+    """Write everything that belongs to a user into a file, or only the to-dos in another format."""
+    if format not in WRITTEN:
+        raise Misconfigured(f"--format: use one of {', '.join(WRITTEN)}")
+    app = make_app(environ)
+
+    async def write() -> None:
+        async with lifespan(app):
+            request = Request("GET", "/api/export", "HTTP/1.1", {"host": "localhost"}, "127.0.0.1", "http")
+            handler = ExportHandler(app.state, request)
+            handler.user = await user_named(app.state.services, user)
+            with contextlib.nullcontext(sys.stdout.buffer) if file == "-" else open(file, "xb") as opened:
+                await handler.export(format, opened)
+
+    try:
+        asyncio.run(write())
+    except OSError as error:
+        raise Misconfigured(f"{file}: {error.strerror}") from None
+    if file != "-":
+        print(f"{user}'s to-dos are in {file}.")
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "": serve_command,
     "add": add_todo,
@@ -32462,6 +32711,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "user rename": rename_user,
     "user delete": delete_user,
     "user list": list_users,
+    "import": import_command,
+    "export": export_command,
     "copy": copy_command,
     "backup": backup_command,
     "restore": restore_command,
