@@ -17455,6 +17455,123 @@ def test_what_apps_chose_goes_with_the_todo_and_the_account(own_server):
     assert own_server.sql(count) == [(0,)]
 
 
+def test_number_of_statements_does_not_grow_with_a_calendar(tmp_path, monkeypatch):
+    with served(in_file(tmp_path)) as server:
+        ann, database = server.person("ann"), server.services.database
+        calendar, fetch, counts = new_calendar(ann), database.fetch, [0]
+        list_id = list_id_of(ann, calendar)
+
+        async def counted(*arguments, **options):
+            counts[-1] += 1
+            return await fetch(*arguments, **options)
+
+        monkeypatch.setattr(database, "fetch", counted)
+        assert ann.post("/api/todos", [{"title": "x", "list": list_id}] * 1000).status == 201
+        for body in (wanting("getetag"), wanting("getetag", "C:calendar-data")):
+            counts.append(0)
+            assert len(found_in(dav(ann, "PROPFIND", calendar, body, Depth="1"), "getetag")) > 1000
+        _, token = synchronize(ann, calendar)
+        counts.append(0)
+        assert synchronize(ann, calendar, token) == ({}, token)
+        assert max(counts[1:]) < 10  # with those of the server's own
+
+
+def test_to_dos_of_some_names_are_found_by_an_index(own_server):
+    ann = own_server.person("ann")
+    put_calendar(ann, new_calendar(ann) + "x.ics", vtodo("u"))
+    seen = []
+
+    class Source:
+        async def fetch(self, sql, *arguments, **_):
+            seen.append((sql, arguments))
+            return []
+
+    user = own_server.run(own_server.services.accounts.user("ann"))
+    queries = tornado_todo.CalendarQueries(Source(), user)
+    own_server.run(queries.named(NO_ID, ["x.ics"]))
+    ((sql, arguments),) = seen
+    if "postgres" not in own_server.app.state.config.database_url:  # which knows the sizes of tables
+        plan = " ".join(str(row) for row in own_server.sql(f"EXPLAIN QUERY PLAN {sql}", *arguments))
+        assert "SEARCH todos USING INDEX sqlite_autoindex_todos" in plan and "todos_by_list" not in plan
+
+
+@pytest.mark.slow
+def test_the_caldav_library_keeps_and_finds_todos(own_server):
+    caldav = pytest.importorskip("caldav")
+    ann = own_server.person("ann")
+    with caldav.DAVClient(url=own_server.url, username="ann", password=make_token(ann)["token"]) as client:
+        principal = client.principal()
+        calendar = principal.make_calendar(name="Shopping", supported_calendar_component_set=["VTODO"])
+        todo = calendar.add_todo(summary="milk", due=datetime.datetime(2026, 12, 1, 10, tzinfo=datetime.UTC))
+        assert [each.component["SUMMARY"] for each in calendar.todos()] == ["milk"]
+        found = calendar.search(
+            todo=True, start=datetime.datetime(2026, 11, 30, tzinfo=UTC), end=datetime.datetime(2026, 12, 3, tzinfo=UTC)
+        )
+        assert [each.url for each in found] == [todo.url]
+        known = calendar.get_objects_by_sync_token(load_objects=True)
+        todo.complete()
+        assert calendar.todos() == [] and len(calendar.todos(include_completed=True)) == 1
+        updated, deleted = known.sync()
+        assert ([*updated], [*deleted]) != ([], []) and titles(ann, "?completed=true") == ["milk"]
+        todo.delete()
+        assert len(known.sync()[1]) == 1
+        calendar.delete()
+        assert "Shopping" not in [each["title"] for each in ann.get("/api/lists").json()]
+
+
+VDIRSYNCER = """
+[general]
+status_path = "{folder}/status"
+[pair todos]
+a = "here"
+b = "there"
+collections = ["from a", "from b"]
+conflict_resolution = "b wins"
+[storage here]
+type = "filesystem"
+path = "{folder}/files"
+fileext = ".ics"
+[storage there]
+type = "caldav"
+url = "{url}/"
+username = "ann"
+password = "{token}"
+item_types = ["VTODO"]
+"""
+
+
+@pytest.mark.slow
+def test_vdirsyncer_synchronizes_both_ways(own_server, tmp_path):
+    program = shutil.which("vdirsyncer", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    if not program:
+        pytest.skip("vdirsyncer is not installed")
+    ann = own_server.person("ann")
+    files, token = tmp_path / "files", make_token(ann)["token"]
+    (files / "work").mkdir(parents=True)
+    (tmp_path / "config").write_text(VDIRSYNCER.format(folder=tmp_path, url=own_server.url, token=token))
+
+    def run(*words: str) -> None:
+        arguments = [program, "-v", "ERROR", "-c", str(tmp_path / "config"), *words]
+        environ = {**os.environ, "NO_PROXY": "*"}
+        done = subprocess.run(arguments, input="y\n" * 9, capture_output=True, text=True, timeout=PATIENCE, env=environ)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    for name in ("a", "b"):
+        (files / "work" / f"{name}.ics").write_text(vtodo(name, "LOCATION:Here", title=name), newline="")
+    run("discover")
+    run("sync")
+    todos = {todo["title"]: todo for todo in ann.get("/api/todos").json()}
+    assert set(todos) == {"a", "b"}
+    change(ann, todos["a"]["id"], title="A", completed=True)
+    add(ann, "c", list=todos["a"]["list"])
+    (files / "work" / "a.ics").write_text(vtodo("a", title="lost"), newline="")  # a conflict
+    (files / "work" / "b.ics").unlink()
+    run("sync")
+    texts = "".join(file.read_text() for file in (files / "work").glob("*.ics"))
+    assert titles(ann) == ["A", "c"] and texts.count("BEGIN:VTODO") == 2
+    assert {"SUMMARY:A", "LOCATION:Here", "STATUS:COMPLETED", "SUMMARY:c"} <= set(texts.split("\n"))
+
+
 # ==== engines of our own, to be killed, frozen and started again ================================
 
 

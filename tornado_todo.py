@@ -17769,10 +17769,11 @@ class CalendarList(NamedTuple):
 
 
 SEEN_HERE = f"(SELECT id FROM lists WHERE id = $2 AND {may(VIEWER, 'id')} AND deleted_at IS NULL)"
-# To-dos come by moves and undo into lists where their name is taken: there only the oldest has it.
+# To-dos come by moves and undo into lists where their name is taken: there only the oldest has it. (SQLite reads a
+# CROSS JOIN in its order; otherwise it would look through the whole list.)
 ITS_NAME = (
-    "CASE WHEN name IS NULL OR EXISTS (SELECT 1 FROM calendar_items AS others JOIN todos AS its"
-    " ON its.id = others.item_id WHERE others.name = calendar_items.name AND its.list_id = todos.list_id"
+    "CASE WHEN name IS NULL OR EXISTS (SELECT 1 FROM calendar_items AS others CROSS JOIN todos AS its"
+    " WHERE its.id = others.item_id AND others.name = calendar_items.name AND its.list_id = todos.list_id"
     " AND its.deleted_at IS NULL AND its.id < todos.id) THEN todos.id || '.ics' ELSE name END"
 )
 ITEM_COLUMNS = f"todos.id, revision, created_at, updated_at, {ITS_NAME}, COALESCE(uid, todos.id)"
@@ -17837,16 +17838,15 @@ class CalendarQueries(TodoQueries):
     async def items(self, list_id: str, whole: bool, keys: Collection[str] | None = None, by: str = "") -> list[Item]:
         """The to-dos of a list, or those with these ids, or with these values of a column."""
         columns = WHOLE_ITEM_COLUMNS if whole else ITEM_COLUMNS
-        sql = (
-            f"SELECT {columns} FROM todos LEFT JOIN calendar_items ON item_id = todos.id"
-            f" WHERE list_id = {SEEN_HERE} AND deleted_at IS NULL"
-        )
+        sql = f"SELECT {columns} FROM {{}}todos LEFT JOIN calendar_items ON item_id = todos.id WHERE {{}}"
+        here = f"list_id = {SEEN_HERE} AND deleted_at IS NULL"
         if keys is None:
-            rows: Any = await self.fetch(sql, list_id, seconds=BULK_SECONDS)
+            rows: Any = await self.fetch(sql.format("", here), list_id, seconds=BULK_SECONDS)
         else:
-            named = f"SELECT item_id FROM calendar_items WHERE {by} IN ({{0}}) UNION ALL " if by else ""
-            among = f" AND todos.id IN ({named}SELECT id FROM todos WHERE id IN ({{0}}))"
-            rows = await fetch_by_ids(self.source, sql + among, {*keys}, self.user.id, list_id)
+            named = f"SELECT item_id AS wanted_id FROM calendar_items WHERE {by} IN ({{0}}) UNION " if by else ""
+            wanted = f"({named}SELECT id AS wanted_id FROM todos WHERE id IN ({{0}})) AS wanted CROSS JOIN "
+            sql = sql.format(wanted, f"todos.id = wanted_id AND {here}")
+            rows = await fetch_by_ids(self.source, sql, {*keys}, self.user.id, list_id)
         turns, found = Turns(), []
         for row in rows:
             found.append(Item._make((*row[:10], TODOS.read(row[10:]))) if whole else Item(*row))
@@ -17936,7 +17936,7 @@ class Calendars:
         if (same or present) and (same and same.id) != (present and present.id):
             other = (same or cast(Item, present)).name
             raise Unmet("C:no-uid-conflict", "Another to-do of this list has this UID.", content=other)
-        item = present or await self._copy_of(batch, queries, list_id, sent, KEPT_COPY)
+        item = present or await self._copy_of(batch, queries, list_id, sent, is_ours=True)
         upper = await queries.with_uid(list_id, sent.parent_uid)
         todo_id = item.id if item else uuid7()
         parent_id = upper and await batch.settle(self._possible_parent, todo_id, upper.id, list_id, not item)
@@ -17974,12 +17974,12 @@ class Calendars:
 
     @staticmethod
     async def _copy_of(
-        batch: LongBatch, queries: CalendarQueries, list_id: str, sent: CalendarTodo, kept_revision: int | None = None
+        batch: LongBatch, queries: CalendarQueries, list_id: str, sent: CalendarTodo, is_ours: bool = False
     ) -> Item | None:
-        """The completed to-do in a list with the title and date of a completed one, made a moment ago, or None."""
+        """The completed to-do in a list with the title and date of another, of an app or ours, of a moment ago."""
         if not sent.fields.get("completed"):
             return None
-        made = "kept_revision = -1" if kept_revision == KEPT_COPY else "kept <> ''"
+        made = f"kept_revision = {KEPT_COPY}" if is_ours else "kept <> ''"
         rows = await batch.source.fetch(
             f"SELECT id FROM todos JOIN calendar_items ON item_id = id WHERE list_id = $1 AND title = $2 AND {made}"
             " AND COALESCE(due, '') = $3 AND completed_at IS NOT NULL AND deleted_at IS NULL AND updated_at > $4",
@@ -17994,13 +17994,14 @@ class Calendars:
         before, zone, now = cast(Todo, item.todo), batch.user.time_zone or "UTC", sent.fields
         # Only what the app has changed, since some of our values come back in other words.
         (known,) = read_calendar(item.text(zone).encode(), zone)
-        fields = {name: value for name, value in fields.items() if known.fields.get(name, UNSET) != value}
+        was = known.fields | {"order": known.order}
+        fields = {name: value for name, value in fields.items() if was.get(name, UNSET) != value}
         dates = {due_sort_key(each) for each in (before.due, before.start) if each}
         is_open = before.repeat and not (before.completed or now["completed"])
         done = is_open and dates & set(map(due_sort_key, sent.completed_occurrences))
         if done or (is_open and now["repeat"] and self._is_next(batch, before, now["due"])):
-            was = msgspec.structs.replace(sent, fields={"completed": True, "title": before.title, "due": before.due})
-            if not done and await self._copy_of(batch, queries, before.list, was):
+            copy = msgspec.structs.replace(sent, fields={"completed": True, "title": before.title, "due": before.due})
+            if not done and await self._copy_of(batch, queries, before.list, copy):
                 return await batch.settle(change_todo, before, fields), True
             await batch.settle(change_todo, before, {"completed": True})
             made = next((after for old, after in batch.todos if old is None), None)
