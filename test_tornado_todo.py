@@ -4697,6 +4697,44 @@ def test_an_idempotency_key_of_a_refused_request_can_be_used_again(client):
     assert client.post("/api/todos", {"title": "x"}, Idempotency_Key="k").status == 201
 
 
+@pytest.mark.parametrize(
+    "method, path, body",
+    [
+        ("PUT", "/api/todos/{todo}", {"title": "mine"}),
+        ("PATCH", "/api/todos/{todo}", {"title": "mine"}),
+        ("DELETE", "/api/todos/{todo}", None),
+        ("DELETE", "/api/todos/{trashed}?deleted=true", None),
+        ("PATCH", "/api/todos?id={todo}", {"title": "mine"}),
+        ("DELETE", "/api/todos?id={todo}", None),
+        ("POST", "/api/todos/{todo}/skip", None),
+        ("POST", "/api/todos/{trashed}/restore", None),
+        ("PATCH", "/api/todos/{todo}/comments/{comment}", {"text": "mine"}),
+        ("DELETE", "/api/todos/{todo}/comments/{comment}", None),
+        ("PATCH", "/api/lists/{list}", {"title": "mine"}),
+        ("DELETE", "/api/lists/{list}", None),
+        ("DELETE", "/api/lists/{trashed_list}?deleted=true", None),
+        ("POST", "/api/lists/{trashed_list}/restore", None),
+        ("PATCH", "/api/filters/{filter}", {"title": "mine"}),
+        ("DELETE", "/api/filters/{filter}", None),
+    ],
+)
+def test_a_write_repeated_with_its_idempotency_key_leaves_what_others_did_since(client, method, path, body):
+    ids = {"todo": add(client, due="2026-01-01", repeat="FREQ=DAILY")["id"], "trashed": add(client)["id"]}
+    ids["comment"] = client.post(f"/api/todos/{ids['todo']}/comments", {"text": "x"}).json()["id"]
+    ids |= {name: client.post("/api/lists", {"title": name}).json()["id"] for name in ("list", "trashed_list")}
+    ids["filter"] = client.post("/api/filters", {"title": "x", "query": "completed=true"}).json()["id"]
+    client.delete(f"/api/todos/{ids['trashed']}"), client.delete(f"/api/lists/{ids['trashed_list']}")
+    first = client.send(method, path.format(**ids), body, Idempotency_Key="k")
+    assert first.status in (200, 204), first.body
+    if "deleted=true" not in path:
+        undo(client)
+    before = everything(client)
+    second = client.send(method, path.format(**ids), body, Idempotency_Key="k")
+    assert (second.status, second.body) == (first.status, first.body)
+    assert second.headers["Change-Batch"] == first.headers["Change-Batch"]
+    assert everything(client) == before
+
+
 def test_posts_at_once_with_one_idempotency_key_make_one_todo(client):
     def post(number: int) -> tuple:
         with Client(client.url) as own:
@@ -26369,76 +26407,868 @@ async def test_page_works_without_storage(browser, outage, storage):
         page.is_reusable = False
 
 
-class Traveller:
-    """A device that goes on- and offline, what it did, and the ids of the to-dos that it knows by their titles."""
+# ---- what is done once is carried out once
 
-    def __init__(self, name: str, page, random: random.Random):
-        self.name, self.page, self.random = name, page, random
-        self.is_offline, self.acts, self.added, self.ticked, self.deleted = False, 0, set(), set(), set()
 
-    async def go(self, is_offline: bool):
-        self.is_offline = is_offline
-        await self.page.context.set_offline(is_offline)
+async def stash_of(page):
+    """The entry of the storage that has the pending commands, with its key."""
+    entries = "Object.entries(localStorage).find(([key]) => key.startsWith('tornado_todo.typed:'))"
+    await until(lambda: page.evaluate(f"Boolean({entries})"))
+    return await page.evaluate(entries)
 
-    async def act(self):
-        """Do one thing that a person does."""
-        self.acts += 1
-        kind = self.random.choices(("add", "tick", "delete", "switch", "reload"), (5, 4, 1, 1, 1))[0]
-        own = [title for title in await shown_titles(self.page).all_inner_texts() if title.startswith(self.name)]
-        if kind == "switch":
-            await self.go(not self.is_offline)
-        elif kind == "reload":
-            await self.page.reload()
-            await expect(self.page.locator("html:not(.is-starting)")).to_be_attached()
-        elif kind == "add" or not own:
-            title = f"{self.name} {self.acts}"
-            await self.page.locator(".new-todo").fill(title)
-            await self.page.keyboard.press("Enter")
-            await expect(row(self.page, title)).to_be_visible()
-            self.added.add(title)
-        else:
-            title = self.random.choice(own)
-            selector, done = (".toggle", self.ticked) if kind == "tick" else (".destroy", self.deleted)
-            await row(self.page, title).locator(selector).evaluate("button => button.click()")
-            done ^= {title}
+
+async def go_offline(page, is_offline=True):
+    await page.context.set_offline(is_offline)
+    if not is_offline:
+        await page.evaluate("dispatchEvent(new Event('online'))")
+        await expect(page.locator(".banner")).to_be_hidden()
+        await settled(page)
+
+
+async def test_an_act_whose_answer_is_lost_is_not_repeated_after_another_users_change(page):
+    await type_in(page, BUY)
+    todo = (await ask(page, "/api/todos"))[0]["id"]
+    lose_answers = await lost_answers(page, todo)
+    await row(page, BUY).locator(".toggle").click()
+    await lose_answers.wait()
+    await ask(page, f"/api/todos/{todo}", "PATCH", {"completed": False})
+    await page.unroute("**/api/todos/**")
+    await settled(page)
+    await expect(row(page, BUY).locator(".toggle")).not_to_be_checked()
+    assert not (await ask(page, f"/api/todos/{todo}"))["completed"]
+    await page.locator("h1").click()
+    await page.keyboard.press("Control+z")
+    await expect(page.locator(".toast")).to_be_visible()
+
+
+async def lost_answers(page, todo):
+    """Let the answers to writes of a to-do be lost; returns the event of the first one."""
+    lost = asyncio.Event()
+
+    async def lose(route):
+        if route.request.method == "GET":
+            return await route.fallback()
+        await route.fetch()
+        await route.abort()
+        lost.set()
+
+    await page.route("**/api/todos/**", lose)
+    return lost
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(int(os.environ.get("TEST_OFFLINE_SEEDS", "2"))))
-async def test_two_devices_that_go_on_and_offline_end_equal(browser, outage, seed):
-    acts = int(os.environ.get("TEST_OFFLINE_ACTS", "60"))
-    chance = random.Random(seed)
-    options = {"service_workers": "allow"}
-    async with opened(browser, outage.url, **options) as one, opened(browser, outage.url, **options) as two:
-        devices = [Traveller("one", one, chance), Traveller("two", two, chance)]
+async def test_an_act_of_before_the_outage_is_undone_on_the_page_at_once(installed, outage):
+    page = installed
+    await type_in(page, BUY, FEED)
+    await row(page, BUY).locator(".toggle").click()
+    await settled(page)
+    await until_on_device(page, BUY, FEED)
+    outage.stop()
+    await page.locator("h1").click()
+    await page.keyboard.press("Control+z")
+    await expect(row(page, BUY).locator(".toggle")).not_to_be_checked()
+    await page.reload()
+    await expect(page.locator(".banner")).to_contain_text("1 change is kept here")
+    outage.start()
+    await expect(page.locator(".banner")).to_be_hidden()
+    await settled(page)
+    assert [todo["completed"] for todo in await ask(page, "/api/todos")] == [False, False]
+
+
+@pytest.mark.slow
+async def test_an_undo_of_an_act_without_an_answer_survives_the_page(installed):
+    page = installed
+    await type_in(page, BUY)
+    await until_on_device(page, BUY)
+    lost = await lost_answers(page, "")
+    await row(page, BUY).locator(".toggle").click()
+    await lost.wait()
+    await go_offline(page)
+    await page.unroute("**/api/todos/**")
+    await page.locator("h1").click()
+    await page.keyboard.press("Control+z")
+    await expect(row(page, BUY).locator(".toggle")).not_to_be_checked()
+    await page.reload()
+    await expect(page.locator(".banner")).to_contain_text("2 changes are kept here")
+    await go_offline(page, False)
+    (todo,) = await ask(page, "/api/todos")
+    changes = (await ask(page, "/api/changes"))["changes"]
+    assert not todo["completed"] and [each["action"] for each in changes] == ["create", "update", "update"]
+
+
+@pytest.mark.slow
+async def test_a_line_that_is_renamed_before_the_server_has_read_it_is_no_conflict(installed):
+    page = installed
+    await type_in(page, BUY)
+    await until_on_device(page, BUY)
+    await go_offline(page)
+    for line in ("call mum tomorrow", "call dad tomorrow"):
+        await page.locator(".new-todo").fill(line)
+        await page.keyboard.press("Enter")
+        await double_click(row(page, line).locator("label"))
+        await page.locator(".edit:visible").fill(f"{line[:8]} soon")
+        await page.keyboard.press("Enter")
+        await open_details(page, f"{line[:8]} soon")
+        await page.locator(".quick-due [data-days='7']").click()
+        await page.locator(".detail-close").click()
+        if "mum" in line:
+            await page.reload()
+            await expect(row(page, "call mum soon")).to_be_visible()
+    await go_offline(page, False)
+    await expect(page.locator(".dispute")).to_be_hidden()
+    todos = await ask(page, "/api/todos")
+    assert [(each["title"], each["due"]) for each in todos[1:]] == [
+        ("call mum soon", in_days(7)),
+        ("call dad soon", in_days(7)),
+    ]
+
+
+@pytest.mark.slow
+async def test_moves_without_the_server_end_in_the_order_that_was_shown(installed):
+    page = installed
+    await type_in(page, "a", "b", "c", "d")
+    await until_on_device(page, "a", "b", "c", "d")
+    await go_offline(page)
+    for title, key in [("a", "Down"), ("d", "Up"), ("d", "Up"), ("c", "Up"), ("b", "Down")]:
+        await row(page, title).locator(".toggle").focus()
+        await page.keyboard.press(f"Alt+Arrow{key}")
+    shown = await shown_titles(page).all_inner_texts()
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text(shown)
+    await go_offline(page, False)
+    await expect(shown_titles(page)).to_have_text(shown)
+    assert [each["title"] for each in await ask(page, "/api/todos")] == shown != ["a", "b", "c", "d"]
+
+
+@pytest.mark.slow
+async def test_what_was_saved_just_before_an_outage_is_on_the_device(installed):
+    page = installed
+    await type_in(page, BUY, FEED)
+    await until_on_device(page, BUY, FEED)
+    await row(page, BUY).locator(".toggle").click()
+    await settled(page)
+    await go_offline(page)
+    await page.reload()
+    await expect(row(page, BUY).locator(".toggle")).to_be_checked()
+    await go_offline(page, False)
+
+
+@pytest.mark.slow
+async def test_what_a_storage_still_has_after_a_crash_is_not_done_again(installed):
+    page = installed
+    await type_in(page, BUY)
+    await until_on_device(page, BUY)
+    await go_offline(page)
+    await row(page, BUY).locator(".toggle").click()
+    await expect(page.locator(".banner")).to_contain_text("1 change is kept here")
+    stale = await stash_of(page)
+    await go_offline(page, False)
+    await page.evaluate("([key, entry]) => localStorage.setItem(key, entry)", stale)  # as if not written yet
+    sent = []
+    page.on("request", lambda request: sent.append(request.method))
+    await page.reload()
+    await expect(row(page, BUY)).to_be_visible()
+    await settled(page)
+    assert sent and set(sent) == {"GET"}
+
+
+@pytest.mark.slow
+async def test_a_series_is_skipped_behind_another_change_without_the_server(installed):
+    page = installed
+    await ask(page, "/api/todos", "POST", {"title": BUY, "due": in_days(0), "repeat": "FREQ=DAILY"})
+    await until_on_device(page, BUY)
+    await go_offline(page)
+    await open_details(page, BUY)
+    await page.locator(".detail-notes").fill("the soft one")
+    await page.get_by_role("button", name="Skip this one").click()
+    await expect(page.locator(".banner")).to_contain_text("2 changes are kept here")
+    await page.reload()
+    await expect(page.locator(".banner")).to_contain_text("2 changes are kept here")
+    await go_offline(page, False)
+    (todo,) = await ask(page, "/api/todos")
+    assert (todo["notes"], todo["due"]) == ("the soft one", in_days(1))
+
+
+# ---- a random program: two devices, all that a page does without its server, and all that can fail
+
+
+class OwnTodoServer:
+    """A server in a process of its own at a fixed port, which a test stops, kills, freezes and starts again."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder, self.port, self.running, self.state = folder, free_port(), contextlib.ExitStack(), "stopped"
+        self.settings = {"DATABASE_URL": f"sqlite:///{folder / 'todo.db'}", "AUTH": "auto", "PREFIX": "/mine"}
+        self.url = f"http://127.0.0.1:{self.port}/mine"
+
+    def start(self):
+        self.server = self.running.enter_context(process(self.folder, **self.settings, SERVER_PORT=str(self.port)))
+        self.state = "running"
+
+    def stop(self):
+        self.running.close()  # by SIGKILL
+        self.state = "stopped"
+
+    def freeze(self):
+        self.server.child.send_signal(signal.SIGSTOP)
+        self.state = "frozen"
+
+    def thaw(self):
+        self.server.child.send_signal(signal.SIGCONT)
+        self.state = "running"
+
+    def heal(self):
+        {"stopped": self.start, "frozen": self.thaw, "running": lambda: None}[self.state]()
+
+
+# What a person does on the page, as single tasks of its script: between looking and acting nothing changes.
+PROGRAM = """
+  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+  const one = (selector, within = document) => within.querySelector(selector);
+  const rowOf = id => one(`.todo-list li[data-id="${id}"]`);
+  const press = (node, key, more = {}) =>
+    node.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true, ...more }));
+  const fire = (node, kind) => node.dispatchEvent(new Event(kind, { bubbles: true }));
+  const type = (node, text) => { node.value = text; fire(node, 'input'); };
+  const edits = {
+    notes: text => { type(one('.detail-notes'), text); fire(one('.detail-notes'), 'change'); },
+    title: text => { type(one('.detail-title'), text); press(one('.detail-title'), 'Enter'); },
+    due: days => one(`.quick-due [data-days="${days}"]`).click(),
+    priority: level => one(`.priorities [value="${level}"]`).click(),
+    tag: text => { type(one('.detail-tag'), text); press(one('.detail-tag'), 'Enter'); },
+    subtask: title => { type(one('.new-subtask'), title); press(one('.new-subtask'), 'Enter'); },
+    list: name => {
+      const field = one('.detail-list');
+      field.value = all('option', field).find(option => option.textContent === name)?.value ?? field.value;
+      fire(field, 'change');
+    },
+    comment: text => {
+      one('.comment-form textarea').value = text;
+      one('.comment-form').requestSubmit();
+    },
+  };
+  const acts = {
+    add(title) { type(one('.new-todo'), title); press(one('.new-todo'), 'Enter'); },
+    paste(text) {
+      const data = new DataTransfer();
+      data.setData('text/plain', text);
+      const event = new ClipboardEvent('paste', { bubbles: true, cancelable: true, clipboardData: data });
+      one('.new-todo').dispatchEvent(event);
+    },
+    tick: id => one('.toggle', rowOf(id)).click(),
+    remove: id => one('.destroy', rowOf(id)).click(),
+    rename(id, title) {
+      one('label', rowOf(id)).dispatchEvent(new MouseEvent('dblclick', { bubbles: true }));
+      type(one('.edit', rowOf(id)), title);
+      press(one('.edit', rowOf(id)), 'Enter');
+    },
+    edit(id, kind, value) {
+      one('.details-button', rowOf(id)).click();
+      edits[kind](value);
+      one('.detail-close').click();
+    },
+    move: (id, key) => press(one('.toggle', rowOf(id)), key, { altKey: true }),
+    select(ids) {
+      const click = () => new MouseEvent('click', { bubbles: true, ctrlKey: true });
+      for (const id of ids) one('.words', rowOf(id)).dispatchEvent(click());
+    },
+    batch(ids, kind, value) {
+      this.select(ids);
+      if (kind === 'complete') one('.select-complete').click();
+      if (kind === 'remove') one('.selection .destroy').click();
+      if (kind === 'tag') { one('.select-tag').value = value; fire(one('.select-tag'), 'change'); }
+      if (kind === 'list') {
+        const field = one('.select-list');
+        field.value = all('option', field).find(option => option.textContent === value).value;
+        fire(field, 'change');
+      }
+    },
+    undo: () => press(document.body, 'z', { ctrlKey: true }),
+    makeList(name) {
+      one('.new-list-button').click();
+      type(one('.new-list'), name);
+      press(one('.new-list'), 'Enter');
+    },
+    renameList(name) {
+      one('.rename-list-button').click();
+      type(one('.rename-list'), name);
+      press(one('.rename-list'), 'Enter');
+    },
+    clear: () => one('.clear-completed').click(),
+    answer: value => one(`.confirm[open] .confirm-${value}`).click(),
+    visit: hash => { location.hash = hash; },
+    cut: () => sockets.forEach(socket => socket.close()),
+  };
+  const sockets = [];
+  window.WebSocket = class extends WebSocket { constructor(...more) { super(...more); sockets.push(this); } };
+  window.program = {
+    // Waits until the disk has all that the page has kept before.
+    written: () => new Promise(resolve => {
+      indexedDB.open('tornado_todo:/mine', 1).onsuccess = ({ target: { result } }) => {
+        const writing = result.transaction('about', 'readwrite', { durability: 'strict' });
+        writing.objectStore('about').put('', 'written');
+        writing.oncomplete = () => { result.close(); resolve(); };
+      };
+    }),
+    // Returns the title of the view, or null if one of the rows is not there any more.
+    do(name, values) {
+      const view = one('#view-title').textContent;
+      const ids = [values[0]].flat().filter(id => /^[\\da-f-]{36}$/.test(id));
+      if (!ids.every(id => rowOf(id) && one('.toggle', rowOf(id)))) return null;
+      acts[name](...values);
+      return view;
+    },
+    look: () => ({
+      rows: all('.todo-list li').filter(row => one('.toggle', row)).map(row => ({
+        id: row.dataset.id, title: one('label', row).textContent, done: one('.toggle', row).checked,
+      })),
+      lists: all('.lists a').map(link => ({ hash: link.hash, name: one('.place-name', link).textContent })),
+      view: one('#view-title').textContent,
+      dialog: one('dialog[open]')?.className,
+      words: one('dialog[open]')?.innerText,
+      refused: all('.refusals li').map(row => row.innerText),
+      busy: one('.todoapp').getAttribute('aria-busy') === 'true' || !one('.banner').hidden,
+      canClear: !one('.clear-completed').hidden,
+    }),
+  };
+  new MutationObserver(changes => changes.forEach(({ addedNodes }) => addedNodes.forEach(node => {
+    if (node.matches?.('.toast.bad')) console.log('complaint: ' + node.innerText);
+  }))).observe(document, { subtree: true, childList: true });
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What a to-do that only one window changes must be in the end, and how often it was ticked."""
+
+    title: str
+    line: str = ""  # what was typed, until the server has read it
+    list: str = "Inbox"
+    notes: str = ""
+    due: str | None = None
+    priority: int = 0
+    tags: frozenset = frozenset()
+    parent: str | None = None
+    comments: tuple = ()
+    done: bool = False
+    deleted: bool = False
+    ticks: int = 0
+    undone: int = 0
+
+
+def key_of(title: str) -> str:
+    """The part of a title that is never changed: the window, and the number of its act."""
+    return " ".join(title.split()[:2])
+
+
+class Impossible(Exception):
+    """There is nothing on the page to do this with."""
+
+
+class Device:
+    """A browser with a profile of its own, and one or two windows; what must be in the end, by window and number."""
+
+    def __init__(self, name: str, browser, server: OwnTodoServer, chance: random.Random):
+        self.name, self.browser, self.server, self.chance = name, browser, server, chance
+        self.folder = server.folder / name
+        self.wanted: dict[str, Wanted] = {}
+        self.lists: dict[str, str] = {}  # the name of each list by the one that it was made with
+        self.shared: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)  # what was written, by kind
+        self.shown: list[str] = []  # conflicts, refusals and complaints that the user saw
+        self.faults: list[str] = []
+        self.number, self.is_offline, self.before = 0, False, None
+
+    # ---- the browser
+
+    async def open(self):
+        start = self.browser.browser_type.launch_persistent_context
+        self.context = await start(
+            str(self.folder), **BROWSER_OPTIONS, reduced_motion="reduce", viewport={"width": 1280, "height": 2400}
+        )
+        self.context.set_default_timeout(1000 * PATIENCE)
+        await self.context.add_init_script(PROGRAM)
+        await self.context.set_offline(self.is_offline)
+        self.windows = [await self.open_window("a")]
+
+    async def open_window(self, letter: str):
+        page = await self.context.new_page()
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("console", self.hear)
+        page.letter, page.server = f"{self.name}.{letter}", self.server.url
+        await page.goto(f"{self.server.url}/#/all")
+        await self.until_started(page)
+        return page
+
+    def hear(self, message):
+        if message.type == "error" and "net::" not in message.text and "WebSocket" not in message.text:
+            print("   ", self.name, message.text)
+        if message.text.startswith("complaint: "):
+            print("   ", self.name, message.text)
+            self.shown.append(message.text)
+
+    async def until_started(self, page):
+        await expect(page.locator("html:not(.is-starting)")).to_be_attached()
+        await expect(rows(page).or_(page.locator(".empty")).first).to_be_visible()
+
+    async def kill(self):
+        """End the browser's processes at once, as a crash would."""
+        for page in self.windows:
+            await page.evaluate("program.written()")
+        for child in pathlib.Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"--user-data-dir={self.folder}" in (child / "cmdline").read_text().split("\0"):
+                    os.kill(int(child.name), signal.SIGKILL)
+        with contextlib.suppress(Exception):
+            await self.context.close()
+
+    async def look(self, page):
+        """What a window shows. A dialog is answered first."""
+        for _ in range(100):
+            seen = await page.evaluate("program.look()")
+            if not seen["dialog"]:
+                return seen
+            self.shown.append(seen["words"])
+            if f"“{page.letter} " in seen["words"]:
+                self.faults.append(seen["words"])  # nobody else changes it
+            answer = self.chance.choice(["mine", "theirs"])
+            print("   ", page.letter, seen["dialog"], repr(seen["words"]), answer)
+            button = f".dispute [value={answer}]" if seen["dialog"] == "dispute" else "dialog[open] .confirm-no"
+            await page.evaluate("selector => document.querySelector(selector)?.click()", button)
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"too many dialogs: {seen['words']}")
+
+    async def own(self, page):
+        """The rows of a window's own to-dos, which are as they must be."""
+        async with asyncio.timeout(10):
+            while True:
+                seen = await self.look(page)
+                own = [row for row in seen["rows"] if row["title"].startswith(f"{page.letter} ")]
+                wrong = [row for row in own if not self.is_as_wanted(row)]
+                if not wrong:
+                    return seen, own
+                self.wrong = [(row, self.wanted.get(key_of(row["title"]))) for row in wrong]
+                await asyncio.sleep(0.05)
+
+    def is_as_wanted(self, row) -> bool:
+        wanted = self.wanted.get(key_of(row["title"]))
+        if wanted is None or wanted.deleted:
+            return False
+        return row["done"] == wanted.done and row["title"] in (wanted.title, wanted.line)
+
+    # ---- what must be in the end
+
+    def want(self, key: str, **fields):
+        self.wanted[key] = dataclasses.replace(self.wanted[key], **fields)
+
+    def below(self, key: str) -> list[str]:
+        """The keys of a to-do's subtasks at every depth."""
+        lower = [each for each, wanted in self.wanted.items() if wanted.parent == key and not wanted.deleted]
+        return [*lower, *(key for each in lower for key in self.below(each))]
+
+    def new_key(self, page) -> str:
+        self.number += 1
+        return f"{page.letter} {self.number}"
+
+    # ---- acts on to-dos of this window only
+
+    async def do(self, page, name: str, *values):
+        print("   ", page.letter, name, *values)
+        view = await page.evaluate("([name, values]) => program.do(name, values)", [name, values])
+        if view is None:  # the row has gone since, because another list is shown that the server has made
+            raise Impossible
+        return view
+
+    def pick(self, things):
+        """One of these things, without which the act is impossible."""
+        if not things:
+            raise Impossible
+        return self.chance.choice(list(things))
+
+    def shown_list(self, view: str) -> str | None:
+        """The list of its own that the window shows."""
+        return next((made for made, name in self.lists.items() if name == view), None)
+
+    async def add(self, page, seen, own):
+        key = self.new_key(page)
+        words = self.chance.choice(["", "", " tomorrow", f" #{self.name}", f" tomorrow #{self.name}"])
+        fields = {"due": in_days(1)} if "tomorrow" in words else {}
+        fields |= {"tags": frozenset({self.name})} if "#" in words else {}
+        view = await self.do(page, "add", key + words)
+        self.wanted[key] = Wanted(key, key + words, list=self.shown_list(view) or "Inbox", **fields)
+
+    async def paste(self, page, seen, own):
+        keys = [self.new_key(page) for _ in range(self.chance.randint(2, 3))]
+        await self.do(page, "paste", "\n".join(keys))
+        view = await self.do(page, "answer", "yes")
+        for key in keys:
+            self.wanted[key] = Wanted(key, list=self.shown_list(view) or "Inbox")
+
+    async def tick(self, page, seen, own):
+        row = self.pick(own)
+        key = key_of(row["title"])
+        await self.do(page, "tick", row["id"])
+        keys = [key]
+        if (await page.evaluate("program.look()"))["dialog"]:
+            answer = self.chance.choice(["yes", "no"])
+            await self.do(page, "answer", answer)
+            keys += [each for each in self.below(key) if not self.wanted[each].done] if answer == "yes" else []
+        for each in keys:
+            self.want(each, done=not row["done"], ticks=self.wanted[each].ticks + 1)
+
+    async def remove(self, page, seen, own):
+        row = self.pick(own)
+        key = key_of(row["title"])
+        await self.do(page, "remove", row["id"])
+        for each in [key, *self.below(key)]:
+            self.want(each, deleted=True)
+
+    async def rename(self, page, seen, own):
+        row = self.pick(own)
+        key = key_of(row["title"])
+        title = f"{key} again {self.number}"
+        self.number += 1
+        if self.chance.random() < 0.5:
+            await self.do(page, "rename", row["id"], title)
+        else:
+            await self.do(page, "edit", row["id"], "title", title)
+        self.want(key, title=title, line="")
+
+    async def edit(self, page, seen, own):
+        row = self.pick(own)
+        key = key_of(row["title"])
+        wanted = self.wanted[key]
+        self.number += 1
+        kind = self.chance.choice(["notes", "due", "priority", "tag", "comment"])
+        days, level, tag = self.chance.choice([0, 7]), self.chance.choice([1, 2, 3]), f"t{self.number}"
+        text = f"{kind} {self.number}"
+        values = {"due": days, "priority": level, "tag": tag}
+        await self.do(page, "edit", row["id"], kind, values.get(kind, text))
+        fields = {"notes": text, "due": in_days(days), "priority": level}
+        fields |= {"tags": wanted.tags | {tag}, "comments": (*wanted.comments, text)}
+        name = {"tag": "tags", "comment": "comments"}.get(kind, kind)
+        isnt_new = fields[name] == getattr(wanted, name)
+        self.want(key, **{name: fields[name]})
+        return "cannot be undone" if isnt_new or kind == "comment" else None
+
+    async def subtask(self, page, seen, own):
+        row = self.pick([row for row in own if not row["done"]])
+        parent = key_of(row["title"])
+        key = self.new_key(page)
+        await self.do(page, "edit", row["id"], "subtask", key)
+        depth, above = 0, parent
+        while above:
+            depth, above = depth + 1, self.wanted[above].parent
+        if depth < 5:
+            self.wanted[key] = Wanted(key, list=self.wanted[parent].list, parent=parent)
+
+    async def to_list(self, page, seen, own):
+        row = self.pick(own)
+        key = key_of(row["title"])
+        known = {each["name"] for each in seen["lists"]}
+        others = [made for made, name in self.lists.items() if name in known and made != self.wanted[key].list]
+        target = self.pick(others)
+        await self.do(page, "edit", row["id"], "list", self.lists[target])
+        for each in [key, *self.below(key)]:
+            self.want(each, list=target)
+        self.want(key, parent=None)
+
+    async def order(self, page, seen, own):
+        await self.do(page, "move", self.pick(own)["id"], self.chance.choice(["ArrowUp", "ArrowDown"]))
+        return "cannot be undone"
+
+    async def batch(self, page, seen, own):
+        plain = [
+            row for row in own if not self.wanted[key_of(row["title"])].parent and not self.below(key_of(row["title"]))
+        ]
+        if len(plain) < 3:
+            raise Impossible
+        chosen = self.chance.sample(plain, self.chance.randint(2, 3))
+        keys = [key_of(row["title"]) for row in chosen]
+        known = {each["name"] for each in seen["lists"]}
+        lists = [made for made, name in self.lists.items() if name in known]
+        kind = self.chance.choice(["complete", "remove", "tag", *(["list"] if lists else [])])
+        self.number += 1
+        tag, target = f"b{self.number}", self.chance.choice(lists or [""])
+        await self.do(
+            page, "batch", [row["id"] for row in chosen], kind, {"tag": tag, "list": self.lists.get(target)}.get(kind)
+        )
+        done = any(not row["done"] for row in chosen)
+        for key, row in zip(keys, chosen, strict=True):
+            ticks = self.wanted[key].ticks + (row["done"] != done)
+            fields = {"complete": {"done": done, "ticks": ticks}, "remove": {"deleted": True}}
+            fields |= {"tag": {"tags": self.wanted[key].tags | {tag}}, "list": {"list": target}}
+            self.want(key, **fields[kind])
+        return "cannot be undone" if kind == "list" else None
+
+    async def make_list(self, page, seen, own):
+        self.number += 1
+        name = f"{page.letter} list {self.number}"
+        await self.do(page, "makeList", name)
+        self.lists[name] = name
+        return "cannot be undone"
+
+    async def rename_list(self, page, seen, own):
+        made = self.pick([self.shown_list(seen["view"])] if self.shown_list(seen["view"]) else [])
+        self.number += 1
+        self.lists[made] = f"{made} again {self.number}"
+        await self.do(page, "renameList", self.lists[made])
+        return "cannot be undone"
+
+    async def clear(self, page, seen, own):
+        made = self.shown_list(seen["view"])
+        if made is None or not seen["canClear"]:
+            raise Impossible
+        await self.do(page, "clear")
+        if (await page.evaluate("program.look()"))["dialog"]:
+            await self.do(page, "answer", "yes")
+        for key in [key for key, each in self.wanted.items() if each.list == made and each.done and not each.deleted]:
+            for each in [key, *self.below(key)]:
+                self.want(each, deleted=True)
+        return "cannot be undone"
+
+    async def take_back(self, page, seen, own):
+        window, before = self.before or (None, None)
+        if window is not page:
+            raise Impossible
+        await self.do(page, "undo")
+        for key, wanted in list(self.wanted.items()):
+            ticks, undone = wanted.ticks, wanted.undone + 1
+            known = before.get(key)
+            if known is None:
+                self.want(key, deleted=True, undone=undone)
+            elif known is not wanted:
+                self.wanted[key] = dataclasses.replace(known, ticks=ticks, undone=undone)
+        return "cannot be undone"
+
+    # ---- acts on to-dos that the other device changes, too
+
+    async def share(self, page, seen, own):
+        row = self.pick([row for row in seen["rows"] if row["title"].startswith("shared ")])
+        kind = self.chance.choice(["tick", "notes", "rename", "priority", "tag", "comment", "remove"])
+        self.number += 1
+        text = f"{self.name} {kind} {self.number}"
+        if kind == "tick":
+            return await self.do(page, "tick", row["id"])
+        if kind == "remove":
+            if self.chance.random() < 0.2:
+                await self.do(page, "remove", row["id"])
+            return "cannot be undone"
+        key = key_of(row["title"])
+        values = {
+            "rename": f"{key} {text}",
+            "priority": self.chance.choice([1, 2, 3]),
+            "tag": f"{self.name}{self.number}",
+        }
+        value = values.get(kind, text)
+        self.shared[kind].append((key, value))
+        await self.do(page, *(["rename", row["id"], value] if kind == "rename" else ["edit", row["id"], kind, value]))
+        return "cannot be undone"
+
+    # ---- what goes wrong
+
+    async def go(self, page, *_):
+        self.is_offline = not self.is_offline
+        print("   ", self.name, "goes", "offline" if self.is_offline else "online")
+        await self.context.set_offline(self.is_offline)
+
+    async def reload(self, page, *_):
+        print("   ", page.letter, "reloads")
+        await page.reload()
+        await self.until_started(page)
+
+    async def cut(self, page, *_):
+        await self.do(page, "cut")
+
+    async def lose(self, page, seen, own):
+        """The server carries out an act, but its answer does not arrive."""
+        begun, ended = asyncio.Event(), asyncio.Event()
+
+        async def lose_answer(route):
+            if route.request.method == "GET" or begun.is_set():
+                return await route.fallback()
+            begun.set()
+            with contextlib.suppress(Exception):
+                await route.fetch(timeout=2000)
+            await route.abort()
+            ended.set()
+
+        if self.is_offline or self.server.state != "running":
+            raise Impossible
+        print("   ", page.letter, "loses the next answer")
+        await page.route("**/api/**", lose_answer)
+        undo = await self.add(page, seen, own) if not own else await self.tick(page, seen, own)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(begun.wait(), 1)
+            await asyncio.wait_for(ended.wait(), PATIENCE)
+        await page.unroute("**/api/**", lose_answer)
+        return undo
+
+    async def crash(self, page, *_):
+        print("   ", self.name, "is killed")
+        await self.kill()
+        await self.open()
+
+    async def restart(self, page, *_):
+        print("   ", self.name, "closes the browser and opens it again")
+        await self.context.close()
+        await self.open()
+
+    async def second(self, page, *_):
+        """Open a second window, or close it."""
+        self.number += 1
+        if len(self.windows) == 1:
+            print("   ", self.name, "opens a window")
+            self.windows.append(await self.open_window(f"w{self.number}"))
+        else:
+            print("   ", self.name, "closes a window")
+            await self.windows.pop().close(run_before_unload=False)
+
+    async def visit(self, page, seen, own):
+        own_lists = [each["hash"] for each in seen["lists"] if each["name"] in self.lists.values()]
+        hashes = ["#/all", "#/", *own_lists] if page.letter.endswith(".a") else ["#/all", "#/"]
+        await self.do(page, "visit", self.chance.choice(hashes))
+
+    KINDS = {
+        "add": 10, "paste": 2, "tick": 9, "remove": 3, "rename": 5, "edit": 12, "subtask": 3, "to_list": 3, "order": 4,
+        "batch": 4, "make_list": 1, "rename_list": 2, "clear": 3, "take_back": 4, "share": 10,
+        "go": 4, "reload": 3, "cut": 2, "lose": 3, "crash": 1, "restart": 1, "second": 2, "visit": 6,
+    }  # fmt: skip
+
+    async def act(self) -> bool:
+        """Do one thing that a person does or that goes wrong, if it is possible now."""
+        page = self.chance.choice(self.windows)
+        kind = self.chance.choices(list(self.KINDS), list(self.KINDS.values()))[0]
+        try:
+            seen, own = await self.own(page)
+        except TimeoutError:
+            raise AssertionError(f"{page.letter} offline {self.is_offline} shows {self.wrong}") from None
+        before = dict(self.wanted)
+        try:
+            is_lasting = await getattr(self, kind)(page, seen, own)
+        except Impossible:
+            return False
+        self.before = (
+            None
+            if is_lasting or kind in ("go", "reload", "crash", "restart", "second", "visit", "cut", "share")
+            else (page, before)
+        )
+        return True
+
+    # ---- the end
+
+    async def come_home(self):
+        """Go online, close the second window, and let everything be sent."""
+        self.is_offline = False
+        await self.context.set_offline(False)
+        for page in self.windows[1:]:
+            await page.close()
+        (page,) = self.windows = self.windows[:1]
+        await page.goto(f"{self.server.url}/#/all")
+        await page.reload()
+        await self.until_started(page)
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(20):  # in a row
+                while (seen := await self.look(page))["busy"]:
+                    await asyncio.sleep(0.1)
+                await asyncio.sleep(0.05)
+        self.shown += seen["refused"]
+        return page
+
+    def assert_equal(self, todos, lists, changes, comments):
+        """The server has what the windows of this device did, once."""
+        names = {each["id"]: each["title"] for each in lists}
+        keys = {each["id"]: key_of(each["title"]) for each in todos}
+        for todo in todos:
+            key = keys[todo["id"]]
+            if key not in self.wanted:
+                continue
+            wanted = self.wanted[key]
+            has = {name: todo[name] for name in ("title", "notes", "due", "priority")}
+            has |= {"tags": set(todo["tags"]), "done": todo["completed"], "list": names[todo["list"]]}
+            has |= {"parent": keys.get(todo["parent"]), "comments": sorted(comments[todo["id"]])}
+            should = {name: getattr(wanted, name) for name in has}
+            should |= {"tags": set(wanted.tags), "comments": sorted(wanted.comments)}
+            should["list"] = self.lists.get(wanted.list, wanted.list)
+            assert has == should, key
+            flips = [each for each in changes[todo["id"]] if each["action"] == "update"
+                     and each["before"]["completed"] != each["after"]["completed"]]  # fmt: skip
+            assert wanted.ticks - wanted.undone <= len(flips) <= wanted.ticks + wanted.undone, (key, wanted, flips)
+        own = {key for key in keys.values() if key.startswith(f"{self.name}.")}
+        assert own == {key for key, wanted in self.wanted.items() if not wanted.deleted}
+        named = {name for made, name in self.lists.items()}
+        assert named == {name for name in names.values() if name.startswith(f"{self.name}.")}
+        assert self.faults == [] == [words for words in self.shown if f"“{self.name}." in words]
+        log = [each for of in changes.values() for each in of if each["action"] == "update" and each["todo"]]
+        for kind, field in (("notes", "notes"), ("rename", "title")):
+            for key, text in self.shared[kind]:
+                times = sum(each["before"][field] != text == each["after"][field] for each in log)
+                assert times == 1 or any(text in words for words in self.shown), (key, text, times)
+
+
+async def all_of(url):
+    """All to-dos, lists, changes by to-do, and comments by to-do."""
+    todos, lists = await ask(url, "/api/todos?limit=1000"), await ask(url, "/api/lists")
+    changes, since = collections.defaultdict(list), 0
+    while True:
+        page = await ask(url, f"/api/changes?since={since}&limit=1000")
+        for change in page["changes"]:
+            changes[change["todo"]].append(change)
+        since = page["revision"]
+        if not page["more"]:
+            break
+    comments = collections.defaultdict(list)
+    for todo in todos:
+        if todo["comments"]:
+            comments[todo["id"]] = [each["text"] for each in await ask(url, f"/api/todos/{todo['id']}/comments")]
+    return todos, lists, changes, comments
+
+
+SEEDS = range(int(os.environ.get("TEST_OFFLINE_FIRST", "0")), int(os.environ.get("TEST_OFFLINE_SEEDS", "2")))
+
+
+@chromium_only("it kills browsers")
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_two_devices_that_go_on_and_offline_end_equal(browser, tmp_path, seed):
+    chance, server = random.Random(seed), OwnTodoServer(tmp_path)
+    server.start()
+    devices = [Device(name, browser, server, chance) for name in ("one", "two")]
+    try:
+        await ask(server.url, "/api/todos", "POST", [{"title": f"shared {number}"} for number in range(6)])
         for device in devices:
-            await device.page.evaluate("navigator.serviceWorker.ready")
-            await type_in(device.page, f"{device.name} first")
-            await expect(rows(device.page)).to_have_count(devices.index(device) + 1)
-            device.added.add(f"{device.name} first")
-        await expect(rows(one)).to_have_count(2)
+            await device.open()
+            await until_on_device(device.windows[0], *(f"shared {number}" for number in range(6)))
+        done = 0
+        while done < int(os.environ.get("TEST_OFFLINE_ACTS", "60")):
+            if chance.random() < (0.02 if server.state == "running" else 0.15):
+                fault = chance.choice([server.stop, server.freeze]) if server.state == "running" else server.heal
+                print("    server", fault.__name__, "at", done)
+                fault()
+            done += await chance.choice(devices).act()
+            await asyncio.sleep(chance.choice([0, 0, 0, 0.01, 0.05, 0.2]))
+        server.heal()
+        pages = [await device.come_home() for device in devices]
+        todos, lists, changes, comments = await all_of(server.url)
+        made = [
+            key_of(each["after"]["title"])
+            for of in changes.values()
+            for each in of
+            if each["action"] == "create" and each["todo"]
+        ]
+        assert {key: number for key, number in collections.Counter(made).items() if number > 1} == {}
         for device in devices:
-            await until_on_device(device.page, "one first", "two first")
-        for _ in range(acts):
-            await chance.choice(devices).act()
+            device.assert_equal(todos, lists, changes, comments)
+        for page in pages:
+            await expect(shown_titles(page)).to_have_text([each["title"] for each in todos])
+        looks = [
+            [(row["id"], row["title"], row["done"]) for row in (await page.evaluate("program.look()"))["rows"]]
+            for page in pages
+        ]
+        assert looks[0] == looks[1]
+    finally:
         for device in devices:
-            await device.go(False)
-            await device.page.evaluate("dispatchEvent(new Event('online'))")
-            await expect(device.page.locator(".banner")).to_be_hidden()
-            await settled(device.page)
-        with Client(outage.url) as client:
-            todos = {todo["title"]: todo["completed"] for todo in client.get("/api/todos?limit=1000").json()}
-            made = [
-                change["after"]["title"]
-                for change in client.get("/api/changes?limit=1000").json()["changes"]
-                if change["action"] == "create" and change["todo"]
-            ]
-        assert sorted(made) == sorted(one_title for device in devices for one_title in device.added)
-        for device in devices:
-            own = {title: is_done for title, is_done in todos.items() if title.startswith(device.name)}
-            assert own == {title: title in device.ticked for title in device.added - device.deleted}
-            await expect(rows(device.page)).to_have_count(len(todos))
-            assert set(await shown_titles(device.page).all_inner_texts()) == set(todos)
+            with contextlib.suppress(Exception):
+                await device.context.close()
+        server.stop()
 
 
 # ---- what is made without the server is shown at once

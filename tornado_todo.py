@@ -9269,7 +9269,8 @@ class TodoBatch:
             self.loaded.add(self)
         if repeat:
             answer = msgspec.json.encode((result, written.batch)).decode()
-            about = written.batch or getattr(result, "id", "")  # so it is found when a to-do in it is purged
+            thing = result[0] if isinstance(result, tuple) else result
+            about = written.batch or getattr(thing, "id", "")  # so it is found when a to-do in it is purged
             row = self.user.id, repeat.key, repeat.fingerprint, answer, about, self._now
             self.loaded.rows[SAVE_ANSWER].append(row)
             self.loaded.answers[TodoQueries.kept_answer][row[:2]] = row[2:4]
@@ -11566,7 +11567,13 @@ class Act(msgspec.Struct, kw_only=True):
 
     def repeat(self, number: int) -> Repeat | None:
         """The Repeat with which a slice is written: the answer to the request is that of the last one."""
-        return Repeat(*self.key, Undone) if self.key and number == self.slices - 1 else None
+        answer_type = Undone if self.kind == "undo" else int
+        return Repeat(*self.key, answer_type) if self.key and number == self.slices - 1 else None
+
+
+def key_of_act(repeat: Repeat | None) -> tuple[str, str] | None:
+    """The part of a Repeat that a bulk act keeps."""
+    return (repeat.key, repeat.fingerprint) if repeat else None
 
 
 def sequence_of(parents: Mapping[str, str | None], act: Act) -> list[str]:
@@ -11935,9 +11942,11 @@ class TodoService:
             raise Conflict("This is the last one of its series. Complete it, or move it to the trash.")
         return batch.save_todo(before, changed(before, batch.at, **following))
 
-    async def delete(self, user: User, todo_id: str, if_match: str | None, deleted: bool = False) -> WriteResult[None]:
+    async def delete(
+        self, user: User, todo_id: str, if_match: str | None, deleted: bool = False, repeat: Repeat | None = None
+    ) -> WriteResult[None]:
         """Move a to-do to the trash, or delete one in the trash for good. Raises NotFound."""
-        return await (self._purge if deleted else self._delete)(user, todo_id, if_match)
+        return await (self._purge if deleted else self._delete)(user, todo_id, if_match, repeat=repeat)
 
     @transactional(TodoQueries.seen_todos)
     def _delete(self, batch: TodoBatch, todo_id: str, if_match: str | None) -> None:
@@ -12021,24 +12030,28 @@ class TodoService:
         if_match: str | None,
         add_tags: bool = False,
         subtasks: str = "keep",
+        repeat: Repeat | None = None,
     ) -> WriteResult:
         """Set these fields of all to-dos that a filter selects, as one batch; the result is their number."""
         refuse_order(fields)
         if fields.get("parent"):
             raise invalid("parent", "is set of one to-do at a time; null makes all of them top level")
         act = Act(kind="patch", user=user, fields=dict(fields), add_tags=add_tags, subtasks=subtasks)
-        return await self._act_on(act, which, if_match)
+        return await self._act_on(act, which, if_match, repeat)
 
-    async def delete_all(self, user: User, which: TodoFilter, if_match: str | None) -> WriteResult:
+    async def delete_all(
+        self, user: User, which: TodoFilter, if_match: str | None, repeat: Repeat | None = None
+    ) -> WriteResult:
         """Move all that a filter selects to the trash, or delete what it selects there for good."""
-        return await self._act_on(Act(kind="delete", user=user, deleted=which.deleted), which, if_match)
+        return await self._act_on(Act(kind="delete", user=user, deleted=which.deleted), which, if_match, repeat)
 
-    async def _act_on(self, act: Act, which: TodoFilter, if_match: str | None) -> WriteResult:
+    async def _act_on(self, act: Act, which: TodoFilter, if_match: str | None, repeat: Repeat | None) -> WriteResult:
         role = OWNER if act.deleted else EDITOR
         try:
-            return await self._act_at_once(act.user, act, which, if_match, role)
+            return await self._act_at_once(act.user, act, which, if_match, role, repeat=repeat)
         except TooMany:
             items = await self._select(act, which, role)
+            act.key = key_of_act(repeat)
 
         async def check(batch: LongBatch) -> None:
             check_precondition(if_match, collection_etag(batch.user, await batch.queries.revision(which.list)))
@@ -12125,14 +12138,15 @@ class TodoService:
         return batch.save_list(before, changed(before, batch.at, **fields))
 
     async def delete_list(
-        self, user: User, list_id: str, if_match: str | None, deleted: bool = False
+        self, user: User, list_id: str, if_match: str | None, deleted: bool = False, repeat: Repeat | None = None
     ) -> WriteResult[None]:
         """Move a list with its to-dos to the trash, or delete one in the trash for good."""
         if deleted:
-            before = await self.queries(user).todo_list(list_id, deleted, role=OWNER)
-            check_precondition(if_match, revision_etag(before.revision))
-            await self._purge_todos_of(user, before, now_milliseconds())
-        return await self._delete_list(user, list_id, if_match, deleted)
+            with contextlib.suppress(NotFound):  # a repeated request, or one that is refused below
+                before = await self.queries(user).todo_list(list_id, deleted, role=OWNER)
+                check_precondition(if_match, revision_etag(before.revision))
+                await self._purge_todos_of(user, before, now_milliseconds())
+        return await self._delete_list(user, list_id, if_match, deleted, repeat=repeat)
 
     async def _purge_todos_of(self, user: User, todo_list: TodoList, before: int) -> None:
         """Remove the to-dos of a list that is in the trash since before a time, while others can write."""
@@ -12290,9 +12304,8 @@ class TodoService:
         groups = [*by_todo.values()]
         for start in range(0, len(groups), SLICE):
             await self.acts.try_undo(self.queries(user), [*itertools.chain(*groups[start : start + SLICE])])
-        key = (repeat.key, repeat.fingerprint) if repeat else None
         undoes, shown = None if is_undo else undone, [each for each in by_todo if UUID.fullmatch(each)][:MAX_SHOWN]
-        act = Act(kind="undo", user=user, undone=undone, undoes=undoes, shown=shown, key=key)
+        act = Act(kind="undo", user=user, undone=undone, undoes=undoes, shown=shown, key=key_of_act(repeat))
 
         async def check(batch: LongBatch) -> None:
             if any(each.undone == undone for each in await self.acts.of_user(batch.source, user)):
@@ -15894,17 +15907,20 @@ class TodosHandler(ParsingHandler):
         add_tags: AddTags = False,
         subtasks: SubtasksToo = "keep",
         if_match: IfMatch = None,
+        idempotency_key: IdempotencyKey = None,
         **filters: Unpack[Filters],
     ) -> WriteResult[BulkResult]:
         """Change all to-dos that the filters select."""
         which = filter_from_query(filters, self.user.time_zone)
-        user = self.user_in(filters.get("tz", ""))
-        return await self.services.todos.patch_all(user, which, body, if_match, add_tags, subtasks)
+        user, repeat = self.user_in(filters.get("tz", "")), self.repeat(idempotency_key, int)
+        return await self.services.todos.patch_all(user, which, body, if_match, add_tags, subtasks, repeat)
 
-    async def delete(self, *, if_match: IfMatch = None, **filters: Unpack[AllFilters]) -> WriteResult[BulkResult]:
+    async def delete(
+        self, *, if_match: IfMatch = None, idempotency_key: IdempotencyKey = None, **filters: Unpack[AllFilters]
+    ) -> WriteResult[BulkResult]:
         """Move all to-dos that the filters select to the trash, or delete those in the trash for good."""
         which = filter_from_query(filters, self.user.time_zone)
-        return await self.services.todos.delete_all(self.user, which, if_match)
+        return await self.services.todos.delete_all(self.user, which, if_match, self.repeat(idempotency_key, int))
 
 
 class TodoHandler(ParsingHandler):
@@ -15926,13 +15942,15 @@ class TodoHandler(ParsingHandler):
         subtasks: SubtasksToo = "keep",
         if_match: IfMatch = None,
         if_none_match: IfNoneMatch = None,
+        idempotency_key: IdempotencyKey = None,
         **parsing: Unpack[Parsing],
     ) -> Annotated[WriteResult[Todo], 200, 201]:
         """Create a to-do under an id made by the client, or replace it; words of the title can become fields."""
         if parse:
             ((body, _),) = await self.parsed([body], **parsing)
         user, only_new = self.user_in(parsing.get("tz", "")), (if_none_match or "").strip() == "*"
-        written = await self.services.todos.replace(user, todo_id, body, if_match, only_new, subtasks)
+        repeat = self.repeat(idempotency_key, tuple[Todo, bool])
+        written = await self.services.todos.replace(user, todo_id, body, if_match, only_new, subtasks, repeat=repeat)
         todo, made = written.result
         self.status = 201 if made else 200
         return written._replace(result=todo)
@@ -15945,13 +15963,23 @@ class TodoHandler(ParsingHandler):
         subtasks: SubtasksToo = "keep",
         tz: TimeZone = "",
         if_match: IfMatch = None,
+        idempotency_key: IdempotencyKey = None,
     ) -> WriteResult[Todo]:
         """Change some fields of a to-do; completing one that repeats makes the next."""
-        return await self.services.todos.patch(self.user_in(tz), todo_id, body, if_match, subtasks)
+        user, repeat = self.user_in(tz), self.repeat(idempotency_key, Todo)
+        return await self.services.todos.patch(user, todo_id, body, if_match, subtasks, repeat=repeat)
 
-    async def delete(self, todo_id: TodoId, *, deleted: Deleted = False, if_match: IfMatch = None) -> WriteResult[None]:
+    async def delete(
+        self,
+        todo_id: TodoId,
+        *,
+        deleted: Deleted = False,
+        if_match: IfMatch = None,
+        idempotency_key: IdempotencyKey = None,
+    ) -> WriteResult[None]:
         """Move a to-do to the trash, or delete one in the trash for good."""
-        return await self.services.todos.delete(self.user, todo_id, if_match, deleted)
+        repeat = self.repeat(idempotency_key, None)
+        return await self.services.todos.delete(self.user, todo_id, if_match, deleted, repeat)
 
 
 class TodoHistoryHandler(APIHandler):
@@ -15985,30 +16013,42 @@ class CommentHandler(APIHandler):
     """One comment on a to-do."""
 
     async def patch(
-        self, todo_id: TodoId, comment_id: CommentId, body: Annotated[Body, Fields(CommentFields)]
+        self,
+        todo_id: TodoId,
+        comment_id: CommentId,
+        body: Annotated[Body, Fields(CommentFields)],
+        *,
+        idempotency_key: IdempotencyKey = None,
     ) -> WriteResult[Comment]:
         """Change the text of a comment; only its author may."""
-        return await self.services.todos.change_comment(self.user, todo_id, comment_id, body["text"])
+        repeat = self.repeat(idempotency_key, Comment)
+        return await self.services.todos.change_comment(self.user, todo_id, comment_id, body["text"], repeat=repeat)
 
-    async def delete(self, todo_id: TodoId, comment_id: CommentId) -> WriteResult[None]:
+    async def delete(
+        self, todo_id: TodoId, comment_id: CommentId, *, idempotency_key: IdempotencyKey = None
+    ) -> WriteResult[None]:
         """Delete a comment; its author and the list's owner may."""
-        return await self.services.todos.change_comment(self.user, todo_id, comment_id, None)
+        repeat = self.repeat(idempotency_key, None)
+        return await self.services.todos.change_comment(self.user, todo_id, comment_id, None, repeat=repeat)
 
 
 class TodoRestoreHandler(APIHandler):
     """A to-do in the trash, to be restored."""
 
-    async def post(self, todo_id: TodoId) -> WriteResult[Todo]:
+    async def post(self, todo_id: TodoId, *, idempotency_key: IdempotencyKey = None) -> WriteResult[Todo]:
         """Take a to-do out of the trash; outside the trash it stays unchanged."""
-        return await self.services.todos.restore(self.user, todo_id)
+        return await self.services.todos.restore(self.user, todo_id, repeat=self.repeat(idempotency_key, Todo))
 
 
 class TodoSkipHandler(APIHandler):
     """A to-do that repeats, to be skipped once."""
 
-    async def post(self, todo_id: TodoId, *, tz: TimeZone = "", if_match: IfMatch = None) -> WriteResult[Todo]:
+    async def post(
+        self, todo_id: TodoId, *, tz: TimeZone = "", if_match: IfMatch = None, idempotency_key: IdempotencyKey = None
+    ) -> WriteResult[Todo]:
         """Move a to-do that repeats to its next due date."""
-        return await self.services.todos.skip(self.user_in(tz), todo_id, if_match)
+        repeat = self.repeat(idempotency_key, Todo)
+        return await self.services.todos.skip(self.user_in(tz), todo_id, if_match, repeat=repeat)
 
 
 class TagsHandler(APIHandler):
@@ -16094,21 +16134,33 @@ class ListHandler(APIHandler):
         self.validate(revision_etag(todo_list.revision))
         return await self.show(first_row(await self.queries.described([todo_list]), "There is no such list."))
 
-    async def patch(self, list_id: ListId, body: ListPatch, *, if_match: IfMatch = None) -> WriteResult[TodoList]:
+    async def patch(
+        self, list_id: ListId, body: ListPatch, *, if_match: IfMatch = None, idempotency_key: IdempotencyKey = None
+    ) -> WriteResult[TodoList]:
         """Change a list: its title for all, if the caller owns it; its order, colour and archive for the caller."""
-        return await self.services.todos.patch_list(self.user, list_id, body, if_match)
+        repeat = self.repeat(idempotency_key, TodoList)
+        return await self.services.todos.patch_list(self.user, list_id, body, if_match, repeat=repeat)
 
-    async def delete(self, list_id: ListId, *, deleted: Deleted = False, if_match: IfMatch = None) -> WriteResult[None]:
+    async def delete(
+        self,
+        list_id: ListId,
+        *,
+        deleted: Deleted = False,
+        if_match: IfMatch = None,
+        idempotency_key: IdempotencyKey = None,
+    ) -> WriteResult[None]:
         """Move a list with its to-dos to the trash, or delete one in the trash for good."""
-        return await self.services.todos.delete_list(self.user, list_id, if_match, deleted)
+        repeat = self.repeat(idempotency_key, None)
+        return await self.services.todos.delete_list(self.user, list_id, if_match, deleted, repeat)
 
 
 class ListRestoreHandler(APIHandler):
     """A list in the trash, to be restored."""
 
-    async def post(self, list_id: ListId) -> WriteResult[TodoList]:
+    async def post(self, list_id: ListId, *, idempotency_key: IdempotencyKey = None) -> WriteResult[TodoList]:
         """Take a list with its to-dos out of the trash."""
-        return await self.services.todos.restore_list(self.user, list_id)
+        repeat = self.repeat(idempotency_key, TodoList)
+        return await self.services.todos.restore_list(self.user, list_id, repeat=repeat)
 
 
 def filter_query(text: str) -> str:
@@ -16148,6 +16200,10 @@ class KeptHandler(APIHandler):
         self.validate(revision_etag(thing.revision))
         return await self.show(thing)
 
+    async def forget(self, thing_id: str, if_match: str | None, key: str | None) -> WriteResult[None]:
+        """Delete one of the handler's kind. Raises NotFound or PreconditionFailed."""
+        return await self.services.todos.forget(self.user, self.kind, thing_id, if_match, repeat=self.repeat(key, None))
+
 
 class FiltersHandler(KeptHandler):
     """The saved filters."""
@@ -16176,16 +16232,24 @@ class FilterHandler(KeptHandler):
         return await self.one_kept(filter_id)
 
     async def patch(
-        self, filter_id: FilterId, body: Annotated[Body, Fields(FilterFields)], *, if_match: IfMatch = None
+        self,
+        filter_id: FilterId,
+        body: Annotated[Body, Fields(FilterFields)],
+        *,
+        if_match: IfMatch = None,
+        idempotency_key: IdempotencyKey = None,
     ) -> WriteResult[SavedFilter]:
         """Change the name or the query of a saved filter."""
         if "query" in body:
             body["query"] = filter_query(body["query"])
-        return await self.services.todos.keep(self.user, SavedFilter, filter_id, body, if_match)
+        repeat = self.repeat(idempotency_key, SavedFilter)
+        return await self.services.todos.keep(self.user, SavedFilter, filter_id, body, if_match, repeat=repeat)
 
-    async def delete(self, filter_id: FilterId, *, if_match: IfMatch = None) -> WriteResult[None]:
+    async def delete(
+        self, filter_id: FilterId, *, if_match: IfMatch = None, idempotency_key: IdempotencyKey = None
+    ) -> WriteResult[None]:
         """Delete a saved filter."""
-        return await self.services.todos.forget(self.user, SavedFilter, filter_id, if_match)
+        return await self.forget(filter_id, if_match, idempotency_key)
 
 
 class TemplatesHandler(KeptHandler):
@@ -16232,9 +16296,11 @@ class TemplateHandler(KeptHandler):
         """Read a template."""
         return await self.one_kept(template_id)
 
-    async def delete(self, template_id: TemplateId, *, if_match: IfMatch = None) -> WriteResult[None]:
+    async def delete(
+        self, template_id: TemplateId, *, if_match: IfMatch = None, idempotency_key: IdempotencyKey = None
+    ) -> WriteResult[None]:
         """Delete a template."""
-        return await self.services.todos.forget(self.user, Template, template_id, if_match)
+        return await self.forget(template_id, if_match, idempotency_key)
 
 
 class TemplateListsHandler(APIHandler):
@@ -21870,13 +21936,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // ---- Commands ----------------------------------------------------------------------------------------
   // A command has the request, the words of its undo, and `apply`, which most requests imply: that is done to what is
   // shown at once, and to what the server has when it has accepted the command. One that fails is simply left out.
+  // Its `key` lets the server carry it out once, however often it is sent, also by the next page.
 
   function command(job) {
     state.writes += 1;
+    job.key ??= newId();
     job.apply ??= job.request.call ? undefined : applying(job.request);
     if (job.words) Object.assign(state, { undoable: [...state.undoable.slice(-99), job], redoable: [] });
+    const before = { ...state };
     queue.jobs.push(job);
     project();
+    job.effect = effectOn(before);
     stash();
     render();
     if (!queue.running) queue.idle = runQueue();
@@ -21914,9 +21984,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function sendJob(job) {
+    const { method, path, headers, ...more } = (job.ready ??= requestOf(job));
     job.sent = true;
-    const { method, path, ...more } = requestOf(job);
-    return send(method, path, more);
+    return send(method, path, { ...more, headers: { 'Idempotency-Key': job.key, ...headers } });
   }
 
   async function attempt(job, outdated) {
@@ -21934,6 +22004,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       } catch (error) {
         const isSignedOut = error.status === 401 && Boolean(access.session?.accounts) && !access.link;
         if (isSignedOut) refusals += 1;
+        if (error.status === 412) job.ready = null;
         if (error.status === 412 && job.recheck && error !== outdated) outdated = error;
         else if (isSignedOut && refusals <= REFUSALS_BEFORE_GIVING_UP) await regainSession();
         else throw error;
@@ -21945,8 +22016,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (batch) state.ownBatches.add(batch);
     else forgetAct(job); // nothing was changed
     job.batch = batch;
+    if (job.ready.method === 'PUT' && answer) rebase(newItem(answer.id, job.ready.body), answer);
     job.apply?.(saved);
     if (answer?.id && saved[job.kind === 'todos' ? 'items' : job.kind]) absorb(job.kind, answer);
+    keepInCopy(job, answer);
     if (job.rereads) state.stale = 'all';
     job.accept?.(answer, batch);
     if (job.said) announce(job.said);
@@ -21964,17 +22037,22 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     state.stale = 'all';
   }
 
-  // A closing page can't wait for one answer before the next request, so what is left goes out at once.
+  // A closing page can't wait for one answer before the next request, so what is left goes out at once. Requests that
+  // are sent together arrive in any sequence: what concerns the same to-do as an earlier one waits for the next page.
   function flushQueue() {
     // Another user may have signed in meanwhile.
     if (gate.resolve || access.leaving) return;
-    // A text that another user has changed as well has no request; it waits for the next start, see `stash`.
-    for (const job of queue.jobs.filter(({ sent }) => !sent)) quietly(() => sendJob(job))?.catch(() => {});
-  }
-
-  // The parts of a command that creates something once, even if it is sent again, also by the next page.
-  function postedOnce(path, body) {
-    return { request: { method: 'POST', path, body, headers: { 'Idempotency-Key': body.id ?? newId() } } };
+    const concerned = new Set();
+    for (const job of queue.jobs) {
+      // A text that another user has changed as well has no request; it waits for the next start, see `stash`.
+      const path = quietly(() => (job.ready ?? requestOf(job)).path, job.typed?.id ?? '/api/undo');
+      const ids = path.match(/[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}/g) ?? [];
+      const isOfMany = /^\/api\/(?:undo|todos\?(?!(?:.*&)?id=))/.test(path);
+      const waits = isOfMany ? concerned.size : ids.some(id => concerned.has(id));
+      if (!job.sent && !waits) quietly(() => sendJob(job))?.catch(() => {});
+      if (isOfMany) break;
+      ids.forEach(id => concerned.add(id));
+    }
   }
 
   // ---- What commands do to what is shown, and to what the server has -----------------------------------
@@ -22107,6 +22185,33 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const after = items.findIndex(other => other.id === previous) + 1;
     const before = items.findIndex(other => other.id === following);
     draft.items = items.toSpliced(after || (before < 0 ? items.length : before), 0, item);
+  }
+
+  // Behind those with a lower order.
+  function placeIn(draft, id) {
+    const item = byId(draft.items, id);
+    if (item && sortOf() === 'order') moveIn(draft, id, null, draft.items.find(({ order }) => order > item.order)?.id);
+  }
+
+  // What a command did to the to-dos on the page: each before and after, or undefined where there was none.
+  function effectOn(before) {
+    const known = ({ items, subtasks, open, beside }) =>
+      new Map([...beside.values(), ...subtasks, ...items, open].filter(Boolean).map(each => [each.id, each]));
+    const [then, now] = [before, state].map(known);
+    const ids = [...new Set([...then.keys(), ...now.keys()])];
+    return ids.map(id => [then.get(id), now.get(id)]).filter(([one, other]) => one !== other);
+  }
+
+  // What an undo of it does, until the server's own answer is read.
+  function revertIn(draft, effect) {
+    for (const [before, after] of effect) {
+      const { id, revision, updated_at, ...fields } = before ?? after;
+      const changed = Object.entries(fields).filter(([name, value]) => value !== after?.[name]);
+      if (!before) removeIn(draft, 'items', id);
+      else if (itemIn(draft, id)) changeIn(draft, 'todos', id, Object.fromEntries(changed));
+      else insertIn(draft, before);
+      if (before?.order !== after?.order) placeIn(draft, id);
+    }
   }
 
   // ---- Views -------------------------------------------------------------------------------------------
@@ -22731,7 +22836,25 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     });
   });
 
-  const renewCopySoon = debounce(() => renewCopy().catch(expected), COPY_PAUSE);
+  // Own changes are in the copy at once: the network may be gone before it is renewed.
+  function keepInCopy({ effect = [], ready: { method, body } }, answer) {
+    const items = new Map();
+    for (const [before, after] of effect) {
+      const { id } = before ?? after;
+      items.set(id, itemIn(saved, id) ?? (method === 'PATCH' && { ...before, ...body }));
+    }
+    for (const item of answer?.todos ?? []) items.set(item.id, item.deleted_at ? null : item);
+    withCopy('readwrite', async ({ todos, about }) => {
+      if ((await answerOfRequest(about.get('about')))?.owner !== stashOwner()) return;
+      // One that the server has not described yet comes with the next renewal.
+      for (const [id, item] of items) if (item?.reminders || !item) item ? todos.put(item) : todos.delete(id);
+    });
+  }
+
+  const renewCopySoon = shared(async () => {
+    await sleep(COPY_PAUSE);
+    await renewCopy().catch(expected);
+  });
 
   const forgetCopy = async () => answerOfRequest(indexedDB.deleteDatabase(COPY)).catch(() => {});
 
@@ -22914,6 +23037,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // An act is a command with words. Its answer fills in the batch; the queue ensures that an undo is sent after it.
   function forgetAct(act) {
     for (const stack of ['undoable', 'redoable']) state[stack] = state[stack].filter(other => other !== act);
+    queue.jobs = queue.jobs.filter(({ undoes }) => undoes !== act); // it has nothing to undo
   }
 
   const undo = (act = state.undoable.at(-1)) => (act ? takeBack(act) : undoEarlier());
@@ -22946,8 +23070,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     forgetAct(done);
     if (queue.jobs.includes(done) && !done.sent) return takeOut(done);
     return command({
-      typed: done.batch ? undefined : null,
-      request: () => ({ method: 'POST', path: '/api/undo', body: { batch: done.batch } }),
+      undoes: done,
+      request: () => {
+        if (done.key && !done.batch) throw new Problem(409, t`Nothing to undo.`); // it waits for its act
+        return { method: 'POST', path: '/api/undo', body: { batch: done.batch } };
+      },
+      apply: draft => revertIn(draft, done.effect ?? []),
       rereads: true,
       accept: (answer, batch) => {
         const words = done.words ?? describeBatch(done.changes.filter(change => change.batch === answer.undone));
@@ -23151,7 +23279,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function createTodos(lines, text) {
     command({
       words: t`Added ${lines.length} to-dos`,
-      ...postedOnce('/api/todos', lines.map(line => ({ ...newFields(line.title), completed: line.completed }))),
+      request: {
+        method: 'POST',
+        path: '/api/todos',
+        body: lines.map(line => ({ ...newFields(line.title), completed: line.completed })),
+      },
       offersUndo: true,
       rereads: true,
       failed: error => giveBack(text, error),
@@ -23524,23 +23656,22 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // Between these two, which are subtasks of the parent, or on the top level.
   function placeTodo(item, parent, previous, following, { words = t`Moved ${quoted(item.title)}`, ...more }) {
     const isSame = parent === item.parent;
-    const body = isSame ? {} : { parent };
-    command({
+    const body = { ...(!isSame && { parent }), order: item.order };
+    const job = {
       kind: 'todos',
       words,
       said: `${words}.`,
+      // Until the command is sent its order follows from what the earlier ones leave, such as moves of the neighbours.
       apply: draft => {
-        if (!isSame) changeIn(draft, 'todos', item.id, body);
+        const [before, after] = [previous, following].map(id => byId(draft.items, id));
+        if (!job.sent && (before || after)) body.order = orderBetween(before, after, item.order, draft.items);
+        changeIn(draft, 'todos', item.id, body);
         moveIn(draft, item.id, previous, following);
       },
-      // The order is worked out when the command is sent: by then the neighbours' own moves are answered.
-      request: () => {
-        const [before, after] = [previous, following].map(id => byId(saved.items, id));
-        body.order ??= orderBetween(before, after, item.order, saved.items);
-        return { method: 'PATCH', path: `/api/todos/${item.id}`, body };
-      },
+      request: { method: 'PATCH', path: `/api/todos/${item.id}`, body },
       ...more,
-    });
+    };
+    command(job);
   }
 
   // The to-do above on the same level, of which one can become a subtask.
@@ -23856,8 +23987,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const showValue = (field, name, value) => setTexts(field, EDITORS[name].show(value));
 
+  // A draft of an earlier page is not the whole thing.
+  function noteSeen(kind, thing) {
+    const known = savedThing(kind, thing.id) ?? thing;
+    if (!('base' in known)) seen.set(thing.id, known);
+  }
+
   function draftOf(kind, thing, name, base = thing[name]) {
-    seen.set(thing.id, savedThing(kind, thing.id) ?? thing);
+    noteSeen(kind, thing);
     return { kind, id: thing.id, name, base, title: thing.title, list: thing.list };
   }
 
@@ -23888,6 +24025,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function changedWords(kind, name, value, what) {
     if (name === 'title') return kind === 'lists' ? t`Renamed the list ${what}` : t`Renamed ${what}`;
     return name === 'notes' ? t`Changed the notes of ${what}` : t`${fieldWords(name, value)}: ${what}`;
+  }
+
+  // The server reads a day and more in a new line, so the to-do is another than the one that was edited since.
+  function rebase(before, after) {
+    for (const typed of [...drafts.values(), ...waiting.keys(), ...queue.jobs.map(job => job.typed)])
+      if (typed?.id === after.id && typed.base === before[typed.name]) typed.base = after[typed.name];
   }
 
   // The user decides on a text that conflicts with other users' changes.
@@ -23925,8 +24068,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // Over the text that was edited.
   function guarded(typed) {
-    const { kind, id, name, base, text } = typed;
-    const isAgreed = () => [base, text].includes(savedThing(kind, id)?.[name]);
+    const { kind, id, name, text } = typed;
+    const isAgreed = () => [typed.base, text].includes(savedThing(kind, id)?.[name]);
     return { typed, ...overKnown(kind, id, () => ({ [name]: text }), isAgreed) };
   }
 
@@ -23986,7 +24129,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (name === 'title' && lengthOf(text) > TITLE_LENGTH && kind === 'todos') body.notes = text;
     const words = t`Added ${quoted(body.title)}`;
     const failed = error => dispute(typed, error);
-    command({ words, ...postedOnce(`/api/${kind}`, body), offersUndo: true, rereads: true, failed });
+    const request = { method: 'POST', path: `/api/${kind}`, body };
+    command({ words, request, offersUndo: true, rereads: true, failed });
   }
 
   // The field of an edited text.
@@ -24036,6 +24180,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const STASH = `tornado_todo.typed:${root}:`;
   const ownStash = STASH + newId(); // all windows share the browser's storage
+  const STASH_LIFE = 24 * 3600 * 1000; // of the mark that an entry is done
   const STASHED_FIELDS = ['.new-todo', '.new-due', '.new-priority', '.new-tags', '.new-list'];
   const isFilled = ([, text]) => !['', '0'].includes(text);
 
@@ -24068,18 +24213,22 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const requestOf = ({ request }) => (typeof request === 'function' ? request() : request);
 
-  // The part of a command that the next page needs to send it again, or null for an undo of an act without an answer.
+  // The part of a command that the next page needs to send it again.
   function keptJob(job) {
-    if (job.typed !== undefined) return job.typed;
-    return quietly(() => ({ request: requestOf(job), words: job.words }));
+    const { key, typed, words, undoes } = job;
+    if (undoes?.key && !undoes.batch) return { undoes: undoes.key, key };
+    if (job === queue.jobs[0]) job.ready ??= quietly(() => requestOf(job));
+    if (typed) return { ...typed, key, sent: job.ready };
+    return quietly(() => ({ request: job.ready ?? requestOf(job), words, key }));
   }
 
   // Returns whether all of it is kept.
   function stash({ isLeft = document.hidden } = {}) {
     if (access.leaving || access.link) return true;
     const texts = typedTexts();
-    const entry = JSON.stringify({ owner: stashOwner(), texts });
-    stashDurably(texts.length > 0 && entry);
+    const entry = JSON.stringify({ owner: stashOwner(), texts, at: Date.now() });
+    if (texts.length || hasStashed) stashDurably([ownStash], entry);
+    hasStashed = texts.length > 0;
     const kept = stashes().filter(storage => {
       const isWanted = storage === sessionStorage || isLeft || navigator.locks;
       if (!texts.length || !isWanted) return storage.removeItem(ownStash);
@@ -24088,12 +24237,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return !texts.length || kept.length > 0;
   }
 
-  // Browsers write their storages some seconds late; a database is there after a crash, too.
-  function stashDurably(entry) {
-    const write = ({ about }) => (entry ? about.put(entry, ownStash) : about.delete(ownStash));
-    if (entry || hasStashed) withCopy('readwrite', write);
-    hasStashed = Boolean(entry);
-  }
+  // Browsers write their storages seconds or minutes late. A database is there after a crash, too: an entry without
+  // texts in it tells that what a storage still has is done.
+  const stashDurably = (keys, entry) =>
+    withCopy('readwrite', ({ about }) => keys.forEach(key => about.put(entry, key)));
 
   const stashSoon = shared(async () => {
     await sleep(STASH_PAUSE);
@@ -24119,11 +24266,22 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const left = [...stashKeys(localStorage), ...durable.keys()].filter(key => !held.some(({ name }) => name === key));
     const keys = new Set([...left, ...stashKeys(sessionStorage)]);
     keys.delete(ownStash);
-    const entryOf = key => sessionStorage.getItem(key) ?? localStorage.getItem(key) ?? durable.get(key);
-    for (const key of keys) quietly(() => takeUpEntry(entryOf(key))); // that of another version may be unreadable
+    const entries = newestEntries(keys, [durable, ...stashes().map(storage => new Map(Object.entries(storage)))]);
+    // That of another version may be unreadable.
+    for (const entry of entries.values()) quietly(() => takeUpEntry(entry));
     stash();
     for (const storage of stashes()) for (const key of keys) storage.removeItem(key);
-    withCopy('readwrite', ({ about }) => keys.forEach(key => about.delete(key)));
+    const isDone = key => entries.get(key)?.texts.length === 0;
+    const isOld = key => isDone(key) && entries.get(key).at < Date.now() - STASH_LIFE;
+    stashDurably([...keys].filter(key => !isDone(key)), JSON.stringify({ owner: null, texts: [], at: Date.now() }));
+    withCopy('readwrite', ({ about }) => [...keys].filter(isOld).forEach(key => about.delete(key)));
+  }
+
+  // The newest entry of each key; those that were written by an earlier version of the page have no time.
+  function newestEntries(keys, storages) {
+    const timeOf = ({ at = 0 }) => at;
+    const found = key => storages.map(storage => quietly(() => JSON.parse(storage.get(key)))).filter(Boolean);
+    return new Map([...keys].map(key => [key, found(key).toSorted((a, b) => timeOf(a) - timeOf(b)).at(-1)]));
   }
 
   async function durableStashes() {
@@ -24132,12 +24290,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return new Map(keys.map((key, index) => [key, entries[index]]).filter(([key]) => key.startsWith(STASH)));
   }
 
-  function takeUpEntry(entry) {
-    const { owner, texts } = JSON.parse(entry);
+  function takeUpEntry({ owner, texts }) {
     if (!recall(OWNERS, []).includes(owner)) return;
     for (const typed of texts) {
       if (typed.refusal) waiting.set(typed, 'refused');
-      else if (typed.request || (typed.id && typed.name)) waiting.set(typed, 'view');
+      else if (typed.request || typed.undoes || (typed.id && typed.name)) waiting.set(typed, 'view');
       if (typed.fields && !takeUpFields(typed.fields)) waiting.set(typed, 'page');
     }
   }
@@ -24156,15 +24313,20 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const texts = [...waiting].filter(([, cause]) => cause === 'view').map(([typed]) => typed);
     for (const typed of texts) {
       waiting.delete(typed);
-      (typed.request ? makeAgain : changeAgain)(typed);
+      (typed.request ? makeAgain : typed.undoes ? undoAgain : changeAgain)(typed);
     }
   }
 
-  // The id or key prevents creating anything twice.
+  function undoAgain({ undoes }) {
+    const done = queue.jobs.find(({ key }) => key === undoes);
+    if (done) undo(done);
+  }
+
+  // The key prevents doing anything twice, and longer than the server keeps it, the id creating anything twice.
   function makeAgain(typed) {
-    const { request, words } = typed;
+    const { request, words, key } = typed;
     const [, kind, , part = kind] = APPLIED.exec(request.path) ?? [];
-    command({ typed, request, words, kind: part, rereads: true, failed: error => failKept(typed, error) });
+    command({ key, typed, request, words, kind: part, rereads: true, failed: error => failKept(typed, error) });
   }
 
   // What was done without the server may be refused while nobody looks. A new title returns to its box, if that is free
@@ -24266,7 +24428,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (part === 'lists') return draft => makeListIn(draft, body, one);
     const item = kind === 'todos' && method === 'PUT' && newItem(one, body);
     if (item) return draft => insertIn(draft, item);
-    if (method === 'PATCH' && kind) return draft => ids.forEach(id => changeIn(draft, kind, id, body));
+    const change = (draft, id) => {
+      changeIn(draft, kind, id, body);
+      if (kind === 'todos' && 'order' in body) placeIn(draft, id);
+    };
+    if (method === 'PATCH' && kind) return draft => ids.forEach(id => change(draft, id));
     return MAKING[method === 'POST' && body?.id && kind]?.(body);
   }
 
@@ -24276,9 +24442,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     templates: body => draft => makeTemplateIn(draft, body),
   };
 
-  // The version on the server is read first, see `deliver`.
+  // What may have been sent is sent again as it was. Otherwise the version on the server is read first, see `deliver`.
   function changeAgain(typed) {
-    const more = { outdated: CHANGED, words: typed.words, failed: error => dispute(typed, error) };
+    const { key, words, sent } = typed;
+    const failed = error => dispute(typed, error);
+    const more = { key, ready: sent, outdated: sent ? undefined : CHANGED, words, failed };
     if (typed.name === 'tags') addTags({ ...typed, tags: typed.base }, typed.text, more);
     else changeText(typed, typed.text, null, more);
   }
@@ -24497,7 +24665,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // Creates a list, filter or template, and shows the list or filter.
   function make(kind, words, body, { path = `/api/${kind}`, ...more } = {}) {
     const id = newId();
-    command({ kind, words, ...postedOnce(path, { id, ...body }), rereads: true, ...more });
+    command({ kind, words, request: { method: 'POST', path, body: { id, ...body } }, rereads: true, ...more });
     if (kind === 'templates') return;
     visit(kind === 'lists' ? hashOfList(id) : placeOf({ kind: 'filter', filter: id }));
     closeDrawer();
@@ -25552,16 +25720,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function skipOpen() {
     saveDetails();
-    const { id, title, revision } = state.open;
-    const request = { method: 'POST', path: `/api/todos/${id}/skip${zoneQuery()}` };
-    const words = t`Skipped ${quoted(title)} once`;
+    const { id, title } = state.open;
     command({
       kind: 'todos',
-      words,
+      words: t`Skipped ${quoted(title)} once`,
       offersUndo: true,
-      // Sent again by the next page, it must not skip once more.
-      typed: { request: { ...request, headers: { 'If-Match': `"${revision}"` } }, words },
-      request,
+      request: { method: 'POST', path: `/api/todos/${id}/skip${zoneQuery()}` },
       accept: () => loadHistory(),
     });
   }
@@ -25625,7 +25789,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // Takes or adds single tags, so that other users' new tags stay.
   function changeTags(item, renew, typed, more) {
     const changed = ({ tags }) => ({ tags: splitTags(renew(tags).join(',')) });
-    seen.set(item.id, savedThing('todos', item.id) ?? item);
+    noteSeen('todos', item);
     const words = t`Changed the tags of ${quoted(item.title)}`;
     change('todos', item, changed(item), words, { typed, ...overKnown('todos', item.id, changed), ...more });
   }
@@ -25816,7 +25980,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const path = `/api/todos/${todo}/comments${id && `/${id}`}`;
     state.commenting = null;
     command({
-      ...(id ? { request: { method, path, body } } : postedOnce(path, body)),
+      request: { method, path, body },
       rereads: true,
       failed: body && (error => giveBack(body.text, error, state.open?.id === todo && find('.comment-form textarea'))),
       ...more,
