@@ -19138,6 +19138,50 @@ def portable(export: bytes) -> list[bytes]:
             for line in export.splitlines()]  # fmt: skip
 
 
+@pytest.mark.slow
+def test_an_import_goes_on_after_a_kill_as_one_batch(tmp_path):
+    settings, text = in_file(tmp_path), "# Home\n" + "".join(f"- [ ] {number}\n" for number in range(20_000))
+    with process(tmp_path, **settings) as server:
+        act = threading.Thread(target=lambda: bring_until_killed(server.client.url, text))
+        act.start()
+        with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as connection:
+            eventually(lambda: connection.execute("SELECT next_slice > 2 FROM acts").fetchall() == [(1,)])
+        server.child.kill()
+        act.join()
+    with process(tmp_path, **settings) as server:
+        (home,) = (each for each in lists_by_id(server.client).values() if each["title"] == "Home")
+        eventually(lambda: lists_by_id(server.client)[home["id"]]["active"] == 20_000)
+        assert home["active"] < 20_000 and brought(server.client, text)["already_there"] == 20_000
+        assert server.client.post("/api/undo").json()["count"] == 20_000
+        assert home["id"] not in lists_by_id(server.client)
+
+
+def bring_until_killed(url: str, text: str) -> None:
+    with Client(url) as client, contextlib.suppress(Exception):
+        bring(client, text)
+
+
+def peak_memory(process_id: int) -> int:
+    """The most memory that a process has had, in MiB."""
+    status = pathlib.Path(f"/proc/{process_id}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) // 1024
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_import_of_50_000_rows_takes_little_time_and_memory(tmp_path):
+    rows = (
+        f"Task {n},Some words about task {n},2026-12-{n % 28 + 1:02},tag{n % 50},List {n % 40}\n" for n in range(50_000)
+    )
+    with process(tmp_path, **in_file(tmp_path)) as server:
+        before = peak_memory(server.child.pid)  # with what it has inherited from the tests
+        assert brought(server.client, "title,notes,due,tags,list\n" + "".join(rows))["todos"] == 50_000
+        stat = pathlib.Path(f"/proc/{server.child.pid}/stat").read_text()
+        cpu = sum(map(int, stat.rpartition(")")[2].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+        grown = peak_memory(server.child.pid) - before
+        assert grown < 150 and cpu < 60, (grown, cpu)
+
+
 def test_what_was_changed_since_an_import_is_left_alone(client):
     data = "# A\n- [ ] one\n- [ ] two\n- [ ] three\n"
     brought(client, data)

@@ -11463,15 +11463,18 @@ def planned_items(
 
 
 def encode_items(
-    plan: ImportPlan, new: Sequence[tuple[str, str, PlannedItem]], ids: Mapping[str, str], targets: ImportTargets
+    plan: ImportPlan, new: list[tuple[str, str, PlannedItem]], ids: Mapping[str, str], targets: ImportTargets
 ) -> list[msgspec.Raw]:
     """The items of an import as a bulk act keeps them; subtasks are in the lists of their parents."""
     lists: dict[str, str] = {}
     items = []
-    for key, parent, item in new:
+    deleted = {key for key, _, item in new if item.is_deleted}
+    plan.items.clear()  # and what is encoded is forgotten, too: a file can have very many
+    new.reverse()
+    while new:
+        key, parent, item = new.pop()
         lists[key] = lists.get(parent) or targets.ids[item.list]
-        above = plan.items[parent] if parent else None
-        is_lost = above and above.is_deleted and not item.is_deleted
+        is_lost = parent in deleted and not item.is_deleted
         place = {"id": ids[key], "list": lists[key], "parent": None if is_lost else ids.get(parent)}
         items.append(msgspec.Raw(msgspec.json.encode({**msgspec.json.decode(item.rest), **place})))
     return items
@@ -11517,14 +11520,20 @@ async def import_some(batch: LongBatch, items: Sequence[Mapping[str, Any]]) -> i
     if "things" in items[0]:
         await import_things(batch, items[0]["things"])
     todos = msgspec.convert([each for each in items if "things" not in each], list[NewItem])
-    ends: dict[str, float | None] = dict.fromkeys((each.id for each in batch.new_lists), 0.0)
+    ends = dict.fromkeys((each.id for each in batch.new_lists), 0.0)
     for list_id in ends:  # which no query finds yet
         batch.loaded.answers[TodoQueries.readers][batch.user.id, list_id] = {batch.user.name: batch.user.id}
     for list_id in {each.list for each in todos} - ends.keys():
+        its = [each for each in todos if each.list == list_id]
         await batch.loaded.load(TodoQueries.end_of_list, batch.user, list_id)
-        end = batch.ask(TodoQueries.end_of_list, list_id)
-        is_mine = end or await batch.fetch("SELECT id FROM lists WHERE owner_id = $1 AND id = $2", list_id)
-        ends[list_id] = (end.order or 0.0 if end else 0.0) if is_mine and (not end or end.role != VIEWER) else None
+        end: EndOfList | None = batch.ask(TodoQueries.end_of_list, list_id)
+        in_trash = not end and await batch.fetch("SELECT id FROM lists WHERE owner_id = $1 AND id = $2", list_id)
+        if not in_trash and (not end or end.role == VIEWER):  # it was lost meanwhile
+            list_id, _ = await batch.loaded.settle(find_place, batch, None)
+            end = batch.ask(TodoQueries.end_of_list, None)
+        for each in its:
+            each.list = list_id
+        ends[list_id] = end.order or 0.0 if end else 0.0
         if end:
             batch.owners[list_id] = end.owner_id
     used = await batch.queries.used_ids({each.id for each in todos})
@@ -11535,8 +11544,7 @@ async def import_some(batch: LongBatch, items: Sequence[Mapping[str, Any]]) -> i
     said = {comment["id"] for each in todos for comment in each.comments} - {None}
     taken = {row[0] for row in await fetch_by_ids(batch.source, "SELECT id FROM comments WHERE id IN ({})", said)}
     async for each in in_batches(todos):
-        if (order := ends[each.list]) is not None:  # it may have been lost meanwhile
-            ends[each.list] = await batch.settle(save_imported, each, order, taken)
+        ends[each.list] = await batch.settle(save_imported, each, ends[each.list], taken)
     return sum(each.id in batch.saved for each in todos)
 
 
@@ -11696,7 +11704,7 @@ class BulkActs:
         rows = await source.fetch("SELECT act FROM acts WHERE user_id = $1", user.id)
         return [msgspec.json.decode(row[0], type=Act) for row in rows]
 
-    async def start(self, act: Act, items: Sequence[Any], check: Callable[[LongBatch], Awaitable[None]]) -> WriteResult:
+    async def start(self, act: Act, items: list[Any], check: Callable[[LongBatch], Awaitable[None]]) -> WriteResult:
         """Carry out an act on ids of to-dos, groups of revisions, or items of an import; returns when it is done.
 
         The first slice is committed with the act, after a check, so that an error in either leaves nothing behind.
@@ -11717,6 +11725,8 @@ class BulkActs:
             return await self._carry_out(batch, act, 0, json.loads(texts[0]))
 
         first = await self.store.write(act.user, begin, self.hub.committed, act.repeat(0))
+        slices.clear()  # the database has them
+        items.clear()
         return await asyncio.shield(self._go_on(act, 1, first))
 
     def _go_on(self, act: Act, number: int, first: WriteResult | None = None) -> asyncio.Task[WriteResult]:
@@ -12116,7 +12126,8 @@ class TodoService:
         async def check(_: LongBatch) -> None:
             """The rights are checked by each slice."""
 
-        return (await self.acts.start(Act(kind="import", user=user), [first, *items], check)).batch
+        items.insert(0, first)
+        return (await self.acts.start(Act(kind="import", user=user), items, check)).batch
 
     # ---- lists
 
