@@ -19329,6 +19329,35 @@ def test_rows_that_cannot_be_taken_are_printed(tmp_path):
     assert "1 to-dos and 0 lists are made" in done.stdout and "1 cannot be taken" in done.stdout
 
 
+@pytest.mark.parametrize("program", CALENDAR_OBJECTS)
+def test_calendar_file_of_a_program_is_imported(client, program):
+    text, fields = CALENDAR_OBJECTS[program]
+    brought(client, calendar_of(text), "format=ical")
+    (todo,) = client.get("/api/todos").json()
+    assert (todo["title"], todo["priority"], len(todo["reminders"])) == (
+        fields["title"],
+        fields.get("priority", 0),
+        len(fields.get("reminders", [])),
+    )
+
+
+def test_todos_are_exported_as_a_calendar_and_imported_from_it(client):
+    parent = add(
+        client, "trip", due="2026-07-01T14:00:00+02:00", repeat="FREQ=WEEKLY;BYDAY=WE", tags=["a;b"], priority=1
+    )
+    add(client, "pack", parent=parent["id"], notes="socks,\nshoes", reminders=[{"at": "2026-06-30T08:00:00Z"}])
+    change(client, add(client, "book")["id"], completed=True)
+    client.delete(f"/api/todos/{add(client, 'gone')['id']}")
+    before = outline(client)
+    answer = client.get("/api/export?format=ical")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="todos.ics"'
+    assert len(icalendar.Calendar.from_ical(answer.body).walk("VTODO")) == 3
+    for path in ("/api/todos", "/api/todos?deleted=true"):  # also from the trash, where they would be found
+        assert client.delete(path).status == 200
+    assert brought(client, answer.body)
+    assert outline(client) == before
+
+
 # ==== copy and backup ===========================================================================
 
 

@@ -5175,25 +5175,24 @@ def todo_component(todo: Todo, uid: str, parent_uid: str | None, times: Calendar
     return component
 
 
-async def write_feed(
-    file: IO[bytes], name: str, zone: str, pages: AsyncIterator[Sequence[Todo]], as_events: bool = False
-) -> None:
-    """Write to-dos as a calendar to which programs subscribe; as events only those that have a date.
+def write_ical(
+    titles: Mapping[str, str], todos: Sequence[Todo], zone: str = "UTC", as_events: bool = False
+) -> Iterator[str]:
+    """A calendar to which programs subscribe, for a reader in a zone; as events only what has a date.
 
-    The definition of the reader's zone, in which most times are, comes first, since some programs need it there.
+    The definition of the zone, in which most times are, comes first, since some programs need it there.
     """
+    name = next(iter(titles.values())) if len(titles) == 1 else "To-dos"
     hourly = ("REFRESH-INTERVAL;VALUE=DURATION:PT1H", "X-PUBLISHED-TTL:PT1H")
-    head = (*CALENDAR_HEAD, "CALSCALE:GREGORIAN", "METHOD:PUBLISH", f"X-WR-CALNAME:{escaped(name)}", *hourly)
-    calendar = Component("VCALENDAR", head)
+    calendar = Component("VCALENDAR", [*CALENDAR_HEAD, "METHOD:PUBLISH", f"X-WR-CALNAME:{escaped(name)}", *hourly])
     if zone != "UTC":
         calendar.components = [Component("VTIMEZONE", zone_lines(zone, datetime.date.today().year - 1))]
     times, end = CalendarTimes(calendar, zone), "END:VCALENDAR\r\n"
-    file.write(calendar_text([calendar]).removesuffix(end).encode())
-    async for todos in pages:
-        shown = (todo for todo in todos if not as_events or todo.due or todo.start)
-        parts = (todo_component(todo, todo.id, todo.parent, times, as_events) for todo in shown)
-        file.write(calendar_text(parts).encode())
-    file.write((calendar_text(times.definitions()) + end).encode())
+    yield calendar_text([calendar]).removesuffix(end)
+    for todo in todos:
+        if not as_events or todo.due or todo.start:
+            yield calendar_text([todo_component(todo, todo.id, todo.parent, times, as_events)])
+    yield calendar_text(times.definitions()) + end
 
 
 def write_calendar(
@@ -5969,19 +5968,9 @@ def read_ical(file: File) -> Entries:
     except ValueError:
         raise Malformed(NOT_OF_FORMAT) from None
     for row, each in enumerate(todos, 1):
-        fields = {**each.fields, "order": each.order}
+        fields = {**msgspec.to_builtins(each.fields), "order": each.order}
         times = {"completed_at": each.completed_at} if each.completed_at else {}
         yield FileItem(row=row, fields=fields, key=each.uid, parent=each.parent_uid or "", times=times)
-
-
-def write_ical(titles: Mapping[str, str], todos: Sequence[Todo]) -> Iterator[str]:
-    """A calendar with a VTODO for each to-do (RFC 5545), in UTC and without lists, for which it has no word."""
-    calendar, end = Component("VCALENDAR", CALENDAR_HEAD), "END:VCALENDAR\r\n"
-    times = CalendarTimes(calendar, "UTC")
-    yield calendar_text([calendar]).removesuffix(end)
-    for todo in todos:
-        yield calendar_text([todo_component(todo, todo.id, todo.parent, times, False)])
-    yield calendar_text(times.definitions()) + end
 
 
 # ---- the table
@@ -5994,7 +5983,7 @@ class Format(NamedTuple):
     media_type: str
     suffix: str
     read: Callable[[File], Entries] | None = None
-    write: Callable[[Mapping[str, str], Sequence[Todo]], Iterator[str]] | None = None
+    write: Callable[..., Iterator[str]] | None = None  # of the titles of lists, and to-dos
     sign: str = ""  # a pattern that its beginning matches
 
 
@@ -8763,7 +8752,6 @@ INVITE_LIFETIME = 7 * DAY
 LINK_LIFETIME = 100 * 365 * DAY  # until it is revoked
 MAX_CREDENTIALS = 100  # of a kind for a user, and of links to a list
 MAX_MEMBERS = 1000  # of a list
-FEED_PAGE = 100  # to-dos that a feed reads at once
 NOTE_USE = 300_000  # milliseconds; a use so soon after the last one is not stored
 
 
@@ -16957,6 +16945,12 @@ class RepeatHandler(HookHandler):
         return self.show_delivery(webhook_id, await hooks.repeat(each, webhook, revision))
 
 
+def write_texts(file: IO[bytes], texts: Iterable[str], encoding: str) -> None:
+    """Write texts to a file. A table begins with a BOM, without which Excel would take it for another coding."""
+    for index, text in enumerate(texts):
+        file.write(text.encode("utf-8" if index else encoding))
+
+
 class FeedsHandler(CredentialHandler):
     """The caller's calendar feeds, to which other programs subscribe."""
 
@@ -17014,23 +17008,14 @@ class FeedHandler(Handler):
         version = f"{await queries.revision(which.list)} {feed.id} {zone} {self.request.query} {__version__}"
         self.validate(f'"{hash_secret(version)[:32]}"')
         file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_BODY)  # noqa: SIM115  # closed when it has been sent
-        if self.request.method != "HEAD":
-            name = (await queries.todo_list(which.list)).title if which.list else "To-dos"
-            await write_feed(file, name, zone, self._pages(queries, which), options.get("as") == "events")
-        size = None if self.request.method == "HEAD" else file.tell()
+        if self.request.method == "HEAD":
+            return Response(FileBody(file, None), "text/calendar; charset=utf-8")
+        titles = {which.list: (await queries.todo_list(which.list)).title} if which.list else {}
+        texts = write_ical(titles, await queries.todos(which), zone, options.get("as") == "events")
+        await asyncio.to_thread(write_texts, file, texts, "utf-8")
+        size = file.tell()
         file.seek(0)
         return Response(FileBody(file, size), "text/calendar; charset=utf-8")
-
-    async def _pages(self, queries: TodoQueries, which: TodoFilter) -> AsyncIterator[list[Todo]]:
-        """The to-dos, few at a time, so that other requests are not delayed."""
-        page = Page("order", False, FEED_PAGE, None)
-        while todos := await queries.todos(which, page):
-            yield todos[:FEED_PAGE]
-            if len(todos) <= FEED_PAGE:
-                return
-            await asyncio.sleep(0)
-            last = todos[FEED_PAGE - 1]
-            page = page._replace(after=(last.order, last.id))
 
 
 class Export(msgspec.Struct, frozen=True):
@@ -17066,12 +17051,6 @@ WRITTEN = [name for name, each in FORMATS.items() if each.write or name == "json
 ExportFormat = Annotated[
     str, Parameter("`json` for everything, or a format for the to-dos, such as `csv`", {"enum": WRITTEN}, "csv")
 ]
-
-
-def write_texts(file: IO[bytes], texts: Iterable[str], encoding: str) -> None:
-    """Write texts to a file. A table begins with a BOM, without which Excel would take it for another coding."""
-    for index, text in enumerate(texts):
-        file.write(text.encode("utf-8" if index else encoding))
 
 
 class ExportHandler(APIHandler):
@@ -17114,7 +17093,9 @@ class ExportHandler(APIHandler):
         places = {list_id: place for place, list_id in enumerate(titles)}
         todos.sort(key=lambda todo: (places[todo.list], todo.order, todo.id))
         write = cast(Callable[..., Iterator[str]], FORMATS[format].write)
-        await asyncio.to_thread(write_texts, file, write(titles, todos), "utf-8-sig" if format == "csv" else "utf-8")
+        zone = {"zone": self.user.time_zone or "UTC"} if format == "ical" else {}
+        texts, encoding = write(titles, todos, **zone), "utf-8-sig" if format == "csv" else "utf-8"
+        await asyncio.to_thread(write_texts, file, texts, encoding)
 
     async def _write(self, file: IO[bytes]) -> None:
         head = {"format": "tornado_todo", "version": 1, "user": self.user.name, "settings": self.user.settings}
