@@ -1952,7 +1952,7 @@ def test_the_package_has_the_extras_and_the_command_that_were_promised():
     text = (HERE / "setup.cfg").read_text(encoding="utf-8")
     extras = text[text.index("[options.extras_require]") : text.index("[options.entry_points]")]
     assert re.findall(r"^([a-z]+) =", extras, re.MULTILINE) == [
-        "postgres", "mongo", "redis", "mysql", "fast", "calendar", "all", "test",
+        "postgres", "mongo", "redis", "mysql", "fast", "calendar", "jupyter", "all", "test",
     ]  # fmt: skip
     assert "tornado-todo = tornado_todo:main" in text and "py_modules = tornado_todo" in text
     assert "MIT License" in (HERE / "LICENSE").read_text(encoding="utf-8")
@@ -16855,6 +16855,128 @@ def test_pytest_finds_the_fixtures_of_the_package(tmp_path):
     path = os.pathsep.join([str(HERE), str(installed.parent)])
     done = run_python(tmp_path, "-m", "pytest", "-q", "-n", "2", "-W", "error", "-p", "no:asyncio", PYTHONPATH=path)
     assert "2 passed" in done.stdout, done.stdout + done.stderr
+
+
+# ---- Jupyter's server
+
+
+def put_data_files(folder) -> None:
+    """Put the files where an installation of the package puts them below a Python's folder."""
+    setup = configparser.ConfigParser()
+    setup.read(HERE / "setup.cfg")
+    for target, files in setup["options.data_files"].items():
+        (folder / target).mkdir(parents=True)
+        for each in files.split():
+            shutil.copy(HERE / each, folder / target)
+
+
+def jupyter_environment(folder) -> dict:
+    own = {"CONFIG": folder / "etc" / "jupyter", "DATA": folder / "share" / "jupyter", "RUNTIME": folder / "runtime"}
+    return clean_environment(**{f"JUPYTER_{kind}_DIR": str(path) for kind, path in own.items()})
+
+
+@contextlib.contextmanager
+def jupyter(folder, config: str = ""):
+    """A client of a real Jupyter server with a base URL and a token, in which the package is installed."""
+    require_hosts("jupyterlab")
+    put_data_files(folder)
+    (folder / "config.py").write_text(config)
+    port = free_port()
+    options = ["--allow-root", "--no-browser", f"--port={port}", "--ServerApp.base_url=/user/ann/"]
+    options += ["--IdentityProvider.token=sesame", f"--config={folder}/config.py"]
+    with open(folder / "log.txt", "w") as log:
+        child = subprocess.Popen(
+            [HOSTS_PYTHON, "-m", "jupyter", "lab", *options],
+            cwd=folder, env=jupyter_environment(folder), stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        eventually(lambda: child.poll() is not None or can_connect(("127.0.0.1", port)))
+        with Client(f"http://127.0.0.1:{port}/user/ann") as client:
+            yield client
+    finally:
+        child.terminate()
+        child.wait(PATIENCE)
+    assert "Traceback" not in (folder / "log.txt").read_text()
+
+
+def cookies_of(answer: Answer) -> dict[str, str]:
+    """The cookies that an answer sets."""
+    lines = answer.headers.get_all("Set-Cookie", [])
+    return dict(line.partition(";")[0].split("=", 1) for line in lines)
+
+
+@pytest.mark.slow
+async def test_jupyter_serves_the_to_dos_behind_its_sign_in_and_its_xsrf_check(tmp_path):
+    with jupyter(tmp_path) as client:
+        listed = subprocess.run(
+            [HOSTS_PYTHON, "-m", "jupyter", "server", "extension", "list"],
+            env=jupyter_environment(tmp_path), capture_output=True, text=True,
+        )  # fmt: skip
+        assert re.search(r"tornado_todo \S+ \S*OK", listed.stdout + listed.stderr)
+        answer = client.get("/todo/?x=1")
+        assert answer.status == 302 and answer.headers["Location"].startswith(
+            "/user/ann/login?next=%2Fuser%2Fann%2Ftodo"
+        )
+        assert_problem(client.get("/todo/api/todos"), 401)
+        page = client.get("/todo/?token=sesame")
+        assert b"<title>" in page.body and "script-src 'self' 'sha256-" in page.headers["Content-Security-Policy"]
+        cookies = cookies_of(page)
+        cookie = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        assert "XSRF" in client.post("/todo/api/todos", {"title": "x"}, Cookie=cookie).body.decode().upper()
+        assert client.get("/todo/api/todos", Cookie=cookie).json() == []
+        sent = {"Cookie": cookie, "X_XSRFToken": cookies["_xsrf"]}
+        todo = client.post("/todo/api/todos", {"title": "x"}, **sent).json()
+        assert todo["url"].startswith(f"{client.url}/todo/api/todos/")
+        assert client.post("/todo/api/todos", {"title": "y"}, Authorization="token sesame").status == 201
+        assert client.get("/todo/api/session", Cookie=cookie).json()["user"] == "local"
+        assert client.post("/api/contents", {"type": "file"}, Cookie=cookie).status == 403  # Jupyter's own rules
+        async with listening(f"{client.url}/todo", Cookie=cookie) as line:
+            assert (await next_message(line))["type"] == "hello"
+    assert (tmp_path / "tornado_todo.db").exists() and not (tmp_path / "tornado_todo.db-wal").exists()
+
+
+USERS_OF_JUPYTER = """
+from jupyter_server.auth import Authorizer, IdentityProvider, User
+
+class ByHeader(IdentityProvider):
+    def get_user(self, handler):
+        name = handler.request.headers.get("X-User")
+        return User(username=name, display_name=name.title()) if name else None
+
+class Reading(Authorizer):
+    def is_authorized(self, handler, user, action, resource):
+        return action == "read" or user.username != "guest"
+
+c.ServerApp.identity_provider_class, c.ServerApp.authorizer_class = ByHeader, Reading
+c.ServerApp.disable_check_xsrf = True
+"""
+
+
+@pytest.mark.slow
+def test_user_of_jupyter_is_the_user_of_the_to_dos(tmp_path):
+    with jupyter(tmp_path, USERS_OF_JUPYTER) as client:
+        assert client.post("/todo/api/todos", {"title": "hers"}, X_User="ann").status == 201
+        session = client.get("/todo/api/session", X_User="ann").json()
+        assert (session["user"], session["display_name"]) == ("ann", "Ann")
+        assert client.get("/todo/api/todos", X_User="bob").json() == []
+        assert client.get("/todo/api/todos", X_User="guest").json() == []
+        assert_problem(client.post("/todo/api/todos", {"title": "x"}, X_User="guest"), 403)
+
+
+@pytest.mark.slow
+async def test_tile_in_the_launcher_of_jupyterlab_opens_the_to_dos(tmp_path, browser):
+    with jupyter(tmp_path) as client:
+        context = await browser.new_context()
+        lab = await context.new_page()
+        await lab.goto(f"{client.url}/lab?token=sesame")
+        async with context.expect_page() as opened:
+            await lab.locator(".jp-LauncherCard", has_text="To-dos").click(timeout=PATIENCE * 1000)
+        page = await opened.value
+        await page.locator(".new-todo").fill("from the lab")
+        await page.keyboard.press("Enter")
+        listed = functools.partial(client.get, "/todo/api/todos", Authorization="token sesame")
+        await asyncio.to_thread(eventually, lambda: [each["title"] for each in listed().json()] == ["from the lab"])
+        await context.close()
 
 
 @pytest.mark.slow

@@ -14265,7 +14265,7 @@ class Authenticator:
         if request.caller:
             return request.caller
         if self._get_user:
-            return await self._host_caller(await call_host(self._get_user, request.for_host()))
+            return await self.host_caller(await call_host(self._get_user, request.for_host()))
         if self._auth == "open":
             return Caller(await self._store.user(LOCAL_USER), "open")
         secret = bearer_secret(request)
@@ -14280,7 +14280,7 @@ class Authenticator:
             return await self._from_credential(secret, "session")
         return await self.local_caller(request)
 
-    async def _host_caller(self, got: Any) -> Caller | None:
+    async def host_caller(self, got: Any) -> Caller | None:
         """The caller that get_user has returned. Raises TypeError for anything but its documented results."""
         if not got:
             return None
@@ -31588,6 +31588,94 @@ def opened_sync(
     app = make_app(settings, **options)
     with in_own_thread(lifespan(app)) as loop:
         yield SyncTodos(Todos(app, user), loop)
+
+
+# ---- Jupyter's server
+
+
+def jupyter_user(user: Any) -> HostUser:
+    """A user of Jupyter. On one person's server, without accounts, Jupyter makes a name at random for each browser."""
+    is_anonymous = user.name.startswith("Anonymous ") and re.fullmatch("[0-9a-f]{32}", user.username)
+    return HostUser(LOCAL_USER) if is_anonymous else HostUser(user.username, user.display_name or user.name)
+
+
+def jupyter_handlers(web_app: Any, authorizer: Any) -> tuple[GetUser, Any]:
+    """A `get_user` that checks requests as Jupyter's handlers do, and the handler of the page, in Jupyter's server."""
+    handlers = importlib.import_module("jupyter_server.base.handlers")
+
+    class Check(handlers.JupyterHandler):  # type: ignore[misc,name-defined]
+        def set_default_headers(self) -> None:
+            """Set none: nobody reads this handler's response."""
+
+    class Page(handlers.JupyterHandler):  # type: ignore[misc,name-defined]
+        """The page, for which Jupyter asks to sign in, and sets the cookie that writes need."""
+
+        @tornado.web.authenticated
+        async def get(self) -> None:
+            self.xsrf_token  # noqa: B018  which sets the cookie
+            headers = read_headers(self.request.headers.get_all())
+            own = self.request
+            request = Request("GET", own.path, "HTTP/1.1", headers, own.remote_ip, own.protocol)
+            await self.todo.state.services.open()
+            # Jupyter may have read a token in the address, which the app does not.
+            request.caller = await self.todo.state.authenticator.host_caller(jupyter_user(self.current_user))
+            response, _ = await respond(self.todo.state, request)
+            self.set_status(response.status)
+            for name, text in response.headers.items():
+                if name != "Content-Length":
+                    self.set_header(name, text)
+            self.finish(response.body or None)
+
+        def initialize(self, todo: TodoApplication) -> None:
+            self.todo = todo
+
+    async def get_user(request: Any) -> HostUser | None:
+        request.connection = types.SimpleNamespace(set_close_callback=lambda callback: None)
+        handler = Check(web_app, request)
+        try:
+            await handler.prepare(_redirect_to_login=False)  # host, identity and XSRF
+        except tornado.web.HTTPError as error:
+            reason = f"Jupyter refuses this request: {error.log_message or error.reason or 'no reason is known'}"
+            raise tornado.web.HTTPError(error.status_code, reason=reason) from error
+        if handler.current_user is None:
+            return None
+        action = "read" if request.method in ("GET", "HEAD") else "write"
+        allowed = authorizer.is_authorized(handler, handler.current_user, action, "tornado_todo")
+        if not (await allowed if inspect.isawaitable(allowed) else allowed):
+            raise tornado.web.HTTPError(403, reason="Jupyter does not allow this user to do this")
+        return jupyter_user(handler.current_user)
+
+    return get_user, Page
+
+
+def jupyter_extension() -> type[Any]:
+    """The extension of Jupyter's server: the to-dos at `todo` below its base URL, with its users and sign-in."""
+    extensions = importlib.import_module("jupyter_server.extension.application")
+
+    class TodoExtension(extensions.ExtensionApp):  # type: ignore[misc,name-defined]
+        name, extension_url, load_other_extensions = "tornado_todo", "/todo/", True
+        description = "A to-do list: a page and an API with history, undo and live updates"
+
+        def initialize_handlers(self) -> None:
+            web_app = self.serverapp.web_app
+            base = web_app.settings["base_url"].rstrip("/")
+            get_user, page = jupyter_handlers(web_app, self.serverapp.authorizer)
+            self.todo = make_app(prefix=f"{base}/todo", get_user=get_user, login_url=f"{base}/login")
+            prefix = re.escape(f"{base}/todo")
+            web_app.add_handlers(".*$", [(f"{prefix}/", page, {"todo": self.todo}), (f"{prefix}(?:/.*)?", self.todo)])
+
+        async def stop_extension(self) -> None:
+            await self.todo.state.services.close()
+
+    return TodoExtension
+
+
+def _jupyter_server_extension_points() -> list[dict[str, Any]]:
+    """What Jupyter's server asks a package for that it is told to load."""
+    return [{"module": __name__, "app": jupyter_extension()}]
+
+
+# ---- pytest
 
 
 def pytest_fixtures() -> types.ModuleType:
