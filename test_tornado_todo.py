@@ -10027,7 +10027,7 @@ def test_sign_in_of_a_host_that_raises_401_is_found_too():
         ("ann", False, None),
         ({"name": "ann", "display_name": "Ann Smith", "roles": ["staff"]}, False, "Ann Smith"),
         (tornado_todo.HostUser("ann", "Ann", roles=("viewer",)), True, "Ann"),
-        ({"name": "ann", "roles": {"viewer", "editor"}}, False, None),
+        ({"name": "ann", "roles": ["viewer", "editor"]}, False, None),
     ],
     ids=str,
 )
