@@ -31599,13 +31599,9 @@ def jupyter_user(user: Any) -> HostUser:
     return HostUser(LOCAL_USER) if is_anonymous else HostUser(user.username, user.display_name or user.name)
 
 
-def jupyter_handlers(web_app: Any, authorizer: Any) -> tuple[GetUser, Any]:
-    """A `get_user` that checks requests as Jupyter's handlers do, and the handler of the page, in Jupyter's server."""
+def jupyter_page() -> type[Any]:
+    """The handler of the page in Jupyter's server."""
     handlers = importlib.import_module("jupyter_server.base.handlers")
-
-    class Check(handlers.JupyterHandler):  # type: ignore[misc,name-defined]
-        def set_default_headers(self) -> None:
-            """Set none: nobody reads this handler's response."""
 
     class Page(handlers.JupyterHandler):  # type: ignore[misc,name-defined]
         """The page, for which Jupyter asks to sign in, and sets the cookie that writes need."""
@@ -31629,6 +31625,17 @@ def jupyter_handlers(web_app: Any, authorizer: Any) -> tuple[GetUser, Any]:
         def initialize(self, todo: TodoApplication) -> None:
             self.todo = todo
 
+    return Page
+
+
+def jupyter_get_user(web_app: Any, authorizer: Any) -> GetUser:
+    """A `get_user` that checks requests as Jupyter's handlers do."""
+    handlers = importlib.import_module("jupyter_server.base.handlers")
+
+    class Check(handlers.JupyterHandler):  # type: ignore[misc,name-defined]
+        def set_default_headers(self) -> None:
+            """Set none: nobody reads this handler's response."""
+
     async def get_user(request: Any) -> HostUser | None:
         request.connection = types.SimpleNamespace(set_close_callback=lambda callback: None)
         handler = Check(web_app, request)
@@ -31645,7 +31652,7 @@ def jupyter_handlers(web_app: Any, authorizer: Any) -> tuple[GetUser, Any]:
             raise tornado.web.HTTPError(403, reason="Jupyter does not allow this user to do this")
         return jupyter_user(handler.current_user)
 
-    return get_user, Page
+    return get_user
 
 
 def jupyter_extension() -> type[Any]:
@@ -31659,10 +31666,12 @@ def jupyter_extension() -> type[Any]:
         def initialize_handlers(self) -> None:
             web_app = self.serverapp.web_app
             base = web_app.settings["base_url"].rstrip("/")
-            get_user, page = jupyter_handlers(web_app, self.serverapp.authorizer)
+            get_user = jupyter_get_user(web_app, self.serverapp.authorizer)
             self.todo = make_app(prefix=f"{base}/todo", get_user=get_user, login_url=f"{base}/login")
             prefix = re.escape(f"{base}/todo")
-            web_app.add_handlers(".*$", [(f"{prefix}/", page, {"todo": self.todo}), (f"{prefix}(?:/.*)?", self.todo)])
+            web_app.add_handlers(
+                ".*$", [(f"{prefix}/", jupyter_page(), {"todo": self.todo}), (f"{prefix}(?:/.*)?", self.todo)]
+            )
 
         async def stop_extension(self) -> None:
             await self.todo.state.services.close()
