@@ -17139,6 +17139,8 @@ def test_calendar_app_finds_the_lists_from_the_bare_server(client):
     for start in ("/.well-known/caldav", "/caldav"):
         answer = dav(client, "PROPFIND", start, wanting("current-user-principal"))
         assert (answer.status, answer.headers["Location"]) == (301, f"{client.prefix}/caldav/")
+    # Some apps always send a user name.
+    assert dav(client, "PROPFIND", "/caldav/", **basic("anyone", "")).status == 207
     home = calendar_home(client)
     answer = dav(client, "PROPFIND", home, wanting("C:calendar-home-set"))
     assert found_in(answer, "calendar-home-set") == {client.prefix + home: client.prefix + home}
@@ -17586,6 +17588,7 @@ def test_members_of_a_list_see_it_in_their_calendars_with_their_rights(town):
 def test_addresses_of_calendars_are_below_the_prefix():
     with serving(MEMORY, prefix="/todo") as client:
         home = calendar_home(client)
+        assert dav(client, "PROPFIND", "").headers["Location"] == "/todo/"
         assert client.prefix == "/todo" and home.startswith("/caldav/")
         calendar = new_calendar(client)
         put_calendar(client, calendar + "x.ics", vtodo("u"))

@@ -17641,10 +17641,13 @@ class PrefixHandler(Handler):
     """The prefix without its slash."""
 
     public = True
+    takes_json = False
 
     async def get(self) -> Annotated[Response[None], 301]:
-        """Redirect to the page."""
+        """Redirect to the page, and calendar apps to the root of CalDAV."""
         return Response(status=301, headers={"Location": self.app.config.prefix + "/"})
+
+    propfind = get
 
 
 # ==== calendar: may call handlers, http, service and stores =====================================
@@ -18417,7 +18420,7 @@ class CalDAVHandler(APIHandler):
     async def identify(self) -> Caller | None:
         """The caller, by Basic authentication with an API token, or as everywhere else."""
         given = basic_credentials(self.request)
-        if given is None or not self.app.authenticator.has_accounts or not any(given):
+        if given is None or not self.app.authenticator.has_accounts or not given[1]:
             return await super().identify()
         token = await self.app.accounts.check_token(*given, self.request.remote_ip)
         return Caller(token.user, token.kind, token.read_only, token.id)
