@@ -19198,6 +19198,19 @@ SHAPES = {
         "COMPLETED:20261101T100000Z\r\nEND:VTODO\r\nEND:VCALENDAR\r\n", "",
         ["Inbox/One due=2026-12-01", "Inbox/One/Two done=2026-11-01"],
     ),
+    "one column": ("Name\none\ntwo\n", "filename=list.csv", ["Inbox/one", "Inbox/two"]),
+    "Todoist with settings and semicolons": (
+        "\ufeffmeta;view_style=board\r\nTYPE;CONTENT;PRIORITY;INDENT\r\ntask;One @a;2;1\r\ntask;Two;4;2\r\n", "",
+        ["Inbox/One priority=2 tags=a", "Inbox/One/Two"],
+    ),
+    "dots": ("name,due\na,3.4.2026\nb,12/31/2026\n", "", ["Inbox/a due=2026-04-03", "Inbox/b due=2026-12-31"]),
+    "Markdown with code": ("- [ ] one\n```\n- [ ] code\n```\n- [ ] two\n", "", ["Inbox/one", "Inbox/two"]),
+    "Vikunja with subtasks named by their parents": (
+        json.dumps([{"title": "P", "hex_color": "", "tasks": [
+            {"id": 1, "title": "up", "done": False, "related_tasks": {"subtask": [{"id": 2}]}},
+            {"id": 2, "title": "down", "done": False, "related_tasks": {}},
+        ]}]), "", ["P/up", "P/up/down"],
+    ),
     "old Vikunja": (
         zipped(data_json=json.dumps([{"title": "Space", "namespace_id": 1, "lists": VIKUNJA}])), "", None,
     ),
@@ -19315,6 +19328,20 @@ def test_what_was_changed_since_an_import_is_left_alone(client):
     change(client, ids["three"], list=next(each["id"] for each in lists_by_id(client).values() if each["inbox"]))
     assert brought(client, data)["already_there"] == 3
     assert outline(client) == ["A/changed", "Inbox/three"]
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        ("- [ ] one\n  - [ ] x\n- [ ] one\n  - [ ] x\n", "- [ ] new\n- [ ] one\n  - [ ] x\n- [ ] one\n  - [ ] x\n"),
+        ("TYPE,CONTENT,INDENT\ntask,one,1\ntask,x,2\n", "TYPE,CONTENT,INDENT\ntask,new,1\ntask,one,1\ntask,x,2\n"),
+        ("title,due\none,tomorrow\none,tomorrow\n", "title,due\nnew,\none,tomorrow\none,tomorrow\n"),
+    ],
+)  # fmt: skip
+def test_only_new_lines_of_a_file_that_has_grown_are_made(client, before, after):
+    made = brought(client, before)["todos"]
+    grown = brought(client, after)
+    assert (grown["todos"], grown["already_there"]) == (1, made) and made == len(outline(client)) - 1
 
 
 def test_rows_that_cannot_be_taken_are_reported_in_the_language_of_the_reader(client):

@@ -3725,6 +3725,10 @@ This server has no sign-in: it is open to all, or part of a program that identif
   pt Este servidor não tem login: é aberto a todos, ou parte de um programa que identifica os usuários.
   es En este servidor no se inicia sesión: está abierto a todos, o es parte de un programa que identifica a sus
      usuarios.
+This file is too large for its format: export it in parts.
+  de Diese Datei ist zu groß für ihr Format: Exportiere sie in Teilen.
+  pt Este arquivo é grande demais para o formato: exporte-o em partes.
+  es Este archivo es demasiado grande para su formato: expórtalo por partes.
 This table has no column for titles: name one of its columns `title`.
   de Diese Tabelle hat keine Spalte für Titel: Nenne eine ihrer Spalten `title`.
   pt Esta tabela não tem uma coluna para títulos: chame uma das colunas de `title`.
@@ -5222,6 +5226,7 @@ def write_calendar(
 
 MAX_IMPORT = 64 * MAX_BODY  # bytes of a file, and of what is packed in it
 MAX_PACKED = 1000  # files in an archive
+MAX_TREE = 20 * MAX_BODY  # bytes of JSON that is decoded at once, which takes ten times the memory
 NOT_OF_FORMAT = "This file is not of this format, or is damaged: choose its format, or export it again."
 
 
@@ -5349,9 +5354,9 @@ def read_stamp(text: str, zone: datetime.tzinfo, month_first: bool = False) -> s
     """A date, or a time with an offset, from most ways of writing them in digits. Raises ValueError."""
     if not (found := STAMP.fullmatch(trim(text))):
         raise ValueError("is not a date that can be read")
-    year, _, month, day, first, _, second, short_year, *clock, half, offset = found.groups()
+    year, _, month, day, first, dot, second, short_year, *clock, half, offset = found.groups()
     if first:
-        year, (month, day) = short_year, (first, second) if month_first else (second, first)
+        year, (month, day) = short_year, (first, second) if month_first and dot != "." else (second, first)
     try:
         date = datetime.date(int(year) + 2000 * (len(year) == 2), int(month), int(day))
         if clock[0] is None:
@@ -5370,6 +5375,8 @@ def local_day(stamp: str, zone: datetime.tzinfo) -> str:
 
 def read_date_words(text: str, reader: Reader, zone: datetime.tzinfo, language: str = "") -> dict[str, Any]:
     """Due date and repeat rule in words, such as `every monday at 9`. Raises ValueError if there are none."""
+    if len(text) > 200:
+        raise ValueError("is not a date that can be read")
     name = language if language in LANGUAGES else reader.language
     there = reader._replace(
         language=name,
@@ -5394,6 +5401,12 @@ def minutes_before(trigger: str) -> int | None:
 def joined_line(text: Any) -> str:
     """Text as a title: without line breaks and other control characters."""
     return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", str(text or "")).strip()
+
+
+def numbered(key: str, counts: collections.Counter[str]) -> str:
+    """A key, with a number if it occurs again: the lines of a file keep their keys if others are added."""
+    counts[key] += 1
+    return key if counts[key] == 1 else f"{key}#{counts[key]}"
 
 
 def some_tags(texts: Iterable[Any]) -> list[str]:
@@ -5513,7 +5526,7 @@ def table_rows(file: File) -> tuple[dict[str, int], list[str], Iterator[tuple[in
     """A table's columns, its header, and its rows with their numbers. Lines above the header, as TickTick's, are left
     out. Raises Malformed unless there is a column for titles.
     """
-    for delimiter, enough in ((",", 2), (";", 2), ("\t", 1)):
+    for delimiter, enough in ((",", 2), (";", 2), ("\t", 1), (",", 1)):
         rows = enumerate(csv.reader(file.lines(""), delimiter=delimiter), 1)
         if found := find_header(rows, enough):
             return *found, rows
@@ -5534,10 +5547,9 @@ def rows_of(rows: Iterator[tuple[int, list[str]]], width: int) -> Iterator[tuple
 def month_comes_first(texts: Iterable[str], otherwise: bool) -> bool:
     """Whether dates like 3/4/2026 have their month first: decided by those in which only one can be a month."""
     for text in texts:
-        if found := re.match(r"(\d\d?)([./-])(\d\d?)\2\d\d", text):
-            if int(found[1]) > 12 or int(found[3]) > 12:
-                return int(found[3]) > 12
-            otherwise = otherwise and found[2] != "."
+        found = re.match(r"(\d\d?)([/-])(\d\d?)\2\d\d", text)
+        if found and (int(found[1]) > 12 or int(found[3]) > 12):
+            return int(found[3]) > 12
     return otherwise
 
 
@@ -5550,7 +5562,7 @@ class TableReader:
         dates = [self.columns[each] for each in (*DATES, *ITEM_TIMES) if each in self.columns]
         texts, priorities = list[str](), set[str]()
         for _, row in self._rows():
-            texts += [row[each] for each in dates if "/" in row[each] or "." in row[each]]
+            texts += [row[each] for each in dates if re.match(r"\d\d?[/-]", row[each])]
             priorities.add(row[self.columns.get("priority", 0)])
         self.month_first = month_comes_first(texts, file.reader.month_first)
         self.is_own = "updated_at" in self.header
@@ -5594,7 +5606,9 @@ class TableReader:
             befores = map(minutes_before, re.split("[,\n]+ *", reminders))
             own = reminders.startswith("[") and json_parts(reminders.encode(), Any)
             found["reminders"] = own or [{"before": each} for each in befores if each is not None]
-        word, key, place = fold(cell.get("priority", "")), cell.get("key", ""), cell.get("list", "")
+        word, place = fold(cell.get("priority", "")), cell.get("list", "")
+        # Words such as `tomorrow` mean another day in another import, so that the text of a row recognises it.
+        key = cell.get("key") or hashlib.sha256("\0".join(more.values()).encode(errors="replace")).hexdigest()
         state = fold(cell.get("completed", ""))
         is_done = state in DONE or not state and bool(found.get("completed_at"))
         steps = re.findall(r"([▫▪]) *([^▫▪]+)", cell.get("notes", "")) if more.get("Is Check list") == "Y" else []
@@ -5607,7 +5621,7 @@ class TableReader:
             "order": float(order) if re.fullmatch(r"-?\d+(\.\d+)?", order) else None,
         }
         times = {name: found[name] for name in ITEM_TIMES if found.get(name) and (is_done or name != "completed_at")}
-        parent = cell.get("parent", "") if key else ""
+        parent = cell.get("parent", "")
         yield FileItem(row=number, fields=fields, times=times, list=place, parent=parent, key=key)
         for box, text in steps:
             yield FileItem(row=number, fields={"title": text, "completed": box == "▪"}, list=place, parent=key)
@@ -5647,9 +5661,12 @@ def read_todoist(file: File) -> Entries:
             yield from read_todoist(file._replace(data=content, name=name))
         return
     named = TODOIST_LIST.fullmatch(file.name)
-    parents, items = list[str](), list[FileItem]()
-    for number, row in enumerate(csv.DictReader(file.lines("")), 2):
-        cell = {str(name).lstrip(BOM): value or "" for name, value in row.items() if isinstance(value, str | None)}
+    parents, items, counts = list[str](), list[FileItem](), collections.Counter[str]()
+    delimiter = ";" if re.match(r'(?s).*?TYPE"?;', file.head()) else ","
+    rows, header = enumerate(csv.reader(file.lines(""), delimiter=delimiter), 1), list[str]()
+    for number, row in rows_of(rows, 0):
+        header = header or (row if row[0] == "TYPE" else [])
+        cell = dict(zip(header, row, strict=False))
         if cell.get("TYPE") == "note" and items:
             items[-1].comments = [*items[-1].comments, {"text": cell.get("CONTENT", "")}]
         if cell.get("TYPE") != "task":
@@ -5662,7 +5679,7 @@ def read_todoist(file: File) -> Entries:
         item = FileItem(
             row=number, fields=fields, list=named[1] if named else "", parent=parents[-1] if parents else ""
         )
-        item.key = f"{file.name}/{number}/{fields['title']}"
+        item.key = numbered(f"{file.name}/{item.parent}/{fields['title']}", counts)
         parents.append(item.key)
         items.append(item)
     yield from items
@@ -5740,8 +5757,12 @@ def markdown_item(number: int, text: str, is_done: bool) -> FileItem:
 def read_markdown(file: File) -> Entries:
     """Lists in Markdown: headings are lists, indented items are subtasks, and other indented lines are notes."""
     title, above, last = "", list[tuple[int, str]](), None  # type: str, list[tuple[int, str]], FileItem | None
+    is_code, counts = False, collections.Counter[str]()
     for number, line in enumerate(file.lines(), 1):
         line = line.rstrip().expandtabs(4)
+        is_code ^= line.lstrip().startswith("```")
+        if is_code:
+            continue
         if heading := re.fullmatch(r"#{1,6} +(.*?)(?: +#+)?", line):
             title, above = heading[1], []
         if item := re.fullmatch(r"( *)(?:[-*+]|\d{1,9}[.)]) +(?:\[([ xX])\] +)?(.*)", line):
@@ -5750,7 +5771,7 @@ def read_markdown(file: File) -> Entries:
             above = [each for each in above if each[0] < len(item[1])]
             last = markdown_item(number, item[3], (item[2] or "") in "xX" and bool(item[2]))
             last.list, last.parent = title, above[-1][1] if above else ""
-            last.key = f"{title}/{last.parent}/{number}/{last.fields['title']}"
+            last.key = numbered(f"{title}/{last.parent}/{last.fields['title']}", counts)
             above.append((len(item[1]), last.key))
         elif last and line.startswith("  "):
             last.fields["notes"] = f"{last.fields.get('notes', '')}\n{line.strip()}".strip()
@@ -5826,6 +5847,7 @@ class Tree:
 
     def __init__(self, file: File):
         self.file, self.row = file, 0
+        self.above: dict[str, str] = {}  # the ids of parents that name their subtasks
         self.zone = file.zone()
 
     def read(self, value: Any, title: str = "", parent: str = "", depth: int = 0) -> Entries:
@@ -5854,6 +5876,9 @@ class Tree:
         is_done = is_done or str(node.get("status")).lower() == "completed"
         related = node.get("related_tasks")
         above = related.get("parenttask") if isinstance(related, dict) else None
+        for each in self._list(related, "subtask") if isinstance(related, dict) else ():
+            if isinstance(each, dict):
+                self.above[str(each.get("id"))] = str(node.get("id"))
         due, start = (self._day(node, field) for field in ("due", "start"))
         body = node.get("body")
         notes = body.get("content", body.get("Content")) if isinstance(body, dict) else None
@@ -5878,7 +5903,7 @@ class Tree:
             fields=fields,
             list=title,
             key=str(node.get("id") or f"{parent}/{self.row}/{name}"),
-            parent=str(first or node.get("parent") or parent or ""),
+            parent=str(first or node.get("parent") or self.above.get(str(node.get("id"))) or parent or ""),
             comments=[
                 {"text": plain_text(str(each.get("comment", ""))), "created_at": each.get("created")}
                 for each in comments
@@ -5957,6 +5982,8 @@ def read_tree(file: File) -> Entries:
         if not found:
             raise Malformed(NOT_OF_FORMAT)
         file = file._replace(data=found[0])
+    if len(file.data) > MAX_TREE:
+        raise TooLarge("This file is too large for its format: export it in parts.")
     yield from Tree(file).read(json_parts(file.data, Any))
 
 
@@ -6006,9 +6033,7 @@ FORMATS = {
         sign=r"\s*[\[{](?s:.*)\"(?i:displayname|subject|importance)\"",
     ),
     "ical": Format("iCalendar", "text/calendar", "ics", read_ical, write_ical, r"(?i:BEGIN:VCALENDAR)"),
-    "todoist": Format(
-        "Todoist", "text/csv", "csv", read_todoist, sign=r'"?TYPE"?,"?CONTENT"?|"?(?:TYPE|meta)"?,.*CONTENT'
-    ),
+    "todoist": Format("Todoist", "text/csv", "csv", read_todoist, sign=r'(?s:.{0,300}?)(?m:^"?TYPE"?[,;])'),
     "ticktick": Format("TickTick", "text/csv", "csv", read_csv, sign=r'(?s:.*)"?Folder Name"?,"?List Name'),
     "markdown": Format(
         "Markdown", "text/markdown", "md", read_markdown, write_markdown, r"(?s:.*?)(?m:^ *[-*+] +\[[ xX]\] )|#{1,6} "
@@ -6036,6 +6061,8 @@ def recognised(file: File) -> str:
     for name, each in FORMATS.items():
         if each.sign and re.match(each.sign, head):
             return name
+    if file.name.lower().endswith((".csv", ".tsv")):
+        return "csv"
     raise Malformed("This file is empty, or of no format that can be read. Name its format, or export it again.")
 
 
