@@ -26775,7 +26775,12 @@ async def test_what_was_saved_just_before_an_outage_is_on_the_device(installed):
     await go_offline(page)
     await page.reload()
     await expect(row(page, BUY).locator(".toggle")).to_be_checked()
+    await expect(page.locator(".todo-count")).to_have_text("1 item left")
+    await page.locator(".clear-completed").click()
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text([FEED])
     await go_offline(page, False)
+    assert [each["title"] for each in await ask(page, "/api/todos")] == [FEED]
 
 
 @pytest.mark.slow

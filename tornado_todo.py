@@ -22950,12 +22950,17 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const inLists = [...all, ...trash].filter(({ list }) => ids.has(list));
     const items = inLists.filter(item => !item.deleted_at);
     const open = items.filter(({ completed }) => !completed);
+    const inList = Map.groupBy(items, ({ list }) => list);
+    const counted = lists.map(list => {
+      const { true: done = [], false: left = [] } = Object.groupBy(inList.get(list.id) ?? [], each => each.completed);
+      return isPartial ? list : { ...list, active: left.length, completed: done.length };
+    });
     const tags = Map.groupBy(open.flatMap(item => item.tags), tag => tag);
     const found = inLists.filter(item => belongs(item) && isFound(item) && isOfFilter(item));
     const shownIds = new Set(found.map(({ id }) => id));
     const active = found.filter(({ completed }) => !completed).length;
     return {
-      places: [lists, filters],
+      places: [counted, filters],
       trashedLists,
       isPartial,
       beside: new Map(inLists.filter(({ id }) => !shownIds.has(id)).map(item => [item.id, item])),
