@@ -1578,7 +1578,8 @@ DEFAULTS = {
     "CORS_ORIGINS": frozenset(), "FRAME_ANCESTORS": "'none'", "TRUSTED_PROXIES": (), "PUBLIC_URL": "", "PREFIX": "",
     "STATIC_PATH": "", "TODO_SERVER": "", "TODO_TOKEN": "",
     "WEATHER_URI": "", "WEATHER_PLACE": "", "WEBHOOK_NETWORKS": (), "TRASH_DAYS": 30, "WORKERS": 1,
-    "HTTP_SERVER": "tornado", "MAX_CONNECTIONS": 4000, "KEEP_ALIVE": 75, "LOG_LEVEL": "info", "LOG_FORMAT": "text",
+    "HTTP_SERVER": "tornado", "MAX_CONNECTIONS": 4000, "KEEP_ALIVE": 75, "METRICS": "off",
+    "LOG_LEVEL": "info", "LOG_FORMAT": "text",
 }  # fmt: skip
 
 
@@ -1626,6 +1627,7 @@ def test_an_empty_setting_counts_as_not_set(name):
         ("STATIC_PATH", "/no/such/folder"),
         *[("WEATHER_URI", text) for text in ("file:///etc/passwd", "weather", "http://:0/")],
         *[("TRASH_DAYS", text) for text in ("0", "-1", "x", "1.5", "999999")],
+        *[("METRICS", text) for text in ("on", "short", "a token with spaces", "töken" * 4)],
         *[("WEBHOOK_NETWORKS", text) for text in ("10.0.0.0/33", "intranet", "10.0.0.1/8")],
         *[("LOG_LEVEL", text) for text in ("loud", "3")],
     ],
@@ -11984,6 +11986,106 @@ def test_webhooks_are_limited_and_removed_with_their_user(own_server):
 def test_actions_of_a_webhook_are_checked(client):
     answer = client.post("/api/webhooks", {"address": "https://8.8.8.8/", "actions": ["create", "bogus"]})
     assert "bogus" in assert_problem(answer, 422, "actions")["detail"]
+
+
+# ==== metrics =====================================================================================
+
+TOKEN = "metrics-token-of-a-test"
+
+
+def read_metrics(client, token: str = TOKEN) -> dict[tuple[str, tuple], float]:
+    """The values at /metrics, by name and labels."""
+    parser = pytest.importorskip("prometheus_client.parser")
+    answer = client.get("/metrics", Authorization=f"Bearer {token}")
+    assert answer.status == 200, answer.body
+    families = [*parser.text_string_to_metric_families(answer.body.decode())]
+    assert all(family.documentation for family in families)
+    return {
+        (each.name, tuple(sorted(each.labels.items()))): each.value for family in families for each in family.samples
+    }
+
+
+def count_of(values, name: str, **labels: str) -> float:
+    """The sum of the values of a name with these labels."""
+    wanted = labels.items()
+    return sum(value for (each, its), value in values.items() if each == name and wanted <= dict(its).items())
+
+
+def test_metrics_count_requests_by_route_and_status_and_the_work_of_the_database(todo_engine):
+    pytest.importorskip("prometheus_client")
+    with serving({**todo_engine, "METRICS": TOKEN}) as client:
+        todo = add(client, "a")
+        for _ in range(3):
+            show(client, todo["id"])
+        assert_problem(client.get(f"/api/todos/{NO_ID}"), 404)
+        assert_problem(client.get("/no/such/page"), 404)
+        values = read_metrics(client)
+        requests = functools.partial(count_of, values, "todo_http_request_duration_seconds_count")
+        assert requests(route="/api/todos/{todo_id}", method="GET", status="200") == 3
+        assert requests(route="/api/todos/{todo_id}", status="404") == 1
+        assert requests(route="/api/todos", method="POST", status="201") == 1
+        assert requests(route="unknown") == 1
+        assert not [labels for _, labels in values if NO_ID in str(labels) or todo["id"] in str(labels)]
+        eventually(lambda: count_of(read_metrics(client), "todo_revision") == revision(client))
+        for name in ("todo_database_statements_total", "todo_database_write_group_size_count"):
+            before = count_of(values, name)
+            add(client, "b")
+            assert count_of(read_metrics(client), name) > before > 0
+        assert count_of(values, "todo_database_connections") > 0
+        eventually(lambda: count_of(read_metrics(client), "todo_event_loop_lag_seconds_count"))
+
+
+def test_metrics_are_for_this_machine_or_those_with_the_token():
+    pytest.importorskip("prometheus_client")
+    with serving({**MEMORY, "METRICS": "local"}) as client:
+        assert client.get("/metrics").status == 200
+        assert_problem(client.get("/metrics", X_Forwarded_For="203.0.113.9"), 403)
+    with serving({**MEMORY, "METRICS": TOKEN}) as client:
+        assert client.get("/metrics", Authorization=f"Bearer {TOKEN}", X_Forwarded_For="203.0.113.9").status == 200
+        assert_problem(client.get("/metrics"), 401)
+        assert_problem(client.get("/metrics", Authorization="Bearer wrong"), 401)
+    with serving() as client:
+        assert_problem(client.get("/metrics"), 404)
+
+
+def test_metrics_show_waiting_hooks_and_deliveries(receiver, quick_hooks):
+    pytest.importorskip("prometheus_client")
+    with serving({**MEMORY, **LOOPBACK, "METRICS": TOKEN}) as client:
+        add_webhook(client, receiver.url)
+        receiver.statuses = [500] * 3
+        add(client, "a")
+        eventually(lambda: count_of(read_metrics(client), "todo_hook_lag_seconds", kind="webhook") > 0)
+        eventually(lambda: count_of(read_metrics(client), "todo_webhook_deliveries_total", outcome="delivered") == 1)
+        assert count_of(read_metrics(client), "todo_webhook_deliveries_total", outcome="failed") == 3
+        eventually(lambda: count_of(read_metrics(client), "todo_hook_lag_seconds", kind="webhook") == 0)
+
+
+def test_metrics_of_several_workers_are_added_up(tmp_path, fresh_redis):
+    pytest.importorskip("prometheus_client")
+    shared = {**in_file(tmp_path), **fresh_redis, "COOKIE_SECRET": SECRET}
+    with process(tmp_path, WORKERS="2", METRICS=TOKEN, **shared) as server:
+        for _ in range(20):
+            with Client(server.client.url) as client:
+                assert client.get("/api/health/live").status == 200
+        values = read_metrics(server.client)
+        assert count_of(values, "todo_http_request_duration_seconds_count", route="/api/health/live") == 20
+        assert count_of(values, "todo_http_requests_in_progress") >= 1
+
+
+def test_alerts_and_the_dashboard_name_metrics_that_exist(tmp_path):
+    pytest.importorskip("prometheus_client")
+    with serving({**MEMORY, "METRICS": TOKEN}) as client:
+        client.get("/")
+        answer = client.get("/metrics", Authorization=f"Bearer {TOKEN}")
+        known = {name for name, _ in read_metrics(client)} | {"todo_webhook_deliveries_total", "up"}
+    dashboard = json.loads((HERE / "docs" / "grafana-dashboard.json").read_text())
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    alerts = (HERE / "docs" / "prometheus-alerts.yml").read_text()
+    named = set(re.findall(r"\btodo_\w+", "\n".join(expressions) + alerts.split("rules:")[1]))
+    assert len(expressions) > 10 and named and named <= known
+    if promtool := shutil.which("promtool"):
+        subprocess.run([promtool, "check", "rules", HERE / "docs" / "prometheus-alerts.yml"], check=True)
+        subprocess.run([promtool, "check", "metrics"], input=answer.body, check=True)
 
 
 # ==== accounts: who may do what ==================================================================

@@ -62,6 +62,7 @@ import datetime
 import errno
 import functools
 import getpass
+import glob
 import gzip
 import hashlib
 import hmac
@@ -258,6 +259,12 @@ SECRETS = parser(
     lambda text: tuple(split_list(text)),
     lambda secret_texts: all(len(each) >= 32 for each in secret_texts),
     "too short to keep anything secret: use at least 32 random characters",
+    is_secret=True,
+)
+METRICS = parser(
+    str,
+    re.compile("off|local|[!-~]{16,}").fullmatch,
+    "use off, local, or a token of 16 characters or more, without spaces",
     is_secret=True,
 )
 NETWORKS = parser(
@@ -598,6 +605,9 @@ class Config:
     )
     keep_alive: int = setting(
         whole_number(1, 99_999), "seconds that idle connections are kept: more than a proxy in front keeps them", "75"
+    )
+    metrics: str = setting(
+        METRICS, "who may read /metrics for Prometheus: off, local for this machine, or a token of 16 characters", "off"
     )
     log_level: str = setting(choice("debug", "info", "warning", "error"), "debug, info, warning or error", "info")
     log_format: str = setting(choice("text", "json"), "text, or json: one object per line", "text")
@@ -3324,6 +3334,10 @@ Only the owner of this list may do that.
   de Das darf nur, wem diese Liste gehört.
   pt Só quem é dono desta lista pode fazer isso.
   es Solo quien es dueño de esta lista puede hacer eso.
+Only this machine may read this. A token in METRICS lets others in.
+  de Nur dieser Rechner darf das lesen. Ein Token in METRICS lässt andere zu.
+  pt Só esta máquina pode ler isto. Um token em METRICS deixa outros entrarem.
+  es Solo esta máquina puede leer esto. Un token en METRICS deja entrar a otros.
 Open this address as a WebSocket, with a Sec-WebSocket-Key of 16 bytes and without a body.
   de Öffne diese Adresse als WebSocket, mit einem Sec-WebSocket-Key von 16 Bytes und ohne Inhalt.
   pt Abra este endereço como WebSocket, com um Sec-WebSocket-Key de 16 bytes e sem conteúdo.
@@ -3344,6 +3358,10 @@ Request timeout
   de Anfrage zu langsam
   pt Pedido lento demais
   es Petición demasiado lenta
+Send the token of METRICS.
+  de Schicke das Token von METRICS mit.
+  pt Envie o token de METRICS.
+  es Envía el token de METRICS.
 Send {} without the W/ in front: If-Match needs strong tags; compressing proxies weaken them.
   de Sende {} ohne das W/ davor: If-Match braucht starke Tags; komprimierende Proxys schwächen sie ab.
   pt Envie {} sem o W/ na frente: If-Match precisa de tags fortes; proxies que comprimem as enfraquecem.
@@ -6147,6 +6165,7 @@ class Source:
     """Where rows are read: a database, a transaction, or a snapshot."""
 
     name = ""  # of a database
+    statements = 0  # that were run
     is_shared = False  # by a group of short writes, which a long one would delay
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
@@ -6246,6 +6265,7 @@ class Database(Source):
         self._failure: Unavailable | None = None  # of the last write, if the engine was the reason
         self._try_again_at = 0.0
         self._probe: Probe | None = None
+        self.note_group: Callable[[int], None] | None = None  # called with the size of each group
 
     async def open(self, probe: Probe | None = None) -> None:
         """Connect. Raises Misconfigured if that can never work, Unavailable if it may work in a moment."""
@@ -6360,7 +6380,11 @@ class Database(Source):
                 if len(group) > 1 and session.in_transaction and not isinstance(error, OSError):
                     return [RepeatAlone() for _ in group]
                 raise
+            finally:
+                self.statements += session.statements
             await session.commit()
+        if self.note_group:
+            self.note_group(len(group))
         return answers
 
     def _explained(self, error: BaseException) -> BaseException:
@@ -6400,6 +6424,15 @@ class Database(Source):
 
     async def index(self, searched: Searched) -> None:
         """Have an index for `narrowed`, if the engine offers one; to be called when the tables are there."""
+
+    @property
+    def waiting(self) -> int:
+        """The number of writes that wait."""
+        return len(self._waiting)
+
+    def connections(self) -> tuple[int, int]:
+        """The connections that are in use, and those that are idle."""
+        raise NotImplementedError
 
     # ---- what a subclass implements
 
@@ -6471,11 +6504,13 @@ class SQLiteTransaction(Transaction):
         return self._connection.in_transaction
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
+        self.statements += 1
         sql, arrange = sqlite_statement(sql)
         values = arrange(arguments) if arrange else arguments
         return self._connection.execute(sql, values).fetchall()  # a file needs no time limit
 
     async def _execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        self.statements += 1
         sql, arrange = sqlite_statement(sql)
         self._connection.executemany(sql, map(arrange, rows) if arrange else rows)
 
@@ -6999,7 +7034,12 @@ class SQLiteDatabase(Database):
             return rows
         if self._files:
             self._files.check_database()
+        self.statements += 1
         return await self._read(sql, *arguments)
+
+    def connections(self) -> tuple[int, int]:
+        idle = len(self._idle_readers)
+        return len(self._readers) - idle + self._is_writing, idle + (self._writer is not None and not self._is_writing)
 
     async def index(self, searched: Searched) -> None:
         index = SQLiteIndex(searched)
@@ -7209,12 +7249,14 @@ class PostgresTransaction(Transaction):
         return not self._connection.is_closed() and self._connection.is_in_transaction()
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
+        self.statements += 1
         if sql.lstrip().startswith(("ALTER", "CREATE", "DROP")):  # unprepared, which saves a round trip
             await self._connection.execute(sql, timeout=seconds)
             return []
         return [tuple(row) for row in await self._connection.fetch(sql, *arguments, timeout=seconds)]
 
     async def _execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        self.statements += 1
         if len(rows) == 1:  # without the transaction that asyncpg begins around many
             await self._connection.fetch(sql, *rows[0])
         else:  # many need more time
@@ -7317,6 +7359,10 @@ class ConnectionPool:
             self._users -= 1
             self._turns.release()
 
+    def use(self) -> tuple[int, int]:
+        """The connections that are in use, and those that are idle."""
+        return self._users, len(self._idle)
+
     def _add_turn(self) -> None:
         self._missing_turns -= 1
         self._turns.release()
@@ -7374,6 +7420,11 @@ class HostPool:
 
     def __init__(self, pool: Any):
         self._pool = pool
+
+    def use(self) -> tuple[int, int]:
+        """The connections that are in use, and those that are idle."""
+        idle = self._pool.get_idle_size()
+        return self._pool.get_size() - idle, idle
         self.options: dict[str, Any] = {}
 
     @contextlib.asynccontextmanager
@@ -7504,6 +7555,7 @@ class PostgresDatabase(Database):
             await pool.close()
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
+        self.statements += 1
         for last_try in (False, True):
             try:
                 return await self._read(last_try, sql, arguments, seconds)
@@ -7512,6 +7564,9 @@ class PostgresDatabase(Database):
                 if last_try or not is_lost_connection(error):
                     raise self._explained(error) from error
         raise AssertionError("the last try either returns or raises")
+
+    def connections(self) -> tuple[int, int]:
+        return self._pool.use() if self._pool else (0, 0)
 
     async def _read(self, fresh: bool, sql: str, arguments: Sequence[Any], seconds: float | None) -> Rows:
         async with self._connected(fresh) as connection:
@@ -13172,6 +13227,15 @@ class Hooks:
         self._news = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by the follower's id
         self._calls: set[asyncio.Future[Any]] = set()
+        self._behind: dict[str, float] = {}  # since when followers have been behind, by their id
+
+    def lags(self) -> dict[str, float]:
+        """For how many seconds changes have been waiting for on_change, and for a webhook."""
+        lags = {"webhook": 0.0, **({"on_change": 0.0} if self._hook else {})}
+        for hook_id, since in self._behind.items():
+            kind = "on_change" if hook_id == self._own.id else "webhook"
+            lags[kind] = max(lags[kind], time.monotonic() - since)
+        return lags
 
     def wake(self) -> None:
         """Look for something to deliver now."""
@@ -13207,6 +13271,7 @@ class Hooks:
         ready = [each for each in await self.store.behind() if each.webhook or each.id == self._own.id]
         if self._hook and not self._own.id and self._own.revision < self._hub.revision:
             ready.append(self._own)
+        self._behind = {each.id: self._behind.get(each.id, time.monotonic()) for each in ready}
         waits = [HOOK_LOOK * 1000]
         for each in ready:
             if each.held_until > now and each.held_by != self.store.holder:
@@ -13399,10 +13464,9 @@ class Services:
         config: Config,
         checks: Mapping[str, Check],
         hook: Hook | None = None,
-        delivers: bool = False,
         clients: Clients = types.MappingProxyType({}),
     ):
-        self.config, self._delivers = config, delivers
+        self.config = config
         self.database = open_database(config.database_url, clients.get("postgres"))
         self.records: RecordStore = DictRecordStore()
         relay = None
@@ -13433,6 +13497,7 @@ class Services:
         self._opening: asyncio.Task | None = None
         self._tasks: list[asyncio.Task] = []
         self.closers: list[Callable[[], None]] = []  # called, too, when everything is closed
+        self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []  # run while everything is open
         self.requests, self.sockets, self.imports = 0, 0, 0  # being answered now; open; being read
 
     def _open_post_office(self) -> PostOffice:
@@ -13468,8 +13533,7 @@ class Services:
         self._tasks = [*map(asyncio.ensure_future, (self._tidy_forever(), self.todos.acts.go_on_forever()))]
         if self._post_office:
             self._tasks.append(asyncio.ensure_future(self._post_office.run_forever()))
-        if self._delivers:  # a command that opens the database for a moment does not
-            self._tasks.append(asyncio.ensure_future(self.hooks.run_forever()))
+        self._tasks += [asyncio.ensure_future(run()) for run in self.background]
         self._opened = True
 
     async def close(self) -> None:
@@ -13663,6 +13727,7 @@ class Request:
         self.length = content_length(headers) if self.has_body else 0
         self.receive_body: BodyReader | None = None
         self.began, self.id = time.monotonic(), os.urandom(8).hex()
+        self.route = "unknown"  # its template, once it is found
 
     @property
     def waits_to_send(self) -> bool:
@@ -14830,10 +14895,16 @@ class Router:
         rests = [prefix[slash.start() :] for slash in re.finditer("/", prefix)][1:]
         self._rests = [2 * prefix, *rests, ""] if prefix else []
         self._reported: set[str] = set()  # wrong mounts
-        self._fixed = {prefix + route.path: route.handler for route in routes if "{" not in route.path}
-        self._fixed["*"] = ServerHandler
-        patterns = [(route.pattern, route.handler) for route in routes if "{" in route.path]
-        self._patterns = [(re.compile(re.escape(prefix) + pattern), handler) for pattern, handler in patterns]
+        self._fixed = {prefix + route.path: (route.handler, route.path) for route in routes if "{" not in route.path}
+        self._fixed["*"] = ServerHandler, "*"
+        self._patterns = [
+            (
+                re.compile(re.escape(prefix) + route.pattern),
+                (route.handler, re.sub(r"(\{\w+):.*\}", r"\1}", route.path)),
+            )
+            for route in routes
+            if "{" in route.path
+        ]
 
     def find(self, app: "App", request: Request) -> tuple[Handler, Sequence[str]]:
         """The handler for a request, and the parts of its path. Raises NotFound."""
@@ -14852,14 +14923,16 @@ class Router:
                 break
         if not found:
             raise NotFound(f"{NOT_FOUND} {self._mount_hint(request.path)}".rstrip())
-        return found[0](app, request), found[1]
+        (handler, request.route), parts = found
+        return handler(app, request), parts
 
-    def _match(self, path: str) -> tuple[type[Handler], Sequence[str]] | None:
-        if handler := self._fixed.get(path):
-            return handler, ()
-        for pattern, handler in self._patterns:
+    def _match(self, path: str) -> tuple[tuple[type[Handler], str], Sequence[str]] | None:
+        """The handler for a path and its route, and the parts of the path."""
+        if route := self._fixed.get(path):
+            return route, ()
+        for pattern, route in self._patterns:
             if match := pattern.fullmatch(path):
-                return handler, match.groups()
+                return route, match.groups()
         return None
 
     def _mount_hint(self, path: str) -> str:
@@ -15096,6 +15169,119 @@ DOCS = """<!DOCTYPE html>
 # ---- dispatch
 
 
+# ---- metrics
+
+REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)  # bounds of the histogram
+LAG_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
+GROUP_SIZES = (1, 2, 5, 10, 20, 50, 100, 200)
+# The text, labels and way to combine the values of several workers, by name.
+GAUGES: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "http_requests_in_progress": ("Requests that are being answered.", (), "livesum"),
+    "websockets": ("Open WebSockets.", (), "livesum"),
+    "database_connections": ("Connections to the database.", ("state",), "livesum"),
+    "database_writes_waiting": ("Writes that wait for their transaction.", (), "livesum"),
+    "revision": ("The newest revision that is known.", (), "livemax"),
+    "hook_lag_seconds": ("How long changes have been waiting for a hook.", ("kind",), "livemax"),
+}
+
+
+def is_running(process_id: int) -> bool:
+    """Whether a process of this user exists."""
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Metrics:
+    """Measurements for Prometheus; those of several workers are added up from files that they share.
+
+    prometheus-client shares them if PROMETHEUS_MULTIPROC_DIR names a folder when it is imported.
+    """
+
+    def __init__(self, services: Services):
+        self._client = client = driver("prometheus_client", "METRICS", "metrics")
+        self._services, self._registry = services, client.CollectorRegistry()
+        self._is_shared = client.values.ValueClass is not client.values.MutexValue
+        self._seen: dict[tuple[str, str, int], Callable[[float], None]] = {}  # how to note a request
+        self._counted: dict[Any, float] = {}
+        of = {"registry": self._registry}
+        self._requests = client.Histogram(
+            *("todo_http_request_duration_seconds", "Time until the answer to a request is ready, without WebSockets."),
+            *(("method", "route", "status"),),
+            **of,
+            buckets=REQUEST_SECONDS,
+        )
+        self._lag = client.Histogram(
+            "todo_event_loop_lag_seconds", "How late the event loop wakes a timer.", **of, buckets=LAG_SECONDS
+        )
+        groups = client.Histogram(
+            "todo_database_write_group_size", "Writes that share a transaction.", **of, buckets=GROUP_SIZES
+        )
+        services.database.note_group = groups.observe
+        self._statements = client.Counter("todo_database_statements", "Statements of SQL that were run.", **of)
+        self._deliveries = client.Counter("todo_webhook_deliveries", "Attempts to send a change.", ["outcome"], **of)
+        self._gauges = {
+            name: client.Gauge(f"todo_{name}", text, labels, multiprocess_mode=mode, **of)
+            for name, (text, labels, mode) in GAUGES.items()
+        }
+        if not self._is_shared:
+            client.ProcessCollector(**of)
+
+    def note(self, request: Request, status: int) -> None:
+        """Count a request that is answered."""
+        key = request.method if request.method in (*METHODS, "HEAD", "OPTIONS") else "other", request.route, status
+        observe = self._seen.get(key) or self._seen.setdefault(key, self._requests.labels(*key).observe)
+        observe(time.monotonic() - request.began)
+
+    def update(self) -> None:
+        """Read what others count."""
+        services, database = self._services, self._services.database
+        busy, idle = database.connections()
+        values: dict[tuple[str, ...], float] = {
+            ("http_requests_in_progress",): services.requests,
+            ("websockets",): services.sockets,
+            ("database_connections", "busy"): busy,
+            ("database_connections", "idle"): idle,
+            ("database_writes_waiting",): database.waiting,
+            ("revision",): services.hub.revision,
+            **{("hook_lag_seconds", kind): seconds for kind, seconds in services.hooks.lags().items()},
+        }
+        for (name, *labels), value in values.items():
+            gauge = self._gauges[name]
+            (gauge.labels(*labels) if labels else gauge).set(value)
+        self._add(self._statements, database.statements)
+        for outcome, count in services.hooks.sender.counts.items():
+            self._add(self._deliveries.labels(outcome), count)
+
+    def _add(self, counter: Any, total: float) -> None:
+        counter.inc(total - self._counted.get(counter, 0))
+        self._counted[counter] = total
+
+    async def run_forever(self) -> None:
+        """Measure the lag of the loop, and keep up to date what other workers read."""
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(1)
+            self._lag.observe(max(0.0, time.monotonic() - began - 1))
+            self.update()
+
+    def text(self) -> bytes:
+        """All measurements, in Prometheus' text format."""
+        self.update()
+        registry = self._registry
+        if self._is_shared:
+            multiprocess = importlib.import_module("prometheus_client.multiprocess")
+            registry = self._client.CollectorRegistry()
+            collector = multiprocess.MultiProcessCollector(registry)
+            for name in glob.glob(os.path.join(glob.escape(collector._path), "gauge_live*.db")):
+                worker = int(name.rpartition("_")[2].removesuffix(".db"))
+                if not is_running(worker):
+                    multiprocess.mark_process_dead(worker, collector._path)
+        return cast(bytes, self._client.generate_latest(registry))
+
+
 class App(NamedTuple):
     """The parts of an app that answer requests."""
 
@@ -15109,6 +15295,7 @@ class App(NamedTuple):
     page: Callable[[], "BuiltPage"]  # built when first needed
     router: Router
     openapi: Callable[[], OpenAPI]  # made when first needed
+    metrics: Metrics | None = None
     login_url: str = ""  # of the embedding program
 
     def login_address(self, path: str) -> str:
@@ -15257,6 +15444,8 @@ async def exchange(app: App, request: Request, write: Callable[[Response[Any]], 
     try:
         response, caller = await respond(app, request)
         log_request(response.status, request, caller, request.id, request.began)
+        if app.metrics:
+            app.metrics.note(request, response.status)
         if response.socket:  # it stays open, and the server must not wait for it to stop
             app.services.requests -= 1
         await write(response)
@@ -17409,6 +17598,23 @@ class HealthHandler(APIHandler):
         except TodoError:
             return False
         return caller is not None and (caller.kind != "open" or is_local(self.request)) and caller.kind != "link"
+
+
+class MetricsHandler(Handler):
+    """Measurements for Prometheus."""
+
+    public = True
+    has_head = False
+
+    async def get(self) -> Response[Annotated[bytes, "text/plain"]]:
+        """Read the measurements, with the token of METRICS or from this machine."""
+        allowed, secret = self.app.config.metrics, bearer_secret(self.request) or ""
+        if allowed == "local" and not is_local(self.request):
+            raise Forbidden("Only this machine may read this. A token in METRICS lets others in.")
+        if allowed != "local" and not secrets.compare_digest(secret.encode(), allowed.encode()):
+            raise Unauthorized("Send the token of METRICS.")
+        assert self.app.metrics
+        return Response(self.app.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
 
 
 class LiveHandler(APIHandler):
@@ -30882,6 +31088,7 @@ def served_routes(config: Config, has_accounts: bool) -> list[Route]:
     """Every address that an app serves."""
     served = [route for route in ROUTES if has_accounts or not route.accounts_only]
     served += [Route("/static/{path:.*}", StaticHandler)] if config.static_path else []
+    served += [Route("/metrics", MetricsHandler)] if config.metrics != "off" else []
     return served + ([Route("", PrefixHandler)] if config.prefix else [])
 
 
@@ -30943,7 +31150,11 @@ def app_state(
 ) -> App:
     """The parts of an app that answer requests."""
     check_clients(clients)
-    services = Services(config, checks, hook, True, clients)
+    services = Services(config, checks, hook, clients)
+    services.background.append(services.hooks.run_forever)
+    metrics = Metrics(services) if config.metrics != "off" else None
+    if metrics:
+        services.background.append(metrics.run_forever)
     origins = Origins(config, any_host=get_user is not None)
     cookies = SessionCookies(config, origins)
     authenticator = Authenticator(config, get_user, services, cookies, origins)
@@ -30965,6 +31176,7 @@ def app_state(
         page=functools.cache(functools.partial(build_page, config)),
         router=Router(routes, config.prefix),
         openapi=functools.cache(functools.partial(OpenAPI, routes, config.public_url + config.prefix or "/")),
+        metrics=metrics,
     )
 
 
@@ -32482,16 +32694,19 @@ NameArgument = Annotated[str, "the user's name"]
 FileArgument = Annotated[str, "the backup"]
 
 
-def serve_command(
-    *,
-    check: Annotated[bool, "check every engine once, print its state, and exit"] = False,
-    environ: Annotated[Environ, SETTING_NAMES],
-) -> int:
-    """A to-do server: a page and a JSON API, kept in one SQLite file unless the settings name another database.
+@contextlib.contextmanager
+def shared_metrics(config: Config) -> Iterator[None]:
+    """A folder to which several workers write their measurements, and from which each reads those of all."""
+    if config.metrics == "off" or config.workers == 1:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="tornado_todo-") as folder:
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)  # read when prometheus_client is imported
+        yield
 
-    Every option is also an environment variable, or a line of a file .env in the current folder:
-    --server-port 8000, SERVER_PORT=8000. Options win over the environment, the environment over .env.
-    """
+
+def serve_all(check: bool, environ: Environ) -> int:
+    """Check every engine, or serve until a signal; returns the exit code."""
     app = make_app(environ)
     services = app.state.services
     config = services.config
@@ -32516,6 +32731,20 @@ def serve_command(
         return report_errors(lambda: run_loop(serve(make_app(environ), sockets, parent)))
 
     return run_workers(config.workers, work)
+
+
+def serve_command(
+    *,
+    check: Annotated[bool, "check every engine once, print its state, and exit"] = False,
+    environ: Annotated[Environ, SETTING_NAMES],
+) -> int:
+    """A to-do server: a page and a JSON API, kept in one SQLite file unless the settings name another database.
+
+    Every option is also an environment variable, or a line of a file .env in the current folder:
+    --server-port 8000, SERVER_PORT=8000. Options win over the environment, the environment over .env.
+    """
+    with shared_metrics(Config.from_env(environ)):
+        return serve_all(check, environ)
 
 
 def print_progress(part: str, done: int, total: int) -> None:
