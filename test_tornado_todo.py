@@ -9265,6 +9265,34 @@ async def failing() -> None:
     raise RuntimeError("secret detail")
 
 
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+@pytest.mark.parametrize("auth", ["auto", "accounts"])
+def test_health_is_a_page_with_charts_in_a_browser_and_json_for_programs(tmp_path, auth):
+    with serving({**in_file(tmp_path), **WITH_ACCOUNTS, "AUTH": auth}) as client:
+        for _ in range(3):
+            assert client.get("/api/health").headers["Content-Type"] == "application/json"
+        answer = client.get("/api/health", Accept=BROWSER)
+        text = answer.body.decode()
+        assert answer.status == 200 and answer.headers["Content-Type"].startswith("text/html")
+        assert text.count("<svg") == 3 and "<script" not in text and " ok</td>" in text
+        assert all(len(points.split()) == 4 for points in re.findall(r'points="([^"]*)"', text))
+        assert ("todos.db" in text) == (auth == "auto")  # strangers learn no file, host or port
+        assert "sha256-" in answer.headers["Content-Security-Policy"] and "Accept" in answer.headers["Vary"]
+        assert client.get("/api/health", Accept="application/json, text/html").json()["status"] == "ok"
+
+
+def test_health_page_shows_a_failing_check_with_503():
+    def fail():
+        raise ValueError("<b>canary</b>")
+
+    with serving(MEMORY, checks={"<i>x</i>": fail}) as client:
+        answer = client.get("/api/health", Accept=BROWSER)
+        assert answer.status == 503 and "failing" in answer.body.decode() and answer.headers["Retry-After"]
+        assert b"<i>" not in answer.body and b"canary" not in answer.body
+
+
 def test_an_embedders_check_joins_the_health_check():
     with serving(MEMORY, checks={"billing": well}) as client:
         assert client.get("/api/health").json()["engines"]["billing"]["state"] == "ok"

@@ -13460,12 +13460,9 @@ class Services:
     """Everything that an app opens: once, when first needed, and tried again if it failed."""
 
     def __init__(
-        self,
-        config: Config,
-        checks: Mapping[str, Check],
-        hook: Hook | None = None,
-        clients: Clients = types.MappingProxyType({}),
+        self, config: Config, checks: Mapping[str, Check], hook: Hook | None = None, clients: Clients | None = None
     ):
+        clients = clients or {}
         self.config = config
         self.database = open_database(config.database_url, clients.get("postgres"))
         self.records: RecordStore = DictRecordStore()
@@ -13497,6 +13494,7 @@ class Services:
         self._opening: asyncio.Task | None = None
         self._tasks: list[asyncio.Task] = []
         self.closers: list[Callable[[], None]] = []  # called, too, when everything is closed
+        self.latencies: dict[str, collections.deque[float]] = {}  # ms of the last health checks, by their name
         self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []  # run while everything is open
         self.requests, self.sockets, self.imports = 0, 0, 0  # being answered now; open; being read
 
@@ -13624,6 +13622,8 @@ class Services:
             if reason != known:
                 LOG.warning("health: %s: %s", engine, reason)
         engines = dict(zip(self._checks, (entry for entry, _ in checked), strict=True))
+        for name, entry in engines.items():
+            self.latencies.setdefault(name, collections.deque(maxlen=60)).append(entry["milliseconds"])
         # Without its mail server, the server still answers everything.
         return all(entry["state"] == "ok" for name, entry in engines.items() if name != "mail"), engines
 
@@ -15144,6 +15144,18 @@ table{border-collapse:collapse;margin:.5rem 0 1rem}
 td,th{border:1px solid #8886;padding:.2rem .6rem;text-align:left;vertical-align:top}
 """
 DOCS_DIGEST = base64.b64encode(hashlib.sha256(DOCS_STYLE.encode()).digest()).decode()
+HEALTH = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ health.status }} · tornado_todo</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta http-equiv="refresh" content="10">
+<style>{% raw style %}</style></head><body><h1>tornado_todo: {{ health.status }}</h1>
+<table><tr><th>for</th><th>engine</th><th>state</th><th>now</th><th>before, up to {{ maximum }} ms</th></tr>
+{% for name, each in engines.items() %}<tr><th>{{ name }}</th><td>{{ each["engine"] }}</td>
+<td>{{ "✓" if each["state"] == "ok" else "✗" }} {{ each["state"] }}</td><td>{{ each["milliseconds"] }} ms</td>
+<td><svg width="240" height="40" viewBox="0 0 240 40" role="img" aria-label="latency of {{ name }}">
+<polyline fill="none" stroke="currentColor" stroke-width="1.5" points="{{ points(name) }}"/></svg></td></tr>
+{% end %}</table><p>Checked when somebody looks. This page looks every 10 seconds.
+Programs read <a href="health" type="application/json">the same as JSON</a>.</p></body></html>
+"""
 DOCS = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>API · tornado_todo</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{% raw style %}</style></head>
@@ -17579,17 +17591,34 @@ class HealthHandler(APIHandler):
 
     public = True
 
-    async def get(self) -> Annotated[Health, 200, 503]:
+    async def get(self) -> Annotated[Response[Health], 200, 503]:
         """Check every engine; 503 if one does not work.
 
-        Anonymous callers get only the kinds of the engines.
+        Anonymous callers get only the kinds of the engines. Browsers get a page with charts.
         """
         well, engines = await self.services.health()
         if engines["todos"]["state"] != "ok" or not await self._knows_caller():
             engines = {name: {**entry, "engine": entry["engine"].split()[0]} for name, entry in engines.items()}
-        if not well:
-            self.status, self.headers["Retry-After"] = 503, "1"
-        return Health("ok" if well else "failing", engines)
+        health = Health("ok" if well else "failing", engines)
+        self.headers |= {"Vary": "Accept, Origin"} | ({} if well else {"Retry-After": "1"})
+        accept, status = self.request.headers.get("accept", ""), 200 if well else 503
+        if "text/html" not in accept or "application/json" in accept:
+            return Response(msgspec.json.encode(health), "application/json", status=status)
+        self.content_security_policy = f"default-src 'none'; style-src 'sha256-{DOCS_DIGEST}'"
+        html = self._page(health, engines)
+        return Response(html, "text/html; charset=utf-8", status=status)
+
+    def _page(self, health: Health, engines: Mapping[str, Mapping[str, Any]]) -> bytes:
+        past = self.services.latencies
+        maximum = max(1.0, *(value for name in engines for value in past[name]))
+
+        def points(name: str) -> str:
+            first = 60 - len(past[name])
+            places = ((4 * (first + n), 38 - 36 * value / maximum) for n, value in enumerate(past[name]))
+            return " ".join(f"{x},{y:.1f}" for x, y in places)
+
+        template, values = tornado.template.Template(HEALTH), {"health": health, "engines": engines}
+        return template.generate(**values, style=DOCS_STYLE, points=points, maximum=round(maximum))
 
     async def _knows_caller(self) -> bool:
         """Whether the caller has signed in, or uses this machine: others get no hosts, ports and file names."""
