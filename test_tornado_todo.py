@@ -27894,6 +27894,9 @@ async def test_list_that_is_made_without_the_server_can_be_used_at_once(installe
         await page.locator(".new-todo").fill(title)
         await page.locator(".new-todo").press("Enter")
     await expect(shown_titles(page)).to_have_text(["tent", "map"])
+    await open_details(page, "map")
+    await expect(shown_titles(page)).to_have_text(["tent", "map"])
+    await page.locator(".detail-close").click()
     await page.locator(".sidebar").get_by_text("Inbox").click()
     await open_details(page, BUY)
     await page.locator(".detail-list").select_option("Trip")
@@ -27959,3 +27962,304 @@ async def test_what_is_done_to_lists_and_filters_without_the_server_is_shown_and
     with Client(outage.url) as client:
         assert {each["title"] for each in client.get("/api/filters").json()} == {"spade", "planting"}
         assert [each["title"] for each in client.get("/api/lists?deleted=true").json()] == ["Old"]
+
+
+@pytest.mark.slow
+async def test_comments_templates_and_settings_made_without_the_server_are_shown_and_survive(installed, outage):
+    page = installed
+    await type_in(page, BUY)
+    (todo,) = await ask(page, "/api/todos")
+    await ask(page, f"/api/todos/{todo['id']}/comments", "POST", {"text": "the first"})
+    await new_list(page, "Trip")
+    await type_in(page, "tent")
+    await page.locator(".sidebar").get_by_text("Inbox").click()
+    await until_on_device(page, BUY, "tent")
+    outage.stop()
+    await open_details(page, BUY)
+    await page.locator(".comments summary").click()
+    comment = page.locator(".comment-form textarea")
+    for text in ("second", "third", "fourth"):
+        await comment.fill(text)
+        await page.locator(".comment-send").click()
+    await page.locator(".comment-list li", has_text="third").get_by_role("button", name="Delete").click()
+    await page.locator(".comment-list li", has_text="fourth").get_by_role("button", name="Edit").click()
+    await comment.fill("last")
+    await page.locator(".comment-send").click()
+    await page.locator(".detail-close").click()
+    await page.locator(".lists").get_by_text("Trip").click()
+    await page.locator("[data-value='.list-options']").click()
+    await page.get_by_role("button", name="Save as template").click()
+    await page.locator("#ask-name").fill("Journey")
+    await page.locator("#ask-name").press("Enter")
+    await open_settings(page)
+    await page.locator("[name=theme][value=dark]").check()
+    await page.get_by_label("First day of the week").select_option("Sunday")
+    await page.locator(".account .dialog-close").click()
+    for _ in range(2):
+        await page.reload()
+        await expect(page.locator("html:not(.is-starting)")).to_be_attached()
+        await page.locator(".sidebar").get_by_text("Inbox").click()
+        await open_details(page, BUY)
+        await page.locator(".comments summary").click()
+        for text in ("second", "last"):
+            said = page.locator(".comment-list li", has_text=text)
+            await expect(said).to_contain_text("Not sent yet")
+        await expect(page.locator(".comments-away")).to_be_visible()
+        await expect(page.locator(".comment-list")).not_to_contain_text("third")
+        await page.locator(".detail-close").click()
+        await page.locator(".templates-button").click()
+        await expect(page.locator(".template-entries li")).to_contain_text(["Journey Not sent yet"])
+        await expect(page.locator(".template-entries li")).to_contain_text(["1 to-do"])
+        await page.locator(".templates .dialog-close").click()
+        assert await scheme_of(page) == "dark"
+        await expect(page.locator(".repeat-days input").first).to_have_value("SU")
+    await page.locator(".templates-button").click()
+    await page.get_by_role("button", name="New list of Journey").click()
+    await expect(page.locator("h1")).to_have_text("Journey")
+    await arrived(page, outage)
+    await expect(shown_titles(page)).to_have_text(["tent"])
+    with Client(outage.url) as client:
+        said = client.get(f"/api/todos/{todo['id']}/comments").json()
+        assert [each["text"] for each in said if not each.get("deleted_at")] == ["the first", "second", "last"]
+        assert [each["title"] for each in client.get("/api/templates").json()] == ["Journey"]
+        settings = client.get("/api/session").json()["settings"]
+        assert (settings["theme"], settings["first_day"]) == ("dark", "sunday")
+
+
+def sign_in_again(client, name):
+    """Sign in to another server of the same database, and return the header that authenticates."""
+    morsel = session_cookie(client.post("/api/session", {"name": name, "password": f"the password of {name}"}))
+    return {"Cookie": f"{morsel.key}={morsel.value}"}
+
+
+@pytest.fixture
+async def member(browser, tmp_path):
+    """Bob's page, which its worker keeps, its outage, and Ann's list with a to-do that she shares with him."""
+    settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'todo.db'}", "AUTH": "accounts", "SIGNUP": "open"}
+    outage = Outage(**settings)
+    with contextlib.closing(outage.running), Client(outage.url) as client:
+        ann, bob = sign_up(client), sign_up(client, "bob")
+        trip = client.post("/api/lists", {"title": "Trip"}, **ann).json()["id"]
+        client.post("/api/todos", {"title": BUY, "list": trip}, **ann)
+        client.send("PUT", f"/api/lists/{trip}/members/bob", {"role": "editor"}, **ann)
+        name, _, value = bob["Cookie"].partition("=")
+        cookies = [{"name": name, "value": value, "url": outage.url}]
+        async with opened(browser, outage.url, cookies=cookies, service_workers="allow") as page:
+            page.is_reusable = False
+            await page.evaluate("navigator.serviceWorker.ready")
+            await page.locator(".shared-lists").get_by_text("Trip").click()
+            await expect(shown_titles(page)).to_have_text([BUY])
+            await until_on_device(page, BUY)
+            yield page, outage, trip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["may only read", "was removed", "the list is gone"])
+async def test_nothing_is_lost_that_was_done_in_a_list_without_the_right_any_more(member, change):
+    page, outage, trip = member
+    outage.stop()
+    await row(page, BUY).locator(".toggle").click()
+    for title in ("tent", "map"):
+        await page.locator(".new-todo").fill(title)
+        await page.locator(".new-todo").press("Enter")
+    await open_details(page, "map")
+    await page.locator(".detail-notes").fill("of the hills")
+    await page.locator(".detail-close").click()
+    await expect(page.locator(".banner")).to_contain_text("4 changes are kept here")
+    with served(outage.settings) as elsewhere, Client(elsewhere.url) as client:
+        path = f"/api/lists/{trip}/members/bob" if change != "the list is gone" else f"/api/lists/{trip}"
+        viewer, ann = {"role": "viewer"} if change == "may only read" else None, sign_in_again(client, "ann")
+        answer = client.put(path, viewer, **ann) if viewer else client.delete(path, **ann)
+        assert answer.status in (200, 204), answer.body
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text([BUY, "tent", "map"])
+    await arrived(page, outage)
+    refused = page.locator(".refusals")
+    for title in (f"Completed “{BUY}”", "Added “map”"):
+        await expect(refused).to_contain_text(f"Not saved: {title}")
+    dispute = page.locator(".dispute[open]")
+    await expect(dispute).to_contain_text("of the hills")
+    await dispute.locator("[value=theirs]").click()
+    await expect(page.locator(".new-todo")).to_have_value("tent")
+    await page.reload()
+    await expect(page.locator(".new-todo")).to_have_value("tent")
+    await refused.locator("li", has_text="map").get_by_role("button", name="Add it to Inbox").click()
+    await refused.locator("li", has_text=BUY).get_by_role("button", name="Drop it").click()
+    await expect(refused).to_be_hidden()
+    await settled(page)
+    todos = await ask_with_cookies(page, "/api/todos")
+    assert [each["title"] for each in todos if each["title"] != BUY] == ["map"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [409, 413, 422])
+async def test_everything_that_is_refused_for_a_limit_waits_and_can_be_tried_again(installed, outage, status):
+    page = installed
+    await type_in(page, BUY)
+    await until_on_device(page, BUY)
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    outage.stop()
+    await row(page, BUY).locator(".toggle").click()
+    await new_list(page, "Trip")
+    for title in ("tent", "map"):
+        await page.locator(".new-todo").fill(title)
+        await page.locator(".new-todo").press("Enter")
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text(["tent", "map"])
+    await page.route("**/api/**", refuse(status, "That is too much.", "PUT", "PATCH", "POST"))
+    await arrived(page, outage)
+    refused = page.locator(".refusals li")
+    await expect(refused.first).to_contain_text("3 changes were refused.")
+    await expect(page.locator(".new-todo")).to_have_value("tent")
+    texts = [f"Completed “{BUY}”", "Created the list “Trip”", "Added “map”"]
+    for number, text in enumerate(texts, start=1):
+        await expect(refused.nth(number)).to_contain_text(f"Not saved: {text}. That is too much.")
+    await page.get_by_role("button", name="Copy all of it").click()
+    copied = await page.evaluate("navigator.clipboard.readText()")
+    assert all(text in copied for text in texts)
+    async with page.expect_download() as download:
+        await page.get_by_role("button", name="Download it").click()
+    assert (await (await download.value).path()).read_text() == copied
+    await page.unroute("**/api/**")
+    await page.locator(".new-todo").fill("")
+    for text in ("Created the list", BUY, "map"):
+        await refused.filter(has_text=text).last.get_by_role("button", name=re.compile("Try again|Add it to")).click()
+        await settled(page)
+    await expect(refused).to_have_count(0)
+    with Client(outage.url) as client:
+        assert [each["title"] for each in client.get("/api/lists").json()] == ["Inbox", "Trip"]
+        assert {each["title"]: each["completed"] for each in client.get("/api/todos").json()} == {
+            BUY: True,
+            "map": False,
+        }
+
+
+@pytest.mark.slow
+async def test_what_an_account_that_is_gone_has_not_sent_can_be_downloaded(member):
+    page, outage, _ = member
+    outage.stop()
+    await page.locator(".new-todo").fill("tent, which sleeps six")
+    await page.locator(".new-todo").press("Enter")
+    with served(outage.settings) as elsewhere, Client(elsewhere.url) as client:
+        client.send("DELETE", "/api/user", {"password": "the password of bob"}, **sign_in_again(client, "bob"))
+    outage.start()
+    await expect(page.locator("#sign-in-name")).to_be_visible()
+    for _ in range(2):
+        async with page.expect_download() as download:
+            await page.get_by_role("button", name="Download it").click()
+        assert "Title: tent, which sleeps six" in (await (await download.value).path()).read_text()
+        await page.reload()
+        await expect(page.locator("#sign-in-name")).to_be_visible()
+
+
+@pytest.mark.slow
+async def test_trash_is_there_without_the_server_and_what_is_deleted_meanwhile_is_in_it(installed, outage):
+    page = installed
+    await type_in(page, BUY, FEED, BOOK)
+    await row(page, BUY).locator(".destroy").evaluate("button => button.click()")
+    await settled(page)
+    await until_on_device(page, FEED, BOOK)
+    outage.stop()
+    await row(page, FEED).locator(".destroy").evaluate("button => button.click()")
+    for _ in range(2):
+        await page.locator(".trash-link").click()
+        await expect(page.locator(".trash-row")).to_contain_text([FEED, BUY])
+        await page.reload()
+        await expect(page.locator("html:not(.is-starting)")).to_be_attached()
+    await page.get_by_role("button", name=f"Restore {BUY}").click()
+    await expect(page.locator(".trash-row")).to_contain_text([FEED])
+    await page.locator(".sidebar").get_by_text("Inbox").click()
+    await expect(shown_titles(page)).to_have_text([BOOK, BUY])
+    await arrived(page, outage)
+    await expect(shown_titles(page)).to_have_text([BUY, BOOK])
+
+
+@pytest.mark.slow
+async def test_a_copy_that_lacks_older_todos_says_so(installed, outage):
+    page = installed
+    with Client(outage.url) as client:
+        client.post("/api/todos", {"title": BUY, "due": "2020-02-02"})
+        for start in range(0, 5000, 1000):
+            todos = [{"title": str(number), "priority": 1} for number in range(start, start + 1000)]
+            assert client.post("/api/todos", todos).status == 201
+    await page.reload()
+    await until_on_device(page, *map(str, range(5000)))
+    await travelled(page, outage)
+    await expect(page.locator(".banner")).to_contain_text(
+        "This device has only the 5,000 to-dos that were changed last."
+    )
+    await page.locator(".sidebar").get_by_text("Today").click()
+    await expect(rows(page)).to_have_count(0)
+    await arrived(page, outage)
+    await expect(shown_titles(page)).to_have_text([BUY])
+
+
+@pytest.mark.slow
+async def test_kept_page_is_in_the_language_and_the_theme_that_were_last(browser, outage):
+    async with opened(browser, outage.url, service_workers="allow", locale="de-DE") as page:
+        page.is_reusable = False
+        await page.evaluate("navigator.serviceWorker.ready")
+        await type_in(page, f"{BUY} morgen 9 Uhr")
+        await open_settings(page)
+        await page.locator("[name=theme][value=dark]").check()
+        await page.locator(".account .dialog-close").click()
+        await settled(page)
+        await until_on_device(page, BUY)
+        await travelled(page, outage)
+        assert await page.evaluate("document.documentElement.lang") == "de" and await scheme_of(page) == "dark"
+        await expect(page.locator(".banner")).to_contain_text("Der Server ist nicht erreichbar.")
+        await new_list(page, "Reise")
+        await page.locator(".new-todo").fill("Zelt")
+        await page.locator(".new-todo").press("Enter")
+        await expect(row(page, "Zelt")).to_contain_text("Noch nicht gesendet")
+        await expect(page.locator(".banner")).to_contain_text("2 Änderungen sind hier gespeichert")
+        await page.locator(".sidebar").get_by_text("Eingang").click()
+        await expect(row(page, BUY)).to_contain_text("Morgen, 9:00")
+        await expect(page).to_have_title("Eingang · tornado_todo")
+        english = await page.evaluate(
+            """words => [...document.querySelectorAll('[aria-label], [title], [placeholder]')]
+               .flatMap(each => [each.ariaLabel, each.title, each.placeholder])
+               .concat(document.body.innerText.split('\\n'))
+               .filter(line => words.some(word => new RegExp(`\\\\b${word}\\\\b`).test(line ?? '')))""",
+            ["the", "and", "List", "Today", "sent", "with", "to-do", "Settings", "changes"],
+        )
+        assert english == []
+        await arrived(page, outage)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER != "chromium", reason="Playwright has the handle of a service worker in Chromium only")
+@pytest.mark.parametrize("act", ["open", "done", "soon", "without a window"])
+async def test_click_on_a_notification_acts_through_the_page_or_opens_one(installed, act):
+    page = installed
+    await type_in(page, BUY, FEED)
+    todo = (await ask(page, "/api/todos"))[0]["id"]
+    (worker,) = page.context.service_workers
+    if act == "without a window":
+        await page.goto("about:blank")
+    click = """async ([action, todo]) => {
+      const closed = [];
+      const opened = [];
+      const notification = { data: { todo }, close: () => closed.push(todo) };
+      const event = new ExtendableEvent('notificationclick');
+      Object.defineProperties(event, { notification: { value: notification }, action: { value: action } });
+      const ends = [];
+      event.waitUntil = end => ends.push(end);
+      self.clients.openWindow = address => opened.push(address);
+      WindowClient.prototype.focus = () => Promise.resolve();
+      self.dispatchEvent(event);
+      await Promise.all(ends);
+      return { closed, opened };
+    }"""
+    told = await worker.evaluate(click, [act if act in ("done", "soon") else "", todo])
+    assert told["closed"] == [todo]
+    if act == "without a window":
+        assert told["opened"] == [f"{page.server}/#/todo/{todo}"]
+        return
+    assert told["opened"] == []
+    if act == "open":
+        await expect(page.locator(".detail-title")).to_have_value(BUY)
+    elif act == "done":
+        await expect(row(page, BUY).locator(".toggle")).to_be_checked()
+    else:
+        await expect(row(page, BUY).locator(".bell-mark")).to_be_attached()

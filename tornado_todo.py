@@ -21938,7 +21938,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // One command is sent at a time: the order of acts is kept, an undo never overtakes its act, and while the
   // server is away everything simply waits.
   const queue = { jobs: [], running: false, idle: Promise.resolve() };
-  const gate = { resolve: null, session: {}, isSignUp: false };
+  const gate = { resolve: null, session: {}, isSignUp: false, left: [] };
   // Typed texts that are neither in a field nor in a command, each with its cause: 'field' waits until its field is
   // shown again, 'view' is of an earlier page and waits for the view, 'page' for the next page, as the box for new
   // to-dos is filled, and after an Error the user chooses.
@@ -22555,7 +22555,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function insertIn(draft, item) {
-    if (itemIn(draft, item.id)) return;
+    // The details may show it already.
+    if (byId([...draft.items, ...draft.subtasks], item.id) || draft.beside.has(item.id)) return;
     count(draft, item, +1);
     noteSubtask(draft, item);
     // A new to-do comes last, or first where the newest come first. Before the end of a long list is loaded
@@ -22687,7 +22688,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const VIEWS = {
     list: {
       query: () => ({ ...(currentList() && { list: currentList().id }), start: untilToday() }),
-      has: item => hasStarted(item) && (!currentList() || !item.list || item.list === currentList().id),
+      // A list that is not sent yet is made by a later command than one for another list's to-do.
+      has: item =>
+        hasStarted(item) && (!item.list || item.list === (state.view.list ?? currentList()?.id ?? item.list)),
       fields: () => ({ list: state.view.list ?? inbox()?.id }),
     },
     today: {
@@ -24726,20 +24729,25 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       remember(OWNERS, [stashOwner()]);
       withCopy('readwrite', ({ todos, about }) => [todos.clear(), about.delete('about')]);
     }
+    const left = await leftStashes();
+    const keys = [...left.keys()];
+    for (const entry of left.values()) quietly(() => stashedTexts(entry).forEach(takeUpTyped));
+    stash();
+    for (const storage of stashes()) for (const key of keys) storage.removeItem(key);
+    const isDone = key => left.get(key)?.texts.length === 0;
+    const isOld = key => isDone(key) && left.get(key).at < Date.now() - STASH_LIFE;
+    stashDurably(keys.filter(key => !isDone(key)), JSON.stringify({ owner: null, texts: [], at: Date.now() }));
+    withCopy('readwrite', ({ about }) => keys.filter(isOld).forEach(key => about.delete(key)));
+  }
+
+  // The entries of this tab and of closed windows, by their keys.
+  async function leftStashes() {
     const { held = [] } = (await navigator.locks?.query().catch(() => null)) ?? {};
     const durable = await durableStashes();
     const left = [...stashKeys(localStorage), ...durable.keys()].filter(key => !held.some(({ name }) => name === key));
     const keys = new Set([...left, ...stashKeys(sessionStorage)]);
     keys.delete(ownStash);
-    const entries = newestEntries(keys, [durable, ...stashes().map(storage => new Map(Object.entries(storage)))]);
-    // That of another version may be unreadable.
-    for (const entry of entries.values()) quietly(() => takeUpEntry(entry));
-    stash();
-    for (const storage of stashes()) for (const key of keys) storage.removeItem(key);
-    const isDone = key => entries.get(key)?.texts.length === 0;
-    const isOld = key => isDone(key) && entries.get(key).at < Date.now() - STASH_LIFE;
-    stashDurably([...keys].filter(key => !isDone(key)), JSON.stringify({ owner: null, texts: [], at: Date.now() }));
-    withCopy('readwrite', ({ about }) => [...keys].filter(isOld).forEach(key => about.delete(key)));
+    return newestEntries(keys, [durable, ...stashes().map(storage => new Map(Object.entries(storage)))]);
   }
 
   // The newest entry of each key; those that were written by an earlier version of the page have no time.
@@ -24755,13 +24763,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return new Map(keys.map((key, index) => [key, entries[index]]).filter(([key]) => key.startsWith(STASH)));
   }
 
-  function takeUpEntry({ owner, texts }) {
-    if (!recall(OWNERS, []).includes(owner)) return;
-    for (const typed of texts) {
-      if (typed.refusal) waiting.set(typed, 'refused');
-      else if (typed.request || typed.undoes || (typed.id && typed.name)) waiting.set(typed, 'view');
-      if (typed.fields && !takeUpFields(typed.fields)) waiting.set(typed, 'page');
-    }
+  // None of another user; an entry of another version may be unreadable.
+  const stashedTexts = ({ owner, texts }) => (recall(OWNERS, []).includes(owner) ? texts : []);
+
+  function takeUpTyped(typed) {
+    if (typed.refusal) waiting.set(typed, 'refused');
+    else if (typed.request || typed.undoes || (typed.id && typed.name)) waiting.set(typed, 'view');
+    if (typed.fields && !takeUpFields(typed.fields)) waiting.set(typed, 'page');
   }
 
   function takeUpFields(fields) {
@@ -24837,7 +24845,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return [words ?? t`A change`, ...fieldLines].join('\n');
   }
 
-  const unsent = () => [...refusals(), ...queue.jobs.map(keptJob).filter(Boolean)];
+  // At the sign-in view also what an earlier page has left.
+  const unsent = () => [...refusals(), ...queue.jobs.map(keptJob).filter(Boolean), ...gate.left];
   const unsentText = (all = unsent()) => `${all.map(wholeText).join('\n\n')}\n`;
   const copyUnsent = () => copyText(unsentText());
 
@@ -25081,7 +25090,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return h('li', { key }, h('a.place.row', link,
       icon(iconName),
       h('span.place-name', { dir: 'auto' }, name),
-      pending && unsentMark(),
+      pending && state.hasKept && iconMark('unsent', t`Not sent yet`),
       owner && hiddenWords(t`, shared by ${owner},`),
       shared && [h('span.place-shared', { title: t`Shared` }, icon('people')), hiddenWords(t`, shared,`)],
       left && h('span.place-count', { 'aria-hidden': 'true' }, shownValue(left)),
@@ -26678,6 +26687,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (isAgain) find('#sign-in-name').value = access.session.user;
     find('#sign-up-invite').value = inviteOf(location.hash) ?? '';
     const answer = new Promise(resolve => (gate.resolve = resolve));
+    showLeft();
     showGate(session, !isAgain && (inviteOf(location.hash) !== null || session.sign_up === 'first'));
     return answer;
   }
@@ -26696,7 +26706,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     for (const field of findAll('.gate input')) field.value = '';
     if (inviteOf(location.hash)) history.replaceState(null, '', '#/');
     const { resolve } = gate;
-    gate.resolve = null;
+    Object.assign(gate, { resolve: null, left: [] });
     settleDisputes();
     paint();
     focusStart();
@@ -26720,8 +26730,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return queue.jobs.length ? `${again} ${keptWords()}` : again;
   }
 
-  // Of what the same user has not sent, or another page of this device: the account may be gone for good.
+  // The account may be gone for good, and with it the place for what was not sent.
   const gateCount = () => (gate.resolve ? unsent().length : 0);
+
+  async function showLeft() {
+    const left = access.session || !stashes().length ? new Map() : await leftStashes();
+    gate.left = [...left.values()].flatMap(entry => quietly(() => stashedTexts(entry), []));
+    render();
+  }
 
   function renewSession(method, path, body, accept = () => {}) {
     access.renewing = alone(async () => {
