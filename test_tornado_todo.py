@@ -9265,7 +9265,7 @@ async def failing() -> None:
     raise RuntimeError("secret detail")
 
 
-BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+ACCEPT_OF_BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
 @pytest.mark.parametrize("auth", ["auto", "accounts"])
@@ -9273,7 +9273,7 @@ def test_health_is_a_page_with_charts_in_a_browser_and_json_for_programs(tmp_pat
     with serving({**in_file(tmp_path), **WITH_ACCOUNTS, "AUTH": auth}) as client:
         for _ in range(3):
             assert client.get("/api/health").headers["Content-Type"] == "application/json"
-        answer = client.get("/api/health", Accept=BROWSER)
+        answer = client.get("/api/health", Accept=ACCEPT_OF_BROWSER)
         text = answer.body.decode()
         assert answer.status == 200 and answer.headers["Content-Type"].startswith("text/html")
         assert text.count("<svg") == 3 and "<script" not in text and " ok</td>" in text
@@ -9288,7 +9288,7 @@ def test_health_page_shows_a_failing_check_with_503():
         raise ValueError("<b>canary</b>")
 
     with serving(MEMORY, checks={"<i>x</i>": fail}) as client:
-        answer = client.get("/api/health", Accept=BROWSER)
+        answer = client.get("/api/health", Accept=ACCEPT_OF_BROWSER)
         assert answer.status == 503 and "failing" in answer.body.decode() and answer.headers["Retry-After"]
         assert b"<i>" not in answer.body and b"canary" not in answer.body
 
