@@ -1921,7 +1921,9 @@ def test_the_environment_is_read_only_where_the_app_is_put_together(tree):
         return bool(names & {"environ", "getenv", "environb", "putenv"})
 
     readers = [getattr(node, "name", "a statement") for node in tree.body if reads_environment(node)]
-    assert sorted(readers) == ["make_app", "read_environment"]
+    # No settings, but where the terminal, the user's own files and the folder of all workers' metrics are.
+    of_this_machine = ["aligned", "machine_zone", "own_file", "shared_metrics"]
+    assert sorted(readers) == sorted(["make_app", "read_environment", *of_this_machine])
 
 
 def test_the_module_has_the_banners_of_its_map():
@@ -1954,7 +1956,7 @@ def test_the_package_has_the_extras_and_the_command_that_were_promised():
     text = (HERE / "setup.cfg").read_text(encoding="utf-8")
     extras = text[text.index("[options.extras_require]") : text.index("[options.entry_points]")]
     assert re.findall(r"^([a-z]+) =", extras, re.MULTILINE) == [
-        "postgres", "mongo", "redis", "mysql", "fast", "calendar", "jupyter", "all", "test",
+        "postgres", "mongo", "redis", "mysql", "cli", "mcp", "fast", "calendar", "jupyter", "metrics", "all", "test",
     ]  # fmt: skip
     assert "tornado-todo = tornado_todo:main" in text and "py_modules = tornado_todo" in text
     assert "MIT License" in (HERE / "LICENSE").read_text(encoding="utf-8")
@@ -5874,8 +5876,8 @@ async def change_something(dice: random.Random, service, user, ids: list) -> Non
         lambda: service.undo(user, None),
         lambda: service.patch_all(user, tornado_todo.TodoFilter(q=(title[:1] or "a",)), {"notes": title}, None),
         lambda: service.patch(user, todo_id, {"tags": ["x", "y" + title.replace(",", " ").strip()]}, None),
-        lambda: service.add_comment(user, todo_id, notes),
-        lambda: service.add_comment(user, dice.choice(ids[:3]), notes),
+        lambda: service.add_comment(user, todo_id, {"text": notes}),
+        lambda: service.add_comment(user, dice.choice(ids[:3]), {"text": notes}),
         functools.partial(change_a_comment, dice, service, user, dice.choice(ids[:3])),
     ]
     try:

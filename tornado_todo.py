@@ -5116,7 +5116,7 @@ def stamp_lines(todo: Todo, sequence: int) -> dict[str, str]:
     """The properties that every change sets, by name."""
     at = compact(parse_date_time(todo.updated_at)) + "Z"
     lines = {name: f"{name}:{at}" for name in ("DTSTAMP", "LAST-MODIFIED")}
-    return {**lines, "SEQUENCE": f"SEQUENCE:{max(sequence, todo.revision)}"}
+    return {**lines, "SEQUENCE": f"SEQUENCE:{max(sequence, todo.revision // 1_000_000 % 2**31)}"}
 
 
 def new_component(todo: Todo, name: str, uid: str) -> Component:
@@ -13734,13 +13734,13 @@ class Request:
         """Whether the client waits for a 100 before it sends the body (RFC 9110, 10.1.1)."""
         return self.headers.get("expect", "").lower() == "100-continue"
 
-    async def read_body(self, limit: int, seconds: float = BODY_SECONDS) -> bytes:
+    async def read_body(self, limit: int, seconds: float = 0) -> bytes:
         """The body. Raises TooLarge, which leaves it unread if it is very long or not sent yet, or RequestTimeout."""
         if not self.has_body or self.receive_body is None:
             return b""
         if self.length > (limit if self.waits_to_send else MAX_DISCARDED):
             raise body_too_large(limit)
-        body, size = bytearray(), 0
+        body, size, seconds = bytearray(), 0, seconds or BODY_SECONDS
 
         def take(chunk: bytes) -> None:
             nonlocal size
@@ -14726,7 +14726,7 @@ class Handler:
     has_head = True
     any_query = False  # whether unknown query parameters are ignored
     takes_json = True  # whether a body must be JSON
-    max_body, body_seconds = MAX_BODY, BODY_SECONDS
+    max_body, body_seconds = MAX_BODY, 0  # 0: BODY_SECONDS
     errors: tuple[int, ...] = ()  # statuses that the signatures do not imply
     content_security_policy = API_POLICY
     caller: Caller
@@ -14978,6 +14978,7 @@ EXAMPLES: dict[Any, Any] = {
         "lists": [{"id": EXAMPLE_ID, "title": "Garden", "active": 2}],
     },
     Settings: EXAMPLE_SETTINGS,
+    Imported: {"format": "csv", "dry_run": False, "lists": 1, "todos": 12, "batch": EXAMPLE_ID},
     UserFields: {"theme": "dark", "first_day": "monday"},
 }
 EXAMPLE_VALUES: dict[str, Any] = {  # by the name of a field
@@ -31265,7 +31266,11 @@ def make_app(
     check_names((settings or {}).keys() - os.environ.keys(), str.upper)
     config = app_config(os.environ if settings is None else settings, prefix, overrides)
     hook = on_change if isinstance(on_change, Hook) or on_change is None else Hook(on_change)
-    functions = {"get_user": get_user, "on_change": hook and hook.function, **(checks or {})}
+    functions = {
+        "get_user": get_user,
+        "on_change": None if hook is None else cast(Any, hook.function) or "nothing",
+        **(checks or {}),
+    }
     check_host_arguments(functions, login_url, page or {})
     state = app_state(config, get_user, checks or {}, hook, clients or {})
     built = functools.cache(functools.partial(build_page, config, {**PAGE_PARTS, **(page or {})}))
@@ -31323,7 +31328,7 @@ class Todos:
 
         Arguments are its parameters and, unless there is a `body`, the fields of its body.
         """
-        return (await self.call_page(method, path, body, arguments))[0]
+        return (await self._call_page(method, path, body, arguments))[0]
 
     async def _user(self) -> User:
         services = self._app.state.services
@@ -31332,7 +31337,7 @@ class Todos:
             await services.accounts.user(self.user)  # raises NotFound, since only an account's name means a user
         return await services.todos.store.user(self.user)
 
-    async def call_page(self, method: str, path: str, body: Any, arguments: Mapping[str, Any]) -> tuple[Any, str]:
+    async def _call_page(self, method: str, path: str, body: Any, arguments: Mapping[str, Any]) -> tuple[Any, str]:
         """The result of an operation, and the cursor of the next page."""
         caller = Caller(await self._user(), "host")
         return await run_operation(self._app.state, caller, method, path, body, arguments)
@@ -31408,7 +31413,7 @@ class Todos:
         while after != "":
             size = 1000 if limit is None else min(limit - len(found), 1000)
             arguments = {**filters, "sort": sort, "limit": size, "after": after}
-            page, after = await self.call_page("GET", "/api/todos", None, arguments)
+            page, after = await self._call_page("GET", "/api/todos", None, arguments)
             found += page
             if len(found) == limit:
                 break
@@ -33272,7 +33277,7 @@ class RemoteTodos(Todos):
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._headers["Content-Type"] = "application/json"  # otherwise Tornado would add that of a form
 
-    async def call_page(self, method: str, path: str, body: Any, arguments: Mapping[str, Any]) -> tuple[Any, str]:
+    async def _call_page(self, method: str, path: str, body: Any, arguments: Mapping[str, Any]) -> tuple[Any, str]:
         request = Request(method.upper(), path, "HTTP/1.0", {}, NO_ADDRESS, "http")
         handler = next(route.handler for route in ROUTES if re.fullmatch(route.pattern, path))
         operation = handler.operations()[request.method]
@@ -33374,7 +33379,7 @@ def serve_assistant(
     """
     todos, opening, _ = chosen_todos(environ, user, makes_file=True)
     stdio = driver("mcp.server.stdio", "tornado-todo mcp", "mcp")
-    server = assistant_server(todos.call_page)
+    server = assistant_server(todos._call_page)
 
     async def run() -> None:
         async with opening, stdio.stdio_server() as streams:
@@ -33708,7 +33713,7 @@ def print_completion(shell: Annotated[str, "bash, zsh or fish"]) -> None:
     print(fish_completion() if shell == "fish" else bash_completion(shell == "zsh"))
 
 
-COMMANDS["completion"] = print_completion
+COMMANDS.update(completion=print_completion)
 
 
 def find_command(words: Sequence[str]) -> str:
