@@ -19816,6 +19816,13 @@ def test_command_line_imports_once_and_exports(tmp_path):
         assert undo(client)["count"] == 2
 
 
+def test_import_and_export_leave_local_databases_alone_while_the_commands_use_a_server(tmp_path):
+    (tmp_path / "a.csv").write_text("title\nA\n", encoding="utf-8")
+    for words in (("import", "a.csv"), ("export", "b.json")):
+        assert_refused(command(tmp_path, *words, TODO_SERVER="http://localhost:1"), "works on a database")
+    assert [each.name for each in tmp_path.iterdir()] == ["a.csv"]
+
+
 @pytest.mark.parametrize(
     "arguments, reason",
     [

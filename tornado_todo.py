@@ -17599,7 +17599,10 @@ class HealthHandler(APIHandler):
         """
         well, engines = await self.services.health()
         if engines["todos"]["state"] != "ok" or not await self._knows_caller():
-            engines = {name: {**entry, "engine": entry["engine"].split()[0]} for name, entry in engines.items()}
+            engines = {
+                name: {**entry, "engine": re.split(" (?!memory)", entry["engine"])[0]}
+                for name, entry in engines.items()
+            }
         health = Health("ok" if well else "failing", engines)
         self.headers |= {"Vary": "Accept, Origin"} | ({} if well else {"Retry-After": "1"})
         accept, status = self.request.headers.get("accept", ""), 200 if well else 503
@@ -33447,6 +33450,16 @@ async def user_named(services: Services, name: str) -> User:
     return await (services.todos.store.user if name == LOCAL_USER else services.accounts.user)(name)
 
 
+def check_no_server(environ: Environ, command: str) -> None:
+    """Raise Misconfigured if the other commands use a server, so that this one does not write somewhere else."""
+    server = environ.get("TODO_SERVER") or read_own("config", "login.json").get("server", "")
+    if server and not environ.get("DATABASE_URL"):
+        raise Misconfigured(
+            f"{command} works on a database, but the commands use {server} now: {command} on the page there,"
+            " name a database by --database, or log out"
+        )
+
+
 def print_import(answer: Imported, made: str) -> None:
     """Show what an import has made, and the rows that it could not take."""
     for fault in answer.faults:
@@ -33470,6 +33483,7 @@ def import_command(
 
     The server may run meanwhile. To import a file twice makes no doubles, and one undo on the page removes all.
     """
+    check_no_server(environ, "import")
     if format and not (format in FORMATS and FORMATS[format].read):
         raise Misconfigured(f"--format: use one of {', '.join(name for name, each in FORMATS.items() if each.read)}")
     try:
@@ -33501,6 +33515,7 @@ def export_command(
     environ: OfStores,
 ) -> None:
     """Write everything that belongs to a user into a file, or only the to-dos in another format."""
+    check_no_server(environ, "export")
     if format not in WRITTEN:
         raise Misconfigured(f"--format: use one of {', '.join(WRITTEN)}")
     app = make_app(environ)
