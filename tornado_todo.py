@@ -31269,12 +31269,8 @@ def make_app(
     check_names((settings or {}).keys() - os.environ.keys(), str.upper)
     config = app_config(os.environ if settings is None else settings, prefix, overrides)
     hook = on_change if isinstance(on_change, Hook) or on_change is None else Hook(on_change)
-    functions = {
-        "get_user": get_user,
-        "on_change": None if hook is None else cast(Any, hook.function) or "nothing",
-        **(checks or {}),
-    }
-    check_host_arguments(functions, login_url, page or {})
+    called = {} if hook is None else {"on_change": cast(Any, hook.function) or "nothing"}
+    check_host_arguments({"get_user": get_user, **called, **(checks or {})}, login_url, page or {})
     state = app_state(config, get_user, checks or {}, hook, clients or {})
     built = functools.cache(functools.partial(build_page, config, {**PAGE_PARTS, **(page or {})}))
     return TodoApplication(
