@@ -13962,10 +13962,7 @@ def test_feed_of_a_list_ends_with_the_users_right_to_read_it(town):
     own = add_list(town.cid, "own")["id"]
     (feed, path), (_, of_own) = make_feed(town.cid, list=list_id), make_feed(town.cid, list=own)
     assert feed["list"] == list_id
-    assert (
-        pytest.importorskip("icalendar").Calendar.from_ical(town.server.client.get(path).body)["X-WR-CALNAME"]
-        == "Garden\\, back"
-    )
+    assert b"\r\nX-WR-CALNAME:Garden\\, back\r\n" in town.server.client.get(path).body
     assert feed_titles(town.server.client, path) == ["dig"]
     unshare(town.cid, list_id, "cid")
     assert_problem(town.server.client.get(path), 404)
@@ -18002,7 +17999,7 @@ def test_number_of_statements_does_not_grow_with_a_calendar(tmp_path, monkeypatc
         _, token = synchronize(ann, calendar)
         counts.append(0)
         assert synchronize(ann, calendar, token) == ({}, token)
-        assert max(counts[1:]) < 10  # with those of the server's own
+        assert max(counts[1:]) < 30  # with those of the server's own, which asks once a second
 
 
 def test_to_dos_of_some_names_are_found_by_an_index(own_server):
