@@ -23513,7 +23513,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   const undo = (act = state.undoable.at(-1)) => (act ? takeBack(act) : undoEarlier());
-  const redo = (act = state.redoable.at(-1)) => (act ? takeBack(act, true) : announce(t`Nothing to redo.`));
+
+  // An undo is shown before its answer, which names the batch that a redo takes back.
+  async function redo(act) {
+    for (let tries = 40; !act && tries && queue.jobs.some(({ undoes }) => undoes); tries -= 1)
+      await new Promise(resolve => setTimeout(resolve, 50));
+    const last = act ?? state.redoable.at(-1);
+    if (last) takeBack(last, true);
+    else announce(t`Nothing to redo.`);
+  }
 
   // The server knows acts from before the page was loaded. An act of long ago is hardly meant.
   async function undoEarlier() {
