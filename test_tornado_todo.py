@@ -295,7 +295,11 @@ def undo(client, batch=None) -> dict:
 
 def revision(client) -> int:
     """The revision of the newest change: it stands still as long as nothing is written."""
-    return client.get("/api/changes").json()["revision"]
+    since, more = 0, True
+    while more:
+        page = client.get(f"/api/changes?since={since}&limit=1000").json()
+        since, more = page["revision"], page["more"]
+    return since
 
 
 def everything(client) -> tuple:
@@ -1916,13 +1920,17 @@ def test_public_names_have_docstrings(tree):
 
 def test_the_environment_is_read_only_where_the_app_is_put_together(tree):
     def reads_environment(node) -> bool:
-        names = {child.attr for child in ast.walk(node) if isinstance(child, ast.Attribute)}
+        # Its value is for a library, which reads it when it is imported.
+        written = [
+            each.func.value
+            for each in ast.walk(node)
+            if isinstance(each, ast.Call) and "setdefault(" in ast.unparse(each)[:25]
+        ]
+        names = {child.attr for child in ast.walk(node) if isinstance(child, ast.Attribute) and child not in written}
         return bool(names & {"environ", "getenv", "environb", "putenv"})
 
     readers = [getattr(node, "name", "a statement") for node in tree.body if reads_environment(node)]
-    # No settings, but where the terminal, the user's own files and the folder of all workers' metrics are.
-    of_this_machine = ["aligned", "machine_zone", "own_file", "shared_metrics"]
-    assert sorted(readers) == sorted(["make_app", "read_environment", *of_this_machine])
+    assert sorted(readers) == ["make_app", "read_environment"]
 
 
 def test_the_module_has_the_banners_of_its_map():
@@ -12832,8 +12840,7 @@ async def test_a_replay_has_only_changes_that_the_caller_may_see(town):
     async with hearing(town.cid, f"?since={since}") as line:
         heard = await heard_until(line, last["id"])
         assert PRIVATE not in json.dumps(heard) and todo["id"] not in [entry["todo"] for entry in heard]
-        lists = {entry["list"] for entry in heard}
-        assert list_id in lists and todo["list"] not in lists
+        assert {entry["list"] for entry in heard} == {list_id}
 
 
 async def test_history_before_a_move_into_a_shared_list_is_hidden(town):
@@ -17988,7 +17995,9 @@ def test_number_of_statements_does_not_grow_with_a_calendar(tmp_path, monkeypatc
         list_id = list_id_of(ann, calendar)
 
         async def counted(*arguments, **options):
-            counts[-1] += 1
+            counts[-1] += bool(
+                re.search("todos|lists|calendar_items", arguments[0])
+            )  # not what the server asks by itself
             return await fetch(*arguments, **options)
 
         monkeypatch.setattr(database, "fetch", counted)
@@ -17999,7 +18008,7 @@ def test_number_of_statements_does_not_grow_with_a_calendar(tmp_path, monkeypatc
         _, token = synchronize(ann, calendar)
         counts.append(0)
         assert synchronize(ann, calendar, token) == ({}, token)
-        assert max(counts[1:]) < 30  # with those of the server's own, which asks once a second
+        assert 0 < max(counts[1:]) < 10
 
 
 def test_to_dos_of_some_names_are_found_by_an_index(own_server):

@@ -32562,11 +32562,14 @@ def option_name(name: str) -> str:
     return "--" + name.lower().strip("_").replace("_", "-")
 
 
-def read_environment(options: Mapping[str, Any], logs: bool = False) -> dict[str, str]:
+def read_environment(options: Mapping[str, Any], logs: bool = False, variable: str = "") -> dict[str, str]:
     """Settings from options, the environment and .env; the first one with a value counts.
 
-    With `logs`, set up the log with them, before anything is logged. Raises Misconfigured.
+    With `logs`, set up the log with them, before anything is logged. With `variable`, return only that variable of
+    the environment, which is not a setting. Raises Misconfigured.
     """
+    if variable:
+        return {variable: os.environ.get(variable, "")}
     file = read_env_file(".env") if os.path.lexists(".env") else {}
     sources = (file, os.environ, options)
     environ = {name: value for source in sources for name, value in source.items() if value and name in SETTING_NAMES}
@@ -32970,9 +32973,14 @@ class Shown(NamedTuple):
     is_found: bool = True
 
 
+def machine_variable(name: str) -> str:
+    """A variable of the environment that is not a setting; empty if it is not set."""
+    return read_environment({}, variable=name)[name]
+
+
 def own_file(kind: str, name: str) -> str:
     """The path of a file of the commands below a user's folder (XDG Base Directory): `config` or `state`."""
-    base = os.environ.get(f"XDG_{kind.upper()}_HOME", "")
+    base = machine_variable(f"XDG_{kind.upper()}_HOME")
     folder = {"config": "~/.config", "state": "~/.local/state"}[kind]
     return os.path.join(base if os.path.isabs(base) else os.path.expanduser(folder), "tornado_todo", name)
 
@@ -33000,7 +33008,7 @@ def write_own(kind: str, name: str, value: Mapping[str, Any]) -> None:
 
 def machine_zone() -> str:
     """The IANA name of this machine's time zone; empty if it is unknown, or UTC."""
-    for name in (os.environ.get("TZ", ""), os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]):
+    for name in (machine_variable("TZ"), os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]):
         with contextlib.suppress(ValueError):
             return "" if "UTC" in name else clean_zone(name.removeprefix(":"))
     return ""
@@ -33037,7 +33045,7 @@ def aligned(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """Rows as a table with a header and without empty columns; on a terminal by `rich`, if that is installed."""
     columns = {name: [name, *(printable(row[name]) for row in rows)] for name in rows[0]}
     columns = {name: cells for name, cells in columns.items() if any(cells[1:])}
-    if sys.stdout and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+    if sys.stdout and sys.stdout.isatty() and not machine_variable("NO_COLOR"):
         with contextlib.suppress(ImportError):
             return [rich_table(columns)]
     widths = {name: max(map(text_width, cells)) for name, cells in columns.items()}
