@@ -19816,10 +19816,10 @@ def test_command_line_imports_once_and_exports(tmp_path):
     settings, file = in_file(tmp_path), tmp_path / "list.md"
     file.write_text("# Home\n- [ ] one\n- [x] two 📅 2026-12-01\n", encoding="utf-8")
     dry = command(tmp_path, "import", "--dry-run", "list.md", **settings)
-    assert "2 to-dos and 1 lists would be made from Markdown." in dry.stdout
+    assert "Would be made: 2 to-dos and 1 list from Markdown." in dry.stdout
     first, again = (command(tmp_path, "import", "list.md", **settings) for _ in range(2))
-    assert (first.returncode, first.stderr) == (0, "") and "2 to-dos and 1 lists are made" in first.stdout
-    assert "2 were there already" in again.stdout
+    assert (first.returncode, first.stderr) == (0, "") and "Made: 2 to-dos and 1 list" in first.stdout
+    assert "Already there: 2." in again.stdout
     shown = command(tmp_path, "export", "--format", "markdown", "-", **settings)
     assert "# Home" in shown.stdout and "- [ ] one" in shown.stdout and "two 📅 2026-12-01" in shown.stdout
     assert command(tmp_path, "export", "all.json", **settings).returncode == 0
@@ -19827,6 +19827,23 @@ def test_command_line_imports_once_and_exports(tmp_path):
     with serving(settings) as client:
         assert outline(client) == ["Home/one", f"Home/two due=2026-12-01 done={show_day()}"]
         assert undo(client)["count"] == 2
+
+
+def test_reminders_are_minutes_or_times_on_the_command_line(tmp_path):
+    settings = in_file(tmp_path)
+    command(tmp_path, "add", "Call Ann", "--due", "2030-12-01", **settings)
+    command(tmp_path, "edit", "Call Ann", "--reminders", "30,2030-11-30T08:00:00Z", **settings)
+    (todo,) = json.loads(command(tmp_path, "list", "--json", **settings).stdout)
+    assert [{name: each[name] for name in each if name != "of"} for each in todo["reminders"]] == [
+        {"before": 30},
+        {"at": "2030-11-30T08:00:00Z"},
+    ]
+
+
+def test_a_server_that_wants_a_sign_in_names_the_command_for_it(tmp_path):
+    with serving({**MEMORY, **WITH_ACCOUNTS}) as server:
+        refused = command(tmp_path, "list", "--server", server.url)
+        assert refused.returncode == 1 and f"Use `tornado-todo login {server.url}`." in refused.stderr
 
 
 def test_import_and_export_leave_local_databases_alone_while_the_commands_use_a_server(tmp_path):
@@ -19857,7 +19874,7 @@ def test_rows_that_cannot_be_taken_are_printed(tmp_path):
         "row 2: due is not a date that can be read; the rest of the row is taken",
         "row 3: title must not be empty",
     ]
-    assert "1 to-dos and 0 lists are made" in done.stdout and "1 cannot be taken" in done.stdout
+    assert "Made: 1 to-do and 0 lists" in done.stdout and "Skipped: 1." in done.stdout
 
 
 @pytest.mark.parametrize("program", CALENDAR_OBJECTS)

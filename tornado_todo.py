@@ -4774,7 +4774,7 @@ class CalendarTimes:
         moment, shown = parse_date_time(text), self.zone
         wall = self.clock(text)
         if wall.tzinfo is not self._zones[""] or wall.utcoffset() != moment.utcoffset() and not text.endswith("Z"):
-            shown, wall = f"UTC{moment:%z}", moment  # it has a zone of its own, or is the second of two
+            shown, wall = f"UTC{moment:%z}", moment  # it is in another zone, or is the second of two equal ones
         if text.endswith("Z") and (not repeats or due_sort_key(wall.isoformat()) != due_sort_key(text)):
             shown, wall = "UTC", moment
         if shown == "UTC":
@@ -4937,7 +4937,7 @@ class CalendarTodo(msgspec.Struct, kw_only=True):
 
 
 class ReadTodo:
-    """What a VTODO says, with the properties from which it is read."""
+    """The values of a VTODO, with the properties from which they are read."""
 
     def __init__(self, component: Component, times: CalendarTimes):
         self.component, self.times = component, times
@@ -5255,7 +5255,7 @@ def write_calendar(
 
 # ---- what all readers share
 
-MAX_IMPORT = 64 * MAX_BODY  # bytes of a file, and of what is packed in it
+MAX_IMPORT = 64 * MAX_BODY  # bytes of a file, and of its contents when they are unpacked
 MAX_PACKED = 1000  # files in an archive
 MAX_TREE = 20 * MAX_BODY  # bytes of JSON that is decoded at once, which takes ten times the memory
 NOT_OF_FORMAT = "This file is not of this format, or is damaged: choose its format, or export it again."
@@ -5351,7 +5351,7 @@ def check_entry(entry: Any) -> None:
 
 
 def unpacked(data: bytes, wanted: str) -> Iterator[tuple[str, bytes]]:
-    """The names and contents of an archive's files (ZIP) whose names match. Raises Malformed or TooLarge."""
+    """The names and contents of the files in an archive (ZIP) that a pattern selects. Raises Malformed or TooLarge."""
     import zipfile
 
     room = MAX_IMPORT
@@ -5498,7 +5498,7 @@ def read_export(file: File) -> Entries:
 
 # ---- tables (CSV): ours, those of Todoist, TickTick and Outlook, and any other with names of columns
 
-# The names of columns by field, folded and without what is not a letter; a row has more than one language.
+# The names of columns by field, in several languages: folded, and only their letters.
 COLUMNS = {
     "title": "title name task taskname content subject summary todo titel aufgabe betreff titulo tarefa tarea asunto"
     " assunto nome nombre",
@@ -5585,7 +5585,7 @@ def month_comes_first(texts: Iterable[str], otherwise: bool) -> bool:
 
 
 class TableReader:
-    """Reads the rows of a table whose columns are known by their names."""
+    """Reads the rows of a table by the names of its columns."""
 
     def __init__(self, file: File):
         self.file = file
@@ -5659,7 +5659,7 @@ class TableReader:
 
 
 def read_csv(file: File) -> Entries:
-    """A table with a header, whose columns are known by their names."""
+    """A table whose header names its columns."""
     yield from TableReader(file).read()
 
 
@@ -5874,7 +5874,7 @@ def plain_text(html: str) -> str:
 
 
 class Tree:
-    """Reads to-dos from nested JSON, whose objects name the same things differently."""
+    """Reads to-dos from nested JSON, by the names that each service uses."""
 
     def __init__(self, file: File):
         self.file, self.row = file, 0
@@ -6007,7 +6007,7 @@ class Tree:
 
 
 def read_tree(file: File) -> Entries:
-    """To-dos of Google Tasks, Microsoft To Do or Vikunja, whose JSON can be in an archive."""
+    """To-dos of Google Tasks, Microsoft To Do or Vikunja, as JSON or as an archive of it."""
     if file.data[:2] == b"PK":
         found = [content for _, content in unpacked(file.data, r"(?:.*/)?(?:data|Tasks)\.json")]
         if not found:
@@ -8983,7 +8983,7 @@ async def purge_todos(transaction: Transaction, which: str, *arguments: Any) -> 
     """Remove the to-dos that a condition selects with their history for good."""
     purged = f"SELECT id FROM todos WHERE {which}"
     await transaction.fetch(forget_answers(purged), *arguments, seconds=BULK_SECONDS)
-    # Clients that know such a to-do by a name of their own cannot be told that it is gone: they read the list again.
+    # The log cannot report names that clients chose for purged to-dos, so these clients read the list again.
     await transaction.fetch(
         f"{SAVE_UNKNOWN} SELECT list_id, '', max(revision) FROM todos WHERE {which}"
         " AND id IN (SELECT item_id FROM calendar_items WHERE name IS NOT NULL) GROUP BY list_id"
@@ -10337,7 +10337,7 @@ class SQLDocumentStore:
 
 
 SAFE_WRITES = {"w": "majority", "journal": True}
-HOST_SECONDS = 2.0  # that an engine has to answer through a client of the host, which may have no limit of its own
+HOST_SECONDS = 2.0  # that an engine has to answer through a client of the host, which may have no time limit
 
 
 class MongoDocumentStore:
@@ -11282,7 +11282,7 @@ MAX_FAULTS = 300  # that an answer lists
 
 
 class Imported(msgspec.Struct, kw_only=True):
-    """What an import made, or would make: numbers, and the rows that were not taken, or not with all fields."""
+    """The result of an import or a dry run: numbers, and the rows that were skipped, or have lost a field."""
 
     format: str
     dry_run: bool
@@ -11308,7 +11308,7 @@ class NewItem(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class PlannedItem(NamedTuple):
-    """A to-do of a file: the id that it has there and one of its own, and the rest as JSON, to save memory."""
+    """A to-do of a file: its id there, an id derived for this user, and the rest as JSON, to save memory."""
 
     id: str
     own_id: str
@@ -11341,7 +11341,7 @@ def import_times(times: Mapping[str, Any], zone: str) -> dict[str, str]:
 
 
 class ImportPlan:
-    """What is in a file, read in a thread."""
+    """The contents of a file, read in a thread."""
 
     def __init__(self, user: User, name: str, file: File):
         self.user, self.name = user, name
@@ -11552,7 +11552,7 @@ def encode_items(
     lists: dict[str, str] = {}
     items = []
     deleted = {key for key, _, item in new if item.is_deleted}
-    plan.items.clear()  # and what is encoded is forgotten, too: a file can have very many
+    plan.items.clear()  # encoded items are released too, since a file can have many
     new.reverse()
     while new:
         key, parent, item = new.pop()
@@ -12200,7 +12200,7 @@ class TodoService:
         return plan, targets, await asyncio.to_thread(encode_items, plan, new, ids, targets)
 
     async def carry_out_import(self, user: User, targets: ImportTargets, items: list[msgspec.Raw]) -> str | None:
-        """Make what an import plans, in slices and as one batch, whose id is returned."""
+        """Make everything that an import plans, in slices and as one batch; returns its id."""
         things = {kind: each for kind, each in targets.new.items() if each}
         if not things and not items:
             return None
@@ -12698,7 +12698,7 @@ class PostOffice:
         return self._mail(user, key, self._text(user, "Overdue: {}, today: {}", *counts), *paragraphs)
 
     async def send_webhook_notice(self, user: User, hook_id: str, address: str) -> None:
-        """Tell a user that a webhook was turned off, if they have confirmed an address."""
+        """Mail a user that a webhook was turned off, if the user has confirmed an address."""
 
         async def compose() -> Mail:
             subject = self._text(user, "A webhook is turned off")
@@ -12911,7 +12911,7 @@ class Follower(msgspec.Struct):
     revision: int
     active: int = 1
     held_by: str = ""
-    held_until: int = 0  # epoch milliseconds; after a failure, nobody holds it, and it rests until then
+    held_until: int = 0  # epoch milliseconds; after a failure, no process holds it before then
     failures: int = 0
     failing_since: int | None = None
     fault: str = ""
@@ -13290,7 +13290,7 @@ class Hooks:
             if error := task.exception():
                 LOG.log(logging.DEBUG if isinstance(error, Unavailable) else logging.WARNING, "hooks: %s", error)
             else:
-                self._news.set()  # for what was committed since its last read
+                self._news.set()  # for changes that were committed since its last read
 
     async def _follow(self, each: Follower) -> None:
         """Deliver the changes after a place, until there are no more, or one is not taken."""
@@ -13389,7 +13389,7 @@ Check = Callable[[], Any]
 class HostUser(msgspec.Struct, frozen=True):
     """A user of the embedding program: a name that no other user has, the name to show, and the user's roles.
 
-    A user whose roles include "viewer", but neither "editor" nor "owner", may only read. Others mean nothing here.
+    A user with the role "viewer", but neither "editor" nor "owner", may only read. Other roles have no meaning here.
     """
 
     name: str
@@ -13557,7 +13557,7 @@ class Services:
     async def import_file(
         self, user: User, name: str, file: File, list_id: str | None = None, dry_run: bool = False
     ) -> WriteResult[Imported]:
-        """Make the to-dos in a file, with lists that are not there; what was imported before is left alone.
+        """Make the to-dos in a file, and the lists that are missing. To-dos that were imported before stay unchanged.
 
         The format is recognised unless it is named. To-dos without a list go to the list of an id, or to the default
         one. A dry run only reports. Raises Malformed, TooLarge, Invalid or Forbidden.
@@ -17169,7 +17169,7 @@ class WebhookSecretHandler(HookHandler):
 
 
 class DeliveriesHandler(HookHandler):
-    """What was sent to a webhook."""
+    """The deliveries of a webhook."""
 
     async def get(self, webhook_id: WebhookId, *, limit: Limit = 100) -> list[ShownDelivery]:
         """Read the deliveries of the last days, the newest change first."""
@@ -17439,7 +17439,7 @@ class ImportHandler(APIHandler):
             self.services.imports -= self.is_admitted
 
     async def admit(self) -> None:
-        """Authenticate the caller, and let in only so many files as there is memory for. Raises TodoError."""
+        """Authenticate the caller, and limit the number of files that are read at once. Raises TodoError."""
         await super().admit()
         # A form of another site can send these types, and a script of one sends bytes without a type.
         media_type = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -18044,7 +18044,7 @@ def propstat(properties: str, status: int) -> str:
 
 
 def response_of(href: str, content: str) -> str:
-    """What a multistatus has about a resource."""
+    """The part of a multistatus about one resource."""
     return f"<D:response><D:href>{href}</D:href>{content}</D:response>\n"
 
 
@@ -18064,7 +18064,7 @@ def children_of(node: Any, name: str) -> list[Any]:
     return [] if found is None else [*found]
 
 
-# ---- what is stored
+# ---- stored resources
 
 
 class Item(NamedTuple):
@@ -18236,7 +18236,7 @@ class CalendarQueries(TodoQueries):
         return next((row[0] for row in await self.fetch(sql, list_id)), 0)
 
 
-# ---- what is written
+# ---- writes
 
 
 def without_instances(text: str) -> str:
@@ -18390,7 +18390,7 @@ class Calendars:
 
     @staticmethod
     async def _end_tokens(batch: LongBatch, list_id: str) -> None:
-        """Have clients read a list as a whole, since the log does not know that a name is no longer there."""
+        """Have clients read a list as a whole, since the log does not record that a name has disappeared."""
         await batch.source.fetch(f"{SAVE_UNKNOWN} VALUES ($1, '', $2) {KEEP_NEWEST}", list_id, batch.revision)
 
     @transactional()
@@ -18510,7 +18510,7 @@ def text_matches(node: Any, text: str) -> bool:
 
 
 class CalendarFilter:
-    """Tells whether a calendar object passes a filter of a client."""
+    """Checks whether a calendar object passes the filter of a client."""
 
     def __init__(self, root: Any, zone: str):
         self._zone, self._top = zone, child_of(root, "C:comp-filter")
@@ -18751,7 +18751,7 @@ class CalDAVHandler(APIHandler):
         return multistatus([*parts, more])
 
     async def refused(self, href: str, body: bytes) -> Response[Any]:
-        """The answer to a PROPPATCH of a resource whose properties are all fixed."""
+        """The response to a PROPPATCH of a resource with fixed properties only."""
         root = await read_xml(body)
         names = [prefixed(each.tag) for change in ([] if root is None else root) for prop in change for each in prop]
         content = "".join(map(element, dict.fromkeys(names)))
@@ -32188,7 +32188,7 @@ def jupyter_extension() -> type[Any]:
 
 
 def _jupyter_server_extension_points() -> list[dict[str, Any]]:
-    """What Jupyter's server asks a package for that it is told to load."""
+    """The entry point of a Jupyter server extension: the packages that have one."""
     return [{"module": __name__, "app": jupyter_extension()}]
 
 
@@ -33021,7 +33021,7 @@ def text_width(text: str) -> int:
 
 
 class Printable(str):
-    """A text that a terminal may get as it is."""
+    """A text without control characters, which a terminal would interpret."""
 
 
 def rich_table(columns: Mapping[str, Sequence[str]]) -> Printable:
@@ -33318,7 +33318,8 @@ class RemoteTodos(Todos):
             raise Unavailable(
                 f"{self.url} does not answer as a tornado_todo server: {answer}. Check the URL."
             ) from None
-        fault = TodoError(problem.detail, problem.errors or [])
+        hint = "" if "Authorization" in self._headers else f" Use `tornado-todo login {self.url}`."
+        fault = TodoError(problem.detail + hint * (problem.status == 401), problem.errors or [])
         fault.status_code = problem.status
         raise fault
 
@@ -33479,8 +33480,12 @@ def print_import(answer: Imported, made: str) -> None:
         print(f"row {fault.row}: {fault.field} {fault.reason}{end}", file=sys.stderr)
     if answer.more_faults:
         print(f"and {answer.more_faults:,} more", file=sys.stderr)
-    print(f"{answer.todos:,} to-dos and {answer.lists:,} lists {made} from {FORMATS[answer.format].title}.")
-    print(f"{answer.already_there:,} were there already, {answer.not_taken:,} cannot be taken.")
+    todos, lists = (
+        f"{number:,} {thing}{'s' * (number != 1)}"
+        for number, thing in ((answer.todos, "to-do"), (answer.lists, "list"))
+    )
+    print(f"{made}: {todos} and {lists} from {FORMATS[answer.format].title}.")
+    print(f"Already there: {answer.already_there:,}. Skipped: {answer.not_taken:,}.")
 
 
 def import_command(
@@ -33515,7 +33520,7 @@ def import_command(
                 print_progress("to-dos", done, total)
         return (await task).result
 
-    print_import(on_stores(environ, bring), "would be made" if dry_run else "are made")
+    print_import(on_stores(environ, bring), "Would be made" if dry_run else "Made")
     return 0
 
 
@@ -33596,6 +33601,23 @@ def read_list(text: str) -> list[Any]:
         raise argparse.ArgumentTypeError("write texts separated by commas, or a JSON array") from None
 
 
+def read_reminders(text: str) -> Any:
+    """Reminders from numbers of minutes before, and times, separated by commas; or from a JSON array."""
+    parts = read_list(text)
+    return [
+        each if not isinstance(each, str) else {"before": int(each)} if each.isdecimal() else {"at": each}
+        for each in parts
+    ]
+
+
+# Commands read words where the API reads ids, dates and rules.
+WORDS_OF_OPTIONS = {
+    **{"list": "title of its list", "parent": "title of the to-do above it", "repeat": 'such as "every monday"'},
+    **{"due": 'date or words, such as "friday 9am"', "start": "date or words before which it can wait"},
+    **{"reminders": "minutes before, or times, separated by commas", "tags": "words separated by commas"},
+}
+
+
 def keyword_options(annotation: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """The names of the fields or filters that the keywords of a command are, each with its option for argparse."""
     if get_origin(annotation) is Unpack:
@@ -33610,14 +33632,15 @@ def keyword_options(annotation: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         bases = [getattr(each, "__origin__", each) for each in get_args(union)]
         kinds = [each for each in (bool, list, int, float) if each in {get_origin(base) or base for base in bases}]
         read: Any = read_list if kinds == [list] else kinds[0] if kinds else str
+        read = read_reminders if field.name == "reminders" else read
         if type(None) in bases:
             read = functools.wraps(read)(lambda text, read=read: None if text == "" else read(text))
         how = {"action": argparse.BooleanOptionalAction} if kinds == [bool] else {"type": read}
-        yield field.name, {"help": meta.description, **how}
+        yield field.name, {"help": WORDS_OF_OPTIONS.get(field.name, meta.description), **how}
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like all others."""
+    """A parser that reports errors in one line, as all commands do."""
 
     def error(self, message: str) -> NoReturn:
         raise Misconfigured(f"{message}; see {self.prog} --help")
