@@ -7420,12 +7420,12 @@ class HostPool:
 
     def __init__(self, pool: Any):
         self._pool = pool
+        self.options: dict[str, Any] = {}
 
     def use(self) -> tuple[int, int]:
         """The connections that are in use, and those that are idle."""
         idle = self._pool.get_idle_size()
         return self._pool.get_size() - idle, idle
-        self.options: dict[str, Any] = {}
 
     @contextlib.asynccontextmanager
     async def connection(self, fresh: bool = False) -> AsyncIterator[Any]:
@@ -14623,9 +14623,10 @@ class Fields(NamedTuple):
 
 
 class Bytes(NamedTuple):
-    """Any body, or any JSON; the argument is its bytes."""
+    """Any body, or any JSON; the argument is its bytes. The media type is that which the description names."""
 
     is_json: bool = False
+    media_type: str = "*/*"
 
     def read(self, body: bytes) -> bytes:
         """The argument. Raises Malformed."""
@@ -15094,7 +15095,7 @@ class OpenAPI:
 
     def _body(self, fields: Fields | Bytes) -> dict[str, Any]:
         if isinstance(fields, Bytes):
-            media_type = "application/json" if fields.is_json else "*/*"
+            media_type = "application/json" if fields.is_json else fields.media_type
             return {"content": {media_type: {"schema": {}}}, "required": fields.is_json}
         schema = self._schema(fields.struct)
         schema |= {"required": list(fields.required)} if fields.required else {}
@@ -15113,7 +15114,7 @@ class OpenAPI:
         if result not in (bytes, str, Any):
             example = msgspec.json.encode(example_of(result))
             content = {"schema": self._schema(result), "example": msgspec.json.decode(example)}
-        others: dict[str, Any] = {kind.__metadata__[0]: {"schema": {}} for kind in files}
+        others: dict[str, Any] = {each: {"schema": {}} for kind in files for each in kind.__metadata__}
         return self._response(http.client.responses[status], {media_type: content, **others})
 
     def _error(self, status: int) -> dict[str, Any]:
@@ -17295,11 +17296,13 @@ ExportFormat = Annotated[
     str, Parameter("`json` for everything, or a format for the to-dos, such as `csv`", {"enum": WRITTEN}, "csv")
 ]
 
+ExportedFile = Annotated[bytes, "text/csv", "text/calendar", "text/markdown", "text/plain"]
+
 
 class ExportHandler(APIHandler):
     """Everything that belongs to the caller."""
 
-    async def get(self, *, format: ExportFormat = "json") -> Response[Export | Annotated[bytes, "text/csv"]]:
+    async def get(self, *, format: ExportFormat = "json") -> Response[Export | ExportedFile]:
         """Download everything, with the trash, as one JSON file, or the to-dos outside the trash as a table or text."""
         _, media_type, suffix, *_ = FORMATS[format]
         self.headers["Content-Disposition"] = f'attachment; filename="todos.{suffix}"'
@@ -17452,7 +17455,7 @@ class ImportHandler(APIHandler):
 
     async def post(
         self,
-        body: Annotated[bytes, Bytes()],
+        body: Annotated[bytes, Bytes(media_type="application/octet-stream")],
         *,
         format: ImportFormat = "",
         dry_run: Annotated[bool, Parameter("whether only to report what would be made", BOOLEAN, True)] = False,
