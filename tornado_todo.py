@@ -23284,7 +23284,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const owner = stashOwner();
     const known = await aboutCopy();
     const isOwn = known?.owner === owner && known.trash && known.revision <= state.revision;
-    const news = (isOwn && (await changesOfCopy(known.revision))) || (await wholeCopy());
+    const read = isOwn && (await changesOfCopy(known.revision));
+    const isReplaced = read && (await lacksOwnChange(read, known.revision));
+    if (isReplaced) want('all');
+    const news = (!isReplaced && read) || (await wholeCopy());
     const more = ['/api/templates', '/api/lists?deleted=true'];
     const [templates, trashedLists] = await Promise.all(more.map(path => getJson(path)));
     if (owner !== stashOwner()) return;
@@ -23303,8 +23306,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const session = { ...access.session, settings: saved.settings };
       const rest = { lists, filters, templates, trashedLists, trash: [...trash.values()].slice(-MAXIMUM_LIMIT) };
       about.put({ owner, session, revision, isPartial, ...rest }, 'about');
+      const own = [...((await answerOfRequest(about.get('own'))) ?? [])];
+      about.put(new Map(own.filter(([, written]) => written > revision)), 'own');
     });
   });
+
+  // A backup without changes of this page was restored if the log lacks one that is newer than the copy.
+  async function lacksOwnChange({ items }, revision) {
+    const own = (await withCopy('readonly', ({ about }) => answerOfRequest(about.get('own')))) ?? [];
+    return [...own].some(([id, written]) => written > revision && !items.has(id));
+  }
 
   // Own changes are in the copy at once: the network may be gone before it is renewed.
   function keepInCopy({ effect = [], ready: { method, body } }, answer) {
@@ -23316,8 +23327,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     for (const item of answer?.todos ?? []) items.set(item.id, item.deleted_at ? null : item);
     withCopy('readwrite', async ({ todos, about }) => {
       if ((await answerOfRequest(about.get('about')))?.owner !== stashOwner()) return;
+      const own = (await answerOfRequest(about.get('own'))) ?? new Map();
       // One that the server has not described yet comes with the next renewal.
       for (const [id, item] of items) if (item?.reminders || !item) item ? todos.put(item) : todos.delete(id);
+      for (const [id, item] of items) if (item?.reminders) own.set(id, item.revision);
+      about.put(own, 'own');
     });
   }
 
@@ -24742,7 +24756,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (access.link || !stashes().length) return;
     if (recall(OWNERS, [null])[0] !== stashOwner()) {
       remember(OWNERS, [stashOwner()]);
-      withCopy('readwrite', ({ todos, about }) => [todos.clear(), about.delete('about')]);
+      withCopy('readwrite', ({ todos, about }) => [todos.clear(), about.delete('about'), about.delete('own')]);
     }
     const left = await leftStashes();
     const keys = [...left.keys()];
@@ -26517,8 +26531,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // An account that takes along what a user had takes along what they are typing: the next page knows whether
   // one does, once the window that makes the account has its answer.
   async function leave(session = null) {
-    if (session) await alone(() => stash({ isLeft: true }));
+    if (session) await alone(() => stash());
     else forgetStashes();
+    quietly(() => localStorage.removeItem(ownStash)); // or another window that is loaded meanwhile takes it up
     access.leaving = true;
     keepLanguage(null);
     await Promise.race([forgetCopy(), sleep(SLOW_START)]);
