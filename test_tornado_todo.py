@@ -12789,7 +12789,7 @@ def test_a_member_leaves_a_list_and_it_is_shared_no_more(town):
 
 
 def test_a_removed_member_has_lost_all_at_once(town):
-    list_id = shared_list(town)
+    since, list_id = revision(town.cid), shared_list(town)
     todo = add(town.bob, "kept from you", list=list_id)
     mine = add(town.cid, "made there", list=list_id)
     unshare(town.bob, list_id, "cid")
@@ -12797,7 +12797,7 @@ def test_a_removed_member_has_lost_all_at_once(town):
         for path in (f"/api/todos/{todo_id}", f"/api/todos/{todo_id}/history"):
             assert town.cid.get(path).status == 404
     assert list_id not in lists_by_id(town.cid) and not {todo["id"], mine["id"]} & set(todo_ids(town.cid))
-    assert list_id not in town.cid.get("/api/changes?limit=1000").body.decode()
+    assert list_id not in town.cid.get(f"/api/changes?since={since}&limit=1000").body.decode()
     assert town.cid.post("/api/todos", {"title": "x", "list": list_id}).status == 422
 
 
@@ -12864,6 +12864,7 @@ async def test_history_before_a_move_into_a_shared_list_is_hidden(town):
 
 
 async def test_where_a_todo_went_from_a_shared_list_is_not_shown(town):
+    since = await asyncio.to_thread(revision, town.cid)
     list_id = await asyncio.to_thread(shared_list, town)
     todo = await asyncio.to_thread(add, town.bob, "common", list=list_id)
     own = (await asyncio.to_thread(add_list, town.bob, PRIVATE))["id"]
@@ -12875,7 +12876,7 @@ async def test_where_a_todo_went_from_a_shared_list_is_not_shown(town):
     assert town.cid.get(f"/api/todos/{todo['id']}").status == 404
     told_to_member = [
         town.cid.get(path).body.decode()
-        for path in (f"/api/todos/{todo['id']}/history", "/api/changes?limit=1000", f"/api/changes?list={list_id}")
+        for path in (f"/api/todos/{todo['id']}/history", f"/api/changes?since={since}", f"/api/changes?list={list_id}")
     ]
     assert all(todo["id"] in text and PRIVATE not in text for text in told_to_member)
 
@@ -12931,6 +12932,7 @@ def test_sharing_cannot_be_undone_by_batch(town):
 
 
 def test_history_before_sharing_is_hidden(town):
+    since = revision(town.bob)
     list_id = add_list(town.bob, "list")["id"]
     todo = add(town.bob, "confidential wages", list=list_id)
     thrown = add(town.bob, "thrown away for good", list=list_id)
@@ -12944,7 +12946,7 @@ def test_history_before_sharing_is_hidden(town):
         assert thrown["id"] not in {each["id"] for each in reader.get("/api/todos?deleted=true").json()}
         if reader is town.cid:  # nothing has happened since
             assert reader.get(f"/api/todos/{todo['id']}/history").json() == []
-        seen = reader.get(f"/api/changes?list={list_id}").body + reader.get("/api/changes").body
+        seen = reader.get(f"/api/changes?list={list_id}").body + reader.get(f"/api/changes?since={since}").body
         assert b"confidential" not in seen and b"thrown away" not in seen
         change(town.bob, todo["id"], completed=reader is town.cid)
         assert len(reader.get(f"/api/todos/{todo['id']}/history").json()) >= 1
