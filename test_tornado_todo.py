@@ -6617,6 +6617,7 @@ async def test_a_page_of_20_000_todos_is_read_from_an_index(service):
         assert "OFFSET" not in sql.upper()
 
 
+@pytest.mark.slow
 async def test_writes_that_wait_too_long_are_refused_and_the_next_ones_are_not(service, monkeypatch):
     service, user = service
     monkeypatch.setattr(tornado_todo, "QUEUE_SECONDS", 0.5)
@@ -11264,6 +11265,7 @@ def test_title_cannot_add_headers_to_a_mail(quick_mails):
 
 
 @pytest.mark.parametrize("overtaking", ["completed", "moved", "deleted", "snoozed"])
+@pytest.mark.slow
 def test_nothing_is_mailed_for_a_reminder_that_a_change_overtook(quick_mails, overtaking):
     with mail_server() as mail, served(with_mail(mail.url)) as server:
         ann = mailed(server, "ann")
@@ -11297,6 +11299,7 @@ def test_reminders_go_only_to_users_who_want_mails(quick_mails, is_wanted):
         assert set(mail.box.subjects()) == {"Reminder: His", *["Reminder: Hers"] * is_wanted}
 
 
+@pytest.mark.slow
 def test_address_gets_mails_only_after_its_owner_has_confirmed_it(quick_mails):
     with mail_server() as mail, served(with_mail(mail.url)) as server:
         ann, eve = mailed(server, "ann"), mailed(server, "eve")
@@ -11323,6 +11326,7 @@ def test_address_gets_mails_only_after_its_owner_has_confirmed_it(quick_mails):
         assert len(mail.box.mails) == 3
 
 
+@pytest.mark.slow
 def test_strangers_get_one_mail_a_day_and_a_user_can_enter_five_addresses(quick_mails):
     with mail_server() as mail, served(with_mail(mail.url)) as server:
         people = [mailed(server, name) for name in ("ann", "bob")]
@@ -11387,6 +11391,7 @@ def test_password_is_not_sent_where_a_server_offers_no_tls(quick_mails, caplog):
         assert "canary" not in caplog.text
 
 
+@pytest.mark.slow
 def test_mail_waits_for_a_server_that_is_away_hangs_or_dies_and_then_arrives_once(quick_mails, caplog):
     port = free_port()
     with served(with_mail(f"smtp://127.0.0.1:{port}?from=todo@example.com")) as server:
@@ -11411,6 +11416,7 @@ def test_mail_waits_for_a_server_that_is_away_hangs_or_dies_and_then_arrives_onc
     assert caplog.text.count("Traceback") == 0
 
 
+@pytest.mark.slow
 def test_refused_recipient_is_logged_once_and_does_not_hold_up_the_others(quick_mails, caplog):
     with mail_server() as mail, served(with_mail(mail.url)) as server:
         mail.box.refused = {"ann@example.com": "550 no such mailbox", "bob@example.com": "451 try later"}
@@ -11722,6 +11728,7 @@ def test_hook_with_a_cursor_gets_what_was_committed_while_it_did_not_run(tmp_pat
     assert seen == ["first", "later", "away"]
 
 
+@pytest.mark.slow
 def test_of_two_servers_one_calls_a_hook_with_a_cursor_and_each_calls_one_without(tmp_path, quick_hooks):
     settings, named, unnamed = in_file(tmp_path), [], []
 
@@ -11814,6 +11821,7 @@ def test_webhook_goes_on_after_a_restart_where_it_was(tmp_path, receiver, quick_
         eventually(lambda: receiver.titles()[count:] == ["a", "b"])
 
 
+@pytest.mark.slow
 def test_two_servers_deliver_each_change_once(tmp_path, receiver, quick_hooks):
     settings = {**in_file(tmp_path), **LOOPBACK}
     with serving(settings) as first, serving(settings) as second:
@@ -11827,6 +11835,7 @@ def test_two_servers_deliver_each_change_once(tmp_path, receiver, quick_hooks):
     assert receiver.titles() == titles
 
 
+@pytest.mark.slow
 def test_hanging_receiver_holds_up_no_other_webhook_and_no_writer(receiver, monkeypatch):
     monkeypatch.setattr(tornado_todo, "HOOK_SECONDS", 1)
     other = Receiver()
@@ -17846,7 +17855,17 @@ OUTSIDE = '<!DOCTYPE x SYSTEM "file:///etc/passwd"><propfind xmlns="DAV:"><allpr
 
 @pytest.mark.parametrize(
     "body",
-    [ENTITIES, OUTSIDE, "<a>" * 100 + "</a>" * 100, "<a>" * 200_000, "<propfind", "<x:y/>", "\udcff", "\0", "<a/>"],
+    [
+        ENTITIES,
+        OUTSIDE,
+        "<a>" * 100 + "</a>" * 100,
+        pytest.param("<a>" * 200_000, marks=pytest.mark.slow),
+        "<propfind",
+        "<x:y/>",
+        "\udcff",
+        "\0",
+        "<a/>",
+    ],
 )
 @pytest.mark.parametrize("method", ["PROPFIND", "REPORT", "PROPPATCH", "MKCALENDAR"])
 def test_xml_that_cannot_be_read_changes_nothing(client, method, body):
@@ -19809,7 +19828,7 @@ def with_flags(data: bytes, flags: int) -> bytes:
         (lambda: b'{"format": "tornado_todo", "version": 2}', 400),
         (lambda: b'{"format": "tornado_todo", "version": 1, "todos": 5}', 400),
         (lambda: b"[" * 100_000, 400),
-        (lambda: b"- [ ] x\n" * 100_001, 413),
+        pytest.param(lambda: b"- [ ] x\n" * 100_001, 413, marks=pytest.mark.slow),
         (lambda: "".join(f"# {number}\n- [ ] x\n" for number in range(1001)).encode(), 413),
         (lambda: b"a,b\n1,2\n", 400),
     ],
@@ -21025,6 +21044,7 @@ async def open_list_options(page):
     await page.get_by_role("button", name="Colour, place and archive of this list").click()
 
 
+@pytest.mark.slow
 async def test_list_is_coloured_and_archived_and_taken_out_again(page):
     await new_list(page, "Garden")
     await type_in(page, "plant beans")
@@ -21068,6 +21088,7 @@ async def test_lists_are_moved_in_the_sidebar(page, way):
     await expect(list_places(page)).to_have_text(["c", "a", "b"])
 
 
+@pytest.mark.slow
 async def test_search_is_saved_as_a_filter_renamed_and_deleted(page):
     await type_in(page, "red milk", "red wine", "bread")
     await page.locator(".search").fill("red")
@@ -25436,6 +25457,7 @@ def scheme_of(page):
 
 
 @SCREENS
+@pytest.mark.slow
 async def test_each_setting_is_saved_when_it_is_chosen(browser, server, width, height):
     async with opened(browser, server, width, height) as page:
         await ask_with_cookies(page, "/api/lists", "POST", {"title": "Work"})
@@ -25726,6 +25748,7 @@ def numbers_in_table(page):
 
 
 @SCREENS
+@pytest.mark.slow
 async def test_statistics_are_drawn_and_written_for_screen_readers(browser, accounts_server, width, height):
     async with signed_in_page(browser, accounts_server, "ann", width, height) as page:
         ann = await asyncio.to_thread(accounts_server.session, "ann")
@@ -26719,6 +26742,7 @@ async def test_settings_stay_when_the_page_opens_without_its_server(installed, o
     await expect(page.locator(".repeat-days input").first).to_have_value("SU")
 
 
+@pytest.mark.slow
 async def test_what_is_done_without_the_server_survives_the_page_and_is_sent_once(installed, outage):
     page = installed
     await type_in(page, BUY, FEED, BOOK)
@@ -26771,6 +26795,7 @@ async def test_a_line_written_without_the_server_counts_its_days_from_then(insta
         assert (todo["title"], todo["due"]) == ("call mum", datetime.date.fromordinal(tomorrow).isoformat())
 
 
+@pytest.mark.slow
 async def test_an_act_that_is_not_sent_yet_is_undone_without_the_server(installed, outage):
     page = installed
     await type_in(page, BUY, FEED)
@@ -26925,6 +26950,7 @@ async def test_a_text_that_the_server_refuses_after_an_outage_comes_back(install
     await expect(refused).to_have_count(0)
 
 
+@pytest.mark.slow
 async def test_an_act_that_the_server_refuses_after_an_outage_can_be_tried_again(installed, outage):
     page = installed
     await type_in(page, BUY)
@@ -27022,6 +27048,7 @@ FULL_STORAGE = """
 
 
 @pytest.mark.parametrize("storage", [NO_STORAGE, FULL_STORAGE], ids=["forbidden", "full"])
+@pytest.mark.slow
 async def test_page_works_without_storage(browser, outage, storage):
     async with opened(browser, outage.url, path="/nothing", service_workers="allow") as page:
         await page.add_init_script(storage)
@@ -27063,6 +27090,7 @@ async def go_offline(page, is_offline=True):
         await settled(page)
 
 
+@pytest.mark.slow
 async def test_an_act_whose_answer_is_lost_is_not_repeated_after_another_users_change(page):
     await type_in(page, BUY)
     todo = (await ask(page, "/api/todos"))[0]["id"]
