@@ -14851,7 +14851,7 @@ def test_an_export_has_everything_of_ones_own_and_nothing_else(engines_of_all):
 
 
 def test_description_has_the_media_type_of_each_format_of_an_export():
-    described = description()["paths"]["/api/export"]["get"]["responses"]["200"]["content"]
+    described = described_operations()["GET /api/export"]["responses"]["200"]["content"]
     written = {each.media_type for each in tornado_todo.FORMATS.values() if each.write}
     assert set(described) == {"application/json", *written}
 
