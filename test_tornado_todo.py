@@ -48,6 +48,7 @@ import pathlib
 import pydoc
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -18761,9 +18762,13 @@ def test_writers_of_todos_and_documents_do_not_deadlock(tmp_path, fresh_postgres
 # ==== workers ===================================================================================
 
 
-def worker_ids(server: Process) -> list[int]:
-    listed = subprocess.run(["pgrep", "-P", str(server.child.pid)], capture_output=True, text=True)
+def children_of(process_id: int) -> list[int]:
+    listed = subprocess.run(["pgrep", "-P", str(process_id)], capture_output=True, text=True)
     return [int(line) for line in listed.stdout.split()]
+
+
+def worker_ids(server: Process) -> list[int]:
+    return children_of(server.child.pid)
 
 
 def test_a_worker_that_dies_is_started_again_and_one_signal_ends_all(tmp_path, team):
@@ -18804,7 +18809,7 @@ def test_star_as_server_host_listens_on_ipv4_and_ipv6(tmp_path, http_server):
 
 
 IN_A_SHELL = ("sh", "-c", '(sleep 1 &); sleep 1 & exec "$@"', "sh")
-AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--kill-child", *IN_A_SHELL)
+AS_PROCESS_1 = ("unshare", "--fork", "--pid", "--mount-proc", "--kill-child", *IN_A_SHELL)
 
 
 @pytest.mark.slow
@@ -18826,8 +18831,17 @@ def test_server_survives_and_forgets_children_that_it_did_not_start(tmp_path, th
 
         eventually(lambda: "sleep" not in children())
         assert add(server.client, "still here") and server.child.poll() is None
+        if workers != "1":
+            killed = children_of(main)[0]
+            server.client.close()  # it may be connected to that worker
+            os.kill(killed, signal.SIGKILL)
+            eventually(lambda: len(now := children_of(main)) == 2 and killed not in now)
+            add(server.client, "with another worker")
+        remaining = children_of(main)
         os.kill(main, signal.SIGTERM)
         assert server.child.wait(PATIENCE) == 0
+        assert not any(map(is_running, remaining))
+    assert "Traceback" not in (tmp_path / "stderr.txt").read_text()
 
 
 @pytest.mark.parametrize("settings, names", [(MEMORY, "DATABASE_URL"), ({}, "REDIS_URL")])
@@ -19308,7 +19322,7 @@ def test_urls_are_those_that_a_trusted_proxy_shows_and_no_other(trusted, protoco
 
 @pytest.fixture
 def nginx(tmp_path):
-    """Starts nginx as docs/deploying.md configures it, with a certificate of its own; yields its URL."""
+    """Starts nginx as docs/deploy.md configures it, with a certificate of its own; yields its URL."""
     for program in ("nginx", "openssl"):
         if not shutil.which(program):
             skip_or_fail(f"{program} is not installed")
@@ -19355,7 +19369,7 @@ def nginx(tmp_path):
         yield start
 
 
-# As docs/deploying.md deploys it.
+# As docs/deploy.md deploys it.
 BEHIND_NGINX = {
     **{"WORKERS": "2", "AUTH": "accounts", "COOKIE_SECRET": SECRET, "ALLOWED_HOSTS": "todo.example.com"},
     **{"PREFIX": "/todo", "TRUSTED_PROXIES": "127.0.0.1"},
@@ -19431,6 +19445,72 @@ def test_the_deployment_survives_a_restart_of_everything_under_load(tmp_path, ow
         print(f"\nall restarted, a worker killed: {len(kept)} written, {len(load.tried) - len(kept)} refused")
     assert len(there) == len(set(there)) and set(kept) <= set(there)
     assert statuses <= {201, 502, 503}  # 502 from nginx, for what the killed worker had in hand
+
+
+# ==== containers and services =====================================================================
+
+CONTAINERFILE = (HERE / "docs" / "Containerfile").read_text()
+COMPOSE = (HERE / "docs" / "compose.yaml").read_text()
+SERVICE = (HERE / "docs" / "todo.service").read_text()
+
+
+def systemd_analyze(tmp_path, *options: str) -> subprocess.CompletedProcess:
+    """Analyze the service of the documentation, with a program that this machine has."""
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is not installed")
+    unit = tmp_path / "todo.service"
+    unit.write_text(SERVICE.replace("/opt/todo/bin/tornado-todo", sys.executable))
+    arguments = ["systemd-analyze", "--no-pager", *options, str(unit)]
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def test_service_is_exposed_by_less_than_2_of_10(tmp_path):
+    done = systemd_analyze(tmp_path, "security", "--offline=true", "--threshold=20")
+    assert done.returncode == 0 and "exposure level" in done.stdout, done.stdout + done.stderr
+
+
+def test_service_has_no_faults_that_systemd_finds(tmp_path):
+    done = systemd_analyze(tmp_path, "verify")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_image_gets_exactly_what_the_package_is_built_of():
+    copied = {name for line in re.findall(r"^COPY ([^-].*) \S+$", CONTAINERFILE, re.MULTILINE) for name in line.split()}
+    assert copied == {
+        *("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "tornado_todo.py", "tornado_todo", "jupyter")
+    }
+    assert all((HERE / name).exists() for name in copied)
+
+
+def test_settings_of_the_image_and_the_compose_file_can_be_used(tmp_path):
+    words = re.search(r"^ENV (.*)$", CONTAINERFILE, re.MULTILINE)[1].split()
+    image = dict(word.split("=", 1) for word in words)
+    block = re.search(r"    environment:\n((?:      .*\n)+)", COMPOSE)[1]
+    settings = dict(re.findall(r'^ *(\w+): "?(.*?)"?$', block, re.MULTILINE))
+    assert settings.keys() <= tornado_todo.SETTING_NAMES
+    typed = {
+        name: re.sub(r"\$\{\w+(?::-)?(:\?)?\}", lambda found: SECRET if found[1] else "", text)
+        for name, text in settings.items()
+    }
+    config = tornado_todo.Config.from_env({**image, **typed})
+    assert (config.auth, config.server_host, config.workers) == ("accounts", "0.0.0.0", 2)
+
+
+def test_files_for_containers_contain_no_secret_and_publish_only_the_server():
+    secrets = re.findall(r"(?:PASSWORD|SECRET|REDISCLI_AUTH): (.*?)[,}]?$", COMPOSE.replace("}}", "}"), re.MULTILINE)
+    assert len(secrets) == 4 and all(re.match(r'"?\$\{\w+:\?', text) for text in secrets)
+    assert COMPOSE.count("ports:") == 1 and 'ports: ["127.0.0.1:' in COMPOSE
+    assert re.search(r"^USER 10001:10001$", CONTAINERFILE, re.MULTILINE)
+
+
+def test_health_check_of_the_image_notices_whether_the_server_answers(tmp_path):
+    words = json.loads(
+        re.search(r"HEALTHCHECK .* CMD (\[(?:.|\\\n)*?\])$", CONTAINERFILE, re.MULTILINE)[1].replace("\\\n", "")
+    )
+    with serving() as client:
+        source = words[2].replace("8888", str(client.address[1]))
+        assert run_python(tmp_path, "-c", source).returncode == 0
+    assert run_python(tmp_path, "-c", source).returncode != 0
 
 
 # ==== import and export ===========================================================================
@@ -19973,6 +20053,118 @@ def test_a_copy_to_the_real_engines_and_back_brings_everything_along(tmp_path, f
     with serving({"DATABASE_URL": last}) as client:
         assert "after the copy" in titles(client)
         assert undo(client)["todos"][0]["title"] == "after the copy"
+
+
+@contextlib.contextmanager
+def restored_beside(settings: dict):
+    """Settings for a database named as another one with `_restored`, which is still to be made; at the end drop it."""
+    url = settings["DATABASE_URL"]
+    try:
+        yield {"DATABASE_URL": f"{url}_restored"}
+    finally:
+        server = urllib.parse.urlsplit(url)._replace(path="/postgres").geturl()
+        run_sql(server, f"DROP DATABASE IF EXISTS {url.rpartition('/')[2]}_restored WITH (FORCE)")
+
+
+def run_documented(mark: str, folder, settings: dict) -> None:
+    """Run the shell commands of the documentation with this mark, on the database and as the user of the settings."""
+    url = urllib.parse.urlsplit(settings["DATABASE_URL"])
+    user = url.username or "postgres"
+    (script,) = marked_blocks(mark)
+    if not all(map(shutil.which, ("pg_dump", "pg_restore", "createdb", "psql"))):
+        skip_or_fail("the programs of Postgres are not installed")
+    script = script.replace("--owner todo", f"--owner {user}").replace("--role=todo", f"--role={user}")
+    script = re.sub(r"\btodo(?=_restored|\s*$)", url.path[1:], script, flags=re.MULTILINE)
+    environ = {
+        "PGHOST": url.hostname,
+        "PGPORT": str(url.port or 5432),
+        "PGUSER": user,
+        "PGPASSWORD": url.password or "",
+    }
+    done = subprocess.run(
+        ["sh", "-ec", script], cwd=folder, env={**os.environ, **environ}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_postgres_is_restored_from_its_dump_and_clients_notice_it(tmp_path, fresh_postgres):
+    shared = {"AUTH": "accounts", "COOKIE_SECRET": SECRET}
+    with serving({**fresh_postgres, **shared}) as client:
+        client.own = sign_up(client)
+        some_data(client)
+        kept, known = all_that_is_kept(client), revision(client)
+        run_documented("postgres backup", tmp_path, fresh_postgres)
+        add(client, "lost")
+        lost, etag = revision(client), client.get("/api/todos").headers["ETag"]
+    with restored_beside(fresh_postgres) as restored:
+        run_documented("postgres restore", tmp_path, fresh_postgres)
+        with serving({**restored, **shared}) as client:
+            assert client.get("/api/todos").status == 401
+            cookie = session_cookie(sign_in(client, password="the password of ann"))
+            client.own = {"Cookie": f"{cookie.key}={cookie.value}"}
+            assert all_that_is_kept(client) == kept and revision(client) == known
+            assert client.get("/api/todos", If_None_Match=etag).status == 200
+            assert_problem(client.get(f"/api/changes?since={lost}"), 410)
+            assert client.get(f"/api/changes?since={known}").json()["changes"] == []
+
+            async def greeting(since: int) -> dict:
+                async with listening(client.url, f"?since={since}", **client.own) as line:
+                    return await next_message(line)
+
+            assert asyncio.run(greeting(lost))["reset"] and "reset" not in asyncio.run(greeting(known))
+            add(client, "goes on")
+            assert titles(client, "?q=goes") == ["goes on"]
+
+
+def test_documents_are_served_from_a_plain_copy_of_their_database(tmp_path, fresh_mongo):
+    import pymongo
+
+    uri = fresh_mongo["MONGODB_URI"]
+    other = f"{uri}_restored"
+    with serving({**in_file(tmp_path), **fresh_mongo}) as client:
+        assert put_document(client, "a").status == 204
+        before = client.get("/api/documents/a")
+    with pymongo.MongoClient(uri) as mongo:
+        source, target = mongo.get_default_database(), mongo[f"{uri.rpartition('/')[2]}_restored"]
+        try:
+            for name in source.list_collection_names():
+                if rows := list(source[name].find()):
+                    target[name].insert_many(rows)
+            with serving({**in_file(tmp_path), "MONGODB_URI": other}) as client:
+                after = client.get("/api/documents/a")
+                assert (after.body, after.headers["ETag"]) == (before.body, before.headers["ETag"])
+                assert client.get("/api/documents/a", If_None_Match=before.headers["ETag"]).status == 304
+                assert {put_document(client, name).status for name in "ab"} == {204}
+        finally:
+            mongo.drop_database(target.name)
+
+
+def test_all_engines_are_kept_in_one_file_and_filled_from_it(tmp_path, fresh_postgres, fresh_mongo):
+    out, back = [shlex.split(line)[1:] for line in marked_blocks("copy backup")[0].splitlines()]
+    with serving({**fresh_postgres, **fresh_mongo}) as client:
+        some_data(client)
+        kept = all_that_is_kept(client)
+    done = command(tmp_path, *out, **fresh_postgres, **fresh_mongo)
+    assert done.returncode == 0, done.stderr
+    with restored_beside(fresh_postgres) as restored:
+        name = restored["DATABASE_URL"].rpartition("/")[2]
+        run_sql(fresh_postgres["DATABASE_URL"], f"CREATE DATABASE {name}")
+        done = command(tmp_path, *back, **restored)
+        assert done.returncode == 0, done.stderr
+        with serving(restored) as client:
+            assert all_that_is_kept(client) == kept
+
+
+def test_server_of_an_older_version_refuses_a_newer_schema_and_changes_nothing(tmp_path, fresh_postgres):
+    with serving(fresh_postgres) as client:
+        add(client)
+    schema = "UPDATE counters SET value = value {} 1 WHERE name = 'schema'"
+    run_sql(fresh_postgres["DATABASE_URL"], schema.format("+"))
+    refused = command(tmp_path, "--port", "0", **fresh_postgres)
+    assert_refused(refused, "newer tornado_todo", "upgrade")
+    run_sql(fresh_postgres["DATABASE_URL"], schema.format("-"))
+    with serving(fresh_postgres) as client:
+        assert titles(client) == ["milk"]
 
 
 @pytest.fixture

@@ -528,7 +528,7 @@ class Config:
     """Every setting, parsed and checked. Nothing else in the module reads the environment.
 
     A setting is one field. The environment variable, the option and `--help` are derived from it; tests compare
-    .env.example and the table of docs/deploying.md with it.
+    .env.example and the table of docs/deploy.md with it.
     """
 
     server_host: str = setting(
