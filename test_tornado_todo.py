@@ -27452,6 +27452,227 @@ async def test_a_series_is_skipped_behind_another_change_without_the_server(inst
     assert (todo["notes"], todo["due"]) == ("the soft one", in_days(1))
 
 
+@pytest.mark.slow
+async def test_the_copy_survives_a_crash_that_takes_the_users_name_from_the_storage(installed):
+    page = installed
+    await type_in(page, BUY)
+    await until_on_device(page, BUY)
+    await page.evaluate("localStorage.clear()")
+    await page.route("**/api/templates", lambda route: route.abort())  # so that the copy is not read again
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text([BUY])
+    await settled(page)
+    await go_offline(page)
+    await page.reload()
+    await expect(shown_titles(page)).to_have_text([BUY])
+
+
+@pytest.mark.slow
+async def test_two_changes_of_a_todo_that_another_view_has_are_each_sent_once(installed):
+    page = installed
+    await type_in(page, BUY)
+    await new_list(page, "Trip")
+    await page.locator(".sidebar").get_by_text("Inbox").click()
+    await until_on_device(page, BUY)
+    await asyncio.sleep(3)  # until the copy has the list
+    await go_offline(page)
+    await page.reload()
+    await row(page, BUY).locator(".toggle").click()
+    await double_click(row(page, BUY).locator("label"))
+    await page.locator(".edit:visible").fill(FEED)
+    await page.keyboard.press("Enter")
+    await page.locator(".sidebar").get_by_text("Trip").click()
+    await expect(page.locator("h1")).to_have_text("Trip")
+    sent = []
+    page.on("request", lambda request: sent.append(request.method))
+    await go_offline(page, False)
+    (todo,) = await ask(page, "/api/todos")
+    assert (todo["title"], todo["completed"]) == (FEED, True)
+    assert sent.count("PATCH") <= 3  # one is sent again over the version of the other
+
+
+@pytest.mark.slow
+async def test_subtasks_and_tags_that_were_changed_together_without_the_server_survive_the_page(installed):
+    page = installed
+    parent = await ask(page, "/api/todos", "POST", {"title": BUY, "tags": ["home"]})
+    await ask(page, "/api/todos", "POST", [{"title": FEED, "parent": parent["id"]}, {"title": BOOK, "tags": ["home"]}])
+    await until_on_device(page, BUY, FEED, BOOK)
+    await expect(rows(page)).to_have_count(3)
+    await go_offline(page)
+    for title in (BUY, BOOK):
+        await row(page, title).locator(".words").click(modifiers=["ControlOrMeta"])
+    await page.locator(".select-tag").fill("shop")
+    await page.locator(".select-tag").press("Enter")
+    await page.keyboard.press("Escape")
+    await row(page, BUY).locator(".toggle").click()
+    await page.locator(".confirm-yes").click()
+    await expect(page.locator(".banner")).to_contain_text("2 changes are kept here")
+    await page.reload()
+    for is_sent in (False, True):
+        for title in (BUY, FEED):
+            await expect(row(page, title).locator(".toggle")).to_be_checked()
+        for title in (BUY, BOOK):
+            await expect(row(page, title)).to_contain_text("home")
+            await expect(row(page, title)).to_contain_text("shop")
+        if not is_sent:
+            await go_offline(page, False)
+
+
+@pytest.mark.slow
+async def test_what_an_earlier_page_changed_in_another_list_is_on_the_device_at_once(installed):
+    page = installed
+    await type_in(page, BUY)
+    await until_on_device(page, BUY)
+    await new_list(page, "Trip")
+    trip = page.url
+    await settled(page)
+    await asyncio.sleep(3)  # until the copy has the list
+    await page.locator(".sidebar").get_by_text("Inbox").click()
+    await page.route("**/api/todos/*", lambda route: route.abort())
+    await row(page, BUY).locator(".toggle").click()
+    await expect(page.locator(".banner")).to_contain_text("1 change is kept here")
+    await page.goto(trip)
+    await page.route("**/api/templates", lambda route: route.abort())  # so that the copy is not read again
+    await page.unroute("**/api/todos/*")
+    await page.reload()
+    await settled(page)
+    assert (await ask(page, "/api/todos"))[0]["completed"]
+    await go_offline(page)
+    await page.reload()
+    await page.locator(".sidebar").get_by_text("Inbox").click()
+    await expect(row(page, BUY).locator(".toggle")).to_be_checked()
+
+
+async def delete_offline_what_another_renames(page, *titles, also=None):
+    """Delete to-dos without the server, of which another device gives the first another title."""
+    await type_in(page, *titles)
+    await until_on_device(page, *titles)
+    await go_offline(page)
+    if also:
+        await also()
+    if len(titles) > 1:
+        for title in titles:
+            await row(page, title).locator(".words").click(modifiers=["ControlOrMeta"])
+        await page.locator(".selection .destroy").click()
+    else:
+        await row(page, titles[0]).locator(".toggle").press("Delete")
+    await expect(rows(page)).to_have_count(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("titles", [(BUY,), (BUY, FEED)], ids=["one", "several"])
+@pytest.mark.parametrize("is_opened_again", [False, True])
+async def test_a_deletion_without_the_server_does_not_take_along_what_another_wrote(
+    installed, outage, titles, is_opened_again
+):
+    page = installed
+    await delete_offline_what_another_renames(page, *titles)
+    with Client(outage.url) as client:
+        todo = client.get("/api/todos").json()[0]["id"]
+        client.patch(f"/api/todos/{todo}", {"title": "buy oat milk"})
+        if is_opened_again:
+            await page.reload()
+            await expect(page.locator(".banner")).to_contain_text("1 change is kept here")
+        await go_offline(page, False)
+        refused = page.locator(".refusals li")
+        await expect(refused).to_contain_text(f"Another person has changed “{BUY}”: Title “buy oat milk”.")
+        others = list(titles[1:])
+        await expect(shown_titles(page)).to_have_text(["buy oat milk", *others])
+        await page.reload()
+        await refused.get_by_role("button", name="Delete anyway").click()
+        await expect(refused).to_have_count(0)
+        await expect(rows(page)).to_have_count(0)
+        await settled(page)
+        assert client.get("/api/todos").json() == []
+
+
+@pytest.mark.slow
+async def test_a_todo_that_another_renamed_meanwhile_is_kept_instead_of_deleted(installed, outage):
+    page = installed
+    await delete_offline_what_another_renames(page, BUY)
+    with Client(outage.url) as client:
+        client.patch(f"/api/todos/{client.get('/api/todos').json()[0]['id']}", {"title": "buy oat milk"})
+        await go_offline(page, False)
+        refused = page.locator(".refusals li")
+        await refused.get_by_role("button", name="Keep").click()
+        await expect(refused).to_have_count(0)
+        await page.reload()
+        await expect(shown_titles(page)).to_have_text(["buy oat milk"])
+        await expect(refused).to_have_count(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["completes", "deletes", "nobody"])
+async def test_a_deletion_without_the_server_wins_over_a_tick_and_over_own_changes(installed, outage, other):
+    page = installed
+
+    async def rename():
+        await double_click(row(page, BUY).locator("label"))
+        await page.locator(".edit:visible").fill(FEED)
+        await page.keyboard.press("Enter")
+        await expect(row(page, FEED)).to_be_visible()
+
+    await type_in(page, BUY)
+    await until_on_device(page, BUY)
+    await go_offline(page)
+    if other == "nobody":
+        await rename()
+    await rows(page).locator(".toggle").press("Delete")
+    await expect(rows(page)).to_have_count(0)
+    with Client(outage.url) as client:
+        path = f"/api/todos/{client.get('/api/todos').json()[0]['id']}"
+        if other == "completes":
+            client.patch(path, {"completed": True})
+        elif other == "deletes":
+            client.delete(path)
+        await go_offline(page, False)
+        assert client.get("/api/todos").json() == []
+    await expect(page.locator(".refusals li")).to_have_count(0)
+    await expect(rows(page)).to_have_count(0)
+
+
+@pytest.mark.slow
+async def test_a_deletion_of_what_another_renames_in_the_same_moment_asks_first(page):
+    await type_in(page, BUY)
+    todo = (await ask(page, "/api/todos"))[0]["id"]
+    await page.route("**/api/todos*", refuse(503, "Not yet.", "GET"))  # the page does not read the change
+    await ask(page, f"/api/todos/{todo}", "PATCH", {"title": "buy oat milk"})
+    await row(page, BUY).locator(".toggle").press("Delete")
+    await page.unroute("**/api/todos*")
+    await expect(page.locator(".refusals li")).to_contain_text("Title “buy oat milk”")
+    await expect(shown_titles(page)).to_have_text(["buy oat milk"])
+    page.faults.clear()  # the browser's words about the refusals
+
+
+@pytest.mark.slow
+async def test_a_throttled_queue_waits_for_as_long_as_the_server_says_and_keeps_all(page):
+    tried = []
+
+    async def throttle(route):
+        if route.request.method == "GET":
+            return await route.fallback()
+        tried.append(time.monotonic())
+        body = json.dumps({"title": "Too Many Requests", "status": 429, "detail": "Too many requests."})
+        kind = "application/problem+json"
+        return await route.fulfill(status=429, content_type=kind, body=body, headers={"Retry-After": "8"})
+
+    await page.route("**/api/todos/**", throttle)
+    for title in (BUY, FEED):
+        await page.locator(".new-todo").fill(title)
+        await page.keyboard.press("Enter")
+    banner = page.locator(".banner")
+    await expect(banner).to_contain_text("Too many requests. 2 changes are kept here")
+    await expect(banner).to_contain_text("Trying again in 8 s")
+    await until(lambda: asyncio.sleep(0.1, len(tried) == 2))
+    assert tried[1] - tried[0] > 7.9
+    await page.reload()
+    await expect(banner).to_contain_text("2 changes are kept here")
+    await page.unroute("**/api/todos/**")
+    await expect(banner).to_be_hidden()
+    await expect(shown_titles(page)).to_have_text([BUY, FEED])
+    assert [each["title"] for each in await ask(page, "/api/todos")] == [BUY, FEED]
+
+
 # ---- a random program: two devices, all that a page does without its server, and all that can fail
 
 

@@ -22341,9 +22341,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // Jitter keeps many pages from coming back in the same instant.
   const backoff = attempt => Math.min(LONGEST_RETRY, 500 * 2 ** attempt) * (0.6 + Math.random() * 0.4);
 
-  const pauseAfter = ({ retryAfter }, attempt) => (retryAfter ? Math.min(retryAfter, 5) * 1000 : backoff(attempt));
+  // A server that restarts may be back before the time that it names; one that throttles is not asked before it.
+  const pauseAfter = ({ status, retryAfter }, attempt) =>
+    retryAfter ? (status === 429 ? retryAfter : Math.min(retryAfter, 5)) * 1000 : backoff(attempt);
 
-  // Tries until the server answers. The banner shows from attempt `quiet` on that it does not.
+  // Tries until the server answers. The banner shows from attempt `quiet` on that it does not, before a long pause
+  // from the one before it.
   async function patiently(act, { attempt = 0, quiet = 1 } = {}) {
     for (let number = attempt; ; number += 1) {
       try {
@@ -22353,7 +22356,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       } catch (error) {
         if (!expected(error).isTemporary) throw error;
         const pause = pauseAfter(error, number);
-        if (number >= quiet) {
+        if (number + (pause > CHECK_PATIENCE) >= quiet) {
           state.away = { detail: error.message, seconds: Math.max(1, Math.round(pause / 1000)) };
           state.hasKept = true;
           render();
@@ -22409,6 +22412,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     state.writes += 1;
     job.key ??= newId();
     job.apply ??= job.request.call ? undefined : applying(job.request);
+    if (job.seen?.length) watchDeletion(job);
     if (job.words) Object.assign(state, { undoable: [...state.undoable.slice(-99), job], redoable: [] });
     const before = { ...state };
     queue.jobs.push(job);
@@ -22457,7 +22461,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   async function attempt(job, outdated) {
-    if (outdated && !(await job.recheck())) throw outdated;
+    // Several to-dos have no version that a request could name.
+    const isLate = job.seen?.length > 1 && (job.sent || job.typed || state.hasKept);
+    const doubt = outdated ?? (isLate && new Problem(412, ''));
+    if (doubt && !(await job.recheck(doubt))) throw doubt;
     const timer = setTimeout(catchUp, CHECK_PATIENCE);
     return sendJob(job).finally(() => clearTimeout(timer));
   }
@@ -22507,8 +22514,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // A closing page can't wait for one answer before the next request, so what is left goes out at once. Requests that
   // are sent together arrive in any sequence: what concerns the same to-do as an earlier one waits for the next page.
   function flushQueue() {
-    // Another user may have signed in meanwhile.
-    if (gate.resolve || access.leaving) return;
+    // Another user may have signed in meanwhile; a server that refuses for now gets them in their sequence later.
+    if (gate.resolve || access.leaving || state.away) return;
     const concerned = new Set();
     for (const job of queue.jobs) {
       // A text that another user has changed as well has no request; it waits for the next start, see `stash`.
@@ -22534,6 +22541,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (kind !== 'todos') saved[kind] = saved[kind].map(renew);
     else for (const name of ['items', 'subtasks']) saved[name] = saved[name].map(renew);
     if (saved.open?.id === thing.id) saved.open = renew(saved.open);
+    if (saved.beside.has(thing.id)) saved.beside.set(thing.id, renew(saved.beside.get(thing.id)));
     project();
   }
 
@@ -22552,7 +22560,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // The subtasks of a to-do that are on the page, in the trash also those of others there.
   const subtasksIn = (draft, item) =>
     isTrash() || isParent(item, draft)
-      ? [...draft.items, ...draft.subtasks].filter(({ parent }) => parent === item.id)
+      ? [...draft.items, ...draft.subtasks, ...draft.beside.values()].filter(({ parent }) => parent === item.id)
       : [];
 
   function noteSubtask(draft, item) {
@@ -22670,13 +22678,15 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return ids.map(id => [then.get(id), now.get(id)]).filter(([one, other]) => one !== other);
   }
 
+  const changedIn = (before, after) =>
+    Object.fromEntries(Object.entries(after).filter(([name, value]) => value !== before?.[name]));
+
   // What an undo of it does, until the server's own answer is read.
   function revertIn(draft, effect) {
     for (const [before, after] of effect) {
       const { id, revision, updated_at, ...fields } = before ?? after;
-      const changed = Object.entries(fields).filter(([name, value]) => value !== after?.[name]);
       if (!before) removeIn(draft, 'items', id);
-      else if (itemIn(draft, id)) changeIn(draft, 'todos', id, Object.fromEntries(changed));
+      else if (itemIn(draft, id)) changeIn(draft, 'todos', id, changedIn(after, fields));
       else insertIn(draft, before);
       if (before?.order !== after?.order) placeIn(draft, id);
     }
@@ -23279,9 +23289,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return { revision, items, isWhole: true, isPartial: Boolean(next) };
   }
 
+  let copyWrites = 0;
+
   const renewCopy = shared(async () => {
     if (access.link || access.leaving || state.revision === null) return;
     const owner = stashOwner();
+    const writes = copyWrites;
     const known = await aboutCopy();
     const isOwn = known?.owner === owner && known.trash && known.revision <= state.revision;
     const read = isOwn && (await changesOfCopy(known.revision));
@@ -23290,7 +23303,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const news = (!isReplaced && read) || (await wholeCopy());
     const more = ['/api/templates', '/api/lists?deleted=true'];
     const [templates, trashedLists] = await Promise.all(more.map(path => getJson(path)));
-    if (owner !== stashOwner()) return;
+    // What was read before an own change may lack it. The reading after that change renews the copy.
+    if (owner !== stashOwner() || writes !== copyWrites) return;
     const { lists, filters } = saved;
     const { revision, isPartial = known?.isPartial } = news;
     const trash = new Map(news.isWhole ? [] : known.trash.map(item => [item.id, item]));
@@ -23317,21 +23331,31 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return [...own].some(([id, written]) => written > revision && !items.has(id));
   }
 
-  // Own changes are in the copy at once: the network may be gone before it is renewed.
+  // Own changes are in the copy at once: the network may be gone before it is renewed. What the answer does not
+  // describe is changed there as on the page, which may show other to-dos by now.
   function keepInCopy({ effect = [], ready: { method, body } }, answer) {
-    const items = new Map();
-    for (const [before, after] of effect) {
-      const { id } = before ?? after;
-      items.set(id, itemIn(saved, id) ?? (method === 'PATCH' && { ...before, ...body }));
-    }
-    for (const item of answer?.todos ?? []) items.set(item.id, item.deleted_at ? null : item);
+    const answered = [answer, answer?.todos].flat().filter(item => item?.reminders);
+    copyWrites += 1;
     withCopy('readwrite', async ({ todos, about }) => {
-      if ((await answerOfRequest(about.get('about')))?.owner !== stashOwner()) return;
+      const known = await answerOfRequest(about.get('about'));
+      if (known?.owner !== stashOwner()) return;
+      for (const [before, after] of effect) {
+        const { id } = before ?? after;
+        const fields = after ? changedIn(before, after) : method === 'PATCH' && body;
+        const copied = fields && (await answerOfRequest(todos.get(id)));
+        const item = copied ? { ...copied, ...fields } : itemIn(saved, id);
+        // One that the server has not described yet comes with the next renewal.
+        if (!fields || item?.deleted_at) todos.delete(id);
+        else if (item?.reminders) todos.put(item);
+      }
       const own = (await answerOfRequest(about.get('own'))) ?? new Map();
-      // One that the server has not described yet comes with the next renewal.
-      for (const [id, item] of items) if (item?.reminders || !item) item ? todos.put(item) : todos.delete(id);
-      for (const [id, item] of items) if (item?.reminders) own.set(id, item.revision);
+      for (const item of answered) {
+        item.deleted_at ? todos.delete(item.id) : todos.put(item);
+        own.set(item.id, item.revision);
+      }
       about.put(own, 'own');
+      const { lists, filters } = saved;
+      about.put({ ...known, lists, filters }, 'about');
     });
   }
 
@@ -23850,18 +23874,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // Changes or deletes these to-dos as one batch, which one undo takes back. `act` makes its words.
-  function changeTodos(items, act, { method = 'PATCH', query = {}, fields, apply, ...more }) {
+  function changeTodos(items, act, { method = 'PATCH', query = {}, headers, fields, ...more }) {
     const ids = items.map(({ id }) => id);
     if (!ids.length) return;
-    const change = apply ?? ((draft, { id }) => changeIn(draft, 'todos', id, fields));
     const isOne = ids.length === 1 && !query.add_tags;
     const where = isOne ? `/${ids}${queryOf(query)}` : queryOf({ id: ids, ...query });
     command({
       words: act(ids.length === 1 ? quoted(items[0].title) : todosText(ids.length)),
       offersUndo: true,
       rereads: true,
-      request: { method, path: `/api/todos${where}`, body: fields },
-      apply: draft => items.forEach(item => change(draft, item)),
+      request: { method, path: `/api/todos${where}`, headers, body: fields },
       ...more,
     });
   }
@@ -23881,16 +23903,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     changeTodos(items, what => (completed ? t`Completed ${what}` : t`Reopened ${what}`), {
       query: { tz: zone, subtasks },
       fields: { completed },
-      apply: (draft, item) => completeIn(draft, item, completed, subtasks),
       ...(isPlain && { kind: 'todos', said, offersUndo: false, rereads: false, accept: noteChanged }),
     });
     return true;
-  }
-
-  function completeIn(draft, { id }, completed, subtasks) {
-    changeIn(draft, 'todos', id, { completed });
-    for (const each of subtasks ? subtasksIn(draft, { id }) : [])
-      if (!each.completed) completeIn(draft, each, completed, subtasks);
   }
 
   // The number of open subtasks of these to-dos at every depth, without these themselves.
@@ -23925,8 +23940,35 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function deleteTodos(items) {
     if (byId(items, state.open?.id)) closeDetail();
-    const apply = (draft, { id }) => removeIn(draft, 'items', id);
-    changeTodos(items, what => t`Deleted ${what}`, { method: 'DELETE', apply, rereads: items.length > 1 });
+    const seen = seenParts(items);
+    const headers = items.length === 1 && seen.length ? overVersion(items[0]) : undefined;
+    const more = { headers, rereads: items.length > 1, seen };
+    changeTodos(items, what => t`Deleted ${what}`, { method: 'DELETE', ...more });
+  }
+
+  // A deletion takes along nothing that others have written since its user saw the to-dos: it is refused then, and the
+  // user decides. That of one to-do names the version; several are compared before a late deletion is sent.
+  const overVersion = ({ revision }) => ({ 'If-Match': `"${revision}"` });
+  const seenPart = item => Object.fromEntries(['id', ...Object.keys(DISPUTED)].map(name => [name, item[name]]));
+  const seenParts = items => items.filter(({ revision }) => revision).map(seenPart);
+
+  function watchDeletion(job) {
+    job.recheck = outdated => recheckDeletion(job, outdated);
+    job.failed ??= error => error.status === 412 && refuse(keptJob(job), error);
+  }
+
+  async function recheckDeletion(job, outdated) {
+    const { items } = await getTodos(queryOf({ id: job.seen.map(({ id }) => id), limit: MAXIMUM_LIMIT }));
+    const texts = items.map(item => othersWords(item, byId(job.seen, item.id))).filter(Boolean);
+    outdated.message = texts.join(' ');
+    if (job.request.headers && items.length) job.request = { ...job.request, headers: overVersion(items[0]) };
+    return !texts.length;
+  }
+
+  function othersWords(item, before) {
+    const isOther = name => String(item[name] ?? '') !== String(before[name] ?? '');
+    const fields = Object.keys(DISPUTED).filter(isOther).map(name => fieldWords(name, item[name]));
+    return fields.length && t`Another person has changed ${quoted(before.title)}: ${fields.join('; ')}.`;
   }
 
   // The ids of these to-dos if they are all `total` that an act is meant for. Then it reaches only what was shown, and
@@ -23943,8 +23985,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const ids = new Set(lists.map(list => list?.id));
     const isOther = item => isLocked(item) || item.completed !== isDone;
     const renew = item => (isOther(item) ? item : fields && { ...item, ...fields });
-    const where = selection(show, onlyShown(state.items.filter(item => !isOther(item)), changeableCounts()[show]));
+    const own = state.items.filter(item => !isOther(item));
+    const only = onlyShown(own, changeableCounts()[show]);
+    const where = selection(show, only);
     command({
+      seen: !fields && only.id ? seenParts(own) : undefined,
       words,
       offersUndo: true,
       rereads: true,
@@ -24060,9 +24105,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function tagSelected(value, field) {
     const tags = splitTags(value);
-    const addTo = ({ tags: known = [] } = {}) => ({ tags: splitTags([...known, ...tags].join(',')) });
-    const apply = (draft, { id }) => changeIn(draft, 'todos', id, addTo(itemIn(draft, id)));
-    const more = { query: { tz: zone, add_tags: true }, apply };
+    const more = { query: { tz: zone, add_tags: true } };
     empty(field);
     if (tags.length) changeSelected(what => t`Tagged ${tags.join(', ')}: ${what}`, { tags }, more);
   }
@@ -24554,7 +24597,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       request: () => {
         if (!isAgreed()) throw new Problem(412, CHANGED.message);
         const known = savedThing(kind, id);
-        return { method: 'PATCH', path, body: renew(known), headers: { 'If-Match': `"${known.revision}"` } };
+        return { method: 'PATCH', path, body: renew(known), headers: overVersion(known) };
       },
       recheck: async () => {
         absorb(kind, await getJson(path));
@@ -24712,11 +24755,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The part of a command that the next page needs to send it again.
   function keptJob(job) {
-    const { key, typed, words, undoes } = job;
+    const { key, typed, words, undoes, seen } = job;
     if (undoes?.key && !undoes.batch) return { undoes: undoes.key, key };
     if (job === queue.jobs[0]) job.ready ??= quietly(() => requestOf(job));
     if (typed) return { ...typed, key, sent: job.ready };
-    return quietly(() => ({ request: job.ready ?? requestOf(job), words, key }));
+    return quietly(() => ({ request: job.ready ?? requestOf(job), words, key, seen }));
   }
 
   // Returns whether all of it is kept.
@@ -24754,9 +24797,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // Takes over the texts of this tab and of closed windows. Of two new to-dos one waits for the next page.
   async function takeUp() {
     if (access.link || !stashes().length) return;
-    if (recall(OWNERS, [null])[0] !== stashOwner()) {
-      remember(OWNERS, [stashOwner()]);
-      withCopy('readwrite', ({ todos, about }) => [todos.clear(), about.delete('about'), about.delete('own')]);
+    const owner = stashOwner();
+    if (recall(OWNERS, [null])[0] !== owner) {
+      remember(OWNERS, [owner]);
+      // A crash may have taken the name from the storage. The copy is the user's own all the same.
+      if ((await aboutCopy())?.owner !== owner)
+        withCopy('readwrite', ({ todos, about }) => [todos.clear(), about.delete('about'), about.delete('own')]);
     }
     const left = await leftStashes();
     const keys = [...left.keys()];
@@ -24826,9 +24872,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The key prevents doing anything twice, and longer than the server keeps it, the id creating anything twice.
   function makeAgain(typed) {
-    const { request, words, key } = typed;
+    const { request, words, key, seen } = typed;
     const [, kind, , part = kind] = APPLIED.exec(request.path) ?? [];
-    command({ key, typed, request, words, kind: part, rereads: true, failed: error => failKept(typed, error) });
+    command({ key, typed, request, words, seen, kind: part, rereads: true, failed: error => failKept(typed, error) });
   }
 
   // What was done without the server may be refused while nobody looks. A new title returns to its box, if that is free
@@ -24838,6 +24884,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const [, kind] = APPLIED.exec(path) ?? [];
     const wasMade = error.status === 409 && byId(saved[kind] ?? [], body?.id);
     if (['PUT', 'POST'].includes(method) && (wasMade || [410, 412].includes(error.status))) return true;
+    if (method === 'DELETE' && error.status === 404) return true; // another was faster
     const isPlain = body?.title && Object.keys(body).every(name => ['title', 'list'].includes(name));
     if (kind === 'todos' && isPlain && method === 'PUT' && !find('.new-todo').value) return giveBack(body.title, error);
     return refuse(typed, error);
@@ -24850,9 +24897,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return length > 0 && plural(length, '{0} change was refused.|{0} changes were refused.');
   }
 
-  function refuse({ request, words }, { message }) {
+  function refuse({ request, words, seen }, { message }) {
     if (!request) return complain(message); // an undo of an act that has no answer yet
-    waiting.set({ request, words, refusal: message }, 'refused');
+    waiting.set({ request, words, seen, refusal: message }, 'refused');
     stash();
     return true;
   }
@@ -24899,21 +24946,22 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The version that a request named is no longer wanted by a user who repeats it, nor a list that is gone.
   function refusalView(typed) {
-    const { request, words, refusal } = typed;
+    const { request, words, seen, refusal } = typed;
     const what = words ?? t`A change`;
     const { 'If-Match': _, ...headers } = request.headers ?? {};
     const [, kind, id] = APPLIED.exec(request.path) ?? [];
     const { list, ...rest } = request.body ?? {};
     const isLost = kind === 'todos' && list && (!listById(list) || isLockedList(listById(list)));
     const renewed = { ...request, headers, ...(isLost && { body: rest }) };
-    const again = isLost ? t`Add it to ${defaultList()?.title ?? ''}` : t`Try again`;
+    const retry = seen ? t`Delete anyway` : t`Try again`;
+    const again = isLost ? t`Add it to ${defaultList()?.title ?? ''}` : retry;
     const isThere = kind === 'lists' ? listById(id) : kind === 'todos' && id && request.method !== 'PUT';
     return h('li.row.wrap', { key: words + request.path },
       h('span', { dir: 'auto' }, t`Not saved: ${what}. ${refusal}`),
       button('button', action(() => endRefusal(typed, () => makeAgain({ request: renewed, words }))), again),
       isThere && button('button', action(() => (kind === 'lists' ? visit(hashOfList(id)) : openById(id))), t`Open it`),
       button('button', action(() => copyText(wholeText(typed))), t`Copy it`),
-      button('button', action(() => endRefusal(typed)), t`Drop it`));
+      button('button', action(() => endRefusal(typed)), seen ? t`Keep` : t`Drop it`));
   }
 
   const APPLIED = /^\/api\/(todos|lists|filters|templates|user)(?:\/([\w-]+))?(?:\/(\w+)(?:\/([^?]+))?)?(?:\?(.*))?$/;
@@ -24921,7 +24969,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // The effect of a request on what is shown: at once, and in the next page until it is sent.
   function applying({ method, path, body }) {
     const [, kind, one, part, other, query] = APPLIED.exec(path) ?? [];
-    const ids = one ? [one] : (new URLSearchParams(query).get('id')?.split(',') ?? []);
+    const parameters = new URLSearchParams(query);
+    const ids = one ? [one] : (parameters.get('id')?.split(',') ?? []);
     const name = kind === 'todos' ? 'items' : kind;
     if (kind === 'user') return draft => Object.assign(draft, { settings: { ...draft.settings, ...body } });
     if (part === 'comments') return draft => commentIn(draft, one, other, method, body);
@@ -24932,8 +24981,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const item = kind === 'todos' && method === 'PUT' && newItem(one, body);
     if (item) return draft => insertIn(draft, item);
     const change = (draft, id) => {
-      changeIn(draft, kind, id, body);
+      const { tags = [] } = (parameters.has('add_tags') && itemIn(draft, id)) || {};
+      changeIn(draft, kind, id, tags.length ? { ...body, tags: splitTags([...tags, ...body.tags].join(',')) } : body);
       if (kind === 'todos' && 'order' in body) placeIn(draft, id);
+      const below = parameters.get('subtasks') === 'complete' ? subtasksIn(draft, { id }) : [];
+      for (const each of below) if (!each.completed) change(draft, each.id);
     };
     if (method === 'PATCH' && kind) return draft => ids.forEach(id => change(draft, id));
     return MAKING[method === 'POST' && body?.id && kind]?.(body);
@@ -28789,6 +28841,14 @@ Another person has changed it.
   de Jemand anders hat es geändert.
   pt Outra pessoa alterou isto.
   es Otra persona lo ha cambiado.
+Another person has changed {0}: {1}.
+  de Jemand anders hat {0} geändert: {1}.
+  pt Outra pessoa alterou {0}: {1}.
+  es Otra persona ha cambiado {0}: {1}.
+Delete anyway
+  de Trotzdem löschen
+  pt Excluir mesmo assim
+  es Eliminar de todos modos
 the title of {0}
   de Titel von {0}
   pt título de {0}
