@@ -5,6 +5,7 @@ import json
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
+from calendars import Acts, calendar
 from installation import FOLDER, PYTHON
 from meanwhile import Meanwhile, bulk, sign_ins, with_accounts, without_uvloop, wrong_sign_ins
 from reads import LISTS, make_lists, pages_of_changes, reading
@@ -24,6 +25,11 @@ def ours(server: Server) -> bool:
     return server.name in ("ours", "ours-uvicorn")
 
 
+def with_calendars(server: Server) -> bool:
+    """Those that calendar apps can use."""
+    return ours(server) or server.kind == "calendar"
+
+
 def sorting(server: Server) -> bool:
     """Those that can sort and search."""
     return ours(server) or server.kind == "pocketbase"
@@ -39,7 +45,7 @@ class Line:
     name: str
     title: str
     todos: int
-    measure: Callable[[Running, bool], Timing | Meanwhile | Mapping[str, Sequence[float]]]
+    measure: Callable[[Running, bool], Timing | Meanwhile | Acts | Mapping[str, Sequence[float]]]
     servers: Callable[[Server], bool] = ours
     variant: Callable[[Server], Server] = lambda server: server
 
@@ -74,6 +80,8 @@ LINES = (
         for sort, counts in SORTS.items()
         for count in counts
     ),
+    Line("calendar", "a calendar of 2,000 to-dos, by CalDAV", 0, calendar(2000), with_calendars),
+    Line("calendar-100000", "a calendar of 100,000 to-dos, by CalDAV", 0, calendar(100_000)),
     Line("sign-in", "sign-in", 0, lambda running, quick: sign_ins(running, 20 if quick else 40), ours, with_accounts),
     Line("sockets", f"a change reaches {SOCKETS:,} WebSockets", 20, lambda *given: fan_out(SOCKETS, *given)),
     Line("bulk", "PATCH of 100,000, other writers meanwhile", 100_000, bulk),

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
+from calendars import Acts
 from figures import Figures
 from lines import LINES
 from load import Row
@@ -175,6 +176,19 @@ def meanwhiles_table(figures: Figures) -> str:
     return table(header, lines) if lines else ""
 
 
+def calendar_tables(figures: Figures) -> Iterator[str]:
+    """What a calendar app waits for, the servers beside each other."""
+    for line in LINES:
+        found = {name: its for name, its in figures.lines.get(line.name, {}).items() if isinstance(its, Acts)}
+        header = [f"{line.title}: p50 ms (processor ms)", *(TITLES[name] for name in found)]
+        titles = dict.fromkeys(title for its in found.values() for title in its.times)
+        rows = [
+            [title, *(f"{its.times[title].p50:,.1f} ({its.processor[title]:,.1f})" for its in found.values())]
+            for title in titles
+        ]
+        yield table(header, rows) if found else ""
+
+
 def page_tables(figures: Figures) -> Iterator[str]:
     """What the page takes in a browser."""
     for title, found in found_by_lines(figures, dict):
@@ -228,7 +242,7 @@ def measurements(figures: Figures) -> str:
 def tables(figures: Figures) -> list[str]:
     """All tables, and what could not be measured; those of docs/performance.md come first."""
     parts = [overview(figures.results, store, COMMON) for store in REFERENCES] + [measurements(figures)]
-    parts += ["---"]
+    parts += [*calendar_tables(figures), "---"]
     parts += [*load_tables(figures.results), timings_table(figures), meanwhiles_table(figures), *page_tables(figures)]
     parts += [start_table(figures.starts, figures.idle)] if figures.starts else []
     parts += [f"Not measured: {failure}" for failure in figures.failures]

@@ -23,6 +23,11 @@ GUNICORN = "{python} -m gunicorn --pythonpath {peers} --bind 127.0.0.1:{port} --
 POCKETBASE = (
     "{pocketbase} serve --http 127.0.0.1:{port} --dir pb_data --migrationsDir {peers}/pocketbase --automigrate=0"
 )
+RADICALE = (
+    "{python} -m radicale --server-hosts 127.0.0.1:{port} --storage-filesystem-folder collections --auth-type none"
+    " --logging-level warning"
+)
+XANDIKOS = "{python} -m xandikos serve --directory calendars --defaults --listen-address 127.0.0.1 --port {port}"
 OURS = "{python} -m tornado_todo"  # like the installed command, which Python compiles only once
 LIST = "/api/todos?limit=20"
 HELLO = "/"
@@ -33,8 +38,8 @@ TICKS_IN_SECOND = os.sysconf("SC_CLK_TCK")
 class Server:
     """How to start one server. `store` is what it keeps to-dos in; a hello world keeps none.
 
-    `kind` is `ours`, `peer` or `pocketbase`: servers of one kind have the same tables and addresses. `only` names the
-    one work that it is measured at.
+    `kind` is `ours`, `peer`, `pocketbase` or `calendar`: servers of one kind have the same tables and addresses. `only`
+    names the one work that it is measured at.
     """
 
     name: str
@@ -90,6 +95,8 @@ SERVERS = (
     Server("starlette", "Starlette + aiosqlite", UVICORN + "starlette_aiosqlite:app"),
     Server("express", "Express + better-sqlite3", "node {peers}/express_better_sqlite3.js {port}", makes_etags=True),
     Server("pocketbase", "PocketBase", POCKETBASE, kind="pocketbase"),
+    Server("radicale", "Radicale", RADICALE, "", kind="calendar", only="calendar"),
+    Server("xandikos", "Xandikos", XANDIKOS, "", kind="calendar", only="calendar"),
     Server("hello-tornado", "Tornado hello world", "{python} {peers}/hello_tornado.py {port}", "", makes_etags=True),
     Server("hello-asgi", "raw ASGI hello world", UVICORN + "hello_asgi:app", ""),
     Server("ours-postgres", "**tornado_todo** (Postgres)", OURS, "postgres", OUR_SETTINGS | ON_POSTGRES, "ours", True),
@@ -169,7 +176,7 @@ class Running:
         give_up = time.monotonic() + seconds
         while time.monotonic() < give_up and self._process.poll() is None:
             with contextlib.suppress(OSError, http.client.HTTPException):
-                if self._first_status(seconds) in (200, 401):  # 401 where everybody has to sign in
+                if self._first_status(seconds) in (200, 302, 401):  # 401 where everybody has to sign in
                     return
             time.sleep(0.002)
         raise NotRun(f"it did not start: {self.last_words()}")

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from calendars import ETAGS_TITLE, SYNC_TITLE
 from figures import Figures
 from lines import SORTS
 from load import Row
@@ -83,6 +84,18 @@ def wait(line: str, base: str = "") -> Callable[[Figures], Measured | None]:
     return measure
 
 
+def app_waits(line: str, act: str) -> Callable[[Figures], Measured | None]:
+    """The p50 of what a calendar app does, by the slower of our HTTP servers."""
+
+    def measure(figures: Figures) -> Measured | None:
+        found = figures.lines.get(line, {})
+        return max(
+            (Measured(its.times[act].p50, name) for name, its in found.items() if name.startswith(OURS)), default=None
+        )
+
+    return measure
+
+
 def meanwhile(work: str, of: str) -> Callable[[Figures], Measured | None]:
     """What other clients noticed of something big, on that of our servers where it was worst."""
 
@@ -157,6 +170,9 @@ TARGETS = (
     Target("search of 100,000 for a word of all", 10, wait("search-common"), " ms", True),
     Target("search of 100,000 for two letters that none has", 10, wait("search-two"), " ms", True),
     Target("search of 100,000 for a letter that all have", 10, wait("search-one"), " ms", True),
+    Target("all ETags of a calendar of 2,000", 150, app_waits("calendar", ETAGS_TITLE), " ms", True),
+    Target("sync of one change among 2,000", 5, app_waits("calendar", SYNC_TITLE), " ms", True),
+    Target("sync of one change among 100,000", 5, app_waits("calendar-100000", SYNC_TITLE), " ms", True),
     Target("p99/p50 on every line", EVEN, least_even, "", True),
     Target("bulk PATCH of 100,000: other writers' p99", 250, meanwhile("bulk", "p99"), " ms", True),
     Target("bulk PATCH of 100,000: other writers' 503s", 0, meanwhile("bulk", "503"), "", True),
