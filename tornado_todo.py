@@ -17986,25 +17986,20 @@ def prefixed(tag: str) -> str:
 
 
 def unparsed(node: Any) -> str:
-    """The content of a parsed element as XML; it is not deep."""
-    content = xml_text(node.text or "")
-    for child in node:
-        attributes = (f' {name}="{xml_text(value)}"' for name, value in child.attrib.items() if "{" not in name)
-        name, rest = re.split(r"(?=[\s/>])", element(prefixed(child.tag), unparsed(child))[1:], maxsplit=1)
-        content += f"<{name}{''.join(attributes)}{rest}{xml_text(child.tail or '')}"
-    return content
+    """The content of a parsed element as XML, in which each element declares its own namespaces."""
+    from xml.etree import ElementTree
+
+    return xml_text(node.text or "") + "".join(ElementTree.tostring(child, encoding="unicode") for child in node)
 
 
-class Turns:
-    """Lets other requests have a turn during long work: `await turns()` costs nothing for some milliseconds."""
-
-    def __init__(self) -> None:
-        self._until = time.monotonic() + 0.01
-
-    async def __call__(self) -> None:
-        if time.monotonic() > self._until:
+async def in_turns(items: Iterable[Value]) -> AsyncIterator[Value]:
+    """The items, with a pause for other requests after every ten milliseconds of work on them."""
+    until = time.monotonic() + 0.01
+    for item in items:
+        yield item
+        if time.monotonic() > until:
             await asyncio.sleep(0)
-            self._until = time.monotonic() + 0.01
+            until = time.monotonic() + 0.01
 
 
 async def read_xml(body: bytes) -> Any:
@@ -18157,6 +18152,7 @@ class CalendarQueries(TodoQueries):
         which = f"AND {arranged('archived')} = 0" if not name else "AND (lists.id = $2 OR name = $2 AND owner_id = $1)"
         rows = await self.fetch(
             f"SELECT {SEEN_LIST_COLUMNS}, COALESCE(name, lists.id), COALESCE(kept, ''), COALESCE(kept_revision, 0),"
+            " (SELECT since_revision FROM members WHERE list_id = lists.id AND user_id = $1),"
             f" owner_id, (SELECT users.name FROM users WHERE users.id = owner_id), {role_in('lists.id')}"
             " FROM lists LEFT JOIN calendar_items ON item_id = lists.id"
             f" WHERE {self._seen_lists(deleted=False)} {which} ORDER BY inbox DESC, position, lists.id",
@@ -18164,13 +18160,15 @@ class CalendarQueries(TodoQueries):
         )
         found = []
         for row in rows:
-            its_name, kept, known_since, owner_id, owner, role = row[-6:]
+            its_name, kept, known_since, joined_at, owner_id, owner, role = row[-7:]
             todo_list = msgspec.structs.replace(LISTS.read(row), owner=owner, role=role)
             self.owners[todo_list.id] = owner_id
             its_name = its_name if role == OWNER else todo_list.id
             properties = json.loads(kept or "{}")
             colour = properties.pop(KEPT_COLOUR, None) or ""
-            found.append(CalendarList(todo_list, its_name, properties, colour, known_since, owner_id))
+            found.append(
+                CalendarList(todo_list, its_name, properties, colour, max(known_since, joined_at or 0), owner_id)
+            )
         return sorted(found, key=lambda each: each.name != name) if name else found
 
     async def collection(self, name: str, role: str = VIEWER) -> CalendarList:
@@ -18191,11 +18189,7 @@ class CalendarQueries(TodoQueries):
             wanted = f"({named}SELECT id AS wanted_id FROM todos WHERE id IN ({{0}})) AS wanted CROSS JOIN "
             sql = sql.format(wanted, f"todos.id = wanted_id AND {here}")
             rows = await fetch_by_ids(self.source, sql, {*keys}, self.user.id, list_id)
-        turns, found = Turns(), []
-        for row in rows:
-            found.append(Item._make((*row[:10], TODOS.read(row[10:]))) if whole else Item(*row))
-            await turns()
-        return found
+        return [Item(*row[:10], *([TODOS.read(row[10:])] if whole else [])) async for row in in_turns(rows)]
 
     async def named(self, list_id: str, names: Collection[str], whole: bool = True) -> dict[str, Item]:
         """The to-dos of a list by the names of their resources; the name made of its id is good for every one."""
@@ -18233,11 +18227,6 @@ class CalendarQueries(TodoQueries):
         taken = await self.named(list_id, names.values(), whole=False)
         return {todo_id: name for todo_id, name in names.items() if name not in taken}
 
-    async def joined_at(self, list_id: str) -> int:
-        """The revision at which the caller became a member of a list; 0 for its owner."""
-        sql = "SELECT since_revision FROM members WHERE user_id = $1 AND list_id = $2"
-        return next((row[0] for row in await self.fetch(sql, list_id)), 0)
-
 
 # ---- writes
 
@@ -18261,8 +18250,12 @@ class Calendars:
     a whole, it stays the completed one, and the to-do that follows is a new resource.
     """
 
-    def __init__(self, todos: TodoService):
-        self.store, self.hub = todos.store, todos.hub
+    def __init__(self, todos: TodoService, home: str):
+        self.store, self.hub, self.home = todos.store, todos.hub, home  # the last for addresses
+
+    def _uid_conflict(self, list_id: str, other: Item) -> Unmet:
+        href = element("D:href", f"{self.home}{list_id}/{urllib.parse.quote(other.name, safe='')}")
+        return Unmet("C:no-uid-conflict", "Another to-do of this list has this UID.", href, 409)
 
     @transactional()
     async def put(
@@ -18278,8 +18271,7 @@ class Calendars:
         self._check_present(present, if_match, only_new)
         same = await queries.with_uid(list_id, sent.uid)
         if (same or present) and (same and same.id) != (present and present.id):
-            other = (same or cast(Item, present)).name
-            raise Unmet("C:no-uid-conflict", "Another to-do of this list has this UID.", content=other, status=409)
+            raise self._uid_conflict(list_id, same or cast(Item, present))
         item = present or await self._copy_of(batch, queries, list_id, sent, is_ours=True)
         upper = await queries.with_uid(list_id, sent.parent_uid)
         todo_id = item.id if item else uuid7()
@@ -18434,7 +18426,7 @@ class Calendars:
             await self._delete(batch, *target, None)
         same = await queries.with_uid(list_id, item.uid)
         if same and same.id not in (item.id, there and there.id):
-            raise Unmet("C:no-uid-conflict", "Another to-do of that list has this UID.", content=same.name, status=409)
+            raise self._uid_conflict(list_id, same)
         todo = cast(Todo, item.todo)
         if list_id == source[0]:
             after = batch.save_todo(todo, msgspec.structs.replace(todo, updated_at=batch.at))
@@ -18512,6 +18504,13 @@ def text_matches(node: Any, text: str) -> bool:
     return (collate(node.text or "") in collate(text)) != (node.get("negate-condition") == "yes")
 
 
+PARTS_OF: dict[tuple[str, type], Callable[[Any, str], Sequence[Any]]] = {  # what a filter selects by its name
+    ("C:comp-filter", Component): Component.inner,
+    ("C:prop-filter", Component): Component.all,
+    ("C:param-filter", Property): lambda found, name: [value] if (value := found.parameter(name)) else [],
+}
+
+
 class CalendarFilter:
     """Checks whether a calendar object passes the filter of a client."""
 
@@ -18525,92 +18524,70 @@ class CalendarFilter:
 
     def passes(self, text: str) -> bool:
         """Whether a calendar object passes."""
-        (calendar, *_) = parse_components(text.encode())
-        self._times = CalendarTimes(calendar, self._zone)
-        return self._component_passes(self._top, [calendar])
+        root = Component("")
+        root.components = parse_components(text.encode())
+        self._times = CalendarTimes(root.components[0], self._zone)
+        return self._passes(self._top, root)
 
-    def _component_passes(self, node: Any, components: Sequence[Component]) -> bool:
-        named = [each for each in components if each.name == node.get("name", "").upper()]
-        if child_of(node, "C:is-not-defined") is not None:
-            return not named
-        return any(all(self._part_passes(child, each) for child in node) for each in named)
-
-    def _part_passes(self, node: Any, component: Component) -> bool:
+    def _passes(self, node: Any, of: Component | Property | str) -> bool:
+        """Whether a part of the filter holds for a component, a property, or the value of a parameter."""
         kind = prefixed(node.tag)
-        if kind == "C:comp-filter":
-            return self._component_passes(node, component.components)
-        if kind == "C:prop-filter":
-            found = component.all(node.get("name", "").upper())
-            if child_of(node, "C:is-not-defined") is not None:
-                return not found
-            return any(all(self._property_passes(child, each) for child in node) for each in found)
-        if kind == "C:time-range":
-            return component.name != "VTODO" or self._is_within(component, *read_range(node))
-        raise Unmet("C:supported-filter", f"{kind} is not supported in a filter.", element(kind))
-
-    def _property_passes(self, node: Any, found: Property) -> bool:
-        kind = prefixed(node.tag)
-        if kind == "C:text-match":
-            return text_matches(node, found.text)
-        if kind == "C:param-filter":
-            value = found.parameter(node.get("name", "").upper())
-            if child_of(node, "C:is-not-defined") is not None:
-                return not value
-            return bool(value) and all(text_matches(child, value) for child in node)
-        if kind == "C:time-range":
-            (first, last), moment = read_range(node), self._moment(found)
+        if kind == "C:text-match" and not isinstance(of, Component):
+            return text_matches(node, of if isinstance(of, str) else of.text)
+        if kind == "C:time-range" and isinstance(of, Property):
+            (first, last), moment = read_range(node), self._moment(of)
             return moment is not None and first <= moment < last
-        raise Unmet("C:supported-filter", f"{kind} is not supported in a filter.", element(kind))
+        if kind == "C:time-range" and isinstance(of, Component):
+            return of.name != "VTODO" or self._is_within(of, *read_range(node))
+        select = PARTS_OF.get((kind, type(of)))
+        if select is None:
+            raise Unmet("C:supported-filter", f"{kind} is not supported in a filter.", element(kind))
+        found = select(of, node.get("name", "").upper())
+        if child_of(node, "C:is-not-defined") is not None:
+            return not found
+        return any(all(self._passes(child, each) for child in node) for each in found)
 
     def _moment(self, found: Property | None) -> int | None:
         text = self._times.read(found)
-        if text is None:
-            return None
-        if len(text) == 10:
-            return start_of_day(datetime.date.fromisoformat(text).toordinal(), self._zone)
-        return int(parse_date_time(text).timestamp() * 1000)
+        if text and len(text) == 10:
+            return start_of_day(read_day(text).toordinal(), self._zone)
+        return int(parse_date_time(text).timestamp() * 1000) if text else None
 
     def _is_within(self, todo: Component, first: int, last: int) -> bool:
         """Whether a to-do is in a time range by the table of RFC 4791, 9.9; one that repeats, on any of its dates."""
-        start, due, completed, created = (
-            self._moment(todo.first(name)) for name in ("DTSTART", "DUE", "COMPLETED", "CREATED")
-        )
-        seconds = read_duration(todo.value("DURATION")) if start is not None and due is None else None
+        names = ("DTSTART", "DUE", "COMPLETED", "CREATED")
+        start, due, completed, created = (self._moment(todo.first(name)) for name in names)
         if start is None and due is None:
             ends = [each for each in (created, completed) if each is not None]
             if completed is None:
                 return not ends or last > ends[0]
             return first <= max(ends) and last >= min(ends)
-        for shift in self._shifts(todo, start if start is not None else due, last):
+        seconds = read_duration(todo.value("DURATION")) if start is not None and due is None else None
+        if start is not None and seconds is not None:
+            due = start + seconds * 1000
+        for shift in self._shifts(todo, cast(int, due if start is None else start), last):
             a, b = (each if each is None else each + shift for each in (start, due))
-            if seconds is not None and a is not None:
-                b = a + seconds * 1000
-                if first <= b and (last > a or last >= b):
-                    return True
-            elif a is not None and b is not None:
-                if (first < b or first <= a) and (last > a or last >= b):
-                    return True
-            elif (first <= a < last) if a is not None else (first < cast(int, b) <= last):
+            if a is None or b is None:
+                is_within = first <= a < last if a is not None else first < cast(int, b) <= last
+            else:
+                is_within = (first < b or first <= (a if seconds is None else b)) and (last > a or last >= b)
+            if is_within:
                 return True
         return False
 
     @staticmethod
-    def _shifts(todo: Component, base: int | None, last: int) -> Iterator[int]:
+    def _shifts(todo: Component, base: int, last: int) -> Iterator[int]:
         """The milliseconds from the first date of a to-do to each of its dates until a moment."""
+        yield 0
         rule = todo.value("RRULE").upper()
-        if base is None or not re.search("FREQ=(DAILY|WEEKLY|MONTHLY|YEARLY)", rule):
-            yield 0
-            return
-        from dateutil import rrule
+        if re.search("FREQ=(DAILY|WEEKLY|MONTHLY|YEARLY)", rule):
+            from dateutil import rrule
 
-        begin = (EPOCH + base * MILLISECOND).replace(tzinfo=None)
-        with contextlib.suppress(ValueError, OverflowError):
-            dates = rrule.rrulestr(re.sub("(UNTIL=[0-9T]+)Z", r"\1", rule), dtstart=begin)
-            for date in itertools.islice(dates, MAX_OCCURRENCES):
-                shift = (date - begin) // MILLISECOND
-                if base + shift > last:
-                    return
-                yield shift
+            begin = (EPOCH + base * MILLISECOND).replace(tzinfo=None)
+            with contextlib.suppress(ValueError, OverflowError):
+                dates = rrule.rrulestr(re.sub("(UNTIL=[0-9T]+)Z", r"\1", rule), dtstart=begin)
+                shifts = ((date - begin) // MILLISECOND for date in itertools.islice(dates, MAX_OCCURRENCES))
+                yield from itertools.takewhile(lambda shift: base + shift <= last, shifts)
 
 
 # ---- requests
@@ -18662,7 +18639,8 @@ class CalDAVHandler(APIHandler):
     takes_json = False
     any_query = True
     max_body = MAX_XML
-    properties: Mapping[str, Getter] = {}  # of its resource
+    collection: CalendarList  # in which its resource is, and the path of that
+    base: str
 
     def __init__(self, app: App, request: Request):
         super().__init__(app, request)
@@ -18676,7 +18654,7 @@ class CalDAVHandler(APIHandler):
     @property
     def calendars(self) -> Calendars:
         """The writes of calendar apps."""
-        return Calendars(self.services.todos)
+        return Calendars(self.services.todos, self.href(self.user.id))
 
     async def respond(self, parts: Sequence[str]) -> Response[Any]:
         """Carry the request out; a precondition that does not hold is an element in the body (RFC 4918, 16)."""
@@ -18707,6 +18685,13 @@ class CalDAVHandler(APIHandler):
             return await super().identify()
         token = await self.app.accounts.check_token(*given, self.request.remote_ip)
         return Caller(token.user, token.kind, token.read_only, token.id)
+
+    async def load(self, user_id: str, list_name: str, role: str = VIEWER) -> str:
+        """Read the list of an address; returns its id. Raises NotFound or Forbidden."""
+        self.check_user(user_id)
+        self.collection = await self.queries.collection(list_name, role)
+        self.base = self.href(user_id, list_name)
+        return self.collection.list.id
 
     def check_user(self, user_id: str) -> None:
         """Raise NotFound for the address of another user."""
@@ -18747,10 +18732,9 @@ class CalDAVHandler(APIHandler):
         self, resources: Iterable[tuple[str, Mapping[str, Getter], Any]], wanted: Wanted, more: str = ""
     ) -> Response[Any]:
         """The properties of resources, which are named by their paths (RFC 4918, 13)."""
-        turns, parts = Turns(), []
-        for href, table, thing in resources:
-            parts.append(response_of(href, self.values(table, thing, wanted)))
-            await turns()
+        parts = [
+            response_of(href, self.values(table, thing, wanted)) async for href, table, thing in in_turns(resources)
+        ]
         return multistatus([*parts, more])
 
     async def refused(self, href: str, body: bytes) -> Response[Any]:
@@ -18759,6 +18743,10 @@ class CalDAVHandler(APIHandler):
         names = [prefixed(each.tag) for change in ([] if root is None else root) for prop in change for each in prop]
         content = "".join(map(element, dict.fromkeys(names)))
         return multistatus([response_of(href, propstat(content, 403))])
+
+    def members(self, items: Iterable[Item]) -> Iterator[tuple[str, Mapping[str, Getter], Any]]:
+        """To-dos as members of the list."""
+        return ((self.base + urllib.parse.quote(each.name, safe=""), ITEM_PROPERTIES, each) for each in items)
 
     def text(self, item: Item) -> str:
         """A to-do as iCalendar, which is kept in memory."""
@@ -18787,10 +18775,6 @@ class CalDAVHandler(APIHandler):
         if kind == "D:principal-search-property-set":
             return xml_response(kind, "", 200)
         raise Unmet("D:supported-report", "This resource has no such report.")
-
-    def collections(self, lists: Iterable[CalendarList]) -> Iterator[tuple[str, Mapping[str, Getter], Any]]:
-        """Lists as members of their user's collection."""
-        return ((self.href(self.user.id, each.name), LIST_PROPERTIES, each) for each in lists)
 
 
 def address_of(*parts: str) -> Getter:
@@ -18944,7 +18928,8 @@ class CalendarHomeHandler(CalDAVHandler):
         wanted = Wanted.of(await read_xml(body))
         lists = await self.queries.collections() if self.depth() else []
         home = self.href(self.user.id), HOME_PROPERTIES, None
-        return await self.multistatus([home, *self.collections(lists)], wanted)
+        collections = ((self.href(user_id, each.name), LIST_PROPERTIES, each) for each in lists)
+        return await self.multistatus([home, *collections], wanted)
 
     async def report(self, user_id: str, body: XML) -> MultiStatus:
         """Search for users."""
@@ -18970,62 +18955,51 @@ def nearest_colour(text: str) -> str:
 
 
 class ListChanges:
-    """Changes of properties of a list: as fields, as properties that are kept, and those that are refused."""
+    """Changes of properties of a list: as fields, as properties that are kept, and the status of each."""
 
-    def __init__(self, is_own: bool, is_new: bool = False):
+    def __init__(self, root: Any, is_own: bool, is_new: bool = False):
         self._is_own, self._is_new = is_own, is_new
         self.fields: dict[str, Any] = {}
         self.properties: dict[str, str | None] = {}
         self.statuses: dict[str, int] = {}
-
-    def read(self, root: Any) -> None:
-        """Read the properties that a body sets or removes."""
         for change in [] if root is None else root:
             for node in children_of(change, "D:prop"):
                 name, is_set = prefixed(node.tag), prefixed(change.tag) == "D:set"
-                self.statuses[name] = 200
-                try:
-                    self._take(name, node if is_set else None, (node.text or "").strip())
-                except PermissionError:
-                    self.statuses[name] = 403
-                except ValueError:
-                    self.statuses[name] = 409
+                self.statuses[name] = self._take(name, node if is_set else None, (node.text or "").strip())
+        self.failed = any(status >= 400 for status in self.statuses.values())
+        if self.failed:  # also those that could be made
+            self.statuses = {name: 424 if status == 200 else status for name, status in self.statuses.items()}
 
-    def _take(self, name: str, node: Any, text: str) -> None:
-        """Take one property. Raises PermissionError or ValueError."""
-        if name == "A:calendar-color":
-            self.fields["colour"] = None if node is None else nearest_colour(text)
-            if self._is_own:
-                self.properties[KEPT_COLOUR] = None if node is None else f"{self.fields['colour']} {text}"
-        elif name == "A:calendar-order" and node is not None:
-            self.fields["order"] = float(text)
-            if not abs(self.fields["order"]) <= MAX_ORDER:
-                raise ValueError
-        elif name == "D:displayname" and node is not None and self._is_own:
-            self.fields["title"] = clean_line(text, MAX_TITLE)
-        elif name == "C:supported-calendar-component-set" and self._is_new and node is not None:
-            if "VTODO" not in [each.get("name") for each in node]:
-                raise Unmet("C:supported-calendar-component", "Lists hold to-dos (VTODO) only.")
-        elif name == "D:resourcetype" and self._is_new and node is not None:
-            if child_of(node, "C:calendar") is None:
-                raise Unmet("D:valid-resourcetype", "Only calendars can be made here.")
-        elif name in LIST_PROPERTIES or name in ITEM_PROPERTIES or not self._is_own:
-            raise PermissionError
-        else:
-            self.properties[name] = None if node is None else unparsed(node)
-
-    def are_possible(self) -> bool:
-        """Whether no property is refused; otherwise the others fail, too."""
-        failed = any(status >= 400 for status in self.statuses.values())
-        self.statuses = {name: 424 if failed and status == 200 else status for name, status in self.statuses.items()}
-        return not failed
+    def _take(self, name: str, node: Any, text: str) -> int:
+        """Take one property, which is removed without a node. Returns its status. Raises Unmet."""
+        try:
+            if name == "A:calendar-color":
+                self.fields["colour"] = None if node is None else nearest_colour(text)
+                if self._is_own:
+                    self.properties[KEPT_COLOUR] = None if node is None else f"{self.fields['colour']} {text}"
+            elif name == "A:calendar-order" and node is not None:
+                self.fields["order"] = float(text)
+                return 200 if abs(self.fields["order"]) <= MAX_ORDER else 409
+            elif name == "D:displayname" and node is not None and self._is_own:
+                self.fields["title"] = clean_line(text, MAX_TITLE)
+            elif name == "C:supported-calendar-component-set" and self._is_new and node is not None:
+                if "VTODO" not in [each.get("name") for each in node]:
+                    raise Unmet("C:supported-calendar-component", "Lists hold to-dos (VTODO) only.")
+            elif name == "D:resourcetype" and self._is_new and node is not None:
+                if child_of(node, "C:calendar") is None:
+                    raise Unmet("D:valid-resourcetype", "Only calendars can be made here.")
+            elif name in LIST_PROPERTIES or name in ITEM_PROPERTIES or not self._is_own:
+                return 403
+            else:
+                self.properties[name] = None if node is None else unparsed(node)
+        except ValueError:
+            return 409
+        return 200
 
     def response(self, href: str) -> Response[Any]:
         """The status of each property."""
-        parts = ""
-        for status in sorted({*self.statuses.values()}):
-            names = "".join(element(name) for name, its in self.statuses.items() if its == status)
-            parts += propstat(names, status)
+        by_status = itertools.groupby(sorted(self.statuses, key=self.statuses.__getitem__), self.statuses.__getitem__)
+        parts = "".join(propstat("".join(map(element, names)), status) for status, names in by_status)
         return multistatus([response_of(href, parts or STATUSES[200])])
 
 
@@ -19037,37 +19011,23 @@ def not_there(href: str) -> str:
 class CalendarListHandler(CalDAVHandler):
     """A list as a collection of resources."""
 
-    collection: CalendarList
-
-    async def load(self, user_id: str, name: str) -> None:
-        """Read the list. Raises NotFound."""
-        self.check_user(user_id)
-        self.collection = await self.queries.collection(name)
-        self.names = user_id, name
-
-    def members(self, items: Iterable[Item]) -> Iterator[tuple[str, Mapping[str, Getter], Any]]:
-        """To-dos as members of the list."""
-        base = self.href(*self.names)
-        return ((base + urllib.parse.quote(each.name, safe=""), ITEM_PROPERTIES, each) for each in items)
-
     async def propfind(self, user_id: str, name: str, body: XML) -> MultiStatus:
         """Read the properties of a list, and with Depth 1 those of its to-dos."""
         wanted, with_members = Wanted.of(await read_xml(body)), self.depth()
         await self.load(user_id, name)
         whole = wanted.kind == "D:allprop" or not OF_TEXT.isdisjoint(wanted.names)
         items = await self.queries.items(self.collection.list.id, whole) if with_members else []
-        own = self.href(*self.names), LIST_PROPERTIES, self.collection
+        own = self.base, LIST_PROPERTIES, self.collection
         return await self.multistatus(itertools.chain([own], self.members(items)), wanted)
 
     async def proppatch(self, user_id: str, name: str, body: XML) -> MultiStatus:
         """Change the title, the colour or the order of a list, or a property that is only kept."""
         root = await read_xml(body)
         await self.load(user_id, name)
-        changes = ListChanges(self.collection.is_own)
-        changes.read(root)
-        if changes.are_possible():
+        changes = ListChanges(root, self.collection.is_own)
+        if not changes.failed:
             await self.calendars.change_list(self.user, self.collection.list.id, changes.fields, changes.properties)
-        return changes.response(self.href(*self.names))
+        return changes.response(self.base)
 
     async def mkcalendar(self, user_id: str, name: str, body: XML) -> Annotated[Response[Any], 201]:
         """Make a list of this name."""
@@ -19075,11 +19035,10 @@ class CalendarListHandler(CalDAVHandler):
         self.check_user(user_id)
         if fault := text_fault(name):
             raise Malformed.of("", fault, "The name")
-        changes = ListChanges(is_own=True, is_new=True)
-        changes.read(root)
+        changes = ListChanges(root, is_own=True, is_new=True)
         if self.request.method == "MKCOL" and "D:resourcetype" not in changes.statuses:
             raise Unmet("D:valid-resourcetype", "Only calendars can be made here.")
-        if not changes.are_possible():
+        if changes.failed:
             return changes.response(self.href(user_id, name))
         title = one_line(name, MAX_TITLE) or UNTITLED
         await self.calendars.make_list(self.user, name, {"title": title, **changes.fields}, changes.properties)
@@ -19119,19 +19078,15 @@ class CalendarListHandler(CalDAVHandler):
         which = CalendarFilter(node, self.user.time_zone or "UTC")
         if which.finds_nothing:
             return await self.multistatus([], wanted)
-        items, turns = await self.queries.items(self.collection.list.id, whole or which.needs_text), Turns()
+        items = await self.queries.items(self.collection.list.id, whole or which.needs_text)
         if which.needs_text:
-            found = []
-            for item in items:
-                found += [item] if which.passes(self.text(item)) else []
-                await turns()
-            items = found
+            items = [item async for item in in_turns(items) if which.passes(self.text(item))]
         return await self.multistatus(self.members(items), wanted)
 
     async def _multiget(self, root: Any, wanted: Wanted, whole: bool) -> Response[Any]:
         """A calendar-multiget (RFC 4791, 7.9)."""
         hrefs = [(each.text or "").strip() for each in root if prefixed(each.tag) == "D:href"]
-        lists = {self.names[1], self.collection.name, self.collection.list.id}
+        lists = {self.collection.name, self.collection.list.id}
         places = ((href, self.resource_of(href)) for href in hrefs)
         names = {href: place[1] for href, place in places if place and place[0] in lists}
         found = await self.queries.named(self.collection.list.id, {*names.values()}, whole)
@@ -19158,11 +19113,10 @@ class CalendarListHandler(CalDAVHandler):
         if since is not None:
             items = await self.queries.items(list_id, whole, [*revisions])
             removed = await self.queries.left(list_id, revisions.keys() - {each.id for each in items})
-        base = self.href(*self.names)
-        more = "".join(not_there(base + urllib.parse.quote(name, safe="")) for name in removed.values())
+        more = "".join(not_there(self.base + urllib.parse.quote(name, safe="")) for name in removed.values())
         if is_cut:
             fault = element("D:error", "<D:number-of-matches-within-limits/>")
-            more += response_of(base, STATUSES[507] + fault)
+            more += response_of(self.base, STATUSES[507] + fault)
         newest = self.collection._replace(list=msgspec.structs.replace(self.collection.list, revision=revision))
         more += element("D:sync-token", token_of(newest))
         items = [item for item in items if item.id in revisions]
@@ -19178,8 +19132,7 @@ class CalendarListHandler(CalDAVHandler):
             await self.queries.check_revision(since)
         except Gone:
             since = -1
-        joined_at = 0 if self.collection.is_own else await self.queries.joined_at(self.collection.list.id)
-        if since < max(0, self.collection.known_since, joined_at):
+        if since < max(0, self.collection.known_since):
             raise Unmet("D:valid-sync-token", "This token does not hold any more: read the list as a whole.")
         return since
 
@@ -19188,13 +19141,6 @@ class CalendarTodoHandler(CalDAVHandler):
     """A to-do as a resource."""
 
     max_body = MAX_BODY
-    collection: CalendarList
-
-    async def load(self, user_id: str, list_name: str, role: str = VIEWER) -> str:
-        """Read the list; returns its id. Raises NotFound or Forbidden."""
-        self.check_user(user_id)
-        self.collection = await self.queries.collection(list_name, role)
-        return self.collection.list.id
 
     async def get(self, user_id: str, list_name: str, name: str) -> Response[bytes]:
         """Read a to-do as iCalendar."""
@@ -19207,13 +19153,12 @@ class CalendarTodoHandler(CalDAVHandler):
         """Read the properties of a to-do."""
         wanted = Wanted.of(await read_xml(body))
         item = await self.queries.item(await self.load(user_id, list_name), name)
-        href = self.href(user_id, list_name) + urllib.parse.quote(name, safe="")
-        return await self.multistatus([(href, ITEM_PROPERTIES, item)], wanted)
+        return await self.multistatus(self.members([item._replace(name=name)]), wanted)
 
     async def proppatch(self, user_id: str, list_name: str, name: str, body: XML) -> MultiStatus:
         """Refuse to change a property."""
         await self.queries.item(await self.load(user_id, list_name), name, whole=False)
-        return await self.refused(self.href(user_id, list_name) + urllib.parse.quote(name, safe=""), body)
+        return await self.refused(self.base + urllib.parse.quote(name, safe=""), body)
 
     async def put(
         self,
@@ -19231,12 +19176,7 @@ class CalendarTodoHandler(CalDAVHandler):
             raise Malformed.of("", fault, "The name")
         sent, is_whole = self._read(body)
         only_new = (if_none_match or "").strip() == "*"
-        try:
-            written = await self.calendars.put(self.user, list_id, name, sent, if_match, only_new)
-        except Unmet as error:  # its content is the name of the other to-do
-            href = self.href(user_id, list_name) + urllib.parse.quote(error.content, safe="")
-            error.content = element("D:href", href) if error.content else ""
-            raise
+        written = await self.calendars.put(self.user, list_id, name, sent, if_match, only_new)
         item, made = written.result
         # Without an ETag the client reads what has become of the to-do (RFC 4791, 5.3.4).
         headers = {"ETag": item.etag} if is_whole and item.kept_revision == item.revision else {}

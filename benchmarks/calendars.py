@@ -19,6 +19,7 @@ HOMES = {"radicale": "/user/", "xandikos": "/user/calendars/"}
 HEADERS = {"Authorization": "Basic dXNlcjo="}  # "user", with an empty password
 NAMES = 'xmlns="DAV:" xmlns:C="urn:ietf:params:xml:ns:caldav"'
 FOUND = f"<propfind {NAMES}><prop><current-user-principal/><sync-token/><getetag/></prop></propfind>"
+MAKE = f"<C:mkcalendar {NAMES}><set><prop><displayname>Shopping</displayname></prop></set></C:mkcalendar>"
 ETAGS = f"<propfind {NAMES}><prop><getetag/></prop></propfind>"
 QUERY = (
     f'<C:calendar-query {NAMES}><prop><getetag/><C:calendar-data/></prop><C:filter><C:comp-filter name="VCALENDAR">'
@@ -62,9 +63,9 @@ def filled(running: Running, connection: HTTPConnection, count: int) -> str:
         or re.findall(r"/caldav/[^/<]+/", ask(connection, "PROPFIND", "/caldav/", FOUND))[0]
     )
     path = f"{home}{uuid.uuid4()}/"
-    ask(connection, "MKCALENDAR", path)
+    ask(connection, "MKCALENDAR", path, MAKE)
     for number in range(min(count, FILLED_BY_APP)):
-        ask(connection, "PUT", f"{path}{number}.ics", vtodo(number, f"Buy bread, number {number}"))
+        ask(connection, "PUT", f"{path}{number}.ics", vtodo(number, f"Buy bread number {number}"))
     for first in range(FILLED_BY_APP, count, 1000):
         list_id = token_of(ask(connection, "PROPFIND", path, FOUND, "0")).split(":")[2]
         rows = [todo_fields(each) | {"list": list_id} for each in range(first, min(first + 1000, count))]
@@ -81,7 +82,7 @@ def acts(connection: HTTPConnection, path: str, count: int) -> dict[str, Callabl
     """What an app does, by its title: what comes after the `yield` is measured."""
 
     def change(number: int) -> None:
-        ask(connection, "PUT", f"{path}0.ics", vtodo(0, f"Changed, {uuid.uuid4()}"))
+        ask(connection, "PUT", f"{path}0.ics", vtodo(0, f"Changed {uuid.uuid4()}"))
 
     def all_of(method: str, body: str) -> Callable[[int], Iterator[None]]:
         def act(number: int) -> Iterator[None]:
