@@ -5089,40 +5089,36 @@ FIELD_PROPERTIES: dict[str, tuple[str, ...]] = {
 }
 
 
-def whole_second(moment: str) -> str:
-    """A moment of ours without its milliseconds."""
-    return f"{moment[:19]}Z"
+def utc_line(name: str, at: str) -> str:
+    """The property of a moment of ours, without its milliseconds."""
+    return f"{name}:{compact(parse_date_time(at))}Z"
 
 
 def field_lines(todo: Todo, field: str, times: CalendarTimes) -> list[str]:
     """The properties of a field, without those that have a default."""
-    value = getattr(todo, field)
+    value, name = getattr(todo, field), FIELD_PROPERTIES[field][0]
     if field == "completed":
-        at = [times.write("COMPLETED", whole_second(todo.completed_at))] if todo.completed_at else []
+        at = [utc_line("COMPLETED", todo.completed_at)] if todo.completed_at else []
         return ["STATUS:COMPLETED", *at, "PERCENT-COMPLETE:100"] if value else ["STATUS:NEEDS-ACTION"]
     if not value:
         return []
     if field in ("start", "due"):
-        return [times.write(FIELD_PROPERTIES[field][0], value, bool(todo.repeat))]
-    if field == "priority":
-        return [f"PRIORITY:{ICALENDAR_PRIORITIES[value]}"]
+        return [times.write(name, value, bool(todo.repeat))]
     if field == "repeat":
         more = [f"{FROM_COMPLETION}:COMPLETION"] if read_rule(value).start else []
         return [f"RRULE:{calendar_rule(value, todo.due or todo.start, times)}", *more]
-    return [f"{FIELD_PROPERTIES[field][0]}:{escaped(value)}"]
+    return [f"{name}:{ICALENDAR_PRIORITIES[value] if field == 'priority' else escaped(value)}"]
 
 
 def stamp_lines(todo: Todo, sequence: int) -> dict[str, str]:
     """The properties that every change sets, by name."""
-    at = compact(parse_date_time(todo.updated_at)) + "Z"
-    lines = {name: f"{name}:{at}" for name in ("DTSTAMP", "LAST-MODIFIED")}
+    lines = {name: utc_line(name, todo.updated_at) for name in ("DTSTAMP", "LAST-MODIFIED")}
     return {**lines, "SEQUENCE": f"SEQUENCE:{max(sequence, todo.revision // 1_000_000 % 2**31)}"}
 
 
 def new_component(todo: Todo, name: str, uid: str) -> Component:
     """A component with the properties that identify it."""
-    lines = [f"UID:{uid}", *stamp_lines(todo, 0).values(), f"CREATED:{compact(parse_date_time(todo.created_at))}Z"]
-    return Component(name, lines)
+    return Component(name, [f"UID:{uid}", *stamp_lines(todo, 0).values(), utc_line("CREATED", todo.created_at)])
 
 
 def write_alarms(component: Component, todo: Todo, alarms: Sequence[tuple[Component, Reminder | None]]) -> None:
@@ -5151,7 +5147,7 @@ def write_todo(
     if old and old.mirrors_due and "due" in differing:
         component.put(["DTSTART"], *([times.write("DTSTART", todo.due, bool(todo.repeat))] if todo.due else []))
     if old and old.completed_at and todo.completed_at and old.completed_at[:19] != todo.completed_at[:19]:
-        component.put(["COMPLETED"], times.write("COMPLETED", whole_second(todo.completed_at)))
+        component.put(["COMPLETED"], utc_line("COMPLETED", todo.completed_at))
     if todo.tags != (old.fields["tags"] if old else []):
         written = old.categories if old else []
         known = {tag: text for text, tag in written[::-1]}
@@ -18665,11 +18661,6 @@ class CalDAVHandler(APIHandler):
             text = element("D:responsedescription", xml_text(str(error)))
             return xml_response("D:error", element(error.condition, error.content) + text, error.status)
 
-    def _options(self, methods: Sequence[str]) -> Response[None]:
-        response = super()._options(methods)
-        response.headers["DAV"] = DAV
-        return response
-
     async def admit(self) -> None:
         """Authenticate the caller, and offer Basic authentication, which calendar apps use."""
         try:
@@ -18777,11 +18768,9 @@ class CalDAVHandler(APIHandler):
         raise Unmet("D:supported-report", "This resource has no such report.")
 
 
-def address_of(*parts: str) -> Getter:
-    """The getter of a property that is the address of a collection; `$` stands for the caller."""
-    return lambda handler, _: element(
-        "D:href", handler.href(*(handler.user.id if part == "$" else part for part in parts))
-    )
+def own_address(handler: CalDAVHandler, _: Any) -> str:
+    """The address of the caller."""
+    return element("D:href", handler.href(handler.user.id))
 
 
 def supported_reports(*names: str) -> Getter:
@@ -18803,7 +18792,7 @@ def date_property(moment: str | int) -> str:
     return tornado.httputil.format_timestamp((moment if isinstance(moment, int) else milliseconds(moment) or 0) / 1000)
 
 
-def colour_of(collection: CalendarList) -> str | None:
+def colour_of(_: Any, collection: CalendarList) -> str | None:
     """The colour of a list as a client set it, if it is still the same, or one that is like the page's."""
     colour = collection.list.colour
     kept, _, text = collection.colour.partition(" ")
@@ -18812,20 +18801,14 @@ def colour_of(collection: CalendarList) -> str | None:
     return colour and HEX_COLOURS[colour] + "ff"
 
 
-def token_of(collection: CalendarList) -> str:
+def token_of(_: Any, collection: CalendarList) -> str:
     """The token for a synchronization with a list, which is its revision."""
     return f"urn:tornado-todo:{collection.list.id}:{collection.list.revision}"
 
 
-def displayed(collection: CalendarList) -> str:
-    """The title of a list; of another user's with their name."""
-    owner = "" if collection.is_own else f" ({collection.list.owner})"
-    return xml_text(f"{collection.list.title}{owner}")
-
-
 OF_EVERY_RESOURCE: dict[str, Getter] = {
-    "D:current-user-principal": address_of("$"),
-    "D:principal-collection-set": address_of(),
+    "D:current-user-principal": own_address,
+    "D:principal-collection-set": lambda handler, _: element("D:href", handler.href()),
 }
 COLLECTION = "<D:collection/>"
 ROOT_PROPERTIES: dict[str, Getter] = OF_EVERY_RESOURCE | {
@@ -18837,29 +18820,31 @@ ROOT_PROPERTIES: dict[str, Getter] = OF_EVERY_RESOURCE | {
 HOME_PROPERTIES: dict[str, Getter] = ROOT_PROPERTIES | {
     "D:resourcetype": lambda handler, _: COLLECTION + "<D:principal/>",
     "D:displayname": lambda handler, _: xml_text(handler.user.name),
-    "D:owner": address_of("$"),
-    "D:principal-URL": address_of("$"),
+    "D:owner": own_address,
+    "D:principal-URL": own_address,
     "D:group-membership": lambda handler, _: "",
     "D:alternate-URI-set": lambda handler, _: "",
     "D:current-user-privilege-set": lambda handler, _: privileges(handler, OWNER),
-    "C:calendar-home-set": address_of("$"),
+    "C:calendar-home-set": own_address,
     "C:calendar-user-address-set": lambda handler, _: (
         (element("D:href", xml_text(f"mailto:{handler.user.settings.email}")) if handler.user.settings.email else "")
-        + element("D:href", handler.href(handler.user.id))
+        + own_address(handler, _)
     ),
     "C:calendar-user-type": lambda handler, _: "INDIVIDUAL",
 }
 LIST_PROPERTIES: dict[str, Getter] = OF_EVERY_RESOURCE | {
     "D:resourcetype": lambda handler, _: COLLECTION + "<C:calendar/>",
-    "D:displayname": lambda handler, each: displayed(each),
+    "D:displayname": lambda handler, each: xml_text(
+        each.list.title if each.is_own else f"{each.list.title} ({each.list.owner})"
+    ),
     "D:creationdate": lambda handler, each: each.list.created_at,
     "D:getlastmodified": lambda handler, each: date_property(each.list.updated_at),
     "D:owner": lambda handler, each: element("D:href", handler.href(each.owner_id)),
     "D:current-user-privilege-set": lambda handler, each: privileges(handler, each.list.role),
     "D:supported-report-set": supported_reports("C:calendar-query", "C:calendar-multiget", "D:sync-collection"),
-    "D:sync-token": lambda handler, each: token_of(each),
-    "CS:getctag": lambda handler, each: token_of(each),
-    "A:calendar-color": lambda handler, each: colour_of(each),
+    "D:sync-token": token_of,
+    "CS:getctag": token_of,
+    "A:calendar-color": colour_of,
     "A:calendar-order": lambda handler, each: f"{each.list.order:.15g}",
     "C:supported-calendar-component-set": lambda handler, _: '<C:comp name="VTODO"/>',
     "C:supported-calendar-data": lambda handler, _: '<C:calendar-data content-type="text/calendar" version="2.0"/>',
@@ -19118,7 +19103,7 @@ class CalendarListHandler(CalDAVHandler):
             fault = element("D:error", "<D:number-of-matches-within-limits/>")
             more += response_of(self.base, STATUSES[507] + fault)
         newest = self.collection._replace(list=msgspec.structs.replace(self.collection.list, revision=revision))
-        more += element("D:sync-token", token_of(newest))
+        more += element("D:sync-token", token_of(self, newest))
         items = [item for item in items if item.id in revisions]
         return await self.multistatus(self.members(items), wanted, more)
 
