@@ -4294,6 +4294,29 @@ def test_reminder_is_claimed_once_by_devices_at_once(client):
     assert client.get("/api/reminders").json() == []
 
 
+@pytest.fixture
+def move_clock(monkeypatch):
+    """A function that sets the clock of servers in this process to some hours from now."""
+    real = tornado_todo.now_milliseconds
+    return lambda hours: monkeypatch.setattr(tornado_todo, "now_milliseconds", lambda: real() + int(hours * 3_600_000))
+
+
+def test_reminders_follow_the_clock_of_the_server(move_clock):
+    with serving(MEMORY) as client:
+        add(client, "Soon", reminders=[{"at": in_minutes(60)}])
+        later = add(client, "Later", reminders=[{"at": in_minutes(50 * 60)}])
+        coming_by_hour = {0: ["Soon"], 6: ["Soon", "Later"], 12.9: ["Soon", "Later"], 13.1: ["Later"], 61.9: ["Later"]}
+        for hours, titles in coming_by_hour.items():
+            move_clock(hours)
+            assert [title for title, _ in coming(client)] == titles, hours
+        (reminder,) = client.get("/api/reminders").json()
+        claim = {"todo": later["id"], "at": reminder["at"]}
+        assert [len(client.post("/api/reminders", claim).json()) for _ in range(2)] == [1, 0]
+        assert coming(client) == []
+        move_clock(49)  # a clock that was set back shows nothing twice
+        assert coming(client) == []
+
+
 @pytest.mark.parametrize("overtaking", [{"completed": True}, {"reminders": []}, {"due": "2030-01-01"}])
 def test_reminder_that_a_change_overtook_cannot_be_claimed(client, overtaking):
     todo = add(client, due=in_minutes(60), reminders=[{"before": 10}])
@@ -11250,6 +11273,23 @@ def test_reminder_is_mailed_once_with_the_headers_of_an_automatic_mail(quick_mai
         assert f"https://todo.example.com/todo/#/todo/{todo['id']}" in text
         engines = ann.get("/api/health").json()
         assert f"SMTP 127.0.0.1:{mail.port}" in json.dumps(engines)
+
+
+def test_reminder_is_mailed_once_when_the_clock_of_the_server_reaches_it(quick_mails, move_clock):
+    with mail_server() as mail, served(with_mail(mail.url)) as server:
+        ann = mailed(server, "ann")
+        set_mail(server, ann, reminders_by_mail=True)
+        add(ann, "Later", reminders=[{"at": in_minutes(60)}])
+        add(ann, "Never", reminders=[{"at": in_minutes(26 * 60)}])
+        for hours in (0, 0.9):
+            move_clock(hours)
+            time.sleep(0.4)
+            assert mail.box.mails == []
+        for hours in (1.1, 2, 3):
+            move_clock(hours)
+            eventually(lambda: mail.box.mails)
+            time.sleep(0.4)
+            assert mail.box.subjects() == ["Reminder: Later"]
 
 
 def test_title_cannot_add_headers_to_a_mail(quick_mails):
@@ -27668,13 +27708,56 @@ async def test_what_an_earlier_page_changed_in_another_list_is_on_the_device_at_
     await expect(row(page, BUY).locator(".toggle")).to_be_checked()
 
 
-async def delete_offline_what_another_renames(page, *titles, also=None):
-    """Delete to-dos without the server, of which another device gives the first another title."""
+@pytest.mark.slow
+async def test_clearing_without_the_server_takes_open_subtasks_along_at_once(installed):
+    page = installed
+    parent = await ask(page, "/api/todos", "POST", {"title": BUY, "completed": True})
+    await ask(page, "/api/todos", "POST", [{"title": FEED, "parent": parent["id"]}, {"title": BOOK}])
+    await until_on_device(page, BUY, FEED, BOOK)
+    await go_offline(page)
+    await page.locator(".clear-completed").click()
+    await page.locator(".confirm-yes").click()
+    for _ in range(2):
+        await expect(shown_titles(page)).to_have_text([BOOK])
+        await expect(page.locator(".todo-count")).to_have_text("1 item left")
+        await page.reload()
+    await go_offline(page, False)
+    assert [each["title"] for each in await ask(page, "/api/todos")] == [BOOK]
+
+
+@pytest.mark.slow
+async def test_what_an_earlier_page_deleted_in_another_list_is_not_on_the_device_any_more(installed):
+    page = installed
+    await type_in(page, BUY, FEED, BOOK)
+    await until_on_device(page, BUY, FEED, BOOK)
+    await new_list(page, "Trip")
+    trip = page.url
+    await settled(page)
+    await asyncio.sleep(3)  # until the copy has the list
+    await page.locator(".sidebar").get_by_text("Inbox").click()
+    await page.route("**/api/todos*", refuse(503, "Not now."))
+    await page.route("**/api/todos/*", refuse(503, "Not now."))
+    await row(page, BUY).locator(".toggle").press("Delete")
+    for title in (FEED, BOOK):
+        await row(page, title).locator(".words").click(modifiers=["ControlOrMeta"])
+    await page.locator(".selection .destroy").click()
+    await expect(page.locator(".banner")).to_contain_text("2 changes are kept here")
+    await page.goto(trip)
+    await page.route("**/api/templates", lambda route: route.abort())  # so that the copy is not read again
+    await page.unroute("**/api/todos/*")
+    await page.unroute("**/api/todos*")
+    await page.reload()
+    await settled(page)
+    assert await ask(page, "/api/todos") == []
+    await until_on_device(page)
+    page.faults.clear()  # the browser's words about the refusals
+
+
+async def delete_offline(page, *titles):
+    """Delete new to-dos without the server."""
     await type_in(page, *titles)
     await until_on_device(page, *titles)
     await go_offline(page)
-    if also:
-        await also()
     if len(titles) > 1:
         for title in titles:
             await row(page, title).locator(".words").click(modifiers=["ControlOrMeta"])
@@ -27691,7 +27774,7 @@ async def test_a_deletion_without_the_server_does_not_take_along_what_another_wr
     installed, outage, titles, is_opened_again
 ):
     page = installed
-    await delete_offline_what_another_renames(page, *titles)
+    await delete_offline(page, *titles)
     with Client(outage.url) as client:
         todo = client.get("/api/todos").json()[0]["id"]
         client.patch(f"/api/todos/{todo}", {"title": "buy oat milk"})
@@ -27714,7 +27797,7 @@ async def test_a_deletion_without_the_server_does_not_take_along_what_another_wr
 @pytest.mark.slow
 async def test_a_todo_that_another_renamed_meanwhile_is_kept_instead_of_deleted(installed, outage):
     page = installed
-    await delete_offline_what_another_renames(page, BUY)
+    await delete_offline(page, BUY)
     with Client(outage.url) as client:
         client.patch(f"/api/todos/{client.get('/api/todos').json()[0]['id']}", {"title": "buy oat milk"})
         await go_offline(page, False)

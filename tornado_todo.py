@@ -23214,13 +23214,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return { revision, items, isWhole: true, isPartial: Boolean(next) };
   }
 
-  let copyWrites = 0;
+  const copyWrites = new Set(); // ids, since the copy was last renewed
 
   const renewCopy = shared(async () => {
     if (access.link || access.leaving || state.revision === null) return;
     const owner = stashOwner();
-    const writes = copyWrites;
     const known = await aboutCopy();
+    copyWrites.clear();
     const isOwn = known?.owner === owner && known.trash && known.revision <= state.revision;
     const read = isOwn && (await changesOfCopy(known.revision));
     const isReplaced = read && (await lacksOwnChange(read, known.revision));
@@ -23228,15 +23228,18 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const news = (!isReplaced && read) || (await wholeCopy());
     const more = ['/api/templates', '/api/lists?deleted=true'];
     const [templates, trashedLists] = await Promise.all(more.map(path => getJson(path)));
-    // What was read before an own change may lack it. The reading after that change renews the copy.
-    if (owner !== stashOwner() || writes !== copyWrites) return;
+    // What was read before an own change may lack it, and is read again after that change.
+    const written = new Set(copyWrites);
+    if (owner !== stashOwner() || (written.size && news.isWhole)) return;
     const { lists, filters } = saved;
-    const { revision, isPartial = known?.isPartial } = news;
+    const { isPartial = known?.isPartial } = news;
+    const { revision } = written.size ? known : news;
     const trash = new Map(news.isWhole ? [] : known.trash.map(item => [item.id, item]));
     await withCopy('readwrite', async ({ todos, about }) => {
       if (news.isWhole) todos.clear();
       let number = 0;
       for (const [id, item] of news.items) {
+        if (written.has(id)) continue;
         trash.delete(id);
         if (item?.deleted_at) trash.set(id, item);
         const request = item && !item.deleted_at ? todos.put(item) : todos.delete(id);
@@ -23246,7 +23249,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const rest = { lists, filters, templates, trashedLists, trash: [...trash.values()].slice(-MAXIMUM_LIMIT) };
       about.put({ owner, session, revision, isPartial, ...rest }, 'about');
       const own = [...((await answerOfRequest(about.get('own'))) ?? [])];
-      about.put(new Map(own.filter(([, written]) => written > revision)), 'own');
+      about.put(new Map(own.filter(([, its]) => its > revision)), 'own');
     });
   });
 
@@ -23256,15 +23259,26 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return [...own].some(([id, written]) => written > revision && !items.has(id));
   }
 
+  // The to-dos that a request changes or deletes, as far as it names them.
+  function namedIn({ method, path }) {
+    const [, id, query] = /^\/api\/todos(?:\/([\w-]+))?(?:\?(.*))?$/.exec(path) ?? [];
+    if (!['PATCH', 'DELETE'].includes(method)) return [];
+    return id ? [id] : (new URLSearchParams(query).get('id')?.split(',') ?? []);
+  }
+
   // Own changes are in the copy at once: the network may be gone before it is renewed. What the answer does not
   // describe is changed there as on the page, which may show other to-dos by now.
-  function keepInCopy({ effect = [], ready: { method, body } }, answer) {
+  function keepInCopy({ effect = [], ready }, answer) {
+    const { method, body } = ready;
     const answered = [answer, answer?.todos].flat().filter(item => item?.reminders);
-    copyWrites += 1;
+    const shown = new Set(effect.map(([before, after]) => (before ?? after).id));
+    const others = namedIn(ready).filter(id => !shown.has(id)).map(id => [{ id }]);
+    const all = [...effect, ...others];
+    for (const { id } of [...all.map(([before, after]) => before ?? after), ...answered]) copyWrites.add(id);
     withCopy('readwrite', async ({ todos, about }) => {
       const known = await answerOfRequest(about.get('about'));
       if (known?.owner !== stashOwner()) return;
-      for (const [before, after] of effect) {
+      for (const [before, after] of all) {
         const { id } = before ?? after;
         const fields = after ? changedIn(before, after) : method === 'PATCH' && body;
         const copied = fields && (await answerOfRequest(todos.get(id)));
@@ -23920,6 +23934,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       rereads: true,
       request: { method: fields ? 'PATCH' : 'DELETE', path: `/api/todos${where}`, body: fields },
       apply: draft => {
+        const taken = fields ? [] : draft.items.filter(item => !isOther(item) && isParent(item, draft));
+        for (const { id } of taken) removeIn(draft, 'items', id); // with its subtasks
         for (const each of isNarrowed ? [draft.matching] : draft.lists.filter(({ id }) => ids.has(id)))
           Object.assign(each, { [show]: 0, ...(fields && { [other]: each.active + each.completed }) });
         const isHere = belonging();
