@@ -12,7 +12,7 @@ from timing import Timing
 from todos import todo_fields
 from works import send
 
-SAMPLES, QUICK_SAMPLES = 20, 5
+SAMPLES, QUICK_SAMPLES, SECONDS = 20, 5, 20.0
 FILLED_BY_APP = 2000  # of a larger calendar, the others come by our API
 ETAGS_TITLE, SYNC_TITLE = "PROPFIND with Depth 1: all ETags", "sync-collection of one change"
 HOMES = {"radicale": "/user/", "xandikos": "/user/calendars/"}
@@ -125,12 +125,12 @@ def calendar(count: int) -> Callable[[Running, bool], Acts]:
     """The measurement of a calendar of this many to-dos."""
 
     def measure(running: Running, quick: bool) -> Acts:
-        connection = running.connect(300.0)
+        connection, samples = running.connect(300.0), QUICK_SAMPLES if quick else SAMPLES
         path, times, processor = filled(running, connection, count), {}, {}
         for title, act in acts(connection, path, count).items():
-            before, measured, used = running.memory(), [], 0.0
-            for number in range(QUICK_SAMPLES if quick else SAMPLES):
-                steps = act(number)
+            before, measured, used, give_up = running.memory(), [], 0.0, time.monotonic() + SECONDS
+            while len(measured) < samples and (time.monotonic() < give_up or len(measured) < 3):
+                steps = act(len(measured))
                 next(steps)
                 seconds, began = running.processor_seconds(), time.perf_counter()
                 next(steps, None)
