@@ -11133,7 +11133,7 @@ async def test_uvicorn_serves_the_page_the_api_and_the_sockets(tmp_path):
 def test_an_http_server_that_is_not_installed_is_named_with_its_extra(tmp_path):
     blocked = "import sys; sys.modules['uvicorn'] = None; import tornado_todo; sys.exit(tornado_todo.main([]))"
     done = run_python(tmp_path, "-c", blocked, HTTP_SERVER="uvicorn", SERVER_PORT="0", DATABASE_URL="sqlite://")
-    assert done.returncode == 2 and "tornado-todo[fast]" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "pip install '.[fast]'" in done.stderr and "Traceback" not in done.stderr
 
 
 # ==== mail ========================================================================================
@@ -12016,6 +12016,26 @@ def test_name_that_turns_to_a_private_address_is_not_connected_to(receiver, monk
         add(client, "a")
         found = eventually(lambda: deliveries(client, webhook))
         assert found[0]["status"] is None and "private address" in found[0]["fault"] and receiver.messages == []
+
+
+async def test_address_that_is_found_private_after_the_end_of_a_command_is_not_logged(tmp_path, monkeypatch, caplog):
+    with serving({**in_file(tmp_path), **LOOPBACK}) as client:
+        add_webhook(client, "http://127.0.0.1:9/")
+    asked, go, find = threading.Event(), threading.Event(), socket.getaddrinfo
+
+    def find_late(*arguments):
+        asked.set()
+        go.wait(PATIENCE)
+        return find(*arguments)
+
+    monkeypatch.setattr(socket, "getaddrinfo", find_late)
+    async with tornado_todo.opened(in_file(tmp_path)) as todos:
+        await todos.add("milk")
+        assert await asyncio.to_thread(asked.wait, PATIENCE)
+    go.set()
+    await asyncio.sleep(0.2)
+    gc.collect()
+    assert caplog.text == ""
 
 
 def test_allowed_network_allows_no_other(receiver):
@@ -16636,6 +16656,9 @@ def test_commands_do_what_people_do_with_todos(todo):
     assert todo("list").stdout == "No to-dos.\n"
     assert todo("undo").stdout.count("\n") == 3 and len(in_json(todo("list", "--json"))) == 2
     assert todo("lists").stdout.split() == ["title", "open", "completed", "Inbox", "2", "0"]
+    assert todo("add-list", "Trip", "to", "Rome", "--colour", "green").stdout == "Added the list: Trip to Rome\n"
+    assert todo("add", "Passport", "--list", "rome").stdout == "Added: Passport · Trip to Rome\n"
+    assert "Trip to Rome" in todo("lists").stdout
 
 
 @pytest.mark.parametrize(
@@ -16649,8 +16672,12 @@ def test_commands_do_what_people_do_with_todos(todo):
         (["done", "buy"], 1, "'Buy salt', 'Buy milk'"), (["edit", "milk", "--priority", "9"], 1, "priority must be"),
         (["add", " "], 1, "title must not be empty"), (["comment", "milk", ""], 1, "text must not be empty"),
         (["edit", "milk", "--due", "someday"], 1, "due must be a date"), (["list", "--sort", "x"], 1, "sort must be"),
-        (["edit", "milk"], 2, "--due"), (["edit", "milk", "--priority", "x"], 2, "--priority"), (["done"], 2, "TODOS"),
+        (["edit", "milk"], 2, "--due"), (["edit", "milk", "--priority", "x"], 2, "3 (high)]"), (["done"], 2, "TODOS"),
         (["edit", "milk", "--reminders", "[{"], 2, "JSON array"),
+        (["edit", "milk", "--due", "someday"], 1, 'tomorrow, "friday 9am"'),
+        (["edit", "milk", "--repeat", "at times"], 1, '"every monday"'),
+        (["edit", "milk", "--reminders", "soon"], 1, "Minutes before"), (["add-list", ""], 1, "must not be empty"),
+        (["list", "--limit", "few"], 2, "maximum number of to-dos"),
         (["list", "--frob"], 2, "--frob"), (["list", "--user", "nobody"], 3, "nobody"),
     ],
 )  # fmt: skip
@@ -16664,6 +16691,18 @@ def test_commands_end_with_the_exit_code_and_one_line_that_explain_a_fault(tmp_p
     assert done.stderr.count("\n") == (1 if text else 0) and (text or "") in done.stderr, done.stderr
     with tornado_todo.opened_sync(in_file(tmp_path)) as todos:
         assert all(each.revision == 0 or not each.completed for each in todos.list())
+
+
+def test_words_that_errors_name_are_read(tmp_path):
+    for option, text in tornado_todo.ALSO_READ.items():
+        for words in text.partition(": ")[2].rstrip(".").split(", "):
+            options = ["--due=2030-01-01", f"--{option}", words.strip('"')]
+            done = command(tmp_path, "add", "x", *options, **in_file(tmp_path))
+            assert done.returncode == 0, done.stderr
+
+
+def test_first_list_may_be_made_before_there_is_a_file(tmp_path):
+    assert in_json(command(tmp_path, "add-list", "Garden", "--json", **in_file(tmp_path)))["title"] == "Garden"
 
 
 def test_a_listing_stays_as_it_was_for_the_numbers_of_later_commands(tmp_path):
@@ -16808,6 +16847,10 @@ def test_login_without_a_valid_token_keeps_nothing(tmp_path, signed_up, typed, w
 
 
 def test_commands_explain_a_server_that_they_cannot_use(tmp_path):
+    for text in ("todo.example.com", ""):
+        refused = command(tmp_path, "login", text, XDG_CONFIG_HOME=str(tmp_path))
+        assert_refused(refused, "not the URL of a server: write https://")
+        assert "TODO_SERVER" not in refused.stderr
     away = command(tmp_path, "list", "--server", f"http://127.0.0.1:{free_port()}", XDG_CONFIG_HOME=str(tmp_path))
     assert away.returncode == 1 and "cannot be reached" in away.stderr and away.stderr.count("\n") == 1
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as program:
@@ -17012,7 +17055,7 @@ def test_server_without_the_sdk_names_the_extra_to_install(monkeypatch, tmp_path
         monkeypatch.delitem(sys.modules, name)
     with serving() as server:
         answer = server.post("/mcp", {"jsonrpc": "2.0"})
-    assert answer.status == 404 and "tornado-todo[mcp]" in answer.json()["detail"]
+    assert answer.status == 404 and "pip install '.[mcp]'" in answer.json()["detail"]
     with pytest.raises(tornado_todo.Misconfigured, match="mcp"):
         tornado_todo.serve_assistant(environ=in_file(tmp_path))
 
@@ -19065,7 +19108,7 @@ def test_postgres_is_signed_in_to_with_a_password_of_odd_characters(own, tmp_pat
 def test_missing_driver_ends_the_start_and_names_the_extra(tmp_path):
     code = "import sys; sys.modules['asyncpg'] = None; import tornado_todo; sys.exit(tornado_todo.main([]))"
     ended = run_python(tmp_path, "-c", code, DATABASE_URL="postgresql://127.0.0.1/x")
-    assert ended.returncode == 2 and "tornado-todo[postgres]" in ended.stderr and ended.stderr.count("\n") == 1
+    assert ended.returncode == 2 and "pip install '.[postgres]'" in ended.stderr and ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("query", ["", "?statement_cache_size=0&connect_timeout=10", "?pgbouncer=true"])
@@ -20101,6 +20144,10 @@ def test_command_line_imports_once_and_exports(tmp_path):
     file.write_text("# Home\n- [ ] one\n- [x] two 📅 2026-12-01\n", encoding="utf-8")
     dry = command(tmp_path, "import", "--dry-run", "list.md", **settings)
     assert "Would be made: 2 to-dos and 1 list from Markdown." in dry.stdout
+    assert dry.stdout.splitlines()[-2:] == ["  one", "  two · 2026-12-01"]
+    (tmp_path / "long.md").write_text("- [ ] a \x1b[2J #b\n" * 7, encoding="utf-8")
+    long = command(tmp_path, "import", "--dry-run", "long.md", **settings).stdout
+    assert long.count("  a ") == 5 and "  and 2 more\n" in long and "\x1b" not in long
     first, again = (command(tmp_path, "import", "list.md", **settings) for _ in range(2))
     assert (first.returncode, first.stderr) == (0, "") and "Made: 2 to-dos and 1 list" in first.stdout
     assert "Already there: 2." in again.stdout

@@ -683,7 +683,9 @@ def driver(module: str, setting: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        message = f"{setting} needs the driver {module.partition('.')[0]}: pip install 'tornado-todo[{extra}]'"
+        message = (
+            f"{setting} needs the driver {module.partition('.')[0]}: pip install '.[{extra}]' in the project's folder"
+        )
         raise Misconfigured(message) from None
 
 
@@ -3226,10 +3228,10 @@ Another process is writing to the database. {text}
   de Ein anderer Prozess schreibt gerade in die Datenbank. {}
   pt Outro processo está gravando no banco de dados. {}
   es Otro proceso está escribiendo en la base de datos. {}
-CalDAV needs more packages on the server: pip install 'tornado-todo[calendar]'
-  de CalDAV braucht weitere Pakete auf dem Server: pip install 'tornado-todo[calendar]'
-  pt O CalDAV precisa de mais pacotes no servidor: pip install 'tornado-todo[calendar]'
-  es CalDAV necesita más paquetes en el servidor: pip install 'tornado-todo[calendar]'
+CalDAV needs more packages on the server: pip install '.[calendar]'
+  de CalDAV braucht weitere Pakete auf dem Server: pip install '.[calendar]'
+  pt O CalDAV precisa de mais pacotes no servidor: pip install '.[calendar]'
+  es CalDAV necesita más paquetes en el servidor: pip install '.[calendar]'
 Conflict
   de Konflikt
   pt Conflito
@@ -11275,10 +11277,11 @@ def template_fields(todo_list: TodoList, todos: Sequence[Todo], zone: str) -> di
 
 MAX_IMPORTED = 100_000  # to-dos of one file
 MAX_FAULTS = 300  # that an answer lists
+MAX_FIRST = 5  # to-dos whose fields an answer has
 
 
 class Imported(msgspec.Struct, kw_only=True):
-    """The result of an import or a dry run: numbers, and the rows that were skipped, or have lost a field."""
+    """The result of an import or a dry run: numbers, first to-dos, and rows that were skipped or have lost a field."""
 
     format: str
     dry_run: bool
@@ -11289,6 +11292,7 @@ class Imported(msgspec.Struct, kw_only=True):
     not_taken: int = 0
     faults: list[Fault] = []
     more_faults: int = 0
+    first: list[dict[str, Any]] = []
     batch: str | None = None
 
 
@@ -13178,7 +13182,13 @@ class WebhookSender:
         )
         try:
             async with self._slots:
-                response = await asyncio.wait_for(self._client.fetch(request, raise_error=False), HOOK_SECONDS + 0.5)
+                answer = self._client.fetch(request, raise_error=False)
+                # At the end of a short command nobody waits any more. If it was cancelled then, or if its error was
+                # never looked at, the log would have a traceback.
+                answer.add_done_callback(lambda each: each.cancelled() or each.exception())
+                if not (await asyncio.wait([answer], timeout=HOOK_SECONDS + 0.5))[0]:
+                    raise TimeoutError
+                response = answer.result()
         except PrivateAddress as error:
             return 0, HookFailed(str(error))
         except (OSError, ValueError, tornado.httpclient.HTTPError) as error:  # also TimeoutError
@@ -13561,6 +13571,7 @@ class Services:
         plan, targets, items = await self.todos.plan_import(user, name, file, list_id)
         answer, documents = plan.answer, await asyncio.to_thread(checked_documents, plan)
         answer.dry_run = dry_run
+        answer.first = [msgspec.json.decode(item, type=NewItem).fields for item in items[:MAX_FIRST]]
         if not dry_run:
             answer.batch = await self.todos.carry_out_import(user, targets, items)
         for document_name, body in documents:
@@ -18005,7 +18016,7 @@ async def read_xml(body: bytes) -> Any:
     try:
         reader = importlib.import_module("defusedxml.ElementTree").DefusedXMLParser(forbid_dtd=True)
     except ImportError:
-        raise Unavailable("CalDAV needs more packages on the server: pip install 'tornado-todo[calendar]'") from None
+        raise Unavailable("CalDAV needs more packages on the server: pip install '.[calendar]'") from None
     try:
         for start in range(0, len(body), 16384):
             reader.feed(body[start : start + 16384])
@@ -32980,6 +32991,13 @@ def list_users(*, environ: OfDatabase) -> None:
 # ---- to-dos on the command line: the parameter `console` has them, and keywords are the fields or filters of the API
 
 
+# What options take that the API does not, for its errors.
+ALSO_READ = {
+    **dict.fromkeys(("due", "start"), 'Words are read, too: tomorrow, "friday 9am", "in 2 weeks".'),
+    **{"repeat": 'Words are read, too: daily, "every monday".', "reminders": "Minutes before are read, too: 30."},
+}
+
+
 class NothingFound(NotFound):
     """An argument names nothing that there is."""
 
@@ -33303,6 +33321,16 @@ def show_lists(*, console: Console) -> Shown:
     )
 
 
+def make_list(title: WORDS_ARGUMENT, *, console: Console, **fields: Annotated[Any, ListFields]) -> Shown:
+    """Make a list.
+
+    tornado-todo add-list Garden
+    tornado-todo add-list "Trip to Rome" --colour blue
+    """
+    made = console.todos.call("POST", "/api/lists", title=" ".join(title), **fields)
+    return Shown(made, [f"Added the list: {made.title}"])
+
+
 class RemoteTodos(Todos):
     """The to-dos of a user at another server: the same operations, by HTTP."""
 
@@ -33394,7 +33422,7 @@ def log_in(
 
     tornado-todo login https://todo.example.com --user ann
     """
-    url = Config.from_env({"TODO_SERVER": url}).todo_server
+    url = parse_public_url(url or "none")
     secret = typed_secret(f"Password of {user}: " if user else "API token (none for this machine's own server): ")
     token = asyncio.run(new_token(RemoteTodos(url), user, secret)) if user else secret.strip()
     asyncio.run(RemoteTodos(url, token).call("GET", "/api/todos", limit=1))  # raises Unauthorized
@@ -33461,12 +33489,13 @@ def make_token(
 def run_on_console(command: Callable[..., Shown], user: str, as_json: bool, environ: Environ, **arguments: Any) -> int:
     """Run a command on to-dos, and print its result. Returns the exit code: 3 if nothing was found."""
     try:
-        todos, opening, place = chosen_todos(environ, user, makes_file=command is add_todo)
+        todos, opening, place = chosen_todos(environ, user, makes_file=command in (add_todo, make_list))
         with in_own_thread(opening) as loop:
             console = Console(SyncTodos(todos, loop), place)
             value, lines, is_found = command(**arguments, console=console)
     except TodoError as error:
-        say(f"tornado_todo: {printable(error.detail)}", logging.ERROR)
+        also = {ALSO_READ.get(each["field"], "") for each in error.errors}
+        say(f"tornado_todo: {printable(' '.join([error.detail, *also])).rstrip()}", logging.ERROR)
         return 3 if error.status_code == 404 else 1
     print(
         json_text(value)
@@ -33507,6 +33536,15 @@ def print_import(answer: Imported, made: str) -> None:
     print(f"Already there: {answer.already_there:,}. Skipped: {answer.not_taken:,}.")
 
 
+def print_first(answer: Imported) -> None:
+    """Show the first to-dos that an import would make."""
+    for fields in answer.first:
+        tags = " ".join(f"#{tag}" for tag in fields.get("tags", ()))
+        print(printable(f"  {' · '.join(filter(None, (fields['title'], fields.get('due'), tags)))}"))
+    if 0 < len(answer.first) < answer.todos:
+        print(f"  and {answer.todos - len(answer.first):,} more")
+
+
 def import_command(
     file: Annotated[str, "the file, or - for a pipe"],
     *,
@@ -33539,7 +33577,10 @@ def import_command(
                 print_progress("to-dos", done, total)
         return (await task).result
 
-    print_import(on_stores(environ, bring), "Would be made" if dry_run else "Made")
+    answer = on_stores(environ, bring)
+    print_import(answer, "Would be made" if dry_run else "Made")
+    if dry_run:
+        print_first(answer)
     return 0
 
 
@@ -33584,6 +33625,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "delete": delete_todos,
     "undo": undo_last,
     "lists": show_lists,
+    "add-list": make_list,
     "login": log_in,
     "logout": log_out,
     "token": make_token,
@@ -33662,7 +33704,11 @@ class CommandParser(argparse.ArgumentParser):
     """A parser that reports errors in one line, as all commands do."""
 
     def error(self, message: str) -> NoReturn:
-        raise Misconfigured(f"{message}; see {self.prog} --help")
+        option = re.match(r"argument (--[\w-]+)", message)
+        action = self._option_string_actions.get(option[1]) if option else None
+        meaning = (action.help or "").replace("%%", "%") if action else ""
+        hint = f" [{meaning}]" if meaning not in ("", argparse.SUPPRESS) else ""
+        raise Misconfigured(f"{message}{hint}; see {self.prog} --help")
 
 
 def add_keywords(parser: argparse.ArgumentParser, parameter: inspect.Parameter, others: Collection[str]) -> None:
