@@ -1666,7 +1666,7 @@ ACTIONS = (
 class Change(msgspec.Struct, kw_only=True, frozen=True):
     """One row of the change log. An image is null if there was nothing that the caller may see."""
 
-    revision: Annotated[int, declare("one more than that of the change before", "revision")]
+    revision: Annotated[int, declare("one more than that of the change before; below 0: imported", "revision")]
     batch: Annotated[str, declare("what one request changed", "batch")]
     at: Annotated[str, declare("when", "at", **TIME)]
     user: Annotated[str | None, declare("name of the user who made it", "user_id")]
@@ -3938,6 +3938,14 @@ is nested deeper than {} levels
   de ist tiefer als {} Ebenen verschachtelt
   pt está aninhado em mais de {} níveis
   es está anidado en más de {} niveles
+has no account here
+  de hat hier kein Konto
+  pt não tem conta aqui
+  es no tiene cuenta aquí
+has no place here, and is left out
+  de hat hier keinen Platz und bleibt weg
+  pt não tem lugar aqui e fica de fora
+  es no tiene lugar aquí y se omite
 is nobody's here
   de hat hier niemand
   pt não é de ninguém aqui
@@ -3970,6 +3978,10 @@ is not a cursor of a Link header of this server
   de ist kein Cursor aus einem Link-Header dieses Servers
   pt não é um cursor de um cabeçalho Link deste servidor
   es no es un cursor de una cabecera Link de este servidor
+is not a change that can be read
+  de ist keine Änderung, die gelesen werden kann
+  pt não é uma alteração que possa ser lida
+  es no es un cambio que se pueda leer
 is not a date that can be read
   de ist kein Datum, das gelesen werden kann
   pt não é uma data que possa ser lida
@@ -5256,6 +5268,8 @@ def write_calendar(
 MAX_IMPORT = 64 * MAX_BODY  # bytes of a file, and of its contents when they are unpacked
 MAX_PACKED = 1000  # files in an archive
 MAX_TREE = 20 * MAX_BODY  # bytes of JSON that is decoded at once, which takes ten times the memory
+NO_PLACE = "has no place here, and is left out"
+NO_READER = "names nobody who may see this list; share the list with them first"
 NOT_OF_FORMAT = "This file is not of this format, or is damaged: choose its format, or export it again."
 
 
@@ -5288,7 +5302,17 @@ class Part(NamedTuple):
 
 
 ITEM_TIMES = ("created_at", "updated_at", "completed_at", "deleted_at")
-Entries = Iterator[FileItem | Fault | Part]
+ME = "="  # an assignee or author who imports the file
+
+
+class Lost(NamedTuple):
+    """A column or key of a row that has no place here. It is reported once, for the first row that has it."""
+
+    row: int
+    name: str
+
+
+Entries = Iterator[FileItem | Fault | Part | Lost]
 
 
 class File(NamedTuple):
@@ -5464,9 +5488,11 @@ def clean_item(item: FileItem) -> tuple[dict[str, Any] | None, list[Fault]]:
 
 # ---- our own export
 
+INBOX_ID = "00000000-0000-8000-8000-000000000000"  # of every Inbox in a file, since each account has its own
+
 
 def read_export(file: File) -> Entries:
-    """An export of ours, with everything but its members and its history."""
+    """An export of ours. The user of the file is the one who imports it; other users have only their names."""
     export = json_parts(file.data, dict[str, msgspec.Raw])
     if (
         json_parts(export.get("format", b"0"), Any) != "tornado_todo"
@@ -5474,20 +5500,23 @@ def read_export(file: File) -> Entries:
     ):
         raise Malformed(NOT_OF_FORMAT)
     name = json_parts(export.get("user", b'""'), Any)
-    for kind in ("lists", "filters", "templates"):
+    yield Part("settings", {"user": name, **json_parts(export.get("settings", b"{}"), dict[str, Any])})
+    for kind in ("lists", "filters", "templates", "members"):
         for each in json_parts(export.get(kind, b"[]"), list[msgspec.Raw]):
             yield Part(kind, json_parts(each, dict[str, Any]))
     for each in json_parts(export.get("documents", b"[]"), list[dict[str, msgspec.Raw]]):
         yield Part("documents", each)
+    for each in json_parts(export.get("history", b"[]"), list[msgspec.Raw]):
+        yield Part("history", {"entry": each})
     comments: dict[str, list[dict[str, Any]]] = {}
     for each in json_parts(export.get("comments", b"[]"), list[msgspec.Raw]):
         comment = json_parts(each, dict[str, Any])
-        comment["is_own"] = comment.pop("author", None) == name
+        comment["author"] = ME if comment.get("author") == name else comment.get("author")
         comments.setdefault(str(comment.pop("todo", "")), []).append(comment)
     for row, each in enumerate(json_parts(export.get("todos", b"[]"), list[msgspec.Raw]), 1):
         todo = json_parts(each, dict[str, Any])
         fields = {each: todo.get(each) for each in ("title", "order", *TODO_DEFAULTS) if each != "parent"}
-        fields["assignee"] = "me" if fields["assignee"] == name else None  # others may not see the list
+        fields["assignee"] = ME if fields["assignee"] == name else fields["assignee"]
         own, place = str(todo.get("id") or ""), str(todo.get("list") or "")
         times = {each: todo[each] for each in ITEM_TIMES if todo.get(each)}
         its, parent = comments.get(own, []), str(todo.get("parent") or "")
@@ -5518,7 +5547,15 @@ COLUMNS = {
     "parent": "parent parentid",
     "order": "order",
     "zone": "timezone",
+    "assignee": "assignee assignedto responsible zugewiesen zustandig responsable responsavel",
 }
+# Columns that say how another program shows its rows, or that are read with others.
+WORDS_OF = re.compile(r"\S+").findall
+DULL_COLUMNS = {
+    *WORDS_OF("isallday ischecklist isfloating viewmode columnorder kind order revision updatedat deletedat"),
+}
+EMPTY_CELLS = {"", "0", "[]", "no", "none", "false", "normal", "off"}
+OPEN = {*EMPTY_CELLS, *WORDS_OF("n nein nao open offen todo needs-action pendente pendiente"), "not started"}
 DATES = ("due", "start")
 DONE = {"true", "yes", "y", "x", "1", "2", "-1", "done", "complete", "completed", "finished", "closed"} | {
     *("ja", "erledigt", "abgeschlossen", "si", "sim", "hecho", "feito", "concluida", "concluido", "completada"),
@@ -5595,6 +5632,9 @@ class TableReader:
             priorities.add(row[self.columns.get("priority", 0)])
         self.month_first = month_comes_first(texts, file.reader.month_first)
         self.is_own = "updated_at" in self.header
+        used = {*self.columns.values()}
+        names = {place: re.sub(r"[^a-z]", "", fold(name)) for place, name in enumerate(self.header)}
+        self.unused = [place for place, name in names.items() if place not in used and name not in DULL_COLUMNS]
         is_ticktick = "Folder Name" in self.header or "taskId" in self.header
         own = OWN_SCALE if self.is_own or "0" in priorities else RANKS
         self.scale = {"1": 1, "3": 2, "5": 3} if is_ticktick else own
@@ -5606,6 +5646,9 @@ class TableReader:
         """The to-dos in its rows."""
         for number, row in self._rows():
             cell = {field: row[place] for field, place in self.columns.items()}
+            for place in self.unused:
+                if fold(row[place]) not in EMPTY_CELLS:
+                    yield Lost(number, self.header[place] or f"{place + 1}")
             yield from self._read_row(number, cell, dict(zip(self.header, row, strict=False)))
 
     def _dates(self, number: int, cell: Mapping[str, str], is_day: bool, found: dict[str, Any]) -> Iterator[Fault]:
@@ -5632,20 +5675,26 @@ class TableReader:
         parts = cell.get("repeat", "").split(";")
         repeat = ";".join(part for part in parts if part and part.split("=")[0] != "WKST") or found.get("repeat")
         if reminders := cell.get("reminders", ""):
-            befores = map(minutes_before, re.split("[,\n]+ *", reminders))
+            befores = [*map(minutes_before, re.split("[,\n]+ *", reminders))]
             own = reminders.startswith("[") and json_parts(reminders.encode(), Any)
             found["reminders"] = own or [{"before": each} for each in befores if each is not None]
+            if None in befores and not own:
+                yield Lost(number, "reminders")
         word, place = fold(cell.get("priority", "")), cell.get("list", "")
         # Words such as `tomorrow` mean another day in another import, so that the text of a row recognises it.
         key = cell.get("key") or hashlib.sha256("\0".join(more.values()).encode(errors="replace")).hexdigest()
         state = fold(cell.get("completed", ""))
         is_done = state in DONE or not state and bool(found.get("completed_at"))
+        priority = self.scale.get(word, PRIORITY_WORDS.get(word))
+        for name, is_lost in (("priority", priority is None and word), ("completed", state not in DONE | OPEN)):
+            if is_lost and word not in EMPTY_CELLS | {"4"} or is_lost and name == "completed":
+                yield Lost(number, f"{name}: {cell[name][:40]}")
         steps = re.findall(r"([▫▪]) *([^▫▪]+)", cell.get("notes", "")) if more.get("Is Check list") == "Y" else []
         order = cell.get("order", "") if self.is_own else ""
         fields = {
             **{name: found.get(name) for name in (*DATES, "reminders")},
             **{"title": cell["title"], "notes": "" if steps else cell.get("notes"), "repeat": repeat},
-            **{"priority": self.scale.get(word, PRIORITY_WORDS.get(word, 0)), "completed": is_done},
+            **{"priority": priority or 0, "completed": is_done, "assignee": cell.get("assignee")},
             "tags": some_tags(re.split("[,;]", cell.get("tags", ""))),
             "order": float(order) if re.fullmatch(r"-?\d+(\.\d+)?", order) else None,
         }
@@ -5661,17 +5710,43 @@ def read_csv(file: File) -> Entries:
     yield from TableReader(file).read()
 
 
+TODOIST_COLUMNS = {
+    *WORDS_OF("TYPE CONTENT DESCRIPTION PRIORITY INDENT RESPONSIBLE DATE DATE_LANG TIMEZONE DEADLINE DEADLINE_LANG"),
+    *("is_collapsed", "DURATION_UNIT"),
+}
 TODOIST_LIST = re.compile(r"(?:.*/)?([^/]*?)(?: \[\w+\])?\.csv", re.IGNORECASE)
 
 
+def todoist_name(text: str) -> str:
+    """The name of a user of Todoist, which its number follows."""
+    return re.sub(r" ?\(\d+\)$", "", text)
+
+
+def todoist_lost(cell: Mapping[str, str]) -> list[str]:
+    """The columns of a row of Todoist's that have no place here."""
+    dull = TODOIST_COLUMNS | ({"AUTHOR"} if cell.get("TYPE") == "note" else set())
+    lost = [name for name, text in cell.items() if text and name not in dull and text not in ("None", "False")]
+    return [*lost, "DEADLINE"] if cell.get("DATE") and cell.get("DEADLINE") else lost
+
+
+def todoist_comment(cell: Mapping[str, str], file: File) -> dict[str, Any]:
+    """A comment of Todoist's, with the name of its author if the file has it."""
+    comment = {"text": cell.get("CONTENT", ""), "author": todoist_name(cell.get("AUTHOR", "")) or ME}
+    with contextlib.suppress(ValueError):
+        comment["created_at"] = read_stamp(cell.get("DATE", ""), file.zone())
+    return comment
+
+
 def todoist_fields(cell: Mapping[str, str], file: File) -> tuple[dict[str, Any], str]:
-    """The fields of a row of Todoist's, and what is wrong with its date."""
-    text, zone, date = cell.get("CONTENT", ""), file.zone(cell.get("TIMEZONE")), cell.get("DATE", "")
+    """The fields of a row of Todoist's, and the fault of its date."""
+    text, zone = cell.get("CONTENT", ""), file.zone(cell.get("TIMEZONE"))
+    date = cell.get("DATE") or cell.get("DEADLINE", "")
     fields: dict[str, Any] = {
         "title": re.sub(r"(?<!\S)@\S+", "", text),
         "notes": cell.get("DESCRIPTION", ""),
         "priority": RANKS.get(cell.get("PRIORITY", ""), 0),
         "tags": some_tags(re.findall(r"(?<!\S)@(\S+)", text)),
+        "assignee": todoist_name(cell.get("RESPONSIBLE", "")),
     }
     try:
         if STAMP.fullmatch(date):
@@ -5696,9 +5771,14 @@ def read_todoist(file: File) -> Entries:
     for number, row in rows_of(rows, 0):
         header = header or (row if row[0] == "TYPE" else [])
         cell = dict(zip(header, row, strict=False))
-        if cell.get("TYPE") == "note" and items:
-            items[-1].comments = [*items[-1].comments, {"text": cell.get("CONTENT", "")}]
-        if cell.get("TYPE") != "task":
+        kind = cell.get("TYPE", "")
+        if kind == "note" and items:
+            items[-1].comments = [*items[-1].comments, todoist_comment(cell, file)]
+        elif kind not in ("task", "TYPE", "meta", ""):
+            yield Lost(number, kind)
+        if kind in ("task", "note"):
+            yield from (Lost(number, name) for name in todoist_lost(cell))
+        if kind != "task":
             continue
         fields, fault = todoist_fields(cell, file)
         if fault:
@@ -5740,6 +5820,8 @@ def read_todotxt(file: File) -> Entries:
             "tags": some_tags(each.replace("_", " ") for each in [*contexts, *projects[1:]]),
             "repeat": rule and f"FREQ={units[rule[3]]};INTERVAL={rule[2]}" + (";FROM=COMPLETION" * (not rule[1])),
         }
+        if "rec" in pairs and not rule:
+            yield Lost(number, f"rec:{pairs['rec'][:20]}")
         times = {"completed_at": done and first, "created_at": second if done else first}
         times = {name: day for name, day in times.items() if day}
         yield FileItem(row=number, fields=fields, list=projects[0].replace("_", " ") if projects else "", times=times)
@@ -5791,6 +5873,7 @@ def read_markdown(file: File) -> Entries:
         line = line.rstrip().expandtabs(4)
         is_code ^= line.lstrip().startswith("```")
         if is_code:
+            yield Lost(number, "```")
             continue
         if heading := re.fullmatch(r"#{1,6} +(.*?)(?: +#+)?", line):
             title, above = heading[1], []
@@ -5804,6 +5887,8 @@ def read_markdown(file: File) -> Entries:
             above.append((len(item[1]), last.key))
         elif last and line.startswith("  "):
             last.fields["notes"] = f"{last.fields.get('notes', '')}\n{line.strip()}".strip()
+        elif line and not heading and not line.lstrip().startswith("```"):
+            yield Lost(number, "…")
     if last:
         yield last
 
@@ -5859,6 +5944,20 @@ def write_csv(titles: Mapping[str, str], todos: Sequence[Todo]) -> Iterator[str]
 # ---- trees (JSON): Google Tasks, Microsoft To Do (Graph and Outlook), Vikunja
 
 CHILDREN = ("tasks", "items", "value", "lists", "projects", "children", "steps", "checklistitems", "subtasks")
+# The keys that are read, and those that only identify a thing, or repeat what others have.
+TREE_KEYS = {
+    *CHILDREN,
+    *WORDS_OF(
+        "id parent title displayname subject name status done ischecked deleted hidden body notes description labels"
+        " categories importance priority comments related_tasks assignees due duedatetime due_date duedate start"
+        " startdatetime start_date startdate recurrence repeat_after repeat_mode reminderdatetime isreminderon"
+        " reminders reminder_dates created createddatetime completed completeddatetime done_at"
+    ),
+    *WORDS_OF(
+        "kind etag selflink webviewlink updated position index identifier project_id list_id bucket_id kanban_position"
+        " lastmodifieddatetime bodylastmodifieddatetime wellknownlistname isowner hasattachments created_by changekey"
+    ),
+}
 GRAPH_FREQUENCIES = {"daily": "DAILY", "weekly": "WEEKLY", "monthly": "MONTHLY", "yearly": "YEARLY"}
 
 
@@ -5890,6 +5989,7 @@ class Tree:
         name = node.get("title") or node.get("displayname") or node.get("subject") or node.get("name") or ""
         if node.get("deleted") is True or node.get("hidden") is True:
             return
+        yield from (Lost(self.row + 1, each) for each in self._lost(node))
         if node.keys() & {"status", "done", "ischecked", "importance", "subject"}:
             item = self._item(node, joined_line(name), title, parent)
             yield item
@@ -5898,6 +5998,25 @@ class Tree:
             title = joined_line(name)
         for kind in CHILDREN:
             yield from self.read(node.get(kind), title, parent, depth + 1)
+
+    def _lost(self, node: Mapping[str, Any]) -> Iterator[str]:
+        """The keys of an object, with their values where those are words, that have no place here."""
+        for name, value in node.items():
+            is_set = value and not str(value).startswith("0001-") and "notFlagged" not in str(value)
+            if is_set and name not in TREE_KEYS and not name.startswith("@"):
+                yield name
+        status = str(node.get("status") or "")
+        if status.lower() not in OPEN | DONE | {"notstarted", "needsaction"}:
+            yield f"status: {status[:40]}"
+        related = node.get("related_tasks")
+        for name, others in related.items() if isinstance(related, dict) else ():
+            if others and name not in ("subtask", "parenttask"):
+                yield f"related_tasks: {name[:40]}"
+        if len(self._list(node, "assignees")) > 1:
+            yield "assignees"
+        repeats = node.get("recurrence") or node.get("repeat_after") or node.get("repeat_mode")
+        if repeats and not self._repeat(node):
+            yield "recurrence"
 
     def _item(self, node: dict[str, Any], name: str, title: str, parent: str) -> FileItem:
         self.row += 1
@@ -5920,6 +6039,7 @@ class Tree:
             "tags": some_tags([*labels, *self._list(node, "categories")]),
             "repeat": None if is_done else self._repeat(node),
             "reminders": self._reminders(node, due),
+            "assignee": self._assignee(node),
         }
         stamps = {
             "created_at": self._stamp(node, "created", "createddatetime"),
@@ -5934,7 +6054,10 @@ class Tree:
             key=str(node.get("id") or f"{parent}/{self.row}/{name}"),
             parent=str(first or node.get("parent") or self.above.get(str(node.get("id"))) or parent or ""),
             comments=[
-                {"text": plain_text(str(each.get("comment", ""))), "created_at": each.get("created")}
+                {
+                    **{"text": plain_text(str(each.get("comment", ""))), "created_at": each.get("created")},
+                    "author": self._user(each.get("author")) or ME,
+                }
                 for each in comments
             ],
             times={name: at for name, at in stamps.items() if at},
@@ -5967,14 +6090,23 @@ class Tree:
         return stamp if is_time else local.date().isoformat()
 
     @staticmethod
+    def _user(user: Any) -> str:
+        """The name of a user of Vikunja's."""
+        return str(user.get("username") or user.get("name") or "") if isinstance(user, dict) else ""
+
+    def _assignee(self, node: Mapping[str, Any]) -> str:
+        return self._user(next(iter(self._list(node, "assignees")), None))
+
+    @staticmethod
     def _priority(node: Mapping[str, Any]) -> int:
         value = node.get("importance", node.get("priority"))
         if isinstance(value, int):
             return min(max(value, 0), 3)
-        return {"high": 3, "2": 3}.get(str(value).lower(), 0)
+        return {"high": 3, "2": 3, "low": 1}.get(str(value).lower(), 0)
 
     def _reminders(self, node: Mapping[str, Any], due: str | None) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = [{"at": self._stamp(node, "reminderdatetime")}]
+        is_on = node.get("isreminderon") is not False
+        found: list[dict[str, Any]] = [{"at": is_on and self._stamp(node, "reminderdatetime")}]
         for each in [*self._list(node, "reminders"), *self._list(node, "reminder_dates")]:
             reminder = each if isinstance(each, dict) else {"reminder": each}
             seconds = reminder.get("relative_period")
@@ -6001,7 +6133,10 @@ class Tree:
         place = {"first": "1", "second": "2", "third": "3", "fourth": "4", "last": "-1"}
         nth = place.get(str(part.get("index")).lower(), "") if kind.startswith("relative") else ""
         by = f";BYDAY={','.join(nth + day for day in names)}" if names and kind != "daily" else ""
-        return frequency and f"FREQ={frequency};INTERVAL={part.get('interval', 1)}{by}"
+        limits = recurrence.get("range", recurrence.get("Range")) if isinstance(recurrence, dict) else None
+        last = str(limits.get("endDate", "")) if isinstance(limits, dict) and limits.get("type") == "endDate" else ""
+        until = f";UNTIL={last.replace('-', '')}" if DATE.fullmatch(last) else ""
+        return frequency and f"FREQ={frequency};INTERVAL={part.get('interval', 1)}{by}{until}"
 
 
 def read_tree(file: File) -> Entries:
@@ -8140,14 +8275,18 @@ def since_member(list_column: str) -> str:
 SEES_AFTER = f"(owner_id = $1 OR {since_member('list_id')})"
 SEES_BEFORE = f"(COALESCE(from_owner_id, owner_id) = $1 OR {since_member('from_list_id')})"
 OWN_IF_ARRANGED = "(action <> 'arrange' OR user_id = $1)"
-NAMED_CHANGE = CHANGE_COLUMNS.replace("user_id", "(SELECT name FROM users WHERE users.id = changes.user_id)")
+# A change or comment of an import has no author here, but a name after "=". Such changes have negative revisions: no
+# reader of the log asks for them, no member of a list sees them, and nobody can undo them.
+NAMED_CHANGE = CHANGE_COLUMNS.replace(
+    "user_id", "CASE WHEN user_id LIKE '=%' THEN user_id ELSE (SELECT name FROM users WHERE id = user_id) END"
+)
 SEEN_CHANGE = NAMED_CHANGE.replace(
     "before_image", f"CASE WHEN {SEES_BEFORE} THEN before_image ELSE 'null' END"
 ).replace("after_image", f"CASE WHEN {SEES_AFTER} THEN after_image ELSE 'null' END")
 
 
 # The ids of users in an image; in a text of a client, the quotation marks would be escaped.
-USER_IN_IMAGE = re.compile(rb'("(?:assignee|author)":)"([0-9a-f-]{36})"')
+USER_IN_IMAGE = re.compile(rb'("(?:assignee|author)":)"([0-9a-f-]{36}|=[^"\\\\]*)"')
 OF_OTHERS = "user_id = $1 AND user_id <> owner_id"  # the caller's changes in lists of others, as `changes_by_user`
 
 
@@ -8290,6 +8429,7 @@ class TodoQueries:
         self.source, self.user = source, user
         self.owners: dict[str, str] = {}  # of the lists that have been read
         self.knows_names = not user.name.startswith(LINK_NAME)  # the holder of a link does not learn who did what
+        self.imported = " (imported)"  # is added to the name of an author from an import
 
     async def fetch(self, sql: str, *arguments: Any, **options: Any) -> list[tuple]:
         """Run a statement in which `$1` is the caller, and the arguments follow from `$2`."""
@@ -8328,10 +8468,13 @@ class TodoQueries:
         rows = await self.fetch(select_todos(len(ids) + len(padding), hidden=True), *ids, *padding)
         return {row[0]: SeenTodo(TODOS.read(row), *row[-2:]) for row in rows}
 
-    async def used_ids(self, ids: Collection[str]) -> dict[str, bool]:
-        """Those of some ids that to-dos have, and whether the caller could see these, were they not in the trash."""
-        sql = f"SELECT id, CASE WHEN {may(VIEWER, 'list_id')} THEN 1 ELSE 0 END FROM todos WHERE id IN ({{}})"
-        return {row[0]: bool(row[1]) for row in await fetch_by_ids(self.source, sql, ids, self.user.id)}
+    async def used_ids(self, ids: Collection[str]) -> dict[str, int]:
+        """Those of some ids that to-dos have: 1 for one that the caller may see, 2 in the trash, 0 for others."""
+        trashed = f"deleted_at IS NOT NULL OR list_id IN ({PUT_AWAY.format('')})"
+        sql = f"CASE WHEN NOT {may(VIEWER, 'list_id')} THEN 0 WHEN {trashed} THEN 2 ELSE 1 END"
+        return dict(
+            await fetch_by_ids(self.source, f"SELECT id, {sql} FROM todos WHERE id IN ({{}})", ids, self.user.id)
+        )
 
     async def subtasks(self, todo_id: str) -> list[Todo]:
         """The subtasks of a to-do at every depth, in the trash or not, by their order."""
@@ -8699,8 +8842,10 @@ class TodoQueries:
         return await self._changes(which, since, columns=NAMED_CHANGE)
 
     async def own_changes(self, since: int, limit: int) -> list[Change]:
-        """The changes in the caller's own lists after a revision, oldest first."""
-        return await self._changes(f"owner_id = $1 AND revision > $2 ORDER BY revision LIMIT {limit}", since)
+        """The changes in the caller's own lists after a revision, oldest first, without imports of a history."""
+        imports = "SELECT batch FROM changes WHERE owner_id = $1 AND action = 'import' AND revision < 0"
+        which = f"owner_id = $1 AND revision > $2 AND batch NOT IN ({imports}) ORDER BY revision LIMIT {limit}"
+        return await self._changes(which, since)
 
     async def _changes(self, which: str, *arguments: Any, columns: str = SEEN_CHANGE) -> list[Change]:
         """The changes that the end of a statement selects, with the names of users."""
@@ -8708,7 +8853,7 @@ class TodoQueries:
         changes: list[Change] = [CHANGES.read(row) for row in rows]
         images = [bytes(side) for change in changes for side in (change.before, change.after)]
         names = await self.names({user_id.decode() for side in images for _, user_id in USER_IN_IMAGE.findall(side)})
-        if self.knows_names and not names:
+        if self.knows_names and not names and not any(change.revision < 0 for change in changes):
             return changes
 
         def named(match: re.Match[bytes]) -> bytes:
@@ -8720,13 +8865,15 @@ class TodoQueries:
                 msgspec.Raw(USER_IN_IMAGE.sub(named, bytes(side))) for side in (change.before, change.after)
             )
             user = change.user if self.knows_names else None
+            user = user[1:] + self.imported if user and user.startswith("=") else user
             shown.append(msgspec.structs.replace(change, user=user, before=before, after=after))
         return shown
 
     async def names(self, ids: Collection[str | None]) -> dict[str | None, str]:
         """The names of users by their ids; none for the holder of a link."""
-        known = {*ids} - {None} if self.knows_names else set()
-        return {row[0]: row[1] for row in await fetch_by_ids(self.source, NAMES, known)}
+        known = {each for each in ids if each} if self.knows_names else set()
+        imported: dict[str | None, str] = {each: each[1:] + self.imported for each in known if each.startswith("=")}
+        return imported | dict(await fetch_by_ids(self.source, NAMES, known - imported.keys()))
 
     async def check_revision(self, revision: int) -> None:
         """Raise Gone for a revision that this database never had: it was restored from a backup, or made again."""
@@ -8748,9 +8895,9 @@ class TodoQueries:
             first_row(await self.fetch(select_todos(), todo_id), "There is no such to-do.")
         return changes
 
-    async def members(self, list_id: str) -> list[Member]:
+    async def members(self, list_id: str, deleted: bool | None = False) -> list[Member]:
         """The users who may see a list, its owner first, without the holders of links. Raises NotFound."""
-        await self.todo_list(list_id)
+        await self.todo_list(list_id, deleted)
         return [Member(name, role, timestamp(since)) for _, name, role, since in await self._members(list_id)]
 
     async def _members(self, list_id: str) -> list[tuple]:
@@ -9366,7 +9513,6 @@ class LongBatch(TodoBatch):
         self.source, self.queries = loaded.transaction, TodoQueries(loaded.transaction, user)
         self.fetch, self.owners = self.queries.fetch, self.queries.owners
         self._lists: list[TodoList] = []
-        self.new_lists: list[TodoList] = []
         self._toggled_lists: list[str] = []  # that were moved to the trash or restored
         self._purged_todos: list[str] = []
         self.concerned: list[str] = []  # users who gained or lost a right
@@ -9385,7 +9531,6 @@ class LongBatch(TodoBatch):
         if is_arranged and self.owner(after.id) != self.user.id:
             self.touched, self._arranges = touched, True
         self._lists.append(after)
-        self.new_lists += [] if before else [after]
         return after
 
     async def new_id(self, table: str, fields: Mapping[str, Any]) -> str:
@@ -9538,10 +9683,13 @@ class LongBatch(TodoBatch):
             self.loaded.revisions[SET_USER_REVISION][user_id] = self.revision
 
 
+NEW_INBOX = TodoList(id="", title="Inbox", order=0.0, inbox=True, created_at="", updated_at="")
+
+
 async def make_inbox(transaction: Transaction, user: User) -> None:
     """Make the first list of a user."""
     at = timestamp(now_milliseconds())
-    inbox = TodoList(id=uuid7(), title="Inbox", order=0.0, inbox=True, created_at=at, updated_at=at)
+    inbox = msgspec.structs.replace(NEW_INBOX, id=uuid7(), created_at=at, updated_at=at)
     await transaction.fetch(SAVE_LIST, *LISTS.row(inbox), user.id)
 
 
@@ -11105,7 +11253,7 @@ def with_assignee(batch: TodoBatch, fields: Mapping[str, Any], list_id: str) -> 
     readers = batch.ask(TodoQueries.readers, list_id)
     user_id = readers.get(name) or readers.get(fold_user_name(name))
     if not user_id:
-        raise invalid("assignee", "names nobody who may see this list; share the list with them first")
+        raise invalid("assignee", NO_READER)
     return {**fields, "assignee": user_id}
 
 
@@ -11287,6 +11435,8 @@ class Imported(msgspec.Struct, kw_only=True):
     dry_run: bool
     lists: int = 0
     todos: int = 0
+    restored: int = 0  # to-dos of an earlier import that were in the trash
+    members: int = 0  # of new lists
     documents: int = 0
     already_there: int = 0
     not_taken: int = 0
@@ -11297,14 +11447,14 @@ class Imported(msgspec.Struct, kw_only=True):
 
 
 class NewItem(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A to-do that an import makes."""
+    """A to-do that an import makes, or one without fields that it takes out of the trash."""
 
     id: str
-    fields: dict[str, Any]
+    fields: dict[str, Any] = {}
     times: dict[str, str] = {}
     comments: list[dict[str, Any]] = []
     parent: str | None = None
-    list: str
+    list: str = ""
 
 
 class PlannedItem(NamedTuple):
@@ -11315,6 +11465,8 @@ class PlannedItem(NamedTuple):
     list: str
     parent: str
     is_deleted: bool
+    row: int
+    assignee: str
     rest: bytes
 
     @property
@@ -11340,6 +11492,11 @@ def import_times(times: Mapping[str, Any], zone: str) -> dict[str, str]:
     return kept
 
 
+def imported_name(name: Any) -> str | None:
+    """What stands for the id of an author in a file, who need not be the user of this name here."""
+    return f"={name}" if isinstance(name, str) and re.fullmatch(r'[^"\\\x00-\x1f]{1,100}', name) else None
+
+
 class ImportPlan:
     """The contents of a file, read in a thread."""
 
@@ -11347,19 +11504,26 @@ class ImportPlan:
         self.user, self.name = user, name
         self.parts = collections.defaultdict[str, list[dict[str, Any]]](list)
         self.items: dict[str, PlannedItem] = {}  # by key
+        self.lost: dict[str, int] = {}  # columns or keys that have no place here, each with the first row that has it
         self.answer = Imported(format=name, dry_run=False)
+        self.settings: dict[str, Any] = {}  # of the user of an export of ours, and that user's name
         read = FORMATS[name].read
         if not read:
             raise invalid("format", "can only be exported")
         for entry in read(file):
-            if isinstance(entry, Part):
+            if isinstance(entry, Part) and entry.kind == "settings":
+                self.settings = entry.value
+            elif isinstance(entry, Part):
                 self.parts[entry.kind].append(entry.value)
             elif isinstance(entry, Fault):
                 self.note(entry)
+            elif isinstance(entry, Lost):
+                self.lost.setdefault(entry.name, entry.row)
             else:
                 self._add(entry)
             if len(self.items) > MAX_IMPORTED:
                 raise TooLarge(f"A file may have {MAX_IMPORTED:,} to-dos: import it in parts.")
+        self.note(*(Fault(row, name[:100], NO_PLACE, True) for name, row in self.lost.items()))
 
     def note(self, *faults: Fault) -> None:
         """Add rows that cannot be taken to the answer."""
@@ -11373,10 +11537,11 @@ class ImportPlan:
         if fields is None:
             self.answer.not_taken += 1
             return
-        if fields.pop("assignee", None):
-            fields["assignee"] = self.user.id
+        assignee = fields.pop("assignee", "") or ""
         fields.pop("parent", None)
-        times, comments = import_times(item.times, self.user.time_zone or "UTC"), map(self._comment, item.comments)
+        times, comments = import_times(item.times, self.user.time_zone or "UTC"), [*map(self._comment, item.comments)]
+        if None in comments:
+            self.lost.setdefault("comments", item.row)
         rest = {"fields": fields, "times": times, "comments": [each for each in comments if each]}
         encoded = msgspec.json.encode(rest)
         base = key = item.key or hashlib.sha256(f"{item.list}\0".encode(errors="replace") + encoded).hexdigest()
@@ -11385,7 +11550,7 @@ class ImportPlan:
             number += 1
             key = f"{base}#{number}"
         kept = item.key.lower() if self.name in ("json", "csv", "ical") and UUID.fullmatch(item.key) else ""
-        place = joined_line(item.list)[:MAX_TITLE], item.parent, "deleted_at" in times
+        place = joined_line(item.list)[:MAX_TITLE], item.parent, "deleted_at" in times, item.row, assignee
         self.items[key] = PlannedItem(kept, derived_id(self.user.id, self.name, key), *place, encoded)
 
     def _comment(self, comment: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -11394,7 +11559,10 @@ class ImportPlan:
         if not isinstance(text, str) or text_fault(text) or not (text.strip() or "deleted_at" in times):
             return None
         kept = comment.get("id") if UUID.fullmatch(str(comment.get("id"))) else None
-        return {**times, "id": kept, "text": clean_text(text)[:MAX_COMMENT], "is_own": comment.get("is_own", True)}
+        author = comment.get("author", ME)
+        is_own = author == ME or fold_user_name(str(author)) == self.user.name
+        user_id = self.user.id if is_own else imported_name(author)
+        return {**times, "id": kept, "text": clean_text(text)[:MAX_COMMENT], "author": user_id}
 
     def parents(self) -> dict[str, str]:
         """The keys of all items, each after its parent, with the keys of their parents, not deeper than allowed."""
@@ -11414,6 +11582,22 @@ class ImportPlan:
         return found
 
 
+AUTHOR_IN_IMAGE = re.compile(rb'("(?:assignee|author)":)"([^"\\]+)"')
+
+
+class ExportedChange(msgspec.Struct):
+    """An entry of the history in an export."""
+
+    at: str
+    user: str | None
+    list: str
+    todo: str | None
+    action: str
+    batch: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
 def checked_documents(plan: ImportPlan) -> list[tuple[str, bytes]]:
     """The names and texts of the documents in an export; those that cannot be taken are noted."""
     found = []
@@ -11430,16 +11614,35 @@ def checked_documents(plan: ImportPlan) -> list[tuple[str, bytes]]:
 
 
 def checked_template(todos: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The to-dos of a template, checked: each parent is the place of an earlier one. Raises ValueError."""
-    checked = []
+    """The to-dos of a template, checked: each parent is the place of another, not too deep. Raises ValueError."""
+    checked, parents = [], [todo.get("parent") for todo in todos]
+
+    def depth(place: Any, above: int = 0) -> int:
+        is_place = type(place) is int and 0 <= place < len(parents) and above <= MAX_SUBTASK_DEPTH
+        return depth(parents[place], above + 1) if is_place else above
+
     for place, todo in enumerate(todos):
         fields = {name: value for name, value in todo.items() if name in TEMPLATE_FIELDS}
         kept = msgspec.to_builtins(read_fields(fields, TodoFields, ["title"]))
-        parent = todo.get("parent")
-        if type(parent) is int and 0 <= parent < place:
-            kept["parent"] = parent
+        if 1 < depth(place) <= MAX_SUBTASK_DEPTH:
+            kept["parent"] = parents[place]
         checked.append({name: kept[name] for name in todo if name in kept})
     return checked
+
+
+def checked_change(entry: bytes) -> dict[str, Any]:
+    """An entry of the history in an export, checked. Raises ValueError."""
+    change = msgspec.json.decode(entry, type=ExportedChange)
+    fault = json_fault(msgspec.to_builtins(change))
+    at = import_times({"at": change.at}, "UTC").get("at")
+    if fault or at is None or change.action not in ACTIONS.split(", "):
+        raise ValueError(fault[1] if fault else "is not a change that can be read")
+    sides = {}
+    for side in ("before", "after"):
+        text = msgspec.json.encode(getattr(change, side))
+        sides[side] = AUTHOR_IN_IMAGE.sub(rb'\1"=\2"', text).decode()
+    ids = {name: getattr(change, name) and clean_id(getattr(change, name)) for name in ("list", "todo", "batch")}
+    return {"at": milliseconds(at), "user": imported_name(change.user), "action": change.action, **ids, **sides}
 
 
 COUNTED = ("url", "active", "completed", "owner", "role", "shared", "revision")  # fields of an export that are made
@@ -11460,14 +11663,19 @@ def checked_part(kind: str, value: Mapping[str, Any], at: str) -> Any:
     return msgspec.structs.replace(thing, **more)
 
 
+AT_END = 2 * MAX_ORDER  # the order of a new list that has none in its file
+
+
 class ImportTargets:
     """Where the to-dos of a file go: to lists that there are, and to lists that the import makes."""
 
     def __init__(self, queries: TodoQueries, plan: ImportPlan, list_id: str | None):
         self.queries, self.plan, self.user, self.default = queries, plan, queries.user, list_id
         self.ids: dict[str, str] = {}  # of lists, by title, or by id in the file
-        self.new: dict[str, list[Any]] = collections.defaultdict(list)  # things to be made, by kind
-        self.at = timestamp(now_milliseconds())
+        self.new: dict[str, list[Any]] = collections.defaultdict(list)  # things to be made or restored, by kind
+        self.readers: dict[str, dict[str, str]] = collections.defaultdict(dict)  # the users who see lists, by name
+        self.at, self.inbox = timestamp(now_milliseconds()), ""
+        self.is_own = plan.settings.get("user") == self.user.name
 
     async def find(self, needed: Collection[str]) -> None:
         """Find or plan the lists that new items need. Raises Invalid or Forbidden."""
@@ -11475,7 +11683,8 @@ class ImportTargets:
         if end is None:
             raise invalid("list", "names no list of yours")
         check_role(EDITOR, end.role)
-        self.ids[""] = end.list_id
+        self.ids[""], self.inbox = end.list_id, await self.queries.inbox()
+        self.ids[INBOX_ID] = self.inbox
         for kind in ("lists", "filters", "templates"):
             await self._find_parts(kind)
         known, titles = await self.queries.writable_lists(), {fold(title): title for title in needed}
@@ -11486,16 +11695,20 @@ class ImportTargets:
                 self.ids[title] = known.get(fold(title)) or self._plan_list(title, derived[fold(title)], taken)
         if len(self.new["lists"]) > MAX_ITEMS:
             raise TooLarge(f"A file may have {MAX_ITEMS:,} new lists: import it in parts.")
+        for list_id in {*self.ids.values()} if any(item.assignee for item in self.plan.items.values()) else ():
+            self.readers[list_id] = await self.queries.readers(list_id) | {self.user.name: self.user.id}
+        await self._find_members()
 
     def _plan_list(self, title: str, list_id: str, taken: Mapping[str, int]) -> str:
-        if taken.get(list_id) == 1:  # imported before, and renamed since
+        if taken.get(list_id):  # imported before, and renamed since, or in the trash
+            self.new["restored"] += [list_id] if taken[list_id] == 2 else []
             return list_id
         key = fold(title)
         for each in self.new["lists"]:
             if fold(each.title) == key:
                 return cast(str, each.id)
         list_id = uuid7() if list_id in taken else list_id
-        made = TodoList(id=list_id, title=title, order=0.0, created_at=self.at, updated_at=self.at)
+        made = TodoList(id=list_id, title=title, order=AT_END, created_at=self.at, updated_at=self.at)
         self.new["lists"].append(made)
         return list_id
 
@@ -11518,31 +11731,110 @@ class ImportTargets:
         room = MAX_KEPT - (0 if kind == "lists" else len(await self.queries.kept(KIND_OF_TABLE[kind])))
         for each in things:
             if kind == "lists" and each.inbox:
-                self.ids[each.id] = await self.queries.inbox()
+                await self._find_inbox(each)
                 continue
+            if kind == "filters":
+                each = msgspec.structs.replace(each, query=self.own_ids(each.query))
             mine = next((thing_id for thing_id in (each.id, own[each.id]) if taken.get(thing_id)), None)
             new_id = next((thing_id for thing_id in (each.id, own[each.id]) if thing_id not in taken), uuid7())
-            is_hidden = kind == "lists" and mine and taken[mine] == 2 and not each.deleted_at
-            self.ids[each.id] = self.ids[""] if is_hidden else mine or new_id
+            self.ids[each.id] = mine or new_id
+            if kind == "lists" and mine and taken[mine] == 2 and not each.deleted_at:
+                self.new["restored"].append(mine)
             if not mine and (kind == "lists" or len(self.new[kind]) < room):
                 self.new[kind].append(msgspec.structs.replace(each, id=new_id))
 
+    def assignee(self, item: PlannedItem, list_id: str) -> str | None:
+        """The id of the user to whom an item is assigned, who must see its list."""
+        readers = self.readers[list_id]
+        found = self.user.id if item.assignee == ME else readers.get(item.assignee)
+        found = found or readers.get(fold_user_name(item.assignee))
+        if not found:
+            self.plan.note(Fault(item.row, "assignee", NO_READER, True))
+        return found
+
+    def own_ids(self, text: str) -> str:
+        """A text with the ids that lists of the file have here."""
+        for known, own in self.ids.items():
+            text = text.replace(known, own) if known != own and UUID.fullmatch(known) else text
+        return text
+
+    async def _find_inbox(self, each: TodoList) -> None:
+        """The caller's Inbox, which becomes that of the file as long as it is as it was made."""
+        self.ids[each.id], before = self.inbox, await self.queries.todo_list(self.inbox)
+        its, made, now = ((thing.title, thing.colour, thing.order) for thing in (each, NEW_INBOX, before))
+        if now == made and (its != made or not before.revision):
+            self.new["inbox"].append(each)
+
+    async def _find_members(self) -> None:
+        """The members of new lists, in a file of the caller's own, who have accounts here."""
+        new = {each.id for each in self.new["lists"]}
+        for number, value in enumerate(self.plan.parts.pop("members", []) if self.is_own else [], 1):
+            list_id, name = self.ids.get(str(value.get("list")), ""), str(value.get("name"))
+            rows = await self.queries.source.fetch(
+                f"SELECT id, name FROM ({NAMED.format('$1', '$2')}) AS named", name, fold_user_name(name)
+            )
+            if not rows:
+                self.plan.note(Fault(number, name, "has no account here", True))
+            elif list_id in new and rows[0][0] != self.user.id:
+                role = EDITOR if value.get("role") == EDITOR else VIEWER
+                since = import_times({"since": value.get("since")}, "UTC").get("since", self.at)
+                self.new["members"].append({"list": list_id, "name": rows[0][1], "role": role, "since": since})
+                self.readers[list_id][rows[0][1]] = rows[0][0]
+
+    async def history(self, ids: Mapping[str, str], new: Collection[str]) -> list[msgspec.Raw]:
+        """The history in the file as a bulk act keeps it, newest first, without what the caller's log has already.
+
+        Of to-dos it is that of new ones; what went to others, or is no more, keeps its id if nobody else has it here.
+        """
+        entries = [each for each in await asyncio.to_thread(self._read_history) if each["todo"] not in ids.keys() - new]
+        lists, todos = ({each[name] for each in entries} - {None} for name in ("list", "todo"))
+        lists_here, todos_here = await self._taken("lists", lists - self.ids.keys()), todos - ids.keys()
+        others = [list_id for list_id, state in lists_here.items() if not state]
+        others += [*await self.queries.used_ids(todos_here)]
+        known = "SELECT DISTINCT batch FROM changes WHERE owner_id = $1 AND batch IN ({})"
+        batches = {each["batch"] for each in entries if each["todo"] not in new}
+        there = {row[0] for row in await fetch_by_ids(self.queries.source, known, batches, self.user.id)}
+        own = {**{each: derived_id(self.user.id, each) for each in others}, **self.ids, **ids}
+        found = []
+        for each in entries[::-1]:
+            if each["todo"] in new or each["batch"] not in there:
+                place = {name: own.get(each[name], each[name]) for name in ("list", "todo")}
+                found.append(msgspec.Raw(msgspec.json.encode({"change": {**each, **place}})))
+        mark = {"at": 0, "user": None, "list": self.inbox, "todo": None, "action": "import", "batch": None}
+        mark = {**mark, "before": "null", "after": "null"}
+        return [*found, msgspec.Raw(msgspec.json.encode({"change": mark}))] if found else []
+
+    def _read_history(self) -> list[dict[str, Any]]:
+        """The entries of the history in the file; those that cannot be taken are noted."""
+        entries, inbox = [], self.inbox.encode()
+        for number, part in enumerate(self.plan.parts.pop("history", []), 1):
+            try:
+                entries.append(checked_change(bytes(part["entry"]).replace(INBOX_ID.encode(), inbox)))
+            except (ValueError, RecursionError):
+                self.plan.note(Fault(number, "history", "is not a change that can be read"))
+        return entries
+
 
 def planned_items(
-    plan: ImportPlan, used: Mapping[str, bool]
-) -> tuple[list[tuple[str, str, PlannedItem]], dict[str, str]]:
-    """The items that are new, each after its parent, with their keys and those of their parents; and all ids by key."""
-    new, ids = [], {}
+    plan: ImportPlan, used: Mapping[str, int]
+) -> tuple[list[tuple[str, str, PlannedItem]], dict[str, str], list[str]]:
+    """The items that are new, each after its parent, with their keys and those of their parents; all ids by key; and
+    the ids of those that come back from the trash.
+    """
+    new, ids, restored = [], {}, []
+    trashed = {each.get("id") for each in plan.parts["lists"] if each.get("deleted_at")}
     for key, parent in plan.parents().items():
         item = plan.items[key]
         there = next((each for each in item.ids if used.get(each)), None)
         free = next((each for each in item.ids if each not in used), None)
         ids[key] = there or free or item.own_id
-        if there or not free:
+        if there and used[there] == 2 and not item.is_deleted and item.list not in trashed:
+            restored.append(there)
+        elif there or not free:
             plan.answer.already_there += 1
         else:
             new.append((key, parent, item))
-    return new, ids
+    return new, ids, restored
 
 
 def encode_items(
@@ -11556,10 +11848,14 @@ def encode_items(
     new.reverse()
     while new:
         key, parent, item = new.pop()
-        lists[key] = lists.get(parent) or targets.ids[item.list]
+        above = None if item.is_deleted else lists.get(parent)  # which may have moved while this was in the trash
+        lists[key] = above or targets.ids[item.list]
         is_lost = parent in deleted and not item.is_deleted
         place = {"id": ids[key], "list": lists[key], "parent": None if is_lost else ids.get(parent)}
-        items.append(msgspec.Raw(msgspec.json.encode({**msgspec.json.decode(item.rest), **place})))
+        rest = msgspec.json.decode(item.rest)
+        if item.assignee:
+            rest["fields"]["assignee"] = targets.assignee(item, lists[key])
+        items.append(msgspec.Raw(msgspec.json.encode({**rest, **place})))
     return items
 
 
@@ -11580,33 +11876,92 @@ def save_imported(batch: TodoBatch, item: NewItem, order: float, taken: Collecti
     for index, each in enumerate(item.comments):
         known = {name: each[name] for name in ("text", "edited_at", "deleted_at") if name in each}
         comment_id = each["id"] if each["id"] and each["id"] not in taken else derived_id(item.id, str(index))
-        author = batch.user.id if each["is_own"] else None
-        comment = Comment(id=comment_id, author=author, created_at=each.get("created_at", batch.at), **known)
+        comment = Comment(id=comment_id, author=each["author"], created_at=each.get("created_at", batch.at), **known)
         batch.comments.append((item.id, comment, texts))
     return max(order, cast(float, fields["order"]))
 
 
-async def import_things(batch: LongBatch, things: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Make the lists, filters and templates of an import."""
+SET_SINCE = (
+    "UPDATE members SET created_at = $3 WHERE list_id = $1 AND user_id IN (SELECT id FROM users WHERE name = $2)"
+)
+
+
+async def put_list(batch: LongBatch, before: TodoList | None, after: TodoList) -> None:
+    """Write a list at once, so that the to-dos of the same transaction find it."""
+    await batch.source.fetch(SAVE_LIST, *LISTS.row(batch.save_list(before, after)), batch.user.id)
+
+
+async def restore_lists(batch: LongBatch, ids: Iterable[str]) -> None:
+    """Take those of some lists that are in the caller's trash out of it."""
+    for list_id in ids:
+        with contextlib.suppress(NotFound, Forbidden):
+            before = await batch.queries.todo_list(list_id, deleted=True)
+            await put_list(batch, before, changed(before, batch.at, deleted_at=None))
+
+
+async def import_things(batch: LongBatch, things: Mapping[str, Sequence[Any]]) -> None:
+    """Make the lists, members, filters and templates of an import, and bring lists back from the trash."""
     last = max(entry.order for entry in await batch.queries.lists())
-    for fields in things["lists"]:
+    for fields in things.get("lists", ()):
         new = msgspec.convert(fields, TodoList)
-        last += 0 if new.order else 1
-        batch.save_list(None, msgspec.structs.replace(new, order=new.order or min(last, MAX_ORDER)))
+        last += new.order == AT_END
+        order = min(last, MAX_ORDER) if new.order == AT_END else new.order
+        await put_list(batch, None, msgspec.structs.replace(new, order=order))
+    await restore_lists(batch, things.get("restored", ()))
+    for fields in things.get("inbox", ()):
+        before = await batch.queries.todo_list(await batch.queries.inbox())
+        its = {name: fields[name] for name in ("title", "order", "updated_at")}
+        batch.save_list(before, msgspec.structs.replace(before, **its, colour=fields.get("colour")))
+        made = milliseconds(fields["created_at"])
+        await batch.source.fetch("UPDATE lists SET created_at = $2 WHERE id = $1", before.id, made)
+    for each in things.get("members", ()):
+        with contextlib.suppress(TodoError):  # the user was removed meanwhile
+            await batch.put_member(each["list"], each["name"], each["role"])
+            await batch.source.fetch(SET_SINCE, each["list"], each["name"], milliseconds(each["since"]))
     for kind in KINDS_KEPT:
         for fields in things.get(KINDS_KEPT[kind].table, ()):
             await batch.keep(kind, None, msgspec.convert(fields, kind))
 
 
+async def import_history(batch: LongBatch, changes: Sequence[Mapping[str, Any]]) -> None:
+    """Write a part of the history of an import before all that is older in the log, newest first."""
+    number = min((await batch.source.fetch("SELECT min(revision) FROM changes"))[0][0] or 0, 0)
+    used = await batch.queries.used_ids({each["todo"] for each in changes} - {None})
+    rows = []
+    for each in changes:
+        if used.get(each["todo"] or "", 1):
+            number -= 1
+            place = each["list"], each["todo"], each["action"], each["before"], each["after"]
+            row = number, each["batch"] or batch.id, each["at"], each["user"], *place
+            rows.append((*row, None, batch.user.id, each["list"], None))
+    await batch.source.execute_many(SAVE_CHANGE, rows)
+
+
+def bring_back(batch: TodoBatch, before: Todo) -> None:
+    """Take a to-do of an earlier import out of the trash, as a subtask only if its parent is there."""
+    is_alone = before.parent and batch.parent_fault(before.id, before.parent, before.list)
+    parent_id = None if is_alone else before.parent
+    batch.save_todo(before, changed(before, batch.at, deleted_at=None, parent=parent_id))
+
+
+async def restore_some(batch: LongBatch, ids: Sequence[str]) -> None:
+    """Take to-dos of an earlier import out of the trash, with their lists."""
+    todos = await batch.queries.changeable_todos(ids)
+    await restore_lists(batch, dict.fromkeys(todos[each].list for each in ids if each in todos))
+    async for each in in_batches([todos[each] for each in ids if each in todos and todos[each].deleted_at]):
+        await batch.settle(bring_back, each)
+
+
 async def import_some(batch: LongBatch, items: Sequence[Mapping[str, Any]]) -> int:
-    """Make the lists and to-dos in a slice of an import; returns the number of these to-dos."""
+    """Make or restore the lists and to-dos in a slice of an import; returns the number of these to-dos."""
     if "things" in items[0]:
         await import_things(batch, items[0]["things"])
-    todos = msgspec.convert([each for each in items if "things" not in each], list[NewItem])
-    ends = dict.fromkeys((each.id for each in batch.new_lists), 0.0)
-    for list_id in ends:  # which no query finds yet
-        batch.loaded.answers[TodoQueries.readers][batch.user.id, list_id] = {batch.user.name: batch.user.id}
-    for list_id in {each.list for each in todos} - ends.keys():
+    if changes := [each["change"] for each in items if "change" in each]:
+        await import_history(batch, changes)
+    todos = msgspec.convert([each for each in items if "id" in each], list[NewItem])
+    await restore_some(batch, [each.id for each in todos if not each.fields])
+    todos, ends = [each for each in todos if each.fields], dict[str, float]()
+    for list_id in {each.list for each in todos}:
         its = [each for each in todos if each.list == list_id]
         await batch.loaded.load(TodoQueries.end_of_list, batch.user, list_id)
         end: EndOfList | None = batch.ask(TodoQueries.end_of_list, list_id)
@@ -11628,7 +11983,7 @@ async def import_some(batch: LongBatch, items: Sequence[Mapping[str, Any]]) -> i
     taken = {row[0] for row in await fetch_by_ids(batch.source, "SELECT id FROM comments WHERE id IN ({})", said)}
     async for each in in_batches(todos):
         ends[each.list] = await batch.settle(save_imported, each, ends[each.list], taken)
-    return sum(each.id in batch.saved for each in todos)
+    return len(batch.saved)
 
 
 # ---- bulk acts
@@ -12193,18 +12548,21 @@ class TodoService:
         plan = await asyncio.to_thread(ImportPlan, user, name or await asyncio.to_thread(recognised, file), file)
         queries = self.queries(user)
         used = await queries.used_ids({each for item in plan.items.values() for each in item.ids})
-        new, ids = await asyncio.to_thread(planned_items, plan, used)
-        targets, keys = ImportTargets(queries, plan, list_id), {key for key, _, _ in new}
-        await targets.find(dict.fromkeys(item.list for _, parent, item in new if parent not in keys))
-        plan.answer.lists, plan.answer.todos = len(targets.new["lists"]), len(new)
-        return plan, targets, await asyncio.to_thread(encode_items, plan, new, ids, targets)
+        new, ids, restored = await asyncio.to_thread(planned_items, plan, used)
+        targets, keys, answer = ImportTargets(queries, plan, list_id), {key for key, _, _ in new}, plan.answer
+        await targets.find(dict.fromkeys(item.list for _, parent, item in new if parent not in keys or item.is_deleted))
+        answer.lists, answer.members = len(targets.new["lists"]), len(targets.new["members"])
+        answer.todos, answer.restored = len(new), len(restored)
+        history = await targets.history(ids, keys)
+        items = await asyncio.to_thread(encode_items, plan, new, ids, targets)
+        return plan, targets, [*(msgspec.Raw(msgspec.json.encode({"id": each})) for each in restored), *items, *history]
 
     async def carry_out_import(self, user: User, targets: ImportTargets, items: list[msgspec.Raw]) -> str | None:
         """Make everything that an import plans, in slices and as one batch; returns its id."""
         things = {kind: each for kind, each in targets.new.items() if each}
         if not things and not items:
             return None
-        first = msgspec.Raw(msgspec.json.encode({"things": {"lists": [], **things}}))
+        first = msgspec.Raw(msgspec.json.encode({"things": things}))
 
         async def check(_: LongBatch) -> None:
             """The rights are checked by each slice."""
@@ -13574,6 +13932,7 @@ class Services:
         answer.first = [msgspec.json.decode(item, type=NewItem).fields for item in items[:MAX_FIRST]]
         if not dry_run:
             answer.batch = await self.todos.carry_out_import(user, targets, items)
+            await self._take_settings(user, targets)
         for document_name, body in documents:
             try:
                 if not dry_run:
@@ -13582,6 +13941,19 @@ class Services:
             except PreconditionFailed:
                 answer.already_there += 1
         return WriteResult(answer, answer.batch)
+
+    async def _take_settings(self, user: User, targets: ImportTargets) -> None:
+        """Set those settings in a file of the user's own that have their defaults here."""
+        stored = user_from_row((await fetch_by_ids(self.database, USERS, [user.id]))[0]).settings
+        known, taken = known_fields(UserFields)[0], {}
+        for name in stored.__struct_fields__ if targets.is_own else ():
+            value = targets.plan.settings.get(name)
+            value = targets.ids.get(str(value)) if name == "default_list" else value
+            if name in known and value and not getattr(stored, name):
+                with contextlib.suppress(ValueError):
+                    taken[name] = read_field(name, value, known[name])
+        if taken:
+            await self.accounts.change_settings(user, taken)
 
     async def delete_user(self, user: User) -> None:
         """Remove a user with everything in all stores. Raises Unavailable, after which it can be repeated."""
@@ -17270,13 +17642,12 @@ class FeedHandler(Handler):
 
 
 class Export(msgspec.Struct, frozen=True):
-    """Everything that belongs to a user."""
+    """Everything that belongs to a user, without revisions and the moment: an import and export of it is the same."""
 
     format: str
     version: int
     user: str
-    settings: Settings
-    exported_at: str
+    settings: dict[str, Any]
     lists: list[TodoList]
     todos: list[Todo]
     comments: list[dict[str, Any]]
@@ -17290,12 +17661,20 @@ class Export(msgspec.Struct, frozen=True):
 def history_entry(change: Change) -> dict[str, Any]:
     """A change of the log as an export has it: the fields that differ; of a new to-do only the title."""
     images = [msgspec.json.decode(side, type=dict[str, Any] | None) or {} for side in (change.before, change.after)]
-    names = {"title"}
+    names = {*images[0], *images[1]} if change.revision < 0 else {"title"}
     if all(images):
         names = {name for name in images[0] | images[1] if images[0].get(name) != images[1].get(name)}
     sides = [{name: each[name] for name in each if name in names - {"revision", "updated_at"}} for each in images]
     entry = {name: getattr(change, name) for name in ("at", "user", "list", "todo", "action", "batch")}
     return {**entry, "before": sides[0] or None, "after": sides[1] or None}
+
+
+def exported(thing: Any) -> bytes:
+    """The JSON of a thing in an export: of a struct its stored fields, without its revision."""
+    if isinstance(thing, Todo | TodoList | Kept):
+        names = declared_fields(type(thing)).keys() - {"revision"}
+        thing = {name: getattr(thing, name) for name in thing.__struct_fields__ if name in names}
+    return msgspec.json.encode(thing)
 
 
 WRITTEN = [name for name, each in FORMATS.items() if each.write or name == "json"]
@@ -17351,8 +17730,13 @@ class ExportHandler(APIHandler):
         await asyncio.to_thread(write_texts, file, texts, encoding)
 
     async def _write(self, file: IO[bytes]) -> None:
-        head = {"format": "tornado_todo", "version": 1, "user": self.user.name, "settings": self.user.settings}
-        file.write(msgspec.json.encode({**head, "exported_at": timestamp(now_milliseconds())})[:-1])
+        inbox, settings = await self.queries.inbox(), msgspec.to_builtins(self.user.settings)
+        settings.pop("confirmed_email")  # which another server has to confirm itself
+        if settings["default_list"] == inbox:
+            settings["default_list"] = INBOX_ID
+        head = {"format": "tornado_todo", "version": 1, "user": self.user.name, "settings": settings}
+        file.write(msgspec.json.encode(head)[:-1])
+        self.inbox = inbox.encode()
         documents = self.services.documents
         await self.services.database.snapshot(functools.partial(self._write_moment, file))
         if not isinstance(documents, SQLDocumentStore):  # a snapshot must not wait for another engine
@@ -17362,6 +17746,7 @@ class ExportHandler(APIHandler):
     async def _write_moment(self, file: IO[bytes], source: Source) -> None:
         """Write everything from the database, as of one moment."""
         queries = TodoQueries(source, self.user)
+        queries.imported = ""
         kept = {each.table: self._kept(queries, kind) for kind, each in KINDS_KEPT.items()}
         parts = {"lists": self._lists(queries), "todos": self._todos(queries), "comments": self._comments(queries)}
         more = {"members": self._members(queries), "history": self._history(queries)}
@@ -17369,37 +17754,36 @@ class ExportHandler(APIHandler):
         if isinstance(self.services.documents, SQLDocumentStore):
             await self._write_parts(file, documents=self._documents(SQLDocumentStore(cast(Database, source))))
 
-    @staticmethod
-    async def _write_parts(file: IO[bytes], **parts: AsyncIterator[list[Any]]) -> None:
+    async def _write_parts(self, file: IO[bytes], **parts: AsyncIterator[list[Any]]) -> None:
         """Write lists page by page."""
         for name, pages in parts.items():
             separator = b""
             file.write(f',\n"{name}": ['.encode())
             async for page in pages:
-                file.write((separator if page else b"") + b",\n".join(map(msgspec.json.encode, page)))
+                text = b",\n".join(map(exported, page)).replace(self.inbox, INBOX_ID.encode())
+                file.write((separator if page else b"") + text)
                 separator = b",\n" if page else separator
             file.write(b"]")
 
     async def _lists(self, queries: TodoQueries) -> AsyncIterator[list[Any]]:
         lists = [*await queries.lists(), *await queries.lists(deleted=True)]
-        yield await self.show_all([each for each in lists if each.role == OWNER])
+        yield [each for each in lists if each.role == OWNER]
 
     async def _members(self, queries: TodoQueries) -> AsyncIterator[list[Any]]:
-        """The other users who may see the caller's own lists."""
-        for each in await queries.own_lists():
-            members = await queries.members(each.id)
+        """The other users who may see the caller's own lists, or could, were these not in the trash."""
+        for each in [*await queries.own_lists(), *await queries.lists(deleted=True)]:
+            members = await queries.members(each.id, deleted=None)
             yield [{"list": each.id, **msgspec.to_builtins(member)} for member in members if member.role != OWNER]
 
     async def _history(self, queries: TodoQueries) -> AsyncIterator[list[Any]]:
         """The change log of the caller's own lists."""
-        revision = 0
+        revision = -(2**62)
         while changes := await queries.own_changes(revision, 1000):
             yield [*map(history_entry, changes)]
             revision = changes[-1].revision
 
     async def _kept(self, queries: TodoQueries, kind: type[Any]) -> AsyncIterator[list[Any]]:
-        if things := await queries.kept(kind):
-            yield await self.show_all(things)
+        yield await queries.kept(kind)
 
     async def _todos(self, queries: TodoQueries) -> AsyncIterator[list[Any]]:
         after = ""
@@ -26388,10 +26772,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const describeChange = change => capitalised(changeSentence(change));
 
-  // In a list of one's own it was always oneself.
-  function whoDid({ user }) {
-    if (!isShared(listById(state.open?.list)) || user === undefined) return '';
-    return user === access.session?.user && !access.link ? t`You` : (user ?? t`A deleted user`);
+  const authorText = name => name?.replace(/ \(imported\)$/, ` (${t`imported`})`);
+
+  // In a list of one's own it was always oneself, but not before an import.
+  function whoDid({ user, revision }) {
+    if ((!isShared(listById(state.open?.list)) && revision >= 0) || user === undefined) return '';
+    return user === access.session?.user && !access.link ? t`You` : (authorText(user) ?? t`A deleted user`);
   }
 
   function historyEntry(change) {
@@ -26402,7 +26788,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       h('span.history-what', { dir: 'auto' }, what),
       change.at && h('span.row.apart.soft', {},
         h('time', { dateTime: change.at, title: fullFormat(change.at) }, clockFormat(change.at)),
-        !isLocked(state.open) && labelled('link', t`Undo: ${what}`, undoIt, t`Undo`)));
+        change.revision >= 0 && !isLocked(state.open) && labelled('link', t`Undo: ${what}`, undoIt, t`Undo`)));
   }
 
   function historyView() {
@@ -26465,7 +26851,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const mayRemove = isMine || (!deleted && !isOthers(listById(state.open.list)) && !isLocked(state.open));
     return h('li', { key: id },
       h('div.row.wrap.soft', {},
-        h('strong', { dir: 'auto' }, author ?? t`Somebody`), agoTime(at),
+        h('strong', { dir: 'auto' }, authorText(author) ?? t`Somebody`), agoTime(at),
         edited && !deleted && t`edited`, pending && unsentMark(),
         isMine && labelled('link', t`Edit: ${text}`, () => editComment(id, text), t`Edit`),
         mayRemove && labelled('link', t`Delete: ${text}`, () => removeComment(id), t`Delete`)),
@@ -27430,8 +27816,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     state.brought.isBusy = true;
     paint();
     try {
-      const { todos, batch } = await sendFile(state.brought.file, false);
-      const done = { words: plural(todos, 'Imported {0} to-do|Imported {0} to-dos'), batch };
+      const { todos, restored, batch } = await sendFile(state.brought.file, false);
+      const done = { words: plural(todos + restored, 'Imported {0} to-do|Imported {0} to-dos'), batch };
       state.brought = null;
       find('.account').close();
       if (batch) state.undoable.push(done);
@@ -27445,16 +27831,18 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const faultText = ({ row, field, reason }) => t`Row ${row}: ${field} ${reason}`;
 
   function importView({ report, isBusy }) {
-    const { todos, lists, already_there: known, not_taken: lost, faults, more_faults: more } = report;
+    const { todos, restored, lists, already_there: known, not_taken: lost, faults, more_faults: more } = report;
     const newLists = plural(lists, '{0} new list|{0} new lists');
-    const label = plural(todos, 'Import {0} to-do|Import {0} to-dos');
+    const label = plural(todos + restored, 'Import {0} to-do|Import {0} to-dos');
     return [
       h('p', {}, t`In the file: ${todosText(todos)}, ${newLists}`),
+      restored > 0 && h('p', {},
+        plural(restored, '{0} to-do comes back from the trash|{0} to-dos come back from the trash')),
       known > 0 && h('p', {}, plural(known, '{0} to-do was here already|{0} to-dos were here already')),
       lost > 0 && h('p', {}, plural(lost, '{0} row can’t be taken|{0} rows can’t be taken')),
       faults.length > 0 && h('ul.import-faults', {}, ...faults.map(each => h('li', {}, faultText(each)))),
       more > 0 && h('p', {}, t`And ${more} more`),
-      todos + lists + report.documents > 0 &&
+      todos + restored + lists + report.documents > 0 &&
         h('button.button.solid.import-send', { type: 'button', ...action((value, node) => bringFile(node)) },
           isBusy ? t`Importing …` : label),
     ].filter(Boolean);
@@ -30629,6 +31017,10 @@ Everything you have here in one file, or the to-dos as a table for a spreadsheet
   de {0} Zeile kann nicht übernommen werden|{0} Zeilen können nicht übernommen werden
   pt {0} linha não pode ser importada|{0} linhas não podem ser importadas
   es {0} fila no se puede importar|{0} filas no se pueden importar
+{0} to-do comes back from the trash|{0} to-dos come back from the trash
+  de {0} Aufgabe kommt aus dem Papierkorb zurück|{0} Aufgaben kommen aus dem Papierkorb zurück
+  pt {0} tarefa volta da lixeira|{0} tarefas voltam da lixeira
+  es {0} tarea vuelve de la papelera|{0} tareas vuelven de la papelera
 {0} to-do was here already|{0} to-dos were here already
   de {0} Aufgabe war schon hier|{0} Aufgaben waren schon hier
   pt {0} tarefa já estava aqui|{0} tarefas já estavam aqui
@@ -30657,6 +31049,10 @@ Import {0} to-do|Import {0} to-dos
   de {0} Aufgabe importieren|{0} Aufgaben importieren
   pt Importar {0} tarefa|Importar {0} tarefas
   es Importar {0} tarea|Importar {0} tareas
+imported
+  de importiert
+  pt importado
+  es importado
 Imported {0} to-do|Imported {0} to-dos
   de {0} Aufgabe importiert|{0} Aufgaben importiert
   pt {0} tarefa importada|{0} tarefas importadas
@@ -33533,7 +33929,10 @@ def print_import(answer: Imported, made: str) -> None:
         for number, thing in ((answer.todos, "to-do"), (answer.lists, "list"))
     )
     print(f"{made}: {todos} and {lists} from {FORMATS[answer.format].title}.")
-    print(f"Already there: {answer.already_there:,}. Skipped: {answer.not_taken:,}.")
+    print(
+        f"Already there: {answer.already_there:,}. Restored from the trash: {answer.restored:,}."
+        f" Members: {answer.members:,}. Skipped: {answer.not_taken:,}."
+    )
 
 
 def print_first(answer: Imported) -> None:
