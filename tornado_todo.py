@@ -11873,9 +11873,10 @@ def save_imported(batch: TodoBatch, item: NewItem, order: float, taken: Collecti
     place = {"id": item.id, "list": item.list, "parent": parent, "comments": len(said)}
     batch.save_todo(None, Todo(**{**fields, **times, **place}))
     texts = "\n".join(fold(each["text"]) for each in said)
-    for index, each in enumerate(item.comments):
+    ids = sorted(derived_id(item.id, str(index)) for index in range(len(item.comments)))  # they are shown by their ids
+    for own_id, each in zip(ids, item.comments, strict=True):
         known = {name: each[name] for name in ("text", "edited_at", "deleted_at") if name in each}
-        comment_id = each["id"] if each["id"] and each["id"] not in taken else derived_id(item.id, str(index))
+        comment_id = each["id"] if each["id"] and each["id"] not in taken else own_id
         comment = Comment(id=comment_id, author=each["author"], created_at=each.get("created_at", batch.at), **known)
         batch.comments.append((item.id, comment, texts))
     return max(order, cast(float, fields["order"]))
