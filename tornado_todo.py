@@ -6039,27 +6039,20 @@ class Tree:
             "tags": some_tags([*labels, *self._list(node, "categories")]),
             "repeat": None if is_done else self._repeat(node),
             "reminders": self._reminders(node, due),
-            "assignee": self._assignee(node),
+            "assignee": self._user(next(iter(self._list(node, "assignees")), None)),
         }
         stamps = {
             "created_at": self._stamp(node, "created", "createddatetime"),
             "completed_at": is_done and self._stamp(node, "completed", "completeddatetime", "done_at"),
         }
         first = above[0].get("id") if isinstance(above, list) and above and isinstance(above[0], dict) else None
-        comments = [each for each in self._list(node, "comments") if isinstance(each, dict)]
         return FileItem(
             row=self.row,
             fields=fields,
             list=title,
             key=str(node.get("id") or f"{parent}/{self.row}/{name}"),
             parent=str(first or node.get("parent") or self.above.get(str(node.get("id"))) or parent or ""),
-            comments=[
-                {
-                    **{"text": plain_text(str(each.get("comment", ""))), "created_at": each.get("created")},
-                    "author": self._user(each.get("author")) or ME,
-                }
-                for each in comments
-            ],
+            comments=[self._comment(each) for each in self._list(node, "comments") if isinstance(each, dict)],
             times={name: at for name, at in stamps.items() if at},
         )
 
@@ -6094,8 +6087,9 @@ class Tree:
         """The name of a user of Vikunja's."""
         return str(user.get("username") or user.get("name") or "") if isinstance(user, dict) else ""
 
-    def _assignee(self, node: Mapping[str, Any]) -> str:
-        return self._user(next(iter(self._list(node, "assignees")), None))
+    def _comment(self, node: Mapping[str, Any]) -> dict[str, Any]:
+        author = self._user(node.get("author")) or ME
+        return {"text": plain_text(str(node.get("comment", ""))), "created_at": node.get("created"), "author": author}
 
     @staticmethod
     def _priority(node: Mapping[str, Any]) -> int:
