@@ -5442,15 +5442,6 @@ def read_date_words(text: str, reader: Reader, zone: datetime.tzinfo, language: 
     return {name: value for name, value in found.items() if name in ("due", "repeat", "start")}
 
 
-def minutes_before(trigger: str) -> int | None:
-    """The minutes before a due date of a duration (RFC 5545, 3.3.6), such as -PT30M; None if it is not one."""
-    found = re.fullmatch(r"(?:TRIGGER:)?([+-]?)P(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:\d+S)?)?", trigger)
-    if not found:
-        return None
-    minutes = sum(int(found[place] or 0) * each for place, each in ((2, 10080), (3, 1440), (4, 60), (5, 1)))
-    return minutes if found[1] == "-" else -minutes
-
-
 def joined_line(text: Any) -> str:
     """Text as a title: without line breaks and other control characters."""
     return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", str(text or "")).strip()
@@ -5494,33 +5485,28 @@ INBOX_ID = "00000000-0000-8000-8000-000000000000"  # of every Inbox in a file, s
 def read_export(file: File) -> Entries:
     """An export of ours. The user of the file is the one who imports it; other users have only their names."""
     export = json_parts(file.data, dict[str, msgspec.Raw])
-    if (
-        json_parts(export.get("format", b"0"), Any) != "tornado_todo"
-        or json_parts(export.get("version", b"0"), Any) != 1
-    ):
+
+    def part(name: str, kind: Any = list[dict[str, Any]], default: bytes = b"[]") -> Any:
+        return json_parts(export.get(name, default), kind)
+
+    if (part("format", Any), part("version", Any)) != ("tornado_todo", 1):
         raise Malformed(NOT_OF_FORMAT)
-    name = json_parts(export.get("user", b'""'), Any)
-    yield Part("settings", {"user": name, **json_parts(export.get("settings", b"{}"), dict[str, Any])})
+    user, comments = part("user", Any), collections.defaultdict[str, list[dict[str, Any]]](list)
+    yield Part("settings", {"user": user, **part("settings", dict[str, Any], b"{}")})
     for kind in ("lists", "filters", "templates", "members"):
-        for each in json_parts(export.get(kind, b"[]"), list[msgspec.Raw]):
-            yield Part(kind, json_parts(each, dict[str, Any]))
-    for each in json_parts(export.get("documents", b"[]"), list[dict[str, msgspec.Raw]]):
-        yield Part("documents", each)
-    for each in json_parts(export.get("history", b"[]"), list[msgspec.Raw]):
-        yield Part("history", {"entry": each})
-    comments: dict[str, list[dict[str, Any]]] = {}
-    for each in json_parts(export.get("comments", b"[]"), list[msgspec.Raw]):
-        comment = json_parts(each, dict[str, Any])
-        comment["author"] = ME if comment.get("author") == name else comment.get("author")
-        comments.setdefault(str(comment.pop("todo", "")), []).append(comment)
-    for row, each in enumerate(json_parts(export.get("todos", b"[]"), list[msgspec.Raw]), 1):
-        todo = json_parts(each, dict[str, Any])
+        yield from (Part(kind, json_parts(each, dict[str, Any])) for each in part(kind, list[msgspec.Raw]))
+    yield from (Part("documents", each) for each in part("documents", list[dict[str, msgspec.Raw]]))
+    yield from (Part("history", {"entry": each}) for each in part("history", list[msgspec.Raw]))
+    for each in part("comments"):
+        author = each.get("author")
+        comments[str(each.get("todo"))].append({**each, "author": ME if author == user else author})
+    for row, raw in enumerate(part("todos", list[msgspec.Raw]), 1):
+        todo = json_parts(raw, dict[str, Any])
+        key, place, parent = (str(todo.get(name) or "") for name in ("id", "list", "parent"))
         fields = {each: todo.get(each) for each in ("title", "order", *TODO_DEFAULTS) if each != "parent"}
-        fields["assignee"] = ME if fields["assignee"] == name else fields["assignee"]
-        own, place = str(todo.get("id") or ""), str(todo.get("list") or "")
-        times = {each: todo[each] for each in ITEM_TIMES if todo.get(each)}
-        its, parent = comments.get(own, []), str(todo.get("parent") or "")
-        yield FileItem(row=row, fields=fields, list=place, key=own, parent=parent, comments=its, times=times)
+        fields["assignee"] = ME if fields["assignee"] == user else fields["assignee"]
+        times, its = {each: todo[each] for each in ITEM_TIMES if todo.get(each)}, comments.get(key, [])
+        yield FileItem(row=row, fields=fields, list=place, key=key, parent=parent, comments=its, times=times)
 
 
 # ---- tables (CSV): ours, those of Todoist, TickTick and Outlook, and any other with names of columns
@@ -5553,10 +5539,12 @@ COLUMNS = {
 WORDS_OF = re.compile(r"\S+").findall
 DULL_COLUMNS = {
     *WORDS_OF("isallday ischecklist isfloating viewmode columnorder kind order revision updatedat deletedat"),
+    *WORDS_OF("type indent datelang deadlinelang iscollapsed durationunit"),
 }
 EMPTY_CELLS = {"", "0", "[]", "no", "none", "false", "normal", "off"}
 OPEN = {*EMPTY_CELLS, *WORDS_OF("n nein nao open offen todo needs-action pendente pendiente"), "not started"}
 DATES = ("due", "start")
+NUMBER_OF_USER = r" ?\(\d+\)$"  # after the name of a user of Todoist's
 DONE = {"true", "yes", "y", "x", "1", "2", "-1", "done", "complete", "completed", "finished", "closed"} | {
     *("ja", "erledigt", "abgeschlossen", "si", "sim", "hecho", "feito", "concluida", "concluido", "completada"),
 }
@@ -5568,9 +5556,13 @@ PRIORITY_WORDS = {
 OWN_SCALE, RANKS = {str(each): each for each in range(4)}, {"1": 3, "2": 2, "3": 1}
 
 
+def letters_of(text: str) -> str:
+    return re.sub(r"[^a-z]", "", fold(text))
+
+
 def find_columns(header: Sequence[str]) -> dict[str, int]:
     """The places of the columns of a table that are known, by field."""
-    names = [re.sub(r"[^a-z]", "", fold(each)) for each in header]
+    names = [*map(letters_of, header)]
     known = {field: [names.index(each) for each in words.split() if each in names] for field, words in COLUMNS.items()}
     places = {field: found[0] for field, found in known.items() if found}
     if "title" in places and places.get("notes") == places["title"]:
@@ -5592,7 +5584,7 @@ def table_rows(file: File) -> tuple[dict[str, int], list[str], Iterator[tuple[in
     """A table's columns, its header, and its rows with their numbers. Lines above the header, as TickTick's, are left
     out. Raises Malformed unless there is a column for titles.
     """
-    for delimiter, enough in ((",", 2), (";", 2), ("\t", 1), (",", 1)):
+    for delimiter, enough in ((",", 2), (";", 2), ("\t", 1), (",", 1), (";", 1)):
         rows = enumerate(csv.reader(file.lines(""), delimiter=delimiter), 1)
         if found := find_header(rows, enough):
             return *found, rows
@@ -5632,9 +5624,8 @@ class TableReader:
             priorities.add(row[self.columns.get("priority", 0)])
         self.month_first = month_comes_first(texts, file.reader.month_first)
         self.is_own = "updated_at" in self.header
-        used = {*self.columns.values()}
-        names = {place: re.sub(r"[^a-z]", "", fold(name)) for place, name in enumerate(self.header)}
-        self.unused = [place for place, name in names.items() if place not in used and name not in DULL_COLUMNS]
+        used = {self.header[place] for place in self.columns.values()}
+        self.unused = [each for each in self.header if each not in used and letters_of(each) not in DULL_COLUMNS]
         is_ticktick = "Folder Name" in self.header or "taskId" in self.header
         own = OWN_SCALE if self.is_own or "0" in priorities else RANKS
         self.scale = {"1": 1, "3": 2, "5": 3} if is_ticktick else own
@@ -5642,17 +5633,21 @@ class TableReader:
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         return rows_of(table_rows(self.file)[2], len(self.header))
 
-    def read(self) -> Entries:
-        """The to-dos in its rows."""
+    def cells(self) -> Iterator[tuple[int, dict[str, str], dict[str, str]]]:
+        """The numbers of its rows, with their cells by field and by the names of its columns."""
         for number, row in self._rows():
             cell = {field: row[place] for field, place in self.columns.items()}
-            for place in self.unused:
-                if fold(row[place]) not in EMPTY_CELLS:
-                    yield Lost(number, self.header[place] or f"{place + 1}")
-            yield from self._read_row(number, cell, dict(zip(self.header, row, strict=False)))
+            yield number, cell, dict(zip(self.header, row, strict=False))
 
-    def _dates(self, number: int, cell: Mapping[str, str], is_day: bool, found: dict[str, Any]) -> Iterator[Fault]:
+    def lost(self, more: Mapping[str, str]) -> set[str]:
+        """The columns of a row that have no place here."""
+        return {name for name in self.unused if fold(more[name]) not in EMPTY_CELLS}
+
+    def _dates(
+        self, number: int, cell: Mapping[str, str], more: Mapping[str, str], found: dict[str, Any]
+    ) -> Iterator[Fault]:
         """Put the dates of a row into `found`."""
+        is_day, language = more.get("Is All Day") == "true", more.get("DATE_LANG", "")
         zone = self.file.zone(cell.get("zone"))
         for field in (*DATES, "completed_at", "created_at"):
             text = cell.get(field, "")
@@ -5664,20 +5659,20 @@ class TableReader:
                 found[field] = text
             except ValueError as error:
                 try:
-                    found |= read_date_words(text, self.file.reader, zone) if field == "due" else {}
+                    found |= read_date_words(text, self.file.reader, zone, language) if field == "due" else {}
                 except ValueError:
                     yield Fault(number, field, str(error), True)
 
-    def _read_row(self, number: int, cell: Mapping[str, str], more: Mapping[str, str]) -> Entries:
+    def read_row(self, number: int, cell: Mapping[str, str], more: Mapping[str, str]) -> Entries:
         """The item in a row, and the subtasks that TickTick has in its text."""
         found = dict[str, Any]()
-        yield from self._dates(number, cell, more.get("Is All Day") == "true", found)
+        yield from self._dates(number, cell, more, found)
         parts = cell.get("repeat", "").split(";")
         repeat = ";".join(part for part in parts if part and part.split("=")[0] != "WKST") or found.get("repeat")
         if reminders := cell.get("reminders", ""):
-            befores = [*map(minutes_before, re.split("[,\n]+ *", reminders))]
+            befores = [read_duration(each.removeprefix("TRIGGER:")) for each in re.split("[,\n]+ *", reminders)]
             own = reminders.startswith("[") and json_parts(reminders.encode(), Any)
-            found["reminders"] = own or [{"before": each} for each in befores if each is not None]
+            found["reminders"] = own or [{"before": -each // 60} for each in befores if each is not None]
             if None in befores and not own:
                 yield Lost(number, "reminders")
         word, place = fold(cell.get("priority", "")), cell.get("list", "")
@@ -5686,15 +5681,17 @@ class TableReader:
         state = fold(cell.get("completed", ""))
         is_done = state in DONE or not state and bool(found.get("completed_at"))
         priority = self.scale.get(word, PRIORITY_WORDS.get(word))
-        for name, is_lost in (("priority", priority is None and word), ("completed", state not in DONE | OPEN)):
-            if is_lost and word not in EMPTY_CELLS | {"4"} or is_lost and name == "completed":
-                yield Lost(number, f"{name}: {cell[name][:40]}")
+        if state not in DONE | OPEN:
+            yield Lost(number, f"completed: {cell['completed'][:40]}")
+        if priority is None and word not in EMPTY_CELLS | {"4"}:
+            yield Lost(number, f"priority: {cell['priority'][:40]}")
         steps = re.findall(r"([▫▪]) *([^▫▪]+)", cell.get("notes", "")) if more.get("Is Check list") == "Y" else []
         order = cell.get("order", "") if self.is_own else ""
         fields = {
             **{name: found.get(name) for name in (*DATES, "reminders")},
             **{"title": cell["title"], "notes": "" if steps else cell.get("notes"), "repeat": repeat},
-            **{"priority": priority or 0, "completed": is_done, "assignee": cell.get("assignee")},
+            **{"priority": priority or 0, "completed": is_done},
+            "assignee": re.sub(NUMBER_OF_USER, "", cell.get("assignee", "")),
             "tags": some_tags(re.split("[,;]", cell.get("tags", ""))),
             "order": float(order) if re.fullmatch(r"-?\d+(\.\d+)?", order) else None,
         }
@@ -5707,55 +5704,13 @@ class TableReader:
 
 def read_csv(file: File) -> Entries:
     """A table whose header names its columns."""
-    yield from TableReader(file).read()
+    table = TableReader(file)
+    for number, cell, more in table.cells():
+        yield from (Lost(number, name) for name in sorted(table.lost(more)))
+        yield from table.read_row(number, cell, more)
 
 
-TODOIST_COLUMNS = {
-    *WORDS_OF("TYPE CONTENT DESCRIPTION PRIORITY INDENT RESPONSIBLE DATE DATE_LANG TIMEZONE DEADLINE DEADLINE_LANG"),
-    *("is_collapsed", "DURATION_UNIT"),
-}
 TODOIST_LIST = re.compile(r"(?:.*/)?([^/]*?)(?: \[\w+\])?\.csv", re.IGNORECASE)
-
-
-def todoist_name(text: str) -> str:
-    """The name of a user of Todoist, which its number follows."""
-    return re.sub(r" ?\(\d+\)$", "", text)
-
-
-def todoist_lost(cell: Mapping[str, str]) -> list[str]:
-    """The columns of a row of Todoist's that have no place here."""
-    dull = TODOIST_COLUMNS | ({"AUTHOR"} if cell.get("TYPE") == "note" else set())
-    lost = [name for name, text in cell.items() if text and name not in dull and text not in ("None", "False")]
-    return [*lost, "DEADLINE"] if cell.get("DATE") and cell.get("DEADLINE") else lost
-
-
-def todoist_comment(cell: Mapping[str, str], file: File) -> dict[str, Any]:
-    """A comment of Todoist's, with the name of its author if the file has it."""
-    comment = {"text": cell.get("CONTENT", ""), "author": todoist_name(cell.get("AUTHOR", "")) or ME}
-    with contextlib.suppress(ValueError):
-        comment["created_at"] = read_stamp(cell.get("DATE", ""), file.zone())
-    return comment
-
-
-def todoist_fields(cell: Mapping[str, str], file: File) -> tuple[dict[str, Any], str]:
-    """The fields of a row of Todoist's, and the fault of its date."""
-    text, zone = cell.get("CONTENT", ""), file.zone(cell.get("TIMEZONE"))
-    date = cell.get("DATE") or cell.get("DEADLINE", "")
-    fields: dict[str, Any] = {
-        "title": re.sub(r"(?<!\S)@\S+", "", text),
-        "notes": cell.get("DESCRIPTION", ""),
-        "priority": RANKS.get(cell.get("PRIORITY", ""), 0),
-        "tags": some_tags(re.findall(r"(?<!\S)@(\S+)", text)),
-        "assignee": todoist_name(cell.get("RESPONSIBLE", "")),
-    }
-    try:
-        if STAMP.fullmatch(date):
-            fields["due"] = read_stamp(date, zone)
-        elif date:
-            fields |= read_date_words(date, file.reader, zone, cell.get("DATE_LANG", ""))
-    except ValueError as error:
-        return fields, str(error)
-    return fields, ""
 
 
 def read_todoist(file: File) -> Entries:
@@ -5764,33 +5719,30 @@ def read_todoist(file: File) -> Entries:
         for name, content in unpacked(file.data, r"(?i)(?!__MACOSX)[^\0]*\.csv"):
             yield from read_todoist(file._replace(data=content, name=name))
         return
-    named = TODOIST_LIST.fullmatch(file.name)
-    parents, items, counts = list[str](), list[FileItem](), collections.Counter[str]()
-    delimiter = ";" if re.match(r'(?s).*?TYPE"?;', file.head()) else ","
-    rows, header = enumerate(csv.reader(file.lines(""), delimiter=delimiter), 1), list[str]()
-    for number, row in rows_of(rows, 0):
-        header = header or (row if row[0] == "TYPE" else [])
-        cell = dict(zip(header, row, strict=False))
-        kind = cell.get("TYPE", "")
+    table, named, counts = TableReader(file), TODOIST_LIST.fullmatch(file.name), collections.Counter[str]()
+    parents, items = list[str](), list[FileItem]()
+    for number, cell, more in table.cells():
+        kind, dates = more.get("TYPE", ""), (more.get("DATE", ""), more.get("DEADLINE", ""))
+        lost = table.lost(more) - {"DATE", "AUTHOR" if kind == "note" else ""} | ({"DEADLINE"} if all(dates) else set())
         if kind == "note" and items:
-            items[-1].comments = [*items[-1].comments, todoist_comment(cell, file)]
-        elif kind not in ("task", "TYPE", "meta", ""):
-            yield Lost(number, kind)
-        if kind in ("task", "note"):
-            yield from (Lost(number, name) for name in todoist_lost(cell))
-        if kind != "task":
-            continue
-        fields, fault = todoist_fields(cell, file)
-        if fault:
-            yield Fault(number, "due", fault, True)
-        indent = int(cell["INDENT"]) if re.fullmatch("[1-9]", cell.get("INDENT", "")) else 1
-        del parents[indent - 1 :]
-        item = FileItem(
-            row=number, fields=fields, list=named[1] if named else "", parent=parents[-1] if parents else ""
-        )
-        item.key = numbered(f"{file.name}/{item.parent}/{fields['title']}", counts)
-        parents.append(item.key)
-        items.append(item)
+            author = re.sub(NUMBER_OF_USER, "", more.get("AUTHOR", "")) or ME
+            comment = {"text": more.get("CONTENT"), "author": author, "created_at": dates[0]}
+            items[-1].comments = [*items[-1].comments, comment]
+        elif kind not in ("task", "meta", ""):
+            lost = {kind}
+        yield from (Lost(number, name) for name in sorted(lost) if kind not in ("meta", ""))
+        cell |= {"due": dates[0] or dates[1], "title": re.sub(r"(?<!\S)@\S+", "", more.get("CONTENT", ""))}
+        cell["tags"] = ",".join(re.findall(r"(?<!\S)@(\S+)", more.get("CONTENT", "")))
+        for entry in table.read_row(number, cell, more) if kind == "task" else ():
+            if not isinstance(entry, FileItem):
+                yield entry
+                continue
+            indent = int(more["INDENT"]) if re.fullmatch("[1-9]", more.get("INDENT", "")) else 1
+            del parents[indent - 1 :]
+            entry.list, entry.parent = named[1] if named else "", parents[-1] if parents else ""
+            entry.key = numbered(f"{file.name}/{entry.parent}/{entry.fields['title']}", counts)
+            parents.append(entry.key)
+            items.append(entry)
     yield from items
 
 
@@ -5958,16 +5910,73 @@ TREE_KEYS = {
         " lastmodifieddatetime bodylastmodifieddatetime wellknownlistname isowner hasattachments created_by changekey"
     ),
 }
-GRAPH_FREQUENCIES = {"daily": "DAILY", "weekly": "WEEKLY", "monthly": "MONTHLY", "yearly": "YEARLY"}
+TODO_KEYS = {"status", "done", "ischecked", "importance", "subject"}  # that a list does not have
+PLACES = {"first": "1", "second": "2", "third": "3", "fourth": "4", "last": "-1"}
+Node = dict[str, Any]
 
 
-def plain_text(html: str) -> str:
+def node_of(value: Any) -> Node:
+    """An object with its keys in small letters; a text is one that has only a title."""
+    return {str(key).lower(): each for key, each in value.items()} if isinstance(value, dict) else {"title": value}
+
+
+def inner(node: Node, key: str) -> Node:
+    """The object at a key of another, or an empty one."""
+    return node_of(node[key]) if isinstance(node.get(key), dict) else {}
+
+
+def nodes(node: Node, *keys: str) -> Iterator[Node]:
+    """The objects in the arrays at some keys."""
+    return (node_of(each) for key in keys if isinstance(node.get(key), list) for each in node[key])
+
+
+def first_of(node: Node, *keys: str) -> str:
+    """The text at the first of some keys that has one."""
+    return str(next((node[key] for key in keys if node.get(key)), ""))
+
+
+def plain_text(text: str) -> str:
     """The text of HTML, a line for each block."""
-    text = re.sub(r"(?i)<br\s*/?>|</(?:p|div|li|h\d)>", "\n", html)
-    text = re.sub(r"<[^<>]*>", "", text)
-    for name, character in (("lt", "<"), ("gt", ">"), ("quot", '"'), ("#39", "'"), ("nbsp", " "), ("amp", "&")):
-        text = text.replace(f"&{name};", character)
+    text = re.sub(r"(?i)<br\s*/?>|</(?:p|div|li|h\d)>", "\n", text)
+    text = tornado.escape.xhtml_unescape(re.sub(r"<[^<>]*>", "", text)).replace("\xa0", " ")
     return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+def tree_repeat(node: Node) -> str | None:
+    """The rule of a to-do of Vikunja's or Microsoft's; None without one, or if it cannot be read."""
+    days = int(node["repeat_after"]) // 86400 if isinstance(node.get("repeat_after"), int) else 0
+    if node.get("repeat_mode") == 1:
+        return "FREQ=MONTHLY"
+    if days > 0:
+        rule = f"FREQ=WEEKLY;INTERVAL={days // 7}" if days % 7 == 0 else f"FREQ=DAILY;INTERVAL={days}"
+        return rule + ";FROM=COMPLETION" * (node.get("repeat_mode") == 2)
+    recurrence = inner(node, "recurrence")
+    pattern, limits = inner(recurrence, "pattern"), inner(recurrence, "range")
+    found = re.fullmatch("(relative|absolute)?(daily|weekly|monthly|yearly)", str(pattern.get("type")).lower())
+    nth = PLACES.get(str(pattern.get("index")).lower(), "") if found and found[1] == "relative" else ""
+    names = ",".join(nth + str(day["title"])[:2].upper() for day in nodes(pattern, "daysofweek"))
+    by = f";BYDAY={names}" if names and found and found[2] != "daily" else ""
+    last = str(limits.get("enddate")) if limits.get("type") == "endDate" else ""
+    until = f";UNTIL={last.replace('-', '')}" if DATE.fullmatch(last) else ""
+    return found and f"FREQ={found[2].upper()};INTERVAL={pattern.get('interval', 1)}{by}{until}"
+
+
+def tree_lost(node: Node) -> Iterator[str]:
+    """The keys of an object, some with their values, that have no place here."""
+    for key, value in node.items():
+        is_set = value and not str(value).startswith("0001-") and "notFlagged" not in str(value)
+        if is_set and key not in TREE_KEYS and not key.startswith("@"):
+            yield key
+    status, related = first_of(node, "status"), inner(node, "related_tasks")
+    if status.lower() not in OPEN | DONE | {"notstarted", "needsaction"}:
+        yield f"status: {status[:40]}"
+    for key in related.keys() - {"subtask", "parenttask"}:
+        if related[key]:
+            yield f"related_tasks: {key[:40]}"
+    if len([*nodes(node, "assignees")]) > 1:
+        yield "assignees"
+    if first_of(node, "recurrence", "repeat_after", "repeat_mode") and not tree_repeat(node):
+        yield "recurrence"
 
 
 class Tree:
@@ -5976,161 +5985,86 @@ class Tree:
     def __init__(self, file: File):
         self.file, self.row = file, 0
         self.above: dict[str, str] = {}  # the ids of parents that name their subtasks
-        self.zone = file.zone()
 
-    def read(self, value: Any, title: str = "", parent: str = "", depth: int = 0) -> Entries:
-        """All to-dos in an array or object: one with a status is a to-do, another one with to-dos is their list."""
-        if isinstance(value, list):
-            for each in value:
-                yield from self.read(each, title, parent, depth + 1)
-        if not isinstance(value, dict) or depth > MAX_DEPTH:
+    def read(self, node: Node, title: str = "", parent: str = "", depth: int = 0) -> Entries:
+        """All to-dos in an object: one with a status is a to-do, another one with to-dos is their list."""
+        if True in (depth > MAX_DEPTH, node.get("deleted"), node.get("hidden")):
             return
-        node = {str(name).lower(): each for name, each in value.items()}
-        name = node.get("title") or node.get("displayname") or node.get("subject") or node.get("name") or ""
-        if node.get("deleted") is True or node.get("hidden") is True:
-            return
-        yield from (Lost(self.row + 1, each) for each in self._lost(node))
-        if node.keys() & {"status", "done", "ischecked", "importance", "subject"}:
-            item = self._item(node, joined_line(name), title, parent)
+        name = joined_line(first_of(node, "title", "displayname", "subject", "name"))
+        yield from (Lost(self.row + 1, each) for each in tree_lost(node))
+        if node.keys() & TODO_KEYS:
+            self.row += 1
+            key, related = first_of(node, "id") or f"{parent}/{self.row}/{name}", inner(node, "related_tasks")
+            self.above |= {first_of(each, "id"): key for each in nodes(related, "subtask")}
+            above = [first_of(each, "id") for each in nodes(related, "parenttask")]
+            above += [first_of(node, "parent"), self.above.get(key, ""), parent]
+            item = FileItem(row=self.row, fields=self._fields(node, name), list=title, key=key)
+            item.parent = next(filter(None, above), "")
+            item.comments, item.times = [*map(self._comment, nodes(node, "comments"))], self._times(node)
             yield item
-            title, parent = item.list, item.key
-        elif name:
-            title = joined_line(name)
-        for kind in CHILDREN:
-            yield from self.read(node.get(kind), title, parent, depth + 1)
+            parent = key
+        else:
+            title = name or title
+        for each in nodes(node, *CHILDREN):
+            yield from self.read(each, title, parent, depth + 1)
 
-    def _lost(self, node: Mapping[str, Any]) -> Iterator[str]:
-        """The keys of an object, with their values where those are words, that have no place here."""
-        for name, value in node.items():
-            is_set = value and not str(value).startswith("0001-") and "notFlagged" not in str(value)
-            if is_set and name not in TREE_KEYS and not name.startswith("@"):
-                yield name
-        status = str(node.get("status") or "")
-        if status.lower() not in OPEN | DONE | {"notstarted", "needsaction"}:
-            yield f"status: {status[:40]}"
-        related = node.get("related_tasks")
-        for name, others in related.items() if isinstance(related, dict) else ():
-            if others and name not in ("subtask", "parenttask"):
-                yield f"related_tasks: {name[:40]}"
-        if len(self._list(node, "assignees")) > 1:
-            yield "assignees"
-        repeats = node.get("recurrence") or node.get("repeat_after") or node.get("repeat_mode")
-        if repeats and not self._repeat(node):
-            yield "recurrence"
-
-    def _item(self, node: dict[str, Any], name: str, title: str, parent: str) -> FileItem:
-        self.row += 1
-        is_done = node.get("done") is True or node.get("ischecked") is True
-        is_done = is_done or str(node.get("status")).lower() == "completed"
-        related = node.get("related_tasks")
-        above = related.get("parenttask") if isinstance(related, dict) else None
-        for each in self._list(related, "subtask") if isinstance(related, dict) else ():
-            if isinstance(each, dict):
-                self.above[str(each.get("id"))] = str(node.get("id"))
+    def _fields(self, node: Node, name: str) -> dict[str, Any]:
         due, start = (self._day(node, field) for field in ("due", "start"))
-        body = node.get("body")
-        notes = body.get("content", body.get("Content")) if isinstance(body, dict) else None
-        notes = str(notes or node.get("notes") or node.get("description") or "")
-        labels = [each.get("title") if isinstance(each, dict) else each for each in self._list(node, "labels")]
-        fields = {
-            **{"title": name, "completed": is_done, "due": due, "start": start},
+        notes = first_of(inner(node, "body"), "content") or first_of(node, "notes", "description")
+        value = node.get("importance", node.get("priority"))
+        words = {"high": 3, "2": 3, "low": 1}
+        return {
+            **{"title": name, "completed": self._is_done(node), "due": due, "start": start},
             "notes": plain_text(notes) if "<" in notes else notes,
-            "priority": self._priority(node),
-            "tags": some_tags([*labels, *self._list(node, "categories")]),
-            "repeat": None if is_done else self._repeat(node),
-            "reminders": self._reminders(node, due),
-            "assignee": self._user(next(iter(self._list(node, "assignees")), None)),
+            "priority": min(max(value, 0), 3) if isinstance(value, int) else words.get(str(value).lower(), 0),
+            "tags": some_tags(each.get("title") for each in nodes(node, "labels", "categories")),
+            "repeat": None if self._is_done(node) else tree_repeat(node),
+            "reminders": [*self._reminders(node, due)],
+            "assignee": next((first_of(each, "username", "name") for each in nodes(node, "assignees")), ""),
         }
-        stamps = {
-            "created_at": self._stamp(node, "created", "createddatetime"),
-            "completed_at": is_done and self._stamp(node, "completed", "completeddatetime", "done_at"),
-        }
-        first = above[0].get("id") if isinstance(above, list) and above and isinstance(above[0], dict) else None
-        return FileItem(
-            row=self.row,
-            fields=fields,
-            list=title,
-            key=str(node.get("id") or f"{parent}/{self.row}/{name}"),
-            parent=str(first or node.get("parent") or self.above.get(str(node.get("id"))) or parent or ""),
-            comments=[self._comment(each) for each in self._list(node, "comments") if isinstance(each, dict)],
-            times={name: at for name, at in stamps.items() if at},
-        )
 
     @staticmethod
-    def _list(node: Mapping[str, Any], name: str) -> list[Any]:
-        value = node.get(name)
-        return value if isinstance(value, list) else []
+    def _is_done(node: Node) -> bool:
+        return True in (node.get("done"), node.get("ischecked"), str(node.get("status")).lower() == "completed")
 
-    def _stamp(self, node: Mapping[str, Any], *names: str) -> str | None:
-        """A date or time of one of these names, in the reader's zone if it is a time of Microsoft's."""
-        for value in (node.get(name) for name in names):
-            parts = {str(each).lower(): text for each, text in value.items()} if isinstance(value, dict) else {}
-            text = parts.get("datetime", value)
-            if isinstance(text, str) and text and not text.startswith("0001"):
+    def _times(self, node: Node) -> dict[str, str]:
+        made = self._stamp(node, "created", "createddatetime")
+        done = self._is_done(node) and self._stamp(node, "completed", "completeddatetime", "done_at")
+        return {name: at for name, at in (("created_at", made), ("completed_at", done)) if at}
+
+    @staticmethod
+    def _comment(node: Node) -> dict[str, Any]:
+        author = first_of(inner(node, "author"), "username", "name") or ME
+        return {"text": plain_text(first_of(node, "comment")), "created_at": node.get("created"), "author": author}
+
+    def _stamp(self, node: Node, *keys: str) -> str | None:
+        """A date or time at one of these keys, in the reader's zone if it is a time of Microsoft's."""
+        for value in (node_of(node[key]) for key in keys if node.get(key)):
+            text = first_of(value, "datetime", "title")
+            if text and not text.startswith("0001"):
                 with contextlib.suppress(ValueError):
-                    return read_stamp(text, self.file.zone(parts.get("timezone")))
+                    return read_stamp(text, self.file.zone(value.get("timezone")))
         return None
 
-    def _day(self, node: Mapping[str, Any], field: str) -> str | None:
+    def _day(self, node: Node, field: str) -> str | None:
         """A due date or start: a day, unless it is a time of Vikunja's other than midnight."""
         stamp = self._stamp(node, field, f"{field}datetime", f"{field}_date", f"{field}date")
         if not stamp or len(stamp) == 10:
             return stamp
         if field in node:  # Google Tasks keep a day, as midnight UTC
             return stamp[:10]
-        local = parse_date_time(stamp).astimezone(self.zone)
+        local = parse_date_time(stamp).astimezone(self.file.zone())
         is_time = f"{field}_date" in node and (local.hour, local.minute) not in ((0, 0), (23, 59))
         return stamp if is_time else local.date().isoformat()
 
-    @staticmethod
-    def _user(user: Any) -> str:
-        """The name of a user of Vikunja's."""
-        return str(user.get("username") or user.get("name") or "") if isinstance(user, dict) else ""
-
-    def _comment(self, node: Mapping[str, Any]) -> dict[str, Any]:
-        author = self._user(node.get("author")) or ME
-        return {"text": plain_text(str(node.get("comment", ""))), "created_at": node.get("created"), "author": author}
-
-    @staticmethod
-    def _priority(node: Mapping[str, Any]) -> int:
-        value = node.get("importance", node.get("priority"))
-        if isinstance(value, int):
-            return min(max(value, 0), 3)
-        return {"high": 3, "2": 3, "low": 1}.get(str(value).lower(), 0)
-
-    def _reminders(self, node: Mapping[str, Any], due: str | None) -> list[dict[str, Any]]:
-        is_on = node.get("isreminderon") is not False
-        found: list[dict[str, Any]] = [{"at": is_on and self._stamp(node, "reminderdatetime")}]
-        for each in [*self._list(node, "reminders"), *self._list(node, "reminder_dates")]:
-            reminder = each if isinstance(each, dict) else {"reminder": each}
-            seconds = reminder.get("relative_period")
+    def _reminders(self, node: Node, due: str | None) -> Iterator[dict[str, Any]]:
+        if node.get("isreminderon") is not False and (at := self._stamp(node, "reminderdatetime")):
+            yield {"at": at}
+        for each in nodes(node, "reminders", "reminder_dates"):
+            seconds = each.get("relative_period")
             minutes = -seconds // 60 if isinstance(seconds, int) and due else 0
-            found.append({"before": minutes} if minutes else {"at": self._stamp(reminder, "reminder")})
-        return [each for each in found if each.get("at") or "before" in each]
-
-    def _repeat(self, node: Mapping[str, Any]) -> str | None:
-        seconds = node.get("repeat_after")
-        if node.get("repeat_mode") == 1:
-            return "FREQ=MONTHLY"
-        if isinstance(seconds, int) and seconds >= 86400:
-            days = seconds // 86400
-            rule = f"FREQ=WEEKLY;INTERVAL={days // 7}" if days % 7 == 0 else f"FREQ=DAILY;INTERVAL={days}"
-            return rule + ";FROM=COMPLETION" * (node.get("repeat_mode") == 2)
-        recurrence = node.get("recurrence")
-        pattern = recurrence.get("pattern", recurrence.get("Pattern")) if isinstance(recurrence, dict) else None
-        if not isinstance(pattern, dict):
-            return None
-        part = {str(name).lower(): value for name, value in pattern.items()}
-        kind = str(part.get("type", "")).lower()
-        frequency = next((rule for name, rule in GRAPH_FREQUENCIES.items() if kind.endswith(name)), None)
-        names = [str(day)[:2].upper() for day in self._list(part, "daysofweek")]
-        place = {"first": "1", "second": "2", "third": "3", "fourth": "4", "last": "-1"}
-        nth = place.get(str(part.get("index")).lower(), "") if kind.startswith("relative") else ""
-        by = f";BYDAY={','.join(nth + day for day in names)}" if names and kind != "daily" else ""
-        limits = recurrence.get("range", recurrence.get("Range")) if isinstance(recurrence, dict) else None
-        last = str(limits.get("endDate", "")) if isinstance(limits, dict) and limits.get("type") == "endDate" else ""
-        until = f";UNTIL={last.replace('-', '')}" if DATE.fullmatch(last) else ""
-        return frequency and f"FREQ={frequency};INTERVAL={part.get('interval', 1)}{by}{until}"
+            if minutes or (at := self._stamp(each, "reminder", "title")):
+                yield {"before": minutes} if minutes else {"at": at}
 
 
 def read_tree(file: File) -> Entries:
@@ -6142,7 +6076,10 @@ def read_tree(file: File) -> Entries:
         file = file._replace(data=found[0])
     if len(file.data) > MAX_TREE:
         raise TooLarge("This file is too large for its format: export it in parts.")
-    yield from Tree(file).read(json_parts(file.data, Any))
+    found = json_parts(file.data, Any)
+    tree = Tree(file)
+    for each in found if isinstance(found, list) else [found]:
+        yield from tree.read(node_of(each))
 
 
 def read_ical(file: File) -> Entries:
