@@ -8704,8 +8704,9 @@ class TodoQueries:
         return {fold(title): list_id for title, list_id in rows}
 
     async def inbox(self) -> str:
-        """The id of the list that to-dos go to when none is named."""
-        return (await self.fetch("SELECT id FROM lists WHERE owner_id = $1 AND inbox = 1"))[0][0]
+        """The id of the list that to-dos go to when none is named; empty for the holder of a link."""
+        rows = await self.fetch("SELECT id FROM lists WHERE owner_id = $1 AND inbox = 1")
+        return rows[0][0] if rows else ""
 
     async def end_of_list(self, list_id: str | None) -> EndOfList | None:
         """The end of a list, or of the caller's default one if none is named; None if the caller may not see it.
@@ -17666,9 +17667,9 @@ class ExportHandler(APIHandler):
         settings.pop("confirmed_email")  # which another server has to confirm itself
         if settings["default_list"] == inbox:
             settings["default_list"] = INBOX_ID
+        self.inbox = (inbox or INBOX_ID).encode()
         head = {"format": "tornado_todo", "version": 1, "user": self.user.name, "settings": settings}
         file.write(msgspec.json.encode(head)[:-1])
-        self.inbox = inbox.encode()
         documents = self.services.documents
         await self.services.database.snapshot(functools.partial(self._write_moment, file))
         if not isinstance(documents, SQLDocumentStore):  # a snapshot must not wait for another engine
