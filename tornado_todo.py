@@ -17602,12 +17602,14 @@ def history_entry(change: Change) -> dict[str, Any]:
     return {**entry, "before": sides[0] or None, "after": sides[1] or None}
 
 
+EXPORTED_KINDS: list[type[Any]] = [Todo, TodoList, *KINDS_KEPT]
+EXPORTED = {kind: [name for name in declared_fields(kind) if name != "revision"] for kind in EXPORTED_KINDS}
+
+
 def exported(thing: Any) -> bytes:
     """The JSON of a thing in an export: of a struct its stored fields, without its revision."""
-    if isinstance(thing, Todo | TodoList | Kept):
-        names = declared_fields(type(thing)).keys() - {"revision"}
-        thing = {name: getattr(thing, name) for name in thing.__struct_fields__ if name in names}
-    return msgspec.json.encode(thing)
+    names = EXPORTED.get(type(thing))
+    return msgspec.json.encode({name: getattr(thing, name) for name in names} if names else thing)
 
 
 WRITTEN = [name for name, each in FORMATS.items() if each.write or name == "json"]
