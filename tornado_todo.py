@@ -3866,10 +3866,6 @@ can have with FREQ=YEARLY only BYMONTH and BYMONTHDAY together
   de kann mit FREQ=YEARLY nur BYMONTH und BYMONTHDAY zusammen haben
   pt só pode ter com FREQ=YEARLY BYMONTH e BYMONTHDAY juntos
   es solo puede tener con FREQ=YEARLY BYMONTH y BYMONTHDAY juntos
-can only be exported
-  de kann nur exportiert werden
-  pt só pode ser exportado
-  es solo se puede exportar
 cannot be read: {}
   de kann nicht gelesen werden: {}
   pt não pode ser lido: {}
@@ -6099,42 +6095,40 @@ def read_ical(file: File) -> Entries:
 
 
 class Format(NamedTuple):
-    """A format of files: its name for people, media type, ending of names, reader, writer, and how it is recognised."""
+    """A format of files: its name for people, ending of names, reader, a pattern that its beginning matches, writer."""
 
     title: str
-    media_type: str
     suffix: str
-    read: Callable[[File], Entries] | None = None
+    read: Callable[[File], Entries]
+    sign: str
     write: Callable[..., Iterator[str]] | None = None  # of the titles of lists, and to-dos
-    sign: str = ""  # a pattern that its beginning matches
+
+    @property
+    def media_type(self) -> str:
+        """The media type of its files."""
+        types = {"json": "application/json", "zip": "application/zip", "ics": "text/calendar", "md": "text/markdown"}
+        return types.get(self.suffix) or {"csv": "text/csv", "txt": "text/plain"}[self.suffix]
 
 
+OWN_SIGN, VIKUNJA_SIGN = (
+    r'\s*\{.{0,100}"format"\s*:\s*"tornado_todo"',
+    r'\s*\[(?s:.*)"(related_tasks|hex_color|namespace_id)"',
+)
 TODOTXT_SIGN = r"x |\([A-Z]\) |\d{4}-\d\d-\d\d |(?:.*\s)?(?:[+@]\w|(?:due|t|rec):\S)"
-
+GRAPH_SIGN = r"\s*[\[{](?s:.*)\"(?i:displayname|subject|importance)\""
+LIST_SIGN = r"(?s:.*?)(?m:^ *[-*+] +\[[ xX]\] )|#{1,6} "
 # The order is that in which a file is compared with their signs.
 FORMATS = {
-    "json": Format(
-        "tornado_todo", "application/json", "json", read_export, sign=r'\s*\{.{0,100}"format"\s*:\s*"tornado_todo"'
-    ),
-    "google": Format("Google Tasks", "application/json", "json", read_tree, sign=r'\s*\{(?s:.*)"tasks#task'),
-    "vikunja": Format(
-        "Vikunja", "application/zip", "zip", read_tree, sign=r'\s*\[(?s:.*)"(related_tasks|hex_color|namespace_id)"'
-    ),
-    "microsoft": Format(
-        "Microsoft To Do",
-        "application/json",
-        "json",
-        read_tree,
-        sign=r"\s*[\[{](?s:.*)\"(?i:displayname|subject|importance)\"",
-    ),
-    "ical": Format("iCalendar", "text/calendar", "ics", read_ical, write_ical, r"(?i:BEGIN:VCALENDAR)"),
-    "todoist": Format("Todoist", "text/csv", "csv", read_todoist, sign=r'(?s:.{0,300}?)(?m:^"?TYPE"?[,;])'),
-    "ticktick": Format("TickTick", "text/csv", "csv", read_csv, sign=r'(?s:.*)"?Folder Name"?,"?List Name'),
-    "markdown": Format(
-        "Markdown", "text/markdown", "md", read_markdown, write_markdown, r"(?s:.*?)(?m:^ *[-*+] +\[[ xX]\] )|#{1,6} "
-    ),
-    "csv": Format("CSV", "text/csv", "csv", read_csv, write_csv, r"[^\n]*[,;\t]"),
-    "todotxt": Format("todo.txt", "text/plain", "txt", read_todotxt, write_todotxt, TODOTXT_SIGN),
+    "json": Format("tornado_todo", "json", read_export, OWN_SIGN),
+    "google": Format("Google Tasks", "json", read_tree, r'\s*\{(?s:.*)"tasks#task'),
+    "vikunja": Format("Vikunja", "zip", read_tree, VIKUNJA_SIGN),
+    "microsoft": Format("Microsoft To Do", "json", read_tree, GRAPH_SIGN),
+    "ical": Format("iCalendar", "ics", read_ical, r"(?i:BEGIN:VCALENDAR)", write_ical),
+    "todoist": Format("Todoist", "csv", read_todoist, r'(?s:.{0,300}?)(?m:^"?TYPE"?[,;])'),
+    "ticktick": Format("TickTick", "csv", read_csv, r'(?s:.*)"?Folder Name"?,"?List Name'),
+    "markdown": Format("Markdown", "md", read_markdown, LIST_SIGN, write_markdown),
+    "csv": Format("CSV", "csv", read_csv, r"[^\n]*[,;\t]", write_csv),
+    "todotxt": Format("todo.txt", "txt", read_todotxt, TODOTXT_SIGN, write_todotxt),
 }
 
 
@@ -6150,11 +6144,10 @@ def recognised(file: File) -> str:
     if head.startswith("PK"):
         names = " ".join(name for name, _ in unpacked(file.data, r"(?:.*/)?(?:data|Tasks)\.json"))
         return "vikunja" if "data.json" in names else "google" if names else "todoist"
-    is_list = re.match(FORMATS["markdown"].sign, head)
-    if file.name.lower().endswith(".txt") and not is_list:
+    if file.name.lower().endswith(".txt") and not re.match(LIST_SIGN, head):
         return "todotxt"
     for name, each in FORMATS.items():
-        if each.sign and re.match(each.sign, head):
+        if re.match(each.sign, head):
             return name
     if file.name.lower().endswith((".csv", ".tsv")):
         return "csv"
@@ -11439,10 +11432,7 @@ class ImportPlan:
         self.lost: dict[str, int] = {}  # columns or keys that have no place here, each with the first row that has it
         self.answer = Imported(format=name, dry_run=False)
         self.settings: dict[str, Any] = {}  # of the user of an export of ours, and that user's name
-        read = FORMATS[name].read
-        if not read:
-            raise invalid("format", "can only be exported")
-        for entry in read(file):
+        for entry in FORMATS[name].read(file):
             if isinstance(entry, Part) and entry.kind == "settings":
                 self.settings = entry.value
             elif isinstance(entry, Part):
@@ -17625,7 +17615,7 @@ class ExportHandler(APIHandler):
 
     async def get(self, *, format: ExportFormat = "json") -> Response[Export | ExportedFile]:
         """Download everything, with the trash, as one JSON file, or the to-dos outside the trash as a table or text."""
-        _, media_type, suffix, *_ = FORMATS[format]
+        media_type, suffix = FORMATS[format].media_type, FORMATS[format].suffix
         self.headers["Content-Disposition"] = f'attachment; filename="todos.{suffix}"'
         media_type += "; charset=utf-8" if media_type.startswith("text/") else ""
         # The file is complete before it is sent, so that a slow reader keeps no transaction open.
@@ -17745,7 +17735,7 @@ ImportFormat = Annotated[
     str,
     Parameter(
         "the format of the file; without one it is recognised",
-        {"enum": [name for name, each in FORMATS.items() if each.read]},
+        {"enum": [*FORMATS]},
         "todoist",
     ),
 ]
@@ -33892,8 +33882,8 @@ def import_command(
     The server may run meanwhile. To import a file twice makes no doubles, and one undo on the page removes all.
     """
     check_no_server(environ, "import")
-    if format and not (format in FORMATS and FORMATS[format].read):
-        raise Misconfigured(f"--format: use one of {', '.join(name for name, each in FORMATS.items() if each.read)}")
+    if format and format not in FORMATS:
+        raise Misconfigured(f"--format: use one of {', '.join(FORMATS)}")
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as opened:
             data = opened.read()
