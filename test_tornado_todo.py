@@ -20134,8 +20134,9 @@ LOST = {
     ),
     "Google Tasks": (
         json.dumps({"kind": "tasks#taskLists", "items": [{"title": "M", "items": [
-            {"id": "a", "title": "a", "status": "needsAction", "links": [{"link": "https://example.com"}]}]}]}),
-        ["links"], ["M/a"],
+            {"id": "a", "title": "a", "status": "needsAction", "links": [{"link": "https://example.com"}]},
+            {"id": "b", "title": "b", "status": "completed", "hidden": True}]}]}),
+        ["hidden", "links"], ["M/a"],
     ),
     "todo.txt": ("(A) a due:2026-12-01 rec:often\n", ["rec:often"], ["Inbox/a due=2026-12-01 priority=3"]),
     "Markdown": ("Some words\n\n- [ ] a\n", ["…"], ["Inbox/a"]),

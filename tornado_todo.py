@@ -5984,7 +5984,9 @@ class Tree:
 
     def read(self, node: Node, title: str = "", parent: str = "", depth: int = 0) -> Entries:
         """All to-dos in an object: one with a status is a to-do, another one with to-dos is their list."""
-        if True in (depth > MAX_DEPTH, node.get("deleted"), node.get("hidden")):
+        gone = [key for key in ("deleted", "hidden") if node.get(key) is True]
+        if gone or depth > MAX_DEPTH:
+            yield from (Lost(self.row + 1, key) for key in gone)
             return
         name = joined_line(first_of(node, "title", "displayname", "subject", "name"))
         yield from (Lost(self.row + 1, each) for each in tree_lost(node))
