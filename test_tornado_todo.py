@@ -8628,8 +8628,8 @@ class SourceTexts:
         if function == "invalid" or function.removesuffix(".of") in self._errors and function.endswith(".of"):
             self._add(call, arguments[1])
             self._add(call, *arguments[2:], form="{} must not be empty.")
-        elif is_error or is_base or function == "field_error":
-            self._add(call, arguments[function == "field_error"])
+        elif is_error or is_base or function in ("field_error", "Fault"):
+            self._add(call, arguments[{"field_error": 1, "Fault": 2}.get(function, 0)])
 
     def _class_of(self, call: ast.Call) -> str:
         around = (each for each in self.tree.body if each.lineno <= call.lineno <= each.end_lineno)
