@@ -13854,7 +13854,8 @@ class Services:
         plan, targets, items = await self.todos.plan_import(user, name, file, list_id)
         answer, documents = plan.answer, await asyncio.to_thread(checked_documents, plan)
         answer.dry_run = dry_run
-        answer.first = [msgspec.json.decode(item, type=NewItem).fields for item in items[:MAX_FIRST]]
+        made = (each["fields"] for each in map(msgspec.json.decode, items) if each.get("fields"))
+        answer.first = [*itertools.islice(made, MAX_FIRST)]
         if not dry_run:
             answer.batch = await self.todos.carry_out_import(user, targets, items)
             await self._take_settings(user, targets)
