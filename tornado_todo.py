@@ -24248,7 +24248,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const isOther = item => isLocked(item) || item.completed !== isDone;
     const renew = item => (isOther(item) ? item : fields && { ...item, ...fields });
     const own = state.items.filter(item => !isOther(item));
-    const only = onlyShown(own, changeableCounts()[show]);
+    // Without the server, counts can differ from the to-dos that are all there.
+    const isAll = state.next === null && shownState() === 'all';
+    const only = onlyShown(own, isAll ? own.length : changeableCounts()[show]);
     const where = selection(show, only);
     command({
       seen: !fields && only.id ? seenParts(own) : undefined,
