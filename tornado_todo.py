@@ -15401,7 +15401,7 @@ class OpenAPI:
     def _body(self, fields: Fields | Bytes) -> dict[str, Any]:
         if isinstance(fields, Bytes):
             media_type = "application/json" if fields.is_json else fields.media_type
-            return {"content": {media_type: {"schema": {}}}, "required": fields.is_json}
+            return {"content": {media_type: {"schema": {}}}, "required": media_type != "*/*"}
         schema = self._schema(fields.struct)
         schema |= {"required": list(fields.required)} if fields.required else {}
         if fields.many:
