@@ -20310,11 +20310,28 @@ def test_reminders_are_minutes_or_times_on_the_command_line(tmp_path):
     ]
 
 
-def test_import_and_export_leave_local_databases_alone_while_the_commands_use_a_server(tmp_path):
-    (tmp_path / "a.csv").write_text("title\nA\n", encoding="utf-8")
-    for words in (("import", "a.csv"), ("export", "b.json")):
-        assert_refused(command(tmp_path, *words, TODO_SERVER="http://localhost:1"), "works on a database")
-    assert [each.name for each in tmp_path.iterdir()] == ["a.csv"]
+def test_import_and_export_use_the_server_that_the_other_commands_use(tmp_path, signed_up):
+    server, folders, ann = signed_up
+    (tmp_path / "a.csv").write_text("title,place\nmilk,shop\n", encoding="utf-8")
+    done = command(tmp_path, "login", server.client.url, "--user", "ann", typed="the password of ann\n", **folders)
+    assert done.returncode == 0, done.stderr
+    looked = command(tmp_path, "import", "a.csv", "--dry-run", **folders)
+    assert "Would be made: 1 to-do" in looked.stdout and "  milk" in looked.stdout
+    assert "place has no place" in looked.stderr
+    for made in ("Made: 1 to-do", "Already there: 1"):
+        assert made in command(tmp_path, "import", "a.csv", **folders).stdout
+    assert [each["title"] for each in server.client.get("/api/todos", **ann).json()] == ["milk"]
+    for words, query in ((["b.json"], ""), (["b.csv", "--format", "csv"], "?format=csv")):
+        assert server.client.url in command(tmp_path, "export", *words, **folders).stdout
+        assert (tmp_path / words[0]).read_bytes() == server.client.get(f"/api/export{query}", **ann).body
+    assert_refused(command(tmp_path, "export", "b.json", **folders), "File exists")
+    assert [each.name for each in tmp_path.rglob("*.db")] == ["todos.db"]  # that of the server
+    assert command(tmp_path, "logout", **folders).returncode == 0
+    for words in (("import", "a.csv"), ("export", "c.json")):
+        refused = command(tmp_path, *words, "--server", server.client.url, **folders)
+        assert refused.returncode == 1 and "tornado-todo login" in refused.stderr and not (tmp_path / "c.json").exists()
+        away = command(tmp_path, *words, "--server", "http://localhost:1", **folders)
+        assert away.returncode == 1 and "cannot be reached" in away.stderr
 
 
 @pytest.mark.parametrize(

@@ -33106,6 +33106,7 @@ def report_errors(run: Callable[[], int | None]) -> int:
 Environ = Mapping[str, str]
 OfDatabase = Annotated[Environ, {"DATABASE_URL"}]  # the settings that a command has options for
 OfStores = Annotated[Environ, {"DATABASE_URL", "MONGODB_URI"}]
+OfStoresOrServer = Annotated[Environ, {"DATABASE_URL", "MONGODB_URI", "TODO_SERVER"}]
 NameArgument = Annotated[str, "the user's name"]
 FileArgument = Annotated[str, "the backup"]
 
@@ -33662,18 +33663,27 @@ class RemoteTodos(Todos):
 
     def __init__(self, url: str, token: str = ""):
         self.url, self.user = url, LOCAL_USER
+        self.patience = 20  # seconds for a request
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._headers["Content-Type"] = "application/json"  # otherwise Tornado would add that of a form
 
     async def _call_page(self, method: str, path: str, body: Any, arguments: Mapping[str, Any]) -> tuple[Any, str]:
+        operation, response = await self.fetch(method, path, body, arguments)
+        return read_result(operation, response.body, response.headers)
+
+    async def fetch(
+        self, method: str, path: str, body: Any, arguments: Mapping[str, Any]
+    ) -> tuple[Operation, tornado.httpclient.HTTPResponse]:
+        """Carry out an operation of the API. Returns it and the response, or raises TodoError."""
         request = Request(method.upper(), path, "HTTP/1.0", {}, NO_ADDRESS, "http")
         handler = next(route.handler for route in ROUTES if re.fullmatch(route.pattern, path))
         operation = handler.operations()[request.method]
         fill_request(request, operation, body, arguments)
         content = await request.read_body(2**60) or (None if request.method in ("GET", "DELETE") else b"")
         address = f"{self.url}{path}" + (f"?{request.query}" if request.query else "")
-        fetch = tornado.httpclient.AsyncHTTPClient(force_instance=True).fetch
+        fetch = tornado.httpclient.AsyncHTTPClient(force_instance=True, max_body_size=2**30).fetch
         options: dict[str, Any] = {"follow_redirects": False, "allow_nonstandard_methods": True, "body": content}
+        options["request_timeout"] = self.patience
         try:  # another server would get the token after a redirect
             response = await fetch(
                 address, raise_error=False, method=request.method, headers=self._headers | request.headers, **options
@@ -33684,7 +33694,7 @@ class RemoteTodos(Todos):
             self._headers["Cookie"] = cookie.partition(";")[0]
         try:
             if response.code < 300:
-                return read_result(operation, response.body, response.headers)
+                return operation, response
             problem = msgspec.json.decode(response.body, type=Problem)
         except msgspec.MsgspecError:
             answer = f"{response.code} {response.reason}"
@@ -33697,6 +33707,18 @@ class RemoteTodos(Todos):
         raise fault
 
 
+def chosen_server(environ: Environ, user: str) -> RemoteTodos | None:
+    """The server that the settings or the last login choose, or None for a database. Raises Misconfigured."""
+    login = read_own("config", "login.json")
+    server = environ.get("TODO_SERVER") or ("" if environ.get("DATABASE_URL") else login.get("server", ""))
+    if not server:
+        return None
+    config = Config.from_env({"TODO_SERVER": server, "TODO_TOKEN": environ.get("TODO_TOKEN", "")})
+    if user != LOCAL_USER:
+        raise Misconfigured("--user is for a database: at a server, the token decides whose to-dos these are")
+    return RemoteTodos(config.todo_server, config.todo_token or login.get("tokens", {}).get(config.todo_server, ""))
+
+
 def chosen_todos(
     environ: Environ, user: str, makes_file: bool
 ) -> tuple[Todos, contextlib.AbstractAsyncContextManager[object], str]:
@@ -33704,14 +33726,8 @@ def chosen_todos(
 
     Raises Misconfigured, also for a SQLite file that does not exist yet.
     """
-    login = read_own("config", "login.json")
-    server = environ.get("TODO_SERVER") or ("" if environ.get("DATABASE_URL") else login.get("server", ""))
-    if server:
-        config = Config.from_env({"TODO_SERVER": server, "TODO_TOKEN": environ.get("TODO_TOKEN", "")})
-        if user != LOCAL_USER:
-            raise Misconfigured("--user is for a database: at a server, the token decides whose to-dos these are")
-        token = config.todo_token or login.get("tokens", {}).get(config.todo_server, "")
-        return RemoteTodos(config.todo_server, token), contextlib.nullcontext(), config.todo_server
+    if server := chosen_server(environ, user):
+        return server, contextlib.nullcontext(), server.url
     app = make_app(environ)
     database = app.state.services.database
     path = database.path if isinstance(database, SQLiteDatabase) else None
@@ -33837,14 +33853,7 @@ async def user_named(services: Services, name: str) -> User:
     return await (services.todos.store.user if name == LOCAL_USER else services.accounts.user)(name)
 
 
-def check_no_server(environ: Environ, command: str) -> None:
-    """Raise Misconfigured if the other commands use a server, so that this one does not write somewhere else."""
-    server = environ.get("TODO_SERVER") or read_own("config", "login.json").get("server", "")
-    if server and not environ.get("DATABASE_URL"):
-        raise Misconfigured(
-            f"{command} works on a database, but the commands use {server} now: {command} on the page there,"
-            " name a database by --database, or log out"
-        )
+LONG_PATIENCE = 600  # seconds for a whole file from or to a server
 
 
 def print_import(answer: Imported, made: str) -> None:
@@ -33874,19 +33883,31 @@ def print_first(answer: Imported) -> None:
         print(f"  and {answer.todos - len(answer.first):,} more")
 
 
+async def import_into(services: Services, user: str, data: bytes, name: str, format: str, dry_run: bool) -> Imported:
+    """Import a file into the stores, and show the progress on a terminal."""
+    owner = await user_named(services, user)
+    source = file_of(owner, data, name, (owner.settings.language or "en", True))
+    task = asyncio.ensure_future(services.import_file(owner, format, source, None, dry_run))
+    while not task.done():
+        await asyncio.wait([task], timeout=0.5)
+        done, total = await services.todos.acts.progress(owner)
+        if total and sys.stderr.isatty():
+            print_progress("to-dos", done, total)
+    return (await task).result
+
+
 def import_command(
     file: Annotated[str, "the file, or - for a pipe"],
     *,
     format: Annotated[str, f"its format ({', '.join(FORMATS)}), which is otherwise recognised"] = "",
     dry_run: Annotated[bool, "only report what would be made"] = False,
     user: Annotated[str, "the name of the user"] = LOCAL_USER,
-    environ: OfStores,
+    environ: OfStoresOrServer,
 ) -> int:
     """Make the to-dos in a file: an export of this program, a table, or a file of another to-do list.
 
     The server may run meanwhile. To import a file twice makes no doubles, and one undo on the page removes all.
     """
-    check_no_server(environ, "import")
     if format and format not in FORMATS:
         raise Misconfigured(f"--format: use one of {', '.join(FORMATS)}")
     try:
@@ -33895,18 +33916,13 @@ def import_command(
     except OSError as error:
         raise Misconfigured(f"{file}: {error.strerror}") from None
 
-    async def bring(services: Services) -> Imported:
-        owner = await user_named(services, user)
-        source = file_of(owner, data, os.path.basename(file), (owner.settings.language or "en", True))
-        task = asyncio.ensure_future(services.import_file(owner, format, source, None, dry_run))
-        while not task.done():
-            await asyncio.wait([task], timeout=0.5)
-            done, total = await services.todos.acts.progress(owner)
-            if total and sys.stderr.isatty():
-                print_progress("to-dos", done, total)
-        return (await task).result
-
-    answer = on_stores(environ, bring)
+    name = os.path.basename(file)
+    if server := chosen_server(environ, user):
+        server.patience = LONG_PATIENCE
+        named = {"format": format or None, "filename": name, "tz": machine_zone() or None}
+        answer = asyncio.run(server.call("POST", "/api/import", data, dry_run=dry_run, **named))
+    else:
+        answer = on_stores(environ, lambda services: import_into(services, user, data, name, format, dry_run))
     print_import(answer, "Would be made" if dry_run else "Made")
     if dry_run:
         print_first(answer)
@@ -33918,28 +33934,36 @@ def export_command(
     *,
     format: Annotated[str, f"one of {', '.join(WRITTEN)}"] = "json",
     user: Annotated[str, "the name of the user"] = LOCAL_USER,
-    environ: OfStores,
+    environ: OfStoresOrServer,
 ) -> None:
     """Write everything that belongs to a user into a file, or only the to-dos in another format."""
-    check_no_server(environ, "export")
     if format not in WRITTEN:
         raise Misconfigured(f"--format: use one of {', '.join(WRITTEN)}")
-    app = make_app(environ)
+    server = chosen_server(environ, user)
 
-    async def write() -> None:
+    def opened() -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext(sys.stdout.buffer) if file == "-" else open(file, "xb")
+
+    async def download(server: RemoteTodos) -> None:
+        server.patience = LONG_PATIENCE
+        _, response = await server.fetch("GET", "/api/export", None, {"format": format})
+        with opened() as target:
+            target.write(response.body)
+
+    async def write(app: TodoApplication) -> None:
         async with lifespan(app):
             request = Request("GET", "/api/export", "HTTP/1.1", {"host": "localhost"}, "127.0.0.1", "http")
             handler = ExportHandler(app.state, request)
             handler.user = await user_named(app.state.services, user)
-            with contextlib.nullcontext(sys.stdout.buffer) if file == "-" else open(file, "xb") as opened:
-                await handler.export(format, opened)
+            with opened() as target:
+                await handler.export(format, target)
 
     try:
-        asyncio.run(write())
+        asyncio.run(download(server) if server else write(make_app(environ)))
     except OSError as error:
         raise Misconfigured(f"{file}: {error.strerror}") from None
     if file != "-":
-        print(f"{user}'s to-dos are in {file}.")
+        print(f"{server.url if server else user}: the to-dos are in {file}.")
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
