@@ -5998,6 +5998,7 @@ def search_state(folder) -> tuple:
         return tuple(connection.execute(sql).fetchone()[0] for sql in states)
 
 
+@pytest.mark.slow
 def test_search_index_follows_while_a_server_is_idle(tmp_path):
     with serving(in_file(tmp_path)) as client:
         for number in range(3):
@@ -11388,6 +11389,7 @@ def test_strangers_get_one_mail_a_day_and_a_user_can_enter_five_addresses(quick_
 
 @pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")  # smtps is TLS before AUTH
 @pytest.mark.parametrize("way", ["starttls", "smtps"])
+@pytest.mark.slow
 def test_password_goes_over_tls_with_a_verified_certificate(quick_mails, own_certificate, caplog, way):
     auth = pytest.importorskip("aiosmtpd.smtp")
     heard = []
@@ -11529,6 +11531,7 @@ def test_digest_has_the_overdue_and_todays_todos_at_its_time_in_the_users_zone(q
         assert not {"Next", "Waits", "Done"} & set(re.findall(r"\w+", text))
 
 
+@pytest.mark.slow
 def test_digest_is_not_sent_before_its_time_and_once_on_a_day_after_a_change_of_the_time(quick_mails):
     zone = "Pacific/Kiritimati" if datetime.datetime.now(datetime.UTC).hour < 9 else "Etc/GMT+8"
     with mail_server() as mail, served(with_mail(mail.url)) as server:
@@ -21677,6 +21680,7 @@ async def test_search_is_saved_as_a_filter_renamed_and_deleted(page):
     await expect(shown_titles(page)).to_have_text(["red wine"])
 
 
+@pytest.mark.slow
 async def test_list_is_saved_as_a_template_and_made_again(page):
     await new_list(page, "Trip")
     await type_in(page, "book", "pack")
@@ -22158,6 +22162,7 @@ async def test_a_deleted_list_is_restored_from_the_trash(page):
 # ==== details =====================================================================================
 
 
+@pytest.mark.slow
 async def test_details_edit_every_field(page):
     await new_list(page, "Garden")
     await page.goto(page.server + "/#/")
@@ -26536,6 +26541,7 @@ def test_english_page_brings_no_table():
 GERMAN = {"locale": "de-AT", "timezone_id": "Europe/Berlin"}
 
 
+@pytest.mark.slow
 async def test_german_page_keeps_the_todomvc_contract(browser, server):
     async with opened(browser, server, **GERMAN) as page:
         await expect(page.locator("html")).to_have_attribute("lang", "de")
