@@ -20019,6 +20019,22 @@ def test_export_that_is_imported_into_an_empty_account_is_the_same(todo_engine, 
         assert brought(again, export)["restored"] > 0 and outline(again) == outline(ann)
 
 
+def test_the_id_of_the_inbox_in_texts_and_documents_comes_back_unchanged():
+    with served() as first, served() as second:
+        ann, again = first.person("ann"), second.person("ann")
+        inbox = next(each["id"] for each in ann.get("/api/lists").json() if each["inbox"])
+        add(ann, "see", notes=f"See #/list/{inbox}", due="2026-12-01")
+        assert ann.post("/api/documents/place", {"list": inbox}).status == 204
+        made = ann.post("/api/filters", {"title": "here", "query": f"list={inbox}"})
+        assert made.status == 201, made.body
+        export = ann.get("/api/export").body
+        assert brought(again, export)["faults"] == [] and again.get("/api/export").body == export
+        (todo,) = again.get("/api/todos").json()
+        assert todo["notes"] == f"See #/list/{inbox}"
+        assert again.get("/api/documents/place").json() == {"list": inbox}
+        assert again.get("/api/filters").json()[0]["query"] == f"list={todo['list']}"
+
+
 @pytest.mark.slow
 def test_an_import_goes_on_after_a_kill_as_one_batch(tmp_path):
     settings, text = in_file(tmp_path), "# Home\n" + "".join(f"- [ ] {number}\n" for number in range(20_000))

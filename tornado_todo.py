@@ -1455,7 +1455,7 @@ def clean_reminders(reminders: list[Reminder] | None) -> list[Reminder]:
 
 
 def reminder_moment(reminder: Reminder, base: str | None, zone: str) -> int | None:
-    """The moment of a reminder whose due date or start is `base`, or None without one.
+    """The moment of a reminder relative to `base`, a due date or start, or None if that is missing.
 
     Minutes before a day are counted back from 0:00 on the clock of the zone: 9:00 stays 9:00 where clocks change.
     """
@@ -3166,7 +3166,7 @@ def parse_title(
     return {**fields, **found, "title": title}, sorted(shown, key=lambda span: span.start)
 
 
-# ==== texts: what errors and mails say, by language; calls nothing ================================
+# ==== texts: those of errors and mails, by language; calls nothing =================================
 
 # A text in English, which is also its key, and below it its translations. `{}` is a hole for data, `{text}` one for
 # another text, `{number}` one for a number with commas; a translation may number them, from 0, to change their order.
@@ -4502,8 +4502,8 @@ def fill(text: str, values: Sequence[str]) -> str:
 def translated(text: str, language: str, levels: int = 3) -> str:
     """A text in a language. It stays in English if no table has it; an English text with holes keeps them.
 
-    Its holes may be filled. What fills a hole for data is kept; what fills one for a text is translated too, and texts
-    in its holes, down to a number of levels. Numbers have dots instead of commas, as in the three other languages.
+    Its holes may be filled. Data in a hole stays unchanged; a text in a hole is translated too, and so are texts in the
+    holes of that, down to a number of levels. Numbers have dots instead of commas, as in the three other languages.
     """
     if language == "en" or levels == 0:
         return text
@@ -4529,9 +4529,10 @@ def translated(text: str, language: str, levels: int = 3) -> str:
 LAST_SECOND = datetime.time(23, 59, 59)
 MAX_NESTING = 8  # of components; a VALARM in a VTODO in a VCALENDAR has depth 3
 UNTITLED = "Untitled"  # the title of a to-do that has none
-# Programs store objects that must come back line by line, and files come from anywhere. The library icalendar spells
-# rules, names and values anew, refuses a to-do for one odd value, and keeps the zones of one file for all others; a
-# rule by the second in a VTIMEZONE stops it. So lines are read and written here, and it knows Windows' time zones.
+# Programs store objects that must come back line by line, and files come from anywhere. The library icalendar changes
+# the spelling of rules, names and values, refuses a to-do for one odd value, and keeps the zones of one file for all
+# others; a rule by the second in a VTIMEZONE stops it. So lines are read and written here, and it knows Windows' time
+# zones.
 CONTENT_LINE = re.compile(r'([^\s:;"]++)((?:;[^:"]*+(?:"[^"]*+"[^:"]*+)*+)?+):(.*+)')
 ZONE_RULE = re.compile(
     r"FREQ=YEARLY(?:;(?:INTERVAL=1|WKST=\w\w|BYMONTH=\d+|BYDAY=[+-]?\d?[A-Z]{2}|BYMONTHDAY=[\d,-]{1,40}"
@@ -4760,7 +4761,7 @@ class CalendarTimes:
         return None
 
     def read(self, found: Property | None) -> str | None:
-        """A date or time as ours, or None if there is none that exists."""
+        """A date or time in the form of a to-do, or None if it is missing or does not exist."""
         match = CALENDAR_TIME.fullmatch(found.value.strip()) if found else None
         if not match or not found:
             return None
@@ -4778,7 +4779,7 @@ class CalendarTimes:
             return None
 
     def write(self, name: str, text: str, repeats: bool = False) -> str:
-        """The property of a date or time. That of a to-do that repeats has a zone, whose clock it follows."""
+        """The property of a date or time, for a to-do that repeats with the zone in which it repeats."""
         if len(text) == 10:
             return f"{name};VALUE=DATE:{text.replace('-', '')}"
         moment, shown = parse_date_time(text), self.zone
@@ -5241,8 +5242,8 @@ def write_calendar(
 ) -> str:
     """A to-do as a calendar object, for a reader in a time zone.
 
-    `kept` is the object that a program stored last: its properties stay as they are, except those whose value is no
-    longer that of the to-do.
+    `kept` is the object that a program stored last: its properties stay unchanged, except where the to-do has another
+    value now.
     """
     calendars = parse_components(kept.encode()) if kept else []
     calendar = calendars[0] if calendars else Component("VCALENDAR", CALENDAR_HEAD)
@@ -5699,7 +5700,7 @@ class TableReader:
 
 
 def read_csv(file: File) -> Entries:
-    """A table whose header names its columns."""
+    """A table with the names of its columns in a header."""
     table = TableReader(file)
     for number, cell, more in table.cells():
         yield from (Lost(number, name) for name in sorted(table.lost(more)))
@@ -6096,6 +6097,12 @@ def read_ical(file: File) -> Entries:
 # ---- the table
 
 
+MEDIA_TYPES = {
+    **{"json": "application/json", "zip": "application/zip", "ics": "text/calendar"},
+    **{"md": "text/markdown", "csv": "text/csv", "txt": "text/plain"},
+}
+
+
 class Format(NamedTuple):
     """A format of files: its name for people, ending of names, reader, a pattern that its beginning matches, writer."""
 
@@ -6108,14 +6115,11 @@ class Format(NamedTuple):
     @property
     def media_type(self) -> str:
         """The media type of its files."""
-        types = {"json": "application/json", "zip": "application/zip", "ics": "text/calendar", "md": "text/markdown"}
-        return types.get(self.suffix) or {"csv": "text/csv", "txt": "text/plain"}[self.suffix]
+        return MEDIA_TYPES[self.suffix]
 
 
-OWN_SIGN, VIKUNJA_SIGN = (
-    r'\s*\{.{0,100}"format"\s*:\s*"tornado_todo"',
-    r'\s*\[(?s:.*)"(related_tasks|hex_color|namespace_id)"',
-)
+OWN_SIGN = r'\s*\{.{0,100}"format"\s*:\s*"tornado_todo"'
+VIKUNJA_SIGN = r'\s*\[(?s:.*)"(related_tasks|hex_color|namespace_id)"'
 TODOTXT_SIGN = r"x |\([A-Z]\) |\d{4}-\d\d-\d\d |(?:.*\s)?(?:[+@]\w|(?:due|t|rec):\S)"
 GRAPH_SIGN = r"\s*[\[{](?s:.*)\"(?i:displayname|subject|importance)\""
 LIST_SIGN = r"(?s:.*?)(?m:^ *[-*+] +\[[ xX]\] )|#{1,6} "
@@ -8202,7 +8206,7 @@ SEES_AFTER = f"(owner_id = $1 OR {since_member('list_id')})"
 SEES_BEFORE = f"(COALESCE(from_owner_id, owner_id) = $1 OR {since_member('from_list_id')})"
 OWN_IF_ARRANGED = "(action <> 'arrange' OR user_id = $1)"
 # A change or comment of an import has no author here, but a name after "=". Such changes have negative revisions: no
-# reader of the log asks for them, no member of a list sees them, and nobody can undo them.
+# reader of the log selects them, members of a list cannot see them, and they cannot be undone.
 NAMED_CHANGE = CHANGE_COLUMNS.replace(
     "user_id", "CASE WHEN user_id LIKE '=%' THEN user_id ELSE (SELECT name FROM users WHERE id = user_id) END"
 )
@@ -11352,7 +11356,7 @@ def template_fields(todo_list: TodoList, todos: Sequence[Todo], zone: str) -> di
 
 MAX_IMPORTED = 100_000  # to-dos of one file
 MAX_FAULTS = 300  # that an answer lists
-MAX_FIRST = 5  # to-dos whose fields an answer has
+MAX_FIRST = 5  # to-dos that an answer describes
 
 
 class Imported(msgspec.Struct, kw_only=True):
@@ -11420,7 +11424,7 @@ def import_times(times: Mapping[str, Any], zone: str) -> dict[str, str]:
 
 
 def imported_name(name: Any) -> str | None:
-    """What stands for the id of an author in a file, who need not be the user of this name here."""
+    """The text that is stored in place of the id of an author in a file, who may be another person of that name."""
     return f"={name}" if isinstance(name, str) and re.fullmatch(r'[^"\\\x00-\x1f]{1,100}', name) else None
 
 
@@ -11494,7 +11498,7 @@ class ImportPlan:
         for key, item in self.items.items():
             below[item.parent if item.parent in self.items else ""].append(key)
         found, depths = dict[str, str](), dict[str, int]()
-        for start in ("", *self.items):  # also those whose parents are in a circle
+        for start in ("", *self.items):  # also items with circular parents
             waiting = ([] if start in found else [start]) if start else below.pop("", [])
             for key in waiting:
                 found.setdefault(key, "")
@@ -11683,7 +11687,7 @@ class ImportTargets:
         return text
 
     async def _find_inbox(self, each: TodoList) -> None:
-        """The caller's Inbox, which becomes that of the file as long as it is as it was made."""
+        """Plan that the caller's Inbox takes over the one in the file, unless it was changed since it was made."""
         self.ids[each.id], before = self.inbox, await self.queries.todo_list(self.inbox)
         its, made, now = ((thing.title, thing.colour, thing.order) for thing in (each, NEW_INBOX, before))
         if now == made and (its != made or not before.revision):
@@ -11708,7 +11712,8 @@ class ImportTargets:
     async def history(self, ids: Mapping[str, str], new: Collection[str]) -> list[msgspec.Raw]:
         """The history in the file as a bulk act keeps it, newest first, without what the caller's log has already.
 
-        Of to-dos it is that of new ones; what went to others, or is no more, keeps its id if nobody else has it here.
+        Of to-dos in the file only new ones get theirs. Those that are not in the file, since they were moved to others
+        or purged, keep their ids, unless others have these here.
         """
         entries = [each for each in await asyncio.to_thread(self._read_history) if each["todo"] not in ids.keys() - new]
         lists, todos = ({each[name] for each in entries} - {None} for name in ("list", "todo"))
@@ -11730,10 +11735,10 @@ class ImportTargets:
 
     def _read_history(self) -> list[dict[str, Any]]:
         """The entries of the history in the file; those that cannot be taken are noted."""
-        entries, inbox = [], self.inbox.encode()
+        entries, (in_file, here) = [], (f'"{each}"'.encode() for each in (INBOX_ID, self.inbox))
         for number, part in enumerate(self.plan.parts.pop("history", []), 1):
             try:
-                entries.append(checked_change(bytes(part["entry"]).replace(INBOX_ID.encode(), inbox)))
+                entries.append(checked_change(bytes(part["entry"]).replace(in_file, here)))
             except (ValueError, RecursionError):
                 self.plan.note(Fault(number, "history", "is not a change that can be read"))
         return entries
@@ -13466,8 +13471,8 @@ class WebhookSender:
         try:
             async with self._slots:
                 answer = self._client.fetch(request, raise_error=False)
-                # At the end of a short command nobody waits any more. If it was cancelled then, or if its error was
-                # never looked at, the log would have a traceback.
+                # A short command may end before the answer. Tornado logs a traceback for a request that is cancelled
+                # then, and asyncio for an error that is never retrieved.
                 answer.add_done_callback(lambda each: each.cancelled() or each.exception())
                 if not (await asyncio.wait([answer], timeout=HOOK_SECONDS + 0.5))[0]:
                     raise TimeoutError
@@ -13856,6 +13861,8 @@ class Services:
         answer.dry_run = dry_run
         made = (each["fields"] for each in map(msgspec.json.decode, items) if each.get("fields"))
         answer.first = [*itertools.islice(made, MAX_FIRST)]
+        for fields in answer.first:
+            fields.pop("assignee", None)  # which is the id of a user by now
         if not dry_run:
             answer.batch = await self.todos.carry_out_import(user, targets, items)
             await self._take_settings(user, targets)
@@ -14512,7 +14519,7 @@ class Accounts:
         credential = await self.store.find(secret, "token")
         if credential and fold_user_name(name) == fold_user_name(credential.user.name):
             return credential
-        # Under a key of its own: a calendar app with an old token must not delay its user's sign-ins on the page.
+        # Under another key: a calendar app with an old token must not delay the user's sign-ins on the page.
         await self._throttle.count_attempt(f"token/{fold_user_name(name)}", address)
         raise Unauthorized(
             "The user name or the token is wrong. A calendar app signs in with an API token from the page's settings"
@@ -17540,7 +17547,7 @@ FeedOptions = TypedDict(
 
 
 class FeedHandler(Handler):
-    """A calendar feed (RFC 5545, RFC 7986): whoever knows its address can read it."""
+    """A calendar feed (RFC 5545, RFC 7986), which anybody with its address can read."""
 
     @property
     def public(self) -> bool:  # type: ignore[override]
@@ -17662,7 +17669,7 @@ class ExportHandler(APIHandler):
         settings.pop("confirmed_email")  # which another server has to confirm itself
         if settings["default_list"] == inbox:
             settings["default_list"] = INBOX_ID
-        self.inbox = (inbox or INBOX_ID).encode()
+        self.inbox = inbox or INBOX_ID
         head = {"format": "tornado_todo", "version": 1, "user": self.user.name, "settings": settings}
         file.write(msgspec.json.encode(head)[:-1])
         documents = self.services.documents
@@ -17688,7 +17695,11 @@ class ExportHandler(APIHandler):
             separator = b""
             file.write(f',\n"{name}": ['.encode())
             async for page in pages:
-                text = b",\n".join(map(exported, page)).replace(self.inbox, INBOX_ID.encode())
+                text = b",\n".join(map(exported, page))
+                if name != "documents":  # texts of the user that have the id stay unchanged, too
+                    quote = "" if name == "filters" else '"'
+                    here, in_file = (f"{quote}{each}{quote}".encode() for each in (self.inbox, INBOX_ID))
+                    text = text.replace(here, in_file)
                 file.write((separator if page else b"") + text)
                 separator = b",\n" if page else separator
             file.write(b"]")
@@ -18823,7 +18834,7 @@ def text_matches(node: Any, text: str) -> bool:
     return (collate(node.text or "") in collate(text)) != (node.get("negate-condition") == "yes")
 
 
-PARTS_OF: dict[tuple[str, type], Callable[[Any, str], Sequence[Any]]] = {  # what a filter selects by its name
+PARTS_OF: dict[tuple[str, type], Callable[[Any, str], Sequence[Any]]] = {  # the parts of an object that a filter names
     ("C:comp-filter", Component): Component.inner,
     ("C:prop-filter", Component): Component.all,
     ("C:param-filter", Property): lambda found, name: [value] if (value := found.parameter(name)) else [],
@@ -19654,7 +19665,7 @@ ToolCall = Callable[[str, str, Any, Mapping[str, Any]], Awaitable[tuple[Any, str
 
 
 def assistant_server(call: ToolCall, is_read_only: bool = False) -> Any:
-    """A server of the official SDK, whose tools use `call`. Raises Misconfigured without the SDK."""
+    """A server of the official SDK with tools that use `call`. Raises Misconfigured without the SDK."""
     lowlevel, types = driver("mcp.server.lowlevel", "MCP", "mcp"), driver("mcp.types", "MCP", "mcp")
 
     async def list_tools(context: Any, parameters: Any) -> Any:
@@ -23819,8 +23830,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // An undo is shown before its answer, which names the batch that a redo takes back.
   async function redo(act) {
-    for (let tries = 40; !act && tries && queue.jobs.some(({ undoes }) => undoes); tries -= 1)
-      await new Promise(resolve => setTimeout(resolve, 50));
+    if (!act && queue.jobs.some(({ undoes }) => undoes)) await Promise.race([queue.idle, sleep(SLOW_START)]);
     const last = act ?? state.redoable.at(-1);
     if (last) takeBack(last, true);
     else announce(t`Nothing to redo.`);
@@ -31365,7 +31375,7 @@ def translated_html(html: str, texts: Mapping[str, str]) -> str:
 def page_texts() -> dict[str, dict[str, str]]:
     """The texts of the page by language and their English.
 
-    Nobody can choose Arabic: its letters stand for the English ones, to show what a language from right to left needs.
+    Arabic cannot be chosen: its letters stand for the English ones, to test the layout from right to left.
     """
     rows = dict(read_rows(PAGE_TEXTS))
     texts = {each: {english: row[each] for english, row in rows.items()} for each in ("de", "pt", "es")}
@@ -33318,7 +33328,7 @@ def list_users(*, environ: OfDatabase) -> None:
 # ---- to-dos on the command line: the parameter `console` has them, and keywords are the fields or filters of the API
 
 
-# What options take that the API does not, for its errors.
+# Words that options accept and the API does not. The commands add these texts to errors of the API.
 ALSO_READ = {
     **dict.fromkeys(("due", "start"), 'Words are read, too: tomorrow, "friday 9am", "in 2 weeks".'),
     **{"repeat": 'Words are read, too: daily, "every monday".', "reminders": "Minutes before are read, too: 30."},
@@ -33868,10 +33878,10 @@ def print_import(answer: Imported, made: str) -> None:
         for number, thing in ((answer.todos, "to-do"), (answer.lists, "list"))
     )
     print(f"{made}: {todos} and {lists} from {FORMATS[answer.format].title}.")
-    print(
-        f"Already there: {answer.already_there:,}. Restored from the trash: {answer.restored:,}."
-        f" Members: {answer.members:,}. Skipped: {answer.not_taken:,}."
-    )
+    counts = {"Already there": answer.already_there, "Restored from the trash": answer.restored}
+    counts |= {"Members": answer.members, "Skipped": answer.not_taken}
+    if any(counts.values()):
+        print(" ".join(f"{words}: {number:,}." for words, number in counts.items() if number))
 
 
 def print_first(answer: Imported) -> None:
