@@ -23900,7 +23900,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function complainOfDate() {
-    if (isWholeDate(find('.new-due'))) return false;
+    completeYear(find('.new-due'));
+    if (find('.new-due').validity.valid) return false;
     complain(t`The date is not complete.`);
     find('.new-due').focus();
     return true;
@@ -26456,6 +26457,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   function saveField(field) {
     const draft = drafts.get(field);
+    if (draft && field.matches('fieldset')) inputsOf(field).forEach(completeYear);
     if (!draft || (isHalfTyped(field) ? complainOfHalf(field) : !isTyped(field))) return;
     const value = valueOf(field);
     const isTitle = draft.name === 'title';
@@ -26499,13 +26501,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // A year of two digits is in this century. A past one is probably half of a year, such as the 20 of
   // 2031; the field's limits refuse it.
-  function isWholeDate(field) {
+  function completeYear(field) {
     const [, year, rest] = /^00(\d\d)(-.*)$/.exec(field.value) ?? [];
     if (2000 + Number(year) >= new Date().getFullYear()) field.value = `20${year}${rest}`;
-    return field.validity.valid;
   }
 
-  const isHalfTyped = field => field.matches('fieldset') && !inputsOf(field).every(isWholeDate);
+  const isHalfTyped = field => field.matches('fieldset') && !inputsOf(field).every(({ validity }) => validity.valid);
 
   // A half-typed value stays while the cursor is in it, also while another window has the focus.
   function complainOfHalf(field) {
