@@ -29170,6 +29170,8 @@ async def test_click_on_a_notification_acts_through_the_page_or_opens_one(instal
     (worker,) = page.context.service_workers
     if act == "without a window":
         await page.goto("about:blank")
+        gone = "async () => { while ((await self.clients.matchAll()).length) await new Promise(setTimeout); }"
+        await worker.evaluate(gone)
     click = """async ([action, todo]) => {
       const closed = [];
       const opened = [];
