@@ -25457,7 +25457,6 @@ async def last_row_is_above_the_footer(page):
     await page.wait_for_function(f"() => {room} >= 0")
 
 
-@chromium_only("Firefox scrolls no row out from below the footer that gets the focus")
 @pytest.mark.slow
 @SCREENS
 async def test_new_and_focused_todos_are_whole_above_the_footer(page, width, height):
@@ -25470,7 +25469,8 @@ async def test_new_and_focused_todos_are_whole_above_the_footer(page, width, hei
     await expect(row(page, BUY).locator(".toggle")).to_be_focused()
     await last_row_is_above_the_footer(page)
     await page.locator(".new-todo").focus()
-    await page.evaluate("[...document.querySelectorAll('.todo-list li .toggle')].at(-1).focus()")
+    await page.evaluate("scrollTo(0, document.documentElement.scrollHeight - innerHeight - 40)")
+    await row(page, BUY).locator(".toggle").focus()
     await last_row_is_above_the_footer(page)
 
 
