@@ -1315,7 +1315,7 @@ def fill_as_by_typing(fill):
     """In Firefox, Playwright sets a text by a script, and no change event follows; it also appends to a number."""
 
     async def type_text(locator, text, **options):
-        has_text = await locator.evaluate("field => /text|search|number|password|url/.test(field.type)")
+        has_text = await locator.evaluate("field => /text|search|number|password|url|email/.test(field.type)")
         await fill(locator, "" if has_text else text, **options)
         if has_text and text:
             await locator.evaluate("(field, text) => document.execCommand('insertText', false, text)", text)
@@ -21744,10 +21744,12 @@ async def test_reminders_are_added_and_removed_in_the_details(page):
 # Notifications of a headless browser cannot be seen, so they are noted where the page gives them to the browser.
 RECORD_NOTICES = """
     window.notices = [];
-    ServiceWorkerRegistration.prototype.showNotification = async function (title, options) {
-        notices.push({ title, ...options });
-    };
-    Object.defineProperty(Notification, 'permission', { get: () => 'granted' });
+    if (window.ServiceWorkerRegistration) { // which the page that Firefox shows for an empty answer does not have
+        ServiceWorkerRegistration.prototype.showNotification = async function (title, options) {
+            notices.push({ title, ...options });
+        };
+        Object.defineProperty(Notification, 'permission', { get: () => 'granted' });
+    }
 """
 
 
