@@ -9100,11 +9100,11 @@ class WriteResult(NamedTuple, Generic[Value]):
 
 
 class Repeat(NamedTuple):
-    """An Idempotency-Key, a fingerprint of its request, and the type of the answer."""
+    """An Idempotency-Key, a fingerprint of its request, and the type of the answer: by default of the service's."""
 
     key: str
     fingerprint: str
-    answer_type: Any
+    answer_type: Any = None
 
 
 class Missing(Exception):
@@ -11867,11 +11867,11 @@ async def import_history(batch: LongBatch, changes: Sequence[Mapping[str, Any]])
     await batch.source.execute_many(SAVE_CHANGE, rows)
 
 
-def bring_back(batch: TodoBatch, before: Todo) -> None:
-    """Take a to-do of an earlier import out of the trash, as a subtask only if its parent is there."""
+def bring_back(batch: TodoBatch, before: Todo) -> Todo:
+    """Take a to-do out of the trash, as a subtask only if its parent is there."""
     is_alone = before.parent and batch.parent_fault(before.id, before.parent, before.list)
     parent_id = None if is_alone else before.parent
-    batch.save_todo(before, changed(before, batch.at, deleted_at=None, parent=parent_id))
+    return batch.save_todo(before, changed(before, batch.at, deleted_at=None, parent=parent_id))
 
 
 async def restore_some(batch: LongBatch, ids: Sequence[str]) -> None:
@@ -12244,6 +12244,8 @@ def transactional(
             self: "TodoService", user: User, *arguments: Any, repeat: Repeat | None = None, **options: Any
         ) -> WriteResult:
             act = functools.partial(self.store.decide, (query, argument(*arguments))) if query else self.store.write
+            if repeat and not repeat.answer_type:
+                repeat = repeat._replace(answer_type=run.__annotations__["return"])
             return await act(user, lambda batch: run(self, batch, *arguments, **options), self.hub.committed, repeat)
 
         return write
@@ -12345,10 +12347,8 @@ class TodoService:
         before = batch.todo(todo_id, deleted=None)
         if not before.deleted_at:
             return before
-        is_alone = before.parent and batch.parent_fault(before.id, before.parent, before.list)
-        parent_id = None if is_alone else before.parent
         _, *others = with_subtasks(batch, before)
-        after = batch.save_todo(before, changed(before, batch.at, deleted_at=None, parent=parent_id))
+        after = bring_back(batch, before)
         for each in others:
             batch.save_todo(each, changed(each, batch.at, deleted_at=None))
         return after
@@ -13850,7 +13850,7 @@ class Services:
 
     async def import_file(
         self, user: User, name: str, file: File, list_id: str | None = None, dry_run: bool = False
-    ) -> WriteResult[Imported]:
+    ) -> Imported:
         """Make the to-dos in a file, and the lists that are missing. To-dos that were imported before stay unchanged.
 
         The format is recognised unless it is named. To-dos without a list go to the list of an id, or to the default
@@ -13873,7 +13873,7 @@ class Services:
                 answer.documents += 1
             except PreconditionFailed:
                 answer.already_there += 1
-        return WriteResult(answer, answer.batch)
+        return answer
 
     async def _take_settings(self, user: User, targets: ImportTargets) -> None:
         """Set those settings in a file of the user's own that have their defaults here."""
@@ -14735,20 +14735,7 @@ RESPONSE_HEADERS = {
     "Retry-After": "seconds after which to try again",
 }
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match"
-METHODS = (
-    "GET",
-    "POST",
-    "DELETE",
-    "PATCH",
-    "PUT",
-    "PROPFIND",
-    "PROPPATCH",
-    "MKCOL",
-    "MKCALENDAR",
-    "MOVE",
-    "COPY",
-    "REPORT",
-)
+METHODS = tuple("GET POST DELETE PATCH PUT PROPFIND PROPPATCH MKCOL MKCALENDAR MOVE COPY REPORT".split())
 READING = ("GET", "HEAD", "PROPFIND", "REPORT")  # methods that change nothing
 MAX_UNEXPECTED_BODY = 64 * 1024  # bytes that are read for a method that takes no body
 NOT_FOUND = "Nothing is served at this address."
@@ -14965,16 +14952,29 @@ def marker(annotation: Any, kind: type | tuple[type, ...]) -> Any:
     return next((each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, kind)), None)
 
 
+def returned_type(function: Callable[..., Any]) -> Any:
+    """The type that a method is declared to return, without metadata."""
+    annotation = inspect.signature(function).return_annotation
+    return annotation.__origin__ if hasattr(annotation, "__metadata__") else annotation
+
+
 def value_type(annotation: Any) -> Any:
     """The type of the value that a method's response encodes, or None."""
-    annotation = getattr(annotation, "__origin__", annotation) if hasattr(annotation, "__metadata__") else annotation
     if get_origin(annotation) in (Response, WriteResult):
         (annotation,) = get_args(annotation)
     return None if annotation is type(None) else annotation
 
 
+IDEMPOTENCY_KEY = Parameter(
+    "a repeated request with the same key is carried out only once", example="7f3c", header="Idempotency-Key"
+)
+
+
 def declared_parameters(function: Callable[..., Any]) -> Iterator[tuple[str, str, Parameter]]:
-    """The source (path, query or header), name and declaration of each argument of a handler's method."""
+    """The source (path, query or header), name and declaration of each argument of a handler's method.
+
+    A method that returns a WriteResult also has an Idempotency-Key, which is no argument.
+    """
     for each in inspect.signature(function).parameters.values():
         hints = {each.name: each.annotation} if each.name not in ("self", "body") else {}
         if each.kind is each.VAR_KEYWORD:  # **filters: Unpack[Filters]
@@ -14984,6 +14984,8 @@ def declared_parameters(function: Callable[..., Any]) -> Iterator[tuple[str, str
             kind = "boolean" if hint is bool else "integer" if hint is int else "string"
             parameter = marker(hint, Parameter) or Parameter("", {"type": kind})
             yield "header" if parameter.header else place, name, parameter
+    if get_origin(returned_type(function)) is WriteResult:
+        yield "header", "idempotency_key", IDEMPOTENCY_KEY
 
 
 def operation_of(function: Callable[..., Awaitable[Any]]) -> Operation:
@@ -14992,14 +14994,14 @@ def operation_of(function: Callable[..., Awaitable[Any]]) -> Operation:
     readers = {name: parameter.read for place, name, parameter in parameters if place == "query"}
     signature = inspect.signature(function)
     body, returned = signature.parameters.get("body"), signature.return_annotation
-    result = value_type(returned)
+    result = value_type(returned_type(function))
     statuses = tuple(each for each in getattr(returned, "__metadata__", ()) if isinstance(each, int))
     return Operation(
         function,
         parameters,
         tuple(parameter.read for place, _, parameter in parameters if place == "path"),
         functools.lru_cache(500)(functools.partial(read_query, readers)),  # the page sends the same queries often
-        tuple((name, parameter.header.lower()) for place, name, parameter in parameters if place == "header"),
+        tuple((name, each.header.lower()) for _, name, each in parameters if each.header and each != IDEMPOTENCY_KEY),
         marker(body.annotation, (Fields, Bytes)) if body else None,
         statuses or ((204,) if result is None else (200,)),
         result,
@@ -15035,6 +15037,7 @@ class Handler:
     public = False  # deny by default
     needs_session = False  # whether a token, a link or this machine's own user is not enough
     unsigned_methods: tuple[str, ...] = ()  # for which a user who does not sign in here is enough
+    link_refusal = ""  # why the holder of a link may not read it
     is_open_to_tokens = True  # whether pages of all sites may write with a token
     has_head = True
     any_query = False  # whether unknown query parameters are ignored
@@ -15115,6 +15118,8 @@ class Handler:
         if caller.read_only and self.request.method not in READING:
             kind = "user" if caller.kind == "host" else caller.kind
             raise Forbidden(f"This {kind} may only read.")
+        if caller.kind == "link" and self.link_refusal:
+            raise Forbidden(self.link_refusal)
         is_unsigned = caller.kind in ("local", "open", "host")
         if self.needs_session and not (is_unsigned and self.request.method in self.unsigned_methods):
             self.check_session()
@@ -16131,12 +16136,6 @@ IfMatch = Annotated[
 IfNoneMatch = Annotated[
     str | None, Parameter("`*`: write only if it does not exist yet", example="*", header="If-None-Match")
 ]
-IdempotencyKey = Annotated[
-    str | None,
-    Parameter(
-        "a repeated request with the same key is carried out only once", example="7f3c", header="Idempotency-Key"
-    ),
-]
 
 Archived = Annotated[bool, Parameter("only those in archived lists, instead of in all others", BOOLEAN, False)]
 Limit = Annotated[int, Parameter("maximum number of results", whole(1, 1000), 100)]
@@ -16253,15 +16252,17 @@ class APIHandler(Handler):
         """Queries with the caller's rights."""
         return self.services.todos.queries(self.user)
 
-    def repeat(self, key: str | None, answer_type: Any) -> Repeat | None:
+    @property
+    def repeat(self) -> Repeat | None:
         """The key and the digest of a request with an Idempotency-Key. Raises Malformed."""
+        key = self.request.headers.get("idempotency-key")
         if key is None:
             return None
         if not 1 <= len(key) <= 255 or not key.isprintable():
             raise Malformed.of("Idempotency-Key", "must be 1 to 255 printable characters")
         query = f"?{self.request.query}" if self.request.query else ""
         request = f"{self.request.method} {self.request.path}{query}\n".encode() + self.body
-        return Repeat(key, hashlib.sha256(request).hexdigest(), answer_type)
+        return Repeat(key, hashlib.sha256(request).hexdigest())
 
     def user_in(self, zone: str) -> User:
         """The caller, in the time zone that a request names, if it does."""
@@ -16442,7 +16443,6 @@ class TodosHandler(ParsingHandler):
         body: NewTodos,
         *,
         parse: Parse = False,
-        idempotency_key: IdempotencyKey = None,
         **parsing: Unpack[Parsing],
     ) -> Annotated[WriteResult[Todo | list[Todo]], 201]:
         """Create a to-do, or all of an array of 1 to 1,000, as one batch; words of titles can become fields."""
@@ -16451,9 +16451,8 @@ class TodosHandler(ParsingHandler):
             parsed = [fields for fields, _ in await self.parsed(items, **parsing)]
             body = parsed if isinstance(body, list) else parsed[0]
         if isinstance(body, list):
-            repeat = self.repeat(idempotency_key, list[Todo])
-            return await self.services.todos.create_all(self.user, body, repeat=repeat)
-        return await self.services.todos.create(self.user, body, repeat=self.repeat(idempotency_key, Todo))
+            return await self.services.todos.create_all(self.user, body, repeat=self.repeat)
+        return await self.services.todos.create(self.user, body, repeat=self.repeat)
 
     async def patch(
         self,
@@ -16462,20 +16461,17 @@ class TodosHandler(ParsingHandler):
         add_tags: AddTags = False,
         subtasks: SubtasksToo = "keep",
         if_match: IfMatch = None,
-        idempotency_key: IdempotencyKey = None,
         **filters: Unpack[Filters],
     ) -> WriteResult[BulkResult]:
         """Change all to-dos that the filters select."""
         which = filter_from_query(filters, self.user.time_zone)
-        user, repeat = self.user_in(filters.get("tz", "")), self.repeat(idempotency_key, int)
-        return await self.services.todos.patch_all(user, which, body, if_match, add_tags, subtasks, repeat)
+        user = self.user_in(filters.get("tz", ""))
+        return await self.services.todos.patch_all(user, which, body, if_match, add_tags, subtasks, self.repeat)
 
-    async def delete(
-        self, *, if_match: IfMatch = None, idempotency_key: IdempotencyKey = None, **filters: Unpack[AllFilters]
-    ) -> WriteResult[BulkResult]:
+    async def delete(self, *, if_match: IfMatch = None, **filters: Unpack[AllFilters]) -> WriteResult[BulkResult]:
         """Move all to-dos that the filters select to the trash, or delete those in the trash for good."""
         which = filter_from_query(filters, self.user.time_zone)
-        return await self.services.todos.delete_all(self.user, which, if_match, self.repeat(idempotency_key, int))
+        return await self.services.todos.delete_all(self.user, which, if_match, self.repeat)
 
 
 class TodoHandler(ParsingHandler):
@@ -16497,15 +16493,15 @@ class TodoHandler(ParsingHandler):
         subtasks: SubtasksToo = "keep",
         if_match: IfMatch = None,
         if_none_match: IfNoneMatch = None,
-        idempotency_key: IdempotencyKey = None,
         **parsing: Unpack[Parsing],
     ) -> Annotated[WriteResult[Todo], 200, 201]:
         """Create a to-do under an id made by the client, or replace it; words of the title can become fields."""
         if parse:
             ((body, _),) = await self.parsed([body], **parsing)
         user, only_new = self.user_in(parsing.get("tz", "")), (if_none_match or "").strip() == "*"
-        repeat = self.repeat(idempotency_key, tuple[Todo, bool])
-        written = await self.services.todos.replace(user, todo_id, body, if_match, only_new, subtasks, repeat=repeat)
+        written = await self.services.todos.replace(
+            user, todo_id, body, if_match, only_new, subtasks, repeat=self.repeat
+        )
         todo, made = written.result
         self.status = 201 if made else 200
         return written._replace(result=todo)
@@ -16518,11 +16514,10 @@ class TodoHandler(ParsingHandler):
         subtasks: SubtasksToo = "keep",
         tz: TimeZone = "",
         if_match: IfMatch = None,
-        idempotency_key: IdempotencyKey = None,
     ) -> WriteResult[Todo]:
         """Change some fields of a to-do; completing one that repeats makes the next."""
-        user, repeat = self.user_in(tz), self.repeat(idempotency_key, Todo)
-        return await self.services.todos.patch(user, todo_id, body, if_match, subtasks, repeat=repeat)
+        user = self.user_in(tz)
+        return await self.services.todos.patch(user, todo_id, body, if_match, subtasks, repeat=self.repeat)
 
     async def delete(
         self,
@@ -16530,11 +16525,9 @@ class TodoHandler(ParsingHandler):
         *,
         deleted: Deleted = False,
         if_match: IfMatch = None,
-        idempotency_key: IdempotencyKey = None,
     ) -> WriteResult[None]:
         """Move a to-do to the trash, or delete one in the trash for good."""
-        repeat = self.repeat(idempotency_key, None)
-        return await self.services.todos.delete(self.user, todo_id, if_match, deleted, repeat)
+        return await self.services.todos.delete(self.user, todo_id, if_match, deleted, self.repeat)
 
 
 class TodoHistoryHandler(APIHandler):
@@ -16557,11 +16550,10 @@ class CommentsHandler(APIHandler):
         return await self.show_all(await self.queries.comments(todo_id))
 
     async def post(
-        self, todo_id: TodoId, body: Annotated[Body, Fields(CreatedComment)], *, idempotency_key: IdempotencyKey = None
+        self, todo_id: TodoId, body: Annotated[Body, Fields(CreatedComment)]
     ) -> Annotated[WriteResult[Comment], 201]:
         """Add a comment to a to-do."""
-        repeat = self.repeat(idempotency_key, Comment)
-        return await self.services.todos.add_comment(self.user, todo_id, body, repeat=repeat)
+        return await self.services.todos.add_comment(self.user, todo_id, body, repeat=self.repeat)
 
 
 class CommentHandler(APIHandler):
@@ -16572,38 +16564,31 @@ class CommentHandler(APIHandler):
         todo_id: TodoId,
         comment_id: CommentId,
         body: Annotated[Body, Fields(CommentFields)],
-        *,
-        idempotency_key: IdempotencyKey = None,
     ) -> WriteResult[Comment]:
         """Change the text of a comment; only its author may."""
-        repeat = self.repeat(idempotency_key, Comment)
-        return await self.services.todos.change_comment(self.user, todo_id, comment_id, body["text"], repeat=repeat)
+        return await self.services.todos.change_comment(
+            self.user, todo_id, comment_id, body["text"], repeat=self.repeat
+        )
 
-    async def delete(
-        self, todo_id: TodoId, comment_id: CommentId, *, idempotency_key: IdempotencyKey = None
-    ) -> WriteResult[None]:
+    async def delete(self, todo_id: TodoId, comment_id: CommentId) -> WriteResult[None]:
         """Delete a comment; its author and the list's owner may."""
-        repeat = self.repeat(idempotency_key, None)
-        return await self.services.todos.change_comment(self.user, todo_id, comment_id, None, repeat=repeat)
+        return await self.services.todos.change_comment(self.user, todo_id, comment_id, None, repeat=self.repeat)
 
 
 class TodoRestoreHandler(APIHandler):
     """A to-do in the trash, to be restored."""
 
-    async def post(self, todo_id: TodoId, *, idempotency_key: IdempotencyKey = None) -> WriteResult[Todo]:
+    async def post(self, todo_id: TodoId) -> WriteResult[Todo]:
         """Take a to-do out of the trash; outside the trash it stays unchanged."""
-        return await self.services.todos.restore(self.user, todo_id, repeat=self.repeat(idempotency_key, Todo))
+        return await self.services.todos.restore(self.user, todo_id, repeat=self.repeat)
 
 
 class TodoSkipHandler(APIHandler):
     """A to-do that repeats, to be skipped once."""
 
-    async def post(
-        self, todo_id: TodoId, *, tz: TimeZone = "", if_match: IfMatch = None, idempotency_key: IdempotencyKey = None
-    ) -> WriteResult[Todo]:
+    async def post(self, todo_id: TodoId, *, tz: TimeZone = "", if_match: IfMatch = None) -> WriteResult[Todo]:
         """Move a to-do that repeats to its next due date."""
-        repeat = self.repeat(idempotency_key, Todo)
-        return await self.services.todos.skip(self.user_in(tz), todo_id, if_match, repeat=repeat)
+        return await self.services.todos.skip(self.user_in(tz), todo_id, if_match, repeat=self.repeat)
 
 
 class TagsHandler(APIHandler):
@@ -16671,12 +16656,9 @@ class ListsHandler(APIHandler):
         self.validate(collection_etag(self.user, await self.queries.revision()))
         return await self.show_all(await self.queries.lists(deleted, archived))
 
-    async def post(
-        self, body: NewList, *, idempotency_key: IdempotencyKey = None
-    ) -> Annotated[WriteResult[TodoList], 201]:
+    async def post(self, body: NewList) -> Annotated[WriteResult[TodoList], 201]:
         """Create a list."""
-        repeat = self.repeat(idempotency_key, TodoList)
-        return await self.services.todos.create_list(self.user, body, repeat=repeat)
+        return await self.services.todos.create_list(self.user, body, repeat=self.repeat)
 
 
 class ListHandler(APIHandler):
@@ -16689,12 +16671,9 @@ class ListHandler(APIHandler):
         self.validate(revision_etag(todo_list.revision))
         return await self.show(first_row(await self.queries.described([todo_list]), "There is no such list."))
 
-    async def patch(
-        self, list_id: ListId, body: ListPatch, *, if_match: IfMatch = None, idempotency_key: IdempotencyKey = None
-    ) -> WriteResult[TodoList]:
+    async def patch(self, list_id: ListId, body: ListPatch, *, if_match: IfMatch = None) -> WriteResult[TodoList]:
         """Change a list: its title for all, if the caller owns it; its order, colour and archive for the caller."""
-        repeat = self.repeat(idempotency_key, TodoList)
-        return await self.services.todos.patch_list(self.user, list_id, body, if_match, repeat=repeat)
+        return await self.services.todos.patch_list(self.user, list_id, body, if_match, repeat=self.repeat)
 
     async def delete(
         self,
@@ -16702,20 +16681,17 @@ class ListHandler(APIHandler):
         *,
         deleted: Deleted = False,
         if_match: IfMatch = None,
-        idempotency_key: IdempotencyKey = None,
     ) -> WriteResult[None]:
         """Move a list with its to-dos to the trash, or delete one in the trash for good."""
-        repeat = self.repeat(idempotency_key, None)
-        return await self.services.todos.delete_list(self.user, list_id, if_match, deleted, repeat)
+        return await self.services.todos.delete_list(self.user, list_id, if_match, deleted, self.repeat)
 
 
 class ListRestoreHandler(APIHandler):
     """A list in the trash, to be restored."""
 
-    async def post(self, list_id: ListId, *, idempotency_key: IdempotencyKey = None) -> WriteResult[TodoList]:
+    async def post(self, list_id: ListId) -> WriteResult[TodoList]:
         """Take a list with its to-dos out of the trash."""
-        repeat = self.repeat(idempotency_key, TodoList)
-        return await self.services.todos.restore_list(self.user, list_id, repeat=repeat)
+        return await self.services.todos.restore_list(self.user, list_id, repeat=self.repeat)
 
 
 def filter_query(text: str) -> str:
@@ -16755,9 +16731,16 @@ class KeptHandler(APIHandler):
         self.validate(revision_etag(thing.revision))
         return await self.show(thing)
 
-    async def forget(self, thing_id: str, if_match: str | None, key: str | None) -> WriteResult[None]:
+    async def keep(self, thing_id: str, fields: Body, if_match: str | None = None) -> WriteResult[Any]:
+        """Make one of the handler's kind, or with an id change it. Raises NotFound or PreconditionFailed."""
+        if "query" in fields:
+            fields["query"] = filter_query(fields["query"])
+        repeat = self.repeat and self.repeat._replace(answer_type=self.kind)
+        return await self.services.todos.keep(self.user, self.kind, thing_id, fields, if_match, repeat=repeat)
+
+    async def forget(self, thing_id: str, if_match: str | None) -> WriteResult[None]:
         """Delete one of the handler's kind. Raises NotFound or PreconditionFailed."""
-        return await self.services.todos.forget(self.user, self.kind, thing_id, if_match, repeat=self.repeat(key, None))
+        return await self.services.todos.forget(self.user, self.kind, thing_id, if_match, repeat=self.repeat)
 
 
 class FiltersHandler(KeptHandler):
@@ -16770,13 +16753,9 @@ class FiltersHandler(KeptHandler):
     async def post(
         self,
         body: Annotated[Body, Fields(CreatedFilter, ("title", "query"))],
-        *,
-        idempotency_key: IdempotencyKey = None,
     ) -> Annotated[WriteResult[SavedFilter], 201]:
         """Save a filter: a name for a query string of `GET /api/todos`."""
-        body["query"] = filter_query(body["query"])
-        repeat = self.repeat(idempotency_key, SavedFilter)
-        return await self.services.todos.keep(self.user, SavedFilter, "", body, repeat=repeat)
+        return await self.keep("", body)
 
 
 class FilterHandler(KeptHandler):
@@ -16792,19 +16771,13 @@ class FilterHandler(KeptHandler):
         body: Annotated[Body, Fields(FilterFields)],
         *,
         if_match: IfMatch = None,
-        idempotency_key: IdempotencyKey = None,
     ) -> WriteResult[SavedFilter]:
         """Change the name or the query of a saved filter."""
-        if "query" in body:
-            body["query"] = filter_query(body["query"])
-        repeat = self.repeat(idempotency_key, SavedFilter)
-        return await self.services.todos.keep(self.user, SavedFilter, filter_id, body, if_match, repeat=repeat)
+        return await self.keep(filter_id, body, if_match)
 
-    async def delete(
-        self, filter_id: FilterId, *, if_match: IfMatch = None, idempotency_key: IdempotencyKey = None
-    ) -> WriteResult[None]:
+    async def delete(self, filter_id: FilterId, *, if_match: IfMatch = None) -> WriteResult[None]:
         """Delete a saved filter."""
-        return await self.forget(filter_id, if_match, idempotency_key)
+        return await self.forget(filter_id, if_match)
 
 
 class TemplatesHandler(KeptHandler):
@@ -16821,7 +16794,6 @@ class TemplatesHandler(KeptHandler):
         body: Annotated[Body, Fields(TemplateFields)],
         *,
         tz: TimeZone = "",
-        idempotency_key: IdempotencyKey = None,
     ) -> Annotated[WriteResult[Template], 201]:
         """Make a template of a list and its open to-dos."""
         try:
@@ -16838,8 +16810,7 @@ class TemplatesHandler(KeptHandler):
         }
         if len(msgspec.json.encode(fields)) > MAX_BODY:
             raise TooLarge("The to-dos of the list have more text than a template may have.")
-        repeat = self.repeat(idempotency_key, Template)
-        return await self.services.todos.keep(self.user, Template, "", fields, repeat=repeat)
+        return await self.keep("", fields)
 
 
 class TemplateHandler(KeptHandler):
@@ -16851,11 +16822,9 @@ class TemplateHandler(KeptHandler):
         """Read a template."""
         return await self.one_kept(template_id)
 
-    async def delete(
-        self, template_id: TemplateId, *, if_match: IfMatch = None, idempotency_key: IdempotencyKey = None
-    ) -> WriteResult[None]:
+    async def delete(self, template_id: TemplateId, *, if_match: IfMatch = None) -> WriteResult[None]:
         """Delete a template."""
-        return await self.forget(template_id, if_match, idempotency_key)
+        return await self.forget(template_id, if_match)
 
 
 class TemplateListsHandler(APIHandler):
@@ -16867,14 +16836,12 @@ class TemplateListsHandler(APIHandler):
         body: Annotated[Body, Fields(NewListFields, optional=True)],
         *,
         tz: TimeZone = "",
-        idempotency_key: IdempotencyKey = None,
     ) -> Annotated[WriteResult[TodoList], 201]:
         """Make a list from a template. Its dates begin today, or on the `day` in the body."""
         user = self.user_in(tz)
         today = datetime.date.fromordinal(day_of(now_milliseconds(), user.time_zone or "UTC"))
         day = cleaned(read_day, body["day"], "day") if "day" in body else today
-        repeat = self.repeat(idempotency_key, TodoList)
-        return await self.services.todos.use_template(user, template_id, body, day, repeat=repeat)
+        return await self.services.todos.use_template(user, template_id, body, day, repeat=self.repeat)
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -16918,12 +16885,9 @@ class UndoHandler(APIHandler):
 
     errors = (404,)
 
-    async def post(
-        self, body: Annotated[Body, Fields(UndoFields, optional=True)], *, idempotency_key: IdempotencyKey = None
-    ) -> WriteResult[UndoResult]:
+    async def post(self, body: Annotated[Body, Fields(UndoFields, optional=True)]) -> WriteResult[UndoResult]:
         """Undo the caller's last batch, or the one named in a `Change-Batch` header."""
-        repeat = self.repeat(idempotency_key, Undone)
-        written = await self.services.todos.undo(self.user, body.get("batch"), repeat)
+        written = await self.services.todos.undo(self.user, body.get("batch"), self.repeat)
         undone: Undone = written.result
         lists = await self.show_all(await self.queries.described(undone.lists))
         result = UndoResult(written.batch, undone.batch, undone.count, await self.show_all(undone.todos), lists)
@@ -17000,10 +16964,7 @@ class EventsHandler(APIHandler):
 class MembersHandler(APIHandler):
     """The members of a list."""
 
-    async def admit(self) -> None:
-        await super().admit()
-        if self.caller.kind == "link":
-            raise Forbidden("A link shows a list, but not its members.")
+    link_refusal = "A link shows a list, but not its members."
 
     def show_member(self, list_id: str, member: Member) -> Member:
         """A member with its URL."""
@@ -17378,10 +17339,7 @@ class ShownWebhook(msgspec.Struct, kw_only=True, frozen=True):
 class HookHandler(APIHandler):
     """The base of the handlers of webhooks."""
 
-    async def admit(self) -> None:
-        await super().admit()
-        if self.caller.kind == "link":
-            raise Forbidden("A link shows a list, but sends no changes.")
+    link_refusal = "A link shows a list, but sends no changes."
 
     def show_webhook(self, each: Follower, **secret: str) -> ShownWebhook:
         """A webhook as the API shows it, with its secret only when that is made."""
@@ -17501,10 +17459,31 @@ class RepeatHandler(HookHandler):
         return self.show_delivery(webhook_id, await hooks.repeat(each, webhook, revision))
 
 
-def write_texts(file: IO[bytes], texts: Iterable[str], encoding: str) -> None:
+def write_texts(file: IO[bytes], texts: Iterable[str], encoding: str = "utf-8") -> None:
     """Write texts to a file. A table begins with a BOM, without which Excel would take it for another coding."""
     for index, text in enumerate(texts):
         file.write(text.encode("utf-8" if index else encoding))
+
+
+async def file_response(
+    request: Request, media_type: str, write: Callable[[IO[bytes]], Awaitable[None]]
+) -> Response[Any]:
+    """The response with a file that a function writes, except for a HEAD.
+
+    The file is complete before it is sent, so that a slow reader keeps no transaction open.
+    """
+    file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_BODY)  # noqa: SIM115  # closed when it has been sent
+    media_type += "; charset=utf-8" if media_type.startswith("text/") else ""
+    if request.method == "HEAD":
+        return Response(FileBody(file, None), media_type)
+    try:
+        await write(file)
+    except BaseException:
+        file.close()
+        raise
+    size = file.tell()
+    file.seek(0)
+    return Response(FileBody(file, size), media_type)
 
 
 class FeedsHandler(CredentialHandler):
@@ -17563,15 +17542,13 @@ class FeedHandler(Handler):
         self.headers["Cache-Control"] = "private, no-cache"
         version = f"{await queries.revision(which.list)} {feed.id} {zone} {self.request.query} {__version__}"
         self.validate(f'"{hash_secret(version)[:32]}"')
-        file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_BODY)  # noqa: SIM115  # closed when it has been sent
-        if self.request.method == "HEAD":
-            return Response(FileBody(file, None), "text/calendar; charset=utf-8")
-        titles = {which.list: (await queries.todo_list(which.list)).title} if which.list else {}
-        texts = write_ical(titles, await queries.todos(which), zone, options.get("as") == "events")
-        await asyncio.to_thread(write_texts, file, texts, "utf-8")
-        size = file.tell()
-        file.seek(0)
-        return Response(FileBody(file, size), "text/calendar; charset=utf-8")
+
+        async def write(file: IO[bytes]) -> None:
+            titles = {which.list: (await queries.todo_list(which.list)).title} if which.list else {}
+            texts = write_ical(titles, await queries.todos(which), zone, options.get("as") == "events")
+            await asyncio.to_thread(write_texts, file, texts)
+
+        return await file_response(self.request, "text/calendar", write)
 
 
 class Export(msgspec.Struct, frozen=True):
@@ -17627,19 +17604,7 @@ class ExportHandler(APIHandler):
         """Download everything, with the trash, as one JSON file, or the to-dos outside the trash as a table or text."""
         media_type, suffix = FORMATS[format].media_type, FORMATS[format].suffix
         self.headers["Content-Disposition"] = f'attachment; filename="todos.{suffix}"'
-        media_type += "; charset=utf-8" if media_type.startswith("text/") else ""
-        # The file is complete before it is sent, so that a slow reader keeps no transaction open.
-        file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_BODY)  # noqa: SIM115  # closed when it has been sent
-        if self.request.method == "HEAD":
-            return Response(FileBody(file, None), media_type)
-        try:
-            await self.export(format, file)
-        except BaseException:
-            file.close()
-            raise
-        size = file.tell()
-        file.seek(0)
-        return Response(FileBody(file, size), media_type)
+        return await file_response(self.request, media_type, functools.partial(self.export, format))
 
     async def export(self, format: str, file: IO[bytes]) -> None:
         """Write everything of the user, or their to-dos, in a format."""
@@ -17793,15 +17758,16 @@ class ImportHandler(APIHandler):
         list: Annotated[str | None, Parameter("for to-dos that name no list", ID, EXAMPLE_ID, clean_id)] = None,
         tz: TimeZone = "",
         accept_language: AcceptLanguage = "",
-    ) -> WriteResult[Imported]:
+    ) -> Imported:
         """Make the to-dos in a file as one batch; what was imported before is left alone."""
         user, language = self.user_in(tz), read_language(accept_language)
         self.body = b""
-        result = await self.services.import_file(user, format, file_of(user, body, filename, language), list, dry_run)
-        faults = result.result.faults
-        result.result.faults = [
-            msgspec.structs.replace(each, reason=translated(each.reason, language[0])) for each in faults
+        source = file_of(user, body, filename, language)
+        result = await self.services.import_file(user, format, source, list, dry_run)
+        result.faults = [
+            msgspec.structs.replace(each, reason=translated(each.reason, language[0])) for each in result.faults
         ]
+        self.headers |= {"Change-Batch": result.batch} if result.batch else {}
         return result
 
 
@@ -18133,10 +18099,11 @@ class CalendarAddressHandler(Handler):
     public = True
     takes_json = False
     any_query = True
+    target = "/caldav/"
 
     async def get(self) -> Annotated[Response[None], 301]:
         """Redirect to the root of CalDAV."""
-        return Response(status=301, headers={"Location": self.app.config.prefix + "/caldav/"})
+        return Response(status=301, headers={"Location": self.app.config.prefix + self.target})
 
     propfind = get
 
@@ -18250,17 +18217,11 @@ class StaticHandler(Handler):
         return Response(FileBody(file, end - first), media_type_of(name), status=206 if part else 200, headers=sent)
 
 
-class PrefixHandler(Handler):
-    """The prefix without its slash."""
+class PrefixHandler(CalendarAddressHandler):
+    """The prefix without its slash, which redirects to the page, and calendar apps to the root of CalDAV."""
 
-    public = True
-    takes_json = False
-
-    async def get(self) -> Annotated[Response[None], 301]:
-        """Redirect to the page, and calendar apps to the root of CalDAV."""
-        return Response(status=301, headers={"Location": self.app.config.prefix + "/"})
-
-    propfind = get
+    any_query = False
+    target = "/"
 
 
 # ==== calendar: may call handlers, http, service and stores =====================================
@@ -32929,14 +32890,11 @@ def option_name(name: str) -> str:
     return "--" + name.lower().strip("_").replace("_", "-")
 
 
-def read_environment(options: Mapping[str, Any], logs: bool = False, variable: str = "") -> dict[str, str]:
+def read_environment(options: Mapping[str, Any], logs: bool = False) -> dict[str, str]:
     """Settings from options, the environment and .env; the first one with a value counts.
 
-    With `logs`, set up the log with them, before anything is logged. With `variable`, return only that variable of
-    the environment, which is not a setting. Raises Misconfigured.
+    With `logs`, set up the log with them, before anything is logged. Raises Misconfigured.
     """
-    if variable:
-        return {variable: os.environ.get(variable, "")}
     file = read_env_file(".env") if os.path.lexists(".env") else {}
     sources = (file, os.environ, options)
     environ = {name: value for source in sources for name, value in source.items() if value and name in SETTING_NAMES}
@@ -33116,7 +33074,6 @@ def report_errors(run: Callable[[], int | None]) -> int:
 
 Environ = Mapping[str, str]
 OfDatabase = Annotated[Environ, {"DATABASE_URL"}]  # the settings that a command has options for
-OfStores = Annotated[Environ, {"DATABASE_URL", "MONGODB_URI"}]
 OfStoresOrServer = Annotated[Environ, {"DATABASE_URL", "MONGODB_URI", "TODO_SERVER"}]
 NameArgument = Annotated[str, "the user's name"]
 FileArgument = Annotated[str, "the backup"]
@@ -33268,14 +33225,18 @@ def clean_argument(name: str) -> str:
         raise Misconfigured(f"the name {error}") from None
 
 
+def typed_secret(question: str) -> str:
+    """A secret that is typed without being shown, or a line from a pipe."""
+    with contextlib.suppress(EOFError):
+        return getpass.getpass(question) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+    return ""
+
+
 def ask_password(name: str) -> str:
     """Ask for a user's new password without showing it, or read a line from a pipe; return its hash. Raises Invalid."""
-    if sys.stdin.isatty():
-        password = getpass.getpass(f"Password for {name}: ")
-        if password != getpass.getpass(f"Password for {name} again: "):
-            raise Misconfigured("the two passwords differ")
-    else:
-        password = sys.stdin.readline().rstrip("\r\n")
+    password = typed_secret(f"Password for {name}: ")
+    if sys.stdin.isatty() and password != typed_secret(f"Password for {name} again: "):
+        raise Misconfigured("the two passwords differ")
     check_new_password(password, name, "password")
     return hash_password(password)
 
@@ -33350,7 +33311,7 @@ class Shown(NamedTuple):
 
 def machine_variable(name: str) -> str:
     """A variable of the environment that is not a setting; empty if it is not set."""
-    return read_environment({}, variable=name)[name]
+    return os.environ.get(name, "")
 
 
 def own_file(kind: str, name: str) -> str:
@@ -33748,13 +33709,6 @@ def chosen_todos(
     return Todos(app, user), lifespan(app), os.path.abspath(path) if path else database.name
 
 
-def typed_secret(question: str) -> str:
-    """A secret that is typed without being shown, or a line from a pipe."""
-    with contextlib.suppress(EOFError):
-        return getpass.getpass(question) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
-    return ""
-
-
 async def new_token(server: RemoteTodos, name: str, password: str) -> str:
     """Sign in at a server, make a token for the commands of this machine, and sign out."""
     await server.call("POST", "/api/session", name=name, password=password)
@@ -33904,7 +33858,7 @@ async def import_into(services: Services, user: str, data: bytes, name: str, for
         done, total = await services.todos.acts.progress(owner)
         if total and sys.stderr.isatty():
             print_progress("to-dos", done, total)
-    return (await task).result
+    return await task
 
 
 def import_command(
