@@ -14735,7 +14735,8 @@ RESPONSE_HEADERS = {
     "Retry-After": "seconds after which to try again",
 }
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match"
-METHODS = tuple("GET POST DELETE PATCH PUT PROPFIND PROPPATCH MKCOL MKCALENDAR MOVE COPY REPORT".split())
+CALENDAR_METHODS = ("PROPFIND", "PROPPATCH", "MKCOL", "MKCALENDAR", "MOVE", "COPY", "REPORT")
+METHODS = ("GET", "POST", "DELETE", "PATCH", "PUT", *CALENDAR_METHODS)
 READING = ("GET", "HEAD", "PROPFIND", "REPORT")  # methods that change nothing
 MAX_UNEXPECTED_BODY = 64 * 1024  # bytes that are read for a method that takes no body
 NOT_FOUND = "Nothing is served at this address."
