@@ -1384,6 +1384,13 @@ def time_in_zone(day: datetime.date, clock: datetime.time, zone: datetime.tzinfo
     return datetime.datetime.combine(day, clock, zone).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+def shown_moment(moment: str, zone: str) -> str:
+    """A date, or a time on the clock of a zone, as people of every language read it."""
+    return (
+        moment if len(moment) == 10 else parse_date_time(moment).astimezone(zone_named(zone)).strftime("%Y-%m-%d %H:%M")
+    )
+
+
 def due_in_zone(due: str, zone: str) -> tuple[datetime.date, datetime.time | None, datetime.tzinfo]:
     """The day and time that a due date has in a zone, or in its own zone if it was written in another one."""
     known = zone_named(zone or "UTC")
@@ -6360,6 +6367,11 @@ class Database(Source):
         """Run `await operation(transaction)` as one transaction, and return its answer; see `write`."""
         return await self.write(run_alone, operation, committed, is_short=False)
 
+    async def execute(self, sql: str, *arguments: Any) -> Rows:
+        """Run one statement as a transaction, and return its rows."""
+        rows: Rows = await self.transaction(lambda transaction: transaction.fetch(sql, *arguments))
+        return rows
+
     async def write(
         self, run: GroupRunner, item: Any, committed: Callable[[Any], None] | None = None, is_short: bool = True
     ) -> Any:
@@ -6483,7 +6495,7 @@ class Database(Source):
             self._try_again_at = time.monotonic() + TRY_AGAIN_SECONDS
             # A new number each time: SQLite does not write an unchanged value.
             statement = self._probe.write, time.time_ns()
-        await self.transaction(lambda transaction: transaction.fetch(*statement))
+        await self.execute(*statement)
 
     async def index(self, searched: Searched) -> None:
         """Have an index for `narrowed`, if the engine offers one; to be called when the tables are there."""
@@ -7093,8 +7105,7 @@ class SQLiteDatabase(Database):
 
     async def fetch(self, sql: str, *arguments: Any, seconds: float | None = None) -> Rows:
         if not self._reader_count:  # memory has one connection only, so reads take their turn with writes
-            rows: Rows = await self.transaction(lambda transaction: transaction.fetch(sql, *arguments))
-            return rows
+            return await self.execute(sql, *arguments)
         if self._files:
             self._files.check_database()
         self.statements += 1
@@ -8279,6 +8290,7 @@ NAMED = (
     f"SELECT id, name FROM users WHERE name IN ({{0}}, {{1}}) AND name NOT LIKE '{LINK_NAME}%'"
     " ORDER BY CASE WHEN name = {0} THEN 0 ELSE 1 END LIMIT 1"
 )
+NAMED_USER = NAMED.format("$1", "$2")
 NAMES = "SELECT id, name FROM users WHERE id IN ({})"
 USERS = NAMES.replace("name", "name, settings")
 SAVE_ANSWER = insert("idempotency_keys", "user_id, key, fingerprint, answer, todo_id, at")
@@ -8685,10 +8697,7 @@ class TodoQueries:
 
     async def kept_one(self, kind: type[Any], thing_id: str) -> Any:
         """One of the caller's filters or templates. Raises NotFound."""
-        things = await self.kept(kind, thing_id)
-        if not things:
-            raise NotFound(f"There is no such {KINDS_KEPT[kind].name}.")
-        return things[0]
+        return first_row(await self.kept(kind, thing_id), f"There is no such {KINDS_KEPT[kind].name}.")
 
     async def writable_lists(self) -> dict[str, str]:
         """The ids of the lists in which the caller may write, by folded title; of equal titles the caller's own.
@@ -9524,8 +9533,7 @@ class LongBatch(TodoBatch):
 
     async def put_member(self, list_id: str, name: str, role: str) -> tuple[Member, bool]:
         """Make a user a member, or change their role; also returns whether they are new. Raises Invalid."""
-        named = f"SELECT id, name FROM ({NAMED.format('$1', '$2')}) AS named"
-        rows = await self.source.fetch(named, name, fold_user_name(name))
+        rows = await self.source.fetch(NAMED_USER, name, fold_user_name(name))
         if not rows:
             raise Invalid("Nobody here has this name.", [field_error("name", "is nobody's here")])
         user_id, its_name = rows[0]
@@ -9951,14 +9959,11 @@ class ThrottleStore:
     def __init__(self, database: Database):
         self._database = database
 
-    async def _write(self, sql: str, *arguments: Any) -> list[tuple]:
-        return await self._database.transaction(lambda transaction: transaction.fetch(sql, *arguments))
-
     async def increment(self, key: str, by: int, ttl: float) -> int:
         """Add to a counter, which ends `ttl` seconds after it began, and return the sum."""
         now = now_milliseconds()
         going_on = "CASE WHEN throttles.expires_at > $4 THEN"
-        rows = await self._write(
+        rows = await self._database.execute(
             f"{insert('throttles', 'key, value, expires_at')} ON CONFLICT (key) DO UPDATE"
             f" SET value = {going_on} throttles.value + excluded.value ELSE excluded.value END,"
             f" expires_at = {going_on} throttles.expires_at ELSE excluded.expires_at END RETURNING value",
@@ -9969,7 +9974,7 @@ class ThrottleStore:
     async def claim(self, key: str, ttl: float) -> float:
         """Take a key for `ttl` seconds: 0 if it was free, otherwise for how many seconds it is still taken."""
         now = now_milliseconds()
-        if await self._write(
+        if await self._database.execute(
             "INSERT INTO throttles (key, value, expires_at) VALUES ($1, 0, $2) ON CONFLICT (key) DO UPDATE"
             " SET expires_at = excluded.expires_at WHERE throttles.expires_at <= $3 RETURNING key",
             *(key, now + int(ttl * 1000), now),
@@ -9981,7 +9986,7 @@ class ThrottleStore:
     async def keep(self, key: str, ttl: float) -> None:
         """Let a claim end `ttl` seconds from now."""
         expires_at = now_milliseconds() + int(ttl * 1000)
-        await self._write("UPDATE throttles SET expires_at = $2 WHERE key = $1", key, expires_at)
+        await self._database.execute("UPDATE throttles SET expires_at = $2 WHERE key = $1", key, expires_at)
 
     async def claimed(self, keys: Collection[str]) -> set[str]:
         """Those of some keys that are taken."""
@@ -9990,11 +9995,11 @@ class ThrottleStore:
 
     async def delete(self, key: str) -> None:
         """Forget a counter or claim."""
-        await self._write("DELETE FROM throttles WHERE key = $1", key)
+        await self._database.execute("DELETE FROM throttles WHERE key = $1", key)
 
     async def forget_expired(self) -> None:
         """Remove what has expired."""
-        await self._write("DELETE FROM throttles WHERE expires_at <= $1", now_milliseconds())
+        await self._database.execute("DELETE FROM throttles WHERE expires_at <= $1", now_milliseconds())
 
 
 async def reassign(transaction: Transaction, user: User, assignee: str | None, where: str = "") -> int:
@@ -11698,9 +11703,7 @@ class ImportTargets:
         new = {each.id for each in self.new["lists"]}
         for number, value in enumerate(self.plan.parts.pop("members", []) if self.is_own else [], 1):
             list_id, name = self.ids.get(str(value.get("list")), ""), str(value.get("name"))
-            rows = await self.queries.source.fetch(
-                f"SELECT id, name FROM ({NAMED.format('$1', '$2')}) AS named", name, fold_user_name(name)
-            )
+            rows = await self.queries.source.fetch(NAMED_USER, name, fold_user_name(name))
             if not rows:
                 self.plan.note(Fault(number, name, "has no account here", True))
             elif list_id in new and rows[0][0] != self.user.id:
@@ -12930,13 +12933,6 @@ class PostOffice:
         )
         return Mail(user.settings.email or "", subject, "\n\n".join([*paragraphs, "-- \n" + settings]), key)
 
-    @staticmethod
-    def _shown_due(due: str, zone: str) -> str:
-        """A due date as people of every language read it."""
-        if len(due) == 10:
-            return due
-        return parse_date_time(due).astimezone(zone_named(zone)).strftime("%Y-%m-%d %H:%M")
-
     async def _send_reminders(self, user: User) -> float:
         """Send a user's reminders; returns the seconds until the next one, or until it is to be looked for."""
         now = now_milliseconds()
@@ -12947,7 +12943,7 @@ class PostOffice:
             key = self._reminders.key(user, each, "mail")
 
             async def compose(each: DueReminder = each, key: str = key) -> Mail:
-                due = [self._text(user, "Due: {}", self._shown_due(each.due, zone))] if each.due else []
+                due = [self._text(user, "Due: {}", shown_moment(each.due, zone))] if each.due else []
                 lines = "\n".join([each.title, *due, f"{self._url}/#/todo/{each.todo}"])
                 return self._mail(user, key, self._text(user, "Reminder: {}", each.title), lines)
 
@@ -12976,8 +12972,7 @@ class PostOffice:
         paragraphs = []
         for heading, some in parts.items():
             lines = [
-                f"{self._shown_due(todo.due or '', zone)}  {todo.title}\n  {self._url}/#/todo/{todo.id}"
-                for todo in some
+                f"{shown_moment(todo.due or '', zone)}  {todo.title}\n  {self._url}/#/todo/{todo.id}" for todo in some
             ]
             paragraphs += ["\n".join([self._text(user, heading), "", *lines])] if lines else []
         if len(found) > MAX_DIGEST:
@@ -13221,9 +13216,6 @@ class HookStore:
     def __init__(self, database: Database):
         self.database, self.holder = database, uuid7()
 
-    async def _write(self, sql: str, *arguments: Any) -> Rows:
-        return await self.database.transaction(lambda transaction: transaction.fetch(sql, *arguments))
-
     async def followers(self, which: str, *arguments: Any) -> list[Follower]:
         """The followers that the end of a statement selects."""
         names = Follower.__struct_fields__[:-1]
@@ -13274,12 +13266,12 @@ class HookStore:
     async def ensure(self, hook_id: str) -> None:
         """Add the place of a function, which begins with the next change, unless it is there."""
         newest = await self.newest()
-        await self._write(f"{ADD_HOOK} ON CONFLICT (id) DO NOTHING", hook_id, None, newest, "null")
+        await self.database.execute(f"{ADD_HOOK} ON CONFLICT (id) DO NOTHING", hook_id, None, newest, "null")
 
     async def change(self, each: Follower) -> None:
         """Save a webhook. If its deliveries have failed, the next attempt is made now."""
         free = "held_until = CASE WHEN held_by = '' THEN 0 ELSE held_until END"
-        await self._write(
+        await self.database.execute(
             f"UPDATE hooks SET webhook = $2, active = $3, failures = 0, failing_since = NULL, fault = '', {free}"
             " WHERE id = $1",
             *(each.id, msgspec.json.encode(each.webhook).decode(), each.active),
@@ -13301,7 +13293,7 @@ class HookStore:
         now, until = now_milliseconds(), now_milliseconds() + HOOK_LEASE * 1000
         if not each.id:
             return each.held_until <= now
-        held = await self._write(
+        held = await self.database.execute(
             "UPDATE hooks SET held_by = $2, held_until = $3"
             " WHERE id = $1 AND active = 1 AND (held_by = $2 OR held_until <= $4) RETURNING revision",
             *(each.id, self.holder, until, now),
@@ -13310,23 +13302,27 @@ class HookStore:
             each.revision = held[0][0]
         return bool(held)
 
+    async def change_held(self, each: Follower, delivery: Delivery | None, settings: str, *values: Any) -> Rows:
+        """Change a place that this process holds, and note a delivery; returns the webhook and whether it is on."""
+
+        async def run(transaction: Transaction) -> Rows:
+            which = "WHERE id = $1 AND held_by = $2 RETURNING webhook, active"
+            state = await transaction.fetch(f"UPDATE hooks SET {settings} {which}", each.id, self.holder, *values)
+            if state and delivery:
+                await transaction.fetch(SAVE_DELIVERY, each.id, *delivery)
+            return state
+
+        rows: Rows = await self.database.transaction(run)
+        return rows
+
     async def move(self, each: Follower, revision: int, delivery: Delivery | None = None) -> bool:
         """Note that the changes up to a revision have been taken; returns whether to go on."""
         each.revision, each.failures, until = revision, 0, now_milliseconds() + HOOK_LEASE * 1000
         if not each.id:
             return True
 
-        async def run(transaction: Transaction) -> Rows:
-            state = await transaction.fetch(
-                "UPDATE hooks SET revision = $3, held_until = $4, failures = 0, failing_since = NULL, fault = ''"
-                " WHERE id = $1 AND held_by = $2 RETURNING webhook, active",
-                *(each.id, self.holder, revision, until),
-            )
-            if state and delivery:
-                await transaction.fetch(SAVE_DELIVERY, each.id, *delivery)
-            return state
-
-        state = await self.database.transaction(run)
+        settings = "revision = $3, held_until = $4, failures = 0, failing_since = NULL, fault = ''"
+        state = await self.change_held(each, delivery, settings, revision, until)
         if state:
             each.webhook = msgspec.json.decode(state[0][0], type=Webhook | None)
         return bool(state and state[0][1])
@@ -13340,27 +13336,19 @@ class HookStore:
         if each.webhook and (error.is_over or now - each.failing_since > MAX_FAILING):
             each.active = 0
 
-        async def run(transaction: Transaction) -> Rows:
-            state = each.held_until, each.failures, each.failing_since, each.fault, each.active
-            held = await transaction.fetch(
-                "UPDATE hooks SET held_by = '', held_until = $3, failures = $4, failing_since = $5, fault = $6,"
-                " active = CASE WHEN active = 1 THEN $7 ELSE 0 END WHERE id = $1 AND held_by = $2 RETURNING active",
-                *(each.id, self.holder, *state),
-            )
-            if held and delivery:
-                await transaction.fetch(SAVE_DELIVERY, each.id, *delivery)
-            return held
-
-        return bool(each.id and await self.database.transaction(run) and not each.active)
+        settings = "held_by = '', held_until = $3, failures = $4, failing_since = $5, fault = $6"
+        settings += ", active = CASE WHEN active = 1 THEN $7 ELSE 0 END"
+        state = each.held_until, each.failures, each.failing_since, each.fault, each.active
+        return bool(each.id and await self.change_held(each, delivery, settings, *state) and not each.active)
 
     async def release(self) -> None:
         """Leave the places that this process holds to others."""
-        await self._write("UPDATE hooks SET held_by = '', held_until = 0 WHERE held_by = $1", self.holder)
+        await self.database.execute("UPDATE hooks SET held_by = '', held_until = 0 WHERE held_by = $1", self.holder)
 
     async def note(self, hook_id: str, delivery: Delivery) -> Delivery:
         """Note a repeated delivery; returns it with the number of all attempts."""
         return Delivery._make(
-            (await self._write(f"{SAVE_DELIVERY} RETURNING {DELIVERY_COLUMNS}", hook_id, *delivery))[0]
+            (await self.database.execute(f"{SAVE_DELIVERY} RETURNING {DELIVERY_COLUMNS}", hook_id, *delivery))[0]
         )
 
     async def deliveries(self, hook_id: str, limit: int, revision: int = 0) -> list[Delivery]:
@@ -13372,7 +13360,7 @@ class HookStore:
 
     async def forget_deliveries(self) -> None:
         """Remove old deliveries."""
-        await self._write("DELETE FROM deliveries WHERE at < $1", now_milliseconds() - KEEP_DELIVERIES)
+        await self.database.execute("DELETE FROM deliveries WHERE at < $1", now_milliseconds() - KEEP_DELIVERIES)
 
 
 NEWEST_OF_ALL = "SELECT value FROM counters WHERE name = 'revision'"
@@ -15038,7 +15026,6 @@ class Handler:
     public = False  # deny by default
     needs_session = False  # whether a token, a link or this machine's own user is not enough
     unsigned_methods: tuple[str, ...] = ()  # for which a user who does not sign in here is enough
-    link_refusal = ""  # why the holder of a link may not read it
     is_open_to_tokens = True  # whether pages of all sites may write with a token
     has_head = True
     any_query = False  # whether unknown query parameters are ignored
@@ -15119,8 +15106,6 @@ class Handler:
         if caller.read_only and self.request.method not in READING:
             kind = "user" if caller.kind == "host" else caller.kind
             raise Forbidden(f"This {kind} may only read.")
-        if caller.kind == "link" and self.link_refusal:
-            raise Forbidden(self.link_refusal)
         is_unsigned = caller.kind in ("local", "open", "host")
         if self.needs_session and not (is_unsigned and self.request.method in self.unsigned_methods):
             self.check_session()
@@ -15498,9 +15483,6 @@ DOCS = """<!DOCTYPE html>
 """
 
 
-# ---- dispatch
-
-
 # ---- metrics
 
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)  # bounds of the histogram
@@ -15657,6 +15639,9 @@ def log_request(
         "address": request.remote_ip,
     }
     ACCESS_LOG.log(level, "%s", " ".join(json.dumps(value) for value in facts.values()), extra={"facts": facts})
+
+
+# ---- dispatch
 
 
 def log_error(request: Request, error: Exception) -> None:
@@ -16965,7 +16950,10 @@ class EventsHandler(APIHandler):
 class MembersHandler(APIHandler):
     """The members of a list."""
 
-    link_refusal = "A link shows a list, but not its members."
+    async def admit(self) -> None:
+        await super().admit()
+        if self.caller.kind == "link":
+            raise Forbidden("A link shows a list, but not its members.")
 
     def show_member(self, list_id: str, member: Member) -> Member:
         """A member with its URL."""
@@ -17340,7 +17328,10 @@ class ShownWebhook(msgspec.Struct, kw_only=True, frozen=True):
 class HookHandler(APIHandler):
     """The base of the handlers of webhooks."""
 
-    link_refusal = "A link shows a list, but sends no changes."
+    async def admit(self) -> None:
+        await super().admit()
+        if self.caller.kind == "link":
+            raise Forbidden("A link shows a list, but sends no changes.")
 
     def show_webhook(self, each: Follower, **secret: str) -> ShownWebhook:
         """A webhook as the API shows it, with its secret only when that is made."""
@@ -32729,10 +32720,10 @@ async def renew(path: str) -> None:
     store = TodoStore(SQLiteDatabase(path))
     await store.open()
     try:
-        faults = await store.database.transaction(lambda transaction: transaction.fetch("PRAGMA integrity_check(1)"))
+        faults = await store.database.execute("PRAGMA integrity_check(1)")
         if faults != [("ok",)]:
             raise Misconfigured(f"it is damaged: {faults[0][0].splitlines()[-1]}")
-        orphans = await store.database.transaction(lambda transaction: transaction.fetch("PRAGMA foreign_key_check"))
+        orphans = await store.database.execute("PRAGMA foreign_key_check")
         if orphans:
             raise Misconfigured(f"it is damaged: {orphans[0][0]} refer to {orphans[0][2]} that are missing")
         await store.renew()
@@ -33448,9 +33439,7 @@ class Console:
 
     def day(self, moment: str | None) -> str:
         """A date, or a time on the clock of this machine."""
-        if not moment or len(moment) == 10:
-            return moment or ""
-        return parse_date_time(moment).astimezone(zone_named(self.zone or "UTC")).strftime("%Y-%m-%d %H:%M")
+        return shown_moment(moment, self.zone or "UTC") if moment else ""
 
     def line(self, todo: Todo) -> str:
         """A to-do in one line."""
