@@ -115,6 +115,11 @@ class Answer(NamedTuple):
     def json(self) -> Any:
         return json.loads(self.body)
 
+    def ok(self, status: int = 200) -> Any:
+        """The JSON, after a check of the status."""
+        assert self.status == status, self.body
+        return self.json()
+
 
 @functools.cache
 def description() -> dict:
@@ -241,57 +246,47 @@ def serving(settings=MEMORY, **options):
         yield client
 
 
+def run_on_file(path, *statements: str) -> list[tuple]:
+    """Run statements on a SQLite file, as another program would; the rows of the last one."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        return [connection.execute(statement).fetchall() for statement in statements][-1]
+
+
 def in_file(folder) -> dict:
     return {"DATABASE_URL": f"sqlite:///{folder}/todos.db"}
 
 
 def add(client, title="milk", **fields) -> dict:
-    answer = client.post("/api/todos", {"title": title, **fields})
-    assert answer.status == 201, answer.body
-    return answer.json()
+    return client.post("/api/todos", {"title": title, **fields}).ok(201)
 
 
 def add_list(client, title="shopping", **fields) -> dict:
-    answer = client.post("/api/lists", {"title": title, **fields})
-    assert answer.status == 201, answer.body
-    return answer.json()
+    return client.post("/api/lists", {"title": title, **fields}).ok(201)
 
 
 def show(client, todo_id) -> dict:
-    answer = client.get(f"/api/todos/{todo_id}")
-    assert answer.status == 200, answer.body
-    return answer.json()
+    return client.get(f"/api/todos/{todo_id}").ok()
 
 
 def change(client, todo_id, **fields) -> dict:
-    answer = client.patch(f"/api/todos/{todo_id}", fields)
-    assert answer.status == 200, answer.body
-    return answer.json()
+    return client.patch(f"/api/todos/{todo_id}", fields).ok()
 
 
 def titles(client, query="") -> list[str]:
-    answer = client.get(f"/api/todos{query}")
-    assert answer.status == 200, answer.body
-    return [todo["title"] for todo in answer.json()]
+    return [todo["title"] for todo in client.get(f"/api/todos{query}").ok()]
 
 
 def say(client, todo_id: str, text: str = "Done.") -> dict:
     """Comment on a to-do."""
-    answer = client.post(f"/api/todos/{todo_id}/comments", {"text": text})
-    assert answer.status == 201, answer.body
-    return answer.json()
+    return client.post(f"/api/todos/{todo_id}/comments", {"text": text}).ok(201)
 
 
 def comments_on(client, todo_id: str) -> list[dict]:
-    answer = client.get(f"/api/todos/{todo_id}/comments")
-    assert answer.status == 200, answer.body
-    return answer.json()
+    return client.get(f"/api/todos/{todo_id}/comments").ok()
 
 
 def undo(client, batch=None) -> dict:
-    answer = client.post("/api/undo", {"batch": batch} if batch else {})
-    assert answer.status == 200, answer.body
-    return answer.json()
+    return client.post("/api/undo", {"batch": batch} if batch else {}).ok()
 
 
 def revision(client) -> int:
@@ -1046,16 +1041,12 @@ def unshare(person: Client, list_id: str, name: str) -> None:
 
 def make_link(owner: Client, list_id: str) -> tuple[dict, str]:
     """A link to a list, and its secret."""
-    answer = owner.post(f"/api/lists/{list_id}/links", {})
-    assert answer.status == 201, answer.body
-    link = answer.json()
+    link = owner.post(f"/api/lists/{list_id}/links", {}).ok(201)
     return link, re.fullmatch(r".*/#/link/(\S+)", link["link"])[1]
 
 
 def make_token(owner: Client, **fields) -> dict:
-    answer = owner.post("/api/tokens", {"name": "script", **fields})
-    assert answer.status == 201, answer.body
-    return answer.json()
+    return owner.post("/api/tokens", {"name": "script", **fields}).ok(201)
 
 
 def bearer(secret: str) -> dict[str, str]:
@@ -1105,9 +1096,8 @@ def with_ann(settings=MEMORY, **options):
 
 
 def make_invite(person: Client) -> tuple[dict, str]:
-    answer = person.post("/api/invites", {})
-    assert answer.status == 201, answer.body
-    return answer.json(), re.fullmatch(r".*/#/sign-up/(\S+)", answer.json()["link"])[1]
+    invite = person.post("/api/invites", {}).ok(201)
+    return invite, re.fullmatch(r".*/#/sign-up/(\S+)", invite["link"])[1]
 
 
 @contextlib.asynccontextmanager
@@ -1142,9 +1132,7 @@ def shared_list(town: Town, role: str = "editor", title: str = "shared") -> str:
 
 
 def todo_ids(person: Client, query: str = "?limit=1000") -> list[str]:
-    answer = person.get(f"/api/todos{query}")
-    assert answer.status == 200, answer.body
-    return [todo["id"] for todo in answer.json()]
+    return [todo["id"] for todo in person.get(f"/api/todos{query}").ok()]
 
 
 def lists_by_id(person: Client, query: str = "") -> dict[str, dict]:
@@ -4644,18 +4632,6 @@ def test_a_put_twice_answers_the_same_and_makes_nothing_new(client, fields):
     assert everything(client) == before
 
 
-def test_the_same_put_from_many_clients_at_once_makes_one_todo(client):
-    path = f"/api/todos/{uuid.uuid4()}"
-
-    def put(number: int) -> tuple:
-        with Client(client.url) as own:
-            answer = own.put(path, {"title": "x"})
-            return answer.status, answer.body
-
-    assert len(set(at_once(8, put))) == 1
-    assert titles(client) == ["x"]
-
-
 def test_a_put_of_a_known_id_replaces_all_fields_but_list_and_order(client):
     todo = add(client, notes="n", due="2026-11-22", priority=2, tags=["a"], completed=True, order=5)
     answer = client.put(f"/api/todos/{todo['id']}", {"title": "new"})
@@ -4792,14 +4768,17 @@ def test_a_write_repeated_with_its_idempotency_key_leaves_what_others_did_since(
     assert everything(client) == before
 
 
-def test_posts_at_once_with_one_idempotency_key_make_one_todo(client):
-    def post(number: int) -> tuple:
-        with Client(client.url) as own:
-            answer = own.post("/api/todos", {"title": "x"}, Idempotency_Key="same")
+@pytest.mark.parametrize(
+    "method, path, headers", [("PUT", f"/api/todos/{NO_ID}", {}), ("POST", "/api/todos", {"Idempotency_Key": "same"})]
+)
+def test_the_same_request_from_many_clients_at_once_makes_one_todo(own_client, method, path, headers):
+    def send(number: int) -> tuple:
+        with Client(own_client.url) as own:
+            answer = own.send(method, path, {"title": "x"}, **headers)
             return answer.status, answer.body
 
-    assert len(set(at_once(12, post))) == 1
-    assert titles(client) == ["x"]
+    assert len(set(at_once(12, send))) == 1
+    assert titles(own_client) == ["x"]
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\tb", "\x80"])
@@ -6374,9 +6353,7 @@ def settings_of(person: Client) -> dict:
 
 
 def set_settings(person: Client, **settings) -> dict:
-    answer = person.patch("/api/user", settings)
-    assert answer.status == 200, answer.body
-    return answer.json()
+    return person.patch("/api/user", settings).ok()
 
 
 @pytest.mark.parametrize("auth", ["auto", "open", "get_user", "session"])
@@ -6773,6 +6750,7 @@ JSON_WRITES = [
     ("PUT", "/api/documents/new"),
 ]  # fmt: skip
 MALFORMED = {
+    "nothing": b"",
     "an open brace": b"{", "no value": b'{"title":}', "a trailing comma": b'{"title":"x",}',
     "two values": b'{"title":"x"} {}', "single quotes": b"{'title':'x'}", "a comment": b'{"title":"x"} // y',
     "a raw newline": b'{"title":"a\nb"}', "a byte order mark": b'\xef\xbb\xbf{"title":"x"}',
@@ -6803,7 +6781,8 @@ def addressed(client, writes) -> list[tuple[str, str]]:
 def test_invalid_json_is_refused_and_nothing_is_written(shared, what):
     before = everything(shared)
     for method, path in addressed(shared, JSON_WRITES):
-        assert_problem(shared.request(method, path, MALFORMED[what], Content_Type="application/json"), 400)
+        if what != "nothing" or "undo" not in path:  # which needs no body
+            assert_problem(shared.request(method, path, MALFORMED[what], Content_Type="application/json"), 400)
     assert everything(shared) == before
 
 
@@ -6852,13 +6831,6 @@ def test_a_wrong_content_type_is_415_and_nothing_is_written(shared, content_type
 )
 def test_json_is_taken_under_all_its_names(client, content_type):
     assert client.post("/api/todos", {"title": "x"}, Content_Type=content_type).status == 201
-
-
-def test_an_empty_body_is_refused(shared):
-    before = everything(shared)
-    for method, path in addressed(shared, (write for write in JSON_WRITES if "undo" not in write[1])):
-        assert_problem(shared.request(method, path, b"", Content_Type="application/json"), 400)
-    assert everything(shared) == before
 
 
 @pytest.mark.parametrize(
@@ -7850,8 +7822,7 @@ def test_a_bulk_change_goes_on_after_a_kill_as_one_batch(tmp_path, monkeypatch):
             server.client.post("/api/todos", [{"title": "x"}] * 1000)
         act = threading.Thread(target=lambda: patch_until_killed(server.client.url))
         act.start()
-        with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as connection:
-            eventually(lambda: connection.execute("SELECT next_slice > 2 FROM acts").fetchall() == [(1,)])
+        eventually(lambda: run_on_file(tmp_path / "todos.db", "SELECT next_slice > 2 FROM acts") == [(1,)])
         server.child.kill()
         act.join()
     with process(tmp_path, **settings) as server:
@@ -8038,8 +8009,7 @@ def test_a_database_is_the_same_after_a_restart(tmp_path):
 def test_a_database_from_a_newer_version_is_refused_and_left_alone(tmp_path):
     with serving(in_file(tmp_path)) as client:
         add(client)
-    with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as connection, connection:
-        connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'schema'")
+    run_on_file(tmp_path / "todos.db", "UPDATE counters SET value = value + 1 WHERE name = 'schema'")
     with pytest.raises(tornado_todo.Misconfigured, match="newer.*upgrade"), serving(in_file(tmp_path)):
         pass
     done = command(tmp_path, "--port", "0", **in_file(tmp_path))
@@ -8069,9 +8039,7 @@ def test_file_that_is_not_a_database_is_refused_and_unchanged(tmp_path, content)
 def test_a_database_with_damaged_contents_is_refused_in_one_line(tmp_path, damage):
     with serving(in_file(tmp_path)) as client:
         add(client)
-    with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as connection, connection:
-        connection.execute("PRAGMA foreign_keys=OFF")
-        connection.execute(damage)
+    run_on_file(tmp_path / "todos.db", "PRAGMA foreign_keys=OFF", damage)
     done = command(tmp_path, "--port", "0", **in_file(tmp_path))
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "DATABASE_URL" in done.stderr, done.stderr
 
@@ -8091,8 +8059,7 @@ def test_a_revision_counter_that_was_lost_is_found_again_in_the_changes(todo_eng
     with serving(todo_engine) as client:
         todo = add(client)
     if todo_engine["DATABASE_URL"].startswith("sqlite"):
-        with contextlib.closing(sqlite3.connect(todo_engine["DATABASE_URL"][10:])) as connection, connection:
-            connection.execute("UPDATE counters SET value = 0 WHERE name = 'revision'")
+        run_on_file(todo_engine["DATABASE_URL"][10:], "UPDATE counters SET value = 0 WHERE name = 'revision'")
     else:
         run_sql(todo_engine["DATABASE_URL"], "UPDATE counters SET value = 0 WHERE name = 'revision'")
     with serving(todo_engine) as client:
@@ -8213,12 +8180,6 @@ def test_the_very_first_request_is_answered_whichever_it_is(tmp_path, engine, pa
     with hosting(app, app) as client:
         answer = client.get(path)
         assert answer.status == 200, answer.body
-
-
-def test_a_database_url_with_file_in_it_is_refused_with_the_right_one(tmp_path):
-    done = command(tmp_path, "--port", "0", DATABASE_URL="sqlite:///file:x.db")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "sqlite:///x.db" in done.stderr
-    assert not list(tmp_path.glob("*.db*"))
 
 
 @pytest.mark.parametrize("name", ["%00", ":memory:", "a%00b.db"])
@@ -8404,8 +8365,7 @@ def test_write_to_a_damaged_log_is_not_acknowledged(tmp_path, damage):
 def test_unfinished_checkpoint_of_another_process_is_not_damage(tmp_path):
     with process(tmp_path, **in_file(tmp_path)) as server:
         add(server.client)
-        with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as other:
-            other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        run_on_file(tmp_path / "todos.db", "PRAGMA wal_checkpoint(PASSIVE)")
         assert titles(server.client) == ["milk"]
         server.client.post("/api/todos", [{"title": f"todo {number}"} for number in range(150)])
         with (tmp_path / "todos.db").open("r+b") as file:  # the first page is written before those that it counts
@@ -8978,12 +8938,9 @@ def test_a_record_comes_back_with_its_bytes_and_content_type(client, body, conte
         assert (answer.status, answer.body, answer.headers["Content-Type"]) == (200, body, content_type)
 
 
-def test_a_record_without_a_content_type_is_bytes(client):
+def test_a_record_without_a_content_type_is_bytes_and_none_can_run_anything_in_a_browser(client):
     client.request("PUT", "/api/records/k", b"x")
     assert client.get("/api/records/k").headers["Content-Type"] == "application/octet-stream"
-
-
-def test_a_record_can_run_nothing_in_a_browser(client):
     client.request("PUT", "/api/records/k", b"<script>alert(1)</script>", Content_Type="text/html")
     headers = client.get("/api/records/k").headers
     assert all(rule in headers["Content-Security-Policy"] for rule in ("sandbox", "default-src 'none'"))
@@ -9452,8 +9409,7 @@ def test_health_notices_that_another_program_keeps_the_database_locked(tmp_path,
 def test_health_notices_that_another_program_has_changed_the_schema(tmp_path, statement):
     with serving(in_file(tmp_path)) as client:
         add(client)
-        with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as other, other:
-            other.execute(statement)
+        run_on_file(tmp_path / "todos.db", statement)
         assert todos_state(client) != "ok" and client.post("/api/lists", {"title": "x"}).status in (201, 503)
         assert todos_state(client) != "ok"
 
@@ -10791,16 +10747,19 @@ async def deaf_proxy(url, delay=0):
         await proxy.wait_closed()
 
 
-async def test_start_waits_for_a_slow_network_before_postgres(fresh_postgres):
+async def test_start_waits_for_a_slow_network_before_postgres(fresh_postgres, monkeypatch):
     url = urllib.parse.urlsplit(fresh_postgres["DATABASE_URL"])
-    async with tornado_todo.lifespan(tornado_todo.make_app(fresh_postgres)):
-        pass  # the tables are made at once: through the proxy they would take a minute
+    with monkeypatch.context() as before:  # all migrations would take a minute through the proxy
+        before.setattr(tornado_todo, "MIGRATIONS", tornado_todo.MIGRATIONS[:-1])
+        tables = tornado_todo.schema_tables()
+        before.setattr(tornado_todo, "PROBE", tornado_todo.PROBE._replace(tables=tables))
+        async with tornado_todo.lifespan(tornado_todo.make_app(fresh_postgres)):
+            pass
     async with deaf_proxy(f"http://{url.hostname}:{url.port}", delay=0.15) as (address, _):
         slow = url._replace(netloc=f"postgres@{address.removeprefix('http://')}", query="connect_timeout=10")
-        app = tornado_todo.make_app({"DATABASE_URL": slow.geturl()})
-        async with tornado_todo.lifespan(app):
-            user = await app.state.services.todos.store.user("ann")
-            assert await app.state.services.todos.queries(user).inbox()
+        async with tornado_todo.lifespan(tornado_todo.make_app({"DATABASE_URL": slow.geturl()})):
+            tables = (f"SELECT 1 FROM {table}" for table in tornado_todo.schema_tables())  # they are all there
+            run_sql(fresh_postgres["DATABASE_URL"], *tables)
 
 
 async def test_lifespan_opens_the_stores_ahead_and_closes_them(tmp_path):
@@ -10832,8 +10791,7 @@ asyncio.run(main())
 def test_a_plain_script_listens_and_ends_even_if_it_never_closes_the_app(tmp_path):
     done = run_python(tmp_path, "-c", LISTEN.replace("PORT", str(free_port())))
     assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (0, "201\n", False), done.stderr
-    with contextlib.closing(sqlite3.connect(tmp_path / "script.db")) as connection:
-        assert connection.execute("SELECT title FROM todos").fetchall() == [("x",)]
+    assert run_on_file(tmp_path / "script.db", "SELECT title FROM todos") == [("x",)]
 
 
 @pytest.mark.slow
@@ -11690,15 +11648,11 @@ def quick_hooks(monkeypatch):
 
 
 def add_webhook(person, address: str, **fields) -> dict:
-    answer = person.post("/api/webhooks", {"address": address, **fields})
-    assert answer.status == 201, answer.body
-    return answer.json()
+    return person.post("/api/webhooks", {"address": address, **fields}).ok(201)
 
 
 def deliveries(person, webhook: dict) -> list[dict]:
-    answer = person.get(f"/api/webhooks/{webhook['id']}/deliveries")
-    assert answer.status == 200, answer.body
-    return answer.json()
+    return person.get(f"/api/webhooks/{webhook['id']}/deliveries").ok()
 
 
 @pytest.mark.parametrize("is_coroutine", [True, False])
@@ -14635,19 +14589,13 @@ def test_first_account_can_always_be_made_whatever_signup_says(rule):
         assert ("Set-Cookie" in second.headers) == (rule == "open")
 
 
-def test_only_one_of_two_first_accounts_is_made_if_sign_up_is_closed(todo_engine):
-    with served({**todo_engine, "SIGNUP": "closed"}) as server:
+@pytest.mark.parametrize("rule, names, refused", [("closed", ("ann", "bob"), 403), ("open", ("ann", "ANN"), 409)])
+def test_of_two_accounts_made_at_once_there_is_one_if_the_second_may_not_be(todo_engine, rule, names, refused):
+    with served({**todo_engine, "SIGNUP": rule}) as server:
         people = [server.somebody() for _ in range(2)]
-        answers = at_once(2, lambda number: sign_up_as(people[number], f"first{number}"))
-        assert sorted(answer.status for answer in answers) == [201, 403]
+        answers = at_once(2, lambda number: sign_up_as(people[number], names[number]))
+        assert sorted(answer.status for answer in answers) == [201, refused]
         assert len(server.sql("SELECT 1 FROM users WHERE password IS NOT NULL")) == 1
-
-
-def test_of_two_accounts_of_one_name_made_at_once_there_is_one():
-    with served() as server:
-        people = [server.somebody() for _ in range(2)]
-        answers = at_once(2, lambda number: sign_up_as(people[number], ("ann", "ANN")[number]))
-        assert sorted(answer.status for answer in answers) == [201, 409]
 
 
 @pytest.fixture
@@ -14972,8 +14920,7 @@ def test_table_of_an_export_has_each_todo_of_ones_own_outside_the_trash(engines_
 
 def add_hundreds(client: Client, count: int, **fields) -> None:
     for _ in range(count // 100):
-        answer = client.post("/api/todos", [{"title": f"{number}", **fields} for number in range(100)])
-        assert answer.status == 201, answer.body
+        client.post("/api/todos", [{"title": f"{number}", **fields} for number in range(100)]).ok(201)
 
 
 @pytest.mark.slow
@@ -16492,8 +16439,7 @@ def test_a_sign_in_without_a_place_is_refused_before_anything_is_written(tmp_pat
         monkeypatch.setattr(tornado_todo, "MAX_HASHING", 0)
         assert_problem(sign_in(client, password="wrong"), 503)
         assert_problem(sign_up_as(client, "eve"), 503)
-    with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as connection:
-        assert connection.execute("SELECT * FROM throttles").fetchall() == []
+    assert run_on_file(tmp_path / "todos.db", "SELECT * FROM throttles") == []
 
 
 @pytest.mark.slow
@@ -16576,10 +16522,13 @@ def test_version_and_help_are_printed(tmp_path):
         *[(["--host", host], ["SERVER_HOST", host]) for host in ("192.0.2.1", "127.0.0.1:80", "a..b", "2001:db8::1")],
         (["--weather-uri", "x"], ["WEATHER_URI"]), (["--static-path", "/no/such"], ["STATIC_PATH"]),
         (["--weather-place", "\udcff"], ["WEATHER_PLACE"]), (["--redis-prefix", "a\n"], ["REDIS_PREFIX"]),
+        (["--database", "sqlite:///file:x.db"], ["sqlite:///x.db"]), (["--prot", "1"], ["--prot"]),
+        (["--workers", "2", "--database", "sqlite://"], ["DATABASE_URL"]), (["--workers", "2"], ["REDIS_URL"]),
     ],
 )  # fmt: skip
 def test_invalid_setting_ends_the_start_with_one_line_and_code_2(tmp_path, options, words):
     assert_refused(command(tmp_path, "--port", "0", *options), *words)
+    assert list(tmp_path.iterdir()) == []
 
 
 def assert_all_json(text: str) -> list[dict]:
@@ -16607,11 +16556,6 @@ def test_error_at_the_start_is_json_with_json_logs(tmp_path, options):
     done = command(tmp_path, "--port", "0", *options, LOG_FORMAT="json")
     assert done.returncode == 2 and done.stdout == ""
     assert [each["level"] for each in assert_all_json(done.stderr)] == ["error"]
-
-
-def test_an_unknown_option_ends_the_start_with_exit_code_2(tmp_path):
-    done = command(tmp_path, "--prot", "1")
-    assert done.returncode == 2 and "--prot" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -17088,19 +17032,15 @@ def test_server_without_the_sdk_names_the_extra_to_install(monkeypatch, tmp_path
         tornado_todo.serve_assistant(environ=in_file(tmp_path))
 
 
-def test_a_check_says_once_why_the_database_does_not_open(tmp_path):
+@pytest.mark.parametrize("is_missing, advice", [(False, "cannot be reached"), (True, "createdb")])
+def test_a_check_says_once_why_the_database_does_not_open(tmp_path, is_missing, advice):
     pytest.importorskip("asyncpg")
-    away = f"postgresql://ann@127.0.0.1:{free_port()}/todo"
-    checked = command(tmp_path, "--check", DATABASE_URL=away)
-    assert checked.returncode == 1 and checked.stdout.count("failing") == 2
-    assert checked.stderr.count("\n") == 1 and "cannot be reached" in checked.stderr, checked.stderr
-
-
-def test_check_reports_a_missing_database_once(tmp_path):
-    url = urllib.parse.urlsplit(address_of("TEST_POSTGRES_URL"))._replace(path=f"/{own_name()}").geturl()
+    url = f"postgresql://ann@127.0.0.1:{free_port()}/todo"
+    if is_missing:
+        url = urllib.parse.urlsplit(address_of("TEST_POSTGRES_URL"))._replace(path=f"/{own_name()}").geturl()
     checked = command(tmp_path, "--check", DATABASE_URL=url)
     assert checked.returncode == 1 and checked.stdout.count("failing") == 2
-    assert checked.stderr.count("\n") == 1 and "createdb" in checked.stderr, checked.stderr
+    assert checked.stderr.count("\n") == 1 and advice in checked.stderr, checked.stderr
 
 
 def test_a_start_says_once_why_the_database_does_not_open(tmp_path):
@@ -19057,12 +18997,6 @@ def test_server_survives_and_forgets_children_that_it_did_not_start(tmp_path, th
     assert "Traceback" not in (tmp_path / "stderr.txt").read_text()
 
 
-@pytest.mark.parametrize("settings, names", [(MEMORY, "DATABASE_URL"), ({}, "REDIS_URL")])
-def test_workers_that_could_not_share_their_data_are_refused(tmp_path, settings, names):
-    ended = command(tmp_path, WORKERS="2", **settings)
-    assert ended.returncode == 2 and names in ended.stderr and ended.stderr.count("\n") == 1
-
-
 # ==== engines: signing in, starting up, telling no secrets ======================================
 
 
@@ -19321,6 +19255,8 @@ def test_unsupported_option_of_an_engines_url_ends_the_start(tmp_path, name, que
         *[("REDIS_URL", f"redis://127.0.0.1/{path}", "number of a database") for path in ("abc", "1/2", "-1", "0/")],
         ("MONGODB_URI", "mongodb+srv://todo.example:27017/x", "one host and no port"),
         ("MONGODB_URI", "mongodb://127.0.0.1/x?authMechanism=SCRAM-SHA-256", "username"),
+        ("MONGODB_URI", "mongodb://u:p%zz@h/x", ""),
+        *[("REDIS_URL", f"redis://127.0.0.1/0?{query}", "") for query in ("nonsense=1", "socket_timeout=abc")],
     ],
 )
 def test_invalid_url_of_an_engine_ends_the_start_with_one_line(tmp_path, name, url, words):
@@ -19360,20 +19296,6 @@ def test_unescaped_slash_in_a_password_is_refused_without_showing_it(scheme, tmp
     names = {"postgresql": "DATABASE_URL", "mongodb": "MONGODB_URI", "redis": "REDIS_URL", "mysql": "MYSQL_URL"}
     ended = command(tmp_path, "--check", **{names[scheme]: f"{scheme}://u:1/canary@127.0.0.1/x"})
     assert ended.returncode == 2 and "canary" not in ended.stdout + ended.stderr
-
-
-@pytest.mark.parametrize(
-    "name, url, driver",
-    [
-        ("MONGODB_URI", "mongodb://u:p%zz@h/x", "motor"),
-        ("REDIS_URL", "redis://127.0.0.1/0?nonsense=1", "redis"),
-        ("REDIS_URL", "redis://127.0.0.1/0?socket_timeout=abc", "redis"),
-    ],
-)
-def test_a_url_that_its_driver_cannot_use_ends_the_start_with_one_line(tmp_path, name, url, driver):
-    pytest.importorskip(driver)
-    ended = command(tmp_path, "--port", "0", **{**in_file(tmp_path), name: url})
-    assert ended.returncode == 2 and name in ended.stderr and ended.stderr.count("\n") == 1
 
 
 async def test_commit_without_a_timely_answer_is_reported_as_uncertain(fresh_postgres):
@@ -19848,9 +19770,7 @@ def bring(client: Client, data: bytes | str, query: str = "", **headers: str) ->
 
 
 def brought(client: Client, data: bytes | str, query: str = "") -> dict:
-    answer = bring(client, data, query)
-    assert answer.status == 200, answer.body
-    return answer.json()
+    return bring(client, data, query).ok()
 
 
 def outline(client: Client) -> list[str]:
@@ -20071,8 +19991,7 @@ def test_an_import_goes_on_after_a_kill_as_one_batch(tmp_path, monkeypatch):
     with process(tmp_path, **settings) as server:
         act = threading.Thread(target=lambda: bring_until_killed(server.client.url, text))
         act.start()
-        with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as connection:
-            eventually(lambda: connection.execute("SELECT next_slice > 2 FROM acts").fetchall() == [(1,)])
+        eventually(lambda: run_on_file(tmp_path / "todos.db", "SELECT next_slice > 2 FROM acts") == [(1,)])
         server.child.kill()
         act.join()
     with process(tmp_path, **settings) as server:
@@ -20667,10 +20586,12 @@ def test_a_copy_takes_the_end_that_no_option_names_from_the_settings(tmp_path):
 
 def test_a_copy_that_was_interrupted_is_resumed(tmp_path, copied):
     source, target, kept = copied
-    with contextlib.closing(sqlite3.connect(tmp_path / "b.db")) as connection, connection:  # as if it had ended here
-        connection.execute("DELETE FROM changes WHERE revision > 2")
-        connection.execute("DELETE FROM todos WHERE id = (SELECT max(id) FROM todos)")
-        connection.execute("DELETE FROM documents")
+    run_on_file(
+        tmp_path / "b.db",
+        "DELETE FROM changes WHERE revision > 2",
+        "DELETE FROM todos WHERE id = (SELECT max(id) FROM todos)",
+        "DELETE FROM documents",
+    )  # as if it had ended here
     resumed = command(tmp_path, "copy", "--from", source, "--to", target, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     with serving({"DATABASE_URL": target}) as client:
@@ -20679,8 +20600,7 @@ def test_a_copy_that_was_interrupted_is_resumed(tmp_path, copied):
 
 def test_a_copy_that_differs_from_its_source_is_reported(tmp_path, copied):
     source, target, _ = copied
-    with contextlib.closing(sqlite3.connect(tmp_path / "b.db")) as connection, connection:
-        connection.execute("UPDATE todos SET title = 'tampered with'")
+    run_on_file(tmp_path / "b.db", "UPDATE todos SET title = 'tampered with'")
     ended = command(tmp_path, "copy", "--from", source, "--to", target, "--resume")
     assert ended.returncode == 1 and "todos" in ended.stderr
 
@@ -20750,8 +20670,7 @@ def spoil(path: pathlib.Path, how: str) -> None:
         path.mkdir()
         (path / "file").write_text("kept")
     if how == "another program's":
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            connection.execute("CREATE TABLE counters (name TEXT)")
+        run_on_file(path, "CREATE TABLE counters (name TEXT)")
 
 
 @pytest.mark.parametrize(
@@ -20831,8 +20750,7 @@ def test_a_damaged_backup_is_refused_and_changes_nothing(tmp_path, how):
     make_backup(tmp_path)
     spoil(tmp_path / "copy.db", how)
     if how in SPOILT_BY_SQL:
-        with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as connection, connection:
-            connection.execute(SPOILT_BY_SQL[how])
+        run_on_file(tmp_path / "copy.db", SPOILT_BY_SQL[how])
     before = (tmp_path / "todos.db").read_bytes()
     done = command(tmp_path, "restore", "copy.db", **in_file(tmp_path))
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "copy.db" in done.stderr, done.stderr
@@ -20941,8 +20859,7 @@ def test_backup_put_in_place_of_an_open_database_is_noticed_and_kept(tmp_path, h
         add(server.client, "and on it goes")
         server.child.send_signal(signal.SIGTERM)
         server.child.wait(PATIENCE)
-    with contextlib.closing(sqlite3.connect(tmp_path / "todos.db")) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert run_on_file(tmp_path / "todos.db", "PRAGMA integrity_check") == [("ok",)]
 
 
 @pytest.mark.parametrize("how", ["zeroed", "truncated", "no database"])
@@ -20976,8 +20893,7 @@ async def test_checkpoints_are_not_taken_for_another_file(service, monkeypatch):
     for number in range(5):
         written = [service.create(user, {"title": "x" * 100, "notes": "y" * 9_000}) for _ in range(200)]
         await asyncio.gather(*written)
-        with contextlib.closing(sqlite3.connect(service.store.database.path)) as other:
-            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        run_on_file(service.store.database.path, "PRAGMA wal_checkpoint(TRUNCATE)")
         await service.store.database.ping()
         assert len(await service.queries(user).todos(tornado_todo.TodoFilter(), tornado_todo.Page(limit=1000))) > number
 
@@ -24925,17 +24841,6 @@ async def test_back_on_a_phone_closes_the_details(page):
 
 
 @pytest.mark.slow
-async def test_back_on_a_phone_closes_the_drawer(page):
-    await go_to_list_on_a_phone(page)
-    await page.locator(".open-drawer").click()
-    await page.evaluate("history.back()")
-    await expect(page.locator(".sidebar")).to_be_hidden()
-    await expect(page.locator("h1")).to_have_text("Work")
-    await page.evaluate("history.back()")
-    await expect(page.locator("h1")).to_have_text("Inbox")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("way", ["button", "Escape", "reload", "delete"])
 async def test_closed_dialog_on_a_phone_costs_no_step_back(page, way):
     await go_to_list_on_a_phone(page)
@@ -24960,12 +24865,16 @@ async def test_closed_dialog_on_a_phone_costs_no_step_back(page, way):
 
 
 @pytest.mark.slow
-async def test_back_beside_open_details_closes_them(page):
+@pytest.mark.parametrize("what", [".sidebar", ".detail"])
+async def test_back_closes_the_drawer_of_a_phone_or_details_at_the_side(page, what):
     await go_to_list_on_a_phone(page)
-    await page.set_viewport_size({"width": 1280, "height": 800})
-    await open_details(page, BUY)
+    if what == ".sidebar":
+        await page.locator(".open-drawer").click()
+    else:
+        await page.set_viewport_size({"width": 1280, "height": 800})
+        await open_details(page, BUY)
     await page.evaluate("history.back()")
-    await expect(page.locator(".detail")).to_be_hidden()
+    await expect(page.locator(what)).to_be_hidden()
     await expect(page.locator("h1")).to_have_text("Work")
     await page.evaluate("history.back()")
     await expect(page.locator("h1")).to_have_text("Inbox")
