@@ -21804,6 +21804,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const PAGE_SIZE = 100;
   const MAXIMUM_LIMIT = 1000;
   const MAXIMUM_SELECTED = 200; // of which the ids still fit into an address
+  const NAMED = 100; // ids that fit into an address beside filters
+  const ADDRESS_LENGTH = 7900; // for which proxies have room
   const LONG_PRESS = 500;
   const SWIPE = 80; // pixels
   const CHUNK = 25; // rows that are laid out together
@@ -21896,6 +21898,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   const sleep = milliseconds => new Promise(resolve => setTimeout(resolve, milliseconds));
   const byId = (things, id) => things.find(thing => thing.id === id);
   const renewed = (things, id, fields) => things.map(thing => (thing.id === id ? { ...thing, ...fields } : thing));
+  const slices = ([...things], size) => {
+    const count = Math.ceil(things.length / size);
+    return Array.from({ length: count }, () => things.splice(0, size));
+  };
   const sum = (things, field) => things.reduce((total, thing) => total + thing[field], 0);
   const isSameWord = (one, other) => one.toLowerCase() === other.toLowerCase();
 
@@ -22629,7 +22635,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     const before = { ...state };
     queue.jobs.push(job);
     project();
-    job.effect = effectOn(before);
+    job.effect = effectOn(before, state);
     stash();
     render();
     if (!queue.running) queue.idle = runQueue();
@@ -22644,8 +22650,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       try {
         const response = await deliver(job);
         const answer = response.status === 204 ? null : await response.json();
+        await recallNamed(job.ready);
         queue.jobs.shift();
-        finish(job, answer, response.headers.get('Change-Batch') ?? answer?.batch ?? null);
+        finish(job, answer, job.batch ?? answer?.batch ?? null);
       } catch (error) {
         if (queue.jobs[0] === job) queue.jobs.shift();
         fail(job, error);
@@ -22666,10 +22673,32 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     find('.todoapp').setAttribute('aria-busy', String(queue.running || state.loading));
   }
 
-  function sendJob(job) {
-    const { method, path, headers, ...more } = (job.ready ??= requestOf(job));
+  // An address has no room for more ids, and an undo takes back one batch.
+  function requestsOf({ path, body, ...more }) {
+    const [address, query] = path.split('?');
+    const parameters = new URLSearchParams(query);
+    const batches = body?.batch?.split(',') ?? [];
+    if (batches.length > 1) return batches.map(batch => ({ path, body: { ...body, batch }, ...more }));
+    if (path.length <= ADDRESS_LENGTH) return [{ path, body, ...more }];
+    return slices(parameters.get('id').split(','), NAMED).map(some => {
+      parameters.set('id', some);
+      return { path: `${address}?${parameters}`, body, ...more };
+    });
+  }
+
+  // The batches of a command with several requests are undone in the opposite sequence.
+  async function sendJob(job) {
+    const requests = requestsOf((job.ready ??= requestOf(job)));
+    const batches = [];
+    let response = null;
     job.sent = true;
-    return send(method, path, { ...more, headers: { 'Idempotency-Key': job.key, ...headers } });
+    for (const [number, { method, path, headers, ...more }] of requests.entries()) {
+      const key = number ? `${job.key}.${number}` : job.key;
+      response = await send(method, path, { ...more, headers: { 'Idempotency-Key': key, ...headers } });
+      batches.unshift(response.headers.get('Change-Batch'));
+    }
+    job.batch = batches.filter(Boolean).join() || null;
+    return response;
   }
 
   async function attempt(job, outdated) {
@@ -22699,13 +22728,14 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function finish(job, answer, batch) {
-    if (batch) state.ownBatches.add(batch);
-    else forgetAct(job); // nothing was changed
+    batch?.split(',').forEach(each => state.ownBatches.add(each));
+    if (!batch) forgetAct(job); // nothing was changed
     job.batch = batch;
     if (job.ready.method === 'PUT' && answer) rebase(newItem(answer.id, job.ready.body), answer);
+    const before = { ...saved, beside: new Map(saved.beside) };
     job.apply?.(saved);
     if (answer?.id && saved[job.kind === 'todos' ? 'items' : job.kind]) absorb(job.kind, answer);
-    keepInCopy(job, answer);
+    keepInCopy(job.key, effectOn(before, saved), answer);
     if (job.rereads) state.stale = 'all';
     job.accept?.(answer, batch);
     if (job.said) announce(job.said);
@@ -22881,11 +22911,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (item && sortOf() === 'order') moveIn(draft, id, null, draft.items.find(({ order }) => order > item.order)?.id);
   }
 
-  // What a command did to the to-dos on the page: each before and after, or undefined where there was none.
-  function effectOn(before) {
+  // What a command did to the to-dos: each before and after, or undefined where there was none.
+  function effectOn(before, after) {
     const known = ({ items, subtasks, open, beside }) =>
       new Map([...beside.values(), ...subtasks, ...items, open].filter(Boolean).map(each => [each.id, each]));
-    const [then, now] = [before, state].map(known);
+    const [then, now] = [before, after].map(known);
     const ids = [...new Set([...then.keys(), ...now.keys()])];
     return ids.map(id => [then.get(id), now.get(id)]).filter(([one, other]) => one !== other);
   }
@@ -23432,6 +23462,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // times without the server. The log keeps it up to date. It belongs to one user and is emptied for another.
 
   const COPY = `tornado_todo:${root}`;
+  const PARTS = ['lists', 'filters', 'templates', 'trashedLists'];
+  // The keys of the store `about` that begin with a text. Each to-do of the trash has one, each own change, each part.
+  const under = text => IDBKeyRange.bound(text, `${text}\uffff`);
 
   const answerOfRequest = request =>
     new Promise((resolve, reject) => {
@@ -23463,7 +23496,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     }
   }
 
-  const aboutCopy = () => withCopy('readonly', ({ about }) => answerOfRequest(about.get('about')));
+  // The answers of all these requests, or null.
+  const readFromCopy = requests =>
+    withCopy('readonly', stores => Promise.all(requests(stores).map(answerOfRequest)));
+
+  const aboutCopy = async () => (await readFromCopy(({ about }) => [about.get('about')]))?.[0];
 
   // Returns null where the log does not have all that changed for the user, also after a restored backup.
   async function changesOfCopy(revision) {
@@ -23501,50 +23538,71 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return { revision, items, isWhole: true, isPartial: Boolean(next) };
   }
 
-  const copyWrites = new Set(); // ids, since the copy was last renewed
+  const emptyCopy = ({ todos, about }, part = 'copy:') =>
+    [todos.clear(), about.delete('about'), about.delete(under(part))];
+
+  function dropFromCopy({ todos, about }, id) {
+    about.delete(`copy:trash:${id}`);
+    return todos.delete(id);
+  }
+
+  function putInCopy(stores, item) {
+    dropFromCopy(stores, item.id);
+    return item.deleted_at ? stores.about.put(item, `copy:trash:${item.id}`) : stores.todos.put(item);
+  }
+
+  async function entriesUnder(text, { about }) {
+    const requests = [about.getAllKeys(under(text)), about.getAll(under(text))];
+    const [keys, entries] = await Promise.all(requests.map(answerOfRequest));
+    return new Map(keys.map((key, index) => [key, entries[index]]));
+  }
+
+  // What was changed here since the log was read for the copy: the key of the command, and the revision if it is known.
+  const ownChanges = stores => entriesUnder('copy:own:', stores);
+  const idOf = key => key.slice(key.lastIndexOf(':') + 1);
 
   const renewCopy = shared(async () => {
     if (access.link || access.leaving || state.revision === null) return;
     const owner = stashOwner();
     const known = await aboutCopy();
-    copyWrites.clear();
-    const isOwn = known?.owner === owner && known.trash && known.revision <= state.revision;
+    const own = (await withCopy('readonly', ownChanges)) ?? new Map();
+    const isOwn = known?.owner === owner && !known.trash && known.revision <= state.revision;
     const read = isOwn && (await changesOfCopy(known.revision));
-    const isReplaced = read && (await lacksOwnChange(read, known.revision));
+    // A backup without changes of this page was restored if the log lacks one that is newer than the copy.
+    const isMissed = ([key, { revision }]) => revision > known.revision && !read.items.has(idOf(key));
+    const isReplaced = read && [...own].some(isMissed);
     if (isReplaced) want('all');
     const news = (!isReplaced && read) || (await wholeCopy());
     const more = ['/api/templates', '/api/lists?deleted=true'];
     const [templates, trashedLists] = await Promise.all(more.map(path => getJson(path)));
-    // What was read before an own change may lack it, and is read again after that change.
-    const written = new Set(copyWrites);
-    if (owner !== stashOwner() || (written.size && news.isWhole)) return;
-    const { lists, filters } = saved;
-    const { isPartial = known?.isPartial } = news;
-    const { revision } = written.size ? known : news;
-    const trash = new Map(news.isWhole ? [] : known.trash.map(item => [item.id, item]));
-    await withCopy('readwrite', async ({ todos, about }) => {
-      if (news.isWhole) todos.clear();
-      let number = 0;
-      for (const [id, item] of news.items) {
-        if (written.has(id)) continue;
-        trash.delete(id);
-        if (item?.deleted_at) trash.set(id, item);
-        const request = item && !item.deleted_at ? todos.put(item) : todos.delete(id);
-        if ((number += 1) % COPY_SLICE === 0) await answerOfRequest(request); // other tasks have their turn
-      }
-      const session = { ...access.session, settings: saved.settings };
-      const rest = { lists, filters, templates, trashedLists, trash: [...trash.values()].slice(-MAXIMUM_LIMIT) };
-      about.put({ owner, session, revision, isPartial, ...rest }, 'about');
-      const own = [...((await answerOfRequest(about.get('own'))) ?? [])];
-      about.put(new Map(own.filter(([, its]) => its > revision)), 'own');
-    });
+    const parts = { templates, trashedLists };
+    if (owner === stashOwner()) await withCopy('readwrite', stores => writeCopy(stores, news, own, parts));
   });
 
-  // A backup without changes of this page was restored if the log lacks one that is newer than the copy.
-  async function lacksOwnChange({ items }, revision) {
-    const own = (await withCopy('readonly', ({ about }) => answerOfRequest(about.get('own')))) ?? [];
-    return [...own].some(([id, written]) => written > revision && !items.has(id));
+  // What was read before an own change may lack it, and is read again after that change.
+  async function writeCopy(stores, news, own, parts) {
+    const { about } = stores;
+    const known = await answerOfRequest(about.get('about'));
+    const ownNow = await ownChanges(stores);
+    const isNew = ([at, { key }]) => own.get(at)?.key !== key;
+    const written = new Set([...ownNow].filter(isNew).map(([at]) => idOf(at)));
+    if (written.size && news.isWhole) return;
+    if (news.isWhole) emptyCopy(stores, 'copy:trash:');
+    let number = 0;
+    for (const [id, item] of news.items) {
+      if (written.has(id)) continue;
+      const request = item ? putInCopy(stores, item) : dropFromCopy(stores, id);
+      if ((number += 1) % COPY_SLICE === 0) await answerOfRequest(request); // other tasks have their turn
+    }
+    const { revision } = written.size ? known : news;
+    const { isPartial = known?.isPartial } = news;
+    const session = { ...access.session, settings: saved.settings };
+    about.put({ owner: stashOwner(), session, revision, isPartial }, 'about');
+    for (const [name, part] of Object.entries({ ...parts, ...placesNow() })) about.put(part, `copy:${name}`);
+    for (const [at, change] of ownNow) if (!written.has(idOf(at)) && !(change.revision > revision)) about.delete(at);
   }
+
+  const placesNow = () => ({ lists: saved.lists, filters: saved.filters });
 
   // The to-dos that a request changes or deletes, as far as it names them.
   function namedIn({ method, path }) {
@@ -23553,35 +23611,36 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return id ? [id] : (new URLSearchParams(query).get('id')?.split(',') ?? []);
   }
 
-  // Own changes are in the copy at once: the network may be gone before it is renewed. What the answer does not
-  // describe is changed there as on the page, which may show other to-dos by now.
-  function keepInCopy({ effect = [], ready }, answer) {
-    const { method, body } = ready;
+  // A command of an earlier page may change to-dos that this one has not read.
+  async function recallNamed(request) {
+    const ids = namedIn(request).filter(id => !itemIn(saved, id));
+    if (!ids.length || access.link) return;
+    const found = await readFromCopy(({ todos }) => ids.map(id => todos.get(id)));
+    for (const item of found ?? []) if (item) saved.beside.set(item.id, item);
+  }
+
+  // Own changes are in the copy at once: the network may be gone before it is renewed. Only the changed fields are
+  // taken from the page, whose to-dos may be older. What the server has not described yet comes with the next renewal.
+  function keepInCopy(key, effect, answer) {
     const answered = [answer, answer?.todos].flat().filter(item => item?.reminders);
-    const shown = new Set(effect.map(([before, after]) => (before ?? after).id));
-    const others = namedIn(ready).filter(id => !shown.has(id)).map(id => [{ id }]);
-    const all = [...effect, ...others];
-    for (const { id } of [...all.map(([before, after]) => before ?? after), ...answered]) copyWrites.add(id);
-    withCopy('readwrite', async ({ todos, about }) => {
+    withCopy('readwrite', async stores => {
+      const { todos, about } = stores;
       const known = await answerOfRequest(about.get('about'));
       if (known?.owner !== stashOwner()) return;
-      for (const [before, after] of all) {
-        const { id } = before ?? after;
-        const fields = after ? changedIn(before, after) : method === 'PATCH' && body;
-        const copied = fields && (await answerOfRequest(todos.get(id)));
-        const item = copied ? { ...copied, ...fields } : itemIn(saved, id);
-        // One that the server has not described yet comes with the next renewal.
-        if (!fields || item?.deleted_at) todos.delete(id);
-        else if (item?.reminders) todos.put(item);
+      for (const [before, after] of effect) {
+        const { id, deleted_at } = before ?? after;
+        const copied = await answerOfRequest(deleted_at ? about.get(`copy:trash:${id}`) : todos.get(id));
+        const fields = after ? changedIn(before, after) : { deleted_at: new Date().toISOString() };
+        const item = copied ? { ...copied, ...fields } : after;
+        if (item?.reminders && (after || !deleted_at)) putInCopy(stores, item);
+        else dropFromCopy(stores, id);
+        about.put({ key }, `copy:own:${id}`);
       }
-      const own = (await answerOfRequest(about.get('own'))) ?? new Map();
       for (const item of answered) {
-        item.deleted_at ? todos.delete(item.id) : todos.put(item);
-        own.set(item.id, item.revision);
+        putInCopy(stores, item);
+        about.put({ key, revision: item.revision }, `copy:own:${item.id}`);
       }
-      about.put(own, 'own');
-      const { lists, filters } = saved;
-      about.put({ ...known, lists, filters }, 'about');
+      for (const [name, part] of Object.entries(placesNow())) about.put(part, `copy:${name}`);
     });
   }
 
@@ -23627,15 +23686,39 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     assignee: ({ assignee }, name) => (assignee ?? 'none') === (name === 'me' ? access.session?.user : name),
     parent: ({ parent }, ids) => ids.split(',').includes(parent ?? 'none'),
     q: isFound,
+    deleted: ({ deleted_at }, value) => String(Boolean(deleted_at)) === value,
     sort: () => true,
     tz: () => true,
   };
+  const selectedBy = (parameters, { items, beside }) =>
+    [...items, ...beside.values()]
+      .filter(item => parameters.has('deleted') === Boolean(item.deleted_at) && !isLocked(item))
+      .filter(item => [...parameters].every(([name, value]) => SELECTED_BY[name]?.(item, value)))
+      .map(({ id }) => id);
   const isOfFilter = item => [...filterParameters()].every(([name, value]) => SELECTED_BY[name](item, value));
   const needsServer = () => [...filterParameters().keys()].some(name => !(name in SELECTED_BY));
 
   function isFound({ title, notes, tags }, words = searched()) {
     const text = [title, notes, ...tags].join('\n').toLowerCase();
     return words.toLowerCase().split(/\s+/).every(word => text.includes(word));
+  }
+
+  // The to-dos of the view that are known here, also where they are not loaded.
+  function knownItems(show) {
+    const isHere = belonging(show);
+    const beside = [...state.beside.values()].filter(item => listById(item.list) && isFound(item) && isOfFilter(item));
+    return [...state.items, ...beside].filter(isHere);
+  }
+
+  // Without the server the copy has what is not loaded. Returns whether it has all.
+  async function recallAll() {
+    if (isConnected() || access.link || needsServer()) return false;
+    const read = ({ todos, about }) => [todos.getAll(), about.getAll(under('copy:trash:')), about.get('about')];
+    const [all, trash, known] = (await readFromCopy(read)) ?? [];
+    if (known?.owner !== stashOwner()) return false;
+    for (const item of [...all, ...trash]) if (!itemIn(saved, item.id)) saved.beside.set(item.id, item);
+    project();
+    return !known.isPartial;
   }
 
   function parentsAmong(items) {
@@ -23650,10 +23733,11 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // The copy as `read` would return it, or null where it cannot replace the server.
   async function readCopy(isLater) {
-    const read = ({ todos, about }) => Promise.all([todos.getAll(), about.get('about')].map(answerOfRequest));
-    const [all, known] = (await withCopy('readonly', read)) ?? [];
-    if (known?.owner !== stashOwner() || access.link) return null;
-    const { lists, filters, templates = [], trashedLists = [], trash = [], isPartial } = known;
+    const partsOf = about => ['about', ...PARTS.map(name => `copy:${name}`)].map(key => about.get(key));
+    const read = ({ todos, about }) => [todos.getAll(), about.getAll(under('copy:trash:')), ...partsOf(about)];
+    const [all, trash, known, lists, filters, templates, trashedLists] = (await readFromCopy(read)) ?? [];
+    if (known?.owner !== stashOwner() || !lists || access.link) return null;
+    const { isPartial } = known;
     if (isLater()) return null; // the server's answer has newer lists
     keep({ lists, filters, templates });
     takeUpTexts();
@@ -24175,7 +24259,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // A deletion takes along nothing that others have written since its user saw the to-dos: it is refused then, and the
   // user decides. That of one to-do names the version; several are compared before a late deletion is sent.
   const overVersion = ({ revision }) => ({ 'If-Match': `"${revision}"` });
-  const seenPart = item => Object.fromEntries(['id', ...Object.keys(DISPUTED)].map(name => [name, item[name]]));
+  const SEEN = () => ['comments', ...Object.keys(DISPUTED)];
+  const seenPart = item => Object.fromEntries(['id', ...SEEN()].map(name => [name, item[name]]));
   const seenParts = items => items.filter(({ revision }) => revision).map(seenPart);
 
   function watchDeletion(job) {
@@ -24184,7 +24269,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   async function recheckDeletion(job, outdated) {
-    const { items } = await getTodos(queryOf({ id: job.seen.map(({ id }) => id), limit: MAXIMUM_LIMIT }));
+    const read = ids => getTodos(queryOf({ id: ids, limit: MAXIMUM_LIMIT }));
+    const pages = await Promise.all(slices(job.seen.map(({ id }) => id), MAXIMUM_SELECTED).map(read));
+    const items = pages.flatMap(page => page.items);
     const texts = items.map(item => othersWords(item, byId(job.seen, item.id))).filter(Boolean);
     outdated.message = texts.join(' ');
     if (job.request.headers && items.length) job.request = { ...job.request, headers: overVersion(items[0]) };
@@ -24192,44 +24279,42 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   function othersWords(item, before) {
-    const isOther = name => String(item[name] ?? '') !== String(before[name] ?? '');
-    const fields = Object.keys(DISPUTED).filter(isOther).map(name => fieldWords(name, item[name]));
+    const isOther = name =>
+      name === 'comments' ? item[name] > before[name] : String(item[name] ?? '') !== String(before[name] ?? '');
+    const words = name => (name === 'comments' ? t`Comments (${item[name]})` : fieldWords(name, item[name]));
+    const fields = SEEN().filter(isOther).map(words);
     return fields.length && t`Another person has changed ${quoted(before.title)}: ${fields.join('; ')}.`;
   }
 
   // The ids of these to-dos if they are all `total` that an act is meant for. Then it reaches only what was shown, and
-  // not what others add until its request arrives. The address has filters, too, and so room for fewer ids.
+  // not what others add until its request arrives. Where the server is near, it selects many of them at once.
   const onlyShown = (items, total) =>
-    total && items.length === total && total <= MAXIMUM_SELECTED / 2 ? { id: items.map(({ id }) => id).join() } : {};
+    total && items.length === total && total <= (isConnected() ? NAMED : MAXIMUM_LIMIT)
+      ? { id: items.map(({ id }) => id).join() }
+      : {};
 
   // An act on all to-dos of the view, including those not loaded: the server selects those that are completed, or not.
   // They get the `fields`, or else are deleted.
-  function bulk(words, isDone, fields) {
+  async function bulk(words, isDone, fields) {
     const [show, other] = isDone ? ['completed', 'active'] : ['active', 'completed'];
-    const isNarrowed = isFiltered();
+    const isWhole = (await recallAll()) || (state.next === null && shownState() === 'all');
     const lists = state.view.kind === 'all' ? livingLists().filter(list => !isLockedList(list)) : [currentList()];
     const ids = new Set(lists.map(list => list?.id));
-    const isOther = item => isLocked(item) || item.completed !== isDone;
-    const renew = item => (isOther(item) ? item : fields && { ...item, ...fields });
-    const own = state.items.filter(item => !isOther(item));
+    const own = knownItems(show).filter(item => !isLocked(item));
     // Without the server, counts can differ from the to-dos that are all there.
-    const isAll = state.next === null && shownState() === 'all';
-    const only = onlyShown(own, isAll ? own.length : changeableCounts()[show]);
-    const where = selection(show, only);
+    const only = onlyShown(own, isWhole ? own.length : changeableCounts()[show]);
+    const request = { method: fields ? 'PATCH' : 'DELETE', path: `/api/todos${selection(show, only)}`, body: fields };
+    const applyToKnown = applying({ ...request, path: `/api/todos?id=${own.map(({ id }) => id)}` });
     command({
       seen: !fields && only.id ? seenParts(own) : undefined,
       words,
       offersUndo: true,
       rereads: true,
-      request: { method: fields ? 'PATCH' : 'DELETE', path: `/api/todos${where}`, body: fields },
+      request,
       apply: draft => {
-        const taken = fields ? [] : draft.items.filter(item => !isOther(item) && isParent(item, draft));
-        for (const { id } of taken) removeIn(draft, 'items', id); // with its subtasks
-        for (const each of isNarrowed ? [draft.matching] : draft.lists.filter(({ id }) => ids.has(id)))
+        applyToKnown(draft);
+        for (const each of isFiltered() ? [draft.matching] : draft.lists.filter(({ id }) => ids.has(id)))
           Object.assign(each, { [show]: 0, ...(fields && { [other]: each.active + each.completed }) });
-        const isHere = belonging();
-        draft.items = draft.items.map(renew).filter(item => item && isHere(item));
-        draft.open &&= renew(draft.open) ?? draft.open;
       },
     });
   }
@@ -25031,8 +25116,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     if (recall(OWNERS, [null])[0] !== owner) {
       remember(OWNERS, [owner]);
       // A crash may have taken the name from the storage. The copy is the user's own all the same.
-      if ((await aboutCopy())?.owner !== owner)
-        withCopy('readwrite', ({ todos, about }) => [todos.clear(), about.delete('about'), about.delete('own')]);
+      if ((await aboutCopy())?.owner !== owner) withCopy('readwrite', emptyCopy);
     }
     const left = await leftStashes();
     const keys = [...left.keys()];
@@ -25063,9 +25147,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   async function durableStashes() {
-    const read = ({ about }) => Promise.all([about.getAllKeys(), about.getAll()].map(answerOfRequest));
-    const [keys, entries] = (await withCopy('readonly', read)) ?? [[], []];
-    return new Map(keys.map((key, index) => [key, entries[index]]).filter(([key]) => key.startsWith(STASH)));
+    return (await withCopy('readonly', stores => entriesUnder(STASH, stores))) ?? new Map();
   }
 
   // None of another user; an entry of another version may be unreadable.
@@ -25200,13 +25282,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   function applying({ method, path, body }) {
     const [, kind, one, part, other, query] = APPLIED.exec(path) ?? [];
     const parameters = new URLSearchParams(query);
-    const ids = one ? [one] : (parameters.get('id')?.split(',') ?? []);
+    const ids = draft => (one ? [one] : (parameters.get('id')?.split(',') ?? selectedBy(parameters, draft)));
     const name = kind === 'todos' ? 'items' : kind;
     if (kind === 'user') return draft => Object.assign(draft, { settings: { ...draft.settings, ...body } });
     if (part === 'comments') return draft => commentIn(draft, one, other, method, body);
     if (part === 'restore') return draft => restoreIn(draft, kind, one);
     const isGone = part === 'members' || (method === 'DELETE' && kind);
-    if (isGone) return draft => ids.forEach(id => removeIn(draft, name, id));
+    if (isGone) return draft => ids(draft).forEach(id => removeIn(draft, name, id));
     if (part === 'lists') return draft => makeListIn(draft, body, one);
     const item = kind === 'todos' && method === 'PUT' && newItem(one, body);
     if (item) return draft => insertIn(draft, item);
@@ -25217,7 +25299,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       const below = parameters.get('subtasks') === 'complete' ? subtasksIn(draft, { id }) : [];
       for (const each of below) if (!each.completed) change(draft, each.id);
     };
-    if (method === 'PATCH' && kind) return draft => ids.forEach(id => change(draft, id));
+    if (method === 'PATCH' && kind) return draft => ids(draft).forEach(id => change(draft, id));
     return MAKING[method === 'POST' && body?.id && kind]?.(body);
   }
 
@@ -25941,7 +26023,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       value: '',
     }),
     '.list-bar': ({ total }) => ({ hidden: total === 0 }),
-    '.toggle-all': ({ changeable, canChange }) => ({ checked: changeable.active === 0 && canChange }),
+    '.toggle-all': ({ changeable, canChange }) => ({
+      checked: changeable.active === 0 && canChange,
+      disabled: !state.loaded,
+    }),
     '.toggle-all-box': ({ total, canChange }) => ({ hidden: total > 0 && !canChange }),
     '.sort': () => ({ value: sortOf() }),
     '.todo-list': () => ({ '.sortable': canReorder() || hasDays(), children: rowsView() }),
@@ -25966,7 +26051,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
       children: pluralViews(active, '{0} item left|{0} items left',
         h('strong', {}, `${numberFormat.format(active)}${capped ? '+' : ''}`)),
     }),
-    '.clear-completed': ({ changeable }) => ({ hidden: changeable.completed === 0 }),
+    '.clear-completed': ({ changeable }) => ({ hidden: changeable.completed === 0, disabled: !state.loaded }),
     ...each(['all', 'active', 'completed'], show => `.filters [data-show=${show}]`, show => ({
       href: hashOf({ ...state.view, show }),
       '.selected': show === state.view.show,
@@ -26267,8 +26352,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   async function emptyTrash() {
     const text = t`Every to-do in it is deleted for good. This can’t be undone.`;
-    const own = state.items.filter(item => !isOthers(listById(item.list)));
-    const shown = state.next ? {} : onlyShown(own, own.length);
+    const isWhole = (await recallAll()) || state.next === null;
+    const own = knownItems('all').filter(item => !isOthers(listById(item.list)));
+    const shown = isWhole ? onlyShown(own, own.length) : {};
     if (!(await confirmed(t`Empty the trash?`, text))) return;
     command({
       request: { method: 'DELETE', path: `/api/todos${queryOf({ deleted: true, ...shown })}` },
@@ -27802,6 +27888,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     socket.addEventListener('message', event => socket === live.socket && hear(JSON.parse(event.data)));
     socket.addEventListener('close', event => socket === live.socket && disconnected(event));
   }
+
+  const isConnected = () => live.socket?.readyState === WebSocket.OPEN && navigator.onLine && !state.away;
 
   function reconnect() {
     const { socket } = live;
