@@ -27897,7 +27897,9 @@ async def test_clearing_without_the_server_takes_open_subtasks_along_at_once(ins
 async def test_what_an_earlier_page_deleted_in_another_list_is_not_on_the_device_any_more(installed):
     page = installed
     await type_in(page, BUY, FEED, BOOK)
-    await until_on_device(page, BUY, FEED, BOOK)
+    (todo, *_) = await ask(page, "/api/todos")
+    await ask(page, "/api/todos", "POST", {"title": "sheep's", "parent": todo["id"]})
+    await until_on_device(page, BUY, FEED, BOOK, "sheep's")
     await new_list(page, "Trip")
     trip = page.url
     await settled(page)

@@ -23611,12 +23611,19 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     return id ? [id] : (new URLSearchParams(query).get('id')?.split(',') ?? []);
   }
 
-  // A command of an earlier page may change to-dos that this one has not read.
+  // A command of an earlier page may change to-dos that this one has not read, and their subtasks.
   async function recallNamed(request) {
-    const ids = namedIn(request).filter(id => !itemIn(saved, id));
-    if (!ids.length || access.link) return;
-    const found = await readFromCopy(({ todos }) => ids.map(id => todos.get(id)));
-    for (const item of found ?? []) if (item) saved.beside.set(item.id, item);
+    if (namedIn(request).some(id => !itemIn(saved, id))) await recallCopy();
+  }
+
+  // Has the to-dos of the copy beside those that were read. Returns whether it has all.
+  async function recallCopy() {
+    const read = ({ todos, about }) => [todos.getAll(), about.getAll(under('copy:trash:')), about.get('about')];
+    const [all, trash, known] = (await readFromCopy(read)) ?? [];
+    if (known?.owner !== stashOwner() || access.link) return false;
+    for (const item of [...all, ...trash]) if (!itemIn(saved, item.id)) saved.beside.set(item.id, item);
+    project();
+    return !known.isPartial;
   }
 
   // Own changes are in the copy at once: the network may be gone before it is renewed. Only the changed fields are
@@ -23631,7 +23638,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         const { id, deleted_at } = before ?? after;
         const copied = await answerOfRequest(deleted_at ? about.get(`copy:trash:${id}`) : todos.get(id));
         const fields = after ? changedIn(before, after) : { deleted_at: new Date().toISOString() };
-        const item = copied ? { ...copied, ...fields } : after;
+        const item = copied ? { ...copied, ...fields } : !before && after;
         if (item?.reminders && (after || !deleted_at)) putInCopy(stores, item);
         else dropFromCopy(stores, id);
         about.put({ key }, `copy:own:${id}`);
@@ -23711,15 +23718,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // Without the server the copy has what is not loaded. Returns whether it has all.
-  async function recallAll() {
-    if (isConnected() || access.link || needsServer()) return false;
-    const read = ({ todos, about }) => [todos.getAll(), about.getAll(under('copy:trash:')), about.get('about')];
-    const [all, trash, known] = (await readFromCopy(read)) ?? [];
-    if (known?.owner !== stashOwner()) return false;
-    for (const item of [...all, ...trash]) if (!itemIn(saved, item.id)) saved.beside.set(item.id, item);
-    project();
-    return !known.isPartial;
-  }
+  const recallAll = async () => !isConnected() && !needsServer() && (await recallCopy());
 
   function parentsAmong(items) {
     const known = new Map(items.map(item => [item.id, item]));
