@@ -24396,6 +24396,110 @@ async def test_a_lost_answer_does_not_make_a_second_to_do(page):
     assert [todo["title"] for todo in await ask(page, "/api/todos")] == [BUY]
 
 
+# ---- WebKit, by its own driver: Playwright has none for Debian's
+
+
+HELPERS = """(window.faults = [], ['error', 'unhandledrejection'].forEach(kind =>
+  addEventListener(kind, ({ message, reason }) => faults.push(message ?? String(reason)))),
+window.isStill = selector => {
+  const node = document.querySelector(selector);
+  const before = window.place;
+  window.place = JSON.stringify(node?.getBoundingClientRect());
+  return Boolean(node) && window.place === before;
+}, true)"""
+
+
+class WebKit:
+    """A window of Debian's MiniBrowser, which its driver steers by the protocol of WebDriver."""
+
+    def __init__(self, address: str):
+        self.address, self.path = address, "/session"
+
+    async def call(self, method: str, path: str, **body: Any) -> Any:
+        client, sent = tornado.httpclient.AsyncHTTPClient(), json.dumps(body) if method == "POST" else None
+        request = {"method": method, "body": sent, "request_timeout": PATIENCE, "raise_error": False}
+        value = json.loads((await client.fetch(self.address + self.path + path, **request)).body)["value"]
+        if isinstance(value, dict) and value.get("error") == "element not interactable":
+            return await self.call(method, path, **body)  # it has not been drawn yet
+        assert not isinstance(value, dict) or "error" not in value, value
+        return value
+
+    async def open(self, program: str, url: str):
+        options = {"binary": program, "args": ["--automation"]}
+        wanted = {"browserName": "MiniBrowser", "webkitgtk:browserOptions": options}
+        begun = await self.call("POST", "", capabilities={"alwaysMatch": wanted})
+        self.path = f"/session/{begun['sessionId']}"
+        await self.call("POST", "/url", url=url)
+        await self.evaluate(HELPERS)  # before that, a fault keeps the page from starting
+
+    async def evaluate(self, script: str) -> Any:
+        return await self.call("POST", "/execute/sync", script=f"return {script}", args=[])
+
+    async def element(self, selector: str) -> str:
+        """The path of an element, as soon as there is one that does not move."""
+        await until(lambda: self.evaluate(f"isStill({json.dumps(selector)})"))
+        (found,) = (await self.call("POST", "/element", using="css selector", value=selector)).values()
+        return f"/element/{found}"
+
+    async def click(self, selector: str):
+        await self.call("POST", f"{await self.element(selector)}/click")
+
+    async def type(self, selector: str, text: str):
+        await self.call("POST", f"{await self.element(selector)}/value", text=text)
+
+
+@pytest.fixture
+async def webkit(server):
+    """The page in WebKit; at the end it has reported no fault of the page's script."""
+    programs = sorted(pathlib.Path("/usr/lib").glob("*/webkit2gtk-4*/MiniBrowser"))
+    if not (programs and shutil.which("WebKitWebDriver") and shutil.which("xvfb-run")):
+        pytest.skip("WebKit is missing: install webkit2gtk-driver and xvfb")
+    port = free_port()
+    driver = subprocess.Popen(["xvfb-run", "-a", "WebKitWebDriver", "-p", str(port)], start_new_session=True)
+    try:
+        await until(lambda: asyncio.to_thread(is_served, port))
+        window = WebKit(f"http://127.0.0.1:{port}")
+        await window.open(str(programs[-1]), server)
+        yield window
+        assert await window.evaluate("faults") == []
+        await window.call("DELETE", "")
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+
+
+def is_served(port: int) -> bool:
+    """Whether a program accepts connections at a port."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.slow
+async def test_page_works_in_webkit(webkit, server):
+    await webkit.element(".empty:not([hidden])")
+    await webkit.type(".new-todo", f"{BUY} tomorrow\ue007")
+    await webkit.element(".todo-list li:not(.pending)")
+    assert await webkit.evaluate("document.querySelector('.todo-list label').textContent") == BUY
+    await webkit.click(".todo-list .toggle")
+    await webkit.element(".todo-list li.completed")
+    await webkit.click(".details-button")
+    await webkit.element(".detail:not([hidden]) .detail-notes")
+    await webkit.type(".detail-notes", "the soft one")
+    await webkit.click(".detail-close")
+    await webkit.click(".settings-button")
+
+    async def is_dark():
+        await webkit.click("[name=theme][value=dark]")  # which moves while the dialog is filled
+        return await webkit.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
+
+    async def is_saved():
+        (todo,) = await ask(server, "/api/todos")
+        return (todo["title"], todo["completed"], todo["notes"]) == (BUY, True, "the soft one")
+
+    await until(is_dark)
+    await until(is_saved)
+
+
 # ==== live ========================================================================================
 
 

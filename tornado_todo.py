@@ -22733,8 +22733,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     job.batch = batch;
     if (job.ready.method === 'PUT' && answer) rebase(newItem(answer.id, job.ready.body), answer);
     const before = { ...saved, beside: new Map(saved.beside) };
-    job.apply?.(saved);
-    if (answer?.id && saved[job.kind === 'todos' ? 'items' : job.kind]) absorb(job.kind, answer);
+    const settle = () => {
+      job.apply?.(saved);
+      if (answer?.id && saved[job.kind === 'todos' ? 'items' : job.kind]) absorb(job.kind, answer);
+    };
+    settle();
+    if (reading.running) reading.settled.push(settle);
     keepInCopy(job.key, effectOn(before, saved), answer);
     if (job.rereads) state.stale = 'all';
     job.accept?.(answer, batch);
@@ -23157,7 +23161,8 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   // ---- Reading -----------------------------------------------------------------------------------------
 
-  const reading = { ticket: 0, running: false, isAway: false };
+  // `settled` repeats what was done on the server since the reading began.
+  const reading = { ticket: 0, running: false, isAway: false, settled: [] };
   const isOccupied = () => queue.running || Boolean(itemById(state.editing)) || state.drag !== null;
   const syncSoon = debounce(() => sync(), SYNC_PAUSE);
 
@@ -23211,8 +23216,9 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     for (let number = 0; ; number += 1) {
       if (queue.running) await Promise.race([queue.idle, sleep(SLOW_START)]);
       const { writes } = state;
+      const settled = (reading.settled = []);
       const answer = await read(what, moved ? PAGE_SIZE : windowSize());
-      if (writes === state.writes || number === 3 || isLater()) return answer;
+      if (writes === state.writes || number === 3 || isLater()) return { ...answer, settled };
     }
   }
 
@@ -23342,7 +23348,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // A to-do that has not changed stays the same object, so that its row need not be compared.
   function adopt({ places, trashedLists, matching, viewCounts = {}, tags = [], reminders = [], page, open, ...more }) {
     const [lists, filters] = places;
-    const { beside = new Map(), isPartial = false } = more;
+    const { beside = new Map(), isPartial = false, settled = [] } = more;
     const queryNow = () => byId(saved.filters, state.view.filter)?.query;
     const query = queryNow();
     const parents = new Map(more.parents.map(each => [each.id, each]));
@@ -23364,6 +23370,7 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     state.problem = null;
     // An answer that began while commands were on their way may lack them.
     if (queue.running) state.stale = 'all';
+    if (page) settled.forEach(settle => settle());
     project();
     if (leaveGoneList() || !page || !state.open) return;
     // A text typed before the to-do became read-only is sent as well: the answer reports the refusal.
@@ -27918,11 +27925,12 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   // keeps for requests. So the server is asked, and connections without an answer are given up.
   const catchUp = shared(async (patience = CHECK_PATIENCE) => {
     if (!access.session || gate.resolve || live.isOver) return;
+    const { socket } = live;
     try {
       const { changes, more, revision } = await askChanges(state.revision ?? newestRevision(), patience);
       const missed = changes.filter(change => change.revision > (state.revision ?? 0));
       state.revision = Math.max(state.revision ?? 0, revision);
-      if (missed.length && live.socket?.readyState === WebSocket.OPEN) reconnect();
+      if (missed.length && socket === live.socket && socket?.readyState === WebSocket.OPEN) reconnect();
       if (more) want('all');
       else if (missed.length) applyChanges(missed);
     } catch (error) {
@@ -27941,18 +27949,27 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
     // The cache would hold back a second request for the same address until the first one is answered.
     const ask = (limit = CHECK_PATIENCE) =>
       getJson(`/api/changes?since=${after}`, { patience: limit, cache: 'no-store' });
+    // Enough to occupy all connections that are dead and to get a new one, if the network works.
+    const askOnAll = limit => Promise.any(Array.from({ length: CONNECTIONS_OF_BROWSER }, () => ask(limit)));
+    const hasSlept = Date.now() - live.heard > MAXIMUM_SILENCE;
     try {
-      return await ask(patience);
+      return await (hasSlept ? askOnAll(patience) : ask(patience));
     } catch (error) {
-      if (!error.isAbsence) throw error;
+      const first = error instanceof AggregateError ? error.errors[0] : error;
+      if (!first.isAbsence) throw first;
       reconnect();
-      // Enough to occupy all connections that are dead and to get a new one, if the network works.
-      const asking = Array.from({ length: CONNECTIONS_OF_BROWSER }, () => ask());
+      const asking = hasSlept ? ask() : askOnAll();
+      if (hasSlept) readAtOnce(); // all dead connections are given up by now
       const old = [...requests];
-      const answer = await Promise.any(asking).catch(() => ask());
-      for (const { abort } of old) abort.abort();
+      const answer = await asking.catch(() => ask());
+      if (!hasSlept) for (const { abort } of old) abort.abort();
       return answer;
     }
+  }
+
+  function readAtOnce() {
+    state.stale = 'all';
+    sync();
   }
 
   function hear(message) {
