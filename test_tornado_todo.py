@@ -29094,6 +29094,22 @@ async def member(browser, tmp_path):
 
 
 @pytest.mark.slow
+async def test_what_needs_the_server_says_so_without_it_and_keeps_what_was_typed(member):
+    page, outage, _ = member
+    await open_account(page, "password")
+    outage.stop()
+    await page.locator("#old-password").fill("the password of bob")
+    await page.locator("#new-password").fill(NEW_PASSWORD)
+    await page.get_by_role("button", name="Change the password").click()
+    await expect(page.locator(".account .said")).to_have_text("The server can’t be reached.")
+    for field, text in (("#old-password", "the password of bob"), ("#new-password", NEW_PASSWORD)):
+        await expect(page.locator(field)).to_have_value(text)
+    outage.start()
+    await page.get_by_role("button", name="Change the password").click()
+    await expect(page.locator(".account .said")).to_contain_text("The password is changed.")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["may only read", "was removed", "the list is gone"])
 async def test_nothing_is_lost_that_was_done_in_a_list_without_the_right_any_more(member, change):
     page, outage, trip = member
