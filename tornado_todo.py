@@ -26890,8 +26890,13 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
   }
 
   // An expired link may be detected already here. The next request will report it in the view.
-  function askSession() {
-    return patiently(readSession).catch(error => {
+  function askSession(noteFailure = () => {}) {
+    const read = () =>
+      readSession().catch(error => {
+        noteFailure();
+        throw error;
+      });
+    return patiently(read).catch(error => {
       if (!access.link) console.error(expected(error));
       return { ...NO_ACCOUNTS, read_only: access.link !== null };
     });
@@ -28441,9 +28446,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   async function begin() {
     const { hash } = location;
-    const asked = askSession();
+    const failing = Promise.withResolvers();
+    const asked = askSession(failing.resolve);
     // A signed-in user sees the page at once, even while an answer is slow.
-    const early = await Promise.race([asked, sleep(SLOW_START)]);
+    const early = await Promise.race([asked, failing.promise, sleep(SLOW_START)]);
     document.documentElement.classList.remove('is-starting');
     const assumed = early || access.link ? null : await keptSession();
     let session = assumed ?? (await asked);
