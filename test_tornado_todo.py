@@ -2018,7 +2018,7 @@ def methods_and_user(route) -> tuple[set[str], str]:
 
 ROUTES = {route.pattern: methods_and_user(route) for route in SERVED}
 ACCOUNT_ROUTES = {route.pattern for route in SERVED if route.accounts_only}
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", *tornado_todo.METHODS[5:])
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", *tornado_todo.CALENDAR_METHODS)
 IS_TORNADO = HTTP_SERVER["HTTP_SERVER"] == "tornado"
 UNKNOWN_METHODS = ("TRACE", "BREW") if IS_TORNADO else ("TRACE",)  # uvicorn lets no method in that it does not know
 STRANGERS = [
@@ -6003,37 +6003,24 @@ def test_search_index_follows_while_a_server_is_idle(tmp_path):
         assert titles(client, "?q=ilk+2") == ["milk 2"]
 
 
-def made_from_dump(connection) -> None:
-    """What reading the output of sqlite3's .dump does: rows get numbers without gaps."""
-    connection.execute("UPDATE todos SET rowid = rowid - 1")
-
-
-def damaged_index(connection) -> None:
-    connection.execute("UPDATE todos_texts_data SET block = x'ffffffffffffffff' WHERE id > 10")
-
-
-def vacuumed(connection) -> None:
-    connection.execute("VACUUM")
-
-
-def without_state(connection) -> None:
-    connection.execute("DROP TABLE todos_texts_state")
-
-
-def without_index(connection) -> None:
-    connection.execute("DROP TABLE todos_texts")
+DONE_BY_OTHERS = {
+    "made from a dump": "UPDATE todos SET rowid = rowid - 1",  # rows get numbers without gaps
+    "damaged index": "UPDATE todos_texts_data SET block = x'ffffffffffffffff' WHERE id > 10",
+    "vacuumed": "VACUUM",
+    "without state": "DROP TABLE todos_texts_state",
+    "without index": "DROP TABLE todos_texts",
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("happen", [made_from_dump, damaged_index, vacuumed, without_state, without_index])
-def test_search_finds_everything_after_the_file_was_changed_by_others(tmp_path, happen):
+@pytest.mark.parametrize("what", DONE_BY_OTHERS)
+def test_search_finds_everything_after_the_file_was_changed_by_others(tmp_path, what):
     with serving(in_file(tmp_path)) as client:
         gone, *_, milk = [add(client, title) for title in ("gone", "bread", "butter", "milk")]
         client.delete(f"/api/todos/{gone['id']}")
         client.delete(f"/api/todos/{gone['id']}?deleted=true")
         eventually(lambda: len(set(search_state(tmp_path))) == 1)
-    with contextlib.closing(sqlite3.connect(tmp_path / "todos.db", isolation_level=None)) as connection:
-        happen(connection)
+    run_on_file(tmp_path / "todos.db", DONE_BY_OTHERS[what])
     with serving(in_file(tmp_path)) as client:
         for word, found in (("read", ["bread"]), ("butter", ["butter"]), ("milk", ["milk"]), ("gone", [])):
             assert titles(client, f"?q={word}") == found
@@ -6050,7 +6037,7 @@ async def test_damaged_search_index_of_an_open_database_is_made_again(service, w
     await service.create(user, {"title": "milk"})
     await index_more(database)
     with contextlib.closing(sqlite3.connect(database.path, isolation_level=None)) as connection:
-        damaged_index(connection)
+        connection.execute(DONE_BY_OTHERS["damaged index"])
         milk, narrowing = tornado_todo.TodoFilter(q=("milk",)), Narrowing(database)
         queries = tornado_todo.TodoQueries(narrowing, user)
         if who == "a search":
@@ -7813,6 +7800,20 @@ def test_a_bulk_change_goes_on_after_the_server_was_stopped(tmp_path, either_ser
         assert not client.get("/api/todos?priority=3&limit=1").json()
 
 
+def kill_during(server: Process, act, folder) -> None:
+    """Kill a server when it has carried out three slices of what a function has a client request."""
+
+    def request() -> None:
+        with Client(server.client.url) as client, contextlib.suppress(Exception):
+            act(client)
+
+    thread = threading.Thread(target=request)
+    thread.start()
+    eventually(lambda: run_on_file(folder / "todos.db", "SELECT next_slice > 2 FROM acts") == [(1,)])
+    server.child.kill()
+    thread.join()
+
+
 @pytest.mark.slow
 def test_a_bulk_change_goes_on_after_a_kill_as_one_batch(tmp_path, monkeypatch):
     settings = in_file(tmp_path)
@@ -7820,22 +7821,13 @@ def test_a_bulk_change_goes_on_after_a_kill_as_one_batch(tmp_path, monkeypatch):
     with process(tmp_path, **settings) as server:
         for _ in range(20):
             server.client.post("/api/todos", [{"title": "x"}] * 1000)
-        act = threading.Thread(target=lambda: patch_until_killed(server.client.url))
-        act.start()
-        eventually(lambda: run_on_file(tmp_path / "todos.db", "SELECT next_slice > 2 FROM acts") == [(1,)])
-        server.child.kill()
-        act.join()
+        kill_during(server, lambda client: client.patch("/api/todos", {"priority": 3}), tmp_path)
     with process(tmp_path, **settings) as server:
         left = server.client.get("/api/todos?priority=0&limit=1").json()
         eventually(lambda: not server.client.get("/api/todos?priority=0&limit=1").json())
         undone = server.client.post("/api/undo").json()
         assert left and undone["count"] == 20_000
         assert not server.client.get("/api/todos?priority=3&limit=1").json()
-
-
-def patch_until_killed(url: str) -> None:
-    with Client(url) as client, contextlib.suppress(Exception):
-        client.patch("/api/todos", {"priority": 3})
 
 
 async def test_group_of_new_todos_takes_as_many_statements_as_one(service, monkeypatch):
@@ -10227,10 +10219,6 @@ def test_client_of_another_kind_is_refused_at_once():
 # ---- Python code without HTTP
 
 
-def as_json(thing: Any) -> Any:
-    return json.loads(msgspec.json.encode(thing))
-
-
 @pytest.fixture
 async def python(todo_engine):
     """The to-dos of this machine's own user on every engine, in Python."""
@@ -10360,7 +10348,9 @@ async def test_results_in_python_are_those_of_http(tmp_path):
         add(client, "one", tags=["a"]), add_list(client), client.post("/api/undo")
         async with tornado_todo.opened({**in_file(tmp_path), "PUBLIC_URL": client.url}) as todos:
             for path in ("todos", "lists", "changes", "tags", "parents", "filters", "templates", "user", "statistics"):
-                assert as_json(await todos.call("GET", f"/api/{path}")) == client.get(f"/api/{path}").json(), path
+                assert (
+                    msgspec.to_builtins(await todos.call("GET", f"/api/{path}")) == client.get(f"/api/{path}").json()
+                ), path
             client.request("PUT", "/api/records/kept", b"{", Content_Type="application/json")
             await todos.call("PUT", "/api/records/own", b"{")
             await todos.call("PUT", "/api/documents/kept", {"a": datetime.date(2026, 1, 1)})
@@ -14106,10 +14096,6 @@ def test_feed_of_very_many_todos_does_not_hold_up_others(tmp_path):
 # ==== accounts: sessions =========================================================================
 
 
-def stored_bytes(folder) -> bytes:
-    return b"".join(path.read_bytes() for path in pathlib.Path(folder).glob("todos.db*"))
-
-
 def test_cookie_over_http_is_for_this_port_and_no_script():
     with with_ann() as server:
         answer = sign_in(server.client)
@@ -14253,7 +14239,7 @@ def test_neither_a_secret_nor_a_password_is_in_the_database_file(tmp_path):
         session = secret_in(server, cookie_header(answer))
         new = "another passphrase, as long"
         assert ann.patch("/api/user", {"password": PASSWORD, "new_password": new}).status == 204
-        stored = stored_bytes(tmp_path)
+        stored = b"".join(path.read_bytes() for path in tmp_path.glob("todos.db*"))
         assert b"$scrypt$" in stored and tornado_todo.hash_secret(token).encode() in stored
         for secret in (session, token, link, invite, PASSWORD, new, SECRET):
             assert secret.encode() not in stored
@@ -19046,20 +19032,15 @@ def test_mysql_joins_the_health_check(mysql_url):
         assert mysql["state"] == "ok" and mysql["engine"].startswith("MySQL ") and "root" not in mysql["engine"]
 
 
-def sign_in_with(server: "OwnPostgres", method: str, tmp_path) -> None:
-    """Let the cluster ask for passwords by this method."""
-    rules = f"local all all {method}\nhost all all 127.0.0.1/32 {method}\n"
-    (server.folder / "data" / "pg_hba.conf").write_text(rules)
-    server.process.send_signal(signal.SIGHUP)
-
-
 @pytest.mark.alone
 @pytest.mark.parametrize("method", ["md5", "scram-sha-256"])
 def test_postgres_is_signed_in_to_with_a_password_of_odd_characters(own, tmp_path, method):
     server, password = own(OwnPostgres), "p@ss:/w#rd%?é"
     url = server.settings["DATABASE_URL"]
     run_sql(url, f"SET password_encryption = '{method}'", f"CREATE ROLE ann SUPERUSER LOGIN PASSWORD '{password}'")
-    sign_in_with(server, method, tmp_path)
+    rules = f"local all all {method}\nhost all all 127.0.0.1/32 {method}\n"
+    (server.folder / "data" / "pg_hba.conf").write_text(rules)
+    server.process.send_signal(signal.SIGHUP)
     quoted = urllib.parse.quote(password, safe="")
     over_tcp = url.replace("todo@", f"ann:{quoted}@") + "?sslmode=prefer"
     over_socket = f"postgresql://ann:{quoted}@/postgres?host={server.folder}&port={server.port}"
@@ -19989,22 +19970,13 @@ def test_an_import_goes_on_after_a_kill_as_one_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(tornado_todo, "HELD_SECONDS", 1)
     settings, text = in_file(tmp_path), "# Home\n" + "".join(f"- [ ] {number}\n" for number in range(20_000))
     with process(tmp_path, **settings) as server:
-        act = threading.Thread(target=lambda: bring_until_killed(server.client.url, text))
-        act.start()
-        eventually(lambda: run_on_file(tmp_path / "todos.db", "SELECT next_slice > 2 FROM acts") == [(1,)])
-        server.child.kill()
-        act.join()
+        kill_during(server, lambda client: bring(client, text), tmp_path)
     with process(tmp_path, **settings) as server:
         (home,) = (each for each in lists_by_id(server.client).values() if each["title"] == "Home")
         eventually(lambda: lists_by_id(server.client)[home["id"]]["active"] == 20_000)
         assert home["active"] < 20_000 and brought(server.client, text)["already_there"] == 20_000
         assert server.client.post("/api/undo").json()["count"] == 20_000
         assert home["id"] not in lists_by_id(server.client)
-
-
-def bring_until_killed(url: str, text: str) -> None:
-    with Client(url) as client, contextlib.suppress(Exception):
-        bring(client, text)
 
 
 def peak_memory(process_id: int) -> int:
