@@ -1791,6 +1791,25 @@ def test_make_app_takes_a_copy_of_the_environment(monkeypatch):
     tornado_todo.make_app({**os.environ, "SOMETHING_ELSE": "y", "DATABASE_URL": "sqlite://"})
 
 
+@pytest.mark.parametrize("in_file", [False, True])
+def test_setting_can_be_in_a_file_of_its_own(tmp_path, in_file):
+    (tmp_path / "secret").write_text(f"sqlite:///{tmp_path}/kept.db\n")
+    named = {"DATABASE_URL_FILE": str(tmp_path / "secret")}
+    (tmp_path / ".env").write_text(f"DATABASE_URL_FILE={tmp_path}/secret\n" if in_file else "")
+    done = command(tmp_path, "add", "x", **({} if in_file else named))
+    assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "kept.db").exists()
+    over = command(tmp_path, "add", "x", "--database", f"sqlite:///{tmp_path}/other.db", **named)
+    assert (over.returncode, over.stderr) == (0, "") and (tmp_path / "other.db").exists()
+
+
+def test_file_of_a_setting_that_cannot_be_used_is_refused(tmp_path):
+    (tmp_path / "secret").write_bytes(b"\xff")
+    refused = functools.partial(command, tmp_path, "--check")
+    assert_refused(refused(COOKIE_SECRET_FILE="none"), "none cannot be read: No such file")
+    assert_refused(refused(COOKIE_SECRET_FILE="secret"), "secret cannot be read: ", "save it as UTF-8")
+    assert_refused(refused(AUTH="open", AUTH_FILE="secret"), "AUTH is set, and so is AUTH_FILE: remove one")
+
+
 def test_other_programs_variables_may_be_in_the_environment_and_in_a_file(tmp_path):
     (tmp_path / ".env").write_text("COMPOSE_PROJECT_NAME=todo\nDATABASE_URL=sqlite://\n")
     done = command(tmp_path, "--check", SOMETHING_ELSE="x")
@@ -1803,6 +1822,28 @@ def test_other_programs_variables_may_be_in_the_environment_and_in_a_file(tmp_pa
 def test_make_app_refuses_a_hook_that_is_not_a_function(options):
     with pytest.raises(tornado_todo.Misconfigured, match="must be a function"):
         tornado_todo.make_app(MEMORY, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"settings": "sqlite://"}, "settings must be a dictionary, not 'sqlite://'"),
+        ({"checks": "x"}, "checks must be a dictionary, not 'x'"),
+        ({"clients": ["redis"]}, "clients must be a dictionary"),
+        ({"page": "x"}, "page must be a dictionary"),
+        ({"page": {"css": 5}}, "page: css must be text, not 5"),
+        ({"get_user": str, "login_url": 5}, "login_url must be text, not 5"),
+    ],
+)
+def test_make_app_refuses_an_argument_of_another_type(options, advice):
+    with pytest.raises(tornado_todo.Misconfigured, match=advice):
+        tornado_todo.make_app(**{"settings": MEMORY, **options})
+
+
+def test_settings_in_python_may_be_numbers_and_none_is_the_default():
+    settings: Any = {**MEMORY, "SERVER_PORT": 0, "TRASH_DAYS": None}
+    config = tornado_todo.make_app(settings, auth=None, keep_alive=9).state.config
+    assert (config.server_port, config.trash_days, config.auth, config.keep_alive) == (0, 30, "auto", 9)
 
 
 def test_make_app_lets_an_override_win_over_its_settings():
@@ -10226,6 +10267,16 @@ async def python(todo_engine):
         yield todos
 
 
+async def test_python_code_that_names_nothing_raises_not_found(python):
+    for path in ("/api/todos/None", "/api/nothing", "nothing", "http://localhost/api/todos"):
+        with pytest.raises(tornado_todo.NotFound):
+            await python.call("GET", path)
+    for todo in (None, 5, ""):
+        with pytest.raises(tornado_todo.NotFound):
+            await python.get(todo)
+    assert await python.call("GET", "api/todos") == []
+
+
 async def test_python_code_adds_reads_changes_completes_deletes_and_undoes(python):
     todo = await python.add("Milk tomorrow #shop !1", parse=True)
     assert isinstance(todo, tornado_todo.Todo) and (todo.title, todo.tags, todo.priority) == ("Milk", ["shop"], 1)
@@ -16555,6 +16606,19 @@ def test_an_unknown_command_is_refused_with_the_commands_that_there_are(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [["--json", "list"], ["--user", "ann", "user", "list"], ["--database", "x", "list"]])
+def test_options_before_a_command_are_refused_with_their_place(tmp_path, words):
+    advice = f"options come after the command: tornado-todo {words[-1 - ('user' in words)]} {words[0]}"
+    assert_refused(command(tmp_path, *words), advice)
+
+
+async def test_choice_that_does_not_exist_is_refused_with_those_that_do(python):
+    with pytest.raises(tornado_todo.Invalid, match="colour must be one of red, orange, yellow, "):
+        await python.call("POST", "/api/lists", title="Garden", colour="nocolour")
+    with pytest.raises(tornado_todo.Invalid, match="theme must be one of light, dark"):
+        await python.call("PATCH", "/api/user", theme="pink")
+
+
 @pytest.mark.parametrize("words", [["user", "--help"], ["user", "-h"]])
 def test_help_of_a_group_shows_its_commands_alone(tmp_path, words):
     done = command(tmp_path, *words)
@@ -16803,6 +16867,8 @@ def test_login_without_a_valid_token_keeps_nothing(tmp_path, signed_up, typed, w
     server, folders, ann = signed_up
     done = command(tmp_path, "login", server.client.url, typed=typed, **folders)
     assert done.returncode == 1 and words in done.stderr and not (tmp_path / "CONFIG").exists()
+    again = command(tmp_path, "login", server.client.url, "--user", "ann", typed=typed, **folders)
+    assert again.returncode == 1 and "wrong" in again.stderr and "tornado-todo login" not in again.stderr
 
 
 def test_commands_explain_a_server_that_they_cannot_use(tmp_path):
@@ -18882,6 +18948,7 @@ def test_processes_that_start_together_make_the_schema_once(tmp_path, fresh_post
         started = at_once(5, lambda number: stack.enter_context(process(tmp_path, **fresh_postgres)))
         inboxes = {server.client.get("/api/lists").json()[0]["id"] for server in started}
     assert len(inboxes) == 1
+    assert "duplicate" not in (tmp_path / "stderr.txt").read_text()
 
 
 def test_writers_of_todos_and_documents_do_not_deadlock(tmp_path, fresh_postgres):

@@ -669,6 +669,8 @@ def without_variants(name: str) -> str:
 
 def nearest_setting(name: str) -> str | None:
     """The setting meant by a name in another letter case, an option's name, or a misspelling; or None."""
+    if name.endswith("_FILE") and name.removesuffix("_FILE") in SETTING_NAMES:  # `with_files` reads it
+        return None
     plain = unicodedata.normalize("NFKC", name).upper()  # an input method may write letters of full width
     folded = re.sub("^(?:(?:TORNADO_)?TODO|ENV)_", "", re.sub("[^A-Z0-9]+", "_", plain).strip("_"))
     same = {row.option.removeprefix("--").upper(): row.name for row in SETTINGS if row.option}
@@ -2155,12 +2157,19 @@ def plain_message(message: str) -> str:
     return f"{message} (at {place})" if place else message
 
 
+def choices_of(kind: Any) -> list[str]:
+    """The texts in a type such as `Literal["red", "blue"] | None`."""
+    parts = get_args(kind)
+    return [*parts] if get_origin(kind) is Literal else [text for part in parts for text in choices_of(part)]
+
+
 def read_field(name: str, value: Any, field_type: Any) -> Any:
     """Convert one field; raise ValueError with a message for people if it does not fit."""
     try:
         value = msgspec.convert(value, field_type)
     except msgspec.ValidationError as error:
-        raise ValueError(plain_message(str(error))) from None
+        choices = choices_of(field_type) if isinstance(value, str) else []
+        raise ValueError(f"must be one of {', '.join(choices)}" if choices else plain_message(str(error))) from None
     return CLEANERS[name](value) if name in CLEANERS else value
 
 
@@ -6277,6 +6286,9 @@ class Transaction(Source):
         """Make the transaction durable. Raises Unavailable if it is unknown whether it is."""
         raise NotImplementedError
 
+    async def lock(self, name: str) -> None:
+        """Wait until no other transaction has the lock of this name. SQLite has only one that writes."""
+
     async def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a slow synchronous function without blocking the loop."""
         return function(*arguments)
@@ -7329,6 +7341,9 @@ class PostgresTransaction(Transaction):
             return []
         return [tuple(row) for row in await self._connection.fetch(sql, *arguments, timeout=seconds)]
 
+    async def lock(self, name: str) -> None:
+        await self.fetch("SELECT pg_advisory_xact_lock(hashtext($1))", name, seconds=BULK_SECONDS)
+
     async def _execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         self.statements += 1
         if len(rows) == 1:  # without the transaction that asyncpg begins around many
@@ -7700,7 +7715,7 @@ class PostgresDatabase(Database):
         create = f"CREATE INDEX IF NOT EXISTS {name} ON {table} USING gin ({self._text_of(searched)} gin_trgm_ops)"
         try:
             async with self._session() as transaction:
-                await transaction.fetch("SELECT pg_advisory_xact_lock(hashtext($1))", name, seconds=BULK_SECONDS)
+                await transaction.lock(name)
                 await transaction.fetch(f"DROP INDEX IF EXISTS {searched.former}", seconds=BULK_SECONDS)
                 await transaction.fetch("CREATE EXTENSION IF NOT EXISTS pg_trgm")
                 await transaction.fetch(create, seconds=BULK_SECONDS)
@@ -9727,12 +9742,7 @@ class TodoStore:
         """Open the database and bring its schema up to date. Raises Misconfigured or Unavailable."""
         await self.database.open(PROBE)
         try:
-            try:
-                version = await self.database.transaction(self._migrate)
-            except (Conflict, Unavailable):
-                # On Postgres two processes that start together may both make the first table, and one fails.
-                await asyncio.sleep(random.uniform(0.05, 0.2))
-                version = await self.database.transaction(self._migrate)
+            version = await self.database.transaction(self._migrate)
             await self.database.index(SEARCHED)
         except BaseException:
             await self.database.close()
@@ -9760,8 +9770,9 @@ class TodoStore:
                 raise self._damaged(f"its counter {name!r} is {'missing' if value is None else repr(value)[:40]}")
 
     async def _bring_up_to_date(self, transaction: Transaction) -> int:
+        await transaction.lock("schema")  # processes that start together take turns
         await transaction.fetch("CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)")
-        # An update takes the row's lock, so that processes that start together take turns.
+        # An update takes the row's lock, which earlier versions take instead.
         rows = await transaction.fetch("UPDATE counters SET value = value WHERE name = 'schema' RETURNING value")
         if rows:
             await self._check_counters(transaction, "schema")
@@ -18037,7 +18048,8 @@ async def run_operation(
 ) -> tuple[Any, str]:
     """Carry out an operation of the API for a caller. Returns its result, and the cursor of the next page."""
     host = f"localhost:{app.config.server_port}"
-    request = Request(method.upper(), app.config.prefix + path, "HTTP/1.1", {"host": host}, "127.0.0.1", "http")
+    target = f"{app.config.prefix}/{path.removeprefix('/')}"
+    request = Request(method.upper(), target, "HTTP/1.1", {"host": host}, "127.0.0.1", "http")
     request.caller = caller
     handler, parts = app.router.find(app, request)
     operation = handler.operations().get(request.method)
@@ -31623,7 +31635,10 @@ def check_names(names: Iterable[object], spell: Callable[[str], str]) -> None:
 
 def app_config(settings: Mapping[str, str], prefix: str, overrides: Mapping[str, str]) -> Config:
     """The configuration from the arguments of `make_app`. Raises Misconfigured."""
-    environ = {**settings, **{name.upper(): str(value) for name, value in overrides.items()}}
+    # The settings may be a copy of the environment, with variables of other programs.
+    check_names(settings.keys() - os.environ.keys(), str.upper)
+    given = {**settings, **{name.upper(): value for name, value in overrides.items()}}
+    environ = {name: "" if value is None else str(value) for name, value in given.items()}
     check_names(overrides, str.lower)
     if prefix:
         environ["PREFIX"] = prefix
@@ -31667,6 +31682,13 @@ def app_state(
     )
 
 
+def check_mappings(**arguments: Any) -> None:
+    """Raise Misconfigured for an argument that is neither a mapping from names nor None."""
+    for name, value in arguments.items():
+        if value is not None and not isinstance(value, Mapping):
+            raise Misconfigured(f"{name} must be a dictionary, not {value!r:.100}")
+
+
 def check_host_arguments(functions: Mapping[str, Any], login_url: str, page: Mapping[str, str]) -> None:
     """Raise Misconfigured for what the embedding program brings and the app cannot use."""
     for name, function in functions.items():
@@ -31676,6 +31698,9 @@ def check_host_arguments(functions: Mapping[str, Any], login_url: str, page: Map
         raise Misconfigured("login_url: without get_user, users sign in to the app itself")
     if unknown := page.keys() - PAGE_PARTS.keys():
         raise Misconfigured(f"page: {', '.join(sorted(unknown))} is unknown; known are {', '.join(PAGE_PARTS)}")
+    for name, text in {"login_url": login_url, **{f"page: {part}": text for part, text in page.items()}}.items():
+        if not isinstance(text, str):
+            raise Misconfigured(f"{name} must be text, not {text!r:.100}")
 
 
 def make_app(
@@ -31703,8 +31728,7 @@ def make_app(
     `title`, `css` after the page's own, and HTML for its `head`. This function does no I/O: the first request opens the
     stores, or `async with lifespan(app)` does. Raises Misconfigured.
     """
-    # The settings may be a copy of the environment, with variables of other programs.
-    check_names((settings or {}).keys() - os.environ.keys(), str.upper)
+    check_mappings(settings=settings, checks=checks, clients=clients, page=page)
     config = app_config(os.environ if settings is None else settings, prefix, overrides)
     hook = on_change if isinstance(on_change, Hook) or on_change is None else Hook(on_change)
     called = {} if hook is None else {"on_change": cast(Any, hook.function) or "nothing"}
@@ -31736,7 +31760,7 @@ async def lifespan(app: TodoApplication) -> AsyncIterator[None]:
 
 def path_of(todo: str | Todo) -> str:
     """The path of a to-do."""
-    return f"/api/todos/{urllib.parse.quote(todo.id if isinstance(todo, Todo) else todo, safe='')}"
+    return f"/api/todos/{urllib.parse.quote(todo.id if isinstance(todo, Todo) else str(todo), safe='')}"
 
 
 class ChangesMessage(msgspec.Struct):
@@ -32580,7 +32604,7 @@ def jupyter_get_user(web_app: Any, authorizer: Any) -> GetUser:
         try:
             await handler.prepare(_redirect_to_login=False)  # host, identity and XSRF
         except tornado.web.HTTPError as error:
-            reason = f"Jupyter refuses this request: {error.log_message or error.reason or 'no reason is known'}"
+            reason = f"Jupyter refuses this request: {error.log_message or error.reason or 'its log has the reason'}"
             raise tornado.web.HTTPError(error.status_code, reason=reason) from error
         if handler.current_user is None:
             return None
@@ -32965,16 +32989,22 @@ def env_fault(text: str, name: str | None, value: str | None) -> str | None:
     return None
 
 
-def read_env_file(path: str) -> dict[str, str | None]:
-    """The settings in a file of NAME=value lines. Raises Misconfigured, naming the first invalid line."""
+def read_text_file(path: str) -> str:
+    """The text of a file that has settings. Raises Misconfigured."""
     try:
         with open(path, encoding="utf-8-sig") as file:  # some editors put a byte order mark in front
             text = file.read()
         if "\0" in text:
             raise ValueError("it has zero bytes")
+        return text
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"{error}; save it as UTF-8"
         raise Misconfigured(f"{path} cannot be read: {reason}") from error
+
+
+def read_env_file(path: str) -> dict[str, str | None]:
+    """The settings in a file of NAME=value lines. Raises Misconfigured, naming the first invalid line."""
+    text = read_text_file(path)
     values: dict[str, str | None] = {}
     # Imported only when needed: it takes a tenth of the start.
     for name, value, original, is_error in importlib.import_module("dotenv.parser").parse_stream(io.StringIO(text)):
@@ -32992,6 +33022,18 @@ def option_name(name: str) -> str:
     return "--" + name.lower().strip("_").replace("_", "-")
 
 
+def with_files(source: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a source that have a value; that of COOKIE_SECRET may be in a file that COOKIE_SECRET_FILE names.
+
+    So secrets of containers and credentials of systemd stay out of the environment. Raises Misconfigured.
+    """
+    found = {name: value for name, value in source.items() if value and name in SETTING_NAMES}
+    paths = {name: path for name in SETTING_NAMES if (path := source.get(f"{name}_FILE"))}
+    for name in found.keys() & paths.keys():
+        raise Misconfigured(f"{name} is set, and so is {name}_FILE: remove one")
+    return found | {name: read_text_file(path).strip() for name, path in paths.items()}
+
+
 def read_environment(options: Mapping[str, Any], logs: bool = False) -> dict[str, str]:
     """Settings from options, the environment and .env; the first one with a value counts.
 
@@ -32999,7 +33041,7 @@ def read_environment(options: Mapping[str, Any], logs: bool = False) -> dict[str
     """
     file = read_env_file(".env") if os.path.lexists(".env") else {}
     sources = (file, os.environ, options)
-    environ = {name: value for source in sources for name, value in source.items() if value and name in SETTING_NAMES}
+    environ = {name: value for source in sources for name, value in with_files(source).items()}
     if logs:
         for names in (("LOG_FORMAT",), ("LOG_FORMAT", "LOG_LEVEL")):  # so that errors of LOG_LEVEL have the format
             set_up_logging(Config.from_env({name: environ.get(name, "") for name in names}))
@@ -33773,7 +33815,8 @@ class RemoteTodos(Todos):
             raise Unavailable(
                 f"{self.url} does not answer as a tornado_todo server: {answer}. Check the URL."
             ) from None
-        hint = "" if "Authorization" in self._headers else f" Use `tornado-todo login {self.url}`."
+        signs_in = "Authorization" in self._headers or path == "/api/session"
+        hint = "" if signs_in else f" Use `tornado-todo login {self.url}`."
         fault = TodoError(problem.detail + hint * (problem.status == 401), problem.errors or [])
         fault.status_code = problem.status
         raise fault
@@ -34256,8 +34299,13 @@ def find_command(words: Sequence[str]) -> str:
     """
     named = [name for name in COMMANDS if name and name.split() == [*words[: len(name.split())]]]
     groups = {name.partition(" ")[0] for name in COMMANDS if " " in name}
-    if named or not words or words[0].startswith("-"):
+    if named or not words:
         return named[0] if named else ""
+    if words[0].startswith("-"):
+        later = [word for word in command_parser("").parse_known_args(words)[1] if word in {*COMMANDS, *groups}]
+        if later:
+            raise Misconfigured(f"options come after the command: tornado-todo {later[0]} {words[0]}")
+        return ""
     if words[-1] in ("-h", "--help"):
         return words[0] if words[0] in groups else ""
     text = " ".join(words[:2]) if words[0] in groups else words[0]
