@@ -10267,6 +10267,24 @@ async def python(todo_engine):
         yield todos
 
 
+def test_script_may_close_the_to_dos_when_its_interpreter_ends(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import atexit, contextlib, tornado_todo\n"
+        "stack = contextlib.ExitStack()\n"
+        "todos = stack.enter_context(tornado_todo.opened_sync({'DATABASE_URL': 'sqlite:///todos.db'}))\n"
+        "todos.add('x')\n"
+        "atexit.register(stack.close)\n"
+        "atexit.register(todos.add, 'the last')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=clean_environment(PYTHONPATH=str(MODULE.parent)),
+        capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "") and not (tmp_path / "todos.db-wal").exists()
+    with tornado_todo.opened_sync({"DATABASE_URL": f"sqlite:///{tmp_path}/todos.db"}) as todos:
+        assert [todo.title for todo in todos.list()] == ["x", "the last"]
+
+
 async def test_python_code_that_names_nothing_raises_not_found(python):
     for path in ("/api/todos/None", "/api/nothing", "nothing", "http://localhost/api/todos"):
         with pytest.raises(tornado_todo.NotFound):

@@ -7074,7 +7074,11 @@ class SQLiteDatabase(Database):
                 raise Misconfigured(f"DATABASE_URL: {file} cannot be written by the user that runs this")
 
     async def _in_writer_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._writer_thread, call, *arguments)
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self._writer_thread, call, *arguments)
+        except RuntimeError:  # when the interpreter ends, and `atexit` closes the app, executors take no more calls
+            return call(*arguments)
+        return await work
 
     async def _connection(self, path: str) -> aiosqlite.Connection:
         connection = aiosqlite.connect(path, timeout=LOCK_SECONDS, isolation_level=None)
