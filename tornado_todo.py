@@ -31639,8 +31639,6 @@ def check_names(names: Iterable[object], spell: Callable[[str], str]) -> None:
 
 def app_config(settings: Mapping[str, str], prefix: str, overrides: Mapping[str, str]) -> Config:
     """The configuration from the arguments of `make_app`. Raises Misconfigured."""
-    # The settings may be a copy of the environment, with variables of other programs.
-    check_names(settings.keys() - os.environ.keys(), str.upper)
     given = {**settings, **{name.upper(): value for name, value in overrides.items()}}
     environ = {name: "" if value is None else str(value) for name, value in given.items()}
     check_names(overrides, str.lower)
@@ -31733,6 +31731,7 @@ def make_app(
     stores, or `async with lifespan(app)` does. Raises Misconfigured.
     """
     check_mappings(settings=settings, checks=checks, clients=clients, page=page)
+    check_names((settings or {}).keys() - os.environ.keys(), str.upper)  # a copy of the environment may have others
     config = app_config(os.environ if settings is None else settings, prefix, overrides)
     hook = on_change if isinstance(on_change, Hook) or on_change is None else Hook(on_change)
     called = {} if hook is None else {"on_change": cast(Any, hook.function) or "nothing"}
