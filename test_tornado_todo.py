@@ -18025,6 +18025,78 @@ def test_xml_over_its_limit_is_refused(client):
     assert unmet(dav(client, "PROPFIND", path, Depth="infinity")) == "propfind-finite-depth"
 
 
+ASK = "<propfind {}><prop><displayname/></prop></propfind>"
+# Requests of calendar apps that cannot be carried out: method, path below the collection of lists (L is a list, with
+# the to-do a.ics), body, headers, and the status or the precondition of the answer.
+WRONG_REQUESTS = [
+    ("MKCALENDAR", "L/x/", "", {}, "calendar-collection-location-ok"),
+    ("MKCOL", "L/x", "", {}, "calendar-collection-location-ok"),
+    ("MKCALENDAR", "L/x/y/", "", {}, 404),
+    ("MKCALENDAR", "L/", "", {}, "resource-must-be-null"),
+    ("MKCALENDAR", "n/", "<mkcol {}/>", {}, 400),
+    ("MKCALENDAR", "n/", "text", {}, 400),
+    ("MKCOL", "n/", "<C:mkcalendar {}/>", {}, 400),
+    ("MKCOL", "n/", "", {}, "valid-resourcetype"),
+    *(("PROPFIND", "L/", ASK, {"Depth": depth}, 400) for depth in ("7", "-1", "x", "0,1")),
+    ("PROPFIND", "L/a.ics", ASK, {"Depth": "7"}, 400),
+    ("DELETE", "L/a.ics", None, {"Depth": "7"}, 400),
+    ("PROPFIND", "L/", ASK, {"Depth": "Infinity"}, "propfind-finite-depth"),
+    ("PROPFIND", "L/", ASK.replace("propfind", "foo"), {}, 400),
+    ("PROPFIND", "L/", ASK.replace(" {}", ""), {}, 400),
+    ("PROPFIND", "L/", "<propfind {}/>", {}, 400),
+    ("PROPPATCH", "L/", "<foo {}/>", {}, 400),
+    ("PROPPATCH", "L/a.ics", "<foo {}/>", {}, 400),
+    ("REPORT", "L/", "", {}, 400),
+    ("REPORT", "", "", {}, 400),
+    ("REPORT", "L/", "<x:y xmlns:x='urn:x'/>", {}, "supported-report"),
+    ("REPORT", "", "<expand-property {}/>", {}, "supported-report"),
+    ("REPORT", "L/a.ics", "<C:calendar-query {}/>", {}, "supported-report"),
+    ("REPORT", "L/", "<C:calendar-query {}><prop/></C:calendar-query>", {}, "valid-filter"),
+    ("REPORT", "L/", "<sync-collection {}><sync-level>5</sync-level><prop/></sync-collection>", {}, 400),
+    ("REPORT", "L/", "<sync-collection {}><limit/><prop/></sync-collection>", {}, 400),
+    ("REPORT", "L/", "<sync-collection {}><limit><nresults>x</nresults></limit><prop/></sync-collection>", {}, 400),
+    ("MOVE", "L/a.ics", None, {}, 400),
+    *((method, "L/none.ics", None, {"Destination": "/L/b.ics"}, 404) for method in ("MOVE", "COPY")),
+    ("MOVE", "L/a.ics", None, {"Destination": "http://other.example/caldav/b.ics"}, 502),
+    ("MOVE", "L/a.ics", None, {"Destination": "/L/b.ics", "Overwrite": "X"}, 400),
+    ("MOVE", "L/a.ics", None, {"Destination": "/none/b.ics"}, 409),
+    ("MOVE", "L/a.ics", None, {"Destination": "http://["}, 403),
+    ("COPY", "L/a.ics", None, {"Destination": "/L/b.ics"}, 403),
+    *(("DELETE", "L/a.ics", None, {"If": text}, 412) for text in ("(<opaquelocktoken:x>)", '(["nope"])', "odd", "")),
+    ("PUT", "L/a.ics", "TODO", {"If": '(["nope"])'}, 412),
+    ("PUT", "L/a.ics", "TODO", {"If_None_Match": "ETAG"}, 412),
+    ("PUT", "L/a.ics", "TODO", {"If_None_Match": '"x", ETAG'}, 412),
+    *(("PUT", "L/a.ics", "TODO", {"If_Match": text}, 412) for text in ("x", '"x', '"x"', "")),
+    *(("PUT", "L/b.ics", "TODO", {"Content_Type": kind}, "supported-calendar-data") for kind in ("text/plain", "")),
+    ("PUT", "L/b.ics", "EVENT", {}, "supported-calendar-component"),
+    ("PUT", "L/b.ics", "", {}, "valid-calendar-data"),
+    ("PUT", "L/a.ics/b", "TODO", {}, 404),
+    ("PUT", "L/", "TODO", {}, 405),
+    ("PUT", "L/%ff.ics", "TODO", {}, 400),
+    ("MKCALENDAR", "%00/", "", {}, 400),
+    ("LOCK", "L/a.ics", "<lockinfo {}/>", {}, 405),
+]  # fmt: skip
+
+
+def test_requests_of_calendar_apps_that_cannot_be_carried_out_change_nothing(client):
+    home, path = calendar_home(client), new_calendar(client, name="L")
+    etag = put_calendar(client, path + "a.ics", vtodo("a"))
+    before = client.get("/api/changes").body
+    texts = {"TODO": vtodo("a", title="other"), "EVENT": vtodo("b").replace("VTODO", "VEVENT")}
+    for method, place, body, headers, expected in WRONG_REQUESTS:
+        headers = {name: text.replace("ETAG", etag) for name, text in headers.items()}
+        if headers.get("Destination", "").startswith("/"):
+            headers["Destination"] = client.url + home.removesuffix("/") + headers["Destination"]
+        headers = {"Content_Type": "text/calendar" if method == "PUT" else "application/xml", **headers}
+        content = body and texts.get(body, body.replace("{}", DAV_NAMES)).encode()
+        answer = client.request(method, home + place, content, **headers)
+        case = method, place, headers, answer.status, answer.body
+        assert answer.status == expected if isinstance(expected, int) else unmet(answer) == expected, case
+        assert b"mounted" not in answer.body, case
+    assert client.get("/api/changes").body == before and names_in(client, path) == {"a.ics"}
+    assert len(client.get("/api/lists").json()) == 2
+
+
 def test_multiget_takes_thousands_of_addresses(client):
     calendar = new_calendar(client)
     put_calendar(client, calendar + "a.ics", vtodo("u", "DESCRIPTION:\x0b<&>]]>", title="a]]>b"))
@@ -19956,6 +20028,102 @@ def test_file_of_each_shape_becomes_todos_once(shape):
         assert undone["count"] == len(expected) and outline(client) == [] and len(lists_by_id(client)) == 1
         undo(client, undone["batch"])
         assert outline(client) == before
+
+
+LONG_TAG = "t" * 60
+DEEP = "".join(f"{'  ' * depth}- [ ] {depth}\n" for depth in range(7))
+# What a file of each format has that cannot be kept, with the names in the report.
+LOSSES = {
+    "csv": (
+        f"title,tags,completed,completed_at,created_at,due,timezone,parent,repeat,energy\n"
+        f"one,{LONG_TAG},yes,2999-01-01,1950-01-01,odd,Moon/Sea,nobody,FREQ=DAILY,high,beyond\n"
+        f"two,,maybe,,,,,,FREQ=HOURLY,\n",
+        "completed_at created_at due tags repeat parent energy … completed:maybe Moon/Sea repeat",
+    ),
+    "todotxt": (f"x 2999-01-01 1950-01-01 one @{LONG_TAG} due:odd rec:often\n",
+                "completed_at created_at tags due rec:often"),
+    "markdown": (f"words\n# L{'o' * 600}\n- [x] one #{LONG_TAG} ✅ 2999-01-01 ➕ 1950-01-01\n```\ncode\n```\n{DEEP}",
+                 "… ``` list tags completed_at created_at parent parent"),
+    "ical": (
+        vtodo("a", "DUE:odd", "DTSTART:20261301", f"CATEGORIES:{LONG_TAG}", "PRIORITY:12", "STATUS:IN-PROCESS",
+              "PERCENT-COMPLETE:50", "RRULE:FREQ=SECONDLY", "LOCATION:Here", "RELATED-TO:b", "X-OTHER:1",
+              "BEGIN:VALARM", "ACTION:EMAIL", "TRIGGER:-PT5M", "END:VALARM", title="s" * 600)
+        .replace("END:VCALENDAR", "BEGIN:VEVENT\r\nEND:VEVENT\r\nBEGIN:VTODO\r\nUID:c\r\nCOMPLETED:29990101T000000Z\r\n"
+                 "DUE;TZID=Moon/Sea:20261201T100000\r\nDESCRIPTION:" + "d" * 20_001 + "\r\nEND:VTODO\r\nEND:VCALENDAR"),
+        "DUE:odd DTSTART:20261301 CATEGORIES PRIORITY:12 STATUS:IN-PROCESS PERCENT-COMPLETE:50 RRULE:FREQ=SECONDLY"
+        " LOCATION parent X-OTHER VALARM SUMMARY VEVENT completed_at TZID DESCRIPTION",
+    ),
+    "todoist": (
+        "TYPE,CONTENT,PRIORITY,INDENT,DATE,DEADLINE,DURATION,TIMEZONE\nsection,S,,,,,,\n"
+        f"task,one @{LONG_TAG},1,1,odd,2026-12-01,30,Moon/Sea\nnote,{'n' * 5001},,,,,,\n",
+        "section tags due DEADLINE DURATION Moon/Sea comments",
+    ),
+    "ticktick": (
+        TICKTICK.replace('"a, b"', f'"{LONG_TAG}"').replace('"-PT30M"', '"odd"').replace("2026-11-21T10", "2999-11-21T10")
+        .replace('"0","2026-11-20T10', '"2","1950-11-20T10'),
+        "tags reminders created_at completed_at repeat",
+    ),
+    "google": (
+        json.dumps({"kind": "tasks#taskLists", "items": [{"kind": "tasks#tasks", "title": "T", "items": [
+            {"id": "a", "title": "one", "status": "completed", "due": "odd", "completed": "2999-01-01T00:00:00Z",
+             "parent": "nobody", "links": [{"link": "x"}]},
+            {"id": "b", "title": "gone", "status": "needsAction", "deleted": True},
+        ]}]}),
+        "due completed_at parent links deleted",
+    ),
+    "microsoft": (
+        json.dumps([{"displayName": "T", "tasks": [{
+            "id": "x", "title": "one", "status": "inProgress", "importance": "high", "categories": [LONG_TAG],
+            "dueDateTime": {"dateTime": "odd", "timeZone": "UTC"}, "attachments": [{"name": "a.pdf"}],
+            "startDateTime": {"dateTime": "2026-12-01T10:00:00", "timeZone": "Moon/Sea"},
+            "createdDateTime": "1950-01-01T00:00:00Z", "recurrence": {"pattern": {"type": "odd"}},
+            "isReminderOn": True, "reminderDateTime": {"dateTime": "odd", "timeZone": "UTC"},
+        }]}]),
+        "status:inProgress tags duedatetime attachments Moon/Sea created_at recurrence reminderdatetime",
+    ),
+    "vikunja": (
+        zipped(data_json=json.dumps([{"title": "P", "tasks": [{
+            "id": 1, "title": "one", "done": True, "due_date": "odd", "done_at": "2999-01-01T00:00:00Z",
+            "labels": [{"title": LONG_TAG}], "repeat_after": 3600, "percent_done": 0.5, "hex_color": "ff0000",
+            "reminders": [{"reminder": "odd"}], "related_tasks": {"blocking": [{"id": 2}]},
+            "assignees": [{"username": "bob"}, {"username": "carl"}],
+            "comments": [{"comment": "c", "created": "1950-01-01T00:00:00Z"}, {"comment": ""}],
+        }]}]), filters_json="[]", VERSION="1"),
+        "due_date completed_at tags recurrence percent_done hex_color reminder related_tasks:blocking assignees"
+        " assignee comments comments filters.json",
+    ),
+    "json": (
+        json.dumps({
+            "format": "tornado_todo", "version": 1, "user": "ann", "extra": 1,
+            "settings": {"time_zone": "Moon/Sea"}, "lists": [{"id": "odd"}],
+            "members": [{"list": "odd", "name": "nobody", "role": "editor"}],
+            "comments": [{"todo": str(uuid.UUID(int=7)), "text": "c"}],
+            "filters": [{"id": str(uuid.UUID(int=5 + n)), "title": f"{n}", "query": "list=x"} for n in range(201)],
+            "templates": [{"id": "odd"}], "documents": [{"name": "a/b", "document": {}}], "history": [{"at": "odd"}],
+            "todos": [{"id": str(uuid.UUID(int=8)), "title": "one", "tags": [LONG_TAG], "due": "odd", "energy": 1,
+                       "parent": str(uuid.UUID(int=9)), "created_at": "1950-01-01T00:00:00Z"}],
+        }),
+        "extra time_zone lists nobody comments filters templates documents history tags due energy parent created_at",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_everything_in_a_file_that_cannot_be_kept_is_reported(name):
+    data, names = LOSSES[name]
+    with served() as server:
+        client = server.person("ann")
+        report = brought(client, data, f"format={name}")
+        shown = sorted(
+            re.sub(r"^(SUMMARY|DESCRIPTION|CATEGORIES|TZID): .*|(?<=:) ", r"\1", each["field"])
+            for each in report["faults"]
+        )
+        assert shown == sorted(names.split()), report["faults"]
+        assert all(each["reason"] and each["row"] for each in report["faults"]) and report["more_faults"] == 0
+
+
+def test_every_format_has_a_report_of_what_it_loses():
+    assert LOSSES.keys() == tornado_todo.FORMATS.keys()
 
 
 def test_import_is_one_batch_on_every_engine(client):

@@ -49,6 +49,7 @@ if __name__ == "__main__":
     gc.disable()  # imports make no garbage, and the search for it takes a tenth of the start; see main()
 
 import argparse
+import array
 import asyncio
 import base64
 import bisect
@@ -700,7 +701,7 @@ STATISTICS_DAYS = 84  # that the statistics show
 MAX_STREAK = 366  # days in a row that they count
 MAX_DEPTH = 32  # levels of nesting in a JSON body
 MAX_ERRORS = 100  # about fields in one answer
-MAX_TITLE, MAX_TAGS = 500, 20  # characters of a title, tags of a to-do
+MAX_TITLE, MAX_NOTES, MAX_TAGS = 500, 20_000, 20  # characters of a title and of notes, tags of a to-do
 MAX_REMINDERS, MAX_BEFORE = 10, 366 * 24 * 60  # of a to-do, minutes
 MAX_COMMENT, MAX_COMMENTS = 5000, 500  # characters of a comment, comments on a to-do
 MAX_ORDER = 1e12  # beyond it too few doubles lie between two whole numbers
@@ -1549,7 +1550,7 @@ ORDER = {
     "clean": lambda order: order + 0.0,  # turns -0.0, which not every engine keeps, into 0.0
 }
 REPEAT = {"patch": Annotated[str, Meta(max_length=200)] | None, "clean": clean_repeat}
-NOTES = {"patch": Annotated[str, Meta(max_length=20_000)] | None, "clean": lambda notes: clean_text(notes or "")}
+NOTES = {"patch": Annotated[str, Meta(max_length=MAX_NOTES)] | None, "clean": lambda notes: clean_text(notes or "")}
 PRIORITY = {"patch": Annotated[int, Meta(ge=0, le=3)] | None, "clean": lambda priority: priority or 0}
 Colour = Literal["red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "grey"]
 Reminders = list[Reminder]  # an alias, as `Tags`
@@ -3958,6 +3959,74 @@ has no place here, and is left out
   de hat hier keinen Platz und bleibt weg
   pt não tem lugar aqui e fica de fora
   es no tiene lugar aquí y se omite
+is not a time from 1970 until now, and is left out
+  de ist keine Zeit von 1970 bis jetzt und bleibt weg
+  pt não é um momento de 1970 até agora e fica de fora
+  es no es un momento desde 1970 hasta ahora y se omite
+is too long, and is shortened
+  de ist zu lang und wird gekürzt
+  pt é longo demais e é encurtado
+  es es demasiado largo y se acorta
+does not go on, since this is completed
+  de geht nicht weiter, denn diese Aufgabe ist erledigt
+  pt não continua, pois isto está concluído
+  es no continúa, porque esto está completado
+is not a known time zone: times are read in yours
+  de ist keine bekannte Zeitzone: Zeiten werden in deiner gelesen
+  pt não é um fuso horário conhecido: os horários são lidos no seu
+  es no es una zona horaria conocida: las horas se leen en la tuya
+names no to-do in this file, so that this is at the top level
+  de nennt keine Aufgabe dieser Datei, so dass diese auf der obersten Ebene steht
+  pt não indica nenhuma tarefa deste arquivo, por isso esta fica no nível superior
+  es no indica ninguna tarea de este archivo, así que esta queda en el nivel superior
+is nested too deep, so that this comes one level up
+  de liegt zu tief, so dass diese Aufgabe eine Ebene höher kommt
+  pt está aninhado fundo demais, por isso esta tarefa sobe um nível
+  es está anidado demasiado hondo, así que esta tarea sube un nivel
+is beyond the {number} that an account can have, and is left out
+  de geht über die {number} hinaus, die ein Konto haben kann, und bleibt weg
+  pt passa das {number} que uma conta pode ter e fica de fora
+  es pasa de las {number} que una cuenta puede tener y se omite
+The Depth header must be 0 or 1.
+  de Der Header Depth muss 0 oder 1 sein.
+  pt O cabeçalho Depth tem de ser 0 ou 1.
+  es La cabecera Depth debe ser 0 o 1.
+The Overwrite header must be T or F.
+  de Der Header Overwrite muss T oder F sein.
+  pt O cabeçalho Overwrite tem de ser T ou F.
+  es La cabecera Overwrite debe ser T o F.
+This server has no locks: send the ETag in If-Match instead of If.
+  de Dieser Server hat keine Sperren: Schicke das ETag in If-Match statt in If.
+  pt Este servidor não tem bloqueios: envie o ETag em If-Match em vez de If.
+  es Este servidor no tiene bloqueos: envía el ETag en If-Match en lugar de If.
+The body is empty: it has to name a report.
+  de Der Inhalt ist leer: Er muss einen Bericht nennen.
+  pt O conteúdo está vazio: tem de indicar um relatório.
+  es El contenido está vacío: debe indicar un informe.
+The root of the XML is not {} in its namespace.
+  de Die Wurzel des XML ist nicht {} in seinem Namensraum.
+  pt A raiz do XML não é {} no seu espaço de nomes.
+  es La raíz del XML no es {} en su espacio de nombres.
+The sync-level must be 1 or infinite.
+  de Das sync-level muss 1 oder infinite sein.
+  pt O sync-level tem de ser 1 ou infinite.
+  es El sync-level debe ser 1 o infinite.
+The limit of a sync-collection must have a whole number in nresults.
+  de Das limit einer sync-collection braucht eine ganze Zahl in nresults.
+  pt O limit de uma sync-collection precisa de um número inteiro em nresults.
+  es El limit de una sync-collection necesita un número entero en nresults.
+The Destination header is missing: it names the new address.
+  de Der Header Destination fehlt: Er nennt die neue Adresse.
+  pt Falta o cabeçalho Destination: ele indica o novo endereço.
+  es Falta la cabecera Destination: indica la nueva dirección.
+The server has no room for this file on its disk, and nothing was changed.
+  de Der Server hat auf seiner Festplatte keinen Platz für diese Datei, und nichts wurde geändert.
+  pt O servidor não tem espaço no disco para este arquivo, e nada foi alterado.
+  es El servidor no tiene espacio en el disco para este archivo, y no se ha cambiado nada.
+A file of this format may have {number} bytes: import it in parts.
+  de Eine Datei dieses Formats darf {number} Bytes haben: Importiere sie in Teilen.
+  pt Um arquivo deste formato pode ter {number} bytes: importe-o em partes.
+  es Un archivo de este formato puede tener {number} bytes: impórtalo por partes.
 is nobody's here
   de hat hier niemand
   pt não é de ninguém aqui
@@ -4753,11 +4822,14 @@ class CalendarTimes:
         self.named: dict[str, int] = {}  # zones of written times, and the first year of each
         self._own = {each.value("TZID"): each for each in calendar.inner("VTIMEZONE")}
         self._zones: dict[str, datetime.tzinfo] = {"": zone_named(self.zone)}  # also that of a time without one
+        self.unknown: set[str] = set()  # names of zones
 
     def zone_named(self, name: str) -> datetime.tzinfo:
         """The zone of a TZID: by its IANA name, its definition in the calendar, or its name on Windows."""
         if name not in self._zones:
-            self._zones[name] = self._find(name) or self._zones[""]
+            found = self._find(name)
+            self.unknown |= {name} if found is None else set()
+            self._zones[name] = found or self._zones[""]
         return self._zones[name]
 
     def _find(self, name: str) -> datetime.tzinfo | None:
@@ -4951,6 +5023,22 @@ def alarm_lines(reminder: Reminder, title: str) -> list[str]:
     return ["ACTION:DISPLAY", f"DESCRIPTION:{escaped(title)}", trigger]
 
 
+FIELD_PROPERTIES: dict[str, tuple[str, ...]] = {
+    "title": ("SUMMARY",),
+    "notes": ("DESCRIPTION",),
+    "start": ("DTSTART",),
+    "due": ("DUE", "DURATION"),
+    "priority": ("PRIORITY",),
+    "completed": ("STATUS", "COMPLETED", "PERCENT-COMPLETE"),
+    "repeat": ("RRULE", FROM_COMPLETION),
+}
+MAPPED_PROPERTIES = {
+    *itertools.chain(*FIELD_PROPERTIES.values()),
+    *("UID", "CATEGORIES", "RELATED-TO", "X-APPLE-SORT-ORDER", "RECURRENCE-ID"),
+    *("DTSTAMP", "CREATED", "LAST-MODIFIED", "SEQUENCE"),
+}
+
+
 class CalendarTodo(msgspec.Struct, kw_only=True):
     """A to-do as a calendar object (a VCALENDAR with the VTODOs of one UID) shows it."""
 
@@ -4959,6 +5047,7 @@ class CalendarTodo(msgspec.Struct, kw_only=True):
     completed_at: str | None  # when it was completed, if it is
     parent_uid: str | None  # the UID of the one that it is a subtask of
     order: float | None  # X-APPLE-SORT-ORDER
+    lost: list[str]  # what only `text` has
     completed_occurrences: list[str]  # dates of the repeats that are completed on their own
     text: str  # the whole VCALENDAR, for `kept`
 
@@ -4979,7 +5068,7 @@ class ReadTodo:
         notes = one.text if (one := component.first("DESCRIPTION")) else ""
         self.fields: dict[str, Any] = {
             "title": self._title(notes),
-            "notes": clean_text(notes)[:20_000],
+            "notes": clean_text(notes)[:MAX_NOTES],
             **dates,
             "priority": OUR_PRIORITIES.get(component.value("PRIORITY"), 0),
             "completed": self._is_completed(),
@@ -5044,6 +5133,28 @@ class ReadTodo:
             return order + 0.0 if abs(order) <= MAX_ORDER else None
         return None
 
+    def lost(self) -> Iterator[str]:
+        """The properties that are no field of a to-do, and values that cannot be those of a field."""
+        yield from (each.name for each in self.component.properties if each.name not in MAPPED_PROPERTIES)
+        yield from (each.name for each in self.component.components if each.name != "VALARM")
+        yield from ("VALARM" for _, reminder in self.alarms if not reminder)
+        limits = [("SUMMARY", each.text, MAX_TITLE) for each in self.component.all("SUMMARY")[:1]]
+        limits += [("DESCRIPTION", each.text, MAX_NOTES) for each in self.component.all("DESCRIPTION")[:1]]
+        limits += [("CATEGORIES", text if tag else text * 50, 50) for text, tag in self.categories]
+        yield from (f"{name}: {text[:40]}" for name, text, limit in limits if len(text) > limit)
+        zones = (each.parameter("TZID") for each in self.component.properties)
+        yield from (f"TZID: {each[:40]}" for each in zones if each in self.times.unknown)
+        names = {"DUE": "due", "DTSTART": "start", "DURATION": "due", "RRULE": "repeat"}
+        read = {name: self.fields[field] or name == "DTSTART" and self.mirrors_due for name, field in names.items()}
+        read["COMPLETED"] = self.completed_at or not self.fields["completed"]
+        read["PRIORITY"] = self.component.value("PRIORITY") in OUR_PRIORITIES
+        read["STATUS"] = self.component.value("STATUS").upper() in ("NEEDS-ACTION", "COMPLETED")
+        read["PERCENT-COMPLETE"] = self.component.value("PERCENT-COMPLETE") in ("0", "100")
+        read["X-APPLE-SORT-ORDER"] = self.order is not None
+        for name, is_read in read.items():
+            if not is_read and (value := self.component.value(name)):
+                yield f"{name}: {value[:40]}"
+
     def shown(self, uid: str, todos: Sequence[Component], text: str) -> CalendarTodo:
         """The to-do, from the VTODOs of its UID."""
         repeats = [ReadTodo(each, self.times) for each in todos if each.all("RECURRENCE-ID")]
@@ -5054,6 +5165,7 @@ class ReadTodo:
             completed_at=self.completed_at,
             parent_uid=next((each.value.strip() for each in self.parents), None),
             order=self.order,
+            lost=[*self.lost(), *(["RECURRENCE-ID"] if repeats else [])],
             completed_occurrences=[each for each in days if each],
             text=text,
         )
@@ -5103,17 +5215,6 @@ def read_calendar(data: bytes, zone: str) -> list[CalendarTodo]:
             found.append(ReadTodo(todos[0], times).shown(uid, todos, calendar_text([own])))
             budget -= len(found[-1].text)
     return found
-
-
-FIELD_PROPERTIES: dict[str, tuple[str, ...]] = {
-    "title": ("SUMMARY",),
-    "notes": ("DESCRIPTION",),
-    "start": ("DTSTART",),
-    "due": ("DUE", "DURATION"),
-    "priority": ("PRIORITY",),
-    "completed": ("STATUS", "COMPLETED", "PERCENT-COMPLETE"),
-    "repeat": ("RRULE", FROM_COMPLETION),
-}
 
 
 def utc_line(name: str, at: str) -> str:
@@ -5279,9 +5380,12 @@ def write_calendar(
 # ---- what all readers share
 
 MAX_IMPORT = 64 * MAX_BODY  # bytes of a file, and of its contents when they are unpacked
+MAX_EXPORTED = 4096 * MAX_BODY  # bytes of an export of ours, which is read line by line
 MAX_PACKED = 1000  # files in an archive
 MAX_TREE = 20 * MAX_BODY  # bytes of JSON that is decoded at once, which takes ten times the memory
 NO_PLACE = "has no place here, and is left out"
+NO_TIME = "is not a time from 1970 until now, and is left out"
+SHORTENED = "is too long, and is shortened"
 NO_READER = "names nobody who may see this list; share the list with them first"
 NOT_OF_FORMAT = "This file is not of this format, or is damaged: choose its format, or export it again."
 
@@ -5319,10 +5423,11 @@ ME = "="  # an assignee or author who imports the file
 
 
 class Lost(NamedTuple):
-    """A column or key of a row that has no place here. It is reported once, for the first row that has it."""
+    """A column or key of rows that cannot be kept, or not all of it. It is reported once, for the first such row."""
 
     row: int
     name: str
+    reason: str = NO_PLACE
 
 
 Entries = Iterator[FileItem | Fault | Part | Lost]
@@ -5334,6 +5439,7 @@ class File(NamedTuple):
     data: bytes
     name: str
     reader: Reader
+    large: IO[bytes] | None = None  # a file of more than MAX_IMPORT bytes, of which `data` is the beginning
 
     @property
     def encoding(self) -> str:
@@ -5363,6 +5469,14 @@ class File(NamedTuple):
             return zone_named(name or "")
         return cast(datetime.tzinfo, self.reader.now.tzinfo)
 
+    @staticmethod
+    def lost_zone(row: int, name: str | None) -> Iterator[Lost]:
+        """The report of a time zone that is not known."""
+        try:
+            zone_named(name or "UTC")
+        except ValueError:
+            yield Lost(row, f"{name}"[:60], "is not a known time zone: times are read in yours")
+
 
 def json_parts(data: bytes | msgspec.Raw, kind: Any) -> Any:
     """Decode JSON so far that its parts are still bytes, which takes no memory for them. Raises Malformed."""
@@ -5385,7 +5499,7 @@ def check_entry(entry: Any) -> None:
         raise Malformed(NOT_OF_FORMAT)
 
 
-def unpacked(data: bytes, wanted: str) -> Iterator[tuple[str, bytes]]:
+def unpacked(data: bytes, wanted: str, names_only: bool = False) -> Iterator[tuple[str, bytes]]:
     """The names and contents of the files in an archive (ZIP) that a pattern selects. Raises Malformed or TooLarge."""
     import zipfile
 
@@ -5398,7 +5512,8 @@ def unpacked(data: bytes, wanted: str) -> Iterator[tuple[str, bytes]]:
         for entry in entries:
             check_entry(entry)
         for entry in (each for each in entries if re.fullmatch(wanted, each.filename)):
-            content = archive.open(entry).read(room + 1)  # not more, whatever size it declares
+            # Not more, whatever size it declares.
+            content = b"" if names_only else archive.open(entry).read(room + 1)
             room -= len(content)
             if room < 0:
                 raise TooLarge(TOO_LARGE)
@@ -5466,20 +5581,26 @@ def numbered(key: str, counts: collections.Counter[str]) -> str:
     return key if counts[key] == 1 else f"{key}#{counts[key]}"
 
 
-def some_tags(texts: Iterable[Any]) -> list[str]:
-    """Words as tags, without what a tag cannot have."""
-    tags = [joined_line(text).replace(",", " ")[:50].strip() for text in texts]
-    return [*{fold(tag): tag for tag in reversed(tags) if tag}.values()][::-1][:MAX_TAGS]
+def imported_tags(texts: Iterable[Any]) -> tuple[list[str], bool]:
+    """Words as tags, without what a tag cannot have; and whether some are too long or too many."""
+    words = [joined_line(text).replace(",", " ").strip() for text in texts]
+    tags = [*{fold(word[:50]): word[:50].strip() for word in reversed(words) if word}.values()][::-1]
+    return tags[:MAX_TAGS], len(tags) > MAX_TAGS or any(len(word) > 50 for word in words)
 
 
 def clean_item(item: FileItem) -> tuple[dict[str, Any] | None, list[Fault]]:
     """The fields of an item as they are stored, None if it cannot be taken, and why fields were left out."""
     fields = {name: value for name, value in item.fields.items() if value not in (None, "", [])}
     title = joined_line(fields.get("title"))
-    values, faults = {}, []
+    values, faults = {}, list[Fault]()
     if len(title) > MAX_TITLE:
         fields["notes"] = f"{title}\n\n{fields.get('notes', '')}".strip()
         title = f"{title[: MAX_TITLE - 1]}…"
+    if isinstance(words := fields.get("tags"), list):
+        fields["tags"], is_shortened = imported_tags(words)
+        faults += [Fault(item.row, "tags", SHORTENED, True)] if is_shortened else []
+    if fields.get("completed") and fields.pop("repeat", None):
+        faults.append(Fault(item.row, "repeat", "does not go on, since this is completed", True))
     for name, value in {**fields, "title": title}.items():
         try:
             if fault := json_fault(value):
@@ -5495,31 +5616,62 @@ def clean_item(item: FileItem) -> tuple[dict[str, Any] | None, list[Fault]]:
 INBOX_ID = "00000000-0000-8000-8000-000000000000"  # of every Inbox in a file, since each account has its own
 
 
+EXPORTED_FIELDS = {"id", "title", "list", "order", "comments", "url", "revision", *TODO_DEFAULTS, *ITEM_TIMES}
+PARTS = ("lists", "filters", "templates", "members", "documents", "history", "comments", "todos")
+
+
+def export_items(file: File) -> Iterator[tuple[str, Any]]:
+    """The head of an export of ours, under the name "", and its items with the names of their parts.
+
+    A large one is read line by line, as the server has written it: one item a line.
+    """
+    if file.large is None:
+        export = json_parts(file.data, dict[str, msgspec.Raw])
+        yield "", msgspec.json.encode({name: each for name, each in export.items() if name not in PARTS})
+        for name in PARTS:
+            yield from ((name, each) for each in json_parts(export.get(name, b"[]"), list[msgspec.Raw]))
+        return
+    file.large.seek(0)
+    yield "", file.large.readline().removesuffix(b",\n") + b"}"
+    name = ""
+    for line in file.large:
+        if found := re.match(rb'"(\w+)": \[', line):
+            name, line = found[1].decode(), line[found.end() :]
+        end = next((end for end in (b"]}\n", b"],\n", b",\n") if line.endswith(end)), b"\n")
+        if item := line.removesuffix(end):
+            yield name, item
+
+
 def read_export(file: File) -> Entries:
     """An export of ours. The user of the file is the one who imports it; other users have only their names."""
-    export = json_parts(file.data, dict[str, msgspec.Raw])
-
-    def part(name: str, kind: Any = list[dict[str, Any]], default: bytes = b"[]") -> Any:
-        return json_parts(export.get(name, default), kind)
-
-    if (part("format", Any), part("version", Any)) != ("tornado_todo", 1):
+    head = json_parts(next(export_items(file))[1], dict[str, Any])
+    if (head.get("format"), head.get("version")) != ("tornado_todo", 1):
         raise Malformed(NOT_OF_FORMAT)
-    user, comments = part("user", Any), collections.defaultdict[str, list[dict[str, Any]]](list)
-    yield Part("settings", {"user": user, **part("settings", dict[str, Any], b"{}")})
-    for kind in ("lists", "filters", "templates", "members"):
-        yield from (Part(kind, json_parts(each, dict[str, Any])) for each in part(kind, list[msgspec.Raw]))
-    yield from (Part("documents", each) for each in part("documents", list[dict[str, msgspec.Raw]]))
-    yield from (Part("history", {"entry": each}) for each in part("history", list[msgspec.Raw]))
-    for each in part("comments"):
-        author = each.get("author")
-        comments[str(each.get("todo"))].append({**each, "author": ME if author == user else author})
-    for row, raw in enumerate(part("todos", list[msgspec.Raw]), 1):
-        todo = json_parts(raw, dict[str, Any])
-        key, place, parent = (str(todo.get(name) or "") for name in ("id", "list", "parent"))
-        fields = {each: todo.get(each) for each in ("title", "order", *TODO_DEFAULTS) if each != "parent"}
-        fields["assignee"] = ME if fields["assignee"] == user else fields["assignee"]
-        times, its = {each: todo[each] for each in ITEM_TIMES if todo.get(each)}, comments.get(key, [])
-        yield FileItem(row=row, fields=fields, list=place, key=key, parent=parent, comments=its, times=times)
+    user, comments = head.get("user"), collections.defaultdict[str, list[dict[str, Any]]](list)
+    yield from (Lost(1, name) for name in head.keys() - {"format", "version", "user", "settings"})
+    yield Part("settings", {"user": user, **json_parts(msgspec.json.encode(head.get("settings", {})), dict[str, Any])})
+    for kind, item in export_items(file):
+        if kind == "comments":
+            each = json_parts(item, dict[str, Any])
+            author = each.pop("author", None)
+            comments[str(each.pop("todo", ""))].append({**each, "author": ME if author == user else author})
+    row = 0
+    for kind, item in export_items(file):
+        if kind in ("documents", "history"):
+            yield Part(kind, {"json": bytes(item)})
+        elif kind in ("lists", "filters", "templates", "members"):
+            yield Part(kind, json_parts(item, dict[str, Any]))
+        elif kind == "todos":
+            row += 1
+            todo = json_parts(item, dict[str, Any])
+            key, place, parent = (str(todo.get(name) or "") for name in ("id", "list", "parent"))
+            fields = {each: todo.get(each) for each in ("title", "order", *TODO_DEFAULTS) if each != "parent"}
+            fields["assignee"] = ME if fields["assignee"] == user else fields["assignee"]
+            yield from (Lost(row, each) for each in todo.keys() - EXPORTED_FIELDS)
+            times, its = {each: todo[each] for each in ITEM_TIMES if todo.get(each)}, comments.pop(key, [])
+            yield FileItem(row=row, fields=fields, list=place, key=key, parent=parent, comments=its, times=times)
+    if comments:
+        yield Lost(row, "comments")
 
 
 # ---- tables (CSV): ours, those of Todoist, TickTick and Outlook, and any other with names of columns
@@ -5650,11 +5802,12 @@ class TableReader:
         """The numbers of its rows, with their cells by field and by the names of its columns."""
         for number, row in self._rows():
             cell = {field: row[place] for field, place in self.columns.items()}
-            yield number, cell, dict(zip(self.header, row, strict=False))
+            yield number, cell, {**dict(zip(self.header, row, strict=False)), "…": "".join(row[len(self.header) :])}
 
     def lost(self, more: Mapping[str, str]) -> set[str]:
-        """The columns of a row that have no place here."""
-        return {name for name in self.unused if fold(more[name]) not in EMPTY_CELLS}
+        """The columns of a row that have no place here, and cells beyond the last column."""
+        beyond = {"…"} if more.get("…") else set()
+        return {name for name in self.unused if fold(more[name]) not in EMPTY_CELLS} | beyond
 
     def _dates(
         self, number: int, cell: Mapping[str, str], more: Mapping[str, str], found: dict[str, Any]
@@ -5680,6 +5833,7 @@ class TableReader:
         """The item in a row, and the subtasks that TickTick has in its text."""
         found = dict[str, Any]()
         yield from self._dates(number, cell, more, found)
+        yield from self.file.lost_zone(number, cell.get("zone"))
         parts = cell.get("repeat", "").split(";")
         repeat = ";".join(part for part in parts if part and part.split("=")[0] != "WKST") or found.get("repeat")
         if reminders := cell.get("reminders", ""):
@@ -5705,7 +5859,7 @@ class TableReader:
             **{"title": cell["title"], "notes": "" if steps else cell.get("notes"), "repeat": repeat},
             **{"priority": priority or 0, "completed": is_done},
             "assignee": re.sub(NUMBER_OF_USER, "", cell.get("assignee", "")),
-            "tags": some_tags(re.split("[,;]", cell.get("tags", ""))),
+            "tags": re.split("[,;]", cell.get("tags", "")),
             "order": float(order) if re.fullmatch(r"-?\d+(\.\d+)?", order) else None,
         }
         times = {name: found[name] for name in ITEM_TIMES if found.get(name) and (is_done or name != "completed_at")}
@@ -5782,7 +5936,7 @@ def read_todotxt(file: File) -> Entries:
             "priority": max(PRIORITY_LETTERS.find(letter), 1) if letter else 0,
             "due": pairs.get("due"),
             "start": pairs.get("t"),
-            "tags": some_tags(each.replace("_", " ") for each in [*contexts, *projects[1:]]),
+            "tags": [each.replace("_", " ") for each in [*contexts, *projects[1:]]],
             "repeat": rule and f"FREQ={units[rule[3]]};INTERVAL={rule[2]}" + (";FROM=COMPLETION" * (not rule[1])),
         }
         if "rec" in pairs and not rule:
@@ -5824,7 +5978,7 @@ def markdown_item(number: int, text: str, is_done: bool) -> FileItem:
             rf" (?:(?:{'|'.join(SIGNS.values())}) ?\d{{4}}-\d\d-\d\d|{'|'.join(LEVELS[1:])}|#[^\s#]+)", "", text
         ),
         **{"completed": is_done, "priority": priority},
-        "tags": some_tags(each.replace("_", " ") for each in re.findall(r" #([^\s#]+)", text)),
+        "tags": [each.replace("_", " ") for each in re.findall(r" #([^\s#]+)", text)],
     }
     times = {name: day for name, day in days.items() if name in ITEM_TIMES}
     return FileItem(row=number, fields=fields | {name: days.get(name) for name in ("due", "start")}, times=times)
@@ -5997,13 +6151,14 @@ class Tree:
 
     def __init__(self, file: File):
         self.file, self.row = file, 0
+        self.unread = list[Fault | Lost]()  # since the last to-do
         self.above: dict[str, str] = {}  # the ids of parents that name their subtasks
 
     def read(self, node: Node, title: str = "", parent: str = "", depth: int = 0) -> Entries:
         """All to-dos in an object: one with a status is a to-do, another one with to-dos is their list."""
         gone = [key for key in ("deleted", "hidden") if node.get(key) is True]
         if gone or depth > MAX_DEPTH:
-            yield from (Lost(self.row + 1, key) for key in gone)
+            yield from (Lost(self.row + 1, key) for key in gone or ["…"])
             return
         name = joined_line(first_of(node, "title", "displayname", "subject", "name"))
         yield from (Lost(self.row + 1, each) for each in tree_lost(node))
@@ -6017,6 +6172,8 @@ class Tree:
             item.parent = next(filter(None, above), "")
             item.comments, item.times = [*map(self._comment, nodes(node, "comments"))], self._times(node)
             yield item
+            yield from self.unread
+            self.unread.clear()
             parent = key
         else:
             title = name or title
@@ -6032,8 +6189,8 @@ class Tree:
             **{"title": name, "completed": self._is_done(node), "due": due, "start": start},
             "notes": plain_text(notes) if "<" in notes else notes,
             "priority": min(max(value, 0), 3) if isinstance(value, int) else words.get(str(value).lower(), 0),
-            "tags": some_tags(each.get("title") for each in nodes(node, "labels", "categories")),
-            "repeat": None if self._is_done(node) else tree_repeat(node),
+            "tags": [each.get("title") for each in nodes(node, "labels", "categories")],
+            "repeat": tree_repeat(node),
             "reminders": [*self._reminders(node, due)],
             "assignee": next((first_of(each, "username", "name") for each in nodes(node, "assignees")), ""),
         }
@@ -6057,8 +6214,11 @@ class Tree:
         for value in (node_of(node[key]) for key in keys if node.get(key)):
             text = first_of(value, "datetime", "title")
             if text and not text.startswith("0001"):
-                with contextlib.suppress(ValueError):
+                self.unread += self.file.lost_zone(self.row, value.get("timezone"))
+                try:
                     return read_stamp(text, self.file.zone(value.get("timezone")))
+                except ValueError as error:
+                    self.unread.append(Fault(self.row, next(key for key in keys if node.get(key)), str(error), True))
         return None
 
     def _day(self, node: Node, field: str) -> str | None:
@@ -6080,21 +6240,27 @@ class Tree:
             minutes = -seconds // 60 if isinstance(seconds, int) and due else 0
             if minutes or (at := self._stamp(each, "reminder", "title")):
                 yield {"before": minutes} if minutes else {"at": at}
+            elif not any(isinstance(fault, Fault) for fault in self.unread):
+                self.unread.append(Lost(self.row, "reminders"))
 
 
 def read_tree(file: File) -> Entries:
     """To-dos of Google Tasks, Microsoft To Do or Vikunja, as JSON or as an archive of it."""
+    contents = [file.data]
     if file.data[:2] == b"PK":
-        found = [content for _, content in unpacked(file.data, r"(?:.*/)?(?:data|Tasks)\.json")]
-        if not found:
-            raise Malformed(NOT_OF_FORMAT)
-        file = file._replace(data=found[0])
-    if len(file.data) > MAX_TREE:
+        wanted = r"(?:.*/)?(?:data|Tasks)\.json"
+        contents = [content for _, content in unpacked(file.data, wanted)]
+        others = [name for name, _ in unpacked(file.data, rf"(?!{wanted}$|(?:.*/)?VERSION$).*[^/]", names_only=True)]
+        yield from [Lost(1, ", ".join(others)[:60])] if others else []
+    if not contents:
+        raise Malformed(NOT_OF_FORMAT)
+    if sum(map(len, contents)) > MAX_TREE:
         raise TooLarge("This file is too large for its format: export it in parts.")
-    found = json_parts(file.data, Any)
     tree = Tree(file)
-    for each in found if isinstance(found, list) else [found]:
-        yield from tree.read(node_of(each))
+    for content in contents:
+        found = json_parts(content, Any)
+        for each in found if isinstance(found, list) else [found]:
+            yield from tree.read(node_of(each))
 
 
 def read_ical(file: File) -> Entries:
@@ -6104,10 +6270,18 @@ def read_ical(file: File) -> Entries:
         todos = read_calendar(file.data, zone)
     except ValueError:
         raise Malformed(NOT_OF_FORMAT) from None
+    others = re.findall(rb"(?im)^BEGIN:(VEVENT|VJOURNAL|VFREEBUSY)\b", file.data)
+    yield from (Lost(1, name.decode().upper()) for name in others)
     for row, each in enumerate(todos, 1):
         fields = {**msgspec.to_builtins(each.fields), "order": each.order}
-        times = {"completed_at": each.completed_at} if each.completed_at else {}
-        yield FileItem(row=row, fields=fields, key=each.uid, parent=each.parent_uid or "", times=times)
+        yield from (Lost(row, name) for name in each.lost)
+        yield FileItem(
+            row=row,
+            fields=fields,
+            key=each.uid,
+            parent=each.parent_uid or "",
+            times={"completed_at": each.completed_at},
+        )
 
 
 # ---- the table
@@ -6154,10 +6328,20 @@ FORMATS = {
 }
 
 
-def file_of(user: User, data: bytes, name: str, language: tuple[str, bool]) -> File:
+def file_of(user: User, source: IO[bytes], name: str, language: tuple[str, bool]) -> File:
     """A file as a user reads it, in their language (whether 3/4 is in March in it) and their time zone."""
     now = (EPOCH + now_milliseconds() * MILLISECOND).astimezone(zone_named(user.time_zone or "UTC"))
-    return File(data, name, Reader(*language, now, FIRST_DAYS[user.settings.first_day or "monday"]))
+    reader = Reader(*language, now, FIRST_DAYS[user.settings.first_day or "monday"])
+    source.seek(0)
+    data = source.read(MAX_IMPORT)
+    return File(data, name, reader, source if source.read(1) else None)
+
+
+def read_entries(name: str, file: File) -> Entries:
+    """The entries of a file of a format. Raises Malformed or TooLarge."""
+    if file.large and name != "json":
+        raise TooLarge(f"A file of this format may have {MAX_IMPORT:,} bytes: import it in parts.")
+    return FORMATS[name].read(file)
 
 
 def recognised(file: File) -> str:
@@ -11388,7 +11572,8 @@ class Imported(msgspec.Struct, kw_only=True):
     todos: int = 0
     restored: int = 0  # to-dos of an earlier import that were in the trash
     members: int = 0  # of new lists
-    documents: int = 0
+    documents: int = 0  # which an undo leaves
+    settings: list[str] = []  # which an undo leaves
     already_there: int = 0
     not_taken: int = 0
     faults: list[Fault] = []
@@ -11408,8 +11593,34 @@ class NewItem(msgspec.Struct, kw_only=True, omit_defaults=True):
     list: str = ""
 
 
+class SpooledList(Sequence[msgspec.Raw]):
+    """JSON texts in a temporary file, since they can be too many for the memory."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(MAX_BODY)  # noqa: SIM115  # closed with this
+        self._ends = array.array("Q", [0])
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, place: Any) -> Any:
+        self._file.seek(self._ends[place])
+        return msgspec.Raw(self._file.read(self._ends[place + 1] - self._ends[place]))
+
+    def append(self, value: Any) -> int:
+        """Add the JSON of a value; returns its place."""
+        text = msgspec.json.encode(value)
+        self._file.seek(self._ends[-1])
+        self._file.write(text)
+        self._ends.append(self._ends[-1] + len(text))
+        return len(self) - 1
+
+
 class PlannedItem(NamedTuple):
-    """A to-do of a file: its id there, an id derived for this user, and the rest as JSON, to save memory."""
+    """A to-do of a file: its id there, an id derived for this user, and the place of the rest among `rests`."""
 
     id: str
     own_id: str
@@ -11418,7 +11629,7 @@ class PlannedItem(NamedTuple):
     is_deleted: bool
     row: int
     assignee: str
-    rest: bytes
+    rest: int
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -11448,30 +11659,42 @@ def imported_name(name: Any) -> str | None:
     return f"={name}" if isinstance(name, str) and re.fullmatch(r'[^"\\\x00-\x1f]{1,100}', name) else None
 
 
+NO_ROOM = f"is beyond the {MAX_KEPT} that an account can have, and is left out"
+TOO_DEEP = "is nested too deep, so that this comes one level up"
+
+
 class ImportPlan:
     """The contents of a file, read in a thread."""
 
     def __init__(self, user: User, name: str, file: File):
         self.user, self.name = user, name
         self.parts = collections.defaultdict[str, list[dict[str, Any]]](list)
+        self.spooled = {"documents": SpooledList(), "history": SpooledList()}
         self.items: dict[str, PlannedItem] = {}  # by key
-        self.lost: dict[str, int] = {}  # columns or keys that have no place here, each with the first row that has it
+        self.rests = SpooledList()
+        self.lost: dict[tuple[str, str], int] = {}  # names and reasons, each with its first row
         self.answer = Imported(format=name, dry_run=False)
         self.settings: dict[str, Any] = {}  # of the user of an export of ours, and that user's name
-        for entry in FORMATS[name].read(file):
+        for entry in read_entries(name, file):
             if isinstance(entry, Part) and entry.kind == "settings":
                 self.settings = entry.value
+            elif isinstance(entry, Part) and entry.kind in self.spooled:
+                self.spooled[entry.kind].append(msgspec.Raw(entry.value["json"]))
             elif isinstance(entry, Part):
                 self.parts[entry.kind].append(entry.value)
             elif isinstance(entry, Fault):
                 self.note(entry)
             elif isinstance(entry, Lost):
-                self.lost.setdefault(entry.name, entry.row)
+                self.lose(*entry)
             else:
                 self._add(entry)
-            if len(self.items) > MAX_IMPORTED:
+            if len(self.items) > MAX_IMPORTED and name != "json":
                 raise TooLarge(f"A file may have {MAX_IMPORTED:,} to-dos: import it in parts.")
-        self.note(*(Fault(row, name[:100], NO_PLACE, True) for name, row in self.lost.items()))
+        self.note(*(Fault(row, name[:100], reason, True) for (name, reason), row in self.lost.items()))
+
+    def lose(self, row: int, name: str, reason: str = NO_PLACE) -> None:
+        """Note what cannot be kept of a row, and perhaps of others."""
+        self.lost.setdefault((name, reason), row)
 
     def note(self, *faults: Fault) -> None:
         """Add rows that cannot be taken to the answer."""
@@ -11488,10 +11711,21 @@ class ImportPlan:
         assignee = fields.pop("assignee", "") or ""
         fields.pop("parent", None)
         times, comments = import_times(item.times, self.user.time_zone or "UTC"), [*map(self._comment, item.comments)]
+        self.note(
+            *(Fault(item.row, name, NO_TIME, True) for name in item.times if item.times[name] and name not in times)
+        )
         if None in comments:
-            self.lost.setdefault("comments", item.row)
+            self.lose(item.row, "comments")
+        for its, comment in zip(item.comments, comments, strict=True):
+            if comment and its.get("created_at") and "created_at" not in comment:
+                self.lose(item.row, "comments", NO_TIME)
+        if any(len(str(each.get("text"))) > MAX_COMMENT for each in item.comments):
+            self.lose(item.row, "comments", SHORTENED)
+        if len(joined_line(item.list)) > MAX_TITLE:
+            self.lose(item.row, "list", SHORTENED)
         rest = {"fields": fields, "times": times, "comments": [each for each in comments if each]}
         encoded = msgspec.json.encode(rest)
+        spooled = self.rests.append(msgspec.Raw(encoded))
         base = key = item.key or hashlib.sha256(f"{item.list}\0".encode(errors="replace") + encoded).hexdigest()
         number = 1
         while key in self.items:
@@ -11499,7 +11733,7 @@ class ImportPlan:
             key = f"{base}#{number}"
         kept = item.key.lower() if self.name in ("json", "csv", "ical") and UUID.fullmatch(item.key) else ""
         place = joined_line(item.list)[:MAX_TITLE], item.parent, "deleted_at" in times, item.row, assignee
-        self.items[key] = PlannedItem(kept, derived_id(self.user.id, self.name, key), *place, encoded)
+        self.items[key] = PlannedItem(kept, derived_id(self.user.id, self.name, key), *place, spooled)
 
     def _comment(self, comment: Mapping[str, Any]) -> dict[str, Any] | None:
         times = import_times({name: comment.get(name) for name in ("created_at", "edited_at", "deleted_at")}, "UTC")
@@ -11518,12 +11752,19 @@ class ImportPlan:
         for key, item in self.items.items():
             below[item.parent if item.parent in self.items else ""].append(key)
         found, depths = dict[str, str](), dict[str, int]()
+        for item in self.items.values():
+            if item.parent not in ("", "0") and item.parent not in self.items:
+                self.note(
+                    Fault(item.row, "parent", "names no to-do in this file, so that this is at the top level", True)
+                )
         for start in ("", *self.items):  # also items with circular parents
             waiting = ([] if start in found else [start]) if start else below.pop("", [])
             for key in waiting:
                 found.setdefault(key, "")
                 depth = depths.setdefault(key, 1)
                 for child in (each for each in below.pop(key, ()) if each not in found):
+                    if depth == MAX_SUBTASK_DEPTH:
+                        self.note(Fault(self.items[child].row, "parent", TOO_DEEP, True))
                     found[child] = found[key] if depth == MAX_SUBTASK_DEPTH else key
                     depths[child] = min(depth + 1, MAX_SUBTASK_DEPTH)
                     waiting.append(child)
@@ -11546,19 +11787,25 @@ class ExportedChange(msgspec.Struct):
     after: dict[str, Any] | None
 
 
-def checked_documents(plan: ImportPlan) -> list[tuple[str, bytes]]:
+class ExportedDocument(msgspec.Struct):
+    """A document in an export."""
+
+    name: str
+    document: msgspec.Raw
+
+
+def checked_documents(plan: ImportPlan) -> Iterator[tuple[str, bytes]]:
     """The names and texts of the documents in an export; those that cannot be taken are noted."""
-    found = []
-    for number, value in enumerate(plan.parts.pop("documents", []), 1):
+    for number, text in enumerate(plan.spooled["documents"], 1):
         try:
-            body = bytes(value["document"])
+            found = msgspec.json.decode(text, type=ExportedDocument)
+            body = bytes(found.document)
             parse_json(body)
             if len(body) > MAX_BODY:
                 raise ValueError("is too long")
-            found.append((clean_document_name(msgspec.json.decode(value["name"], type=str)), body))
-        except (ValueError, KeyError, TodoError) as error:
+            yield clean_document_name(found.name), body
+        except (ValueError, TodoError) as error:
             plan.note(Fault(number, "documents", str(error)))
-    return found
 
 
 def checked_template(todos: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -11641,7 +11888,7 @@ class ImportTargets:
         for title in needed:
             if title not in self.ids:
                 self.ids[title] = known.get(fold(title)) or self._plan_list(title, derived[fold(title)], taken)
-        if len(self.new["lists"]) > MAX_ITEMS:
+        if len(self.new["lists"]) > MAX_ITEMS and self.plan.name != "json":
             raise TooLarge(f"A file may have {MAX_ITEMS:,} new lists: import it in parts.")
         for list_id in {*self.ids.values()} if any(item.assignee for item in self.plan.items.values()) else ():
             self.readers[list_id] = await self.queries.readers(list_id) | {self.user.name: self.user.id}
@@ -11677,7 +11924,7 @@ class ImportTargets:
         own = {each.id: derived_id(self.user.id, kind, each.id) for each in things}
         taken = await self._taken(kind, [*own, *own.values()])
         room = MAX_KEPT - (0 if kind == "lists" else len(await self.queries.kept(KIND_OF_TABLE[kind])))
-        for each in things:
+        for number, each in enumerate(things, 1):
             if kind == "lists" and each.inbox:
                 await self._find_inbox(each)
                 continue
@@ -11688,7 +11935,9 @@ class ImportTargets:
             self.ids[each.id] = mine or new_id
             if kind == "lists" and mine and taken[mine] == 2 and not each.deleted_at:
                 self.new["restored"].append(mine)
-            if not mine and (kind == "lists" or len(self.new[kind]) < room):
+            if not mine and kind != "lists" and len(self.new[kind]) >= room:
+                self.plan.note(Fault(number, kind, NO_ROOM))
+            elif not mine:
                 self.new[kind].append(msgspec.structs.replace(each, id=new_id))
 
     def assignee(self, item: PlannedItem, list_id: str) -> str | None:
@@ -11727,39 +11976,50 @@ class ImportTargets:
                 self.new["members"].append({"list": list_id, "name": rows[0][1], "role": role, "since": since})
                 self.readers[list_id][rows[0][1]] = rows[0][0]
 
-    async def history(self, ids: Mapping[str, str], new: Collection[str]) -> list[msgspec.Raw]:
-        """The history in the file as a bulk act keeps it, newest first, without what the caller's log has already.
+    async def add_history(self, items: SpooledList, ids: Mapping[str, str], new: Collection[str]) -> None:
+        """Add the history in the file as a bulk act keeps it, newest first, without what the caller's log has already.
 
         Of to-dos in the file only new ones get theirs. Those that are not in the file, since they were moved to others
         or purged, keep their ids, unless others have these here.
         """
-        entries = [each for each in await asyncio.to_thread(self._read_history) if each["todo"] not in ids.keys() - new]
-        lists, todos = ({each[name] for each in entries} - {None} for name in ("list", "todo"))
-        lists_here, todos_here = await self._taken("lists", lists - self.ids.keys()), todos - ids.keys()
+        entries, named = await asyncio.to_thread(self._read_history, ids.keys() - new, new)
+        lists_here, todos_here = await self._taken("lists", named["list"] - self.ids.keys()), named["todo"] - ids.keys()
         others = [list_id for list_id, state in lists_here.items() if not state]
         others += [*await self.queries.used_ids(todos_here)]
         known = "SELECT DISTINCT batch FROM changes WHERE owner_id = $1 AND batch IN ({})"
-        batches = {each["batch"] for each in entries if each["todo"] not in new}
-        there = {row[0] for row in await fetch_by_ids(self.queries.source, known, batches, self.user.id)}
+        there = {row[0] for row in await fetch_by_ids(self.queries.source, known, named["batch"], self.user.id)}
         own = {**{each: derived_id(self.user.id, each) for each in others}, **self.ids, **ids}
-        found = []
-        for each in entries[::-1]:
-            if each["todo"] in new or each["batch"] not in there:
-                place = {name: own.get(each[name], each[name]) for name in ("list", "todo")}
-                found.append(msgspec.Raw(msgspec.json.encode({"change": {**each, **place}})))
-        mark = {"at": 0, "user": None, "list": self.inbox, "todo": None, "action": "import", "batch": None}
-        mark = {**mark, "before": "null", "after": "null"}
-        return [*found, msgspec.Raw(msgspec.json.encode({"change": mark}))] if found else []
 
-    def _read_history(self) -> list[dict[str, Any]]:
-        """The entries of the history in the file; those that cannot be taken are noted."""
-        entries, (in_file, here) = [], (f'"{each}"'.encode() for each in (INBOX_ID, self.inbox))
-        for number, part in enumerate(self.plan.parts.pop("history", []), 1):
+        def add() -> None:
+            before = len(items)
+            for each in map(msgspec.json.decode, reversed(entries)):
+                if each["todo"] in new or each["batch"] not in there:
+                    place = {name: own.get(each[name], each[name]) for name in ("list", "todo")}
+                    items.append({"change": {**each, **place}})
+            if len(items) > before:
+                mark = {"at": 0, "user": None, "list": self.inbox, "todo": None, "action": "import", "batch": None}
+                items.append({"change": {**mark, "before": "null", "after": "null"}})
+
+        await asyncio.to_thread(add)
+
+    def _read_history(self, others: Collection[str], new: Collection[str]) -> tuple[SpooledList, dict[str, set[str]]]:
+        """The changes in the file without those of other to-dos, and the ids in them; those that cannot be taken are
+        noted.
+        """
+        changes, named = SpooledList(), {"list": set[str](), "todo": set[str](), "batch": set[str]()}
+        in_file, here = (f'"{each}"'.encode() for each in (INBOX_ID, self.inbox))
+        for number, entry in enumerate(self.plan.spooled["history"], 1):
             try:
-                entries.append(checked_change(bytes(part["entry"]).replace(in_file, here)))
+                change = checked_change(bytes(entry).replace(in_file, here))
             except (ValueError, RecursionError):
                 self.plan.note(Fault(number, "history", "is not a change that can be read"))
-        return entries
+                continue
+            if change["todo"] in others:
+                continue
+            changes.append(change)
+            for name in ("list", "todo", *(["batch"] if change["todo"] not in new else [])):
+                named[name] |= {change[name]} - {None}
+        return changes, named
 
 
 def planned_items(
@@ -11784,12 +12044,12 @@ def planned_items(
     return new, ids, restored
 
 
-def encode_items(
-    plan: ImportPlan, new: list[tuple[str, str, PlannedItem]], ids: Mapping[str, str], targets: ImportTargets
-) -> list[msgspec.Raw]:
-    """The items of an import as a bulk act keeps them; subtasks are in the lists of their parents."""
+def add_items(
+    items: SpooledList, new: list[tuple[str, str, PlannedItem]], ids: Mapping[str, str], targets: ImportTargets
+) -> None:
+    """Add the items of an import as a bulk act keeps them; subtasks are in the lists of their parents."""
     lists: dict[str, str] = {}
-    items = []
+    plan = targets.plan
     deleted = {key for key, _, item in new if item.is_deleted}
     plan.items.clear()  # encoded items are released too, since a file can have many
     new.reverse()
@@ -11799,11 +12059,10 @@ def encode_items(
         lists[key] = above or targets.ids[item.list]
         is_lost = parent in deleted and not item.is_deleted
         place = {"id": ids[key], "list": lists[key], "parent": None if is_lost else ids.get(parent)}
-        rest = msgspec.json.decode(item.rest)
+        rest = msgspec.json.decode(plan.rests[item.rest])
         if item.assignee:
             rest["fields"]["assignee"] = targets.assignee(item, lists[key])
-        items.append(msgspec.Raw(msgspec.json.encode({**rest, **place})))
-    return items
+        items.append({**rest, **place})
 
 
 def save_imported(batch: TodoBatch, item: NewItem, order: float, taken: Collection[str]) -> float:
@@ -11937,6 +12196,7 @@ async def import_some(batch: LongBatch, items: Sequence[Mapping[str, Any]]) -> i
 # ---- bulk acts
 
 SLICE = 200  # to-dos that one transaction of a bulk act changes, while other writes wait
+SLICES_AT_ONCE = 20  # that are written to the database, while other requests wait
 HELD_SECONDS = 15  # after a slice, until another process may go on with the act
 
 
@@ -12090,29 +12350,31 @@ class BulkActs:
         rows = await source.fetch("SELECT act FROM acts WHERE user_id = $1", user.id)
         return [msgspec.json.decode(row[0], type=Act) for row in rows]
 
-    async def start(self, act: Act, items: list[Any], check: Callable[[LongBatch], Awaitable[None]]) -> WriteResult:
+    async def start(self, act: Act, items: Sequence[Any], check: Callable[[LongBatch], Awaitable[None]]) -> WriteResult:
         """Carry out an act on ids of to-dos, groups of revisions, or items of an import; returns when it is done.
 
         The first slice is committed with the act, after a check, so that an error in either leaves nothing behind.
         It is carried out to its end even if the caller does not wait. Raises Unavailable if the server is stopped
         meanwhile, or the database is: the act goes on when they are back.
         """
-        slices = [items[start : start + SLICE] for start in range(0, len(items), SLICE)]
-        act.slices = len(slices)
+        act.slices = math.ceil(len(items) / SLICE)
+
+        def row(number: int) -> tuple[str, str, str]:
+            part = [items[place] for place in range(number * SLICE, min(len(items), (number + 1) * SLICE))]
+            return slice_id(act, number), act.user.id, msgspec.json.encode(part).decode()
 
         async def begin(batch: LongBatch) -> int:
             await check(batch)
             act.batch = batch.id
             kept = act.batch, act.user.id, msgspec.json.encode(act).decode(), 1, 0, self._holder, self._end_of_hold()
             await batch.source.fetch(insert("acts", f"batch, user_id, act, {ACT_STATE}"), *kept)
-            texts = [msgspec.json.encode(each).decode() for each in slices]
-            rows = [(slice_id(act, n), act.user.id, texts[n]) for n in range(1, len(slices))]
-            await batch.source.execute_many(insert("slices", "id, user_id, items"), rows)
-            return await self._carry_out(batch, act, 0, json.loads(texts[0]))
+            for start in range(1, act.slices, SLICES_AT_ONCE):
+                rows = [*map(row, range(start, min(act.slices, start + SLICES_AT_ONCE)))]
+                await batch.source.execute_many(insert("slices", "id, user_id, items"), rows)
+                await asyncio.sleep(0)
+            return await self._carry_out(batch, act, 0, json.loads(row(0)[2]))
 
         first = await self.store.write(act.user, begin, self.hub.committed, act.repeat(0))
-        slices.clear()  # the database has them
-        items.clear()
         return await asyncio.shield(self._go_on(act, 1, first))
 
     def _go_on(self, act: Act, number: int, first: WriteResult | None = None) -> asyncio.Task[WriteResult]:
@@ -12488,7 +12750,7 @@ class TodoService:
 
     async def plan_import(
         self, user: User, name: str, file: File, list_id: str | None
-    ) -> tuple[ImportPlan, ImportTargets, list[msgspec.Raw]]:
+    ) -> tuple[ImportPlan, ImportTargets, SpooledList]:
         """Read a file of a format, and decide which lists and to-dos are to be made.
 
         Raises Malformed, TooLarge, Forbidden, or Invalid for a list that does not exist.
@@ -12501,21 +12763,23 @@ class TodoService:
         await targets.find(dict.fromkeys(item.list for _, parent, item in new if parent not in keys or item.is_deleted))
         answer.lists, answer.members = len(targets.new["lists"]), len(targets.new["members"])
         answer.todos, answer.restored = len(new), len(restored)
-        history = await targets.history(ids, keys)
-        items = await asyncio.to_thread(encode_items, plan, new, ids, targets)
-        return plan, targets, [*(msgspec.Raw(msgspec.json.encode({"id": each})) for each in restored), *items, *history]
+        items = SpooledList()
+        if things := {kind: each for kind, each in targets.new.items() if each}:
+            items.append({"things": things})
+        for each in restored:
+            items.append({"id": each})
+        await asyncio.to_thread(add_items, items, new, ids, targets)
+        await targets.add_history(items, ids, keys)
+        return plan, targets, items
 
-    async def carry_out_import(self, user: User, targets: ImportTargets, items: list[msgspec.Raw]) -> str | None:
+    async def carry_out_import(self, user: User, items: SpooledList) -> str | None:
         """Make everything that an import plans, in slices and as one batch; returns its id."""
-        things = {kind: each for kind, each in targets.new.items() if each}
-        if not things and not items:
-            return None
-        first = msgspec.Raw(msgspec.json.encode({"things": things}))
 
         async def check(_: LongBatch) -> None:
             """The rights are checked by each slice."""
 
-        items.insert(0, first)
+        if not items:
+            return None
         return (await self.acts.start(Act(kind="import", user=user), items, check)).batch
 
     # ---- lists
@@ -13860,16 +14124,19 @@ class Services:
         one. A dry run only reports. Raises Malformed, TooLarge, Invalid or Forbidden.
         """
         plan, targets, items = await self.todos.plan_import(user, name, file, list_id)
-        answer, documents = plan.answer, await asyncio.to_thread(checked_documents, plan)
+        answer = plan.answer
         answer.dry_run = dry_run
         made = (each["fields"] for each in map(msgspec.json.decode, items) if each.get("fields"))
         answer.first = [*itertools.islice(made, MAX_FIRST)]
         for fields in answer.first:
             fields.pop("assignee", None)  # which is the id of a user by now
+        settings = await self._new_settings(user, targets)
+        answer.settings = [*settings]
         if not dry_run:
-            answer.batch = await self.todos.carry_out_import(user, targets, items)
-            await self._take_settings(user, targets)
-        for document_name, body in documents:
+            answer.batch = await self.todos.carry_out_import(user, items)
+            if settings:
+                await self.accounts.change_settings(user, settings)
+        for document_name, body in checked_documents(plan):
             try:
                 if not dry_run:
                     await self.documents.put(user.id, document_name, body, Precondition(None, True))
@@ -13878,18 +14145,19 @@ class Services:
                 answer.already_there += 1
         return answer
 
-    async def _take_settings(self, user: User, targets: ImportTargets) -> None:
-        """Set those settings in a file of the user's own that have their defaults here."""
+    async def _new_settings(self, user: User, targets: ImportTargets) -> dict[str, Any]:
+        """Those settings in a file of the user's own that have their defaults here; an undo does not revert them."""
         stored = user_from_row((await fetch_by_ids(self.database, USERS, [user.id]))[0]).settings
-        known, taken = known_fields(UserFields)[0], {}
+        known, taken = known_fields(UserFields)[0], dict[str, Any]()
         for name in stored.__struct_fields__ if targets.is_own else ():
             value = targets.plan.settings.get(name)
             value = targets.ids.get(str(value)) if name == "default_list" else value
             if name in known and value and not getattr(stored, name):
-                with contextlib.suppress(ValueError):
+                try:
                     taken[name] = read_field(name, value, known[name])
-        if taken:
-            await self.accounts.change_settings(user, taken)
+                except ValueError as error:
+                    targets.plan.note(Fault(1, name, str(error), True))
+        return taken
 
     async def delete_user(self, user: User) -> None:
         """Remove a user with everything in all stores. Raises Unavailable, after which it can be repeated."""
@@ -14049,19 +14317,26 @@ class Request:
         """Whether the client waits for a 100 before it sends the body (RFC 9110, 10.1.1)."""
         return self.headers.get("expect", "").lower() == "100-continue"
 
-    async def read_body(self, limit: int, seconds: float = 0) -> bytes:
-        """The body. Raises TooLarge, which leaves it unread if it is very long or not sent yet, or RequestTimeout."""
+    async def read_body(self, limit: int, seconds: float = 0, file: IO[bytes] | None = None) -> bytes:
+        """The body, unless it is written into a file.
+
+        Raises TooLarge, which leaves it unread if it is very long or not sent yet, RequestTimeout, or Unavailable if
+        the disk is full.
+        """
         if not self.has_body or self.receive_body is None:
             return b""
-        if self.length > (limit if self.waits_to_send else MAX_DISCARDED):
+        if self.length > (limit if self.waits_to_send else max(limit, MAX_DISCARDED)):
             raise body_too_large(limit)
-        body, size, seconds = bytearray(), 0, seconds or BODY_SECONDS
+        body, size, seconds, full = bytearray(), 0, seconds or BODY_SECONDS, list[OSError]()
 
         def take(chunk: bytes) -> None:
             nonlocal size
             size += len(chunk)
-            if size <= limit:
-                body.extend(chunk)
+            try:
+                if size <= limit and not full:
+                    body.extend(chunk) if file is None else file.write(chunk)
+            except OSError as error:
+                full.append(error)
 
         try:
             async with asyncio.timeout(seconds):
@@ -14072,6 +14347,9 @@ class Request:
         self._check_is_whole(size)
         if size > limit:
             raise body_too_large(limit)
+        if full:
+            LOG.error("%s the body cannot be kept in %s: %s", self.id, tempfile.gettempdir(), full[0])
+            raise Unavailable("The server has no room for this file on its disk, and nothing was changed.")
         return bytes(body)
 
     def _check_is_whole(self, size: int) -> None:
@@ -15087,7 +15365,7 @@ class Handler:
                 keywords[keyword] = self.request.headers[name]
         if self.request.has_body:
             limit = self.max_body if operation.body else MAX_UNEXPECTED_BODY
-            self.body = await self.request.read_body(limit, self.body_seconds)
+            self.body = await self.receive(limit)
         if operation.body:
             if self.takes_json and (self.body or not getattr(operation.body, "optional", False)):
                 self._check_media_type()
@@ -15095,6 +15373,10 @@ class Handler:
         self.status = operation.statuses[0]
         result = await operation.function(self, *arguments, **keywords)
         return result if isinstance(result, Response) else await self.encode(result)
+
+    async def receive(self, limit: int) -> bytes:
+        """The bytes of the body. Raises TodoError."""
+        return await self.request.read_body(limit, self.body_seconds)
 
     def _options(self, methods: Sequence[str]) -> Response[None]:
         allowed = ", ".join(methods)
@@ -15214,6 +15496,7 @@ class Router:
         rests = [prefix[slash.start() :] for slash in re.finditer("/", prefix)][1:]
         self._rests = [2 * prefix, *rests, ""] if prefix else []
         self._reported: set[str] = set()  # wrong mounts
+        self._first_parts = {route.path.split("/")[1] for route in routes}
         self._fixed = {prefix + route.path: (route.handler, route.path) for route in routes if "{" not in route.path}
         self._fixed["*"] = ServerHandler, "*"
         self._patterns = [
@@ -15258,7 +15541,8 @@ class Router:
         """The setting to change, if the address would exist without the beginning of its path."""
         for slash in list(re.finditer("/", path))[1:10]:
             mount = path[: slash.start()]
-            if re.fullmatch(PREFIX_PATTERN, mount) and self._match(self.prefix + path[slash.start() :]):
+            is_mount = re.fullmatch(PREFIX_PATTERN, mount) and path.split("/")[1] not in self._first_parts
+            if is_mount and self._match(self.prefix + path[slash.start() :]):
                 return self._prefix_hint(mount)
         return ""
 
@@ -17714,7 +17998,8 @@ class ExportHandler(APIHandler):
 
     async def _documents(self, store: DocumentStore) -> AsyncIterator[list[Any]]:
         async for documents in read_documents(store, [self.user.id]):
-            yield [{"name": name, "document": msgspec.Raw(text)} for _, name, _, text in documents]
+            texts = ((name, text if isinstance(text, str) else bytes(text).decode()) for _, name, _, text in documents)
+            yield [{"name": name, "document": msgspec.Raw(text.replace("\n", " "))} for name, text in texts]
 
 
 ImportFormat = Annotated[
@@ -17726,22 +18011,29 @@ ImportFormat = Annotated[
     ),
 ]
 MAX_IMPORTS = 2  # files that are read at the same time, since each takes memory
+SLOWEST_UPLOAD = 250_000  # bytes per second
 FORM_TYPES = ("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
 
 
 class ImportHandler(APIHandler):
     """Files of to-dos, from here or from other services."""
 
-    max_body, body_seconds = MAX_IMPORT, 120
+    max_body = MAX_EXPORTED
     takes_json = False
     errors = (415,)
     is_admitted = False
 
     async def respond(self, parts: Sequence[str]) -> Response[Any]:
-        try:
-            return await super().respond(parts)
-        finally:
-            self.services.imports -= self.is_admitted
+        with tempfile.SpooledTemporaryFile(MAX_BODY) as self.file:
+            try:
+                return await super().respond(parts)
+            finally:
+                self.services.imports -= self.is_admitted
+
+    async def receive(self, limit: int) -> bytes:
+        """Write the body into a file, since it can be too large for the memory."""
+        await self.request.read_body(limit, 120 + self.request.length / SLOWEST_UPLOAD, self.file)
+        return b""
 
     async def admit(self) -> None:
         """Authenticate the caller, and limit the number of files that are read at once. Raises TodoError."""
@@ -17768,8 +18060,7 @@ class ImportHandler(APIHandler):
     ) -> Imported:
         """Make the to-dos in a file as one batch; what was imported before is left alone."""
         user, language = self.user_in(tz), read_language(accept_language)
-        self.body = b""
-        source = file_of(user, body, filename, language)
+        source = file_of(user, self.file, filename, language)
         result = await self.services.import_file(user, format, source, list, dry_run)
         result.faults = [
             msgspec.structs.replace(each, reason=translated(each.reason, language[0])) for each in result.faults
@@ -18301,8 +18592,11 @@ async def in_turns(items: Iterable[Value]) -> AsyncIterator[Value]:
             until = time.monotonic() + 0.01
 
 
-async def read_xml(body: bytes) -> Any:
-    """The root of a body of XML, None for an empty one. Raises Malformed, also for a DTD or an entity."""
+async def read_xml(body: bytes, *kinds: str) -> Any:
+    """The root of a body of XML, None for an empty one.
+
+    Raises Malformed, also for a DTD or an entity, or a root that is of none of these kinds.
+    """
     if not body.strip():
         return None
     try:
@@ -18320,6 +18614,16 @@ async def read_xml(body: bytes) -> Any:
         level = [child for each in level for child in each]
     if level:
         raise Malformed(f"The elements of the XML are nested deeper than {MAX_XML_DEPTH} levels.")
+    if kinds and prefixed(root.tag) not in kinds:
+        raise Malformed(f"The root of the XML is not {kinds[0].partition(':')[2]} in its namespace.")
+    return root
+
+
+async def read_report(body: bytes) -> Any:
+    """The root of the body of a REPORT. Raises Malformed."""
+    root = await read_xml(body)
+    if root is None:
+        raise Malformed("The body is empty: it has to name a report.")
     return root
 
 
@@ -18558,7 +18862,13 @@ class Calendars:
 
     @transactional()
     async def put(
-        self, batch: LongBatch, list_id: str, name: str, sent: CalendarTodo, if_match: str | None, only_new: bool
+        self,
+        batch: LongBatch,
+        list_id: str,
+        name: str,
+        sent: CalendarTodo,
+        if_match: str | None,
+        if_none_match: str | None,
     ) -> tuple[Item, bool]:
         """Make or replace the to-do of a resource; also returns whether it was made.
 
@@ -18567,7 +18877,7 @@ class Calendars:
         await batch.queries.todo_list(list_id, role=EDITOR)
         queries = CalendarQueries(batch.source, batch.user)
         present = (await queries.named(list_id, [name])).get(name)
-        self._check_present(present, if_match, only_new)
+        self._check_present(present, if_match, if_none_match)
         same = await queries.with_uid(list_id, sent.uid)
         if (same or present) and (same and same.id) != (present and present.id):
             raise self._uid_conflict(list_id, same or cast(Item, present))
@@ -18593,11 +18903,11 @@ class Calendars:
         return Item(todo.id, todo.revision, 0, 0, name, sent.uid, sent.text, kept_revision), present is None
 
     @staticmethod
-    def _check_present(present: Item | None, if_match: str | None, only_new: bool) -> None:
+    def _check_present(present: Item | None, if_match: str | None, if_none_match: str | None) -> None:
         """Raise PreconditionFailed unless the conditions of a write hold."""
         if present is None and if_match is not None:
             raise PreconditionFailed("There is no such to-do.")
-        if present and only_new:
+        if present and if_none_match and etag_matches(if_none_match, present.etag, weak=True):
             raise PreconditionFailed("There is a to-do of this name already.")
         if present:
             check_precondition(if_match, present.etag)
@@ -18965,12 +19275,21 @@ class CalDAVHandler(APIHandler):
             return xml_response("D:error", element(error.condition, error.content) + text, error.status)
 
     async def admit(self) -> None:
-        """Authenticate the caller, and offer Basic authentication, which calendar apps use."""
+        """Authenticate the caller, and offer Basic authentication, which calendar apps use.
+
+        Raises Malformed or PreconditionFailed for headers of WebDAV that cannot be followed.
+        """
         try:
             await super().admit()
         except Unauthorized as error:
             error.headers["WWW-Authenticate"] = 'Basic realm="tornado_todo", charset="UTF-8"'
             raise
+        if self.request.headers.get("depth", "0").strip().lower() not in ("0", "1", "infinity"):
+            raise Malformed("The Depth header must be 0 or 1.")
+        if self.request.headers.get("overwrite", "T").strip().upper() not in ("T", "F"):
+            raise Malformed("The Overwrite header must be T or F.")
+        if "if" in self.request.headers:  # its tokens are those of locks
+            raise PreconditionFailed("This server has no locks: send the ETag in If-Match instead of If.")
 
     async def identify(self) -> Caller | None:
         """The caller, by Basic authentication with an API token, or as everywhere else."""
@@ -18996,10 +19315,10 @@ class CalDAVHandler(APIHandler):
         """The path of a collection."""
         return f"{self.app.config.prefix}/caldav/{quoted_path(parts)}{'/' if parts else ''}"
 
-    def depth(self, otherwise: str = "0") -> bool:
+    def depth(self) -> bool:
         """Whether the Depth header asks for members, too. Raises Unmet for a depth without a limit."""
-        depth = self.request.headers.get("depth", otherwise).strip().lower()
-        if depth not in ("0", "1"):
+        depth = self.request.headers.get("depth", "0").strip().lower()
+        if depth == "infinity":
             raise Unmet("D:propfind-finite-depth", "The Depth header must be 0 or 1.")
         return depth == "1"
 
@@ -19033,7 +19352,7 @@ class CalDAVHandler(APIHandler):
 
     async def refused(self, href: str, body: bytes) -> Response[Any]:
         """The response to a PROPPATCH of a resource with fixed properties only."""
-        root = await read_xml(body)
+        root = await read_xml(body, "D:propertyupdate")
         names = [prefixed(each.tag) for change in ([] if root is None else root) for prop in change for each in prop]
         content = "".join(map(element, dict.fromkeys(names)))
         return multistatus([response_of(href, propstat(content, 403))])
@@ -19062,8 +19381,8 @@ class CalDAVHandler(APIHandler):
 
     async def principals_report(self, body: bytes) -> Response[Any]:
         """The answer to a report on users, of whom the caller finds none. Raises Unmet."""
-        root = await read_xml(body)
-        kind = "" if root is None else prefixed(root.tag)
+        root = await read_report(body)
+        kind = prefixed(root.tag)
         if kind == "D:principal-property-search":
             return await self.multistatus([], Wanted())
         if kind == "D:principal-search-property-set":
@@ -19182,7 +19501,7 @@ class CalendarRootHandler(CalDAVHandler):
 
     async def propfind(self, body: XML) -> MultiStatus:
         """Read the properties of the root, and with Depth 1 those of the caller's collection."""
-        wanted = Wanted.of(await read_xml(body))
+        wanted = Wanted.of(await read_xml(body, "D:propfind"))
         home = [(self.href(self.user.id), HOME_PROPERTIES, None)] if self.depth() else []
         return await self.multistatus([(self.request.path, ROOT_PROPERTIES, None), *home], wanted)
 
@@ -19213,7 +19532,7 @@ class CalendarHomeHandler(CalDAVHandler):
     async def propfind(self, user_id: str, body: XML) -> MultiStatus:
         """Read the properties of the caller, and with Depth 1 those of their lists."""
         self.check_user(user_id)
-        wanted = Wanted.of(await read_xml(body))
+        wanted = Wanted.of(await read_xml(body, "D:propfind"))
         lists = await self.queries.collections() if self.depth() else []
         home = self.href(self.user.id), HOME_PROPERTIES, None
         collections = ((self.href(user_id, each.name), LIST_PROPERTIES, each) for each in lists)
@@ -19301,7 +19620,7 @@ class CalendarListHandler(CalDAVHandler):
 
     async def propfind(self, user_id: str, name: str, body: XML) -> MultiStatus:
         """Read the properties of a list, and with Depth 1 those of its to-dos."""
-        wanted, with_members = Wanted.of(await read_xml(body)), self.depth()
+        wanted, with_members = Wanted.of(await read_xml(body, "D:propfind")), self.depth()
         await self.load(user_id, name)
         whole = wanted.kind == "D:allprop" or not OF_TEXT.isdisjoint(wanted.names)
         items = await self.queries.items(self.collection.list.id, whole) if with_members else []
@@ -19310,7 +19629,7 @@ class CalendarListHandler(CalDAVHandler):
 
     async def proppatch(self, user_id: str, name: str, body: XML) -> MultiStatus:
         """Change the title, the colour or the order of a list, or a property that is only kept."""
-        root = await read_xml(body)
+        root = await read_xml(body, "D:propertyupdate")
         await self.load(user_id, name)
         changes = ListChanges(root, self.collection.is_own)
         if not changes.failed:
@@ -19319,7 +19638,7 @@ class CalendarListHandler(CalDAVHandler):
 
     async def mkcalendar(self, user_id: str, name: str, body: XML) -> Annotated[Response[Any], 201]:
         """Make a list of this name."""
-        root = await read_xml(body)
+        root = await read_xml(body, "D:mkcol" if self.request.method == "MKCOL" else "C:mkcalendar")
         self.check_user(user_id)
         if fault := text_fault(name):
             raise Malformed.of("", fault, "The name")
@@ -19344,13 +19663,13 @@ class CalendarListHandler(CalDAVHandler):
 
     async def report(self, user_id: str, name: str, body: XML) -> MultiStatus:
         """Find to-dos by a filter, read those of some addresses, or what has changed."""
-        root = await read_xml(body)
+        root = await read_report(body)
         kinds = {
             "C:calendar-query": self._query,
             "C:calendar-multiget": self._multiget,
             "D:sync-collection": self._synchronize,
         }
-        act = kinds.get("" if root is None else prefixed(root.tag))
+        act = kinds.get(prefixed(root.tag))
         await self.load(user_id, name)
         if act is None:
             raise Unmet("D:supported-report", "This resource has no such report.")
@@ -19384,9 +19703,14 @@ class CalendarListHandler(CalDAVHandler):
 
     async def _synchronize(self, root: Any, wanted: Wanted, whole: bool) -> Response[Any]:
         """A sync-collection (RFC 6578, 3.2): the to-dos that changed after the revision in a token."""
-        token, limit = child_of(root, "D:sync-token"), child_of(child_of(root, "D:limit"), "D:nresults")
+        token, level, limit = (child_of(root, f"D:{name}") for name in ("sync-token", "sync-level", "limit"))
+        if level is not None and (level.text or "").strip() not in ("1", "infinite"):
+            raise Malformed("The sync-level must be 1 or infinite.")
         since = await self._since("" if token is None else (token.text or "").strip())
-        maximum = int(limit.text) if limit is not None and re.fullmatch(r"\s*\d{1,9}\s*", limit.text or "") else None
+        count = "".join(each.text or "" for each in children_of(root, "D:limit") if prefixed(each.tag) == "D:nresults")
+        if limit is not None and not re.fullmatch(r"\s*\d{1,9}\s*", count):
+            raise Malformed("The limit of a sync-collection must have a whole number in nresults.")
+        maximum = None if limit is None else int(count)
         list_id, revision, removed = self.collection.list.id, self.collection.list.revision, dict[str, str]()
         if since is None:
             items = await self.queries.items(list_id, whole)
@@ -19439,7 +19763,7 @@ class CalendarTodoHandler(CalDAVHandler):
 
     async def propfind(self, user_id: str, list_name: str, name: str, body: XML) -> MultiStatus:
         """Read the properties of a to-do."""
-        wanted = Wanted.of(await read_xml(body))
+        wanted = Wanted.of(await read_xml(body, "D:propfind"))
         item = await self.queries.item(await self.load(user_id, list_name), name)
         return await self.multistatus(self.members([item._replace(name=name)]), wanted)
 
@@ -19463,8 +19787,7 @@ class CalendarTodoHandler(CalDAVHandler):
         if fault := text_fault(name):
             raise Malformed.of("", fault, "The name")
         sent, is_whole = self._read(body)
-        only_new = (if_none_match or "").strip() == "*"
-        written = await self.calendars.put(self.user, list_id, name, sent, if_match, only_new)
+        written = await self.calendars.put(self.user, list_id, name, sent, if_match, if_none_match)
         item, made = written.result
         # Without an ETag the client reads what has become of the to-do (RFC 4791, 5.3.4).
         headers = {"ETag": item.etag} if is_whole and item.kept_revision == item.revision else {}
@@ -19506,6 +19829,8 @@ class CalendarTodoHandler(CalDAVHandler):
     ) -> Annotated[Response[Any], 201, 204]:
         """Move a to-do to another list, or give it another name."""
         list_id = await self.load(user_id, list_name, EDITOR)
+        if not destination.strip():
+            raise Malformed("The Destination header is missing: it names the new address.")
         target = self.resource_of(destination)
         origin = origin_of(destination.partition("/caldav/")[0]) if "://" in destination else ""
         if origin and not (is_of_host(origin, self.request.host) or self.app.origins.is_own(origin, self.request)):
@@ -19524,7 +19849,20 @@ class CalendarTodoHandler(CalDAVHandler):
 
     async def copy(self, user_id: str, list_name: str, name: str) -> None:
         """Refuse to copy a to-do."""
+        await self.queries.item(await self.load(user_id, list_name), name, whole=False)
         raise Forbidden("A to-do cannot be copied: it would have the same UID. Make a new one.")
+
+    async def report(self, user_id: str, list_name: str, name: str, body: XML) -> None:
+        """Refuse reports, which lists have."""
+        await self.queries.item(await self.load(user_id, list_name), name, whole=False)
+        raise Unmet("D:supported-report", "This resource has no such report.")
+
+    async def mkcalendar(self, user_id: str, list_name: str, name: str, body: XML) -> None:
+        """Refuse to make a list in another one."""
+        await self.load(user_id, list_name)
+        raise Unmet("C:calendar-collection-location-ok", "A list cannot be in another list.")
+
+    mkcol = mkcalendar
 
 
 # ==== assistants: to-dos as tools of the Model Context Protocol; may call handlers ================
@@ -31583,7 +31921,7 @@ ROUTES = (
     Route("/caldav/", CalendarRootHandler),
     Route("/caldav/{user_id}/?", CalendarHomeHandler),
     Route("/caldav/{user_id}/{list_name}/?", CalendarListHandler),
-    Route("/caldav/{user_id}/{list_name}/{name}", CalendarTodoHandler),
+    Route("/caldav/{user_id}/{list_name}/{name}/?", CalendarTodoHandler),
 )
 
 
@@ -33994,10 +34332,12 @@ def print_first(answer: Imported) -> None:
         print(f"  and {answer.todos - len(answer.first):,} more")
 
 
-async def import_into(services: Services, user: str, data: bytes, name: str, format: str, dry_run: bool) -> Imported:
+async def import_into(
+    services: Services, user: str, file: IO[bytes], name: str, format: str, dry_run: bool
+) -> Imported:
     """Import a file into the stores, and show the progress on a terminal."""
     owner = await user_named(services, user)
-    source = file_of(owner, data, name, (owner.settings.language or "en", True))
+    source = file_of(owner, file, name, (owner.settings.language or "en", True))
     task = asyncio.ensure_future(services.import_file(owner, format, source, None, dry_run))
     while not task.done():
         await asyncio.wait([task], timeout=0.5)
@@ -34021,19 +34361,20 @@ def import_command(
     """
     if format and format not in FORMATS:
         raise Misconfigured(f"--format: use one of {', '.join(FORMATS)}")
+    name = os.path.basename(file)
     try:
-        with contextlib.nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as opened:
-            data = opened.read()
+        with tempfile.TemporaryFile() if file == "-" else open(file, "rb") as opened:
+            if file == "-":
+                shutil.copyfileobj(sys.stdin.buffer, opened)
+                opened.seek(0)
+            if server := chosen_server(environ, user):
+                server.patience = LONG_PATIENCE
+                named = {"format": format or None, "filename": name, "tz": machine_zone() or None, "dry_run": dry_run}
+                answer = asyncio.run(server.call("POST", "/api/import", opened.read(), **named))
+            else:
+                answer = on_stores(environ, lambda services: import_into(services, user, opened, name, format, dry_run))
     except OSError as error:
         raise Misconfigured(f"{file}: {error.strerror}") from None
-
-    name = os.path.basename(file)
-    if server := chosen_server(environ, user):
-        server.patience = LONG_PATIENCE
-        named = {"format": format or None, "filename": name, "tz": machine_zone() or None}
-        answer = asyncio.run(server.call("POST", "/api/import", data, dry_run=dry_run, **named))
-    else:
-        answer = on_stores(environ, lambda services: import_into(services, user, data, name, format, dry_run))
     print_import(answer, "Would be made" if dry_run else "Made")
     if dry_run:
         print_first(answer)
