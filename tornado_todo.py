@@ -3984,9 +3984,9 @@ is nested too deep, so that this comes one level up
   pt está aninhado fundo demais, por isso esta tarefa sobe um nível
   es está anidado demasiado hondo, así que esta tarea sube un nivel
 is beyond the {number} that an account can have, and is left out
-  de geht über die {number} hinaus, die ein Konto haben kann, und bleibt weg
-  pt passa das {number} que uma conta pode ter e fica de fora
-  es pasa de las {number} que una cuenta puede tener y se omite
+  de geht über die {} hinaus, die ein Konto haben kann, und bleibt weg
+  pt passa das {} que uma conta pode ter e fica de fora
+  es pasa de las {} que una cuenta puede tener y se omite
 The Depth header must be 0 or 1.
   de Der Header Depth muss 0 oder 1 sein.
   pt O cabeçalho Depth tem de ser 0 ou 1.
@@ -4024,9 +4024,9 @@ The server has no room for this file on its disk, and nothing was changed.
   pt O servidor não tem espaço no disco para este arquivo, e nada foi alterado.
   es El servidor no tiene espacio en el disco para este archivo, y no se ha cambiado nada.
 A file of this format may have {number} bytes: import it in parts.
-  de Eine Datei dieses Formats darf {number} Bytes haben: Importiere sie in Teilen.
-  pt Um arquivo deste formato pode ter {number} bytes: importe-o em partes.
-  es Un archivo de este formato puede tener {number} bytes: impórtalo por partes.
+  de Eine Datei dieses Formats darf {} Bytes haben: Importiere sie in Teilen.
+  pt Um arquivo deste formato pode ter {} bytes: importe-o em partes.
+  es Un archivo de este formato puede tener {} bytes: impórtalo por partes.
 is nobody's here
   de hat hier niemand
   pt não é de ninguém aqui
@@ -4632,7 +4632,7 @@ CALENDAR_DURATION = re.compile(
     r"([+-]?)P(?:(\d{1,6})W)?(?:(\d{1,6})D)?(?:T(?:(\d{1,6})H)?(?:(\d{1,6})M)?(?:(\d{1,9})S)?)?", re.ASCII
 )
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # which a text may not have (RFC 5545, 3.3.11)
-ESCAPES = {"\\": "\\\\", ";": "\\;", ",": "\\,", "\n": "\\n"}
+ESCAPES = str.maketrans({"\\": "\\\\", ";": "\\;", ",": "\\,", "\n": "\\n"})
 ICALENDAR_PRIORITIES = (0, 9, 5, 1)  # of ours: none, low, medium, high
 OUR_PRIORITIES = dict(zip("0123456789", (0, 3, 3, 3, 3, 2, 1, 1, 1, 1), strict=True))
 FROM_COMPLETION = "X-TORNADO-TODO-REPEAT-FROM"  # a part of our rules that RRULE does not have
@@ -4650,6 +4650,9 @@ class Property(NamedTuple):
     @classmethod
     def of(cls, line: str) -> Self:
         """Read a line. Raises ValueError."""
+        name, colon, value = line.partition(":")
+        if value and name.replace("-", "").isalnum():  # most lines, in a quarter of the time
+            return cls(name.upper(), "", value, line)
         found = CONTENT_LINE.fullmatch(line) or ODD_LINE.fullmatch(line)
         if not found:
             raise ValueError(f"is not a calendar: a line has no name or no colon: {line[:60]!a}")
@@ -4711,7 +4714,7 @@ class Component:
 
 def fold_line(line: str) -> str:
     """A content line with its end, folded at 75 bytes (RFC 5545, 3.1)."""
-    if len(line) < 25 or len(data := line.encode()) <= 75:
+    if len(line) <= 75 and line.isascii() or len(data := line.encode()) <= 75:
         return line + "\r\n"
     parts, start = [], 0
     while start < len(data):
@@ -4725,7 +4728,7 @@ def fold_line(line: str) -> str:
 
 def escaped(text: str) -> str:
     """The value of a text: one line, without control characters."""
-    return re.sub(r"[\\;,\n]", lambda found: ESCAPES[found[0]], CONTROLS.sub(" ", text))
+    return CONTROLS.sub(" ", text).translate(ESCAPES)
 
 
 def parse_components(data: bytes) -> list[Component]:
@@ -4783,9 +4786,14 @@ def fixed_zone(name: str) -> datetime.tzinfo | None:
     return None
 
 
+def compact_text(at: str) -> str:
+    """The date and time in a text like 2026-11-28T12:00:00.123Z, as iCalendar writes them."""
+    return at[:19].replace("-", "").replace(":", "")
+
+
 def compact(moment: datetime.datetime) -> str:
     """The date and time of a moment, as iCalendar writes them."""
-    return moment.isoformat(timespec="seconds")[:19].replace("-", "").replace(":", "")
+    return compact_text(moment.isoformat(timespec="seconds"))
 
 
 @functools.lru_cache(200)
@@ -5219,7 +5227,7 @@ def read_calendar(data: bytes, zone: str) -> list[CalendarTodo]:
 
 def utc_line(name: str, at: str) -> str:
     """The property of a moment of ours, without its milliseconds."""
-    return f"{name}:{compact(parse_date_time(at))}Z"
+    return f"{name}:{compact_text(at)}Z"
 
 
 def field_lines(todo: Todo, field: str, times: CalendarTimes) -> list[str]:
@@ -5244,9 +5252,30 @@ def stamp_lines(todo: Todo, sequence: int) -> dict[str, str]:
     return {**lines, "SEQUENCE": f"SEQUENCE:{max(sequence, todo.revision // 1_000_000 % 2**31)}"}
 
 
-def new_component(todo: Todo, name: str, uid: str) -> Component:
-    """A component with the properties that identify it."""
-    return Component(name, [f"UID:{uid}", *stamp_lines(todo, 0).values(), utc_line("CREATED", todo.created_at)])
+def component_lines(name: str, todo: Todo, uid: str, lines: Iterable[str], alarms: Iterable[Reminder]) -> list[str]:
+    """The content lines of a new component, with the properties that identify it."""
+    stamps = stamp_lines(todo, 0).values()
+    return [
+        *(f"BEGIN:{name}", f"UID:{uid}", *stamps, utc_line("CREATED", todo.created_at), *lines),
+        *(line for each in alarms for line in ("BEGIN:VALARM", *alarm_lines(each, todo.title), "END:VALARM")),
+        f"END:{name}",
+    ]
+
+
+def order_line(todo: Todo) -> str:
+    order = int(todo.order) if todo.order.is_integer() else todo.order
+    return f"X-APPLE-SORT-ORDER:{order}"
+
+
+def new_todo_lines(todo: Todo, uid: str, parent_uid: str | None, times: CalendarTimes) -> list[str]:
+    """The content lines of a to-do that no program has stored, as a VTODO."""
+    lines = [
+        *(line for name in FIELD_PROPERTIES for line in field_lines(todo, name, times)),
+        *([f"CATEGORIES:{','.join(map(escaped, todo.tags))}"] if todo.tags else []),
+        *([f"RELATED-TO:{parent_uid}"] if parent_uid else []),
+        order_line(todo),
+    ]
+    return component_lines("VTODO", todo, uid, lines, todo.reminders)
 
 
 def write_alarms(component: Component, todo: Todo, alarms: Sequence[tuple[Component, Reminder | None]]) -> None:
@@ -5262,41 +5291,36 @@ def write_alarms(component: Component, todo: Todo, alarms: Sequence[tuple[Compon
     component.components += [Component("VALARM", alarm_lines(each, todo.title)) for each in new]
 
 
-def write_todo(
-    component: Component, todo: Todo, old: ReadTodo | None, parent_uid: str | None, times: CalendarTimes
-) -> None:
-    """Write what differs from the old to-do into its component; everything, if there is none."""
-    before = "".join(component.lines())
-    differing = [name for name in FIELD_PROPERTIES if old is None or not old.has(name, getattr(todo, name))]
-    if old:
-        differing = [*differing, *old.depending(differing)]
-    for name in differing:
+def write_todo(component: Component, todo: Todo, parent_uid: str | None, times: CalendarTimes) -> None:
+    """Write what differs from the to-do in a component into it."""
+    before, old = [*component.lines()], ReadTodo(component, times)
+    differing = [name for name in FIELD_PROPERTIES if not old.has(name, getattr(todo, name))]
+    for name in [*differing, *old.depending(differing)]:
         component.put(FIELD_PROPERTIES[name], *field_lines(todo, name, times))
-    if old and old.mirrors_due and "due" in differing:
+    if old.mirrors_due and "due" in differing:
         component.put(["DTSTART"], *([times.write("DTSTART", todo.due, bool(todo.repeat))] if todo.due else []))
-    if old and old.completed_at and todo.completed_at and old.completed_at[:19] != todo.completed_at[:19]:
+    if old.completed_at and todo.completed_at and old.completed_at[:19] != todo.completed_at[:19]:
         component.put(["COMPLETED"], utc_line("COMPLETED", todo.completed_at))
-    if todo.tags != (old.fields["tags"] if old else []):
-        written = old.categories if old else []
-        known = {tag: text for text, tag in written[::-1]}
-        texts = [*(known.get(tag, escaped(tag)) for tag in todo.tags), *(text for text, tag in written if not tag)]
+    if todo.tags != old.fields["tags"]:
+        known = {tag: text for text, tag in old.categories[::-1]}
+        texts = [
+            *(known.get(tag, escaped(tag)) for tag in todo.tags),
+            *(text for text, tag in old.categories if not tag),
+        ]
         component.put(["CATEGORIES"], *([f"CATEGORIES:{','.join(texts)}"] if texts else []))
-    parents = old.parents if old else []
-    if parent_uid != next((each.value.strip() for each in parents), None):
-        component.replace(parents, *([f"RELATED-TO:{parent_uid}"] if parent_uid else []))
-    write_alarms(component, todo, old.alarms if old else [])
-    if old and "".join(component.lines()) != before:
+    if parent_uid != next((each.value.strip() for each in old.parents), None):
+        component.replace(old.parents, *([f"RELATED-TO:{parent_uid}"] if parent_uid else []))
+    write_alarms(component, todo, old.alarms)
+    if [*component.lines()] != before:
         sequence = component.value("SEQUENCE")
         for name, line in stamp_lines(todo, int(sequence) + 1 if re.fullmatch(r"\d{1,9}", sequence) else 1).items():
             component.put([name], line)
-    if old is None or old.order != todo.order:
-        order = int(todo.order) if todo.order.is_integer() else todo.order
-        component.put(["X-APPLE-SORT-ORDER"], f"X-APPLE-SORT-ORDER:{order}")
+    if old.order != todo.order:
+        component.put(["X-APPLE-SORT-ORDER"], order_line(todo))
 
 
-def write_event(todo: Todo, uid: str, times: CalendarTimes) -> Component:
-    """A to-do that has a date as an event, for calendars that show no to-dos."""
-    component = new_component(todo, "VEVENT", uid)
+def event_lines(todo: Todo, uid: str, times: CalendarTimes) -> list[str]:
+    """The content lines of a to-do that has a date as an event, for calendars that show no to-dos."""
     begin, end = todo.start, todo.due
     is_span = begin and end and len(begin) > 10 < len(end) and 0 < due_sort_key(end) - due_sort_key(begin) <= DAY
     begin = begin if is_span else end or begin
@@ -5311,7 +5335,7 @@ def write_event(todo: Todo, uid: str, times: CalendarTimes) -> Component:
         *([f"RRULE:{calendar_rule(todo.repeat, begin, times)}"] if repeats and todo.repeat else []),
         "TRANSP:TRANSPARENT",
     ]
-    component.properties += map(Property.of, lines)
+    alarms = []
     for each in [] if todo.completed else todo.reminders:
         base = todo.due if each.of == "due" else todo.start
         with contextlib.suppress(OverflowError):  # the calendar ends
@@ -5321,17 +5345,8 @@ def write_event(todo: Todo, uid: str, times: CalendarTimes) -> Component:
             elif not is_span and each.at is None:
                 each = Reminder(before=each.before, of="start")
             if each != Reminder():
-                component.components.append(Component("VALARM", alarm_lines(each, todo.title)))
-    return component
-
-
-def todo_component(todo: Todo, uid: str, parent_uid: str | None, times: CalendarTimes, as_event: bool) -> Component:
-    """A to-do as a VTODO, or as a VEVENT."""
-    if as_event:
-        return write_event(todo, uid, times)
-    component = new_component(todo, "VTODO", uid)
-    write_todo(component, todo, None, parent_uid, times)
-    return component
+                alarms.append(each)
+    return component_lines("VEVENT", todo, uid, lines, alarms)
 
 
 def write_ical(
@@ -5350,26 +5365,30 @@ def write_ical(
     yield calendar_text([calendar]).removesuffix(end)
     for todo in todos:
         if not as_events or todo.due or todo.start:
-            yield calendar_text([todo_component(todo, todo.id, todo.parent, times, as_events)])
+            is_todo = not as_events
+            lines = new_todo_lines(todo, todo.id, todo.parent, times) if is_todo else event_lines(todo, todo.id, times)
+            yield "".join(map(fold_line, lines))
     yield calendar_text(times.definitions()) + end
 
 
-def write_calendar(
-    todo: Todo, *, uid: str, parent_uid: str | None, zone: str, kept: str = "", as_event: bool = False
-) -> str:
-    """A to-do as a calendar object, for a reader in a time zone.
+NO_CALENDAR = Component("VCALENDAR")
+
+
+def write_calendar(todo: Todo, *, uid: str, parent_uid: str | None, zone: str, kept: str = "") -> str:
+    """A to-do as a calendar object, for a reader in a zone.
 
     `kept` is the object that a program stored last: its properties stay unchanged, except where the to-do has another
     value now.
     """
     calendars = parse_components(kept.encode()) if kept else []
-    calendar = calendars[0] if calendars else Component("VCALENDAR", CALENDAR_HEAD)
+    calendar = calendars[0] if calendars else NO_CALENDAR
     times = CalendarTimes(calendar, zone)
     todos = sorted(calendar.inner("VTODO"), key=lambda each: bool(each.all("RECURRENCE-ID")))
-    if todos and not as_event:
-        write_todo(todos[0], todo, ReadTodo(todos[0], times), parent_uid, times)
-    else:
-        calendar.components.append(todo_component(todo, uid, parent_uid, times, as_event))
+    if not todos:
+        lines = new_todo_lines(todo, uid, parent_uid, times)
+        zones = (line for each in times.definitions() for line in each.lines())
+        return "".join(map(fold_line, ["BEGIN:VCALENDAR", *CALENDAR_HEAD, *zones, *lines, "END:VCALENDAR"]))
+    write_todo(todos[0], todo, parent_uid, times)
     for each in todos:
         if each.value("UID") != uid:
             each.put(["UID"], f"UID:{uid}")
@@ -14126,10 +14145,12 @@ class Services:
         plan, targets, items = await self.todos.plan_import(user, name, file, list_id)
         answer = plan.answer
         answer.dry_run = dry_run
-        made = (each["fields"] for each in map(msgspec.json.decode, items) if each.get("fields"))
-        answer.first = [*itertools.islice(made, MAX_FIRST)]
-        for fields in answer.first:
-            fields.pop("assignee", None)  # which is the id of a user by now
+        made = (each for each in map(msgspec.json.decode, items) if each.get("fields"))
+        known = [*await self.todos.queries(user).lists(), *targets.new["lists"]]
+        titles = {each.id: each.title for each in known}
+        for each in itertools.islice(made, MAX_FIRST):
+            each["fields"].pop("assignee", None)  # which is the id of a user by now
+            answer.first.append({**each["fields"], "list": titles.get(each["list"], "")})
         settings = await self._new_settings(user, targets)
         answer.settings = [*settings]
         if not dry_run:
@@ -15496,7 +15517,7 @@ class Router:
         rests = [prefix[slash.start() :] for slash in re.finditer("/", prefix)][1:]
         self._rests = [2 * prefix, *rests, ""] if prefix else []
         self._reported: set[str] = set()  # wrong mounts
-        self._first_parts = {route.path.split("/")[1] for route in routes}
+        self._first_parts = {part for route in routes for part in route.path.split("/")[1:2]}
         self._fixed = {prefix + route.path: (route.handler, route.path) for route in routes if "{" not in route.path}
         self._fixed["*"] = ServerHandler, "*"
         self._patterns = [
@@ -18539,6 +18560,7 @@ PREFIXES = {space: prefix for prefix, space in XML_SPACES.items()}
 DECLARED = "".join(f' xmlns:{prefix}="{space}"' for prefix, space in XML_SPACES.items())
 DAV = "1, 3, access-control, calendar-access, extended-mkcol"
 MAX_XML, MAX_XML_DEPTH, MAX_KEPT_PROPERTIES = 4 * MAX_BODY, 50, 64 * 1024
+XML_TYPE = "application/xml; charset=utf-8"
 XML_HEAD = '<?xml version="1.0" encoding="utf-8"?>\n'
 NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 HEX_COLOURS = {
@@ -18582,10 +18604,20 @@ def unparsed(node: Any) -> str:
     return xml_text(node.text or "") + "".join(ElementTree.tostring(child, encoding="unicode") for child in node)
 
 
-async def in_turns(items: Iterable[Value]) -> AsyncIterator[Value]:
+async def aiter_of(items: Iterable[Value] | AsyncIterator[Value]) -> AsyncIterator[Value]:
+    """Items that may come one by one."""
+    if isinstance(items, AsyncIterator):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+async def in_turns(items: Iterable[Value] | AsyncIterator[Value]) -> AsyncIterator[Value]:
     """The items, with a pause for other requests after every ten milliseconds of work on them."""
     until = time.monotonic() + 0.01
-    for item in items:
+    async for item in aiter_of(items):
         yield item
         if time.monotonic() > until:
             await asyncio.sleep(0)
@@ -18636,7 +18668,7 @@ STATUSES = {
 def xml_response(root: str, content: str, status: int) -> Response[Any]:
     """A response with an element that declares the prefixes."""
     body = f"{XML_HEAD}<{root}{DECLARED}>{content}</{root}>"
-    return Response(body.encode(), "application/xml; charset=utf-8", status=status)
+    return Response(body.encode(), XML_TYPE, status=status)
 
 
 def propstat(properties: str, status: int) -> str:
@@ -18742,6 +18774,9 @@ UNSENT = {
 }
 
 
+MAX_IN_PAGE = 500  # to-dos that are read at once with their texts
+
+
 def id_in_name(name: str) -> str:
     """The id in the name of a resource that no client has named; the name itself otherwise."""
     return name.removesuffix(".ics").lower() if re.fullmatch(r"[0-9a-fA-F-]{36}\.ics", name) else name
@@ -18793,6 +18828,17 @@ class CalendarQueries(TodoQueries):
             sql = sql.format(wanted, f"todos.id = wanted_id AND {here}")
             rows = await fetch_by_ids(self.source, sql, {*keys}, self.user.id, list_id)
         return [Item(*row[:10], *([TODOS.read(row[10:])] if whole else [])) async for row in in_turns(rows)]
+
+    async def pages(self, list_id: str, whole: bool) -> AsyncIterator[Item]:
+        """All to-dos of a list, page by page, since they can be too many for the memory."""
+        if not whole:
+            for each in await self.items(list_id, whole):
+                yield each
+            return
+        ids = await self.fetch(f"SELECT id FROM todos WHERE list_id = {SEEN_HERE} AND deleted_at IS NULL", list_id)
+        for start in range(0, len(ids), MAX_IN_PAGE):
+            for each in await self.items(list_id, whole, [row[0] for row in ids[start : start + MAX_IN_PAGE]]):
+                yield each
 
     async def named(self, list_id: str, names: Collection[str], whole: bool = True) -> dict[str, Item]:
         """The to-dos of a list by the names of their resources; the name made of its id is good for every one."""
@@ -19092,12 +19138,12 @@ COLLATIONS: dict[str, Callable[[str], str]] = {
 MAX_OCCURRENCES = 1000  # of a to-do that are looked at
 
 
-def read_range(node: Any) -> tuple[int, int]:
+@functools.lru_cache(100)
+def read_range(start: str | None, end: str | None) -> tuple[int, int]:
     """The beginning and the end of a time range, in epoch milliseconds. Raises Unmet."""
     ends = []
-    for name, otherwise in (("start", -(2**63)), ("end", 2**63)):
+    for name, text, otherwise in (("start", start, -(2**63)), ("end", end, 2**63)):
         try:
-            text = node.get(name)
             moment = text and datetime.datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
             ends.append((moment - EPOCH) // MILLISECOND if moment else otherwise)
         except ValueError:
@@ -19133,6 +19179,8 @@ class CalendarFilter:
 
     def passes(self, text: str) -> bool:
         """Whether a calendar object passes."""
+        if (answer := self._quick_answer(text)) is not None:
+            return answer
         root = Component("")
         root.components = parse_components(text.encode())
         self._times = CalendarTimes(root.components[0], self._zone)
@@ -19144,10 +19192,10 @@ class CalendarFilter:
         if kind == "C:text-match" and not isinstance(of, Component):
             return text_matches(node, of if isinstance(of, str) else of.text)
         if kind == "C:time-range" and isinstance(of, Property):
-            (first, last), moment = read_range(node), self._moment(of)
+            (first, last), moment = read_range(node.get("start"), node.get("end")), self._moment(of)
             return moment is not None and first <= moment < last
         if kind == "C:time-range" and isinstance(of, Component):
-            return of.name != "VTODO" or self._is_within(of, *read_range(node))
+            return of.name != "VTODO" or self._is_within(of, *read_range(node.get("start"), node.get("end")))
         select = PARTS_OF.get((kind, type(of)))
         if select is None:
             raise Unmet("C:supported-filter", f"{kind} is not supported in a filter.", element(kind))
@@ -19155,6 +19203,16 @@ class CalendarFilter:
         if child_of(node, "C:is-not-defined") is not None:
             return not found
         return any(all(self._passes(child, each) for child in node) for each in found)
+
+    def _quick_answer(self, text: str) -> bool | None:
+        """Whether an object passes, if the names at the beginnings of its lines show it; None if they do not."""
+        answers = list[bool | None]()
+        for node in self._top[0] if len(self._top) == 1 else ():
+            is_there = f"\n{node.get('name', '').upper()}" in text
+            is_absence = len(node) == 1 and prefixed(node[0].tag) == "C:is-not-defined"
+            is_property = prefixed(node.tag) == "C:prop-filter"
+            answers.append(None if is_there or not is_property else is_absence)
+        return False if False in answers else None if None in answers or not answers else True
 
     def _moment(self, found: Property | None) -> int | None:
         text = self._times.read(found)
@@ -19223,6 +19281,7 @@ class Wanted(NamedTuple):
 
 
 Getter = Callable[["CalDAVHandler", Any], str | None]
+Resource = tuple[str, Mapping[str, Getter], Any]  # its path, its properties, and what they are read from
 # Of those, a request for all properties gets only what every server has (RFC 4791, 5.2; RFC 3744, 5).
 OF_ALL = {
     *("D:creationdate", "D:displayname", "D:getcontentlength", "D:getcontenttype", "D:getetag"),
@@ -19342,13 +19401,27 @@ class CalDAVHandler(APIHandler):
         return (propstat(found, 200) if found or not missing else "") + (propstat(missing, 404) if missing else "")
 
     async def multistatus(
-        self, resources: Iterable[tuple[str, Mapping[str, Getter], Any]], wanted: Wanted, more: str = ""
+        self, resources: Iterable[Resource] | AsyncIterator[Resource], wanted: Wanted, more: str = ""
     ) -> Response[Any]:
-        """The properties of resources, which are named by their paths (RFC 4918, 13)."""
-        parts = [
-            response_of(href, self.values(table, thing, wanted)) async for href, table, thing in in_turns(resources)
-        ]
-        return multistatus([*parts, more])
+        """The properties of resources, which are named by their paths (RFC 4918, 13).
+
+        Many are written into a file, which is sent in pieces.
+        """
+        file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_BODY)  # noqa: SIM115  # closed when it has been sent
+        try:
+            file.write(f"{XML_HEAD}<D:multistatus{DECLARED}>".encode())
+            async for href, table, thing in in_turns(resources):
+                file.write(response_of(href, self.values(table, thing, wanted)).encode())
+            file.write(f"{more}</D:multistatus>".encode())
+        except BaseException:
+            file.close()
+            raise
+        size = file.tell()
+        file.seek(0)
+        if size <= MAX_BODY:
+            with file:
+                return Response(file.read(), XML_TYPE, status=207)
+        return Response(FileBody(file, size), XML_TYPE, status=207)
 
     async def refused(self, href: str, body: bytes) -> Response[Any]:
         """The response to a PROPPATCH of a resource with fixed properties only."""
@@ -19357,9 +19430,10 @@ class CalDAVHandler(APIHandler):
         content = "".join(map(element, dict.fromkeys(names)))
         return multistatus([response_of(href, propstat(content, 403))])
 
-    def members(self, items: Iterable[Item]) -> Iterator[tuple[str, Mapping[str, Getter], Any]]:
+    async def members(self, items: Iterable[Item] | AsyncIterator[Item]) -> AsyncIterator[Resource]:
         """To-dos as members of the list."""
-        return ((self.base + urllib.parse.quote(each.name, safe=""), ITEM_PROPERTIES, each) for each in items)
+        async for each in aiter_of(items):
+            yield self.base + urllib.parse.quote(each.name, safe=""), ITEM_PROPERTIES, each
 
     def text(self, item: Item) -> str:
         """A to-do as iCalendar, which is kept in memory."""
@@ -19623,9 +19697,14 @@ class CalendarListHandler(CalDAVHandler):
         wanted, with_members = Wanted.of(await read_xml(body, "D:propfind")), self.depth()
         await self.load(user_id, name)
         whole = wanted.kind == "D:allprop" or not OF_TEXT.isdisjoint(wanted.names)
-        items = await self.queries.items(self.collection.list.id, whole) if with_members else []
-        own = self.base, LIST_PROPERTIES, self.collection
-        return await self.multistatus(itertools.chain([own], self.members(items)), wanted)
+
+        async def resources() -> AsyncIterator[Resource]:
+            yield self.base, LIST_PROPERTIES, self.collection
+            if with_members:
+                async for each in self.members(self.queries.pages(self.collection.list.id, whole)):
+                    yield each
+
+        return await self.multistatus(resources(), wanted)
 
     async def proppatch(self, user_id: str, name: str, body: XML) -> MultiStatus:
         """Change the title, the colour or the order of a list, or a property that is only kept."""
@@ -19685,10 +19764,9 @@ class CalendarListHandler(CalDAVHandler):
         which = CalendarFilter(node, self.user.time_zone or "UTC")
         if which.finds_nothing:
             return await self.multistatus([], wanted)
-        items = await self.queries.items(self.collection.list.id, whole or which.needs_text)
-        if which.needs_text:
-            items = [item async for item in in_turns(items) if which.passes(self.text(item))]
-        return await self.multistatus(self.members(items), wanted)
+        items = in_turns(self.queries.pages(self.collection.list.id, whole or which.needs_text))
+        found = (item async for item in items if not which.needs_text or which.passes(self.text(item)))
+        return await self.multistatus(self.members(found), wanted)
 
     async def _multiget(self, root: Any, wanted: Wanted, whole: bool) -> Response[Any]:
         """A calendar-multiget (RFC 4791, 7.9)."""
@@ -28175,8 +28253,16 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
 
   const faultText = ({ row, field, reason }) => t`Row ${row}: ${field} ${reason}`;
 
+  // One of the first to-dos in the file, which show whether it was read right.
+  const firstView = ({ title, list, due, tags }) => {
+    const words = [list, due && friendlyDue(due).text, ...(tags ?? []).map(tag => `#${tag}`)].filter(Boolean);
+    const texts = [h('span.entry-name', { dir: 'auto' }, title), h('span.soft', { dir: 'auto' }, words.join(' · '))];
+    return h('li.words', {}, ...texts);
+  };
+
   function importView({ report, isBusy }) {
-    const { todos, restored, lists, already_there: known, not_taken: lost, faults, more_faults: more } = report;
+    const { todos, restored, lists, already_there: known, not_taken: lost, faults, more_faults: more, first } = report;
+    const left = report.settings.length + report.documents;
     const newLists = plural(lists, '{0} new list|{0} new lists');
     const label = plural(todos + restored, 'Import {0} to-do|Import {0} to-dos');
     return [
@@ -28185,8 +28271,10 @@ PAGE_JS = r"""// The page of tornado_todo. `saved` is what the server has, `stat
         plural(restored, '{0} to-do comes back from the trash|{0} to-dos come back from the trash')),
       known > 0 && h('p', {}, plural(known, '{0} to-do was here already|{0} to-dos were here already')),
       lost > 0 && h('p', {}, plural(lost, '{0} row can’t be taken|{0} rows can’t be taken')),
+      first.length > 0 && h('ul.import-first.stack', {}, ...first.map(firstView)),
       faults.length > 0 && h('ul.import-faults', {}, ...faults.map(each => h('li', {}, faultText(each)))),
       more > 0 && h('p', {}, t`And ${more} more`),
+      left > 0 && h('p', {}, t`Settings and documents in the file stay when you undo the import.`),
       todos + restored + lists + report.documents > 0 &&
         h('button.button.solid.import-send', { type: 'button', ...action((value, node) => bringFile(node)) },
           isBusy ? t`Importing …` : label),
@@ -31383,6 +31471,10 @@ Everything you have here in one file, or the to-dos as a table for a spreadsheet
   de {0} Aufgabe war schon hier|{0} Aufgaben waren schon hier
   pt {0} tarefa já estava aqui|{0} tarefas já estavam aqui
   es {0} tarea ya estaba aquí|{0} tareas ya estaban aquí
+Settings and documents in the file stay when you undo the import.
+  de Einstellungen und Dokumente der Datei bleiben, wenn du den Import rückgängig machst.
+  pt Configurações e documentos do arquivo ficam quando você desfaz a importação.
+  es Los ajustes y documentos del archivo se quedan cuando deshaces la importación.
 And {0} more
   de Und {0} weitere
   pt E mais {0}
@@ -34321,13 +34413,15 @@ def print_import(answer: Imported, made: str) -> None:
     counts |= {"Members": answer.members, "Skipped": answer.not_taken}
     if any(counts.values()):
         print(" ".join(f"{words}: {number:,}." for words, number in counts.items() if number))
+    if left := [*answer.settings, *([f"{answer.documents:,} documents"] if answer.documents else [])]:
+        print(f"An undo leaves: {', '.join(left)}.")
 
 
 def print_first(answer: Imported) -> None:
     """Show the first to-dos that an import would make."""
     for fields in answer.first:
         tags = " ".join(f"#{tag}" for tag in fields.get("tags", ()))
-        print(printable(f"  {' · '.join(filter(None, (fields['title'], fields.get('due'), tags)))}"))
+        print(printable(f"  {' · '.join(filter(None, (fields['title'], fields['list'], fields.get('due'), tags)))}"))
     if 0 < len(answer.first) < answer.todos:
         print(f"  and {answer.todos - len(answer.first):,} more")
 
