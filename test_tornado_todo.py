@@ -19991,6 +19991,18 @@ SHAPES = {
         "COMPLETED:20261101T100000Z\r\nEND:VTODO\r\nEND:VCALENDAR\r\n", "",
         ["Inbox/One due=2026-12-01", "Inbox/One/Two done=2026-11-01"],
     ),
+    "Microsoft To Do with a zone of Windows": (
+        json.dumps([{"displayName": "T", "tasks": [{
+            "title": "a", "status": "notStarted", "importance": "low", "isReminderOn": True,
+            "reminderDateTime": {"dateTime": "2026-12-01T09:00:00", "timeZone": "W. Europe Standard Time"},
+        }]}]), "", ["T/a priority=1 reminders=[{'at': '2026-12-01T09:00:00+01:00'}]"],
+    ),
+    "todo.txt with a priority after the dates": (
+        "x 2026-11-20 2026-11-01 (B) Pay\n", "format=todotxt", ["Inbox/Pay priority=2 done=2026-11-20"],
+    ),
+    "Markdown with other states": ("- [-] one\n- [>] two\n- [ ] three\n", "", [
+        "Inbox/one done=TODAY", "Inbox/three", "Inbox/two",
+    ]),
     "one column": ("Name\none\ntwo\n", "filename=list.csv", ["Inbox/one", "Inbox/two"]),
     "Todoist with settings and semicolons": (
         "\ufeffmeta;view_style=board\r\nTYPE;CONTENT;PRIORITY;INDENT\r\ntask;One @a;2;1\r\ntask;Two;4;2\r\n", "",

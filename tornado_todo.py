@@ -4786,6 +4786,17 @@ def fixed_zone(name: str) -> datetime.tzinfo | None:
     return None
 
 
+def windows_zone(name: str) -> datetime.tzinfo | None:
+    """The zone of a name that Windows and Outlook use, or None. Raises ValueError without the extra `calendar`."""
+    try:
+        names = driver("icalendar.timezone.windows_to_olson", f"the time zone {name[:60]!a}", "calendar")
+    except Misconfigured as error:
+        raise ValueError(f"cannot be read: {error}") from None
+    with contextlib.suppress(ValueError):
+        return zone_named(names.WINDOWS_TO_OLSON.get(name, ""))
+    return None
+
+
 def compact_text(at: str) -> str:
     """The date and time in a text like 2026-11-28T12:00:00.123Z, as iCalendar writes them."""
     return at[:19].replace("-", "").replace(":", "")
@@ -4846,15 +4857,7 @@ class CalendarTimes:
         for each in (*suffixes, own.value("X-LIC-LOCATION") if own else ""):
             with contextlib.suppress(ValueError):
                 return zone_named(each)
-        if found := fixed_zone(name) or own and zone_of_component(own):
-            return found
-        try:
-            names = driver("icalendar.timezone.windows_to_olson", f"the time zone {name[:60]!a}", "calendar")
-        except Misconfigured as error:
-            raise ValueError(f"cannot be read: {error}") from None
-        with contextlib.suppress(ValueError):
-            return zone_named(names.WINDOWS_TO_OLSON.get(name, ""))
-        return None
+        return fixed_zone(name) or own and zone_of_component(own) or windows_zone(name)
 
     def read(self, found: Property | None) -> str | None:
         """A date or time in the form of a to-do, or None if it is missing or does not exist."""
@@ -5053,6 +5056,7 @@ class CalendarTodo(msgspec.Struct, kw_only=True):
     uid: str
     fields: dict[str, Any]  # that a to-do's patch may have, always all that are mapped
     completed_at: str | None  # when it was completed, if it is
+    created_at: str | None
     parent_uid: str | None  # the UID of the one that it is a subtask of
     order: float | None  # X-APPLE-SORT-ORDER
     lost: list[str]  # what only `text` has
@@ -5171,6 +5175,7 @@ class ReadTodo:
             uid=uid,
             fields=self.fields,
             completed_at=self.completed_at,
+            created_at=self.times.read(self.component.first("CREATED")),
             parent_uid=next((each.value.strip() for each in self.parents), None),
             order=self.order,
             lost=[*self.lost(), *(["RECURRENCE-ID"] if repeats else [])],
@@ -5484,17 +5489,21 @@ class File(NamedTuple):
 
     def zone(self, name: str | None = "") -> datetime.tzinfo:
         """The time zone of a name in the file, or the reader's."""
-        with contextlib.suppress(ValueError):
-            return zone_named(name or "")
-        return cast(datetime.tzinfo, self.reader.now.tzinfo)
+        return self.known_zone(name or "") or cast(datetime.tzinfo, self.reader.now.tzinfo)
 
     @staticmethod
-    def lost_zone(row: int, name: str | None) -> Iterator[Lost]:
+    def known_zone(name: str) -> datetime.tzinfo | None:
+        """The time zone of a name, also of one of Windows, or None."""
+        with contextlib.suppress(ValueError):
+            return zone_named(name)
+        with contextlib.suppress(ValueError):
+            return windows_zone(name) if name else None
+        return None
+
+    def lost_zone(self, row: int, name: str | None) -> Iterator[Lost]:
         """The report of a time zone that is not known."""
-        try:
-            zone_named(name or "UTC")
-        except ValueError:
-            yield Lost(row, f"{name}"[:60], "is not a known time zone: times are read in yours")
+        if name and not self.known_zone(name):
+            yield Lost(row, name[:60], "is not a known time zone: times are read in yours")
 
 
 def json_parts(data: bytes | msgspec.Raw, kind: Any) -> Any:
@@ -5840,7 +5849,7 @@ class TableReader:
                 if text and (field in DATES or not DATE_TIME.fullmatch(text)):
                     stamp = read_stamp(text, zone, self.month_first)
                     is_midnight = re.search(r"\b(12:00:00 AM|0?0:00:00)$", text)
-                    text = local_day(stamp, zone) if is_day or is_midnight else stamp
+                    text = local_day(stamp, zone) if is_midnight or is_day and field in DATES else stamp
                 found[field] = text
             except ValueError as error:
                 try:
@@ -5940,14 +5949,15 @@ PRIORITY_LETTERS = "DCBA"
 def read_todotxt(file: File) -> Entries:
     """Lines of todo.txt."""
     units = {"d": "DAILY", "w": "WEEKLY", "m": "MONTHLY", "y": "YEARLY", "b": "WEEKLY;BYDAY=MO,TU,WE,TH,FR"}
-    head = re.compile(r"(x )?(?:\(([A-Z])\) )?(?:(\d{4}-\d\d-\d\d) )?(?:(\d{4}-\d\d-\d\d) )?(.*)")
+    day, priority = r"(?:(\d{4}-\d\d-\d\d) )?", r"(?:\(([A-Z])\) )?"
+    head = re.compile(rf"(x )?{priority}{day}{day}{priority}(.*)")
     for number, line in enumerate(file.lines(), 1):
         if not (line := line.strip()):
             continue
-        done, letter, first, second, text = cast(re.Match[str], head.fullmatch(line)).groups()
+        done, letter, first, second, late, text = cast(re.Match[str], head.fullmatch(line)).groups()
         pairs = dict(re.findall(r"(?<!\S)(due|t|rec|pri):(\S+)", text))
         projects, contexts = (re.findall(rf"(?<!\S){re.escape(sign)}(\S+)", text) for sign in "+@")
-        letter = letter or pairs.get("pri", "")[:1]
+        letter = letter or late or pairs.get("pri", "")[:1]
         rule = re.fullmatch(r"(\+?)(\d{1,3})([dwmyb])", pairs.get("rec", ""))
         fields = {
             "title": re.sub(r"(?<!\S)(?:[+@]|(?:due|t|rec|pri):)\S+", "", text),
@@ -6015,11 +6025,14 @@ def read_markdown(file: File) -> Entries:
             continue
         if heading := re.fullmatch(r"#{1,6} +(.*?)(?: +#+)?", line):
             title, above = heading[1], []
-        if item := re.fullmatch(r"( *)(?:[-*+]|\d{1,9}[.)]) +(?:\[([ xX])\] +)?(.*)", line):
+        if item := re.fullmatch(r"( *)(?:[-*+]|\d{1,9}[.)]) +(?:\[(.)\] +)?(.*)", line):
             if last:
                 yield last
+            state = item[2] or " "
+            if state not in " xX":  # of Obsidian and others, of which - is the only common one for what is over
+                yield Lost(number, f"[{state}]")
             above = [each for each in above if each[0] < len(item[1])]
-            last = markdown_item(number, item[3], (item[2] or "") in "xX" and bool(item[2]))
+            last = markdown_item(number, item[3], state in "xX-")
             last.list, last.parent = title, above[-1][1] if above else ""
             last.key = numbered(f"{title}/{last.parent}/{last.fields['title']}", counts)
             above.append((len(item[1]), last.key))
@@ -6294,13 +6307,8 @@ def read_ical(file: File) -> Entries:
     for row, each in enumerate(todos, 1):
         fields = {**msgspec.to_builtins(each.fields), "order": each.order}
         yield from (Lost(row, name) for name in each.lost)
-        yield FileItem(
-            row=row,
-            fields=fields,
-            key=each.uid,
-            parent=each.parent_uid or "",
-            times={"completed_at": each.completed_at},
-        )
+        times = {"completed_at": each.completed_at, "created_at": each.created_at}
+        yield FileItem(row=row, fields=fields, key=each.uid, parent=each.parent_uid or "", times=times)
 
 
 # ---- the table
