@@ -19413,23 +19413,18 @@ class CalDAVHandler(APIHandler):
     ) -> Response[Any]:
         """The properties of resources, which are named by their paths (RFC 4918, 13).
 
-        Many are written into a file, which is sent in pieces.
+        They are written into a file, which is sent in pieces.
         """
-        file: IO[bytes] = tempfile.SpooledTemporaryFile(MAX_BODY)  # noqa: SIM115  # closed when it has been sent
-        try:
+
+        async def write(file: IO[bytes]) -> None:
             file.write(f"{XML_HEAD}<D:multistatus{DECLARED}>".encode())
             async for href, table, thing in in_turns(resources):
                 file.write(response_of(href, self.values(table, thing, wanted)).encode())
             file.write(f"{more}</D:multistatus>".encode())
-        except BaseException:
-            file.close()
-            raise
-        size = file.tell()
-        file.seek(0)
-        if size <= MAX_BODY:
-            with file:
-                return Response(file.read(), XML_TYPE, status=207)
-        return Response(FileBody(file, size), XML_TYPE, status=207)
+
+        response = await file_response(self.request, XML_TYPE, write)
+        response.status = 207
+        return response
 
     async def refused(self, href: str, body: bytes) -> Response[Any]:
         """The response to a PROPPATCH of a resource with fixed properties only."""
