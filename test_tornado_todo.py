@@ -12472,13 +12472,13 @@ CELLS = [
     *(for_all(method, path, 301) for method in ("GET", "PROPFIND") for path in ("/.well-known/caldav", "/caldav")),
     for_all("PROPFIND", "/", 207),
     for_all("PROPFIND", "/caldav/", 207),
-    for_all("REPORT", "/caldav/", 403),
+    for_all("REPORT", "/caldav/", 403, "<x/>", **XML),
     *(for_all(method, "/caldav/$me/", 207, Depth="1") for method in ("PROPFIND", "PROPPATCH")),
-    for_all("REPORT", "/caldav/$me/", 403),
+    for_all("REPORT", "/caldav/$me/", 403, "<x/>", **XML),
     *(Cell("PROPFIND", "/caldav/$me/$list/", 207, 207, 207, 404, headers={"Depth": depth}) for depth in "01"),
     Cell("PROPFIND", "/caldav/$me/$private/", 207, 404, 404, 404, headers={"Depth": "1"}),
     Cell("PROPPATCH", "/caldav/$me/$list/", 207, 207, 207, 404, spares=True),
-    Cell("REPORT", "/caldav/$me/$list/", 403, 403, 403, 404),
+    Cell("REPORT", "/caldav/$me/$list/", 403, 403, 403, 404, "<x/>", XML),
     Cell("REPORT", "/caldav/$me/$list/", 207, 207, 207, 404, SYNCHRONIZE, XML),
     Cell("REPORT", "/caldav/$me/$private/", 207, 404, 404, 404, QUERY, XML),
     for_all("MKCOL", "/caldav/$me/new-$free/", 403),
@@ -12493,7 +12493,10 @@ CELLS = [
     Cell("PUT", "/caldav/$me/$private/$secret.ics", 409, 404, 404, 404, PUT_TODO, ICALENDAR),
     Cell("MOVE", "/caldav/$me/$list/$todo.ics", 201, 201, 403, 404, None, {"Destination": "/caldav/$me/$list/x-$free"}),
     Cell("MOVE", "/caldav/$me/$list/$todo.ics", 201, 409, 403, 404, None, {"Destination": "/caldav/$me/$private/x"}),
-    for_all("COPY", "/caldav/$me/$list/$todo.ics", 403),
+    *(
+        Cell(method, "/caldav/$me/$list/$todo.ics", 403, 403, 403, 404)
+        for method in ("COPY", "REPORT", "MKCOL", "MKCALENDAR")
+    ),
     Cell("DELETE", "/caldav/$me/$list/$todo.ics", 204, 204, 403, 404),
     for_all("GET", "/api/feeds", 200),
     for_all("POST", "/api/feeds", 201, {}),

@@ -11687,6 +11687,7 @@ def imported_name(name: Any) -> str | None:
 
 
 NO_ROOM = f"is beyond the {MAX_KEPT} that an account can have, and is left out"
+NO_PARENT = "names no to-do in this file, so that this is at the top level"
 TOO_DEEP = "is nested too deep, so that this comes one level up"
 
 
@@ -11779,22 +11780,19 @@ class ImportPlan:
         for key, item in self.items.items():
             below[item.parent if item.parent in self.items else ""].append(key)
         found, depths = dict[str, str](), dict[str, int]()
-        for item in self.items.values():
-            if item.parent not in ("", "0") and item.parent not in self.items:
-                self.note(
-                    Fault(item.row, "parent", "names no to-do in this file, so that this is at the top level", True)
-                )
         for start in ("", *self.items):  # also items with circular parents
             waiting = ([] if start in found else [start]) if start else below.pop("", [])
             for key in waiting:
                 found.setdefault(key, "")
                 depth = depths.setdefault(key, 1)
                 for child in (each for each in below.pop(key, ()) if each not in found):
-                    if depth == MAX_SUBTASK_DEPTH:
-                        self.note(Fault(self.items[child].row, "parent", TOO_DEEP, True))
                     found[child] = found[key] if depth == MAX_SUBTASK_DEPTH else key
                     depths[child] = min(depth + 1, MAX_SUBTASK_DEPTH)
                     waiting.append(child)
+        for key, above in found.items():
+            item = self.items[key]
+            if item.parent not in ("", "0", above):
+                self.note(Fault(item.row, "parent", TOO_DEEP if item.parent in self.items else NO_PARENT, True))
         return found
 
 
