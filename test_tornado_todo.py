@@ -8642,6 +8642,8 @@ class SourceTexts:
             self._add(call, *arguments[2:], form="{} must not be empty.")
         elif is_error or is_base or function in ("field_error", "Fault"):
             self._add(call, arguments[{"field_error": 1, "Fault": 2}.get(function, 0)])
+        elif function in ("Lost", "self.lose"):
+            self._add(call, arguments[2] if len(arguments) > 2 else ast.Name("NO_PLACE"))
 
     def _class_of(self, call: ast.Call) -> str:
         around = (each for each in self.tree.body if each.lineno <= call.lineno <= each.end_lineno)
@@ -16968,18 +16970,21 @@ def test_listing_has_colours_only_on_a_terminal_where_they_are_wanted(tmp_path, 
 
 
 @contextlib.asynccontextmanager
-async def assistant(url: str = "", *words: str, mode: str = "auto", **headers: str):
-    """The official client of the Model Context Protocol, at an address or with a command that it starts."""
+async def assistant(url: str = "", *words: str, mode: str = "auto", **more: str):
+    """The official client of the Model Context Protocol, at an address or with a command that it starts.
+
+    `more` are the headers, or variables of the command's environment.
+    """
     mcp = pytest.importorskip("mcp")
     async with contextlib.AsyncExitStack() as stack:
         if url:
             import httpx2
             from mcp.client.streamable_http import streamable_http_client
 
-            connection = await stack.enter_async_context(httpx2.AsyncClient(headers=headers))
+            connection = await stack.enter_async_context(httpx2.AsyncClient(headers=more))
             how: Any = streamable_http_client(f"{url}/mcp", http_client=connection)
         else:
-            arguments, environ = [str(MODULE), "mcp", *words], clean_environment()
+            arguments, environ = [str(MODULE), "mcp", *words], clean_environment() | more
             how = mcp.StdioServerParameters(command=sys.executable, args=arguments, env=environ)
         yield await stack.enter_async_context(mcp.Client(how, mode=mode))
 
@@ -17072,13 +17077,23 @@ def user_tokens():
         yield server, made
 
 
-async def test_assistant_with_a_read_only_token_only_reads(user_tokens):
+@pytest.mark.parametrize("place", ["address", pytest.param("command", marks=pytest.mark.slow)])
+async def test_assistant_with_a_read_only_token_only_reads(user_tokens, place):
     server, tokens = user_tokens
-    async with assistant(server.url, **bearer(tokens["read"])) as client:
+
+    def assistant_with(token):
+        at_address = place == "address"
+        return (
+            assistant(server.url, **bearer(token))
+            if at_address
+            else assistant("", "--server", server.url, TODO_TOKEN=token)
+        )
+
+    async with assistant_with(tokens["read"]) as client:
         assert all(tool.annotations.read_only_hint for tool in (await client.list_tools()).tools)
         assert await use_tool(client, "add_todo", title="x") == "This token may only read."
         assert [each["title"] for each in await use_tool(client, "find_todos")] == ["milk"]
-    async with assistant(server.url, **bearer(tokens["write"])) as client:
+    async with assistant_with(tokens["write"]) as client:
         assert (await use_tool(client, "add_todo", title="salt"))["title"] == "salt"
 
 
@@ -20551,7 +20566,7 @@ def test_command_line_imports_once_and_exports(tmp_path):
     file.write_text("# Home\n- [ ] one\n- [x] two 📅 2026-12-01\n", encoding="utf-8")
     dry = command(tmp_path, "import", "--dry-run", "list.md", **settings)
     assert "Would be made: 2 to-dos and 1 list from Markdown." in dry.stdout
-    assert dry.stdout.splitlines()[-2:] == ["  one", "  two · 2026-12-01"]
+    assert dry.stdout.splitlines()[-2:] == ["  one · Home", "  two · Home · 2026-12-01"]
     (tmp_path / "long.md").write_text("- [ ] a \x1b[2J #b\n" * 7, encoding="utf-8")
     long = command(tmp_path, "import", "--dry-run", "long.md", **settings).stdout
     assert long.count("  a ") == 5 and "  and 2 more\n" in long and "\x1b" not in long
@@ -20560,6 +20575,8 @@ def test_command_line_imports_once_and_exports(tmp_path):
     assert "Already there: 2." in again.stdout
     shown = command(tmp_path, "export", "--format", "markdown", "-", **settings)
     assert "# Home" in shown.stdout and "- [ ] one" in shown.stdout and "two 📅 2026-12-01" in shown.stdout
+    assert command(tmp_path, "export", "out.MD", **settings).returncode == 0
+    assert (tmp_path / "out.MD").read_text(encoding="utf-8") == shown.stdout
     assert command(tmp_path, "export", "all.json", **settings).returncode == 0
     assert json.loads((tmp_path / "all.json").read_bytes())["user"] == "local"
     with serving(settings) as client:

@@ -11829,7 +11829,7 @@ def checked_documents(plan: ImportPlan) -> Iterator[tuple[str, bytes]]:
             if len(body) > MAX_BODY:
                 raise ValueError("is too long")
             yield clean_document_name(found.name), body
-        except (ValueError, TodoError) as error:
+        except (ValueError, msgspec.MsgspecError, TodoError) as error:
             plan.note(Fault(number, "documents", str(error)))
 
 
@@ -11851,7 +11851,7 @@ def checked_template(todos: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def checked_change(entry: bytes) -> dict[str, Any]:
-    """An entry of the history in an export, checked. Raises ValueError."""
+    """An entry of the history in an export, checked. Raises ValueError or MsgspecError."""
     change = msgspec.json.decode(entry, type=ExportedChange)
     fault = json_fault(msgspec.to_builtins(change))
     at = import_times({"at": change.at}, "UTC").get("at")
@@ -12036,7 +12036,7 @@ class ImportTargets:
         for number, entry in enumerate(self.plan.spooled["history"], 1):
             try:
                 change = checked_change(bytes(entry).replace(in_file, here))
-            except (ValueError, RecursionError):
+            except (ValueError, msgspec.MsgspecError, RecursionError):
                 self.plan.note(Fault(number, "history", "is not a change that can be read"))
                 continue
             if change["todo"] in others:
@@ -34326,11 +34326,15 @@ def serve_assistant(
     """
     todos, opening, _ = chosen_todos(environ, user, makes_file=True)
     stdio = driver("mcp.server.stdio", "tornado-todo mcp", "mcp")
-    server = assistant_server(todos._call_page)
 
     async def run() -> None:
-        async with opening, stdio.stdio_server() as streams:
-            await server.run(*streams, server.create_initialization_options())
+        async with opening:
+            is_read_only = False
+            with contextlib.suppress(Unavailable):  # a server that is away may be back when a tool is used
+                is_read_only = isinstance(todos, RemoteTodos) and (await todos.call("GET", "/api/session")).read_only
+            server = assistant_server(todos._call_page, is_read_only)
+            async with stdio.stdio_server() as streams:
+                await server.run(*streams, server.create_initialization_options())
 
     asyncio.run(run())
 
@@ -34479,11 +34483,13 @@ def import_command(
 def export_command(
     file: Annotated[str, "the new file, or - to print it"],
     *,
-    format: Annotated[str, f"one of {', '.join(WRITTEN)}"] = "json",
+    format: Annotated[str, f"one of {', '.join(WRITTEN)}; otherwise that of the file's name, or json"] = "",
     user: Annotated[str, "the name of the user"] = LOCAL_USER,
     environ: OfStoresOrServer,
 ) -> None:
     """Write everything that belongs to a user into a file, or only the to-dos in another format."""
+    suffix = os.path.splitext(file)[1].lower()
+    format = format or next((name for name in WRITTEN if f".{FORMATS[name].suffix}" == suffix), "json")
     if format not in WRITTEN:
         raise Misconfigured(f"--format: use one of {', '.join(WRITTEN)}")
     server = chosen_server(environ, user)
