@@ -18621,13 +18621,13 @@ async def aiter_of(items: Iterable[Value] | AsyncIterator[Value]) -> AsyncIterat
 
 
 async def in_turns(items: Iterable[Value] | AsyncIterator[Value]) -> AsyncIterator[Value]:
-    """The items, with a pause for other requests after every ten milliseconds of work on them."""
-    until = time.monotonic() + 0.01
+    """The items, with a pause for other requests after every two milliseconds of work on them."""
+    until = time.monotonic() + 0.002
     async for item in aiter_of(items):
         yield item
         if time.monotonic() > until:
             await asyncio.sleep(0)
-            until = time.monotonic() + 0.01
+            until = time.monotonic() + 0.002
 
 
 async def read_xml(body: bytes, *kinds: str) -> Any:
