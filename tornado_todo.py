@@ -5059,7 +5059,7 @@ class CalendarTodo(msgspec.Struct, kw_only=True):
     created_at: str | None
     parent_uid: str | None  # the UID of the one that it is a subtask of
     order: float | None  # X-APPLE-SORT-ORDER
-    lost: list[str]  # what only `text` has
+    lost: list[str]  # the names of properties without a field, which are only in `text`
     completed_occurrences: list[str]  # dates of the repeats that are completed on their own
     text: str  # the whole VCALENDAR, for `kept`
 
@@ -5146,7 +5146,7 @@ class ReadTodo:
         return None
 
     def lost(self) -> Iterator[str]:
-        """The properties that are no field of a to-do, and values that cannot be those of a field."""
+        """The names of properties without a field, and of those with a value that their field cannot have."""
         yield from (each.name for each in self.component.properties if each.name not in MAPPED_PROPERTIES)
         yield from (each.name for each in self.component.components if each.name != "VALARM")
         yield from ("VALARM" for _, reminder in self.alarms if not reminder)
@@ -5268,6 +5268,7 @@ def component_lines(name: str, todo: Todo, uid: str, lines: Iterable[str], alarm
 
 
 def order_line(todo: Todo) -> str:
+    """The property of Apple for the place of a to-do."""
     order = int(todo.order) if todo.order.is_integer() else todo.order
     return f"X-APPLE-SORT-ORDER:{order}"
 
@@ -5370,8 +5371,10 @@ def write_ical(
     yield calendar_text([calendar]).removesuffix(end)
     for todo in todos:
         if not as_events or todo.due or todo.start:
-            is_todo = not as_events
-            lines = new_todo_lines(todo, todo.id, todo.parent, times) if is_todo else event_lines(todo, todo.id, times)
+            if as_events:
+                lines = event_lines(todo, todo.id, times)
+            else:
+                lines = new_todo_lines(todo, todo.id, todo.parent, times)
             yield "".join(map(fold_line, lines))
     yield calendar_text(times.definitions()) + end
 
@@ -6029,7 +6032,7 @@ def read_markdown(file: File) -> Entries:
             if last:
                 yield last
             state = item[2] or " "
-            if state not in " xX":  # of Obsidian and others, of which - is the only common one for what is over
+            if state not in " xX":  # Obsidian and others have more states; of these, - commonly means cancelled
                 yield Lost(number, f"[{state}]")
             above = [each for each in above if each[0] < len(item[1])]
             last = markdown_item(number, item[3], state in "xX-")
@@ -12028,9 +12031,7 @@ class ImportTargets:
         await asyncio.to_thread(add)
 
     def _read_history(self, others: Collection[str], new: Collection[str]) -> tuple[SpooledList, dict[str, set[str]]]:
-        """The changes in the file without those of other to-dos, and the ids in them; those that cannot be taken are
-        noted.
-        """
+        """The changes in the file without those of `others`, and the ids in them; notes those that cannot be read."""
         changes, named = SpooledList(), {"list": set[str](), "todo": set[str](), "batch": set[str]()}
         in_file, here = (f'"{each}"'.encode() for each in (INBOX_ID, self.inbox))
         for number, entry in enumerate(self.plan.spooled["history"], 1):
@@ -15282,7 +15283,7 @@ IDEMPOTENCY_KEY = Parameter(
 def declared_parameters(function: Callable[..., Any]) -> Iterator[tuple[str, str, Parameter]]:
     """The source (path, query or header), name and declaration of each argument of a handler's method.
 
-    A method that returns a WriteResult also has an Idempotency-Key, which is no argument.
+    A method that returns a WriteResult also takes an Idempotency-Key, but not as an argument.
     """
     for each in inspect.signature(function).parameters.values():
         hints = {each.name: each.annotation} if each.name not in ("self", "body") else {}
@@ -18611,7 +18612,7 @@ def unparsed(node: Any) -> str:
 
 
 async def aiter_of(items: Iterable[Value] | AsyncIterator[Value]) -> AsyncIterator[Value]:
-    """Items that may come one by one."""
+    """An asynchronous iterator over items of either kind."""
     if isinstance(items, AsyncIterator):
         async for item in items:
             yield item
@@ -19287,7 +19288,7 @@ class Wanted(NamedTuple):
 
 
 Getter = Callable[["CalDAVHandler", Any], str | None]
-Resource = tuple[str, Mapping[str, Getter], Any]  # its path, its properties, and what they are read from
+Resource = tuple[str, Mapping[str, Getter], Any]  # path, properties, and the object that these are read from
 # Of those, a request for all properties gets only what every server has (RFC 4791, 5.2; RFC 3744, 5).
 OF_ALL = {
     *("D:creationdate", "D:displayname", "D:getcontentlength", "D:getcontenttype", "D:getetag"),
